@@ -21,9 +21,9 @@ def get_num_threads():
 def set_num_threads(n):
     """Sets the number of threads that a CPU kernel may use, for the whole process.
 
-    Raises TypeError if ``n`` is not an integer and ValueError if it is not in 1 to ``MAX_THREADS``. In a forked child only 1
-    is possible (RuntimeError otherwise): the threads of the OpenMP pool do not survive a fork, and the
-    child would wait for them for ever.
+    Raises TypeError if ``n`` is not an integer and ValueError if it is not in 1 to ``MAX_THREADS``. In a
+    forked child only 1 is possible (RuntimeError otherwise): the threads of the OpenMP pool do not survive
+    a fork, and the child would wait for them for ever.
     """
     global _num_threads
     _num_threads = _checked(n)
