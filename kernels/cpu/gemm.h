@@ -1,0 +1,110 @@
+/* Matrix multiplication on one thread, C (M, N) = A (M, K) B (K, N), for float (_f32) and double (_f64).
+ *
+ * The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (ACM TOMS,
+ * 2008), with the loops named as in BLIS:
+ *
+ *   for jc in 0..N by NC                     a strip of B and C
+ *     for pc in 0..K by KC                   pack B[pc:pc+KC, jc:jc+NC]  into panels of NR columns  (L3)
+ *       for ic in 0..M by MC                 pack A[ic:ic+MC, pc:pc+KC]  into panels of MR rows     (L2)
+ *         for jr in 0..NC by NR              one panel of B: KC x NR                               (L1)
+ *           for ir in 0..MC by MR            micro-kernel: an MR x NR tile of C in registers
+ *
+ * Arithmetic intensity. For each step along K the micro-kernel reads MR + NR elements and makes MR * NR
+ * multiply-adds: 12 x 32 means 384 for 44, so the loads hide behind the arithmetic. Packing costs MC * KC or
+ * KC * NC copies, each used N / NR or M / MR times.
+ *
+ * What is here, for T = f32 and f64. All sizes and strides count elements, as ptrdiff_t; strides may have any
+ * sign; A's element (i, p) is a[i * a_row + p * a_col], B's element (p, j) is b[p * b_row + j * b_col]; C is
+ * row-major with row stride ldc. `accumulate` 0 overwrites C, 1 adds to it.
+ *
+ *   MR_T, NR_T                rows and columns of the register tile (compile-time constants)
+ *   KC_T, MC_T, NC_T          largest block along K, M and N
+ *   pack_a_T(rows, depth, a, a_row, a_col, out)
+ *   pack_b_T(depth, columns, b, b_row, b_col, out)
+ *                             panels of MR rows (NR columns); panel q starts at out + q * MR * depth, and its
+ *                             element (i, p) lies at [p * MR + i]. The last panel is filled up with zeros.
+ *                             Fast when either stride is 1. `out` is 64-byte aligned (a requirement for B).
+ *   micro_kernel_T(depth, a_panel, b_panel, c, ldc, accumulate)
+ *                             a full tile of C from one packed panel of each
+ *   edge_kernel_T(rows, columns, depth, a_panel, b_panel, c, ldc, accumulate)
+ *                             the same for any rows <= MR, columns <= NR; writes nothing outside them
+ *   gemm_packed_T(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace)
+ *                             the five loops above
+ *   gemm_unpacked_T(the same) A read in place, and B too where its rows are contiguous: for small matrices
+ *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, accumulate)
+ *                             y[j] = sum over p of x[p] b[p, j]
+ *   gemm_T(the arguments of gemm_packed)
+ *                             whichever of the three suits the sizes
+ *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them; 64-byte aligned
+ *
+ * K = 0 gives zeros (or leaves C as it is, accumulating). The order in which one element's products are added
+ * depends on K alone within each driver, never on where the element lies.
+ */
+#ifndef MINIGRAD_GEMM_H
+#define MINIGRAD_GEMM_H
+
+#include <stddef.h>
+#include <string.h>
+
+#include "vector.h"
+
+/* The register budget of a tile: MR * NV accumulators, NV vectors of B, one broadcast element of A. */
+#if defined(__AVX512F__)
+#define TILE_ROWS 12
+#define TILE_VECTORS 2 /* 24 + 2 + 1 of 32 registers */
+#elif defined(__aarch64__)
+#define TILE_ROWS 8
+#define TILE_VECTORS 3 /* 24 + 3 + 1 of 32 registers */
+#else
+#define TILE_ROWS 6
+#define TILE_VECTORS 2 /* 12 + 2 + 1 of 16 registers */
+#endif
+
+/* TRANSPOSE_T x TRANSPOSE_T elements: destination rows are the source's columns. */
+enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
+
+ALWAYS_INLINE void transpose_f32(const float *from, ptrdiff_t from_row, float *to, ptrdiff_t to_row)
+{
+    f32x4 r0 = *(const f32x4_u *)(from), r1 = *(const f32x4_u *)(from + from_row);
+    f32x4 r2 = *(const f32x4_u *)(from + 2 * from_row), r3 = *(const f32x4_u *)(from + 3 * from_row);
+    f32x4 low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+    f32x4 low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+    *(f32x4_u *)(to) = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    *(f32x4_u *)(to + to_row) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    *(f32x4_u *)(to + 2 * to_row) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    *(f32x4_u *)(to + 3 * to_row) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+}
+
+ALWAYS_INLINE void transpose_f64(const double *from, ptrdiff_t from_row, double *to, ptrdiff_t to_row)
+{
+    f64x2 r0 = *(const f64x2_u *)(from), r1 = *(const f64x2_u *)(from + from_row);
+    *(f64x2_u *)(to) = __builtin_shufflevector(r0, r1, 0, 2);
+    *(f64x2_u *)(to + to_row) = __builtin_shufflevector(r0, r1, 1, 3);
+}
+
+/* gemm_template.h is written in terms of the element type `real` and of NAME, which adds its suffix. */
+#define real float
+#define NAME(x) x##_f32
+#define vector f32v
+#define vector_u f32v_u
+#define LANES F32_LANES
+#include "gemm_template.h"
+#undef real
+#undef NAME
+#undef vector
+#undef vector_u
+#undef LANES
+
+#define real double
+#define NAME(x) x##_f64
+#define vector f64v
+#define vector_u f64v_u
+#define LANES F64_LANES
+#include "gemm_template.h"
+#undef real
+#undef NAME
+#undef vector
+#undef vector_u
+#undef LANES
+
+#endif

@@ -1,0 +1,272 @@
+/* The functions of gemm.h for one element type. Included by gemm.h alone, which documents them. */
+
+enum {
+    NAME(MR) = TILE_ROWS,
+    NAME(NR) = TILE_VECTORS * LANES,
+    /* Block sizes in bytes, whatever the type: a B panel of KC x NR near L1, an A block of MC x KC in L2, a
+     * B strip of KC x NC in L3. */
+    NAME(KC) = 384 * 4 / (int)sizeof(real),
+    NAME(MC) = 336 / TILE_ROWS * TILE_ROWS,
+    NAME(NC) = 2048,
+};
+
+/* ---- packing ------------------------------------------------------------------------------------------- */
+
+/* Packs `length` lanes of `depth` elements into panels of `width` lanes: rows of A, or columns of B. The
+ * element (lane, p) is read at from[lane * lane_stride + p * depth_stride]. */
+ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_t depth, const real *from,
+                                     ptrdiff_t lane_stride, ptrdiff_t depth_stride, real *out)
+{
+    enum { BLOCK = NAME(TRANSPOSE), LINE = 64 / sizeof(real) };
+    const int blocked = width / BLOCK * BLOCK;
+    for (ptrdiff_t first = 0; first < length; first += width, out += width * depth) {
+        const real *panel = from + first * lane_stride;
+        const ptrdiff_t lanes = length - first < width ? length - first : width;
+        ptrdiff_t p = 0;
+        if (lanes == width && lane_stride == 1) {
+            for (; p < depth; p++) memcpy(out + p * width, panel + p * depth_stride, width * sizeof(real));
+        } else if (lanes == width && depth_stride == 1) {
+            /* A whole cache line of each group of lanes before the next group: lanes may lie a power of two
+             * apart, and then fewer of them fit into the cache than a panel has. */
+            for (; p + LINE <= depth; p += LINE) {
+                for (int lane = 0; lane < blocked; lane += BLOCK)
+                    for (int q = 0; q < LINE; q += BLOCK)
+                        NAME(transpose)(panel + lane * lane_stride + p + q, lane_stride,
+                                        out + (p + q) * width + lane, width);
+                for (int lane = blocked; lane < width; lane++)
+                    for (int q = 0; q < LINE; q++)
+                        out[(p + q) * width + lane] = panel[lane * lane_stride + p + q];
+            }
+        }
+        for (; p < depth; p++) {
+            const real *step = panel + p * depth_stride;
+            for (ptrdiff_t lane = 0; lane < lanes; lane++) out[p * width + lane] = step[lane * lane_stride];
+            for (ptrdiff_t lane = lanes; lane < width; lane++) out[p * width + lane] = 0;
+        }
+    }
+}
+
+NEVER_INLINE void NAME(pack_a)(ptrdiff_t rows, ptrdiff_t depth, const real *a, ptrdiff_t a_row, ptrdiff_t a_col,
+                               real *out)
+{
+    NAME(pack_panels)(NAME(MR), rows, depth, a, a_row, a_col, out);
+}
+
+NEVER_INLINE void NAME(pack_b)(ptrdiff_t depth, ptrdiff_t columns, const real *b, ptrdiff_t b_row,
+                               ptrdiff_t b_col, real *out)
+{
+    NAME(pack_panels)(NAME(NR), columns, depth, b, b_col, b_row, out);
+}
+
+/* ---- register tiles ------------------------------------------------------------------------------------ */
+
+/* C tile of `rows` x (`vectors` * LANES), both compile-time constants. A is read at any strides (one broadcast
+ * element at a time); each row of B is contiguous. */
+ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *restrict c, ptrdiff_t ldc,
+                              int accumulate)
+{
+    vector sum[TILE_ROWS][TILE_VECTORS];
+    UNROLL for (int i = 0; i < rows; i++) {
+        UNROLL for (int v = 0; v < vectors; v++) {
+            sum[i][v] = (vector){0};
+            __builtin_prefetch(c + i * ldc + v * LANES, 1); /* there when the sums are ready */
+        }
+    }
+    for (ptrdiff_t p = 0; p < depth; p++, a += a_col, b += b_row) {
+        vector b_vector[TILE_VECTORS];
+        UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b + v * LANES);
+        UNROLL for (int i = 0; i < rows; i++) {
+            const real a_element = a[i * a_row];
+            UNROLL for (int v = 0; v < vectors; v++) sum[i][v] += a_element * b_vector[v];
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++) {
+        UNROLL for (int v = 0; v < vectors; v++) {
+            vector_u *target = (vector_u *)(c + i * ldc + v * LANES);
+            if (accumulate) sum[i][v] += *target;
+            *target = sum[i][v];
+        }
+    }
+}
+
+NEVER_INLINE void NAME(micro_kernel)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
+                                     ptrdiff_t ldc, int accumulate)
+{
+    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, accumulate);
+}
+
+/* The tile for a number of rows known only now: one copy of `tile` for each. */
+ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
+                                   ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c, ptrdiff_t ldc,
+                                   int accumulate)
+{
+#define ROWS(n) case n: NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate); break;
+    switch (rows) {
+        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#if TILE_ROWS >= 8
+        ROWS(7) ROWS(8)
+#endif
+#if TILE_ROWS >= 12
+        ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+#endif
+    }
+#undef ROWS
+}
+
+/* Any rows <= MR and columns <= NR, A and B at any strides as in `tile`. B's rows must be readable up to the
+ * next full vector (a packed panel is; in place, pass whole vectors only). */
+NEVER_INLINE void NAME(partial_tile)(int rows, int columns, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
+                                     ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c, ptrdiff_t ldc,
+                                     int accumulate)
+{
+    if (columns == NAME(NR)) {
+        NAME(tile_rows)(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate);
+    } else if (columns == LANES) {
+        NAME(tile_rows)(rows, 1, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate);
+    } else {
+        /* Whole vectors into a scratch tile, of which the valid columns are kept. */
+        real scratch[TILE_ROWS * NAME(NR)] __attribute__((aligned(64)));
+        const int padded = columns < LANES ? LANES : NAME(NR);
+        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, 0);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++)
+                c[i * ldc + j] = accumulate ? c[i * ldc + j] + scratch[i * padded + j] : scratch[i * padded + j];
+    }
+}
+
+MAYBE_UNUSED void NAME(edge_kernel)(int rows, int columns, ptrdiff_t depth, const real *a_panel,
+                                    const real *b_panel, real *c, ptrdiff_t ldc, int accumulate)
+{
+    if (rows == NAME(MR) && columns == NAME(NR))
+        NAME(micro_kernel)(depth, a_panel, b_panel, c, ldc, accumulate);
+    else
+        NAME(partial_tile)(rows, columns, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, accumulate);
+}
+
+/* ---- drivers ------------------------------------------------------------------------------------------- */
+
+ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+
+/* `total` cut into equal blocks of at most `largest`, each a multiple of `unit`: no small block at the end. */
+ALWAYS_INLINE ptrdiff_t NAME(balanced)(ptrdiff_t total, ptrdiff_t largest, ptrdiff_t unit)
+{
+    const ptrdiff_t blocks = total > largest ? (total + largest - 1) / largest : 1;
+    return ((total + blocks - 1) / blocks + unit - 1) / unit * unit;
+}
+
+MAYBE_UNUSED void NAME(clear)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc)
+{
+    for (ptrdiff_t i = 0; i < M; i++) memset(c + i * ldc, 0, N * sizeof(real));
+}
+
+/* All tiles of one packed block: C[mc, nc] (+)= A[mc, kc] B[kc, nc]. */
+MAYBE_UNUSED void NAME(macro_kernel)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
+                                     const real *b_packed, real *c, ptrdiff_t ldc, int accumulate)
+{
+    for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
+        for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR))
+            NAME(edge_kernel)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
+                              a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc, accumulate);
+}
+
+MAYBE_UNUSED void NAME(gemm_packed)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                                    ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
+                                    ptrdiff_t ldc, int accumulate, real *workspace)
+{
+    if (K == 0 && !accumulate) NAME(clear)(M, N, c, ldc);
+    if (M == 0 || N == 0 || K == 0) return;
+    const ptrdiff_t MC = NAME(balanced)(M, NAME(MC), NAME(MR));
+    const ptrdiff_t KC = NAME(balanced)(K, NAME(KC), 1);
+    const ptrdiff_t NC = NAME(balanced)(N, NAME(NC), NAME(NR));
+    real *b_packed = workspace, *a_packed = workspace + KC * NC; /* NC: whole vectors, so still aligned */
+    for (ptrdiff_t jc = 0; jc < N; jc += NC) {
+        const ptrdiff_t nc = NAME(smaller)(N - jc, NC);
+        for (ptrdiff_t pc = 0; pc < K; pc += KC) {
+            const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
+            NAME(pack_b)(kc, nc, b + pc * b_row + jc * b_col, b_row, b_col, b_packed);
+            for (ptrdiff_t ic = 0; ic < M; ic += MC) {
+                const ptrdiff_t mc = NAME(smaller)(M - ic, MC);
+                NAME(pack_a)(mc, kc, a + ic * a_row + pc * a_col, a_row, a_col, a_packed);
+                NAME(macro_kernel)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc, accumulate || pc > 0);
+            }
+        }
+    }
+}
+
+/* Without packing, but for the panels of B whose rows are not contiguous or end before a whole tile. */
+MAYBE_UNUSED void NAME(gemm_unpacked)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
+                                      ptrdiff_t ldc, int accumulate, real *workspace)
+{
+    for (ptrdiff_t j = 0; j < N; j += NAME(NR)) {
+        const int columns = (int)NAME(smaller)(N - j, NAME(NR));
+        const real *panel = b + j * b_col;
+        ptrdiff_t panel_row = b_row;
+        if (b_col != 1 || (columns != NAME(NR) && columns != LANES)) {
+            NAME(pack_b)(K, columns, panel, b_row, b_col, workspace);
+            panel = workspace;
+            panel_row = NAME(NR);
+        }
+        for (ptrdiff_t i = 0; i < M; i += NAME(MR))
+            NAME(partial_tile)((int)NAME(smaller)(M - i, NAME(MR)), columns, K, a + i * a_row, a_row, a_col, panel,
+                               panel_row, c + i * ldc + j, ldc, accumulate);
+    }
+}
+
+/* y[0:N] (+)= x[0:K] B[0:K, 0:N]: each element of B is used once, so this runs at the speed of memory, and
+ * all that matters is to read B along its contiguous direction. */
+MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t x_stride, const real *b,
+                             ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, int accumulate)
+{
+    if (!accumulate) NAME(clear)(1, N, y, N);
+    if (b_col == 1) { /* four rows at a time: y is read and written once for four rows of B */
+        ptrdiff_t p = 0;
+        for (; p + 4 <= K; p += 4) {
+            const real *row = b + p * b_row, *x4 = x + p * x_stride;
+            const real x0 = x4[0], x1 = x4[x_stride], x2 = x4[2 * x_stride], x3 = x4[3 * x_stride];
+            for (ptrdiff_t j = 0; j < N; j++)
+                y[j] += (x0 * row[j] + x1 * row[b_row + j]) + (x2 * row[2 * b_row + j] + x3 * row[3 * b_row + j]);
+        }
+        for (; p < K; p++)
+            for (ptrdiff_t j = 0; j < N; j++) y[j] += x[p * x_stride] * b[p * b_row + j];
+        return;
+    }
+    for (ptrdiff_t j = 0; j < N; j++) { /* dot products, along columns of B */
+        const real *column = b + j * b_col;
+        real total = 0;
+        ptrdiff_t p = 0;
+        if (b_row == 1 && x_stride == 1) {
+            vector sum[4] = {{0}, {0}, {0}, {0}};
+            for (; p + 4 * LANES <= K; p += 4 * LANES)
+                UNROLL for (int v = 0; v < 4; v++)
+                    sum[v] += *(const vector_u *)(x + p + v * LANES) * *(const vector_u *)(column + p + v * LANES);
+            sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            UNROLL for (int lane = 0; lane < LANES; lane++) total += sum[0][lane];
+        }
+        for (; p < K; p++) total += x[p * x_stride] * column[p * b_row];
+        y[j] += total;
+    }
+}
+
+/* Elements of workspace for a product of this size by any driver. */
+MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K)
+{
+    const ptrdiff_t MC = NAME(balanced)(M, NAME(MC), NAME(MR)), NC = NAME(balanced)(N, NAME(NC), NAME(NR));
+    const ptrdiff_t packed = NAME(balanced)(K, NAME(KC), 1) * (MC + NC), unpacked = K * NAME(NR);
+    return packed > unpacked ? packed : unpacked;
+}
+
+MAYBE_UNUSED void NAME(gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                             ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
+                             ptrdiff_t ldc, int accumulate, real *workspace)
+{
+    if (M == 1)
+        NAME(gemv)(N, K, a, a_col, b, b_row, b_col, c, accumulate);
+    else if (N == 1 && ldc == 1) /* the transposed problem */
+        NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, accumulate);
+    else if (M <= 2 * NAME(MR) || (double)M * N * K <= 200.0 * 200 * 200)
+        NAME(gemm_unpacked)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace);
+    else
+        NAME(gemm_packed)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace);
+}
