@@ -1,0 +1,352 @@
+"""Matrix multiplication, out (..., M, N) = a (..., M, K) @ b (..., K, N), as a ladder of four rungs.
+
+    naive      the definition: a dot product for each element of out
+    tiled      + blocks of b that stay in the L1 cache, and inner loops that the compiler vectorises
+    packed     + a tile of out held in registers, fed from copies of a and b in the order it reads them
+    threaded   + blocks of out computed by several threads; small matrices are left where they lie
+
+A product makes 2 M N K floating-point operations on M K + K N + M N elements: 2 n / 3 operations for each
+element at n x n, so there is reuse enough. What counts is who gets it. For a multiply-add, *naive* loads two
+elements; *tiled* moves one and a half between L1 and registers, but whole vectors at a time; a 12 x 32
+register tile of *packed* loads 44 elements for 384 multiply-adds, which leaves the arithmetic units as the
+only limit. gemm.h tells the last part in full.
+
+Every rung is called as ``rung(out, a, b, threads)``. The three arrays have the same batch dimensions (the
+caller broadcasts a and b: their batch strides may be 0) and the same dtype, float32 or float64. a and b may
+have any strides that are multiples of the item size; out is C-contiguous and shares no memory with them.
+K = 0 gives zeros. ``threads`` is the largest number of OpenMP threads, of which the first three rungs use
+one. The same thread count gives the same bits.
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free, malloc
+
+include "arguments.pxi"
+
+cdef extern from "gemm.h" nogil:
+    enum:
+        MR_f32
+        NR_f32
+        NR_f64
+    Py_ssize_t gemm_workspace_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
+    Py_ssize_t gemm_workspace_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
+    void gemm_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                  const float *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                  const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                  float *c, Py_ssize_t ldc, int accumulate, float *workspace)
+    void gemm_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                  const double *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                  const double *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                  double *c, Py_ssize_t ldc, int accumulate, double *workspace)
+    void gemm_packed_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                         const float *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                         const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                         float *c, Py_ssize_t ldc, int accumulate, float *workspace)
+    void gemm_packed_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                         const double *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                         const double *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                         double *c, Py_ssize_t ldc, int accumulate, double *workspace)
+
+cdef enum:
+    MAX_BATCH_DIMS = 62       # NumPy has at most 64 dimensions
+    CACHE_LINE = 64
+    TILE_K = 64               # *tiled* keeps TILE_K x TILE_N elements of b in L1: 32 KB of float32
+    TILE_N = 128
+
+# Multiply-adds below which a second thread does not pay: waking it takes as long as computing these.
+cdef double SERIAL_WORK = 128.0 * 128 * 128
+
+# A batch of matrix products. Strides count elements.
+cdef struct Problem:
+    int dtype
+    void *out
+    void *a
+    void *b
+    Py_ssize_t M, N, K
+    Py_ssize_t a_row, a_col, b_row, b_col
+    Py_ssize_t batch
+    int batch_ndim
+    Py_ssize_t[MAX_BATCH_DIMS] batch_shape
+    Py_ssize_t[MAX_BATCH_DIMS] a_batch
+    Py_ssize_t[MAX_BATCH_DIMS] b_batch
+
+# How the threads share the work: each product is cut into row_blocks x column_blocks blocks.
+cdef struct Grid:
+    int threads
+    Py_ssize_t row_blocks, column_blocks, block_rows, block_columns
+
+
+# ---- the rungs ---------------------------------------------------------------------------------------------
+
+
+def naive(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads):
+    """The definition: each element of ``out`` is the dot product of a row of ``a`` and a column of ``b``."""
+    cdef Problem problem
+    read_problem(&problem, out, a, b)
+    with nogil:
+        if problem.dtype == cnp.NPY_FLOAT32:
+            naive_batch(&problem, <float *> problem.out, <float *> problem.a, <float *> problem.b)
+        else:
+            naive_batch(&problem, <double *> problem.out, <double *> problem.a, <double *> problem.b)
+
+
+def tiled(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads):
+    """Adds cache tiles: a block of ``b`` is used for all rows of ``a`` while it lies in L1, and the inner loop
+    runs along contiguous elements, so that the compiler vectorises it."""
+    cdef Problem problem
+    read_problem(&problem, out, a, b)
+    with nogil:
+        if problem.dtype == cnp.NPY_FLOAT32:
+            tiled_batch(&problem, <float *> problem.out, <float *> problem.a, <float *> problem.b)
+        else:
+            tiled_batch(&problem, <double *> problem.out, <double *> problem.a, <double *> problem.b)
+
+
+def packed(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads):
+    """Adds register tiles: a micro-kernel keeps a tile of ``out`` in vector registers along all of K, and reads
+    ``a`` and ``b`` from panels packed in the order of its loads."""
+    cdef Problem problem
+    read_problem(&problem, out, a, b)
+    run_blocks(&problem, whole_matrix(&problem), True)
+
+
+def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads):
+    """Adds threads, each computing whole blocks of ``out``; small and thin matrices are multiplied in place,
+    where packing would cost more than it saves."""
+    cdef Problem problem
+    read_problem(&problem, out, a, b)
+    fold_batch_into_rows(&problem)
+    run_blocks(&problem, choose_grid(&problem, threads), False)
+
+
+# ---- naive and tiled ---------------------------------------------------------------------------------------
+
+
+cdef void naive_batch(Problem *p, real *out, real *a, real *b) noexcept nogil:
+    cdef Py_ssize_t index
+    for index in range(p.batch):
+        naive_product(p, out + index * p.M * p.N, a + batch_offset(p, p.a_batch, index),
+                      b + batch_offset(p, p.b_batch, index))
+
+
+cdef void naive_product(Problem *p, real *out, real *a, real *b) noexcept nogil:
+    cdef Py_ssize_t i, j, k
+    cdef real total
+    for i in range(p.M):
+        for j in range(p.N):
+            total = 0
+            for k in range(p.K):
+                total += a[i * p.a_row + k * p.a_col] * b[k * p.b_row + j * p.b_col]
+            out[i * p.N + j] = total
+
+
+cdef void tiled_batch(Problem *p, real *out, real *a, real *b) noexcept nogil:
+    cdef Py_ssize_t index
+    for index in range(p.batch):
+        tiled_product(p, out + index * p.M * p.N, a + batch_offset(p, p.a_batch, index),
+                      b + batch_offset(p, p.b_batch, index))
+
+
+cdef void tiled_product(Problem *p, real *out, real *a, real *b) noexcept nogil:
+    cdef real[TILE_K * TILE_N] tile
+    cdef Py_ssize_t i, j, k, first_k, first_n = 0, depth, width
+    for i in range(p.M * p.N):
+        out[i] = 0
+    while first_n < p.N:
+        width = min(<Py_ssize_t> TILE_N, p.N - first_n)
+        first_k = 0
+        while first_k < p.K:
+            depth = min(<Py_ssize_t> TILE_K, p.K - first_k)
+            # A copy: in place, rows of b a power of two apart would evict each other from L1.
+            for k in range(depth):
+                for j in range(width):
+                    tile[k * TILE_N + j] = b[(first_k + k) * p.b_row + (first_n + j) * p.b_col]
+            for i in range(p.M):
+                row_times_tile(width, depth, a + i * p.a_row + first_k * p.a_col, p.a_col, tile,
+                               out + i * p.N + first_n)
+            first_k += TILE_K
+        first_n += TILE_N
+
+
+cdef inline void row_times_tile(Py_ssize_t width, Py_ssize_t depth, const real *a, Py_ssize_t a_col,
+                                const real *tile, real *out) noexcept nogil:
+    """out (width,) += a (depth,) @ tile (depth, width); four rows at a time, for one load and one store of out
+    in four multiply-adds."""
+    cdef Py_ssize_t j, k = 0
+    cdef real a0, a1, a2, a3
+    cdef const real *row
+    while k + 4 <= depth:
+        a0, a1, a2, a3 = a[k * a_col], a[(k + 1) * a_col], a[(k + 2) * a_col], a[(k + 3) * a_col]
+        row = tile + k * TILE_N
+        for j in range(width):
+            out[j] += (a0 * row[j] + a1 * row[TILE_N + j]) + (a2 * row[2 * TILE_N + j] + a3 * row[3 * TILE_N + j])
+        k += 4
+    while k < depth:
+        for j in range(width):
+            out[j] += a[k * a_col] * tile[k * TILE_N + j]
+        k += 1
+
+
+# ---- packed and threaded -----------------------------------------------------------------------------------
+
+
+cdef Grid whole_matrix(Problem *p) noexcept nogil:
+    """One thread, and no cutting."""
+    return Grid(threads=1, row_blocks=1, column_blocks=1, block_rows=p.M, block_columns=p.N)
+
+
+cdef Grid choose_grid(Problem *p, int threads) noexcept nogil:
+    """Cuts the products into as few blocks as keep ``threads`` busy alike, and these near square."""
+    cdef Grid grid = whole_matrix(p), candidate
+    cdef double work = <double> p.M * p.N * p.K * p.batch, cost, best = -1
+    cdef Py_ssize_t blocks, rows, tile_columns = NR_f32 if p.dtype == cnp.NPY_FLOAT32 else NR_f64
+    if threads <= 1 or work <= SERIAL_WORK:
+        return grid
+    threads = <int> min(<double> threads, 1 + work / SERIAL_WORK)
+    # Whole products where there are many; else a number of blocks that the threads can share evenly.
+    blocks = 1 if p.batch >= 4 * threads else threads // greatest_common_divisor(p.batch, threads)
+    for rows in range(1, blocks + 1):
+        if blocks % rows:
+            continue
+        candidate = Grid(threads=threads, row_blocks=rows, column_blocks=blocks // rows,
+                         block_rows=block_size(p.M, rows, MR_f32),
+                         block_columns=block_size(p.N, blocks // rows, tile_columns))
+        # The largest block sets the time: its arithmetic, and packing at some eight multiply-adds an element.
+        cost = (<double> candidate.block_rows * candidate.block_columns
+                + 8.0 * (candidate.block_rows + candidate.block_columns))
+        if best < 0 or cost < best:
+            best, grid = cost, candidate
+    return grid
+
+
+cdef inline Py_ssize_t block_size(Py_ssize_t total, Py_ssize_t blocks, Py_ssize_t tile) noexcept nogil:
+    """Whole tiles, so that only the last block ends in a partial one."""
+    cdef Py_ssize_t size = (total + blocks - 1) // blocks
+    return (size + tile - 1) // tile * tile
+
+
+cdef inline Py_ssize_t greatest_common_divisor(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
+    while y:
+        x, y = y, x % y
+    return x
+
+
+cdef int run_blocks(Problem *p, Grid grid, bint always_pack) except -1:
+    """Computes every block of every product, on ``grid.threads`` threads with a workspace each."""
+    cdef Py_ssize_t per_product = grid.row_blocks * grid.column_blocks, task, bytes_each
+    cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
+    if is_float:
+        bytes_each = gemm_workspace_f32(grid.block_rows, grid.block_columns, p.K) * sizeof(float)
+    else:
+        bytes_each = gemm_workspace_f64(grid.block_rows, grid.block_columns, p.K) * sizeof(double)
+    bytes_each = (bytes_each + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    cdef void *allocation = malloc(grid.threads * bytes_each + CACHE_LINE)
+    if allocation == NULL:
+        raise MemoryError(f"matmul: no memory for a workspace of {grid.threads * bytes_each} bytes")
+    cdef uintptr_t aligned = (<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    with nogil:
+        if grid.threads == 1:  # without OpenMP, which a forked child must not enter
+            for task in range(p.batch * per_product):
+                run_block(p, &grid, always_pack, task // per_product, task % per_product, <char *> aligned)
+        else:
+            for task in prange(p.batch * per_product, num_threads=grid.threads, schedule="static"):
+                run_block(p, &grid, always_pack, task // per_product, task % per_product,
+                          <char *> aligned + threadid() * bytes_each)
+    free(allocation)
+    return 0
+
+
+cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, Py_ssize_t block,
+                    char *workspace) noexcept nogil:
+    cdef Py_ssize_t first_row = block // grid.column_blocks * grid.block_rows
+    cdef Py_ssize_t first_column = block % grid.column_blocks * grid.block_columns
+    cdef Py_ssize_t M = min(grid.block_rows, p.M - first_row), N = min(grid.block_columns, p.N - first_column)
+    cdef Py_ssize_t out = index * p.M * p.N + first_row * p.N + first_column
+    cdef Py_ssize_t a = batch_offset(p, p.a_batch, index) + first_row * p.a_row
+    cdef Py_ssize_t b = batch_offset(p, p.b_batch, index) + first_column * p.b_col
+    if M <= 0 or N <= 0:  # blocks of whole tiles may be used up before the last one
+        return
+    if p.dtype == cnp.NPY_FLOAT32:
+        (gemm_packed_f32 if always_pack else gemm_f32)(
+            M, N, p.K, <float *> p.a + a, p.a_row, p.a_col, <float *> p.b + b, p.b_row, p.b_col,
+            <float *> p.out + out, p.N, 0, <float *> workspace)
+    else:
+        (gemm_packed_f64 if always_pack else gemm_f64)(
+            M, N, p.K, <double *> p.a + a, p.a_row, p.a_col, <double *> p.b + b, p.b_row, p.b_col,
+            <double *> p.out + out, p.N, 0, <double *> workspace)
+
+
+# ---- reading the arguments ---------------------------------------------------------------------------------
+
+
+cdef int read_problem(Problem *p, cnp.ndarray out, cnp.ndarray a, cnp.ndarray b) except -1:
+    cdef int axis, ndim = cnp.PyArray_NDIM(out)
+    p.dtype = real_type(a)
+    check_output(out, p.dtype)
+    check_matrices(a, ndim, p.dtype)
+    check_matrices(b, ndim, p.dtype)
+    p.out, p.a, p.b = cnp.PyArray_DATA(out), cnp.PyArray_DATA(a), cnp.PyArray_DATA(b)
+    p.M, p.N, p.K = out.shape[ndim - 2], out.shape[ndim - 1], a.shape[ndim - 1]
+    cdef bint fits = a.shape[ndim - 2] == p.M and b.shape[ndim - 2] == p.K and b.shape[ndim - 1] == p.N
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(a)
+    p.a_row, p.a_col = a.strides[ndim - 2] // item, a.strides[ndim - 1] // item
+    p.b_row, p.b_col = b.strides[ndim - 2] // item, b.strides[ndim - 1] // item
+    p.batch, p.batch_ndim = 1, ndim - 2
+    for axis in range(ndim - 2):
+        fits = fits and a.shape[axis] == out.shape[axis] and b.shape[axis] == out.shape[axis]
+        p.batch *= out.shape[axis]
+        p.batch_shape[axis] = out.shape[axis]
+        p.a_batch[axis], p.b_batch[axis] = a.strides[axis] // item, b.strides[axis] // item
+    if not fits:
+        raise ValueError(f"matmul kernel: shapes do not fit: out {(<object> out).shape}, a {(<object> a).shape}, "
+                         f"b {(<object> b).shape}")
+    if p.M == 0 or p.N == 0:
+        p.batch = 0
+    return 0
+
+
+cdef int check_matrices(cnp.ndarray array, int ndim, int dtype) except -1:
+    """An input of ``ndim`` dimensions, at least two, whose elements lie at whole multiples of the item size."""
+    cdef int axis
+    if cnp.PyArray_TYPE(array) != dtype:
+        raise TypeError(f"matmul kernel: dtype {array.dtype} does not fit the other arguments")
+    if ndim < 2 or cnp.PyArray_NDIM(array) != ndim:
+        raise ValueError(f"matmul kernel: all arrays must have the same number of dimensions, at least 2; got "
+                         f"{cnp.PyArray_NDIM(array)}, and {ndim} in out")
+    if not cnp.PyArray_ISBEHAVED_RO(array):
+        raise ValueError("matmul kernel: inputs must be aligned and in native byte order")
+    for axis in range(ndim):
+        if array.strides[axis] % cnp.PyArray_ITEMSIZE(array):
+            raise ValueError("matmul kernel: strides of inputs must be multiples of the item size")
+    return 0
+
+
+cdef inline Py_ssize_t batch_offset(Problem *p, Py_ssize_t *strides, Py_ssize_t index) noexcept nogil:
+    """Where product ``index`` of the batch (counted in C order) starts, in elements."""
+    cdef Py_ssize_t offset = 0
+    cdef int axis = p.batch_ndim
+    while axis > 0 and index > 0:
+        axis -= 1
+        offset += index % p.batch_shape[axis] * strides[axis]
+        index //= p.batch_shape[axis]
+    return offset
+
+
+cdef void fold_batch_into_rows(Problem *p) noexcept nogil:
+    """Makes one tall product of a batch that shares one ``b``, where the rows of ``a`` go on evenly from one
+    matrix to the next, as those of a (batch, M, K) array do. out is contiguous, so its rows always do."""
+    cdef int axis
+    cdef Py_ssize_t row = p.a_row, rows = p.M
+    if p.batch <= 1:
+        return
+    for axis in range(p.batch_ndim - 1, -1, -1):
+        if p.batch_shape[axis] == 1:
+            continue
+        if p.b_batch[axis] != 0 or (rows > 1 and p.a_batch[axis] != rows * row):
+            return
+        if rows == 1:
+            row = p.a_batch[axis]
+        rows *= p.batch_shape[axis]
+    p.a_row, p.M = row, rows
+    p.batch, p.batch_ndim = 1, 0
