@@ -1,0 +1,49 @@
+# Checks that every kernel makes on the arrays it is given, included by the .pyx files. The op layer has
+# already checked shapes in the caller's terms; what is checked here is what would corrupt memory.
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline int check_output(cnp.ndarray array, int dtype) except -1:
+    """An output must be writeable, C-contiguous and of type number ``dtype``."""
+    if cnp.PyArray_TYPE(array) != dtype:
+        raise TypeError(f"kernel output has dtype {array.dtype}, which does not fit its inputs")
+    if not cnp.PyArray_ISCARRAY(array):
+        raise ValueError("kernel output must be aligned, writeable and C-contiguous")
+    return 0
+
+
+cdef inline int check_input(cnp.ndarray array, int dtype) except -1:
+    """An input must be C-contiguous and of type number ``dtype``."""
+    if cnp.PyArray_TYPE(array) != dtype:
+        raise TypeError(f"kernel input has dtype {array.dtype}, which does not fit its other arguments")
+    if not cnp.PyArray_ISCARRAY_RO(array):
+        raise ValueError("kernel input must be aligned and C-contiguous")
+    return 0
+
+
+cdef inline int real_type(cnp.ndarray array) except -1:
+    """The type number of a float32 or float64 array; TypeError for any other."""
+    cdef int dtype = cnp.PyArray_TYPE(array)
+    if dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64:
+        raise TypeError(f"kernel takes float32 or float64, got {array.dtype}")
+    return dtype
+
+
+cdef inline int check_same_shape(cnp.ndarray a, cnp.ndarray b) except -1:
+    if not cnp.PyArray_SAMESHAPE(a, b):
+        raise ValueError(
+            f"kernel arrays must have one shape, got {(<object>a).shape} and {(<object>b).shape}"
+        )
+    return 0
+
+
+cdef inline int threads_for(Py_ssize_t work, Py_ssize_t work_per_thread, int threads) noexcept nogil:
+    """At most ``threads``, and no more than the work can feed: waking a thread costs some microseconds."""
+    return <int>max(1, min(<Py_ssize_t>threads, work // work_per_thread))
