@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.creation import from_numpy
-from minigrad.ops import stack
+from minigrad.ops.join import stack
 from minigrad.tensor import Tensor
 
 __all__ = ["default_collate", "default_convert"]

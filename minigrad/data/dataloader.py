@@ -75,15 +75,16 @@ class DataLoader:
         self._streams = isinstance(dataset, IterableDataset)
         self._check_choices(batch_size, shuffle, sampler, batch_sampler)
 
-        if sampler is None and not self._streams:
+        if sampler is None:
+            # An iterable data set has no indices: its sampler is never asked.
             sampler = (
                 RandomSampler(dataset, generator=self.generator) if shuffle else SequentialSampler(dataset)
             )
-        self.sampler = sampler
         self.batch_size = batch_size if batch_sampler is None else None
         if batch_sampler is None and batch_size is not None:
-            batch_sampler = BatchSampler(sampler, batch_size, drop_last)  # type: ignore[arg-type]
-        self.batch_sampler = None if self._streams else batch_sampler
+            batch_sampler = BatchSampler(sampler, batch_size, drop_last)
+        self.sampler = sampler
+        self.batch_sampler = batch_sampler
 
     def _check_choices(self, batch_size: Any, shuffle: Any, sampler: Any, batch_sampler: Any) -> None:
         if self._streams and (shuffle or sampler is not None or batch_sampler is not None):
@@ -106,17 +107,26 @@ class DataLoader:
     def __iter__(self) -> Iterator[Any]:
         if self._streams:
             return self._iterate_stream()
-        jobs = self.sampler if self.batch_sampler is None else self.batch_sampler
         if self.num_workers == 0:
             # Not map(): a StopIteration that escapes from a data set must not look like the epoch's end.
-            return (self._load(job) for job in jobs)  # type: ignore[union-attr]
-        return prefetch(self._load, jobs, self.num_workers, self.num_workers * self.prefetch_factor)  # type: ignore
+            return (self._load(job) for job in self._jobs)
+        return prefetch(self._load, self._jobs, self.num_workers, self._ahead)
 
     def __len__(self) -> int:
         """The number of batches of an epoch (of samples, without batches)."""
         if self._streams:
             raise TypeError("the length of a DataLoader over an IterableDataset is not known in advance")
-        return len(self.sampler if self.batch_sampler is None else self.batch_sampler)  # type: ignore[arg-type]
+        return len(self._jobs)
+
+    @property
+    def _jobs(self) -> Any:
+        """What one epoch goes through: the indices of each batch, or, without batches, of each sample."""
+        return self.sampler if self.batch_sampler is None else self.batch_sampler
+
+    @property
+    def _ahead(self) -> int:
+        """How many batches the workers load before they are asked for."""
+        return self.num_workers * (self.prefetch_factor or 0)
 
     def _load(self, job: Any) -> Any:
         """The batch of the indices ``job``, or, without batches, the sample with the index ``job``."""
@@ -140,8 +150,7 @@ class DataLoader:
         if self.num_workers == 0:
             return batches
         # One worker, since a stream has one order.
-        ahead = self.num_workers * self.prefetch_factor  # type: ignore[operator]
-        loaded = prefetch(lambda _: next(batches, _END), itertools.repeat(None), 1, ahead)
+        loaded = prefetch(lambda _: next(batches, _END), itertools.repeat(None), 1, self._ahead)
         return itertools.takewhile(lambda batch: batch is not _END, loaded)
 
 

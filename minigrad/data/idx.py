@@ -25,7 +25,7 @@ __all__ = ["DataError", "read_idx"]
 
 GZIP_MAGIC = b"\x1f\x8b"
 
-ELEMENT_TYPES = {
+ELEMENT_TYPES: dict[int, np.dtype] = {
     0x08: np.dtype("u1"),
     0x09: np.dtype("i1"),
     0x0B: np.dtype(">i2"),

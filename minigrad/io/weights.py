@@ -21,7 +21,7 @@ __all__ = ["load", "load_file", "save", "save_file"]
 
 # The names of the element types in the file's header, and how NumPy reads them. NumPy has no bfloat16, see
 # _to_array. Eight-bit floats and complex numbers have no place in minigrad.
-ELEMENT_TYPES = {
+ELEMENT_TYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
