@@ -365,6 +365,12 @@ def test_default_collate_of_each_kind():
     assert point.y[0].numpy().tolist() == [2, 4]
 
 
+def test_a_gradient_flows_through_a_batch():
+    sample = from_numpy(np.ones((2, 3))).requires_grad_()
+    default_collate([sample, from_numpy(np.ones((2, 3))), sample]).sum().backward()
+    np.testing.assert_array_equal(sample.grad.numpy(), np.full((2, 3), 2.0))
+
+
 def test_default_collate_refuses_what_it_cannot_stack():
     with pytest.raises(ValueError, match=r"sample 0 has shape \(2,\), sample 1 has \(3,\)"):
         default_collate([np.ones(2), np.ones(3)])
@@ -407,7 +413,7 @@ def test_tensor_dataset_refuses_tensors_that_do_not_match():
 def test_an_overridden_getitem_is_never_bypassed():
     class Negated(TensorDataset):
         def __getitem__(self, index):
-            return tuple(from_numpy(-tensor.numpy()) for tensor in super().__getitem__(index))
+            return tuple(-tensor for tensor in super().__getitem__(index))
 
     dataset = Negated(from_numpy(np.arange(4.0)))
     assert values(batch[0] for batch in DataLoader(dataset, 4)) == [[0, -1, -2, -3]]
