@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from minigrad.creation import from_numpy
+from minigrad.devices import device as find_device
+from minigrad.errors import DeviceError
 from minigrad.io import load, load_file, save, save_file
 from minigrad.io.files import write_atomically
 from minigrad.tensor import Tensor
@@ -123,6 +125,18 @@ def test_map_location(tmp_path, weights):
     assert_same(load(tmp_path / "w.safetensors", map_location="cpu"), weights)
     with pytest.raises(ValueError, match="never runs code"):
         load(tmp_path / "w.safetensors", weights_only=False)
+
+
+@pytest.mark.parametrize("name", ["sim", "cuda"])
+def test_weights_of_and_for_another_device(tmp_path, weights, name):
+    try:
+        device = find_device(name)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    save({key: tensor.to(device) for key, tensor in weights.items()}, tmp_path / "w.safetensors")
+    loaded = load(tmp_path / "w.safetensors", map_location=name)
+    assert all(tensor.device is device for tensor in loaded.values())
+    assert_same(loaded, weights)
 
 
 # What cannot be saved

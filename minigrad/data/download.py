@@ -65,7 +65,7 @@ class RemoteFiles:
 
     def _download(self, path: Path) -> None:
         try:
-            import pooch
+            import pooch  # type: ignore[import-untyped]
         except ImportError as error:
             raise ImportError(
                 f'{path} is missing, and downloading {self.name} needs pooch: pip install "minigrad[data]"'

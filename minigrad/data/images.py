@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,13 +68,10 @@ class ImageDataset(Dataset[tuple[Any, Any]]):
             label = self.target_transform(label)
         return image, label
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        return [self[index] for index in indices]
-
     def get_batch(self, indices: Sequence[int]) -> Any:
         """The batch ``[images, labels]``: float32 (B, 1, height, width) and int64 (B,)."""
         if self.transform is not None or self.target_transform is not None:
-            return default_collate(self.__getitems__(indices))
+            return default_collate([self[index] for index in indices])
         rows = np.asarray(indices, np.int64)
         images = self.data.numpy().take(rows, axis=0)
         return [from_numpy(self._scaled(images[:, None])), from_numpy(self.targets.numpy().take(rows))]
@@ -229,10 +225,7 @@ class Digits(ImageDataset):
         transform: Transform | None = None,
         target_transform: Transform | None = None,
     ):
-        with (
-            resources.files("minigrad.data").joinpath("digits.npz").open("rb") as file,
-            np.load(file) as arrays,
-        ):
+        with np.load(Path(__file__).with_name("digits.npz")) as arrays:
             images, labels = arrays["images"], arrays["labels"]
         part = slice(0, self.TRAIN_COUNT) if train else slice(self.TRAIN_COUNT, None)
         super().__init__(images[part].copy(), labels[part], transform, target_transform)
