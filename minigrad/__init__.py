@@ -1,0 +1,128 @@
+"""minigrad: a deep-learning framework small enough to read down to the silicon.
+
+>>> import minigrad as mg
+>>> x = mg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+>>> (x * x).sum().backward()
+>>> x.grad
+tensor([2., 4., 6.])
+"""
+
+import numpy as _np
+import numpy as _np
+
+from minigrad import autograd, errors, kernels, random
+from minigrad.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from minigrad.creation import (
+    arange,
+    as_tensor,
+    empty,
+    eye,
+    from_numpy,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from minigrad.devices import Device, available_devices, device
+from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
+from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
+from minigrad.op import Op, get_op, op
+from minigrad.ops.activation import relu, sigmoid, tanh
+from minigrad.ops.elementwise import (
+    abs,
+    acos,
+    asin,
+    atan,
+    ceil,
+    clamp,
+    cos,
+    cosh,
+    div,
+    eq,
+    erf,
+    exp,
+    expm1,
+    floor,
+    floor_divide,
+    ge,
+    gt,
+    isfinite,
+    isinf,
+    isnan,
+    le,
+    log,
+    log1p,
+    log2,
+    log10,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    lt,
+    maximum,
+    minimum,
+    ne,
+    neg,
+    pow,
+    reciprocal,
+    remainder,
+    round,
+    rsqrt,
+    sign,
+    sin,
+    sinh,
+    sqrt,
+    square,
+    tan,
+    trunc,
+    where,
+)
+from minigrad.ops.elementwise import add as add
+from minigrad.ops.elementwise import mul as mul
+from minigrad.ops.elementwise import sub as sub
+from minigrad.ops.index import gather, take_along_dim
+from minigrad.ops.join import chunk, concat, split, stack
+from minigrad.ops.matmul import apply as matmul
+from minigrad.ops.reduce import (
+    all,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmin,
+    logsumexp,
+    mean,
+    norm,
+    prod,
+    std,
+    sum,
+    var,
+)
+from minigrad.ops.shape import broadcast_to, flatten, flip, permute, reshape, squeeze, transpose, unsqueeze
+from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.promotion import get_default_dtype, set_default_dtype
+from minigrad.random import Generator, manual_seed
+from minigrad.tensor import Tensor
+
+cat = concat
+
+float16 = half = _np.dtype(_np.float16)
+float32 = float = _np.dtype(_np.float32)
+float64 = double = _np.dtype(_np.float64)
+int8, int16 = _np.dtype(_np.int8), _np.dtype(_np.int16)
+int32 = int = _np.dtype(_np.int32)
+int64 = long = _np.dtype(_np.int64)
+uint8 = _np.dtype(_np.uint8)
+bool = _np.dtype(_np.bool_)
+
+__version__ = "0.1.0"

@@ -1,0 +1,264 @@
+"""Making tensors: from data, filled, ranges, random.
+
+All take ``dtype``, ``device`` and ``requires_grad`` by keyword, with PyTorch's defaults: Python floats give the
+default dtype (float32), Python ints int64, NumPy arrays their own dtype.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from minigrad.devices import Device, cpu
+from minigrad.devices import device as find_device
+from minigrad.promotion import get_default_dtype
+from minigrad.random import Generator, default_generator
+from minigrad.tensor import Tensor
+
+SUPPORTED = "float16 float32 float64, int8 to int64, uint8 to uint64, and bool"
+
+
+def tensor(
+    data: Any, dtype: Any = None, device: str | Device | None = None, requires_grad: bool = False
+) -> Tensor:
+    """A new tensor with a copy of ``data``: a number, nested lists, an array, or a tensor."""
+    where = _place(device, data)
+    if isinstance(data, Tensor):
+        array = data.device.to_numpy(data._array) if data.device is not where else data._array
+    else:
+        array = data
+    with where.active():
+        made = where.xp.array(array, dtype=None if dtype is None else np.dtype(dtype), order="C")
+        if dtype is None and made.dtype == np.float64 and not hasattr(data, "dtype"):
+            made = made.astype(_list_dtype(data))
+    return _finish(made, where, requires_grad)
+
+
+def _list_dtype(data: Any) -> np.dtype:
+    """The dtype for nested lists of floats: the default, unless they hold float64 arrays or tensors."""
+    while isinstance(data, (list, tuple)) and len(data):
+        data = data[0]
+    return data.dtype if hasattr(data, "dtype") else get_default_dtype()
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A CPU tensor that shares memory with ``array``: a write to either is seen in both."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    return _finish(array, cpu, False)
+
+
+def as_tensor(data: Any, dtype: Any = None, device: str | Device | None = None) -> Tensor:
+    """``data`` as a tensor, without a copy where that is possible."""
+    if isinstance(data, Tensor):
+        return data.to(device=device, dtype=dtype)
+    if isinstance(data, np.ndarray):
+        return from_numpy(data).to(device=device, dtype=dtype)
+    return tensor(data, dtype, device)
+
+
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros."""
+    return full(
+        _size(size), 0.0, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
+    )
+
+
+def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones."""
+    return full(
+        _size(size), 1.0, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
+    )
+
+
+def full(
+    size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of ``size`` with every element ``fill_value``."""
+    where = find_device(device or cpu)
+    if dtype is None:
+        dtype = (
+            np.bool_ if isinstance(fill_value, bool) else np.int64 if isinstance(fill_value, int) else None
+        )
+    with where.active():
+        array = where.xp.full(_size((size,)), fill_value, np.dtype(dtype or get_default_dtype()))
+    return _finish(array, where, requires_grad)
+
+
+def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor whose elements are whatever the memory held."""
+    where = find_device(device or cpu)
+    with where.active():
+        array = where.xp.empty(_size(size), np.dtype(dtype or get_default_dtype()))
+    return _finish(array, where, requires_grad)
+
+
+def zeros_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Zeros of ``input``'s shape, and its dtype and device unless given."""
+    return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of ``input``'s shape, and its dtype and device unless given."""
+    return full_like(input, 1, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def full_like(
+    input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """``fill_value`` in ``input``'s shape, and its dtype and device unless given."""
+    return full(
+        input.shape,
+        fill_value,
+        dtype=dtype or input.dtype,
+        device=device or input.device,
+        requires_grad=requires_grad,
+    )
+
+
+def arange(
+    start: float,
+    end: float | None = None,
+    step: float = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """start, start + step, ... below ``end``; ``arange(end)`` starts at 0. Integers give int64."""
+    start, end = (0, start) if end is None else (start, end)
+    if step == 0:
+        raise ValueError("arange: step must not be 0")
+    whole = all(isinstance(v, numbers.Integral) for v in (start, end, step))
+    dtype = np.dtype(dtype or (np.int64 if whole else get_default_dtype()))
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy(np.arange(start, end, step).astype(dtype)), where, requires_grad)
+
+
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``steps`` numbers from ``start`` to ``end``, both included, equally far apart."""
+    array = np.linspace(start, end, steps, dtype=np.dtype(dtype or get_default_dtype()))
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy(array), where, requires_grad)
+
+
+def eye(
+    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """The identity matrix, n x n or n x m."""
+    where = find_device(device or cpu)
+    array = np.eye(n, n if m is None else m, dtype=np.dtype(dtype or get_default_dtype()))
+    return _finish(where.from_numpy(array), where, requires_grad)
+
+
+# ---- random -----------------------------------------------------------------------------------------------
+
+
+def rand(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uniform in [0, 1)."""
+    draw = (generator or default_generator).numpy.random
+    return _drawn(lambda dtype: draw(_size(size), dtype), dtype, device, requires_grad)
+
+
+def randn(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Normal, with mean 0 and variance 1."""
+    draw = (generator or default_generator).numpy.standard_normal
+    return _drawn(lambda dtype: draw(_size(size), dtype), dtype, device, requires_grad)
+
+
+def randint(
+    low: int,
+    high: Any,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+) -> Tensor:
+    """Integers in [low, high), int64 unless given; ``randint(high, size)`` starts at 0."""
+    if size is None:
+        low, high, size = 0, low, high
+    if high <= low:
+        raise ValueError(f"randint: expected low < high, got {low} and {high}")
+    where = find_device(device or cpu)
+    array = (generator or default_generator).numpy.integers(low, high, _size((size,)))
+    return _finish(where.from_numpy(array.astype(np.dtype(dtype or np.int64))), where, False)
+
+
+def randperm(n: int, *, generator: Generator | None = None, device: Any = None) -> Tensor:
+    """The integers 0 .. n - 1 in random order, int64."""
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy((generator or default_generator).numpy.permutation(n)), where, False)
+
+
+def rand_like(input: Tensor, **options: Any) -> Tensor:
+    """:func:`rand` in ``input``'s shape, dtype and device."""
+    return rand(input.shape, **{"dtype": input.dtype, "device": input.device, **options})
+
+
+def randn_like(input: Tensor, **options: Any) -> Tensor:
+    """:func:`randn` in ``input``'s shape, dtype and device."""
+    return randn(input.shape, **{"dtype": input.dtype, "device": input.device, **options})
+
+
+def _drawn(draw: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+    dtype = np.dtype(dtype or get_default_dtype())
+    if dtype.kind != "f":
+        raise TypeError(f"random numbers are floating, got dtype {dtype}; for integers see randint")
+    array = draw(dtype if dtype.itemsize >= 4 else np.dtype(np.float32)).astype(dtype, copy=False)
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy(np.asarray(array)), where, requires_grad)
+
+
+# ---- shared -----------------------------------------------------------------------------------------------
+
+
+def _size(size: tuple) -> tuple[int, ...]:
+    """``(2, 3)`` from ``f(2, 3)`` as well as from ``f((2, 3))``."""
+    if len(size) == 1 and isinstance(size[0], (tuple, list)):
+        size = tuple(size[0])
+    for n in size:
+        if not isinstance(n, (int, np.integer)):
+            raise TypeError(f"sizes are integers, got {n!r}")
+        if n < 0:
+            raise ValueError(f"sizes must not be negative, got {tuple(size)}")
+    return tuple(int(n) for n in size)
+
+
+def _place(device: Any, data: Any) -> Device:
+    if device is not None:
+        return find_device(device)
+    return data.device if isinstance(data, Tensor) else cpu
+
+
+def _finish(array: Any, device: Device, requires_grad: bool) -> Tensor:
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise TypeError(f"tensors hold {SUPPORTED}; got {array.dtype}")
+    made = Tensor.__new__(Tensor)
+    made._array = array
+    made.device = device
+    return made.requires_grad_() if requires_grad else made

@@ -1,0 +1,229 @@
+"""The dispatcher: which kernel computes an op, and what a kernel may rely on.
+
+Every op has a *reference*, written in terms of an array module (NumPy or CuPy), and any number of
+*kernels*. A kernel is registered for device types and dtypes and has a name, its rung on the ladder. The
+last one registered whose device, dtype and condition fit is the one that runs; :func:`use_kernel` selects
+another. Where none fits, the reference runs: nothing is lost but speed.
+
+What a kernel is given depends on the layout that it declares:
+
+- ``"contiguous"`` (the default): every input C-contiguous, in its own shape;
+- ``"strided"``: every input as it is, a view with any strides;
+- ``"broadcast"``: every input C-contiguous and broadcast to the output's shape.
+
+Its outputs are always allocated, C-contiguous and uninitialised. Kernels know nothing of gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad.devices import KINDS, Device
+
+__all__ = ["Kernel", "KernelTable", "Spec", "get_kernel", "kernel_table", "list_kernels", "use_kernel"]
+
+LAYOUTS = ("contiguous", "strided", "broadcast")
+REFERENCE = "reference"
+
+
+class Spec(NamedTuple):
+    """The shape and dtype of an array that is not there, or not kept."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class Kernel(NamedTuple):
+    """One way to compute an op.
+
+    Attributes:
+        op, name: the op's name, and the kernel's own (``"naive"``, ``"tiled"``, ...).
+        devices: the device types that it runs on.
+        dtypes: the dtypes that it accepts (of the op's first array input).
+        run: ``run(out, *inputs, **attrs)``; with several outputs ``run(outs, ...)``, a tuple.
+        layout: see the module's text.
+        when: ``when(*inputs, **attrs)``, or None: runs only where this is true.
+        summary: one line that says what this rung adds.
+    """
+
+    op: str
+    name: str
+    devices: tuple[str, ...]
+    dtypes: tuple[np.dtype, ...]
+    run: Callable[..., None]
+    layout: str
+    when: Callable[..., bool] | None
+    summary: str
+
+
+class KernelTable:
+    """The kernels of one op, and the cached choice among them."""
+
+    def __init__(self, op: str):
+        self.op = op
+        self.kernels: list[Kernel] = []
+        self.selected: dict[str, str] = {}  # device type -> name, set by use_kernel
+        self._candidates: dict[tuple[str, np.dtype], tuple[Kernel, ...]] = {}
+
+    def add(self, kernel: Kernel) -> None:
+        """Register ``kernel``; it takes precedence over those before it, and replaces one of its own name."""
+        same = [
+            k
+            for k in self.kernels
+            if k.name == kernel.name
+            and set(k.devices) & set(kernel.devices)
+            and set(k.dtypes) & set(kernel.dtypes)
+        ]
+        self.kernels = [k for k in self.kernels if k not in same] + [kernel]
+        self._candidates.clear()
+
+    def select(self, names: dict[str, str]) -> None:
+        """Make ``names`` (device type -> kernel name) the selected kernels."""
+        self.selected = names
+        self._candidates.clear()
+
+    def candidates(self, device_type: str, dtype: np.dtype) -> tuple[Kernel, ...]:
+        """The kernels for this device type and dtype, the preferred one first."""
+        key = (device_type, dtype)
+        found = self._candidates.get(key)
+        if found is None:
+            chosen = self.selected.get(device_type)
+            fitting = [k for k in self.kernels if device_type in k.devices and dtype in k.dtypes]
+            if chosen is not None:
+                fitting = [k for k in fitting if k.name == chosen]
+            found = self._candidates[key] = tuple(reversed(fitting))
+        return found
+
+    def choose(self, device_type: str, dtype: np.dtype, arrays: Sequence, attrs: dict) -> Kernel | None:
+        """The kernel to run on ``arrays``, or None for the reference."""
+        for kernel in self.candidates(device_type, dtype):
+            if kernel.when is None or kernel.when(*arrays, **attrs):
+                return kernel
+        return None
+
+
+_tables: dict[str, KernelTable] = {}
+
+
+def kernel_table(op: str) -> KernelTable:
+    """The table of the op named ``op``, made on first use."""
+    return _tables.setdefault(op, KernelTable(op))
+
+
+def parse_dtypes(dtypes: str | Sequence) -> tuple[np.dtype, ...]:
+    """``"f4 f8"``, or a sequence of dtypes, as a tuple of dtypes."""
+    return tuple(np.dtype(t) for t in (dtypes.split() if isinstance(dtypes, str) else dtypes))
+
+
+def run_kernel(kernel: Kernel, device: Device, arrays: Sequence, attrs: dict, specs: Sequence[Spec]) -> Any:
+    """Allocate the outputs that ``specs`` describes, run ``kernel``, return them (one, or a tuple)."""
+    xp = device.xp
+    if kernel.layout == "contiguous":
+        arrays = [xp.ascontiguousarray(a).reshape(a.shape) if _strided(a) else a for a in arrays]
+    elif kernel.layout == "broadcast":
+        shape = specs[0].shape
+        arrays = [_broadcast_contiguous(xp, a, shape, specs[0].dtype) for a in arrays]
+    if len(specs) == 1:
+        out = xp.empty(specs[0].shape, specs[0].dtype)
+        kernel.run(out, *arrays, **attrs)
+        return out
+    outs = tuple(xp.empty(spec.shape, spec.dtype) for spec in specs)
+    kernel.run(outs, *arrays, **attrs)
+    return outs
+
+
+def _strided(array: Any) -> bool:
+    return hasattr(array, "flags") and not array.flags.c_contiguous
+
+
+def _broadcast_contiguous(xp: Any, array: Any, shape: tuple, dtype: np.dtype) -> Any:
+    array = xp.asarray(array, dtype=dtype) if np.isscalar(array) else array
+    return array if array.shape == shape and not _strided(array) else xp.broadcast_to(array, shape).copy()
+
+
+# A deep-learning framework lets NaN and infinity flow, as the hardware does, where NumPy would warn.
+# np.errstate says so in 0.9 us; setting the context variable underneath takes 0.1 us, which counts beside an
+# addition of 0.3 us. `token = enter_quiet()` ... `leave_quiet(token)`.
+try:
+    from numpy._core.umath import _extobj_contextvar, _make_extobj
+
+    enter_quiet = functools.partial(_extobj_contextvar.set, _make_extobj(all="ignore"))
+    leave_quiet = _extobj_contextvar.reset
+except ImportError:  # a NumPy with other internals
+
+    def enter_quiet():
+        return np.seterr(all="ignore")
+
+    def leave_quiet(token):
+        np.seterr(**token)
+
+
+@contextlib.contextmanager
+def use_kernel(op: str, name: str, device: str | None = None) -> Iterator[None]:
+    """Run the op named ``op`` with the kernel called ``name`` inside this context.
+
+    Args:
+        op: an op's name, such as ``"matmul"``.
+        name: a kernel's name as :func:`list_kernels` shows it, or ``"reference"``.
+        device: a device type; by default every device that has a kernel of this name. Where the kernel
+            has no version for an input's dtype, the reference runs.
+
+    The selection holds for the whole process, not for one thread.
+
+    Raises:
+        ValueError: there is no such op or kernel; the message lists those there are.
+    """
+    table = _tables.get(op)
+    if table is None:
+        raise ValueError(f"use_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
+    if device is not None and device not in KINDS:
+        raise ValueError(f"use_kernel: unknown device type {device!r}, expected one of {', '.join(KINDS)}")
+    wanted = KINDS if device is None else (device,)
+    if name != REFERENCE:
+        having = {kind for k in table.kernels if k.name == name for kind in k.devices}
+        if not having & set(wanted):
+            on = "" if device is None else f" on {device!r}"
+            there = ", ".join(dict.fromkeys([k.name for k in table.kernels] + [REFERENCE]))
+            raise ValueError(f"use_kernel: {op!r} has no kernel {name!r}{on}; it has: {there}")
+        wanted = tuple(kind for kind in wanted if kind in having)
+    before = table.selected
+    table.select({**before, **dict.fromkeys(wanted, name)})
+    try:
+        yield
+    finally:
+        table.select(before)
+
+
+def get_kernel(op: str, device: str = "cpu", dtype: Any = np.float32) -> str:
+    """The name of the kernel that the op named ``op`` would run, conditions on its inputs aside."""
+    if op not in _tables:
+        raise ValueError(f"get_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
+    candidates = _tables[op].candidates(device, np.dtype(dtype))
+    return candidates[0].name if candidates else REFERENCE
+
+
+def list_kernels(op: str | None = None, device: str | None = None) -> list[Kernel]:
+    """All registered kernels, in the order of their ladders, of one op or device type if given."""
+    if op is not None and op not in _tables:
+        raise ValueError(
+            f"list_kernels: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}"
+        )
+    tables = [_tables[op]] if op is not None else [_tables[name] for name in sorted(_tables)]
+    return [k for table in tables for k in table.kernels if device is None or device in k.devices]
+
+
+def _with_kernels() -> list[str]:
+    return sorted(name for name, table in _tables.items() if table.kernels)

@@ -1,0 +1,9 @@
+"""The errors that callers may need to tell apart. Everything else is a ValueError or a TypeError."""
+
+from minigrad.kernels.errors import KernelCompileError, KernelLaunchError
+
+__all__ = ["DeviceError", "KernelCompileError", "KernelLaunchError"]
+
+
+class DeviceError(RuntimeError):
+    """A device is unknown or absent, or tensors of two devices met in one operation."""

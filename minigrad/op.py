@@ -1,0 +1,416 @@
+"""The op: a name, a reference in NumPy terms, a gradient in Tensor terms, and any number of kernels.
+
+minigrad's own operations are defined with what it hands to its users::
+
+    @mg.op
+    def swish(xp, x, *, beta=1.0):
+        return x / (1 + xp.exp(-beta * x))
+
+    @swish.grad
+    def _(g, y, x, *, beta):
+        s = mg.sigmoid(beta * x)
+        return g * (s + beta * x * s * (1 - s))
+
+    @swish.kernel("cpu", name="fused")
+    def _(out, x, *, beta):
+        my_extension.swish(out, x, beta)
+
+The reference's positional parameters after ``xp`` are the inputs (tensors, or Python scalars where the
+computation allows them), the keyword-only ones are attributes. Gradient rules compute with tensors, so the
+gradient of a gradient needs no rule of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any
+
+import numpy as np
+
+from minigrad import autograd
+from minigrad.autograd import Node, Variable, mode, version_cell, wrap
+from minigrad.devices import KINDS, cpu
+from minigrad.dispatch import (
+    LAYOUTS,
+    Kernel,
+    Spec,
+    kernel_table,
+    parse_dtypes,
+    enter_quiet,
+    leave_quiet,
+    run_kernel,
+)
+from minigrad.errors import DeviceError
+from minigrad.promotion import result_dtype
+
+__all__ = ["Op", "get_op", "op"]
+
+_ops: dict[str, Op] = {}
+_SCALARS = (float, int, bool)
+
+
+def get_op(name: str) -> Op:
+    """The op named ``name``; ValueError lists the names there are."""
+    try:
+        return _ops[name]
+    except KeyError:
+        raise ValueError(f"no op is named {name!r}; there are: {', '.join(sorted(_ops))}") from None
+
+
+def op(reference: Callable | None = None, *, name: str | None = None, **options: Any) -> Any:
+    """Decorator: make an :class:`Op` of a reference ``f(xp, *inputs, **attributes)``.
+
+    Args:
+        name: the op's name; by default the function's.
+        options: ``promote``, ``differentiable`` and ``view`` as in :class:`Op`.
+    """
+    if reference is None:
+        return lambda function: Op(function, name, **options)
+    return Op(reference, name, **options)
+
+
+class Op:
+    """An operation on tensors. Call it with tensors; see :func:`op` for how to make one.
+
+    Args:
+        reference: ``f(xp, *inputs, **attributes)`` on arrays of the module ``xp``; returns one array, or a
+            tuple of arrays. It is what runs where no kernel fits, and the oracle of every kernel.
+        name: the op's name, one for all that its kernels, errors and gradients are told by.
+        promote: bring all inputs to one dtype first, by PyTorch's rules (for arithmetic). Otherwise inputs
+            of different floating dtypes are an error.
+        differentiable: False for ops without a gradient, such as comparisons.
+        view: the output may show the first input's memory.
+    """
+
+    def __init__(
+        self,
+        reference: Callable,
+        name: str | None = None,
+        *,
+        promote: bool = False,
+        differentiable: bool = True,
+        view: bool = False,
+    ):
+        self.name = name or reference.__name__
+        self.reference = reference
+        self.promote = promote
+        self.differentiable = differentiable
+        self.view = view
+        self.__doc__ = reference.__doc__
+        self.kernels = kernel_table(self.name)
+        self._shape_rule: Callable | None = None
+        self._joint_rule: Callable | None = None
+        self._rules: dict[int, Callable] = {}
+        self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
+        self._read_signature()
+        _ops[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}({', '.join(self.inputs)})>"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As an attribute of a class, an op is a method."""
+        return self if instance is None else MethodType(self, instance)
+
+    def _read_signature(self) -> None:
+        parameters = list(inspect.signature(self.reference).parameters.values())
+        kinds = [p.kind for p in parameters]
+        if not parameters or kinds[0] not in (
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.POSITIONAL_ONLY,
+        ):
+            raise TypeError(f"op {self.name!r}: the reference's first parameter is the array module, `xp`")
+        inputs = parameters[1:]
+        self.variadic = inspect.Parameter.VAR_POSITIONAL in kinds
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        self.inputs = tuple(p.name for p in inputs if p.kind != keyword)
+        self.optional = sum(p.default is not p.empty for p in inputs if p.kind != keyword)
+        self.attributes = {p.name: p.default for p in inputs if p.kind == keyword}
+
+    def input_name(self, i: int) -> str:
+        return f"{self.inputs[0]}[{i}]" if self.variadic else self.inputs[i]
+
+    # ---- definition ------------------------------------------------------------------------------------
+
+    def grad(self, rule: Callable | None = None, **rules: Callable) -> Any:
+        """Define the gradient: ``rule(g, y, *inputs, **attributes)``, on tensors.
+
+        ``g`` is the gradient of the output ``y`` (tuples, if there are several outputs). There are two
+        forms. As a decorator, the rule returns one gradient per input: a tuple, or a single tensor where
+        there is one input; None means no gradient. With keywords, each input has a rule of its own, which
+        runs only if that input needs a gradient::
+
+            mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
+
+        What a rule does not need is not kept for it: a parameter whose name starts with an underscore
+        arrives as a :class:`~minigrad.dispatch.Spec` (shape and dtype only).
+        """
+        if rule is not None:
+            self._joint_rule = rule
+            self._saves.clear()
+            return rule
+        for name, one in rules.items():
+            if name not in self.inputs:
+                raise ValueError(f"op {self.name!r} has no input {name!r}; it has: {', '.join(self.inputs)}")
+            self._rules[self.inputs.index(name)] = one
+        self._saves.clear()
+        return self
+
+    def shape(self, rule: Callable) -> Callable:
+        """Decorator: ``rule(*inputs, **attributes)`` gives the output's shape, and refuses bad inputs.
+
+        It is called with arrays before the reference or a kernel runs, and raises what the user will see.
+        It returns a shape (the dtype is then the first input's), a :class:`Spec`, or for several outputs a
+        list of them. Without it, outputs have the shape that the inputs broadcast to.
+        """
+        self._shape_rule = rule
+        return rule
+
+    def kernel(
+        self,
+        *devices: str,
+        name: str | None = None,
+        dtypes: str | Sequence = "f4 f8",
+        layout: str = "contiguous",
+        when: Callable[..., bool] | None = None,
+    ) -> Callable:
+        """Decorator: register ``run(out, *inputs, **attributes)`` as a kernel of this op.
+
+        Args:
+            devices: device types: ``"cpu"``, ``"cuda"``, ``"sim"``.
+            name: its name on the ladder; by default the function's.
+            dtypes: dtypes of the first array input that it accepts, as NumPy codes or dtypes.
+            layout: ``"contiguous"``, ``"strided"`` or ``"broadcast"``: see :mod:`minigrad.dispatch`.
+            when: ``when(*inputs, **attributes)`` on arrays; the kernel runs only where it is true.
+
+        The last kernel registered is preferred. The first line of its docstring is shown in listings.
+        """
+        if not devices or set(devices) - set(KINDS):
+            raise ValueError(f"op {self.name!r}: a kernel's devices are among {KINDS}, got {devices}")
+        if layout not in LAYOUTS:
+            raise ValueError(f"op {self.name!r}: a kernel's layout is one of {LAYOUTS}, got {layout!r}")
+
+        def register(run: Callable) -> Callable:
+            summary = (inspect.getdoc(run) or "").partition("\n")[0]
+            own = name or getattr(run, "__name__", "kernel")
+            self.kernels.add(
+                Kernel(self.name, own, devices, parse_dtypes(dtypes), run, layout, when, summary)
+            )
+            return run
+
+        return register
+
+    # ---- application -----------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **attrs: Any) -> Any:
+        if attrs.keys() != self.attributes.keys():
+            attrs = self._complete(attrs)
+        if len(args) != len(self.inputs) and not self.variadic:
+            args = self._complete_inputs(args)
+
+        arrays, device, dtype, needs, plain, mixed = [], None, None, 0, False, False
+        for i, arg in enumerate(args):
+            if isinstance(arg, Variable):
+                array = arg._array
+                arrays.append(array)
+                if device is None:
+                    device = arg.device
+                    dtype = array.dtype
+                elif arg.device is not device:
+                    raise self._device_error(args)
+                elif array.dtype is not dtype:
+                    mixed = True
+                if arg.requires_grad:
+                    needs |= 1 << i
+            else:
+                arrays.append(arg)
+                plain = plain or arg is not None
+        if mixed or device is None or (plain and (dtype.kind != "f" or not self._plain_scalars(args))):
+            harmonised = self._harmonise(args, device)
+            if harmonised is not None:
+                return self(*harmonised, **attrs)
+            if device is None:
+                device, dtype = cpu, np.dtype(type(arrays[0]))
+
+        if device.index:
+            with device.active():
+                results = self._compute(device, dtype, arrays, attrs)
+        else:
+            results = self._compute(device, dtype, arrays, attrs)
+
+        several = isinstance(results, (tuple, list))
+        outputs = [wrap(array, device) for array in (results if several else (results,))]
+        if self.view and outputs[0]._array.base is not None:
+            outputs[0]._version = version_cell(args[0])
+            outputs[0]._is_view = True
+        if mode.anomaly:
+            autograd.check_outputs(self, arrays, [out._array for out in outputs])
+        if needs and self.differentiable and mode.grad:
+            save_inputs, save_outputs = self._saves.get(needs) or self._what_to_save(needs, len(args))
+            Node(self, attrs, device, needs, args, outputs, save_inputs, save_outputs)
+        return tuple(outputs) if several else outputs[0]
+
+    def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
+        """Run the chosen kernel, or the reference, on arrays."""
+        specs = None
+        if self._shape_rule is not None:
+            specs = self._specs(self._shape_rule(*arrays, **attrs), dtype)
+        if self.kernels.kernels:
+            kernel = self.kernels.choose(device.type, dtype, arrays, attrs)
+            if kernel is not None:
+                if specs is None:
+                    specs = [self._broadcast_spec(arrays, dtype)]
+                return run_kernel(kernel, device, arrays, attrs, specs)
+        quiet = enter_quiet()
+        try:
+            result = self.reference(device.xp, *arrays, **attrs)
+        finally:
+            leave_quiet(quiet)
+        if isinstance(result, (tuple, list)):
+            return tuple(device.xp.asarray(r) for r in result)
+        if type(result) is not device.xp.ndarray:
+            result = device.xp.asarray(result)
+        if specs is not None and result.shape != specs[0].shape:
+            raise RuntimeError(
+                f"op {self.name!r}: the reference returned shape {result.shape}, "
+                f"its shape rule says {specs[0].shape}"
+            )
+        return result
+
+    @staticmethod
+    def _specs(rule_result: Any, dtype: np.dtype) -> list[Spec]:
+        if isinstance(rule_result, Spec):
+            return [rule_result]
+        if isinstance(rule_result, list):
+            return [r if isinstance(r, Spec) else Spec(tuple(r), dtype) for r in rule_result]
+        return [Spec(tuple(rule_result), dtype)]
+
+    def _broadcast_spec(self, arrays: Sequence, dtype: np.dtype) -> Spec:
+        shapes = [a.shape for a in arrays if hasattr(a, "shape")]
+        return Spec(shapes[0] if len(shapes) == 1 else np.broadcast_shapes(*shapes), dtype)
+
+    # ---- the gradient ----------------------------------------------------------------------------------
+
+    def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needs: int) -> Sequence:
+        """For each input whose bit is set in ``needs`` its gradient, for the others None."""
+        if self._joint_rule is not None:
+            found = self._joint_rule(g, y, *inputs, **attrs)
+            if not isinstance(found, (tuple, list)):
+                found = (found,)
+            if len(found) != len(inputs):
+                raise RuntimeError(
+                    f"the gradient of {self.name!r} returned {len(found)} values for {len(inputs)} inputs"
+                )
+            found = [f if needs >> i & 1 else None for i, f in enumerate(found)]
+        else:
+            rules = self._rules
+            found = [
+                rules[i](g, y, *inputs, **attrs) if needs >> i & 1 and i in rules else None
+                for i in range(len(inputs))
+            ]
+        for i, f in enumerate(found):
+            if f is None and needs >> i & 1:
+                raise RuntimeError(
+                    f"op {self.name!r} has no gradient for its input {self.input_name(i)!r}: define one with "
+                    f"@{self.name}.grad, or pass the input through detach()"
+                )
+        return found
+
+    def _what_to_save(self, needs: int, count: int) -> tuple[tuple[bool, ...], bool]:
+        """Which inputs, and whether the outputs, the rules for the inputs in ``needs`` look at."""
+        if self._joint_rule is not None:
+            rules = [self._joint_rule]
+        else:
+            rules = [rule for i, rule in self._rules.items() if needs >> i & 1]
+        save_inputs, save_outputs = [False] * count, False
+        for rule in rules:
+            names = [
+                (p.name, p.kind == p.VAR_POSITIONAL)
+                for p in inspect.signature(rule).parameters.values()
+                if p.kind != p.KEYWORD_ONLY and p.kind != p.VAR_KEYWORD
+            ]
+            positional = [name for name, star in names if not star]
+            star = next((name for name, is_star in names if is_star), "_")
+            wanted = positional + [star] * (count + 2 - len(positional))
+            save_outputs = save_outputs or not wanted[1].startswith("_")
+            save_inputs = [s or not w.startswith("_") for s, w in zip(save_inputs, wanted[2:], strict=False)]
+        saves = tuple(save_inputs), save_outputs
+        if not self.variadic:
+            self._saves[needs] = saves
+        return saves
+
+    # ---- the less common paths of a call ---------------------------------------------------------------
+
+    def _complete(self, attrs: dict) -> dict:
+        complete = {**self.attributes, **attrs}
+        unknown = [name for name in attrs if name not in self.attributes]
+        missing = [name for name, value in complete.items() if value is inspect.Parameter.empty]
+        if unknown or missing:
+            what = f"has no attribute {unknown[0]!r}" if unknown else f"needs the attribute {missing[0]!r}"
+            raise TypeError(
+                f"op {self.name!r} {what}; its attributes: {', '.join(self.attributes) or 'none'}"
+            )
+        return complete
+
+    def _complete_inputs(self, args: tuple) -> tuple:
+        lacking = len(self.inputs) - len(args)
+        if 0 <= lacking <= self.optional:
+            return args + (None,) * lacking
+        expected = str(len(self.inputs))
+        if self.optional:
+            expected = f"{len(self.inputs) - self.optional} to {expected}"
+        raise TypeError(
+            f"op {self.name!r} takes {expected} inputs ({', '.join(self.inputs)}), got {len(args)}"
+        )
+
+    def _plain_scalars(self, args: tuple) -> bool:
+        return all(isinstance(a, Variable) or a is None or type(a) in _SCALARS for a in args)
+
+    def _harmonise(self, args: tuple, device: Any) -> tuple | None:
+        """``args`` with arrays made tensors, and brought to one dtype; None if there was nothing to do."""
+        device = device or cpu
+        changed = [self._as_input(a, device) for a in args]
+        if self.promote:
+            dtype = result_dtype(a if a is None or type(a) in _SCALARS else a._array for a in changed)
+            cast = _ops["cast"]
+            changed = [
+                cast(a, dtype=dtype) if isinstance(a, Variable) and a._array.dtype != dtype else a
+                for a in changed
+            ]
+            if all(type(a) in _SCALARS for a in changed):
+                changed[0] = wrap(device.from_numpy(np.asarray(changed[0], dtype)), device)
+        else:
+            self._check_one_float(changed)
+            if all(type(a) in _SCALARS for a in changed):
+                changed[0] = wrap(
+                    device.from_numpy(np.asarray(changed[0], result_dtype(changed[:1]))), device
+                )
+        return None if all(a is b for a, b in zip(args, changed, strict=True)) else tuple(changed)
+
+    def _as_input(self, arg: Any, device: Any) -> Any:
+        """A tensor, a Python scalar or None as it is; a NumPy scalar as a Python one; an array as a tensor."""
+        if isinstance(arg, Variable) or arg is None or type(arg) in _SCALARS:
+            return arg
+        if isinstance(arg, np.generic) and arg.dtype.kind in "fiub":
+            return arg.item()
+        if isinstance(arg, (np.ndarray, list, tuple)) and device.type != "cuda":
+            array = np.asarray(arg)
+            if array.dtype.kind in "fiub":
+                return wrap(array, device)
+        raise TypeError(
+            f"op {self.name!r}: expected a tensor or a number, got {type(arg).__name__}: {arg!r:.60}"
+        )
+
+    def _check_one_float(self, args: Sequence) -> None:
+        dtypes = [(i, a.dtype) for i, a in enumerate(args) if isinstance(a, Variable) and a.dtype.kind == "f"]
+        if len({t for _, t in dtypes}) > 1:
+            found = ", ".join(f"{self.input_name(i)} is {t}" for i, t in dtypes)
+            raise TypeError(f"{self.name}: inputs of different dtypes ({found}); convert one with .to(dtype)")
+
+    def _device_error(self, args: tuple) -> DeviceError:
+        places = ", ".join(
+            f"{self.input_name(i)} on {a.device}" for i, a in enumerate(args) if isinstance(a, Variable)
+        )
+        return DeviceError(f"{self.name}: tensors of different devices ({places}); move one with .to(device)")

@@ -1,0 +1,191 @@
+"""Two-dimensional convolution and its two gradients, three ops whose gradients are each other.
+
+All arrays are NCHW: x (N, C, H, W), weight (O, C / groups, KH, KW), output (N, O, OH, OW). The convolution
+is linear in x and in the weight, so the gradient for one is linear in the other and in the output's
+gradient: differentiating any of the three ops gives the other two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import Op, op
+from minigrad.ops.reduce import sum
+from minigrad.ops.windows import output_size, pair, windows
+
+# ---- the three ops ----------------------------------------------------------------------------------------
+
+
+@op(name="conv2d")
+def _conv2d(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
+    view = windows(xp, x, weight.shape[2:], stride, padding, dilation)
+    n, c, oh, ow, kh, kw = view.shape
+    view = view.reshape(n, groups, c // groups, oh, ow, kh, kw)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    out = xp.einsum("ngchwij,gocij->ngohw", view, grouped, optimize=True).reshape(n, -1, oh, ow)
+    return out if bias is None else out + bias[:, None, None]
+
+
+@op
+def conv2d_input_grad(xp, g, weight, *, input_size, stride, padding, dilation, groups):
+    """The gradient of conv2d for its input of size (H, W) ``input_size``."""
+    (n, o, oh, ow), (_, c, kh, kw) = g.shape, weight.shape
+    (h, w), (sh, sw), (ph, pw), (dh, dw) = input_size, stride, padding, dilation
+    padded = xp.zeros((n, groups, c, h + 2 * ph, w + 2 * pw), g.dtype)
+    g = g.reshape(n, groups, o // groups, oh, ow)
+    weight = weight.reshape(groups, o // groups, c, kh, kw)
+    for i in range(kh):
+        for j in range(kw):
+            rows = slice(i * dh, i * dh + sh * (oh - 1) + 1, sh)
+            columns = slice(j * dw, j * dw + sw * (ow - 1) + 1, sw)
+            padded[..., rows, columns] += xp.einsum("ngohw,goc->ngchw", g, weight[..., i, j], optimize=True)
+    return padded.reshape(n, groups * c, *padded.shape[-2:])[:, :, ph : ph + h, pw : pw + w]
+
+
+@op
+def conv2d_weight_grad(xp, g, x, *, kernel_size, stride, padding, dilation, groups):
+    """The gradient of conv2d for its weight, whose kernels have size (KH, KW) ``kernel_size``."""
+    view = windows(xp, x, kernel_size, stride, padding, dilation)
+    n, c, oh, ow, kh, kw = view.shape
+    view = view.reshape(n, groups, c // groups, oh, ow, kh, kw)
+    g = g.reshape(n, groups, -1, oh, ow)
+    grad = xp.einsum("ngohw,ngchwij->gocij", g, view, optimize=True)
+    return grad.reshape(-1, c // groups, kh, kw)
+
+
+def _options(attrs: dict) -> dict:
+    return {name: attrs[name] for name in ("stride", "padding", "dilation", "groups")}
+
+
+_conv2d.grad(
+    x=lambda g, _y, _x, weight, _bias, **attrs: conv2d_input_grad(
+        g, weight, input_size=_x.shape[2:], **_options(attrs)
+    ),
+    weight=lambda g, _y, x, _weight, _bias, **attrs: conv2d_weight_grad(
+        g, x, kernel_size=_weight.shape[2:], **_options(attrs)
+    ),
+    bias=lambda g, _y, _x, _weight, _bias, **attrs: sum(g, (0, 2, 3)),
+)
+conv2d_input_grad.grad(
+    g=lambda gg, _y, _g, weight, **attrs: _conv2d(gg, weight, None, **_options(attrs)),
+    weight=lambda gg, _y, g, _weight, **attrs: conv2d_weight_grad(
+        g, gg, kernel_size=_weight.shape[2:], **_options(attrs)
+    ),
+)
+conv2d_weight_grad.grad(
+    g=lambda gg, _y, _g, x, **attrs: _conv2d(x, gg, None, **_options(attrs)),
+    x=lambda gg, _y, g, _x, **attrs: conv2d_input_grad(g, gg, input_size=_x.shape[2:], **_options(attrs)),
+)
+
+
+@_conv2d.shape
+def _(x, weight, bias, *, stride, padding, dilation, groups):
+    oh, ow = output_size("conv2d", x.shape, weight.shape[2:], stride, padding, dilation)
+    return x.shape[0], weight.shape[0], oh, ow
+
+
+@conv2d_input_grad.shape
+def _(g, weight, *, input_size, stride, padding, dilation, groups):
+    return g.shape[0], weight.shape[1] * groups, *input_size
+
+
+@conv2d_weight_grad.shape
+def _(g, x, *, kernel_size, stride, padding, dilation, groups):
+    return g.shape[1], x.shape[1] // groups, *kernel_size
+
+
+# ---- the function -----------------------------------------------------------------------------------------
+
+
+def conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Any:
+    """The cross-correlation of ``input`` with ``weight``, plus ``bias``.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) for a single image.
+        weight: (O, C / groups, KH, KW).
+        bias: (O,), or None.
+        stride, padding, dilation: one number, or (vertical, horizontal). ``padding`` is in zeros on each
+            side; ``"valid"`` means 0, and ``"same"`` keeps the size (stride 1, odd dilated kernels).
+        groups: channels are split into so many groups that do not see one another.
+
+    Returns:
+        (N, O, OH, OW) with OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1, or (O, OH, OW).
+
+    Raises:
+        ValueError: shapes or options do not fit; TypeError: dtypes differ.
+    """
+    if input.ndim == 3:
+        batch = conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups)
+        return batch.squeeze(0)
+    _check_shapes(input, weight, bias, groups)
+    stride = pair("conv2d", "stride", stride, 1)
+    dilation = pair("conv2d", "dilation", dilation, 1)
+    padding = _padding(padding, weight.shape[2:], stride, dilation)
+    return _conv2d(input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def _check_shapes(x: Any, weight: Any, bias: Any, groups: int) -> None:
+    shapes = f"(input shape {x.shape}, weight shape {weight.shape}, groups {groups})"
+    if x.ndim != 4 or weight.ndim != 4:
+        raise ValueError(f"conv2d: input and weight need 4 dimensions {shapes}")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"conv2d: groups must be at least 1, got {groups!r}")
+    if weight.shape[0] % groups:
+        raise ValueError(
+            f"conv2d: {weight.shape[0]} output channels cannot be split into {groups} groups {shapes}"
+        )
+    if x.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"conv2d: weight expects {weight.shape[1] * groups} input channels, input has {x.shape[1]} {shapes}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"conv2d: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+
+
+def _padding(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> tuple[int, int]:
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        if stride != (1, 1) or any(r % 2 for r in reach):
+            raise ValueError(
+                f"conv2d: padding 'same' needs stride 1 and an odd dilated kernel, got stride {stride}, "
+                f"kernel {kernel}, dilation {dilation}"
+            )
+        return reach[0] // 2, reach[1] // 2
+    if isinstance(padding, str):
+        raise ValueError(f"conv2d: padding is a number, a pair, 'valid' or 'same', got {padding!r}")
+    return pair("conv2d", "padding", padding, 0)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _register(target: Op, device: tuple[str, ...], name: str, run: Any) -> None:
+    threads = (lambda: (get_num_threads(),)) if device == ("cpu",) else tuple
+
+    def kernel(out, *arrays, stride, padding, dilation, groups, **sizes):
+        run(out, *arrays, *stride, *padding, *dilation, groups, *threads())
+
+    kernel.__doc__ = run.__doc__
+    target.kernel(*device, name=name)(kernel)
+
+
+for _op, _prefix in (
+    (_conv2d, "forward"),
+    (conv2d_input_grad, "input_grad"),
+    (conv2d_weight_grad, "weight_grad"),
+):
+    for _rung in ("direct", "im2col", "implicit_gemm"):
+        _register(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_prefix}_{_rung}"))
+    _register(_op, ("cuda", "sim"), "direct", getattr(cuda.conv2d, _prefix))

@@ -1,0 +1,329 @@
+"""Elementwise ops: arithmetic, functions of one variable, comparisons, selection.
+
+Each op stands with its gradient. In a rule ``g`` is the gradient of the output ``z``; names that start with
+an underscore are not kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import Variable, wrap
+from minigrad.op import Op, op
+from minigrad.promotion import get_default_dtype, result_dtype
+
+# ---- arithmetic -----------------------------------------------------------------------------------------
+
+
+@op(promote=True)
+def add(xp, x, y):
+    return xp.add(x, y)
+
+
+add.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: g)
+
+
+@op(promote=True)
+def sub(xp, x, y):
+    return xp.subtract(x, y)
+
+
+sub.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: -g)
+
+
+@op(promote=True)
+def mul(xp, x, y):
+    return xp.multiply(x, y)
+
+
+mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
+
+
+@op(promote=True, name="div")
+def _div(xp, x, y):
+    return xp.true_divide(x, y)
+
+
+_div.grad(x=lambda g, _z, _x, y: g / y, y=lambda g, _z, x, y: -g * x / (y * y))
+
+
+def div(x: Any, y: Any) -> Any:
+    """``x / y``. Integers are divided in the default floating dtype."""
+    return _div(floating(x), y)
+
+
+@op(promote=True, differentiable=False)
+def floor_divide(xp, x, y):
+    return xp.floor_divide(x, y)
+
+
+@op(promote=True)
+def remainder(xp, x, y):
+    return xp.remainder(x, y)
+
+
+remainder.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, x, y: -g * floor_divide(x, y))
+
+
+@op
+def neg(xp, x):
+    return xp.negative(x)
+
+
+neg.grad(x=lambda g, _z, _x: -g)
+
+
+@op(promote=True)
+def pow(xp, x, y):
+    if isinstance(y, (int, float)) and y == 2:
+        return xp.multiply(x, x)
+    return xp.power(x, y)
+
+
+def _pow_base_grad(g, _z, x, y):
+    if isinstance(y, (int, float)):
+        return g * (x * 2.0 if y == 2 else y * x ** (y - 1)) if y != 0 else zeros_like(g)
+    return g * where(y == 0, 0.0, y * x ** (y - 1))
+
+
+def _pow_exponent_grad(g, z, x, y):
+    if isinstance(x, (int, float)):
+        return g * z * (math.log(x) if x > 0 else -math.inf if x == 0 else math.nan)
+    return g * where((x == 0) & (y >= 0), 0.0, z * log(x))
+
+
+pow.grad(x=_pow_base_grad, y=_pow_exponent_grad)
+
+
+@op(promote=True)
+def maximum(xp, x, y):
+    return xp.maximum(x, y)
+
+
+@op(promote=True)
+def minimum(xp, x, y):
+    return xp.minimum(x, y)
+
+
+def _share(g, win, tie):
+    """The gradient of a maximum or minimum: all of it to the winner, half of it at a tie."""
+    return g * where(tie, 0.5, cast(win, dtype=g.dtype))
+
+
+maximum.grad(
+    x=lambda g, _z, x, y: _share(g, x > y, x == y),
+    y=lambda g, _z, x, y: _share(g, y > x, x == y),
+)
+minimum.grad(
+    x=lambda g, _z, x, y: _share(g, x < y, x == y),
+    y=lambda g, _z, x, y: _share(g, y < x, x == y),
+)
+
+
+@op
+def cast(xp, x, *, dtype):
+    """``x`` converted to ``dtype``."""
+    return x.astype(dtype)
+
+
+cast.grad(x=lambda g, _z, _x, *, dtype: cast(g, dtype=_x.dtype))
+
+
+@op
+def clone(xp, x):
+    """A copy of ``x``."""
+    return xp.array(x, copy=True, order="C")
+
+
+clone.grad(x=lambda g, _z, _x: g)
+
+
+# ---- functions of one variable --------------------------------------------------------------------------
+
+
+def _function(name: str, numpy_name: str, gradient) -> Any:
+    """An op that is a NumPy function of one variable; integers are taken as the default floating dtype."""
+
+    def reference(xp, x):
+        return getattr(xp, numpy_name)(x)
+
+    made = Op(reference, name)
+    made.grad(x=gradient)
+
+    def function(x):
+        return made(floating(x))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"The {name} of each element."
+    return function
+
+
+exp = _function("exp", "exp", lambda g, z, _x: g * z)
+expm1 = _function("expm1", "expm1", lambda g, z, _x: g * (z + 1.0))
+log = _function("log", "log", lambda g, _z, x: g / x)
+log1p = _function("log1p", "log1p", lambda g, _z, x: g / (x + 1.0))
+log2 = _function("log2", "log2", lambda g, _z, x: g / (x * math.log(2.0)))
+log10 = _function("log10", "log10", lambda g, _z, x: g / (x * math.log(10.0)))
+sqrt = _function("sqrt", "sqrt", lambda g, z, _x: g / (z * 2.0))
+sin = _function("sin", "sin", lambda g, _z, x: g * cos(x))
+cos = _function("cos", "cos", lambda g, _z, x: -g * sin(x))
+tan = _function("tan", "tan", lambda g, z, _x: g * (z * z + 1.0))
+arcsin = asin = _function("asin", "arcsin", lambda g, _z, x: g / sqrt(1.0 - x * x))
+arccos = acos = _function("acos", "arccos", lambda g, _z, x: -g / sqrt(1.0 - x * x))
+arctan = atan = _function("atan", "arctan", lambda g, _z, x: g / (x * x + 1.0))
+sinh = _function("sinh", "sinh", lambda g, _z, x: g * cosh(x))
+cosh = _function("cosh", "cosh", lambda g, _z, x: g * sinh(x))
+floor = _function("floor", "floor", lambda g, _z, _x: zeros_like(g))
+ceil = _function("ceil", "ceil", lambda g, _z, _x: zeros_like(g))
+round = _function("round", "round", lambda g, _z, _x: zeros_like(g))
+trunc = _function("trunc", "trunc", lambda g, _z, _x: zeros_like(g))
+
+
+@op
+def abs(xp, x):
+    return xp.abs(x)
+
+
+abs.grad(x=lambda g, _z, x: g * sign(x))
+
+
+@op
+def sign(xp, x):
+    return xp.sign(x)
+
+
+sign.grad(x=lambda g, _z, _x: zeros_like(g))
+
+
+@op
+def square(xp, x):
+    return xp.multiply(x, x)
+
+
+square.grad(x=lambda g, _z, x: g * (x * 2.0))
+
+
+def zeros_like(x: Any) -> Any:
+    """Zeros of ``x``'s shape, dtype and device."""
+    with x.device.active():
+        return wrap(x.device.xp.zeros(x.shape, x.dtype), x.device)
+
+
+def reciprocal(x: Any) -> Any:
+    """``1 / x``."""
+    return div(1.0, x)
+
+
+def rsqrt(x: Any) -> Any:
+    """``1 / sqrt(x)``."""
+    return div(1.0, sqrt(x))
+
+
+@op(name="erf")
+def _erf(xp, x):
+    if xp is np:  # NumPy has no erf
+        return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
+    from cupyx.scipy.special import erf
+
+    return erf(x)
+
+
+_erf.grad(x=lambda g, _z, x: g * (exp(-x * x) * (2.0 / math.sqrt(math.pi))))
+
+
+def erf(x: Any) -> Any:
+    """The error function of each element."""
+    return _erf(floating(x))
+
+
+# ---- comparison and logic ---------------------------------------------------------------------------------
+
+
+def _comparison(name: str, numpy_name: str) -> Op:
+    def reference(xp, x, y):
+        return getattr(xp, numpy_name)(x, y)
+
+    return Op(reference, name, promote=True, differentiable=False)
+
+
+eq = _comparison("eq", "equal")
+ne = _comparison("ne", "not_equal")
+lt = _comparison("lt", "less")
+le = _comparison("le", "less_equal")
+gt = _comparison("gt", "greater")
+ge = _comparison("ge", "greater_equal")
+logical_and = _comparison("logical_and", "logical_and")
+logical_or = _comparison("logical_or", "logical_or")
+logical_xor = _comparison("logical_xor", "logical_xor")
+bitwise_and = _comparison("bitwise_and", "bitwise_and")
+bitwise_or = _comparison("bitwise_or", "bitwise_or")
+bitwise_xor = _comparison("bitwise_xor", "bitwise_xor")
+
+
+def _predicate(name: str, numpy_name: str) -> Op:
+    def reference(xp, x):
+        return getattr(xp, numpy_name)(x)
+
+    return Op(reference, name, differentiable=False)
+
+
+logical_not = _predicate("logical_not", "logical_not")
+bitwise_not = _predicate("bitwise_not", "invert")
+isnan = _predicate("isnan", "isnan")
+isinf = _predicate("isinf", "isinf")
+isfinite = _predicate("isfinite", "isfinite")
+
+
+# ---- selection --------------------------------------------------------------------------------------------
+
+
+@op(name="where")
+def _where(xp, condition, x, y):
+    return xp.where(condition, x, y)
+
+
+_where.grad(
+    x=lambda g, _z, condition, _x, _y: _where(condition, g, 0.0),
+    y=lambda g, _z, condition, _x, _y: _where(condition, 0.0, g),
+)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """``x`` where ``condition`` (a bool tensor) is true, ``y`` elsewhere; all three broadcast."""
+    if condition.dtype != np.bool_:
+        raise TypeError(f"where: condition must be a bool tensor, got {condition.dtype}")
+    dtype = result_dtype(getattr(v, "_array", v) for v in (x, y))
+    return _where(condition, *(as_dtype(v, dtype, condition.device) for v in (x, y)))
+
+
+@op
+def clamp(xp, x, *, min=None, max=None):
+    """Each element limited to [min, max]; NaN stays NaN."""
+    return xp.clip(x, min, max)
+
+
+@clamp.grad
+def _(g, _y, x, *, min, max):
+    inside = True
+    if min is not None:
+        inside = x >= min
+    if max is not None:
+        inside = (x <= max) & inside if min is not None else x <= max
+    return _where(inside, g, 0.0)
+
+
+def floating(x: Any) -> Any:
+    """``x``, converted to the default floating dtype if it is a tensor of integers or bools."""
+    dtype = getattr(x, "dtype", None)
+    return x if dtype is None or dtype.kind == "f" else cast(x, dtype=get_default_dtype())
+
+
+def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
+    """A tensor in ``dtype``; a Python number as a 0-d tensor of it."""
+    if isinstance(value, Variable):
+        return value if value.dtype == dtype else cast(value, dtype=dtype)
+    with device.active():
+        return wrap(device.xp.asarray(value, dtype), device)

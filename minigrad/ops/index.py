@@ -1,0 +1,120 @@
+"""Indexing: ``x[index]`` with everything that NumPy takes, writing into it, and gathering along an axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import Variable
+from minigrad.op import op
+
+
+def raw_index(index: Any) -> Any:
+    """An index in which tensors have been replaced by their arrays."""
+    if isinstance(index, tuple):
+        return tuple(raw_index(part) for part in index)
+    if isinstance(index, Variable):
+        if index.dtype.kind == "f":
+            raise TypeError(f"index: tensors used as an index must be integer or bool, got {index.dtype}")
+        return index._array
+    return index
+
+
+def _is_basic(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(
+        part is None
+        or part is Ellipsis
+        or isinstance(part, (slice, int, np.integer))
+        and not isinstance(part, bool)
+        for part in parts
+    )
+
+
+@op(view=True)
+def getitem(xp, x, *, index):
+    return x[index]
+
+
+@op
+def scatter_index(xp, g, *, index, shape):
+    """Zeros of ``shape`` to which ``g`` is added at ``index``; an element indexed twice gets both."""
+    out = xp.zeros(shape, g.dtype)
+    if _is_basic(index):
+        out[index] = g
+    elif xp is np:
+        np.add.at(out, index, g)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(out, index, g)
+    return out
+
+
+getitem.grad(x=lambda g, _y, _x, *, index: scatter_index(g, index=index, shape=_x.shape))
+scatter_index.grad(g=lambda gg, _y, _g, *, index, shape: getitem(gg, index=index))
+
+
+@op
+def setitem(xp, x, value, *, index):
+    """``x`` with ``value`` written at ``index``, in x's own memory."""
+    x[index] = value
+    return x
+
+
+def _zeroed_at(g: Any, index: Any) -> Any:
+    mask = g.device.xp.ones(g.shape, g.dtype)
+    mask[index] = 0
+    from minigrad.autograd import wrap
+
+    return g * wrap(mask, g.device)
+
+
+setitem.grad(
+    x=lambda g, _y, _x, _value, *, index: _zeroed_at(g, index),
+    value=lambda g, _y, _x, _value, *, index: getitem(g, index=index),
+)
+
+
+@op(name="take_along_dim")
+def _take_along_dim(xp, x, indices, *, dim):
+    return xp.take_along_axis(x, indices, axis=dim)
+
+
+@op
+def put_along_dim(xp, g, indices, *, dim, shape):
+    """Zeros of ``shape`` to which ``g`` is added at ``indices`` along ``dim``: the adjoint of taking."""
+    out = xp.zeros(shape, g.dtype)
+    grid = list(xp.ogrid[tuple(slice(n) for n in indices.shape)])
+    grid[dim] = indices
+    if xp is np:
+        np.add.at(out, tuple(grid), g)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(out, tuple(grid), g)
+    return out
+
+
+_take_along_dim.grad(x=lambda g, _y, _x, indices, *, dim: put_along_dim(g, indices, dim=dim, shape=_x.shape))
+put_along_dim.grad(g=lambda gg, _y, _g, indices, *, dim, shape: _take_along_dim(gg, indices, dim=dim))
+
+
+def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
+    """``y[i][j][k] = x[i][indices[i][j][k]][k]`` for dim = 1, and so on; shapes agree except along ``dim``."""
+    if x.ndim == 0:
+        return x
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"take_along_dim: indices must be integers, got {indices.dtype}")
+    if indices.ndim != x.ndim:
+        raise ValueError(f"take_along_dim: indices of shape {indices.shape} for a tensor of shape {x.shape}")
+    return _take_along_dim(x, indices, dim=dim % x.ndim)
+
+
+def gather(x: Any, dim: int, index: Any) -> Any:
+    """PyTorch's name and argument order for :func:`take_along_dim`; ``index`` may be smaller elsewhere."""
+    if x.ndim and index.ndim == x.ndim:
+        window = tuple(slice(None) if d == dim % x.ndim else slice(n) for d, n in enumerate(index.shape))
+        x = getitem(x, index=window)
+    return take_along_dim(x, index, dim)

@@ -1,0 +1,100 @@
+"""Matrix multiplication, with NumPy's rules for vectors and for broadcasting over batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import op
+from minigrad.ops.shape import permute, reshape, unsqueeze
+
+
+@op
+def matmul(xp, a, b):
+    """(..., M, K) @ (..., K, N) -> (..., M, N); the leading dimensions broadcast."""
+    return xp.matmul(a, b)
+
+
+def _transposed(x: Any) -> Any:
+    return permute(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+matmul.grad(
+    a=lambda g, _y, _a, b: matmul(g, _transposed(b)),
+    b=lambda g, _y, a, _b: matmul(_transposed(a), g),
+)
+
+
+@matmul.shape
+def _(a, b):
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f"matmul: the last size of the first tensor (shape {a.shape}) must equal the last but one of the "
+            f"second (shape {b.shape}): {a.shape[-1]} is not {b.shape[-2]}"
+        )
+    if a.ndim == b.ndim == 2:
+        return a.shape[0], b.shape[1]
+    try:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"matmul: the batch dimensions of {a.shape} and {b.shape} do not broadcast"
+        ) from None
+    return *batch, a.shape[-2], b.shape[-1]
+
+
+def apply(a: Any, b: Any) -> Any:
+    """``a @ b`` for tensors of one or more dimensions; a vector is a row on the left, a column on the right."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError(
+            f"matmul: both tensors need at least one dimension, got shapes {a.shape} and {b.shape}"
+        )
+    if a.ndim == 1:
+        product = apply(unsqueeze(a, 0), b)
+        return reshape(
+            product, product.shape[:-1] if b.ndim == 1 else (*product.shape[:-2], product.shape[-1])
+        )
+    if b.ndim == 1:
+        product = apply(a, unsqueeze(b, 1))
+        return reshape(product, product.shape[:-1])
+    if b.ndim == 2 and a.ndim > 2 and a.shape[-1] == b.shape[0] and a._array.flags.c_contiguous:
+        rows = reshape(a, (int(np.prod(a.shape[:-1])), a.shape[-1]))  # one large product, not a batch
+        return reshape(matmul(rows, b), (*a.shape[:-1], b.shape[1]))
+    return matmul(a, b)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _batched(xp: Any, out: Any, a: Any, b: Any) -> tuple:
+    """``a`` and ``b`` as views with the batch dimensions of ``out``."""
+    if out.ndim == a.ndim == b.ndim == 2:
+        return a, b
+    batch = out.shape[:-2]
+    return xp.broadcast_to(a, (*batch, *a.shape[-2:])), xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+
+
+def _register_cpu(run: Any, name: str) -> None:
+    def kernel(out, a, b):
+        run(out, *_batched(np, out, a, b), get_num_threads())
+
+    kernel.__doc__ = run.__doc__
+    matmul.kernel("cpu", name=name, layout="strided")(kernel)
+
+
+def _register_cuda(run: Any, name: str) -> None:
+    def kernel(out, a, b):
+        xp = np if isinstance(out, np.ndarray) else __import__("cupy")
+        run(out, *_batched(xp, out, a, b))
+
+    kernel.__doc__ = run.__doc__
+    matmul.kernel("cuda", "sim", name=name, layout="strided")(kernel)
+
+
+for _name in ("naive", "tiled", "packed", "threaded"):
+    _register_cpu(getattr(cpu.matmul, _name), _name)
+for _name in ("naive", "tiled"):
+    _register_cuda(getattr(cuda.matmul, _name), _name)

@@ -1,0 +1,389 @@
+"""Max, average and adaptive average pooling over images (N, C, H, W).
+
+Max pooling keeps for each window the *tap* that won, the position i * KH + j inside the window, as a small
+integer. With it the gradient is a scatter, and the gradient of that a gather, both linear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.dispatch import Spec
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import Op, op
+from minigrad.ops.windows import output_size, pair
+
+# ---- max pooling ------------------------------------------------------------------------------------------
+
+
+def _taps(xp, x, fill, size, *, kernel, stride, padding, dilation):
+    """For each tap: its number, and the (N, C, OH, OW) view of ``x``, padded with ``fill``, under it."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel, stride, padding, dilation
+    (h, w), (oh, ow) = x.shape[2:], size
+    below, right = (oh - 1) * sh + (kh - 1) * dh + 1 - h - ph, (ow - 1) * sw + (kw - 1) * dw + 1 - w - pw
+    x = xp.pad(x, ((0, 0), (0, 0), (ph, max(below, 0)), (pw, max(right, 0))), constant_values=fill)
+    for i in range(kh):
+        for j in range(kw):
+            rows = slice(i * dh, i * dh + sh * (oh - 1) + 1, sh)
+            columns = slice(j * dw, j * dw + sw * (ow - 1) + 1, sw)
+            yield i * kw + j, x[:, :, rows, columns]
+
+
+def _tap_dtype(kernel: tuple[int, int]) -> np.dtype:
+    return np.dtype(np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
+
+
+@op(name="max_pool2d")
+def _max_pool2d(xp, x, *, kernel, stride, padding, dilation, size):
+    options = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    shape = (*x.shape[:2], *size)
+    best, winner = xp.full(shape, -xp.inf, x.dtype), xp.full(shape, -1)
+    inside = xp.ones((1, 1, *x.shape[2:]), bool)
+    for (tap, value), (_, valid) in zip(
+        _taps(xp, x, 0, size, **options), _taps(xp, inside, False, size, **options), strict=True
+    ):
+        better = valid & ((value > best) | xp.isnan(value) | (winner < 0))
+        best, winner = xp.where(better, value, best), xp.where(better, tap, winner)
+    return best, xp.maximum(winner, 0).astype(_tap_dtype(kernel))
+
+
+@op
+def max_pool2d_input_grad(xp, g, taps, *, input_size, kernel, stride, padding, dilation, size):
+    """``g`` added to the element that won each window, in zeros of spatial size ``input_size``."""
+    rows, columns = _winners(xp, taps, kernel, stride, padding, dilation)
+    out = xp.zeros((*g.shape[:2], *input_size), g.dtype)
+    n, c = xp.ogrid[: g.shape[0], : g.shape[1]]
+    index = (n[..., None, None], c[..., None, None], rows, columns)
+    if xp is np:
+        np.add.at(out, index, g)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(out, index, g)
+    return out
+
+
+@op
+def max_pool2d_gather(xp, x, taps, *, kernel, stride, padding, dilation, size):
+    """The element of ``x`` under each window's winning tap."""
+    rows, columns = _winners(xp, taps, kernel, stride, padding, dilation)
+    n, c = xp.ogrid[: x.shape[0], : x.shape[1]]
+    return x[n[..., None, None], c[..., None, None], rows, columns]
+
+
+def _winners(xp, taps, kernel, stride, padding, dilation):
+    """The row and column of each window's winner in the unpadded input."""
+    tap = taps.astype(np.int64)
+    oh, ow = taps.shape[2:]
+    rows = xp.arange(oh)[:, None] * stride[0] - padding[0] + tap // kernel[1] * dilation[0]
+    columns = xp.arange(ow) * stride[1] - padding[1] + tap % kernel[1] * dilation[1]
+    return rows, columns
+
+
+_max_pool2d.grad(
+    x=lambda g, y, _x, **attrs: max_pool2d_input_grad(g[0], y[1], input_size=_x.shape[2:], **attrs)
+)
+max_pool2d_input_grad.grad(
+    g=lambda gg, _y, _g, taps, *, input_size, **attrs: max_pool2d_gather(gg, taps, **attrs)
+)
+max_pool2d_gather.grad(
+    x=lambda gg, _y, _x, taps, **attrs: max_pool2d_input_grad(gg, taps, input_size=_x.shape[2:], **attrs)
+)
+
+
+@_max_pool2d.shape
+def _(x, *, kernel, stride, padding, dilation, size):
+    shape = (*x.shape[:2], *size)
+    return [Spec(shape, x.dtype), Spec(shape, _tap_dtype(kernel))]
+
+
+@max_pool2d_input_grad.shape
+def _(g, taps, *, input_size, **options):
+    return *g.shape[:2], *input_size
+
+
+@max_pool2d_gather.shape
+def _(x, taps, **options):
+    return taps.shape
+
+
+def max_pool2d(
+    input: Any,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The largest element of each window of ``input`` (N, C, H, W) or (C, H, W); NaN counts as largest.
+
+    ``stride`` is the kernel size by default; ``padding``, at most half the kernel, never wins;
+    ``ceil_mode`` lets a last window hang over the border. ``return_indices`` adds the winners' positions in
+    the flattened H x W plane, as int64.
+    """
+    name = "max_pool2d"
+    if _is_single_image(name, input):
+        pooled = max_pool2d(
+            input.unsqueeze(0), kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
+        return tuple(p.squeeze(0) for p in pooled) if return_indices else pooled.squeeze(0)
+    kernel, step, pads = _pool_options(name, kernel_size, stride, padding)
+    dilation = pair(name, "dilation", dilation, 1)
+    size = output_size(name, input.shape, kernel, step, pads, dilation, ceil_mode)
+    options = {"kernel": kernel, "stride": step, "padding": pads, "dilation": dilation}
+    values, taps = _max_pool2d(input, size=size, **options)
+    return (values, _flat_indices(taps, input.shape, **options)) if return_indices else values
+
+
+@op(name="max_pool2d_indices", differentiable=False)
+def _indices(xp, taps, *, width, kernel, stride, padding, dilation):
+    rows, columns = _winners(xp, taps, kernel, stride, padding, dilation)
+    return rows * width + columns
+
+
+def _flat_indices(taps: Any, shape: tuple, **options: Any) -> Any:
+    return _indices(taps, width=shape[3], **options)
+
+
+# ---- average pooling --------------------------------------------------------------------------------------
+
+
+def _counts(xp, input_size, dtype, *, kernel, stride, padding, size, include_pad, divisor):
+    """What each window's sum is divided by: (1, 1, OH, OW)."""
+    if divisor:
+        return xp.full((1, 1, *size), divisor, dtype)
+    counted = xp.ones((1, 1, *input_size), dtype)
+    options = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": (1, 1)}
+    if include_pad:
+        # Padding counts on both sides, but not what a window of ceil_mode reaches beyond it.
+        (ph, pw) = padding
+        counted = xp.ones((1, 1, input_size[0] + 2 * ph, input_size[1] + 2 * pw), dtype)
+        options["padding"] = (0, 0)
+    return sum(view for _, view in _taps(xp, counted, 0, size, **options))
+
+
+@op(name="avg_pool2d")
+def _avg_pool2d(xp, x, *, kernel, stride, padding, size, include_pad, divisor):
+    total = xp.zeros((*x.shape[:2], *size), x.dtype)
+    for _, view in _taps(xp, x, 0, size, kernel=kernel, stride=stride, padding=padding, dilation=(1, 1)):
+        total = total + view
+    return total / _counts(
+        xp, x.shape[2:], x.dtype, kernel=kernel, stride=stride, padding=padding, size=size,
+        include_pad=include_pad, divisor=divisor,
+    )  # fmt: skip
+
+
+@op
+def avg_pool2d_input_grad(xp, g, *, input_size, kernel, stride, padding, size, include_pad, divisor):
+    """Each element of ``g`` spread evenly over its window."""
+    (kh, kw), (sh, sw), (ph, pw), (h, w), (oh, ow) = kernel, stride, padding, input_size, size
+    share = g / _counts(
+        xp, input_size, g.dtype, kernel=kernel, stride=stride, padding=padding, size=size,
+        include_pad=include_pad, divisor=divisor,
+    )  # fmt: skip
+    reach = max(h + 2 * ph, (oh - 1) * sh + kh), max(w + 2 * pw, (ow - 1) * sw + kw)
+    padded = xp.zeros((*g.shape[:2], *reach), g.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            padded[:, :, i : i + sh * (oh - 1) + 1 : sh, j : j + sw * (ow - 1) + 1 : sw] += share
+    return padded[:, :, ph : ph + h, pw : pw + w]
+
+
+_avg_pool2d.grad(x=lambda g, _y, _x, **attrs: avg_pool2d_input_grad(g, input_size=_x.shape[2:], **attrs))
+avg_pool2d_input_grad.grad(g=lambda gg, _y, _g, *, input_size, **attrs: _avg_pool2d(gg, **attrs))
+
+
+@_avg_pool2d.shape
+def _(x, *, size, **options):
+    return *x.shape[:2], *size
+
+
+@avg_pool2d_input_grad.shape
+def _(g, *, input_size, **options):
+    return *g.shape[:2], *input_size
+
+
+def avg_pool2d(
+    input: Any,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    """The mean of each window of ``input`` (N, C, H, W) or (C, H, W).
+
+    ``count_include_pad`` counts the padding's zeros in the mean; ``divisor_override`` divides the sum by
+    that number instead. The other arguments are as in :func:`max_pool2d`.
+    """
+    name = "avg_pool2d"
+    if _is_single_image(name, input):
+        pooled = avg_pool2d(
+            input.unsqueeze(0), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+        return pooled.squeeze(0)
+    if divisor_override is not None and divisor_override == 0:
+        raise ValueError("avg_pool2d: divisor_override must not be zero")
+    kernel, step, pads = _pool_options(name, kernel_size, stride, padding)
+    size = output_size(name, input.shape, kernel, step, pads, (1, 1), ceil_mode)
+    return _avg_pool2d(
+        input,
+        kernel=kernel,
+        stride=step,
+        padding=pads,
+        size=size,
+        include_pad=bool(count_include_pad),
+        divisor=int(divisor_override or 0),
+    )
+
+
+# ---- adaptive average pooling -----------------------------------------------------------------------------
+
+
+def _bins(size: int, count: int) -> list[tuple[int, int]]:
+    """``count`` bins that cover ``size`` elements: bin i is [floor(i size / count), ceil((i+1) size / count))."""
+    return [(i * size // count, -((-(i + 1) * size) // count)) for i in range(count)]
+
+
+def _bin_matrix(xp, size, count, dtype):
+    """(count, size): row i averages bin i."""
+    matrix = np.zeros((count, size), dtype)
+    for i, (start, stop) in enumerate(_bins(size, count)):
+        matrix[i, start:stop] = 1 / (stop - start)
+    return xp.asarray(matrix)
+
+
+@op(name="adaptive_avg_pool2d")
+def _adaptive_avg_pool2d(xp, x, *, size):
+    rows = _bin_matrix(xp, x.shape[2], size[0], x.dtype)
+    columns = _bin_matrix(xp, x.shape[3], size[1], x.dtype)
+    return xp.einsum("ih,nchw,jw->ncij", rows, x, columns, optimize=True)
+
+
+@op
+def adaptive_avg_pool2d_input_grad(xp, g, *, input_size):
+    """Each element of ``g`` spread evenly over its bin."""
+    rows = _bin_matrix(xp, input_size[0], g.shape[2], g.dtype)
+    columns = _bin_matrix(xp, input_size[1], g.shape[3], g.dtype)
+    return xp.einsum("ih,ncij,jw->nchw", rows, g, columns, optimize=True)
+
+
+_adaptive_avg_pool2d.grad(
+    x=lambda g, _y, _x, *, size: adaptive_avg_pool2d_input_grad(g, input_size=_x.shape[2:])
+)
+adaptive_avg_pool2d_input_grad.grad(
+    g=lambda gg, _y, _g, *, input_size: _adaptive_avg_pool2d(gg, size=_g.shape[2:])
+)
+
+
+@_adaptive_avg_pool2d.shape
+def _(x, *, size):
+    return *x.shape[:2], *size
+
+
+@adaptive_avg_pool2d_input_grad.shape
+def _(g, *, input_size):
+    return *g.shape[:2], *input_size
+
+
+def adaptive_avg_pool2d(input: Any, output_size: int | tuple[int | None, int | None]) -> Any:
+    """``input`` (N, C, H, W) or (C, H, W) averaged to ``output_size``; None keeps a size."""
+    name = "adaptive_avg_pool2d"
+    if _is_single_image(name, input):
+        return adaptive_avg_pool2d(input.unsqueeze(0), output_size).squeeze(0)
+    if isinstance(output_size, (tuple, list)):
+        output_size = tuple(
+            own if wanted is None else wanted
+            for wanted, own in zip(output_size, input.shape[2:], strict=False)
+        )
+    size = pair(name, "output_size", output_size, 1)
+    if 0 in input.shape[2:]:
+        raise ValueError(f"{name}: the image is empty (input shape {input.shape})")
+    return _adaptive_avg_pool2d(input, size=size)
+
+
+# ---- checks -----------------------------------------------------------------------------------------------
+
+
+def _is_single_image(name: str, x: Any) -> bool:
+    if x.ndim not in (3, 4):
+        raise ValueError(f"{name}: input needs 4 dimensions (N, C, H, W), or 3 for one image; got {x.shape}")
+    return x.ndim == 3
+
+
+def _pool_options(name: str, kernel_size: Any, stride: Any, padding: Any) -> tuple:
+    kernel = pair(name, "kernel_size", kernel_size, 1)
+    stride = kernel if stride is None else pair(name, "stride", stride, 1)
+    padding = pair(name, "padding", padding, 0)
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise ValueError(f"{name}: padding may be at most half of the kernel {kernel}, got {padding}")
+    return kernel, stride, padding
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+# A kernel takes its options as plain numbers, on the CPU followed by the number of threads.
+
+
+def _threads() -> tuple[int, ...]:
+    return (get_num_threads(),)
+
+
+def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
+    threads = _threads if devices == ("cpu",) else tuple
+
+    def kernel(out, *arrays, kernel, stride, padding, dilation, size, input_size=None):
+        outs = out if isinstance(out, tuple) else (out,)
+        run(*outs, *arrays, *kernel, *stride, *padding, *dilation, *threads())
+
+    kernel.__doc__ = run.__doc__
+    target.kernel(*devices, name=name)(kernel)
+
+
+def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
+    threads = _threads if devices == ("cpu",) else tuple
+
+    def kernel(out, x, *, kernel, stride, padding, size, include_pad, divisor, input_size=None):
+        run(out, x, *kernel, *stride, *padding, int(include_pad), divisor, *threads())
+
+    kernel.__doc__ = run.__doc__
+    target.kernel(*devices, name=name)(kernel)
+
+
+def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
+    threads = _threads if devices == ("cpu",) else tuple
+
+    def kernel(out, x, *, size=None, input_size=None):
+        run(out, x, *threads())
+
+    kernel.__doc__ = run.__doc__
+    target.kernel(*devices, name=name)(kernel)
+
+
+for _rung in ("naive", "vectorized"):
+    _register_max(_max_pool2d, ("cpu",), _rung, getattr(cpu.pool2d, f"max_pool2d_{_rung}"))
+    _register_max(
+        max_pool2d_input_grad, ("cpu",), _rung, getattr(cpu.pool2d, f"max_pool2d_input_grad_{_rung}")
+    )
+    _register_avg(_avg_pool2d, ("cpu",), _rung, getattr(cpu.pool2d, f"avg_pool2d_{_rung}"))
+    _register_avg(
+        avg_pool2d_input_grad, ("cpu",), _rung, getattr(cpu.pool2d, f"avg_pool2d_input_grad_{_rung}")
+    )
+_register_max(max_pool2d_gather, ("cpu",), "naive", cpu.pool2d.max_pool2d_gather)
+_register_adaptive(_adaptive_avg_pool2d, ("cpu",), "naive", cpu.pool2d.adaptive_avg_pool2d)
+_register_adaptive(
+    adaptive_avg_pool2d_input_grad, ("cpu",), "naive", cpu.pool2d.adaptive_avg_pool2d_input_grad
+)
+
+_CUDA = ("cuda", "sim")
+_register_max(_max_pool2d, _CUDA, "naive", cuda.pool2d.max_pool2d)
+_register_max(max_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.max_pool2d_input_grad)
+_register_max(max_pool2d_gather, _CUDA, "naive", cuda.pool2d.max_pool2d_gather)
+_register_avg(_avg_pool2d, _CUDA, "naive", cuda.pool2d.avg_pool2d)
+_register_avg(avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.avg_pool2d_input_grad)
+_register_adaptive(_adaptive_avg_pool2d, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d)
+_register_adaptive(adaptive_avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d_input_grad)

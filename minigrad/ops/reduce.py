@@ -1,0 +1,249 @@
+"""Reductions: sum, mean, extrema, products, variance, norms.
+
+``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps the reduced axes with size 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.dispatch import Spec
+from minigrad.op import op
+from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
+from minigrad.ops.index import take_along_dim
+from minigrad.ops.shape import broadcast_to, reshape
+
+Dim = int | tuple[int, ...] | None
+
+
+def normalize_dim(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
+    """``dim`` as a sorted tuple of axes in [0, ndim)."""
+    if dim is None:
+        return tuple(range(ndim))
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    for d in dims:
+        if not -max(ndim, 1) <= d < max(ndim, 1):
+            raise IndexError(f"{name}: dim {d} is out of range for a tensor of {ndim} dimensions")
+    axes = tuple(sorted(d % ndim for d in dims)) if ndim else ()
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"{name}: dim {dim} names an axis twice")
+    return axes
+
+
+def restore(reduced: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
+    """``reduced``, with the axes of ``dim`` put back and stretched to ``shape``."""
+    kept = tuple(1 if axis in dim else size for axis, size in enumerate(shape))
+    return broadcast_to(reshape(reduced, shape=kept), shape=shape)
+
+
+# ---- sums -------------------------------------------------------------------------------------------------
+
+
+@op(name="sum")
+def _sum(xp, x, *, dim, keepdim):
+    return xp.sum(x, axis=dim, keepdims=keepdim)
+
+
+_sum.grad(x=lambda g, _y, _x, *, dim, keepdim: restore(g, _x.shape, dim))
+
+
+def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The sum over ``dim``; integers and bools are summed as int64."""
+    if x.dtype.kind in "bu" or (x.dtype.kind == "i" and x.dtype.itemsize < 8):
+        x = cast(x, dtype=_int64)
+    return _sum(x, dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
+
+
+def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The mean over ``dim``; NaN over no elements."""
+    x = floating(x)
+    dim = normalize_dim("mean", dim, x.ndim)
+    return _sum(x, dim=dim, keepdim=keepdim) / float(_count(x.shape, dim))
+
+
+def var(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Any:
+    """The variance over ``dim``: squared deviations over (count - correction)."""
+    x = floating(x)
+    dim = normalize_dim("var", dim, x.ndim)
+    centred = x - mean(x, dim, keepdim=True)
+    return _sum(centred * centred, dim=dim, keepdim=keepdim) / float(
+        max(_count(x.shape, dim) - correction, 0)
+    )
+
+
+def std(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Any:
+    """The standard deviation over ``dim``."""
+    return sqrt(var(x, dim, correction=correction, keepdim=keepdim))
+
+
+def norm(x: Any, p: float = 2, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The p-norm over ``dim``, for p = 1, 2, or infinity."""
+    if p == 2:
+        return sqrt(sum(x * x, dim, keepdim))
+    if p == 1:
+        return sum(abs(x), dim, keepdim)
+    if p == float("inf"):
+        return amax(abs(x), dim, keepdim)
+    return sum(abs(x) ** p, dim, keepdim) ** (1.0 / p)
+
+
+def _count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
+    count = 1
+    for axis in dim:
+        count *= shape[axis]
+    return count
+
+
+# ---- extrema ----------------------------------------------------------------------------------------------
+
+
+@op(name="amax")
+def _amax(xp, x, *, dim, keepdim):
+    return xp.max(x, axis=dim, keepdims=keepdim)
+
+
+@op(name="amin")
+def _amin(xp, x, *, dim, keepdim):
+    return xp.min(x, axis=dim, keepdims=keepdim)
+
+
+def _extremum_grad(g, y, x, *, dim, keepdim):
+    """Shared evenly among the elements that attain the extremum."""
+    best = cast(x == restore(y, x.shape, dim), dtype=x.dtype)
+    return restore(g, x.shape, dim) * best / restore(_sum(best, dim=dim, keepdim=False), x.shape, dim)
+
+
+_amax.grad(x=_extremum_grad)
+_amin.grad(x=_extremum_grad)
+
+
+@_amax.shape
+def _extremum_shape(x, *, dim, keepdim):
+    if _count(x.shape, dim) == 0 and x.size == 0:
+        raise ValueError(f"max/min: no elements to compare over dim {dim} of a tensor of shape {x.shape}")
+    kept = ((1,) if axis in dim else (size,) for axis, size in enumerate(x.shape))
+    return tuple(s for axis, (s,) in enumerate(kept) if keepdim or axis not in dim)
+
+
+_amin.shape(_extremum_shape)
+
+
+def amax(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The largest value over ``dim``; its gradient is shared evenly among equals."""
+    return _amax(x, dim=normalize_dim("amax", dim, x.ndim), keepdim=keepdim)
+
+
+def amin(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The smallest value over ``dim``; its gradient is shared evenly among equals."""
+    return _amin(x, dim=normalize_dim("amin", dim, x.ndim), keepdim=keepdim)
+
+
+@op(name="argmax", differentiable=False)
+def _argmax(xp, x, *, dim, keepdim):
+    return xp.argmax(x, axis=dim, keepdims=keepdim)
+
+
+@op(name="argmin", differentiable=False)
+def _argmin(xp, x, *, dim, keepdim):
+    return xp.argmin(x, axis=dim, keepdims=keepdim)
+
+
+@_argmax.shape
+def _arg_shape(x, *, dim, keepdim):
+    axes = tuple(range(x.ndim)) if dim is None else (dim,)
+    return Spec(_extremum_shape(x, dim=axes, keepdim=keepdim), _int64)
+
+
+_argmin.shape(_arg_shape)
+
+
+def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The index (int64) of the first largest value along ``dim``, or in the flattened tensor."""
+    return _argmax(x, dim=None if dim is None else normalize_dim("argmax", dim, x.ndim)[0], keepdim=keepdim)
+
+
+def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The index (int64) of the first smallest value along ``dim``, or in the flattened tensor."""
+    return _argmin(x, dim=None if dim is None else normalize_dim("argmin", dim, x.ndim)[0], keepdim=keepdim)
+
+
+def extremum_along(x: Any, dim: int, keepdim: bool, find: Any) -> tuple:
+    """(values, indices) of the extremum along one axis; the gradient goes to the element found."""
+    indices = find(x, dim, keepdim=True)
+    values = take_along_dim(x, indices, dim)
+    if not keepdim:
+        shape = values.shape[: dim % x.ndim] + values.shape[dim % x.ndim + 1 :] if x.ndim else ()
+        values, indices = reshape(values, shape=shape), reshape(indices, shape=shape)
+    return values, indices
+
+
+# ---- products, logic, exponentials ------------------------------------------------------------------------
+
+
+@op(name="prod")
+def _prod(xp, x, *, dim, keepdim):
+    return xp.prod(x, axis=dim, keepdims=keepdim)
+
+
+@_prod.grad
+def _(g, _y, x, *, dim, keepdim):
+    # The product of all others, found without division so that zeros are no special case: one factor at a
+    # time is replaced by ones. Quadratic in the number of factors, which is what exactness costs here.
+    from minigrad.ops.join import stack
+
+    rest = tuple(axis for axis in range(x.ndim) if axis not in dim)
+    rows = x.permute(*rest, *dim).reshape(*(x.shape[a] for a in rest), _count(x.shape, dim))
+    n = rows.shape[-1]
+    others = []
+    for i in range(n):
+        factors = [rows[..., j] for j in range(n) if j != i]
+        product = zeros_like(rows[..., i]) + 1.0
+        for factor in factors:
+            product = product * factor
+        others.append(product)
+    if not others:
+        return zeros_like(x)
+    gradient = stack(others, dim=-1) * reshape(g, shape=(*rows.shape[:-1], 1))
+    order = (*rest, *dim)
+    back = tuple(order.index(axis) for axis in range(x.ndim))
+    return gradient.reshape(*(x.shape[a] for a in order)).permute(*back)
+
+
+def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The product over ``dim``."""
+    return _prod(x, dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
+
+
+@op(name="any", differentiable=False)
+def _any(xp, x, *, dim, keepdim):
+    return xp.any(x, axis=dim, keepdims=keepdim)
+
+
+@op(name="all", differentiable=False)
+def _all(xp, x, *, dim, keepdim):
+    return xp.all(x, axis=dim, keepdims=keepdim)
+
+
+def any(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """Whether any element over ``dim`` is true (non-zero)."""
+    return _any(x, dim=normalize_dim("any", dim, x.ndim), keepdim=keepdim)
+
+
+def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """Whether all elements over ``dim`` are true (non-zero)."""
+    return _all(x, dim=normalize_dim("all", dim, x.ndim), keepdim=keepdim)
+
+
+def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """log(sum(exp(x))) over ``dim``, computed without overflow."""
+    x = floating(x)
+    axes = normalize_dim("logsumexp", dim, x.ndim)
+    largest = amax(x, axes, keepdim=True).detach()
+    largest = where(isfinite(largest), largest, 0.0)
+    total = log(sum(exp(x - largest), axes, keepdim=True)) + largest
+    return (
+        total if keepdim else reshape(total, shape=tuple(s for a, s in enumerate(x.shape) if a not in axes))
+    )
+
+
+_int64 = __import__("numpy").dtype("int64")

@@ -1,0 +1,142 @@
+"""Ops that rearrange: most are views, which share their input's memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigrad.op import op
+
+
+@op(name="reshape", view=True)
+def _reshape(xp, x, *, shape):
+    return x.reshape(shape)
+
+
+_reshape.grad(x=lambda g, _y, _x, *, shape: _reshape(g, shape=_x.shape))
+
+
+def reshape(x: Any, shape: tuple[int, ...]) -> Any:
+    """``x`` in another shape; one size may be -1. A view where the memory's layout allows, else a copy."""
+    shape = tuple(shape)
+    size = math.prod(x.shape)
+    known = math.prod(s for s in shape if s != -1)
+    fits = shape.count(-1) == 0 and known == size
+    fits = fits or (shape.count(-1) == 1 and known > 0 and size % known == 0)
+    if not fits or any(s < -1 for s in shape):
+        raise ValueError(f"reshape: {size} elements of shape {x.shape} do not fit shape {shape}")
+    return _reshape(x, shape=shape)
+
+
+@op(name="permute", view=True)
+def _permute(xp, x, *, dims):
+    return x.transpose(dims)
+
+
+def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
+    inverse = [0] * len(dims)
+    for i, d in enumerate(dims):
+        inverse[d] = i
+    return tuple(inverse)
+
+
+_permute.grad(x=lambda g, _y, _x, *, dims: _permute(g, dims=_inverse(dims)))
+
+
+def permute(x: Any, dims: tuple[int, ...]) -> Any:
+    """``x`` with its axes in the order ``dims``: a view."""
+    ndim = x.ndim
+    if sorted(d % ndim if -ndim <= d < ndim else d for d in dims) != list(range(ndim)):
+        raise ValueError(f"permute: {tuple(dims)} is not an order of the {ndim} axes of shape {x.shape}")
+    return _permute(x, dims=tuple(d % ndim for d in dims))
+
+
+def transpose(x: Any, dim0: int, dim1: int) -> Any:
+    """``x`` with two axes exchanged: a view."""
+    dims = list(range(x.ndim))
+    for d in (dim0, dim1):
+        if not -x.ndim <= d < x.ndim:
+            raise IndexError(f"transpose: dim {d} is out of range for a tensor of {x.ndim} dimensions")
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return _permute(x, dims=tuple(dims))
+
+
+@op(name="broadcast_to", view=True)
+def _broadcast_to(xp, x, *, shape):
+    return xp.broadcast_to(x, shape)
+
+
+_broadcast_to.grad(x=lambda g, _y, _x, *, shape: g)  # the engine undoes the broadcast
+
+
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """``x`` repeated to ``shape`` without a copy: a read-only view with zero strides."""
+    shape = tuple(shape)
+    own = x.shape
+    if len(shape) < len(own) or any(a not in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"broadcast_to: shape {own} does not broadcast to {shape}")
+    return x if own == shape else _broadcast_to(x, shape=shape)
+
+
+def expand(x: Any, sizes: tuple[int, ...]) -> Any:
+    """As :func:`broadcast_to`, where -1 keeps an axis."""
+    extra = len(sizes) - x.ndim
+    return broadcast_to(
+        x, tuple(x.shape[i - extra] if s == -1 and i >= extra else s for i, s in enumerate(sizes))
+    )
+
+
+def squeeze(x: Any, dim: int | tuple[int, ...] | None = None) -> Any:
+    """``x`` without its axes of size 1, or without those of ``dim`` that have size 1."""
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    for d in dims:
+        if not -max(x.ndim, 1) <= d < max(x.ndim, 1):
+            raise IndexError(f"squeeze: dim {d} is out of range for a tensor of {x.ndim} dimensions")
+    drop = {d % x.ndim for d in dims} if x.ndim else set()
+    return _reshape(x, shape=tuple(s for i, s in enumerate(x.shape) if not (i in drop and s == 1)))
+
+
+def unsqueeze(x: Any, dim: int) -> Any:
+    """``x`` with a new axis of size 1 at ``dim``."""
+    if not -x.ndim - 1 <= dim <= x.ndim:
+        raise IndexError(f"unsqueeze: dim {dim} is out of range for a tensor of {x.ndim} dimensions")
+    at = dim % (x.ndim + 1)
+    return _reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """``x`` with the axes from ``start_dim`` to ``end_dim`` (included) made one."""
+    if x.ndim == 0:
+        return _reshape(x, shape=(1,))
+    for d in (start_dim, end_dim):
+        if not -x.ndim <= d < x.ndim:
+            raise IndexError(f"flatten: dim {d} is out of range for a tensor of {x.ndim} dimensions")
+    start, end = start_dim % x.ndim, end_dim % x.ndim
+    if start > end:
+        raise ValueError(f"flatten: start_dim {start_dim} is after end_dim {end_dim}")
+    middle = math.prod(x.shape[start : end + 1])
+    return _reshape(x, shape=(*x.shape[:start], middle, *x.shape[end + 1 :]))
+
+
+@op(name="flip", view=True)
+def _flip(xp, x, *, dims):
+    return xp.flip(x, dims)
+
+
+_flip.grad(x=lambda g, _y, _x, *, dims: _flip(g, dims=dims))
+
+
+def flip(x: Any, dims: tuple[int, ...]) -> Any:
+    """``x`` with the order along ``dims`` reversed: a view with negative strides."""
+    from minigrad.ops.reduce import normalize_dim
+
+    return _flip(x, dims=normalize_dim("flip", dims, x.ndim))
+
+
+@op
+def contiguous(xp, x):
+    """``x`` in C order: itself if it is, else a copy."""
+    return xp.ascontiguousarray(x).reshape(x.shape)
+
+
+contiguous.grad(x=lambda g, _y, _x: g)

@@ -1,0 +1,97 @@
+"""Softmax and its logarithm, over one axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import Op, op
+from minigrad.ops.elementwise import exp, floating
+from minigrad.ops.reduce import normalize_dim, sum
+from minigrad.ops.shape import permute
+
+
+@op(name="softmax")
+def _softmax(xp, x):
+    """Over the last axis."""
+    e = xp.exp(x - xp.max(x, axis=-1, keepdims=True, initial=-xp.inf))
+    return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+@op
+def softmax_grad(xp, g, y):
+    """(g - sum(g y)) y over the last axis, with ``y`` a softmax's output."""
+    return (g - xp.sum(g * y, axis=-1, keepdims=True)) * y
+
+
+_softmax.grad(x=lambda g, y, _x: softmax_grad(g, y))
+
+
+@softmax_grad.grad
+def _(gg, _z, g, y):
+    # z = (g - s) y with s = sum(g y), so for an incoming gg: the part through g, and that through y.
+    inner = sum(gg * y, -1, keepdim=True)
+    return (gg - inner) * y, gg * (g - sum(g * y, -1, keepdim=True)) - inner * g
+
+
+@op(name="log_softmax")
+def _log_softmax(xp, x):
+    """Over the last axis."""
+    shifted = x - xp.max(x, axis=-1, keepdims=True, initial=-xp.inf)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
+@op
+def log_softmax_grad(xp, g, y):
+    """g - exp(y) sum(g) over the last axis, with ``y`` a log-softmax's output."""
+    return g - xp.exp(y) * xp.sum(g, axis=-1, keepdims=True)
+
+
+_log_softmax.grad(x=lambda g, y, _x: log_softmax_grad(g, y))
+
+
+@log_softmax_grad.grad
+def _(gg, _z, g, y):
+    weighted = gg * exp(y)
+    return gg - sum(weighted, -1, keepdim=True), -weighted * sum(g, -1, keepdim=True)
+
+
+def softmax(input: Any, dim: int) -> Any:
+    """exp(x) / sum(exp(x)) over ``dim``, computed without overflow."""
+    return _along(_softmax, "softmax", input, dim)
+
+
+def log_softmax(input: Any, dim: int) -> Any:
+    """The logarithm of :func:`softmax` over ``dim``, exact where the softmax itself would round to 0."""
+    return _along(_log_softmax, "log_softmax", input, dim)
+
+
+def _along(target: Op, name: str, x: Any, dim: int) -> Any:
+    x = floating(x)
+    if x.ndim == 0:
+        return target(x.reshape(1)).reshape(())
+    (dim,) = normalize_dim(name, dim, x.ndim)
+    if dim == x.ndim - 1:
+        return target(x)
+    order = (*range(dim), *range(dim + 1, x.ndim), dim)
+    back = (*range(dim), x.ndim - 1, *range(dim, x.ndim - 1))
+    return permute(target(permute(x, order)), back)
+
+
+def _register(target: Op, run: Any) -> None:
+    def kernel(out, *arrays):
+        rows = (-1, out.shape[-1])
+        run(out.reshape(rows), *(a.reshape(rows) for a in arrays), get_num_threads())
+
+    kernel.__doc__ = run.__doc__
+    target.kernel("cpu", name="vectorized", when=lambda x, *rest: x.size > 0)(kernel)
+
+
+for _op, _run in (
+    (_softmax, cpu.softmax.softmax),
+    (softmax_grad, cpu.softmax.softmax_grad),
+    (_log_softmax, cpu.softmax.log_softmax),
+    (log_softmax_grad, cpu.softmax.log_softmax_grad),
+):
+    _register(_op, _run)

@@ -1,0 +1,684 @@
+"""The tensor: an array on a device, with arithmetic, methods and a gradient.
+
+The graph behind it is in :mod:`minigrad.autograd`; what each operation computes, and its gradient, in
+:mod:`minigrad.ops`. Here is only the object that users hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minigrad import autograd
+from minigrad.autograd import Node, Variable, mode, version_cell, wrap
+from minigrad.devices import Device
+from minigrad.devices import device as find_device
+from minigrad.op import Op
+from minigrad.ops import activation, elementwise, index, join, matmul, reduce, shape, softmax
+from minigrad.promotion import get_default_dtype
+
+__all__ = ["Tensor"]
+
+_next_handle = itertools.count().__next__
+
+
+@autograd.tensor_class
+class Tensor(Variable):
+    """A multi-dimensional array that takes part in automatic differentiation.
+
+    Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like; ``Tensor(data)`` makes one of the
+    default dtype.
+
+    Attributes:
+        requires_grad: whether gradients flow to it.
+        grad: for a leaf, its accumulated gradient (a Tensor), or None.
+        device: where it lives, a :class:`minigrad.Device`.
+    """
+
+    __array_ufunc__ = None  # so that ndarray + Tensor is left to Tensor.__radd__
+
+    def __init__(self, data: Any = ()):
+        from minigrad.creation import tensor
+
+        made = tensor(data, None if isinstance(data, Tensor) else get_default_dtype())
+        self._array = made._array
+        self.device = made.device
+
+    # ---- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return self._array.ndim
+
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return self._array.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dimension."""
+        return self._array.shape if dim is None else self._array.shape[dim]
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self._array.size
+
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is a floating one."""
+        return self._array.dtype.kind == "f"
+
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in memory in C order without gaps."""
+        return bool(self._array.flags.c_contiguous)
+
+    @property
+    def T(self) -> Tensor:
+        """The matrix transposed: a view."""
+        if self.ndim != 2:
+            raise ValueError(f"T: needs a matrix, got shape {self.shape}; see mT, permute and transpose")
+        return shape.transpose(self, 0, 1)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two dimensions transposed: a view."""
+        return shape.transpose(self, -2, -1)
+
+    @property
+    def grad_fn(self) -> str | None:
+        """The name of the op that made it, or None for a leaf."""
+        return None if self._node is None else self._node.op.name
+
+    def __repr__(self) -> str:
+        array = self.device.to_numpy(self._array)
+        text = np.array2string(array, separator=", ", prefix="tensor(", precision=4, threshold=200)
+        if array.dtype not in (get_default_dtype(), np.int64, np.bool_):
+            text += f", dtype={array.dtype}"
+        if self.device.type != "cpu":
+            text += f", device='{self.device}'"
+        if self._node is not None:
+            text += f", grad_fn=<{self._node.op.name}>"
+        elif self.requires_grad:
+            text += ", requires_grad=True"
+        return f"tensor({text})"
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len() of a 0-d tensor")
+        return self._array.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__
+
+    # ---- out of the tensor -----------------------------------------------------------------------------
+
+    def numpy(self) -> np.ndarray:
+        """The array itself (shared memory) on ``cpu`` and ``sim``, a copy from ``cuda``."""
+        if self.requires_grad:
+            raise RuntimeError("numpy(): the tensor requires a gradient; use .detach().numpy()")
+        return self.device.to_numpy(self._array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return np.array(array, dtype=dtype, copy=copy)
+
+    def item(self) -> Any:
+        """The only element, as a Python number."""
+        if self._array.size != 1:
+            raise ValueError(f"item(): needs a tensor of one element, got shape {self.shape}")
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.device.to_numpy(self._array).tolist()
+
+    def __bool__(self) -> bool:
+        if self._array.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous; use any() or all()")
+        return bool(self._array.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only an integer tensor of one element can be an index, got {self.dtype}")
+        return self.item()
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if self._node is not None:
+            raise RuntimeError("deepcopy: only leaf tensors can be copied with their history; use .detach()")
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied._array = self._array.copy()
+        copied.device = self.device
+        copied.requires_grad = self.requires_grad
+        if self.grad is not None:
+            copied.grad = self.grad.detach().clone()
+        return copied
+
+    def __reduce__(self) -> tuple:
+        return _unpickle, (
+            type(self),
+            self.device.to_numpy(self.detach()._array),
+            self.device,
+            self.requires_grad,
+        )
+
+    # ---- autograd --------------------------------------------------------------------------------------
+
+    def backward(
+        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Add this tensor's gradient to ``grad`` of every leaf behind it: see :func:`autograd.backward`."""
+        autograd.backward(self, None if gradient is None else [gradient], retain_graph, create_graph)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for a gradient, or not; only for leaves of a floating dtype."""
+        if requires_grad and self.dtype.kind != "f":
+            raise TypeError(f"only floating tensors can require a gradient, got {self.dtype}")
+        if not requires_grad and self._node is not None:
+            raise RuntimeError("requires_grad_(False): the tensor was made by an op; use detach()")
+        self.requires_grad = requires_grad
+        return self
+
+    def detach(self) -> Tensor:
+        """The same memory, outside the graph."""
+        out = wrap(self._array, self.device)
+        out._version = version_cell(self)
+        return out
+
+    @property
+    def data(self) -> Tensor:
+        """As :meth:`detach`; assigning replaces the array and leaves the graph alone."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if value.shape != self.shape and self._node is not None:
+            raise ValueError(f"data: expected shape {self.shape}, got {value.shape}")
+        self._array = value._array
+        self.device = value.device
+        version_cell(self)[0] += 1
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
+        """Call ``hook(gradient)`` when this tensor's whole gradient is known; what it returns replaces it."""
+        if not self.requires_grad:
+            raise RuntimeError("register_hook: the tensor does not require a gradient")
+        if self._node is None:
+            self._hooks = self._hooks if self._hooks is not None else {}
+            hooks = self._hooks
+        else:
+            self._node.hooks = self._node.hooks if self._node.hooks is not None else {}
+            hooks = self._node.hooks.setdefault(self._index, {})
+        number = _next_handle()
+        hooks[number] = hook
+        return HookHandle(hooks, number)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of a tensor that is not a leaf in ``grad`` too."""
+        if self._node is None:
+            return
+        reference = weakref.ref(self)
+
+        def keep(gradient: Tensor) -> None:
+            tensor = reference()
+            if tensor is not None:
+                tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+
+        self.register_hook(keep)
+
+    # ---- device and dtype ------------------------------------------------------------------------------
+
+    def to(self, *args: Any, device: Any = None, dtype: Any = None, copy: bool = False) -> Tensor:
+        """This tensor with another device or dtype (itself, if both are as they should be).
+
+        ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(other_tensor)``.
+        """
+        for arg in args:
+            if isinstance(arg, Tensor):
+                device, dtype = arg.device, arg.dtype
+            elif isinstance(arg, Device) or (
+                isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "sim")
+            ):
+                device = arg
+            elif arg is not None:
+                dtype = arg
+        out = self
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            dtype = np.dtype(dtype)
+            if dtype.kind not in "fiub":
+                raise TypeError(f"to: tensors hold floats, integers and bools, got {dtype}")
+            out = elementwise.cast(out, dtype=dtype)
+        if device is not None and find_device(device) is not out.device:
+            out = _transfer(out, find_device(device))
+        return elementwise.clone(out) if copy and out is self else out
+
+    def cpu(self) -> Tensor:
+        """This tensor on the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, index: int = 0) -> Tensor:
+        """This tensor on a CUDA device."""
+        return self.to(f"cuda:{index}")
+
+    def float(self) -> Tensor:
+        """As float32."""
+        return self.to(np.float32)
+
+    def double(self) -> Tensor:
+        """As float64."""
+        return self.to(np.float64)
+
+    def half(self) -> Tensor:
+        """As float16."""
+        return self.to(np.float16)
+
+    def int(self) -> Tensor:
+        """As int32."""
+        return self.to(np.int32)
+
+    def long(self) -> Tensor:
+        """As int64."""
+        return self.to(np.int64)
+
+    def bool(self) -> Tensor:
+        """As bool: whether each element is not zero."""
+        return self.to(np.bool_)
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """With ``other``'s dtype."""
+        return self.to(other.dtype)
+
+    # ---- operators -------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Tensor:
+        return elementwise.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return elementwise.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return elementwise.sub(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return elementwise.sub(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return elementwise.mul(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return elementwise.mul(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return elementwise.div(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return elementwise.div(other, self)
+
+    def __floordiv__(self, other: Any) -> Tensor:
+        return elementwise.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return elementwise.floor_divide(other, self)
+
+    def __mod__(self, other: Any) -> Tensor:
+        return elementwise.remainder(self, other)
+
+    def __rmod__(self, other: Any) -> Tensor:
+        return elementwise.remainder(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return elementwise.pow(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.pow(other, self)
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        return matmul.apply(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        from minigrad.creation import as_tensor
+
+        return matmul.apply(as_tensor(other, device=self.device), self)
+
+    def __neg__(self) -> Tensor:
+        return elementwise.neg(self)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return elementwise.abs(self)
+
+    def __invert__(self) -> Tensor:
+        return elementwise.bitwise_not(self)
+
+    def __and__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_and(self, other)
+
+    def __rand__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_and(other, self)
+
+    def __or__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_or(self, other)
+
+    def __ror__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_or(other, self)
+
+    def __xor__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_xor(self, other)
+
+    def __rxor__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_xor(other, self)
+
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return elementwise.eq(self, other)
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return elementwise.ne(self, other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return elementwise.lt(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return elementwise.le(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return elementwise.gt(self, other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return elementwise.ge(self, other)
+
+    # ---- indexing --------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return index.getitem(self, index=index.raw_index(key))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(value, Tensor):
+            value = value.to(self.dtype)
+        elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
+            value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
+        self._check_writable("__setitem__", value)
+        self._adopt(index.setitem(self, value, index=index.raw_index(key)))
+
+    # ---- in place --------------------------------------------------------------------------------------
+
+    def _check_writable(self, name: str, *operands: Any) -> None:
+        """Refuse a write that would go wrong, before anything has been changed."""
+        if not self._array.flags.writeable:
+            raise ValueError(
+                f"{name}: the tensor's memory is read-only (a broadcast view, or a read-only array)"
+            )
+        tracked = mode.grad and (
+            self.requires_grad or any(isinstance(o, Variable) and o.requires_grad for o in operands)
+        )
+        if not tracked:
+            return
+        if self.requires_grad and self._node is None:
+            raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
+        cell = self._version
+        # Besides this tensor, the name `cell` and the call's argument, nothing else may refer to the counter.
+        if self._is_view or (cell is not None and sys.getrefcount(cell) > 3):
+            raise RuntimeError(
+                f"{name}: the graph needs this tensor as it is (it is a view, or has views, or its value was "
+                "saved for the gradient of an op); use the out-of-place form, or clone() first"
+            )
+
+    def _adopt(self, result: Tensor) -> Tensor:
+        """Become ``result``, whose value is in this tensor's memory already."""
+        version_cell(self)[0] += 1
+        if result._node is not None:
+            self._node = result._node
+            self._index = result._index
+            self.requires_grad = True
+        return self
+
+    def _in_place(self, op: Callable, *operands: Any) -> Tensor:
+        """``self = op(self, *operands)``, written into this tensor's memory."""
+        name = getattr(op, "name", getattr(op, "__name__", "op")) + "_"
+        self._check_writable(name, *operands)
+        result = op(self, *operands)
+        if result.shape != self.shape:
+            raise ValueError(
+                f"{name}: the result has shape {result.shape}, which does not fit into {self.shape}"
+            )
+        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
+            raise TypeError(
+                f"{name}: a result of {result.dtype} cannot be stored in a tensor of {self.dtype}"
+            )
+        self._array[...] = result._array
+        return self._adopt(result)
+
+    def add_(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self += alpha other"""
+        return self._in_place(elementwise.add, other if alpha == 1 else other * alpha)
+
+    def sub_(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self -= alpha other"""
+        return self._in_place(elementwise.sub, other if alpha == 1 else other * alpha)
+
+    def mul_(self, other: Any) -> Tensor:
+        """self *= other"""
+        return self._in_place(elementwise.mul, other)
+
+    def div_(self, other: Any) -> Tensor:
+        """self /= other"""
+        return self._in_place(elementwise.div, other)
+
+    def pow_(self, other: Any) -> Tensor:
+        """self **= other"""
+        return self._in_place(elementwise.pow, other)
+
+    __iadd__ = add_
+    __isub__ = sub_
+    __imul__ = mul_
+    __itruediv__ = div_
+    __ipow__ = pow_
+
+    def relu_(self) -> Tensor:
+        """self = relu(self)"""
+        return self._in_place(activation.relu)
+
+    def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
+        """self = clamp(self, min, max)"""
+        self._check_writable("clamp_")
+        result = elementwise.clamp(self, min=min, max=max)
+        self._array[...] = result._array
+        return self._adopt(result)
+
+    def fill_(self, value: Any) -> Tensor:
+        """Every element becomes ``value``."""
+        self[...] = value
+        return self
+
+    def zero_(self) -> Tensor:
+        """Every element becomes 0."""
+        return self.fill_(0)
+
+    def copy_(self, other: Tensor) -> Tensor:
+        """Take over the values of ``other``, which is broadcast, and converted in dtype and device."""
+        self[...] = other.to(self.device)
+        return self
+
+    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with normal random numbers."""
+        from minigrad.creation import randn
+
+        return self.copy_(randn(self.shape, generator=generator, dtype=self.dtype) * std + mean)
+
+    def uniform_(self, low: Any = 0.0, high: Any = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with uniform random numbers in [low, high)."""
+        from minigrad.creation import rand
+
+        return self.copy_(rand(self.shape, generator=generator, dtype=self.dtype) * (high - low) + low)
+
+    # ---- methods that take a shape, as *sizes or as one tuple ------------------------------------------
+
+    def reshape(self, *sizes: Any) -> Tensor:
+        """In another shape; one size may be -1."""
+        return shape.reshape(self, _one_tuple(sizes))
+
+    def view(self, *sizes: Any) -> Tensor:
+        """As :meth:`reshape`, but never a copy."""
+        out = shape.reshape(self, _one_tuple(sizes))
+        if self.numel() and not np.shares_memory(out._array, self._array, max_work=1):
+            raise ValueError(
+                f"view: shape {out.shape} needs a copy of this tensor (shape {self.shape}, strides "
+                f"{self._array.strides}); use reshape()"
+            )
+        return out
+
+    def permute(self, *dims: Any) -> Tensor:
+        """With the axes in another order: a view."""
+        return shape.permute(self, _one_tuple(dims))
+
+    def expand(self, *sizes: Any) -> Tensor:
+        """Repeated along axes of size 1, without a copy; -1 keeps a size."""
+        return shape.expand(self, _one_tuple(sizes))
+
+    def expand_as(self, other: Tensor) -> Tensor:
+        """Repeated to ``other``'s shape."""
+        return shape.broadcast_to(self, other.shape)
+
+    def view_as(self, other: Tensor) -> Tensor:
+        """In ``other``'s shape."""
+        return self.view(other.shape)
+
+    def flip(self, *dims: Any) -> Tensor:
+        """With the order along ``dims`` reversed."""
+        return shape.flip(self, _one_tuple(dims))
+
+    # ---- methods that are functions of minigrad.ops ----------------------------------------------------
+
+    def max(self, dim: Any = None, keepdim: Any = False) -> Any:
+        """The largest element; with ``dim``, a pair (values, indices)."""
+        if dim is None:
+            return reduce.amax(self)
+        if isinstance(dim, Tensor):
+            return elementwise.maximum(self, dim)
+        return reduce.extremum_along(self, dim, keepdim, reduce.argmax)
+
+    def min(self, dim: Any = None, keepdim: Any = False) -> Any:
+        """The smallest element; with ``dim``, a pair (values, indices)."""
+        if dim is None:
+            return reduce.amin(self)
+        if isinstance(dim, Tensor):
+            return elementwise.minimum(self, dim)
+        return reduce.extremum_along(self, dim, keepdim, reduce.argmin)
+
+    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
+        """Each element limited to [min, max]."""
+        return elementwise.clamp(self, min=min, max=max)
+
+    def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
+        """``value`` where ``mask`` is true."""
+        return elementwise.where(mask, value, self)
+
+    add, sub, mul, div = __add__, __sub__, __mul__, __truediv__
+    eq, ne, lt, le, gt, ge = __eq__, __ne__, __lt__, __le__, __gt__, __ge__
+    pow, neg, matmul = __pow__, __neg__, __matmul__
+
+    abs = elementwise.abs
+    exp, log, log1p, expm1, sqrt = (
+        elementwise.exp,
+        elementwise.log,
+        elementwise.log1p,
+        elementwise.expm1,
+        elementwise.sqrt,
+    )
+    rsqrt, reciprocal, sin, cos, tan = (
+        elementwise.rsqrt,
+        elementwise.reciprocal,
+        elementwise.sin,
+        elementwise.cos,
+        elementwise.tan,
+    )
+    floor, ceil, round, erf = elementwise.floor, elementwise.ceil, elementwise.round, elementwise.erf
+    relu, sigmoid, tanh = activation.relu, activation.sigmoid, activation.tanh
+    softmax, log_softmax = softmax.softmax, softmax.log_softmax
+    sum, mean, var, std, prod = reduce.sum, reduce.mean, reduce.var, reduce.std, reduce.prod
+    amax, amin, argmax, argmin = reduce.amax, reduce.amin, reduce.argmax, reduce.argmin
+    any, all, norm, logsumexp = reduce.any, reduce.all, reduce.norm, reduce.logsumexp
+    transpose, squeeze, unsqueeze, flatten = shape.transpose, shape.squeeze, shape.unsqueeze, shape.flatten
+    gather, take_along_dim = index.gather, index.take_along_dim
+    split, chunk = join.split, join.chunk
+
+    def square(self) -> Tensor:
+        """Each element squared."""
+        return elementwise.square(self)
+
+    def sign(self) -> Tensor:
+        """-1, 0 or 1 by the sign of each element."""
+        return elementwise.sign(self)
+
+    def isnan(self) -> Tensor:
+        """Whether each element is NaN."""
+        return elementwise.isnan(self)
+
+    def clone(self) -> Tensor:
+        """A copy, which gradients flow through."""
+        return elementwise.clone(self)
+
+    def contiguous(self) -> Tensor:
+        """Itself if contiguous, else a copy in C order."""
+        return self if self.is_contiguous() else shape.contiguous(self)
+
+    def t(self) -> Tensor:
+        """The matrix transposed: a view."""
+        return self.T
+
+
+class HookHandle:
+    """What :meth:`Tensor.register_hook` returns; :meth:`remove` takes the hook away again."""
+
+    def __init__(self, hooks: dict[int, Callable], number: int):
+        self._hooks = hooks
+        self._number = number
+
+    def remove(self) -> None:
+        """Call the hook no more."""
+        self._hooks.pop(self._number, None)
+
+
+def _one_tuple(sizes: tuple) -> tuple:
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+
+
+def _unpickle(cls: type, array: np.ndarray, device: Device, requires_grad: bool) -> Tensor:
+    made = cls.__new__(cls)
+    made._array = device.from_numpy(array)
+    made.device = device
+    made.requires_grad = requires_grad
+    return made
+
+
+# ---- moving between devices -------------------------------------------------------------------------------
+
+
+def _moved(xp: Any, x: Any, *, source: Device, target: Device) -> Any:
+    array = source.to_numpy(x)
+    return target.from_numpy(array.copy() if target.type != "cuda" and source.type != "cuda" else array)
+
+
+_move = Op(_moved, "to_device")
+_move.grad(x=lambda g, _y, _x, *, source, target: _transfer(g, source))
+
+
+def _transfer(x: Tensor, target: Device) -> Tensor:
+    """``x`` copied to ``target``. The one op whose output is not where its input is."""
+    attrs = {"source": x.device, "target": target}
+    out = wrap(_moved(None, x._array, **attrs), target)
+    if x.requires_grad and mode.grad:
+        Node(_move, attrs, x.device, 1, (x,), (out,), (False,), False)
+    return out
