@@ -8,7 +8,6 @@ tensor([2., 4., 6.])
 """
 
 import numpy as _np
-import numpy as _np
 
 from minigrad import autograd, errors, kernels, random
 from minigrad.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
