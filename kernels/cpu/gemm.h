@@ -13,32 +13,33 @@
  * multiply-adds: 12 x 32 means 384 for 44, so the loads hide behind the arithmetic. Packing costs MC * KC or
  * KC * NC copies, each used N / NR or M / MR times.
  *
- * What is here, for T = f32 and f64. All sizes and strides count elements, as ptrdiff_t; strides may have any
- * sign; A's element (i, p) is a[i * a_row + p * a_col], B's element (p, j) is b[p * b_row + j * b_col]; C is
- * row-major with row stride ldc. `accumulate` 0 overwrites C, 1 adds to it.
+ * What is here, for T = f32 and f64. Sizes and strides count elements, as ptrdiff_t; strides may have any
+ * sign. A's element (i, p) is a[i * a_row + p * a_col], B's element (p, j) is b[p * b_row + j * b_col]; C is
+ * row-major with row stride ldc. `accumulate` 0 overwrites C, 1 adds to it. No pointer needs an alignment but
+ * that of its type; packed buffers at 64 bytes are read faster.
  *
  *   MR_T, NR_T                rows and columns of the register tile (compile-time constants)
  *   KC_T, MC_T, NC_T          largest block along K, M and N
  *   pack_a_T(rows, depth, a, a_row, a_col, out)
  *   pack_b_T(depth, columns, b, b_row, b_col, out)
- *                             panels of MR rows (NR columns); panel q starts at out + q * MR * depth, and its
- *                             element (i, p) lies at [p * MR + i]. The last panel is filled up with zeros.
- *                             Fast when either stride is 1. `out` is 64-byte aligned (a requirement for B).
+ *                             panels of MR rows (NR columns). Panel q starts at out + q * MR * depth; its
+ *                             element (i, p) lies at [p * MR + i]. Zeros fill up the last panel. Fast when
+ *                             one of the two strides is 1.
  *   micro_kernel_T(depth, a_panel, b_panel, c, ldc, accumulate)
  *                             a full tile of C from one packed panel of each
  *   edge_kernel_T(rows, columns, depth, a_panel, b_panel, c, ldc, accumulate)
  *                             the same for any rows <= MR, columns <= NR; writes nothing outside them
  *   gemm_packed_T(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace)
  *                             the five loops above
- *   gemm_unpacked_T(the same) A read in place, and B too where its rows are contiguous: for small matrices
+ *   gemm_unpacked_T(as gemm_packed_T)
+ *                             A read in place, and B too where that is fast: for small and thin matrices
  *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, accumulate)
  *                             y[j] = sum over p of x[p] b[p, j]
- *   gemm_T(the arguments of gemm_packed)
- *                             whichever of the three suits the sizes
- *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them; 64-byte aligned
+ *   gemm_T(as gemm_packed_T)  whichever of the three suits the sizes and strides
+ *   gemm_workspace_T(M, N, K) elements that `workspace` must hold, for any of them
  *
- * K = 0 gives zeros (or leaves C as it is, accumulating). The order in which one element's products are added
- * depends on K alone within each driver, never on where the element lies.
+ * K = 0 gives zeros (or leaves C as it is, accumulating). Within a driver, the order in which the products of
+ * one element are added depends on K alone, never on where the element lies.
  */
 #ifndef MINIGRAD_GEMM_H
 #define MINIGRAD_GEMM_H
@@ -67,8 +68,10 @@ ALWAYS_INLINE void transpose_f32(const float *from, ptrdiff_t from_row, float *t
 {
     f32x4 r0 = *(const f32x4_u *)(from), r1 = *(const f32x4_u *)(from + from_row);
     f32x4 r2 = *(const f32x4_u *)(from + 2 * from_row), r3 = *(const f32x4_u *)(from + 3 * from_row);
-    f32x4 low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
-    f32x4 low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+    f32x4 low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5);
+    f32x4 low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+    f32x4 high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+    f32x4 high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
     *(f32x4_u *)(to) = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
     *(f32x4_u *)(to + to_row) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
     *(f32x4_u *)(to + 2 * to_row) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);

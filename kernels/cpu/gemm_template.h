@@ -3,11 +3,12 @@
 enum {
     NAME(MR) = TILE_ROWS,
     NAME(NR) = TILE_VECTORS * LANES,
-    /* Block sizes in bytes, whatever the type: a B panel of KC x NR near L1, an A block of MC x KC in L2, a
-     * B strip of KC x NC in L3. */
-    NAME(KC) = 384 * 4 / (int)sizeof(real),
-    NAME(MC) = 336 / TILE_ROWS * TILE_ROWS,
+    /* A micro-panel of A (KC x MR) stays in L1, an A block (MC x KC, about 300 KB) in L2, and a B strip
+     * (KC x NC, 3 to 4 MB) in L3. */
+    NAME(KC) = sizeof(real) == 4 ? 384 : 256,
+    NAME(MC) = 168, /* a multiple of 12, 8 and 6 */
     NAME(NC) = 2048,
+    NAME(KC_UNPACKED) = 1024,
 };
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
@@ -46,8 +47,8 @@ ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_
     }
 }
 
-NEVER_INLINE void NAME(pack_a)(ptrdiff_t rows, ptrdiff_t depth, const real *a, ptrdiff_t a_row, ptrdiff_t a_col,
-                               real *out)
+NEVER_INLINE void NAME(pack_a)(ptrdiff_t rows, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
+                               ptrdiff_t a_col, real *out)
 {
     NAME(pack_panels)(NAME(MR), rows, depth, a, a_row, a_col, out);
 }
@@ -60,11 +61,11 @@ NEVER_INLINE void NAME(pack_b)(ptrdiff_t depth, ptrdiff_t columns, const real *b
 
 /* ---- register tiles ------------------------------------------------------------------------------------ */
 
-/* C tile of `rows` x (`vectors` * LANES), both compile-time constants. A is read at any strides (one broadcast
- * element at a time); each row of B is contiguous. */
-ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
-                              ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *restrict c, ptrdiff_t ldc,
-                              int accumulate)
+/* C tile of `rows` x (`vectors` * LANES), both compile-time constants. A has any strides: it is read one
+ * broadcast element at a time. Each row of B is contiguous. */
+ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
+                              ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
+                              real *restrict c, ptrdiff_t ldc, int accumulate)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++) {
@@ -97,11 +98,14 @@ NEVER_INLINE void NAME(micro_kernel)(ptrdiff_t depth, const real *a_panel, const
 }
 
 /* The tile for a number of rows known only now: one copy of `tile` for each. */
-ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
-                                   ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c, ptrdiff_t ldc,
-                                   int accumulate)
+ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth, const real *a,
+                                   ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c,
+                                   ptrdiff_t ldc, int accumulate)
 {
-#define ROWS(n) case n: NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate); break;
+#define ROWS(n) \
+    case n: \
+        NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate); \
+        break;
     switch (rows) {
         ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if TILE_ROWS >= 8
@@ -129,9 +133,9 @@ NEVER_INLINE void NAME(partial_tile)(int rows, int columns, ptrdiff_t depth, con
         real scratch[TILE_ROWS * NAME(NR)] __attribute__((aligned(64)));
         const int padded = columns < LANES ? LANES : NAME(NR);
         NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, 0);
-        for (int i = 0; i < rows; i++)
+        for (int i = 0; i < rows; i++, c += ldc)
             for (int j = 0; j < columns; j++)
-                c[i * ldc + j] = accumulate ? c[i * ldc + j] + scratch[i * padded + j] : scratch[i * padded + j];
+                c[j] = accumulate ? c[j] + scratch[i * padded + j] : scratch[i * padded + j];
     }
 }
 
@@ -148,11 +152,17 @@ MAYBE_UNUSED void NAME(edge_kernel)(int rows, int columns, ptrdiff_t depth, cons
 
 ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 
-/* `total` cut into equal blocks of at most `largest`, each a multiple of `unit`: no small block at the end. */
+ALWAYS_INLINE ptrdiff_t NAME(round_up)(ptrdiff_t size, ptrdiff_t unit)
+{
+    return (size + unit - 1) / unit * unit;
+}
+
+/* The size of equal blocks of `total`, with no small one last: a multiple of `unit`, at most
+ * round_up(largest, unit). */
 ALWAYS_INLINE ptrdiff_t NAME(balanced)(ptrdiff_t total, ptrdiff_t largest, ptrdiff_t unit)
 {
     const ptrdiff_t blocks = total > largest ? (total + largest - 1) / largest : 1;
-    return ((total + blocks - 1) / blocks + unit - 1) / unit * unit;
+    return NAME(round_up)((total + blocks - 1) / blocks, unit);
 }
 
 MAYBE_UNUSED void NAME(clear)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc)
@@ -166,8 +176,8 @@ MAYBE_UNUSED void NAME(macro_kernel)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, c
 {
     for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
         for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR))
-            NAME(edge_kernel)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
-                              a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc, accumulate);
+            NAME(edge_kernel)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)),
+                              kc, a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc, accumulate);
 }
 
 MAYBE_UNUSED void NAME(gemm_packed)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
@@ -188,29 +198,42 @@ MAYBE_UNUSED void NAME(gemm_packed)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
             for (ptrdiff_t ic = 0; ic < M; ic += MC) {
                 const ptrdiff_t mc = NAME(smaller)(M - ic, MC);
                 NAME(pack_a)(mc, kc, a + ic * a_row + pc * a_col, a_row, a_col, a_packed);
-                NAME(macro_kernel)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc, accumulate || pc > 0);
+                NAME(macro_kernel)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc,
+                                   accumulate || pc > 0);
             }
         }
     }
 }
 
-/* Without packing, but for the panels of B whose rows are not contiguous or end before a whole tile. */
+/* With A read in place, and so is B where its rows are contiguous, end with a whole vector, and are used
+ * at most twice or lie within a page of each other: rows further apart cost a translation (TLB) each. */
 MAYBE_UNUSED void NAME(gemm_unpacked)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
-                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
-                                      ptrdiff_t ldc, int accumulate, real *workspace)
+                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col,
+                                      real *c, ptrdiff_t ldc, int accumulate, real *workspace)
 {
-    for (ptrdiff_t j = 0; j < N; j += NAME(NR)) {
-        const int columns = (int)NAME(smaller)(N - j, NAME(NR));
-        const real *panel = b + j * b_col;
-        ptrdiff_t panel_row = b_row;
-        if (b_col != 1 || (columns != NAME(NR) && columns != LANES)) {
-            NAME(pack_b)(K, columns, panel, b_row, b_col, workspace);
-            panel = workspace;
-            panel_row = NAME(NR);
+    if (K == 0 && !accumulate) NAME(clear)(M, N, c, ldc);
+    const ptrdiff_t page = 4096 / sizeof(real), KC = NAME(balanced)(K, NAME(KC_UNPACKED), 1);
+    const int near = b_col == 1 && (M <= 2 * NAME(MR) || (-page < b_row && b_row < page));
+    for (ptrdiff_t pc = 0; pc < K; pc += KC) {
+        const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
+        for (ptrdiff_t jr = 0; jr < N; jr += NAME(NR)) {
+            const int columns = (int)NAME(smaller)(N - jr, NAME(NR));
+            const int width = columns <= LANES ? LANES : NAME(NR);
+            const real *panel = b + pc * b_row + jr * b_col;
+            ptrdiff_t panel_row = b_row;
+            if (!near || columns != width) {
+                if (width == LANES)
+                    NAME(pack_panels)(LANES, columns, kc, panel, b_col, b_row, workspace);
+                else
+                    NAME(pack_b)(kc, columns, panel, b_row, b_col, workspace);
+                panel = workspace;
+                panel_row = width;
+            }
+            for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR))
+                NAME(partial_tile)((int)NAME(smaller)(M - ir, NAME(MR)), columns, kc,
+                                   a + ir * a_row + pc * a_col, a_row, a_col, panel, panel_row,
+                                   c + ir * ldc + jr, ldc, accumulate || pc > 0);
         }
-        for (ptrdiff_t i = 0; i < M; i += NAME(MR))
-            NAME(partial_tile)((int)NAME(smaller)(M - i, NAME(MR)), columns, K, a + i * a_row, a_row, a_col, panel,
-                               panel_row, c + i * ldc + j, ldc, accumulate);
     }
 }
 
@@ -220,13 +243,14 @@ MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t 
                              ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, int accumulate)
 {
     if (!accumulate) NAME(clear)(1, N, y, N);
-    if (b_col == 1) { /* four rows at a time: y is read and written once for four rows of B */
+    if (b_col == 1 && N > 1) { /* four rows at a time: y is read and written once for four rows of B */
         ptrdiff_t p = 0;
         for (; p + 4 <= K; p += 4) {
             const real *row = b + p * b_row, *x4 = x + p * x_stride;
             const real x0 = x4[0], x1 = x4[x_stride], x2 = x4[2 * x_stride], x3 = x4[3 * x_stride];
             for (ptrdiff_t j = 0; j < N; j++)
-                y[j] += (x0 * row[j] + x1 * row[b_row + j]) + (x2 * row[2 * b_row + j] + x3 * row[3 * b_row + j]);
+                y[j] += (x0 * row[j] + x1 * row[b_row + j])
+                      + (x2 * row[2 * b_row + j] + x3 * row[3 * b_row + j]);
         }
         for (; p < K; p++)
             for (ptrdiff_t j = 0; j < N; j++) y[j] += x[p * x_stride] * b[p * b_row + j];
@@ -240,7 +264,8 @@ MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t 
             vector sum[4] = {{0}, {0}, {0}, {0}};
             for (; p + 4 * LANES <= K; p += 4 * LANES)
                 UNROLL for (int v = 0; v < 4; v++)
-                    sum[v] += *(const vector_u *)(x + p + v * LANES) * *(const vector_u *)(column + p + v * LANES);
+                    sum[v] += *(const vector_u *)(x + p + v * LANES)
+                            * *(const vector_u *)(column + p + v * LANES);
             sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
             UNROLL for (int lane = 0; lane < LANES; lane++) total += sum[0][lane];
         }
@@ -249,23 +274,30 @@ MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t 
     }
 }
 
-/* Elements of workspace for a product of this size by any driver. */
+/* Elements of workspace for a product of this size, or of any smaller one, by any driver. */
 MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K)
 {
-    const ptrdiff_t MC = NAME(balanced)(M, NAME(MC), NAME(MR)), NC = NAME(balanced)(N, NAME(NC), NAME(NR));
-    const ptrdiff_t packed = NAME(balanced)(K, NAME(KC), 1) * (MC + NC), unpacked = K * NAME(NR);
+    const ptrdiff_t MC = NAME(round_up)(NAME(smaller)(M, NAME(MC)), NAME(MR));
+    const ptrdiff_t NC = NAME(round_up)(NAME(smaller)(N, NAME(NC)), NAME(NR));
+    const ptrdiff_t packed = NAME(smaller)(K, NAME(KC)) * (MC + NC);
+    const ptrdiff_t unpacked = NAME(smaller)(K, NAME(KC_UNPACKED)) * NAME(NR);
     return packed > unpacked ? packed : unpacked;
 }
 
+/* The bounds below are measured: packing pays when each packed element is used often enough. */
 MAYBE_UNUSED void NAME(gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
                              ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
                              ptrdiff_t ldc, int accumulate, real *workspace)
 {
-    if (M == 1)
-        NAME(gemv)(N, K, a, a_col, b, b_row, b_col, c, accumulate);
+    const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
+    const int thin = M <= 2 * NAME(MR) || (N <= 2 * NAME(NR) && (!a_transposed || K <= NAME(KC_UNPACKED)));
+    const double largest = a_transposed ? 128 : 320;
+    if (M == 1 || (M <= 4 && N > 1 && b_transposed))
+        for (ptrdiff_t i = 0; i < M; i++)
+            NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, accumulate);
     else if (N == 1 && ldc == 1) /* the transposed problem */
         NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, accumulate);
-    else if (M <= 2 * NAME(MR) || (double)M * N * K <= 200.0 * 200 * 200)
+    else if (thin || (double)M * N * K <= largest * largest * largest)
         NAME(gemm_unpacked)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace);
     else
         NAME(gemm_packed)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace);

@@ -92,7 +92,7 @@ def naive(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not No
 
 
 def tiled(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads):
-    """Adds cache tiles: a block of ``b`` is used for all rows of ``a`` while it lies in L1, and the inner loop
+    """Adds cache tiles: a block of ``b`` serves all rows of ``a`` while it lies in L1, and the inner loop
     runs along contiguous elements, so that the compiler vectorises it."""
     cdef Problem problem
     read_problem(&problem, out, a, b)
@@ -104,8 +104,8 @@ def tiled(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not No
 
 
 def packed(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads):
-    """Adds register tiles: a micro-kernel keeps a tile of ``out`` in vector registers along all of K, and reads
-    ``a`` and ``b`` from panels packed in the order of its loads."""
+    """Adds register tiles: a micro-kernel sums a tile of ``out`` in vector registers, and reads ``a`` and
+    ``b`` from panels packed in the order of its loads."""
     cdef Problem problem
     read_problem(&problem, out, a, b)
     run_blocks(&problem, whole_matrix(&problem), True)
@@ -171,8 +171,8 @@ cdef void tiled_product(Problem *p, real *out, real *a, real *b) noexcept nogil:
 
 cdef inline void row_times_tile(Py_ssize_t width, Py_ssize_t depth, const real *a, Py_ssize_t a_col,
                                 const real *tile, real *out) noexcept nogil:
-    """out (width,) += a (depth,) @ tile (depth, width); four rows at a time, for one load and one store of out
-    in four multiply-adds."""
+    """out (width,) += a (depth,) @ tile (depth, width), four rows at a time: out is loaded and stored once
+    for four multiply-adds."""
     cdef Py_ssize_t j, k = 0
     cdef real a0, a1, a2, a3
     cdef const real *row
@@ -180,7 +180,8 @@ cdef inline void row_times_tile(Py_ssize_t width, Py_ssize_t depth, const real *
         a0, a1, a2, a3 = a[k * a_col], a[(k + 1) * a_col], a[(k + 2) * a_col], a[(k + 3) * a_col]
         row = tile + k * TILE_N
         for j in range(width):
-            out[j] += (a0 * row[j] + a1 * row[TILE_N + j]) + (a2 * row[2 * TILE_N + j] + a3 * row[3 * TILE_N + j])
+            out[j] += ((a0 * row[j] + a1 * row[TILE_N + j])
+                       + (a2 * row[2 * TILE_N + j] + a3 * row[3 * TILE_N + j]))
         k += 4
     while k < depth:
         for j in range(width):
@@ -299,21 +300,21 @@ cdef int read_problem(Problem *p, cnp.ndarray out, cnp.ndarray a, cnp.ndarray b)
         p.batch_shape[axis] = out.shape[axis]
         p.a_batch[axis], p.b_batch[axis] = a.strides[axis] // item, b.strides[axis] // item
     if not fits:
-        raise ValueError(f"matmul kernel: shapes do not fit: out {(<object> out).shape}, a {(<object> a).shape}, "
-                         f"b {(<object> b).shape}")
+        raise ValueError(f"matmul kernel: shapes do not fit: out {(<object> out).shape}, "
+                         f"a {(<object> a).shape}, b {(<object> b).shape}")
     if p.M == 0 or p.N == 0:
         p.batch = 0
     return 0
 
 
 cdef int check_matrices(cnp.ndarray array, int ndim, int dtype) except -1:
-    """An input of ``ndim`` dimensions, at least two, whose elements lie at whole multiples of the item size."""
+    """An input has ``ndim`` dimensions, at least two, and strides that are multiples of the item size."""
     cdef int axis
     if cnp.PyArray_TYPE(array) != dtype:
         raise TypeError(f"matmul kernel: dtype {array.dtype} does not fit the other arguments")
     if ndim < 2 or cnp.PyArray_NDIM(array) != ndim:
-        raise ValueError(f"matmul kernel: all arrays must have the same number of dimensions, at least 2; got "
-                         f"{cnp.PyArray_NDIM(array)}, and {ndim} in out")
+        raise ValueError(f"matmul kernel: all arrays must have as many dimensions as out, and at least 2; "
+                         f"got {cnp.PyArray_NDIM(array)}, and {ndim} in out")
     if not cnp.PyArray_ISBEHAVED_RO(array):
         raise ValueError("matmul kernel: inputs must be aligned and in native byte order")
     for axis in range(ndim):

@@ -2,8 +2,8 @@
  *
  * GCC and Clang vector extensions: `f32v` holds F32_LANES floats and takes + - * / and comparisons lane by
  * lane; a scalar operand is broadcast. `f32v_u` is the same vector at any address: read and write memory
- * through `*(f32v_u *)pointer`. With -ffp-contract (the default of both compilers) `acc += x * y` is one fused
- * multiply-add where the level has it (x86-64-v3, -v4 and arm64).
+ * through `*(f32v_u *)pointer`. By default both compilers contract `acc += x * y` to one fused multiply-add
+ * where the level has it (x86-64-v3, -v4 and arm64).
  */
 #ifndef MINIGRAD_VECTOR_H
 #define MINIGRAD_VECTOR_H
