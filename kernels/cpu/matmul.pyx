@@ -55,7 +55,7 @@ cdef enum:
     TILE_N = 128
 
 # Multiply-adds below which a second thread does not pay: waking it takes as long as computing these.
-cdef double SERIAL_WORK = 128.0 * 128 * 128
+cdef double SERIAL_WORK = 96.0 * 96 * 96
 
 # A batch of matrix products. Strides count elements.
 cdef struct Problem:
