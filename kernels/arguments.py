@@ -1,0 +1,201 @@
+"""Checks the arguments of a kernel launch against the kernel's own signature.
+
+A launch itself checks nothing: a Python float sent as a double where the kernel declares a float, or a
+transposed view read as if it were contiguous, gives wrong numbers in silence. Here every argument becomes
+exactly what its parameter says, or an error that names the kernel, the parameter, what it expects and what
+it got.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from struct import Struct
+from struct import error as StructError
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .source import NUMBER_TYPES, CudaSource, Parameter, Signature, type_of_dtype
+
+
+class strided:
+    """Marks an array argument whose strides the kernel takes as arguments: it need not be C-contiguous."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any):
+        self.array = array
+
+
+def is_array(value: Any) -> bool:
+    """Whether ``value`` is a NumPy or a CuPy array. CuPy is not imported to find out."""
+    return isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] == "cupy"
+
+
+class ArgumentBinder:
+    """Turns the arguments of one kernel into what is passed to it.
+
+    Args:
+        source: where the kernel's structs are defined.
+        signature: the kernel's.
+        fixed: template types that are given rather than deduced, as ``{"T": dtype}``.
+    """
+
+    def __init__(self, source: CudaSource, signature: Signature, fixed: Mapping[str, np.dtype]):
+        self.signature = signature
+        self.fixed = dict(fixed)
+        self.structs = {}
+        for parameter in signature.parameters:
+            known = parameter.type in NUMBER_TYPES or parameter.type in signature.template
+            if not known and not parameter.is_pointer and (dtype := source.struct(parameter.type)):
+                self.structs[parameter.type] = _StructPacker(dtype)
+
+    def bind(self, args: Sequence[Any]) -> tuple[list, list, dict[str, np.dtype]]:
+        """Check ``args``. Returns (the values to pass, the arrays among them, the template's types).
+
+        A value is an array, None for a null pointer, a NumPy scalar of the parameter's exact type, or, for
+        a struct, a NumPy array of one structured element.
+        """
+        parameters = self.signature.parameters
+        if len(args) != len(parameters):
+            raise TypeError(f"{self.signature}: expected {len(parameters)} arguments, got {len(args)}")
+        types, arrays, values = dict(self.fixed), [], list(args)
+        for i, parameter in enumerate(parameters):  # arrays first: they decide the template's types
+            if parameter.is_pointer:
+                values[i] = self._array(parameter, values[i], types, arrays)
+        if not arrays:
+            raise TypeError(f"{self.signature}: at least one argument must be an array")
+        for i, parameter in enumerate(parameters):
+            if not parameter.is_pointer:
+                values[i] = self._value(parameter, values[i], types)
+        for name, kind in self.signature.template.items():
+            if kind == "typename" and name not in types:
+                raise TypeError(f"{self.signature}: no array tells the type of the template parameter {name}")
+        return values, arrays, types
+
+    def _array(self, parameter: Parameter, value: Any, types: dict, arrays: list) -> Any:
+        if value is None and parameter.is_const:
+            return None
+        array = value.array if type(value) is strided else value
+        if not is_array(array):
+            self._wrong(parameter, "a NumPy or CuPy array", describe(array), TypeError)
+        expected = types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
+        if expected is None and parameter.type in self.signature.template and type_of_dtype(array.dtype):
+            expected = types[parameter.type] = array.dtype
+        if array.dtype != expected:
+            self._wrong(
+                parameter, f"an array of {expected or parameter.type}", f"one of {array.dtype}", TypeError
+            )
+        flags = array.flags
+        if array is value and not flags.c_contiguous:
+            self._wrong(parameter, "a C-contiguous array", f"strides {array.strides} for shape {array.shape}")
+        if not parameter.is_const and not getattr(flags, "writeable", True):
+            self._wrong(parameter, "a writeable array", "a read-only one")
+        if not getattr(flags, "aligned", True):
+            self._wrong(parameter, "an aligned array", "one that starts between two elements")
+        if arrays and (isinstance(array, np.ndarray) is not isinstance(arrays[0], np.ndarray)):
+            self._wrong(
+                parameter, f"a {kind(arrays[0])} array like those before it", f"a {kind(array)} array"
+            )
+        if arrays and array.device != arrays[0].device:
+            self._wrong(parameter, f"an array on {arrays[0].device}", f"one on {array.device}")
+        arrays.append(array)
+        return array
+
+    def _value(self, parameter: Parameter, value: Any, types: dict) -> Any:
+        dtype = types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
+        if dtype is not None:
+            return self._number(parameter, dtype, value)
+        struct = self.structs.get(parameter.type)
+        if struct is None:
+            raise TypeError(
+                f"{self.signature}: `{parameter}` has a type that is neither a number nor a known struct"
+            )
+        if not isinstance(value, Mapping) or value.keys() != struct.names:
+            got = (
+                f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
+            )
+            self._wrong(
+                parameter, f"a mapping with the fields {', '.join(struct.dtype.names)}", got, TypeError
+            )
+        try:
+            return struct.pack(value)
+        except (TypeError, OverflowError, StructError):
+            self._explain(parameter, struct.dtype, value)
+            raise
+
+    def _explain(self, parameter: Parameter, dtype: np.dtype, value: Mapping[str, Any]) -> None:
+        """Raise the error of the first field of a struct that does not fit."""
+        for name in dtype.names or ():
+            field = Parameter(f"{parameter.name}.{name}", parameter.type, is_pointer=False, is_const=False)
+            if dtype[name].subdtype is None:
+                self._number(field, dtype[name], value[name])
+                continue
+            element, (length,) = dtype[name].subdtype
+            if not isinstance(value[name], Sequence) or len(value[name]) != length:
+                self._wrong(field, f"{length} numbers", describe(value[name]))
+            for item in value[name]:
+                self._number(field, element, item)
+
+    def _number(self, parameter: Parameter, dtype: np.dtype, value: Any) -> np.generic:
+        """``value`` in exactly the parameter's type; an error if it is of another kind, or too large."""
+        if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
+            self._wrong(parameter, f"a number ({dtype})", describe(value), TypeError)
+        if dtype.kind == "b":
+            if not isinstance(value, (bool, np.bool_)):
+                self._wrong(parameter, "a bool", describe(value), TypeError)
+        elif dtype.kind == "f":
+            if abs(value) > _LARGEST[dtype] and not math.isinf(value):
+                self._wrong(parameter, f"a number that fits {dtype}", repr(value))
+        elif isinstance(value, (float, np.floating)):
+            self._wrong(parameter, f"an integer ({dtype})", describe(value), TypeError)
+        else:
+            value, limits = operator.index(value), _INTEGER_LIMITS[dtype]
+            if not limits[0] <= value <= limits[1]:
+                self._wrong(parameter, f"an integer that fits {dtype}", repr(value))
+        return dtype.type(value)
+
+    def _wrong(self, parameter: Parameter, expected: str, got: str, error: type = ValueError) -> NoReturn:
+        raise error(f"{self.signature.name}: argument `{parameter}` expects {expected}, got {got}")
+
+
+class _StructPacker:
+    """Packs the fields of a struct, as C++ lays them out, in one call."""
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+        self.names = set(dtype.names)
+        self._sequences = {name for name in dtype.names if dtype[name].subdtype}
+        format, end = "=", 0
+        for name in dtype.names:
+            field, offset = dtype.fields[name][:2]
+            base, shape = field.subdtype or (field, ())
+            format += f"{offset - end}x{math.prod(shape)}{_FORMATS[base.str[1:]]}"
+            end = offset + field.itemsize
+        self._packer = Struct(f"{format}{dtype.itemsize - end}x")
+
+    def pack(self, fields: Mapping[str, Any]) -> np.ndarray:
+        """A NumPy array of one element that holds the struct; CuPy passes such an array by value."""
+        values = []
+        for name in self.dtype.names:
+            (values.extend if name in self._sequences else values.append)(fields[name])
+        return np.frombuffer(self._packer.pack(*values), self.dtype)
+
+
+_FORMATS = {"b1": "?", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q"}
+_FORMATS |= {"f4": "f", "f8": "d"}
+_LARGEST = {d: float(np.finfo(d).max) for d in NUMBER_TYPES.values() if d.kind == "f"}
+_INTEGER_LIMITS = {d: (np.iinfo(d).min, np.iinfo(d).max) for d in NUMBER_TYPES.values() if d.kind in "iu"}
+
+
+def describe(value: Any) -> str:
+    """``value`` in an error message: its type and, if it is short, itself."""
+    text = repr(value)
+    return f"{type(value).__name__} {text}" if len(text) <= 40 and "\n" not in text else type(value).__name__
+
+
+def kind(array: Any) -> str:
+    """``"NumPy"`` or ``"CuPy"``."""
+    return "NumPy" if isinstance(array, np.ndarray) else "CuPy"

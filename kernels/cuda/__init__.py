@@ -1,0 +1,59 @@
+"""The CUDA kernels: ``.cu`` files, with a Python module of the same name that launches each.
+
+The modules (``matmul``, ``conv2d``, ``pool2d``) take CuPy arrays, and then run on a card, or NumPy arrays,
+and then run on the simulator (``minigrad.kernels.sim``). CuPy is imported, and a card looked for, only when
+one is asked for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+MODULES = ("conv2d", "matmul", "pool2d")
+"""The modules that launch kernels; each is loaded when it is first touched."""
+
+INSTALL = 'pip install "minigrad[cuda13]" (or "minigrad[cuda12]" for a driver of CUDA 12)'
+
+
+def is_available() -> bool:
+    """Whether kernels can run on a card: CuPy can be imported, and finds a driver and a device."""
+    return not why_unavailable()
+
+
+@cache
+def why_unavailable() -> str:
+    """In one sentence, what is missing to run kernels on a card; empty if nothing is."""
+    try:
+        module = cupy()
+    except ImportError as error:
+        return str(error)
+    try:
+        count = module.cuda.runtime.getDeviceCount()
+    except Exception as error:  # whatever the driver says, the answer is that there is none to use
+        return f"CuPy is installed, but CUDA cannot be used: {_first_line(error)}"
+    return "" if count > 0 else "CuPy is installed, but there is no CUDA device"
+
+
+def cupy() -> Any:
+    """The module CuPy. Raises ImportError that says how to install it."""
+    try:
+        return import_module("cupy")
+    except ImportError as error:
+        reason = (
+            "is not installed" if isinstance(error, ModuleNotFoundError) else f"fails: {_first_line(error)}"
+        )
+        raise ImportError(
+            f"kernels on a CUDA card need CuPy, which {reason}; install it with {INSTALL}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def __getattr__(name: str) -> Any:
+    if name in MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,171 @@
+"""Launches CUDA kernels: on a card through CuPy, or on the CPU through the simulator.
+
+The two differ in one object, a backend, chosen by the type of the first array among the arguments: a CuPy
+array means the card that it lives on, a NumPy array means the simulator. All else is done here, once:
+checking every argument against the kernel's signature, deducing the template's types, checking the limits
+of a launch, and compiling on first use. ::
+
+    saxpy = CudaKernel("saxpy.cu", "saxpy<T>")     # template <typename T>
+                                                   # __global__ void saxpy(T* y, const T* x, T a, int n)
+    saxpy.launch(blocks(n, 256), 256, (y, x, 2.0, n))
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .arguments import ArgumentBinder, strided
+from .source import NUMBER_TYPES, CudaSource, Signature, canonical_type, split_commas, type_of_dtype
+
+__all__ = ["Backend", "CudaKernel", "blocks", "strided"]
+
+MAX_THREADS_PER_BLOCK = 1024
+MAX_BLOCK = (1024, 1024, 64)
+MAX_GRID = (2**31 - 1, 65535, 65535)
+MAX_SHARED_BYTES = 227 * 1024  # of one block on compute capability 9.0; other cards have less
+
+Dimensions = tuple[int, int, int]
+
+Launcher = Callable[[Any, Dimensions, Dimensions, list, int], None]
+"""Called as (the arrays' device, grid, block, the values that the binder made, shared_bytes)."""
+
+
+class Backend(Protocol):
+    """Compiles one instance of a kernel, such as ``matmul_tiled<float>``, into something to call."""
+
+    def load(self, source: CudaSource, signature: Signature, instance: str) -> Launcher: ...
+
+
+def blocks(elements: int, per_block: int) -> int:
+    """How many blocks of ``per_block`` elements cover ``elements``."""
+    return -(-elements // per_block)
+
+
+class CudaKernel:
+    """One ``__global__`` function of a CUDA source, compiled on first launch for each backend and type.
+
+    Args:
+        source: a ``.cu`` file, or a string of CUDA code.
+        name: the kernel, with its template arguments if it is a template: ``"matmul_tiled<T>"``. A type
+            parameter named there stands for the dtype of the arrays passed to it; anything else
+            (``"reduce<float, 256>"``) is taken literally. Without ``<...>``, all types are deduced.
+
+    Raises:
+        ValueError: there is no such kernel, or its signature cannot be read.
+    """
+
+    def __init__(self, source: str | Path | CudaSource, name: str):
+        self.source = source if isinstance(source, CudaSource) else CudaSource(source)
+        self.name, _, arguments = name.partition("<")
+        self.name = self.name.strip()
+        self.signature = self.source.signature(self.name)
+        template = self.signature.template
+        self._template_arguments = (
+            split_commas(arguments.strip().removesuffix(">")) if arguments else list(template)
+        )
+        if len(self._template_arguments) != len(template):
+            raise ValueError(f"{name}: the template has the parameters {', '.join(template) or '(none)'}")
+        fixed = {}
+        for (parameter, kind), argument in zip(template.items(), self._template_arguments, strict=True):
+            if kind != "typename" and argument == parameter:
+                raise ValueError(f"{name}: give the value of the template parameter `{kind} {parameter}`")
+            if kind == "typename" and argument != parameter:
+                if canonical_type(argument) not in NUMBER_TYPES:
+                    raise ValueError(
+                        f"{name}: `{argument}` is neither the parameter {parameter} nor a number type"
+                    )
+                fixed[parameter] = NUMBER_TYPES[canonical_type(argument)]
+        self._binder = ArgumentBinder(self.source, self.signature, fixed)
+        self._loaded: dict[tuple, Launcher] = {}
+        self._loading = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"CudaKernel({self.source.name!r}, {str(self.signature)!r})"
+
+    def launch(
+        self,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        args: Sequence[Any],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run the kernel: ``grid`` blocks of ``block`` threads (an int, or up to three with x first).
+
+        A grid or block of zero launches nothing. On a card the work joins CuPy's current stream; on the
+        simulator it is done when the call returns.
+
+        Args:
+            args: one for each parameter. For a pointer: an array of its dtype, C-contiguous (or wrapped in
+                :class:`strided`) and, unless the parameter is ``const``, writeable; None passes a null
+                pointer where it is ``const``. For a number: a Python or NumPy number that fits. For a
+                struct: a mapping of its fields.
+            shared_bytes: the size of the dynamic shared memory of each block.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; the message names kernel and parameter.
+            KernelCompileError: the source does not compile; the message holds the compiler's lines.
+            KernelLaunchError: the kernel could not run, or not finish.
+        """
+        grid, block = self._dimensions("grid", grid), self._dimensions("block", block)
+        self._check_limits(grid, block, shared_bytes)
+        values, arrays, types = self._binder.bind(args)
+        if 0 in grid or 0 in block:
+            return
+        backend, device = _backend(arrays[0]), arrays[0].device
+        key = (backend, *types.values())
+        launcher = self._loaded.get(key)
+        if launcher is None:
+            with self._loading:
+                launcher = self._loaded.get(key)
+                if launcher is None:
+                    launcher = backend.load(self.source, self.signature, self.instance(types))
+                    self._loaded[key] = launcher
+        launcher(device, grid, block, values, shared_bytes)
+
+    def instance(self, types: Mapping[str, Any]) -> str:
+        """The kernel's C++ name with its template types replaced.
+
+        ``instance({"T": "float32"})`` of ``matmul_tiled<T>`` is ``"matmul_tiled<float>"``.
+        """
+        if not self._template_arguments:
+            return self.name
+        names = [type_of_dtype(np.dtype(types[a])) if a in types else a for a in self._template_arguments]
+        return f"{self.name}<{', '.join(names)}>"
+
+    def _dimensions(self, what: str, size: int | Sequence[int]) -> Dimensions:
+        try:
+            sizes = tuple(map(operator.index, (size,) if hasattr(size, "__index__") else size))
+        except TypeError:
+            sizes = ()
+        if not 1 <= len(sizes) <= 3 or min(sizes) < 0:
+            raise ValueError(f"{self.name}: {what} must be one to three integers from 0, got {size!r}")
+        return (*sizes, 1, 1)[:3]
+
+    def _check_limits(self, grid: Dimensions, block: Dimensions, shared_bytes: int) -> None:
+        threads = block[0] * block[1] * block[2]
+        if threads > MAX_THREADS_PER_BLOCK or any(map(operator.gt, block, MAX_BLOCK)):
+            raise ValueError(
+                f"{self.name}: block {block} has {threads} threads; a block has at most "
+                f"{MAX_THREADS_PER_BLOCK}, and at most {MAX_BLOCK} along x, y and z"
+            )
+        if any(map(operator.gt, grid, MAX_GRID)):
+            raise ValueError(f"{self.name}: grid {grid} exceeds the limits {MAX_GRID} along x, y and z")
+        if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
+            raise ValueError(
+                f"{self.name}: shared_bytes is {shared_bytes}; a block has 0 to {MAX_SHARED_BYTES} bytes"
+            )
+
+
+def _backend(array: Any) -> Backend:
+    """The backend that computes on ``array``: the one place where simulator and card part ways."""
+    if isinstance(array, np.ndarray):
+        from .sim.backend import backend
+    else:
+        from .cuda.backend import backend
+    return backend

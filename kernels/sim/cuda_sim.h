@@ -1,0 +1,100 @@
+// CUDA C++ for the CPU: what a .cu file needs to compile as C++20 and run on the simulator.
+//
+// Each CUDA thread runs on a fiber (a stack of its own) until it reaches a barrier or a warp operation, or
+// ends; then the next one runs. See runtime.cpp. Beside these headers, one thing is done to a source before
+// it is compiled (translate.py): C++ has no word for `__shared__` variables, so their declarations become
+// references into the block's shared memory.
+//
+// MINIGRAD_SIM is defined, for device functions that need a plain C++ twin of their PTX.
+#pragma once
+#define MINIGRAD_SIM 1
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <tuple>
+#include <type_traits>
+
+#include "runtime.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static
+#define __managed__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+#define threadIdx (sim_this_thread()->thread_index)
+#define blockIdx (sim_this_thread()->block_index)
+#define blockDim (sim_this_thread()->block_size)
+#define gridDim (sim_this_thread()->grid_size)
+#define warpSize 32
+
+#include "atomics.h"
+#include "device_math.h"
+#include "vector_types.h"
+#include "warp.h"
+
+// The place of the caller: default arguments are evaluated where the call stands.
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    sim::Place place = {"__syncthreads()", file, line};
+    sim_block_barrier(&place);
+}
+
+[[noreturn]] inline void __trap(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    sim_fail("__trap() at %s:%d", file, line);
+}
+
+namespace sim {
+
+// Static shared variables are laid out one after the other, in the order in which they are first met.
+inline size_t static_shared_used = 0;
+
+inline size_t reserve_static_shared(size_t size, size_t alignment) {
+    size_t used = static_shared_used, offset;
+    do {
+        offset = (used + alignment - 1) / alignment * alignment;
+    } while (!__atomic_compare_exchange_n(
+        &static_shared_used, &used, offset + size, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return offset;
+}
+
+// The shared variable that was declared as number Id in the source, in the running block's memory.
+template <class T, int Id>
+T& static_shared() {
+    static const size_t offset = reserve_static_shared(sizeof(T), alignof(T) < 16 ? 16 : alignof(T));
+    return *static_cast<T*>(sim_static_shared(offset, offset + sizeof(T)));
+}
+
+// `extern __shared__ T name[]`: all such arrays start where the dynamic shared memory does.
+template <class T>
+T* dynamic_shared() {
+    return static_cast<T*>(sim_dynamic_shared());
+}
+
+// Arguments arrive one after the other, each in the next multiple of 16 bytes.
+template <class T>
+T take(const unsigned char*& at) {
+    T value;
+    memcpy(&value, at, sizeof value);
+    at += (sizeof value + 15) / 16 * 16;
+    return value;
+}
+
+template <class... Parameters>
+void call(void (*kernel)(Parameters...), const unsigned char* arguments) {
+    // Braces, unlike parentheses, evaluate their parts from left to right.
+    std::tuple<std::remove_cv_t<Parameters>...> values{take<std::remove_cv_t<Parameters>>(arguments)...};
+    std::apply(kernel, values);
+}
+
+}  // namespace sim
+
+// Ends a translated source: makes the kernel callable by the runtime.
+#define SIM_ENTRY(...)                                                                                    \
+    extern "C" __attribute__((visibility("default"))) void sim_entry(const unsigned char* arguments) { \
+        sim::call(__VA_ARGS__, arguments);                                                             \
+    }

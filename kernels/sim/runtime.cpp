@@ -1,0 +1,432 @@
+// The simulator's runtime: runs the threads of a CUDA launch on the CPU, without knowing the kernel.
+//
+// A block's threads are fibers: stacks between which one core switches in some ten nanoseconds. A fiber runs
+// until it waits (for a barrier, for its warp) or ends, and then another one that is ready gets the core, in
+// an order drawn from a seed. A kernel that forgets a barrier computes something else in another order; a
+// kernel whose barriers can never be met leaves no fiber ready, which is reported as a deadlock.
+//
+// Blocks are independent, so several workers, each on an operating-system thread of its own, take them one
+// by one. A worker owns everything its block needs: fibers, shared memory, random state.
+#include "runtime.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr unsigned WARP = 32;
+constexpr size_t STACK_BYTES = 256 << 10;          // reserved, not committed: pages are taken when touched
+constexpr size_t STATIC_SHARED_BYTES = 48 << 10;   // what CUDA allows to static shared variables
+constexpr size_t SHARED_ALIGNMENT = 1024;
+
+using Entry = void (*)(const unsigned char* arguments);
+
+struct Launch {
+    const char* kernel;
+    Entry entry;
+    const unsigned char* arguments;
+    dim3 grid, block;
+    size_t dynamic_shared;
+    uint64_t seed;
+
+    uint64_t threads() const { return uint64_t(block.x) * block.y * block.z; }
+    uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }
+};
+
+struct Fiber {
+    sim::Thread thread;  // first, so that a Thread* is a Fiber*
+    enum { READY, AT_BARRIER, IN_COLLECTIVE, ENDED } state;
+    sim::Place place;             // where it waits
+    sim::Collective* collective;  // what it brings to its warp, if IN_COLLECTIVE
+    jmp_buf context;
+    char* stack = nullptr;
+    bool started = false;  // whether `context` is inside `Worker::fiber_main`
+
+    Fiber() = default;
+    Fiber(const Fiber&) = delete;
+    ~Fiber() {
+        if (stack) munmap(stack, STACK_BYTES);
+    }
+};
+
+uint64_t mix(uint64_t x) {  // splitmix64
+    x += 0x9E3779B97F4A7C15;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+    return x ^ (x >> 31);
+}
+
+// Runs one block at a time.
+class Worker {
+  public:
+    void run(const Launch& launch, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept;
+    std::string error;
+
+    void barrier(const sim::Place& place);
+    void collective(sim::Collective& collective);
+    [[noreturn]] void fail(const char* format, ...);
+    [[noreturn]] void fail(const char* format, va_list arguments);
+    [[noreturn]] void fiber_main();
+
+    Fiber* current = nullptr;
+    unsigned char* dynamic_shared = nullptr;
+    unsigned char* static_shared = nullptr;
+
+  private:
+    void prepare(const Launch& launch);
+    void run_block(uint64_t number);
+    void draw_order(uint64_t number);
+    void resume(Fiber& fiber);
+    void wait(int state, const sim::Place& place);
+    void end_current();
+    void release_barrier();
+    bool finish_collective(unsigned warp, const sim::Collective& leader);
+    std::string describe_deadlock() const;
+    std::string block_name() const;
+
+    const Launch* launch = nullptr;
+    std::vector<std::unique_ptr<Fiber>> fibers;  // at least as many as the block has threads
+    std::vector<Fiber*> order;
+    size_t threads = 0, live = 0, at_barrier = 0;
+    uint3 block_index{};
+    std::vector<unsigned char> shared;
+    jmp_buf scheduler;
+    ucontext_t starter;
+    char message[1024];  // of a fiber that failed
+};
+
+thread_local Worker* worker = nullptr;
+
+void start_fiber() { worker->fiber_main(); }
+
+// ---- the fiber's side ----------------------------------------------------------------------------------------
+
+// A fiber is reused for thread after thread, block after block and launch after launch.
+void Worker::fiber_main() {
+    for (;;) {
+        try {
+            launch->entry(launch->arguments);
+        } catch (...) {
+            fail("C++ exception");
+        }
+        end_current();
+    }
+}
+
+void Worker::wait(int state, const sim::Place& place) {
+    current->state = decltype(current->state)(state);
+    current->place = place;
+    if (!_setjmp(current->context)) _longjmp(scheduler, 1);
+}
+
+void Worker::end_current() {
+    Fiber& fiber = *current;
+    fiber.state = Fiber::ENDED;
+    live--;
+    // Those who wait may have waited for this thread only.
+    if (live && at_barrier == live) release_barrier();
+    unsigned warp = fiber.thread.linear / WARP;
+    for (unsigned i = warp * WARP; i < std::min<size_t>(threads, (warp + 1) * WARP); i++)
+        if (fibers[i]->state == Fiber::IN_COLLECTIVE) finish_collective(warp, *fibers[i]->collective);
+    if (!_setjmp(fiber.context)) _longjmp(scheduler, 1);
+}
+
+// The fiber's stack is abandoned, with no destructor run: nothing on it may own memory.
+void Worker::fail(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fail(format, arguments);
+}
+
+void Worker::fail(const char* format, va_list arguments) {
+    vsnprintf(message, sizeof message, format, arguments);
+    _longjmp(scheduler, 2);
+}
+
+void Worker::barrier(const sim::Place& place) {
+    if (++at_barrier == live)
+        release_barrier();
+    else
+        wait(Fiber::AT_BARRIER, place);
+}
+
+void Worker::release_barrier() {
+    at_barrier = 0;
+    for (size_t i = 0; i < threads; i++)
+        if (fibers[i]->state == Fiber::AT_BARRIER) fibers[i]->state = Fiber::READY;
+}
+
+void Worker::collective(sim::Collective& mine) {
+    const sim::Thread& thread = current->thread;
+    if (!(mine.mask >> thread.lane & 1))
+        fail("%s at %s:%d: the mask 0x%08x leaves out lane %u, which calls it", mine.place.what, mine.place.file,
+             mine.place.line, mine.mask, thread.lane);
+    current->collective = &mine;
+    current->state = Fiber::IN_COLLECTIVE;
+    if (!finish_collective(thread.linear / WARP, mine)) wait(Fiber::IN_COLLECTIVE, mine.place);
+}
+
+// If all lanes of the leader's mask have come with the same operation: finishes it for each of them.
+bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
+    const void* payloads[WARP] = {};
+    const unsigned lanes = std::min<size_t>(WARP, threads - warp * WARP), mask = leader.mask;
+    const char* const what = leader.place.what;
+    for (unsigned lane = 0; lane < lanes; lane++) {
+        const Fiber& fiber = *fibers[warp * WARP + lane];
+        if (!(mask >> lane & 1) || fiber.state == Fiber::ENDED) continue;
+        if (fiber.state != Fiber::IN_COLLECTIVE || fiber.collective->mask != mask ||
+            strcmp(fiber.collective->place.what, what) != 0)
+            return false;
+        payloads[lane] = fiber.collective->payload;
+    }
+    for (unsigned lane = 0; lane < lanes; lane++) {
+        if (!payloads[lane]) continue;
+        Fiber& fiber = *fibers[warp * WARP + lane];
+        fiber.collective->finish(*fiber.collective, lane, payloads);
+        fiber.state = Fiber::READY;
+    }
+    return true;
+}
+
+// ---- the scheduler's side --------------------------------------------------------------------------------------
+
+void Worker::resume(Fiber& fiber) {
+    current = &fiber;
+    switch (_setjmp(scheduler)) {
+        case 0:
+            if (fiber.started) _longjmp(fiber.context, 1);
+            fiber.started = true;
+            getcontext(&starter);
+            starter.uc_stack.ss_sp = fiber.stack;
+            starter.uc_stack.ss_size = STACK_BYTES;
+            starter.uc_link = nullptr;
+            makecontext(&starter, start_fiber, 0);
+            setcontext(&starter);
+            break;
+        case 1:  // it waits, or has ended
+            break;
+        default: {  // it failed
+            char thread[64];
+            snprintf(thread, sizeof thread, "thread (%u, %u, %u)", current->thread.thread_index.x,
+                     current->thread.thread_index.y, current->thread.thread_index.z);
+            error = block_name() + ", " + thread + ": " + message;
+        }
+    }
+}
+
+void Worker::prepare(const Launch& next) {
+    launch = &next;
+    threads = next.threads();
+    while (fibers.size() < threads) {
+        auto fiber = std::make_unique<Fiber>();
+        void* stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+        if (stack == MAP_FAILED) throw std::bad_alloc();
+        fiber->stack = static_cast<char*>(stack);
+        mprotect(stack, sysconf(_SC_PAGESIZE), PROT_NONE);  // stacks grow downwards: an overflow ends here
+        fibers.push_back(std::move(fiber));
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        sim::Thread& thread = fibers[i]->thread;
+        thread.thread_index = {i % next.block.x, i / next.block.x % next.block.y, i / next.block.x / next.block.y};
+        thread.block_size = next.block;
+        thread.grid_size = next.grid;
+        thread.linear = i;
+        thread.lane = i % WARP;
+    }
+    shared.resize(SHARED_ALIGNMENT + STATIC_SHARED_BYTES + next.dynamic_shared);
+    auto address = reinterpret_cast<uintptr_t>(shared.data());
+    static_shared = shared.data() + (SHARED_ALIGNMENT - address % SHARED_ALIGNMENT) % SHARED_ALIGNMENT;
+    dynamic_shared = static_shared + STATIC_SHARED_BYTES;
+}
+
+// Seed 0 is the natural order; any other gives each block an order of its own, whoever runs it.
+void Worker::draw_order(uint64_t number) {
+    order.resize(threads);
+    for (size_t i = 0; i < threads; i++) order[i] = fibers[i].get();
+    if (!launch->seed) return;
+    uint64_t random = mix(launch->seed ^ mix(number));
+    for (size_t i = threads; i > 1; i--) {
+        random = mix(random);
+        std::swap(order[i - 1], order[random % i]);
+    }
+}
+
+void Worker::run_block(uint64_t number) {
+    const dim3& grid = launch->grid;
+    block_index = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y), unsigned(number / grid.x / grid.y)};
+    for (size_t i = 0; i < threads; i++) {
+        fibers[i]->state = Fiber::READY;
+        fibers[i]->thread.block_index = block_index;
+    }
+    live = threads;
+    at_barrier = 0;
+    memset(static_shared, 0xFF, STATIC_SHARED_BYTES + launch->dynamic_shared);
+    draw_order(number);
+    while (live) {
+        bool progress = false;
+        for (Fiber* fiber : order) {
+            if (fiber->state != Fiber::READY) continue;
+            progress = true;
+            resume(*fiber);
+            if (!error.empty()) break;
+        }
+        if (!progress) error = describe_deadlock();
+        if (!error.empty()) {
+            // The fibers are left where they are, in the middle of the kernel: they start anew next time.
+            for (auto& fiber : fibers) fiber->started = false;
+            return;
+        }
+    }
+}
+
+void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept {
+    worker = this;
+    error.clear();
+    try {
+        prepare(next);
+        const uint64_t blocks = next.blocks();
+        const uint64_t first = next.seed ? mix(next.seed) % blocks : 0;
+        for (uint64_t i; !failed && (i = next_block++) < blocks;) {
+            run_block((first + i) % blocks);
+            if (!error.empty()) failed = true;
+        }
+    } catch (const std::bad_alloc&) {
+        error = std::string(next.kernel) + ": out of memory for the simulated threads";
+        failed = true;
+    }
+    worker = nullptr;
+}
+
+// ---- messages --------------------------------------------------------------------------------------------------
+
+std::string Worker::block_name() const {
+    char text[64];
+    snprintf(text, sizeof text, ", block (%u, %u, %u)", block_index.x, block_index.y, block_index.z);
+    return launch->kernel + std::string(text);
+}
+
+std::string Worker::describe_deadlock() const {
+    struct Group {
+        sim::Place place;
+        size_t count;
+        uint3 first;
+    };
+    std::vector<Group> groups;
+    for (size_t i = 0; i < threads; i++) {
+        const Fiber& fiber = *fibers[i];
+        if (fiber.state == Fiber::ENDED) continue;
+        auto same = [&](const Group& group) {
+            return group.place.line == fiber.place.line && !strcmp(group.place.what, fiber.place.what);
+        };
+        auto group = std::find_if(groups.begin(), groups.end(), same);
+        if (group == groups.end())
+            groups.push_back({fiber.place, 1, fiber.thread.thread_index});
+        else
+            group->count++;
+    }
+    std::string text = block_name() + ": deadlock, no thread can go on";
+    for (const Group& group : groups) {
+        char line[512];
+        snprintf(line, sizeof line, "\n  %zu wait in %s at %s:%d, the first of them thread (%u, %u, %u)", group.count,
+                 group.place.what, group.place.file, group.place.line, group.first.x, group.first.y, group.first.z);
+        text += line;
+    }
+    if (live < threads) text += "\n  " + std::to_string(threads - live) + " have ended";
+    return text;
+}
+
+// ---- the pool of workers ---------------------------------------------------------------------------------------
+
+std::mutex pool_mutex;
+std::vector<std::unique_ptr<Worker>>& pool() {
+    static auto* workers = new std::vector<std::unique_ptr<Worker>>;  // never destroyed: fibers may outlive exit()
+    return *workers;
+}
+
+std::unique_ptr<Worker> take_worker() {
+    std::lock_guard<std::mutex> lock(pool_mutex);
+    if (pool().empty()) return std::make_unique<Worker>();
+    std::unique_ptr<Worker> taken = std::move(pool().back());
+    pool().pop_back();
+    return taken;
+}
+
+void give_back(std::unique_ptr<Worker> idle) {
+    std::lock_guard<std::mutex> lock(pool_mutex);
+    pool().push_back(std::move(idle));
+}
+
+}  // namespace
+
+// ---- what kernels call -----------------------------------------------------------------------------------------
+
+sim::Thread* sim_this_thread() { return &worker->current->thread; }
+
+void sim_block_barrier(const sim::Place* place) { worker->barrier(*place); }
+
+void sim_warp_collective(sim::Collective* collective) { worker->collective(*collective); }
+
+void* sim_dynamic_shared() { return worker->dynamic_shared; }
+
+void* sim_static_shared(size_t offset, size_t end) {
+    if (end > STATIC_SHARED_BYTES)
+        sim_fail("the __shared__ variables take %zu bytes; static ones may take %zu", end, STATIC_SHARED_BYTES);
+    return worker->static_shared + offset;
+}
+
+void sim_fail(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    worker->fail(format, arguments);
+}
+
+// ---- what Python calls -----------------------------------------------------------------------------------------
+
+// Runs a kernel. `sizes` holds the grid's x, y, z and the block's; none is zero. Returns 0, or 1 with a
+// message in `error`. At most `max_workers` blocks run at a time.
+extern "C" __attribute__((visibility("default"))) int sim_launch(const char* kernel, Entry entry, const unsigned char* arguments, const unsigned* sizes,
+                          size_t dynamic_shared, uint64_t seed, unsigned max_workers, char* error,
+                          size_t error_size) noexcept {
+    Launch launch{kernel,         entry, arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
+                  dynamic_shared, seed};
+    std::atomic<uint64_t> next_block{0};
+    std::atomic<bool> failed{false};
+    std::vector<std::unique_ptr<Worker>> workers;
+    std::vector<std::thread> threads;
+    try {
+        const uint64_t count = std::min<uint64_t>(std::max(1u, max_workers), launch.blocks());
+        for (uint64_t i = 0; i < count; i++) workers.push_back(take_worker());
+        for (uint64_t i = 1; i < count; i++)
+            threads.emplace_back([&, i] { workers[i]->run(launch, next_block, failed); });
+    } catch (const std::exception&) {
+        // Fewer threads than hoped for; the blocks get done all the same, if there is one worker.
+    }
+    if (!workers.empty()) workers[0]->run(launch, next_block, failed);
+    for (std::thread& thread : threads) thread.join();
+    if (workers.empty()) snprintf(error, error_size, "%s: out of memory for the simulated threads", kernel);
+    int status = failed || workers.empty();
+    for (auto& worker : workers) {
+        if (!worker->error.empty()) snprintf(error, error_size, "%s", worker->error.c_str());
+        try {
+            give_back(std::move(worker));
+        } catch (const std::exception&) {
+        }
+    }
+    return status;
+}

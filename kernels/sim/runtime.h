@@ -1,0 +1,71 @@
+// What simulated kernels and the simulator's runtime know of each other.
+//
+// A kernel is compiled into a library of its own, which holds nothing but the kernel and the headers'
+// inline functions. Everything with state is in the runtime (runtime.cpp): the threads, their order, the
+// shared memory, and who waits for whom.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+namespace sim {
+
+// A CUDA thread, as its kernel sees it. The four values are the built-in variables of CUDA C++.
+struct Thread {
+    uint3 thread_index;  // threadIdx
+    uint3 block_index;   // blockIdx
+    dim3 block_size;     // blockDim
+    dim3 grid_size;      // gridDim
+    unsigned linear;     // threadIdx as one number, x fastest: 32 in a row are a warp
+    unsigned lane;       // linear % 32
+};
+
+// Where in the kernel's source a thread stands, for messages.
+struct Place {
+    const char* what;
+    const char* file;
+    int line;
+};
+
+// What one lane brings to an operation of its warp. It waits until every lane of `mask` has brought the
+// same operation; then `finish` is called once for each of them, with the payloads of all (null for lanes
+// that take no part). As the lanes wait meanwhile, all of this may live on their stacks.
+struct Collective {
+    unsigned mask;
+    const void* payload;
+    void* result;
+    void (*finish)(Collective& self, unsigned lane, const void* const (&payloads)[32]);
+    Place place;
+};
+
+}  // namespace sim
+
+#pragma GCC visibility push(default)  // what libraries share; all else in them is hidden
+extern "C" {
+
+// The thread that is running. Seen from inside a kernel it never changes, hence the attribute: the
+// compiler may call it once per function and keep the result.
+sim::Thread* sim_this_thread() __attribute__((const));
+
+// Waits until all threads of the block that have not ended are here: __syncthreads().
+void sim_block_barrier(const sim::Place* place);
+
+// Waits for the lanes of the collective's mask, then returns with its result in place.
+void sim_warp_collective(sim::Collective* collective);
+
+// The block's shared memory: the dynamic part, and room for static variables. Poisoned with 0xFF (a NaN,
+// or -1) when a block starts, and aligned to 1024 bytes.
+void* sim_dynamic_shared();
+void* sim_static_shared(size_t offset, size_t end);
+
+// Ends the launch with an error. Does not return.
+[[noreturn]] void sim_fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+}
+#pragma GCC visibility pop

@@ -1,0 +1,103 @@
+// Operations of a warp: shuffles, votes and __syncwarp.
+//
+// Each is one exchange of values among the lanes of a mask (sim::exchange), after which every lane picks
+// what it needs. Lanes of the mask that do not exist or have ended are not waited for.
+#pragma once
+#include <string.h>
+
+#include "runtime.h"
+
+namespace sim {
+
+// Brings `value` to the lanes of `mask`; returns what `pick(payloads)` makes of all their values, where
+// payloads[i] points to lane i's value, or is null.
+template <class Result, class T, class Pick>
+Result exchange(unsigned mask, const T& value, Place place, Pick pick) {
+    struct Lane : Collective {
+        Pick* pick;
+    };
+    Result result;
+    Lane lane;
+    lane.mask = mask;
+    lane.payload = &value;
+    lane.result = &result;
+    lane.place = place;
+    lane.pick = &pick;
+    lane.finish = [](Collective& self, unsigned, const void* const (&payloads)[32]) {
+        *static_cast<Result*>(self.result) = (*static_cast<Lane&>(self).pick)(payloads);
+    };
+    sim_warp_collective(&lane);
+    return result;
+}
+
+// The value of lane `source`; all bits set if that lane takes no part, for the value is undefined then.
+template <class T>
+T read_lane(const void* const (&payloads)[32], unsigned source) {
+    T value;
+    if (payloads[source])
+        memcpy(&value, payloads[source], sizeof value);
+    else
+        memset(&value, 0xFF, sizeof value);
+    return value;
+}
+
+template <class T>
+T shuffle(unsigned mask, T value, unsigned source, Place place) {
+    return exchange<T>(mask, value, place, [&](auto& payloads) { return read_lane<T>(payloads, source); });
+}
+
+inline unsigned lane() { return sim_this_thread()->lane; }
+
+}  // namespace sim
+
+#define SIM_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncwarp(unsigned mask = ~0u, SIM_PLACE) {
+    sim::exchange<bool>(mask, true, {"__syncwarp()", file, line}, [](auto&) { return true; });
+}
+
+// A shuffle of width w works within groups of w lanes. A lane that would read beyond its group gets its own.
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, SIM_PLACE) {
+    unsigned first = sim::lane() & ~(width - 1u);
+    return sim::shuffle(mask, value, first | (source & (width - 1u)), {"__shfl_sync()", file, line});
+}
+
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SIM_PLACE) {
+    unsigned lane = sim::lane(), within = lane & (width - 1u);
+    return sim::shuffle(mask, value, within < delta ? lane : lane - delta, {"__shfl_up_sync()", file, line});
+}
+
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, SIM_PLACE) {
+    unsigned lane = sim::lane(), within = lane & (width - 1u);
+    unsigned source = within + delta < unsigned(width) ? lane + delta : lane;
+    return sim::shuffle(mask, value, source, {"__shfl_down_sync()", file, line});
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, SIM_PLACE) {
+    unsigned lane = sim::lane(), last = lane | (width - 1u), source = (lane ^ lane_mask) & 31;
+    return sim::shuffle(mask, value, source > last ? lane : source, {"__shfl_xor_sync()", file, line});
+}
+
+inline unsigned __ballot_sync(unsigned mask, int predicate, SIM_PLACE) {
+    return sim::exchange<unsigned>(mask, predicate, {"__ballot_sync()", file, line}, [](auto& payloads) {
+        unsigned votes = 0;
+        for (unsigned i = 0; i < 32; i++)
+            if (payloads[i] && sim::read_lane<int>(payloads, i)) votes |= 1u << i;
+        return votes;
+    });
+}
+
+inline int __any_sync(unsigned mask, int predicate, SIM_PLACE) {
+    return __ballot_sync(mask, predicate, file, line) != 0;
+}
+
+inline int __all_sync(unsigned mask, int predicate, SIM_PLACE) {
+    return __ballot_sync(mask, !predicate, file, line) == 0;
+}
+
+#undef SIM_PLACE

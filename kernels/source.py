@@ -1,0 +1,241 @@
+"""Reads CUDA sources: expands their includes and finds the kernels, with the types of their parameters.
+
+A kernel's own signature is the only place where its parameter types are written, so the launch code takes
+them from there. The reader knows the part of C++ that kernel signatures are written in: ``__global__``
+functions, templates over types and integers, pointers, numbers, and plain structs passed by value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+CUDA_DIRECTORY = Path(__file__).parent / "cuda"
+"""Where ``#include "..."`` looks after the directory of the including file."""
+
+NUMBER_TYPES = {
+    "bool": np.dtype("?"),
+    "signed char": np.dtype("i1"),
+    "char": np.dtype("i1"),
+    "unsigned char": np.dtype("u1"),
+    "short": np.dtype("i2"),
+    "unsigned short": np.dtype("u2"),
+    "int": np.dtype("i4"),
+    "unsigned int": np.dtype("u4"),
+    "long long": np.dtype("i8"),
+    "unsigned long long": np.dtype("u8"),
+    "float": np.dtype("f4"),
+    "double": np.dtype("f8"),
+}
+"""The C++ number types, with the dtypes of their values."""
+
+_OTHER_NAMES = {
+    "unsigned": "unsigned int",
+    "long": "long long",
+    "unsigned long": "unsigned long long",
+    "size_t": "unsigned long long",
+    "int8_t": "signed char",
+    "uint8_t": "unsigned char",
+    "int16_t": "short",
+    "uint16_t": "unsigned short",
+    "int32_t": "int",
+    "uint32_t": "unsigned int",
+    "int64_t": "long long",
+    "uint64_t": "unsigned long long",
+}
+
+_TYPE_OF_DTYPE = {dtype: name for name, dtype in NUMBER_TYPES.items() if name != "char"}
+
+
+def type_of_dtype(dtype: np.dtype) -> str | None:
+    """The C++ type of a dtype's elements; None if it has none here."""
+    return _TYPE_OF_DTYPE.get(dtype)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel.
+
+    Attributes:
+        name: as written in the kernel.
+        type: the type's name without ``const`` and ``*``: a number type, a template parameter, or a struct.
+        is_pointer: whether an array is expected.
+        is_const: whether the kernel only reads what the pointer points to.
+    """
+
+    name: str
+    type: str
+    is_pointer: bool
+    is_const: bool
+
+    def __str__(self) -> str:
+        const = "const " if self.is_const and self.is_pointer else ""
+        return f"{const}{self.type}{'*' if self.is_pointer else ''} {self.name}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A kernel's name, template parameters and parameters.
+
+    ``template`` maps each template parameter to ``"typename"`` or to its type (``"int"``), in order.
+    """
+
+    name: str
+    template: dict[str, str]
+    parameters: tuple[Parameter, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(str, self.parameters))})"
+
+
+class CudaSource:
+    """The text of one ``.cu`` file with the files that it includes, or a string of CUDA code.
+
+    Args:
+        source: the path of a file, or CUDA code (any string with a line break or a brace).
+
+    Attributes:
+        name: what error messages call it.
+        text: self-contained code: every ``#include "..."`` that could be found is expanded in place, and
+            ``#line`` directives let compilers name the lines of the original files.
+    """
+
+    def __init__(self, source: str | Path):
+        if isinstance(source, Path) or not ("\n" in source or "{" in source):
+            path = Path(source).resolve()
+            self.name, code, directory = path.name, path.read_text(), path.parent
+            label = str(path)
+        else:
+            self.name = label = "kernel.cu"
+            code, directory = source, CUDA_DIRECTORY
+        self.text = _expand_includes(code, label, directory, set())
+
+    @cached_property
+    def code(self) -> str:
+        """``text`` with comments and string literals blanked; every character keeps its place."""
+        return blank_comments(self.text)
+
+    def signature(self, kernel: str) -> Signature:
+        """The signature of the ``__global__`` function named ``kernel``. Raises ValueError if absent."""
+        found = re.search(
+            rf"(?:\btemplate\s*<(?P<template>[^;{{}}]*?)>\s*)?(?:extern\s+)?__global__"
+            rf"(?:[^;{{}}()]|\([^()]*\))*?\b{re.escape(kernel)}\s*\((?P<parameters>[^;{{}}]*?)\)\s*[;{{]",
+            self.code,
+        )
+        if not found:
+            names = re.findall(
+                r"__global__(?:[^;{}()]|\([^()]*\))*?\b(\w+)\s*\((?=[^;{}]*\)\s*[;{])", self.code
+            )
+            raise ValueError(
+                f"{self.name} has no kernel `__global__ void {kernel}(...)`; "
+                f"it has: {', '.join(dict.fromkeys(names)) or 'none'}"
+            )
+        template = dict(_template_parameter(text) for text in split_commas(found["template"] or ""))
+        parameters = tuple(_parameter(text, kernel) for text in split_commas(found["parameters"]))
+        return Signature(kernel, template, parameters)
+
+    def struct(self, name: str) -> np.dtype | None:
+        """The struct ``name`` as a structured dtype with C++'s own offsets; None if it is not defined."""
+        found = re.search(rf"\bstruct\s+{re.escape(name)}\s*\{{([^{{}}]*)\}}", self.code)
+        if not found:
+            return None
+        fields = []
+        for declaration in filter(None, map(str.strip, found[1].split(";"))):
+            match = re.fullmatch(
+                r"(?P<type>[\w\s]*?\w)\s+(?P<names>\w+\s*(?:\[\s*\d+\s*\])?\s*(?:,.*)?)", declaration
+            )
+            dtype = NUMBER_TYPES.get(canonical_type(match["type"])) if match else None
+            if dtype is None:
+                raise ValueError(f"struct {name} in {self.name}: cannot read the field `{declaration};`")
+            for field in split_commas(match["names"]):
+                identifier, _, length = field.rstrip("] ").partition("[")
+                fields.append((identifier.strip(), dtype, (int(length),)) if length else (identifier, dtype))
+        return np.dtype(fields, align=True)
+
+
+def canonical_type(text: str) -> str:
+    """One spelling for each type: ``"long int"`` and ``"int64_t"`` are ``"long long"``."""
+    words = [word for word in text.split() if word not in ("const", "volatile", "struct", "typename")]
+    if len(words) > 1 and "int" in words and words != ["unsigned", "int"]:
+        words.remove("int")
+    name = " ".join(words).removeprefix("std::")
+    return _OTHER_NAMES.get(name, name)
+
+
+def split_commas(text: str) -> list[str]:
+    """``text`` split at the commas that stand outside of all brackets."""
+    parts, depth, start = [], 0, 0
+    for at, character in enumerate(text):
+        if character in "([{<":
+            depth += 1
+        elif character in ")]}>":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:at])
+            start = at + 1
+    return [part.strip() for part in (*parts, text[start:]) if part.strip()]
+
+
+def blank_comments(text: str) -> str:
+    """``text`` with comments and string literals replaced by spaces; line breaks stay."""
+
+    def blank(match: re.Match) -> str:
+        return re.sub(r"[^\n]", " ", match[0])
+
+    return re.sub(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", blank, text, flags=re.DOTALL)
+
+
+def _template_parameter(text: str) -> tuple[str, str]:
+    declaration = text.split("=")[0].split()
+    kind = " ".join(declaration[:-1])
+    return declaration[-1], "typename" if kind in ("typename", "class") else kind
+
+
+def _parameter(text: str, kernel: str) -> Parameter:
+    declaration = re.sub(r"\b(?:__restrict__|__restrict|__grid_constant__)\b", " ", text.split("=")[0])
+    match = re.fullmatch(
+        r"(?P<type>[\w\s:]*?[\w])\s*(?P<pointer>\*?)\s*(?:const\s+)?(?P<name>\w+)", declaration.strip()
+    )
+    if not match:
+        raise ValueError(
+            f"{kernel}: cannot read the parameter `{text}`; expected `type name` or `type* name`"
+        )
+    return Parameter(
+        name=match["name"],
+        type=canonical_type(match["type"]),
+        is_pointer=bool(match["pointer"]),
+        is_const="const" in match["type"].split(),
+    )
+
+
+def _expand_includes(code: str, label: str, directory: Path, seen: set[Path]) -> str:
+    """``code`` with quoted includes in place, each file once, and a ``#line`` wherever the file changes."""
+    lines = [_line_directive(1, label)]
+    for number, line in enumerate(code.splitlines(), start=1):
+        match = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
+        path = next(
+            (
+                path
+                for folder in (directory, CUDA_DIRECTORY)
+                if match and (path := folder / match[1]).is_file()
+            ),
+            None,
+        )
+        if path is None:
+            lines.append("" if re.match(r"\s*#\s*pragma\s+once\b", line) else line)
+            continue
+        path = path.resolve()
+        if path not in seen:
+            seen.add(path)
+            lines.append(_expand_includes(path.read_text(), str(path), path.parent, seen))
+        lines.append(_line_directive(number + 1, label))
+    return "\n".join(lines)
+
+
+def _line_directive(number: int, label: str) -> str:
+    escaped = label.replace("\\", "\\\\").replace('"', '\\"')
+    return f'#line {number} "{escaped}"'
