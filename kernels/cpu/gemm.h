@@ -36,10 +36,10 @@
  *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, accumulate)
  *                             y[j] = sum over p of x[p] b[p, j]
  *   gemm_T(as gemm_packed_T)  whichever of the three suits the sizes and strides
- *   gemm_workspace_T(M, N, K) elements that `workspace` must hold, for any of them
+ *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them, and for smaller products
  *
- * K = 0 gives zeros (or leaves C as it is, accumulating). Within a driver, the order in which the products of
- * one element are added depends on K alone, never on where the element lies.
+ * K = 0 gives zeros (or leaves C as it is, accumulating). In gemm_packed and in gemm_unpacked, the order in
+ * which the products of one element are added depends on K alone, never on where the element lies.
  */
 #ifndef MINIGRAD_GEMM_H
 #define MINIGRAD_GEMM_H
@@ -49,7 +49,7 @@
 
 #include "vector.h"
 
-/* The register budget of a tile: MR * NV accumulators, NV vectors of B, one broadcast element of A. */
+/* The register budget of a tile: its sums, the vectors of one row of B, one broadcast element of A. */
 #if defined(__AVX512F__)
 #define TILE_ROWS 12
 #define TILE_VECTORS 2 /* 24 + 2 + 1 of 32 registers */
