@@ -48,7 +48,8 @@ class _Mode(threading.local):
 
 
 mode = _Mode()
-_next_number = itertools.count().__next__
+_tick = itertools.count(1).__next__  # numbers nodes and writes: the graph's clock
+_last_write = 0
 
 
 class Variable:
@@ -60,7 +61,8 @@ class Variable:
         requires_grad: whether a gradient flows to it.
         grad: for a leaf, the gradient accumulated so far, or None.
         _node, _index: the node that made it, and which of the node's outputs it is; None for a leaf.
-        _version: a one-element list that counts writes to its memory, shared by all views of it.
+        _written: a one-element list with the time of the last write to its memory, shared by all that show
+            this memory; None if there was none.
         _is_view: whether it shows another tensor's memory.
         _hooks: functions called with its gradient, by their handle's number.
     """
@@ -72,7 +74,7 @@ class Variable:
     grad: Any = None
     _node: Node | None = None
     _index: int = 0
-    _version: list[int] | None = None
+    _written: list[int] | None = None
     _is_view: bool = False
     _hooks: dict[int, Callable] | None = None
 
@@ -108,177 +110,174 @@ def wrap(array: Any, device: Device) -> Any:
     return out
 
 
-def version_cell(variable: Variable) -> list[int]:
-    """The counter of writes to the variable's memory; views of the same memory share it."""
-    cell = variable._version
+def written_cell(variable: Variable) -> list[int]:
+    """Where the time of the last write to the variable's memory stands; views of the memory share it."""
+    cell = variable._written
     if cell is None:
-        cell = variable._version = [0]
+        cell = variable._written = [0]
     return cell
+
+
+def mark_written(variable: Variable) -> None:
+    """Note that the variable's memory has been written to: what was saved of it is no longer valid."""
+    global _last_write
+    written_cell(variable)[0] = _last_write = _tick()
 
 
 class Node:
     """One application of an op: a vertex of the graph.
 
     Attributes:
-        number: the order of creation.
+        number: when it was made, by the graph's clock.
         op: the :class:`minigrad.op.Op` that was applied, with its keyword arguments ``attrs``.
-        inputs: for each input what the gradient rule is given: the tensor where the rule asked for it,
-            else a :class:`Spec`; None once the node has been freed.
-        edges: for each input, where its gradient goes: ``None``, a leaf tensor, or (node, output index).
-        needs: for each input, whether ``edges`` leads anywhere, as a bit mask.
-        outputs: for each output, its array where the rule asked for it, else a :class:`Spec`.
-        versions: pairs (counter, its value when saved) for everything saved.
-        hooks: for each output that has any, its hooks; shared with the output tensor.
+        device: where its inputs are.
+        inputs: for each input the tensor itself where a rule asked for it, else its shape and dtype; numbers
+            and None as they are. None once the node has been freed.
+        edges: for each input where its gradient goes: None, a leaf tensor, a node (to its first output), or
+            (node, output index).
+        outputs: for each output its array where the rule asked for it, else a :class:`Spec`, or None if it
+            is the only one (its gradient has its shape).
+        written: where the times of writes to the saved outputs stand.
+        hooks: for each output that has any, its hooks by their handles' numbers.
         stack: where the op was called, in anomaly mode.
     """
 
-    __slots__ = (
-        "attrs",
-        "device",
-        "edges",
-        "hooks",
-        "inputs",
-        "needs",
-        "number",
-        "op",
-        "outputs",
-        "stack",
-        "versions",
-    )
+    written: Sequence[list[int]] = ()
+    hooks: dict[int, dict[int, Callable]] | None = None
+    stack: list | None = None
 
-    def __init__(self, op, attrs, device, needs, args, outputs, save_inputs, save_outputs):
-        self.number = _next_number()
+    def __init__(self, op, attrs, device, args, outputs, save_inputs, save_outputs):
+        self.number = _tick()
         self.op = op
         self.attrs = attrs
         self.device = device
-        self.needs = needs
-        self.hooks = None
-        self.stack = traceback.extract_stack()[:-3] if mode.anomaly else None
-
-        inputs, edges, versions = [], [], []
-        for arg, save in zip(args, save_inputs, strict=True):
-            if not isinstance(arg, Variable):
+        self.inputs = inputs = []
+        self.edges = edges = []
+        for arg, save in zip(args, save_inputs):  # noqa: B905 (as long as each other; strict costs time here)
+            if isinstance(arg, Variable):
+                if save:
+                    inputs.append(arg)
+                else:
+                    array = arg._array
+                    inputs.append((array.shape, array.dtype))
+                if arg.requires_grad:
+                    node = arg._node
+                    edges.append(arg if node is None else (node, arg._index) if arg._index else node)
+                else:
+                    edges.append(None)
+            else:
                 inputs.append(arg)
                 edges.append(None)
-                continue
-            if save:
-                inputs.append(arg)
-                cell = version_cell(arg)
-                versions.append((cell, cell[0]))
-            else:
-                inputs.append(Spec(arg._array.shape, arg._array.dtype))
-            if not arg.requires_grad:
-                edges.append(None)
-            elif arg._node is None:
-                edges.append(arg)
-            else:
-                edges.append((arg._node, arg._index))
-        self.inputs = inputs
-        self.edges = edges
 
-        kept = []
+        if save_outputs or len(outputs) > 1:
+            self._keep_outputs(outputs, save_outputs)
+        else:
+            self.outputs = (None,)
+            outputs[0].requires_grad = True
+            outputs[0]._node = self
+        if mode.anomaly:
+            self.stack = traceback.extract_stack()[:-3]
+
+    def _keep_outputs(self, outputs: Sequence, save: bool) -> None:
+        self.outputs = [out._array if save else Spec(out.shape, out.dtype) for out in outputs]
+        if save:
+            self.written = [written_cell(out) for out in outputs]
         for index, out in enumerate(outputs):
-            array = out._array
-            if save_outputs:
-                kept.append(array)
-                cell = version_cell(out)
-                versions.append((cell, cell[0]))
-            else:
-                kept.append(Spec(array.shape, array.dtype))
-            if array.dtype.kind == "f":
+            if out.dtype.kind == "f":
                 out.requires_grad = True
                 out._node = self
                 out._index = index
-        self.outputs = kept
-        self.versions = versions
 
     def free(self) -> None:
         """Drop everything saved: the node cannot be passed again."""
-        self.inputs = self.outputs = None
-        self.edges = self.versions = ()
+        self.inputs = None
+        self.edges = self.outputs = self.written = ()
 
-    def output_variables(self) -> Any:
-        """The outputs as the rule sees them: a tensor tied to this node (or a Spec) each; one, or a tuple."""
-        restored = []
-        for index, kept in enumerate(self.outputs):
-            if not isinstance(kept, Spec):
-                kept = wrap(kept, self.device)
-                if kept.dtype.kind == "f":
-                    kept.requires_grad = True
-                    kept._node = self
-                    kept._index = index
-            restored.append(kept)
-        return restored[0] if len(restored) == 1 else tuple(restored)
-
-    def gradients(self, grad_outputs: Sequence, needs: int) -> Sequence:
-        """Apply the op's rule: for each input whose bit is set in ``needs`` its gradient, else None."""
+    def check_usable(self) -> None:
+        """Raise if the node was freed, or something it saved has been written to since."""
         if self.inputs is None:
             raise RuntimeError(
                 f"the graph was freed when it was walked the first time (at op {self.op.name!r}): "
                 "pass retain_graph=True to the first backward()"
             )
-        for cell, version in self.versions:
-            if cell[0] != version:
-                raise RuntimeError(
-                    f"a tensor that the gradient of {self.op.name!r} needs was changed in place after the op "
-                    "ran; use the out-of-place form of that change, or clone() the tensor before it"
-                )
-        if len(self.outputs) == 1:
-            g = grad_outputs[0]
-        else:
-            g = tuple(
-                _zeros(spec.shape, spec.dtype, self.device)
-                if grad is None and spec.dtype.kind == "f"
-                else grad
-                for grad, spec in zip(grad_outputs, self.outputs, strict=True)
-            )
-        found = self.op.apply_gradient(g, self.output_variables(), self.inputs, self.attrs, needs)
-        return [None if grad is None else self._fit(grad, i) for i, grad in enumerate(found)]
-
-    def _fit(self, grad: Any, i: int) -> Any:
-        """``grad`` in the shape and dtype of input ``i``: the one place where broadcasting is undone."""
-        wanted = self.inputs[i]
-        if not isinstance(grad, Variable):
-            raise TypeError(
-                f"the gradient of {self.op.name!r} for {self.op.input_name(i)!r} must be a Tensor, "
-                f"got {type(grad).__name__}"
-            )
-        if grad.device is not self.device:
+        cells = [v._written for v in self.inputs if isinstance(v, Variable) and v._written]
+        if any(cell[0] > self.number for cell in (*cells, *self.written)):
             raise RuntimeError(
-                f"the gradient of {self.op.name!r} for {self.op.input_name(i)!r} is on {grad.device}, "
-                f"expected {self.device}"
+                f"a tensor that the gradient of {self.op.name!r} needs was changed in place after the op "
+                "ran; use the out-of-place form of that change, or clone() the tensor before it"
             )
-        if grad._array.shape != wanted.shape:
-            grad = unbroadcast(grad, wanted.shape, self.op, i)
-        if grad._array.dtype != wanted.dtype:
-            grad = grad.to(wanted.dtype)
-        return grad
+
+    def gradients(self, grad_outputs: Sequence, needed: Sequence, create_graph: bool) -> list:
+        """Apply the op's rules: for each input whose entry in ``needed`` is not None its gradient, else None.
+
+        Gradients go in and come out as tensors if ``create_graph``, else as bare arrays.
+        """
+        if self.inputs is None or _last_write > self.number:
+            self.check_usable()
+        op, inputs = self.op, self.inputs
+        bare = op.arithmetic_rules and not create_graph
+        if bare:  # the rules use nothing but the operators that arrays have too: spare it the tensors
+            inputs = [v._array if isinstance(v, Variable) else v for v in inputs]
+            found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
+        else:
+            inputs = [Spec(*v) if type(v) is tuple else v for v in inputs]
+            found = op.apply_gradient(*self._rule_arguments(grad_outputs), inputs, self.attrs, needed)
+        for i, grad in enumerate(found):
+            if grad is not None:
+                if not bare:
+                    grad = found[i] = self._checked(grad, i, create_graph)
+                wanted = inputs[i]
+                shape, dtype = wanted if type(wanted) is tuple else (wanted.shape, wanted.dtype)
+                if grad.shape != shape:
+                    grad = found[i] = unbroadcast(grad, shape, op, i)
+                if grad.dtype is not dtype and grad.dtype != dtype:
+                    found[i] = grad.to(dtype) if create_graph else grad.astype(dtype)
+        return found
+
+    def _rule_arguments(self, grad_outputs: Sequence) -> tuple[Any, Any]:
+        """The gradients and the outputs as the rule sees them: tensors (or Specs), in tuples if several."""
+        outputs, grads = [], []
+        for index, (kept, grad) in enumerate(zip(self.outputs, grad_outputs, strict=True)):
+            if grad is None and kept is not None and kept.dtype.kind == "f":
+                with self.device.active():
+                    grad = self.device.xp.zeros(kept.shape, kept.dtype)
+            grads.append(grad if grad is None or isinstance(grad, Variable) else wrap(grad, self.device))
+            if kept is not None and not isinstance(kept, Spec):
+                kept = wrap(kept, self.device)
+                if kept.dtype.kind == "f":
+                    kept.requires_grad = True
+                    kept._node = self
+                    kept._index = index
+            outputs.append(kept)
+        if len(outputs) == 1:
+            return grads[0], outputs[0]
+        return tuple(grads), tuple(outputs)
+
+    def _checked(self, grad: Any, i: int, create_graph: bool) -> Any:
+        """What a rule returned for input ``i``, as a tensor or a bare array."""
+        if not isinstance(grad, Variable) or grad.device is not self.device:
+            got = f"a tensor on {grad.device}" if isinstance(grad, Variable) else type(grad).__name__
+            raise TypeError(
+                f"the gradient of {self.op.name!r} for {self.op.input_name(i)!r} must be a tensor on "
+                f"{self.device}, got {got}"
+            )
+        return grad if create_graph else grad._array
 
 
 def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int) -> Any:
-    """Sum ``grad`` over the axes along which an input of ``shape`` was broadcast."""
+    """Sum ``grad``, a tensor or an array, over the axes along which an input of ``shape`` was broadcast.
+
+    This is the one place where broadcasting is undone.
+    """
     extra = grad.ndim - len(shape)
-    stretched = (
-        [
-            axis + extra
-            for axis, size in enumerate(shape)
-            if size == 1 and grad._array.shape[axis + extra] != 1
-        ]
-        if extra >= 0
-        else []
-    )
-    summed = grad.sum(dim=(*range(extra), *stretched), keepdim=True) if extra > 0 or stretched else grad
-    if extra < 0 or summed._array.shape[extra:] != shape:
+    fits = extra >= 0 and all(n in (1, m) for n, m in zip(shape, grad.shape[extra:], strict=True))
+    if not fits:
         raise RuntimeError(
-            f"the gradient of {op.name!r} for {op.input_name(i)!r} has shape {grad._array.shape}, "
+            f"the gradient of {op.name!r} for {op.input_name(i)!r} has shape {grad.shape}, "
             f"expected the input's shape {shape} or one that it broadcasts to"
         )
-    return summed.reshape(shape)
-
-
-def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: Device) -> Any:
-    with device.active():
-        return wrap(device.xp.zeros(shape, dtype), device)
+    stretched = (axis + extra for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + extra] != 1)
+    return grad.sum((*range(extra), *stretched)).reshape(shape)
 
 
 # ---- the walk -----------------------------------------------------------------------------------------
@@ -286,7 +285,7 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype, device: Device) -> Any:
 
 def run_backward(
     roots: Sequence[Variable],
-    grad_roots: Sequence,
+    grad_roots: Sequence[Variable],
     *,
     targets: Sequence[Variable] | None = None,
     retain_graph: bool = False,
@@ -296,84 +295,92 @@ def run_backward(
 
     With ``targets`` None, gradients are added to the ``grad`` of every leaf reached, and an empty list is
     returned. Otherwise nothing is changed and the gradient of each target (or None) is returned.
+
+    On the way gradients are tensors if their own graph is wanted (``create_graph``), else bare arrays.
     """
-    wanted = None if targets is None else _nodes_towards(targets, roots)
-    captured: dict[tuple[int, int], Any] = {}
-    heap: list[int] = []
-    pending: dict[int, tuple[Node, list]] = {}  # node number -> the node, and its outputs' gradients so far
+    wanted = None if targets is None else _towards(targets, roots)
+    captured: dict[tuple[int, int], Any] = {}  # gradients of targets that are not leaves
+    youngest: list[int] = []  # a heap of negated node numbers
+    pending: dict[int, list] = {}  # negated node number -> [the node, its outputs' gradients so far ...]
     leaves: dict[int, list] = {}  # id of a leaf -> [the leaf, its gradient so far]
 
     def send(edge: Any, grad: Any) -> None:
-        if isinstance(edge, Variable):
-            slot = leaves.setdefault(id(edge), [edge, None])
-            slot[1] = grad if slot[1] is None else slot[1] + grad
-            return
-        node, index = edge
-        entry = pending.get(node.number)
-        if entry is None:
-            entry = pending[node.number] = (node, [None] * len(node.outputs or (None,)))
-            heapq.heappush(heap, -node.number)
-        grads = entry[1]
-        grads[index] = grad if grads[index] is None else grads[index] + grad
+        node, index = edge if type(edge) is tuple else (edge, 0)
+        if type(node) is Node:
+            key, table = -node.number, pending
+        else:
+            key, table = id(node), leaves
+        slot = table.get(key)
+        if slot is None:
+            slot = table[key] = [node, None]
+            if table is pending:
+                slot += (None,) * max(len(node.outputs) - 1, index)
+                heapq.heappush(youngest, key)
+        slot[index + 1] = grad if slot[index + 1] is None else slot[index + 1] + grad
 
     for root, grad in zip(roots, grad_roots, strict=True):
-        send(root if root._node is None else (root._node, root._index), grad)
+        edge = root if root._node is None else (root._node, root._index)
+        send(edge, grad if create_graph else grad._array)
 
-    with set_grad_enabled(create_graph):
-        while heap:
-            node, grads = pending.pop(-heapq.heappop(heap))
+    quiet = enter_quiet()
+    before, mode.grad = mode.grad, create_graph
+    try:
+        while youngest:
+            slot = pending.pop(heapq.heappop(youngest))
+            node, grads = slot[0], slot[1:]
             if node.hooks:
-                _run_node_hooks(node, grads)
+                grads = [_run_hooks(node.hooks.get(i), g, node.device) for i, g in enumerate(grads)]
+            edges = needed = node.edges
             if wanted is not None:
                 captured.update({(node.number, i): g for i, g in enumerate(grads) if g is not None})
-            edges = node.edges
-            needs = node.needs if wanted is None else _needs_towards(node, wanted)
-            if wanted is not None and not needs:
-                continue
-            found = node.gradients(grads, needs)
+                needed = [e if e is not None and _target_key(e) in wanted else None for e in edges]
+                if all(e is None for e in needed):
+                    continue
+            found = node.gradients(grads, needed, create_graph)
             if mode.anomaly:
                 _check_gradients(node, found)
             if not retain_graph:
                 node.free()
-            for edge, grad in zip(edges, found, strict=True):
+            slot = grads = None  # hold no gradient longer than it is needed
+            for edge, grad in zip(edges, found):  # noqa: B905 (as long as each other)
                 if grad is not None:
                     send(edge, grad)
-            grads = found = grad = None  # hold no gradient longer than it is needed
-
+            found = grad = None
         for slot in leaves.values():
-            if slot[0]._hooks:
-                slot[1] = _run_hooks(slot[0]._hooks, slot[1])
-
-    if targets is None:
-        for leaf, grad in leaves.values():
-            _accumulate(leaf, grad, create_graph)
-        return []
-    return [
+            slot[1] = _run_hooks(slot[0]._hooks, slot[1], slot[0].device)
+        if targets is None:
+            for slot in leaves.values():
+                _accumulate(slot, create_graph)
+            return []
+    finally:
+        mode.grad = before
+        leave_quiet(quiet)
+    found = [
         leaves.get(id(t), (t, None))[1] if t._node is None else captured.get((t._node.number, t._index))
         for t in targets
     ]
+    return [
+        g if g is None or create_graph else wrap(g, t.device) for g, t in zip(found, targets, strict=True)
+    ]
 
 
-def _accumulate(leaf: Variable, grad: Any, create_graph: bool) -> None:
-    """Add ``grad`` to ``leaf.grad``. A gradient that something else may refer to is copied first."""
-    if leaf.grad is not None:
-        if create_graph:
-            leaf.grad = leaf.grad + grad
-        else:
-            quiet = enter_quiet()
-            leaf.grad._array += grad._array
-            leave_quiet(quiet)
-            version_cell(leaf.grad)[0] += 1
-    elif create_graph:
-        leaf.grad = grad
+def _accumulate(slot: list, create_graph: bool) -> None:
+    """Add the gradient to the leaf's ``grad``; ``slot`` is [the leaf, its gradient]."""
+    leaf, grad = slot
+    if create_graph:
+        leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+    elif leaf.grad is not None:
+        leaf.grad._array += grad
+        mark_written(leaf.grad)
     else:
-        array = grad._array
-        # Two references are ours: the name `array`, and the slot of `grad`; the third is the argument's.
-        shared = sys.getrefcount(array) > 3 or array.base is not None or not array.flags.c_contiguous
-        leaf.grad = wrap(array.copy() if shared else array, leaf.device)
+        # The array becomes the leaf's own only if nobody else refers to it: if the slot, the name here and
+        # the argument of getrefcount are all there is. Otherwise two gradients, or a gradient and a saved
+        # value, would share memory.
+        owned = sys.getrefcount(grad) <= 3 and grad.base is None and grad.flags.c_contiguous
+        leaf.grad = wrap(grad if owned else grad.copy(), leaf.device)
 
 
-def _nodes_towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> set:
+def _towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> set:
     """The numbers of the nodes, and the ids of the leaves, through which the targets are reached.
 
     The producing nodes of non-leaf targets are in the set themselves.
@@ -384,36 +391,34 @@ def _nodes_towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> se
         node = stack.pop()
         if node.number not in reached:
             reached[node.number] = node
-            stack.extend(edge[0] for edge in node.edges if isinstance(edge, tuple))
+            stack.extend(
+                e[0] if isinstance(e, tuple) else e for e in node.edges if isinstance(e, (Node, tuple))
+            )
     wanted = {id(t) if t._node is None else t._node.number for t in targets}
     for number in sorted(reached):  # inputs before outputs
-        if any(_edge_key(edge) in wanted for edge in reached[number].edges if edge is not None):
+        if any(_target_key(edge) in wanted for edge in reached[number].edges if edge is not None):
             wanted.add(number)
     return wanted
 
 
-def _edge_key(edge: Any) -> int:
-    return edge[0].number if isinstance(edge, tuple) else id(edge)
+def _target_key(edge: Any) -> int:
+    if isinstance(edge, Variable):
+        return id(edge)
+    return edge[0].number if isinstance(edge, tuple) else edge.number
 
 
-def _needs_towards(node: Node, wanted: set) -> int:
-    return sum(1 << i for i, edge in enumerate(node.edges) if edge is not None and _edge_key(edge) in wanted)
-
-
-def _run_node_hooks(node: Node, grads: list) -> None:
-    for index, hooks in node.hooks.items():
-        if grads[index] is not None:
-            grads[index] = _run_hooks(hooks, grads[index])
-
-
-def _run_hooks(hooks: dict[int, Callable], grad: Any) -> Any:
+def _run_hooks(hooks: dict[int, Callable] | None, grad: Any, device: Device) -> Any:
+    """``grad`` (a tensor, a bare array, or None) after ``hooks``, which see a tensor."""
+    if not hooks or grad is None:
+        return grad
+    tensor = grad if isinstance(grad, Variable) else wrap(grad, device)
     for hook in list(hooks.values()):
-        replaced = hook(grad)
+        replaced = hook(tensor)
         if replaced is not None:
-            if replaced.shape != grad.shape:
-                raise ValueError(f"a hook returned shape {replaced.shape}, expected {grad.shape}")
-            grad = replaced
-    return grad
+            if replaced.shape != tensor.shape:
+                raise ValueError(f"a hook returned shape {replaced.shape}, expected {tensor.shape}")
+            tensor = replaced
+    return tensor if isinstance(grad, Variable) else tensor._array
 
 
 # ---- public functions -----------------------------------------------------------------------------------
@@ -499,7 +504,7 @@ def _root_gradients(caller: str, roots: Sequence, grads: Sequence) -> list:
             raise ValueError(f"{caller}: the gradient has shape {g.shape}, the tensor {root.shape}")
         elif g.device is not root.device:
             raise ValueError(f"{caller}: the gradient is on {g.device}, the tensor on {root.device}")
-        started.append(wrap(g._array, root.device) if g.is_leaf else g)
+        started.append(g)
     return started
 
 
@@ -557,7 +562,7 @@ def check_outputs(op: Any, arrays: Iterable, outputs: Iterable) -> None:
 
 def _check_gradients(node: Node, grads: Sequence) -> None:
     for i, g in enumerate(grads):
-        if g is not None and _has_nan(g._array):
+        if g is not None and _has_nan(getattr(g, "_array", g)):
             where = "".join(traceback.format_list(node.stack)) if node.stack else "  (not recorded)\n"
             raise RuntimeError(
                 f"anomaly mode: the gradient of {node.op.name!r} for {node.op.input_name(i)!r} has a NaN; "

@@ -32,14 +32,16 @@ class Device:
         type: ``"cpu"``, ``"cuda"`` or ``"sim"``.
         index: the card's number on ``cuda``, otherwise 0.
         xp: the array module, NumPy or CuPy.
+        array_type: the type of its arrays.
     """
 
-    __slots__ = ("index", "type", "xp")
+    __slots__ = ("array_type", "index", "type", "xp")
 
     def __init__(self, type: str, index: int, xp: Any):
         self.type = type
         self.index = index
         self.xp = xp
+        self.array_type = xp.ndarray
 
     def __repr__(self) -> str:
         return f"device('{self}')"

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import autograd
-from minigrad.autograd import Node, Variable, mode, version_cell, wrap
+from minigrad.autograd import Node, Variable, mode, written_cell, wrap
 from minigrad.devices import KINDS, cpu
 from minigrad.dispatch import (
     LAYOUTS,
@@ -64,7 +64,7 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable`` and ``view`` as in :class:`Op`.
+        options: ``promote``, ``differentiable``, ``view``, ``arithmetic`` as in :class:`Op`.
     """
     if reference is None:
         return lambda function: Op(function, name, **options)
@@ -82,6 +82,8 @@ class Op:
             of different floating dtypes are an error.
         differentiable: False for ops without a gradient, such as comparisons.
         view: the output may show the first input's memory.
+        arithmetic: the gradient rules use nothing but the operators that bare arrays have too; where no
+            graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
     """
 
     def __init__(
@@ -92,19 +94,21 @@ class Op:
         promote: bool = False,
         differentiable: bool = True,
         view: bool = False,
+        arithmetic: bool = False,
     ):
         self.name = name or reference.__name__
         self.reference = reference
         self.promote = promote
         self.differentiable = differentiable
         self.view = view
+        self.arithmetic_rules = arithmetic
         self.__doc__ = reference.__doc__
         self.kernels = kernel_table(self.name)
         self._shape_rule: Callable | None = None
         self._joint_rule: Callable | None = None
-        self._rules: dict[int, Callable] = {}
         self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._read_signature()
+        self._rules = [self._no_rule(i) for i in range(len(self.inputs))]
         _ops[self.name] = self
 
     def __repr__(self) -> str:
@@ -126,6 +130,7 @@ class Op:
         self.variadic = inspect.Parameter.VAR_POSITIONAL in kinds
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.inputs = tuple(p.name for p in inputs if p.kind != keyword)
+        self.arity = len(self.inputs)
         self.optional = sum(p.default is not p.empty for p in inputs if p.kind != keyword)
         self.attributes = {p.name: p.default for p in inputs if p.kind == keyword}
 
@@ -205,13 +210,16 @@ class Op:
     # ---- application -----------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
-        if attrs.keys() != self.attributes.keys():
+        if (attrs or self.attributes) and len(attrs) != len(self.attributes):
             attrs = self._complete(attrs)
-        if len(args) != len(self.inputs) and not self.variadic:
+        if len(args) != self.arity and not self.variadic:
             args = self._complete_inputs(args)
 
-        arrays, device, dtype, needs, plain, mixed = [], None, None, 0, False, False
-        for i, arg in enumerate(args):
+        device = dtype = None
+        scalars = mixed = False
+        needs, bit = 0, 1  # a bit for each input that requires a gradient
+        arrays = []
+        for arg in args:
             if isinstance(arg, Variable):
                 array = arg._array
                 arrays.append(array)
@@ -223,16 +231,18 @@ class Op:
                 elif array.dtype is not dtype:
                     mixed = True
                 if arg.requires_grad:
-                    needs |= 1 << i
+                    needs |= bit
             else:
                 arrays.append(arg)
-                plain = plain or arg is not None
-        if mixed or device is None or (plain and (dtype.kind != "f" or not self._plain_scalars(args))):
+                if type(arg) in _SCALARS:
+                    scalars = True
+                elif arg is not None:
+                    mixed = True
+            bit <<= 1
+        if mixed or device is None or (scalars and dtype.kind != "f"):
             harmonised = self._harmonise(args, device)
             if harmonised is not None:
                 return self(*harmonised, **attrs)
-            if device is None:
-                device, dtype = cpu, np.dtype(type(arrays[0]))
 
         if device.index:
             with device.active():
@@ -240,44 +250,49 @@ class Op:
         else:
             results = self._compute(device, dtype, arrays, attrs)
 
-        several = isinstance(results, (tuple, list))
-        outputs = [wrap(array, device) for array in (results if several else (results,))]
+        if type(results) is tuple:
+            outputs = tuple([wrap(array, device) for array in results])
+        else:
+            outputs = (wrap(results, device),)
         if self.view and outputs[0]._array.base is not None:
-            outputs[0]._version = version_cell(args[0])
+            outputs[0]._written = written_cell(args[0])
             outputs[0]._is_view = True
-        if mode.anomaly:
-            autograd.check_outputs(self, arrays, [out._array for out in outputs])
         if needs and self.differentiable and mode.grad:
-            save_inputs, save_outputs = self._saves.get(needs) or self._what_to_save(needs, len(args))
-            Node(self, attrs, device, needs, args, outputs, save_inputs, save_outputs)
-        return tuple(outputs) if several else outputs[0]
+            if mode.anomaly:
+                autograd.check_outputs(self, arrays, [out._array for out in outputs])
+            saves = self._saves.get(needs) or self._what_to_save(needs, len(args))
+            Node(self, attrs, device, args, outputs, *saves)
+        return outputs if type(results) is tuple else outputs[0]
 
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
-        """Run the chosen kernel, or the reference, on arrays."""
+        """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
         specs = None
         if self._shape_rule is not None:
             specs = self._specs(self._shape_rule(*arrays, **attrs), dtype)
-        if self.kernels.kernels:
-            kernel = self.kernels.choose(device.type, dtype, arrays, attrs)
+        table = self.kernels
+        if table.kernels:
+            kernel = table.choose(device.type, dtype, arrays, attrs)
             if kernel is not None:
                 if specs is None:
                     specs = [self._broadcast_spec(arrays, dtype)]
                 return run_kernel(kernel, device, arrays, attrs, specs)
         quiet = enter_quiet()
         try:
-            result = self.reference(device.xp, *arrays, **attrs)
+            result = (
+                self.reference(device.xp, *arrays, **attrs) if attrs else self.reference(device.xp, *arrays)
+            )
         finally:
             leave_quiet(quiet)
+        if type(result) is device.array_type:
+            if specs is not None and result.shape != specs[0].shape:
+                raise RuntimeError(
+                    f"op {self.name!r}: the reference returned shape {result.shape}, "
+                    f"its shape rule says {specs[0].shape}"
+                )
+            return result
         if isinstance(result, (tuple, list)):
             return tuple(device.xp.asarray(r) for r in result)
-        if type(result) is not device.xp.ndarray:
-            result = device.xp.asarray(result)
-        if specs is not None and result.shape != specs[0].shape:
-            raise RuntimeError(
-                f"op {self.name!r}: the reference returned shape {result.shape}, "
-                f"its shape rule says {specs[0].shape}"
-            )
-        return result
+        return device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
 
     @staticmethod
     def _specs(rule_result: Any, dtype: np.dtype) -> list[Spec]:
@@ -293,37 +308,48 @@ class Op:
 
     # ---- the gradient ----------------------------------------------------------------------------------
 
-    def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needs: int) -> Sequence:
-        """For each input whose bit is set in ``needs`` its gradient, for the others None."""
-        if self._joint_rule is not None:
-            found = self._joint_rule(g, y, *inputs, **attrs)
-            if not isinstance(found, (tuple, list)):
-                found = (found,)
-            if len(found) != len(inputs):
-                raise RuntimeError(
-                    f"the gradient of {self.name!r} returned {len(found)} values for {len(inputs)} inputs"
-                )
-            found = [f if needs >> i & 1 else None for i, f in enumerate(found)]
-        else:
-            rules = self._rules
-            found = [
-                rules[i](g, y, *inputs, **attrs) if needs >> i & 1 and i in rules else None
-                for i in range(len(inputs))
-            ]
-        for i, f in enumerate(found):
-            if f is None and needs >> i & 1:
-                raise RuntimeError(
-                    f"op {self.name!r} has no gradient for its input {self.input_name(i)!r}: define one with "
-                    f"@{self.name}.grad, or pass the input through detach()"
-                )
-        return found
+    def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
+        """The gradient of each input whose entry in ``needed`` is not None; None for the others."""
+        if self._joint_rule is None:
+            if attrs:
+                pairs = zip(needed, self._rules, strict=True)
+                return [None if need is None else rule(g, y, *inputs, **attrs) for need, rule in pairs]
+            found = []
+            for need, rule in zip(needed, self._rules):  # noqa: B905 (as long as each other; a hot path)
+                found.append(None if need is None else rule(g, y, *inputs))
+            return found
+        found = self._joint_rule(g, y, *inputs, **attrs)
+        if not isinstance(found, (tuple, list)):
+            found = (found,)
+        if len(found) != len(inputs):
+            raise RuntimeError(
+                f"the gradient of {self.name!r} returned {len(found)} values for {len(inputs)} inputs"
+            )
+        for i, (need, grad) in enumerate(zip(needed, found, strict=True)):
+            if need is not None and grad is None:
+                raise self._no_gradient(i)
+        return [None if need is None else grad for need, grad in zip(needed, found, strict=True)]
+
+    def _no_rule(self, i: int) -> Callable:
+        """The rule of input ``i`` as long as none is defined."""
+
+        def rule(*args: Any, **attrs: Any) -> None:
+            raise self._no_gradient(i)
+
+        return rule
+
+    def _no_gradient(self, i: int) -> RuntimeError:
+        return RuntimeError(
+            f"op {self.name!r} has no gradient for its input {self.input_name(i)!r}: define one with "
+            f"@{self.name}.grad, or pass the input through detach()"
+        )
 
     def _what_to_save(self, needs: int, count: int) -> tuple[tuple[bool, ...], bool]:
         """Which inputs, and whether the outputs, the rules for the inputs in ``needs`` look at."""
         if self._joint_rule is not None:
             rules = [self._joint_rule]
         else:
-            rules = [rule for i, rule in self._rules.items() if needs >> i & 1]
+            rules = [rule for i, rule in enumerate(self._rules) if needs >> i & 1]
         save_inputs, save_outputs = [False] * count, False
         for rule in rules:
             names = [
@@ -364,9 +390,6 @@ class Op:
         raise TypeError(
             f"op {self.name!r} takes {expected} inputs ({', '.join(self.inputs)}), got {len(args)}"
         )
-
-    def _plain_scalars(self, args: tuple) -> bool:
-        return all(isinstance(a, Variable) or a is None or type(a) in _SCALARS for a in args)
 
     def _harmonise(self, args: tuple, device: Any) -> tuple | None:
         """``args`` with arrays made tensors, and brought to one dtype; None if there was nothing to do."""

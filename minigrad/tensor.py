@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import autograd
-from minigrad.autograd import Node, Variable, mode, version_cell, wrap
+from minigrad.autograd import Node, Variable, mode, mark_written, written_cell, wrap
 from minigrad.devices import Device
 from minigrad.devices import device as find_device
 from minigrad.op import Op
@@ -194,7 +194,7 @@ class Tensor(Variable):
     def detach(self) -> Tensor:
         """The same memory, outside the graph."""
         out = wrap(self._array, self.device)
-        out._version = version_cell(self)
+        out._written = written_cell(self)
         return out
 
     @property
@@ -208,7 +208,7 @@ class Tensor(Variable):
             raise ValueError(f"data: expected shape {self.shape}, got {value.shape}")
         self._array = value._array
         self.device = value.device
-        version_cell(self)[0] += 1
+        mark_written(self)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
         """Call ``hook(gradient)`` when this tensor's whole gradient is known; what it returns replaces it."""
@@ -427,7 +427,7 @@ class Tensor(Variable):
             return
         if self.requires_grad and self._node is None:
             raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
-        cell = self._version
+        cell = self._written
         # Besides this tensor, the name `cell` and the call's argument, nothing else may refer to the counter.
         if self._is_view or (cell is not None and sys.getrefcount(cell) > 3):
             raise RuntimeError(
@@ -437,7 +437,7 @@ class Tensor(Variable):
 
     def _adopt(self, result: Tensor) -> Tensor:
         """Become ``result``, whose value is in this tensor's memory already."""
-        version_cell(self)[0] += 1
+        mark_written(self)
         if result._node is not None:
             self._node = result._node
             self._index = result._index

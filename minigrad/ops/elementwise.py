@@ -18,33 +18,33 @@ from minigrad.promotion import get_default_dtype, result_dtype
 # ---- arithmetic -----------------------------------------------------------------------------------------
 
 
-@op(promote=True)
+@op(promote=True, arithmetic=True)
 def add(xp, x, y):
-    return xp.add(x, y)
+    return x + y
 
 
 add.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: g)
 
 
-@op(promote=True)
+@op(promote=True, arithmetic=True)
 def sub(xp, x, y):
-    return xp.subtract(x, y)
+    return x - y
 
 
 sub.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: -g)
 
 
-@op(promote=True)
+@op(promote=True, arithmetic=True)
 def mul(xp, x, y):
-    return xp.multiply(x, y)
+    return x * y
 
 
 mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
 
 
-@op(promote=True, name="div")
+@op(promote=True, arithmetic=True, name="div")
 def _div(xp, x, y):
-    return xp.true_divide(x, y)
+    return x / y
 
 
 _div.grad(x=lambda g, _z, _x, y: g / y, y=lambda g, _z, x, y: -g * x / (y * y))
@@ -68,9 +68,9 @@ def remainder(xp, x, y):
 remainder.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, x, y: -g * floor_divide(x, y))
 
 
-@op
+@op(arithmetic=True)
 def neg(xp, x):
-    return xp.negative(x)
+    return -x
 
 
 neg.grad(x=lambda g, _z, _x: -g)

@@ -1,4 +1,4 @@
-"""Losses: cross-entropy, negative log-likelihood, mean squared error.
+"""Losses: cross-entropy, negative log-likelihood, squared and absolute error.
 
 ``reduction`` is ``"mean"``, ``"sum"`` or ``"none"``.
 """
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.ops.elementwise import cast, where
+from minigrad.op import op
+from minigrad.ops.activation import softplus
+from minigrad.ops.elementwise import abs, cast, clamp, log, where
 from minigrad.ops.index import take_along_dim
 from minigrad.ops.reduce import mean, sum
 from minigrad.ops.shape import broadcast_to, reshape, squeeze, unsqueeze
@@ -27,14 +29,82 @@ def reduce_loss(name: str, loss: Any, reduction: str) -> Any:
     raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', got {reduction!r}")
 
 
+def _check_same_shape(name: str, x: Any, target: Any) -> None:
+    if x.shape != target.shape:
+        raise ValueError(f"{name}: input has shape {x.shape}, target {target.shape}; they must be equal")
+
+
+def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
+    """|input - target|; both of one shape."""
+    _check_same_shape("l1_loss", input, target)
+    return reduce_loss("l1_loss", abs(input - target), reduction)
+
+
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """(input - target)^2; both of one shape."""
-    if input.shape != target.shape:
-        raise ValueError(
-            f"mse_loss: input has shape {input.shape}, target {target.shape}; they must be equal"
-        )
+    _check_same_shape("mse_loss", input, target)
     difference = input - target
     return reduce_loss("mse_loss", difference * difference, reduction)
+
+
+# ---- two classes ------------------------------------------------------------------------------------------
+
+SMALLEST_LOG = -100.0
+"""The logarithm of a probability of 0 is taken as this, as in PyTorch, so that the loss stays finite."""
+
+
+@op(name="binary_cross_entropy")
+def _binary_cross_entropy(xp, x, target):
+    """-(t log(x) + (1 - t) log(1 - x)), elementwise."""
+    log_x = xp.maximum(xp.log(x), SMALLEST_LOG)
+    log_not_x = xp.maximum(xp.log1p(-x), SMALLEST_LOG)
+    return -(target * log_x + (1 - target) * log_not_x)
+
+
+_binary_cross_entropy.grad(
+    x=lambda g, _y, x, target: g * (x - target) / clamp(x * (1.0 - x), min=1e-12),
+    target=lambda g, _y, x, _target: (
+        g * (clamp(log(1.0 - x), min=SMALLEST_LOG) - clamp(log(x), min=SMALLEST_LOG))
+    ),
+)
+
+
+def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
+    """-(target log(input) + (1 - target) log(1 - input)).
+
+    Args:
+        input: probabilities, in [0, 1].
+        target: of input's shape and dtype, in [0, 1].
+        weight: multiplied to each element's loss; broadcast to the input.
+
+    Raises:
+        ValueError: shapes do not fit, or an input is not a probability (NaN is none).
+    """
+    _check_same_shape("binary_cross_entropy", input, target)
+    if not ((input._array >= 0) & (input._array <= 1)).all():
+        raise ValueError(
+            "binary_cross_entropy: all inputs must be in [0, 1]; for logits use the function _with_logits"
+        )
+    loss = _binary_cross_entropy(input, target)
+    return reduce_loss("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Any:
+    """:func:`binary_cross_entropy` of sigmoid(input), computed without overflow.
+
+    ``pos_weight``, broadcast to the input, is multiplied to the part of positive targets.
+    """
+    _check_same_shape("binary_cross_entropy_with_logits", input, target)
+    # -log(sigmoid(x)) = softplus(-x), and -log(1 - sigmoid(x)) = x + softplus(-x).
+    share = 1.0 if pos_weight is None else target * (pos_weight - 1.0) + 1.0
+    loss = (1.0 - target) * input + softplus(-input) * share
+    loss = loss if weight is None else loss * weight
+    return reduce_loss("binary_cross_entropy_with_logits", loss, reduction)
+
+
+# ---- several classes --------------------------------------------------------------------------------------
 
 
 def nll_loss(
