@@ -7,6 +7,8 @@
 tensor([2., 4., 6.])
 """
 
+from importlib import import_module as _import_module
+
 import numpy as _np
 
 from minigrad import autograd, errors, kernels, random
@@ -36,6 +38,8 @@ from minigrad.devices import Device, available_devices, device
 from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
 from minigrad.op import Op, get_op, op
+from minigrad.ops import conv as _conv  # for their kernels
+from minigrad.ops import pool as _pool
 from minigrad.ops.activation import relu, sigmoid, tanh
 from minigrad.ops.elementwise import (
     abs,
@@ -124,4 +128,29 @@ int64 = long = _np.dtype(_np.int64)
 uint8 = _np.dtype(_np.uint8)
 bool = _np.dtype(_np.bool_)
 
+kernels.list = list_kernels  # from here, because the kernels' floor knows nothing of ops
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "compare": "minigrad.compare",
+    "data": "minigrad.data",
+    "io": "minigrad.io",
+    "nn": "minigrad.nn",
+    "optim": "minigrad.optim",
+    "testing": "minigrad.testing",
+    "utils": "minigrad.utils",
+}
+
+
+def __getattr__(name: str):
+    """Load the floors above the engine when they are first touched, so that importing minigrad is quick."""
+    if name in _LAZY:
+        return _import_module(_LAZY[name])
+    if name in ("save", "load"):
+        return getattr(_import_module("minigrad.io"), name)
+    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY, "load", "save"])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import autograd
-from minigrad.autograd import Node, Variable, mode, mark_written, written_cell, wrap
+from minigrad.autograd import Node, Variable, mark_written, mode, wrap, written_cell
 from minigrad.devices import Device
 from minigrad.devices import device as find_device
 from minigrad.op import Op
