@@ -1,5 +1,5 @@
-# Checks that every kernel makes on the arrays it is given, included by the .pyx files. The op layer has
-# already checked shapes in the caller's terms; what is checked here is what would corrupt memory.
+# What the .pyx files share: the checks on the arrays that a kernel is given, and how work is split. The op
+# layer has already checked shapes in the caller's terms; what is checked here is what would corrupt memory.
 
 cimport numpy as cnp
 
@@ -47,3 +47,8 @@ cdef inline int check_same_shape(cnp.ndarray a, cnp.ndarray b) except -1:
 cdef inline int threads_for(Py_ssize_t work, Py_ssize_t work_per_thread, int threads) noexcept nogil:
     """At most ``threads``, and no more than the work can feed: waking a thread costs some microseconds."""
     return <int>max(1, min(<Py_ssize_t>threads, work // work_per_thread))
+
+
+cdef inline Py_ssize_t share(Py_ssize_t n, int part, int parts) noexcept nogil:
+    """Where part ``part`` of n elements begins: at a multiple of 16 elements, which is a cache line."""
+    return min(n, (n + 16 * parts - 1) // (16 * parts) * 16 * part)

@@ -6,10 +6,6 @@ import itertools
 import numpy as np
 import pytest
 
-from minigrad.kernels import cpu
-
-LEVELS = cpu.available_levels()
-
 # (N, C, H, W), kernel, stride, padding, dilation, ceil_mode
 CASES = [
     ((2, 3, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1), False),
@@ -30,14 +26,9 @@ CASES = [
 UNDILATED = [case for case in CASES if case[4] == (1, 1)]
 
 
-@pytest.fixture(params=LEVELS)
-def pool2d(request):
-    return cpu.kernel_module("pool2d", request.param)
-
-
-@pytest.fixture(params=[np.float32, np.float64])
-def dtype(request):
-    return request.param
+@pytest.fixture
+def pool2d(kernel_module):
+    return kernel_module("pool2d")
 
 
 def out_size(size, kernel, stride, pad, dilation, ceil_mode):

@@ -1,0 +1,204 @@
+"""Elementwise kernels against their definitions in float64, evaluated by Python's math functions."""
+
+import math
+
+import numpy as np
+import pytest
+
+# Sizes around whole vectors (2 to 16 elements), and enough for two and for three threads.
+SIZES = [0, 1, 3, 15, 16, 17, 33, 100_003]
+
+_erf, _erfc = np.vectorize(math.erf, otypes=[float]), np.vectorize(math.erfc, otypes=[float])
+
+
+def sigmoid(x):
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def normal_cdf(x):
+    return 0.5 * _erfc(-x * math.sqrt(0.5))
+
+
+def normal_pdf(x):
+    return np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def gelu_argument(x):
+    """0.5 (1 + tanh(u)) = sigmoid(2 u): this is 2 u."""
+    return math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)
+
+
+def gelu_tanh_derivative(x):
+    u = gelu_argument(x)
+    return sigmoid(u) + x * sigmoid(u) * sigmoid(-u) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * x * x)
+
+
+# name: (definition, error in units of the last place)
+FUNCTIONS = {
+    "relu": (lambda x: np.maximum(x, 0), 0),
+    "exp": (np.exp, 2),
+    "erf": (_erf, 3),
+    "sigmoid": (sigmoid, 3),
+    "tanh": (np.tanh, 2),
+}
+
+# Products of x and a probability, which is good to some units of its own last place, or far out (where it is
+# small) of its exponent's.
+PRODUCTS = {
+    "silu": lambda x: x * sigmoid(x),
+    "gelu": lambda x: x * normal_cdf(x),
+    "gelu_tanh": lambda x: x * sigmoid(gelu_argument(x)),
+}
+DERIVATIVES = {
+    "silu_grad": lambda x: sigmoid(x) * (1 + x * sigmoid(-x)),
+    "gelu_grad": lambda x: normal_cdf(x) + x * normal_pdf(x),
+    "gelu_tanh_grad": gelu_tanh_derivative,
+}
+FROM_RESULT = {
+    "relu_grad": lambda y: np.where(y > 0, 1.0, 0.0),
+    "sigmoid_grad": lambda y: y * (1 - y),
+    "tanh_grad": lambda y: 1 - y * y,
+}
+UNARY = [*FUNCTIONS, *PRODUCTS]
+GRADIENTS = [*DERIVATIVES, *FROM_RESULT]
+
+
+@pytest.fixture
+def elementwise(kernel_module):
+    return kernel_module("elementwise")
+
+
+def poisoned_like(x):
+    return np.full_like(x, 77)
+
+
+def samples(n, dtype, seed=0):
+    """Of all magnitudes that matter: denormal to where exp overflows."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(n) * 10.0 ** rng.integers(-8, 2, n)
+    x[: n // 50] = np.linspace(-104, 88, n // 50)
+    x[n // 50 : n // 40] = rng.standard_normal(n // 40 - n // 50) * np.finfo(dtype).tiny
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(elementwise, dtype, name, n, threads):
+    definition, ulp = FUNCTIONS[name]
+    x, out = samples(n, dtype), np.full(n, 77, dtype)
+    getattr(elementwise, name)(out, x, threads)
+    expected = definition(x.astype(np.float64))
+    rounded = np.abs(expected.astype(dtype))
+    # The float64 definitions have roundings of their own: 2 ulp more there.
+    allowed = (ulp + (0 if dtype == np.float32 else 2)) * np.spacing(rounded).astype(float)
+    assert (np.abs(out - expected) <= allowed).all()
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(elementwise, dtype, name, n):
+    x, out = samples(n, dtype), np.full(n, 77, dtype)
+    getattr(elementwise, name)(out, x, 2)
+    wide = x.astype(np.float64)
+    # 4 ulp of the probability, which is at most 1
+    tolerance = 4 * np.finfo(dtype).eps * np.abs(wide) + np.finfo(dtype).smallest_subnormal
+    assert (np.abs(out - PRODUCTS[name](wide)) <= tolerance).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients(elementwise, dtype, name, n, threads):
+    derivative = DERIVATIVES.get(name) or FROM_RESULT[name]
+    saved, grad = samples(n, dtype, seed=1), np.random.default_rng(2).standard_normal(n).astype(dtype)
+    if name in FROM_RESULT:
+        saved = np.tanh(saved)  # a result lies in [-1, 1]
+    out = np.full(n, 77, dtype)
+    getattr(elementwise, name)(out, grad, saved, threads)
+    wide = saved.astype(np.float64)
+    # Two terms below 2, whose relative errors are some roundings and that of the exponent, which is below 10
+    # where the term counts.
+    tolerance = 16 * np.finfo(dtype).eps * np.abs(grad) + np.finfo(dtype).smallest_subnormal
+    assert (np.abs(out - grad * derivative(wide)) <= tolerance).all()
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_keeps_digits_far_out_on_the_left(elementwise, dtype, name):
+    # 0.5 (1 + erf(x)) would have lost them all: PyTorch's float32 gelu(-6) is 0.
+    x = np.linspace(-9, -2, 1001).astype(dtype)
+    out = poisoned_like(x)
+    getattr(elementwise, name)(out, x, 1)
+    expected = PRODUCTS[name](x.astype(np.float64))
+    # The exponent is rounded before the exponential: its ulp is a relative error of the result. That of the
+    # tanh form is steeper, and is itself made of three terms.
+    exponent = 0.5 * x * x if name == "gelu" else 3 * np.abs(gelu_argument(x))
+    allowed = (8 + exponent) * np.finfo(dtype).eps
+    assert (np.abs(out / expected - 1) <= allowed).all()
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_special_values(elementwise, dtype, name):
+    big = np.finfo(dtype).max
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, big, -big, 1e20, -1e20], dtype)
+    definition = FUNCTIONS[name][0] if name in FUNCTIONS else PRODUCTS[name]
+    with np.errstate(all="ignore"):
+        expected = definition(x.astype(np.float64)).astype(dtype)
+    if name in PRODUCTS:
+        expected[5:] = [big, 0, 1e20, 0]  # what the definitions are without overflow
+    out = poisoned_like(x)
+    getattr(elementwise, name)(out, x, 1)
+    np.testing.assert_array_equal(out, expected)
+    if name in ("tanh", "erf", *PRODUCTS):
+        assert np.signbit(out[1]), "-0 stays -0"
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_are_finite_at_large_magnitudes(elementwise, dtype, name):
+    big = np.finfo(dtype).max
+    saved = np.array([1e4, -1e4, 1e20, -1e20, big, -big], dtype)
+    out = poisoned_like(saved)
+    getattr(elementwise, name)(out, np.ones_like(saved), saved, 1)
+    if name in DERIVATIVES:
+        np.testing.assert_array_equal(out, [1, 0, 1, 0, 1, 0])
+    elif name == "relu_grad":
+        np.testing.assert_array_equal(out, [1, 0, 1, 0, 1, 0])
+        nan = np.array([np.nan], dtype)
+        elementwise.relu_grad(out[:1], nan, np.ones_like(nan), 1)
+        assert np.isnan(out[0])
+
+
+def test_exp_of_every_exponent(elementwise):
+    x = np.arange(-1100, 900, dtype=np.float32) / 10
+    x = np.concatenate([x, np.nextafter(x, np.float32(np.inf))])
+    out = poisoned_like(x)
+    elementwise.exp(out, x, 1)
+    with np.errstate(over="ignore"):
+        expected = np.exp(x.astype(np.float64)).astype(np.float32)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(out[~finite], np.inf)
+    np.testing.assert_array_max_ulp(out[finite], expected[finite], 2)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_in_place_and_the_same_everywhere_in_an_array(elementwise, dtype, name):
+    x = np.tile(samples(257, dtype), 300)
+    out = poisoned_like(x)
+    getattr(elementwise, name)(out, x, 3)
+    np.testing.assert_array_equal(out.reshape(300, 257), np.broadcast_to(out[:257], (300, 257)))
+    getattr(elementwise, name)(x, x, 2)
+    np.testing.assert_array_equal(x, out)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_wrong_arguments_are_errors(elementwise, name):
+    run, x = getattr(elementwise, name), np.zeros((4, 4), np.float32)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        run(x, x.astype(int), 1)
+    with pytest.raises(TypeError, match="dtype"):
+        run(x.astype(float), x, 1)
+    with pytest.raises(ValueError, match="contiguous"):
+        run(x, x[:, ::2], 1)
+    with pytest.raises(ValueError, match="one shape"):
+        run(x, x[:2].copy(), 1)

@@ -1,0 +1,94 @@
+"""Softmax kernels against NumPy in float64."""
+
+import numpy as np
+import pytest
+
+SHAPES = [(1, 1), (3, 1), (5, 10), (4, 16), (7, 33), (2, 1000), (300, 257), (0, 5), (4, 0)]
+
+
+@pytest.fixture
+def softmax(kernel_module):
+    return kernel_module("softmax")
+
+
+def log_softmax_by_numpy(x):
+    x = x.astype(np.float64)
+    shifted = x - x.max(axis=1, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True, initial=0.0 if x.size else 1.0))
+
+
+def poisoned_like(x):
+    return np.full_like(x, 77)
+
+
+def rows(shape, dtype, scale=5.0):
+    return (np.random.default_rng(0).standard_normal(shape) * scale).astype(dtype)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_softmax_and_log_softmax(softmax, dtype, shape, threads):
+    x = rows(shape, dtype)
+    logs = log_softmax_by_numpy(x)
+    out, log_out = poisoned_like(x), poisoned_like(x)
+    softmax.softmax(out, x, threads)
+    softmax.log_softmax(log_out, x, threads)
+    eps = np.finfo(dtype).eps
+    # x - max is rounded, which exp turns into a relative error; so does each addition of the sum.
+    spread = np.ptp(x, axis=1, keepdims=True) if shape[1] else 0
+    relative = (4 + spread + 0.5 * shape[1]) * eps
+    assert (np.abs(out - np.exp(logs)) <= relative * np.exp(logs)).all()
+    assert (np.abs(log_out - logs) <= relative + eps * np.abs(logs)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients(softmax, dtype, shape, threads):
+    logs, grad = log_softmax_by_numpy(rows(shape, dtype)).astype(dtype), rows(shape, dtype, 1.0)[::-1].copy()
+    y = np.exp(logs)
+    g, p, log_p = (a.astype(np.float64) for a in (grad, y, logs))
+    out, log_out = poisoned_like(y), poisoned_like(y)
+    softmax.softmax_grad(out, grad, y, threads)
+    softmax.log_softmax_grad(log_out, grad, logs, threads)
+    eps = np.finfo(dtype).eps
+    # Sums of n terms: n roundings of their magnitudes.
+    size = np.abs(g).sum(axis=1, keepdims=True)
+    tolerance = (4 + shape[1]) * eps * (size + np.abs(g))
+    assert (np.abs(out - p * (g - (g * p).sum(axis=1, keepdims=True))) <= tolerance).all()
+    assert (np.abs(log_out - (g - np.exp(log_p) * g.sum(axis=1, keepdims=True))) <= tolerance).all()
+
+
+@pytest.mark.parametrize("columns", [5, 40])
+def test_special_values_behave_as_in_pytorch(softmax, dtype, columns):
+    x = np.zeros((5, columns), dtype)
+    x[0, 1] = -np.inf
+    x[1, 2] = np.nan
+    x[2, 3] = np.inf
+    x[3] = -np.inf
+    x[4] = np.linspace(0, 1, columns) * np.finfo(dtype).max
+    out, log_out = poisoned_like(x), poisoned_like(x)
+    softmax.softmax(out, x, 1)
+    softmax.log_softmax(log_out, x, 1)
+    assert out[0, 1] == 0 and log_out[0, 1] == -np.inf
+    np.testing.assert_allclose(np.delete(out[0], 1), 1 / (columns - 1), rtol=4 * np.finfo(dtype).eps)
+    assert np.isnan(out[1:4]).all() and np.isnan(log_out[1:4]).all()
+    np.testing.assert_array_equal(out[4], np.eye(columns)[-1])
+    assert log_out[4, -1] == 0 and np.isfinite(log_out[4]).all()
+
+
+def test_threads_change_no_bit(softmax, dtype):
+    x = rows((513, 100), dtype)
+    one, three = poisoned_like(x), poisoned_like(x)
+    softmax.softmax(one, x, 1)
+    softmax.softmax(three, x, 3)
+    np.testing.assert_array_equal(one, three)
+
+
+def test_wrong_arguments_are_errors(softmax):
+    x = np.zeros((4, 4), np.float32)
+    with pytest.raises(ValueError, match="rows, columns"):
+        softmax.softmax(x.ravel(), x.ravel(), 1)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        softmax.softmax(x, x.astype(np.float16), 1)
+    with pytest.raises(ValueError, match="one shape"):
+        softmax.softmax_grad(x, x, x[:2].copy(), 1)
