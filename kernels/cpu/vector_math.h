@@ -1,6 +1,6 @@
 /* exp, tanh, erf and the normal distribution, on the vectors of vector.h.
  *
- * float32 is computed by polynomials, fitted with a relative error below 1e-8, so that float32's own rounding
+ * float32 is computed by polynomials, fitted with a relative error below 4e-8, so that float32's own rounding
  * decides; float64 calls the C library lane by lane. Largest errors measured against float64: exp 1.2 ulp, tanh
  * 1.5 ulp, erf 2.5 ulp, the normal tail 4 + a^2 / 2 ulp (the second term is the rounding of a^2). Denormals,
  * signed zeros, infinities and NaN are those of the C library.
