@@ -19,12 +19,14 @@ def tolerance(dtype: Any, length: int = 1) -> float:
 
     Rounding errors are like a random walk of ``length`` steps of at most eps/2; the factor leaves room for a
     few more roundings for each term (a product, an exponential). The bound is relative to the magnitude of
-    the terms, for which :func:`assert_close` takes |expected| plus the root mean square of all expected.
+    the terms, not to that of their sum, which may have cancelled.
     """
     return 8.0 * float(np.finfo(dtype).eps) * math.sqrt(max(length, 1))
 
 
-def assert_close(actual: Any, expected: Any, length: int = 1, what: str = "result") -> None:
+def assert_close(
+    actual: Any, expected: Any, length: int = 1, what: str = "result", magnitude: Any = None
+) -> None:
     """Raise an AssertionError unless the array ``actual`` equals ``expected`` to within its dtype's rounding.
 
     Args:
@@ -32,6 +34,8 @@ def assert_close(actual: Any, expected: Any, length: int = 1, what: str = "resul
         expected: what it should be, in float64.
         length: how many terms are summed for one element: see :func:`tolerance`.
         what: how the message calls the array.
+        magnitude: how large the terms are that each element is the sum of; by default the root mean square
+            of all that is expected.
     """
     actual, expected = to_numpy(actual), to_numpy(expected)
     if actual.shape != expected.shape:
@@ -42,10 +46,11 @@ def assert_close(actual: Any, expected: Any, length: int = 1, what: str = "resul
         _report(what, actual, expected, (actual != expected).astype(float), np.zeros(actual.shape))
         return
     finite = np.isfinite(expected)
-    typical = float(np.sqrt(np.mean(expected[finite].astype(np.float64) ** 2))) if finite.any() else 0.0
+    if magnitude is None:
+        magnitude = np.sqrt(np.mean(expected[finite].astype(np.float64) ** 2)) if finite.any() else 0.0
     smallest = float(np.finfo(actual.dtype).smallest_subnormal)
     with np.errstate(all="ignore"):
-        allowed = tolerance(actual.dtype, length) * (np.abs(expected) + typical) + smallest
+        allowed = tolerance(actual.dtype, length) * (np.abs(expected) + magnitude) + smallest
         difference = np.abs(actual.astype(np.float64) - expected)
         # In the smaller dtype a finite value may overflow; otherwise NaN and infinities are where they were.
         special = ~finite | ~np.isfinite(expected.astype(actual.dtype))

@@ -278,8 +278,8 @@ def check_op(
             shapes (no shape rule) needs none.
         devices: by default all that this machine has.
         dtypes: of the floating inputs.
-        kernels: names of the kernels to check; by default all, and the reference.
-        gradients: whether to check gradients, of the reference and of the preferred kernel.
+        kernels: names of the kernels to check; by default ``"reference"`` and all that there are.
+        gradients: whether to check gradients too, with the first and the last of these kernels.
         elements: how many elements of each input finite differences are taken for.
         seed: of all random numbers; by default fresh, and told by the message.
 
@@ -304,7 +304,8 @@ def check_op(
                 )
         if not gradients or not op.differentiable:
             continue
-        for name in dict.fromkeys((REFERENCE, *(k.name for k in _rungs(op, device, kernels)[-1:]))):
+        rungs = [k.name for k in _rungs(op, device, kernels)]
+        for name in dict.fromkeys((*rungs[:1], *rungs[-1:])):
             for one in found:
                 if one.gradient:
                     with _context(op, device, name, one, np.dtype(np.float64), "contiguous", seed):
@@ -319,6 +320,7 @@ def _default_cases(op: Op) -> list[Case]:
 
 def _rungs(op: Op, device: Device, names: Iterable[str] | None) -> list[Kernel]:
     own = [k for k in kernel_table(op.name).kernels if device.type in k.devices]
+    own.insert(0, Kernel(op.name, REFERENCE, (device.type,), (), op.reference, "strided", None, ""))
     return own if names is None else [k for k in own if k.name in set(names)]
 
 
@@ -343,9 +345,10 @@ def _check_kernel(
     values = [to_numpy(t) if isinstance(t, Tensor) else t for t in tensors]  # a layout may repeat values
     before = [v.copy() if isinstance(v, np.ndarray) else v for v in values]
 
+    attrs = op._complete(one.attrs)
     wide = [v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for v in before]
     with np.errstate(all="ignore"):
-        expected = _tuple(op.reference(np, *wide, **op._complete(one.attrs)))
+        expected = tuple(np.asarray(e) for e in _tuple(op.reference(np, *wide, **attrs)))
     length = one.length
     if length is None:
         length = 1 if op._shape_rule is None else sum(v.size for v in wide if isinstance(v, np.ndarray))
@@ -356,8 +359,9 @@ def _check_kernel(
             runs.append(_tuple(op(*tensors, **one.attrs)))
         if not calls:
             return 0
+    magnitudes = _magnitudes(op, wide, attrs, expected, rng)
     for k, (first, second, wanted) in enumerate(zip(*runs, expected, strict=True)):
-        assert_close(first, wanted, length, f"output {k}")
+        assert_close(first, wanted, length, f"output {k}", magnitudes[k])
         assert_same_bits(
             to_numpy(first),
             to_numpy(second),
@@ -369,10 +373,35 @@ def _check_kernel(
     return 1
 
 
+def _magnitudes(
+    op: Op, inputs: Sequence, attrs: dict, expected: Sequence, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """For each output, how large the terms are that make it up: by how much it changes, relative to the
+    change, when all inputs are changed at random by a few millionths."""
+    step, draws = 1e-6, 8
+    sums = [np.zeros(e.shape) for e in expected]
+    for _ in range(draws):
+        moved = [
+            x * (1 + step * rng.standard_normal(x.shape))
+            if isinstance(x, np.ndarray) and x.dtype.kind == "f"
+            else x
+            for x in inputs
+        ]
+        with np.errstate(all="ignore"):
+            for total, y, z in zip(sums, expected, _tuple(op.reference(np, *moved, **attrs)), strict=True):
+                if y.dtype.kind == "f":
+                    total += np.nan_to_num((z - y) / step, nan=0.0, posinf=0.0, neginf=0.0) ** 2
+    return [np.sqrt(total / draws) for total in sums]
+
+
 @contextlib.contextmanager
 def _watched(kernel: Kernel, device: Device, garbage: int) -> Iterator[list]:
     """Make ``kernel`` the op's only one, writing into guarded ``garbage``; yields the list of its calls."""
     calls: list = []
+    if kernel.name == REFERENCE:
+        with use_kernel(kernel.op, REFERENCE, device.type):
+            yield [REFERENCE]
+        return
 
     def run(out: Any, *inputs: Any, **attrs: Any) -> None:
         calls.append(kernel.name)

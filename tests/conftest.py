@@ -1,0 +1,73 @@
+"""Fixtures of all tests: the device, seeds, the data directory, the repository's root."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.testing
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_data = ROOT.parent / "shared" / "data"
+if _data.is_dir():
+    os.environ.setdefault("MINIGRAD_DATA", str(_data))
+
+# The same examples in every run, and no deadline: a loaded machine must not fail a test.
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The root of the source tree."""
+    return ROOT
+
+
+@pytest.fixture(params=["cpu", "sim", "cuda"])
+def device(request) -> mg.Device:
+    """Each device in turn; one that this machine lacks is a skip that says what is missing."""
+    try:
+        return mg.device(request.param)
+    except mg.errors.DeviceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    mg.manual_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator that gives every test the same numbers."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def check_gradients(rng):
+    """``check_gradients(function, *inputs)``: its gradient and second gradient by finite differences.
+
+    An input is an array (made a float64 tensor that requires a gradient) or a shape, filled with normal
+    random numbers; tensors and anything else are passed on.
+    """
+
+    def check(function, *inputs, second=True):
+        tensors = []
+        for x in inputs:
+            x = rng.standard_normal(x) if isinstance(x, tuple) else x
+            tensors.append(mg.tensor(x, mg.float64, requires_grad=True) if isinstance(x, np.ndarray) else x)
+        assert mg.testing.gradcheck(function, tensors, seed=0)
+        if second:
+            assert mg.testing.gradgradcheck(function, tensors, seed=0)
+
+    return check

@@ -1,0 +1,303 @@
+"""Every op that there is: its kernels against its reference, its gradient, its second gradient, by check_op.
+
+The table must name all ops: a new op without cases fails here.
+"""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn.functional  # registers the ops that the top level does not show
+from minigrad.op import _ops
+from minigrad.testing import case, check_op
+
+BUILT_IN = sorted(name for name, op in _ops.items() if op.reference.__module__.startswith("minigrad"))
+
+
+def uniform(low, high, shape):
+    """An input of uniform random numbers."""
+    return lambda rng: rng.uniform(low, high, shape)
+
+
+def apart(shape):
+    """Random numbers of which no two are closer than a finite difference's step: no ties, no kinks nearby."""
+
+    def make(rng):
+        n = int(np.prod(shape))
+        return ((rng.permutation(n) - n / 2 + 0.25) / 4).reshape(shape).astype(float)
+
+    return make
+
+
+def each(names, cases):
+    return dict.fromkeys(names, cases)
+
+
+def integers(low, high, shape):
+    return lambda rng: rng.integers(low, high, shape)
+
+
+def bools(shape):
+    return lambda rng: rng.random(shape) < 0.5
+
+
+SHAPES = [(), (1,), (7,), (3, 5), (0,), (2, 0, 3), (2, 3, 4)]
+LARGER = [(33, 17), (1025,)]
+ONE = [case(s) for s in SHAPES + LARGER]
+TWO = [case(s, s) for s in SHAPES + LARGER] + [
+    case((3, 1), (4,)),
+    case((2, 3, 4), ()),
+    case((4,), 2.5),
+    case(1.5, (4,)),
+]
+POSITIVE = [case(uniform(0.2, 3.0, s)) for s in SHAPES + LARGER]
+INSIDE = [case(uniform(-0.9, 0.9, s)) for s in SHAPES + LARGER]
+BOOLS = [case(bools(s), bools(s)) for s in SHAPES]
+INTEGERS = [case(integers(0, 9, s), integers(0, 9, s)) for s in SHAPES]
+
+
+def reductions(make=lambda shape: shape, empty=True):
+    cases = [
+        ((), ()),
+        ((7,), (0,)),
+        ((3, 5), (0,)),
+        ((3, 5), (1,)),
+        ((2, 3, 4), (0, 2)),
+        ((2, 3, 4), (1,)),
+        ((4, 3), (0, 1)),
+        ((33, 17), (1,)),
+    ]
+    if empty:
+        cases += [((0,), (0,)), ((2, 0, 3), (1,))]
+    cases += [((0, 3), (1,))]
+    return [case(make(shape), dim=dim, keepdim=keep) for shape, dim in cases for keep in (False, True)]
+
+
+def indices():
+    return [
+        ((5,), slice(1, 4)),
+        ((5, 4), (slice(None, None, -2), 1)),
+        ((5, 4), (..., None, slice(0, 0))),
+        ((5, 4), np.array([0, 0, 3])),
+        ((5, 4), (np.array([[0], [2]]), np.array([1, 1, -1]))),
+        ((5, 4), np.arange(20).reshape(5, 4) % 3 == 0),
+        ((3, 4, 2), (slice(None), np.array([2, 0, 2]))),
+        ((0, 4), slice(None)),
+    ]
+
+
+def convolutions():
+    """(N, C, H, W), (O, C / groups, KH, KW), and the options, by their names."""
+    table = [
+        ((2, 3, 5, 6), (4, 3, 3, 3), 1, 0, 1, 1),
+        ((1, 1, 7, 7), (2, 1, 3, 2), 2, 1, 1, 1),
+        ((2, 4, 6, 5), (6, 2, 3, 3), (2, 1), (1, 2), (1, 2), 2),
+        ((1, 3, 5, 5), (3, 1, 3, 3), 1, 1, 1, 3),
+        ((2, 5, 4, 4), (3, 5, 1, 1), 1, 0, 1, 1),
+        ((1, 2, 9, 8), (17, 2, 5, 3), (3, 2), (2, 0), 1, 1),
+        ((0, 2, 5, 5), (3, 2, 3, 3), 1, 1, 1, 1),
+        ((1, 2, 3, 3), (2, 2, 3, 3), 1, 0, 1, 1),
+    ]
+    for x, weight, *options, groups in table:
+        stride, padding, dilation = ((o, o) if isinstance(o, int) else o for o in options)
+        sizes = zip(x[2:], weight[2:], stride, padding, dilation, strict=True)
+        size = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+        output = (x[0], weight[0], *size)
+        yield (
+            x,
+            weight,
+            output,
+            {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
+        )
+
+
+def conv_cases(which):
+    cases = []
+    for x, weight, output, options in convolutions():
+        forward = weight[1] * weight[2] * weight[3]
+        if which == "forward":
+            cases.append(case(x, weight, None, length=forward, **options))
+            cases.append(case(x, weight, (weight[0],), length=forward, **options))
+        elif which == "input":
+            length = weight[0] * weight[2] * weight[3]
+            cases.append(case(output, weight, input_size=x[2:], length=length, **options))
+        else:
+            length = max(x[0] * output[2] * output[3], 1)
+            cases.append(case(output, x, kernel_size=weight[2:], length=length, **options))
+    return cases
+
+
+POOLS = [
+    # image, kernel, stride, padding, dilation, output size
+    ((2, 3, 6, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),
+    ((1, 2, 7, 5), (3, 2), (2, 1), (1, 1), (1, 1), (4, 6)),
+    ((1, 1, 9, 9), (3, 3), (1, 2), (1, 1), (2, 2), (7, 4)),
+    ((1, 2, 5, 5), (2, 2), (2, 2), (0, 0), (1, 1), (3, 3)),  # ceil_mode: the last window hangs over
+    ((0, 2, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1), (2, 2)),
+    ((2, 1, 33, 40), (2, 2), (2, 2), (0, 0), (1, 1), (16, 20)),
+    ((1, 1, 4, 4), (4, 4), (1, 1), (2, 2), (1, 1), (5, 5)),
+]
+
+
+def max_pool_cases(which):
+    cases = []
+    for shape, kernel, stride, padding, dilation, size in POOLS:
+        options = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "size": size}
+        output = (*shape[:2], *size)
+
+        def taps(rng, shape=shape, options=options):
+            x = rng.standard_normal(shape)
+            return mg.get_op("max_pool2d").reference(np, x, **options)[1]
+
+        if which == "forward":
+            cases.append(case(apart(shape), length=1, **options))
+        elif which == "gather":
+            cases.append(case(shape, taps, length=1, **options))
+        else:
+            length = kernel[0] * kernel[1]
+            cases.append(case(output, taps, input_size=shape[2:], length=length, **options))
+    return cases
+
+
+def avg_pool_cases(backward):
+    cases = []
+    for shape, kernel, stride, padding, dilation, size in POOLS:
+        if dilation != (1, 1):
+            continue
+        for include_pad, divisor in ((True, 0), (False, 0), (True, 3)):
+            options = {
+                "kernel": kernel,
+                "stride": stride,
+                "padding": padding,
+                "size": size,
+                "include_pad": include_pad,
+                "divisor": divisor,
+                "length": kernel[0] * kernel[1],
+            }
+            if backward:
+                cases.append(case((*shape[:2], *size), input_size=shape[2:], **options))
+            else:
+                cases.append(case(shape, **options))
+    return cases
+
+
+ADAPTIVE = [
+    ((2, 3, 7, 5), (3, 2)),
+    ((1, 2, 4, 4), (1, 1)),
+    ((1, 1, 3, 3), (5, 4)),
+    ((0, 2, 4, 4), (2, 2)),
+    ((2, 1, 6, 6), (6, 6)),
+]
+
+ROWS = [(3,), (1, 1), (4, 5), (2, 3, 33), (0, 4), (3, 0), (5, 130)]
+
+CASES = {
+    # arithmetic
+    **each(["add", "sub", "mul"], TWO),
+    "div": [case(c.inputs[0], uniform(0.5, 2.0, s)) for c, s in zip(TWO, SHAPES, strict=False)]
+    + [case((3, 1), uniform(0.5, 2, (4,)))],
+    "floor_divide": [case(s, uniform(0.5, 2.0, s)) for s in SHAPES],
+    "remainder": [case(uniform(0.1, 0.9, s), uniform(1.0, 2.0, s)) for s in SHAPES]
+    + [case(uniform(2, 3, 4), 7.0)],
+    "pow": [case(uniform(0.5, 2.0, s), s) for s in SHAPES]
+    + [case((3, 4), e, length=9) for e in (0, 1, 2, 3)]
+    + [case(uniform(0.5, 2.0, 5), -1.5), case(2.0, (5,))],
+    **each(["maximum", "minimum"], [case(s, s) for s in SHAPES + LARGER] + [case((3, 1), (4,))]),
+    # functions of one variable
+    **each(["neg", "abs", "square", "exp", "expm1", "sin", "cos", "atan", "sinh", "cosh", "erf"], ONE),
+    **each(["sigmoid", "tanh", "relu", "sign", "clone", "contiguous"], ONE),
+    **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
+    **each(["log", "log2", "log10", "sqrt"], POSITIVE),
+    **each(["log1p", "asin", "acos", "tan"], INSIDE),
+    **each(["relu_grad", "tanh_grad", "sigmoid_grad"], [case(s, s) for s in SHAPES + LARGER]),
+    "cast": [case(s, dtype=np.dtype(t)) for s in SHAPES for t in (np.float64, np.int64)],
+    "clamp": [case(s, min=lo, max=hi) for s in SHAPES for lo, hi in ((-0.5, 0.5), (None, 0.3), (0.0, None))],
+    # comparison, logic, selection
+    **each(["eq", "ne", "lt", "le", "gt", "ge"], TWO[:-2] + INTEGERS),
+    **each(["logical_and", "logical_or", "logical_xor"], BOOLS + INTEGERS),
+    **each(["bitwise_and", "bitwise_or", "bitwise_xor"], BOOLS + INTEGERS),
+    **each(["logical_not", "bitwise_not"], [case(bools(s)) for s in SHAPES]),
+    "where": [case(bools(s), s, s) for s in SHAPES] + [case(bools((3, 1)), (4,), ())],
+    # reductions
+    **each(["sum", "prod"], reductions()),
+    **each(["amax", "amin"], reductions(apart, empty=False)),
+    **each(["any", "all"], reductions(bools)),
+    **each(
+        ["argmax", "argmin"],
+        [
+            case((7,), dim=0, keepdim=False),
+            case((3, 5), dim=1, keepdim=True),
+            case((3, 5), dim=None, keepdim=False),
+        ],
+    ),
+    # shape
+    "reshape": [
+        case((6,), shape=(2, 3)),
+        case((2, 3), shape=(3, -1)),
+        case((0, 3), shape=(3, 0)),
+        case((), shape=(1,)),
+    ],
+    "permute": [case((2, 3, 4), dims=(2, 0, 1)), case((3, 4), dims=(1, 0)), case((0, 2), dims=(1, 0))],
+    "broadcast_to": [
+        case((3, 1), shape=(2, 3, 4)),
+        case((), shape=(2,)),
+        case((1,), shape=(0,)),
+        case((1, 4), shape=(3, 4)),
+    ],
+    "flip": [case((3, 4), dims=(0, 1)), case((3, 4), dims=(1,)), case((0, 2), dims=(0,))],
+    "concat": [case((2, 3), (4, 3), dim=0), case((2, 3), dim=1), case((0, 3), (2, 3), (1, 3), dim=0)],
+    "pad": [case((2, 3), widths=((1, 0), (2, 3)), value=1.5), case((0,), widths=((1, 1),), value=0.0)],
+    # indexing
+    "getitem": [case(shape, index=index) for shape, index in indices()],
+    "scatter_index": [
+        case(np.zeros(shape)[index].shape, index=index, shape=shape) for shape, index in indices()
+    ],
+    "take_along_dim": [
+        case((3, 4), integers(0, 4, (3, 2)), dim=1),
+        case((3, 4), integers(0, 3, (5, 4)), dim=0),
+    ],
+    "put_along_dim": [case((3, 2), integers(0, 4, (3, 2)), dim=1, shape=(3, 4))],
+    # the heavy ones
+    "matmul": [
+        case((3, 4), (4, 5), length=4),
+        case((17, 33), (33, 9), length=33),
+        case((1, 1), (1, 1), length=1),
+        case((65, 7), (7, 130), length=7),
+        case((2, 3, 4), (4, 5), length=4),
+        case((2, 1, 3, 4), (5, 4, 2), length=4),
+        case((2, 0), (0, 3), length=1),
+        case((0, 2), (2, 3), length=2),
+        case((0, 2, 3), (0, 3, 4), length=3),
+    ],
+    "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],
+    "conv2d": conv_cases("forward"),
+    "conv2d_input_grad": conv_cases("input"),
+    "conv2d_weight_grad": conv_cases("weight"),
+    "max_pool2d": max_pool_cases("forward"),
+    "max_pool2d_gather": max_pool_cases("gather"),
+    "max_pool2d_input_grad": max_pool_cases("input"),
+    "avg_pool2d": avg_pool_cases(backward=False),
+    "avg_pool2d_input_grad": avg_pool_cases(backward=True),
+    "adaptive_avg_pool2d": [case(s, size=size, length=49) for s, size in ADAPTIVE],
+    "adaptive_avg_pool2d_input_grad": [
+        case((*s[:2], *size), input_size=s[2:], length=49) for s, size in ADAPTIVE
+    ],
+    **each(["softmax", "log_softmax"], [case(s, length=s[-1]) for s in ROWS]),
+    **each(["softmax_grad", "log_softmax_grad"], [case(s, s, length=s[-1]) for s in ROWS]),
+}
+
+ELSEWHERE = {
+    "max_pool2d_indices": "tests/test_ops_pool.py",
+    "setitem": "tests/test_ops_index.py: it writes into its input",
+    "to_device": "tests/test_tensor.py: its output is on another device",
+}
+
+
+def test_the_table_names_every_op():
+    assert sorted(CASES | ELSEWHERE) == BUILT_IN
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_op(name, device):
+    op = mg.get_op(name)
+    check_op(op, CASES[name], devices=[device], seed=0, elements=12, gradients=device.type == "cpu")
