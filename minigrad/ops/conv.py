@@ -23,8 +23,9 @@ def _conv2d(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     view = windows(xp, x, weight.shape[2:], stride, padding, dilation)
     n, c, oh, ow, kh, kw = view.shape
     view = view.reshape(n, groups, c // groups, oh, ow, kh, kw)
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    out = xp.einsum("ngchwij,gocij->ngohw", view, grouped, optimize=True).reshape(n, -1, oh, ow)
+    grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    out = xp.einsum("ngchwij,gocij->ngohw", view, grouped, optimize=True)
+    out = out.reshape(n, weight.shape[0], oh, ow)
     return out if bias is None else out + bias[:, None, None]
 
 
@@ -50,9 +51,10 @@ def conv2d_weight_grad(xp, g, x, *, kernel_size, stride, padding, dilation, grou
     view = windows(xp, x, kernel_size, stride, padding, dilation)
     n, c, oh, ow, kh, kw = view.shape
     view = view.reshape(n, groups, c // groups, oh, ow, kh, kw)
-    g = g.reshape(n, groups, -1, oh, ow)
+    o = g.shape[1]
+    g = g.reshape(n, groups, o // groups, oh, ow)
     grad = xp.einsum("ngohw,ngchwij->gocij", g, view, optimize=True)
-    return grad.reshape(-1, c // groups, kh, kw)
+    return grad.reshape(o, c // groups, kh, kw)
 
 
 def _options(attrs: dict) -> dict:

@@ -225,7 +225,7 @@ def rsqrt(x: Any) -> Any:
 @op(name="erf")
 def _erf(xp, x):
     if xp is np:  # NumPy has no erf
-        return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
+        return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), x.dtype)
     from cupyx.scipy.special import erf
 
     return erf(x)
