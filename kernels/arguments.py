@@ -147,7 +147,7 @@ class ArgumentBinder:
             if not isinstance(value, (bool, np.bool_)):
                 self._wrong(parameter, "a bool", describe(value), TypeError)
         elif dtype.kind == "f":
-            if abs(value) > _LARGEST[dtype] and not math.isinf(value):
+            if abs(value) > _LARGEST[dtype] and abs(value) != math.inf:
                 self._wrong(parameter, f"a number that fits {dtype}", repr(value))
         elif isinstance(value, (float, np.floating)):
             self._wrong(parameter, f"an integer ({dtype})", describe(value), TypeError)

@@ -128,7 +128,7 @@ class CudaSource:
         )
         if not found:
             names = re.findall(
-                r"__global__(?:[^;{}()]|\([^()]*\))*?\b(\w+)\s*\((?=[^;{}]*\)\s*[;{])", self.code
+                r"__global__(?:[^;{}()]|\([^()]*\))*?\b(?!__)(\w+)\s*\((?=[^;{}]*\)\s*[;{])", self.code
             )
             raise ValueError(
                 f"{self.name} has no kernel `__global__ void {kernel}(...)`; "

@@ -1,11 +1,28 @@
 // What several kernels share. Sizes and offsets are 64-bit: a tensor may have more than 2^31 elements.
 #pragma once
 
+// NVRTC, which compiles these files at run time, comes without <math.h>.
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7F800000)
+#endif
+
 // This thread's number in a one-dimensional grid.
 __device__ __forceinline__ long long global_thread_index() {
     return (long long)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-// floor(a / b) and ceil(a / b) for b > 0; C++'s own division rounds towards zero.
-__device__ __forceinline__ int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+// ceil(a / b) for b > 0; C++'s own division rounds towards zero.
 __device__ __forceinline__ int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
+
+// Where element `number` of a (planes, height, width) array stands.
+struct Position {
+    long long plane;
+    int y, x;
+
+    __device__ __forceinline__ Position(long long number, int height, int width) {
+        x = int(number % width);
+        number /= width;
+        y = int(number % height);
+        plane = number / height;
+    }
+};

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
 
-SOURCE = Path(__file__).with_suffix(".cu")
 TILE = 32
 MAX_BATCH_DIMS = 4  # of struct Batch
 MAX_GRID_Z = 65535
 
-_naive = CudaKernel(SOURCE, "matmul_naive<T>")
-_tiled = CudaKernel(SOURCE, "matmul_tiled<T>")
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_naive = CudaKernel(_source, "matmul_naive<T>")
+_tiled = CudaKernel(_source, "matmul_tiled<T>")
 
 
 def naive(out: Any, a: Any, b: Any) -> None:

@@ -1,0 +1,220 @@
+// Max, average and adaptive average pooling over (N, C, H, W) arrays, and their gradients.
+//
+// A pooling works on each of the N * C planes alone: input planes are (H, W), output planes (OH, OW), all
+// C-contiguous. One thread makes one element of the result and gathers what it needs, in the gradients too,
+// where an input element looks up the windows that cover it: no atomics, and sums have a fixed order.
+//
+// Max pooling also writes the taps: for each window the index i * kernel_w + j of its largest element, a
+// byte if the window is small. A tap says less than a position in the plane, and takes less memory. Padding
+// never wins, a NaN always does. A window that holds no element at all gives -infinity and tap 0.
+//
+// Arithmetic intensity: a 2x2 window at stride 2 reads 16 bytes and writes 5 for 3 comparisons. The kernels
+// are bound by memory; the threads of a warp are neighbours in a row of the result, so that the lines of
+// memory that they touch are used whole.
+//
+// Grid of every kernel: one dimension, a thread for each element of its result.
+
+#include "common.cuh"
+
+struct Pool2dShape {
+    long long planes;
+    int H, W, OH, OW;
+    int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+};
+
+// A half-open range of rows or columns.
+struct Range {
+    int begin, end;
+    __device__ int length() const { return end > begin ? end - begin : 0; }
+};
+
+// The taps of a window that lie inside the input, where `start` is the (maybe negative) position of tap 0.
+__device__ __forceinline__ Range taps_inside(int start, int kernel, int dilation, int size) {
+    const int begin = start < 0 ? ceil_div(-start, dilation) : 0;
+    const int end = ceil_div(size - start, dilation);
+    return {begin, end < kernel ? end : kernel};
+}
+
+template <typename T, typename Tap>
+__global__ void max_pool2d(T* out, Tap* taps, const T* input, Pool2dShape s) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.OH * s.OW) return;
+    const Position at(number, s.OH, s.OW);
+    const T* plane = input + at.plane * s.H * s.W;
+    const int y0 = at.y * s.stride_h - s.pad_h, x0 = at.x * s.stride_w - s.pad_w;
+    const Range rows = taps_inside(y0, s.kernel_h, s.dilation_h, s.H);
+    const Range columns = taps_inside(x0, s.kernel_w, s.dilation_w, s.W);
+
+    T largest = -T(INFINITY);
+    int tap = rows.length() && columns.length() ? rows.begin * s.kernel_w + columns.begin : 0;
+    for (int i = rows.begin; i < rows.end; i++) {
+        const T* row = plane + (long long)(y0 + i * s.dilation_h) * s.W;
+        for (int j = columns.begin; j < columns.end; j++) {
+            const T value = row[x0 + j * s.dilation_w];
+            if (value > largest || isnan(value)) {
+                largest = value;
+                tap = i * s.kernel_w + j;
+            }
+        }
+    }
+    out[number] = largest;
+    taps[number] = Tap(tap);
+}
+
+// An input element gets the gradients of the windows that it won. For each tap (i, j) there is at most one
+// window in which the element stands at that tap.
+template <typename T, typename Tap>
+__global__ void max_pool2d_input_grad(T* grad_input, const T* grad_output, const Tap* taps, Pool2dShape s) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.H * s.W) return;
+    const Position at(number, s.H, s.W);
+    const long long plane = at.plane * s.OH * s.OW;
+    T sum = 0;
+    for (int i = 0; i < s.kernel_h; i++) {
+        const int start_y = at.y + s.pad_h - i * s.dilation_h;
+        if (start_y < 0 || start_y % s.stride_h != 0 || start_y / s.stride_h >= s.OH) continue;
+        const long long row = plane + (long long)(start_y / s.stride_h) * s.OW;
+        for (int j = 0; j < s.kernel_w; j++) {
+            const int start_x = at.x + s.pad_w - j * s.dilation_w;
+            if (start_x < 0 || start_x % s.stride_w != 0 || start_x / s.stride_w >= s.OW) continue;
+            const long long window = row + start_x / s.stride_w;
+            if (taps[window] == i * s.kernel_w + j) sum += grad_output[window];
+        }
+    }
+    grad_input[number] = sum;
+}
+
+// The input at each window's winning tap: the adjoint of max_pool2d_input_grad, for second gradients.
+template <typename T, typename Tap>
+__global__ void max_pool2d_gather(T* out, const T* input, const Tap* taps, Pool2dShape s) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.OH * s.OW) return;
+    const Position at(number, s.OH, s.OW);
+    const int tap = taps[number];
+    const int y = at.y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h;
+    const int x = at.x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w;
+    const bool inside = y >= 0 && y < s.H && x >= 0 && x < s.W;  // false for a window without elements
+    out[number] = inside ? input[(at.plane * s.H + y) * s.W + x] : T(0);
+}
+
+// How an average divides: by `divisor` if that is not 0, else by the window's size, where the padding (but
+// not what hangs over its far border) counts if `count_include_pad` is set.
+struct AvgDivisor {
+    int divisor;
+    bool count_include_pad;
+};
+
+// The rows (or columns) of window number `index` along one axis, and how many it counts with padding.
+struct AvgWindow {
+    Range inside;
+    int padded_length;
+
+    __device__ AvgWindow(int index, int kernel, int stride, int pad, int size) {
+        const int start = index * stride - pad;
+        const int end = start + kernel < size + pad ? start + kernel : size + pad;
+        inside = {start > 0 ? start : 0, end < size ? end : size};
+        padded_length = end - start;
+    }
+};
+
+template <typename T>
+__device__ T avg_divisor(const AvgWindow& rows, const AvgWindow& columns, AvgDivisor how) {
+    if (how.divisor) return T(how.divisor);
+    if (how.count_include_pad) return T((long long)rows.padded_length * columns.padded_length);
+    return T((long long)rows.inside.length() * columns.inside.length());
+}
+
+template <typename T>
+__device__ T sum_of(const T* plane, int width, Range rows, Range columns) {
+    T sum = 0;
+    for (int y = rows.begin; y < rows.end; y++)
+        for (int x = columns.begin; x < columns.end; x++) sum += plane[(long long)y * width + x];
+    return sum;
+}
+
+template <typename T>
+__global__ void avg_pool2d(T* out, const T* input, Pool2dShape s, AvgDivisor how) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.OH * s.OW) return;
+    const Position at(number, s.OH, s.OW);
+    const AvgWindow columns(at.x, s.kernel_w, s.stride_w, s.pad_w, s.W);
+    const AvgWindow rows(at.y, s.kernel_h, s.stride_h, s.pad_h, s.H);
+    const bool empty = !rows.inside.length() || !columns.inside.length();
+    const T* plane = input + at.plane * s.H * s.W;
+    const T sum = sum_of(plane, s.W, rows.inside, columns.inside);
+    out[number] = empty ? T(0) : sum / avg_divisor<T>(rows, columns, how);
+}
+
+// The windows along one axis that cover position `at`: those that start in (at - kernel, at].
+__device__ __forceinline__ Range windows_over(int at, int kernel, int stride, int pad, int outputs) {
+    const int begin = at + pad - kernel < 0 ? 0 : (at + pad - kernel) / stride + 1;
+    const int end = (at + pad) / stride + 1;
+    return {begin, end < outputs ? end : outputs};
+}
+
+template <typename T>
+__global__ void avg_pool2d_input_grad(T* grad_input, const T* grad_output, Pool2dShape s, AvgDivisor how) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.H * s.W) return;
+    const Position at(number, s.H, s.W);
+    const Range ow = windows_over(at.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
+    const Range oh = windows_over(at.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
+    const T* plane = grad_output + at.plane * s.OH * s.OW;
+    T sum = 0;
+    for (int i = oh.begin; i < oh.end; i++) {
+        const AvgWindow rows(i, s.kernel_h, s.stride_h, s.pad_h, s.H);
+        for (int j = ow.begin; j < ow.end; j++) {
+            const AvgWindow columns(j, s.kernel_w, s.stride_w, s.pad_w, s.W);
+            sum += plane[(long long)i * s.OW + j] / avg_divisor<T>(rows, columns, how);
+        }
+    }
+    grad_input[number] = sum;
+}
+
+struct AdaptiveShape {
+    long long planes;
+    int H, W, OH, OW;
+};
+
+// Window `index` of `outputs` that divide `size` evenly: [floor(index size / outputs), ceil((index + 1) ...)).
+// Windows overlap, or repeat elements, where the division leaves a remainder.
+__device__ __forceinline__ Range adaptive_window(int index, int size, int outputs) {
+    const long long begin = (long long)index * size / outputs;
+    const long long end = ((long long)(index + 1) * size + outputs - 1) / outputs;
+    return {int(begin), int(end)};
+}
+
+// The adaptive windows that cover position `at`: the same formula, with input and output changing places.
+__device__ __forceinline__ Range adaptive_windows_over(int at, int size, int outputs) {
+    return adaptive_window(at, outputs, size);
+}
+
+template <typename T>
+__global__ void adaptive_avg_pool2d(T* out, const T* input, AdaptiveShape s) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.OH * s.OW) return;
+    const Position at(number, s.OH, s.OW);
+    const Range columns = adaptive_window(at.x, s.W, s.OW);
+    const Range rows = adaptive_window(at.y, s.H, s.OH);
+    const T* plane = input + at.plane * s.H * s.W;
+    out[number] = sum_of(plane, s.W, rows, columns) / T((long long)rows.length() * columns.length());
+}
+
+template <typename T>
+__global__ void adaptive_avg_pool2d_input_grad(T* grad_input, const T* grad_output, AdaptiveShape s) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.H * s.W) return;
+    const Position at(number, s.H, s.W);
+    const Range ow = adaptive_windows_over(at.x, s.W, s.OW);
+    const Range oh = adaptive_windows_over(at.y, s.H, s.OH);
+    const T* plane = grad_output + at.plane * s.OH * s.OW;
+    T sum = 0;
+    for (int i = oh.begin; i < oh.end; i++) {
+        const int rows = adaptive_window(i, s.H, s.OH).length();
+        for (int j = ow.begin; j < ow.end; j++) {
+            const int columns = adaptive_window(j, s.W, s.OW).length();
+            sum += plane[(long long)i * s.OW + j] / T((long long)rows * columns);
+        }
+    }
+    grad_input[number] = sum;
+}

@@ -1,0 +1,172 @@
+"""Launches ``pool2d.cu``: pooling and its gradients, on a card or on the simulator.
+
+Arrays are C-contiguous: inputs and their gradients (N, C, H, W), outputs and theirs (N, C, OH, OW), all
+float32 or all float64; taps (N, C, OH, OW) are uint8 (windows of at most 256 elements) or int32. Windows may
+hang over the far border of the input, as with ``ceil_mode``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+
+OPTIONS = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
+THREADS = 256  # in a block
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_max_pool2d = CudaKernel(_source, "max_pool2d<T, Tap>")
+_max_pool2d_input_grad = CudaKernel(_source, "max_pool2d_input_grad<T, Tap>")
+_max_pool2d_gather = CudaKernel(_source, "max_pool2d_gather<T, Tap>")
+_avg_pool2d = CudaKernel(_source, "avg_pool2d<T>")
+_avg_pool2d_input_grad = CudaKernel(_source, "avg_pool2d_input_grad<T>")
+_adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
+_adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
+
+
+def max_pool2d(
+    out: Any,
+    taps: Any,
+    x: Any,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dil_h: int,
+    dil_w: int,
+) -> None:
+    """One thread for each window: its largest element into ``out``, and which tap that was into ``taps``."""
+    shape = _shape(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w)
+    _check_taps(taps, out, kernel_h, kernel_w)
+    _launch(_max_pool2d, out, taps, x, shape)
+
+
+def max_pool2d_input_grad(
+    out: Any,
+    grad_output: Any,
+    taps: Any,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dil_h: int,
+    dil_w: int,
+) -> None:
+    """One thread for each element of ``out``, which adds the gradients of the windows that it won."""
+    shape = _shape(out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w)
+    _check_taps(taps, grad_output, kernel_h, kernel_w)
+    _launch(_max_pool2d_input_grad, out, grad_output, taps, shape)
+
+
+def max_pool2d_gather(
+    out: Any,
+    x: Any,
+    taps: Any,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dil_h: int,
+    dil_w: int,
+) -> None:
+    """One thread for each window: ``x`` at its winning tap, the adjoint of ``max_pool2d_input_grad``."""
+    shape = _shape(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w)
+    _check_taps(taps, out, kernel_h, kernel_w)
+    _launch(_max_pool2d_gather, out, x, taps, shape)
+
+
+def avg_pool2d(
+    out: Any,
+    x: Any,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> None:
+    """One thread for each window: the sum of its elements, over the divisor that PyTorch defines.
+
+    That is ``divisor_override`` if it is neither None nor 0; else the window's size, in which the padding
+    counts if ``count_include_pad`` is true, and what hangs over the padding's far border never does.
+    """
+    shape = _shape(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w)
+    _launch(_avg_pool2d, out, x, shape, _divisor(count_include_pad, divisor_override))
+
+
+def avg_pool2d_input_grad(
+    out: Any,
+    grad_output: Any,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> None:
+    """One thread for each element of ``out``, which adds its share of the windows that cover it."""
+    shape = _shape(out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w)
+    _launch(_avg_pool2d_input_grad, out, grad_output, shape, _divisor(count_include_pad, divisor_override))
+
+
+def adaptive_avg_pool2d(out: Any, x: Any) -> None:
+    """One thread for each window; window i of n covers rows floor(i H / n) to ceil((i + 1) H / n)."""
+    _launch(_adaptive_avg_pool2d, out, x, _sizes(x, out))
+
+
+def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
+    """One thread for each element of ``out``, which adds its share of the windows that cover it."""
+    _launch(_adaptive_avg_pool2d_input_grad, out, grad_output, _sizes(out, grad_output))
+
+
+def _launch(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
+    kernel.launch(blocks(out.size, THREADS), THREADS, (out, *arguments))
+
+
+def _sizes(large: Any, small: Any) -> dict[str, int]:
+    """The sizes of a pooling from ``large`` (N, C, H, W) to ``small`` (N, C, OH, OW)."""
+    if large.ndim != 4 or small.ndim != 4 or large.shape[:2] != small.shape[:2]:
+        raise ValueError(
+            f"pooling kernel: {large.shape} and {small.shape} are not (N, C, H, W), (N, C, OH, OW)"
+        )
+    if small.size and not large.size:
+        raise ValueError(f"pooling kernel: cannot pool empty planes (shape {large.shape}) to {small.shape}")
+    (H, W), (OH, OW) = large.shape[2:], small.shape[2:]
+    return {"planes": math.prod(large.shape[:2]), "H": H, "W": W, "OH": OH, "OW": OW}
+
+
+def _shape(large: Any, small: Any, *options: int) -> dict[str, int]:
+    """The fields of struct Pool2dShape, with ``options`` ordered as OPTIONS; ValueError if they cannot be."""
+    fields = dict(zip(OPTIONS, (*options, 1, 1)[: len(OPTIONS)], strict=True))  # no dilation is dilation 1
+    if min(options[:4] + options[6:]) < 1 or min(options[4:6]) < 0:
+        raise ValueError("pooling kernel: kernel, stride and dilation must be at least 1, and padding 0")
+    return _sizes(large, small) | fields
+
+
+def _check_taps(taps: Any, like: Any, kernel_h: int, kernel_w: int) -> None:
+    if taps.dtype not in (np.uint8, np.int32):
+        raise TypeError(f"pooling kernel: taps must be uint8 or int32, got {taps.dtype}")
+    if taps.shape != like.shape:
+        raise ValueError(f"pooling kernel: taps have shape {taps.shape}, expected {like.shape}")
+    if taps.dtype == np.uint8 and kernel_h * kernel_w > 256:
+        raise ValueError(f"pooling kernel: taps of a {kernel_h} x {kernel_w} window do not fit uint8")
+
+
+def _divisor(count_include_pad: bool, divisor_override: int | None) -> dict[str, int | bool]:
+    """The fields of struct AvgDivisor."""
+    return {"divisor": divisor_override or 0, "count_include_pad": bool(count_include_pad)}

@@ -1,0 +1,401 @@
+"""The CUDA kernels against float64 references written as the definition, on the simulator and on a card."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import cuda, sim
+from minigrad.kernels.cuda import conv2d, matmul, pool2d
+
+RUNGS = [matmul.naive, matmul.tiled]
+DTYPES = [np.float32, np.float64]
+
+
+@pytest.fixture(params=["sim", "cuda"])
+def backend(request):
+    """Moves NumPy arrays to where the kernels run, and back: ``backend.put`` and ``backend.get``."""
+    if request.param == "sim" and not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    if request.param == "cuda" and not cuda.is_available():
+        pytest.skip(cuda.why_unavailable())
+    return Simulator() if request.param == "sim" else Card()
+
+
+class Simulator:
+    put = get = staticmethod(lambda array: array)
+
+
+class Card:
+    put = staticmethod(lambda array: cuda.cupy().asarray(array))
+    get = staticmethod(lambda array: cuda.cupy().asnumpy(array))
+
+
+def run(backend, kernel, shape, dtype, *args):
+    """The output of ``kernel`` for NumPy arguments. It starts as NaN, so that what is not written shows."""
+    out = backend.put(np.full(shape, np.nan, dtype))
+    kernel(out, *(backend.put(a) if isinstance(a, np.ndarray) else a for a in args))
+    return backend.get(out)
+
+
+def normal(*shape, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def assert_sums(actual, expected, magnitude, length):
+    """Sums of ``length`` terms, whose absolute values add up to ``magnitude``, are exact for the dtype."""
+    bound = (length + 2) * np.finfo(actual.dtype).eps * np.asarray(magnitude, np.float64)
+    assert actual.shape == expected.shape
+    assert np.all(np.abs(actual - expected) <= bound), np.abs(actual - expected).max()
+
+
+# ---- matmul ------------------------------------------------------------------------------------------------
+
+
+def check_matmul(backend, kernel, a, b):
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    out = backend.put(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, a.dtype))
+    kernel(out, *map(with_strides(backend), (a, b)))
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    assert_sums(backend.get(out), wide_a @ wide_b, abs(wide_a) @ abs(wide_b), a.shape[-1])
+
+
+def with_strides(backend):
+    """Puts an array on the backend with its strides: ``put`` alone would make a contiguous copy."""
+
+    def put(array):
+        if isinstance(backend, Simulator):
+            return array
+        base = array
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+        cp = cuda.cupy()
+        memory = cp.asarray(base)
+        return cp.ndarray(array.shape, array.dtype, memory.data + offset, array.strides)
+
+    return put
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 7, 3), (33, 31, 65), (32, 64, 32), (1, 100, 2), (40, 1, 9)])
+def test_matmul(backend, kernel, dtype, sizes):
+    M, N, K = sizes
+    check_matmul(backend, kernel, normal(M, K, dtype=dtype), normal(K, N, dtype=dtype, seed=1))
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+def test_matmul_reads_any_strides_in_place(backend, kernel):
+    a, b = normal(20, 35), normal(35, 20, seed=1)
+    check_matmul(backend, kernel, b.T, a.T)
+    check_matmul(backend, kernel, a[::2, ::-1], b[::-1, 3::2])
+    check_matmul(backend, kernel, np.broadcast_to(a[:1], (20, 35)), b)
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+def test_matmul_batches(backend, kernel):
+    check_matmul(backend, kernel, normal(4, 2, 3, 5), normal(2, 5, 7, seed=1))
+    check_matmul(backend, kernel, normal(2, 1, 3, 5), normal(1, 4, 5, 2, seed=1))
+    check_matmul(backend, kernel, normal(2, 3, 4, 5).swapaxes(0, 1), normal(5, 6, seed=1))
+    # Alternate broadcasting over six dimensions: none of them merge, so the kernel gets copies.
+    a, b = normal(2, 1, 2, 1, 2, 1, 3, 4), normal(1, 2, 1, 2, 1, 2, 4, 5, seed=1)
+    check_matmul(backend, kernel, a, b)
+
+
+def test_matmul_batch_beyond_the_grid_limit(backend):
+    check_matmul(
+        backend, matmul.naive, normal(65535 + 3, 1, 2, dtype=np.float32), normal(2, 1, dtype=np.float32)
+    )
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+def test_matmul_of_empty_arrays(backend, kernel):
+    sum_of_nothing = run(backend, kernel, (3, 4), "f4", np.empty((3, 0), "f4"), np.empty((0, 4), "f4"))
+    assert np.array_equal(sum_of_nothing, np.zeros((3, 4)))
+    for shape, a, b in [
+        ((0, 4), (0, 5), (5, 4)),
+        ((3, 0), (3, 5), (5, 0)),
+        ((0, 3, 4), (0, 3, 5), (0, 5, 4)),
+    ]:
+        assert run(backend, kernel, shape, "f4", np.ones(a, "f4"), np.ones(b, "f4")).shape == shape
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+def test_matmul_with_nan_and_infinity(backend, kernel):
+    a, b = np.ones((33, 40), np.float32), np.ones((40, 34), np.float32)
+    a[2, 5], a[7, 39], a[32, 0], b[3, 33] = np.nan, np.inf, -np.inf, np.inf
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(run(backend, kernel, (33, 34), "f4", a, b), a @ b, equal_nan=True)
+
+
+def test_matmul_refuses_what_does_not_fit():
+    a = np.ones((3, 4), np.float32)
+    with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 4\) do not give \(3, 4\)"):
+        matmul.naive(np.empty_like(a), a, a)
+    with pytest.raises(
+        TypeError, match=r"argument `const T\* b` expects an array of float32, got one of float64"
+    ):
+        matmul.naive(np.empty((3, 3), np.float32), a, a.T.astype(np.float64))
+
+
+# ---- convolution -------------------------------------------------------------------------------------------
+
+# (N, C, H, W), (O, C/groups, KH, KW), stride, padding, dilation, groups
+CONVOLUTIONS = [
+    ((1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 3, 7, 6), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((2, 4, 9, 8), (6, 2, 3, 2), (2, 3), (1, 0), (1, 2), 2),
+    ((1, 3, 5, 11), (6, 1, 1, 5), (1, 2), (0, 4), (2, 1), 3),
+    ((3, 2, 4, 4), (5, 2, 1, 1), (2, 2), (0, 0), (1, 1), 1),
+    ((2, 1, 5, 5), (2, 1, 3, 3), (1, 1), (4, 4), (1, 1), 1),  # some windows see padding only
+    ((1, 2, 6, 6), (1, 2, 2, 2), (3, 3), (0, 0), (1, 1), 1),  # some pixels are in no window
+]
+
+
+def output_size(size, kernel, stride, padding, dilation):
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def patches(x, weight_shape, out_shape, stride, padding, dilation, groups):
+    """What weight [o, c, i, j] is multiplied with in output [n, o, y, x], as [n, o, y, x, c, i, j]."""
+    O, channels, KH, KW = weight_shape  # noqa: E741
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p + s * 8 + 8) for p, s in zip(padding, stride, strict=True))))
+    result = np.zeros((*out_shape, channels, KH, KW))
+    for o, c, i, j in itertools.product(range(O), range(channels), range(KH), range(KW)):
+        plane = padded[:, o // (O // groups) * channels + c]
+        rows = np.arange(out_shape[2]) * stride[0] + i * dilation[0]
+        columns = np.arange(out_shape[3]) * stride[1] + j * dilation[1]
+        result[:, o, :, :, c, i, j] = plane[:, rows][:, :, columns]
+    return result
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_conv2d_and_its_gradients(backend, dtype, case):
+    x_shape, w_shape, stride, padding, dilation, groups = case
+    x, weight, bias = (
+        normal(*x_shape, dtype=dtype),
+        normal(*w_shape, dtype=dtype, seed=1),
+        normal(w_shape[0], dtype=dtype),
+    )
+    size = (
+        output_size(*axis) for axis in zip(x_shape[2:], w_shape[2:], stride, padding, dilation, strict=True)
+    )
+    out_shape = (x_shape[0], w_shape[0], *size)
+    grad = normal(*out_shape, dtype=dtype, seed=2)
+    options = (*stride, *padding, *dilation, groups)
+    seen = patches(x.astype(np.float64), w_shape, out_shape, stride, padding, dilation, groups)
+    wide_weight, wide_grad = weight.astype(np.float64), grad.astype(np.float64)
+
+    length = np.prod(w_shape[1:]) + 1
+    expected = np.einsum("noyxcij,ocij->noyx", seen, wide_weight)
+    magnitude = np.einsum("noyxcij,ocij->noyx", abs(seen), abs(wide_weight)) + 1
+    assert_sums(
+        run(backend, conv2d.forward, out_shape, dtype, x, weight, None, *options), expected, magnitude, length
+    )
+    with_bias = run(backend, conv2d.forward, out_shape, dtype, x, weight, bias, *options)
+    assert_sums(with_bias, expected + bias[:, None, None], magnitude + abs(bias).max(), length)
+
+    expected = np.einsum("noyxcij,noyx->ocij", seen, wide_grad)
+    magnitude = np.einsum("noyxcij,noyx->ocij", abs(seen), abs(wide_grad))
+    actual = run(backend, conv2d.weight_grad, w_shape, dtype, grad, x, *options)
+    assert_sums(actual, expected, magnitude, wide_grad.size)
+
+    # The input's gradient is the transpose of the forward map, applied to grad.
+    basis = np.eye(x[:1].size).reshape(-1, *x_shape[1:])
+    rows = patches(basis, w_shape, (len(basis), *out_shape[1:]), stride, padding, dilation, groups)
+    jacobian = np.einsum("noyxcij,ocij->noyx", rows, wide_weight)
+    expected = np.einsum("poyx,noyx->np", jacobian, wide_grad).reshape(x_shape)
+    magnitude = np.einsum("poyx,noyx->np", abs(jacobian), abs(wide_grad)).reshape(x_shape)
+    actual = run(backend, conv2d.input_grad, x_shape, dtype, grad, weight, *options)
+    assert_sums(actual, expected, magnitude, wide_grad[0].size)
+
+
+def test_conv2d_of_empty_arrays(backend):
+    options = (1, 1, 0, 0, 1, 1, 1)
+    empty, weight = np.empty((0, 2, 4, 4), "f4"), np.ones((3, 2, 2, 2), "f4")
+    assert run(backend, conv2d.forward, (0, 3, 3, 3), "f4", empty, weight, None, *options).shape == (
+        0,
+        3,
+        3,
+        3,
+    )
+    grad = np.empty((0, 3, 3, 3), "f4")
+    assert run(backend, conv2d.input_grad, empty.shape, "f4", grad, weight, *options).shape == empty.shape
+    assert not run(backend, conv2d.weight_grad, weight.shape, "f4", grad, empty, *options).any()
+
+
+def test_conv2d_carries_nan_to_the_windows_that_see_it(backend):
+    x, weight = np.zeros((1, 1, 4, 4), np.float32), np.ones((1, 1, 2, 2), np.float32)
+    x[0, 0, 0, 3] = np.nan
+    out = run(backend, conv2d.forward, (1, 1, 3, 3), "f4", x, weight, None, 1, 1, 0, 0, 1, 1, 1)
+    assert np.argwhere(np.isnan(out[0, 0])).tolist() == [[0, 2]]
+
+
+def test_conv2d_refuses_what_does_not_fit():
+    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 5, 5), (2, 3, 3, 3), (1, 2, 3, 3)))
+    with pytest.raises(ValueError, match="do not fit together"):
+        conv2d.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 1)
+    with pytest.raises(ValueError, match="stride, dilation and groups must be at least 1"):
+        conv2d.forward(out, x[:, :3].copy(), weight, None, 0, 1, 0, 0, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"bias has shape \(3,\), expected \(2,\)"):
+        conv2d.forward(out, x[:, :3].copy(), weight, np.ones(3, "f4"), 1, 1, 0, 0, 1, 1, 1)
+
+
+# ---- pooling -----------------------------------------------------------------------------------------------
+
+# (N, C, H, W), kernel, stride, padding, dilation, output size (larger than the floor: ceil_mode)
+POOLINGS = [
+    ((1, 1, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1), (2, 2)),
+    ((2, 3, 7, 5), (3, 2), (2, 1), (1, 1), (1, 1), (4, 6)),
+    ((1, 2, 6, 7), (3, 3), (2, 2), (1, 1), (1, 1), (4, 4)),  # windows hang over the far border
+    ((2, 1, 9, 8), (2, 3), (1, 2), (1, 0), (3, 2), (8, 2)),
+    ((1, 2, 5, 5), (2, 2), (4, 4), (0, 0), (1, 1), (1, 1)),  # some elements are in no window
+]
+
+
+def windows(case):
+    """(oh, ow, taps), where taps lists (index, y, x) of a window's elements inside the input."""
+    (_, _, H, W), kernel, stride, padding, dilation, out_size = case
+    for oh, ow in np.ndindex(out_size):
+        taps = []
+        for i, j in np.ndindex(kernel):
+            y = oh * stride[0] - padding[0] + i * dilation[0]
+            x = ow * stride[1] - padding[1] + j * dilation[1]
+            if 0 <= y < H and 0 <= x < W:
+                taps.append((i * kernel[1] + j, y, x))
+        yield oh, ow, taps
+
+
+@pytest.mark.parametrize("tap_dtype", [np.uint8, np.int32])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", POOLINGS)
+def test_max_pool2d(backend, dtype, tap_dtype, case):
+    shape, kernel, stride, padding, dilation, out_size = case
+    x, out_shape = normal(*shape, dtype=dtype).round(1), (*shape[:2], *out_size)  # rounded: there are ties
+    grad, options = normal(*out_shape, dtype=dtype, seed=1), (*kernel, *stride, *padding, *dilation)
+    expected, taps = np.full(out_shape, -np.inf, dtype), np.zeros(out_shape, tap_dtype)
+    gathered, scattered = np.zeros(out_shape), np.zeros(shape)
+    for oh, ow, inside in windows(case):
+        for n, c in np.ndindex(shape[:2]):
+            tap, y, xx = max(inside, key=lambda t: (x[n, c, t[1], t[2]], -t[0]))
+            expected[n, c, oh, ow], taps[n, c, oh, ow] = x[n, c, y, xx], tap
+            gathered[n, c, oh, ow] = x[n, c, y, xx] + 1
+            scattered[n, c, y, xx] += grad[n, c, oh, ow]
+
+    actual_taps = backend.put(np.full(out_shape, 77, tap_dtype))
+    actual = run(backend, pool2d.max_pool2d, out_shape, dtype, actual_taps, x, *options)
+    assert np.array_equal(actual, expected)
+    assert np.array_equal(backend.get(actual_taps), taps)
+    assert np.array_equal(
+        run(backend, pool2d.max_pool2d_gather, out_shape, dtype, x + 1, taps, *options),
+        gathered.astype(dtype),
+    )
+    actual = run(backend, pool2d.max_pool2d_input_grad, shape, dtype, grad, taps, *options)
+    assert_sums(actual, scattered, np.abs(grad).sum(), np.prod(kernel))
+
+
+def test_max_pool2d_with_nan_and_infinity(backend):
+    x = np.full((1, 1, 2, 8), -np.inf, np.float32)
+    x[0, 0, 0, 3], x[0, 0, 1, 2], x[0, 0, 1, 4] = np.nan, np.nan, np.inf
+    taps = backend.put(np.full((1, 1, 1, 4), 9, np.uint8))
+    out = run(backend, pool2d.max_pool2d, (1, 1, 1, 4), "f4", taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
+    assert np.array_equal(out[0, 0, 0], np.float32([-np.inf, np.nan, np.inf, -np.inf]), equal_nan=True)
+    assert backend.get(taps)[0, 0, 0].tolist() == [0, 2, 2, 0]  # the last NaN wins; of equals, the first
+
+
+def test_max_pool2d_window_without_elements(backend):
+    """With dilation, a window can step over a narrow input: -infinity, and no gradient anywhere."""
+    x, options = np.ones((1, 1, 1, 1), np.float32), (1, 2, 1, 1, 0, 1, 1, 2)
+    taps = backend.put(np.full((1, 1, 1, 1), 9, np.uint8))
+    out = run(backend, pool2d.max_pool2d, (1, 1, 1, 1), "f4", taps, x, *options)
+    assert out.item() == -np.inf and backend.get(taps).item() == 0
+    taps = backend.get(taps)
+    assert run(backend, pool2d.max_pool2d_input_grad, x.shape, "f4", x, taps, *options).item() == 0
+    assert run(backend, pool2d.max_pool2d_gather, x.shape, "f4", x, taps, *options).item() == 0
+
+
+@pytest.mark.parametrize("divisor", [None, 0, 3, -2])
+@pytest.mark.parametrize("count_include_pad", [True, False])
+@pytest.mark.parametrize("case", [c for c in POOLINGS if c[4] == (1, 1)])
+def test_avg_pool2d(backend, count_include_pad, divisor, case):
+    shape, kernel, stride, padding, _, out_size = case
+    x, out_shape = normal(*shape), (*shape[:2], *out_size)
+    grad = normal(*out_shape, seed=1)
+    expected, expected_grad = np.zeros(out_shape), np.zeros(shape)
+    for oh, ow, inside in windows(case):
+        ends = [
+            min(o * s - p + k, size + p) - (o * s - p)
+            for o, s, p, k, size in zip((oh, ow), stride, padding, kernel, shape[2:], strict=True)
+        ]
+        by = divisor or (np.prod(ends) if count_include_pad else len(inside))
+        for _, y, xx in inside:
+            expected[:, :, oh, ow] += x[:, :, y, xx] / by
+            expected_grad[:, :, y, xx] += grad[:, :, oh, ow] / by
+    for dtype in DTYPES:
+        options = (*kernel, *stride, *padding, count_include_pad, divisor)
+        actual = run(backend, pool2d.avg_pool2d, out_shape, dtype, x.astype(dtype), *options)
+        assert_sums(actual, expected, np.abs(x).max() * 9, 9)
+        actual = run(backend, pool2d.avg_pool2d_input_grad, shape, dtype, grad.astype(dtype), *options)
+        assert_sums(actual, expected_grad, np.abs(grad).max() * 9, 9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [((7, 5), (3, 2)), ((6, 4), (3, 4)), ((3, 2), (7, 5)), ((5, 5), (1, 1))])
+def test_adaptive_avg_pool2d(backend, dtype, sizes):
+    (H, W), (OH, OW) = sizes
+    x, grad = normal(2, 3, H, W, dtype=dtype), normal(2, 3, OH, OW, dtype=dtype, seed=1)
+    expected, expected_grad = np.zeros(grad.shape), np.zeros(x.shape)
+    for i, j in np.ndindex(OH, OW):
+        window = (..., slice(i * H // OH, -(-(i + 1) * H // OH)), slice(j * W // OW, -(-(j + 1) * W // OW)))
+        expected[:, :, i, j] = x[window].mean((2, 3), dtype=np.float64)
+        expected_grad[window] += grad[:, :, i : i + 1, j : j + 1] / x[window][0, 0].size
+    actual = run(backend, pool2d.adaptive_avg_pool2d, grad.shape, dtype, x)
+    assert_sums(actual, expected, np.abs(x).max(), H * W)
+    actual = run(backend, pool2d.adaptive_avg_pool2d_input_grad, x.shape, dtype, grad)
+    assert_sums(actual, expected_grad, np.abs(grad).max() * OH * OW, OH * OW)
+
+
+def test_pooling_of_an_empty_batch(backend):
+    empty, out_shape, options = np.empty((0, 3, 4, 4), "f4"), (0, 3, 2, 2), (2, 2, 2, 2, 0, 0)
+    taps = np.empty(out_shape, np.uint8)
+    assert run(backend, pool2d.max_pool2d, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
+    assert run(backend, pool2d.avg_pool2d, out_shape, "f4", empty, *options, True, None).size == 0
+    assert run(backend, pool2d.adaptive_avg_pool2d, out_shape, "f4", empty).size == 0
+
+
+def test_pooling_refuses_what_does_not_fit():
+    x, out, options = np.ones((1, 1, 32, 32), "f4"), np.ones((1, 1, 1, 1), "f4"), (32, 32, 1, 1, 0, 0, 1, 1)
+    with pytest.raises(ValueError, match="taps of a 32 x 32 window do not fit uint8"):
+        pool2d.max_pool2d(out, np.ones(out.shape, np.uint8), x, *options)
+    with pytest.raises(TypeError, match="taps must be uint8 or int32, got int64"):
+        pool2d.max_pool2d(out, np.ones(out.shape, np.int64), x, *options)
+    with pytest.raises(ValueError, match=r"taps have shape \(1,\)"):
+        pool2d.max_pool2d(out, np.ones(1, np.int32), x, *options)
+    with pytest.raises(ValueError, match="cannot pool empty planes"):
+        pool2d.adaptive_avg_pool2d(out, np.empty((1, 1, 0, 4), "f4"))
+    with pytest.raises(ValueError, match="kernel, stride and dilation must be at least 1"):
+        pool2d.avg_pool2d(out, x, 2, 2, 0, 1, 0, 0, True, None)
+
+
+# ---- all of them -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_every_thread_order_gives_the_same_bits():
+    x, weight = normal(2, 4, 9, 9, dtype=np.float32), normal(4, 4, 3, 3, dtype=np.float32, seed=1)
+    a, b = normal(70, 45, dtype=np.float32), normal(45, 40, dtype=np.float32)
+
+    def results():
+        out, grad, product = np.empty((2, 4, 7, 7), "f4"), np.empty_like(weight), np.empty((70, 40), "f4")
+        conv2d.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 1)
+        conv2d.weight_grad(grad, out, x, 1, 1, 0, 0, 1, 1, 1)
+        matmul.tiled(product, a, b)
+        return out.tobytes() + grad.tobytes() + product.tobytes()
+
+    expected = results()
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            assert results() == expected

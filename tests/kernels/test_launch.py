@@ -1,0 +1,393 @@
+"""The launch layer: signatures, argument checks, limits, and what the card's backend hands to CuPy."""
+
+import sys
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import cuda, sim
+from minigrad.kernels.cuda.backend import CudaBackend
+from minigrad.kernels.errors import KernelCompileError, KernelLaunchError
+from minigrad.kernels.launch import CudaKernel, blocks, strided
+from minigrad.kernels.source import CudaSource
+
+needs_compiler = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
+)
+
+SCALE = """
+struct Options { float factor; long long steps[2]; bool flip; };
+
+// y = factor * x, n elements
+template <typename T>
+__global__ void scale(T* y, const T* x, T factor, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = factor * x[i];
+}
+
+__global__ void with_options(
+    double* out, const float* maybe, Options o, unsigned char small, unsigned long long big
+) {
+    out[0] = o.factor; out[1] = o.steps[0]; out[2] = o.steps[1]; out[3] = o.flip;
+    out[4] = maybe ? maybe[0] : -1; out[5] = small; out[6] = big;
+}
+
+template <typename T, int N> __global__ void fill(T* out) { out[threadIdx.x] = N; }
+"""
+
+X = np.arange(5, dtype=np.float32)
+
+
+def scale(y=None, x=X, factor=2.0, n=5, grid=1, block=32):
+    y = np.zeros(5, np.float32) if y is None else y
+    CudaKernel(SCALE, "scale<T>").launch(grid, block, (y, x, factor, n))
+    return y
+
+
+# ---- reading sources ---------------------------------------------------------------------------------------
+
+
+def test_signature():
+    source = CudaSource("""
+    // __global__ void k(int wrong);
+    template<typename T, class Index, int TILE = 16>
+    __global__ __launch_bounds__(256, 2) void k(
+        T* __restrict__ out, const T *x, Index const* index,  // the last one /* may be long */
+        const unsigned n, uint8_t byte, long int big, std::size_t size, const double alpha /* = 1, 2 */) { }
+    extern "C" __global__ void plain() {}
+    """)
+    signature = source.signature("k")
+    assert signature.template == {"T": "typename", "Index": "typename", "TILE": "int"}
+    assert [(p.name, p.type, p.is_pointer, p.is_const) for p in signature.parameters] == [
+        ("out", "T", True, False),
+        ("x", "T", True, True),
+        ("index", "Index", True, True),
+        ("n", "unsigned int", False, True),
+        ("byte", "unsigned char", False, False),
+        ("big", "long long", False, False),
+        ("size", "unsigned long long", False, False),
+        ("alpha", "double", False, True),
+    ]
+    assert source.signature("plain").parameters == ()
+    with pytest.raises(
+        ValueError, match=r"kernel.cu has no kernel `__global__ void other\(...\)`; it has: k, plain"
+    ):
+        source.signature("other")
+
+
+def test_struct_layout():
+    dtype = CudaSource(SCALE).struct("Options")
+    assert dtype.names == ("factor", "steps", "flip")
+    assert [dtype.fields[name][1] for name in dtype.names] == [0, 8, 24]
+    assert dtype.itemsize == 32
+    assert CudaSource(SCALE).struct("Unknown") is None
+
+
+def test_template_arguments():
+    kernel = CudaKernel(SCALE, "scale<T>")
+    assert kernel.instance({"T": "float32"}) == "scale<float>"
+    assert CudaKernel(SCALE, "scale").instance({"T": np.float64}) == "scale<double>"
+    with pytest.raises(ValueError, match="give the value of the template parameter `int N`"):
+        CudaKernel(SCALE, "fill<T, N>")
+    with pytest.raises(ValueError, match="the template has the parameters T, N"):
+        CudaKernel(SCALE, "fill<T>")
+    with pytest.raises(ValueError, match="`U` is neither the parameter T nor a number type"):
+        CudaKernel(SCALE, "scale<U>")
+    with pytest.raises(ValueError, match="has no kernel"):
+        CudaKernel(SCALE, "shift<T>")
+
+
+@needs_compiler
+def test_literal_template_arguments():
+    out = np.zeros(3, np.int32)
+    CudaKernel(SCALE, "fill<T, 3 * 7>").launch(1, 3, (out,))
+    assert out.tolist() == [21, 21, 21]
+    with pytest.raises(
+        TypeError, match=r"`float\* out`|argument `T\* out` expects an array of float32, got one of int32"
+    ):
+        CudaKernel(SCALE, "fill<float, 1>").launch(1, 3, (out,))
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_numbers_arrive_as_the_type_of_their_parameter():
+    assert scale().tolist() == [0, 2, 4, 6, 8]
+    assert scale(factor=3, n=np.int64(2)).tolist() == [0, 3, 0, 0, 0]
+    assert scale(factor=np.float64(0.5), n=np.uint8(5)).tolist() == [0, 0.5, 1, 1.5, 2]
+    assert np.isinf(scale(factor=float("inf"))[1:]).all()
+
+
+@needs_compiler
+def test_structs_and_null_pointers():
+    kernel, out = CudaKernel(SCALE, "with_options"), np.zeros(7)
+    options = {"factor": 1.5, "steps": (2**40, -3), "flip": True}
+    kernel.launch(1, 1, (out, None, options, 255, 2**64 - 1))
+    assert out.tolist() == [1.5, 2**40, -3, 1, -1, 255, float(2**64 - 1)]
+    kernel.launch(1, 1, (out, np.full(1, 9, np.float32), options, 0, 0))
+    assert out[4] == 9
+
+    def wrong(message, error, **changes):
+        with pytest.raises(error, match=message):
+            kernel.launch(1, 1, (out, None, {**options, **changes}, 0, 0))
+
+    wrong("argument `Options o.factor` expects a number", TypeError, factor="1")
+    wrong("argument `Options o.factor` expects a number that fits float32, got 1e", ValueError, factor=1e39)
+    wrong("argument `Options o.steps` expects 2 numbers", ValueError, steps=(1, 2, 3))
+    wrong(
+        "argument `Options o.steps` expects an integer that fits int64, got 9223",
+        ValueError,
+        steps=(1, 2**63),
+    )
+    wrong("argument `Options o.steps` expects an integer", TypeError, steps=(1, 2.0))
+    wrong("expects a mapping with the fields factor, steps, flip, got the fields .*extra", TypeError, extra=1)
+    with pytest.raises(TypeError, match=r"`Options o` expects a mapping .* got int 3"):
+        kernel.launch(1, 1, (out, None, 3, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"n": 2**31},
+            ValueError,
+            "scale: argument `int n` expects an integer that fits int32, got 2147483648",
+        ),
+        ({"n": 5.0}, TypeError, r"`int n` expects an integer \(int32\), got float 5.0"),
+        ({"n": "5"}, TypeError, r"`int n` expects a number \(int32\), got str '5'"),
+        ({"n": X}, TypeError, "`int n` expects a number"),
+        ({"factor": 1e39}, ValueError, r"`T factor` expects a number that fits float32, got 1e\+39"),
+        ({"factor": 10**400}, ValueError, "`T factor` expects a number that fits float32"),
+        ({"factor": None}, TypeError, r"`T factor` expects a number \(float32\), got NoneType None"),
+        (
+            {"x": X.astype(np.float64)},
+            TypeError,
+            r"`const T\* x` expects an array of float32, got one of float64",
+        ),
+        ({"x": X.astype(">f4")}, TypeError, "expects an array of float32, got one of >f4"),
+        ({"x": [1, 2]}, TypeError, r"`const T\* x` expects a NumPy or CuPy array, got list \[1, 2\]"),
+        ({"x": X[::-1]}, ValueError, r"expects a C-contiguous array, got strides \(-4,\) for shape \(5,\)"),
+        ({"x": np.zeros(21, "u1")[1:].view("f4")}, ValueError, "expects an aligned array"),
+        ({"y": None}, TypeError, "scale: argument"),
+        ({"y": np.zeros(5, np.complex64)}, TypeError, r"`T\* y` expects an array of T, got one of complex64"),
+        ({"grid": -1}, ValueError, "scale: grid must be one to three integers from 0, got -1"),
+        ({"grid": (1, 2, 3, 4)}, ValueError, "grid must be one to three integers"),
+        ({"grid": 2.5}, ValueError, "grid must be one to three integers from 0, got 2.5"),
+        (
+            {"grid": (1, 65536)},
+            ValueError,
+            r"grid \(1, 65536, 1\) exceeds the limits \(2147483647, 65535, 65535\)",
+        ),
+        ({"block": 1025}, ValueError, "has 1025 threads; a block has at most 1024"),
+        ({"block": (4, 4, 65)}, ValueError, r"at most \(1024, 1024, 64\) along x, y and z"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    if "y" in arguments and arguments["y"] is None:
+        with pytest.raises(error, match=message):
+            CudaKernel(SCALE, "scale<T>").launch(1, 1, (None, X, 1.0, 5))
+    else:
+        with pytest.raises(error, match=message):
+            scale(**arguments)
+
+
+def test_wrong_number_of_arguments():
+    with pytest.raises(
+        TypeError, match=r"scale\(T\* y, const T\* x, T factor, int n\): expected 4 arguments, got 2"
+    ):
+        CudaKernel(SCALE, "scale<T>").launch(1, 1, (X, X))
+
+
+def test_outputs_must_be_writeable_and_inputs_need_not():
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match=r"argument `T\* y` expects a writeable array, got a read-only one"):
+        scale(y=frozen)
+    if sim.is_available():
+        assert scale(x=frozen)[4] == 8
+
+
+def test_dynamic_shared_memory_has_a_limit():
+    with pytest.raises(ValueError, match="shared_bytes is 232449; a block has 0 to 232448 bytes"):
+        CudaKernel(SCALE, "scale<T>").launch(1, 1, (X.copy(), X, 1.0, 5), shared_bytes=227 * 1024 + 1)
+
+
+def test_a_type_that_no_array_tells():
+    with pytest.raises(TypeError, match="no array tells the type of the template parameter U"):
+        CudaKernel("template <typename T, typename U> __global__ void k(T* x) {}", "k").launch(
+            1, 1, (X.copy(),)
+        )
+    with pytest.raises(TypeError, match="at least one argument must be an array"):
+        CudaKernel("__global__ void k(int n) {}", "k").launch(1, 1, (1,))
+    with pytest.raises(TypeError, match="`Matrix m` has a type that is neither a number nor a known struct"):
+        CudaKernel("__global__ void k(int* x, Matrix m) {}", "k").launch(1, 1, (np.zeros(1, np.int32), {}))
+
+
+@needs_compiler
+def test_strided_arrays_start_at_their_first_element():
+    x, out = np.arange(10, dtype=np.float32), np.zeros(1, np.float32)
+    CudaKernel(SCALE, "scale<T>").launch(1, 1, (out, strided(x[::-3]), 1.0, 1))
+    assert out.item() == 9
+
+
+def test_an_empty_launch_checks_its_arguments_and_runs_nothing():
+    broken = CudaKernel("__global__ void k(int* x) { this does not compile }", "k")
+    broken.launch(0, 32, (np.zeros(1, np.int32),))
+    broken.launch((4, 0), 32, (np.zeros(1, np.int32),))
+    with pytest.raises(TypeError):
+        broken.launch(0, 32, (X,))
+
+
+def test_blocks():
+    assert [blocks(n, 32) for n in (0, 1, 32, 33)] == [0, 1, 1, 2]
+
+
+# ---- the card's backend, with a stand-in for CuPy ----------------------------------------------------------
+
+
+class FakeDevice(nullcontext):
+    id = 0
+
+
+class FakeArray:
+    """What the launch layer sees of a CuPy array."""
+
+    __module__ = "cupy"
+    device = FakeDevice()
+    flags = SimpleNamespace(c_contiguous=True)
+    itemsize, strides, shape = 4, (4,), (5,)
+
+    def __init__(self, dtype=np.float32):
+        self.dtype = np.dtype(dtype)
+
+
+class CompileException(Exception):
+    pass
+
+
+class CUDADriverError(Exception):
+    pass
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """A module named cupy whose RawModule records what it is asked for."""
+    cupy = ModuleType("cupy")
+    cupy.modules, cupy.launches, cupy.error = [], [], None
+
+    class RawModule:
+        def __init__(self, **options):
+            cupy.modules.append(options)
+
+        def get_function(self, name):
+            if isinstance(cupy.error, CompileException):
+                raise cupy.error
+            return Kernel()
+
+    class Kernel:
+        max_dynamic_shared_size_bytes = 49152
+
+        def __call__(self, grid, block, args, shared_mem):
+            if cupy.error:
+                raise cupy.error
+            cupy.launches.append((grid, block, args, shared_mem, self.max_dynamic_shared_size_bytes))
+
+    cupy.RawModule = RawModule
+    cupy.cuda = SimpleNamespace(
+        compiler=SimpleNamespace(CompileException=CompileException),
+        driver=SimpleNamespace(CUDADriverError=CUDADriverError),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return cupy
+
+
+def test_cupy_gets_exactly_typed_arguments(fake_cupy):
+    kernel, y, x = CudaKernel(SCALE, "scale<T>"), FakeArray(), FakeArray()
+    for shared_bytes in (0, 100_000):
+        kernel.launch((3, 2), 64, (y, x, 2, 5), shared_bytes)
+    (module,) = fake_cupy.modules
+    assert module["name_expressions"] == ["scale<float>"]
+    assert "-std=c++17" in module["options"]
+    assert module["code"].startswith('#line 1 "kernel.cu"')
+    (grid, block, args, shared, largest), second = fake_cupy.launches
+    assert (grid, block, shared, largest) == ((3, 2, 1), (64, 1, 1), 0, 49152)
+    assert args[:2] == (y, x)
+    assert [(type(a), a) for a in args[2:]] == [(np.float32, 2.0), (np.int32, 5)]
+    assert second[3:] == (100_000, 100_000)
+
+
+def test_cupy_gets_structs_as_arrays_of_one_element(fake_cupy):
+    out, options = FakeArray(np.float64), {"factor": 1.5, "steps": [7, 8], "flip": False}
+    CudaKernel(SCALE, "with_options").launch(1, 1, (out, None, options, 1, 2))
+    ((*_, (_, null, struct, small, big), _, _),) = fake_cupy.launches
+    assert null is None and struct.size == 1 and struct.dtype.itemsize == 32
+    assert struct["factor"].item() == 1.5 and struct["steps"].tolist() == [[7, 8]]
+    assert (small.dtype, big.dtype) == (np.uint8, np.uint64)
+
+
+def test_errors_of_the_card_are_the_kernels_errors(fake_cupy):
+    fake_cupy.error = CompileException('kernel.cu(7): error: identifier "factr" is undefined')
+    with pytest.raises(
+        KernelCompileError, match=r"scale<float> does not compile for the card:\nkernel.cu\(7\): error"
+    ):
+        CudaKernel(SCALE, "scale<T>").launch(1, 1, (FakeArray(), FakeArray(), 1.0, 5))
+    fake_cupy.error = CUDADriverError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
+    message = r"scale<float>, grid \(1, 1, 1\), block \(1, 1, 1\), shared_bytes 0: CUDA_ERROR_LAUNCH_OUT"
+    with pytest.raises(KernelLaunchError, match=message):
+        CudaKernel(SCALE, "scale<T>").launch(1, 1, (FakeArray(), FakeArray(), 1.0, 5))
+
+
+def test_arrays_of_two_kinds_or_devices_do_not_mix(fake_cupy):
+    kernel = CudaKernel(SCALE, "scale<T>")
+    with pytest.raises(
+        ValueError, match=r"`const T\* x` expects a CuPy array like those before it, got a NumPy array"
+    ):
+        kernel.launch(1, 1, (FakeArray(), X, 1.0, 5))
+    other = FakeArray()
+    other.device = FakeDevice()
+    with pytest.raises(ValueError, match=r"`const T\* x` expects an array on"):
+        kernel.launch(1, 1, (FakeArray(), other, 1.0, 5))
+
+
+# ---- whether there is a card -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_answer():
+    cuda.why_unavailable.cache_clear()
+    yield
+    cuda.why_unavailable.cache_clear()
+
+
+def test_without_cupy(monkeypatch, fresh_answer):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # importing it fails
+    assert not cuda.is_available()
+    assert (
+        'need CuPy, which is not installed; install it with pip install "minigrad[cuda13]"'
+        in cuda.why_unavailable()
+    )
+    with pytest.raises(ImportError, match=r"minigrad\[cuda13\]"):
+        CudaBackend().load(CudaSource(SCALE), None, "scale<float>")
+
+
+def test_without_a_driver(monkeypatch, fresh_answer):
+    def fail():
+        raise RuntimeError("cudaErrorInsufficientDriver: the driver is too old\nand more")
+
+    cupy = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=fail))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert not cuda.is_available()
+    assert cuda.why_unavailable().endswith(
+        "cannot be used: cudaErrorInsufficientDriver: the driver is too old"
+    )
+
+
+def test_with_a_card(monkeypatch, fresh_answer):
+    cupy = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert cuda.is_available() and cuda.why_unavailable() == ""

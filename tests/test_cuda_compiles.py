@@ -1,0 +1,110 @@
+"""Every CUDA source compiles for the cards from Turing to Hopper. No card and no driver is needed for that.
+
+NVRTC, NVIDIA's run-time compiler, comes with `pip install nvidia-cuda-nvrtc` (or with a CUDA toolkit); it is
+called here through ctypes, as CuPy need not be installed either.
+"""
+
+import ctypes
+import ctypes.util
+import importlib.util
+import itertools
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import cuda
+from minigrad.kernels.cuda.backend import OPTIONS
+from minigrad.kernels.launch import CudaKernel
+from minigrad.kernels.source import CUDA_DIRECTORY, CudaSource
+
+ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
+
+# The types that each template parameter stands for.
+TYPES = {"T": [np.float32, np.float64], "Tap": [np.uint8, np.int32]}
+
+
+@cache
+def nvrtc():
+    """The NVRTC library, from the wheel or the system; None if there is none."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec else []
+    paths = [str(path) for folder in folders for path in sorted(Path(folder).glob("**/libnvrtc.so.*"))]
+    for path in [*paths, ctypes.util.find_library("nvrtc")]:
+        if path and "alt" not in Path(path).name:
+            try:
+                return ctypes.CDLL(path)
+            except OSError:
+                continue
+    return None
+
+
+needs_nvrtc = pytest.mark.skipif(
+    nvrtc() is None,
+    reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc compiles for cards without one",
+)
+
+
+def compile_with_nvrtc(text, names, architecture):
+    """Compile for ``architecture``. Returns (whether that worked, the log, the bytes of machine code)."""
+    library, program = nvrtc(), ctypes.c_void_p()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None) == 0
+    try:
+        for name in names:
+            assert library.nvrtcAddNameExpression(program, name.encode()) == 0
+        # CuPy adds -ftz=true.
+        options = [*OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
+        c_options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        worked = library.nvrtcCompileProgram(program, len(options), c_options) == 0
+        log_size, code_size = ctypes.c_size_t(), ctypes.c_size_t()
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(log_size))
+        log = ctypes.create_string_buffer(log_size.value)
+        library.nvrtcGetProgramLog(program, log)
+        library.nvrtcGetCUBINSize(program, ctypes.byref(code_size))
+        return worked, log.value.decode(), code_size.value
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def kernels_of(module):
+    """The kernels that a module launches."""
+    return [value for value in vars(module).values() if isinstance(value, CudaKernel)]
+
+
+def instances(kernel):
+    """Every C++ name that ``kernel`` is launched under: ``["scale<float>", "scale<double>"]``."""
+    parameters = [name for name, kind in kernel.signature.template.items() if kind == "typename"]
+    choices = itertools.product(*(TYPES[name] for name in parameters))
+    return [kernel.instance(dict(zip(parameters, choice, strict=True))) for choice in choices]
+
+
+def test_every_kernel_of_every_source_is_launched_by_its_module():
+    assert sorted(path.stem for path in CUDA_DIRECTORY.glob("*.cu")) == sorted(cuda.MODULES)
+    for name in cuda.MODULES:
+        code = CudaSource(CUDA_DIRECTORY / f"{name}.cu").code
+        launched = {kernel.name for kernel in kernels_of(getattr(cuda, name))}
+        assert code.count("__global__") == len(launched), name
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", cuda.MODULES)
+def test_source_compiles(name, architecture):
+    kernels = kernels_of(getattr(cuda, name))
+    names = [instance for kernel in kernels for instance in instances(kernel)]
+    worked, log, size = compile_with_nvrtc(kernels[0].source.text, names, architecture)
+    assert worked, log
+    assert size > 0
+    assert "warning" not in log, log
+    spills = [int(number) for number in re.findall(r"(\d+) bytes spill", log)]
+    assert not any(spills), log
+
+
+@needs_nvrtc
+def test_compile_errors_name_the_lines_of_the_source():
+    source = CudaSource("__global__ void k(int* out) {\n    out[0] = missing;\n}\n")
+    worked, log, _ = compile_with_nvrtc(source.text, ["k"], "sm_80")
+    assert not worked
+    assert 'kernel.cu(2): error: identifier "missing" is undefined' in log
