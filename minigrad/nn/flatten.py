@@ -1,0 +1,25 @@
+"""Changing shapes between layers."""
+
+from __future__ import annotations
+
+from minigrad.nn.module import Module
+from minigrad.tensor import Tensor
+
+__all__ = ["Flatten"]
+
+
+class Flatten(Module):
+    """Makes the axes from ``start_dim`` to ``end_dim`` (included) one; by default all but the batch's."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1):
+        super().__init__()
+        self.start_dim = start_dim
+        self.end_dim = end_dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, a, b, ...) to (N, a b ...), a view where the input is contiguous."""
+        return input.flatten(self.start_dim, self.end_dim)
+
+    def extra_repr(self) -> str:
+        """The range of axes."""
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

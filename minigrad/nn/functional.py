@@ -1,0 +1,154 @@
+"""The operations of networks under PyTorch's names and argument orders, usually imported as ``F``.
+
+Most are functions of :mod:`minigrad.ops` as they are. ``inplace=True`` writes the result into ``input`` too,
+and is an error where the graph still needs the old values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minigrad.autograd import wrap
+from minigrad.ops import activation, elementwise
+from minigrad.ops import dropout as _dropout
+from minigrad.ops.activation import gelu, sigmoid, tanh
+from minigrad.ops.conv import conv2d
+from minigrad.ops.join import pad
+from minigrad.ops.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+)
+from minigrad.ops.matmul import apply as _matmul
+from minigrad.ops.norm import batch_norm
+from minigrad.ops.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from minigrad.ops.reduce import norm
+from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.tensor import Tensor
+
+__all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "gelu",
+    "l1_loss",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "max_pool2d",
+    "mse_loss",
+    "nll_loss",
+    "normalize",
+    "one_hot",
+    "pad",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input @ weight^T + bias.
+
+    Args:
+        input: (..., in_features).
+        weight: (out_features, in_features), or (in_features,) for a single output.
+        bias: (out_features,), or None.
+
+    Returns:
+        (..., out_features), or (...) for a weight of one dimension.
+    """
+    if weight.ndim not in (1, 2):
+        raise ValueError(f"linear: weight needs 1 or 2 dimensions, got shape {weight.shape}")
+    if input.ndim == 0 or input.shape[-1] != weight.shape[-1]:
+        raise ValueError(
+            f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
+            f"got input of shape {input.shape}"
+        )
+    out = _matmul(input, weight.T if weight.ndim == 2 else weight)
+    return out if bias is None else out + bias
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(x, 0)"""
+    return input.relu_() if inplace else activation.relu(input)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where x > 0, else negative_slope x"""
+    return _apply(lambda x: activation.leaky_relu(x, negative_slope), input, inplace)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where x > 0, else alpha (exp(x) - 1); https://arxiv.org/abs/1511.07289"""
+    return _apply(lambda x: activation.elu(x, alpha), input, inplace)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """x sigmoid(x), also called swish"""
+    return _apply(activation.silu, input, inplace)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta; x itself where beta x is above ``threshold``."""
+    scaled = input * beta
+    return elementwise.where(scaled > threshold, input, activation.softplus(scaled) / beta)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """log(sigmoid(x)), computed without overflow"""
+    return -activation.softplus(-input)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """In training, each element set to zero with probability ``p``, the others scaled by 1 / (1 - p)."""
+    return _apply(lambda x: _dropout.dropout(x, p, training), input, inplace)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Integers of shape (...) as int64 unit vectors (..., num_classes); -1 takes the largest plus 1.
+
+    Raises:
+        ValueError: a value is negative or not below ``num_classes``, or there is nothing to infer it from.
+    """
+    if tensor.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: expected integers, got {tensor.dtype}")
+    labels = tensor._array
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, -1)
+    if num_classes == -1:
+        if not labels.size:
+            raise ValueError("one_hot: num_classes cannot be inferred from an empty tensor")
+        num_classes = high + 1
+    if num_classes < 1 or low < 0 or high >= num_classes:
+        raise ValueError(f"one_hot: values from {low} to {high} do not fit into {num_classes} classes")
+    with tensor.device.active():
+        classes = tensor.device.xp.arange(num_classes)
+        return wrap((labels[..., None] == classes).astype(np.int64), tensor.device)
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """input / max(p-norm over ``dim``, eps)"""
+    if p == 2:
+        # The limit is applied under the root, whose gradient at 0 would be infinite.
+        squares = (input * input).sum(dim, keepdim=True)
+        return input / squares.clamp(min=eps * eps).sqrt()
+    return input / norm(input, p, dim, keepdim=True).clamp(min=eps)
+
+
+def _apply(function: Callable[[Tensor], Tensor], input: Tensor, inplace: bool) -> Tensor:
+    return input._in_place(function) if inplace else function(input)

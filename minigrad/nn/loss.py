@@ -1,0 +1,124 @@
+"""Losses as modules; the functions, with their shapes, are in :mod:`minigrad.nn.functional`.
+
+``reduction`` is ``"mean"``, ``"sum"`` or ``"none"``.
+"""
+
+from __future__ import annotations
+
+from minigrad.nn import functional as F
+from minigrad.nn.module import Module
+from minigrad.tensor import Tensor
+
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss", "NLLLoss"]
+
+
+class _Loss(Module):
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(
+                f"{type(self).__name__}: reduction is 'mean', 'sum' or 'none', got {reduction!r}"
+            )
+        self.reduction = reduction
+
+
+class L1Loss(_Loss):
+    """|input - target|"""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Both of one shape."""
+        return F.l1_loss(input, target, self.reduction)
+
+
+class MSELoss(_Loss):
+    """(input - target)^2"""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Both of one shape."""
+        return F.mse_loss(input, target, self.reduction)
+
+
+class NLLLoss(_Loss):
+    """The negative of the log-probability that the input gives to each target class.
+
+    Args:
+        weight: (C,), a weight for each class; the mean is then weighted.
+        ignore_index: targets of this value count for nothing.
+    """
+
+    def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Log-probabilities (N, C, ...), class numbers (N, ...)."""
+        return F.nll_loss(
+            input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction
+        )
+
+
+class CrossEntropyLoss(_Loss):
+    """The cross-entropy between the softmax of the input and the target.
+
+    Args:
+        weight, ignore_index: as in :class:`NLLLoss`.
+        label_smoothing: in [0, 1]: the share of the target that is spread evenly over all classes.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Logits (N, C, ...), class numbers (N, ...) or probabilities of the input's shape."""
+        return F.cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class BCELoss(_Loss):
+    """The cross-entropy between two-class probabilities; ``weight`` is multiplied to each element's loss."""
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Probabilities and targets, both in [0, 1] and of one shape."""
+        return F.binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
+
+
+class BCEWithLogitsLoss(_Loss):
+    """:class:`BCELoss` of the sigmoid of the input, computed without overflow.
+
+    Args:
+        weight: multiplied to each element's loss.
+        pos_weight: multiplied to the loss of positive targets; broadcast to the input.
+    """
+
+    def __init__(
+        self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None
+    ):
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Logits, and targets in [0, 1] of the same shape."""
+        return F.binary_cross_entropy_with_logits(
+            input, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
+        )

@@ -1,0 +1,423 @@
+"""The module: a part of a network, with its parameters, its buffers and the modules inside it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from minigrad.autograd import no_grad
+from minigrad.devices import Device
+from minigrad.devices import device as find_device
+from minigrad.nn.parameter import Parameter
+from minigrad.tensor import HookHandle, Tensor
+
+__all__ = ["IncompatibleKeys", "Module"]
+
+PARAMETER, BUFFER, MODULE = "parameter", "buffer", "module"
+_EXPECTED = {PARAMETER: "nn.Parameter or None", BUFFER: "a Tensor or None", MODULE: "nn.Module or None"}
+
+_next_handle = itertools.count().__next__
+
+
+class IncompatibleKeys(NamedTuple):
+    """What :meth:`Module.load_state_dict` found to differ."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """The base class of all layers and networks.
+
+    A subclass calls ``super().__init__()``, assigns parameters and other modules to its attributes, and
+    defines ``forward``; it is then called like a function::
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.hidden = nn.Linear(784, 128)
+                self.out = nn.Linear(128, 10)
+
+            def forward(self, x):
+                return self.out(F.relu(self.hidden(x)))
+
+    What is registered stays an ordinary attribute, as fast to read as any other. The module only notes, in
+    ``_roles``, which attributes are parameters, buffers and modules, in the order of their registration.
+
+    Attributes:
+        training: whether dropout, batch normalisation and the like behave as in training; see :meth:`train`.
+    """
+
+    training: bool = True
+    _forward_hooks: dict[int, Callable] | None = None
+    _forward_pre_hooks: dict[int, Callable] | None = None
+
+    def __init__(self) -> None:
+        self._roles: dict[str, str] = {}
+        self._unsaved: set[str] = set()  # the buffers that are not part of the state_dict
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output; every subclass defines it."""
+        raise NotImplementedError(f"module {type(self).__name__} does not define forward()")
+
+    # ---- registration ----------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        roles = self.__dict__.get("_roles")
+        if isinstance(value, (Parameter, Module)):
+            if roles is None:
+                raise AttributeError(
+                    f"{type(self).__name__}: call super().__init__() before {name!r} is assigned"
+                )
+            self._enter(name, value, PARAMETER if isinstance(value, Parameter) else MODULE)
+            return
+        role = roles.get(name) if roles else None
+        if role is not None and value is not None and not (role == BUFFER and isinstance(value, Tensor)):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a {role}: expected {_EXPECTED[role]}, "
+                f"got {type(value).__name__}"
+            )
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._roles.pop(name, None)
+        self._unsaved.discard(name)
+
+    def _enter(self, name: str, value: Any, role: str) -> None:
+        """Note that the attribute ``name`` has this role, and set it."""
+        if self._roles.get(name) != role:
+            self._roles.pop(name, None)
+            self._unsaved.discard(name)
+        self._roles[name] = role
+        self.__dict__[name] = value
+
+    def _check_new_name(self, name: str, role: str) -> None:
+        if "_roles" not in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__}: call super().__init__() before registering {name!r}"
+            )
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {role} is a string, got {type(name).__name__}")
+        if not name or "." in name:
+            raise KeyError(f"the name of a {role} must not be empty or contain a dot, got {name!r}")
+        if hasattr(self, name) and self._roles.get(name) != role:
+            raise KeyError(f"{type(self).__name__} has an attribute {name!r} already")
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter; None keeps its place for later."""
+        self._check_new_name(name, PARAMETER)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(
+                f"register_parameter: expected {_EXPECTED[PARAMETER]}, got {type(param).__name__}"
+            )
+        self._enter(name, param, PARAMETER)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that belongs to the state but is not trained, such as a running mean.
+
+        Args:
+            name: the attribute's name.
+            tensor: its value; None keeps the place for later.
+            persistent: whether it is part of the :meth:`state_dict`.
+        """
+        self._check_new_name(name, BUFFER)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"register_buffer: expected {_EXPECTED[BUFFER]}, got {type(tensor).__name__}")
+        self._enter(name, tensor, BUFFER)
+        (self._unsaved.discard if persistent else self._unsaved.add)(name)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a module under a name that need not be an identifier."""
+        self._check_new_name(name, MODULE)
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"add_module: expected {_EXPECTED[MODULE]}, got {type(module).__name__}")
+        self._enter(name, module, MODULE)
+
+    register_module = add_module
+
+    # ---- what is inside --------------------------------------------------------------------------------
+
+    def _registered(self, role: str) -> list[tuple[str, Any]]:
+        """This module's own (name, value) pairs of one role, without the empty places."""
+        own = self.__dict__
+        return [(name, own[name]) for name, r in self._roles.items() if r == role and own[name] is not None]
+
+    def named_modules(
+        self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """(path, module) for this module, whose path is ``prefix``, and all inside it, outer ones first."""
+        memo = set() if memo is None else memo
+        if id(self) in memo:
+            return
+        if remove_duplicate:
+            memo.add(id(self))
+        yield prefix, self
+        for name, module in self._registered(MODULE):
+            yield from module.named_modules(memo, _join(prefix, name), remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all inside it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) for the modules directly inside this one, each once."""
+        seen: set[int] = set()
+        for name, module in self._registered(MODULE):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
+
+    def children(self) -> Iterator[Module]:
+        """The modules directly inside this one, each once."""
+        return (module for _, module in self.named_children())
+
+    def _named_tensors(
+        self, role: str, prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        inside = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+        for path, module in inside if recurse else [(prefix, self)]:
+            for name, tensor in module._registered(role):
+                if id(tensor) not in seen:
+                    if remove_duplicate:
+                        seen.add(id(tensor))
+                    yield _join(path, name), tensor
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """(path, parameter) pairs; a parameter that is used in two places comes once."""
+        return self._named_tensors(PARAMETER, prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The parameters, of the modules inside too unless ``recurse`` is False; each once."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(path, buffer) pairs, each buffer once."""
+        return self._named_tensors(BUFFER, prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers, of the modules inside too unless ``recurse`` is False; each once."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at a path such as ``"features.0"``; the module itself at ``""``."""
+        module = self
+        for name in target.split(".") if target else ():
+            if module._roles.get(name) != MODULE:
+                raise AttributeError(f"{type(module).__name__} has no module {name!r} (path {target!r})")
+            module = module.__dict__[name]
+        return module
+
+    # ---- saving and loading ----------------------------------------------------------------------------
+
+    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
+        """Path to tensor for all parameters and persistent buffers.
+
+        The tensors share memory with the module's own: copy them (``copy.deepcopy``) to keep a snapshot.
+        With ``keep_vars`` they are the parameters themselves rather than detached.
+        """
+        state = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            kept = [(name, b) for name, b in module._registered(BUFFER) if name not in module._unsaved]
+            for name, tensor in module._registered(PARAMETER) + kept:
+                state[prefix + _join(path, name)] = tensor if keep_vars else tensor.detach()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> IncompatibleKeys:
+        """Copy ``state_dict`` into the parameters and buffers, converted to their dtype and device.
+
+        Args:
+            state_dict: what :meth:`state_dict` gave, here or in PyTorch, as tensors.
+            strict: whether keys that are missing or too many are an error.
+
+        Raises:
+            RuntimeError: keys or shapes do not fit. All that is wrong is listed, and nothing was loaded.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"load_state_dict: expected a dict of tensors, got {type(state_dict).__name__}")
+        own = self.state_dict(keep_vars=True)
+        missing = [key for key in own if key not in state_dict]
+        unexpected = [key for key in state_dict if key not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing keys: {', '.join(map(repr, missing))}")
+        if strict and unexpected:
+            problems.append(f"unexpected keys: {', '.join(map(repr, unexpected))}")
+        pairs = [(key, target, state_dict[key]) for key, target in own.items() if key in state_dict]
+        problems += [text for key, target, value in pairs if (text := _misfit(key, target, value))]
+        if problems:
+            raise RuntimeError(
+                f"load_state_dict: the state does not fit {type(self).__name__}:"
+                + "".join(f"\n    {problem}" for problem in problems)
+            )
+        # Converted before anything is written, so that running out of memory changes nothing.
+        converted = [(target, value.detach().to(target.device, target.dtype)) for _, target, value in pairs]
+        with no_grad():
+            for target, value in converted:
+                target.copy_(value)
+        return IncompatibleKeys(missing, unexpected)
+
+    # ---- mode, device, dtype, gradients ----------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Put this module and all inside it into training mode, or with False into evaluation mode."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"train: mode must be a bool, got {mode!r}")
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Put this module and all inside it into evaluation mode. Gradients are another matter: no_grad()."""
+        return self.train(False)
+
+    def to(self, *args: Any, device: str | Device | None = None, dtype: Any = None) -> Self:
+        """Move all parameters and buffers to a device, or change the dtype of the floating ones.
+
+        ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(tensor)``. The parameters stay
+        the same objects, so an optimizer that was made before keeps working.
+        """
+        for arg in args:
+            if isinstance(arg, Tensor):
+                device, dtype = arg.device, arg.dtype
+            elif isinstance(arg, (str, Device)) and not _is_dtype_name(arg):
+                device = arg
+            elif arg is not None:
+                dtype = arg
+        device = None if device is None else find_device(device)
+        dtype = None if dtype is None else np.dtype(dtype)
+        if dtype is not None and dtype.kind != "f":
+            raise TypeError(f"to: the dtype of a module is a floating one, got {dtype}")
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(device, dtype if tensor.is_floating_point() else None)
+
+        tensors = {id(t): t for _, t in (*self.named_parameters(), *self.named_buffers())}.values()
+        with no_grad():
+            changed = [(t, moved(t), None if t.grad is None else moved(t.grad)) for t in tensors]
+        for tensor, value, grad in changed:
+            tensor.data = value
+            tensor.grad = grad
+        return self
+
+    def cpu(self) -> Self:
+        """Move everything to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: int = 0) -> Self:
+        """Move everything to a CUDA device."""
+        return self.to(f"cuda:{device}")
+
+    def float(self) -> Self:
+        """Convert to float32."""
+        return self.to(dtype=np.float32)
+
+    def double(self) -> Self:
+        """Convert to float64."""
+        return self.to(dtype=np.float64)
+
+    def half(self) -> Self:
+        """Convert to float16."""
+        return self.to(dtype=np.float16)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Train all parameters, or freeze them."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or with ``set_to_none=False`` set them to zero."""
+        for parameter in self.parameters():
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad = parameter.grad.detach()
+                parameter.grad.zero_()
+
+    def apply(self, fn: Callable[[Module], None]) -> Self:
+        """Call ``fn`` with each module inside, the innermost first, and with this one at last."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    # ---- calling ---------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._forward_pre_hooks is None and self._forward_hooks is None:
+            return self.forward(*args, **kwargs)
+        for pre_hook in list((self._forward_pre_hooks or {}).values()):
+            replaced = pre_hook(self, args)
+            if replaced is not None:
+                args = replaced if isinstance(replaced, tuple) else (replaced,)
+        output = self.forward(*args, **kwargs)
+        for hook in list((self._forward_hooks or {}).values()):
+            replaced = hook(self, args, output)
+            if replaced is not None:
+                output = replaced
+        return output
+
+    def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> HookHandle:
+        """Call ``hook(module, args)`` before forward; what it returns, if anything, replaces ``args``."""
+        if self._forward_pre_hooks is None:
+            self._forward_pre_hooks = {}
+        return _add_hook(self._forward_pre_hooks, hook)
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> HookHandle:
+        """Call ``hook(module, args, output)`` after forward; what it returns, if anything, is the output."""
+        if self._forward_hooks is None:
+            self._forward_hooks = {}
+        return _add_hook(self._forward_hooks, hook)
+
+    # ---- printing --------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """The arguments that the module is printed with."""
+        return ""
+
+    def __repr__(self) -> str:
+        inner = [(name, repr(module)) for name, module in self._registered(MODULE)]
+        return format_module(type(self).__name__, self.extra_repr(), inner)
+
+
+def format_module(name: str, extra: str, inner: list[tuple[str, str]]) -> str:
+    """How a module prints: its name and arguments, and the modules inside on indented lines."""
+    if not inner:
+        return f"{name}({extra})"
+    lines = ([extra] if extra else []) + [f"({key}): {text}" for key, text in inner]
+    indented = "".join("\n  " + line.replace("\n", "\n  ") for line in lines)
+    return f"{name}({indented}\n)"
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _misfit(key: str, target: Tensor, value: Any) -> str | None:
+    """Why ``value`` cannot be loaded into ``target``, or None."""
+    if not isinstance(value, Tensor):
+        return f"{key}: expected a Tensor, got {type(value).__name__}"
+    if value.shape != target.shape:
+        return f"{key}: the state has shape {value.shape}, the module {target.shape}"
+    if not getattr(target._array.flags, "writeable", True):
+        return f"{key}: the module's tensor is read-only"
+    return None
+
+
+def _is_dtype_name(arg: Any) -> bool:
+    return isinstance(arg, str) and arg.partition(":")[0] not in ("cpu", "cuda", "sim")
+
+
+def _add_hook(hooks: dict[int, Callable], hook: Callable) -> HookHandle:
+    number = _next_handle()
+    hooks[number] = hook
+    return HookHandle(hooks, number)

@@ -1,0 +1,134 @@
+"""Adam, and AdamW, which keeps weight decay out of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from minigrad.autograd import wrap
+from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.optim.optimizer import Optimizer, Update, check_number
+from minigrad.tensor import Tensor
+
+__all__ = ["Adam", "AdamW"]
+
+
+def _adam_step(xp, param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
+    if decoupled:
+        param *= 1 - lr * weight_decay
+    elif weight_decay:
+        grad = grad + weight_decay * param
+    exp_avg += (1 - beta1) * (grad - exp_avg)
+    exp_avg_sq *= beta2
+    exp_avg_sq += (1 - beta2) * grad * grad
+    # Both averages start at 0 and so are too small by 1 - beta^step.
+    root = xp.sqrt(exp_avg_sq) / math.sqrt(1 - beta2**step)
+    param -= lr / (1 - beta1**step) * exp_avg / (root + eps)
+
+
+adam_step = Update(_adam_step, "adam_step")
+
+
+@adam_step.kernel("cpu", name="fused")
+def _(param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
+    """One loop over all arrays."""
+    cpu.optim.adam_step(
+        param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled, step,
+        get_num_threads(),
+    )  # fmt: skip
+
+
+class Adam(Optimizer):
+    """Adam: each element moves by about lr, whatever the scale of its gradient; https://arxiv.org/abs/1412.6980.
+
+    m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2, and at step t
+    p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).
+
+    Args:
+        params: tensors, or dicts of them with options of their own.
+        lr: the learning rate.
+        betas: (beta1, beta2), how slowly the averages of g and of g^2 move; in [0, 1).
+        eps: keeps the division finite.
+        weight_decay: added to the gradient, times the parameter (an L2 penalty); see :class:`AdamW`.
+        maximize: climb instead of descending.
+    """
+
+    decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """All numbers are at least 0, and betas below 1."""
+        name = type(self).__name__
+        for option in ("lr", "eps", "weight_decay"):
+            check_number(name, option, group[option])
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"{name}: betas must be a pair of numbers, got {betas!r}")
+        for i, beta in enumerate(betas):
+            check_number(name, f"betas[{i}]", beta, below=1.0)
+
+    def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One step of one parameter."""
+        if not state:
+            state["step"] = 0
+            for name in ("exp_avg", "exp_avg_sq"):
+                with param.device.active():
+                    zeros = param.device.xp.zeros(param.shape, param.dtype)
+                state[name] = wrap(zeros, param.device)
+        beta1, beta2 = group["betas"]
+        adam_step(
+            param,
+            grad,
+            state["exp_avg"]._array,
+            state["exp_avg_sq"]._array,
+            lr=float(group["lr"]),
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=self.decoupled,
+            step=state["step"] + 1,
+        )
+        state["step"] += 1
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p shrinks by the factor 1 - lr weight_decay in each step.
+
+    https://arxiv.org/abs/1711.05101. The arguments are those of :class:`Adam`, but weight_decay is 0.01 by
+    default.
+    """
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, maximize=maximize)

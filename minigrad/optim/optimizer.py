@@ -1,0 +1,247 @@
+"""What all optimizers share: groups of parameters with their options, the state kept for each parameter."""
+
+from __future__ import annotations
+
+import copy
+import math
+import numbers
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import enable_grad, mark_written
+from minigrad.dispatch import Kernel, kernel_table, parse_dtypes
+from minigrad.tensor import Tensor
+
+__all__ = ["Optimizer", "Update", "check_number"]
+
+
+class Optimizer:
+    """The base class. A subclass says in :meth:`update` how one parameter changes.
+
+    Args:
+        params: tensors to optimize, or dicts ``{"params": tensors, "lr": ...}`` whose options differ.
+        defaults: the options of groups that do not set them.
+
+    Attributes:
+        param_groups: dicts with ``"params"``, a list, and the options; they may be changed between steps.
+        state: for each parameter what the optimizer remembers, a dict.
+
+    Raises:
+        ValueError: there are no parameters, one comes twice or is not a leaf, or an option is out of range.
+        TypeError: something that is no tensor.
+    """
+
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]):
+        if isinstance(params, (Tensor, Mapping)):
+            raise TypeError(
+                f"{type(self).__name__}: params must be a list of tensors or of dicts, "
+                f"got a single {type(params).__name__}"
+            )
+        self.defaults = defaults
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.param_groups: list[dict[str, Any]] = []
+        groups = list(params)
+        if not groups:
+            raise ValueError(f"{type(self).__name__}: the list of parameters is empty")
+        for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
+            self.add_param_group(group)
+
+    # ---- what a subclass defines -----------------------------------------------------------------------
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if an option of ``group`` is out of range."""
+
+    def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change ``param`` in place.
+
+        Args:
+            param: the parameter.
+            grad: its gradient, an array of its device, shape and dtype, which must not be changed.
+            state: what is remembered for this parameter; empty at first.
+            group: the options.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither update() nor step()")
+
+    # ---- use -------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Change every parameter that has a gradient.
+
+        ``closure``, if given, computes the loss and its gradients first; its result is returned.
+        """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    grad = _gradient(param, group.get("maximize", False))
+                    self.update(param, grad, self.state[param], group)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or with ``set_to_none=False`` set them to zero."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if set_to_none:
+                    param.grad = None
+                elif param.grad is not None:
+                    param.grad = param.grad.detach().zero_()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, for instance of a layer that is trained from now on.
+
+        Args:
+            param_group: ``{"params": tensors, ...}`` with the options in which it differs from the defaults.
+        """
+        name = type(self).__name__
+        if not isinstance(param_group, Mapping) or "params" not in param_group:
+            raise TypeError(f'{name}: a parameter group is a dict with "params", got {param_group!r:.60}')
+        params = param_group["params"]
+        if isinstance(params, (set, frozenset)):
+            raise TypeError(f"{name}: parameters must have an order, and a set has none; give a list")
+        params = [params] if isinstance(params, Tensor) else list(params)
+        group = {**self.defaults, **param_group, "params": params}
+        seen = {id(p) for other in self.param_groups for p in other["params"]}
+        for i, param in enumerate(params):
+            if not isinstance(param, Tensor):
+                raise TypeError(f"{name}: parameter {i} is not a tensor but a {type(param).__name__}")
+            if not param.is_leaf:
+                raise ValueError(
+                    f"{name}: parameter {i} (shape {param.shape}) is not a leaf: the op "
+                    f"{param.grad_fn!r} made it; optimize what it was made from"
+                )
+            if id(param) in seen:
+                raise ValueError(f"{name}: parameter {i} (shape {param.shape}) comes twice")
+            seen.add(id(param))
+        self.check_options(group)
+        self.param_groups.append(group)
+
+    # ---- saving and loading ----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{"state": ..., "param_groups": ...}``, with parameters replaced by their numbers.
+
+        Tensors in it share memory with the optimizer's: copy them to keep a snapshot.
+        """
+        numbers_of = {id(p): i for i, p in enumerate(self._parameters())}
+        groups = [
+            {**group, "params": [numbers_of[id(p)] for p in group["params"]]} for group in self.param_groups
+        ]
+        state = {numbers_of[id(p)]: dict(s) for p, s in self.state.items() if s}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` gave for parameters in the same order.
+
+        Raises:
+            ValueError: the groups differ in number or size, or an option is out of range; nothing is changed.
+        """
+        name = type(self).__name__
+        saved = list(state_dict["param_groups"])
+        sizes = [len(group["params"]) for group in self.param_groups]
+        saved_sizes = [len(group["params"]) for group in saved]
+        if sizes != saved_sizes:
+            raise ValueError(
+                f"{name}: the state is of parameter groups of sizes {saved_sizes}, the optimizer has {sizes}"
+            )
+        groups = [
+            {**copy.deepcopy(dict(new)), "params": own["params"]}
+            for new, own in zip(saved, self.param_groups, strict=True)
+        ]
+        for group in groups:
+            self.check_options(group)
+        parameter_of = dict(
+            zip((n for group in saved for n in group["params"]), self._parameters(), strict=True)
+        )
+        state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        for number, values in state_dict["state"].items():
+            if number not in parameter_of:
+                raise ValueError(f"{name}: the state has no parameter with the number {number!r}")
+            param = parameter_of[number]
+            state[param] = {key: _own_copy(value, param) for key, value in values.items()}
+        self.param_groups, self.state = groups, state
+
+    def _parameters(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
+
+    def __repr__(self) -> str:
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
+
+
+class Update:
+    """How one parameter changes, in place: a reference in NumPy terms that runs anywhere, and kernels.
+
+    It is to optimizers what an :class:`minigrad.op.Op` is to tensors, and :func:`minigrad.use_kernel` works
+    in the same way; but it writes into its arrays, and knows no gradient.
+
+    Args:
+        reference: ``reference(xp, param, *arrays, **options)``; an array may be None.
+        name: the name that its kernels are told by.
+    """
+
+    def __init__(self, reference: Callable[..., None], name: str):
+        self.name = name
+        self.reference = reference
+        self.kernels = kernel_table(name)
+
+    def kernel(self, *devices: str, name: str, dtypes: str = "f4 f8") -> Callable:
+        """Decorator: register ``run(param, *arrays, **options)``; it runs where all are contiguous."""
+
+        def register(run: Callable[..., None]) -> Callable[..., None]:
+            summary = (run.__doc__ or "").partition("\n")[0]
+            types = parse_dtypes(dtypes)
+            self.kernels.add(Kernel(self.name, name, devices, types, run, "strided", _contiguous, summary))
+            return run
+
+        return register
+
+    def __call__(self, param: Tensor, *arrays: Any, **options: Any) -> None:
+        own, device = param._array, param.device
+        kernel = self.kernels.choose(device.type, own.dtype, (own, *arrays), options)
+        with device.active():
+            if kernel is not None:
+                kernel.run(own, *arrays, **options)
+            else:
+                with np.errstate(all="ignore"):
+                    self.reference(device.xp, own, *arrays, **options)
+        mark_written(param)
+
+
+def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> None:
+    """Raise ValueError unless 0 <= value < below; NaN is refused."""
+    if not isinstance(value, numbers.Real) or not 0.0 <= value < below:
+        raise ValueError(f"{owner}: {name} must be a number in [0, {below}), got {value!r}")
+
+
+def _contiguous(*arrays: Any, **_options: Any) -> bool:
+    return all(a is None or a.flags.c_contiguous for a in arrays)
+
+
+def _gradient(param: Tensor, maximize: bool) -> Any:
+    """The array of ``param.grad``, checked, and negated for an ascent."""
+    grad = param.grad
+    if grad.shape != param.shape or grad.device is not param.device:
+        raise ValueError(
+            f"the gradient (shape {grad.shape}, on {grad.device}) does not fit its parameter "
+            f"(shape {param.shape}, on {param.device})"
+        )
+    if grad.dtype != param.dtype:
+        grad = grad.detach().to(param.dtype)
+    return -grad._array if maximize else grad._array
+
+
+def _own_copy(value: Any, param: Tensor) -> Any:
+    """A copy of a saved value, tensors on the parameter's device and, if floating, of its dtype."""
+    if not isinstance(value, Tensor):
+        return copy.deepcopy(value)
+    dtype = param.dtype if value.is_floating_point() else None
+    return value.detach().to(device=param.device, dtype=dtype, copy=True)

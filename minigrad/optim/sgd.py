@@ -1,0 +1,111 @@
+"""Stochastic gradient descent, with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from minigrad.autograd import wrap
+from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.optim.optimizer import Optimizer, Update, check_number
+from minigrad.tensor import Tensor
+
+__all__ = ["SGD"]
+
+
+def _sgd_step(
+    xp, param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, nesterov, first_step
+):
+    if weight_decay:
+        grad = grad + weight_decay * param
+    if momentum_buffer is not None:
+        if first_step:
+            momentum_buffer[...] = grad
+        else:
+            momentum_buffer *= momentum
+            momentum_buffer += (1 - dampening) * grad
+        grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer
+    param -= lr * grad
+
+
+sgd_step = Update(_sgd_step, "sgd_step")
+
+
+@sgd_step.kernel("cpu", name="fused")
+def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
+    """One loop over all arrays."""
+    cpu.optim.sgd_step(
+        param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step,
+        get_num_threads(),
+    )  # fmt: skip
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: p -= lr g.
+
+    With momentum, v = momentum v + (1 - dampening) g and p -= lr v; v starts as the first gradient. With
+    Nesterov's, p -= lr (g + momentum v); http://www.cs.toronto.edu/~hinton/absps/momentum.pdf.
+
+    Args:
+        params: tensors, or dicts of them with options of their own.
+        lr: the learning rate.
+        momentum: how much of the velocity is kept.
+        dampening: the share of the gradient that does not enter the velocity.
+        weight_decay: added to the gradient, times the parameter (an L2 penalty).
+        nesterov: Nesterov's momentum; needs momentum, and no dampening.
+        maximize: climb instead of descending.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """All numbers are at least 0; Nesterov's momentum needs momentum."""
+        for name in ("lr", "momentum", "dampening", "weight_decay"):
+            check_number("SGD", name, group[name])
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError(
+                "SGD: nesterov needs momentum and no dampening, got "
+                f"momentum {group['momentum']} and dampening {group['dampening']}"
+            )
+
+    def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One step of one parameter."""
+        velocity, first_step = None, False
+        if group["momentum"]:
+            first_step = "momentum_buffer" not in state
+            if first_step:
+                with param.device.active():
+                    empty = param.device.xp.empty(param.shape, param.dtype)
+                state["momentum_buffer"] = wrap(empty, param.device)
+            velocity = state["momentum_buffer"]._array
+        sgd_step(
+            param,
+            grad,
+            velocity,
+            lr=float(group["lr"]),
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+            first_step=first_step,
+        )
