@@ -1,21 +1,24 @@
-/* Vector kernels of conv2d.pyx, for float (_f32) and double (_f64): the micro-kernel of the implicit-GEMM rung,
- * and two helpers. Sizes and strides count elements.
+/* Vector kernels of conv2d.pyx, for T = f32 and f64. Sizes and strides count elements; NR_T and the register tile
+ * are those of gemm.h.
  *
- *   gather_kernel_T(width, depth, x, row, step, b, base, base_row, c)
- *       c[i, j] = base[i, j] + sum over p < depth of x[row[i] + step[p]] * b[p, j],   i < MR, j < width
+ *   gather_gemm_T(width, rows, row, depth, step, x, b, start, c)
+ *       c[row[i].at + j] = start[j] + sum over p < depth of x[row[i].x + step[p].x] * b[step[p].at + j]
  *
- * is a GEMM tile whose left operand is never packed, nor even laid out as a matrix: element (i, p) is found by
- * adding two offsets. The im2col matrix of a convolution has just this form, since the input element under
- * kernel tap k at output pixel q lies at pixel[q] + tap[k]. Rows may be pixels and steps taps (forward, input
- * gradient), or rows taps and steps pixels (weight gradient): one kernel serves all three. (Compare Dukhan, "The
- * Indirect Convolution Algorithm", 2019, with a table of pixels times taps instead of pixels plus taps.)
+ * for i < rows and j < width <= NR; start = NULL adds to c instead. It is a GEMM whose left operand is never packed,
+ * nor even laid out as a matrix: its element (i, p) is found by adding two offsets. The im2col matrix of a
+ * convolution has just this form, since the input under kernel tap k at output pixel q lies at (offset of q) +
+ * (offset of k). Rows may be pixels and steps taps (forward, input gradient), or rows taps and steps pixels (weight
+ * gradient): one kernel serves all three. As rows and steps are listed, it may be any subset of them, so that pixels
+ * at a border need not multiply by zeros. (Compare Dukhan, "The Indirect Convolution Algorithm", 2019, with a table
+ * of pixels times taps where these are pixels plus taps.)
  *
- * b and c have rows of NR elements, of which the first `width` (LANES or NR) are used. For each p, MR broadcast
- * loads and one or two vector loads feed MR * NV multiply-adds, as in gemm.h; the MR offsets are reloaded from the
- * first-level cache, on load ports that are idle otherwise.
+ * Arithmetic intensity: as in gemm.h, each step makes TILE_ROWS * NR multiply-adds of TILE_ROWS broadcast elements and
+ * one row of b. The offsets are reloaded each time from the first-level cache, on load ports that are idle otherwise.
  *
- *   store_channels_T(pixels, channels, panel, out, out_row)
- *       out[channel * out_row + pixel] = panel[pixel * NR + channel]
+ *   pack_channels_T(channels, pixels, planes, plane_stride, panel)
+ *       panel[pixel * NR + channel] = planes[channel * plane_stride + pixel], and 0 for channels <= channel < NR
+ *   store_channels_T(channels, pixels, panel, planes, plane_stride)
+ *       the way back
  *   dot_T(n, a, b, b_stride)
  *       sum over i < n of a[i] * b[i * b_stride]
  */
@@ -23,6 +26,14 @@
 #define MINIGRAD_CONV2D_H
 
 #include "gemm.h"
+
+/* A row or a step of gather_gemm: its part of the offset into x, and its place in c or b. */
+typedef struct {
+    ptrdiff_t x, at;
+} place;
+
+/* Steps at a time: GATHER_DEPTH rows of b, or most of them, stay in L1 while all tiles of rows use them. */
+enum { GATHER_DEPTH = 320 };
 
 #define real float
 #define NAME(x) x##_f32

@@ -1,57 +1,103 @@
 /* The functions of conv2d.h for one element type. Included by conv2d.h alone, which documents them. */
 
-ALWAYS_INLINE void NAME(gather_tile)(const int vectors, ptrdiff_t depth, const real *x, const ptrdiff_t *row,
-                                     const ptrdiff_t *step, const real *b, const real *base, ptrdiff_t base_row,
-                                     real *c)
+/* A tile of `rows` x (`vectors` * LANES), both compile-time constants. */
+ALWAYS_INLINE void NAME(gather_tile)(const int rows, const int vectors, const place *row, ptrdiff_t depth,
+                                     const place *step, const real *x, const real *b, const real *start, real *c)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int i = 0; i < TILE_ROWS; i++)
+    UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (vector){0};
-    for (ptrdiff_t p = 0; p < depth; p++, b += NAME(NR)) {
-        const real *x_step = x + step[p];
+    for (ptrdiff_t p = 0; p < depth; p++) {
+        const real *x_step = x + step[p].x, *b_step = b + step[p].at;
         vector b_vector[TILE_VECTORS];
-        UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b + v * LANES);
-        UNROLL for (int i = 0; i < TILE_ROWS; i++) {
-            const real x_element = x_step[row[i]];
+        UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b_step + v * LANES);
+        UNROLL for (int i = 0; i < rows; i++) {
+            const real x_element = x_step[row[i].x];
             UNROLL for (int v = 0; v < vectors; v++) sum[i][v] += x_element * b_vector[v];
         }
     }
-    UNROLL for (int i = 0; i < TILE_ROWS; i++)
+    UNROLL for (int i = 0; i < rows; i++) {
+        real *c_row = c + row[i].at;
         UNROLL for (int v = 0; v < vectors; v++)
-            *(vector_u *)(c + i * NAME(NR) + v * LANES) =
-                *(const vector_u *)(base + i * base_row + v * LANES) + sum[i][v];
+            *(vector_u *)(c_row + v * LANES) = *(const vector_u *)((start ? start : c_row) + v * LANES) + sum[i][v];
+    }
 }
 
-NEVER_INLINE void NAME(gather_kernel)(ptrdiff_t width, ptrdiff_t depth, const real *x, const ptrdiff_t *row,
-                                      const ptrdiff_t *step, const real *b, const real *base, ptrdiff_t base_row,
-                                      real *c)
+/* One copy of `gather_tile` for each number of rows. */
+ALWAYS_INLINE void NAME(gather_tile_rows)(ptrdiff_t rows, const int vectors, const place *row, ptrdiff_t depth,
+                                          const place *step, const real *x, const real *b, const real *start,
+                                          real *c)
 {
-    if (width <= LANES)
-        NAME(gather_tile)(1, depth, x, row, step, b, base, base_row, c);
-    else
-        NAME(gather_tile)(TILE_VECTORS, depth, x, row, step, b, base, base_row, c);
+#define ROWS(n) case n: NAME(gather_tile)(n, vectors, row, depth, step, x, b, start, c); break;
+    switch (rows) {
+        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#if TILE_ROWS >= 8
+        ROWS(7) ROWS(8)
+#endif
+#if TILE_ROWS >= 12
+        ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+#endif
+    }
+#undef ROWS
 }
 
-NEVER_INLINE void NAME(store_channels)(ptrdiff_t pixels, ptrdiff_t channels, const real *panel, real *out,
-                                       ptrdiff_t out_row)
+NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place *row, ptrdiff_t depth,
+                                    const place *step, const real *x, const real *b, const real *start, real *c)
+{
+    const ptrdiff_t blocks = depth > GATHER_DEPTH ? (depth + GATHER_DEPTH - 1) / GATHER_DEPTH : 1;
+    for (ptrdiff_t block = 0; block < blocks; block++, start = NULL) {
+        const ptrdiff_t first = block * depth / blocks, count = (block + 1) * depth / blocks - first;
+        for (ptrdiff_t i = 0; i < rows; i += TILE_ROWS) {
+            const ptrdiff_t tile_rows = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
+            if (width <= LANES)
+                NAME(gather_tile_rows)(tile_rows, 1, row + i, count, step + first, x, b, start, c);
+            else
+                NAME(gather_tile_rows)(tile_rows, TILE_VECTORS, row + i, count, step + first, x, b, start, c);
+        }
+    }
+}
+
+NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *planes,
+                                      ptrdiff_t plane_stride, real *panel)
+{
+    enum { BLOCK = NAME(TRANSPOSE) };
+    ptrdiff_t channel = 0;
+    for (; channel + BLOCK <= channels; channel += BLOCK) {
+        const real *from = planes + channel * plane_stride;
+        real *to = panel + channel;
+        ptrdiff_t pixel = 0;
+        for (; pixel + BLOCK <= pixels; pixel += BLOCK)
+            NAME(transpose)(from + pixel, plane_stride, to + pixel * NAME(NR), NAME(NR));
+        for (; pixel < pixels; pixel++)
+            for (int i = 0; i < BLOCK; i++) to[pixel * NAME(NR) + i] = from[i * plane_stride + pixel];
+    }
+    for (; channel < channels; channel++)
+        for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
+            panel[pixel * NAME(NR) + channel] = planes[channel * plane_stride + pixel];
+    for (ptrdiff_t pixel = 0; pixel < pixels && channels < NAME(NR); pixel++)
+        memset(panel + pixel * NAME(NR) + channels, 0, (NAME(NR) - channels) * sizeof(real));
+}
+
+NEVER_INLINE void NAME(store_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *panel, real *planes,
+                                       ptrdiff_t plane_stride)
 {
     enum { BLOCK = NAME(TRANSPOSE) };
     ptrdiff_t channel = 0;
     for (; channel + BLOCK <= channels; channel += BLOCK) {
         const real *from = panel + channel;
-        real *to = out + channel * out_row;
+        real *to = planes + channel * plane_stride;
         ptrdiff_t pixel = 0;
         for (; pixel + BLOCK <= pixels; pixel += BLOCK)
-            NAME(transpose)(from + pixel * NAME(NR), NAME(NR), to + pixel, out_row);
+            NAME(transpose)(from + pixel * NAME(NR), NAME(NR), to + pixel, plane_stride);
         for (; pixel < pixels; pixel++)
-            for (int i = 0; i < BLOCK; i++) to[i * out_row + pixel] = from[pixel * NAME(NR) + i];
+            for (int i = 0; i < BLOCK; i++) to[i * plane_stride + pixel] = from[pixel * NAME(NR) + i];
     }
     for (; channel < channels; channel++)
         for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
-            out[channel * out_row + pixel] = panel[pixel * NAME(NR) + channel];
+            planes[channel * plane_stride + pixel] = panel[pixel * NAME(NR) + channel];
 }
 
-MAYBE_UNUSED real NAME(dot)(ptrdiff_t n, const real *a, const real *b, ptrdiff_t b_stride)
+NEVER_INLINE real NAME(dot)(ptrdiff_t n, const real *a, const real *b, ptrdiff_t b_stride)
 {
     real total = 0;
     ptrdiff_t i = 0;
