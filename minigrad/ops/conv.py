@@ -148,7 +148,8 @@ def _check_shapes(x: Any, weight: Any, bias: Any, groups: int) -> None:
         )
     if x.shape[1] != weight.shape[1] * groups:
         raise ValueError(
-            f"conv2d: weight expects {weight.shape[1] * groups} input channels, input has {x.shape[1]} {shapes}"
+            f"conv2d: weight expects {weight.shape[1] * groups} input channels, "
+            f"input has {x.shape[1]} {shapes}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"conv2d: bias must have shape {weight.shape[:1]}, got {bias.shape}")

@@ -11,7 +11,7 @@ from minigrad.random import default_generator
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
-    """Each element set to zero with probability ``p``, the others scaled by 1 / (1 - p); itself outside training."""
+    """Each element set to 0 with probability ``p``, the others scaled by 1 / (1 - p); only in training."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p must be a probability in [0, 1], got {p}")
     if not training or p == 0.0:

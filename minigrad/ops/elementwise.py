@@ -52,7 +52,7 @@ _div.grad(x=lambda g, _z, _x, y: g / y, y=lambda g, _z, x, y: -g * x / (y * y))
 
 def div(x: Any, y: Any) -> Any:
     """``x / y``. Integers are divided in the default floating dtype."""
-    return _div(floating(x), y)
+    return _div(floating(x), floating(y))
 
 
 @op(promote=True, differentiable=False)
@@ -293,26 +293,36 @@ _where.grad(
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """``x`` where ``condition`` (a bool tensor) is true, ``y`` elsewhere; all three broadcast."""
-    if condition.dtype != np.bool_:
-        raise TypeError(f"where: condition must be a bool tensor, got {condition.dtype}")
+    if not isinstance(condition, Variable) or condition.dtype != np.bool_:
+        got = getattr(condition, "dtype", type(condition).__name__)
+        raise TypeError(f"where: condition must be a bool tensor, got {got}")
     dtype = result_dtype(getattr(v, "_array", v) for v in (x, y))
     return _where(condition, *(as_dtype(v, dtype, condition.device) for v in (x, y)))
 
 
-@op
-def clamp(xp, x, *, min=None, max=None):
-    """Each element limited to [min, max]; NaN stays NaN."""
+@op(name="clamp")
+def _clamp(xp, x, *, min, max):
     return xp.clip(x, min, max)
 
 
-@clamp.grad
+@_clamp.grad
 def _(g, _y, x, *, min, max):
-    inside = True
-    if min is not None:
-        inside = x >= min
-    if max is not None:
-        inside = (x <= max) & inside if min is not None else x <= max
+    inside = x <= max if min is None else x >= min
+    if min is not None and max is not None:
+        inside = inside & (x <= max)
     return _where(inside, g, 0.0)
+
+
+def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    """Each element limited to [min, max], numbers or tensors that broadcast; NaN stays NaN."""
+    if min is None and max is None:
+        raise ValueError("clamp: needs min, max or both")
+    if isinstance(min, Variable) or isinstance(max, Variable):
+        x = x if min is None else maximum(x, min)
+        return x if max is None else minimum(x, max)
+    if isinstance(min, float) or isinstance(max, float):
+        x = floating(x)
+    return _clamp(x, min=min, max=max)
 
 
 def floating(x: Any) -> Any:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Variable
+from minigrad.autograd import Variable, wrap
 from minigrad.op import op
+from minigrad.ops.shape import reshape
 
 
-def raw_index(index: Any) -> Any:
-    """An index in which tensors have been replaced by their arrays."""
+def raw_index(index: Any, copy: bool = False) -> Any:
+    """An index in which tensors have been replaced by their arrays.
+
+    With ``copy``, arrays and lists are copied: the gradient will need the index as it was.
+    """
     if isinstance(index, tuple):
-        return tuple(raw_index(part) for part in index)
+        return tuple(raw_index(part, copy) for part in index)
     if isinstance(index, Variable):
         if index.dtype.kind == "f":
             raise TypeError(f"index: tensors used as an index must be integer or bool, got {index.dtype}")
-        return index._array
-    return index
+        index = index._array
+    return index.copy() if copy and isinstance(index, (np.ndarray, list)) else index
 
 
 def _is_basic(index: Any) -> bool:
@@ -26,15 +31,21 @@ def _is_basic(index: Any) -> bool:
     return all(
         part is None
         or part is Ellipsis
-        or isinstance(part, (slice, int, np.integer))
-        and not isinstance(part, bool)
+        or (isinstance(part, (slice, int, np.integer)) and not isinstance(part, bool))
         for part in parts
     )
 
 
 @op(view=True)
 def getitem(xp, x, *, index):
-    return x[index]
+    found = x[index]
+    # NumPy gives a scalar for a single element, which is a copy; with an Ellipsis it is a 0-d view.
+    return found if found.ndim or not _is_basic(index) else x[_with_ellipsis(index)]
+
+
+def _with_ellipsis(index: Any) -> tuple:
+    parts = index if isinstance(index, tuple) else (index,)
+    return parts if Ellipsis in parts else (*parts, Ellipsis)
 
 
 @op
@@ -66,14 +77,32 @@ def setitem(xp, x, value, *, index):
 def _zeroed_at(g: Any, index: Any) -> Any:
     mask = g.device.xp.ones(g.shape, g.dtype)
     mask[index] = 0
-    from minigrad.autograd import wrap
-
     return g * wrap(mask, g.device)
+
+
+def _written_value_grad(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    grad = getitem(g, index=index)
+    if not _is_basic(index):
+        # Of an element written twice the last value stays, and only that one has a gradient.
+        writes = np.arange(math.prod(grad.shape)).reshape(grad.shape)
+        last = np.zeros(g.shape, np.int64)
+        raw = _on_cpu(g.device, index)
+        last[raw] = writes
+        kept = (last[raw] == writes).astype(g.dtype)
+        grad = grad * wrap(g.device.from_numpy(kept), g.device)
+    # NumPy drops axes of size 1 in front of a value that has more dimensions than the place it is written to.
+    extra = len(shape) - grad.ndim
+    return reshape(grad, (1,) * extra + grad.shape) if extra > 0 else grad
+
+
+def _on_cpu(device: Any, index: Any) -> Any:
+    parts = index if isinstance(index, tuple) else (index,)
+    return tuple(device.to_numpy(p) if type(p) is device.array_type else p for p in parts)
 
 
 setitem.grad(
     x=lambda g, _y, _x, _value, *, index: _zeroed_at(g, index),
-    value=lambda g, _y, _x, _value, *, index: getitem(g, index=index),
+    value=lambda g, _y, _x, _value, *, index: _written_value_grad(g, index, _value.shape),
 )
 
 
@@ -102,14 +131,20 @@ put_along_dim.grad(g=lambda gg, _y, _g, indices, *, dim, shape: _take_along_dim(
 
 
 def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
-    """``y[i][j][k] = x[i][indices[i][j][k]][k]`` for dim = 1, and so on; shapes agree except along ``dim``."""
+    """``y[i][j][k] = x[i][indices[i][j][k]][k]`` for dim = 1, and so on; shapes agree except there."""
     if x.ndim == 0:
         return x
     if indices.dtype.kind not in "iu":
         raise TypeError(f"take_along_dim: indices must be integers, got {indices.dtype}")
-    if indices.ndim != x.ndim:
-        raise ValueError(f"take_along_dim: indices of shape {indices.shape} for a tensor of shape {x.shape}")
-    return _take_along_dim(x, indices, dim=dim % x.ndim)
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"take_along_dim: dim {dim} is out of range for a tensor of {x.ndim} dimensions")
+    dim %= x.ndim
+    if indices.shape[:dim] != x.shape[:dim] or indices.shape[dim + 1 :] != x.shape[dim + 1 :]:
+        raise ValueError(
+            f"take_along_dim: indices of shape {indices.shape} and a tensor of shape {x.shape} must agree "
+            f"except along dim {dim}"
+        )
+    return _take_along_dim(x, indices, dim=dim)
 
 
 def gather(x: Any, dim: int, index: Any) -> Any:

@@ -91,7 +91,7 @@ def _(g, _y, _x, *, widths, value):
 
 
 def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Any:
-    """``x`` with borders of ``value``: ``pad`` is (before, after) of the last axis, then of the one before."""
+    """``x`` with borders of ``value``; ``pad`` is (before, after) of the last axis, of the one before, ..."""
     if mode != "constant":
         raise ValueError(f"pad: mode must be 'constant', got {mode!r}")
     if len(pad) % 2 or len(pad) > 2 * x.ndim:

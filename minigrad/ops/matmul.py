@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.autograd import Variable
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
@@ -47,7 +48,12 @@ def _(a, b):
 
 
 def apply(a: Any, b: Any) -> Any:
-    """``a @ b`` for tensors of one or more dimensions; a vector is a row on the left, a column on the right."""
+    """``a @ b`` for tensors of one or more dimensions.
+
+    A vector is a row on the left, a column on the right.
+    """
+    if not isinstance(a, Variable) or not isinstance(b, Variable):
+        raise TypeError(f"matmul: expected two tensors, got {type(a).__name__} and {type(b).__name__}")
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(
             f"matmul: both tensors need at least one dimension, got shapes {a.shape} and {b.shape}"

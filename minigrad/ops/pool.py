@@ -54,7 +54,10 @@ def _max_pool2d(xp, x, *, kernel, stride, padding, dilation, size):
 def max_pool2d_input_grad(xp, g, taps, *, input_size, kernel, stride, padding, dilation, size):
     """``g`` added to the element that won each window, in zeros of spatial size ``input_size``."""
     rows, columns = _winners(xp, taps, kernel, stride, padding, dilation)
-    out = xp.zeros((*g.shape[:2], *input_size), g.dtype)
+    (h, w), out = input_size, xp.zeros((*g.shape[:2], *input_size), g.dtype)
+    # A dilated window may lie in the padding altogether: it has no winner, and gives to nobody.
+    inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
+    g, rows, columns = xp.where(inside, g, 0), rows % h, columns % w
     n, c = xp.ogrid[: g.shape[0], : g.shape[1]]
     index = (n[..., None, None], c[..., None, None], rows, columns)
     if xp is np:
@@ -70,8 +73,10 @@ def max_pool2d_input_grad(xp, g, taps, *, input_size, kernel, stride, padding, d
 def max_pool2d_gather(xp, x, taps, *, kernel, stride, padding, dilation, size):
     """The element of ``x`` under each window's winning tap."""
     rows, columns = _winners(xp, taps, kernel, stride, padding, dilation)
+    h, w = x.shape[2:]
+    inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
     n, c = xp.ogrid[: x.shape[0], : x.shape[1]]
-    return x[n[..., None, None], c[..., None, None], rows, columns]
+    return xp.where(inside, x[n[..., None, None], c[..., None, None], rows % h, columns % w], x.dtype.type(0))
 
 
 def _winners(xp, taps, kernel, stride, padding, dilation):
@@ -246,7 +251,7 @@ def avg_pool2d(
 
 
 def _bins(size: int, count: int) -> list[tuple[int, int]]:
-    """``count`` bins that cover ``size`` elements: bin i is [floor(i size / count), ceil((i+1) size / count))."""
+    """``count`` bins over ``size`` elements: bin i is [floor(i size / count), ceil((i+1) size / count))."""
     return [(i * size // count, -((-(i + 1) * size) // count)) for i in range(count)]
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_OPTION = 2**31 - 1
+"""Strides, paddings and dilations are passed to kernels as C ints."""
+
 
 def pair(name: str, what: str, value: Any, least: int) -> tuple[int, int]:
     """``value``, a number or a pair of numbers of at least ``least``, as a pair of ints."""
@@ -13,10 +16,10 @@ def pair(name: str, what: str, value: Any, least: int) -> tuple[int, int]:
     if (
         not isinstance(values, (tuple, list))
         or len(values) != 2
-        or not all(isinstance(v, (int, np.integer)) and v >= least for v in values)
+        or not all(isinstance(v, (int, np.integer)) and least <= v <= LARGEST_OPTION for v in values)
     ):
         raise ValueError(
-            f"{name}: {what} must be an int or a pair of ints of at least {least}, got {value!r}"
+            f"{name}: {what} must be an int or a pair of ints, at least {least} and below 2^31, got {value!r}"
         )
     return int(values[0]), int(values[1])
 
@@ -38,8 +41,8 @@ def output_size(
             raise ValueError(f"{name}: the kernel must have at least size 1, got {tuple(kernel)}")
         if room < 0:
             raise ValueError(
-                f"{name}: the kernel {tuple(kernel)} with dilation {dilation} is larger than the padded input "
-                f"(shape {tuple(shape)}, padding {padding})"
+                f"{name}: the kernel {tuple(kernel)} with dilation {dilation} is larger than the padded "
+                f"input (shape {tuple(shape)}, padding {padding})"
             )
         count = room // s + 1
         # With ceil_mode a last window may hang over, if it starts inside the input or its left padding.
