@@ -42,6 +42,8 @@ class Tensor(Variable):
 
     __array_ufunc__ = None  # so that ndarray + Tensor is left to Tensor.__radd__
 
+    _retained: Any = None  # the number of the node whose gradient retain_grad() keeps
+
     def __init__(self, data: Any = ()):
         from minigrad.creation import tensor
 
@@ -226,14 +228,16 @@ class Tensor(Variable):
 
     def retain_grad(self) -> None:
         """Keep the gradient of a tensor that is not a leaf in ``grad`` too."""
-        if self._node is None:
+        if self._node is None or self._retained == self._node.number:
             return
+        number = self._retained = self._node.number
         reference = weakref.ref(self)
 
         def keep(gradient: Tensor) -> None:
             tensor = reference()
-            if tensor is not None:
-                tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+            # After a change in place the tensor is the output of another node, with a hook of its own.
+            if tensor is not None and tensor._retained == number:
+                tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad + gradient
 
         self.register_hook(keep)
 
@@ -256,7 +260,7 @@ class Tensor(Variable):
         out = self
         if dtype is not None and np.dtype(dtype) != self.dtype:
             dtype = np.dtype(dtype)
-            if dtype.kind not in "fiub":
+            if dtype.kind not in "fiub" or dtype.itemsize > 8:
                 raise TypeError(f"to: tensors hold floats, integers and bools, got {dtype}")
             out = elementwise.cast(out, dtype=dtype)
         if device is not None and find_device(device) is not out.device:
@@ -402,7 +406,7 @@ class Tensor(Variable):
     # ---- indexing --------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tensor:
-        return index.getitem(self, index=index.raw_index(key))
+        return index.getitem(self, index=index.raw_index(key, copy=self.requires_grad and mode.grad))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -410,7 +414,7 @@ class Tensor(Variable):
         elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
             value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
         self._check_writable("__setitem__", value)
-        self._adopt(index.setitem(self, value, index=index.raw_index(key)))
+        self._adopt(index.setitem(self, value, index=index.raw_index(key, copy=mode.grad)))
 
     # ---- in place --------------------------------------------------------------------------------------
 
@@ -442,13 +446,21 @@ class Tensor(Variable):
             self._node = result._node
             self._index = result._index
             self.requires_grad = True
+            if self._retained is not None:
+                self.retain_grad()
         return self
 
     def _in_place(self, op: Callable, *operands: Any) -> Tensor:
         """``self = op(self, *operands)``, written into this tensor's memory."""
         name = getattr(op, "name", getattr(op, "__name__", "op")) + "_"
         self._check_writable(name, *operands)
-        result = op(self, *operands)
+        # The op is given a stand-in: if its gradient needs the value before the write, the stand-in keeps a
+        # copy of that; and the graph must not hold on to this tensor, which will hold on to the graph.
+        before = wrap(self._array, self.device)
+        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
+        result = op(before, *(before if operand is self else operand for operand in operands))
+        if result._node is not None and any(saved is before for saved in result._node.inputs):
+            before._array = self._array.copy()
         if result.shape != self.shape:
             raise ValueError(
                 f"{name}: the result has shape {result.shape}, which does not fit into {self.shape}"
