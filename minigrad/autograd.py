@@ -368,7 +368,7 @@ def _accumulate(slot: list, create_graph: bool) -> None:
     """Add the gradient to the leaf's ``grad``; ``slot`` is [the leaf, its gradient]."""
     leaf, grad = slot
     if create_graph:
-        leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+        leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad
     elif leaf.grad is not None:
         leaf.grad._array += grad
         mark_written(leaf.grad)
@@ -514,6 +514,9 @@ class set_grad_enabled(contextlib.ContextDecorator):
     def __init__(self, enabled: bool):
         self.enabled = bool(enabled)
         self.before: list[bool] = []
+
+    def _recreate_cm(self) -> set_grad_enabled:
+        return set_grad_enabled(self.enabled)  # for each call of a decorated function: threads share none
 
     def __enter__(self) -> None:
         self.before.append(mode.grad)
