@@ -61,7 +61,8 @@ class ArgumentBinder:
         parameters = self.signature.parameters
         if len(args) != len(parameters):
             raise TypeError(f"{self.signature}: expected {len(parameters)} arguments, got {len(args)}")
-        types, arrays, values = dict(self.fixed), [], list(args)
+        types, values = dict(self.fixed), list(args)
+        arrays: list[Any] = []
         for i, parameter in enumerate(parameters):  # arrays first: they decide the template's types
             if parameter.is_pointer:
                 values[i] = self._array(parameter, values[i], types, arrays)
@@ -113,31 +114,31 @@ class ArgumentBinder:
             raise TypeError(
                 f"{self.signature}: `{parameter}` has a type that is neither a number nor a known struct"
             )
-        if not isinstance(value, Mapping) or value.keys() != struct.names:
+        if not isinstance(value, Mapping) or value.keys() != struct.fields.keys():
             got = (
                 f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
             )
-            self._wrong(
-                parameter, f"a mapping with the fields {', '.join(struct.dtype.names)}", got, TypeError
-            )
+            self._wrong(parameter, f"a mapping with the fields {', '.join(struct.fields)}", got, TypeError)
         try:
             return struct.pack(value)
         except (TypeError, OverflowError, StructError):
-            self._explain(parameter, struct.dtype, value)
+            self._explain(parameter, struct.fields, value)
             raise
 
-    def _explain(self, parameter: Parameter, dtype: np.dtype, value: Mapping[str, Any]) -> None:
+    def _explain(
+        self, parameter: Parameter, fields: Mapping[str, np.dtype], value: Mapping[str, Any]
+    ) -> None:
         """Raise the error of the first field of a struct that does not fit."""
-        for name in dtype.names or ():
+        for name, dtype in fields.items():
             field = Parameter(f"{parameter.name}.{name}", parameter.type, is_pointer=False, is_const=False)
-            if dtype[name].subdtype is None:
-                self._number(field, dtype[name], value[name])
-                continue
-            element, (length,) = dtype[name].subdtype
-            if not isinstance(value[name], Sequence) or len(value[name]) != length:
-                self._wrong(field, f"{length} numbers", describe(value[name]))
-            for item in value[name]:
-                self._number(field, element, item)
+            element, shape = dtype.subdtype or (dtype, ())
+            if not shape:
+                self._number(field, element, value[name])
+            elif not isinstance(value[name], Sequence) or len(value[name]) != shape[0]:
+                self._wrong(field, f"{shape[0]} numbers", describe(value[name]))
+            else:
+                for item in value[name]:
+                    self._number(field, element, item)
 
     def _number(self, parameter: Parameter, dtype: np.dtype, value: Any) -> np.generic:
         """``value`` in exactly the parameter's type; an error if it is of another kind, or too large."""
@@ -166,28 +167,44 @@ class _StructPacker:
 
     def __init__(self, dtype: np.dtype):
         self.dtype = dtype
-        self.names = set(dtype.names)
-        self._sequences = {name for name in dtype.names if dtype[name].subdtype}
+        self.fields = {name: dtype[name] for name in dtype.names or ()}
         format, end = "=", 0
-        for name in dtype.names:
-            field, offset = dtype.fields[name][:2]
-            base, shape = field.subdtype or (field, ())
-            format += f"{offset - end}x{math.prod(shape)}{_FORMATS[base.str[1:]]}"
+        for name, field in self.fields.items():
+            offset = (dtype.fields or {})[name][1]
+            element, shape = field.subdtype or (field, ())
+            format += f"{offset - end}x{math.prod(shape)}{_PACKED_AS[element.str[1:]]}"
             end = offset + field.itemsize
         self._packer = Struct(f"{format}{dtype.itemsize - end}x")
 
-    def pack(self, fields: Mapping[str, Any]) -> np.ndarray:
+    def pack(self, value: Mapping[str, Any]) -> np.ndarray:
         """A NumPy array of one element that holds the struct; CuPy passes such an array by value."""
-        values = []
-        for name in self.dtype.names:
-            (values.extend if name in self._sequences else values.append)(fields[name])
-        return np.frombuffer(self._packer.pack(*values), self.dtype)
+        numbers: list[Any] = []
+        for name, field in self.fields.items():
+            (numbers.extend if field.subdtype else numbers.append)(value[name])
+        return np.frombuffer(self._packer.pack(*numbers), self.dtype)
 
 
-_FORMATS = {"b1": "?", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q"}
-_FORMATS |= {"f4": "f", "f8": "d"}
-_LARGEST = {d: float(np.finfo(d).max) for d in NUMBER_TYPES.values() if d.kind == "f"}
-_INTEGER_LIMITS = {d: (np.iinfo(d).min, np.iinfo(d).max) for d in NUMBER_TYPES.values() if d.kind in "iu"}
+# NumPy's names of number types, and those of the module struct.
+_PACKED_AS = {
+    "b1": "?",
+    "i1": "b",
+    "u1": "B",
+    "i2": "h",
+    "u2": "H",
+    "i4": "i",
+    "u4": "I",
+    "i8": "q",
+    "u8": "Q",
+}
+_PACKED_AS |= {"f4": "f", "f8": "d"}
+
+_LARGEST = {np.dtype("f4"): float(np.finfo(np.float32).max), np.dtype("f8"): float(np.finfo(np.float64).max)}
+_INTEGER_LIMITS = {
+    dtype: (-(2 ** (8 * dtype.itemsize - 1)), 2 ** (8 * dtype.itemsize - 1) - 1)
+    if dtype.kind == "i"
+    else (0, 2 ** (8 * dtype.itemsize) - 1)
+    for dtype in NUMBER_TYPES.values()
+}
 
 
 def describe(value: Any) -> str:

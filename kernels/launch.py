@@ -15,6 +15,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +51,8 @@ def blocks(elements: int, per_block: int) -> int:
 class CudaKernel:
     """One ``__global__`` function of a CUDA source, compiled on first launch for each backend and type.
 
+    Making one costs nothing: the source is read when the kernel, or its ``signature``, is first used.
+
     Args:
         source: a ``.cu`` file, or a string of CUDA code.
         name: the kernel, with its template arguments if it is a template: ``"matmul_tiled<T>"``. A type
@@ -57,36 +60,53 @@ class CudaKernel:
             (``"reduce<float, 256>"``) is taken literally. Without ``<...>``, all types are deduced.
 
     Raises:
-        ValueError: there is no such kernel, or its signature cannot be read.
+        ValueError: there is no such kernel, or its signature cannot be read (on first use).
     """
 
     def __init__(self, source: str | Path | CudaSource, name: str):
         self.source = source if isinstance(source, CudaSource) else CudaSource(source)
-        self.name, _, arguments = name.partition("<")
-        self.name = self.name.strip()
-        self.signature = self.source.signature(self.name)
-        template = self.signature.template
-        self._template_arguments = (
-            split_commas(arguments.strip().removesuffix(">")) if arguments else list(template)
-        )
-        if len(self._template_arguments) != len(template):
-            raise ValueError(f"{name}: the template has the parameters {', '.join(template) or '(none)'}")
-        fixed = {}
-        for (parameter, kind), argument in zip(template.items(), self._template_arguments, strict=True):
-            if kind != "typename" and argument == parameter:
-                raise ValueError(f"{name}: give the value of the template parameter `{kind} {parameter}`")
-            if kind == "typename" and argument != parameter:
-                if canonical_type(argument) not in NUMBER_TYPES:
-                    raise ValueError(
-                        f"{name}: `{argument}` is neither the parameter {parameter} nor a number type"
-                    )
-                fixed[parameter] = NUMBER_TYPES[canonical_type(argument)]
-        self._binder = ArgumentBinder(self.source, self.signature, fixed)
+        self.expression = name
+        self.name = name.partition("<")[0].strip()
         self._loaded: dict[tuple, Launcher] = {}
         self._loading = threading.Lock()
 
+    @cached_property
+    def signature(self) -> Signature:
+        """The kernel's template parameters and parameters, as its source has them."""
+        return self.source.signature(self.name)
+
+    @cached_property
+    def _template_arguments(self) -> list[str]:
+        """What stands between the brackets of the kernel's name, checked against its template."""
+        template = self.signature.template
+        written = self.expression.partition("<")[2].strip().removesuffix(">")
+        arguments = split_commas(written) if written else list(template)
+        if len(arguments) != len(template):
+            names = ", ".join(template) or "(none)"
+            raise ValueError(f"{self.expression}: the template has the parameters {names}")
+        for (parameter, kind), argument in zip(template.items(), arguments, strict=True):
+            if kind != "typename" and argument == parameter:
+                raise ValueError(
+                    f"{self.expression}: give the value of the template parameter `{kind} {parameter}`"
+                )
+            if kind == "typename" and argument != parameter and canonical_type(argument) not in NUMBER_TYPES:
+                raise ValueError(
+                    f"{self.expression}: `{argument}` is neither the parameter {parameter} nor a number type"
+                )
+        return arguments
+
+    @cached_property
+    def _binder(self) -> ArgumentBinder:
+        given = zip(self.signature.template.items(), self._template_arguments, strict=True)
+        fixed = {
+            parameter: NUMBER_TYPES[canonical_type(argument)]
+            for (parameter, kind), argument in given
+            if kind == "typename" and argument != parameter
+        }
+        return ArgumentBinder(self.source, self.signature, fixed)
+
     def __repr__(self) -> str:
-        return f"CudaKernel({self.source.name!r}, {str(self.signature)!r})"
+        return f"CudaKernel({self.source.name!r}, {self.expression!r})"
 
     def launch(
         self,
@@ -135,7 +155,10 @@ class CudaKernel:
         """
         if not self._template_arguments:
             return self.name
-        names = [type_of_dtype(np.dtype(types[a])) if a in types else a for a in self._template_arguments]
+        names = [
+            str(type_of_dtype(np.dtype(types[argument]))) if argument in types else argument
+            for argument in self._template_arguments
+        ]
         return f"{self.name}<{', '.join(names)}>"
 
     def _dimensions(self, what: str, size: int | Sequence[int]) -> Dimensions:
@@ -145,7 +168,8 @@ class CudaKernel:
             sizes = ()
         if not 1 <= len(sizes) <= 3 or min(sizes) < 0:
             raise ValueError(f"{self.name}: {what} must be one to three integers from 0, got {size!r}")
-        return (*sizes, 1, 1)[:3]
+        x, y, z = (*sizes, 1, 1)[:3]
+        return x, y, z
 
     def _check_limits(self, grid: Dimensions, block: Dimensions, shared_bytes: int) -> None:
         threads = block[0] * block[1] * block[2]
@@ -165,7 +189,9 @@ class CudaKernel:
 def _backend(array: Any) -> Backend:
     """The backend that computes on ``array``: the one place where simulator and card part ways."""
     if isinstance(array, np.ndarray):
-        from .sim.backend import backend
-    else:
-        from .cuda.backend import backend
-    return backend
+        from .sim import backend as simulator
+
+        return simulator.backend
+    from .cuda import backend as card
+
+    return card.backend

@@ -48,6 +48,12 @@ _OTHER_NAMES = {
     "uint64_t": "unsigned long long",
 }
 
+_KERNEL = re.compile(
+    r"(?:\btemplate\s*<(?P<template>[^;{}]*?)>\s*)?(?:\bextern\s+)?__global__\s"
+    r"(?:\s*(?:__launch_bounds__\s*\([^()]*(?:\([^()]*\)[^()]*)*\)|\w+\b(?!\s*\()))*"  # bounds, void, static
+    r"\s*(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*[;{]"
+)
+
 _TYPE_OF_DTYPE = {dtype: name for name, dtype in NUMBER_TYPES.items() if name != "char"}
 
 
@@ -100,42 +106,46 @@ class CudaSource:
 
     Attributes:
         name: what error messages call it.
-        text: self-contained code: every ``#include "..."`` that could be found is expanded in place, and
-            ``#line`` directives let compilers name the lines of the original files.
     """
 
     def __init__(self, source: str | Path):
         if isinstance(source, Path) or not ("\n" in source or "{" in source):
-            path = Path(source).resolve()
-            self.name, code, directory = path.name, path.read_text(), path.parent
-            label = str(path)
+            self.path, self.name = Path(source), Path(source).name
         else:
-            self.name = label = "kernel.cu"
-            code, directory = source, CUDA_DIRECTORY
-        self.text = _expand_includes(code, label, directory, set())
+            self.path, self.name, self._code = None, "kernel.cu", source
+
+    @cached_property
+    def text(self) -> str:
+        """Self-contained code: every ``#include "..."`` that could be found is expanded in place, and
+        ``#line`` directives let compilers name the lines of the original files."""
+        if self.path is None:
+            return _expand_includes(self._code, self.name, CUDA_DIRECTORY, set())
+        path = self.path.resolve()
+        return _expand_includes(path.read_text(), str(path), path.parent, set())
 
     @cached_property
     def code(self) -> str:
         """``text`` with comments and string literals blanked; every character keeps its place."""
         return blank_comments(self.text)
 
+    @cached_property
+    def _kernels(self) -> dict[str, re.Match]:
+        """The heads of all ``__global__`` functions, by name."""
+        found: dict[str, re.Match] = {}
+        for match in _KERNEL.finditer(self.code):
+            found.setdefault(match["name"], match)
+        return found
+
     def signature(self, kernel: str) -> Signature:
         """The signature of the ``__global__`` function named ``kernel``. Raises ValueError if absent."""
-        found = re.search(
-            rf"(?:\btemplate\s*<(?P<template>[^;{{}}]*?)>\s*)?(?:extern\s+)?__global__"
-            rf"(?:[^;{{}}()]|\([^()]*\))*?\b{re.escape(kernel)}\s*\((?P<parameters>[^;{{}}]*?)\)\s*[;{{]",
-            self.code,
-        )
-        if not found:
-            names = re.findall(
-                r"__global__(?:[^;{}()]|\([^()]*\))*?\b(?!__)(\w+)\s*\((?=[^;{}]*\)\s*[;{])", self.code
-            )
+        head = self._kernels.get(kernel)
+        if not head:
             raise ValueError(
                 f"{self.name} has no kernel `__global__ void {kernel}(...)`; "
-                f"it has: {', '.join(dict.fromkeys(names)) or 'none'}"
+                f"it has: {', '.join(self._kernels) or 'none'}"
             )
-        template = dict(_template_parameter(text) for text in split_commas(found["template"] or ""))
-        parameters = tuple(_parameter(text, kernel) for text in split_commas(found["parameters"]))
+        template = dict(_template_parameter(text) for text in split_commas(head["template"] or ""))
+        parameters = tuple(_parameter(text, kernel) for text in split_commas(head["parameters"]))
         return Signature(kernel, template, parameters)
 
     def struct(self, name: str) -> np.dtype | None:
@@ -149,7 +159,7 @@ class CudaSource:
                 r"(?P<type>[\w\s]*?\w)\s+(?P<names>\w+\s*(?:\[\s*\d+\s*\])?\s*(?:,.*)?)", declaration
             )
             dtype = NUMBER_TYPES.get(canonical_type(match["type"])) if match else None
-            if dtype is None:
+            if match is None or dtype is None:
                 raise ValueError(f"struct {name} in {self.name}: cannot read the field `{declaration};`")
             for field in split_commas(match["names"]):
                 identifier, _, length = field.rstrip("] ").partition("[")

@@ -35,7 +35,6 @@ class SimulatorBackend:
             if run(name, entry, arguments, sizes, shared_bytes, sim.get_seed(), workers, error, len(error)):
                 raise KernelLaunchError(error.value.decode(errors="replace"))
 
-        launch.library = library  # keeps it loaded
         return launch
 
 

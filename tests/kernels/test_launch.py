@@ -90,13 +90,13 @@ def test_template_arguments():
     assert kernel.instance({"T": "float32"}) == "scale<float>"
     assert CudaKernel(SCALE, "scale").instance({"T": np.float64}) == "scale<double>"
     with pytest.raises(ValueError, match="give the value of the template parameter `int N`"):
-        CudaKernel(SCALE, "fill<T, N>")
+        CudaKernel(SCALE, "fill<T, N>").instance({})
     with pytest.raises(ValueError, match="the template has the parameters T, N"):
-        CudaKernel(SCALE, "fill<T>")
+        CudaKernel(SCALE, "fill<T>").instance({})
     with pytest.raises(ValueError, match="`U` is neither the parameter T nor a number type"):
-        CudaKernel(SCALE, "scale<U>")
+        CudaKernel(SCALE, "scale<U>").instance({})
     with pytest.raises(ValueError, match="has no kernel"):
-        CudaKernel(SCALE, "shift<T>")
+        CudaKernel(SCALE, "shift<T>").instance({})
 
 
 @needs_compiler
