@@ -1,7 +1,7 @@
 """Making tensors: from data, filled, ranges, random.
 
-All take ``dtype``, ``device`` and ``requires_grad`` by keyword, with PyTorch's defaults: Python floats give the
-default dtype (float32), Python ints int64, NumPy arrays their own dtype.
+All take ``dtype``, ``device`` and ``requires_grad`` by keyword, with PyTorch's defaults: Python floats give
+the default dtype (float32), Python ints int64, NumPy arrays their own dtype.
 """
 
 from __future__ import annotations

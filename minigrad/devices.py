@@ -57,7 +57,7 @@ class Device:
         return self.xp.cuda.Device(self.index) if self.type == "cuda" else contextlib.nullcontext()
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        """``array`` on this device: itself on ``cpu`` and ``sim``, a copy in the card's memory on ``cuda``."""
+        """``array`` on this device: itself on ``cpu`` and ``sim``, a copy on ``cuda``."""
         if self.type != "cuda":
             return array
         with self.active():

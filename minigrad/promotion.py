@@ -33,7 +33,9 @@ def set_default_dtype(dtype: Any) -> None:
 
 def result_dtype(operands: Iterable[Any]) -> np.dtype:
     """The common dtype of ``operands``: arrays, Python scalars, or None (ignored)."""
-    dimensioned, zero_dim, scalars = [], [], []
+    dimensioned: list[np.dtype] = []
+    zero_dim: list[np.dtype] = []
+    scalars: list[np.dtype] = []
     for operand in operands:
         if operand is None:
             continue

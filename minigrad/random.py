@@ -6,6 +6,9 @@ gives the same numbers on every device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 __all__ = ["Generator", "default_generator", "manual_seed"]
@@ -30,11 +33,11 @@ class Generator:
         self.numpy.bit_generator.state = np.random.Philox(int(seed)).state
         return self
 
-    def get_state(self) -> dict:
+    def get_state(self) -> Mapping[str, Any]:
         """Everything that determines the numbers to come."""
         return self.numpy.bit_generator.state
 
-    def set_state(self, state: dict) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` gave."""
         self.numpy.bit_generator.state = state
 

@@ -544,7 +544,7 @@ class Tensor(Variable):
     def view(self, *sizes: Any) -> Tensor:
         """As :meth:`reshape`, but never a copy."""
         out = shape.reshape(self, _one_tuple(sizes))
-        if self.numel() and not np.shares_memory(out._array, self._array, max_work=1):
+        if self.numel() and not np.shares_memory(out._array, self._array, max_work=0):
             raise ValueError(
                 f"view: shape {out.shape} needs a copy of this tensor (shape {self.shape}, strides "
                 f"{self._array.strides}); use reshape()"

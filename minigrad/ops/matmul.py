@@ -66,7 +66,7 @@ def apply(a: Any, b: Any) -> Any:
     if b.ndim == 1:
         product = apply(a, unsqueeze(b, 1))
         return reshape(product, product.shape[:-1])
-    if b.ndim == 2 and a.ndim > 2 and a.shape[-1] == b.shape[0] and a._array.flags.c_contiguous:
+    if b.ndim == 2 and a.ndim > 2 and a.shape[-1] == b.shape[0] and a.is_contiguous():
         rows = reshape(a, (int(np.prod(a.shape[:-1])), a.shape[-1]))  # one large product, not a batch
         return reshape(matmul(rows, b), (*a.shape[:-1], b.shape[1]))
     return matmul(a, b)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minigrad.dispatch import Spec
 from minigrad.op import op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
 from minigrad.ops.index import take_along_dim
-from minigrad.ops.shape import broadcast_to, reshape
+from minigrad.ops.shape import broadcast_to, permute, reshape
+
+_int64 = np.dtype(np.int64)
 
 Dim = int | tuple[int, ...] | None
 
@@ -187,26 +191,25 @@ def _prod(xp, x, *, dim, keepdim):
 
 @_prod.grad
 def _(g, _y, x, *, dim, keepdim):
-    # The product of all others, found without division so that zeros are no special case: one factor at a
-    # time is replaced by ones. Quadratic in the number of factors, which is what exactness costs here.
+    # For each factor the product of all others: of those before it times those after it, so that zeros need
+    # no division.
     from minigrad.ops.join import stack
 
     rest = tuple(axis for axis in range(x.ndim) if axis not in dim)
-    rows = x.permute(*rest, *dim).reshape(*(x.shape[a] for a in rest), _count(x.shape, dim))
-    n = rows.shape[-1]
-    others = []
-    for i in range(n):
-        factors = [rows[..., j] for j in range(n) if j != i]
-        product = zeros_like(rows[..., i]) + 1.0
-        for factor in factors:
-            product = product * factor
-        others.append(product)
-    if not others:
-        return zeros_like(x)
-    gradient = stack(others, dim=-1) * reshape(g, shape=(*rows.shape[:-1], 1))
     order = (*rest, *dim)
+    shape = tuple(x.shape[axis] for axis in rest)
+    factors = reshape(permute(x, order), (*shape, _count(x.shape, dim)))
+    n = factors.shape[-1]
+    if n == 0:
+        return zeros_like(x)
+    before, after = [zeros_like(factors[..., 0]) + 1.0], [zeros_like(factors[..., 0]) + 1.0]
+    for i in range(n - 1):
+        before.append(before[-1] * factors[..., i])
+        after.append(after[-1] * factors[..., n - 1 - i])
+    others = stack([b * a for b, a in zip(before, reversed(after), strict=True)], dim=-1)
+    gradient = others * reshape(g, (*shape, 1))
     back = tuple(order.index(axis) for axis in range(x.ndim))
-    return gradient.reshape(*(x.shape[a] for a in order)).permute(*back)
+    return permute(reshape(gradient, tuple(x.shape[axis] for axis in order)), back)
 
 
 def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
@@ -244,6 +247,3 @@ def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     return (
         total if keepdim else reshape(total, shape=tuple(s for a, s in enumerate(x.shape) if a not in axes))
     )
-
-
-_int64 = __import__("numpy").dtype("int64")
