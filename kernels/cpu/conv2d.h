@@ -1,22 +1,23 @@
-/* Vector kernels of conv2d.pyx, for T = f32 and f64. Sizes and strides count elements; NR_T and the register tile
- * are those of gemm.h.
+/* Vector kernels of conv2d.pyx, for T = f32 and f64. Sizes and strides count elements; NR_T and the register
+ * tile are those of gemm.h.
  *
  *   gather_gemm_T(width, rows, row, depth, step, x, b, start, c)
  *       c[row[i].at + j] = start[j] + sum over p < depth of x[row[i].x + step[p].x] * b[step[p].at + j]
  *
- * for i < rows and j < width <= NR; start = NULL adds to c instead. It is a GEMM whose left operand is never packed,
- * nor even laid out as a matrix: its element (i, p) is found by adding two offsets. The im2col matrix of a
- * convolution has just this form, since the input under kernel tap k at output pixel q lies at (offset of q) +
- * (offset of k). Rows may be pixels and steps taps (forward, input gradient), or rows taps and steps pixels (weight
- * gradient): one kernel serves all three. As rows and steps are listed, it may be any subset of them, so that pixels
- * at a border need not multiply by zeros. (Compare Dukhan, "The Indirect Convolution Algorithm", 2019, with a table
- * of pixels times taps where these are pixels plus taps.)
+ * for i < rows and j < width <= NR; start = NULL adds to c instead. It is a GEMM whose left operand is never
+ * packed, nor even laid out as a matrix: its element (i, p) is found by adding two offsets. The im2col matrix
+ * of a convolution has just this form, since the input under kernel tap k at output pixel q lies at (offset
+ * of q) + (offset of k). Rows may be pixels and steps taps (forward, input gradient), or rows taps and steps
+ * pixels (weight gradient): one kernel serves all three. As rows and steps are listed, it may be any subset
+ * of them, so that pixels at a border need not multiply by zeros. (Compare Dukhan, "The Indirect Convolution
+ * Algorithm", 2019, with a table of pixels times taps where these are pixels plus taps.)
  *
- * Arithmetic intensity: as in gemm.h, each step makes TILE_ROWS * NR multiply-adds of TILE_ROWS broadcast elements and
- * one row of b. The offsets are reloaded each time from the first-level cache, on load ports that are idle otherwise.
+ * Arithmetic intensity: as in gemm.h, each step makes TILE_ROWS * NR multiply-adds of TILE_ROWS broadcast
+ * elements and one row of b. The offsets are reloaded each time from the first-level cache, on load ports
+ * that are idle otherwise.
  *
  *   pack_channels_T(channels, pixels, planes, plane_stride, panel)
- *       panel[pixel * NR + channel] = planes[channel * plane_stride + pixel], and 0 for channels <= channel < NR
+ *       panel[pixel * NR + channel] = planes[channel * plane_stride + pixel]; from `channels` to NR, zeros
  *   store_channels_T(channels, pixels, panel, planes, plane_stride)
  *       the way back
  *   dot_T(n, a, b, b_stride)

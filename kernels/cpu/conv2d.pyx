@@ -1,28 +1,31 @@
 """2-D convolution and its two gradients, each as a ladder of three rungs.
 
-    forward      out[n, o, i, j] = bias[o] + sum over c, u, v of weight[o, c, u, v] * x[n, c, row(i, u), col(j, v)]
-    input_grad   out[n, c, h, w] = sum of weight[o, c, u, v] * grad_output[n, o, i, j] over all row(i, u) = h, col(j, v) = w
-    weight_grad  out[o, c, u, v] = sum over n, i, j of grad_output[n, o, i, j] * x[n, c, row(i, u), col(j, v)]
+    forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, h, w] over c, u, v
+    input_grad   out[n, c, h, w] = the sum of weight[o, c, u, v] * grad_output[n, o, i, j] over o, u, v
+    weight_grad  out[o, c, u, v] = the sum of grad_output[n, o, i, j] * x[n, c, h, w] over n, i, j
 
-with row(i, u) = i * stride_h + u * dil_h - pad_h, col(j, v) likewise, and x zero outside its borders.
-(It is cross-correlation, as everywhere in deep learning.) With groups, output channel o sees only the input
-channels of its own group. Shapes:
+where output pixel (i, j) meets input pixel (h, w) under kernel tap (u, v):
+
+    h = i * stride_h + u * dil_h - pad_h        w = j * stride_w + v * dil_w - pad_w
+
+and x is zero outside its borders. (It is cross-correlation, as everywhere in deep learning.) With groups, an
+output channel sees only the input channels of its own group. Shapes:
 
     x (N, C, H, W)    weight (O, C / groups, KH, KW)    bias (O,) or None    out, grad_output (N, O, OH, OW)
     OH = (H + 2 pad_h - dil_h (KH - 1) - 1) // stride_h + 1, and OW likewise
 
-    direct          the definition as loops over the arrays; the innermost runs along a row of pixels
-    im2col          + the input under each kernel tap copied out into a matrix, so that a fast GEMM does the sums
+    direct          the definition as loops; the innermost runs along a row of pixels
+    im2col          + the input under each kernel tap copied out into a matrix, so that a GEMM does the sums
     implicit_gemm   + the same GEMM without that matrix: its elements are found by adding two offsets
 
-All three make 2 N O OH OW (C / groups) KH KW floating-point operations. *direct* loads three elements and stores
-one for each multiply-add. *im2col* runs at the speed of GEMM, but first writes a matrix KH KW times as large as x,
-and reads it back: with few output channels that traffic costs more than the arithmetic. *implicit_gemm* reads x
-from a zero-padded copy of a few images, which stays in the second-level cache, and reaches the intensity of the
-GEMM tile (conv2d.h) with no other traffic.
+All three make 2 N O OH OW (C / groups) KH KW floating-point operations. *direct* loads three elements and
+stores one for each multiply-add. *im2col* runs at the speed of GEMM, but first writes a matrix KH KW times as
+large as x, and reads it back: with few output channels that traffic costs more than the arithmetic.
+*implicit_gemm* has the intensity of the GEMM tile and no such traffic, and spares the taps that fall into the
+padding.
 
-Every array is C-contiguous, all of one dtype, float32 or float64. ``threads`` is the number of OpenMP threads; the
-same thread count gives the same bits.
+Every array is C-contiguous, all of one dtype, float32 or float64. ``threads`` is the number of OpenMP
+threads; the same thread count gives the same bits.
 """
 
 from cython.parallel cimport prange, threadid
@@ -32,8 +35,8 @@ from libc.string cimport memcpy, memset
 
 include "arguments.pxi"
 
-# One convolution. x, weight and y are its three arrays, whichever of them is being computed; y has the shape of
-# the output. bias may be NULL.
+# One convolution. x, weight and y are its three arrays, whichever of them is being computed; y has the shape
+# of the output. bias may be NULL.
 cdef struct Conv:
     int dtype
     void *x
@@ -45,11 +48,12 @@ cdef struct Conv:
     Py_ssize_t groups, group_in, group_out     # groups, and the input and output channels of each
     int threads
 
-# Multiply-adds below which a second thread does not pay: waking it takes as long as computing these.
+# Multiply-adds that a thread must have to do: waking it takes about as long as computing these.
 cdef Py_ssize_t WORK_PER_THREAD = 200_000
 
 include "conv2d_direct.pxi"
 include "conv2d_im2col.pxi"
+include "conv2d_correlation.pxi"
 include "conv2d_implicit_gemm.pxi"
 
 
@@ -59,9 +63,10 @@ include "conv2d_implicit_gemm.pxi"
 def forward_direct(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight not None, bias,
                    int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
                    int threads):
-    """The definition: each plane of ``out`` is a sum of shifted planes of ``x``, one for each kernel element."""
+    """The definition: each plane of ``out`` is a sum of shifted planes of ``x``, one for each kernel tap."""
     cdef Conv conv
-    read_conv(&conv, x, weight, out, bias, Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    read_conv(&conv, x, weight, out, bias,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
     direct_forward(&conv)
 
@@ -71,7 +76,8 @@ def forward_im2col(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray
                    int threads):
     """Adds im2col: the pixels under each kernel tap become a matrix row, and a GEMM does the sums."""
     cdef Conv conv
-    read_conv(&conv, x, weight, out, bias, Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    read_conv(&conv, x, weight, out, bias,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
     im2col_run(&conv, FORWARD)
 
@@ -79,9 +85,10 @@ def forward_im2col(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray
 def forward_implicit_gemm(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight not None, bias,
                           int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
                           int threads):
-    """Drops the matrix: the micro-kernel reads a padded copy of ``x`` at the sum of a pixel's and a tap's offset."""
+    """Drops the matrix: the micro-kernel reads ``x`` in place, at the sum of a pixel's and a tap's offset."""
     cdef Conv conv
-    read_conv(&conv, x, weight, out, bias, Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    read_conv(&conv, x, weight, out, bias,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
     if conv.group_out == 1:  # no channels to fill a vector with
         direct_forward(&conv)
@@ -95,7 +102,7 @@ def forward_implicit_gemm(cnp.ndarray out not None, cnp.ndarray x not None, cnp.
 def input_grad_direct(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray weight not None,
                       int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
                       int threads):
-    """The adjoint of the definition: planes of ``grad_output`` added back where the forward pass read ``x``."""
+    """The adjoint of the definition: planes of ``grad_output`` added back where forward read ``x``."""
     cdef Conv conv
     read_conv(&conv, out, weight, grad_output, None,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
@@ -114,11 +121,11 @@ def input_grad_im2col(cnp.ndarray out not None, cnp.ndarray grad_output not None
     im2col_run(&conv, INPUT_GRAD)
 
 
-def input_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray weight not None,
-                             int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
-                             int threads):
-    """Turns it into forward convolutions of ``grad_output`` with the rotated kernel, one for each phase of the
-    stride, and runs these as implicit GEMMs: every element is written once, and nothing is added up in memory."""
+def input_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output not None,
+                             cnp.ndarray weight not None, int stride_h, int stride_w, int pad_h, int pad_w,
+                             int dil_h, int dil_w, int groups, int threads):
+    """Turns it into forward convolutions of ``grad_output`` with the rotated kernel, one for each phase of
+    the stride, as implicit GEMMs: every element is written once, and nothing is added up in memory."""
     cdef Conv conv
     read_conv(&conv, out, weight, grad_output, None,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
@@ -147,8 +154,8 @@ def weight_grad_direct(cnp.ndarray out not None, cnp.ndarray grad_output not Non
 def weight_grad_im2col(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray x not None,
                        int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
                        int threads):
-    """Adds im2col: for each image, ``grad_output`` times the transposed matrix, by GEMM. Each thread sums up its
-    own images, and the threads' sums are added in a fixed order."""
+    """Adds im2col: for each image, ``grad_output`` times the transposed matrix, by GEMM. Each thread sums up
+    its own images, and the threads' sums are added in a fixed order."""
     cdef Conv conv
     read_conv(&conv, x, out, grad_output, None,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
@@ -156,11 +163,11 @@ def weight_grad_im2col(cnp.ndarray out not None, cnp.ndarray grad_output not Non
     im2col_run(&conv, WEIGHT_GRAD)
 
 
-def weight_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray x not None,
-                              int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
-                              int threads):
-    """Drops the matrix: the micro-kernel of the forward pass, with pixels and taps exchanged, so that the sums
-    run over the pixels of several images at a time."""
+def weight_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output not None,
+                              cnp.ndarray x not None, int stride_h, int stride_w, int pad_h, int pad_w,
+                              int dil_h, int dil_w, int groups, int threads):
+    """Drops the matrix: the micro-kernel of the forward pass, with pixels and taps exchanged, so that the
+    sums run over the pixels of several images at a time."""
     cdef Conv conv
     read_conv(&conv, x, out, grad_output, None,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
@@ -178,7 +185,8 @@ cdef struct Options:
     int threads
 
 
-cdef int read_conv(Conv *conv, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y, bias, Options options) except -1:
+cdef int read_conv(Conv *conv, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y, bias,
+                   Options options) except -1:
     cdef int dtype = real_type(x)
     check_input(x, dtype)
     check_input(weight, dtype)
@@ -187,7 +195,7 @@ cdef int read_conv(Conv *conv, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y,
         raise ValueError("conv2d kernel: input, weight and output must have 4 dimensions")
     if (min(options.stride_h, options.stride_w, options.dil_h, options.dil_w) < 1
             or min(options.pad_h, options.pad_w) < 0 or options.groups < 1):
-        raise ValueError("conv2d kernel: stride, dilation and groups must be at least 1, and padding at least 0")
+        raise ValueError("conv2d kernel: stride, dilation and groups must be positive, padding not negative")
     conv.dtype = dtype
     conv.x, conv.weight, conv.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(weight), cnp.PyArray_DATA(y)
     conv.N, conv.C, conv.H, conv.W = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
@@ -205,7 +213,6 @@ cdef int read_conv(Conv *conv, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y,
         raise ValueError(f"conv2d kernel: shapes do not fit: input {(<object> x).shape}, weight "
                          f"{(<object> weight).shape}, output {(<object> y).shape}, {options}")
     conv.bias = NULL if bias is None else read_bias(bias, dtype, conv.O)
-    # Three quarters of a million additions are at stake for each thread, or it is not woken.
     conv.threads = threads_for(conv.N * conv.O * conv.OH * conv.OW * conv.group_in * conv.KH * conv.KW,
                                WORK_PER_THREAD, conv.threads)
     return 0

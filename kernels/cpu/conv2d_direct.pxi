@@ -10,8 +10,8 @@ cdef struct Overlap:
     Py_ssize_t first, last, offset
 
 
-cdef inline Overlap overlap(Py_ssize_t tap, Py_ssize_t outputs, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t pad,
-                            Py_ssize_t dil) noexcept nogil:
+cdef inline Overlap overlap(Py_ssize_t tap, Py_ssize_t outputs, Py_ssize_t size, Py_ssize_t stride,
+                            Py_ssize_t pad, Py_ssize_t dil) noexcept nogil:
     cdef Py_ssize_t offset = tap * dil - pad
     cdef Py_ssize_t first = 0 if offset >= 0 else (-offset + stride - 1) // stride
     cdef Py_ssize_t last = 0 if offset >= size else (size - offset + stride - 1) // stride
@@ -100,7 +100,8 @@ cdef void input_grad_plane(const Conv *conv, Py_ssize_t plane, real *x, const re
                 columns = tap_columns(conv, v)
                 for i in range(rows.first, rows.last):
                     add_row_back(columns, conv.stride_w, weight[o * conv.group_in * taps + u * conv.KW + v],
-                                 y + (o * conv.OH + i) * conv.OW, x + (i * conv.stride_h + rows.offset) * conv.W)
+                                 y + (o * conv.OH + i) * conv.OW,
+                                 x + (i * conv.stride_h + rows.offset) * conv.W)
 
 
 cdef inline void add_row_back(Overlap columns, Py_ssize_t stride, real factor, const real *y,

@@ -1,8 +1,8 @@
 # The *im2col* rung of conv2d.pyx. For one image and one group,
 #
-#   forward      out (O, P)         = weight (O, K) @ columns (K, P)
-#   input_grad   grad_columns (K, P) = weight^T (K, O) @ grad_output (O, P), then col2im, the adjoint of im2col
-#   weight_grad  out (O, K)        += grad_output (O, P) @ columns^T (P, K)
+#   forward      out (O, P)          = weight (O, K) @ columns (K, P)
+#   input_grad   grad_columns (K, P) = weight^T (K, O) @ grad_output (O, P), then col2im, im2col's adjoint
+#   weight_grad  out (O, K)         += grad_output (O, P) @ columns^T (P, K)
 #
 # with K = C KH KW kernel taps, P = OH OW pixels, and C, O the channels of a group; columns[k, p] is the input
 # element under tap k at output pixel p, or zero outside the input. Each thread takes a share of the images.
@@ -64,7 +64,8 @@ cdef Im2colBuffers im2col_buffers(Conv *conv, Task task) noexcept nogil:
     else:
         gemm = gemm_workspace_f32(O, K, P) if is_float else gemm_workspace_f64(O, K, P)
     cdef Py_ssize_t columns_end = whole_lines(K * P), weight_end = columns_end + whole_lines(weight)
-    return Im2colBuffers(columns=0, weight_sums=columns_end, gemm=weight_end, total=weight_end + whole_lines(gemm))
+    return Im2colBuffers(columns=0, weight_sums=columns_end, gemm=weight_end,
+                         total=weight_end + whole_lines(gemm))
 
 
 cdef void im2col_part(Conv *conv, Task task, Py_ssize_t part, Py_ssize_t parts, Im2colBuffers *buffers,
@@ -86,8 +87,8 @@ cdef void im2col_part(Conv *conv, Task task, Py_ssize_t part, Py_ssize_t parts, 
                          <real *> conv.bias + group * conv.group_out if conv.bias != NULL else NULL)
 
 
-cdef void im2col_group(const Conv *conv, Task task, Im2colBuffers *buffers, real *workspace, real *x, real *weight,
-                       real *y, const real *bias) noexcept nogil:
+cdef void im2col_group(const Conv *conv, Task task, Im2colBuffers *buffers, real *workspace, real *x,
+                       real *weight, real *y, const real *bias) noexcept nogil:
     """One group of one image: the products at the head of this file."""
     cdef Py_ssize_t K = conv.group_in * conv.KH * conv.KW, P = conv.OH * conv.OW, O = conv.group_out
     cdef real *columns = workspace + buffers.columns
@@ -108,9 +109,10 @@ cdef void im2col_group(const Conv *conv, Task task, Im2colBuffers *buffers, real
         gemm(O, K, P, y, P, 1, columns, 1, P, weight, 1, gemm_workspace)
 
 
-cdef inline void gemm(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const real *a, Py_ssize_t a_row, Py_ssize_t a_col,
-                      const real *b, Py_ssize_t b_row, Py_ssize_t b_col, real *c, int accumulate,
-                      real *workspace) noexcept nogil:
+cdef inline void gemm(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                      const real *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                      const real *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                      real *c, int accumulate, real *workspace) noexcept nogil:
     if real is float:
         gemm_f32(M, N, K, a, a_row, a_col, b, b_row, b_col, c, N, accumulate, workspace)
     else:

@@ -2,7 +2,8 @@
 
 /* A tile of `rows` x (`vectors` * LANES), both compile-time constants. */
 ALWAYS_INLINE void NAME(gather_tile)(const int rows, const int vectors, const place *row, ptrdiff_t depth,
-                                     const place *step, const real *x, const real *b, const real *start, real *c)
+                                     const place *step, const real *x, const real *b, const real *start,
+                                     real *c)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++)
@@ -18,15 +19,16 @@ ALWAYS_INLINE void NAME(gather_tile)(const int rows, const int vectors, const pl
     }
     UNROLL for (int i = 0; i < rows; i++) {
         real *c_row = c + row[i].at;
+        const real *from = start ? start : c_row;
         UNROLL for (int v = 0; v < vectors; v++)
-            *(vector_u *)(c_row + v * LANES) = *(const vector_u *)((start ? start : c_row) + v * LANES) + sum[i][v];
+            *(vector_u *)(c_row + v * LANES) = *(const vector_u *)(from + v * LANES) + sum[i][v];
     }
 }
 
 /* One copy of `gather_tile` for each number of rows. */
-ALWAYS_INLINE void NAME(gather_tile_rows)(ptrdiff_t rows, const int vectors, const place *row, ptrdiff_t depth,
-                                          const place *step, const real *x, const real *b, const real *start,
-                                          real *c)
+ALWAYS_INLINE void NAME(gather_tile_rows)(ptrdiff_t rows, const int vectors, const place *row,
+                                          ptrdiff_t depth, const place *step, const real *x, const real *b,
+                                          const real *start, real *c)
 {
 #define ROWS(n) case n: NAME(gather_tile)(n, vectors, row, depth, step, x, b, start, c); break;
     switch (rows) {
@@ -42,7 +44,8 @@ ALWAYS_INLINE void NAME(gather_tile_rows)(ptrdiff_t rows, const int vectors, con
 }
 
 NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place *row, ptrdiff_t depth,
-                                    const place *step, const real *x, const real *b, const real *start, real *c)
+                                    const place *step, const real *x, const real *b, const real *start,
+                                    real *c)
 {
     const ptrdiff_t blocks = depth > GATHER_DEPTH ? (depth + GATHER_DEPTH - 1) / GATHER_DEPTH : 1;
     for (ptrdiff_t block = 0; block < blocks; block++, start = NULL) {

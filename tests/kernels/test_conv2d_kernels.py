@@ -1,4 +1,4 @@
-"""Every rung of the convolution ladders, at every instruction-set level, against the definition in float64."""
+"""Every rung of the convolution ladders, at every instruction-set level, against float64 definitions."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -158,8 +158,8 @@ def expected(function, case, dtype):
 
 
 def error_bound(function, case, dtype, absolute):
-    """What adding the products in any order may be off by: gamma(terms) times the sum of absolute values, with
-    gamma(t) = t u / (1 - t u), u the unit roundoff (Higham, Accuracy and Stability, section 3.5)."""
+    """What adding the products in any order may be off by: gamma(terms) times the sum of absolute values,
+    with gamma(t) = t u / (1 - t u), u the unit roundoff (Higham, Accuracy and Stability, section 3.5)."""
     kernel = case.kernel[0] * case.kernel[1]
     terms = {
         "forward": case.weight[1] * kernel + 1,
@@ -190,7 +190,7 @@ def assert_correct(module, function, rung, case, dtype, threads=1):
     out = compute(module, function, rung, case, arrays(case, dtype), threads)
     exact, absolute = expected(function, case, dtype)
     error, bound = np.abs(out - exact), error_bound(function, case, dtype, absolute)
-    assert np.all(error <= bound), f"largest error {np.max(error)}, bound there {bound.flat[np.argmax(error)]}"
+    assert np.all(error <= bound), f"error {np.max(error)}, bound there {bound.flat[np.argmax(error)]}"
 
 
 @pytest.fixture(scope="session")
