@@ -9,7 +9,6 @@ it got.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from struct import Struct
 from struct import error as StructError
@@ -142,20 +141,13 @@ class ArgumentBinder:
 
     def _number(self, parameter: Parameter, dtype: np.dtype, value: Any) -> np.generic:
         """``value`` in exactly the parameter's type; an error if it is of another kind, or too large."""
-        if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
-            self._wrong(parameter, f"a number ({dtype})", describe(value), TypeError)
-        if dtype.kind == "b":
-            if not isinstance(value, (bool, np.bool_)):
-                self._wrong(parameter, "a bool", describe(value), TypeError)
-        elif dtype.kind == "f":
-            if abs(value) > _LARGEST[dtype] and abs(value) != math.inf:
-                self._wrong(parameter, f"a number that fits {dtype}", repr(value))
-        elif isinstance(value, (float, np.floating)):
-            self._wrong(parameter, f"an integer ({dtype})", describe(value), TypeError)
-        else:
-            value, limits = operator.index(value), _INTEGER_LIMITS[dtype]
-            if not limits[0] <= value <= limits[1]:
-                self._wrong(parameter, f"an integer that fits {dtype}", repr(value))
+        kinds = _KINDS[dtype.kind]
+        if not isinstance(value, kinds):
+            expected = {"b": "a bool", "f": f"a number ({dtype})"}.get(dtype.kind, f"an integer ({dtype})")
+            self._wrong(parameter, expected, describe(value), TypeError)
+        smallest, largest = _LIMITS[dtype]
+        if -math.inf < value < math.inf and not smallest <= value <= largest:
+            self._wrong(parameter, f"a number that fits {dtype}", repr(value))
         return dtype.type(value)
 
     def _wrong(self, parameter: Parameter, expected: str, got: str, error: type = ValueError) -> NoReturn:
@@ -168,9 +160,10 @@ class _StructPacker:
     def __init__(self, dtype: np.dtype):
         self.dtype = dtype
         self.fields = {name: dtype[name] for name in dtype.names or ()}
+        offsets: Any = dtype.fields
         format, end = "=", 0
         for name, field in self.fields.items():
-            offset = (dtype.fields or {})[name][1]
+            offset = offsets[name][1]
             element, shape = field.subdtype or (field, ())
             format += f"{offset - end}x{math.prod(shape)}{_PACKED_AS[element.str[1:]]}"
             end = offset + field.itemsize
@@ -180,35 +173,39 @@ class _StructPacker:
         """A NumPy array of one element that holds the struct; CuPy passes such an array by value."""
         numbers: list[Any] = []
         for name, field in self.fields.items():
-            (numbers.extend if field.subdtype else numbers.append)(value[name])
+            if field.subdtype is None:
+                numbers.append(value[name])
+            elif len(value[name]) == field.shape[0]:
+                numbers.extend(value[name])
+            else:
+                raise StructError(name)
         return np.frombuffer(self._packer.pack(*numbers), self.dtype)
 
 
 # NumPy's names of number types, and those of the module struct.
-_PACKED_AS = {
-    "b1": "?",
-    "i1": "b",
-    "u1": "B",
-    "i2": "h",
-    "u2": "H",
-    "i4": "i",
-    "u4": "I",
-    "i8": "q",
-    "u8": "Q",
-}
-_PACKED_AS |= {"f4": "f", "f8": "d"}
+_NAMES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
+_PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQfd", strict=True)))
 
-_LARGEST = {np.dtype("f4"): float(np.finfo(np.float32).max), np.dtype("f8"): float(np.finfo(np.float64).max)}
-_INTEGER_LIMITS = {
-    dtype: (-(2 ** (8 * dtype.itemsize - 1)), 2 ** (8 * dtype.itemsize - 1) - 1)
-    if dtype.kind == "i"
-    else (0, 2 ** (8 * dtype.itemsize) - 1)
-    for dtype in NUMBER_TYPES.values()
+# What a parameter takes, by the kind of its dtype, and from where to where.
+_INTEGERS: tuple[type, ...] = (int, np.integer)
+_KINDS = {"b": (bool, np.bool_), "i": _INTEGERS, "u": _INTEGERS, "f": (*_INTEGERS, float, np.floating)}
+_LIMITS: dict[np.dtype, tuple[Any, Any]] = {
+    np.dtype("?"): (False, True),
+    np.dtype("f4"): (-float(np.finfo("f4").max), float(np.finfo("f4").max)),
+    np.dtype("f8"): (-float(np.finfo("f8").max), float(np.finfo("f8").max)),
 }
+for _dtype in NUMBER_TYPES.values():
+    if _dtype.kind in "iu":
+        _bits = 8 * _dtype.itemsize
+        _LIMITS[_dtype] = (
+            (-(2 ** (_bits - 1)), 2 ** (_bits - 1) - 1) if _dtype.kind == "i" else (0, 2**_bits - 1)
+        )
 
 
 def describe(value: Any) -> str:
     """``value`` in an error message: its type and, if it is short, itself."""
+    if is_array(value):
+        return f"an array of shape {value.shape}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 40 and "\n" not in text else type(value).__name__
 

@@ -108,6 +108,8 @@ class CudaSource:
         name: what error messages call it.
     """
 
+    path: Path | None
+
     def __init__(self, source: str | Path):
         if isinstance(source, Path) or not ("\n" in source or "{" in source):
             self.path, self.name = Path(source), Path(source).name

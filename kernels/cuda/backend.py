@@ -33,9 +33,13 @@ class CudaBackend:
                 kernel = kernels.get(device.id)
                 if kernel is None:
                     kernel = kernels[device.id] = _compiled(cp, module, instance)
-                if shared_bytes > max(DEFAULT_SHARED_BYTES, kernel.max_dynamic_shared_size_bytes):
-                    kernel.max_dynamic_shared_size_bytes = shared_bytes
                 try:
+                    # Short-circuited: asking the driver takes longer than a launch.
+                    if (
+                        shared_bytes > DEFAULT_SHARED_BYTES
+                        and shared_bytes > kernel.max_dynamic_shared_size_bytes
+                    ):
+                        kernel.max_dynamic_shared_size_bytes = shared_bytes
                     kernel(grid, block, tuple(values), shared_mem=shared_bytes)
                 except cp.cuda.driver.CUDADriverError as error:
                     where = f"{instance}, grid {grid}, block {block}, shared_bytes {shared_bytes}"

@@ -10,10 +10,11 @@ from itertools import count
 
 from ..source import CudaSource, split_commas
 
-_DECLARATION = re.compile(
-    r"(?P<before>(?:\b(?:extern|static|volatile)\s+)*)\b__shared__\b(?P<declaration>[^;{}=]*);",
-)
 _ALIGNMENT = re.compile(r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\([^()]*\))*\)")
+_DECLARATION = re.compile(
+    rf"(?P<before>(?:(?:\b(?:extern|static|volatile)\b|{_ALIGNMENT.pattern})\s*)*)"
+    r"\b__shared__\b(?P<declaration>[^;{}=]*);"
+)
 _DECLARATOR = re.compile(r"(?P<name>\w+)\s*(?P<dimensions>(?:\[.*\])?)", re.DOTALL)
 
 
@@ -31,7 +32,7 @@ def _shared_variables(found: re.Match, number: count) -> str:
     """The declaration as references: ``float (&tile)[16][17] = sim::static_shared<float[16][17], 0>();``"""
     declaration = _ALIGNMENT.sub(" ", found["declaration"]).strip()
     first, *others = split_commas(declaration)
-    match = re.fullmatch(r"(?P<type>.*?[\w>*])\s+(?P<declarator>\w+\s*(?:\[.*\])?)", first, re.DOTALL)
+    match = re.fullmatch(r"(?P<type>.*?[\w>]\s*\**)\s*\b(?P<declarator>\w+\s*(?:\[.*\])?)", first, re.DOTALL)
     if not match:
         return found[0]  # left to the compiler, which will say what is wrong with it
     lines = []

@@ -129,6 +129,8 @@ __global__ void k(T* out, const T* in) {
     [
         "__shared__ T tile[64];",
         "__shared__ __align__(16) T tile[60 + 4];",
+        "alignas(16) __shared__ T tile[64];",
+        "__shared__ T data[64]; __shared__ T *tile; tile = data;",
         "__shared__ T unused[3],\n        tile[64];",
         "extern __shared__ T tile[];",
         "__shared__ T all[2][64]; T* tile = all[1];",
