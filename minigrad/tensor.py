@@ -504,10 +504,7 @@ class Tensor(Variable):
 
     def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
         """self = clamp(self, min, max)"""
-        self._check_writable("clamp_")
-        result = elementwise.clamp(self, min=min, max=max)
-        self._array[...] = result._array
-        return self._adopt(result)
+        return self._in_place(elementwise.clamp, min, max)
 
     def fill_(self, value: Any) -> Tensor:
         """Every element becomes ``value``."""
