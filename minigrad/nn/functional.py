@@ -151,4 +151,5 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -
 
 
 def _apply(function: Callable[[Tensor], Tensor], input: Tensor, inplace: bool) -> Tensor:
-    return input._in_place(function) if inplace else function(input)
+    # What the gradient needs of the old values is saved from the copy, which is not overwritten.
+    return input._in_place(lambda x: function(x.clone())) if inplace else function(input)

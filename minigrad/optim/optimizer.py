@@ -234,9 +234,8 @@ def _gradient(param: Tensor, maximize: bool) -> Any:
             f"the gradient (shape {grad.shape}, on {grad.device}) does not fit its parameter "
             f"(shape {param.shape}, on {param.device})"
         )
-    if grad.dtype != param.dtype:
-        grad = grad.detach().to(param.dtype)
-    return -grad._array if maximize else grad._array
+    grad = grad.detach().to(param.dtype)
+    return (-grad if maximize else grad)._array
 
 
 def _own_copy(value: Any, param: Tensor) -> Any:

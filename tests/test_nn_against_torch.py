@@ -1,0 +1,236 @@
+"""Layers, losses, initial state and optimizers against PyTorch, where it is installed."""
+
+import re
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn as nn
+import minigrad.nn.functional as F
+from minigrad import optim
+
+torch = pytest.importorskip("torch")
+
+IMAGES, TABLE, SEQUENCE = (3, 4, 9, 8), (6, 4), (5, 4, 3)
+
+
+def twins(make, **options):
+    """``make(nn)`` here and in PyTorch, in float64, with the same weights."""
+    mine, theirs = make(nn, **options).double(), make(torch.nn, **options).double()
+    if theirs.state_dict():
+        mine.load_state_dict({k: mg.tensor(v.numpy()) for k, v in theirs.state_dict().items()})
+    return mine, theirs
+
+
+def assert_same(mine, theirs, name=""):
+    np.testing.assert_allclose(
+        mine.detach().numpy(), theirs.detach().numpy(), rtol=1e-9, atol=1e-11, err_msg=name
+    )
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+LAYERS = [
+    (TABLE, lambda m: m.Linear(4, 7)),
+    (SEQUENCE, lambda m: m.Linear(3, 2, bias=False)),
+    (IMAGES, lambda m: m.Conv2d(4, 6, 3)),
+    (IMAGES, lambda m: m.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), bias=False)),
+    (IMAGES, lambda m: m.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2)),
+    (IMAGES, lambda m: m.Conv2d(4, 8, 1, stride=2, groups=4)),
+    (IMAGES, lambda m: m.Conv2d(4, 2, (3, 5), padding="same")),
+    (IMAGES, lambda m: m.Conv2d(4, 2, (1, 3), padding="valid")),
+    (IMAGES, lambda m: m.MaxPool2d(2)),
+    (IMAGES, lambda m: m.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)),
+    (IMAGES, lambda m: m.MaxPool2d((2, 3), stride=1, dilation=2)),
+    (IMAGES, lambda m: m.AvgPool2d(3, stride=2, padding=1)),
+    (IMAGES, lambda m: m.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)),
+    (IMAGES, lambda m: m.AdaptiveAvgPool2d((4, 3))),
+    (IMAGES, lambda m: m.AdaptiveAvgPool2d((None, 1))),
+    (IMAGES, lambda m: m.BatchNorm2d(4)),
+    (IMAGES, lambda m: m.BatchNorm2d(4, momentum=None, affine=False)),
+    (IMAGES, lambda m: m.BatchNorm2d(4, eps=1e-2, track_running_stats=False)),
+    (TABLE, lambda m: m.BatchNorm1d(4, momentum=0.5)),
+    (SEQUENCE, lambda m: m.BatchNorm1d(4)),
+    (IMAGES, lambda m: m.BatchNorm2d(4).eval()),
+    (IMAGES, lambda m: m.Flatten(1, 2)),
+    (TABLE, lambda m: m.Dropout(0.5).eval()),
+    (TABLE, lambda m: m.Identity()),
+    (TABLE, lambda m: m.ReLU()),
+    (TABLE, lambda m: m.ReLU(inplace=True)),
+    (TABLE, lambda m: m.LeakyReLU(0.3)),
+    (TABLE, lambda m: m.ELU(0.7)),
+    (TABLE, lambda m: m.SiLU()),
+    (TABLE, lambda m: m.GELU()),
+    (TABLE, lambda m: m.GELU("tanh")),
+    (TABLE, lambda m: m.Sigmoid()),
+    (TABLE, lambda m: m.LogSigmoid()),
+    (TABLE, lambda m: m.Tanh()),
+    (TABLE, lambda m: m.Softplus(3.0, threshold=1.0)),
+    (SEQUENCE, lambda m: m.Softmax(dim=1)),
+    (SEQUENCE, lambda m: m.LogSoftmax(-1)),
+    (IMAGES, lambda m: m.Sequential(m.Conv2d(4, 3, 3), m.ReLU(), m.Flatten(), m.Linear(126, 2))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "make"), LAYERS)
+def test_layers(shape, make):
+    mine, theirs = twins(make)
+    assert repr(mine) == re.sub(r"(affine=\w+), bias=\w+", r"\1", repr(theirs))  # PyTorch 2.13 adds a bias
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    for seed in range(2):  # twice, for what running statistics do to the second batch
+        array = random(shape, seed)
+        x, x_theirs = mg.tensor(array, requires_grad=True), torch.tensor(array, requires_grad=True)
+        y, y_theirs = mine(x * 1.0), theirs(x_theirs * 1.0)
+        assert_same(y, y_theirs, "output")
+        g = random(tuple(y_theirs.shape), seed + 10)
+        y.backward(mg.tensor(g))
+        y_theirs.backward(torch.tensor(g))
+        assert_same(x.grad, x_theirs.grad, "gradient of the input")
+    for (name, p), q in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        assert_same(p.grad, q.grad, name)
+    for (name, b), c in zip(mine.named_buffers(), theirs.buffers(), strict=True):
+        assert_same(b, c, name)
+
+
+def classes(*shape):
+    return np.random.default_rng(3).integers(0, 4, shape)
+
+
+def shares(*shape):
+    return np.random.default_rng(3).random(shape)
+
+
+WEIGHT = np.array([0.5, 2.0, 1.0, 3.0])
+LOSSES = [
+    ("CrossEntropyLoss", (6, 4), classes(6), {}),
+    ("CrossEntropyLoss", (4,), classes(), {}),
+    ("CrossEntropyLoss", (5, 4, 3, 2), classes(5, 3, 2), {"ignore_index": 2, "label_smoothing": 0.2}),
+    ("CrossEntropyLoss", (6, 4), classes(6), {"weight": WEIGHT, "ignore_index": 1, "label_smoothing": 0.1}),
+    ("CrossEntropyLoss", (6, 4), shares(6, 4), {"weight": WEIGHT, "label_smoothing": 0.1}),
+    ("NLLLoss", (6, 4), classes(6), {"weight": WEIGHT}),
+    ("NLLLoss", (5, 4, 3), classes(5, 3), {"ignore_index": 0}),
+    ("MSELoss", (6, 4), random((6, 4), 1), {}),
+    ("L1Loss", (6, 4), random((6, 4), 1), {}),
+    ("BCEWithLogitsLoss", (6, 4), shares(6, 4), {"weight": WEIGHT, "pos_weight": WEIGHT}),
+    ("BCELoss", (6, 4), shares(6, 4), {"weight": WEIGHT}),
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("name", "shape", "target", "options"), LOSSES)
+def test_losses(name, shape, target, options, reduction):
+    array = shares(*shape) if name == "BCELoss" else random(shape)
+    results = []
+    for module, tensor in ((nn, mg.tensor), (torch.nn, torch.tensor)):
+        own = {k: tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        x = tensor(array, requires_grad=True)
+        loss = getattr(module, name)(reduction=reduction, **own)(x, tensor(target))
+        loss.sum().backward()
+        results.append((loss, x.grad))
+    assert_same(results[0][0], results[1][0], "loss")
+    assert_same(results[0][1], results[1][1], "gradient")
+
+
+def test_binary_cross_entropy_at_the_ends():
+    results = []
+    for module, tensor in ((nn, mg.tensor), (torch.nn, torch.tensor)):
+        x = tensor([0.0, 1.0, 0.0, 1.0], requires_grad=True)
+        module.BCELoss(reduction="sum")(x, tensor([0.0, 1.0, 1.0, 0.0])).backward()
+        results.append(x.grad.numpy())
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+def test_functions():
+    x = random((4, 5))
+    mine, theirs = mg.tensor(x), torch.tensor(x)
+    G = torch.nn.functional
+    assert_same(F.normalize(mine, dim=0), G.normalize(theirs, dim=0))
+    assert_same(F.normalize(mine, 1.0), G.normalize(theirs, 1.0))
+    assert_same(F.pad(mine, (1, 2, 0, 3), value=7.0), G.pad(theirs, (1, 2, 0, 3), value=7.0))
+    labels = np.array([[0, 2], [1, 1]])
+    assert_same(F.one_hot(mg.tensor(labels), 4), G.one_hot(torch.tensor(labels), 4))
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, float("inf")])
+def test_clipping(p):
+    results = []
+    for module, tensor in ((nn, mg.tensor), (torch.nn, torch.tensor)):
+        parameters = [module.Parameter(tensor(random(shape))) for shape in ((3, 4), (5,))]
+        for i, parameter in enumerate(parameters):
+            parameter.grad = tensor(random(tuple(parameter.shape), i))
+        total = module.utils.clip_grad_norm_(parameters, 1.5, norm_type=p)
+        module.utils.clip_grad_value_(parameters, 0.4)
+        results.append([total, *(parameter.grad for parameter in parameters)])
+    for mine, theirs in zip(*results, strict=True):
+        assert_same(mine, theirs)
+
+
+OPTIMIZERS = [
+    ("SGD", {"lr": 0.05}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "maximize": True}),
+    ("Adam", {}),
+    ("Adam", {"lr": 0.02, "betas": (0.7, 0.9), "eps": 1e-4, "weight_decay": 0.1, "maximize": True}),
+    ("AdamW", {}),
+    ("AdamW", {"lr": 0.02, "betas": (0.7, 0.9), "weight_decay": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_training_takes_the_same_path(name, options):
+    def make(m):
+        return m.Sequential(m.Linear(4, 8), m.Tanh(), m.Linear(8, 3))
+
+    x, target = random(TABLE), np.array([0, 1, 2, 0, 1, 2])
+    mine, theirs = twins(make)
+    runs = (
+        (mine, optim, mg.tensor, F.cross_entropy),
+        (theirs, torch.optim, torch.tensor, torch.nn.functional.cross_entropy),
+    )
+    for net, library, tensor, loss in runs:
+        optimizer = getattr(library, name)(net.parameters(), **options)
+        schedule = library.lr_scheduler.StepLR(optimizer, 8, gamma=0.5)
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss(net(tensor(x)), tensor(target)).backward()
+            optimizer.step()
+            schedule.step()
+    for (key, p), q in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        assert_same(p, q, key)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s, o: s.StepLR(o, 3, gamma=0.3),
+        lambda s, o: s.MultiStepLR(o, [2, 5, 5], gamma=0.3),
+        lambda s, o: s.ExponentialLR(o, 0.9),
+        lambda s, o: s.LambdaLR(o, lambda epoch: 0.9**epoch + 0.1),
+        lambda s, o: s.CosineAnnealingLR(o, 6, eta_min=0.01),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_schedules(make):
+    found = []
+    for library, parameter in (
+        (optim, nn.Parameter(mg.ones(1))),
+        (torch.optim, torch.nn.Parameter(torch.ones(1))),
+    ):
+        schedule = make(library.lr_scheduler, library.SGD([parameter], lr=0.5))
+        own = []
+        for _ in range(12):
+            own.append(schedule.get_last_lr()[0])
+            schedule.step()
+        found.append(own)
+    np.testing.assert_allclose(*found, rtol=1e-9)
+
+
+@pytest.mark.parametrize("make", [lambda m: m.Linear(50, 400), lambda m: m.Conv2d(4, 400, 5, groups=2)])
+def test_layers_start_alike(make):
+    for mine, theirs in zip(make(nn).parameters(), make(torch.nn).parameters(), strict=True):
+        limits = [np.abs(p.detach().numpy()).max() for p in (mine, theirs)]
+        np.testing.assert_allclose(*limits, rtol=0.02)
+        np.testing.assert_allclose(mine.detach().numpy().std(), theirs.detach().numpy().std(), rtol=0.1)
