@@ -184,7 +184,7 @@ class _StructPacker:
 
 # NumPy's names of number types, and those of the module struct.
 _NAMES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
-_PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQfd", strict=True)))
+_PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQfd", strict=True))
 
 # What a parameter takes, by the kind of its dtype, and from where to where.
 _INTEGERS: tuple[type, ...] = (int, np.integer)
