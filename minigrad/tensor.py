@@ -541,7 +541,7 @@ class Tensor(Variable):
     def view(self, *sizes: Any) -> Tensor:
         """As :meth:`reshape`, but never a copy."""
         out = shape.reshape(self, _one_tuple(sizes))
-        if self.numel() and not np.shares_memory(out._array, self._array, max_work=0):
+        if self.numel() and not self.device.xp.may_share_memory(out._array, self._array):
             raise ValueError(
                 f"view: shape {out.shape} needs a copy of this tensor (shape {self.shape}, strides "
                 f"{self._array.strides}); use reshape()"
