@@ -44,11 +44,16 @@ cdef inline int check_same_shape(cnp.ndarray a, cnp.ndarray b) except -1:
     return 0
 
 
+# A parallel region costs a microsecond even with one thread, and some more to wake another. So kernels that
+# have too little work for two threads call their serial loop directly: the parts below are then one.
+
+
 cdef inline int threads_for(Py_ssize_t work, Py_ssize_t work_per_thread, int threads) noexcept nogil:
-    """At most ``threads``, and no more than the work can feed: waking a thread costs some microseconds."""
+    """At most ``threads``, and no more than the work can feed."""
     return <int>max(1, min(<Py_ssize_t>threads, work // work_per_thread))
 
 
-cdef inline Py_ssize_t share(Py_ssize_t n, int part, int parts) noexcept nogil:
-    """Where part ``part`` of n elements begins: at a multiple of 16 elements, which is a cache line."""
-    return min(n, (n + 16 * parts - 1) // (16 * parts) * 16 * part)
+cdef inline Py_ssize_t share(Py_ssize_t n, int part, int parts, Py_ssize_t unit) noexcept nogil:
+    """Where part ``part`` of n elements begins: at a multiple of ``unit``."""
+    cdef Py_ssize_t step = unit * parts
+    return min(n, (n + step - 1) // step * unit * part)

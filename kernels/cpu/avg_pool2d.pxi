@@ -1,28 +1,38 @@
 # Average pooling over windows, adaptive average pooling, and their gradients; included by pool2d.pyx.
 
 
+cdef Geometry avg_geometry(
+    cnp.ndarray large, cnp.ndarray small, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
+    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
+    Py_ssize_t divisor_override, int threads,
+) except *:
+    cdef Geometry g = geometry(
+        large, small, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, 1, 1, threads
+    )
+    g.count_include_pad, g.divisor_override = count_include_pad, divisor_override
+    return g
+
+
 cdef inline real window_divisor(
-    Geometry g, Py_ssize_t row_start, Py_ssize_t column_start, bint count_include_pad,
-    Py_ssize_t divisor_override, real like,
+    Geometry g, Py_ssize_t row_start, Py_ssize_t column_start, real like,
 ) noexcept nogil:
     """What the sum of a window is divided by: PyTorch's rule.
 
     The padding is counted or not; what hangs over the padding (ceil_mode) is never counted. ``like`` only
     tells Cython the type.
     """
-    if divisor_override != 0:
-        return <real>divisor_override
+    if g.divisor_override != 0:
+        return <real>g.divisor_override
     cdef Py_ssize_t row_end = min(row_start + g.kernel_h, g.height + g.pad_h)
     cdef Py_ssize_t column_end = min(column_start + g.kernel_w, g.width + g.pad_w)
-    if not count_include_pad:
+    if not g.count_include_pad:
         row_start, column_start = max(row_start, 0), max(column_start, 0)
         row_end, column_end = min(row_end, g.height), min(column_end, g.width)
     return <real>((row_end - row_start) * (column_end - column_start))
 
 
 cdef inline real avg_window(
-    const real *x, Geometry g, Py_ssize_t row_start, Py_ssize_t column_start, bint count_include_pad,
-    Py_ssize_t divisor_override,
+    const real *x, Geometry g, Py_ssize_t row_start, Py_ssize_t column_start,
 ) noexcept nogil:
     """One window by the definition; 0 if it has no element inside the input."""
     cdef Py_ssize_t row_end = min(row_start + g.kernel_h, g.height)
@@ -34,23 +44,19 @@ cdef inline real avg_window(
     for row in range(max(row_start, 0), row_end):
         for column in range(max(column_start, 0), column_end):
             total += x[row * g.width + column]
-    return total / window_divisor(g, row_start, column_start, count_include_pad, divisor_override, total)
+    return total / window_divisor(g, row_start, column_start, total)
 
 
-cdef void avg_plane_naive(
-    real *out, const real *x, Geometry g, bint count_include_pad, Py_ssize_t divisor_override
-) noexcept nogil:
+cdef void avg_plane_naive(real *out, const real *x, Geometry g) noexcept nogil:
     cdef Py_ssize_t oh, ow
     for oh in range(g.out_height):
         for ow in range(g.out_width):
             out[oh * g.out_width + ow] = avg_window(
-                x, g, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, count_include_pad, divisor_override
+                x, g, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w
             )
 
 
-cdef void avg_plane_vectorized(
-    real *out, const real *x, Geometry g, bint count_include_pad, Py_ssize_t divisor_override
-) noexcept nogil:
+cdef void avg_plane_vectorized(real *out, const real *x, Geometry g) noexcept nogil:
     cdef Py_ssize_t begin = interior_begin(g), count = interior_end(g) - begin
     cdef Py_ssize_t oh, ow, done, row_start, column_start = begin * g.stride_w - g.pad_w
     cdef pool2d_taps t
@@ -63,39 +69,37 @@ cdef void avg_plane_vectorized(
         if t.row_begin < t.row_end:
             corner = x + (row_start + t.row_begin) * g.width + column_start
             # One divisor for all windows of the row that lie inside the input's columns.
-            divisor = window_divisor(g, row_start, column_start, count_include_pad, divisor_override, x[0])
+            divisor = window_divisor(g, row_start, column_start, <real>0)
             if real is float:
                 done = avg_columns_f32(out + begin, corner, count, t, divisor)
             else:
                 done = avg_columns_f64(out + begin, corner, count, t, divisor)
         for ow in range(begin):
-            out[ow] = avg_window(
-                x, g, row_start, ow * g.stride_w - g.pad_w, count_include_pad, divisor_override
-            )
+            out[ow] = avg_window(x, g, row_start, ow * g.stride_w - g.pad_w)
         for ow in range(begin + done, g.out_width):
-            out[ow] = avg_window(
-                x, g, row_start, ow * g.stride_w - g.pad_w, count_include_pad, divisor_override
-            )
+            out[ow] = avg_window(x, g, row_start, ow * g.stride_w - g.pad_w)
         out += g.out_width
 
 
-cdef void avg_pool(
-    real *out, const real *x, Geometry g, bint count_include_pad, Py_ssize_t divisor_override, bint vectorized
-) noexcept nogil:
+cdef void avg_pool_planes(real *out, const real *x, Geometry g, bint vectorized, int part) noexcept nogil:
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
-    for plane in prange(g.planes, num_threads=g.threads, schedule="static"):
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if vectorized:
-            avg_plane_vectorized(
-                out + plane * out_size, x + plane * in_size, g, count_include_pad, divisor_override
-            )
+            avg_plane_vectorized(out + plane * out_size, x + plane * in_size, g)
         else:
-            avg_plane_naive(out + plane * out_size, x + plane * in_size, g, count_include_pad, divisor_override)
+            avg_plane_naive(out + plane * out_size, x + plane * in_size, g)
 
 
-cdef run_avg_pool(
-    cnp.ndarray out, cnp.ndarray x, Geometry g, bint count_include_pad, Py_ssize_t divisor_override,
-    bint vectorized,
-):
+cdef void avg_pool(real *out, const real *x, Geometry g, bint vectorized) noexcept nogil:
+    cdef int part
+    if g.threads == 1:
+        avg_pool_planes(out, x, g, vectorized, 0)
+    else:
+        for part in prange(g.threads, num_threads=g.threads, schedule="static"):
+            avg_pool_planes(out, x, g, vectorized, part)
+
+
+cdef run_avg_pool(cnp.ndarray out, cnp.ndarray x, Geometry g, bint vectorized):
     cdef int dtype = real_type(x)
     check_input(x, dtype)
     check_output(out, dtype)
@@ -103,9 +107,9 @@ cdef run_avg_pool(
     cdef void *data = cnp.PyArray_DATA(x)
     with nogil:
         if dtype == cnp.NPY_FLOAT32:
-            avg_pool(<float *>o, <const float *>data, g, count_include_pad, divisor_override, vectorized)
+            avg_pool(<float *>o, <const float *>data, g, vectorized)
         else:
-            avg_pool(<double *>o, <const double *>data, g, count_include_pad, divisor_override, vectorized)
+            avg_pool(<double *>o, <const double *>data, g, vectorized)
 
 
 def avg_pool2d_naive(
@@ -114,8 +118,11 @@ def avg_pool2d_naive(
     Py_ssize_t divisor_override, int threads,
 ):
     """Average pooling, window by window: the definition as loops (``divisor_override`` 0: none)."""
-    cdef Geometry g = geometry(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, 1, 1, threads)
-    run_avg_pool(out, x, g, count_include_pad, divisor_override, False)
+    cdef Geometry g = avg_geometry(
+        x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
+        divisor_override, threads,
+    )
+    run_avg_pool(out, x, g, False)
 
 
 def avg_pool2d_vectorized(
@@ -124,38 +131,35 @@ def avg_pool2d_vectorized(
     Py_ssize_t divisor_override, int threads,
 ):
     """Average pooling with neighbouring windows in the lanes of a vector."""
-    cdef Geometry g = geometry(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, 1, 1, threads)
-    run_avg_pool(out, x, g, count_include_pad, divisor_override, True)
+    cdef Geometry g = avg_geometry(
+        x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
+        divisor_override, threads,
+    )
+    run_avg_pool(out, x, g, True)
 
 
 # ---- gradient of average pooling ---------------------------------------------------------------------
 
 
-cdef void spread_plane(
-    real *out, const real *grad, Geometry g, bint count_include_pad, Py_ssize_t divisor_override
-) noexcept nogil:
+cdef void spread_plane(real *out, const real *grad, Geometry g) noexcept nogil:
     cdef Py_ssize_t oh, ow, row, column, row_start, column_start
-    cdef real share
+    cdef real portion
     memset(out, 0, g.height * g.width * sizeof(real))
     for oh in range(g.out_height):
         row_start = oh * g.stride_h - g.pad_h
         for ow in range(g.out_width):
             column_start = ow * g.stride_w - g.pad_w
-            share = grad[oh * g.out_width + ow] / window_divisor(
-                g, row_start, column_start, count_include_pad, divisor_override, grad[0]
-            )
+            portion = grad[oh * g.out_width + ow] / window_divisor(g, row_start, column_start, <real>0)
             for row in range(max(row_start, 0), min(row_start + g.kernel_h, g.height)):
                 for column in range(max(column_start, 0), min(column_start + g.kernel_w, g.width)):
-                    out[row * g.width + column] += share
+                    out[row * g.width + column] += portion
 
 
-cdef void spread_plane_by_rows(
-    real *out, const real *grad, Geometry g, bint count_include_pad, Py_ssize_t divisor_override, real *line
-) noexcept nogil:
+cdef void spread_plane_by_rows(real *out, const real *grad, Geometry g, real *line) noexcept nogil:
     """All rows under one row of windows receive the same ``line`` (g.width elements of scratch): it is
     summed once, and then added to each of them."""
     cdef Py_ssize_t oh, ow, row, column, row_start, column_start
-    cdef real share
+    cdef real portion
     cdef real *out_row
     memset(out, 0, g.height * g.width * sizeof(real))
     for oh in range(g.out_height):
@@ -163,11 +167,9 @@ cdef void spread_plane_by_rows(
         memset(line, 0, g.width * sizeof(real))
         for ow in range(g.out_width):
             column_start = ow * g.stride_w - g.pad_w
-            share = grad[ow] / window_divisor(
-                g, row_start, column_start, count_include_pad, divisor_override, grad[0]
-            )
+            portion = grad[ow] / window_divisor(g, row_start, column_start, <real>0)
             for column in range(max(column_start, 0), min(column_start + g.kernel_w, g.width)):
-                line[column] += share
+                line[column] += portion
         for row in range(max(row_start, 0), min(row_start + g.kernel_h, g.height)):
             out_row = out + row * g.width
             for column in range(g.width):
@@ -175,9 +177,9 @@ cdef void spread_plane_by_rows(
         grad += g.out_width
 
 
-cdef void spread_plane_2x2(real *out, const real *grad, Geometry g, Py_ssize_t divisor_override) noexcept nogil:
+cdef void spread_plane_2x2(real *out, const real *grad, Geometry g) noexcept nogil:
     cdef Py_ssize_t oh, ow, done, k
-    cdef real divisor = divisor_override if divisor_override != 0 else 4
+    cdef real divisor = g.divisor_override if g.divisor_override != 0 else 4
     cdef real *upper = out
     cdef real *lower
     for oh in range(g.out_height):
@@ -194,30 +196,31 @@ cdef void spread_plane_2x2(real *out, const real *grad, Geometry g, Py_ssize_t d
     clear_outside_tiling(out, g)
 
 
-cdef void avg_grad(
-    real *out, const real *grad, Geometry g, bint count_include_pad, Py_ssize_t divisor_override, real *lines
-) noexcept nogil:
+cdef void avg_grad_planes(real *out, const real *grad, Geometry g, real *lines, int part) noexcept nogil:
     """``lines`` is g.width elements of scratch for each thread, or NULL for the naive rung."""
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
-    cdef bint tiled = is_2x2_tiling(g)
-    for plane in prange(g.planes, num_threads=g.threads, schedule="static"):
+    cdef real *plane_out
+    cdef const real *plane_grad
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
+        plane_out, plane_grad = out + plane * in_size, grad + plane * out_size
         if lines == NULL:
-            spread_plane(
-                out + plane * in_size, grad + plane * out_size, g, count_include_pad, divisor_override
-            )
-        elif tiled:
-            spread_plane_2x2(out + plane * in_size, grad + plane * out_size, g, divisor_override)
+            spread_plane(plane_out, plane_grad, g)
+        elif is_2x2_tiling(g):
+            spread_plane_2x2(plane_out, plane_grad, g)
         else:
-            spread_plane_by_rows(
-                out + plane * in_size, grad + plane * out_size, g, count_include_pad, divisor_override,
-                lines + threadid() * g.width,
-            )
+            spread_plane_by_rows(plane_out, plane_grad, g, lines + part * g.width)
 
 
-cdef run_avg_grad(
-    cnp.ndarray out, cnp.ndarray grad_output, Geometry g, bint count_include_pad, Py_ssize_t divisor_override,
-    bint vectorized,
-):
+cdef void avg_grad(real *out, const real *grad, Geometry g, real *lines) noexcept nogil:
+    cdef int part
+    if g.threads == 1:
+        avg_grad_planes(out, grad, g, lines, 0)
+    else:
+        for part in prange(g.threads, num_threads=g.threads, schedule="static"):
+            avg_grad_planes(out, grad, g, lines, part)
+
+
+cdef run_avg_grad(cnp.ndarray out, cnp.ndarray grad_output, Geometry g, bint vectorized):
     cdef int dtype = real_type(grad_output)
     check_input(grad_output, dtype)
     check_output(out, dtype)
@@ -230,9 +233,9 @@ cdef run_avg_grad(
             raise MemoryError("no memory for the scratch rows of avg_pool2d_input_grad")
     with nogil:
         if dtype == cnp.NPY_FLOAT32:
-            avg_grad(<float *>o, <const float *>grad, g, count_include_pad, divisor_override, <float *>lines)
+            avg_grad(<float *>o, <const float *>grad, g, <float *>lines)
         else:
-            avg_grad(<double *>o, <const double *>grad, g, count_include_pad, divisor_override, <double *>lines)
+            avg_grad(<double *>o, <const double *>grad, g, <double *>lines)
         free(lines)
 
 
@@ -241,11 +244,12 @@ def avg_pool2d_input_grad_naive(
     Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
     Py_ssize_t divisor_override, int threads,
 ):
-    """Adds each window's share of the gradient to all of its elements: out (N, C, H, W) is zeroed first."""
-    cdef Geometry g = geometry(
-        out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, 1, 1, threads
+    """Adds each window's portion of the gradient to all of its elements: out (N, C, H, W) is zeroed first."""
+    cdef Geometry g = avg_geometry(
+        out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
+        divisor_override, threads,
     )
-    run_avg_grad(out, grad_output, g, count_include_pad, divisor_override, False)
+    run_avg_grad(out, grad_output, g, False)
 
 
 def avg_pool2d_input_grad_vectorized(
@@ -255,15 +259,16 @@ def avg_pool2d_input_grad_vectorized(
 ):
     """Sums each row of windows along the row once for all rows under it; writes 2x2 windows at stride 2
     whole, a vector of them at a time."""
-    cdef Geometry g = geometry(
-        out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, 1, 1, threads
+    cdef Geometry g = avg_geometry(
+        out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
+        divisor_override, threads,
     )
-    run_avg_grad(out, grad_output, g, count_include_pad, divisor_override, True)
+    run_avg_grad(out, grad_output, g, True)
 
 
 # ---- adaptive average pooling ------------------------------------------------------------------------
 # Window i of n over a size covers [floor(i * size / n), ceil((i + 1) * size / n)): uneven windows, which
-# may share elements.
+# may portion elements.
 
 
 cdef inline Py_ssize_t adaptive_begin(Py_ssize_t i, Py_ssize_t n, Py_ssize_t size) noexcept nogil:
@@ -302,7 +307,7 @@ cdef void adaptive_plane(real *out, const real *x, Geometry g) noexcept nogil:
 
 cdef void adaptive_grad_plane(real *out, const real *grad, Geometry g) noexcept nogil:
     cdef Py_ssize_t oh, ow, row, column, row_begin, row_end, begin, end
-    cdef real share
+    cdef real portion
     memset(out, 0, g.height * g.width * sizeof(real))
     for oh in range(g.out_height):
         row_begin = adaptive_begin(oh, g.out_height, g.height)
@@ -310,20 +315,29 @@ cdef void adaptive_grad_plane(real *out, const real *grad, Geometry g) noexcept 
         for ow in range(g.out_width):
             begin = adaptive_begin(ow, g.out_width, g.width)
             end = adaptive_end(ow, g.out_width, g.width)
-            share = grad[oh * g.out_width + ow] / <real>((row_end - row_begin) * (end - begin))
+            portion = grad[oh * g.out_width + ow] / <real>((row_end - row_begin) * (end - begin))
             for row in range(row_begin, row_end):
                 for column in range(begin, end):
-                    out[row * g.width + column] += share
+                    out[row * g.width + column] += portion
 
 
-cdef void adaptive(real *large, real *small, Geometry g, bint gradient) noexcept nogil:
-    """All planes, forward (large to small) or backward (small to large)."""
+cdef void adaptive_planes(real *large, real *small, Geometry g, bint gradient, int part) noexcept nogil:
+    """Forward (large to small) or backward (small to large)."""
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
-    for plane in prange(g.planes, num_threads=g.threads, schedule="static"):
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if gradient:
             adaptive_grad_plane(large + plane * in_size, <const real *>(small + plane * out_size), g)
         else:
             adaptive_plane(small + plane * out_size, <const real *>(large + plane * in_size), g)
+
+
+cdef void adaptive(real *large, real *small, Geometry g, bint gradient) noexcept nogil:
+    cdef int part
+    if g.threads == 1:
+        adaptive_planes(large, small, g, gradient, 0)
+    else:
+        for part in prange(g.threads, num_threads=g.threads, schedule="static"):
+            adaptive_planes(large, small, g, gradient, part)
 
 
 cdef run_adaptive(cnp.ndarray large, cnp.ndarray small, int threads, bint gradient):

@@ -5,9 +5,11 @@
  * Each function works on n contiguous elements, a vector at a time. `out` may be an input.
  */
 
+#define FOR_VECTORS(i, count, n) for (ptrdiff_t i = 0, count = (n); count > 0; i += LANES, count -= LANES)
+
 #define UNARY(name, formula)                                                      \
     MAYBE_UNUSED void NAME(name)(REAL *out, const REAL *input, ptrdiff_t n) {     \
-        for (ptrdiff_t i = 0, count = n; count > 0; i += LANES, count -= LANES) {                                                \
+        FOR_VECTORS(i, count, n) {                                                \
             VECTOR x = NAME(load)(input + i, count, 0);                           \
             NAME(store)(out + i, count, formula);                                 \
         }                                                                         \
@@ -16,7 +18,7 @@
 /* A gradient: g is the gradient of the result, v the saved result or input. */
 #define GRADIENT(name, formula)                                                                   \
     MAYBE_UNUSED void NAME(name)(REAL *out, const REAL *grad, const REAL *saved, ptrdiff_t n) {   \
-        for (ptrdiff_t i = 0, count = n; count > 0; i += LANES, count -= LANES) {                                                                \
+        FOR_VECTORS(i, count, n) {                                                                \
             VECTOR g = NAME(load)(grad + i, count, 0);                                            \
             VECTOR v = NAME(load)(saved + i, count, 0);                                           \
             NAME(store)(out + i, count, formula);                                                 \
@@ -29,7 +31,7 @@ ALWAYS_INLINE VECTOR NAME(logistic)(VECTOR x) {
     return NAME(select)(x < 0, e, (VECTOR){0} + 1) / (1 + e);
 }
 
-/* The same with its derivative s (1 - s), as e / (1 + e)^2: 1 - s would have lost its digits where s is near 1. */
+/* The same with its derivative s (1 - s), as e / (1 + e)^2: where s is near 1, 1 - s has lost its digits. */
 ALWAYS_INLINE VECTOR NAME(logistic_and_slope)(VECTOR x, VECTOR *slope) {
     VECTOR e = NAME(exp_nonpositive)(-NAME(abs)(x));
     VECTOR larger = 1 / (1 + e); /* the larger of s and 1 - s */
@@ -91,6 +93,7 @@ GRADIENT(silu_grad_array, g * NAME(silu_derivative)(v))
 GRADIENT(gelu_grad_array, g * NAME(gelu_derivative)(v))
 GRADIENT(gelu_tanh_grad_array, g * NAME(gelu_tanh_derivative)(v))
 
+#undef FOR_VECTORS
 #undef UNARY
 #undef GRADIENT
 #undef GELU_SCALE

@@ -15,9 +15,7 @@ include "arguments.pxi"
 
 ctypedef void (*unary_f32)(float *out, const float *x, Py_ssize_t n) noexcept nogil
 ctypedef void (*unary_f64)(double *out, const double *x, Py_ssize_t n) noexcept nogil
-ctypedef void (*gradient_f32)(
-    float *out, const float *grad, const float *saved, Py_ssize_t n
-) noexcept nogil
+ctypedef void (*gradient_f32)(float *out, const float *grad, const float *saved, Py_ssize_t n) noexcept nogil
 ctypedef void (*gradient_f64)(
     double *out, const double *grad, const double *saved, Py_ssize_t n
 ) noexcept nogil
@@ -50,8 +48,30 @@ cdef extern from *:
 # Elements below which another thread costs more than it saves: a few microseconds of work. A cheap function
 # is bound by memory, a costly one by its polynomial.
 cdef enum:
-    CHEAP = 65536
+    CHEAP = 32768
     COSTLY = 16384
+    LINE = 16  # threads begin at multiples of it: whole vectors, whole cache lines
+
+
+cdef inline void apply_unary(
+    void *out, const void *x, Py_ssize_t n, int part, int parts, int dtype, unary_f32 f32, unary_f64 f64
+) noexcept nogil:
+    cdef Py_ssize_t begin = share(n, part, parts, LINE), end = share(n, part + 1, parts, LINE)
+    if dtype == cnp.NPY_FLOAT32:
+        f32(<float *>out + begin, <const float *>x + begin, end - begin)
+    else:
+        f64(<double *>out + begin, <const double *>x + begin, end - begin)
+
+
+cdef inline void apply_gradient(
+    void *out, const void *grad, const void *saved, Py_ssize_t n, int part, int parts, int dtype,
+    gradient_f32 f32, gradient_f64 f64,
+) noexcept nogil:
+    cdef Py_ssize_t begin = share(n, part, parts, LINE), end = share(n, part + 1, parts, LINE)
+    if dtype == cnp.NPY_FLOAT32:
+        f32(<float *>out + begin, <const float *>grad + begin, <const float *>saved + begin, end - begin)
+    else:
+        f64(<double *>out + begin, <const double *>grad + begin, <const double *>saved + begin, end - begin)
 
 
 cdef run_unary(
@@ -61,19 +81,16 @@ cdef run_unary(
     check_input(x, dtype)
     check_output(out, dtype)
     check_same_shape(out, x)
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), begin
-    cdef float *out_f32 = <float *>cnp.PyArray_DATA(out)
-    cdef float *x_f32 = <float *>cnp.PyArray_DATA(x)
-    cdef double *out_f64 = <double *>out_f32
-    cdef double *x_f64 = <double *>x_f32
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef void *out_data = cnp.PyArray_DATA(out)
+    cdef const void *x_data = cnp.PyArray_DATA(x)
     parts = threads_for(n, work_per_thread, threads)
     with nogil:
-        for part in prange(parts, num_threads=parts, schedule="static"):
-            begin = share(n, part, parts)
-            if dtype == cnp.NPY_FLOAT32:
-                f32(out_f32 + begin, x_f32 + begin, share(n, part + 1, parts) - begin)
-            else:
-                f64(out_f64 + begin, x_f64 + begin, share(n, part + 1, parts) - begin)
+        if parts == 1:
+            apply_unary(out_data, x_data, n, 0, 1, dtype, f32, f64)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                apply_unary(out_data, x_data, n, part, parts, dtype, f32, f64)
 
 
 cdef run_gradient(
@@ -86,21 +103,17 @@ cdef run_gradient(
     check_output(out, dtype)
     check_same_shape(out, grad)
     check_same_shape(out, saved)
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(out), begin
-    cdef float *out_f32 = <float *>cnp.PyArray_DATA(out)
-    cdef float *grad_f32 = <float *>cnp.PyArray_DATA(grad)
-    cdef float *saved_f32 = <float *>cnp.PyArray_DATA(saved)
-    cdef double *out_f64 = <double *>out_f32
-    cdef double *grad_f64 = <double *>grad_f32
-    cdef double *saved_f64 = <double *>saved_f32
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(out)
+    cdef void *out_data = cnp.PyArray_DATA(out)
+    cdef const void *grad_data = cnp.PyArray_DATA(grad)
+    cdef const void *saved_data = cnp.PyArray_DATA(saved)
     parts = threads_for(n, work_per_thread, threads)
     with nogil:
-        for part in prange(parts, num_threads=parts, schedule="static"):
-            begin = share(n, part, parts)
-            if dtype == cnp.NPY_FLOAT32:
-                f32(out_f32 + begin, grad_f32 + begin, saved_f32 + begin, share(n, part + 1, parts) - begin)
-            else:
-                f64(out_f64 + begin, grad_f64 + begin, saved_f64 + begin, share(n, part + 1, parts) - begin)
+        if parts == 1:
+            apply_gradient(out_data, grad_data, saved_data, n, 0, 1, dtype, f32, f64)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                apply_gradient(out_data, grad_data, saved_data, n, part, parts, dtype, f32, f64)
 
 
 def relu(cnp.ndarray out, cnp.ndarray x, int threads):

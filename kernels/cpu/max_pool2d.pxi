@@ -82,13 +82,24 @@ cdef void max_plane_vectorized(real *out, tap_t *taps, const real *x, Geometry g
         taps += g.out_width
 
 
-cdef void max_pool(real *out, tap_t *taps, const real *x, Geometry g, bint vectorized) noexcept nogil:
+cdef void max_pool_planes(
+    real *out, tap_t *taps, const real *x, Geometry g, bint vectorized, int part
+) noexcept nogil:
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
-    for plane in prange(g.planes, num_threads=g.threads, schedule="static"):
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if vectorized:
             max_plane_vectorized(out + plane * out_size, taps + plane * out_size, x + plane * in_size, g)
         else:
             max_plane_naive(out + plane * out_size, taps + plane * out_size, x + plane * in_size, g)
+
+
+cdef void max_pool(real *out, tap_t *taps, const real *x, Geometry g, bint vectorized) noexcept nogil:
+    cdef int part
+    if g.threads == 1:
+        max_pool_planes(out, taps, x, g, vectorized, 0)
+    else:
+        for part in prange(g.threads, num_threads=g.threads, schedule="static"):
+            max_pool_planes(out, taps, x, g, vectorized, part)
 
 
 cdef run_max_pool(cnp.ndarray out, cnp.ndarray taps, cnp.ndarray x, Geometry g, bint vectorized):
@@ -179,13 +190,26 @@ cdef void scatter_plane_2x2(real *out, const real *grad, const tap_t *taps, Geom
     clear_outside_tiling(out, g)
 
 
-cdef void max_grad(real *out, const real *grad, const tap_t *taps, Geometry g, bint vectorized) noexcept nogil:
+cdef void max_grad_planes(
+    real *out, const real *grad, const tap_t *taps, Geometry g, bint vectorized, int part
+) noexcept nogil:
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
-    for plane in prange(g.planes, num_threads=g.threads, schedule="static"):
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if vectorized:
             scatter_plane_2x2(out + plane * in_size, grad + plane * out_size, taps + plane * out_size, g)
         else:
             scatter_plane(out + plane * in_size, grad + plane * out_size, taps + plane * out_size, g)
+
+
+cdef void max_grad(
+    real *out, const real *grad, const tap_t *taps, Geometry g, bint vectorized
+) noexcept nogil:
+    cdef int part
+    if g.threads == 1:
+        max_grad_planes(out, grad, taps, g, vectorized, 0)
+    else:
+        for part in prange(g.threads, num_threads=g.threads, schedule="static"):
+            max_grad_planes(out, grad, taps, g, vectorized, part)
 
 
 cdef run_max_grad(cnp.ndarray out, cnp.ndarray grad_output, cnp.ndarray taps, Geometry g, bint vectorized):
@@ -229,14 +253,23 @@ def max_pool2d_input_grad_vectorized(
                                                   pad_h, pad_w, dilation_h, dilation_w, threads), True)
 
 
-cdef void gather(real *out, const real *x, const tap_t *taps, Geometry g) noexcept nogil:
+cdef void gather_planes(real *out, const real *x, const tap_t *taps, Geometry g, int part) noexcept nogil:
     cdef Py_ssize_t plane, oh, ow, at, k
-    for plane in prange(g.planes, num_threads=g.threads, schedule="static"):
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         for oh in range(g.out_height):
             for ow in range(g.out_width):
                 k = (plane * g.out_height + oh) * g.out_width + ow
                 at = winning_element(g, oh, ow, taps[k])
                 out[k] = x[plane * g.height * g.width + at] if at >= 0 else 0
+
+
+cdef void gather(real *out, const real *x, const tap_t *taps, Geometry g) noexcept nogil:
+    cdef int part
+    if g.threads == 1:
+        gather_planes(out, x, taps, g, 0)
+    else:
+        for part in prange(g.threads, num_threads=g.threads, schedule="static"):
+            gather_planes(out, x, taps, g, part)
 
 
 def max_pool2d_gather(

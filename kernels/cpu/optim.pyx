@@ -16,6 +16,7 @@ include "arguments.pxi"
 # Elements below which it is not worth waking another thread.
 cdef enum:
     WORK_PER_THREAD = 32768
+    LINE = 16  # threads begin at multiples of it: whole vectors, whole cache lines
 
 
 ctypedef struct AdamFactors:
@@ -80,6 +81,44 @@ cdef void momentum_loop(
         param[i] -= lr * (g + momentum * v if nesterov else v)
 
 
+cdef void adam_part(
+    void *param, const void *grad, void *exp_avg, void *exp_avg_sq, Py_ssize_t n, int part, int parts,
+    int dtype, AdamFactors f,
+) noexcept nogil:
+    cdef Py_ssize_t begin = share(n, part, parts, LINE), end = share(n, part + 1, parts, LINE)
+    if dtype == cnp.NPY_FLOAT32:
+        adam_loop(
+            <float *>param + begin, <const float *>grad + begin, <float *>exp_avg + begin,
+            <float *>exp_avg_sq + begin, end - begin, f,
+        )
+    else:
+        adam_loop(
+            <double *>param + begin, <const double *>grad + begin, <double *>exp_avg + begin,
+            <double *>exp_avg_sq + begin, end - begin, f,
+        )
+
+
+cdef void sgd_part(
+    void *param, const void *grad, void *velocity, Py_ssize_t n, int part, int parts, int dtype, SgdFactors f
+) noexcept nogil:
+    """``velocity`` is NULL without momentum."""
+    cdef Py_ssize_t begin = share(n, part, parts, LINE), count = share(n, part + 1, parts, LINE) - begin
+    if dtype == cnp.NPY_FLOAT32:
+        if velocity == NULL:
+            sgd_loop(<float *>param + begin, <const float *>grad + begin, count, f)
+        else:
+            momentum_loop(
+                <float *>param + begin, <const float *>grad + begin, <float *>velocity + begin, count, f
+            )
+    else:
+        if velocity == NULL:
+            sgd_loop(<double *>param + begin, <const double *>grad + begin, count, f)
+        else:
+            momentum_loop(
+                <double *>param + begin, <const double *>grad + begin, <double *>velocity + begin, count, f
+            )
+
+
 cdef int check_state(cnp.ndarray state, cnp.ndarray param, int dtype) except -1:
     check_output(state, dtype)
     check_same_shape(state, param)
@@ -109,26 +148,18 @@ def adam_step(
     f.l2 = 0 if decoupled else weight_decay
     f.step_size = lr / (1 - pow(beta1, step))
     f.sqrt_correction = sqrt(1 - pow(beta2, step))
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(param), begin, count
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(param)
     cdef void *p = cnp.PyArray_DATA(param)
-    cdef void *g = cnp.PyArray_DATA(grad)
+    cdef const void *g = cnp.PyArray_DATA(grad)
     cdef void *m = cnp.PyArray_DATA(exp_avg)
     cdef void *v = cnp.PyArray_DATA(exp_avg_sq)
     parts = threads_for(n, WORK_PER_THREAD, threads)
     with nogil:
-        for part in prange(parts, num_threads=parts, schedule="static"):
-            begin = share(n, part, parts)
-            count = share(n, part + 1, parts) - begin
-            if dtype == cnp.NPY_FLOAT32:
-                adam_loop(
-                    <float *>p + begin, <const float *>g + begin, <float *>m + begin, <float *>v + begin,
-                    count, f,
-                )
-            else:
-                adam_loop(
-                    <double *>p + begin, <const double *>g + begin, <double *>m + begin, <double *>v + begin,
-                    count, f,
-                )
+        if parts == 1:
+            adam_part(p, g, m, v, n, 0, 1, dtype, f)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                adam_part(p, g, m, v, n, part, parts, dtype, f)
 
 
 def sgd_step(
@@ -147,9 +178,9 @@ def sgd_step(
     cdef SgdFactors f
     f.lr, f.momentum, f.weight_decay, f.nesterov = lr, momentum, weight_decay, nesterov
     f.new_share = 1 if first_step else 1 - dampening
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(param), begin, count
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(param)
     cdef void *p = cnp.PyArray_DATA(param)
-    cdef void *g = cnp.PyArray_DATA(grad)
+    cdef const void *g = cnp.PyArray_DATA(grad)
     cdef void *v = NULL
     if momentum_buffer is not None:
         check_state(momentum_buffer, param, dtype)
@@ -158,20 +189,8 @@ def sgd_step(
             momentum_buffer.fill(0)
     parts = threads_for(n, WORK_PER_THREAD, threads)
     with nogil:
-        for part in prange(parts, num_threads=parts, schedule="static"):
-            begin = share(n, part, parts)
-            count = share(n, part + 1, parts) - begin
-            if dtype == cnp.NPY_FLOAT32:
-                if v == NULL:
-                    sgd_loop(<float *>p + begin, <const float *>g + begin, count, f)
-                else:
-                    momentum_loop(
-                        <float *>p + begin, <const float *>g + begin, <float *>v + begin, count, f
-                    )
-            else:
-                if v == NULL:
-                    sgd_loop(<double *>p + begin, <const double *>g + begin, count, f)
-                else:
-                    momentum_loop(
-                        <double *>p + begin, <const double *>g + begin, <double *>v + begin, count, f
-                    )
+        if parts == 1:
+            sgd_part(p, g, v, n, 0, 1, dtype, f)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                sgd_part(p, g, v, n, part, parts, dtype, f)

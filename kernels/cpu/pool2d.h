@@ -77,7 +77,8 @@ ALWAYS_INLINE void NAME(store_taps)(void *taps, ptrdiff_t at, int tap_bytes, MAS
 }
 
 ALWAYS_INLINE MASK NAME(load_taps)(const void *taps, ptrdiff_t at, int tap_bytes) {
-    if (tap_bytes == 1) return __builtin_convertvector(*(const BYTES *)((const unsigned char *)taps + at), MASK);
+    if (tap_bytes == 1)
+        return __builtin_convertvector(*(const BYTES *)((const unsigned char *)taps + at), MASK);
     return __builtin_convertvector(*(const INTS *)((const int *)taps + at), MASK);
 }
 

@@ -14,7 +14,7 @@ Arithmetic intensity: a 2x2 window at stride 2 reads 16 bytes and writes 5 for 3
 are bound by memory once they are vectorised, and the one-byte taps pay.
 """
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -108,6 +108,8 @@ cdef enum:
 ctypedef struct Geometry:
     Py_ssize_t planes, height, width, out_height, out_width
     Py_ssize_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
+    bint count_include_pad  # this and the next: average pooling only
+    Py_ssize_t divisor_override  # 0: none
     int threads
 
 
@@ -131,8 +133,14 @@ cdef Geometry geometry(
     g.out_height, g.out_width = small.shape[2], small.shape[3]
     g.kernel_h, g.kernel_w, g.stride_h, g.stride_w = kernel_h, kernel_w, stride_h, stride_w
     g.pad_h, g.pad_w, g.dilation_h, g.dilation_w = pad_h, pad_w, dilation_h, dilation_w
+    g.count_include_pad, g.divisor_override = True, 0
     g.threads = threads_for(cnp.PyArray_SIZE(large) + cnp.PyArray_SIZE(small), WORK_PER_THREAD, threads)
     return g
+
+
+cdef inline Py_ssize_t first_plane(Geometry g, int part) noexcept nogil:
+    """The planes are split over g.threads; this is where part ``part`` begins."""
+    return share(g.planes, part, g.threads, 1)
 
 
 # ---- which taps and windows lie inside the input -----------------------------------------------------

@@ -7,8 +7,8 @@
  * the sum of exponentials, 0 for the other sums.
  */
 
-/* The lanes are summed, and compared, by halves: a chain of LANES dependent additions would take longer than a
-   short row. */
+/* The lanes are summed, and compared, by halves: a chain of LANES dependent additions would take longer
+   than a short row. */
 ALWAYS_INLINE REAL NAME(lane_sum)(VECTOR v) {
     UNROLL for (int half = LANES / 2; half > 0; half /= 2)
         UNROLL for (int lane = 0; lane < half; lane++) v[lane] += v[lane + half];
@@ -69,9 +69,10 @@ MAYBE_UNUSED void NAME(log_softmax_grad_row)(REAL *out, const REAL *grad, const 
     VECTOR sums = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES) sums += NAME(load)(grad + i, n - i, 0);
     REAL sum = NAME(lane_sum)(sums);
-    for (ptrdiff_t i = 0; i < n; i += LANES)
-        NAME(store)(out + i, n - i,
-                    NAME(load)(grad + i, n - i, 0) - NAME(exp_nonpositive)(NAME(load)(y + i, n - i, 0)) * sum);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        VECTOR p = NAME(exp_nonpositive)(NAME(load)(y + i, n - i, 0));
+        NAME(store)(out + i, n - i, NAME(load)(grad + i, n - i, 0) - p * sum);
+    }
 }
 
 #undef REAL

@@ -54,43 +54,63 @@ cdef check_matrices(cnp.ndarray out, cnp.ndarray x, int dtype):
         raise ValueError(f"softmax kernels take (rows, columns) arrays, got shape {(<object>x).shape}")
 
 
+cdef void apply_rows(
+    void *out, const void *x, Py_ssize_t rows, Py_ssize_t columns, int part, int parts, int dtype,
+    row_f32 f32, row_f64 f64,
+) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(share(rows, part, parts, 1), share(rows, part + 1, parts, 1)):
+        if dtype == cnp.NPY_FLOAT32:
+            f32(<float *>out + row * columns, <const float *>x + row * columns, columns)
+        else:
+            f64(<double *>out + row * columns, <const double *>x + row * columns, columns)
+
+
+cdef void apply_grad_rows(
+    void *out, const void *grad, const void *y, Py_ssize_t rows, Py_ssize_t columns, int part, int parts,
+    int dtype, grad_row_f32 f32, grad_row_f64 f64,
+) noexcept nogil:
+    cdef Py_ssize_t row, at
+    for row in range(share(rows, part, parts, 1), share(rows, part + 1, parts, 1)):
+        at = row * columns
+        if dtype == cnp.NPY_FLOAT32:
+            f32(<float *>out + at, <const float *>grad + at, <const float *>y + at, columns)
+        else:
+            f64(<double *>out + at, <const double *>grad + at, <const double *>y + at, columns)
+
+
 cdef run_rows(cnp.ndarray out, cnp.ndarray x, row_f32 f32, row_f64 f64, int threads):
-    cdef int dtype = real_type(x)
+    cdef int dtype = real_type(x), part, parts
     check_matrices(out, x, dtype)
-    cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1], row
-    cdef float *out_f32 = <float *>cnp.PyArray_DATA(out)
-    cdef float *x_f32 = <float *>cnp.PyArray_DATA(x)
-    cdef double *out_f64 = <double *>out_f32
-    cdef double *x_f64 = <double *>x_f32
-    threads = threads_for(rows * columns, WORK_PER_THREAD, threads)
+    cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
+    cdef void *out_data = cnp.PyArray_DATA(out)
+    cdef const void *x_data = cnp.PyArray_DATA(x)
+    parts = threads_for(rows * columns, WORK_PER_THREAD, threads)
     with nogil:
-        for row in prange(rows, num_threads=threads, schedule="static"):
-            if dtype == cnp.NPY_FLOAT32:
-                f32(out_f32 + row * columns, x_f32 + row * columns, columns)
-            else:
-                f64(out_f64 + row * columns, x_f64 + row * columns, columns)
+        if parts == 1:
+            apply_rows(out_data, x_data, rows, columns, 0, 1, dtype, f32, f64)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                apply_rows(out_data, x_data, rows, columns, part, parts, dtype, f32, f64)
 
 
 cdef run_grad_rows(
     cnp.ndarray out, cnp.ndarray grad, cnp.ndarray y, grad_row_f32 f32, grad_row_f64 f64, int threads
 ):
-    cdef int dtype = real_type(grad)
+    cdef int dtype = real_type(grad), part, parts
     check_matrices(out, grad, dtype)
     check_matrices(out, y, dtype)
-    cdef Py_ssize_t rows = out.shape[0], columns = out.shape[1], row
-    cdef float *out_f32 = <float *>cnp.PyArray_DATA(out)
-    cdef float *grad_f32 = <float *>cnp.PyArray_DATA(grad)
-    cdef float *y_f32 = <float *>cnp.PyArray_DATA(y)
-    cdef double *out_f64 = <double *>out_f32
-    cdef double *grad_f64 = <double *>grad_f32
-    cdef double *y_f64 = <double *>y_f32
-    threads = threads_for(rows * columns, WORK_PER_THREAD, threads)
+    cdef Py_ssize_t rows = out.shape[0], columns = out.shape[1]
+    cdef void *out_data = cnp.PyArray_DATA(out)
+    cdef const void *grad_data = cnp.PyArray_DATA(grad)
+    cdef const void *y_data = cnp.PyArray_DATA(y)
+    parts = threads_for(rows * columns, WORK_PER_THREAD, threads)
     with nogil:
-        for row in prange(rows, num_threads=threads, schedule="static"):
-            if dtype == cnp.NPY_FLOAT32:
-                f32(out_f32 + row * columns, grad_f32 + row * columns, y_f32 + row * columns, columns)
-            else:
-                f64(out_f64 + row * columns, grad_f64 + row * columns, y_f64 + row * columns, columns)
+        if parts == 1:
+            apply_grad_rows(out_data, grad_data, y_data, rows, columns, 0, 1, dtype, f32, f64)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                apply_grad_rows(out_data, grad_data, y_data, rows, columns, part, parts, dtype, f32, f64)
 
 
 def softmax(cnp.ndarray out, cnp.ndarray x, int threads):

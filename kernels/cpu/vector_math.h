@@ -1,9 +1,9 @@
 /* exp, tanh, erf and the normal distribution, on the vectors of vector.h.
  *
- * float32 is computed by polynomials, fitted with a relative error below 4e-8, so that float32's own rounding
- * decides; float64 calls the C library lane by lane. Largest errors measured against float64: exp 1.2 ulp, tanh
- * 1.5 ulp, erf 2.5 ulp, the normal tail 4 + a^2 / 2 ulp (the second term is the rounding of a^2). Denormals,
- * signed zeros, infinities and NaN are those of the C library.
+ * float32 is computed by polynomials, fitted with a relative error below 4e-8, so that float32's own
+ * rounding decides; float64 calls the C library lane by lane. Largest errors measured against float64: exp
+ * 1.2 ulp, tanh 1.5 ulp, erf 2.5 ulp, the normal tail 4 + a^2 / 2 ulp (the second term is the rounding of
+ * a^2). Denormals, signed zeros, infinities and NaN are those of the C library.
  */
 #ifndef MINIGRAD_VECTOR_MATH_H
 #define MINIGRAD_VECTOR_MATH_H
@@ -34,9 +34,9 @@ ALWAYS_INLINE f32v with_sign_f32(f32v magnitude, f32v sign) {
     return (f32v)((i32v)magnitude | ((i32v)sign & ~0x7fffffff));
 }
 
-/* exp(x) = 2^n exp(r), with n = round(x / ln 2) and |r| <= ln(2) / 2 (Cody and Waite). Adding 1.5 * 2^23 rounds
-   to an integer, which then stands in the low bits of the sum. ln 2 is split in two: n times its first part, of
-   10 bits, is exact. */
+/* exp(x) = 2^n exp(r), with n = round(x / ln 2) and |r| <= ln(2) / 2 (Cody and Waite). Adding 1.5 * 2^23
+   rounds to an integer, which then stands in the low bits of the sum. ln 2 is split in two: n times its
+   first part, of 10 bits, is exact. */
 #define ROUND_TO_INTEGER 12582912.0f
 
 ALWAYS_INLINE f32v exp_reduced_f32(f32v x, f32v n) {
@@ -49,8 +49,8 @@ ALWAYS_INLINE f32v exp_reduced_f32(f32v x, f32v n) {
     return p * r + 1.0f;
 }
 
-/* 2^n is multiplied in two halves: for the largest results it is infinite by itself, for the smallest no normal
-   number. */
+/* 2^n is multiplied in two halves: for the largest results it is infinite by itself, for the smallest no
+   normal number. */
 ALWAYS_INLINE f32v exp_f32(f32v x) {
     x = select_f32(x < -105.0f, BROADCAST_F32(-105.0f), x); /* 0 from there on */
     x = select_f32(x > 89.0f, BROADCAST_F32(89.0f), x);     /* infinite from there on; NaN passes both */
@@ -81,8 +81,8 @@ ALWAYS_INLINE f32v tanh_f32(f32v x) {
     return with_sign_f32(select_f32(a < 0.625f, small, (1.0f - e) / (1.0f + e)), x);
 }
 
-/* Phi(-a) for a >= 0, given e = exp(-a^2 / 2): e times a function that falls slowly, from 1/2 to 0.4 / a, and is
-   a polynomial in t = 1 / (1 + 0.35 a). Good to the last digits however small Phi(-a) is. */
+/* Phi(-a) for a >= 0, given e = exp(-a^2 / 2): e times a function that falls slowly, from 1/2 to 0.4 / a,
+   and is a polynomial in t = 1 / (1 + 0.35 a). Good to the last digits however small Phi(-a) is. */
 ALWAYS_INLINE f32v normal_tail_f32(f32v a, f32v e) {
     f32v t = 1.0f / (a * 0.35f + 1.0f);
     f32v p = t * -0.029157877f + 0.14403088f;
@@ -131,9 +131,10 @@ ALWAYS_INLINE f64v erf_f64(f64v x) {
     return x;
 }
 
-/* A vector from or to the first `count` elements at x; where there are fewer than a vector has, the others are
-   `fill`, and are not written. So that an element's result does not depend on its place, the rest of an array
-   goes through the same vector code. (Loops, not memcpy: around a call all vector registers are saved.) */
+/* A vector from or to the first `count` elements at x; where there are fewer than a vector has, the others
+   are `fill`, and are not written. So that an element's result does not depend on its place, the rest of
+   an array goes through the same vector code. (Loops, not memcpy: around a call all vector registers are
+   saved.) */
 ALWAYS_INLINE f32v load_f32(const float *x, ptrdiff_t count, float fill) {
     if (count >= F32_LANES) return *(const f32v_u *)x;
     float part[F32_LANES];
