@@ -110,6 +110,13 @@ def wrap(array: Any, device: Device) -> Any:
     return out
 
 
+def as_variable(value: Any, device: Device) -> Any:
+    """``value``, a tensor, an array, or what NumPy makes of zero dimensions, as a tensor."""
+    if isinstance(value, Variable):
+        return value
+    return wrap(value if type(value) is device.array_type else device.xp.asarray(value), device)
+
+
 def written_cell(variable: Variable) -> list[int]:
     """Where the time of the last write to the variable's memory stands; views of the memory share it."""
     cell = variable._written
@@ -241,7 +248,7 @@ class Node:
             if grad is None and kept is not None and kept.dtype.kind == "f":
                 with self.device.active():
                     grad = self.device.xp.zeros(kept.shape, kept.dtype)
-            grads.append(grad if grad is None or isinstance(grad, Variable) else wrap(grad, self.device))
+            grads.append(grad if grad is None else as_variable(grad, self.device))
             if kept is not None and not isinstance(kept, Spec):
                 kept = wrap(kept, self.device)
                 if kept.dtype.kind == "f":
@@ -360,7 +367,7 @@ def run_backward(
         for t in targets
     ]
     return [
-        g if g is None or create_graph else wrap(g, t.device) for g, t in zip(found, targets, strict=True)
+        g if g is None else as_variable(g, t.device) for g, t in zip(found, targets, strict=True)
     ]
 
 
@@ -377,7 +384,7 @@ def _accumulate(slot: list, create_graph: bool) -> None:
         # the argument of getrefcount are all there is. Otherwise two gradients, or a gradient and a saved
         # value, would share memory.
         owned = sys.getrefcount(grad) <= 3 and grad.base is None and grad.flags.c_contiguous
-        leaf.grad = wrap(grad if owned else grad.copy(), leaf.device)
+        leaf.grad = as_variable(grad if owned else grad.copy(), leaf.device)
 
 
 def _towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> set:
@@ -411,7 +418,7 @@ def _run_hooks(hooks: dict[int, Callable] | None, grad: Any, device: Device) -> 
     """``grad`` (a tensor, a bare array, or None) after ``hooks``, which see a tensor."""
     if not hooks or grad is None:
         return grad
-    tensor = grad if isinstance(grad, Variable) else wrap(grad, device)
+    tensor = as_variable(grad, device)
     for hook in list(hooks.values()):
         replaced = hook(tensor)
         if replaced is not None:

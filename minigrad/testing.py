@@ -12,6 +12,7 @@ They raise an AssertionError that shows the worst element when a check fails.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -313,7 +314,7 @@ def check_op(
 
 
 def _default_cases(op: Op) -> list[Case]:
-    if op._shape_rule is not None or op.variadic or any(v is not None for v in op.attributes.values()):
+    if op._shape_rule is not None or op.variadic or inspect.Parameter.empty in op.attributes.values():
         raise ValueError(f"check_op: op {op.name!r} needs cases, such as case((3, 4), (4, 5))")
     return [case(*[shape] * len(op.inputs)) for shape in DEFAULT_SHAPES]
 
