@@ -1,0 +1,251 @@
+"""Changes in place: right with the graph, or a clear error; never silently wrong."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+
+
+def leaf(*values, dtype=np.float64):
+    return mg.tensor(np.array(values, dtype), requires_grad=True)
+
+
+# ---- what was saved must not change ---------------------------------------------------------------------
+
+
+def _directly(y):
+    y.add_(1.0)
+
+
+def _through_a_view(y):
+    y[:1].add_(1.0)
+
+
+def _through_a_view_of_a_view(y):
+    y.reshape(2, 1)[0].fill_(7.0)
+
+
+def _through_detach(y):
+    y.detach().add_(1.0)
+
+
+def _by_setitem(y):
+    y[0] = 5.0
+
+
+def _by_data(y):
+    y.data = mg.zeros(2, dtype=mg.float64)
+
+
+CHANGES = [_directly, _through_a_view, _through_a_view_of_a_view, _through_detach, _by_setitem, _by_data]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("saved", ["input", "output"])
+def test_a_saved_tensor_changed_in_place_is_an_error(change, saved):
+    x = leaf(1.0, 2.0)
+    y = x.exp()  # saves its output
+    z = y * y if saved == "input" else y.sum()
+    with mg.no_grad():
+        change(y)
+    with pytest.raises(RuntimeError, match=r"'(mul|exp)'.*changed in place"):
+        z.sum().backward()
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_was_not_saved_is_allowed(change):
+    x = leaf(1.0, 2.0)
+    y = x + 1.0
+    z = (y * 3.0).sum()
+    with mg.no_grad():
+        change(y)
+    z.backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
+def test_an_update_of_the_weights_before_backward_is_an_error():
+    w, x = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    loss = (w * x).sum()
+    with mg.no_grad():
+        w -= 0.1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_an_index_changed_after_the_op_does_not_matter():
+    for index in (np.array([0, 1]), mg.tensor([0, 1]), [0, 1]):
+        x = leaf(1.0, 2.0, 3.0)
+        y = x[index]
+        index[0] = 2
+        y.sum().backward()
+        assert x.grad.tolist() == [1.0, 1.0, 0.0]
+
+
+# ---- in place, with the graph ---------------------------------------------------------------------------
+
+
+def _check_in_place(change, *shapes):
+    """``change(y, *others)``, which changes y = x * 2 and returns nothing, has the right gradient."""
+    rng = np.random.default_rng(2)
+    inputs = [mg.tensor(rng.uniform(0.5, 1.5, s), requires_grad=True) for s in shapes]
+
+    def function(x, *others):
+        y = x * 2.0
+        change(y, *others)
+        return y * y
+
+    assert mg.testing.gradcheck(function, inputs)
+    assert mg.testing.gradgradcheck(function, inputs)
+
+
+def _power(y):
+    y.pow_(3)
+
+
+def _times_itself(y):
+    y *= y
+
+
+def _add_itself(y):
+    y += y
+
+
+def _clamp(y):
+    y.clamp_(0.9, 1.1)
+
+
+def _relu(y):
+    y.sub_(1.0).relu_()
+
+
+def _zero(y):
+    y.zero_()
+
+
+def _chain(y):
+    y.mul_(3.0)
+    y.add_(y)
+    y.div_(3.0)
+
+
+def _set_number(y):
+    y[1] = 3.0
+
+
+@pytest.mark.parametrize("change", [_power, _times_itself, _add_itself, _clamp, _relu, _chain, _set_number])
+def test_in_place_ops_have_the_right_gradient(change):
+    _check_in_place(change, (3, 2))
+
+
+def test_zeroing_cuts_the_gradient():
+    x = leaf(1.0, 2.0)
+    y = x * 2.0
+    y.zero_()
+    (y + x).sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+
+
+def _set_row(y, v):
+    y[1] = v
+
+
+def _set_broadcast(y, v):
+    y[...] = v
+
+
+def _set_mask(y, v):
+    y[np.array([[True, False], [False, False], [True, True]])] = v
+
+
+def _set_twice(y, v):
+    y[[0, 2, 0]] = v
+
+
+def _iadd(y, v):
+    y += v
+
+
+def _copy(y, v):
+    y.copy_(v)
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        (_set_row, (2,)),
+        (_set_row, ()),
+        (_set_row, (1, 1, 2)),
+        (_set_broadcast, (2,)),
+        (_set_mask, (3,)),
+        (_set_twice, (3, 2)),
+        (_iadd, (2,)),
+        (_copy, (3, 2)),
+    ],
+)
+def test_what_is_written_has_the_right_gradient(change, shape):
+    _check_in_place(change, (3, 2), shape)
+
+
+def test_writing_a_tracked_value_into_a_plain_tensor():
+    x = leaf(1.0, 2.0)
+    out = mg.zeros(3, dtype=mg.float64)
+    out[1:] = x * 3.0
+    (out * out).sum().backward()
+    assert x.grad.tolist() == [18.0, 36.0]
+
+
+@pytest.mark.parametrize("change", [_directly, _by_setitem, _zero, _relu, _power])
+def test_a_leaf_that_requires_a_gradient_is_not_changed_in_place(change):
+    x = leaf(1.0, 2.0)
+    with pytest.raises(RuntimeError, match=r"leaf.*no_grad"):
+        change(x)
+    assert x.tolist() == [1.0, 2.0]
+
+
+def _write_to_a_view(y):
+    y[0] += 1.0
+
+
+def _write_to_the_base(y):
+    view = y[:1]
+    y += 1.0
+    return view
+
+
+def _write_to_a_row(y):
+    y.reshape(2, 1)[0].mul_(y[1:])
+
+
+def _write_to_detached(y):
+    d = y.detach()
+    d += y
+
+
+@pytest.mark.parametrize(
+    "change", [_write_to_a_view, _write_to_the_base, _write_to_a_row, _write_to_detached]
+)
+def test_writes_with_views_are_right_or_refused(change):
+    """Through a view the graph of the base would have to change: a clear error, never a wrong gradient."""
+    x = leaf(1.0, 2.0)
+
+    def function(x):
+        y = x * 2.0
+        kept = change(y)
+        return y * y if kept is None else (y * y).sum() + kept.sum()
+
+    try:
+        function(x)
+    except RuntimeError as error:
+        assert "clone()" in str(error)
+    else:
+        assert mg.testing.gradcheck(function, [x])
+
+
+def test_in_place_shape_and_dtype_must_fit():
+    x = mg.ones(2)
+    with pytest.raises(ValueError, match=r"add_.*\(3, 2\).*\(2,\)"):
+        x += mg.ones(3, 2)
+    with pytest.raises(TypeError, match=r"float32.*int64"):
+        mg.tensor([1, 2]).add_(mg.ones(2))
+    assert x.tolist() == [1.0, 1.0]
