@@ -187,8 +187,13 @@ _NAMES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 _PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQfd", strict=True))
 
 # What a parameter takes, by the kind of its dtype, and from where to where.
-_INTEGERS: tuple[type, ...] = (int, np.integer)
-_KINDS = {"b": (bool, np.bool_), "i": _INTEGERS, "u": _INTEGERS, "f": (*_INTEGERS, float, np.floating)}
+_INTEGERS = (int, np.integer)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "b": (bool, np.bool_),
+    "i": _INTEGERS,
+    "u": _INTEGERS,
+    "f": (*_INTEGERS, float, np.floating),
+}
 _LIMITS: dict[np.dtype, tuple[Any, Any]] = {
     np.dtype("?"): (False, True),
     np.dtype("f4"): (-float(np.finfo("f4").max), float(np.finfo("f4").max)),

@@ -31,6 +31,8 @@ namespace {
 
 constexpr unsigned WARP = 32;
 constexpr size_t STACK_BYTES = 256 << 10;          // reserved, not committed: pages are taken when touched
+// Stacks start at different offsets: if all had the same, their hot ends would fight for a few cache sets.
+constexpr size_t STACK_STAGGER = 320, STACK_STAGGER_LIMIT = 64 << 10;
 constexpr size_t STATIC_SHARED_BYTES = 48 << 10;   // what CUDA allows to static shared variables
 constexpr size_t SHARED_ALIGNMENT = 1024;
 
@@ -213,7 +215,7 @@ void Worker::resume(Fiber& fiber) {
             fiber.started = true;
             getcontext(&starter);
             starter.uc_stack.ss_sp = fiber.stack;
-            starter.uc_stack.ss_size = STACK_BYTES;
+            starter.uc_stack.ss_size = STACK_BYTES - fiber.thread.linear * STACK_STAGGER % STACK_STAGGER_LIMIT;
             starter.uc_link = nullptr;
             makecontext(&starter, start_fiber, 0);
             setcontext(&starter);
