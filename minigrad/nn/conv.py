@@ -36,6 +36,8 @@ class Conv2d(Module):
         ValueError: the options do not fit together.
     """
 
+    bias: Parameter | None
+
     def __init__(
         self,
         in_channels: int,

@@ -39,6 +39,8 @@ class Linear(Module):
         bias: (out_features,) or None; both start uniform in +-1 / sqrt(in_features).
     """
 
+    bias: Parameter | None
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
     ):

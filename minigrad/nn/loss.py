@@ -46,6 +46,8 @@ class NLLLoss(_Loss):
         ignore_index: targets of this value count for nothing.
     """
 
+    weight: Tensor | None
+
     def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"):
         super().__init__(reduction)
         self.register_buffer("weight", weight)
@@ -65,6 +67,8 @@ class CrossEntropyLoss(_Loss):
         weight, ignore_index: as in :class:`NLLLoss`.
         label_smoothing: in [0, 1]: the share of the target that is spread evenly over all classes.
     """
+
+    weight: Tensor | None
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class CrossEntropyLoss(_Loss):
 class BCELoss(_Loss):
     """The cross-entropy between two-class probabilities; ``weight`` is multiplied to each element's loss."""
 
+    weight: Tensor | None
+
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean"):
         super().__init__(reduction)
         self.register_buffer("weight", weight)
@@ -109,6 +115,9 @@ class BCEWithLogitsLoss(_Loss):
         weight: multiplied to each element's loss.
         pos_weight: multiplied to the loss of positive targets; broadcast to the input.
     """
+
+    weight: Tensor | None
+    pos_weight: Tensor | None
 
     def __init__(
         self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None

@@ -39,6 +39,11 @@ class BatchNorm(Module):
     """
 
     dimensions: ClassVar[tuple[int, ...]]  # of the inputs it takes
+    weight: Parameter | None
+    bias: Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -73,17 +78,16 @@ class BatchNorm(Module):
 
     def reset_running_stats(self) -> None:
         """Forget the running averages."""
-        if self.track_running_stats:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-            self.num_batches_tracked.zero_()
+        for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
+            if buffer is not None:
+                buffer.fill_(value)
 
     def reset_parameters(self) -> None:
         """Forget the running averages, and set weight and bias to 1 and 0."""
         self.reset_running_stats()
-        if self.affine:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if parameter is not None:
+                init.constant_(parameter, value)
 
     def forward(self, input: Tensor) -> Tensor:
         """Of the input's shape: (N, C, H, W) for BatchNorm2d, (N, C) or (N, C, L) for BatchNorm1d."""
@@ -92,10 +96,10 @@ class BatchNorm(Module):
             raise ValueError(
                 f"{type(self).__name__}: expected {wanted} input, got {input.ndim}D (shape {input.shape})"
             )
-        counting = self.training and self.num_batches_tracked is not None
+        count = self.num_batches_tracked if self.training else None
         momentum = self.momentum
         if momentum is None:
-            momentum = 1.0 / (self.num_batches_tracked.item() + 1) if counting else 0.0
+            momentum = 0.0 if count is None else 1.0 / (count.item() + 1)
         out = F.batch_norm(
             input,
             self.running_mean,
@@ -106,8 +110,8 @@ class BatchNorm(Module):
             momentum,
             self.eps,
         )
-        if counting:
-            self.num_batches_tracked.add_(1)
+        if count is not None:
+            count.add_(1)
         return out
 
     def extra_repr(self) -> str:

@@ -110,7 +110,7 @@ class AdaptiveAvgPool2d(Module):
         output_size: one number, or (height, width); None keeps a size.
     """
 
-    def __init__(self, output_size: int | tuple[int | None, int | None] | None):
+    def __init__(self, output_size: int | tuple[int | None, int | None]):
         super().__init__()
         self.output_size = output_size
 

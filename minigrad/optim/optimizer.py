@@ -43,7 +43,7 @@ class Optimizer:
         self.defaults = defaults
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
-        groups = list(params)
+        groups: list[Any] = list(params)
         if not groups:
             raise ValueError(f"{type(self).__name__}: the list of parameters is empty")
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
@@ -218,7 +218,7 @@ class Update:
 
 def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> None:
     """Raise ValueError unless 0 <= value < below; NaN is refused."""
-    if not isinstance(value, numbers.Real) or not 0.0 <= value < below:
+    if not isinstance(value, numbers.Real) or not 0.0 <= float(value) < below:
         raise ValueError(f"{owner}: {name} must be a number in [0, {below}), got {value!r}")
 
 
