@@ -188,7 +188,7 @@ _PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQfd", strict=True))
 
 # What a parameter takes, by the kind of its dtype, and from where to where.
 _INTEGERS = (int, np.integer)
-_KINDS: dict[str, tuple[type, ...]] = {
+_KINDS: dict[str, Any] = {
     "b": (bool, np.bool_),
     "i": _INTEGERS,
     "u": _INTEGERS,
