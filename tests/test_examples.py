@@ -1,0 +1,83 @@
+"""The README and the examples do what they say: every Python block and every script is executed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minigrad as mg
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def run(*command, **options):
+    """The finished process of a Python script of this checkout; its output is shown if it fails."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, **options
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[b.strip().splitlines()[-1][:40] for b in BLOCKS])
+def test_readme_block_runs(block, tmp_path):
+    if 'device="sim"' in block:
+        try:
+            mg.device("sim")
+        except mg.errors.DeviceError as error:
+            pytest.skip(str(error))
+    script = tmp_path / "block.py"
+    script.write_text(block)
+    printed = run(script, cwd=tmp_path)
+    for expected in re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE):
+        assert expected in printed
+
+
+def test_train_mnist_learns_the_digits_and_reloads_its_weights(tmp_path):
+    out = tmp_path / "run"
+    options = ("--dataset", "digits", "--batch-size", 32, "--epochs", 5)
+    printed = run(ROOT / "examples/train_mnist.py", *options, "--output", out, cwd=tmp_path)
+    accuracy = float(re.search(r"test accuracy ([\d.]+)%, the same after reloading", printed)[1])
+    assert accuracy >= 95
+    assert (out / "model.safetensors").stat().st_size > 10_000
+    assert (out / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_mnist_learns_from_real_mnist(tmp_path):
+    folder = os.environ.get("MINIGRAD_DATA")
+    if not folder or not (Path(folder) / "mnist").is_dir():
+        pytest.skip("real MNIST: set MINIGRAD_DATA to a folder that holds mnist/")
+    options = ("--limit", 3000, "--batch-size", 64, "--epochs", 2)
+    printed = run(ROOT / "examples/train_mnist.py", *options, "--output", tmp_path, cwd=tmp_path)
+    assert float(re.search(r"test accuracy ([\d.]+)%", printed)[1]) >= 90
+
+
+def test_train_mnist_on_the_simulator_takes_the_cpu_s_steps(tmp_path):
+    """The CUDA kernels, run by the simulator, give the losses that the CPU's kernels give."""
+    try:
+        mg.device("sim")
+    except mg.errors.DeviceError as error:
+        pytest.skip(str(error))
+    losses = {}
+    for device in ("cpu", "sim"):
+        printed = run(
+            ROOT / "examples/train_mnist.py",
+            *("--dataset", "digits", "--limit", 48, "--batch-size", 16, "--epochs", 1),
+            *("--device", device, "--output", tmp_path / device),
+            cwd=tmp_path,
+        )
+        losses[device] = float(re.search(r"train: loss ([\d.]+)", printed)[1])
+    assert losses["sim"] == pytest.approx(losses["cpu"], rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [["--epochs", "0"], ["--batch-size", "-1"], ["--device", "tpu"]])
+def test_train_mnist_refuses_wrong_options(wrong, tmp_path):
+    command = [sys.executable, str(ROOT / "examples/train_mnist.py"), "--dataset", "digits", *wrong]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode != 0
+    assert "must be at least 1" in done.stderr or "unknown device 'tpu'" in done.stderr
