@@ -132,6 +132,8 @@ def input_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output n
     check_output(out, conv.dtype)
     if conv.group_in == 1 and conv.group_out == 1:  # no channels to fill a vector with, nor to sum over
         direct_input_grad(&conv)
+    elif half_empty_vectors(&conv, conv.group_in):  # im2col's vectors run along pixels instead
+        im2col_run(&conv, INPUT_GRAD)
     else:
         implicit_input_grad(&conv)
 

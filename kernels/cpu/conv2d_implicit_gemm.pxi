@@ -18,6 +18,9 @@
 # conv2d_correlation.pxi says how the taps and pixels are listed, and the work cut into blocks.
 
 cdef extern from "conv2d.h" nogil:
+    enum:
+        LANES_f32 "F32_LANES"
+        LANES_f64 "F64_LANES"
     void gather_gemm_f32(Py_ssize_t width, Py_ssize_t rows, const place *row, Py_ssize_t depth,
                          const place *step, const float *x, const float *b, const float *start, float *c)
     void gather_gemm_f64(Py_ssize_t width, Py_ssize_t rows, const place *row, Py_ssize_t depth,
@@ -34,6 +37,10 @@ cdef extern from "conv2d.h" nogil:
 
 cdef inline Py_ssize_t panels_of(const Conv *conv, Py_ssize_t channels) noexcept nogil:
     return ceil_divide(channels, NR_f32 if conv.dtype == cnp.NPY_FLOAT32 else NR_f64)
+
+
+cdef inline bint half_empty_vectors(const Conv *conv, Py_ssize_t channels) noexcept nogil:
+    return 2 * channels <= (LANES_f32 if conv.dtype == cnp.NPY_FLOAT32 else LANES_f64)
 
 
 # ---- forward and input gradient ----------------------------------------------------------------------------

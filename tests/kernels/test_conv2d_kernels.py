@@ -51,35 +51,38 @@ class Case:
         return (*self.stride, *self.pad, *self.dilation, self.groups, threads)
 
 
+# More than 8 channels go through the vector kernels of all three functions; with fewer, implicit_gemm may
+# hand the input gradient to im2col.
 CASES = [
     Case((1, 1, 1, 1), 1, (1, 1)),
     Case((3, 1, 28, 28), 32, (3, 3), pad=(1, 1)),
     Case((5, 32, 14, 14), 64, (3, 3), pad=(1, 1)),
-    Case((2, 3, 9, 11), 5, (3, 3)),
+    Case((2, 9, 9, 11), 5, (3, 3)),
     Case((2, 40, 7, 9), 33, (3, 2), pad=(1, 0)),
-    Case((2, 3, 11, 8), 17, (3, 5), stride=(2, 3), pad=(2, 1)),
-    Case((1, 2, 13, 17), 3, (3, 2), stride=(1, 2), pad=(1, 2), dilation=(2, 3)),
-    Case((2, 4, 15, 16), 6, (3, 4), stride=(2, 3), pad=(3, 4), dilation=(2, 2)),
-    Case((2, 4, 16, 19), 6, (4, 3), stride=(4, 6), pad=(2, 5), dilation=(6, 4)),
-    Case((2, 6, 10, 9), 8, (3, 3), pad=(1, 1), groups=2),
+    Case((2, 10, 11, 8), 17, (3, 5), stride=(2, 3), pad=(2, 1)),
+    Case((1, 9, 13, 17), 3, (3, 2), stride=(1, 2), pad=(1, 2), dilation=(2, 3)),
+    Case((2, 11, 15, 16), 6, (3, 4), stride=(2, 3), pad=(3, 4), dilation=(2, 2)),
+    Case((2, 17, 16, 19), 6, (4, 3), stride=(4, 6), pad=(2, 5), dilation=(6, 4)),
+    Case((2, 22, 10, 9), 8, (3, 3), pad=(1, 1), groups=2),
     Case((2, 9, 12, 7), 18, (2, 3), stride=(2, 1), pad=(0, 1), dilation=(1, 2), groups=3),
     Case((2, 7, 9, 10), 7, (3, 3), stride=(1, 2), pad=(1, 1), groups=7),
     Case((2, 5, 8, 8), 10, (3, 3), pad=(1, 1), groups=5),
     Case((2, 6, 8, 8), 3, (3, 3), pad=(1, 1), groups=3),
     Case((3, 20, 6, 5), 13, (1, 1)),
-    Case((2, 5, 9, 8), 7, (1, 1), stride=(2, 3)),
-    Case((2, 3, 9, 9), 4, (2, 2), stride=(4, 5)),
-    Case((2, 3, 5, 4), 4, (2, 3), pad=(4, 5)),
-    Case((1, 2, 2, 3), 3, (5, 4), pad=(2, 2)),
-    Case((1, 2, 1, 1), 2, (3, 3), stride=(2, 2), pad=(3, 2)),
+    Case((2, 9, 9, 8), 7, (1, 1), stride=(2, 3)),
+    Case((2, 9, 9, 9), 4, (2, 2), stride=(4, 5)),
+    Case((2, 12, 5, 4), 4, (2, 3), pad=(4, 5)),
+    Case((1, 9, 2, 3), 3, (5, 4), pad=(2, 2)),
+    Case((1, 9, 1, 1), 2, (3, 3), stride=(2, 2), pad=(3, 2)),
     Case((1, 70, 5, 5), 40, (3, 3), pad=(1, 1)),
     Case((1, 3, 90, 70), 4, (3, 3), pad=(1, 1)),
+    Case((1, 12, 90, 70), 4, (3, 3), pad=(1, 1)),
     Case((9, 2, 1, 40), 20, (1, 7), pad=(0, 3)),
 ]
 EMPTY_CASES = [
     Case((0, 3, 5, 5), 4, (3, 3), pad=(1, 1)),
     Case((2, 0, 5, 5), 4, (3, 3), pad=(1, 1)),
-    Case((2, 3, 5, 5), 0, (3, 3), stride=(2, 2)),
+    Case((2, 9, 5, 5), 0, (3, 3), stride=(2, 2)),
     Case((2, 3, 0, 4), 5, (1, 1), pad=(1, 0)),
 ]
 
@@ -226,7 +229,7 @@ steps = st.tuples(st.integers(1, 3), st.integers(1, 3))
 def cases(draw):
     groups = draw(st.integers(1, 3))
     case = Case(
-        x=(draw(st.integers(1, 3)), groups * draw(st.integers(1, 4)), draw(sizes), draw(sizes)),
+        x=(draw(st.integers(1, 3)), groups * draw(st.sampled_from([1, 3, 5, 9])), draw(sizes), draw(sizes)),
         out_channels=groups * draw(st.sampled_from([1, 2, 3, 7, 17])),
         kernel=draw(st.tuples(st.integers(1, 4), st.integers(1, 4))),
         stride=draw(steps),
@@ -239,7 +242,7 @@ def cases(draw):
 
 
 @given(case=cases(), threads=st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_geometry(case, threads):
     conv2d = cpu.kernel_module("conv2d")
     for function in FUNCTIONS:
@@ -260,7 +263,7 @@ def test_forward_without_bias(conv2d, dtype, rung):
 @functions
 @pytest.mark.parametrize("value", (np.nan, np.inf))
 def test_nonfinite_elements_reach_what_depends_on_them(conv2d, dtype, function, rung, value):
-    case = Case((2, 4, 9, 8), 5, (3, 3), stride=(1, 2), pad=(1, 1))
+    case = Case((2, 9, 9, 8), 5, (3, 3), stride=(1, 2), pad=(1, 1))
     operands = {name: array.copy() for name, array in arrays(case, dtype).items()}
     operands["x" if function == "forward" else "grad_output"][1, 2, 4, 3] = value
     with np.errstate(invalid="ignore"):
@@ -273,7 +276,7 @@ def test_nonfinite_elements_reach_what_depends_on_them(conv2d, dtype, function, 
 @functions
 @threads_1_2
 def test_same_bits_in_every_run(conv2d, dtype, function, rung, threads):
-    case = Case((9, 8, 20, 21), 24, (3, 3), pad=(1, 1))
+    case = Case((9, 9, 20, 21), 24, (3, 3), pad=(1, 1))
     first, second = (
         compute(conv2d, function, rung, case, arrays(case, dtype), threads).tobytes() for _ in range(2)
     )
