@@ -420,7 +420,7 @@ class Tensor(Variable):
 
     def _check_writable(self, name: str, *operands: Any) -> None:
         """Refuse a write that would go wrong, before anything has been changed."""
-        if not self._array.flags.writeable:
+        if not getattr(self._array.flags, "writeable", True):  # CuPy knows no read-only arrays
             raise ValueError(
                 f"{name}: the tensor's memory is read-only (a broadcast view, or a read-only array)"
             )
