@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
 import itertools
+import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,20 @@ _tick = itertools.count(1).__next__  # numbers nodes and writes: the graph's clo
 _last_write = 0
 
 
-class Variable:
+class _Defaults:
+    """What a variable is until told otherwise: making one, which every op does, sets only what differs."""
+
+    device: Device = cpu
+    requires_grad: bool = False
+    grad: Any = None
+    _node: Node | None = None
+    _index: int = 0
+    _written: list[int] | None = None
+    _is_view: bool = False
+    _hooks: dict[int, Callable] | None = None
+
+
+class Variable(_Defaults):
     """An array and its place in the graph. :class:`minigrad.Tensor` adds arithmetic and methods to it.
 
     Attributes:
@@ -67,16 +81,7 @@ class Variable:
         _hooks: functions called with its gradient, by their handle's number.
     """
 
-    # Defaults of the class, so that making a tensor sets only what differs: it is made once for every op.
     _array: Any
-    device: Device = cpu
-    requires_grad: bool = False
-    grad: Any = None
-    _node: Node | None = None
-    _index: int = 0
-    _written: list[int] | None = None
-    _is_view: bool = False
-    _hooks: dict[int, Callable] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,6 +98,7 @@ class Variable:
 
 
 _tensor_class: type[Variable] = Variable
+_new = Variable.__new__
 
 
 def tensor_class(cls: type) -> type:
@@ -104,7 +110,7 @@ def tensor_class(cls: type) -> type:
 
 def wrap(array: Any, device: Device) -> Any:
     """A new leaf tensor around ``array``, which is not copied."""
-    out = _tensor_class.__new__(_tensor_class)
+    out = _new(_tensor_class)
     out._array = array
     out.device = device
     return out
@@ -149,7 +155,6 @@ class Node:
         stack: where the op was called, in anomaly mode.
     """
 
-    written: Sequence[list[int]] = ()
     hooks: dict[int, dict[int, Callable]] | None = None
     stack: list | None = None
 
@@ -162,16 +167,19 @@ class Node:
         self.edges = edges = []
         for arg, save in zip(args, save_inputs):  # noqa: B905 (as long as each other; strict costs time here)
             if isinstance(arg, Variable):
+                variable = arg
                 if save:
-                    inputs.append(arg)
+                    inputs.append(variable)
                 else:
-                    array = arg._array
+                    array = variable._array
                     inputs.append((array.shape, array.dtype))
-                if arg.requires_grad:
-                    node = arg._node
-                    edges.append(arg if node is None else (node, arg._index) if arg._index else node)
-                else:
+                if not variable.requires_grad:
                     edges.append(None)
+                elif variable._node is None:
+                    edges.append(variable)
+                else:
+                    index = variable._index
+                    edges.append((variable._node, index) if index else variable._node)
             else:
                 inputs.append(arg)
                 edges.append(None)
@@ -180,15 +188,14 @@ class Node:
             self._keep_outputs(outputs, save_outputs)
         else:
             self.outputs = (None,)
-            outputs[0].requires_grad = True
-            outputs[0]._node = self
-        if mode.anomaly:
-            self.stack = traceback.extract_stack()[:-3]
+            self.written = ()
+            variable = outputs[0]
+            variable.requires_grad = True
+            variable._node = self
 
     def _keep_outputs(self, outputs: Sequence, save: bool) -> None:
         self.outputs = [out._array if save else Spec(out.shape, out.dtype) for out in outputs]
-        if save:
-            self.written = [written_cell(out) for out in outputs]
+        self.written = [written_cell(out) for out in outputs] if save else ()
         for index, out in enumerate(outputs):
             if out.dtype.kind == "f":
                 out.requires_grad = True
@@ -198,7 +205,8 @@ class Node:
     def free(self) -> None:
         """Drop everything saved: the node cannot be passed again."""
         self.inputs = None
-        self.edges = self.outputs = self.written = ()
+        self.edges = self.written = ()
+        self.outputs = (None,) * len(self.outputs)
 
     def check_usable(self) -> None:
         """Raise if the node was freed, or something it saved has been written to since."""
@@ -221,24 +229,29 @@ class Node:
         """
         if self.inputs is None or _last_write > self.number:
             self.check_usable()
-        op, inputs = self.op, self.inputs
+        op = self.op
         bare = op.arithmetic_rules and not create_graph
         if bare:  # the rules use nothing but the operators that arrays have too: spare it the tensors
-            inputs = [v._array if isinstance(v, Variable) else v for v in inputs]
+            inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
             found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
         else:
-            inputs = [Spec(*v) if type(v) is tuple else v for v in inputs]
-            found = op.apply_gradient(*self._rule_arguments(grad_outputs), inputs, self.attrs, needed)
+            inputs = [Spec(*v) if type(v) is tuple else v for v in self.inputs]
+            g, y = self._rule_arguments(grad_outputs)
+            found = op.apply_gradient(g, y, inputs, self.attrs, needed)
         for i, grad in enumerate(found):
-            if grad is not None:
-                if not bare:
-                    grad = found[i] = self._checked(grad, i, create_graph)
-                wanted = inputs[i]
-                shape, dtype = wanted if type(wanted) is tuple else (wanted.shape, wanted.dtype)
-                if grad.shape != shape:
-                    grad = found[i] = unbroadcast(grad, shape, op, i)
-                if grad.dtype is not dtype and grad.dtype != dtype:
-                    found[i] = grad.to(dtype) if create_graph else grad.astype(dtype)
+            if grad is None:
+                continue
+            if not bare:
+                grad = found[i] = self._checked(grad, i, create_graph)
+            wanted = inputs[i]
+            if type(wanted) is tuple:
+                shape, dtype = wanted
+            else:
+                shape, dtype = wanted.shape, wanted.dtype
+            if grad.shape != shape:
+                grad = found[i] = unbroadcast(grad, shape, op, i)
+            if grad.dtype is not dtype and grad.dtype != dtype:
+                found[i] = grad.to(dtype) if create_graph else grad.astype(dtype)
         return found
 
     def _rule_arguments(self, grad_outputs: Sequence) -> tuple[Any, Any]:
@@ -305,56 +318,20 @@ def run_backward(
 
     On the way gradients are tensors if their own graph is wanted (``create_graph``), else bare arrays.
     """
-    wanted = None if targets is None else _towards(targets, roots)
-    captured: dict[tuple[int, int], Any] = {}  # gradients of targets that are not leaves
-    youngest: list[int] = []  # a heap of negated node numbers
-    pending: dict[int, list] = {}  # negated node number -> [the node, its outputs' gradients so far ...]
-    leaves: dict[int, list] = {}  # id of a leaf -> [the leaf, its gradient so far]
-
-    def send(edge: Any, grad: Any) -> None:
-        node, index = edge if type(edge) is tuple else (edge, 0)
-        if type(node) is Node:
-            key, table = -node.number, pending
-        else:
-            key, table = id(node), leaves
-        slot = table.get(key)
-        if slot is None:
-            slot = table[key] = [node, None]
-            if table is pending:
-                slot += (None,) * max(len(node.outputs) - 1, index)
-                heapq.heappush(youngest, key)
-        slot[index + 1] = grad if slot[index + 1] is None else slot[index + 1] + grad
-
-    for root, grad in zip(roots, grad_roots, strict=True):
-        edge = root if root._node is None else (root._node, root._index)
-        send(edge, grad if create_graph else grad._array)
+    wanted = captured = None
+    if targets is not None:
+        wanted = _towards(targets, roots)
+        captured = {(t._node.number, t._index): None for t in targets if t._node is not None}
+    edges = [root if root._node is None else (root._node, root._index) for root in roots]
+    grads = [grad if create_graph else grad._array for grad in grad_roots]
 
     quiet = enter_quiet()
     before, mode.grad = mode.grad, create_graph
     try:
-        while youngest:
-            slot = pending.pop(heapq.heappop(youngest))
-            node, grads = slot[0], slot[1:]
-            if node.hooks:
-                grads = [_run_hooks(node.hooks.get(i), g, node.device) for i, g in enumerate(grads)]
-            edges = needed = node.edges
-            if wanted is not None:
-                captured.update({(node.number, i): g for i, g in enumerate(grads) if g is not None})
-                needed = [e if e is not None and _target_key(e) in wanted else None for e in edges]
-                if all(e is None for e in needed):
-                    continue
-            found = node.gradients(grads, needed, create_graph)
-            if mode.anomaly:
-                _check_gradients(node, found)
-            if not retain_graph:
-                node.free()
-            slot = grads = None  # hold no gradient longer than it is needed
-            for edge, grad in zip(edges, found):  # noqa: B905 (as long as each other)
-                if grad is not None:
-                    send(edge, grad)
-            found = grad = None
+        leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph)
         for slot in leaves.values():
-            slot[1] = _run_hooks(slot[0]._hooks, slot[1], slot[0].device)
+            if slot[1]._hooks:
+                slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)
         if targets is None:
             for slot in leaves.values():
                 _accumulate(slot, create_graph)
@@ -363,27 +340,102 @@ def run_backward(
         mode.grad = before
         leave_quiet(quiet)
     found = [
-        leaves.get(id(t), (t, None))[1] if t._node is None else captured.get((t._node.number, t._index))
+        leaves.get(id(t), (None,))[0] if t._node is None else captured[t._node.number, t._index]
         for t in targets
     ]
-    return [
-        g if g is None else as_variable(g, t.device) for g, t in zip(found, targets, strict=True)
-    ]
+    return [g if g is None else as_variable(g, t.device) for g, t in zip(found, targets, strict=True)]
+
+
+def _walk(edges, grads, wanted, captured, retain_graph, create_graph) -> dict[int, list]:
+    """Send ``grads`` along ``edges``, and on through all nodes behind: at each time the youngest.
+
+    Returns:
+        By the leaves' ids, [the gradient, the leaf].
+    """
+    leaves: dict[int, list] = {}
+    pending: dict[int, list] = {}  # by a node's number: [its outputs' gradients so far ..., the node]
+    youngest: list[int] = []  # a heap of the pending numbers, negated
+    anomaly = mode.anomaly
+    while True:
+        for edge, grad in zip(edges, grads):  # noqa: B905 (as long as each other; strict costs time here)
+            if grad is None:
+                continue
+            index = 0
+            if type(edge) is tuple:
+                edge, index = edge
+            if type(edge) is Node:
+                node = edge
+                slot = pending.get(node.number)
+                if slot is None:
+                    slot = pending[node.number] = [None] * len(node.outputs)
+                    slot.append(node)
+                    heappush(youngest, -node.number)
+            else:
+                slot = leaves.get(id(edge))
+                if slot is None:
+                    slot = leaves[id(edge)] = [None, edge]
+            sent = slot[index]
+            slot[index] = grad if sent is None else sent + grad
+        slot = grads = grad = sent = None  # hold no gradient longer than it is needed
+        if not youngest:
+            return leaves
+
+        grads = pending.pop(-heappop(youngest))
+        node = grads.pop()
+        if node.hooks:
+            grads = [_run_hooks(node.hooks.get(i), g, node.device) for i, g in enumerate(grads)]
+        edges = needed = node.edges
+        if wanted is not None:
+            needed = _needed_edges(node, grads, wanted, captured)
+        if needed is None:
+            grads = ()
+            continue
+        grads = node.gradients(grads, needed, create_graph)
+        if anomaly:
+            _check_gradients(node, grads)
+        if not retain_graph:
+            node.free()
+
+
+def _needed_edges(node: Node, grads: list, wanted: set, captured: dict) -> list | None:
+    """Note the gradients of targets among the node's outputs; its edges, with None for those not ``wanted``.
+
+    Returns None if none of the edges is.
+    """
+    is_target = False
+    for index, grad in enumerate(grads):
+        if (node.number, index) in captured:
+            captured[node.number, index] = grad
+            is_target = True
+    needed = [edge if edge is not None and _target_key(edge) in wanted else None for edge in node.edges]
+    if any(edge is not None for edge in needed):
+        return needed
+    if node.inputs is None and not is_target:
+        node.check_usable()
+    return None
+
+
+def _references(slot: list) -> int:
+    """A count of the references to ``slot[0]``: if there is no other, it is ``_HELD_BY_SLOT``."""
+    return sys.getrefcount(slot[0])
+
+
+_HELD_BY_SLOT = _references([object()])
 
 
 def _accumulate(slot: list, create_graph: bool) -> None:
-    """Add the gradient to the leaf's ``grad``; ``slot`` is [the leaf, its gradient]."""
-    leaf, grad = slot
+    """Add the gradient to the leaf's ``grad``; ``slot`` is [the gradient, the leaf]."""
+    owned = _references(slot) == _HELD_BY_SLOT
+    grad, leaf = slot
     if create_graph:
         leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad
     elif leaf.grad is not None:
         leaf.grad._array += grad
         mark_written(leaf.grad)
     else:
-        # The array becomes the leaf's own only if nobody else refers to it: if the slot, the name here and
-        # the argument of getrefcount are all there is. Otherwise two gradients, or a gradient and a saved
-        # value, would share memory.
-        owned = sys.getrefcount(grad) <= 3 and grad.base is None and grad.flags.c_contiguous
+        # The array becomes the leaf's own only if the slot alone refers to it. Otherwise two gradients, or
+        # a gradient and a saved value, would share memory.
+        owned = owned and grad.base is None and grad.flags.c_contiguous
         leaf.grad = as_variable(grad if owned else grad.copy(), leaf.device)
 
 
@@ -564,15 +616,28 @@ def detect_anomaly() -> Iterator[None]:
         mode.anomaly = before
 
 
-def check_outputs(op: Any, arrays: Iterable, outputs: Iterable) -> None:
+def calling_stack() -> list:
+    """Where an op was called: the stack without the engine's own frames, which are not there if compiled."""
+    stack = traceback.extract_stack()
+    while stack and stack[-1].filename.startswith(_ENGINE):
+        stack.pop()
+    return stack
+
+
+_ENGINE = tuple(
+    os.path.join(os.path.dirname(__file__), f"{name}.py") for name in ("autograd", "op", "tensor")
+)
+
+
+def check_outputs(op: Any, inputs: Iterable, outputs: Iterable) -> None:
     """In anomaly mode: raise if an output has a NaN although no input has one."""
-    if any(_has_nan(out) for out in outputs) and not any(_has_nan(a) for a in arrays):
+    if any(_has_nan(out) for out in outputs) and not any(_has_nan(arg) for arg in inputs):
         raise RuntimeError(f"anomaly mode: {op.name!r} made a NaN from inputs that have none")
 
 
 def _check_gradients(node: Node, grads: Sequence) -> None:
     for i, g in enumerate(grads):
-        if g is not None and _has_nan(getattr(g, "_array", g)):
+        if g is not None and _has_nan(g):
             where = "".join(traceback.format_list(node.stack)) if node.stack else "  (not recorded)\n"
             raise RuntimeError(
                 f"anomaly mode: the gradient of {node.op.name!r} for {node.op.input_name(i)!r} has a NaN; "
@@ -580,7 +645,9 @@ def _check_gradients(node: Node, grads: Sequence) -> None:
             )
 
 
-def _has_nan(array: Any) -> bool:
+def _has_nan(value: Any) -> bool:
+    """Whether a tensor or an array has a NaN; numbers and integers have none."""
+    array = getattr(value, "_array", value)
     return (
         getattr(array, "dtype", None) is not None and array.dtype.kind == "f" and bool((array != array).any())
     )

@@ -30,16 +30,16 @@ from typing import Any
 import numpy as np
 
 from minigrad import autograd
-from minigrad.autograd import Node, Variable, mode, written_cell, wrap
+from minigrad.autograd import Node, Variable, mode, wrap, written_cell
 from minigrad.devices import KINDS, cpu
 from minigrad.dispatch import (
     LAYOUTS,
     Kernel,
     Spec,
-    kernel_table,
-    parse_dtypes,
     enter_quiet,
+    kernel_table,
     leave_quiet,
+    parse_dtypes,
     run_kernel,
 )
 from minigrad.errors import DeviceError
@@ -114,7 +114,10 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name}({', '.join(self.inputs)})>"
 
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
+    def __reduce__(self) -> tuple:
+        return get_op, (self.name,)
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
         """As an attribute of a class, an op is a method."""
         return self if instance is None else MethodType(self, instance)
 
@@ -210,27 +213,31 @@ class Op:
     # ---- application -----------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
-        if (attrs or self.attributes) and len(attrs) != len(self.attributes):
+        if len(attrs) != len(self.attributes):
             attrs = self._complete(attrs)
         if len(args) != self.arity and not self.variadic:
             args = self._complete_inputs(args)
+        return self._apply(args, attrs)
 
+    def _apply(self, args: tuple, attrs: dict) -> Any:
+        """Compute the outputs and, where the graph is recorded, their node."""
         device = dtype = None
         scalars = mixed = False
         needs, bit = 0, 1  # a bit for each input that requires a gradient
         arrays = []
         for arg in args:
             if isinstance(arg, Variable):
-                array = arg._array
+                variable = arg
+                array = variable._array
                 arrays.append(array)
                 if device is None:
-                    device = arg.device
+                    device = variable.device
                     dtype = array.dtype
-                elif arg.device is not device:
+                elif variable.device is not device:
                     raise self._device_error(args)
                 elif array.dtype is not dtype:
                     mixed = True
-                if arg.requires_grad:
+                if variable.requires_grad:
                     needs |= bit
             else:
                 arrays.append(arg)
@@ -242,7 +249,7 @@ class Op:
         if mixed or device is None or (scalars and dtype.kind != "f"):
             harmonised = self._harmonise(args, device)
             if harmonised is not None:
-                return self(*harmonised, **attrs)
+                return self._apply(harmonised, attrs)
 
         if device.index:
             with device.active():
@@ -251,18 +258,26 @@ class Op:
             results = self._compute(device, dtype, arrays, attrs)
 
         if type(results) is tuple:
-            outputs = tuple([wrap(array, device) for array in results])
+            outputs = [wrap(array, device) for array in results]
         else:
-            outputs = (wrap(results, device),)
+            outputs = [wrap(results, device)]
         if self.view and outputs[0]._array.base is not None:
             outputs[0]._written = written_cell(args[0])
             outputs[0]._is_view = True
         if needs and self.differentiable and mode.grad:
-            if mode.anomaly:
-                autograd.check_outputs(self, arrays, [out._array for out in outputs])
-            saves = self._saves.get(needs) or self._what_to_save(needs, len(args))
-            Node(self, attrs, device, args, outputs, *saves)
-        return outputs if type(results) is tuple else outputs[0]
+            self._record(args, attrs, device, outputs, needs)
+        return tuple(outputs) if type(results) is tuple else outputs[0]
+
+    def _record(self, args: tuple, attrs: dict, device: Any, outputs: list, needs: int) -> None:
+        """Make the node from which ``outputs`` come."""
+        saves = self._saves.get(needs)
+        if saves is None:
+            saves = self._what_to_save(needs, len(args))
+        save_inputs, save_outputs = saves
+        node = Node(self, attrs, device, args, outputs, save_inputs, save_outputs)
+        if mode.anomaly:
+            node.stack = autograd.calling_stack()
+            autograd.check_outputs(self, args, outputs)
 
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
         """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
@@ -291,7 +306,7 @@ class Op:
                 )
             return result
         if isinstance(result, (tuple, list)):
-            return tuple(device.xp.asarray(r) for r in result)
+            return tuple([device.xp.asarray(r) for r in result])
         return device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
 
     @staticmethod
@@ -310,14 +325,18 @@ class Op:
 
     def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
         """The gradient of each input whose entry in ``needed`` is not None; None for the others."""
-        if self._joint_rule is None:
-            if attrs:
-                pairs = zip(needed, self._rules, strict=True)
-                return [None if need is None else rule(g, y, *inputs, **attrs) for need, rule in pairs]
-            found = []
-            for need, rule in zip(needed, self._rules):  # noqa: B905 (as long as each other; a hot path)
-                found.append(None if need is None else rule(g, y, *inputs))
-            return found
+        if self._joint_rule is not None:
+            return self._apply_joint_rule(g, y, inputs, attrs, needed)
+        found = []
+        arguments = (g, y, *inputs)
+        for need, rule in zip(needed, self._rules):  # noqa: B905 (as long as each other; strict costs time here)
+            if need is None:
+                found.append(None)
+            else:
+                found.append(rule(*arguments, **attrs) if attrs else rule(*arguments))
+        return found
+
+    def _apply_joint_rule(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
         found = self._joint_rule(g, y, *inputs, **attrs)
         if not isinstance(found, (tuple, list)):
             found = (found,)
@@ -413,7 +432,7 @@ class Op:
         return None if all(a is b for a, b in zip(args, changed, strict=True)) else tuple(changed)
 
     def _as_input(self, arg: Any, device: Any) -> Any:
-        """A tensor, a Python scalar or None as it is; a NumPy scalar as a Python one; an array as a tensor."""
+        """A tensor, a Python scalar, None as they are; a NumPy scalar as Python's; an array as a tensor."""
         if isinstance(arg, Variable) or arg is None or type(arg) in _SCALARS:
             return arg
         if isinstance(arg, np.generic) and arg.dtype.kind in "fiub":
