@@ -113,7 +113,8 @@ cdef void run_blocks(const Conv *conv, const Correlation *plan, const Product *p
     cdef Py_ssize_t blocks = plan.groups * plan.image_blocks * plan.bands
     cdef real *bias = panels + all_panels * plan.depth * plan.panel_width
     cdef real *sums = bias + all_panels * plan.panel_width
-    for index in prange(all_panels, num_threads=conv.threads, schedule="static"):
+    cdef int packers = threads_for(all_panels * plan.depth * plan.panel_width, WORK_PER_THREAD, conv.threads)
+    for index in prange(all_panels, num_threads=packers, schedule="static"):
         pack_weights(conv, plan, product, index, panels + index * plan.depth * plan.panel_width,
                      bias + index * plan.panel_width)
     for index in prange(blocks, num_threads=conv.threads, schedule="dynamic"):
