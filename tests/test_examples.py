@@ -40,10 +40,10 @@ def test_readme_block_runs(block, tmp_path):
 
 def test_train_mnist_learns_the_digits_and_reloads_its_weights(tmp_path):
     out = tmp_path / "run"
-    options = ("--dataset", "digits", "--batch-size", 32, "--epochs", 5)
+    options = ("--dataset", "digits", "--batch-size", 32, "--epochs", 3)
     printed = run(ROOT / "examples/train_mnist.py", *options, "--output", out, cwd=tmp_path)
     accuracy = float(re.search(r"test accuracy ([\d.]+)%, the same after reloading", printed)[1])
-    assert accuracy >= 95
+    assert accuracy >= 75  # chance is 10
     assert (out / "model.safetensors").stat().st_size > 10_000
     assert (out / "history.png").read_bytes().startswith(b"\x89PNG")
 

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from minigrad.kernels import cpu
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.op import Op, op
-from minigrad.ops.elementwise import erf, exp, expm1, floating, log1p, maximum, where, zeros_like
+from minigrad.op import Op, get_op, op
+from minigrad.ops.elementwise import _erf, exp, expm1, floating, log1p, maximum, where, zeros_like
 
 
 @op
@@ -78,9 +80,89 @@ def tanh(x: Any) -> Any:
     return _tanh(floating(x))
 
 
+@op(name="silu")
+def _silu(xp, x):
+    return x * _sigmoid.reference(xp, x)
+
+
+@op
+def silu_grad(xp, g, x):
+    """g s (1 + x (1 - s)), with s = sigmoid(x)."""
+    s = _sigmoid.reference(xp, x)
+    return g * s * (1 + x * (1 - s))
+
+
+_silu.grad(x=lambda g, _y, x: silu_grad(g, x))
+
+
+def _silu_curvature(gg, _z, g, x):
+    s = sigmoid(x)
+    return gg * g * s * (1.0 - s) * (x * (1.0 - s * 2.0) + 2.0)
+
+
+silu_grad.grad(g=lambda gg, _z, _g, x: silu_grad(gg, x), x=_silu_curvature)
+
+
 def silu(x: Any) -> Any:
     """x sigmoid(x), also called swish."""
-    return x * sigmoid(x)
+    return _silu(floating(x))
+
+
+def _normal_cdf(xp, x):
+    """Phi(x), by erfc so that small values keep their digits."""
+    argument = x * -math.sqrt(0.5)
+    if xp is np:  # NumPy has no erfc
+        return 0.5 * np.asarray(np.frompyfunc(math.erfc, 1, 1)(argument)).astype(x.dtype)
+    from cupyx.scipy.special import erfc
+
+    return 0.5 * erfc(argument)
+
+
+@op(name="gelu")
+def _gelu(xp, x):
+    return x * _normal_cdf(xp, x)
+
+
+@op
+def gelu_grad(xp, g, x):
+    """g (Phi(x) + x phi(x)), with the normal distribution's Phi and its density phi."""
+    density = xp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return g * (_normal_cdf(xp, x) + x * density)
+
+
+_gelu.grad(x=lambda g, _y, x: gelu_grad(g, x))
+gelu_grad.grad(
+    g=lambda gg, _z, _g, x: gelu_grad(gg, x),
+    x=lambda gg, _z, g, x: gg * g * (2.0 - x * x) * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))),
+)
+
+# The tanh form: u = C (x + A x^3), y = x (1 + tanh u) / 2. With s = sigmoid(2 u) = (1 + tanh u) / 2 small
+# values keep their digits.
+_A, _C = 0.044715, math.sqrt(2 / math.pi)
+
+
+@op(name="gelu_tanh")
+def _gelu_tanh(xp, x):
+    return x * _sigmoid.reference(xp, (x + x * x * x * _A) * (2 * _C))
+
+
+@op
+def gelu_tanh_grad(xp, g, x):
+    """g (s + 2 x s (1 - s) u')."""
+    s = _sigmoid.reference(xp, (x + x * x * x * _A) * (2 * _C))
+    return g * (s + x * s * (1 - s) * ((x * x * (3 * _A) + 1) * (2 * _C)))
+
+
+_gelu_tanh.grad(x=lambda g, _y, x: gelu_tanh_grad(g, x))
+
+
+def _gelu_tanh_curvature(gg, _z, g, x):
+    t = tanh((x + x * x * x * _A) * _C)
+    du, ddu = (x * x * (3 * _A) + 1.0) * _C, x * (6 * _A * _C)
+    return gg * g * (1.0 - t * t) * (du + x * (ddu - t * du * du * 2.0) * 0.5)
+
+
+gelu_tanh_grad.grad(g=lambda gg, _z, _g, x: gelu_tanh_grad(gg, x), x=_gelu_tanh_curvature)
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
@@ -89,9 +171,9 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     ``approximate="tanh"`` uses 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     """
     if approximate == "none":
-        return x * (erf(x * math.sqrt(0.5)) + 1.0) * 0.5
+        return _gelu(floating(x))
     if approximate == "tanh":
-        return x * (tanh((x + x * x * x * 0.044715) * math.sqrt(2.0 / math.pi)) + 1.0) * 0.5
+        return _gelu_tanh(floating(x))
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
 
 
@@ -125,5 +207,13 @@ for _op, _run in (
     (sigmoid_grad, cpu.elementwise.sigmoid_grad),
     (_tanh, cpu.elementwise.tanh),
     (tanh_grad, cpu.elementwise.tanh_grad),
+    (_silu, cpu.elementwise.silu),
+    (silu_grad, cpu.elementwise.silu_grad),
+    (_gelu, cpu.elementwise.gelu),
+    (gelu_grad, cpu.elementwise.gelu_grad),
+    (_gelu_tanh, cpu.elementwise.gelu_tanh),
+    (gelu_tanh_grad, cpu.elementwise.gelu_tanh_grad),
+    (get_op("exp"), cpu.elementwise.exp),
+    (_erf, cpu.elementwise.erf),
 ):
     _register(_op, _run)
