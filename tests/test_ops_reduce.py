@@ -1,0 +1,158 @@
+"""Reductions: values against NumPy in float64, gradients, empty axes, ties, NaN."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+
+AXES = [None, 0, -1, (0, 2), (1,), (0, 1, 2), ()]
+
+REDUCTIONS = {
+    "sum": (mg.sum, np.sum),
+    "mean": (mg.mean, np.mean),
+    "prod": (mg.prod, np.prod),
+    "amax": (mg.amax, np.max),
+    "amin": (mg.amin, np.min),
+    "var": (lambda x, d, k: mg.var(x, d, keepdim=k), lambda x, **o: np.var(x, ddof=1, **o)),
+    "var_biased": (lambda x, d, k: mg.var(x, d, correction=0, keepdim=k), np.var),
+    "std": (lambda x, d, k: mg.std(x, d, keepdim=k), lambda x, **o: np.std(x, ddof=1, **o)),
+    "norm": (lambda x, d, k: mg.norm(x, 2, d, k), lambda x, **o: np.sqrt(np.sum(x * x, **o))),
+    "norm_1": (lambda x, d, k: mg.norm(x, 1, d, k), lambda x, **o: np.sum(np.abs(x), **o)),
+    "norm_3": (lambda x, d, k: mg.norm(x, 3, d, k), lambda x, **o: np.sum(np.abs(x) ** 3, **o) ** (1 / 3)),
+    "norm_inf": (lambda x, d, k: mg.norm(x, float("inf"), d, k), lambda x, **o: np.max(np.abs(x), **o)),
+    "logsumexp": (mg.logsumexp, lambda x, **o: np.log(np.sum(np.exp(x), **o))),
+}
+
+
+def defined(name, dim):
+    return not (name in ("var", "std") and dim == ())  # the variance of single elements
+
+
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64], ids=str)
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_value(name, dtype, device, rng):
+    function, expected = REDUCTIONS[name]
+    x = rng.standard_normal((5, 3, 4)).astype(dtype)
+    for dim in AXES:
+        if not defined(name, dim):
+            continue
+        for keepdim in (False, True):
+            y = function(mg.tensor(x, device=device), dim, keepdim)
+            wanted = np.asarray(expected(x.astype(np.float64), axis=dim, keepdims=keepdim))
+            assert y.dtype == dtype and y.device is device
+            mg.testing.assert_close(y, wanted, length=60 * 8, magnitude=1.0)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_gradient(name, check_gradients):
+    function, _ = REDUCTIONS[name]
+    for dim in (None, 1, (0, 2), -1):
+        for keepdim in (False, True):
+            check_gradients(lambda x, d=dim, k=keepdim: function(x, d, k), (3, 2, 2))
+
+
+def test_of_a_zero_dimensional_tensor(check_gradients):
+    for name in ("sum", "mean", "prod", "amax", "norm", "logsumexp"):
+        function, _ = REDUCTIONS[name]
+        check_gradients(lambda x, f=function: f(x, None, False), np.asarray(1.25))
+
+
+@given(st.lists(st.integers(0, 3), max_size=4).map(tuple), st.data(), st.booleans())
+def test_sum_over_any_axes(shape, data, keepdim):
+    axes = data.draw(st.sets(st.integers(0, max(len(shape) - 1, 0)), max_size=len(shape)))
+    dim = tuple(a - len(shape) if data.draw(st.booleans()) else a for a in axes) if shape else None
+    x = mg.tensor(np.arange(np.prod(shape), dtype=np.float64).reshape(shape), requires_grad=True)
+    y = mg.sum(x, dim, keepdim)
+    wanted = np.sum(x.detach().numpy(), axis=dim, keepdims=keepdim)
+    np.testing.assert_array_equal(y.detach().numpy(), wanted)
+    y.sum().backward()
+    assert x.grad.shape == shape and (x.grad == 1.0).all()
+
+
+def test_sums_of_small_integers_do_not_wrap():
+    assert mg.full((300,), 200, dtype=mg.uint8).sum().item() == 60_000
+    total = mg.tensor([True, True, False]).sum()
+    assert total.item() == 2 and total.dtype == mg.int64
+
+
+def test_a_long_float32_sum_is_accurate():
+    x = np.full(2**20, 0.1, np.float32)
+    assert mg.tensor(x).sum().item() == pytest.approx(float(x.astype(np.float64).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("find", ["argmax", "argmin"])
+def test_the_first_extremum_is_found(find, rng):
+    x = rng.integers(0, 3, (4, 5, 6))
+    for dim in (0, 1, -1, None):
+        for keepdim in (False, True):
+            found = getattr(mg, find)(mg.tensor(x), dim, keepdim)
+            assert found.dtype == mg.int64
+            np.testing.assert_array_equal(found.numpy(), getattr(np, find)(x, axis=dim, keepdims=keepdim))
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_max_and_min_with_indices(name, rng, check_gradients):
+    x = rng.permutation(24).reshape(2, 3, 4).astype(np.float64)
+    for dim in (0, 1, -1):
+        for keepdim in (False, True):
+            values, indices = getattr(mg.tensor(x), name)(dim, keepdim)
+            np.testing.assert_array_equal(values.numpy(), getattr(np, name)(x, axis=dim, keepdims=keepdim))
+            wanted = getattr(np, f"arg{name}")(x, axis=dim, keepdims=keepdim)
+            np.testing.assert_array_equal(indices.numpy(), wanted)
+    check_gradients(lambda t: getattr(t, name)(1)[0], x)
+    assert getattr(mg.tensor(x), name)().item() == getattr(x, name)()
+
+
+def test_equal_extrema_share_the_gradient():
+    x = mg.tensor([3.0, 1.0, 3.0], requires_grad=True)
+    mg.amax(x).backward()
+    assert x.grad.tolist() == [0.5, 0.0, 0.5]
+
+
+def test_nan_wins():
+    x = mg.tensor([1.0, np.nan, 2.0])
+    assert np.isnan([mg.amax(x).item(), mg.amin(x).item(), x.sum().item(), x.norm().item()]).all()
+    assert mg.argmax(x).item() == 1
+
+
+def test_products_with_zeros_have_gradients(check_gradients):
+    check_gradients(lambda x: x.prod(1), np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 4.0], [1.0, 2.0, 3.0]]))
+
+
+def test_any_and_all():
+    x = mg.tensor([[0, 2], [0, 0]])
+    assert x.any(1).tolist() == [True, False] and x.all(0).tolist() == [False, False]
+    assert x.any().item() is True and x.all().item() is False
+
+
+def test_over_no_elements():
+    x = mg.ones(2, 0)
+    assert x.sum(1).tolist() == [0.0, 0.0] and x.prod(1).tolist() == [1.0, 1.0]
+    assert np.isnan(x.mean(1).numpy()).all()
+    assert x.any(1).tolist() == [False, False] and x.all(1).tolist() == [True, True]
+    assert x.amax(0).shape == (0,) and x.argmax(0).shape == (0,)
+    for function in (mg.amax, mg.amin, mg.argmax, mg.argmin):
+        with pytest.raises(ValueError, match=r"no elements.*\(2, 0\)"):
+            function(x, 1)
+
+
+def test_logsumexp_does_not_overflow():
+    x = mg.tensor([1000.0, 1000.0, -np.inf], mg.float64, requires_grad=True)
+    y = mg.logsumexp(x, 0)
+    y.backward()
+    assert y.item() == pytest.approx(1000 + np.log(2)) and x.grad.tolist() == [0.5, 0.5, 0.0]
+    assert mg.logsumexp(mg.full((2,), -np.inf), 0).item() == -np.inf
+
+
+@pytest.mark.parametrize("dim", [2, -3, (0, 5)])
+def test_a_dim_out_of_range(dim):
+    for function in (mg.sum, mg.mean, mg.prod, mg.var, mg.amax, mg.norm):
+        with pytest.raises(IndexError, match=r"dim .* out of range.*2 dim"):
+            function(mg.ones(2, 3), dim=dim)
+
+
+def test_a_dim_named_twice():
+    with pytest.raises(ValueError, match="twice"):
+        mg.sum(mg.ones(2, 3), (0, -2))
