@@ -301,10 +301,10 @@ def adaptive_avg_pool2d(input: Any, output_size: int | tuple[int | None, int | N
     name = "adaptive_avg_pool2d"
     if _is_single_image(name, input):
         return adaptive_avg_pool2d(input.unsqueeze(0), output_size).squeeze(0)
-    if isinstance(output_size, (tuple, list)):
+    if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
         output_size = tuple(
             own if wanted is None else wanted
-            for wanted, own in zip(output_size, input.shape[2:], strict=False)
+            for wanted, own in zip(output_size, input.shape[2:], strict=True)
         )
     size = pair(name, "output_size", output_size, 1)
     if 0 in input.shape[2:]:

@@ -1,0 +1,169 @@
+"""Convolution: the definition as loops, every rung through autograd, gradients, bad arguments."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minigrad as mg
+import minigrad.nn.functional as F
+
+
+def conv2d_by_definition(x, weight, bias, stride, padding, dilation, groups):
+    """One multiplication at a time, in float64."""
+    (n, _, h, w), (o, per_group, kh, kw) = x.shape, weight.shape
+    (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
+    oh = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1
+    ow = (w + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+    out = np.zeros((n, o, oh, ow))
+    for b, f, i, j in np.ndindex(out.shape):
+        first = f // (o // groups) * per_group
+        for k, u, v in np.ndindex(per_group, kh, kw):
+            row, column = i * sh - ph + u * dh, j * sw - pw + v * dw
+            if 0 <= row < h and 0 <= column < w:
+                out[b, f, i, j] += x[b, first + k, row, column] * weight[f, k, u, v]
+    return out if bias is None else out + bias[:, None, None]
+
+
+# input, weight, stride, padding, dilation, groups
+TABLE = [
+    ((2, 3, 5, 6), (4, 3, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 3, 5, 6), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((1, 1, 8, 7), (2, 1, 3, 2), (2, 1), (1, 0), (1, 1), 1),
+    ((2, 4, 6, 5), (6, 2, 3, 3), (2, 1), (1, 2), (1, 2), 2),
+    ((1, 3, 5, 5), (6, 1, 3, 3), (1, 1), (1, 1), (1, 1), 3),
+    ((2, 5, 4, 4), (3, 5, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    ((1, 2, 5, 5), (3, 2, 1, 1), (2, 2), (1, 1), (1, 1), 1),
+    ((1, 2, 9, 8), (3, 2, 5, 3), (3, 2), (2, 0), (1, 1), 1),
+    ((1, 2, 3, 3), (2, 2, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+    ((1, 1, 2, 2), (1, 1, 3, 3), (1, 1), (3, 3), (1, 1), 1),
+]
+RUNGS = ["reference", *(k.name for k in mg.list_kernels("conv2d", "cpu"))]
+
+
+def options(stride, padding, dilation, groups):
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_value(case, device, rng):
+    x, weight, *rest = case
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in (x, weight, weight[:1])]
+    out = F.conv2d(*(mg.tensor(a, device=device) for a in arrays), **options(*rest))
+    wide = [a.astype(np.float64) for a in arrays]
+    magnitude = np.sqrt(conv2d_by_definition(*(a * a for a in wide), *rest))
+    length = int(np.prod(weight[1:]))
+    mg.testing.assert_close(out, conv2d_by_definition(*wide, *rest), length, magnitude=magnitude)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("case", TABLE)
+def test_value_and_gradients_of_every_rung(case, rung, rng):
+    x, weight, *rest = case
+    x, weight, bias = (mg.tensor(rng.standard_normal(s), requires_grad=True) for s in (x, weight, weight[:1]))
+    with (
+        mg.use_kernel("conv2d", rung),
+        mg.use_kernel("conv2d_input_grad", rung),
+        mg.use_kernel("conv2d_weight_grad", rung),
+    ):
+        out = F.conv2d(x, weight, bias, **options(*rest))
+        wanted = conv2d_by_definition(*(t.detach().numpy() for t in (x, weight, bias)), *rest)
+        np.testing.assert_allclose(out.detach().numpy(), wanted, rtol=1e-11, atol=1e-11)
+        mg.testing.gradcheck(
+            lambda *t: F.conv2d(*t, **options(*rest)), [x, weight, bias], elements=10, seed=0
+        )
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_gradients_of_both_orders(case, check_gradients):
+    x, weight, *rest = case
+    check_gradients(lambda x, w, b: F.conv2d(x, w, b, **options(*rest)) ** 2, x, weight, weight[:1])
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_geometry(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    groups = draw(1, 2)
+    kernel, dilation = (draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2))
+    padding, stride = (draw(0, 2), draw(0, 2)), (draw(1, 3), draw(1, 3))
+    least = [max(d * (k - 1) + 1 - 2 * p, 1) for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    x = (draw(0, 2), groups * draw(1, 3), least[0] + draw(0, 4), least[1] + draw(0, 18))
+    weight = (groups * draw(1, 9), x[1] // groups, *kernel)
+    rng = np.random.default_rng(0)
+    arrays = rng.standard_normal(x), rng.standard_normal(weight)
+    wanted = conv2d_by_definition(*arrays, None, stride, padding, dilation, groups)
+    with mg.use_kernel("conv2d", data.draw(st.sampled_from(RUNGS))):
+        out = F.conv2d(*map(mg.tensor, arrays), None, stride, padding, dilation, groups)
+    np.testing.assert_allclose(out.numpy(), wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_views_as_inputs(rng):
+    x, weight = rng.standard_normal((2, 7, 6, 3)), rng.standard_normal((3, 3, 4, 4))
+    a, b = mg.tensor(x).permute(0, 3, 1, 2).flip(2), mg.tensor(weight).transpose(0, 3)[:, :, ::2, 1:]
+    wanted = conv2d_by_definition(a.numpy(), b.numpy(), None, (1, 1), (0, 0), (1, 1), 1)
+    np.testing.assert_allclose(F.conv2d(a, b).numpy(), wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_a_single_image(check_gradients):
+    x, weight = mg.randn(3, 5, 5), mg.randn(2, 3, 3, 3)
+    assert F.conv2d(x, weight).shape == (2, 3, 3)
+    check_gradients(lambda x, w: F.conv2d(x, w, padding=1), (2, 4, 4), (3, 2, 3, 3))
+
+
+def test_named_paddings(rng):
+    x, weight = mg.tensor(rng.standard_normal((1, 1, 6, 7))), mg.tensor(rng.standard_normal((1, 1, 3, 5)))
+    assert F.conv2d(x, weight, padding="valid").shape == (1, 1, 4, 3)
+    same = F.conv2d(x, weight, padding="same", dilation=2)
+    np.testing.assert_array_equal(same.numpy(), F.conv2d(x, weight, padding=(2, 4), dilation=2).numpy())
+    assert same.shape == x.shape
+
+
+def test_an_empty_batch_has_empty_outputs_and_zero_gradients():
+    x = mg.ones(0, 2, 5, 5, requires_grad=True)
+    weight, bias = mg.ones(3, 2, 3, 3, requires_grad=True), mg.ones(3, requires_grad=True)
+    out = F.conv2d(x, weight, bias, padding=1)
+    out.sum().backward()
+    assert out.shape == (0, 3, 5, 5) and x.grad.shape == x.shape
+    assert (weight.grad == 0.0).all() and (bias.grad == 0.0).all()
+
+
+X, W = mg.ones(1, 4, 5, 5), mg.ones(2, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (
+            lambda: F.conv2d(X, mg.ones(8, 3, 3, 3)),
+            ValueError,
+            r"expects 3 .*channels.*has 4.*\(8, 3, 3, 3\)",
+        ),
+        (lambda: F.conv2d(X, mg.ones(2, 4, 6, 3)), ValueError, r"kernel \(6, 3\).*larger than the padded"),
+        (lambda: F.conv2d(X, W, dilation=3), ValueError, r"dilation \(3, 3\).*larger"),
+        (lambda: F.conv2d(X, W, mg.ones(3)), ValueError, r"bias.*\(2,\).*\(3,\)"),
+        (lambda: F.conv2d(X, W, groups=3), ValueError, "2 output channels.*3 groups"),
+        (lambda: F.conv2d(X, W, groups=0), ValueError, "groups.*0"),
+        (lambda: F.conv2d(X, W, stride=0), ValueError, "stride.*0"),
+        (lambda: F.conv2d(X, W, stride=(1, 2, 3)), ValueError, r"stride.*\(1, 2, 3\)"),
+        (lambda: F.conv2d(X, W, stride=1.5), ValueError, r"stride.*1\.5"),
+        (lambda: F.conv2d(X, W, padding=-1), ValueError, "padding.*-1"),
+        (lambda: F.conv2d(X, W, padding="all"), ValueError, "padding.*'all'"),
+        (lambda: F.conv2d(X, W, padding="same", stride=2), ValueError, "'same'.*stride"),
+        (lambda: F.conv2d(X, W, dilation=0), ValueError, "dilation.*0"),
+        (lambda: F.conv2d(X, mg.ones(2, 4, 0, 3)), ValueError, "at least size 1"),
+        (lambda: F.conv2d(mg.ones(4, 5), W), ValueError, r"4 dimensions.*\(4, 5\)"),
+        (lambda: F.conv2d(X, mg.ones(2, 4, 3)), ValueError, r"4 dimensions.*\(2, 4, 3\)"),
+        (lambda: F.conv2d(X, W.double()), TypeError, "x is float32, weight is float64"),
+        (lambda: F.conv2d(X, W, padding=2**62), ValueError, r"padding.*2\^31"),
+        (lambda: F.conv2d(X, W, stride=2**40), ValueError, r"stride.*2\^31"),
+        (
+            lambda: F.conv2d(X, W, padding=2**31 - 1),
+            (ValueError, MemoryError),
+            "(too big|allocate|dimension)",
+        ),
+    ],
+)
+def test_bad_arguments(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -1,0 +1,142 @@
+"""Matrix multiplication: NumPy's rules for vectors and batches, every rung, gradients."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minigrad as mg
+
+SHAPES = [
+    ((3,), (3,)),
+    ((3,), (3, 4)),
+    ((2, 3), (3,)),
+    ((2, 3), (3, 4)),
+    ((3,), (5, 3, 4)),
+    ((5, 2, 3), (3,)),
+    ((5, 2, 3), (3, 4)),
+    ((2, 3), (5, 3, 4)),
+    ((5, 2, 3), (5, 3, 4)),
+    ((1, 2, 3), (5, 3, 4)),
+    ((6, 1, 2, 3), (5, 3, 4)),
+    ((0, 3), (3, 4)),
+    ((2, 0), (0, 4)),
+    ((2, 3), (3, 0)),
+    ((0, 2, 3), (0, 3, 4)),
+    ((0,), (0,)),
+    ((5, 2, 0), (0, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64], ids=str)
+@pytest.mark.parametrize(("a", "b"), SHAPES)
+def test_value(a, b, dtype, device, rng):
+    a, b = rng.standard_normal(a).astype(dtype), rng.standard_normal(b).astype(dtype)
+    product = mg.tensor(a, device=device) @ mg.tensor(b, device=device)
+    assert product.dtype == dtype and product.device is device
+    wanted = np.asarray(np.matmul(a.astype(np.float64), b.astype(np.float64)))
+    mg.testing.assert_close(product, wanted, length=3, magnitude=2.0)
+
+
+@pytest.mark.parametrize(("a", "b"), [s for s in SHAPES if 0 not in (*s[0], *s[1])])
+def test_gradient(a, b, check_gradients):
+    check_gradients(mg.matmul, a, b)
+
+
+@pytest.mark.parametrize(("a", "b"), [s for s in SHAPES if 0 in (*s[0], *s[1])])
+def test_gradient_of_what_is_empty(a, b):
+    a, b = mg.ones(a, requires_grad=True), mg.ones(b, requires_grad=True)
+    (a @ b).sum().backward()
+    for t in (a, b):
+        assert t.grad.shape == t.shape and (t.grad == 0.0).all()
+
+
+def test_definition(rng):
+    """The definition as loops, so that not everything leans on NumPy's product."""
+    a, b = rng.standard_normal((4, 6)), rng.standard_normal((6, 5))
+    product = (mg.tensor(a) @ mg.tensor(b)).numpy()
+    for i, j in np.ndindex(4, 5):
+        assert product[i, j] == pytest.approx(sum(a[i, k] * b[k, j] for k in range(6)), rel=1e-12)
+
+
+def strided(rng, shape, how, dtype):
+    """A random matrix with other strides: transposed, every second element, reversed, or one row repeated."""
+    m, n = shape
+
+    def draw(*size):
+        return rng.standard_normal(size).astype(dtype)
+
+    if how == "transposed":
+        return draw(n, m).T
+    if how == "sliced":
+        return draw(2 * m, 3 * n)[::2, 1::3]
+    if how == "reversed":
+        return draw(m, n)[::-1, ::-1]
+    if how == "repeated":
+        return np.broadcast_to(draw(1, n), shape)
+    return draw(m, n)
+
+
+LAYOUTS = ["contiguous", "transposed", "sliced", "reversed", "repeated"]
+
+
+@settings(max_examples=120)
+@given(
+    st.tuples(*[st.integers(0, 70)] * 3),
+    st.sampled_from(LAYOUTS),
+    st.sampled_from(LAYOUTS),
+    st.sampled_from([k.name for k in mg.list_kernels("matmul", "cpu")]),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_any_size_layout_and_rung(sizes, layout_a, layout_b, rung, dtype):
+    m, n, k = sizes
+    rng = np.random.default_rng(0)
+    a, b = strided(rng, (m, k), layout_a, dtype), strided(rng, (k, n), layout_b, dtype)
+    with mg.use_kernel("matmul", rung):
+        product = mg.from_numpy(a) @ mg.from_numpy(b)
+    wide = a.astype(np.float64), b.astype(np.float64)
+    magnitude = np.sqrt((wide[0] ** 2) @ (wide[1] ** 2))
+    mg.testing.assert_close(product, wide[0] @ wide[1], length=k, magnitude=magnitude)
+
+
+@given(st.data())
+def test_any_batch(data):
+    full = data.draw(st.lists(st.integers(0, 3), max_size=3))
+    sides = []
+    for _ in range(2):
+        kept = full[data.draw(st.integers(0, len(full))) :]
+        sides.append([1 if data.draw(st.booleans()) else n for n in kept])
+    a, b = np.random.default_rng(0).standard_normal((*sides[0], 2, 3)), np.ones((*sides[1], 3, 4))
+    np.testing.assert_allclose((mg.tensor(a) @ mg.tensor(b)).numpy(), np.matmul(a, b), rtol=1e-12)
+
+
+def test_nan_and_infinity_flow():
+    a = mg.tensor([[1.0, np.nan], [np.inf, 1.0], [0.0, 1.0]])
+    b = mg.tensor([[1.0, 0.0], [2.0, 3.0]])
+    np.testing.assert_array_equal((a @ b).numpy(), [[np.nan, np.nan], [np.inf, np.nan], [2.0, 3.0]])
+
+
+def test_integers():
+    product = mg.tensor([[1, 2], [3, 4]]) @ mg.tensor([[5, 6], [7, 8]])
+    assert product.dtype == mg.int64 and product.tolist() == [[19, 22], [43, 50]]
+
+
+def test_an_array_on_either_side():
+    a, b = np.ones((2, 3), np.float32), mg.ones(3, 2)
+    assert (a @ b).tolist() == [[3.0, 3.0], [3.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "error", "words"),
+    [
+        (mg.ones(2, 3), mg.ones(4, 5), ValueError, r"\(2, 3\).*\(4, 5\).*3 is not 4"),
+        (mg.ones(3), mg.ones(4), ValueError, "3 is not 4"),
+        (mg.ones(2, 2, 3), mg.ones(5, 3, 4), ValueError, r"batch.*\(2, 2, 3\).*\(5, 3, 4\)"),
+        (mg.ones(()), mg.ones(3), ValueError, "at least one dimension"),
+        (mg.ones(2, 2), mg.ones(2, 2, dtype=mg.float64), TypeError, "a is float32, b is float64"),
+        (mg.ones(2, 2), 3.0, TypeError, "two tensors.*float"),
+    ],
+)
+def test_bad_arguments(a, b, error, words):
+    with pytest.raises(error, match=words):
+        mg.matmul(a, b)
