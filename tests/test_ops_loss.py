@@ -1,0 +1,117 @@
+"""Losses against their definitions, one sample at a time; gradients; bad targets."""
+
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn.functional as F
+
+
+def log_softmax(row):
+    return row - (np.log(np.sum(np.exp(row - row.max()))) + row.max())
+
+
+def cross_entropy_by_definition(logits, targets, weight, ignore_index, smoothing, reduction):
+    """(N, C) logits, (N,) classes."""
+    losses, weights = [], []
+    for row, target in zip(logits, targets, strict=True):
+        if target == ignore_index:
+            losses.append(0.0)
+            weights.append(0.0)
+            continue
+        log_p, classes = log_softmax(row), len(row)
+        w = np.ones(classes) if weight is None else weight
+        loss = -(1 - smoothing) * w[target] * log_p[target] - smoothing / classes * np.sum(w * log_p)
+        losses.append(loss)
+        weights.append(w[target])
+    if reduction == "none":
+        return np.array(losses)
+    return np.sum(losses) / (np.sum(weights) if reduction == "mean" else 1.0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy(reduction, smoothing, weighted, rng, check_gradients):
+    logits, targets = rng.standard_normal((6, 5)) * 2, np.array([0, 4, 2, -100, 1, 2])
+    weight = rng.uniform(0.5, 2, 5) if weighted else None
+
+    def loss(x):
+        w = None if weight is None else mg.tensor(weight)
+        return F.cross_entropy(x, mg.tensor(targets), w, reduction=reduction, label_smoothing=smoothing)
+
+    wanted = cross_entropy_by_definition(logits, targets, weight, -100, smoothing, reduction)
+    np.testing.assert_allclose(loss(mg.tensor(logits)).numpy(), wanted, rtol=1e-12)
+    check_gradients(loss, logits)
+
+
+def test_cross_entropy_of_images_and_of_one_sample(rng, check_gradients):
+    logits, targets = rng.standard_normal((2, 4, 3, 2)), rng.integers(0, 4, (2, 3, 2))
+    flat = logits.transpose(0, 2, 3, 1).reshape(-1, 4)
+    wanted = cross_entropy_by_definition(flat, targets.ravel(), None, -100, 0.0, "none")
+    found = F.cross_entropy(mg.tensor(logits), mg.tensor(targets), reduction="none")
+    np.testing.assert_allclose(found.numpy(), wanted.reshape(2, 3, 2), rtol=1e-12)
+    check_gradients(lambda x: F.cross_entropy(x, mg.tensor(targets)), logits)
+    one = F.cross_entropy(mg.tensor(flat[0]), mg.tensor(targets.ravel()[0]))
+    assert one.item() == pytest.approx(wanted[0], rel=1e-12)
+
+
+def test_cross_entropy_with_probabilities(rng, check_gradients):
+    logits, targets = rng.standard_normal((4, 3)), rng.dirichlet(np.ones(3), 4)
+    wanted = np.mean([-np.sum(t * log_softmax(row)) for row, t in zip(logits, targets, strict=True)])
+    found = F.cross_entropy(mg.tensor(logits), mg.tensor(targets))
+    assert found.item() == pytest.approx(wanted, rel=1e-12)
+    check_gradients(lambda x, t: F.cross_entropy(x, t, label_smoothing=0.2), logits, targets)
+
+
+def test_cross_entropy_does_not_overflow():
+    x = mg.tensor([[1000.0, 0.0], [0.0, 1000.0]], requires_grad=True)
+    loss = F.cross_entropy(x, mg.tensor([0, 0]))
+    loss.backward()
+    assert loss.item() == 500.0 and np.isfinite(x.grad.numpy()).all()
+
+
+def test_nothing_but_ignored_targets_is_nan_as_a_mean():
+    x, t = mg.ones(2, 3), mg.tensor([-100, -100])
+    assert math.isnan(F.cross_entropy(x, t).item()) and F.cross_entropy(x, t, reduction="sum").item() == 0.0
+
+
+def test_nll_and_mse(rng, check_gradients):
+    x, t = rng.standard_normal((3, 4)), np.array([1, 0, 3])
+    assert F.nll_loss(mg.tensor(x), mg.tensor(t)).item() == pytest.approx(-np.mean(x[range(3), t]))
+    check_gradients(lambda x: F.nll_loss(x, mg.tensor(t), reduction="sum"), x)
+    y = rng.standard_normal((3, 4))
+    assert F.mse_loss(mg.tensor(x), mg.tensor(y)).item() == pytest.approx(np.mean((x - y) ** 2))
+    check_gradients(F.mse_loss, x, y)
+
+
+def test_an_empty_batch():
+    x = mg.ones(0, 3, requires_grad=True)
+    loss = F.cross_entropy(x, mg.zeros(0, dtype=mg.int64), reduction="sum")
+    loss.backward()
+    assert loss.item() == 0.0 and x.grad.shape == (0, 3)
+
+
+X = mg.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: F.cross_entropy(X, mg.tensor([0, 3])), ValueError, r"target 3.*3 classes.*\(2, 3\)"),
+        (lambda: F.cross_entropy(X, mg.tensor([0, -1])), ValueError, "target -1"),
+        (lambda: F.cross_entropy(X, mg.tensor([0])), ValueError, r"\(2, 3\).*\(2,\).*\(1,\)"),
+        (lambda: F.cross_entropy(X, mg.ones(2, 4)), ValueError, r"\(2, 3\).*\(2, 4\)"),
+        (lambda: F.cross_entropy(X, mg.tensor([True, False])), TypeError, "integers.*bool"),
+        (lambda: F.cross_entropy(X, mg.tensor([0, 1]), label_smoothing=1.5), ValueError, r"1\.5"),
+        (lambda: F.cross_entropy(X, mg.tensor([0, 1]), mg.ones(2)), ValueError, r"weight.*\(3,\).*\(2,\)"),
+        (lambda: F.cross_entropy(X, mg.tensor([0, 1]), reduction="avg"), ValueError, "reduction.*'avg'"),
+        (lambda: F.cross_entropy(mg.ones(()), mg.tensor(0)), (ValueError, IndexError), "dim"),
+        (lambda: F.mse_loss(X, mg.ones(3)), ValueError, r"\(2, 3\).*\(3,\)"),
+    ],
+)
+def test_bad_arguments(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
