@@ -1,0 +1,234 @@
+"""The command ``minigrad``: ``minigrad info`` and ``minigrad compare``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import minigrad
+from minigrad.errors import DeviceError
+
+__all__ = ["main"]
+
+OK, WRONG, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses; WRONG means that a rung gave a wrong result or failed."""
+
+LADDERS = ("matmul", "conv2d", "pooling")
+DEFAULT_OUTPUT = "minigrad-compare"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the arguments ``argv`` (by default the process's own); the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        return options.run(options)
+    except (DeviceError, UsageError) as error:
+        print(f"minigrad {options.command}: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print(f"minigrad {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        sys.stderr.close()
+        return OK
+
+
+class UsageError(Exception):
+    """An option cannot be followed; the message says why."""
+
+
+# ---- options ----------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minigrad",
+        description="A deep-learning framework small enough to read down to the silicon. "
+        "The commands show what it runs on, and what makes it fast.",
+        epilog="Start with `minigrad info`, then `minigrad compare --quick`.",
+    )
+    parser.add_argument("--version", action="version", version=f"minigrad {minigrad.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_info(commands)
+    _add_compare(commands)
+    return parser
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="what this machine offers: devices, instruction sets, threads, kernels",
+        description="Shows versions, devices (and why one cannot be used), the instruction-set level of the "
+        "CPU kernels, the number of threads, and the kernels of every op.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=_info)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="what makes each step up the ladders of kernels faster, measured here",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.dedent(
+            """\
+            Climbs the ladders of matmul, conv2d and pooling, from plain Python and the naive loop to the
+            fastest kernel, with NumPy beside them, and the GPU's kernels where there is a GPU. Every rung
+            is first checked against NumPy in float64; a wrong one is reported and not timed. Shows times,
+            rates and shares of the machine's own measured peak, and draws a picture."""
+        ),
+        epilog="Takes about a minute on two cores, --quick under 20 seconds. Ctrl-C reports what was measured.",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=LADDERS,
+        help="climb one ladder alone (may be repeated)",
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions")
+    parser.add_argument(
+        "--device",
+        action="append",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 or sim (may be repeated); by default cpu, and cuda where there is one. "
+        "sim checks the CUDA kernels on the CPU, at small sizes",
+    )
+    parser.add_argument(
+        "--threads", type=_thread_count, metavar="N", help="CPU threads for the rungs that use several"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(DEFAULT_OUTPUT),
+        metavar="DIR",
+        help=f"folder for the picture (PNG and SVG) and the results (JSON); by default {DEFAULT_OUTPUT}",
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
+    parser.set_defaults(run=_compare)
+
+
+def _thread_count(text: str) -> int:
+    from minigrad.kernels.cpu.threads import MAX_THREADS
+
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_THREADS}, got {text!r}")
+    return int(text)
+
+
+# ---- minigrad info ----------------------------------------------------------------------------------------
+
+
+def _info(options: argparse.Namespace) -> int:
+    from minigrad.compare.machine import info
+
+    found = info()
+    print(json.dumps(found, indent=1) if options.json else _info_text(found, _width()))
+    return OK
+
+
+def _info_text(found: dict[str, Any], width: int) -> str:
+    from minigrad.compare.table import count
+
+    caches = ", ".join(f"{name} {size // 1024} KB" for name, size in found["caches"].items())
+    rows = [
+        ("minigrad", found["minigrad"]),
+        ("Python", found["python"]),
+        ("NumPy", f"{found['numpy']} ({found['blas']})"),
+        ("CuPy", found["cupy"] or "not installed"),
+        ("processor", f"{found['processor']}, {count(found['cores'], 'core')}"),
+        *([("caches", f"{caches} (of one core)")] if caches else []),
+        ("kernels for", f"{found['isa']}: {found['vectors']} (of: {', '.join(found['isa_available'])})"),
+        ("threads", f"{found['threads']} ({found['threads_source']})"),
+        ("default dtype", found["default_dtype"]),
+    ]
+    lines = [_field(name, value, width) for name, value in rows]
+    lines += ["", "Devices"]
+    for row in found["devices"]:
+        state = row["name"] if row["available"] else f"not available: {row['reason']}"
+        lines.append(_field(f"  {row['device']}", state, width))
+    for op, kernels in found["kernels"].items():
+        lines += ["", f"Kernels of {op}"]
+        for kernel in kernels:
+            what = f"{', '.join(kernel['devices'])}; {', '.join(kernel['dtypes'])}"
+            lines.append(_field(f"  {kernel['name']}", f"[{what}] {kernel['adds']}", width))
+    return "\n".join(lines)
+
+
+def _field(name: str, value: str, width: int) -> str:
+    return textwrap.fill(f"{name:<17} {value}", width, subsequent_indent=" " * 18, break_on_hyphens=False)
+
+
+# ---- minigrad compare -------------------------------------------------------------------------------------
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from minigrad.compare import measure, picture
+    from minigrad.compare.table import render
+
+    _check_writable(options.output)
+    progress = _Progress()
+    try:
+        comparison = measure.run(
+            only=options.only,
+            devices=options.device,
+            threads=options.threads,
+            quick=options.quick,
+            progress=progress,
+        )
+    finally:
+        progress.clear()
+    print(comparison.to_json() if options.json else render(comparison, _width()))
+    try:
+        paths = comparison.save(options.output) if comparison else []
+    except OSError as error:
+        raise UsageError(f"--output {options.output}: {error.strerror or error}") from None
+    notes = sys.stderr if options.json else sys.stdout
+    if paths:
+        print(f"\nwritten: {', '.join(map(str, paths))}", file=notes)
+    if not picture.is_available():
+        print(picture.INSTALL, file=notes)
+    elif comparison and not picture.drawable(comparison):
+        print("No picture: nothing was measured but on the simulator, or every rung was wrong", file=notes)
+    if comparison.interrupted:
+        return INTERRUPTED
+    return WRONG if any(record.failure for record in comparison) else OK
+
+
+def _check_writable(folder: Path) -> None:
+    """Make ``folder``, and try to write there: better now than after a minute of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+        raise UsageError(f"--output {folder}: cannot write there: {reason}") from None
+
+
+class _Progress:
+    """Shows the current stage on one line of the terminal; says nothing where there is none."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._start = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if self._shown:
+            line = f"{time.monotonic() - self._start:4.0f} s  {text}"
+            print(f"\r\x1b[K{line[: _width() - 1]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _width() -> int:
+    return max(60, min(shutil.get_terminal_size((110, 24)).columns, 140))

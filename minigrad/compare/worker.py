@@ -1,0 +1,106 @@
+"""NumPy in a process of its own.
+
+NumPy's BLAS library and minigrad's kernels each keep a pool of threads, and an idle pool spins for a while
+before it sleeps: in one process each would disturb the other's times. A library's number of threads is
+moreover fixed when it is loaded. So NumPy's rungs run in child processes, one for each number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from minigrad.compare.problems import Problem
+from minigrad.compare.rungs import ArrayRung, Rung, RungError
+from minigrad.devices import device
+
+__all__ = ["NumpyRung"]
+
+THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "OMP_NUM_THREADS",
+)
+
+
+class NumpyRung(Rung):
+    """NumPy's solution, timed in a child process whose BLAS library has ``threads`` threads."""
+
+    def __init__(self, problem_type: type[Problem], threads: int):
+        super().__init__("numpy", "library", problem_type.numpy_adds, device("cpu"), threads)
+        self._process: subprocess.Popen | None = None
+
+    def solve(self, problem: Problem, inputs: list[np.ndarray]) -> np.ndarray:
+        result, self.estimate, self.parallel = self._ask("solve", problem, inputs)
+        self.problem = problem
+        return result
+
+    def sample(self, budget: float) -> None:
+        self.samples += self._ask("sample", budget)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()  # closes the pipes too
+            self._process = None
+
+    def _ask(self, *request: Any) -> Any:
+        if self._process is None:
+            self._process = self._start()
+        try:
+            pickle.dump(request, self._process.stdin, protocol=5)
+            self._process.stdin.flush()  # type: ignore[union-attr]
+            answer = pickle.load(self._process.stdout)  # type: ignore[arg-type]
+        except (OSError, EOFError) as error:
+            raise RungError("the process that runs NumPy has ended") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _start(self) -> subprocess.Popen:
+        environment = {
+            **os.environ,
+            **dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
+            "MINIGRAD_NUM_THREADS": str(self.threads),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
+        command = [sys.executable, "-c", "from minigrad.compare.worker import serve; serve()"]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends this process
+        )
+
+
+def serve() -> None:
+    """The child's side: answer requests from standard input until it closes."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    rung: ArrayRung | None = None
+    while True:
+        try:
+            what, *arguments = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            if what == "solve":
+                problem, inputs = arguments
+                rung = ArrayRung(type(problem), device("cpu"), threads=None)
+                answer: Any = rung.solve(problem, inputs), rung.estimate, rung.parallel
+            else:
+                assert rung is not None
+                rung.samples = []
+                rung.sample(*arguments)
+                answer = rung.samples
+        except Exception as error:
+            answer = error
+        pickle.dump(answer, answers, protocol=5)
+        answers.flush()
