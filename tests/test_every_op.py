@@ -207,11 +207,12 @@ CASES = {
     **each(["maximum", "minimum"], [case(s, s) for s in SHAPES + LARGER] + [case((3, 1), (4,))]),
     # functions of one variable
     **each(["neg", "abs", "square", "exp", "expm1", "sin", "cos", "atan", "sinh", "cosh", "erf"], ONE),
-    **each(["sigmoid", "tanh", "relu", "sign", "clone", "contiguous"], ONE),
+    **each(["sigmoid", "tanh", "relu", "silu", "gelu", "gelu_tanh", "sign", "clone", "contiguous"], ONE),
     **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
     **each(["log", "log2", "log10", "sqrt"], POSITIVE),
     **each(["log1p", "asin", "acos", "tan"], INSIDE),
     **each(["relu_grad", "tanh_grad", "sigmoid_grad"], [case(s, s) for s in SHAPES + LARGER]),
+    **each(["silu_grad", "gelu_grad", "gelu_tanh_grad"], [case(s, s) for s in SHAPES + LARGER]),
     "cast": [case(s, dtype=np.dtype(t)) for s in SHAPES for t in (np.float64, np.int64)],
     "clamp": [case(s, min=lo, max=hi) for s in SHAPES for lo, hi in ((-0.5, 0.5), (None, 0.3), (0.0, None))],
     # comparison, logic, selection

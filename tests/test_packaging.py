@@ -1,0 +1,98 @@
+"""The wheel and the sdist: built from this checkout, installed elsewhere, used from outside of it."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+USE = """
+import sys, time
+start = time.perf_counter()
+import minigrad as mg
+from minigrad.data import Digits
+import minigrad.kernels.cpu as cpu
+from pathlib import Path
+
+where = Path(mg.__file__).resolve()
+assert where.is_relative_to(sys.prefix), where
+assert mg.__version__ == {version!r}
+assert {{k.name for k in mg.kernels.list("matmul", "cpu")}} >= {{"naive", "tiled", "packed", "threaded"}}
+a, b = mg.randn(70, 50, requires_grad=True), mg.randn(50, 30)
+(a @ b).sum().backward()
+assert a.grad.shape == (70, 50)
+assert len(Digits(train=True)) == 1437
+assert (where.parent / "py.typed").is_file()
+kernels = Path(mg.kernels.__file__).parent
+assert (kernels / "cuda" / "matmul.cu").is_file() and (kernels / "sim" / "cuda_sim.h").is_file()
+try:
+    x = mg.randn(5, 4, device="sim")
+except mg.errors.DeviceError as error:
+    print("no simulator:", error)
+else:
+    y = x.cpu() @ x.cpu().T
+    assert abs((x @ x.T).cpu() - y).max().item() < 1e-5
+print("used", where, cpu.isa, cpu.available_levels())
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=580, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The source distribution, built in an isolated environment as a release would be."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", out, ROOT)
+    return next(out.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist):
+    """The wheel, built from the sdist: so the sdist holds all that a build needs."""
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", sdist.parent, sdist)
+    return next(sdist.parent.glob("*.whl"))
+
+
+def test_sdist_holds_sources_and_nothing_built(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for wanted in ("kernels/cpu/matmul.pyx", "kernels/cpu/gemm.h", "kernels/cuda/conv2d.cu", "LICENSE"):
+        assert wanted in names
+    assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]
+
+
+def test_wheel_holds_every_level_and_what_runs_the_simulator(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for file in (ROOT / "kernels").rglob("*"):
+        if file.suffix in (".cu", ".cuh") or (file.parent.name == "sim" and file.suffix in (".h", ".cpp")):
+            assert f"minigrad/kernels/{file.relative_to(ROOT / 'kernels')}" in names
+    for file in (ROOT / "minigrad").rglob("*.py"):
+        assert str(file.relative_to(ROOT)) in names
+    if os.uname().machine == "x86_64":
+        for level in ("x86_64_v2", "x86_64_v3", "x86_64_v4"):
+            assert any(name.startswith(f"minigrad/kernels/cpu/{level}/matmul") for name in names)
+    assert not any(name.startswith(("kernels/", "tests/")) for name in names)
+
+
+def test_wheel_works_outside_the_checkout(wheel, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    run(python, "-m", "pip", "install", "--quiet", wheel)
+    version = wheel.name.split("-")[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "MINIGRAD"))}
+    environment["MINIGRAD_CACHE"] = str(tmp_path / "cache")
+    printed = run(python, "-c", USE.format(version=version), cwd=tmp_path, env=environment)
+    assert "used" in printed
+    assert "minigrad" in run(tmp_path / "venv/bin/minigrad", "--version", cwd=tmp_path, env=environment)
+    info = run(python, "-m", "minigrad", "info", cwd=tmp_path, env=environment)
+    assert "matmul" in info
