@@ -1,0 +1,388 @@
+"""The op object as its users meet it: definition, gradients, errors; and the checks of minigrad.testing."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.dispatch import _tables
+from minigrad.op import _ops
+from minigrad.testing import case, check_op, gradcheck, gradgradcheck
+
+
+@pytest.fixture(autouse=True)
+def _forget_ops():
+    """Ops that a test defines go when it ends."""
+    before = set(_ops), set(_tables)
+    yield
+    for name in set(_ops) - before[0]:
+        del _ops[name]
+    for name in set(_tables) - before[1]:
+        del _tables[name]
+
+
+def make_swish(gradient=None):
+    @mg.op
+    def swish(xp, x, *, beta=1.0):
+        """x sigmoid(beta x)."""
+        return x / (1 + xp.exp(-beta * x))
+
+    def rule(g, y, x, *, beta):
+        s = mg.sigmoid(x * beta)
+        return g * (s + x * beta * s * (1.0 - s))
+
+    swish.grad(gradient or rule)
+    return swish
+
+
+# ---- definition and call ----------------------------------------------------------------------------------
+
+
+def test_an_op_of_ones_own(device):
+    swish = make_swish()
+    x = mg.tensor([-1.0, 0.0, 2.0], device=device, requires_grad=True)
+    y = swish(x, beta=2.0)
+    y.sum().backward()
+    np.testing.assert_allclose(
+        y.detach().to("cpu").numpy(), [-1 / (1 + np.e**2), 0, 2 / (1 + np.e**-4)], rtol=1e-6
+    )
+    assert x.grad.shape == (3,) and y.grad_fn == "swish"
+    assert mg.get_op("swish") is swish and swish.__doc__ == "x sigmoid(beta x)." and "swish(x)" in repr(swish)
+
+
+def test_defaults_of_attributes():
+    swish = make_swish()
+    assert (
+        swish(mg.ones(1)).item() == swish(mg.ones(1), beta=1.0).item() != swish(mg.ones(1), beta=2.0).item()
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda op: op(), "'swish'.*1 inputs.*got 0"),
+        (lambda op: op(mg.ones(1), mg.ones(1)), "'swish'.*1 inputs.*got 2"),
+        (lambda op: op(mg.ones(1), gamma=1.0), "gamma"),
+        (lambda op: op(mg.ones(1), beta=1.0, gamma=1.0), "'swish'.*'gamma'.*beta"),
+        (lambda op: op("text"), "'swish'.*str"),
+        (lambda op: op(None), "'swish'.*None"),
+        (lambda op: op(object()), "'swish'.*object"),
+        (lambda op: op(1j), "'swish'.*complex"),
+    ],
+)
+def test_wrong_calls(call, words):
+    with pytest.raises(TypeError, match=words):
+        call(make_swish())
+
+
+def test_a_missing_attribute():
+    @mg.op
+    def scaled(xp, x, *, factor):
+        return x * factor
+
+    with pytest.raises(TypeError, match=r"'scaled' needs the attribute 'factor'"):
+        scaled(mg.ones(1))
+
+
+def test_plain_numbers_and_arrays_are_inputs_too():
+    swish = make_swish()
+    for x in (1.0, 1, np.float32(1.0), np.ones(1, np.float32), [1.0]):
+        assert float(swish(x)) == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-6)
+
+
+def test_an_op_as_a_method():
+    class Layer:
+        act = make_swish()
+
+    assert Layer().act.__self__.__class__ is Layer and Layer.act is mg.get_op("swish")
+
+
+@pytest.mark.parametrize(
+    ("define", "error", "words"),
+    [
+        (lambda: mg.op(lambda: 0, name="bad"), TypeError, "'bad'.*`xp`"),
+        (lambda: make_swish().kernel("tpu"), ValueError, "'swish'.*tpu"),
+        (lambda: make_swish().kernel(), ValueError, "'swish'"),
+        (lambda: make_swish().kernel("cpu", layout="nchw"), ValueError, "'nchw'"),
+        (lambda: make_swish().grad(z=lambda *a: None), ValueError, "no input 'z'.*x"),
+        (lambda: mg.get_op("no_such_op"), ValueError, "no_such_op.*matmul"),
+    ],
+)
+def test_wrong_definitions(define, error, words):
+    with pytest.raises(error, match=words):
+        define()
+
+
+def test_a_shape_rule_refuses_and_describes():
+    @mg.op
+    def pairs(xp, x):
+        return x[..., ::2] + x[..., 1::2]
+
+    @pairs.shape
+    def _(x):
+        if x.shape[-1] % 2:
+            raise ValueError(f"pairs: the last size must be even, got shape {x.shape}")
+        return *x.shape[:-1], x.shape[-1] // 2
+
+    @pairs.kernel("cpu")
+    def _(out, x):
+        assert out.shape == (2, 3)
+        out[...] = x[..., ::2] + x[..., 1::2]
+
+    assert pairs(mg.ones(2, 6)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"pairs.*even.*\(5,\)"):
+        pairs(mg.ones(5))
+
+
+def test_a_reference_that_contradicts_its_shape_rule():
+    @mg.op
+    def liar(xp, x):
+        return x[:1]
+
+    liar.shape(lambda x: x.shape)
+    with pytest.raises(RuntimeError, match=r"'liar'.*\(1,\).*\(3,\)"):
+        liar(mg.ones(3))
+
+
+def test_rules_per_input_run_only_where_needed():
+    ran = []
+
+    @mg.op
+    def product(xp, x, y):
+        return x * y
+
+    product.grad(
+        x=lambda g, _z, _x, y: (ran.append("x"), g * y)[1], y=lambda g, _z, x, _y: (ran.append("y"), g * x)[1]
+    )
+    product(mg.ones(2, requires_grad=True), mg.ones(2)).sum().backward()
+    assert ran == ["x"]
+
+
+def test_names_with_an_underscore_arrive_as_specs():
+    seen = {}
+
+    @mg.op
+    def product(xp, x, y):
+        return x * y
+
+    def rule(g, _z, _x, y):
+        seen.update(x=_x, y=y)
+        return g * y
+
+    product.grad(x=rule)
+    product(mg.ones(2, requires_grad=True), mg.ones(3, 2)).sum().backward()
+    assert tuple(seen["x"]) == ((2,), np.dtype("f4")) and seen["x"].ndim == 1 and seen["x"].size == 2
+    assert isinstance(seen["y"], mg.Tensor)
+
+
+def test_integer_inputs_get_no_gradient():
+    @mg.op
+    def pick(xp, x, index):
+        return x[index]
+
+    def rule(g, _y, _x, index):
+        found = mg.zeros(*_x.shape, dtype=g.dtype)
+        found[index] = g
+        return found
+
+    pick.grad(x=rule)
+    x = mg.ones(3, requires_grad=True)
+    pick(x, mg.tensor([1])).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_an_op_that_is_not_differentiable():
+    @mg.op(differentiable=False)
+    def steps(xp, x):
+        return xp.floor(x)
+
+    assert not steps(mg.ones(1, requires_grad=True)).requires_grad
+
+
+def test_several_outputs():
+    @mg.op
+    def both(xp, x):
+        return xp.sin(x), xp.cos(x)
+
+    @both.grad
+    def _(g, y, x):
+        return g[0] * y[1] - g[1] * y[0]
+
+    x = mg.tensor([0.3, 0.4], mg.float64, requires_grad=True)
+    assert gradcheck(both, [x]) and gradgradcheck(both, [x])
+    assert gradcheck(lambda x: both(x)[1], [x]) and gradgradcheck(lambda x: both(x)[0], [x])
+
+
+def test_no_dtypes_are_mixed_without_promotion():
+    @mg.op
+    def plus(xp, x, y):
+        return x + y
+
+    with pytest.raises(TypeError, match=r"plus.*x is float32, y is float64"):
+        plus(mg.ones(1), mg.ones(1, dtype=mg.float64))
+
+
+# ---- check_op finds what is wrong -------------------------------------------------------------------------
+
+
+def kernel_of(run, **options):
+    swish = make_swish()
+    swish.kernel("cpu", name="under_test", **options)(run)
+    return swish
+
+
+def right(out, x, *, beta):
+    np.divide(x, 1 + np.exp(-beta * x), out=out)
+
+
+CASES = [case((3, 5)), case((0,)), case((7,), beta=2.0), case(())]
+
+
+def test_check_op_passes_what_is_right(device):
+    check_op(kernel_of(right), CASES, devices=[device])
+    check_op(kernel_of(right, layout="strided"), CASES, devices=[device])
+
+
+def forgets_an_element(out, x, *, beta):
+    if out.size:
+        first = out.ravel()[0]
+        right(out, x, beta=beta)
+        out.reshape(-1)[0] = first
+
+
+def is_inaccurate(out, x, *, beta):
+    right(out, x, beta=beta)
+    out *= 1 + 40 * np.finfo(out.dtype).eps
+
+
+def changes_its_input(out, x, *, beta):
+    right(out, x, beta=beta)
+    if x.size:
+        x.reshape(-1)[0] += 1
+
+
+def writes_beyond_its_output(out, x, *, beta):
+    right(out, x, beta=beta)
+    np.lib.stride_tricks.as_strided(out.reshape(-1), (out.size + 1,), (out.itemsize,))[-1] = 0
+
+
+def reads_beyond_its_input(out, x, *, beta):
+    right(out, x, beta=beta)
+    if out.size:
+        beyond = np.lib.stride_tricks.as_strided(x.reshape(-1), (x.size + 1,), (x.itemsize,))[-1]
+        out.reshape(-1)[-1] += beyond
+
+
+def ignores_an_attribute(out, x, *, beta):
+    right(out, x, beta=1.0)
+
+
+_noise = np.random.default_rng(0)
+
+
+def differs_from_run_to_run(out, x, *, beta):
+    right(out, x, beta=beta)
+    out *= 1 + np.finfo(out.dtype).eps * _noise.integers(0, 2, out.shape)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        (forgets_an_element, r"elements differ; the worst is(.|\n)*Expect(.|\n)*Actual"),
+        (is_inaccurate, "elements differ"),
+        (changes_its_input, "changed its input 'x'"),
+        (writes_beyond_its_output, "outside of output 0"),
+        (reads_beyond_its_input, "elements differ"),
+        (ignores_an_attribute, r"beta=2\.0.*'under_test'(.|\n)*elements differ"),
+        (differs_from_run_to_run, "differs from run to run"),
+    ],
+)
+def test_check_op_finds_a_wrong_kernel(kernel, words):
+    with pytest.raises(AssertionError, match=words) as error:
+        check_op(kernel_of(kernel), CASES, devices=["cpu"], seed=1)
+    assert "swish" in str(error.value) and "on cpu" in str(error.value) and "seed=1" in str(error.value)
+
+
+def test_check_op_leaves_the_kernels_as_they_were():
+    swish = kernel_of(is_inaccurate)
+    before = mg.list_kernels("swish")
+    with pytest.raises(AssertionError):
+        check_op(swish, CASES, devices=["cpu"])
+    assert mg.list_kernels("swish") == before and mg.get_kernel("swish") == "under_test"
+
+
+def test_check_op_wants_every_kernel_to_run():
+    with pytest.raises(AssertionError, match="no case made kernel 'under_test' run"):
+        check_op(kernel_of(right, when=lambda x, *, beta: x.size > 10**6), CASES, devices=["cpu"])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda g, y, x, *, beta: g * y,
+        lambda g, y, x, *, beta: g * 0.0,
+        lambda g, y, x, *, beta: mg.ones(*x.shape, dtype=x.dtype),
+    ],
+)
+def test_check_op_finds_a_wrong_gradient(rule):
+    with pytest.raises(AssertionError, match=r"gradient for input 0 is wrong(.|\n)*Expect(.|\n)*Actual"):
+        check_op(make_swish(rule), CASES, devices=["cpu"])
+
+
+def test_check_op_finds_a_wrong_second_gradient():
+    def rule(g, y, x, *, beta):
+        s = mg.sigmoid(x * beta).detach()  # the first gradient is right, but its own is cut off
+        return g * (s + x * beta * s * (1.0 - s))
+
+    with pytest.raises(AssertionError, match="gradgradcheck"):
+        check_op(make_swish(rule), CASES, devices=["cpu"])
+
+
+def test_check_op_needs_cases_where_shapes_follow_a_rule():
+    with pytest.raises(ValueError, match="'matmul' needs cases"):
+        check_op(mg.get_op("matmul"))
+    check_op(mg.get_op("relu"), devices=["cpu"])
+
+
+# ---- gradcheck --------------------------------------------------------------------------------------------
+
+
+def test_gradcheck_shows_the_worst_element():
+    @mg.op
+    def off(xp, x):
+        return x * x
+
+    wrong = np.array([1.0, 1.0, 1.5, 1.1])
+    off.grad(x=lambda g, _y, x: g * x * 2.0 * mg.tensor(wrong))
+    x = mg.tensor([1.0, 2.0, 3.0, 4.0], mg.float64, requires_grad=True)
+    with pytest.raises(AssertionError, match=r"worst element is \(2,\) of shape \(4,\)"):
+        gradcheck(off, [x])
+
+
+def test_gradcheck_needs_float64_and_something_to_check():
+    with pytest.raises(TypeError, match=r"float64.*float32"):
+        gradcheck(mg.exp, [mg.ones(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="no input requires"):
+        gradcheck(mg.exp, [mg.ones(1, dtype=mg.float64)])
+
+
+def test_gradcheck_finds_a_function_that_changes_its_input():
+    def rude(x):
+        with mg.no_grad():
+            x.add_(1.0)
+        return x * 2.0
+
+    with pytest.raises(AssertionError, match="changed its input 0"):
+        gradcheck(rude, [mg.ones(2, dtype=mg.float64, requires_grad=True)])
+
+
+def test_gradcheck_finds_a_gradient_that_was_cut():
+    x = mg.tensor([0.5, 2.0], mg.float64, requires_grad=True)
+    with pytest.raises(AssertionError, match="wrong"):
+        gradcheck(lambda x: x * x.detach(), [x])
+    with pytest.raises(AssertionError, match="wrong"):
+        gradcheck(lambda x: x.detach() * 3.0, [x])
+
+
+def test_gradcheck_of_what_does_not_depend_on_an_input():
+    x, y = (mg.ones(2, dtype=mg.float64, requires_grad=True) for _ in range(2))
+    assert gradcheck(lambda x, y: x * 2.0, [x, y]) and gradgradcheck(lambda x, y: x * 2.0, [x, y])
