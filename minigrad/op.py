@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import autograd
-from minigrad.autograd import Node, Variable, mode, wrap, written_cell
+from minigrad.anomaly import calling_stack, check_outputs
 from minigrad.devices import KINDS, cpu
 from minigrad.dispatch import (
     LAYOUTS,
@@ -43,6 +42,7 @@ from minigrad.dispatch import (
     run_kernel,
 )
 from minigrad.errors import DeviceError
+from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.promotion import result_dtype
 
 __all__ = ["Op", "get_op", "op"]
@@ -221,13 +221,14 @@ class Op:
 
     def _apply(self, args: tuple, attrs: dict) -> Any:
         """Compute the outputs and, where the graph is recorded, their node."""
-        device = dtype = None
+        device: Any = None
+        dtype: Any = None
         scalars = mixed = False
         needs, bit = 0, 1  # a bit for each input that requires a gradient
         arrays = []
         for arg in args:
             if isinstance(arg, Variable):
-                variable = arg
+                variable = arg  # a name whose type the compiled engine knows
                 array = variable._array
                 arrays.append(array)
                 if device is None:
@@ -276,8 +277,8 @@ class Op:
         save_inputs, save_outputs = saves
         node = Node(self, attrs, device, args, outputs, save_inputs, save_outputs)
         if mode.anomaly:
-            node.stack = autograd.calling_stack()
-            autograd.check_outputs(self, args, outputs)
+            node.stack = calling_stack()
+            check_outputs(self, args, outputs)
 
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
         """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
@@ -293,9 +294,8 @@ class Op:
                 return run_kernel(kernel, device, arrays, attrs, specs)
         quiet = enter_quiet()
         try:
-            result = (
-                self.reference(device.xp, *arrays, **attrs) if attrs else self.reference(device.xp, *arrays)
-            )
+            arguments = (device.xp, *arrays)
+            result = self.reference(*arguments, **attrs) if attrs else self.reference(*arguments)
         finally:
             leave_quiet(quiet)
         if type(result) is device.array_type:
@@ -326,23 +326,25 @@ class Op:
     def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
         """The gradient of each input whose entry in ``needed`` is not None; None for the others."""
         if self._joint_rule is not None:
-            return self._apply_joint_rule(g, y, inputs, attrs, needed)
-        found = []
+            return self._check_joint(self._joint_rule(g, y, *inputs, **attrs), needed)
+        found: list = []
         arguments = (g, y, *inputs)
-        for need, rule in zip(needed, self._rules):  # noqa: B905 (as long as each other; strict costs time here)
-            if need is None:
+        for i, rule in enumerate(self._rules):
+            if needed[i] is None:
                 found.append(None)
-            else:
-                found.append(rule(*arguments, **attrs) if attrs else rule(*arguments))
+            elif attrs:
+                found.append(rule(*arguments, **attrs))
+            else:  # as above, but quicker
+                found.append(rule(*arguments))
         return found
 
-    def _apply_joint_rule(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
-        found = self._joint_rule(g, y, *inputs, **attrs)
+    def _check_joint(self, found: Any, needed: Sequence) -> list:
+        """What a rule for all inputs returned, with None for the inputs that need no gradient."""
         if not isinstance(found, (tuple, list)):
             found = (found,)
-        if len(found) != len(inputs):
+        if len(found) != len(needed):
             raise RuntimeError(
-                f"the gradient of {self.name!r} returned {len(found)} values for {len(inputs)} inputs"
+                f"the gradient of {self.name!r} returned {len(found)} values for {len(needed)} inputs"
             )
         for i, (need, grad) in enumerate(zip(needed, found, strict=True)):
             if need is not None and grad is None:
@@ -412,6 +414,8 @@ class Op:
 
     def _harmonise(self, args: tuple, device: Any) -> tuple | None:
         """``args`` with arrays made tensors, and brought to one dtype; None if there was nothing to do."""
+        if all(a is None for a in args):
+            raise TypeError(f"op {self.name!r}: expected a tensor or a number, got None")
         device = device or cpu
         changed = [self._as_input(a, device) for a in args]
         if self.promote:

@@ -431,9 +431,9 @@ class Tensor(Variable):
             return
         if self.requires_grad and self._node is None:
             raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
-        cell = self._written
-        # Besides this tensor, the name `cell` and the call's argument, nothing else may refer to the counter.
-        if self._is_view or (cell is not None and sys.getrefcount(cell) > 3):
+        # Besides this tensor and the call's argument, nothing else may refer to the time of the last write.
+        shared = self._written is not None and sys.getrefcount(self._written) > 2
+        if self._is_view or shared:
             raise RuntimeError(
                 f"{name}: the graph needs this tensor as it is (it is a view, or has views, or its value was "
                 "saved for the gradient of an op); use the out-of-place form, or clone() first"
@@ -664,7 +664,7 @@ def _one_tuple(sizes: tuple) -> tuple:
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
 
 
-def _unpickle(cls: type, array: np.ndarray, device: Device, requires_grad: bool) -> Tensor:
+def _unpickle(cls: type[Tensor], array: np.ndarray, device: Device, requires_grad: bool) -> Tensor:
     made = cls.__new__(cls)
     made._array = device.from_numpy(array)
     made.device = device
@@ -689,5 +689,5 @@ def _transfer(x: Tensor, target: Device) -> Tensor:
     attrs = {"source": x.device, "target": target}
     out = wrap(_moved(None, x._array, **attrs), target)
     if x.requires_grad and mode.grad:
-        Node(_move, attrs, x.device, 1, (x,), (out,), (False,), False)
+        Node(_move, attrs, x.device, (x,), (out,), (False,), False)
     return out
