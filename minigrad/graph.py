@@ -1,0 +1,279 @@
+"""The graph that ops record: variables, and the nodes that made them.
+
+Every op whose inputs need a gradient records a :class:`Node`: the op, what its gradient rule needs, and an
+edge to where each input came from. Nothing here refers back from a node to the tensor it made, so graphs hold
+no reference cycles: they are freed the moment the last tensor that needs them goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.devices import Device, cpu
+from minigrad.dispatch import Spec
+
+__all__ = ["Node", "Variable", "as_variable", "mark_written", "mode", "tensor_class", "wrap", "written_cell"]
+
+
+class _Mode(threading.local):
+    """What holds for the ops of the current thread."""
+
+    grad = True  # record the graph?
+    anomaly = False  # look for NaN after each op?
+
+
+mode = _Mode()
+_tick = itertools.count(1).__next__  # numbers nodes and writes: the graph's clock
+_last_write = 0
+
+
+class _Defaults:
+    """What a variable is until told otherwise: making one, which every op does, sets only what differs."""
+
+    device: Device = cpu
+    requires_grad: bool = False
+    grad: Any = None
+    _node: Node | None = None
+    _index: int = 0
+    _written: list[int] | None = None
+    _is_view: bool = False
+    _hooks: dict[int, Callable] | None = None
+
+
+class Variable(_Defaults):
+    """An array and its place in the graph. :class:`minigrad.Tensor` adds arithmetic and methods to it.
+
+    Attributes:
+        _array: the NumPy or CuPy array.
+        device: where it lives.
+        requires_grad: whether a gradient flows to it.
+        grad: for a leaf, the gradient accumulated so far, or None.
+        _node, _index: the node that made it, and which of the node's outputs it is; None for a leaf.
+        _written: a one-element list with the time of the last write to its memory, shared by all that show
+            this memory; None if there was none.
+        _is_view: whether it shows another tensor's memory.
+        _hooks: functions called with its gradient, by their handle's number.
+    """
+
+    _array: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._array.dtype
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it was made by the user rather than by an op that recorded a node."""
+        return self._node is None
+
+
+_tensor_class: type[Variable] = Variable
+
+
+def tensor_class(cls: type) -> type:
+    """Class decorator: results of ops are instances of ``cls``, which lives one floor above."""
+    global _tensor_class
+    _tensor_class = cls
+    return cls
+
+
+def wrap(array: Any, device: Device) -> Any:
+    """A new leaf tensor around ``array``, which is not copied."""
+    out = Variable.__new__(_tensor_class)
+    out._array = array
+    out.device = device
+    return out
+
+
+def as_variable(value: Any, device: Device) -> Any:
+    """``value``, a tensor, an array, or what NumPy makes of zero dimensions, as a tensor."""
+    if isinstance(value, Variable):
+        return value
+    return wrap(value if type(value) is device.array_type else device.xp.asarray(value), device)
+
+
+def written_cell(variable: Variable) -> list[int]:
+    """Where the time of the last write to the variable's memory stands; views of the memory share it."""
+    cell = variable._written
+    if cell is None:
+        cell = variable._written = [0]
+    return cell
+
+
+def mark_written(variable: Variable) -> None:
+    """Note that the variable's memory has been written to: what was saved of it is no longer valid."""
+    global _last_write
+    written_cell(variable)[0] = _last_write = _tick()
+
+
+class Node:
+    """One application of an op: a vertex of the graph.
+
+    Attributes:
+        number: when it was made, by the graph's clock.
+        op: the :class:`minigrad.op.Op` that was applied, with its keyword arguments ``attrs``.
+        device: where its inputs are.
+        inputs: for each input the tensor itself where a rule asked for it, else its shape and dtype; numbers
+            and None as they are. None once the node has been freed.
+        edges: for each input where its gradient goes: None, a leaf tensor, a node (to its first output), or
+            (node, output index).
+        outputs: for each output its array where the rule asked for it, else a :class:`Spec`, or None if it
+            is the only one (its gradient has its shape).
+        written: where the times of writes to the saved outputs stand.
+        hooks: for each output that has any, its hooks by their handles' numbers.
+        stack: where the op was called, in anomaly mode.
+    """
+
+    hooks: dict[int, dict[int, Callable]] | None = None
+    stack: list | None = None
+
+    def __init__(self, op, attrs, device, args, outputs, save_inputs, save_outputs):
+        self.number = _tick()
+        self.op = op
+        self.attrs = attrs
+        self.device = device
+        self.inputs = inputs = []
+        self.edges = edges = []
+        for i, arg in enumerate(args):
+            if isinstance(arg, Variable):
+                variable = arg  # a name whose type the compiled engine knows
+                if save_inputs[i]:
+                    inputs.append(variable)
+                else:
+                    array = variable._array
+                    inputs.append((array.shape, array.dtype))
+                if not variable.requires_grad:
+                    edges.append(None)
+                elif variable._node is None:
+                    edges.append(variable)
+                else:
+                    index = variable._index
+                    edges.append((variable._node, index) if index else variable._node)
+            else:
+                inputs.append(arg)
+                edges.append(None)
+
+        if save_outputs or len(outputs) > 1:
+            self._keep_outputs(outputs, save_outputs)
+        else:
+            self.outputs = [None]
+            self.written = ()
+            variable = outputs[0]
+            variable.requires_grad = True
+            variable._node = self
+
+    def _keep_outputs(self, outputs: Sequence, save: bool) -> None:
+        self.outputs = [out._array if save else Spec(out.shape, out.dtype) for out in outputs]
+        self.written = [written_cell(out) for out in outputs] if save else ()
+        for index, out in enumerate(outputs):
+            if out.dtype.kind == "f":
+                out.requires_grad = True
+                out._node = self
+                out._index = index
+
+    def free(self) -> None:
+        """Drop everything saved: the node cannot be passed again."""
+        self.inputs = None
+        self.edges = []
+        self.written = ()
+        self.outputs = [None] * len(self.outputs)
+
+    def check_usable(self) -> None:
+        """Raise if the node was freed, or something it saved has been written to since."""
+        if self.inputs is None:
+            raise RuntimeError(
+                f"the graph was freed when it was walked the first time (at op {self.op.name!r}): "
+                "pass retain_graph=True to the first backward()"
+            )
+        cells = [v._written for v in self.inputs if isinstance(v, Variable) and v._written]
+        if any(cell[0] > self.number for cell in (*cells, *self.written)):
+            raise RuntimeError(
+                f"a tensor that the gradient of {self.op.name!r} needs was changed in place after the op "
+                "ran; use the out-of-place form of that change, or clone() the tensor before it"
+            )
+
+    def gradients(self, grad_outputs: Sequence, needed: Sequence, create_graph: bool) -> list:
+        """Apply the op's rules: for each input whose entry in ``needed`` is not None its gradient, else None.
+
+        Gradients go in and come out as tensors if ``create_graph``, else as bare arrays.
+        """
+        if self.inputs is None or _last_write > self.number:
+            self.check_usable()
+        op = self.op
+        bare = op.arithmetic_rules and not create_graph
+        if bare:  # the rules use nothing but the operators that arrays have too: spare it the tensors
+            inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
+            found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
+        else:
+            inputs = [Spec(*v) if type(v) is tuple else v for v in self.inputs]
+            g, y = self._rule_arguments(grad_outputs)
+            found = op.apply_gradient(g, y, inputs, self.attrs, needed)
+        for i, grad in enumerate(found):
+            if grad is None:
+                continue
+            if not bare:
+                grad = found[i] = self._checked(grad, i, create_graph)
+            wanted = inputs[i]
+            if type(wanted) is tuple:
+                shape, dtype = wanted
+            else:
+                shape, dtype = wanted.shape, wanted.dtype
+            if grad.shape != shape:
+                grad = found[i] = unbroadcast(grad, shape, op, i)
+            if grad.dtype is not dtype and grad.dtype != dtype:
+                found[i] = grad.to(dtype) if create_graph else grad.astype(dtype)
+        return found
+
+    def _rule_arguments(self, grad_outputs: Sequence) -> tuple[Any, Any]:
+        """The gradients and the outputs as the rule sees them: tensors (or Specs), in tuples if several."""
+        outputs, grads = [], []
+        for index, (kept, grad) in enumerate(zip(self.outputs, grad_outputs, strict=True)):
+            if grad is None and kept is not None and kept.dtype.kind == "f":
+                with self.device.active():
+                    grad = self.device.xp.zeros(kept.shape, kept.dtype)
+            grads.append(grad if grad is None else as_variable(grad, self.device))
+            if kept is not None and not isinstance(kept, Spec):
+                kept = wrap(kept, self.device)
+                if kept.dtype.kind == "f":
+                    kept.requires_grad = True
+                    kept._node = self
+                    kept._index = index
+            outputs.append(kept)
+        if len(outputs) == 1:
+            return grads[0], outputs[0]
+        return tuple(grads), tuple(outputs)
+
+    def _checked(self, grad: Any, i: int, create_graph: bool) -> Any:
+        """What a rule returned for input ``i``, as a tensor or a bare array."""
+        if not isinstance(grad, Variable) or grad.device is not self.device:
+            got = f"a tensor on {grad.device}" if isinstance(grad, Variable) else type(grad).__name__
+            raise TypeError(
+                f"the gradient of {self.op.name!r} for {self.op.input_name(i)!r} must be a tensor on "
+                f"{self.device}, got {got}"
+            )
+        return grad if create_graph else grad._array
+
+
+def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int) -> Any:
+    """Sum ``grad``, a tensor or an array, over the axes along which an input of ``shape`` was broadcast.
+
+    This is the one place where broadcasting is undone.
+    """
+    extra = grad.ndim - len(shape)
+    fits = extra >= 0 and all(n in (1, m) for n, m in zip(shape, grad.shape[extra:], strict=True))
+    if not fits:
+        raise RuntimeError(
+            f"the gradient of {op.name!r} for {op.input_name(i)!r} has shape {grad.shape}, "
+            f"expected the input's shape {shape} or one that it broadcasts to"
+        )
+    stretched = (axis + extra for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + extra] != 1)
+    return grad.sum((*range(extra), *stretched)).reshape(shape)
