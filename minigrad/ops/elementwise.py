@@ -7,6 +7,7 @@ an underscore are not kept for the backward pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ clone.grad(x=lambda g, _z, _x: g)
 # ---- functions of one variable --------------------------------------------------------------------------
 
 
-def _function(name: str, numpy_name: str, gradient) -> Any:
+def _function(name: str, numpy_name: str, gradient: Callable) -> Callable[[Any], Any]:
     """An op that is a NumPy function of one variable; integers are taken as the default floating dtype."""
 
     def reference(xp, x):
@@ -168,14 +169,14 @@ log1p = _function("log1p", "log1p", lambda g, _z, x: g / (x + 1.0))
 log2 = _function("log2", "log2", lambda g, _z, x: g / (x * math.log(2.0)))
 log10 = _function("log10", "log10", lambda g, _z, x: g / (x * math.log(10.0)))
 sqrt = _function("sqrt", "sqrt", lambda g, z, _x: g / (z * 2.0))
-sin = _function("sin", "sin", lambda g, _z, x: g * cos(x))
-cos = _function("cos", "cos", lambda g, _z, x: -g * sin(x))
+sin: Callable[[Any], Any] = _function("sin", "sin", lambda g, _z, x: g * cos(x))
+cos: Callable[[Any], Any] = _function("cos", "cos", lambda g, _z, x: -g * sin(x))
 tan = _function("tan", "tan", lambda g, z, _x: g * (z * z + 1.0))
-arcsin = asin = _function("asin", "arcsin", lambda g, _z, x: g / sqrt(1.0 - x * x))
-arccos = acos = _function("acos", "arccos", lambda g, _z, x: -g / sqrt(1.0 - x * x))
-arctan = atan = _function("atan", "arctan", lambda g, _z, x: g / (x * x + 1.0))
-sinh = _function("sinh", "sinh", lambda g, _z, x: g * cosh(x))
-cosh = _function("cosh", "cosh", lambda g, _z, x: g * sinh(x))
+asin = _function("asin", "arcsin", lambda g, _z, x: g / sqrt(1.0 - x * x))
+acos = _function("acos", "arccos", lambda g, _z, x: -g / sqrt(1.0 - x * x))
+atan = _function("atan", "arctan", lambda g, _z, x: g / (x * x + 1.0))
+sinh: Callable[[Any], Any] = _function("sinh", "sinh", lambda g, _z, x: g * cosh(x))
+cosh: Callable[[Any], Any] = _function("cosh", "cosh", lambda g, _z, x: g * sinh(x))
 floor = _function("floor", "floor", lambda g, _z, _x: zeros_like(g))
 ceil = _function("ceil", "ceil", lambda g, _z, _x: zeros_like(g))
 round = _function("round", "round", lambda g, _z, _x: zeros_like(g))

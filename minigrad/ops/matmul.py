@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.shape import permute, reshape, unsqueeze
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
 
 
 @op
@@ -47,12 +50,12 @@ def _(a, b):
     return *batch, a.shape[-2], b.shape[-1]
 
 
-def apply(a: Any, b: Any) -> Any:
+def apply(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` for tensors of one or more dimensions.
 
     A vector is a row on the left, a column on the right.
     """
-    if not isinstance(a, Variable) or not isinstance(b, Variable):
+    if not (isinstance(a, Variable) and isinstance(b, Variable)):
         raise TypeError(f"matmul: expected two tensors, got {type(a).__name__} and {type(b).__name__}")
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(

@@ -302,11 +302,10 @@ def adaptive_avg_pool2d(input: Any, output_size: int | tuple[int | None, int | N
     if _is_single_image(name, input):
         return adaptive_avg_pool2d(input.unsqueeze(0), output_size).squeeze(0)
     if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
-        output_size = tuple(
-            own if wanted is None else wanted
-            for wanted, own in zip(output_size, input.shape[2:], strict=True)
-        )
-    size = pair(name, "output_size", output_size, 1)
+        kept = [own if n is None else n for n, own in zip(output_size, input.shape[2:], strict=True)]
+        size = pair(name, "output_size", kept, 1)
+    else:
+        size = pair(name, "output_size", output_size, 1)
     if 0 in input.shape[2:]:
         raise ValueError(f"{name}: the image is empty (input shape {input.shape})")
     return _adaptive_avg_pool2d(input, size=size)
