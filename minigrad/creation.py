@@ -44,9 +44,16 @@ def _list_dtype(data: Any) -> np.dtype:
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """A CPU tensor that shares memory with ``array``: a write to either is seen in both."""
+    """A CPU tensor that shares memory with ``array``: a write to either is seen in both.
+
+    Raises:
+        TypeError: it is no array, or its dtype is not supported.
+        ValueError: its memory is not aligned to its dtype, as in a file read at an odd offset.
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    if not array.flags.aligned:
+        raise ValueError(f"from_numpy: the memory is not aligned to {array.dtype}; pass array.copy()")
     return _finish(array, cpu, False)
 
 
@@ -54,7 +61,7 @@ def as_tensor(data: Any, dtype: Any = None, device: str | Device | None = None) 
     """``data`` as a tensor, without a copy where that is possible."""
     if isinstance(data, Tensor):
         return data.to(device=device, dtype=dtype)
-    if isinstance(data, np.ndarray):
+    if isinstance(data, np.ndarray) and data.flags.aligned:
         return from_numpy(data).to(device=device, dtype=dtype)
     return tensor(data, dtype, device)
 

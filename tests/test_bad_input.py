@@ -1,0 +1,334 @@
+"""Bad and extreme input: right or a clear error, never a crash, and nothing half changed."""
+
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn.functional as F
+
+IMAGE, KERNEL = mg.ones(1, 2, 4, 4), mg.ones(3, 2, 3, 3)
+
+
+# ---- what does not fit ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [mg.add, mg.mul, mg.maximum, mg.eq, mg.div, mg.pow])
+def test_shapes_that_do_not_broadcast(function):
+    with pytest.raises(ValueError, match=r"broadcast.*\(2,3\).*\(2,4\)"):
+        function(mg.ones(2, 3), mg.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda t: t @ mg.ones(3, 2), "matmul.*a on sim, b on cpu"),
+        (lambda t: t + mg.ones(2, 3), "add.*x on sim, y on cpu"),
+        (lambda t: mg.concat([t, mg.ones(2, 3)]), "concat.*sim.*cpu"),
+        (lambda t: mg.where(mg.ones(2, 3).bool(), t, t), "where.*cpu.*sim"),
+        (lambda t: F.conv2d(t.reshape(1, 1, 2, 3), mg.ones(1, 1, 1, 1)), "conv2d.*sim.*cpu"),
+        (lambda t: t.add_(mg.ones(2, 3)), "add.*sim.*cpu"),
+        (lambda t: mg.take_along_dim(t, mg.zeros(2, 3, dtype=mg.int64), 1), "take_along_dim.*sim.*cpu"),
+    ],
+)
+def test_tensors_of_two_devices(call, words):
+    with pytest.raises(mg.errors.DeviceError, match=rf"{words}.*\.to\(device\)"):
+        call(mg.ones(2, 3, device="sim"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["text", [1, "a"], None, [None], 1j, np.ones(2, np.complex64), object(), [object()], b"bytes",
+     np.datetime64("2020-01-01"), np.ones(2, np.longdouble), np.zeros(2, [("a", "f4")]), 2**70],
+    ids=repr,
+)  # fmt: skip
+def test_what_no_tensor_can_hold(data):
+    with pytest.raises(TypeError, match=r"tensors hold.*got"):
+        mg.tensor(data)
+
+
+def test_ragged_lists():
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        mg.tensor([[1.0, 2.0], [3.0]])
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.longdouble, "U3", object])
+def test_dtypes_that_are_not_supported(dtype):
+    with pytest.raises(TypeError, match="tensors hold"):
+        mg.ones(2).to(np.dtype(dtype))
+    with pytest.raises((TypeError, ValueError)):
+        mg.zeros(2, dtype=dtype)
+
+
+def test_arrays_of_the_other_byte_order_compute_rightly():
+    x = mg.from_numpy(np.arange(4, dtype=">f4"))
+    assert (x + 1.0).tolist() == [1.0, 2.0, 3.0, 4.0] and mg.relu(x - 2.0).tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert (x.reshape(2, 2) @ x.reshape(2, 2)).tolist() == [[2.0, 3.0], [6.0, 11.0]]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: -mg.tensor([True]),
+        lambda: mg.tensor([True]) - mg.tensor([True]),
+        lambda: mg.ones(2) & mg.ones(2),
+        lambda: ~mg.ones(2),
+        lambda: mg.ones(2) + "a",
+        lambda: mg.ones(2) + None,
+        lambda: mg.ones(2) + 1j,
+        lambda: mg.ones(2) + {},
+        lambda: mg.ones(2) @ None,
+        lambda: mg.where(mg.ones(2), 1.0, 0.0),
+        lambda: mg.where(True, mg.ones(2), mg.ones(2)),
+        lambda: F.conv2d(IMAGE.double(), KERNEL),
+    ],
+)
+def test_operands_of_the_wrong_type(call):
+    with pytest.raises(TypeError):
+        call()
+
+
+def test_numbers_from_tensors():
+    with pytest.raises(ValueError, match=r"item.*\(2,\)"):
+        mg.ones(2).item()
+    with pytest.raises(ValueError, match=r"ambiguous.*any\(\)"):
+        bool(mg.ones(2))
+    with pytest.raises(TypeError, match=r"index.*float32"):
+        [1, 2][mg.ones(1).reshape(())]
+    with pytest.raises(RuntimeError, match=r"detach\(\)"):
+        mg.ones(2, requires_grad=True).numpy()
+    with pytest.raises(TypeError, match=r"size.*2\.5"):
+        mg.zeros(2.5)
+    with pytest.raises(ValueError, match="negative"):
+        mg.zeros(2, -1)
+    with pytest.raises(TypeError, match="int64"):
+        mg.zeros(2, dtype=mg.int64, requires_grad=True)
+
+
+# ---- sizes that overflow ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mg.zeros(2**62),
+        lambda: mg.zeros(2**62, 4),
+        lambda: mg.ones(2**31, 2**31, 2**31),
+        lambda: mg.empty(2**63),
+        lambda: mg.zeros(2**100),
+        lambda: mg.full((2**33, 2**33), 1),
+        lambda: mg.randn(2**62),
+        lambda: mg.rand(2**40, 2**40),
+        lambda: mg.eye(2**40),
+        lambda: mg.arange(2**62),
+        lambda: mg.linspace(0, 1, 2**62),
+        lambda: mg.randint(5, (2**62,)),
+        lambda: mg.ones(1).expand(2**62),
+        lambda: mg.ones(1, 1).expand(2**62, 2**62),
+        lambda: mg.ones(4).reshape(2**32, 2**32),
+        lambda: mg.ones(0).reshape(2**63, 2**63, 0),
+        lambda: mg.ones(4).reshape(2**64, -1),
+        lambda: F.pad(mg.ones(2), (2**62, 2**62)),
+        lambda: F.conv2d(IMAGE, KERNEL, padding=2**62),
+        lambda: F.conv2d(IMAGE, KERNEL, padding=2**31 - 1),
+        lambda: F.conv2d(IMAGE, KERNEL, dilation=2**62),
+        lambda: F.conv2d(IMAGE, KERNEL, dilation=2**31 - 1),
+        lambda: F.adaptive_avg_pool2d(IMAGE, 2**31 - 1),
+        lambda: F.adaptive_avg_pool2d(IMAGE, 2**40),
+        lambda: F.max_pool2d(IMAGE, 2**31 - 1),
+        lambda: F.avg_pool2d(IMAGE, (2**40, 1)),
+    ],
+)
+def test_sizes_beyond_memory_are_an_error(call):
+    with pytest.raises(
+        (ValueError, MemoryError, OverflowError), match=r"(?i)big|large|fit|dimension|allocat|2\^31|max"
+    ):
+        call()
+
+
+def test_products_of_huge_empty_shapes():
+    huge = mg.zeros(2**40, 0)
+    assert huge.numel() == 0 and (huge.T @ huge).shape == (0, 0) and huge.sum().item() == 0.0
+    with pytest.raises((ValueError, MemoryError)):
+        huge @ huge.T  # 2^80 zeros
+
+
+def test_a_large_stride_is_no_problem():
+    assert F.conv2d(IMAGE, KERNEL, stride=2**31 - 1).shape == (1, 3, 1, 1)
+    assert F.max_pool2d(IMAGE, 2, stride=2**31 - 1).shape == (1, 2, 1, 1)
+    assert F.avg_pool2d(IMAGE, 2, stride=2**31 - 1).tolist() == [[[[1.0]], [[1.0]]]]
+
+
+# ---- empty ------------------------------------------------------------------------------------------------
+
+EMPTY = {
+    "exp": mg.exp,
+    "relu": mg.relu,
+    "softmax": lambda x: mg.softmax(x, 1),
+    "log_softmax": lambda x: mg.log_softmax(x, 0),
+    "sum": mg.sum,
+    "sum_0": lambda x: x.sum(0),
+    "prod": lambda x: x.prod(1),
+    "matmul": lambda x: x @ x.T,
+    "concat": lambda x: mg.concat([x, x], 1),
+    "index": lambda x: x[:, :0],
+    "advanced_index": lambda x: x[np.zeros(0, np.int64)],
+    "reshape": lambda x: x.reshape(x.shape[1], x.shape[0]),
+    "flip": lambda x: x.flip(0, 1),
+    "where": lambda x: mg.where(x > 0, x, 1.0),
+    "clamp": lambda x: x.clamp(0.0, 1.0),
+    "dropout": F.dropout,
+    "norm": lambda x: x.norm(1),
+}
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_tensors(name, shape, device):
+    x = mg.zeros(*shape, device=device, requires_grad=True)
+    y = EMPTY[name](x)
+    y.sum().backward()
+    assert x.grad.shape == shape and x.grad.device is device
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_a_batch_of_zero_goes_through_a_network(batch, device):
+    x = mg.ones(batch, 2, 4, 4, device=device)
+    weight = mg.ones(3, 2, 3, 3, device=device, requires_grad=True)
+    linear = mg.ones(3, 5, device=device, requires_grad=True)
+    hidden = F.max_pool2d(F.conv2d(x, weight, padding=1).relu(), 2)
+    out = F.adaptive_avg_pool2d(hidden, 1).flatten(1) @ linear
+    F.cross_entropy(out, mg.zeros(batch, dtype=mg.int64, device=device), reduction="sum").backward()
+    assert out.shape == (batch, 5) and weight.grad.shape == weight.shape
+    assert batch or ((weight.grad == 0.0).all() and (linear.grad == 0.0).all())
+
+
+def test_images_without_pixels_or_channels():
+    for shape in ((1, 2, 0, 4), (1, 2, 4, 0), (1, 2, 0, 0)):
+        with pytest.raises(ValueError, match="larger than the padded"):
+            F.conv2d(mg.ones(*shape), KERNEL)
+    padded = F.conv2d(mg.ones(1, 2, 0, 4), KERNEL, padding=2)
+    assert padded.shape == (1, 3, 2, 6) and (padded == 0.0).all()
+    assert (F.conv2d(mg.ones(1, 0, 4, 4), mg.ones(3, 0, 3, 3), mg.ones(3)) == 1.0).all()
+    assert F.conv2d(IMAGE, mg.ones(0, 2, 3, 3)).shape == (1, 0, 2, 2)
+    assert F.max_pool2d(mg.ones(1, 0, 4, 4), 2).shape == (1, 0, 2, 2)
+
+
+# ---- layouts and read-only memory -------------------------------------------------------------------------
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+SOURCES = {
+    "read_only": read_only,
+    "negative_strides": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "transposed": lambda x: np.ascontiguousarray(x.T).T,
+    "sliced": lambda x: np.repeat(np.repeat(x, 2, 0), 3, 1)[::2, ::3],
+    "zero_strides": lambda x: np.broadcast_to(x[:1], x.shape),
+}
+
+USES = {
+    "relu": mg.relu,
+    "exp": mg.exp,
+    "softmax": lambda x: mg.softmax(x, 1),
+    "softmax_0": lambda x: mg.softmax(x, 0),
+    "matmul": lambda x: x @ x.T,
+    "sum": lambda x: x.sum(0),
+    "conv2d": lambda x: F.conv2d(x.reshape(1, 1, 6, 8), mg.ones(2, 1, 3, 3)),
+    "conv2d_weight": lambda x: F.conv2d(mg.ones(1, 1, 9, 9), x.reshape(1, 1, 6, 8)),
+    "max_pool2d": lambda x: F.max_pool2d(x.reshape(1, 1, 6, 8), 2),
+    "avg_pool2d": lambda x: F.avg_pool2d(x.unsqueeze(0), 2),
+    "cross_entropy": lambda x: F.cross_entropy(x, mg.zeros(6, dtype=mg.int64)),
+    "index": lambda x: x[[0, 1, 0], 2:],
+    "clamp": lambda x: x.clamp(-0.5, 0.5),
+    "gelu": F.gelu,
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f4", "f8"])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("use", USES)
+def test_any_memory_layout(use, source, dtype, rng):
+    array = SOURCES[source](rng.standard_normal((6, 8)).astype(dtype))
+    plain = mg.tensor(array.copy(), requires_grad=True)
+    odd = mg.from_numpy(array).requires_grad_()
+    outputs = [USES[use](x.to(mg.float32) if "conv" in use else x) for x in (plain, odd)]
+    np.testing.assert_allclose(outputs[0].detach().numpy(), outputs[1].detach().numpy(), rtol=1e-5, atol=1e-5)
+    for y in outputs:
+        (y * y).sum().backward()
+    np.testing.assert_allclose(plain.grad.numpy(), odd.grad.numpy(), rtol=1e-4, atol=1e-4)
+    with mg.no_grad():
+        odd.grad += 1.0  # a gradient can be written to, whatever its tensor was
+
+
+def test_memory_that_is_not_aligned():
+    array = np.ndarray((2, 3), np.float32, bytearray(1 + 24), offset=1)
+    array[...] = 2.0
+    with pytest.raises(ValueError, match=r"aligned.*copy\(\)"):
+        mg.from_numpy(array)
+    for x in (mg.tensor(array), mg.as_tensor(array)):
+        assert mg.relu(x).tolist() == [[2.0] * 3] * 2
+
+
+def test_read_only_memory_is_not_written_to():
+    array = read_only(np.ones(3, np.float32))
+    x = mg.from_numpy(array)
+    writes = (
+        lambda: x.add_(1.0),
+        lambda: x.zero_(),
+        lambda: x.__setitem__(0, 5.0),
+        lambda: x.clamp_(2.0, 3.0),
+        lambda: x.copy_(mg.zeros(3)),
+        lambda: x[1:].mul_(2.0),
+    )
+    for write in writes:
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    assert array.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_overlapping_writes():
+    x = mg.arange(6.0)
+    x[1:] = x[:-1]
+    assert x.tolist() == [0.0, 0.0, 1.0, 2.0, 3.0, 4.0]
+    x[:-1] += x[1:]
+    assert x.tolist() == [0.0, 1.0, 3.0, 5.0, 7.0, 4.0]
+
+
+# ---- NaN, and seeds ---------------------------------------------------------------------------------------
+
+
+def test_nan_flows_through_a_network():
+    x = mg.full((2, 1, 6, 6), math.nan)
+    y = F.max_pool2d(F.conv2d(x, mg.zeros(1, 1, 3, 3)).relu(), 2).flatten(1) @ mg.zeros(4, 2)
+    assert y.isnan().all() and math.isnan(F.cross_entropy(y, mg.tensor([0, 1])).item())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "a", None])
+def test_bad_seeds(seed):
+    with pytest.raises(ValueError, match=r"seed.*2\^63"):
+        mg.manual_seed(seed)
+
+
+def test_the_same_seed_gives_the_same_numbers(device):
+    draws = []
+    for _ in range(2):
+        mg.manual_seed(3)
+        made = mg.rand(5, device=device), mg.randn(5, device=device), mg.randperm(9), mg.randint(0, 9, (4,))
+        draws.append([t.tolist() for t in made])
+    assert draws[0] == draws[1]
+
+
+def test_bad_ranges():
+    with pytest.raises(ValueError, match="step"):
+        mg.arange(0, 5, 0)
+    with pytest.raises(ValueError, match="low < high"):
+        mg.randint(5, 5, (2,))
+    with pytest.raises(TypeError, match=r"randint|integers|int64"):
+        mg.randn(2, dtype=mg.int64)
+    assert mg.arange(5, 0).shape == (0,) and mg.arange(3, 0, -1).tolist() == [3, 2, 1]
