@@ -85,7 +85,7 @@ def _add_compare(commands: Any) -> None:
             is first checked against NumPy in float64; a wrong one is reported and not timed. Shows times,
             rates and shares of the machine's own measured peak, and draws a picture."""
         ),
-        epilog="Takes about a minute on two cores, --quick under 20 seconds. Ctrl-C reports what was measured.",
+        epilog="Takes some 80 seconds on two cores, with --quick under 20. Ctrl-C reports what was measured.",
     )
     parser.add_argument(
         "--only",

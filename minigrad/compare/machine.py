@@ -43,7 +43,7 @@ def processor() -> str:
 
 
 def caches() -> dict[str, int]:
-    """The data caches of the first core, in bytes: ``{"L1": ..., "L2": ..., "L3": ...}``; empty if unknown."""
+    """The data caches of the first core, ``{"L1": bytes, ...}``; empty if the system does not tell."""
     found = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

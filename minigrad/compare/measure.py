@@ -148,10 +148,11 @@ class _Session:
 
     def _climb_one(self, problem_type: type[Problem], rung: Rung, trials: dict[Problem, Trial]) -> None:
         sizes = problem_type.sizes(rung.device.type, self.quick)
+        longest = rung.patience * self.effort.longest
         before: Problem | None = None
         refusal = None
         for problem in (problem_type.odd(), *sizes):
-            if before and rung.estimate * problem.work / before.work > self.effort.longest:
+            if before and rung.estimate * problem.work / before.work > longest:
                 break
             trial = trials.get(problem)
             if trial is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.compare.records import Comparison, Record
-from minigrad.compare.table import count, share, significant
+from minigrad.compare.table import count, share, significant, times
 
 __all__ = ["INSTALL", "draw", "drawable", "is_available", "save"]
 
@@ -25,10 +25,14 @@ KERNEL, KERNEL_THREADS = "#0072B2", "#8CCBEE"
 OTHER, OTHER_THREADS = "#6e6e6e", "#c4c4c4"
 CARD = "#D55E00"
 
+NAMES = {"conv2d": "convolution", "python": "Python", "numpy": "NumPy", "cupy": "CuPy"}
+
 WIDTH = 13.3  # inches: a slide
 ROW, HEADER, FOOTER = 0.41, 0.66, 0.42  # inches
+TOP, BOTTOM = 1.15, 0.30
 LEFT, RIGHT = 3.75, 0.25  # inches
-HEADLINE = 56  # characters of 9 points that fit to the left of the bars
+HEADLINE = 47  # characters of 9 points that fit to the left of the bars
+STEP_ROOM = 0.4  # decades of a bar that hold the step, as in "x2.1"
 LABEL_ROOM = 0.34  # of the axis, to the right of the longest bar, for its label
 
 
@@ -58,18 +62,19 @@ def draw(comparison: Comparison) -> Any:
 
     ladders = {name: _rows(comparison.ladder(name)) for name in comparison.ladders}
     ladders = {name: rows for name, rows in ladders.items() if rows}
-    height = sum(HEADER + ROW * len(rows) + FOOTER for rows in ladders.values()) + 0.95
+    height = sum(HEADER + ROW * len(rows) + FOOTER for rows in ladders.values()) + TOP + BOTTOM
     with rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "path"}):
         figure = Figure(figsize=(WIDTH, height))
         figure.text(0.25 / WIDTH, 1 - 0.38 / height, _title(comparison), size=18, weight="bold", color=INK)
         figure.text(0.25 / WIDTH, 1 - 0.66 / height, _subtitle(comparison), size=11, color=MUTED)
-        top = height - 0.85
+        top = height - TOP
         for name, rows in ladders.items():
             bottom = top - HEADER - ROW * len(rows)
             box = (LEFT / WIDTH, bottom / height, (WIDTH - LEFT - RIGHT) / WIDTH, ROW * len(rows) / height)
             _draw_ladder(figure.add_axes(box), comparison, name, rows)
             top = bottom - FOOTER
         _legend(figure, comparison, ladders, height)
+        figure.text(0.25 / WIDTH, 0.16 / height, _footnote(comparison), size=9.5, color=MUTED)
     return figure
 
 
@@ -93,11 +98,13 @@ def _draw_ladder(axes: Any, comparison: Comparison, name: str, rows: list[list[R
     axes.set_ylim(len(rows) - 0.5, -0.5)
     for device, _, rate in peaks:
         axes.axvline(rate / 1e9, color=CARD if device != "cpu" else INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
+    first = [record for row in rows for record in row if record.device == rows[0][0].device]
+    size = max(first, key=lambda record: record.operations).size
     for position, row in enumerate(rows):
         _draw_rung(axes, position, row, low)
+        _name_rung(axes, position, row[0], size)
     _style(axes, low, high)
-    unit, size = rows[0][-1].unit, max((r for row in rows for r in row), key=lambda r: r.operations).size
-    _header(axes, name, f"{size}, {unit}, logarithmic", _peak_text(peaks, rows[0][0].bound), len(rows))
+    _header(axes, name, f"{size}, in {first[0].unit}", _peak_text(peaks))
 
 
 def _draw_rung(axes: Any, position: int, row: list[Record], low: float) -> None:
@@ -110,15 +117,25 @@ def _draw_rung(axes: Any, position: int, row: list[Record], low: float) -> None:
         rate = (record.rate or 0.0) / 1e9
         axes.barh(position, rate - low, left=low, height=0.74 if several else 0.46, color=colour, zorder=2)
         ends.append(rate)
+        if record.step and not several and math.log10(rate / low) > STEP_ROOM:
+            axes.annotate(times(record.step), (rate, position), xytext=(-6, -0.5), va="center", ha="right",
+                          textcoords="offset points", size=11, weight="bold", color="white")  # fmt: skip
     label = "   ".join(_label(record, alone=len(row) == 1) for record in row)
     axes.annotate(label, (max(ends), position), xytext=(7, 0), textcoords="offset points", va="center",
                   size=11, color=INK, zorder=3,
                   bbox={"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"})  # fmt: skip
+
+
+def _name_rung(axes: Any, position: int, record: Record, size: str) -> None:
+    """The rung's name, and under it what it adds, after its size if that is not the ladder's."""
     named = axes.get_yaxis_transform()
-    title = row[0].rung if row[0].device == "cpu" else f"{row[0].rung} ({row[0].device})"
+    title = NAMES.get(record.rung, record.rung)
+    title = title if record.device == "cpu" else f"{title}, {record.device}"
+    own_size = "" if record.size == size else f"{record.size}: "
+    adds = headline(record.adds, HEADLINE - len(own_size))
     axes.text(-0.014, position - 0.17, title, transform=named, ha="right", va="center", size=12.5,
               weight="bold", color=INK)  # fmt: skip
-    axes.text(-0.014, position + 0.24, headline(row[0].adds), transform=named, ha="right", va="center",
+    axes.text(-0.014, position + 0.24, own_size + adds, transform=named, ha="right", va="center",
               size=9, color=MUTED)  # fmt: skip
 
 
@@ -130,10 +147,10 @@ def _label(record: Record, alone: bool) -> str:
     return f"{text}" if record.threads == 1 else f"{record.threads} threads: {text}"
 
 
-def headline(adds: str) -> str:
+def headline(adds: str, room: int = HEADLINE) -> str:
     """The first clause of the sentence on what a rung adds, as far as there is room for it."""
     clause = re.split(r"[:;,.](?: |$)| \(", adds, maxsplit=1)[0]
-    return textwrap.shorten(clause, HEADLINE, placeholder=" ...")
+    return textwrap.shorten(clause, max(room, 10), placeholder=" ...")
 
 
 def _style(axes: Any, low: float, high: float) -> None:
@@ -151,7 +168,7 @@ def _style(axes: Any, low: float, high: float) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _header(axes: Any, name: str, size: str, peaks: str, rows: int) -> None:
+def _header(axes: Any, name: str, size: str, peaks: str) -> None:
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     left = -(LEFT - 0.25) / (WIDTH - LEFT - RIGHT)
     axes.annotate(name, (left, 1), xytext=(0, 10), size=16, weight="bold", color=INK, **place)
@@ -166,18 +183,24 @@ def _peaks(comparison: Comparison, rows: list[list[Record]]) -> list[tuple[str, 
     return [(device, threads, rate) for device, threads, rate in found if rate]
 
 
-def _peak_text(peaks: list[tuple[str, int | None, float]], bound: str) -> str:
-    what = "peak" if bound == "compute" else "peak of the memory"
+def _peak_text(peaks: list[tuple[str, int | None, float]]) -> str:
     of = [
-        f"{significant(rate / 1e9)} on {device if threads is None else count(threads, 'thread')}"
+        f"{significant(rate / 1e9)} ({device if threads is None else count(threads, 'thread')})"
         for device, threads, rate in peaks
     ]
-    return f"dashed: measured {what}, {', '.join(of)}" if of else ""
+    return f"dashed: measured peak, {', '.join(of)}" if of else ""
 
 
 def _title(comparison: Comparison) -> str:
-    names = list(dict.fromkeys(record.op.removesuffix("2d").replace("_", " ") for record in comparison))
+    names = [NAMES.get(name, name) for name in comparison.ladders]
     return f"What makes {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} fast"
+
+
+def _footnote(comparison: Comparison) -> str:
+    """How to read the labels; and which rungs are missing."""
+    text = "Labels: the rate (and its share of the peak); in the bars: how many times the rung before"
+    missing = dict.fromkeys(f"{record.ladder} {record.rung}" for record in comparison if record.failure)
+    return text + (f".  Not drawn, because wrong or failed: {', '.join(missing)}" if missing else "")
 
 
 def _subtitle(comparison: Comparison) -> str:
@@ -204,7 +227,7 @@ def _legend(figure: Any, comparison: Comparison, ladders: dict, height: float) -
         entries.append(Patch(color=KERNEL_THREADS, label=f"{threads} threads"))
     if any(record.device.startswith("cuda") for record in drawn):
         entries.append(Patch(color=CARD, label="kernel on the GPU"))
-    entries.append(Patch(color=OTHER, label="Python, NumPy"))
-    figure.legend(handles=entries, loc="upper right", bbox_to_anchor=(1 - RIGHT / WIDTH, 1 - 0.12 / height),
+    entries.append(Patch(color=OTHER, label="Python, NumPy, CuPy" if len(entries) > 2 else "Python, NumPy"))
+    figure.legend(handles=entries, loc="upper left", bbox_to_anchor=(0.25 / WIDTH, 1 - 0.80 / height),
                   ncols=len(entries), frameon=False, fontsize=11, handlelength=1.2, handleheight=1.0,
                   borderaxespad=0)  # fmt: skip

@@ -159,7 +159,7 @@ def make_record(ladder: str, op: str, rung: Rung, peaks: Peaks) -> Record:
     rate = problem.work / seconds if seconds and problem and not simulated else None
     bound = problem.bound if problem else "compute"
     peak = peaks.get(str(rung.device), rung.threads, bound)
-    quartiles = np.percentile(times, (25, 75)) if measured else None
+    lower, upper = np.percentile(times, (25, 75)) if measured else (0.0, 0.0)
     return Record(
         ladder=ladder,
         op=op,
@@ -176,7 +176,7 @@ def make_record(ladder: str, op: str, rung: Rung, peaks: Peaks) -> Record:
         seconds=seconds,
         seconds_min=float(times.min()) if measured else None,
         seconds_max=float(times.max()) if measured else None,
-        spread=float((quartiles[1] - quartiles[0]) / 2 / seconds) if measured else None,
+        spread=float((upper - lower) / 2 / seconds) if seconds else None,
         calls=len(times) if measured else 0,
         operations=problem.operations if problem else 0,
         bytes=problem.bytes if problem else 0,

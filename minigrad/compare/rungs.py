@@ -91,6 +91,9 @@ class Rung:
         error: the largest error of a result.
         failure: why it is not measured, if it is not.
         parallel: whether it was seen to use more than one thread.
+        transfer_seconds: on a card, the time to copy the inputs there and the result back.
+        estimate: about how many seconds a call takes.
+        patience: the share of the longest time for a call that this rung may take.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Rung:
     parallel: bool = False
     transfer_seconds: float | None = None
     estimate: float = 0.0
+    patience: float = 1.0
     _call: Callable[[], Any] | None = None
 
     def solver(self, problem: Problem, inputs: list[np.ndarray]) -> Callable[[], Any]:
@@ -212,7 +216,7 @@ class PythonRung(Rung):
     """The problem in Python alone."""
 
     def __init__(self, problem_type: type[Problem]):
-        super().__init__("python", "python", problem_type.python_adds, device("cpu"))
+        super().__init__("python", "python", problem_type.python_adds, device("cpu"), patience=0.25)
 
     def solver(self, problem: Problem, inputs: list[np.ndarray]) -> Callable[[], Any]:
         lists = [array.tolist() for array in inputs]
@@ -238,7 +242,7 @@ def _choices(kernel: Kernel) -> Iterator[list[Kernel | None]]:
         chosen.append(KernelTable.choose(table, *args))
         return chosen[-1]
 
-    table.choose = choose  # type: ignore[method-assign]
+    table.choose = choose  # type: ignore[method-assign, assignment]
     try:
         yield chosen
     finally:

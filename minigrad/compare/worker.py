@@ -54,10 +54,12 @@ class NumpyRung(Rung):
     def _ask(self, *request: Any) -> Any:
         if self._process is None:
             self._process = self._start()
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None and answers is not None
         try:
-            pickle.dump(request, self._process.stdin, protocol=5)
-            self._process.stdin.flush()  # type: ignore[union-attr]
-            answer = pickle.load(self._process.stdout)  # type: ignore[arg-type]
+            pickle.dump(request, requests, protocol=5)
+            requests.flush()
+            answer = pickle.load(answers)
         except (OSError, EOFError) as error:
             raise RungError("the process that runs NumPy has ended") from error
         if isinstance(answer, Exception):
