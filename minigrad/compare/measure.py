@@ -48,7 +48,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(rounds=9, turn=0.12, longest=3.0, slow=0.5, slow_rounds=3)
-QUICK = Effort(rounds=4, turn=0.05, longest=0.35, slow=0.1, slow_rounds=2)
+QUICK = Effort(rounds=4, turn=0.04, longest=0.35, slow=0.1, slow_rounds=2)
 
 
 def run(
@@ -89,18 +89,17 @@ def run(
     comparison.no_gpu = no_gpu
     counts = sorted({1, threads})
     peaks = Peaks(chosen, counts)
-    bounds = tuple(dict.fromkeys(LADDERS[name].bound for name in names))
     session = _Session(quick, effort or (QUICK if quick else FULL), np.random.default_rng(seed), progress)
     rungs: dict[str, list[Rung]] = {}
     try:
         for name in names:
             progress("measuring the machine's peak")
-            peaks.sample(bounds)
+            peaks.sample(LADDERS[name].bound)
             rungs[name] = []
             session.climb(name, chosen, threads, rungs[name])
             session.time(name, rungs[name])
             _close(rungs[name])
-        peaks.sample(bounds)
+            peaks.sample(LADDERS[name].bound)
     except KeyboardInterrupt:
         comparison.interrupted = True
     finally:
@@ -166,7 +165,7 @@ class _Session:
                 rung.failure = str(reason)
                 break
             except Exception as reason:  # a user's kernel may raise anything, and a card's memory be full
-                rung.failure = f"failed at {problem.size}: {type(reason).__name__}: {reason}".splitlines()[0]
+                rung.failure = _told(f"failed at {problem.size}", reason)
                 break
             rung.error = max(rung.error or 0.0, error)
             if problem in sizes:  # the first calls at the odd size pay for loading and compiling
@@ -189,7 +188,7 @@ class _Session:
                 try:
                     rung.sample(effort.turn)
                 except Exception as reason:
-                    rung.failure = f"failed: {type(reason).__name__}: {reason}".splitlines()[0]
+                    rung.failure = _told("failed", reason)
                     rung.close()
 
 
@@ -235,6 +234,11 @@ def _devices(wanted: Sequence[str | Device] | None) -> tuple[list[Device], str]:
     if isinstance(wanted, (str, Device)):
         wanted = [wanted]
     return list(dict.fromkeys(device(one) for one in wanted)), ""
+
+
+def _told(what: str, error: Exception) -> str:
+    """``failed: ValueError: ...`` on one line."""
+    return f"{what}: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _close(rungs: list[Rung]) -> None:

@@ -55,16 +55,15 @@ class Peaks:
         """The peak, or None where none was measured (the simulator has none)."""
         return self.best.get((device, threads, bound))
 
-    def sample(self, bounds: tuple[str, ...] = ("compute", "memory"), repeats: int = 3) -> None:
-        """Measure the peaks once more, and keep the better of the old and the new."""
+    def sample(self, bound: str, repeats: int = 3) -> None:
+        """Measure the peaks of ``"compute"`` or ``"memory"``, and keep the better of the old and the new."""
         for device in self._devices:
             if device.type == "sim":
                 continue
             for threads in self._thread_counts if device.type == "cpu" else [None]:
-                for bound in bounds:
-                    key = (str(device), threads, bound)
-                    measured = max(self._rates(device, threads, bound, repeats))
-                    self.best[key] = max(self.best.get(key, 0.0), measured)
+                key = (str(device), threads, bound)
+                measured = max(self._rates(device, threads, bound, repeats))
+                self.best[key] = max(self.best.get(key, 0.0), measured)
 
     def release(self) -> None:
         """Free the long arrays."""

@@ -148,10 +148,8 @@ def _wrapped(text: str, width: int, indent: str = "") -> str:
 
 
 def significant(value: float) -> str:
-    """Three significant digits, never in exponent form: 0.0123, 4.56, 78.9, 1230."""
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{2 if value >= 1 else 3}g}" if value < 10 and value < 1 else f"{value:.3g}"
+    """Three significant digits, and all of a large number: 0.0123, 4.56, 78.9, 12345."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def seconds(value: float | None) -> str:
