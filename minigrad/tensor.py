@@ -433,10 +433,11 @@ class Tensor(Variable):
             raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
         # Besides this tensor and the call's argument, nothing else may refer to the time of the last write.
         shared = self._written is not None and sys.getrefcount(self._written) > 2
-        if self._is_view or shared:
+        if shared:
             raise RuntimeError(
-                f"{name}: the graph needs this tensor as it is (it is a view, or has views, or its value was "
-                "saved for the gradient of an op); use the out-of-place form, or clone() first"
+                f"{name}: another tensor shows the same memory (a view, a detached one, or a value saved for "
+                "the gradient of an op), and the graph needs it as it is; use the out-of-place form, or "
+                "clone() first"
             )
 
     def _adopt(self, result: Tensor) -> Tensor:

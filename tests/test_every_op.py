@@ -291,9 +291,9 @@ CASES = {
 }
 
 ELSEWHERE = {
-    "max_pool2d_indices": "tests/test_ops_pool.py",
+    "max_pool2d_indices": "tests/test_ops_pool.py: it gives positions",
     "setitem": "tests/test_ops_index.py: it writes into its input",
-    "to_device": "tests/test_tensor.py: its output is on another device",
+    "to_device": "tests/test_dispatch.py: its output is on another device",
 }
 
 

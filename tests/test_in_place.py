@@ -129,11 +129,21 @@ def _chain(y):
     y.div_(3.0)
 
 
+def _last_view(y):
+    """The only tensor left that shows its memory may be changed, be it made as a view or not."""
+    z = (y * 2.0).reshape(6)[::-1]
+    z += 1.0
+    z *= z
+    y.copy_(z.reshape(3, 2))
+
+
 def _set_number(y):
     y[1] = 3.0
 
 
-@pytest.mark.parametrize("change", [_power, _times_itself, _add_itself, _clamp, _relu, _chain, _set_number])
+@pytest.mark.parametrize(
+    "change", [_power, _times_itself, _add_itself, _clamp, _relu, _chain, _set_number, _last_view]
+)
 def test_in_place_ops_have_the_right_gradient(change):
     _check_in_place(change, (3, 2))
 
