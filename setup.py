@@ -1,9 +1,13 @@
-"""Builds the Cython CPU kernels, once for each instruction-set level.
+"""Builds the Cython CPU kernels, once for each instruction-set level, and the compiled engine.
 
 Every ``kernels/cpu/*.pyx`` is translated to C once; that C file is compiled once per level, into the
 packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-64), or ``...baseline``
-(elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported. Everything that is
-not about compiling stands in ``pyproject.toml``.
+(elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported.
+
+Wheels also hold four files of the engine in compiled form, each beside the Python that it is compiled from
+and that it stands in for. An editable install has the Python alone.
+
+Everything that is not about compiling stands in ``pyproject.toml``.
 """
 
 import os
@@ -17,6 +21,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CPU = Path("kernels/cpu")
+ENGINE = ("minigrad.autograd", "minigrad.dispatch", "minigrad.graph", "minigrad.op")
 
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS = {f"x86_64_{v}": [f"-march=x86-64-{v}"] for v in ("v2", "v3", "v4")}
@@ -66,11 +71,23 @@ def kernel_extensions():
             )
 
 
-class ParallelBuild(build_ext):
-    """``build_ext`` on all cores."""
+def engine_extensions():
+    """The hot part of the engine, compiled from its plain Python; the types stand in the ``.pxd`` beside."""
+    return cythonize(
+        [Extension(name, [f"{name.replace('.', '/')}.py"], extra_compile_args=["-O2"]) for name in ENGINE],
+        build_dir="build/cython",
+        language_level=3,
+        compiler_directives={"annotation_typing": False, "auto_pickle": False},
+    )
+
+
+class Build(build_ext):
+    """``build_ext`` on all cores. In place, for development, the engine stays plain Python."""
 
     def finalize_options(self):
         super().finalize_options()
+        if self.inplace or self.editable_mode:
+            self.extensions = [e for e in self.extensions if e.name not in ENGINE]
         self.parallel = self.parallel or os.cpu_count()
 
 
@@ -91,11 +108,11 @@ setup(
     ],
     package_dir={"minigrad.kernels": "kernels"},
     package_data={
-        "minigrad": ["py.typed"],
+        "minigrad": ["py.typed", "*.pxd"],
         "minigrad.data": ["*.npz"],
         "minigrad.kernels.cuda": ["*.cu", "*.cuh"],
         "minigrad.kernels.sim": ["*.h", "*.cpp"],
     },
-    ext_modules=list(kernel_extensions()),
-    cmdclass={"build_ext": ParallelBuild},
+    ext_modules=[*kernel_extensions(), *engine_extensions()],
+    cmdclass={"build_ext": Build},
 )

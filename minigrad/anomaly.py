@@ -40,7 +40,7 @@ def calling_stack() -> list:
     return stack
 
 
-_ENGINE = tuple(os.path.join(os.path.dirname(__file__), f"{name}.py") for name in ("graph", "op", "tensor"))
+_ENGINE = tuple(os.path.join(os.path.dirname(__file__), f"{name}.py") for name in ("anomaly", "op", "tensor"))
 
 
 def check_outputs(op: Any, inputs: Iterable, outputs: Iterable) -> None:

@@ -53,10 +53,8 @@ def run_backward(
 
     On the way gradients are tensors if their own graph is wanted (``create_graph``), else bare arrays.
     """
-    wanted = captured = None
-    if targets is not None:
-        wanted = _towards(targets, roots)
-        captured = {(t._node.number, t._index): None for t in targets if t._node is not None}
+    wanted = None if targets is None else _towards(targets, roots)
+    captured = {(t._node.number, t._index): None for t in targets or () if t._node is not None}
     edges = [root if root._node is None else (root._node, root._index) for root in roots]
     grads = [grad if create_graph else grad._array for grad in grad_roots]
 
@@ -138,17 +136,11 @@ def _needed_edges(node: Node, grads: list, wanted: set, captured: dict) -> list 
 
     Returns None if none of the edges is.
     """
-    is_target = False
     for index, grad in enumerate(grads):
         if (node.number, index) in captured:
             captured[node.number, index] = grad
-            is_target = True
     needed = [edge if edge is not None and _target_key(edge) in wanted else None for edge in node.edges]
-    if any(edge is not None for edge in needed):
-        return needed
-    if node.inputs is None and not is_target:
-        node.check_usable()
-    return None
+    return needed if any(edge is not None for edge in needed) else None
 
 
 def _references(slot: list) -> int:

@@ -181,9 +181,8 @@ class Node:
                 out._index = index
 
     def free(self) -> None:
-        """Drop everything saved: the node cannot be passed again."""
+        """Drop everything saved: the node cannot be passed again. What remains shows where it would lead."""
         self.inputs = None
-        self.edges = []
         self.written = ()
         self.outputs = [None] * len(self.outputs)
 

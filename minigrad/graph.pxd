@@ -1,0 +1,37 @@
+# Types for the compiled engine: what graph.py leaves open. Needed to build only.
+
+cimport cython
+
+cdef object _tick, _tensor_class
+cdef long long _last_write
+
+
+cdef class _Defaults:
+    pass
+
+
+cdef class Variable(_Defaults):
+    cdef public object _array, device, grad, _written, _hooks
+    cdef public Node _node
+    cdef public Py_ssize_t _index
+    cdef public bint requires_grad, _is_view
+
+
+@cython.locals(out=Variable)
+cpdef wrap(array, device)
+
+@cython.locals(cell=list)
+cpdef list written_cell(Variable variable)
+
+
+@cython.final
+cdef class Node:
+    cdef dict __dict__  # for what only some nodes have: hooks, stack
+    cdef object __weakref__
+    cdef public long long number
+    cdef public object op, attrs, device, written
+    cdef public list inputs, edges, outputs
+
+    @cython.locals(i=Py_ssize_t, found=list, inputs=list, bare=bint)
+    cpdef list gradients(self, list grad_outputs, list needed, bint create_graph)
+    cpdef free(self)

@@ -1,0 +1,24 @@
+# Types for the compiled engine: what op.py leaves open. Needed to build only.
+
+cimport cython
+
+from minigrad.graph cimport Node, Variable
+
+
+@cython.final
+cdef class Op:
+    cdef dict __dict__  # for what no hot path reads
+    cdef object __weakref__
+    cdef public object name, reference, kernels, attributes, _shape_rule, _joint_rule
+    cdef public dict _saves
+    cdef public list _rules
+    cdef public bint promote, differentiable, view, arithmetic_rules, variadic
+    cdef public Py_ssize_t arity
+
+    @cython.locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)
+    cpdef _apply(self, tuple args, dict attrs)
+    cpdef _record(self, tuple args, dict attrs, device, list outputs, needs)
+    @cython.locals(arguments=tuple)
+    cpdef _compute(self, device, dtype, list arrays, dict attrs)
+    @cython.locals(i=Py_ssize_t, found=list, arguments=tuple)
+    cpdef list apply_gradient(self, g, y, inputs, dict attrs, list needed)
