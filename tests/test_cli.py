@@ -222,7 +222,7 @@ def test_wrong_kernel_sets_the_exit_status(capsys):
 
 
 def test_interrupted(capsys, monkeypatch, tmp_path):
-    def time(session, name, rungs):
+    def time(session, name, rungs, stop):
         for rung in rungs[:2]:
             rung.sample(0.0)
         raise KeyboardInterrupt

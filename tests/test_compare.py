@@ -1,7 +1,9 @@
 """The comparison: what it checks, what it reports, what it writes. Never how fast anything is."""
 
+import contextlib
 import json
 from dataclasses import asdict, fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from minigrad.compare.records import with_steps
 from minigrad.compare.rungs import RungError, Trial
 from minigrad.compare.worker import NumpyRung
 from minigrad.dispatch import kernel_table
+from minigrad.kernels import sim
 from minigrad.kernels.launch import CudaKernel
 
 TINY = Effort(rounds=2, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1)
@@ -20,6 +23,7 @@ TINY = Effort(rounds=2, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1)
 @pytest.fixture(autouse=True)
 def _short_stream(monkeypatch):
     monkeypatch.setattr(peaks, "STREAM_BYTES", 1 << 16)
+    monkeypatch.setattr(peaks, "CARD_STREAM_BYTES", 1 << 16)
     monkeypatch.setattr(peaks, "BURST", 1e-4)
 
 
@@ -117,7 +121,7 @@ def test_every_kernel_is_a_rung(comparison):
 
 def test_comparison_as_json(comparison):
     found = json.loads(comparison.to_json())
-    assert {"format", "date", "interrupted", "no_gpu", "machine", "peaks", "records"} == set(found)
+    assert {"format", "date", "interrupted", "no_gpu", "notes", "machine", "peaks", "records"} == set(found)
     assert [set(row) for row in found["records"]] == [{f.name for f in fields(Record)}] * len(comparison)
     assert found["records"][0]["samples"] == list(comparison[0].samples)
     assert all(row["rate"] > 0 for row in found["peaks"])
@@ -160,6 +164,62 @@ def test_simulator(tmp_path):
     assert "say nothing about a card" in " ".join(found.table().split())
     assert "sim time" in found.table()
     assert [path.name for path in found.save(tmp_path)] == ["results.json"]
+
+
+class PretendedCard:
+    """CuPy's part of a card, played by NumPy; kernels given NumPy arrays run on the simulator."""
+
+    def __init__(self):
+        stream = SimpleNamespace(synchronize=lambda: None)
+        self.cuda = SimpleNamespace(
+            Device=lambda index: contextlib.nullcontext(), get_current_stream=lambda: stream
+        )
+
+    @staticmethod
+    def asnumpy(array):
+        return np.array(array)
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+def test_card(monkeypatch):
+    """All that happens on a card but its kernels, which the simulator runs."""
+    if not sim.is_available():
+        pytest.skip("no C++ compiler")
+    monkeypatch.setattr(peaks, "card_arithmetic", lambda device, repeats: [2e12] * repeats)
+    monkeypatch.setattr(table, "card_name", lambda spec: "Pretended")
+    card = mg.Device("cuda", 0, PretendedCard())
+    found = mg.compare.run(devices=[card], effort=TINY)
+    assert found.ladders == ["matmul", "conv2d", "pooling"]
+    for record in found:
+        assert record.correct and record.threads is None and record.device == "cuda:0"
+        assert record.rate and record.peak_share
+        assert (record.transfer_seconds is not None) == (record.kind == "kernel")
+    assert [r.rung for r in found.ladder("matmul")][-1] == "cupy"
+    assert "cupy" not in [r.rung for r in found.ladder("conv2d")]
+    assert by_rung(found, "tiled").step and found.peak("cuda:0", None, "memory")
+    assert "Not counted: copying the inputs to the card" in found.table()
+    assert "measured peak of cuda:0 (Pretended): float32 multiply-adds 2 TFLOP/s" in found.table()
+
+
+def test_card_without_memory(monkeypatch):
+    def full(*args):
+        raise MemoryError("out of memory allocating 1,073,741,824 bytes")
+
+    monkeypatch.setattr(peaks, "card_arithmetic", full)
+    monkeypatch.setattr(table, "card_name", lambda spec: "Pretended")
+    monkeypatch.setattr(mg.Device, "from_numpy", full)
+    found = mg.compare.run(only="matmul", devices=[mg.Device("cuda", 0, PretendedCard())], effort=TINY)
+    assert {record.failure for record in found} == {
+        "failed at 67x45x131: MemoryError: out of memory allocating 1,073,741,824 bytes"
+    }
+    assert "not timed, failed at" in found.table()
+    assert found.notes == [
+        "the peak of cuda:0 (compute) was not measured: MemoryError: out of memory allocating "
+        "1,073,741,824 bytes"
+    ]
+    assert "was not measured: MemoryError" in found.table()
 
 
 # ---- kernels that should not be timed ---------------------------------------------------------------------

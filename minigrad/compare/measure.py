@@ -38,6 +38,7 @@ class Effort(NamedTuple):
         turn: seconds of each.
         longest: a rung whose call would take longer, in seconds, is measured at a smaller size.
         slow: a rung whose call takes longer gets no more than ``slow_rounds`` turns.
+        ladder: seconds for a ladder, checking included; after them no further round begins but the second.
     """
 
     rounds: int
@@ -45,10 +46,11 @@ class Effort(NamedTuple):
     longest: float
     slow: float
     slow_rounds: int
+    ladder: float = float("inf")
 
 
-FULL = Effort(rounds=9, turn=0.12, longest=3.0, slow=0.5, slow_rounds=3)
-QUICK = Effort(rounds=4, turn=0.04, longest=0.35, slow=0.1, slow_rounds=2)
+FULL = Effort(rounds=9, turn=0.12, longest=3.0, slow=0.5, slow_rounds=3, ladder=26.0)
+QUICK = Effort(rounds=4, turn=0.04, longest=0.35, slow=0.1, slow_rounds=2, ladder=5.0)
 
 
 def run(
@@ -96,8 +98,9 @@ def run(
             progress("measuring the machine's peak")
             peaks.sample(LADDERS[name].bound)
             rungs[name] = []
+            stop = time.monotonic() + session.effort.ladder
             session.climb(name, chosen, threads, rungs[name])
-            session.time(name, rungs[name])
+            session.time(name, rungs[name], stop)
             _close(rungs[name])
             peaks.sample(LADDERS[name].bound)
     except KeyboardInterrupt:
@@ -109,6 +112,10 @@ def run(
     comparison.peaks = [
         {"device": where, "threads": count, "bound": bound, "rate": rate}
         for (where, count, bound), rate in peaks.best.items()
+    ]
+    comparison.notes += [
+        f"the peak of {where} ({bound}) was not measured: {reason}"
+        for (where, bound), reason in peaks.failures.items()
     ]
     for name, climbed in rungs.items():
         op = LADDERS[name].op
@@ -175,10 +182,12 @@ class _Session:
         if rung.failure is not None:
             rung.close()
 
-    def time(self, name: str, rungs: list[Rung]) -> None:
-        """Time the rungs that were right, in turns."""
+    def time(self, name: str, rungs: list[Rung], stop: float) -> None:
+        """Time the rungs that were right, in turns, until ``stop`` on the monotonic clock."""
         effort = self.effort
         for number in range(effort.rounds):
+            if number >= 2 and time.monotonic() > stop:
+                break
             self.progress(f"{name}: timing, round {number + 1} of {effort.rounds}")
             for rung in rungs:
                 slow = rung.estimate > effort.slow

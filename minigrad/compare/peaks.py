@@ -43,11 +43,12 @@ class Peaks:
     """The best rates seen so far, in operations or bytes per second.
 
     ``peaks.best[device, threads, "compute" or "memory"]``, with ``str(device)`` and, for a card, None for
-    the threads.
+    the threads. ``peaks.failures[device, bound]`` says why one could not be measured.
     """
 
     def __init__(self, devices: list[Device], thread_counts: list[int]):
         self.best: dict[tuple[str, int | None, str], float] = {}
+        self.failures: dict[tuple[str, str], str] = {}
         self._devices = devices
         self._thread_counts = thread_counts
 
@@ -62,8 +63,15 @@ class Peaks:
                 continue
             for threads in self._thread_counts if device.type == "cpu" else [None]:
                 key = (str(device), threads, bound)
-                measured = max(self._rates(device, threads, bound, repeats))
-                self.best[key] = max(self.best.get(key, 0.0), measured)
+                try:
+                    measured = max(self._rates(device, threads, bound, repeats))
+                except Exception as error:  # a full card, say: the rungs may still be timed
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    self.failures[str(device), bound] = reason
+                    continue
+                # What one thread can do, several can leave to one.
+                alone = self.best.get((str(device), 1, bound), 0.0)
+                self.best[key] = max(self.best.get(key, 0.0), measured, alone)
 
     def release(self) -> None:
         """Free the long arrays."""
@@ -122,10 +130,10 @@ def card_arithmetic(device: Device, repeats: int, steps: int = 4096, blocks: int
         return [operations / _timed(run)[0] for _ in range(repeats)]
 
 
-def card_memory(device: Device, repeats: int, size: int = CARD_STREAM_BYTES) -> list[float]:
+def card_memory(device: Device, repeats: int) -> list[float]:
     """Bytes per second that a card reads and writes when it copies a long array."""
     with device.active():
-        source = device.xp.ones(size // 4, np.float32)
+        source = device.xp.ones(CARD_STREAM_BYTES // 4, np.float32)
         target = device.xp.empty_like(source)
 
         def run() -> None:

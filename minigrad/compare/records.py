@@ -85,6 +85,7 @@ class Comparison(list):
         peaks: the measured peaks: dicts of device, threads, bound and rate (per second).
         date: when it was measured, ISO 8601.
         interrupted: whether Ctrl-C ended it early; it then holds what was measured until then.
+        notes: other things that went wrong, a sentence each.
         no_gpu: in one sentence, why no GPU was measured; empty if one was, or none was asked for.
     """
 
@@ -95,6 +96,7 @@ class Comparison(list):
         self.peaks: list[dict[str, Any]] = []
         self.interrupted = False
         self.no_gpu = ""
+        self.notes: list[str] = []
 
     def peak(self, device: str, threads: int | None, bound: str) -> float | None:
         """A measured peak in operations or bytes per second, or None."""
@@ -125,6 +127,7 @@ class Comparison(list):
             "date": self.date,
             "interrupted": self.interrupted,
             "no_gpu": self.no_gpu,
+            "notes": self.notes,
             "machine": self.machine,
             "peaks": self.peaks,
             "records": [asdict(record) for record in self],

@@ -121,8 +121,8 @@ class Rung:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Inside this context calls run this rung's code, with its threads."""
-        with num_threads(self.threads) if self.threads else contextlib.nullcontext():
+        """Inside this context calls run this rung's code, on its device, with its threads."""
+        with self.device.active(), num_threads(self.threads) if self.threads else contextlib.nullcontext():
             yield
 
     def solve(self, problem: Problem, inputs: list[np.ndarray]) -> np.ndarray:

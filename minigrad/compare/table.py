@@ -22,6 +22,7 @@ def render(comparison: Comparison, width: int = 100) -> str:
         records = comparison.ladder(name)
         for device in dict.fromkeys(record.device for record in records):
             parts.append(_ladder(name, device, [r for r in records if r.device == device], width))
+    parts += [_wrapped(f"Note: {note}", width) for note in comparison.notes]
     if comparison.no_gpu:
         parts.append(_wrapped(no_gpu(comparison), width))
     if comparison.interrupted:
