@@ -74,7 +74,10 @@ def kernel_extensions():
 def engine_extensions():
     """The hot part of the engine, compiled from its plain Python; the types stand in the ``.pxd`` beside."""
     return cythonize(
-        [Extension(name, [f"{name.replace('.', '/')}.py"], extra_compile_args=["-O2"]) for name in ENGINE],
+        [
+            Extension(name, [f"{name.replace('.', '/')}.py"], extra_compile_args=["-O2", "-g0"])
+            for name in ENGINE
+        ],
         build_dir="build/cython",
         language_level=3,
         compiler_directives={"annotation_typing": False, "auto_pickle": False},
