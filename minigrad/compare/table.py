@@ -12,7 +12,7 @@ __all__ = ["count", "heading", "per_second", "render", "seconds", "share", "sign
 NARROWEST = 30  # columns for the sentence on what a rung adds; with fewer it gets lines of its own
 BUSY = 0.3  # of the cores: with more load than this, other programs disturb the times
 COLUMNS = ("rung", "threads", "time", "spread", "{unit}", "of peak", "step")
-WIDTHS = (14, 7, 8, 7, 8, 8, 7)
+WIDTHS = (14, 7, 8, 8, 8, 8, 7)
 
 
 def render(comparison: Comparison, width: int = 100) -> str:
