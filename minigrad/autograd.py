@@ -291,7 +291,7 @@ def _root_gradients(caller: str, roots: Sequence, grads: Sequence) -> list:
             raise ValueError(f"{caller}: the gradient has shape {g.shape}, the tensor {root.shape}")
         elif g.device is not root.device:
             raise ValueError(f"{caller}: the gradient is on {g.device}, the tensor on {root.device}")
-        started.append(g)
+        started.append(g if g.dtype == root.dtype else g.to(root.dtype))
     return started
 
 

@@ -75,6 +75,14 @@ def test_gradient_has_the_dtype_of_its_tensor():
     assert x.grad.dtype == mg.float32 and x.grad.tolist() == [2.0] * 3
 
 
+def test_the_start_is_brought_to_the_tensors_dtype():
+    x = leaf(1.0, 2.0)
+    x.backward(mg.ones(2))
+    assert x.grad.dtype == mg.float64
+    (x * 2.0).backward(mg.ones(2))
+    assert x.grad.dtype == mg.float64 and x.grad.tolist() == [3.0, 3.0]
+
+
 def test_backward_needs_a_start_for_several_elements():
     with pytest.raises(RuntimeError, match=r"one element.*shape \(2,\)"):
         (leaf(1.0, 2.0) * 2.0).backward()
