@@ -164,7 +164,7 @@ try:
     leave_quiet = _extobj_contextvar.reset
 except ImportError:  # a NumPy with other internals
 
-    def enter_quiet():
+    def enter_quiet() -> Any:  # type: ignore[misc]
         return np.seterr(all="ignore")
 
     def leave_quiet(token):
