@@ -30,7 +30,10 @@ else:
 
 # -O3 without -ffast-math: NaN, infinities and denormals behave as in NumPy. The two flags that are kept
 # let the compiler vectorise loops with sqrt and comparisons; they change no result.
-COMPILE_FLAGS = ["-std=gnu11", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+COMPILE_FLAGS = [
+    *("-std=gnu11", "-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
+    *("-Wno-psabi", "-Wno-unused-function"),
+]
 LINK_FLAGS = ["-fopenmp"]
 
 
@@ -58,6 +61,7 @@ def kernel_extensions():
             # then be compiled at the same time.
             copy = Path("build/cython", level, f"{name}.c")
             copy.parent.mkdir(parents=True, exist_ok=True)
+            (CPU / level).mkdir(exist_ok=True)  # where an editable build puts the result
             if not copy.exists() or copy.stat().st_mtime < source.stat().st_mtime:
                 shutil.copy2(source, copy)
             yield Extension(

@@ -8,7 +8,6 @@ send the results along its edges. The graph itself is in :mod:`minigrad.graph`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -295,15 +294,15 @@ def _root_gradients(caller: str, roots: Sequence, grads: Sequence) -> list:
     return started
 
 
-class set_grad_enabled(contextlib.ContextDecorator):
-    """Context manager and decorator: record the graph (or not) in this thread."""
+class _GradMode(contextlib.ContextDecorator):
+    """Context manager and decorator: record the graph, or not, in this thread."""
 
     def __init__(self, enabled: bool):
         self.enabled = bool(enabled)
         self.before: list[bool] = []
 
-    def _recreate_cm(self) -> set_grad_enabled:
-        return set_grad_enabled(self.enabled)  # for each call of a decorated function: threads share none
+    def _recreate_cm(self) -> _GradMode:
+        return _GradMode(self.enabled)  # for each call of a decorated function: threads share none
 
     def __enter__(self) -> None:
         self.before.append(mode.grad)
@@ -313,8 +312,39 @@ class set_grad_enabled(contextlib.ContextDecorator):
         mode.grad = self.before.pop()
 
 
-no_grad = functools.partial(set_grad_enabled, False)
-enable_grad = functools.partial(set_grad_enabled, True)
+class no_grad(_GradMode):
+    """Ops inside record no graph: ``with no_grad():``, ``@no_grad()`` or ``@no_grad``."""
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        return super().__new__(cls) if function is None else cls()(function)
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(_GradMode):
+    """Ops inside record the graph, also within :class:`no_grad`; used in the same ways."""
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        return super().__new__(cls) if function is None else cls()(function)
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+class set_grad_enabled(_GradMode):
+    """Record the graph, or not, from now on; with ``with`` or as a decorator, only inside."""
+
+    def __init__(self, enabled: bool):
+        super().__init__(enabled)
+        super().__enter__()
+
+    def __enter__(self) -> None:
+        mode.grad = self.enabled
+
+    def __call__(self, function: Any) -> Any:
+        self.__exit__()  # what is decorated sets it at each call, not now
+        return super().__call__(function)
 
 
 def is_grad_enabled() -> bool:

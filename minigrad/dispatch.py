@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Spec(NamedTuple):
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 class Kernel(NamedTuple):
@@ -56,7 +57,7 @@ class Kernel(NamedTuple):
         run: ``run(out, *inputs, **attrs)``; with several outputs ``run(outs, ...)``, a tuple.
         layout: see the module's text.
         when: ``when(*inputs, **attrs)``, or None: runs only where this is true.
-        summary: one line that says what this rung adds.
+        summary: what this rung adds, in a sentence or two.
     """
 
     op: str
@@ -191,7 +192,7 @@ def use_kernel(op: str, name: str, device: str | None = None) -> Iterator[None]:
         raise ValueError(f"use_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
     if device is not None and device not in KINDS:
         raise ValueError(f"use_kernel: unknown device type {device!r}, expected one of {', '.join(KINDS)}")
-    wanted = KINDS if device is None else (device,)
+    wanted: tuple[str, ...] = KINDS if device is None else (device,)
     if name != REFERENCE:
         having = {kind for k in table.kernels if k.name == name for kind in k.devices}
         if not having & set(wanted):

@@ -14,7 +14,7 @@ cdef class Variable(_Defaults):
     cdef public object _array, device, grad, _written, _hooks
     cdef public Node _node
     cdef public Py_ssize_t _index
-    cdef public bint requires_grad, _is_view
+    cdef public bint requires_grad
 
 
 @cython.locals(out=Variable)

@@ -41,7 +41,6 @@ class _Defaults:
     _node: Node | None = None
     _index: int = 0
     _written: list[int] | None = None
-    _is_view: bool = False
     _hooks: dict[int, Callable] | None = None
 
 
@@ -56,7 +55,6 @@ class Variable(_Defaults):
         _node, _index: the node that made it, and which of the node's outputs it is; None for a leaf.
         _written: a one-element list with the time of the last write to its memory, shared by all that show
             this memory; None if there was none.
-        _is_view: whether it shows another tensor's memory.
         _hooks: functions called with its gradient, by their handle's number.
     """
 

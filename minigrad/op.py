@@ -193,7 +193,7 @@ class Op:
             layout: ``"contiguous"``, ``"strided"`` or ``"broadcast"``: see :mod:`minigrad.dispatch`.
             when: ``when(*inputs, **attributes)`` on arrays; the kernel runs only where it is true.
 
-        The last kernel registered is preferred. The first line of its docstring is shown in listings.
+        The last kernel registered is preferred. The first paragraph of its docstring is shown in listings.
         """
         if not devices or set(devices) - set(KINDS):
             raise ValueError(f"op {self.name!r}: a kernel's devices are among {KINDS}, got {devices}")
@@ -201,8 +201,8 @@ class Op:
             raise ValueError(f"op {self.name!r}: a kernel's layout is one of {LAYOUTS}, got {layout!r}")
 
         def register(run: Callable) -> Callable:
-            summary = (inspect.getdoc(run) or "").partition("\n")[0]
-            own = name or getattr(run, "__name__", "kernel")
+            summary = " ".join((inspect.getdoc(run) or "").partition("\n\n")[0].split())
+            own = str(name or getattr(run, "__name__", "kernel"))
             self.kernels.add(
                 Kernel(self.name, own, devices, parse_dtypes(dtypes), run, layout, when, summary)
             )
@@ -244,7 +244,7 @@ class Op:
                 arrays.append(arg)
                 if type(arg) in _SCALARS:
                     scalars = True
-                elif arg is not None:
+                elif arg is not None or not self.optional:
                     mixed = True
             bit <<= 1
         if mixed or device is None or (scalars and dtype.kind != "f"):
@@ -264,7 +264,6 @@ class Op:
             outputs = [wrap(results, device)]
         if self.view and outputs[0]._array.base is not None:
             outputs[0]._written = written_cell(args[0])
-            outputs[0]._is_view = True
         if needs and self.differentiable and mode.grad:
             self._record(args, attrs, device, outputs, needs)
         return tuple(outputs) if type(results) is tuple else outputs[0]
@@ -414,8 +413,6 @@ class Op:
 
     def _harmonise(self, args: tuple, device: Any) -> tuple | None:
         """``args`` with arrays made tensors, and brought to one dtype; None if there was nothing to do."""
-        if all(a is None for a in args):
-            raise TypeError(f"op {self.name!r}: expected a tensor or a number, got None")
         device = device or cpu
         changed = [self._as_input(a, device) for a in args]
         if self.promote:
@@ -437,7 +434,7 @@ class Op:
 
     def _as_input(self, arg: Any, device: Any) -> Any:
         """A tensor, a Python scalar, None as they are; a NumPy scalar as Python's; an array as a tensor."""
-        if isinstance(arg, Variable) or arg is None or type(arg) in _SCALARS:
+        if isinstance(arg, Variable) or type(arg) in _SCALARS or (arg is None and self.optional):
             return arg
         if isinstance(arg, np.generic) and arg.dtype.kind in "fiub":
             return arg.item()

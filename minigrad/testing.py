@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import secrets
 import math
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -233,6 +233,33 @@ def test_modes_as_decorators():
     assert mg.is_grad_enabled()
 
 
+def test_no_grad_decorates_with_and_without_parentheses():
+    @mg.no_grad
+    def plain(x):
+        return x, mg.is_grad_enabled()
+
+    assert plain(3) == (3, False)
+    assert mg.is_grad_enabled()
+
+
+def test_set_grad_enabled_acts_at_once_or_inside():
+    try:
+        mg.set_grad_enabled(False)
+        assert not mg.is_grad_enabled()
+    finally:
+        mg.set_grad_enabled(True)
+    with mg.set_grad_enabled(False):
+        assert not mg.is_grad_enabled()
+    assert mg.is_grad_enabled()
+
+    @mg.set_grad_enabled(False)
+    def decorated():
+        return mg.is_grad_enabled()
+
+    assert mg.is_grad_enabled()
+    assert not decorated()
+
+
 def test_no_grad_holds_for_one_thread():
     inside, release = threading.Event(), threading.Event()
     seen = {}

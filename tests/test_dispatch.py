@@ -130,9 +130,9 @@ def test_get_and_list_kernels(twice):
 
 
 def test_every_kernel_has_a_summary():
-    """What `list_kernels` shows: one line that says what the rung adds."""
+    """What `list_kernels` shows: what the rung adds, in a sentence or two."""
     for kernel in mg.list_kernels():
-        assert 10 < len(kernel.summary) < 120, f"{kernel.op} {kernel.name}: {kernel.summary!r}"
+        assert 10 < len(kernel.summary) < 320, f"{kernel.op} {kernel.name}: {kernel.summary!r}"
         assert kernel.devices and kernel.dtypes
 
 

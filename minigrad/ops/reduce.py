@@ -83,7 +83,9 @@ def std(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) 
 def norm(x: Any, p: float = 2, dim: Dim = None, keepdim: bool = False) -> Any:
     """The p-norm over ``dim``, for p = 1, 2, or infinity."""
     if p == 2:
-        return sqrt(sum(x * x, dim, keepdim))
+        squares = sum(x * x, dim, keepdim)
+        zero = squares == 0  # where the gradient is taken to be 0
+        return where(zero, 0.0, sqrt(where(zero, 1.0, squares)))
     if p == 1:
         return sum(abs(x), dim, keepdim)
     if p == float("inf"):
