@@ -11,7 +11,15 @@ from importlib import import_module as _import_module
 
 import numpy as _np
 
-from minigrad import autograd, errors, kernels, random
+try:
+    from minigrad import kernels
+except ImportError as error:
+    raise ImportError(
+        f"minigrad's kernels cannot be loaded ({error}). In a clone of the repository, install it first: "
+        'python -m pip install -e "."'
+    ) from error
+
+from minigrad import autograd, errors, random
 from minigrad.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from minigrad.creation import (
     arange,
