@@ -156,3 +156,33 @@ def test_a_dim_out_of_range(dim):
 def test_a_dim_named_twice():
     with pytest.raises(ValueError, match="twice"):
         mg.sum(mg.ones(2, 3), (0, -2))
+
+
+def test_roots_have_a_gradient_of_zero_at_zero():
+    x = mg.zeros(3, requires_grad=True)
+    for function in (mg.std, mg.norm, lambda x: mg.norm(x, 3)):
+        (gradient,) = mg.autograd.grad(function(x), x)
+        assert gradient.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_limits_of_the_norm():
+    x = mg.tensor([[3.0, 0.0], [-4.0, 2.0]])
+    assert mg.norm(x, 0, dim=1).tolist() == [1.0, 2.0]
+    assert mg.norm(x, float("-inf"), dim=1).tolist() == [0.0, 2.0]
+    assert mg.norm(x, "fro").item() == mg.norm(x).item()
+    with pytest.raises(ValueError, match="norm: p must be a number or 'fro', got 'nuc'"):
+        mg.norm(x, "nuc")
+
+
+def test_a_position_is_along_one_axis():
+    assert mg.tensor(3.0).argmax(0).item() == mg.tensor(3.0).argmin(-1).item() == 0
+    assert [part.item() for part in mg.tensor(3.0).max(0)] == [3.0, 0]
+    with pytest.raises(TypeError, match=r"argmax: dim must be an integer or None, got \(0, 1\)"):
+        mg.ones(2, 2).argmax((0, 1))
+    with pytest.raises(TypeError, match="sum: dim must be an integer or a tuple of integers, got 'a'"):
+        mg.ones(2, 2).sum("a")
+
+
+def test_products_of_small_integers_do_not_overflow():
+    product = mg.tensor([100, 100, 100], dtype=mg.uint8).prod()
+    assert (product.dtype, product.item()) == (mg.int64, 1_000_000)

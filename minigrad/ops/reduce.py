@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def normalize_dim(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     for d in dims:
+        if not isinstance(d, (int, np.integer)):
+            raise TypeError(f"{name}: dim must be an integer or a tuple of integers, got {dim!r}")
         if not -max(ndim, 1) <= d < max(ndim, 1):
             raise IndexError(f"{name}: dim {d} is out of range for a tensor of {ndim} dimensions")
     axes = tuple(sorted(d % ndim for d in dims)) if ndim else ()
@@ -53,9 +56,12 @@ _sum.grad(x=lambda g, _y, _x, *, dim, keepdim: restore(g, _x.shape, dim))
 
 def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The sum over ``dim``; integers and bools are summed as int64."""
-    if x.dtype.kind in "bu" or (x.dtype.kind == "i" and x.dtype.itemsize < 8):
-        x = cast(x, dtype=_int64)
-    return _sum(x, dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
+    return _sum(_widened(x), dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
+
+
+def _widened(x: Any) -> Any:
+    """Integers and bools as int64, in which sums and products are formed."""
+    return x if x.dtype.kind == "f" or x.dtype == _int64 else cast(x, dtype=_int64)
 
 
 def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
@@ -77,20 +83,34 @@ def var(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) 
 
 def std(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Any:
     """The standard deviation over ``dim``."""
-    return sqrt(var(x, dim, correction=correction, keepdim=keepdim))
+    return _root(var(x, dim, correction=correction, keepdim=keepdim), 2)
 
 
-def norm(x: Any, p: float = 2, dim: Dim = None, keepdim: bool = False) -> Any:
-    """The p-norm over ``dim``, for p = 1, 2, or infinity."""
+def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> Any:
+    """The p-norm over ``dim``: sum(abs(x)^p)^(1/p), and its limits.
+
+    ``"fro"`` is 2; infinity gives the largest magnitude, -infinity the smallest, 0 counts what is not zero.
+    """
+    x = floating(x)
+    p = 2 if p == "fro" else p
+    if not isinstance(p, (int, float)):
+        raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
     if p == 2:
-        squares = sum(x * x, dim, keepdim)
-        zero = squares == 0  # where the gradient is taken to be 0
-        return where(zero, 0.0, sqrt(where(zero, 1.0, squares)))
+        return _root(sum(x * x, dim, keepdim), 2)
     if p == 1:
         return sum(abs(x), dim, keepdim)
-    if p == float("inf"):
-        return amax(abs(x), dim, keepdim)
-    return sum(abs(x) ** p, dim, keepdim) ** (1.0 / p)
+    if p == 0:
+        return sum(cast(x != 0, dtype=x.dtype), dim, keepdim)
+    if math.isinf(p):
+        return (amax if p > 0 else amin)(abs(x), dim, keepdim)
+    return _root(sum(abs(x) ** p, dim, keepdim), p)
+
+
+def _root(x: Any, p: float) -> Any:
+    """The p-th root, whose gradient at 0 is taken to be 0."""
+    zero = x == 0
+    positive = where(zero, 1.0, x)
+    return where(zero, 0.0, sqrt(positive) if p == 2 else positive ** (1.0 / p))
 
 
 def _count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
@@ -165,12 +185,19 @@ _argmin.shape(_arg_shape)
 
 def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The index (int64) of the first largest value along ``dim``, or in the flattened tensor."""
-    return _argmax(x, dim=None if dim is None else normalize_dim("argmax", dim, x.ndim)[0], keepdim=keepdim)
+    return _argmax(x, dim=_one_dim("argmax", dim, x.ndim), keepdim=keepdim)
 
 
 def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The index (int64) of the first smallest value along ``dim``, or in the flattened tensor."""
-    return _argmin(x, dim=None if dim is None else normalize_dim("argmin", dim, x.ndim)[0], keepdim=keepdim)
+    return _argmin(x, dim=_one_dim("argmin", dim, x.ndim), keepdim=keepdim)
+
+
+def _one_dim(name: str, dim: Any, ndim: int) -> int | None:
+    if dim is not None and not isinstance(dim, int):
+        raise TypeError(f"{name}: dim must be an integer or None, got {dim!r}")
+    axes = () if dim is None else normalize_dim(name, dim, ndim)
+    return axes[0] if axes else None  # a 0-d tensor has no axis to name
 
 
 def extremum_along(x: Any, dim: int, keepdim: bool, find: Any) -> tuple:
@@ -215,8 +242,8 @@ def _(g, _y, x, *, dim, keepdim):
 
 
 def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
-    """The product over ``dim``."""
-    return _prod(x, dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
+    """The product over ``dim``; integers and bools are multiplied as int64."""
+    return _prod(_widened(x), dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
 
 
 @op(name="any", differentiable=False)
