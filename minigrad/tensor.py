@@ -385,11 +385,11 @@ class Tensor(Variable):
     def __rxor__(self, other: Any) -> Tensor:
         return elementwise.bitwise_xor(other, self)
 
-    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return elementwise.eq(self, other)
+    def __eq__(self, other: Any) -> Any:
+        return NotImplemented if other is None or isinstance(other, str) else elementwise.eq(self, other)
 
-    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return elementwise.ne(self, other)
+    def __ne__(self, other: Any) -> Any:
+        return NotImplemented if other is None or isinstance(other, str) else elementwise.ne(self, other)
 
     def __lt__(self, other: Any) -> Tensor:
         return elementwise.lt(self, other)

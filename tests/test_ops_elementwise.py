@@ -245,3 +245,21 @@ def test_broadcasting(shapes, name):
     assert x.grad.shape == x.shape and y.grad.shape == y.shape
     if name == "add":
         assert x.grad.sum().item() == y.grad.sum().item() == z.numel()
+
+
+def test_rounding_leaves_integers_as_they_are():
+    x = mg.tensor([2**53 + 1])
+    for function in (mg.floor, mg.ceil, mg.round, mg.trunc):
+        assert (function(x).dtype, function(x).item()) == (mg.int64, 2**53 + 1)
+
+
+def test_integers_are_divided_in_the_dtype_of_a_floating_operand():
+    halves, whole = mg.ones(2, dtype=mg.float16), mg.tensor([2, 4])
+    assert (halves / whole).dtype == (whole / halves).dtype == mg.float16
+    assert (whole / whole).dtype == (whole / 2).dtype == (2 / whole).dtype == mg.float32
+
+
+def test_nothing_equals_none():
+    x = mg.ones(2)
+    assert (x == None) is False and (x != None) is True  # noqa: E711
+    assert (x == "ones") is False

@@ -140,3 +140,9 @@ def test_an_array_on_either_side():
 def test_bad_arguments(a, b, error, words):
     with pytest.raises(error, match=words):
         mg.matmul(a, b)
+
+
+def test_dtypes_are_not_mixed():
+    for dtype in (mg.float64, mg.int64):
+        with pytest.raises(TypeError, match=f"a is {dtype}, b is float32"):
+            mg.ones(2, 3, dtype=dtype) @ mg.ones(3, 2)

@@ -52,8 +52,15 @@ _div.grad(x=lambda g, _z, _x, y: g / y, y=lambda g, _z, x, y: -g * x / (y * y))
 
 
 def div(x: Any, y: Any) -> Any:
-    """``x / y``. Integers are divided in the default floating dtype."""
+    """``x / y``. Integers are divided in the default floating dtype, or in the other operand's."""
+    if _is_floating(x) or _is_floating(y):
+        return _div(x, y)
     return _div(floating(x), floating(y))
+
+
+def _is_floating(x: Any) -> bool:
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and dtype.kind == "f"
 
 
 @op(promote=True, differentiable=False)
@@ -177,10 +184,24 @@ acos = _function("acos", "arccos", lambda g, _z, x: -g / sqrt(1.0 - x * x))
 atan = _function("atan", "arctan", lambda g, _z, x: g / (x * x + 1.0))
 sinh: Callable[[Any], Any] = _function("sinh", "sinh", lambda g, _z, x: g * cosh(x))
 cosh: Callable[[Any], Any] = _function("cosh", "cosh", lambda g, _z, x: g * sinh(x))
-floor = _function("floor", "floor", lambda g, _z, _x: zeros_like(g))
-ceil = _function("ceil", "ceil", lambda g, _z, _x: zeros_like(g))
-round = _function("round", "round", lambda g, _z, _x: zeros_like(g))
-trunc = _function("trunc", "trunc", lambda g, _z, _x: zeros_like(g))
+
+
+def _rounding(name: str) -> Callable[[Any], Any]:
+    """An op that rounds as the NumPy function of that name; integers are returned as they are."""
+    rounded = _function(name, name, lambda g, _z, _x: zeros_like(g))
+
+    def function(x):
+        return x if getattr(x, "dtype", None) is not None and x.dtype.kind in "iu" else rounded(x)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"The {name} of each element."
+    return function
+
+
+floor = _rounding("floor")
+ceil = _rounding("ceil")
+round = _rounding("round")
+trunc = _rounding("trunc")
 
 
 @op

@@ -57,6 +57,10 @@ def apply(a: Tensor, b: Tensor) -> Tensor:
     """
     if not (isinstance(a, Variable) and isinstance(b, Variable)):
         raise TypeError(f"matmul: expected two tensors, got {type(a).__name__} and {type(b).__name__}")
+    if a.dtype != b.dtype:
+        raise TypeError(
+            f"matmul: inputs of different dtypes (a is {a.dtype}, b is {b.dtype}); convert one with .to()"
+        )
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(
             f"matmul: both tensors need at least one dimension, got shapes {a.shape} and {b.shape}"
