@@ -7,6 +7,7 @@ gives the same numbers on every device.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,12 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None):
-        self.numpy = np.random.Generator(np.random.Philox(seed))
+        self._seed = seed
+
+    @cached_property
+    def numpy(self) -> np.random.Generator:
+        """Made on first use, because NumPy's random module takes a while to import."""
+        return np.random.Generator(np.random.Philox(self._seed))
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from ``seed``, an integer of at least 0."""
