@@ -8,6 +8,7 @@ tensor([2., 4., 6.])
 """
 
 from importlib import import_module as _import_module
+from math import e, inf, nan, pi
 
 import numpy as _np
 
@@ -25,6 +26,7 @@ from minigrad.creation import (
     arange,
     as_tensor,
     empty,
+    empty_like,
     eye,
     from_numpy,
     full,
@@ -52,6 +54,7 @@ from minigrad.ops.activation import relu, sigmoid, tanh
 from minigrad.ops.elementwise import (
     abs,
     acos,
+    allclose,
     asin,
     atan,
     ceil,
@@ -60,6 +63,7 @@ from minigrad.ops.elementwise import (
     cosh,
     div,
     eq,
+    equal,
     erf,
     exp,
     expm1,
@@ -67,6 +71,7 @@ from minigrad.ops.elementwise import (
     floor_divide,
     ge,
     gt,
+    isclose,
     isfinite,
     isinf,
     isnan,
@@ -95,15 +100,19 @@ from minigrad.ops.elementwise import (
     sqrt,
     square,
     tan,
+    tril,
+    triu,
     trunc,
     where,
 )
 from minigrad.ops.elementwise import add as add
 from minigrad.ops.elementwise import mul as mul
 from minigrad.ops.elementwise import sub as sub
-from minigrad.ops.index import gather, take_along_dim
-from minigrad.ops.join import chunk, concat, split, stack
+from minigrad.ops.index import gather, nonzero, take_along_dim
+from minigrad.ops.join import chunk, concat, split, stack, unbind
 from minigrad.ops.matmul import apply as matmul
+from minigrad.ops.matmul import bmm, dot, mm, outer
+from minigrad.ops.order import argsort, max, min, sort, topk
 from minigrad.ops.reduce import (
     all,
     amax,
@@ -111,6 +120,7 @@ from minigrad.ops.reduce import (
     any,
     argmax,
     argmin,
+    cumsum,
     logsumexp,
     mean,
     norm,
@@ -123,9 +133,9 @@ from minigrad.ops.shape import broadcast_to, flatten, flip, permute, reshape, sq
 from minigrad.ops.softmax import log_softmax, softmax
 from minigrad.promotion import get_default_dtype, set_default_dtype
 from minigrad.random import Generator, manual_seed
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, is_tensor
 
-cat = concat
+cat, clip = concat, clamp
 
 float16 = half = _np.dtype(_np.float16)
 float32 = float = _np.dtype(_np.float32)
@@ -142,6 +152,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "compare": "minigrad.compare",
+    "cuda": "minigrad.cuda",
     "data": "minigrad.data",
     "io": "minigrad.io",
     "nn": "minigrad.nn",

@@ -114,6 +114,15 @@ def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
     return full_like(input, 1, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
+def empty_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of ``input``'s shape, dtype and device unless given, with whatever the memory held."""
+    return empty(
+        input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad
+    )
+
+
 def full_like(
     input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:

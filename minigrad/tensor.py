@@ -19,10 +19,10 @@ from minigrad.autograd import Node, Variable, mark_written, mode, wrap, written_
 from minigrad.devices import Device
 from minigrad.devices import device as find_device
 from minigrad.op import Op
-from minigrad.ops import activation, elementwise, index, join, matmul, reduce, shape, softmax
+from minigrad.ops import activation, elementwise, index, join, matmul, order, reduce, shape, softmax
 from minigrad.promotion import get_default_dtype
 
-__all__ = ["Tensor"]
+__all__ = ["Tensor", "is_tensor"]
 
 _next_handle = itertools.count().__next__
 
@@ -107,6 +107,10 @@ class Tensor(Variable):
         elif self.requires_grad:
             text += ", requires_grad=True"
         return f"tensor({text})"
+
+    def __format__(self, spec: str) -> str:
+        """A 0-d tensor as the number that it holds: ``f"{loss:.4f}"``."""
+        return format(self.item(), spec) if self.ndim == 0 else object.__format__(self, spec)
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -243,10 +247,18 @@ class Tensor(Variable):
 
     # ---- device and dtype ------------------------------------------------------------------------------
 
-    def to(self, *args: Any, device: Any = None, dtype: Any = None, copy: bool = False) -> Tensor:
+    def to(
+        self,
+        *args: Any,
+        device: Any = None,
+        dtype: Any = None,
+        non_blocking: bool = False,
+        copy: bool = False,
+    ) -> Tensor:
         """This tensor with another device or dtype (itself, if both are as they should be).
 
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(other_tensor)``.
+        ``non_blocking`` is allowed for PyTorch's sake: copies between devices always wait.
         """
         for arg in args:
             if isinstance(arg, Tensor):
@@ -557,6 +569,10 @@ class Tensor(Variable):
         """Repeated along axes of size 1, without a copy; -1 keeps a size."""
         return shape.expand(self, _one_tuple(sizes))
 
+    def repeat(self, *sizes: Any) -> Tensor:
+        """Repeated along each axis, as a copy."""
+        return shape.repeat(self, _one_tuple(sizes))
+
     def expand_as(self, other: Tensor) -> Tensor:
         """Repeated to ``other``'s shape."""
         return shape.broadcast_to(self, other.shape)
@@ -571,32 +587,33 @@ class Tensor(Variable):
 
     # ---- methods that are functions of minigrad.ops ----------------------------------------------------
 
-    def max(self, dim: Any = None, keepdim: Any = False) -> Any:
-        """The largest element; with ``dim``, a pair (values, indices)."""
-        if dim is None:
-            return reduce.amax(self)
-        if isinstance(dim, Tensor):
-            return elementwise.maximum(self, dim)
-        return reduce.extremum_along(self, dim, keepdim, reduce.argmax)
-
-    def min(self, dim: Any = None, keepdim: Any = False) -> Any:
-        """The smallest element; with ``dim``, a pair (values, indices)."""
-        if dim is None:
-            return reduce.amin(self)
-        if isinstance(dim, Tensor):
-            return elementwise.minimum(self, dim)
-        return reduce.extremum_along(self, dim, keepdim, reduce.argmin)
-
     def clamp(self, min: Any = None, max: Any = None) -> Tensor:
         """Each element limited to [min, max]."""
         return elementwise.clamp(self, min=min, max=max)
+
+    def masked_fill_(self, mask: Tensor, value: Any) -> Tensor:
+        """Elements where ``mask`` is true become ``value``."""
+        return self._in_place(Tensor.masked_fill, mask, value)
 
     def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
         """``value`` where ``mask`` is true."""
         return elementwise.where(mask, value, self)
 
-    add, sub, mul, div = __add__, __sub__, __mul__, __truediv__
+    def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self + alpha other"""
+        return elementwise.add(self, other if alpha == 1 else other * alpha)
+
+    def sub(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self - alpha other"""
+        return elementwise.sub(self, other if alpha == 1 else other * alpha)
+
+    def where(self, condition: Tensor, other: Any) -> Tensor:
+        """This tensor's elements where ``condition`` is true, ``other``'s elsewhere."""
+        return elementwise.where(condition, self, other)
+
+    mul, div = __mul__, __truediv__
     eq, ne, lt, le, gt, ge = __eq__, __ne__, __lt__, __le__, __gt__, __ge__
+    mm, bmm, dot, outer = matmul.mm, matmul.bmm, matmul.dot, matmul.outer
     pow, neg, matmul = __pow__, __neg__, __matmul__
 
     abs = elementwise.abs
@@ -621,8 +638,12 @@ class Tensor(Variable):
     amax, amin, argmax, argmin = reduce.amax, reduce.amin, reduce.argmax, reduce.argmin
     any, all, norm, logsumexp = reduce.any, reduce.all, reduce.norm, reduce.logsumexp
     transpose, squeeze, unsqueeze, flatten = shape.transpose, shape.squeeze, shape.unsqueeze, shape.flatten
-    gather, take_along_dim = index.gather, index.take_along_dim
-    split, chunk = join.split, join.chunk
+    gather, take_along_dim, nonzero = index.gather, index.take_along_dim, index.nonzero
+    split, chunk, unbind = join.split, join.chunk, join.unbind
+    max, min, sort, argsort, topk = order.max, order.min, order.sort, order.argsort, order.topk
+    cumsum, tril, triu = reduce.cumsum, elementwise.tril, elementwise.triu
+    maximum, minimum, clip = elementwise.maximum, elementwise.minimum, clamp
+    isclose, allclose, equal = elementwise.isclose, elementwise.allclose, elementwise.equal
 
     def square(self) -> Tensor:
         """Each element squared."""
@@ -636,6 +657,18 @@ class Tensor(Variable):
         """Whether each element is NaN."""
         return elementwise.isnan(self)
 
+    def isinf(self) -> Tensor:
+        """Whether each element is infinite."""
+        return elementwise.isinf(self)
+
+    def isfinite(self) -> Tensor:
+        """Whether each element is neither infinite nor NaN."""
+        return elementwise.isfinite(self)
+
+    def logical_not(self) -> Tensor:
+        """Whether each element is zero."""
+        return elementwise.logical_not(self)
+
     def clone(self) -> Tensor:
         """A copy, which gradients flow through."""
         return elementwise.clone(self)
@@ -647,6 +680,11 @@ class Tensor(Variable):
     def t(self) -> Tensor:
         """The matrix transposed: a view."""
         return self.T
+
+
+def is_tensor(value: object) -> bool:
+    """Whether ``value`` is a :class:`Tensor`."""
+    return isinstance(value, Tensor)
 
 
 class HookHandle:

@@ -234,6 +234,8 @@ CASES = {
             case((3, 5), dim=None, keepdim=False),
         ],
     ),
+    "cumsum": [case(s, dim=len(s) - 1, length=s[-1]) for s in SHAPES[1:]] + [case((3, 5), dim=0, length=3)],
+    "argsort": [case(s, dim=0) for s in SHAPES[1:]],
     # shape
     "reshape": [
         case((6,), shape=(2, 3)),

@@ -259,3 +259,12 @@ def test_in_place_shape_and_dtype_must_fit():
     with pytest.raises(TypeError, match=r"float32.*int64"):
         mg.tensor([1, 2]).add_(mg.ones(2))
     assert x.tolist() == [1.0, 1.0]
+
+
+def test_masked_fill():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 3.0
+    y.masked_fill_(y > 4.0, -1.0)
+    assert y.tolist() == [3.0, -1.0]
+    y.sum().backward()
+    assert x.grad.tolist() == [3.0, 0.0]

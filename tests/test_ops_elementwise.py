@@ -263,3 +263,24 @@ def test_nothing_equals_none():
     x = mg.ones(2)
     assert (x == None) is False and (x != None) is True  # noqa: E711
     assert (x == "ones") is False
+
+
+def test_closeness():
+    x = mg.tensor([1.0, mg.inf, mg.nan])
+    y = mg.tensor([1.0 + 1e-6, mg.inf, mg.nan])
+    assert mg.isclose(x, y).tolist() == [True, True, False]
+    assert mg.isclose(mg.ones(1), mg.tensor([mg.inf])).tolist() == [False]
+    assert mg.allclose(x, y, equal_nan=True) and not x.allclose(y)
+    assert mg.equal(x[:2], x[:2].clone()) and not mg.equal(x[:1], x[:2]) and not x.equal(x)
+
+
+@pytest.mark.parametrize("diagonal", [-1, 0, 2])
+def test_triangles(diagonal, device, rng, check_gradients):
+    x = rng.standard_normal((2, 3, 4))
+    for function, expected in ((mg.tril, np.tril), (mg.triu, np.triu)):
+        found = function(mg.tensor(x, device=device), diagonal)
+        np.testing.assert_array_equal(device.to_numpy(found._array), expected(x, diagonal))
+        check_gradients(lambda x, f=function: f(x, diagonal), x)
+    assert mg.ones(2, 2, dtype=mg.bool).tril().dtype == mg.bool
+    with pytest.raises(ValueError, match=r"tril: needs at least two dimensions, got shape \(3,\)"):
+        mg.ones(3).tril()

@@ -194,3 +194,9 @@ def test_gather_by_its_definition(rng, check_gradients):
 def test_bad_indices_along_an_axis(indices, dim, error, words):
     with pytest.raises(error, match=words):
         mg.take_along_dim(mg.tensor(X), indices, dim)
+
+
+def test_nonzero(device):
+    x = mg.tensor([[0.0, 2.0], [3.0, 0.0]], device=device)
+    assert mg.nonzero(x).tolist() == [[0, 1], [1, 0]]
+    assert [axis.tolist() for axis in x.nonzero(as_tuple=True)] == [[0, 1], [1, 0]]

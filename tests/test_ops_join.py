@@ -82,3 +82,10 @@ def test_pad(check_gradients):
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_unbind(rng, check_gradients):
+    x = rng.standard_normal((2, 3))
+    columns = mg.unbind(mg.tensor(x), 1)
+    assert [c.tolist() for c in columns] == x.T.tolist()
+    check_gradients(lambda x: mg.unbind(x, -1)[1], x)

@@ -146,3 +146,12 @@ def test_dtypes_are_not_mixed():
     for dtype in (mg.float64, mg.int64):
         with pytest.raises(TypeError, match=f"a is {dtype}, b is float32"):
             mg.ones(2, 3, dtype=dtype) @ mg.ones(3, 2)
+
+
+def test_products_by_the_number_of_dimensions():
+    a, b = mg.tensor([1.0, 2.0]), mg.tensor([3.0, 4.0])
+    assert mg.dot(a, b).item() == 11.0 and mg.outer(a, b).tolist() == [[3.0, 4.0], [6.0, 8.0]]
+    assert mg.mm(mg.ones(2, 3), mg.ones(3, 2)).tolist() == [[3.0, 3.0], [3.0, 3.0]]
+    assert mg.bmm(mg.ones(5, 2, 3), mg.ones(5, 3, 4)).shape == (5, 2, 4)
+    with pytest.raises(ValueError, match=r"mm: both tensors need 2 dimension\(s\), got shapes \(2,\) and"):
+        mg.mm(a, b)

@@ -186,3 +186,17 @@ def test_a_position_is_along_one_axis():
 def test_products_of_small_integers_do_not_overflow():
     product = mg.tensor([100, 100, 100], dtype=mg.uint8).prod()
     assert (product.dtype, product.item()) == (mg.int64, 1_000_000)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_cumsum(dim, rng, check_gradients):
+    x = rng.standard_normal((3, 4))
+    np.testing.assert_allclose(mg.cumsum(mg.tensor(x), dim).numpy(), np.cumsum(x, dim))
+    check_gradients(lambda x: x.cumsum(dim), x)
+    assert mg.tensor([True, True]).cumsum(0).tolist() == [1, 2] and mg.tensor(3).cumsum(0).item() == 3
+
+
+def test_unbiased_is_another_word_for_a_correction_of_one():
+    x = mg.tensor([1.0, 3.0])
+    assert x.var(unbiased=False).item() == 1.0 and x.std(0, False).item() == 1.0
+    assert x.var(unbiased=True).item() == x.var().item() == 2.0

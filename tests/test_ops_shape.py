@@ -124,3 +124,15 @@ def test_reshape_of_any_view(shape, data):
     wanted = base[index] if shape else base
     for target in ((wanted.size,), (1, wanted.size), (wanted.size, 1), wanted.shape[::-1]):
         np.testing.assert_array_equal(view.reshape(target).numpy(), wanted.reshape(target))
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (1, 1), (4, 1, 2), (0, 2)])
+def test_repeat(sizes, rng, check_gradients):
+    x = rng.standard_normal((2, 3))
+    np.testing.assert_array_equal(mg.tensor(x).repeat(*sizes).numpy(), np.tile(x, sizes))
+    check_gradients(lambda x: x.repeat(sizes), x)
+
+
+def test_repeat_needs_a_count_for_each_axis():
+    with pytest.raises(ValueError, match=r"repeat: \(2,\) is no count for each axis of shape \(2, 3\)"):
+        mg.ones(2, 3).repeat(2)

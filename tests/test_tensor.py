@@ -155,3 +155,23 @@ def test_methods_are_the_functions():
     assert x.max(x.T).tolist() == [[1.0, 9.0], [9.0, 16.0]] and x.clone().tolist() == x.tolist()
     assert (+x) is x and abs(-x).tolist() == x.tolist() and (x // 3).tolist() == [[0.0, 1.0], [3.0, 5.0]]
     assert (20 // x).tolist() == [[20.0, 5.0], [2.0, 1.0]] and (x % 5).tolist() == [[1.0, 4.0], [4.0, 1.0]]
+
+
+def test_a_format_applies_to_the_number_of_a_0d_tensor():
+    assert f"{mg.tensor(1.23456):.2f}" == "1.23" and f"{mg.tensor(3)}" == "3"
+    assert f"{mg.tensor([1.5])}" == "tensor([1.5])"
+    with pytest.raises(TypeError, match="unsupported format string"):
+        f"{mg.ones(2):.2f}"
+
+
+def test_names_of_everyday_scripts():
+    x = mg.tensor([1.0, mg.inf, mg.nan])
+    assert mg.is_tensor(x) and not mg.is_tensor([1.0])
+    assert x.isinf().tolist() == [False, True, False] and x.isfinite().tolist() == [True, False, False]
+    assert mg.empty_like(x).shape == x.shape and mg.pi == np.pi
+    assert x.to("cpu", non_blocking=True) is x
+    assert mg.ones(2).add(mg.ones(2), alpha=3).tolist() == [4.0, 4.0]
+    assert mg.ones(2).sub(2, alpha=3).tolist() == [-5.0, -5.0]
+    assert mg.cuda.device_count() == sum(d.type == "cuda" for d in mg.available_devices())
+    assert mg.cuda.is_available() == (mg.cuda.device_count() > 0)
+    mg.cuda.synchronize("cpu")

@@ -299,6 +299,22 @@ isinf = _predicate("isinf", "isinf")
 isfinite = _predicate("isfinite", "isfinite")
 
 
+def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    """Whether abs(x - y) <= atol + rtol abs(y); equal infinities are close."""
+    close = (x == y) | ((abs(x - y) <= atol + rtol * abs(y)) & isfinite(y))
+    return close | (isnan(x) & isnan(y)) if equal_nan else close
+
+
+def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether :func:`isclose` holds for all elements."""
+    return bool(isclose(x, y, rtol, atol, equal_nan)._array.all())
+
+
+def equal(x: Any, y: Any) -> bool:
+    """Whether two tensors have the same shape and the same elements."""
+    return x.shape == y.shape and bool(eq(x, y)._array.all())
+
+
 # ---- selection --------------------------------------------------------------------------------------------
 
 
@@ -320,6 +336,23 @@ def where(condition: Any, x: Any, y: Any) -> Any:
         raise TypeError(f"where: condition must be a bool tensor, got {got}")
     dtype = result_dtype(getattr(v, "_array", v) for v in (x, y))
     return _where(condition, *(as_dtype(v, dtype, condition.device) for v in (x, y)))
+
+
+def tril(x: Any, diagonal: int = 0) -> Any:
+    """The last two dimensions with zeros above the diagonal, or the one ``diagonal`` steps over it."""
+    return where(_below("tril", x, diagonal), x, False)
+
+
+def triu(x: Any, diagonal: int = 0) -> Any:
+    """The last two dimensions with zeros below the diagonal, or the one ``diagonal`` steps over it."""
+    return where(_below("triu", x, diagonal - 1), False, x)
+
+
+def _below(name: str, x: Any, diagonal: int) -> Any:
+    if x.ndim < 2:
+        raise ValueError(f"{name}: needs at least two dimensions, got shape {x.shape}")
+    with x.device.active():
+        return wrap(x.device.xp.tri(*x.shape[-2:], diagonal, dtype=bool), x.device)
 
 
 @op(name="clamp")

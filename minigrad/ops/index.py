@@ -106,6 +106,15 @@ setitem.grad(
 )
 
 
+def nonzero(x: Any, as_tuple: bool = False) -> Any:
+    """The positions (int64) of the elements that are not zero: (count, ndim), or one tensor for each axis."""
+    with x.device.active():
+        axes = x.device.xp.nonzero(x._array)
+        if as_tuple:
+            return tuple(wrap(axis, x.device) for axis in axes)
+        return wrap(x.device.xp.stack(axes, 1), x.device)
+
+
 @op(name="take_along_dim")
 def _take_along_dim(xp, x, indices, *, dim):
     return xp.take_along_axis(x, indices, axis=dim)

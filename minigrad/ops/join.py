@@ -70,6 +70,12 @@ def split(x: Any, split_size: int | Sequence[int], dim: int = 0) -> tuple:
     return tuple(pieces)
 
 
+def unbind(x: Any, dim: int = 0) -> tuple:
+    """Views of ``x`` at each position along ``dim``, which they no longer have."""
+    axis = _axis("unbind", dim, x.ndim)
+    return tuple(getitem(x, index=(*(slice(None),) * axis, i)) for i in range(x.shape[axis]))
+
+
 def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
     """``x`` along ``dim`` in at most ``chunks`` pieces of equal size (the last may be smaller)."""
     if chunks < 1:

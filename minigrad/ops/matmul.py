@@ -79,6 +79,33 @@ def apply(a: Tensor, b: Tensor) -> Tensor:
     return matmul(a, b)
 
 
+def mm(a: Any, b: Any) -> Any:
+    """``a @ b`` for two matrices."""
+    return apply(*_of_dimensions("mm", 2, a, b))
+
+
+def bmm(a: Any, b: Any) -> Any:
+    """``a @ b`` for two batches of matrices: (B, M, K) and (B, K, N)."""
+    return apply(*_of_dimensions("bmm", 3, a, b))
+
+
+def dot(a: Any, b: Any) -> Any:
+    """The inner product of two vectors."""
+    return apply(*_of_dimensions("dot", 1, a, b))
+
+
+def outer(a: Any, b: Any) -> Any:
+    """The matrix of all products of the elements of two vectors: (M,) and (N,) -> (M, N)."""
+    a, b = _of_dimensions("outer", 1, a, b)
+    return unsqueeze(a, 1) * b
+
+
+def _of_dimensions(name: str, ndim: int, a: Any, b: Any) -> tuple:
+    if not a.ndim == b.ndim == ndim:
+        raise ValueError(f"{name}: both tensors need {ndim} dimension(s), got shapes {a.shape} and {b.shape}")
+    return a, b
+
+
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from minigrad.dispatch import Spec
 from minigrad.op import op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
-from minigrad.ops.index import take_along_dim
-from minigrad.ops.shape import broadcast_to, permute, reshape
+from minigrad.ops.shape import broadcast_to, flip, permute, reshape
 
 _int64 = np.dtype(np.int64)
 
@@ -71,9 +70,15 @@ def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     return _sum(x, dim=dim, keepdim=keepdim) / float(_count(x.shape, dim))
 
 
-def var(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Any:
-    """The variance over ``dim``: squared deviations over (count - correction)."""
+def var(
+    x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
+) -> Any:
+    """The variance over ``dim``: squared deviations over (count - correction).
+
+    ``unbiased`` is PyTorch's older word: True for a correction of 1, False for 0.
+    """
     x = floating(x)
+    correction = correction if unbiased is None else int(unbiased)
     dim = normalize_dim("var", dim, x.ndim)
     centred = x - mean(x, dim, keepdim=True)
     return _sum(centred * centred, dim=dim, keepdim=keepdim) / float(
@@ -81,9 +86,11 @@ def var(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) 
     )
 
 
-def std(x: Any, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Any:
-    """The standard deviation over ``dim``."""
-    return _root(var(x, dim, correction=correction, keepdim=keepdim), 2)
+def std(
+    x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
+) -> Any:
+    """The standard deviation over ``dim``: the root of :func:`var`."""
+    return _root(var(x, dim, unbiased, keepdim, correction=correction), 2)
 
 
 def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> Any:
@@ -200,16 +207,6 @@ def _one_dim(name: str, dim: Any, ndim: int) -> int | None:
     return axes[0] if axes else None  # a 0-d tensor has no axis to name
 
 
-def extremum_along(x: Any, dim: int, keepdim: bool, find: Any) -> tuple:
-    """(values, indices) of the extremum along one axis; the gradient goes to the element found."""
-    indices = find(x, dim, keepdim=True)
-    values = take_along_dim(x, indices, dim)
-    if not keepdim:
-        shape = values.shape[: dim % x.ndim] + values.shape[dim % x.ndim + 1 :] if x.ndim else ()
-        values, indices = reshape(values, shape=shape), reshape(indices, shape=shape)
-    return values, indices
-
-
 # ---- products, logic, exponentials ------------------------------------------------------------------------
 
 
@@ -244,6 +241,20 @@ def _(g, _y, x, *, dim, keepdim):
 def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The product over ``dim``; integers and bools are multiplied as int64."""
     return _prod(_widened(x), dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
+
+
+@op(name="cumsum")
+def _cumsum(xp, x, *, dim):
+    return xp.cumsum(x, axis=dim)
+
+
+_cumsum.grad(x=lambda g, _y, _x, *, dim: flip(_cumsum(flip(g, (dim,)), dim=dim), (dim,)))
+
+
+def cumsum(x: Any, dim: int) -> Any:
+    """The sums of the elements up to each along ``dim``; integers and bools are summed as int64."""
+    axes = normalize_dim("cumsum", dim, x.ndim)
+    return _cumsum(_widened(x), dim=axes[0]) if axes else _widened(x)
 
 
 @op(name="any", differentiable=False)

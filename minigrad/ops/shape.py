@@ -118,6 +118,16 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     return _reshape(x, shape=(*x.shape[:start], middle, *x.shape[end + 1 :]))
 
 
+def repeat(x: Any, sizes: tuple[int, ...]) -> Any:
+    """``x`` repeated ``sizes[i]`` times along axis i, as a copy; extra sizes put new axes in front."""
+    if len(sizes) < x.ndim or any(n < 0 for n in sizes):
+        raise ValueError(f"repeat: {tuple(sizes)} is no count for each axis of shape {x.shape}")
+    own = (1,) * (len(sizes) - x.ndim) + x.shape
+    rows = reshape(x, tuple(n for size in own for n in (1, size)))
+    stretched = broadcast_to(rows, tuple(n for pair in zip(sizes, own, strict=True) for n in pair))
+    return reshape(contiguous(stretched), tuple(n * size for n, size in zip(sizes, own, strict=True)))
+
+
 @op(name="flip", view=True)
 def _flip(xp, x, *, dims):
     return xp.flip(x, dims)
