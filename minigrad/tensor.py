@@ -70,6 +70,13 @@ class Tensor(Variable):
         """The number of elements."""
         return self._array.size
 
+    nelement = numel
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it lives on a CUDA card."""
+        return self.device.type == "cuda"
+
     def is_floating_point(self) -> bool:
         """Whether the dtype is a floating one."""
         return self._array.dtype.kind == "f"
@@ -310,6 +317,10 @@ class Tensor(Variable):
     def bool(self) -> Tensor:
         """As bool: whether each element is not zero."""
         return self.to(np.bool_)
+
+    def type(self, dtype: Any) -> Tensor:
+        """With another dtype."""
+        return self.to(dtype=dtype)
 
     def type_as(self, other: Tensor) -> Tensor:
         """With ``other``'s dtype."""
@@ -668,6 +679,24 @@ class Tensor(Variable):
     def logical_not(self) -> Tensor:
         """Whether each element is zero."""
         return elementwise.logical_not(self)
+
+    def new_zeros(self, *size: Any, dtype: Any = None) -> Tensor:
+        """Zeros of another shape, with this tensor's device, and its dtype unless given."""
+        from minigrad.creation import zeros
+
+        return zeros(*size, dtype=dtype or self.dtype, device=self.device)
+
+    def new_ones(self, *size: Any, dtype: Any = None) -> Tensor:
+        """Ones of another shape, with this tensor's device, and its dtype unless given."""
+        from minigrad.creation import ones
+
+        return ones(*size, dtype=dtype or self.dtype, device=self.device)
+
+    def new_tensor(self, data: Any, dtype: Any = None) -> Tensor:
+        """A tensor of ``data``, with this tensor's device, and its dtype unless given."""
+        from minigrad.creation import tensor
+
+        return tensor(data, dtype or self.dtype, self.device)
 
     def clone(self) -> Tensor:
         """A copy, which gradients flow through."""

@@ -200,3 +200,4 @@ def test_nonzero(device):
     x = mg.tensor([[0.0, 2.0], [3.0, 0.0]], device=device)
     assert mg.nonzero(x).tolist() == [[0, 1], [1, 0]]
     assert [axis.tolist() for axis in x.nonzero(as_tuple=True)] == [[0, 1], [1, 0]]
+    assert [axis.tolist() for axis in mg.where(x > 2.5)] == [[1], [0]]

@@ -175,3 +175,11 @@ def test_names_of_everyday_scripts():
     assert mg.cuda.device_count() == sum(d.type == "cuda" for d in mg.available_devices())
     assert mg.cuda.is_available() == (mg.cuda.device_count() > 0)
     mg.cuda.synchronize("cpu")
+
+
+def test_new_tensors_take_after_another(device):
+    x = mg.ones(2, dtype=mg.float64, device=device)
+    for made in (x.new_zeros(3), x.new_ones((3,)), x.new_tensor([1, 2, 3])):
+        assert (made.shape, made.dtype, made.device) == ((3,), mg.float64, device)
+    assert x.new_zeros(1, dtype=mg.int64).dtype == mg.int64 and x.type(mg.float32).dtype == mg.float32
+    assert x.is_cuda == (device.type == "cuda") and x.nelement() == 2

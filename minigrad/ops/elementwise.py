@@ -14,6 +14,7 @@ import numpy as np
 
 from minigrad.autograd import Variable, wrap
 from minigrad.op import Op, op
+from minigrad.ops.index import nonzero
 from minigrad.promotion import get_default_dtype, result_dtype
 
 # ---- arithmetic -----------------------------------------------------------------------------------------
@@ -329,8 +330,13 @@ _where.grad(
 )
 
 
-def where(condition: Any, x: Any, y: Any) -> Any:
-    """``x`` where ``condition`` (a bool tensor) is true, ``y`` elsewhere; all three broadcast."""
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    """``x`` where ``condition`` (a bool tensor) is true, ``y`` elsewhere; all three broadcast.
+
+    Without ``x`` and ``y``, the positions where it is true: one tensor of indices for each axis.
+    """
+    if x is None and y is None:
+        return nonzero(condition, as_tuple=True)
     if not isinstance(condition, Variable) or condition.dtype != np.bool_:
         got = getattr(condition, "dtype", type(condition).__name__)
         raise TypeError(f"where: condition must be a bool tensor, got {got}")
