@@ -77,8 +77,8 @@ class Device:
 _devices: dict[str, Device] = {}
 
 
-def device(spec: str | Device) -> Device:
-    """The device named ``spec``: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"sim"``.
+def device(spec: str | Device, index: int | None = None) -> Device:
+    """The device named ``spec``: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"sim"``; or with a number apart.
 
     Raises:
         DeviceError: the name is unknown, or the device cannot be used on this machine (the message says
@@ -86,6 +86,8 @@ def device(spec: str | Device) -> Device:
     """
     if isinstance(spec, Device):
         return spec
+    if index is not None:
+        spec = f"{spec}:{index}"
     found = _devices.get(spec)
     if found is None:
         found = _open(spec)

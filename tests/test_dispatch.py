@@ -235,4 +235,4 @@ def test_unknown_devices():
             mg.device(name)
     with pytest.raises(TypeError, match="expected a name"):
         mg.device(3)
-    assert mg.device("cpu") is mg.device("cpu:0") is mg.ones(1).device
+    assert mg.device("cpu") is mg.device("cpu:0") is mg.device("cpu", 0) is mg.ones(1).device

@@ -195,6 +195,13 @@ def test_get_submodule():
         net.get_submodule("features.2")
 
 
+def test_get_parameter():
+    net = Net()
+    assert net.get_parameter("out.weight") is net.out.weight
+    with pytest.raises(AttributeError, match=r"Linear has no parameter 'wait' \(path 'out\.wait'\)"):
+        net.get_parameter("out.wait")
+
+
 # ---- state ------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +324,7 @@ def test_a_module_moves_between_devices():
     assert {str(t.device) for t in (*net.parameters(), *net.buffers())} == {"sim"}
     assert net(mg.randn(5, 4, device="sim")).device == mg.device("sim")
     assert {str(t.device) for t in net.cpu().parameters()} == {"cpu"}
+    assert net.to(mg.device("sim", 0), non_blocking=True).out.weight.device == mg.device("sim")
 
 
 def test_an_unknown_device_changes_nothing():

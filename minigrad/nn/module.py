@@ -216,6 +216,14 @@ class Module:
             module = module.__dict__[name]
         return module
 
+    def get_parameter(self, target: str) -> Tensor:
+        """The parameter at a path such as ``"features.0.weight"``."""
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if module._roles.get(name) != PARAMETER:
+            raise AttributeError(f"{type(module).__name__} has no parameter {name!r} (path {target!r})")
+        return module.__dict__[name]
+
     # ---- saving and loading ----------------------------------------------------------------------------
 
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
@@ -279,11 +287,18 @@ class Module:
         """Put this module and all inside it into evaluation mode. Gradients are another matter: no_grad()."""
         return self.train(False)
 
-    def to(self, *args: Any, device: str | Device | None = None, dtype: Any = None) -> Self:
+    def to(
+        self,
+        *args: Any,
+        device: str | Device | None = None,
+        dtype: Any = None,
+        non_blocking: bool = False,
+    ) -> Self:
         """Move all parameters and buffers to a device, or change the dtype of the floating ones.
 
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(tensor)``. The parameters stay
-        the same objects, so an optimizer that was made before keeps working.
+        the same objects, so an optimizer that was made before keeps working. ``non_blocking`` is allowed for
+        PyTorch's sake: copies between devices always wait.
         """
         for arg in args:
             if isinstance(arg, Tensor):
