@@ -239,15 +239,19 @@ def grad(
     grad_outputs: Variable | Sequence[Variable | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool = False,
 ) -> tuple:
     """The gradient of the sum of ``outputs`` with respect to each of ``inputs``; no ``grad`` is changed.
 
-    Args: as in :func:`backward`; ``allow_unused`` gives None for an input that does not take part.
+    Args: as in :func:`backward`; ``allow_unused`` gives None for an input that does not take part;
+        ``only_inputs``, there for PyTorch's sake, must be true.
 
     Raises:
         RuntimeError: an input takes no part in the outputs, and ``allow_unused`` is not set.
     """
+    if not only_inputs:
+        raise ValueError("grad: only_inputs=False is not supported; use backward()")
     roots, targets = _as_list(outputs), _as_list(inputs)
     for i, target in enumerate(targets):
         if not target.requires_grad:

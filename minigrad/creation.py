@@ -32,7 +32,8 @@ def tensor(
     with where.active():
         made = where.xp.array(array, dtype=None if dtype is None else np.dtype(dtype), order="C")
         if dtype is None and made.dtype == np.float64 and not hasattr(data, "dtype"):
-            made = made.astype(_list_dtype(data))
+            with np.errstate(over="ignore"):  # a number beyond the default dtype becomes infinity
+                made = made.astype(_list_dtype(data))
     return _finish(made, where, requires_grad)
 
 

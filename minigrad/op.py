@@ -295,6 +295,9 @@ class Op:
         try:
             arguments = (device.xp, *arrays)
             result = self.reference(*arguments, **attrs) if attrs else self.reference(*arguments)
+        except ValueError:
+            self._check_broadcast(arrays)
+            raise
         finally:
             leave_quiet(quiet)
         if type(result) is device.array_type:
@@ -307,6 +310,19 @@ class Op:
         if isinstance(result, (tuple, list)):
             return tuple([device.xp.asarray(r) for r in result])
         return device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
+
+    def _check_broadcast(self, arrays: Sequence) -> None:
+        """Say so if what the reference stumbled over are shapes that do not broadcast."""
+        if self.variadic or self._shape_rule is not None:
+            return
+        shapes = [tuple(a.shape) for a in arrays if hasattr(a, "shape")]
+        try:
+            np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise ValueError(
+                f"{self.name}: the shapes {' and '.join(map(str, shapes))} do not broadcast; counted from "
+                "the last dimension, sizes must be equal, or one of them 1"
+            ) from None
 
     @staticmethod
     def _specs(rule_result: Any, dtype: np.dtype) -> list[Spec]:

@@ -270,9 +270,7 @@ class Tensor(Variable):
         for arg in args:
             if isinstance(arg, Tensor):
                 device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, Device) or (
-                isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "sim")
-            ):
+            elif isinstance(arg, Device) or (isinstance(arg, str) and not _names_dtype(arg)):
                 device = arg
             elif arg is not None:
                 dtype = arg
@@ -726,6 +724,14 @@ class HookHandle:
     def remove(self) -> None:
         """Call the hook no more."""
         self._hooks.pop(self._number, None)
+
+
+def _names_dtype(name: str) -> bool:
+    try:
+        np.dtype(name)
+    except TypeError:
+        return False
+    return True
 
 
 def _one_tuple(sizes: tuple) -> tuple:

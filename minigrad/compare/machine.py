@@ -134,6 +134,7 @@ def _cupy_version() -> str | None:
 
 def info() -> dict[str, Any]:
     """What ``minigrad info`` shows: the machine, and every op's kernels."""
+    import minigrad.optim  # for the kernels of its steps
     from minigrad.compare.rungs import summary
 
     kernels: dict[str, list[dict[str, Any]]] = {}
