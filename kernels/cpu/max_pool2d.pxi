@@ -136,7 +136,7 @@ def max_pool2d_vectorized(
     Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
     Py_ssize_t dilation_h, Py_ssize_t dilation_w, int threads,
 ):
-    """Max pooling with neighbouring windows in the lanes of a vector, their maxima and taps in registers."""
+    """Adds vectors: neighbouring windows lie in their lanes, maxima and taps in registers."""
     run_max_pool(out, taps, x, geometry(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
                                         dilation_h, dilation_w, threads), True)
 
