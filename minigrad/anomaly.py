@@ -40,7 +40,10 @@ def calling_stack() -> list:
     return stack
 
 
-_ENGINE = tuple(os.path.join(os.path.dirname(__file__), f"{name}.py") for name in ("anomaly", "op", "tensor"))
+_ENGINE = tuple(
+    os.path.join(os.path.dirname(__file__), f"{name}.py")
+    for name in ("anomaly", "inplace", "op", "operators", "tensor")
+)
 
 
 def check_outputs(op: Any, inputs: Iterable, outputs: Iterable) -> None:

@@ -7,7 +7,6 @@ The graph behind it is in :mod:`minigrad.autograd`; what each operation computes
 from __future__ import annotations
 
 import itertools
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from minigrad import autograd
-from minigrad.autograd import Node, Variable, mark_written, mode, wrap, written_cell
+from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.devices import Device
 from minigrad.devices import device as find_device
-from minigrad.op import Op
+from minigrad.inplace import InPlace
+from minigrad.operators import Operators
 from minigrad.ops import activation, elementwise, index, join, matmul, order, reduce, shape, softmax
+from minigrad.ops.transfer import transfer
 from minigrad.promotion import get_default_dtype
 
 __all__ = ["Tensor", "is_tensor"]
@@ -28,7 +29,7 @@ _next_handle = itertools.count().__next__
 
 
 @autograd.tensor_class
-class Tensor(Variable):
+class Tensor(Operators, InPlace):
     """A multi-dimensional array that takes part in automatic differentiation.
 
     Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like; ``Tensor(data)`` makes one of the
@@ -41,8 +42,6 @@ class Tensor(Variable):
     """
 
     __array_ufunc__ = None  # so that ndarray + Tensor is left to Tensor.__radd__
-
-    _retained: Any = None  # the number of the node whose gradient retain_grad() keeps
 
     def __init__(self, data: Any = ()):
         from minigrad.creation import tensor
@@ -281,7 +280,7 @@ class Tensor(Variable):
                 raise TypeError(f"to: tensors hold floats, integers and bools, got {dtype}")
             out = elementwise.cast(out, dtype=dtype)
         if device is not None and find_device(device) is not out.device:
-            out = _transfer(out, find_device(device))
+            out = transfer(out, find_device(device))
         return elementwise.clone(out) if copy and out is self else out
 
     def cpu(self) -> Tensor:
@@ -324,235 +323,8 @@ class Tensor(Variable):
         """With ``other``'s dtype."""
         return self.to(other.dtype)
 
-    # ---- operators -------------------------------------------------------------------------------------
-
-    def __add__(self, other: Any) -> Tensor:
-        return elementwise.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return elementwise.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return elementwise.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return elementwise.sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return elementwise.mul(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return elementwise.mul(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return elementwise.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return elementwise.div(other, self)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return elementwise.floor_divide(self, other)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return elementwise.floor_divide(other, self)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return elementwise.remainder(self, other)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return elementwise.remainder(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return elementwise.pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return elementwise.pow(other, self)
-
-    def __matmul__(self, other: Tensor) -> Tensor:
-        return matmul.apply(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        from minigrad.creation import as_tensor
-
-        return matmul.apply(as_tensor(other, device=self.device), self)
-
-    def __neg__(self) -> Tensor:
-        return elementwise.neg(self)
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return elementwise.abs(self)
-
-    def __invert__(self) -> Tensor:
-        return elementwise.bitwise_not(self)
-
-    def __and__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_and(self, other)
-
-    def __rand__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_and(other, self)
-
-    def __or__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_or(self, other)
-
-    def __ror__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_or(other, self)
-
-    def __xor__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_xor(self, other)
-
-    def __rxor__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_xor(other, self)
-
-    def __eq__(self, other: Any) -> Any:
-        return NotImplemented if other is None or isinstance(other, str) else elementwise.eq(self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return NotImplemented if other is None or isinstance(other, str) else elementwise.ne(self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return elementwise.lt(self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return elementwise.le(self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return elementwise.gt(self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return elementwise.ge(self, other)
-
-    # ---- indexing --------------------------------------------------------------------------------------
-
     def __getitem__(self, key: Any) -> Tensor:
         return index.getitem(self, index=index.raw_index(key, copy=self.requires_grad and mode.grad))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(value, Tensor):
-            value = value.to(self.dtype)
-        elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
-            value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
-        self._check_writable("__setitem__", value)
-        self._adopt(index.setitem(self, value, index=index.raw_index(key, copy=mode.grad)))
-
-    # ---- in place --------------------------------------------------------------------------------------
-
-    def _check_writable(self, name: str, *operands: Any) -> None:
-        """Refuse a write that would go wrong, before anything has been changed."""
-        if not getattr(self._array.flags, "writeable", True):  # CuPy knows no read-only arrays
-            raise ValueError(
-                f"{name}: the tensor's memory is read-only (a broadcast view, or a read-only array)"
-            )
-        tracked = mode.grad and (
-            self.requires_grad or any(isinstance(o, Variable) and o.requires_grad for o in operands)
-        )
-        if not tracked:
-            return
-        if self.requires_grad and self._node is None:
-            raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
-        # Besides this tensor and the call's argument, nothing else may refer to the time of the last write.
-        shared = self._written is not None and sys.getrefcount(self._written) > 2
-        if shared:
-            raise RuntimeError(
-                f"{name}: another tensor shows the same memory (a view, a detached one, or a value saved for "
-                "the gradient of an op), and the graph needs it as it is; use the out-of-place form, or "
-                "clone() first"
-            )
-
-    def _adopt(self, result: Tensor) -> Tensor:
-        """Become ``result``, whose value is in this tensor's memory already."""
-        mark_written(self)
-        if result._node is not None:
-            self._node = result._node
-            self._index = result._index
-            self.requires_grad = True
-            if self._retained is not None:
-                self.retain_grad()
-        return self
-
-    def _in_place(self, op: Callable, *operands: Any) -> Tensor:
-        """``self = op(self, *operands)``, written into this tensor's memory."""
-        name = getattr(op, "name", getattr(op, "__name__", "op")) + "_"
-        self._check_writable(name, *operands)
-        # The op is given a stand-in: if its gradient needs the value before the write, the stand-in keeps a
-        # copy of that; and the graph must not hold on to this tensor, which will hold on to the graph.
-        before = wrap(self._array, self.device)
-        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
-        result = op(before, *(before if operand is self else operand for operand in operands))
-        if result._node is not None and any(saved is before for saved in result._node.inputs):
-            before._array = self._array.copy()
-        if result.shape != self.shape:
-            raise ValueError(
-                f"{name}: the result has shape {result.shape}, which does not fit into {self.shape}"
-            )
-        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
-            raise TypeError(
-                f"{name}: a result of {result.dtype} cannot be stored in a tensor of {self.dtype}"
-            )
-        self._array[...] = result._array
-        return self._adopt(result)
-
-    def add_(self, other: Any, *, alpha: Any = 1) -> Tensor:
-        """self += alpha other"""
-        return self._in_place(elementwise.add, other if alpha == 1 else other * alpha)
-
-    def sub_(self, other: Any, *, alpha: Any = 1) -> Tensor:
-        """self -= alpha other"""
-        return self._in_place(elementwise.sub, other if alpha == 1 else other * alpha)
-
-    def mul_(self, other: Any) -> Tensor:
-        """self *= other"""
-        return self._in_place(elementwise.mul, other)
-
-    def div_(self, other: Any) -> Tensor:
-        """self /= other"""
-        return self._in_place(elementwise.div, other)
-
-    def pow_(self, other: Any) -> Tensor:
-        """self **= other"""
-        return self._in_place(elementwise.pow, other)
-
-    __iadd__ = add_
-    __isub__ = sub_
-    __imul__ = mul_
-    __itruediv__ = div_
-    __ipow__ = pow_
-
-    def relu_(self) -> Tensor:
-        """self = relu(self)"""
-        return self._in_place(activation.relu)
-
-    def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
-        """self = clamp(self, min, max)"""
-        return self._in_place(elementwise.clamp, min, max)
-
-    def fill_(self, value: Any) -> Tensor:
-        """Every element becomes ``value``."""
-        self[...] = value
-        return self
-
-    def zero_(self) -> Tensor:
-        """Every element becomes 0."""
-        return self.fill_(0)
-
-    def copy_(self, other: Tensor) -> Tensor:
-        """Take over the values of ``other``, which is broadcast, and converted in dtype and device."""
-        self[...] = other.to(self.device)
-        return self
-
-    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Tensor:
-        """Fill with normal random numbers."""
-        from minigrad.creation import randn
-
-        return self.copy_(randn(self.shape, generator=generator, dtype=self.dtype) * std + mean)
-
-    def uniform_(self, low: Any = 0.0, high: Any = 1.0, *, generator: Any = None) -> Tensor:
-        """Fill with uniform random numbers in [low, high)."""
-        from minigrad.creation import rand
-
-        return self.copy_(rand(self.shape, generator=generator, dtype=self.dtype) * (high - low) + low)
 
     # ---- methods that take a shape, as *sizes or as one tuple ------------------------------------------
 
@@ -620,10 +392,7 @@ class Tensor(Variable):
         """This tensor's elements where ``condition`` is true, ``other``'s elsewhere."""
         return elementwise.where(condition, self, other)
 
-    mul, div = __mul__, __truediv__
-    eq, ne, lt, le, gt, ge = __eq__, __ne__, __lt__, __le__, __gt__, __ge__
     mm, bmm, dot, outer = matmul.mm, matmul.bmm, matmul.dot, matmul.outer
-    pow, neg, matmul = __pow__, __neg__, __matmul__
 
     abs = elementwise.abs
     exp, log, log1p, expm1, sqrt = (
@@ -744,24 +513,3 @@ def _unpickle(cls: type[Tensor], array: np.ndarray, device: Device, requires_gra
     made.device = device
     made.requires_grad = requires_grad
     return made
-
-
-# ---- moving between devices -------------------------------------------------------------------------------
-
-
-def _moved(xp: Any, x: Any, *, source: Device, target: Device) -> Any:
-    array = source.to_numpy(x)
-    return target.from_numpy(array.copy() if target.type != "cuda" and source.type != "cuda" else array)
-
-
-_move = Op(_moved, "to_device")
-_move.grad(x=lambda g, _y, _x, *, source, target: _transfer(g, source))
-
-
-def _transfer(x: Tensor, target: Device) -> Tensor:
-    """``x`` copied to ``target``. The one op whose output is not where its input is."""
-    attrs = {"source": x.device, "target": target}
-    out = wrap(_moved(None, x._array, **attrs), target)
-    if x.requires_grad and mode.grad:
-        Node(_move, attrs, x.device, (x,), (out,), (False,), False)
-    return out

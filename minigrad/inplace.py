@@ -1,0 +1,151 @@
+"""Writing into a tensor: ``x[index] = value``, ``x += y``, and the methods whose names end in an underscore.
+
+Outside the graph a write is only a write. Inside it, the tensor becomes the output of the op that made its
+new value; where that would leave something behind that the graph still needs as it was, the write is refused
+before it happens, or noted, so that the walk back finds out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigrad.autograd import Variable, mark_written, mode, wrap
+from minigrad.ops import activation, elementwise, index
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["InPlace"]
+
+
+class InPlace(Variable):
+    """What changes a tensor's own memory."""
+
+    _retained: Any = None  # the number of the node whose gradient retain_grad() keeps
+
+    def _check_writable(self, name: str, *operands: Any) -> None:
+        """Refuse a write that would go wrong, before anything has been changed."""
+        if not getattr(self._array.flags, "writeable", True):  # CuPy knows no read-only arrays
+            raise ValueError(
+                f"{name}: the tensor's memory is read-only (a broadcast view, or a read-only array)"
+            )
+        tracked = mode.grad and (
+            self.requires_grad or any(isinstance(o, Variable) and o.requires_grad for o in operands)
+        )
+        if not tracked:
+            return
+        if self.requires_grad and self._node is None:
+            raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
+        # Besides this tensor and the call's argument, nothing else may refer to the time of the last write.
+        shared = self._written is not None and sys.getrefcount(self._written) > 2
+        if shared:
+            raise RuntimeError(
+                f"{name}: another tensor shows the same memory (a view, a detached one, or a value saved for "
+                "the gradient of an op), and the graph needs it as it is; use the out-of-place form, or "
+                "clone() first"
+            )
+
+    def _adopt(self: Any, result: Tensor) -> Tensor:
+        """Become ``result``, whose value is in this tensor's memory already."""
+        mark_written(self)
+        if result._node is not None:
+            self._node = result._node
+            self._index = result._index
+            self.requires_grad = True
+            if self._retained is not None:
+                self.retain_grad()
+        return self
+
+    def _in_place(self, op: Callable, *operands: Any) -> Tensor:
+        """``self = op(self, *operands)``, written into this tensor's memory."""
+        name = getattr(op, "name", getattr(op, "__name__", "op")) + "_"
+        self._check_writable(name, *operands)
+        # The op is given a stand-in: if its gradient needs the value before the write, the stand-in keeps a
+        # copy of that; and the graph must not hold on to this tensor, which will hold on to the graph.
+        before = wrap(self._array, self.device)
+        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
+        result = op(before, *(before if operand is self else operand for operand in operands))
+        if result._node is not None and any(saved is before for saved in result._node.inputs):
+            before._array = self._array.copy()
+        if result.shape != self.shape:
+            raise ValueError(
+                f"{name}: the result has shape {result.shape}, which does not fit into {self.shape}"
+            )
+        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
+            raise TypeError(
+                f"{name}: a result of {result.dtype} cannot be stored in a tensor of {self.dtype}"
+            )
+        self._array[...] = result._array
+        return self._adopt(result)
+
+    def add_(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self += alpha other"""
+        return self._in_place(elementwise.add, other if alpha == 1 else other * alpha)
+
+    def sub_(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self -= alpha other"""
+        return self._in_place(elementwise.sub, other if alpha == 1 else other * alpha)
+
+    def mul_(self, other: Any) -> Tensor:
+        """self *= other"""
+        return self._in_place(elementwise.mul, other)
+
+    def div_(self, other: Any) -> Tensor:
+        """self /= other"""
+        return self._in_place(elementwise.div, other)
+
+    def pow_(self, other: Any) -> Tensor:
+        """self **= other"""
+        return self._in_place(elementwise.pow, other)
+
+    def __setitem__(self: Any, key: Any, value: Any) -> None:
+        if isinstance(value, InPlace):
+            value = value.to(self.dtype)
+        elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
+            value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
+        self._check_writable("__setitem__", value)
+        self._adopt(index.setitem(self, value, index=index.raw_index(key, copy=mode.grad)))
+
+    __iadd__ = add_
+    __isub__ = sub_
+    __imul__ = mul_
+    __itruediv__ = div_
+    __ipow__ = pow_
+
+    def relu_(self) -> Tensor:
+        """self = relu(self)"""
+        return self._in_place(activation.relu)
+
+    def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
+        """self = clamp(self, min, max)"""
+        return self._in_place(elementwise.clamp, min, max)
+
+    def fill_(self: Any, value: Any) -> Tensor:
+        """Every element becomes ``value``."""
+        self[...] = value
+        return self
+
+    def zero_(self) -> Tensor:
+        """Every element becomes 0."""
+        return self.fill_(0)
+
+    def copy_(self: Any, other: Tensor) -> Tensor:
+        """Take over the values of ``other``, which is broadcast, and converted in dtype and device."""
+        self[...] = other.to(self.device)
+        return self
+
+    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with normal random numbers."""
+        from minigrad.creation import randn
+
+        return self.copy_(randn(self.shape, generator=generator, dtype=self.dtype) * std + mean)
+
+    def uniform_(self, low: Any = 0.0, high: Any = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with uniform random numbers in [low, high)."""
+        from minigrad.creation import rand
+
+        return self.copy_(rand(self.shape, generator=generator, dtype=self.dtype) * (high - low) + low)
