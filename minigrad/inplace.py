@@ -103,8 +103,8 @@ class InPlace(Variable):
         return self._in_place(elementwise.pow, other)
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
-        if isinstance(value, InPlace):
-            value = value.to(self.dtype)
+        if isinstance(value, Variable):
+            value = value if value.dtype == self.dtype else elementwise.cast(value, dtype=self.dtype)
         elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
             value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
         self._check_writable("__setitem__", value)
