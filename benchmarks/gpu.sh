@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# One command for a machine with an NVIDIA card: build, test, check memory, measure. No network is needed.
+#
+#     benchmarks/gpu.sh [OUT]
+#
+# leaves gpu.json and gpu.log in the folder OUT (or $OUT, or benchmarks/results/gpu-<date>). It ends within
+# eight minutes: every stage has a limit, and one that fails or runs over is recorded while the others go on.
+#
+# It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
+# compute-sanitizer and pytest-xdist are used where they are. PYTHON names another interpreter than python3,
+# MINIGRAD_COMMIT the commit, for a checkout without git. What is built stays in build/gpu; the Python
+# environment is not changed.
+#
+# Exit status: 0 all is well, 1 some stage failed (the last lines say which), 2 there is no card to run on.
+set -uo pipefail
+
+LIMIT=465 # seconds for everything, with a margin to eight minutes
+python=${PYTHON:-python3}
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+out=${1:-${OUT:-$root/benchmarks/results/gpu-$(date +%F)}}
+site=$root/build/gpu
+
+find_card='
+import sys
+try:
+    import cupy
+    assert cupy.cuda.runtime.getDeviceCount() > 0, "there is none"
+except Exception as error:
+    sys.exit((str(error).strip() or type(error).__name__).splitlines()[0])
+'
+if ! reason=$("$python" -c "$find_card" 2>&1); then
+    echo "gpu.sh: no NVIDIA card can be used here, so nothing was run: ${reason##*$'\n'}" >&2
+    exit 2
+fi
+
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
+log=$out/gpu.log
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+: >"$log"
+: >"$work/stages"
+SECONDS=0
+failed=0
+
+# stage NAME SECONDS COMMAND...: run it under its limit, or what is left of the whole; record how it went.
+stage() {
+    local name=$1 limit=$2 began=$SECONDS left=$((LIMIT - SECONDS)) status
+    shift 2
+    ((limit < left)) || limit=$left
+    echo "== $name" | tee -a "$log"
+    if ((limit > 0)); then
+        timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$log" | tail -n 60
+        status=${PIPESTATUS[0]}
+    else
+        echo "no time was left" | tee -a "$log"
+        status=124
+    fi
+    ((status == 0)) || failed=1
+    printf '%s\t%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" "$limit" >>"$work/stages"
+    echo "== $name: exit status $status after $((SECONDS - began)) s" | tee -a "$log"
+}
+
+skip() {
+    echo "== $1: skipped, $2" | tee -a "$log"
+    printf '%s\tskipped: %s\t0\t0\n' "$1" "$2" >>"$work/stages"
+}
+
+# The package as users get it, in a folder of its own: by pip, or where pip cannot, by setuptools alone.
+prepare() {
+    cd "$root" || return 1
+    rm -rf "$site"
+    "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$site" . ||
+        "$python" setup.py --quiet build --build-lib "$site" || return 1
+    cd / && PYTHONPATH=$site "$python" -c 'import minigrad as mg; print(mg.__file__, mg.available_devices())'
+}
+
+# Tests whose parameters say cuda, on several processes where pytest-xdist is. Deprecations in the libraries
+# of this machine are no failures of ours.
+cuda_tests() {
+    cd "$root" || return 1
+    local processes=()
+    "$python" -c 'import xdist' 2>/dev/null && processes=(-n 8)
+    PYTHONSAFEPATH=1 "$python" -m pytest -q -p no:cacheprovider "${processes[@]}" tests \
+        -k "[cuda or -cuda or test_cuda_compiles" -W default::DeprecationWarning -W default::FutureWarning
+}
+
+sanitize() {
+    compute-sanitizer --tool "$1" --error-exitcode 1 "$python" "$root/benchmarks/gpu_every_kernel.py"
+}
+
+# What the stages left, and what every record must say even if the benchmark never ran, as one JSON.
+write_json() {
+    "$python" - "$root" "$work" "$out/gpu.json" "$failed" <<'PYTHON'
+import datetime, json, os, pathlib, subprocess, sys
+
+root, work, target, failed = sys.argv[1:]
+
+
+def told(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+rows = [line.split("\t") for line in pathlib.Path(work, "stages").read_text().splitlines()]
+benchmark = pathlib.Path(work, "benchmark.json")
+result = {
+    "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    "commit": os.environ.get("MINIGRAD_COMMIT") or told("git", "-C", root, "rev-parse", "HEAD"),
+    "card": told("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
+    "nvcc": (told("nvcc", "--version") or "").split("\n")[-1] or None,
+    "passed": failed == "0",
+    "stages": [
+        {"name": name, "status": int(status) if status.isdecimal() else status, "seconds": int(seconds),
+         "limit": int(limit)}
+        for name, status, seconds, limit in rows
+    ],
+    "benchmark": json.loads(benchmark.read_text()) if benchmark.exists() else None,
+}
+pathlib.Path(target).write_text(json.dumps(result, indent=1) + "\n")
+PYTHON
+}
+
+# `timeout` starts programs, not functions: these run in a shell of their own.
+export -f prepare cuda_tests sanitize
+export python root site
+stage build 120 bash -c prepare
+export PYTHONPATH=$site
+stage tests 140 bash -c cuda_tests
+for tool in memcheck racecheck; do
+    if command -v compute-sanitizer >/dev/null; then
+        stage "$tool" 40 bash -c "sanitize $tool"
+    else
+        skip "$tool" "compute-sanitizer is not installed"
+    fi
+done
+measure=$((LIMIT - SECONDS - 20))
+stage benchmark 200 "$python" "$root/benchmarks/gpu_vs_torch.py" \
+    --seconds "$((measure < 150 ? measure : 150))" --json "$work/benchmark.json"
+
+write_json || failed=1
+echo "== $out/gpu.json, $out/gpu.log"
+awk -F '\t' '{ printf "%-12s %s\n", $1, $2 == "0" ? "passed" : $2 ~ /^skipped/ ? $2 : "FAILED (" $2 ")" }' "$work/stages" |
+    tee -a "$log"
+exit "$failed"

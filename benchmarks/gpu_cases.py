@@ -1,0 +1,237 @@
+"""What ``gpu_vs_torch.py`` measures: for every row the inputs, our call, PyTorch's call, and its floor.
+
+A row's floor is the time that no implementation goes below: its operations at the card's matrix rate, or its
+bytes (each input read once, each output written once) at the card's copy rate, whichever takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import minigrad as mg
+from minigrad.ops.conv import conv2d_input_grad, conv2d_weight_grad
+
+FLOAT = 4  # bytes
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Case:
+    """One row.
+
+    Attributes:
+        name, size: what the table shows.
+        shapes: of the inputs, all normal random float32.
+        ours: minigrad's call, on its tensors.
+        theirs: PyTorch's, on (torch, its tensors).
+        operations: floating-point operations, a multiply-add being two.
+        bytes: the fewest that must be moved.
+        ops: the ops that run inside; the float64 check computes these by their references.
+        rung: the kernel to select for the first of ``ops``; None for the one that users get.
+    """
+
+    name: str
+    size: str
+    shapes: tuple[Shape, ...]
+    ours: Callable[..., Any]
+    theirs: Callable[..., Any]
+    operations: float
+    bytes: float
+    ops: tuple[str, ...] = ()
+    rung: str | None = None
+
+
+def cases(small: bool, device: str) -> Iterator[Case]:
+    """All rows; ``small`` ones take a simulator seconds, the others fill a card."""
+    yield from matmuls(
+        [(24, 20, 28)] if small else [(n, n, n) for n in (512, 1024, 2048, 4096, 8192)], device
+    )
+    if not small:
+        yield from matmuls([(128, 4096, 4096)], device)
+    images = [(2, 3, 4, 6, 3, 1, 1)]
+    if not small:
+        # (N, C, O, H = W, kernel, stride, padding): a first layer, two of a ResNet, one of stride 2, a 1x1.
+        images = [
+            (128, 1, 32, 28, 3, 1, 1),
+            (64, 64, 64, 56, 3, 1, 1),
+            (128, 128, 128, 28, 3, 1, 1),
+            (64, 64, 128, 56, 3, 2, 1),
+            (64, 256, 64, 56, 1, 1, 0),
+        ]
+    for image in images:
+        yield from convolutions(*image)
+    yield from poolings((2, 3, 6, 6) if small else (64, 64, 112, 112))
+    yield from rows((6, 20) if small else (65536, 1024))
+
+
+def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
+    """Every rung of the ladder at every size."""
+    rungs = [kernel.name for kernel in mg.list_kernels("matmul", device)]
+    for M, K, N in sizes:
+        for rung in rungs:
+            yield Case(
+                f"matmul, {rung}",
+                f"{M}x{K}x{N}",
+                ((M, K), (K, N)),
+                lambda a, b: a @ b,
+                lambda torch, a, b: a @ b,
+                2.0 * M * N * K,
+                FLOAT * (M * K + K * N + M * N),
+                ("matmul",),
+                rung,
+            )
+
+
+def convolutions(N: int, C: int, O: int, H: int, K: int, stride: int, padding: int) -> Iterator[Case]:  # noqa: E741
+    """The three passes of one layer."""
+    out = (H + 2 * padding - K) // stride + 1
+    x, weight, y = (N, C, H, H), (O, C, K, K), (N, O, out, out)
+    options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (1, 1), "groups": 1}
+    size = f"{N}x{C}x{H}x{H} -> {O}, {K}x{K}" + (f"/{stride}" if stride > 1 else "")
+    cost = (2.0 * prod(y) * C * K * K, FLOAT * (prod(x) + prod(weight) + prod(y)))
+    yield Case(
+        "conv2d forward",
+        size,
+        (x, weight),
+        lambda x, w: mg.nn.functional.conv2d(x, w, None, stride, padding),
+        lambda torch, x, w: torch.nn.functional.conv2d(x, w, None, stride, padding),
+        *cost,
+        ("conv2d",),
+    )
+    yield Case(
+        "conv2d input gradient",
+        size,
+        (y, weight),
+        lambda g, w: conv2d_input_grad(g, w, input_size=(H, H), **options),
+        lambda torch, g, w: torch.nn.grad.conv2d_input(x, w, g, stride, padding),
+        *cost,
+        ("conv2d_input_grad",),
+    )
+    yield Case(
+        "conv2d weight gradient",
+        size,
+        (y, x),
+        lambda g, x: conv2d_weight_grad(g, x, kernel_size=(K, K), **options),
+        lambda torch, g, x: torch.nn.grad.conv2d_weight(x, weight, g, stride, padding),
+        *cost,
+        ("conv2d_weight_grad",),
+    )
+
+
+def poolings(shape: Shape) -> Iterator[Case]:
+    """2x2 at stride 2, forward, and forward with backward."""
+    N, C, H, W = shape
+    pooled = (N, C, H // 2, W // 2)
+    size = "x".join(map(str, shape))
+    values, windows = prod(shape), prod(pooled)
+    for kind, tap in (("max", 1), ("avg", 0)):  # max pooling keeps a byte for each window
+        names = (f"{kind}_pool2d", f"{kind}_pool2d_input_grad")
+        forward = FLOAT * (values + windows) + tap * windows
+
+        def pool(functional: Any, x: Any, name: str = names[0]) -> Any:
+            return getattr(functional, name)(x, 2)
+
+        yield Case(
+            f"{kind} pooling",
+            size,
+            (shape,),
+            lambda x, pool=pool: pool(mg.nn.functional, x),
+            lambda torch, x, pool=pool: pool(torch.nn.functional, x),
+            0.0,
+            forward,
+            names,
+        )
+        yield Case(
+            f"{kind} pooling, forward + backward",
+            size,
+            (shape, pooled),
+            lambda x, g, pool=pool: input_gradient(lambda x: pool(mg.nn.functional, x), x, g),
+            lambda torch, x, g, pool=pool: input_gradient(lambda x: pool(torch.nn.functional, x), x, g),
+            0.0,
+            2 * forward,
+            names,
+        )
+
+
+def rows(shape: Shape) -> Iterator[Case]:
+    """Elementwise functions, softmax and reductions of a matrix, through the tensor API."""
+    size = "x".join(map(str, shape))
+    values = prod(shape)
+    elementwise = {
+        "x + y": (2, lambda lib, x, y: x + y),
+        "relu": (1, lambda lib, x: lib.nn.functional.relu(x)),
+        "gelu": (1, lambda lib, x: lib.nn.functional.gelu(x)),
+        "exp": (1, lambda lib, x: lib.exp(x)),
+        "softmax": (1, lambda lib, x: lib.nn.functional.softmax(x, 1)),
+        "log_softmax": (1, lambda lib, x: lib.nn.functional.log_softmax(x, 1)),
+    }
+    reductions = {
+        "sum of all": (1, lambda lib, x: x.sum()),
+        "sum over rows": (shape[1], lambda lib, x: x.sum(0)),
+        "sum over columns": (shape[0], lambda lib, x: x.sum(1)),
+        "max over columns": (shape[0], lambda lib, x: x.amax(1)),
+    }
+    for name, (inputs, call) in elementwise.items():
+        moved = FLOAT * values * (inputs + 1)
+        yield Case(name, size, (shape,) * inputs, _ours(call), call, 0.0, moved)
+    for name, (outputs, call) in reductions.items():
+        yield Case(name, size, (shape,), _ours(call), call, 0.0, FLOAT * (values + outputs))
+
+
+def _ours(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *tensors: call(mg, *tensors)
+
+
+def input_gradient(function: Callable[[Any], Any], x: Any, g: Any) -> Any:
+    """The gradient of ``function`` at ``x`` for the output's gradient ``g``; the same in both libraries."""
+    x = x.detach().requires_grad_()
+    function(x).backward(g)
+    return x.grad
+
+
+# ---- a training step ---------------------------------------------------------------------------------------
+
+
+def mnist_cnn(lib: Any, size: int, channels: int) -> Any:
+    """conv - pool - conv - pool - linear on ``size`` x ``size`` images, in minigrad or in PyTorch."""
+    nn = lib.nn
+    return nn.Sequential(
+        nn.Conv2d(1, channels, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(channels, 2 * channels, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * channels * (size // 4) ** 2, 10),
+    )
+
+
+def mnist_cost(batch: int, size: int, channels: int) -> tuple[float, float]:
+    """(operations, bytes) of one step: three passes of each layer; activations written and read twice."""
+    pixels, features = size * size, 2 * channels * (size // 4) ** 2
+    macs = pixels * channels * 9 + pixels // 4 * 2 * channels * channels * 9 + features * 10
+    first = pixels * channels * 9  # whose input needs no gradient
+    parameters = channels * 10 + 2 * channels * (9 * channels + 1) + 10 * (features + 1)
+    activations = pixels * (1 + channels) + pixels // 4 * 3 * channels + features
+    moved = FLOAT * (4 * batch * activations + 7 * parameters)  # Adam: 4 read, 3 written
+    return 2.0 * batch * (3 * macs - first), moved
+
+
+def trainer(lib: Any, model: Any) -> Callable[[Any, Any], Any]:
+    """``step(images, labels)``: one step of Adam; returns the loss, which stays on the device."""
+    optimizer = lib.optim.Adam(model.parameters(), lr=1e-3)
+    criterion = lib.nn.CrossEntropyLoss()
+
+    def step(images: Any, labels: Any) -> Any:
+        optimizer.zero_grad()
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step

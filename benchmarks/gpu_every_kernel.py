@@ -1,0 +1,131 @@
+"""Launches every CUDA kernel once at small sizes, on a card or on the simulator, for a memory checker.
+
+    compute-sanitizer --tool memcheck --error-exitcode 1 python benchmarks/gpu_every_kernel.py
+    python benchmarks/gpu_every_kernel.py --device sim
+
+Sizes are odd, so that the last block of each grid hangs over the end. Results are compared with NumPy's
+references in float64. A kernel that no call here reaches is an error, and so is a wrong result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.kernels import cuda
+from minigrad.kernels.launch import CudaKernel
+
+FUNCTIONS = mg.nn.functional
+
+
+def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
+    """By name: a function of tensors, and the shapes of its inputs. The gradients run too."""
+    image, kernel = (2, 4, 7, 9), (6, 4, 3, 3)
+    return {
+        "matmul": (lambda a, b: a @ b, ((37, 41), (41, 35))),
+        "batched matmul": (lambda a, b: a @ b.transpose(1, 2), ((3, 5, 33), (3, 7, 33))),
+        "conv2d": (lambda x, w, b: FUNCTIONS.conv2d(x, w, b, 2, 1), (image, kernel, (6,))),
+        "grouped conv2d": (
+            lambda x, w: FUNCTIONS.conv2d(x, w, None, 1, 1, 1, 2),
+            (image, (6, 2, 3, 3)),
+        ),
+        "max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, 3, 2, 1), (image,)),
+        "large max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, (17, 16), 4), ((1, 2, 19, 21),)),
+        "avg_pool2d": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 2, 1), (image,)),
+        "adaptive_avg_pool2d": (lambda x: FUNCTIONS.adaptive_avg_pool2d(x, (3, 4)), (image,)),
+    }
+
+
+def run(function: Callable[..., Any], arrays: list[np.ndarray], device: str) -> list[np.ndarray]:
+    """The result, the gradients of its squares' sum, and, of max pooling, a gradient's gradient."""
+    tensors = [mg.tensor(a, device=device, requires_grad=True) for a in arrays]
+    y = function(*tensors)
+    first = mg.autograd.grad((y * y).sum(), tensors, create_graph=True)
+    second = mg.autograd.grad(sum((g * g).sum() for g in first), tensors)
+    return [t.detach().numpy() for t in (y, *first, *second)]
+
+
+def worst_error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """The largest relative error, by norm; infinite where something is not finite."""
+    errors = [
+        np.linalg.norm(f - e) / (np.linalg.norm(e) or 1.0) for f, e in zip(found, expected, strict=True)
+    ]
+    return max(float(e) if np.isfinite(e) else float("inf") for e in errors)
+
+
+def watch(launched: set[str]) -> None:
+    """Note the instance of every kernel that is launched from now on."""
+    name_instance = CudaKernel.instance
+
+    def instance(self: CudaKernel, types: Any) -> str:
+        launched.add(self.name)
+        return name_instance(self, types)
+
+    CudaKernel.instance = instance  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def references(device: str) -> Iterator[None]:
+    """A context in which every op on ``device`` runs its reference."""
+    with contextlib.ExitStack() as stack:
+        for op in {kernel.op for kernel in mg.list_kernels(device=device)}:
+            stack.enter_context(mg.use_kernel(op, "reference", device))
+        yield
+
+
+def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
+    """Run one entry of :func:`calls` on every rung and in both dtypes; returns the names of what is wrong."""
+    wrong = []
+    rungs = [kernel.name for kernel in mg.list_kernels("matmul", device.type)] if "matmul" in name else [""]
+    for dtype, bound in ((np.float32, 1e-4), (np.float64, 1e-12)):
+        # The reference sees the rounded inputs: max pooling may choose otherwise among the others.
+        inputs = [a.astype(dtype) for a in arrays]
+        with references("cpu"):
+            expected = run(function, [a.astype(np.float64) for a in inputs], "cpu")
+        for rung in rungs:
+            with mg.use_kernel("matmul", rung, device.type) if rung else contextlib.nullcontext():
+                error = worst_error(run(function, inputs, str(device)), expected)
+            told = " ".join(filter(None, (name, rung, np.dtype(dtype).name)))
+            print(f"{told:32} error {error:.1e}", flush=True)
+            if not error < bound:
+                wrong.append(told)
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda", help="cuda (the default), cuda:1, ... or sim")
+    options = parser.parse_args()
+    try:
+        device = mg.device(options.device)
+    except mg.errors.DeviceError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+    rng, launched, wrong = np.random.default_rng(0), set(), []
+    watch(launched)
+    for name, (function, shapes) in calls().items():
+        wrong += check(name, function, [rng.standard_normal(shape) for shape in shapes], device)
+
+    there = {
+        value.name
+        for module in cuda.MODULES
+        for value in vars(getattr(cuda, module)).values()
+        if isinstance(value, CudaKernel)
+    }
+    missed = sorted(there - launched)
+    for what, names in (("wrong", wrong), ("never launched", missed)):
+        if names:
+            print(f"{what}: {', '.join(names)}", file=sys.stderr)
+    print(f"{len(there) - len(missed)} of {len(there)} kernels launched on {device}")
+    return 1 if wrong or missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,451 @@
+"""minigrad and PyTorch eager side by side on one card: every row with its share of what the card can do.
+
+    python benchmarks/gpu_vs_torch.py                          # on a card, about two minutes
+    python benchmarks/gpu_vs_torch.py --device sim --quick     # the same code at tiny sizes, with no card
+
+First come the card's own rates, of copying and of multiplying matrices, and the overhead of a launch; then a
+row for each op and rung; then a training step. In every row a result is checked against float64 before
+anything is timed, PyTorch's as well as ours.
+
+Both libraries run in this one process: they share the card's stream and clock, keep no threads that would
+disturb each other, and take turns, sample by sample. All is strict float32: PyTorch's TF32 switches are off.
+Times come from CUDA events around several calls, after a warm-up; shown is the median of the samples. The
+calls go around sets of random inputs that together exceed the L2 cache. Where the processor cannot hand out
+work as fast as the card does it, the time is that of handing it out, as it is for users.
+
+Times on the simulator say nothing about speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_cases import Case, cases, mnist_cnn, mnist_cost, trainer
+
+import minigrad as mg
+from minigrad.compare import machine
+from minigrad.compare.peaks import card_arithmetic
+from minigrad.kernels.launch import CudaKernel
+
+TOLERANCE = 1e-4  # relative error by norm: strict float32 stays far below, TF32 is above
+LONGEST_SAMPLE = 0.5  # seconds; a call slower than this is timed once or twice
+
+EMPTY = "__global__ void empty(float* out, int n) { if (n > 0 && threadIdx.x == 0) out[0] = n; }"
+
+
+class Bench:
+    """The device, PyTorch if it is there, and the way of timing on both."""
+
+    def __init__(self, device: str, quick: bool, seconds: float):
+        self.device = mg.device(device)
+        self.quick = quick
+        self.on_card = self.device.type == "cuda"
+        self.xp = self.device.xp
+        self.stop = time.monotonic() + seconds
+        self.samples, self.sample_seconds = (2, 0.0) if quick else (9, 0.005)
+        self.rng = self.xp.random.default_rng(0)
+        self.rates: dict[str, float] = {}
+        self.torch = self._strict_torch()
+        self.cache_bytes = self._properties()["l2CacheSize"] if self.on_card else 0
+
+    def _strict_torch(self) -> Any:
+        if not importlib.util.find_spec("torch"):
+            return None
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms in the warm-up: a fair opponent
+        torch.set_num_threads(1)
+        return torch if torch.cuda.is_available() or not self.on_card else None
+
+    def _properties(self) -> dict[str, Any]:
+        return self.xp.cuda.runtime.getDeviceProperties(self.device.index)
+
+    def normal(self, shape: tuple[int, ...]) -> Any:
+        """Random numbers in an array of the device."""
+        return self.rng.standard_normal(shape, dtype=np.float32)
+
+    def to_torch(self, array: Any) -> Any:
+        """The same memory as a tensor of PyTorch: on the simulator's side a CPU tensor."""
+        where = f"cuda:{self.device.index}" if self.on_card else "cpu"
+        return self.torch.as_tensor(array, device=where)
+
+    def numpy(self, result: Any) -> np.ndarray:
+        """A result of either library."""
+        result = result.detach()
+        return result.numpy() if isinstance(result, mg.Tensor) else result.cpu().numpy()
+
+    def array(self, result: Any) -> Any:
+        """A result of either library as an array of the device."""
+        result = result.detach()
+        return self.xp.asarray(result._array if isinstance(result, mg.Tensor) else result)
+
+    def measure(self, run: Callable[[], Any], calls: int) -> float:
+        """Seconds per call of ``run``, over ``calls`` calls: by events on a card, by the clock elsewhere."""
+        if not self.on_card:
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            return (time.perf_counter() - start) / calls
+        start, end = self.xp.cuda.Event(), self.xp.cuda.Event()
+        start.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
+        return self.xp.cuda.get_elapsed_time(start, end) / 1e3 / calls
+
+    def alternate(self, runs: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
+        """For each of ``runs`` the median, the least and the largest seconds per call, taken in turns."""
+        calls, times = {}, {name: [] for name in runs}
+        for name, run in runs.items():
+            self.measure(run, 1 if self.quick else 3)  # load, compile, choose an algorithm, fill the pool
+            once = self.measure(run, 1)
+            calls[name] = max(1, round(self.sample_seconds / max(once, 1e-7)))
+            if once > LONGEST_SAMPLE:
+                times[name].append(once)
+        for _ in range(self.samples):
+            for name, run in runs.items():
+                if len(times[name]) < 2 or max(times[name]) < LONGEST_SAMPLE:
+                    times[name].append(self.measure(run, calls[name]))
+        return {
+            name: {"median": statistics.median(t), "min": min(t), "max": max(t), "samples": len(t)}
+            for name, t in times.items()
+        }
+
+    def one(self, run: Callable[[], Any]) -> float:
+        """The median seconds of a call of ``run``."""
+        return self.alternate({"it": run})["it"]["median"]
+
+
+# ---- the card itself ---------------------------------------------------------------------------------------
+
+
+def ceilings(bench: Bench) -> dict[str, float]:
+    """The device's own rates: bytes per second of a copy, operations per second of a matrix product."""
+    xp, n = bench.xp, 64 if bench.quick else 8192
+    rates = {"copy": copy_rate(bench)}
+    a, b = bench.normal((n, n)), bench.normal((n, n))
+    out = xp.empty_like(a)
+    rates["matrix"] = 2.0 * n**3 / bench.one(lambda: xp.matmul(a, b, out=out))
+    if bench.torch:
+        rates["matrix"] = max(rates["matrix"], torch_matrix_rate(bench, a, b))
+    if bench.on_card:
+        rates["multiply_adds"] = max(card_arithmetic(bench.device, 3))
+        if bench.torch:
+            rates["matrix_bf16"] = torch_matrix_rate(bench, a, b, bench.torch.bfloat16)
+            bench.torch.backends.cuda.matmul.allow_tf32 = True
+            try:
+                rates["matrix_tf32"] = torch_matrix_rate(bench, a, b)
+            finally:
+                bench.torch.backends.cuda.matmul.allow_tf32 = False
+    return rates
+
+
+def copy_rate(bench: Bench) -> float:
+    """Bytes read and written per second when a long array is copied, by the better of the libraries."""
+    source = bench.normal((1 << 12 if bench.quick else 1 << 28,))
+    target = bench.xp.empty_like(source)
+    runs = {"array library": lambda: bench.xp.copyto(target, source)}
+    if bench.torch:
+        ours, theirs = bench.to_torch(source), bench.to_torch(target)
+        runs["torch"] = lambda: theirs.copy_(ours)
+    return 2 * source.nbytes / min(times["median"] for times in bench.alternate(runs).values())
+
+
+def torch_matrix_rate(bench: Bench, a: Any, b: Any, dtype: Any = None) -> float:
+    """Operations per second of PyTorch's product of two square matrices."""
+    a, b = (bench.to_torch(x).to(dtype) for x in (a, b))
+    out = bench.torch.empty_like(a)
+    return 2.0 * len(a) ** 3 / bench.one(lambda: bench.torch.matmul(a, b, out=out))
+
+
+def overheads(bench: Bench) -> dict[str, float]:
+    """Microseconds of a launch that does next to nothing, and of tiny ops, one after another."""
+    out = bench.xp.zeros(4, np.float32)
+    kernel, count = CudaKernel(EMPTY, "empty"), np.int32(1)
+    x = mg.tensor(out, device=bench.device)
+    matrix = mg.tensor(bench.normal((4, 4)), device=bench.device)
+    runs = {
+        "CudaKernel.launch": lambda: kernel.launch(1, 32, (out, 1)),
+        "minigrad x + x": lambda: x + x,
+        "minigrad 4x4 @ 4x4": lambda: matrix @ matrix,
+    }
+    if bench.on_card:
+        raw = bench.xp.RawKernel('extern "C" ' + EMPTY, "empty")
+        runs["CuPy RawKernel"] = lambda: raw((1,), (32,), (out, count))
+    if bench.torch:
+        y, theirs = bench.to_torch(out), bench.to_torch(bench.array(matrix))
+        runs["PyTorch x + x"] = lambda: y + y
+        runs["PyTorch 4x4 @ 4x4"] = lambda: theirs @ theirs
+    return {name: bench.one(run) * 1e6 for name, run in runs.items()}
+
+
+# ---- a row -------------------------------------------------------------------------------------------------
+
+
+def row(bench: Bench, case: Case) -> dict[str, Any]:
+    """Check ``case`` against float64, time it in both libraries, and set it against the floor."""
+    result = {"name": case.name, "size": case.size, "operations": case.operations, "bytes": case.bytes}
+    nbytes = 4 * sum(map(np.prod, case.shapes))
+    sets = int(min(16, max(2, -(-2 * bench.cache_bytes // nbytes))))
+    arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
+    ours = [[mg.tensor(a, device=bench.device) for a in group] for group in arrays]
+    with selected(case, bench.device.type):
+        found = bench.array(case.ours(*ours[0]))
+        exact = reference(bench, case, arrays[0])
+        result["error"] = relative_error(bench.xp, found, exact)
+        runs = {"minigrad": around(case.ours, ours)}
+        if bench.torch:
+            theirs = [[bench.to_torch(a) for a in group] for group in arrays]
+            other = bench.array(case.theirs(bench.torch, *theirs[0]))
+            result["torch_error"] = relative_error(bench.xp, other, exact)
+            runs["torch"] = around(lambda *tensors: case.theirs(bench.torch, *tensors), theirs)
+        del found, exact
+        errors = [result[key] for key in ("error", "torch_error") if key in result]
+        if not all(error < TOLERANCE for error in errors):
+            result["failure"] = "the result is wrong, or the two libraries compute different things"
+            return result
+        return finish(bench, result, bench.alternate(runs))
+
+
+def finish(bench: Bench, result: dict[str, Any], times: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Add to ``result`` the times, their ratio, the floor, and the share of the ceiling."""
+    result["times"] = times
+    compute = result["operations"] / bench.rates["matrix"]
+    memory = result["bytes"] / bench.rates["copy"]
+    result["bound"], result["floor"] = ("matrix", compute) if compute > memory else ("copy", memory)
+    result["share"] = result["floor"] / times["minigrad"]["median"]
+    if "torch" in times:
+        result["torch_share"] = result["floor"] / times["torch"]["median"]
+        result["ratio"] = times["torch"]["median"] / times["minigrad"]["median"]
+    return result
+
+
+def around(call: Callable[..., Any], sets: list[list[Any]]) -> Callable[[], Any]:
+    """A function that calls ``call`` with the next set of inputs, around and around."""
+    position = 0
+
+    def run() -> Any:
+        nonlocal position
+        position = (position + 1) % len(sets)
+        return call(*sets[position])
+
+    return run
+
+
+def selected(case: Case, device: str) -> contextlib.AbstractContextManager:
+    """A context in which the rung that ``case`` names runs."""
+    return mg.use_kernel(case.ops[0], case.rung, device) if case.rung else contextlib.nullcontext()
+
+
+def reference(bench: Bench, case: Case, arrays: list[Any]) -> Any:
+    """The result in float64, by the ops' references: array programs that use none of our kernels."""
+    with contextlib.ExitStack() as stack:
+        for op in case.ops:
+            stack.enter_context(mg.use_kernel(op, "reference", bench.device.type))
+        exact = case.ours(*(mg.tensor(a.astype(np.float64), device=bench.device) for a in arrays))
+    return bench.array(exact)
+
+
+def relative_error(xp: Any, found: Any, exact: Any) -> float:
+    """The norm of the difference over that of ``exact``; infinite if the shapes differ or NaN is there."""
+    if found.shape != exact.shape:
+        return float("inf")
+    scale = float(xp.linalg.norm(exact.ravel())) or 1.0
+    error = float(xp.linalg.norm((found - exact).ravel())) / scale
+    return error if np.isfinite(error) else float("inf")
+
+
+# ---- a training step ---------------------------------------------------------------------------------------
+
+
+def training_step(bench: Bench) -> dict[str, Any]:
+    """A step of the MNIST CNN with Adam. Checked: the losses of three steps, against float64 on the CPU."""
+    batch, size, channels = (4, 8, 2) if bench.quick else (128, 28, 32)
+    operations, moved = mnist_cost(batch, size, channels)
+    result = {"name": "MNIST CNN, training step", "size": f"batch {batch}"}
+    result |= {"operations": operations, "bytes": moved}
+    images = mg.device("cpu").from_numpy(np.random.default_rng(0).standard_normal((batch, 1, size, size)))
+    labels = np.random.default_rng(1).integers(0, 10, batch)
+    mg.manual_seed(0)
+    start = {name: value.numpy() for name, value in mnist_cnn(mg, size, channels).state_dict().items()}
+
+    def prepared(dtype: Any, device: Any) -> tuple[Callable[[Any, Any], Any], Any, Any]:
+        model = mnist_cnn(mg, size, channels).to(dtype)
+        model.load_state_dict({name: mg.tensor(value, dtype) for name, value in start.items()})
+        inputs = mg.tensor(images, dtype, device=device), mg.tensor(labels, device=device)
+        return trainer(mg, model.to(device)), *inputs
+
+    exact, *inputs = prepared(mg.float64, "cpu")
+    expected = np.array([exact(*inputs).item() for _ in range(3)])
+    step, *ours = prepared(mg.float32, bench.device)
+    result["error"] = float(np.abs([step(*ours).item() for _ in range(3)] / expected - 1).max())
+    runs = {"minigrad": lambda: step(*ours)}
+    if bench.torch:
+        torch = bench.torch
+        where = f"cuda:{bench.device.index}" if bench.on_card else "cpu"
+        model = mnist_cnn(torch, size, channels)
+        model.load_state_dict({name: torch.tensor(value) for name, value in start.items()})
+        their_step = trainer(torch, model.to(where))
+        theirs = torch.tensor(images, dtype=torch.float32, device=where), torch.tensor(labels, device=where)
+        losses = [their_step(*theirs).item() for _ in range(3)]
+        result["torch_error"] = float(np.abs(losses / expected - 1).max())
+        runs["torch"] = lambda: their_step(*theirs)
+    if not all(result.get(key, 0.0) < 1e-3 for key in ("error", "torch_error")):
+        result["failure"] = "the losses are wrong"
+        return result
+    return finish(bench, result, bench.alternate(runs))
+
+
+# ---- the run -----------------------------------------------------------------------------------------------
+
+
+def describe(bench: Bench) -> dict[str, Any]:
+    """When, where and with what: plain values for JSON."""
+    about = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "device": str(bench.device),
+        "speed_claim": bench.on_card,
+        "machine": machine.describe(),
+        "torch": bench.torch.__version__ if bench.torch else None,
+        "card": None,
+    }
+    if not bench.on_card:
+        return about
+    found, runtime = bench._properties(), bench.xp.cuda.runtime
+    about["card"] = {
+        "name": machine.card_name(str(bench.device)),
+        "compute_capability": f"{found['major']}.{found['minor']}",
+        "multiprocessors": found["multiProcessorCount"],
+        "memory_bytes": found["totalGlobalMem"],
+        "l2_bytes": found["l2CacheSize"],
+        "driver": first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver_cuda": runtime.driverGetVersion(),
+        "runtime_cuda": runtime.runtimeGetVersion(),
+    }
+    return about
+
+
+def commit() -> str | None:
+    """The commit of this checkout, or what MINIGRAD_COMMIT says where there is no git; None if unknown."""
+    here = str(Path(__file__).resolve().parent)
+    return os.environ.get("MINIGRAD_COMMIT") or first_line("git", "-C", here, "rev-parse", "HEAD")
+
+
+def first_line(*command: str) -> str | None:
+    """The first line that ``command`` prints, or None if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (done.stdout.strip().splitlines() or [None])[0]
+
+
+def measured(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Every row in turn. One that fails says why; those after the time is over are left out, and named."""
+    todo = [(case.name, case.size, lambda case=case: row(bench, case)) for case in
+            cases(bench.quick, bench.device.type)]  # fmt: skip
+    todo.insert(0, ("MNIST CNN, training step", "", lambda: training_step(bench)))
+    for name, size, run in todo:
+        if time.monotonic() > bench.stop:
+            yield {"name": name, "size": size, "skipped": "the time was over"}
+            continue
+        try:
+            yield run()
+        except Exception as error:  # whatever goes wrong in one row, the others are still of use
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield {"name": name, "size": size, "failure": told}
+        if bench.on_card:
+            bench.xp.get_default_memory_pool().free_all_blocks()
+            if bench.torch:
+                bench.torch.cuda.empty_cache()
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row of the table."""
+    text = f"{found['name']:32.32} {found['size']:28.28}"
+    if "times" not in found:
+        return f"{text} {found.get('failure') or found['skipped']}"
+    ours, theirs = (f"{found['times'][side]['median'] * 1e6:.1f}" if side in found["times"] else "-"
+                    for side in ("minigrad", "torch"))  # fmt: skip
+    ratio = f"{found['ratio']:.2f}" if "ratio" in found else "-"
+    share = f"{found['torch_share']:.1%}" if "torch_share" in found else "-"
+    return (
+        f"{text}{ours:>12}{theirs:>12}{ratio:>8}{found['share']:8.1%}{share:>8}"
+        f"  {found['bound']:7}{found['error']:.0e}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda", help="cuda (the default), cuda:1, ... or sim")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and two samples")
+    parser.add_argument(
+        "--seconds", type=float, default=150, help="start no row after (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="write the results to this file, anew after every row")
+    options = parser.parse_args()
+    try:
+        bench = Bench(options.device, options.quick, options.seconds)
+    except mg.errors.DeviceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not bench.on_card and not options.quick:
+        parser.error("without a card only the --quick form makes sense")
+
+    result: dict[str, Any] = describe(bench)
+    with bench.device.active():
+        result["ceilings"] = bench.rates = ceilings(bench)
+        result["launch_microseconds"] = overheads(bench)
+        result["rows"] = []
+        header(bench, result)
+        for found in measured(bench):
+            print(line(found), flush=True)
+            result["rows"].append(found)
+            if options.json:
+                save(result, options.json)
+    return 1 if any("failure" in found for found in result["rows"]) else 0
+
+
+def header(bench: Bench, result: dict[str, Any]) -> None:
+    """Print what comes before the rows."""
+    if bench.on_card:
+        print(f"{result['card']['name']}, {result['date']}, commit {result['commit']}")
+    else:
+        print("On the simulator: this shows that the benchmark runs; its times say nothing about speed.")
+    if not bench.torch:
+        print("PyTorch is not installed (or finds no card): minigrad's times stand alone.")
+    for name, rate in bench.rates.items():
+        scale, unit = (1e9, "GB/s") if name == "copy" else (1e12, "TFLOP/s")
+        print(f"{name:24}{rate / scale:12.4g} {unit}")
+    for name, cost in result["launch_microseconds"].items():
+        print(f"{name:24}{cost:12.2f} microseconds")
+    columns = f"{'minigrad':>12}{'PyTorch':>12}{'ratio':>8}{'share':>8}{'theirs':>8}  bound  error"
+    print(f"{'microseconds':61}{columns}")
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """Write the file in one move, so that whoever reads it never finds half of it."""
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(result, indent=1) + "\n")
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
