@@ -126,7 +126,7 @@ PYTHON
 export -f prepare cuda_tests sanitize
 export python root site
 stage build 120 bash -c prepare
-export PYTHONPATH=$site
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 stage tests 140 bash -c cuda_tests
 for tool in memcheck racecheck; do
     if command -v compute-sanitizer >/dev/null; then

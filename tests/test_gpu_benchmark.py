@@ -1,0 +1,100 @@
+"""The benchmark for a card runs to its end on the simulator, and says clearly when there is no card."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import minigrad as mg
+from minigrad.kernels import cuda, sim
+
+needs_simulator = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++ or clang++"
+)
+no_card = pytest.mark.skipif(cuda.is_available(), reason="this machine has a card")
+
+
+def run(*command, **environment):
+    """The finished process; scripts find minigrad where this test found it."""
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def quick(repo_root, tmp_path_factory):
+    """(the process, the JSON) of the benchmark's small form on the simulator."""
+    path = tmp_path_factory.mktemp("gpu") / "benchmark.json"
+    script = repo_root / "benchmarks/gpu_vs_torch.py"
+    done = run(sys.executable, script, "--device", "sim", "--quick", "--json", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, json.loads(path.read_text())
+
+
+@needs_simulator
+def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
+    done, result = quick
+    names = [row["name"] for row in result["rows"]]
+    for name in ("MNIST CNN, training step", "softmax", "sum of all", "max pooling, forward + backward"):
+        assert name in names
+    for rung in mg.list_kernels("matmul", "sim"):
+        assert f"matmul, {rung.name}" in names
+    for name in ("forward", "input gradient", "weight gradient"):
+        assert f"conv2d {name}" in names
+    for row in result["rows"]:
+        assert row["error"] < 1e-4, row
+        assert row["share"] > 0 and row["floor"] > 0 and row["bound"] in ("matrix", "copy"), row
+        assert row["times"]["minigrad"]["median"] > 0, row
+        assert row["name"][:32] in done.stdout
+
+
+@needs_simulator
+def test_the_record_says_when_where_and_with_what_and_claims_no_speed(quick):
+    done, result = quick
+    assert result["device"] == "sim" and result["card"] is None and result["speed_claim"] is False
+    assert "its times say nothing about speed" in done.stdout
+    assert result["date"].startswith("20") and "commit" in result and "torch" in result
+    assert result["machine"]["numpy"] and result["machine"]["minigrad"] == mg.__version__
+    assert result["ceilings"]["copy"] > 0 and result["ceilings"]["matrix"] > 0
+    assert result["launch_microseconds"]["CudaKernel.launch"] > 0
+
+
+@needs_simulator
+def test_no_row_starts_after_the_time_is_over(repo_root, tmp_path):
+    path = tmp_path / "benchmark.json"
+    script = repo_root / "benchmarks/gpu_vs_torch.py"
+    done = run(sys.executable, script, "--device", "sim", "--quick", "--seconds", 0, "--json", path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())["rows"]
+    assert rows and all(row["skipped"] == "the time was over" for row in rows)
+
+
+@needs_simulator
+def test_every_kernel_is_launched_and_right(repo_root):
+    done = run(sys.executable, repo_root / "benchmarks/gpu_every_kernel.py", "--device", "sim")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kernels launched on sim" in done.stdout
+
+
+@no_card
+@pytest.mark.parametrize("script", ["gpu_vs_torch.py", "gpu_every_kernel.py"])
+def test_a_script_without_a_card_says_so(repo_root, script):
+    done = run(sys.executable, repo_root / "benchmarks" / script)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("device 'cuda' cannot be used: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@no_card
+def test_the_one_command_without_a_card_says_so_and_leaves_nothing(repo_root, tmp_path):
+    done = run(repo_root / "benchmarks/gpu.sh", tmp_path / "out", PYTHON=sys.executable)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("gpu.sh: no NVIDIA card can be used here, so nothing was run: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
