@@ -6,6 +6,7 @@ bytes (each input read once, each output written once) at the card's copy rate, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -30,7 +31,7 @@ class Case:
         theirs: PyTorch's, on (torch, its tensors).
         operations: floating-point operations, a multiply-add being two.
         bytes: the fewest that must be moved.
-        ops: the ops that run inside; the float64 check computes these by their references.
+        ops: the ops inside that have kernels of ours; the record says which kernel each one ran.
         rung: the kernel to select for the first of ``ops``; None for the one that users get.
     """
 
@@ -43,6 +44,15 @@ class Case:
     bytes: float
     ops: tuple[str, ...] = ()
     rung: str | None = None
+
+
+@contextlib.contextmanager
+def references(device: str) -> Iterator[None]:
+    """A context in which every op on ``device`` runs its reference: array programs, no kernels of ours."""
+    with contextlib.ExitStack() as stack:
+        for op in {kernel.op for kernel in mg.list_kernels(device=device)}:
+            stack.enter_context(mg.use_kernel(op, "reference", device))
+        yield
 
 
 def cases(small: bool, device: str) -> Iterator[Case]:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_cases import Case, cases, mnist_cnn, mnist_cost, trainer
+from gpu_cases import Case, cases, mnist_cnn, mnist_cost, references, trainer
 
 import minigrad as mg
 from minigrad.compare import machine
@@ -146,13 +146,22 @@ def ceilings(bench: Bench) -> dict[str, float]:
         rates["matrix"] = max(rates["matrix"], torch_matrix_rate(bench, a, b))
     if bench.on_card:
         rates["multiply_adds"] = max(card_arithmetic(bench.device, 3))
-        if bench.torch:
-            rates["matrix_bf16"] = torch_matrix_rate(bench, a, b, bench.torch.bfloat16)
-            bench.torch.backends.cuda.matmul.allow_tf32 = True
-            try:
-                rates["matrix_tf32"] = torch_matrix_rate(bench, a, b)
-            finally:
-                bench.torch.backends.cuda.matmul.allow_tf32 = False
+    if bench.on_card and bench.torch:
+        rates |= tensor_core_rates(bench, a, b)
+    return rates
+
+
+def tensor_core_rates(bench: Bench, a: Any, b: Any) -> dict[str, float]:
+    """PyTorch's rates in bf16 and TF32, for the record; what a card cannot do is left out, and said."""
+    rates, switches = {}, bench.torch.backends.cuda.matmul
+    try:
+        rates["matrix_bf16"] = torch_matrix_rate(bench, a, b, bench.torch.bfloat16)
+        switches.allow_tf32 = True
+        rates["matrix_tf32"] = torch_matrix_rate(bench, a, b)
+    except RuntimeError as error:
+        print(f"not all rates of the tensor cores were measured: {error}")
+    finally:
+        switches.allow_tf32 = False
     return rates
 
 
@@ -206,6 +215,7 @@ def row(bench: Bench, case: Case) -> dict[str, Any]:
     arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
     ours = [[mg.tensor(a, device=bench.device) for a in group] for group in arrays]
     with selected(case, bench.device.type):
+        result["kernels"] = {op: mg.get_kernel(op, bench.device.type) for op in case.ops}
         found = bench.array(case.ours(*ours[0]))
         exact = reference(bench, case, arrays[0])
         result["error"] = relative_error(bench.xp, found, exact)
@@ -254,12 +264,9 @@ def selected(case: Case, device: str) -> contextlib.AbstractContextManager:
 
 
 def reference(bench: Bench, case: Case, arrays: list[Any]) -> Any:
-    """The result in float64, by the ops' references: array programs that use none of our kernels."""
-    with contextlib.ExitStack() as stack:
-        for op in case.ops:
-            stack.enter_context(mg.use_kernel(op, "reference", bench.device.type))
-        exact = case.ours(*(mg.tensor(a.astype(np.float64), device=bench.device) for a in arrays))
-    return bench.array(exact)
+    """The result in float64, by the ops' references."""
+    with references(bench.device.type):
+        return bench.array(case.ours(*(mg.tensor(a.astype(np.float64), device=bench.device) for a in arrays)))
 
 
 def relative_error(xp: Any, found: Any, exact: Any) -> float:
@@ -415,6 +422,8 @@ def main() -> int:
         result["launch_microseconds"] = overheads(bench)
         result["rows"] = []
         header(bench, result)
+        if options.json:
+            save(result, options.json)
         for found in measured(bench):
             print(line(found), flush=True)
             result["rows"].append(found)
