@@ -94,7 +94,7 @@ sanitize() {
 # What the stages left, and what every record must say even if the benchmark never ran, as one JSON.
 write_json() {
     "$python" - "$root" "$work" "$out/gpu.json" "$failed" <<'PYTHON'
-import datetime, json, os, pathlib, subprocess, sys
+import datetime, importlib.metadata, json, os, pathlib, platform, subprocess, sys
 
 root, work, target, failed = sys.argv[1:]
 
@@ -106,6 +106,14 @@ def told(*command):
         return None
 
 
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+packages = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "cython", "setuptools", "pytest")
 rows = [line.split("\t") for line in pathlib.Path(work, "stages").read_text().splitlines()]
 benchmark = pathlib.Path(work, "benchmark.json")
 result = {
@@ -113,6 +121,7 @@ result = {
     "commit": os.environ.get("MINIGRAD_COMMIT") or told("git", "-C", root, "rev-parse", "HEAD"),
     "card": told("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
     "nvcc": (told("nvcc", "--version") or "").split("\n")[-1] or None,
+    "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     "passed": failed == "0",
     "stages": [
         {"name": name, "status": int(status) if status.isdecimal() else status, "seconds": int(seconds),
