@@ -70,7 +70,10 @@ def compile_with_nvrtc(text, names, architecture):
 
 def kernels_of(module):
     """The kernels that a module launches."""
-    return [value for value in vars(module).values() if isinstance(value, CudaKernel)]
+    values = list(vars(module).values())
+    for table in [value for value in values if isinstance(value, dict)]:
+        values += table.values()
+    return [value for value in values if isinstance(value, CudaKernel)]
 
 
 def instances(kernel):

@@ -1,7 +1,7 @@
 """The CUDA kernels: ``.cu`` files, with a Python module of the same name that launches each.
 
-The modules (``matmul``, ``conv2d``, ``pool2d``) take CuPy arrays, and then run on a card, or NumPy arrays,
-and then run on the simulator (``minigrad.kernels.sim``). CuPy is imported, and a card looked for, only when
+The modules (``matmul``, ``conv2d``, ...) take CuPy arrays, and then run on a card, or NumPy arrays, and then
+run on the simulator (``minigrad.kernels.sim``). CuPy is imported, and a card looked for, only when
 one is asked for.
 """
 
@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-MODULES = ("conv2d", "matmul", "pool2d")
+MODULES = ("conv2d", "matmul", "pool2d", "reduce")
 """The modules that launch kernels; each is loaded when it is first touched."""
 
 INSTALL = 'pip install "minigrad[cuda13]" (or "minigrad[cuda12]" for a driver of CUDA 12)'

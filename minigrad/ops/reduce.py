@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.dispatch import Spec
-from minigrad.op import op
+from minigrad.kernels import cuda
+from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
 from minigrad.ops.shape import broadcast_to, flip, permute, reshape
 
@@ -51,6 +52,14 @@ def _sum(xp, x, *, dim, keepdim):
 
 
 _sum.grad(x=lambda g, _y, _x, *, dim, keepdim: restore(g, _x.shape, dim))
+
+
+@_sum.shape
+def _reduced_shape(x, *, dim, keepdim):
+    """``x.shape`` without the axes of ``dim``, or with size 1 in their place."""
+    if keepdim:
+        return tuple([1 if axis in dim else size for axis, size in enumerate(x.shape)])
+    return tuple([size for axis, size in enumerate(x.shape) if axis not in dim])
 
 
 def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
@@ -154,8 +163,7 @@ _amin.grad(x=_extremum_grad)
 def _extremum_shape(x, *, dim, keepdim):
     if _count(x.shape, dim) == 0 and x.size == 0:
         raise ValueError(f"max/min: no elements to compare over dim {dim} of a tensor of shape {x.shape}")
-    kept = ((1,) if axis in dim else (size,) for axis, size in enumerate(x.shape))
-    return tuple(s for axis, (s,) in enumerate(kept) if keepdim or axis not in dim)
+    return _reduced_shape(x, dim=dim, keepdim=keepdim)
 
 
 _amin.shape(_extremum_shape)
@@ -287,3 +295,24 @@ def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     return (
         total if keepdim else reshape(total, shape=tuple(s for a, s in enumerate(x.shape) if a not in axes))
     )
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _are_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+    """Whether what is reduced are the rows of a matrix: the trailing axes of a contiguous array."""
+    return bool(dim) and dim[0] == x.ndim - len(dim) and x.flags.c_contiguous
+
+
+def _register(target: Op, operation: str, run: Any) -> None:
+    def kernel(out, x, *, dim, keepdim):
+        run(out.reshape(out.size), x.reshape(out.size, _count(x.shape, dim)), operation)
+
+    kernel.__doc__ = run.__doc__
+    target.kernel("cuda", "sim", name=run.__name__, when=_are_rows)(kernel)
+
+
+for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
+    for _run in (cuda.reduce.naive, cuda.reduce.tree, cuda.reduce.shuffle, cuda.reduce.split):
+        _register(_op, _operation, _run)

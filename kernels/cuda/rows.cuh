@@ -1,0 +1,50 @@
+// What threads do together that share a row of a matrix: each folds its own elements into one value, and
+// then they combine their values in registers.
+//
+// Every combination is the same for (a, b) as for (b, a), bit for bit, and the order in which values meet
+// depends on the size of the block alone: a result is the same in every run and in every thread.
+#pragma once
+
+#include "common.cuh"
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xFFFFFFFF;
+constexpr int MAX_WARPS = 32;  // of a block
+
+enum Operation { SUM, MAX, MIN };
+
+// What changes nothing when combined; the result for a row without elements.
+template <Operation OP, typename T>
+__device__ __forceinline__ T neutral() {
+    if constexpr (OP == SUM) return T(0);
+    return OP == MAX ? -T(INFINITY) : T(INFINITY);
+}
+
+// The extrema are NaN if either operand is: a NaN among the elements is never lost.
+template <Operation OP, typename T>
+__device__ __forceinline__ T combine(T a, T b) {
+    if constexpr (OP == SUM) return a + b;
+    if constexpr (OP == MAX) return b > a || isnan(b) ? b : a;
+    return b < a || isnan(b) ? b : a;
+}
+
+// The values of a warp combined, in each of its threads. With every step the lanes hold the result of twice
+// as many: of 2, 4, ..., 32. A shuffle reads another lane's register, with no memory between and no barrier.
+template <Operation OP, typename T>
+__device__ __forceinline__ T across_warp(T value) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2)
+        value = combine<OP>(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    return value;
+}
+
+// The values of a block's threads combined, in each of them: first within the warps, then the results of
+// the warps by way of shared memory. Blocks of one dimension and whole warps; once in a kernel.
+template <Operation OP, typename T>
+__device__ __forceinline__ T across_block(T value) {
+    __shared__ T of_warp[MAX_WARPS];
+    const int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    value = across_warp<OP>(value);
+    if (lane == 0) of_warp[threadIdx.x / WARP] = value;
+    __syncthreads();  // all warps have left their values
+    return across_warp<OP>(lane < warps ? of_warp[lane] : neutral<OP, T>());
+}
