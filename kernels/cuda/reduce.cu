@@ -4,8 +4,8 @@
 // makes any of its results NaN.
 //
 //   reduce_naive     the definition: one thread walks one row
-//   reduce_tree      + a block for each row: neighbouring threads read neighbours, then halve in shared memory
-//   reduce_shuffle   + values combined between registers: one barrier where the tree has one for each level
+//   reduce_tree      + a block for each row: threads side by side read it, then halve in shared memory
+//   reduce_shuffle   + values combined between registers: one barrier, where the tree has one for each level
 //   reduce_split     + several blocks for each row, where there are too few rows to fill the card
 //
 // Arithmetic intensity: one addition for each element, 0.25 a byte in float32, however it is done. An H200
@@ -27,7 +27,8 @@ __global__ void reduce_naive(T* out, const T* x, long long rows, long long colum
     const long long row = global_thread_index();
     if (row >= rows) return;
     T value = neutral<OP, T>();
-    for (long long column = 0; column < columns; column++) value = combine<OP>(value, x[row * columns + column]);
+    for (long long column = 0; column < columns; column++)
+        value = combine<OP>(value, x[row * columns + column]);
     out[row] = value;
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import exp, floating
@@ -79,19 +79,39 @@ def _along(target: Op, name: str, x: Any, dim: int) -> Any:
     return permute(target(permute(x, order)), back)
 
 
-def _register(target: Op, run: Any) -> None:
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+# A row of more columns than this is long enough for the block rung to beat one warp.
+WARP_COLUMNS = 1024
+
+
+def _is_filled(x: Any, *rest: Any) -> bool:
+    return x.size > 0
+
+
+def _has_long_rows(x: Any, *rest: Any) -> bool:
+    return x.size > 0 and x.shape[-1] > WARP_COLUMNS
+
+
+def _register_cpu(target: Op, run: Any) -> None:
     def kernel(out, *arrays):
         rows = (-1, out.shape[-1])
         run(out.reshape(rows), *(a.reshape(rows) for a in arrays), get_num_threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel("cpu", name="vectorized", when=lambda x, *rest: x.size > 0)(kernel)
+    target.kernel("cpu", name="vectorized", when=_is_filled)(kernel)
 
 
-for _op, _run in (
-    (_softmax, cpu.softmax.softmax),
-    (softmax_grad, cpu.softmax.softmax_grad),
-    (_log_softmax, cpu.softmax.log_softmax),
-    (log_softmax_grad, cpu.softmax.log_softmax_grad),
-):
-    _register(_op, _run)
+def _register_cuda(target: Op, run: Any, name: str, when: Any) -> None:
+    def kernel(out, *arrays):
+        rows = (-1, out.shape[-1])
+        run(out.reshape(rows), *(a.reshape(rows) for a in arrays))
+
+    kernel.__doc__ = run.__doc__
+    target.kernel("cuda", "sim", name=name, when=when)(kernel)
+
+
+for _op in (_softmax, softmax_grad, _log_softmax, log_softmax_grad):
+    _register_cpu(_op, getattr(cpu.softmax, _op.name))
+    for _name, _when in (("naive", _is_filled), ("warp", _is_filled), ("block", _has_long_rows)):
+        _register_cuda(_op, getattr(cuda.softmax, f"{_op.name}_{_name}"), _name, _when)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
-from minigrad.kernels.cuda import reduce
+from minigrad.kernels.cuda import reduce, softmax
 
 DTYPES = [np.float32, np.float64]
 COLUMNS = [1, 31, 32, 33, 257, 1000, 2049]
@@ -91,16 +91,123 @@ def test_reductions_refuse_what_does_not_fit():
         reduce.tree(np.empty(3, np.float32), x.astype(np.float64))
 
 
+# ---- softmax -----------------------------------------------------------------------------------------------
+
+RUNGS = ["naive", "warp", "block"]
+
+
+def log_softmax(x):
+    x = x.astype(np.float64)
+    shifted = x - x.max(axis=1, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True, initial=0.0 if x.size else 1.0))
+
+
+def both(rung, of="softmax"):
+    """The kernels of a rung for softmax and for log-softmax."""
+    return getattr(softmax, f"{of}_{rung}"), getattr(softmax, f"log_{of}_{rung}")
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_softmax_and_its_logarithm(run, rung, dtype, shape):
+    x = 5 * normal(*shape, dtype=dtype)
+    out, log_out = (run(kernel, shape, dtype, x) for kernel in both(rung))
+    logs = log_softmax(x)
+    # x - m is rounded, which exp turns into a relative error; so does each addition of the sum.
+    spread = np.ptp(x, axis=1, keepdims=True) if shape[1] else 0
+    relative = (8 + 2 * spread + shape[1]) * np.finfo(dtype).eps
+    assert_within(out, np.exp(logs), relative * np.exp(logs))
+    assert_within(log_out, logs, relative + np.finfo(dtype).eps * np.abs(logs))
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_softmax_of_rising_and_falling_rows(run, rung, order):
+    """In a rising row every element is the largest so far, which the online normaliser must follow."""
+    x = np.linspace(-300, 300, 2 * 1100).reshape(2, 1100)[:, order].copy()
+    out, log_out = (run(kernel, x.shape, "f8", x) for kernel in both(rung))
+    np.testing.assert_allclose(out, np.exp(log_softmax(x)), rtol=1e-12)
+    np.testing.assert_allclose(log_out, log_softmax(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [5, 40, 1100])
+def test_softmax_of_special_values(run, rung, dtype, columns):
+    largest = np.finfo(dtype).max
+    x = np.zeros((8, columns), dtype)
+    x[0, :-2] = -np.inf
+    x[1, 2], x[2, 3], x[3] = np.nan, np.inf, -np.inf
+    x[4] = np.linspace(0, 1, columns) * largest
+    x[5] = -largest
+    x[6, :-1], x[6, -1] = -np.inf, -largest
+    x[7], x[7, -1] = -np.inf, np.nan
+    out, log_out = (run(kernel, x.shape, dtype, x, fill=77) for kernel in both(rung))
+    tolerance = 2 * columns * np.finfo(dtype).eps
+    assert not out[0, :-2].any() and (log_out[0, :-2] == -np.inf).all()
+    np.testing.assert_allclose(out[0, -2:], 0.5, rtol=tolerance)
+    assert np.isnan(out[[1, 2, 3, 7]]).all() and np.isnan(log_out[[1, 2, 3, 7]]).all()
+    np.testing.assert_array_equal(out[4], np.eye(columns)[-1])
+    assert log_out[4, -1] == 0 and np.isfinite(log_out[4]).all()
+    np.testing.assert_allclose(out[5], 1 / columns, rtol=tolerance)
+    np.testing.assert_allclose(log_out[5], -np.log(columns), rtol=tolerance)
+    np.testing.assert_array_equal(out[6], np.eye(columns)[-1])
+    assert log_out[6, -1] == 0 and (log_out[6, :-1] == -np.inf).all()
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_softmax_gradients(run, rung, dtype, shape):
+    logs, grad = log_softmax(normal(*shape)).astype(dtype), normal(*shape, dtype=dtype, seed=1)
+    y = np.exp(logs)
+    kernel, log_kernel = both(rung, "softmax_grad")
+    out, log_out = run(kernel, shape, dtype, grad, y), run(log_kernel, shape, dtype, grad, logs)
+    g, p, exp_logs = grad.astype(np.float64), y.astype(np.float64), np.exp(logs.astype(np.float64))
+    # Sums of n terms: n roundings of their magnitudes.
+    size = np.abs(g).sum(axis=1, keepdims=True)
+    tolerance = (4 + shape[1]) * np.finfo(dtype).eps * (size + np.abs(g))
+    assert_within(out, p * (g - (g * p).sum(axis=1, keepdims=True)), tolerance)
+    assert_within(log_out, g - exp_logs * g.sum(axis=1, keepdims=True), tolerance)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_softmax_gradients_keep_nan_in_its_row(run, rung):
+    grad = np.ones((3, 70), np.float32)
+    grad[1, 69] = np.nan
+    for kernel in both(rung, "softmax_grad"):
+        out = run(kernel, grad.shape, "f4", grad, np.full_like(grad, 0.25), fill=77)
+        assert np.isnan(out[1]).all() and np.isfinite(out[[0, 2]]).all()
+
+
+def test_softmax_refuses_what_does_not_fit():
+    x = np.ones((3, 4), np.float32)
+    with pytest.raises(ValueError, match=r"arrays of one shape, got \(4, 3\), \(3, 4\)"):
+        softmax.softmax_warp(np.empty((4, 3), np.float32), x)
+    with pytest.raises(ValueError, match=r"\(rows, columns\) arrays"):
+        softmax.log_softmax_block(x.ravel(), x.ravel())
+    with pytest.raises(TypeError, match="expects an array of float32, got one of float64"):
+        softmax.softmax_grad_naive(x.copy(), x, x.astype(np.float64))
+
+
 # ---- all of them -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
 @pytest.mark.parametrize("columns", [40, 700, 8195])
 def test_every_thread_order_gives_the_same_bits(columns):
-    x = normal(3, columns, dtype=np.float32)
+    x, y = normal(3, columns, dtype=np.float32), normal(3, columns, dtype=np.float32, seed=1)
 
     def results():
         found = []
+        for rung in RUNGS:
+            for kernel in both(rung):
+                found.append(np.empty_like(x))
+                kernel(found[-1], x)
+            for kernel in both(rung, "softmax_grad"):
+                found.append(np.empty_like(x))
+                kernel(found[-1], x, y)
         for kernel in REDUCTIONS:
             found.append(np.empty(3, np.float32))
             kernel(found[-1], x)

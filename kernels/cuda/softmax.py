@@ -1,0 +1,118 @@
+"""Launches ``softmax.cu``: softmax, its logarithm and their gradients, on a card or on the simulator.
+
+All arrays are (rows, columns), C-contiguous, all float32 or all float64. In the gradients, ``grad`` is that
+of the output and ``y`` the output itself, of softmax or of log-softmax. The naive rungs are the definition;
+of the others, *warp* is made for rows of up to about a thousand columns and *block* for longer ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from .reduce import row_threads
+
+WARP = 32
+THREADS = 256  # in a block, but for the block rungs
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+
+
+def _rungs(kernel: str, logarithm: bool) -> dict[str, CudaKernel]:
+    return {
+        rung: CudaKernel(_source, f"{kernel}_{rung}<T, {str(logarithm).lower()}>")
+        for rung in ("naive", "warp", "block")
+    }
+
+
+_softmax = _rungs("softmax", logarithm=False)
+_log_softmax = _rungs("softmax", logarithm=True)
+_softmax_grad = _rungs("softmax_grad", logarithm=False)
+_log_softmax_grad = _rungs("softmax_grad", logarithm=True)
+
+
+def softmax_naive(out: Any, x: Any) -> None:
+    """One thread for each row, which it walks three times: the definition."""
+    _naive(_softmax, out, x)
+
+
+def softmax_warp(out: Any, x: Any) -> None:
+    """One warp for each row: loads are coalesced, and the lanes combine their values by shuffles."""
+    _warp(_softmax, out, x)
+
+
+def softmax_block(out: Any, x: Any) -> None:
+    """One block for each row; one walk finds both its largest element and the sum, by online normalisers."""
+    _block(_softmax, out, x)
+
+
+def log_softmax_naive(out: Any, x: Any) -> None:
+    """One thread for each row, which it walks three times: the definition."""
+    _naive(_log_softmax, out, x)
+
+
+def log_softmax_warp(out: Any, x: Any) -> None:
+    """One warp for each row: loads are coalesced, and the lanes combine their values by shuffles."""
+    _warp(_log_softmax, out, x)
+
+
+def log_softmax_block(out: Any, x: Any) -> None:
+    """One block for each row; one walk finds both its largest element and the sum, by online normalisers."""
+    _block(_log_softmax, out, x)
+
+
+def softmax_grad_naive(out: Any, grad: Any, y: Any) -> None:
+    """One thread for each row: (grad - sum(grad y)) y."""
+    _naive(_softmax_grad, out, grad, y)
+
+
+def softmax_grad_warp(out: Any, grad: Any, y: Any) -> None:
+    """One warp for each row: loads are coalesced, and the lanes combine their sums by shuffles."""
+    _warp(_softmax_grad, out, grad, y)
+
+
+def softmax_grad_block(out: Any, grad: Any, y: Any) -> None:
+    """One block for each row, for rows too long for one warp."""
+    _block(_softmax_grad, out, grad, y)
+
+
+def log_softmax_grad_naive(out: Any, grad: Any, y: Any) -> None:
+    """One thread for each row: grad - exp(y) sum(grad)."""
+    _naive(_log_softmax_grad, out, grad, y)
+
+
+def log_softmax_grad_warp(out: Any, grad: Any, y: Any) -> None:
+    """One warp for each row: loads are coalesced, and the lanes combine their sums by shuffles."""
+    _warp(_log_softmax_grad, out, grad, y)
+
+
+def log_softmax_grad_block(out: Any, grad: Any, y: Any) -> None:
+    """One block for each row, for rows too long for one warp."""
+    _block(_log_softmax_grad, out, grad, y)
+
+
+def _naive(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+    rows, columns = _sizes(out, *inputs)
+    rungs["naive"].launch(blocks(rows, THREADS), THREADS, (out, *inputs, rows, columns))
+
+
+def _warp(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+    rows, columns = _sizes(out, *inputs)
+    block = (WARP, THREADS // WARP)
+    rungs["warp"].launch(blocks(rows, block[1]), block, (out, *inputs, rows, columns))
+
+
+def _block(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+    rows, columns = _sizes(out, *inputs)
+    rungs["block"].launch(rows, row_threads(columns), (out, *inputs, rows, columns))
+
+
+def _sizes(out: Any, *inputs: Any) -> tuple[int, int]:
+    shapes = [array.shape for array in (out, *inputs)]
+    if out.ndim != 2 or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"softmax kernel: expected (rows, columns) arrays of one shape, got {', '.join(map(str, shapes))}"
+        )
+    return out.shape
