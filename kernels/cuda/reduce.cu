@@ -71,7 +71,8 @@ reduce_tree(T* out, const T* x, long long rows, long long columns) {
 // Grid: x = the rows, blockDim.y of them in a block; blockDim = (threads of a row, a multiple of 32; rows).
 // More than one warp for a row: one row for the block.
 template <typename T, Operation OP>
-__global__ void reduce_shuffle(T* out, const T* x, long long rows, long long columns) {
+__global__ void __launch_bounds__(MAX_THREADS)
+reduce_shuffle(T* out, const T* x, long long rows, long long columns) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     T value = own_share<OP>(x + row * columns, 0, columns);

@@ -20,7 +20,7 @@ WARP = 32
 THREADS = 256  # in a block
 TREE_THREADS = 256  # as in reduce.cu
 ELEMENTS_PER_THREAD = 8  # that a thread should have before its row gets more threads
-MAX_THREADS = 1024
+MAX_THREADS = 512  # as in rows.cuh
 PART = 4096  # the fewest elements that are worth a block of their own
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 

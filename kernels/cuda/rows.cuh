@@ -9,7 +9,8 @@
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xFFFFFFFF;
-constexpr int MAX_WARPS = 32;  // of a block
+constexpr int MAX_THREADS = 512;  // of a block that shares a row: leaves each thread up to 128 registers
+constexpr int MAX_WARPS = MAX_THREADS / WARP;
 
 enum Operation { SUM, MAX, MIN };
 

@@ -53,7 +53,7 @@ __global__ void softmax_naive(T* out, const T* x, long long rows, long long colu
 
 // The same three walks by the 32 lanes of a warp, side by side: a load of the warp is one to two whole lines
 // of memory. Each lane has a largest element and a sum of its own; shuffles make them the row's, between
-// registers, with no shared memory and no barrier. A short row is still in the L1 cache when it is read again.
+// registers, with no shared memory and no barrier. A short row is still in the L1 cache when read again.
 //
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x = 32.
 template <typename T, bool LOGARITHM>
@@ -117,7 +117,8 @@ struct Normalizer {
 //
 // Grid: x = a block for each row; blockDim.x = a multiple of 32.
 template <typename T, bool LOGARITHM>
-__global__ void softmax_block(T* out, const T* x, long long rows, long long columns) {
+__global__ void __launch_bounds__(MAX_THREADS)
+softmax_block(T* out, const T* x, long long rows, long long columns) {
     __shared__ T m_of_warp[MAX_WARPS];
     __shared__ T s_of_warp[MAX_WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
@@ -191,7 +192,8 @@ __global__ void softmax_grad_warp(T* out, const T* grad, const T* y, long long r
 
 // Grid: x = a block for each row; blockDim.x = a multiple of 32.
 template <typename T, bool LOGARITHM>
-__global__ void softmax_grad_block(T* out, const T* grad, const T* y, long long rows, long long columns) {
+__global__ void __launch_bounds__(MAX_THREADS)
+softmax_grad_block(T* out, const T* grad, const T* y, long long rows, long long columns) {
     const long long begin = blockIdx.x * columns + threadIdx.x, end = (blockIdx.x + 1) * columns;
     T sum = 0;
     for (long long i = begin; i < end; i += blockDim.x) sum += summand<LOGARITHM>(grad[i], y[i]);

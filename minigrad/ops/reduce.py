@@ -57,9 +57,13 @@ _sum.grad(x=lambda g, _y, _x, *, dim, keepdim: restore(g, _x.shape, dim))
 @_sum.shape
 def _reduced_shape(x, *, dim, keepdim):
     """``x.shape`` without the axes of ``dim``, or with size 1 in their place."""
+    shape = x.shape
     if keepdim:
-        return tuple([1 if axis in dim else size for axis, size in enumerate(x.shape)])
-    return tuple([size for axis, size in enumerate(x.shape) if axis not in dim])
+        return tuple([1 if axis in dim else size for axis, size in enumerate(shape)])
+    kept = len(shape) - len(dim)
+    if dim and dim[0] == kept:  # the trailing axes: what is asked for most, and quicker
+        return shape[:kept]
+    return tuple([size for axis, size in enumerate(shape) if axis not in dim])
 
 
 def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
