@@ -7,3 +7,11 @@ class KernelCompileError(RuntimeError):
 
 class KernelLaunchError(RuntimeError):
     """A kernel was launched and could not finish: a deadlock, a trap, or an error of the device."""
+
+
+class KernelAccessError(KernelLaunchError):
+    """A kernel used memory that it must not use, or raced for it: a checked launch on the simulator ended.
+
+    The message names the kernel, its block and thread, the lines of the source and the argument or shared
+    variable, and says what to do.
+    """

@@ -7,6 +7,15 @@ own code thread by thread.
 The order in which the threads of a block run is drawn from a seed (0, the default: in order of their
 indices). A correct kernel gives the same bits for every seed; one that forgets a ``__syncthreads()`` most
 often does not. The environment variable ``MINIGRAD_SIM_SEED`` sets the first seed.
+
+With :func:`checks` on, every load and store of a kernel is checked before it is made: that it stays inside
+an array of the launch or a shared variable and is aligned, that it does not write to a ``const`` array, and
+that it does not race with another thread's. The first mistake ends the launch with a
+:class:`minigrad.kernels.errors.KernelAccessError` that names the lines. A checked kernel runs on one of the
+CPU's threads, some times slower. ``MINIGRAD_SIM_CHECKS=1`` turns the checks on from the start. ::
+
+    with minigrad.kernels.sim.checks(True):
+        my_kernel.launch(blocks(n, 256), 256, (y, x, n))
 """
 
 from __future__ import annotations
@@ -19,12 +28,15 @@ from .build import cache_directory, compiler
 
 __all__ = [
     "cache_directory",
+    "checks",
     "compiler",
+    "get_checks",
     "get_num_threads",
     "get_seed",
     "is_available",
     "num_threads",
     "seed",
+    "set_checks",
     "set_num_threads",
     "set_seed",
 ]
@@ -59,6 +71,30 @@ def seed(value: int) -> Iterator[None]:
         set_seed(before)
 
 
+def get_checks() -> bool:
+    """Whether the memory accesses of kernels are checked."""
+    return _checks
+
+
+def set_checks(on: bool) -> None:
+    """Turn the checks of memory accesses on or off, for launches from now on."""
+    global _checks
+    if not isinstance(on, bool):
+        raise ValueError(f"the simulator's checks are on (True) or off (False), got {on!r}")
+    _checks = on
+
+
+@contextmanager
+def checks(on: bool = True) -> Iterator[None]:
+    """Inside the ``with`` block, the memory accesses of kernels are checked (or not, if ``on`` is False)."""
+    before = get_checks()
+    set_checks(on)
+    try:
+        yield
+    finally:
+        set_checks(before)
+
+
 def get_num_threads() -> int:
     """How many of the CPU's threads simulate blocks at a time; at first, the cores this process may use."""
     return _num_threads
@@ -90,5 +126,13 @@ def _first_seed() -> int:
     return int(text)
 
 
+def _first_checks() -> bool:
+    text = os.environ.get("MINIGRAD_SIM_CHECKS", "").strip() or "0"
+    if text not in ("0", "1"):
+        raise ValueError(f"MINIGRAD_SIM_CHECKS={text!r} is neither 0 nor 1")
+    return text == "1"
+
+
 _seed = _first_seed()
+_checks = _first_checks()
 _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,16 +5,20 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from .. import sim
-from ..errors import KernelLaunchError
+from ..errors import KernelAccessError, KernelLaunchError
 from ..source import CudaSource, Signature
 from .build import load_kernel, load_runtime
+from .checked import Checks, GuardedArrays, with_source_lines
 from .translate import translate
 
 # Fewer simulated threads than this are done before a second worker has started.
 SERIAL_THREADS = 4096
+
+BAD_ACCESS = 2  # what sim_launch returns then; 1 is any other failure
 
 
 class SimulatorBackend:
@@ -22,18 +26,31 @@ class SimulatorBackend:
 
     def load(self, source: CudaSource, signature: Signature, instance: str):
         """A launcher of ``instance``, as :class:`minigrad.kernels.launch.Backend` describes it."""
-        library = load_kernel(translate(source, instance), instance)
-        entry = ctypes.cast(library.sim_entry, ctypes.c_void_p)
+        code = translate(source, instance)
+        library = cache(lambda checked: load_kernel(code, instance, checked))
+        library(sim.get_checks())
         run = runtime()
         name = instance.encode()
 
         def launch(device: Any, grid: tuple, block: tuple, values: list, shared_bytes: int) -> None:
-            arguments = b"".join(map(_pack, values, signature.parameters))
+            checked = sim.get_checks()
+            kernel = library(checked)
+            guarded = GuardedArrays(values, signature.parameters) if checked else None
+            arguments = b"".join(map(_pack, guarded.values if guarded else values, signature.parameters))
+            checks = ctypes.byref(guarded.describe(len(arguments))) if guarded else None
+            entry = ctypes.cast(kernel.sim_entry, ctypes.c_void_p)
             sizes = (ctypes.c_uint * 6)(*grid, *block)
             workers = sim.get_num_threads() if math.prod(sizes) >= SERIAL_THREADS else 1
             error = ctypes.create_string_buffer(4096)
-            if run(name, entry, arguments, sizes, shared_bytes, sim.get_seed(), workers, error, len(error)):
-                raise KernelLaunchError(error.value.decode(errors="replace"))
+            order = sim.get_seed()
+            status = run(
+                name, entry, arguments, sizes, shared_bytes, order, workers, checks, error, len(error)
+            )
+            if status:
+                message = with_source_lines(error.value.decode(errors="replace"), Path(kernel._name))
+                raise (KernelAccessError if status == BAD_ACCESS else KernelLaunchError)(message)
+            if guarded:
+                guarded.copy_back()
 
         return launch
 
@@ -63,6 +80,7 @@ def runtime():
         ctypes.c_size_t,
         ctypes.c_uint64,
         ctypes.c_uint,
+        ctypes.POINTER(Checks),
         ctypes.c_char_p,
         ctypes.c_size_t,
     ]

@@ -31,6 +31,11 @@ FLAGS = (
     *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused"),
 )
 
+# A checked kernel calls a function before each load and store, and where an alignment or the index into an
+# array of known size is wrong. These functions are the runtime's own (hooks.h); -nodefaultlibs keeps the
+# sanitizers' libraries out, and what else a kernel needs comes with the runtime.
+CHECK_FLAGS = ("-fsanitize=thread,alignment,bounds", "-gdwarf-4", "-g1", "-nodefaultlibs")
+
 
 def compiler() -> str | None:
     """The C++ compiler in use: the command in ``$CXX``, or else g++ or clang++; None if there is none."""
@@ -50,10 +55,11 @@ def cache_directory() -> Path:
     return Path(home).expanduser() / "minigrad" / "sim"
 
 
-def load_kernel(code: str, name: str) -> ctypes.CDLL:
+def load_kernel(code: str, name: str, checked: bool = False) -> ctypes.CDLL:
     """Compile ``code``, a translated kernel, and load it. ``name`` appears in the library's file name."""
     runtime = _build(_read("runtime.cpp"), "runtime", ())
-    return _load(code, name, (f"-L{runtime.parent}", f"-l:{runtime.name}", "-Wl,-rpath,$ORIGIN"))
+    link = (f"-L{runtime.parent}", f"-l:{runtime.name}", "-Wl,-rpath,$ORIGIN")
+    return _load(code, name, (*link, *CHECK_FLAGS, "-lgcc") if checked else link)
 
 
 def load_runtime() -> ctypes.CDLL:

@@ -50,29 +50,33 @@ inline void __syncthreads(const char* file = __builtin_FILE(), int line = __buil
 
 namespace sim {
 
-// Static shared variables are laid out one after the other, in the order in which they are first met.
-inline size_t static_shared_used = 0;
+// Static shared variables are laid out one after the other, in the order in which they are first met. The
+// lower half counts their bytes, the upper half the variables.
+inline uint64_t static_shared_used = 0;
 
-inline size_t reserve_static_shared(size_t size, size_t alignment) {
-    size_t used = static_shared_used, offset;
+template <class T>
+SharedVariable reserve_static_shared(const char* name) {
+    constexpr uint64_t alignment = alignof(T) < 16 ? 16 : alignof(T);
+    uint64_t used = static_shared_used, offset, number;
     do {
-        offset = (used + alignment - 1) / alignment * alignment;
-    } while (!__atomic_compare_exchange_n(
-        &static_shared_used, &used, offset + size, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-    return offset;
+        offset = ((used & 0xFFFFFFFF) + alignment - 1) / alignment * alignment;
+        number = used >> 32;
+    } while (!__atomic_compare_exchange_n(&static_shared_used, &used, (number + 1) << 32 | (offset + sizeof(T)),
+                                          false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return {name, sizeof(T), sizeof(std::remove_all_extents_t<T>), offset, number};
 }
 
 // The shared variable that was declared as number Id in the source, in the running block's memory.
 template <class T, int Id>
-T& static_shared() {
-    static const size_t offset = reserve_static_shared(sizeof(T), alignof(T) < 16 ? 16 : alignof(T));
-    return *static_cast<T*>(sim_static_shared(offset, offset + sizeof(T)));
+T& static_shared(const char* name) {
+    static const SharedVariable variable = reserve_static_shared<T>(name);
+    return *static_cast<T*>(sim_static_shared(&variable));
 }
 
 // `extern __shared__ T name[]`: all such arrays start where the dynamic shared memory does.
 template <class T>
 T* dynamic_shared() {
-    return static_cast<T*>(sim_dynamic_shared());
+    return static_cast<T*>(sim_dynamic_shared(sizeof(T)));
 }
 
 // Arguments arrive one after the other, each in the next multiple of 16 bytes.

@@ -6,16 +6,14 @@
 // kernel whose barriers can never be met leaves no fiber ready, which is reported as a deadlock.
 //
 // Blocks are independent, so several workers, each on an operating-system thread of its own, take them one
-// by one. A worker owns everything its block needs: fibers, shared memory, random state.
+// by one. A worker owns everything its block needs: fibers, shared memory, random state. A checked launch has
+// one worker, and a Watcher that sees every access (checks.h).
 #include "runtime.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <ucontext.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -25,16 +23,21 @@
 #include <new>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "checks.h"
+#include "fiber.h"
 
 namespace {
 
 constexpr unsigned WARP = 32;
-constexpr size_t STACK_BYTES = 256 << 10;          // reserved, not committed: pages are taken when touched
-// Stacks start at different offsets: if all had the same, their hot ends would fight for a few cache sets.
-constexpr size_t STACK_STAGGER = 320, STACK_STAGGER_LIMIT = 64 << 10;
 constexpr size_t STATIC_SHARED_BYTES = 48 << 10;   // what CUDA allows to static shared variables
 constexpr size_t SHARED_ALIGNMENT = 1024;
+// In a checked launch static shared variables stand this far apart, so that one's end is not another's start.
+constexpr size_t RED_ZONE = 1024, RED_ZONES = 64;
+
+enum Status { DONE = 0, FAILED = 1, BAD_ACCESS = 2 };  // what sim_launch returns
 
 using Entry = void (*)(const unsigned char* arguments);
 
@@ -45,25 +48,10 @@ struct Launch {
     dim3 grid, block;
     size_t dynamic_shared;
     uint64_t seed;
+    const Checks* checks;  // null: unchecked
 
     uint64_t threads() const { return uint64_t(block.x) * block.y * block.z; }
     uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }
-};
-
-struct Fiber {
-    sim::Thread thread;  // first, so that a Thread* is a Fiber*
-    enum { READY, AT_BARRIER, IN_COLLECTIVE, ENDED } state;
-    sim::Place place;             // where it waits
-    sim::Collective* collective;  // what it brings to its warp, if IN_COLLECTIVE
-    jmp_buf context;
-    char* stack = nullptr;
-    bool started = false;  // whether `context` is inside `Worker::fiber_main`
-
-    Fiber() = default;
-    Fiber(const Fiber&) = delete;
-    ~Fiber() {
-        if (stack) munmap(stack, STACK_BYTES);
-    }
 };
 
 uint64_t mix(uint64_t x) {  // splitmix64
@@ -78,16 +66,21 @@ class Worker {
   public:
     void run(const Launch& launch, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept;
     std::string error;
+    Status status = DONE;
 
     void barrier(const sim::Place& place);
     void collective(sim::Collective& collective);
     [[noreturn]] void fail(const char* format, ...);
     [[noreturn]] void fail(const char* format, va_list arguments);
+    [[noreturn]] void fail_access(const char* text);
     [[noreturn]] void fiber_main();
+    void* static_variable(const sim::SharedVariable& variable);
+    void* dynamic_variable(size_t element);
+    void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
+    void fence();
+    const char* name_of(uintptr_t address) { return watcher.name_of(address); }
 
     Fiber* current = nullptr;
-    unsigned char* dynamic_shared = nullptr;
-    unsigned char* static_shared = nullptr;
 
   private:
     void prepare(const Launch& launch);
@@ -106,10 +99,15 @@ class Worker {
     std::vector<Fiber*> order;
     size_t threads = 0, live = 0, at_barrier = 0;
     uint3 block_index{};
+    uint64_t block_number = 0;
+    uint32_t interval = 0;  // how many barriers the block has passed
     std::vector<unsigned char> shared;
+    unsigned char *static_shared = nullptr, *dynamic_shared = nullptr;
+    size_t static_bytes = 0;
+    Watcher watcher;
+    bool watching = false;
     jmp_buf scheduler;
-    ucontext_t starter;
-    char message[1024];  // of a fiber that failed
+    char message[2048];  // of a fiber that failed
 };
 
 thread_local Worker* worker = nullptr;
@@ -160,6 +158,11 @@ void Worker::fail(const char* format, va_list arguments) {
     _longjmp(scheduler, 2);
 }
 
+void Worker::fail_access(const char* text) {
+    status = BAD_ACCESS;
+    fail("%s", text);
+}
+
 void Worker::barrier(const sim::Place& place) {
     if (++at_barrier == live)
         release_barrier();
@@ -169,8 +172,11 @@ void Worker::barrier(const sim::Place& place) {
 
 void Worker::release_barrier() {
     at_barrier = 0;
-    for (size_t i = 0; i < threads; i++)
+    interval++;
+    for (size_t i = 0; i < threads; i++) {
+        fibers[i]->warp_interval = 0;
         if (fibers[i]->state == Fiber::AT_BARRIER) fibers[i]->state = Fiber::READY;
+    }
 }
 
 void Worker::collective(sim::Collective& mine) {
@@ -196,13 +202,50 @@ bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
             return false;
         payloads[lane] = fiber.collective->payload;
     }
+    const bool was_watching = std::exchange(watching, false);  // lanes look into each other's stacks here
+    uint32_t warp_interval = 0;
     for (unsigned lane = 0; lane < lanes; lane++) {
         if (!payloads[lane]) continue;
         Fiber& fiber = *fibers[warp * WARP + lane];
         fiber.collective->finish(*fiber.collective, lane, payloads);
         fiber.state = Fiber::READY;
+        warp_interval = std::max(warp_interval, fiber.warp_interval + 1);
     }
+    watching = was_watching;
+    if (strcmp(what, "__syncwarp()") != 0) return true;  // the others exchange values and order no memory
+    for (unsigned lane = 0; lane < lanes; lane++)
+        if (payloads[lane]) fibers[warp * WARP + lane]->warp_interval = warp_interval;
     return true;
+}
+
+// The `__shared__` variable in the running block's memory.
+void* Worker::static_variable(const sim::SharedVariable& variable) {
+    const size_t end = variable.offset + variable.bytes;
+    if (end > STATIC_SHARED_BYTES)
+        sim_fail("the __shared__ variables take %zu bytes; static ones may take %zu", end, STATIC_SHARED_BYTES);
+    if (!watching) return static_shared + variable.offset;
+    unsigned char* address = static_shared + variable.offset + RED_ZONE * std::min(variable.number, RED_ZONES - 1);
+    watcher.add_shared(address, variable.bytes, variable.element, variable.name);
+    return address;
+}
+
+void* Worker::dynamic_variable(size_t element) {
+    if (watching) watcher.add_shared(dynamic_shared, launch->dynamic_shared, element, "extern __shared__");
+    return dynamic_shared;
+}
+
+// Called before each access of a checked kernel.
+inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
+    if (!watching) return;
+    const Fiber& fiber = *current;
+    if (fiber.owns(address)) return;
+    const Who who{block_number, interval, fiber.warp_interval, fiber.thread.linear};
+    const char* wrong = watcher.check(address, bytes, kind, reinterpret_cast<uintptr_t>(return_address), who);
+    if (wrong) fail_access(wrong);
+}
+
+void Worker::fence() {
+    if (watching) watcher.publish();
 }
 
 // ---- the scheduler's side --------------------------------------------------------------------------------------
@@ -213,13 +256,7 @@ void Worker::resume(Fiber& fiber) {
         case 0:
             if (fiber.started) _longjmp(fiber.context, 1);
             fiber.started = true;
-            getcontext(&starter);
-            starter.uc_stack.ss_sp = fiber.stack;
-            starter.uc_stack.ss_size = STACK_BYTES - fiber.thread.linear * STACK_STAGGER % STACK_STAGGER_LIMIT;
-            starter.uc_link = nullptr;
-            makecontext(&starter, start_fiber, 0);
-            setcontext(&starter);
-            break;
+            fiber.start(start_fiber);
         case 1:  // it waits, or has ended
             break;
         default: {  // it failed
@@ -236,11 +273,7 @@ void Worker::prepare(const Launch& next) {
     threads = next.threads();
     while (fibers.size() < threads) {
         auto fiber = std::make_unique<Fiber>();
-        void* stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-        if (stack == MAP_FAILED) throw std::bad_alloc();
-        fiber->stack = static_cast<char*>(stack);
-        mprotect(stack, sysconf(_SC_PAGESIZE), PROT_NONE);  // stacks grow downwards: an overflow ends here
+        fiber->reserve_stack();
         fibers.push_back(std::move(fiber));
     }
     for (unsigned i = 0; i < threads; i++) {
@@ -251,10 +284,13 @@ void Worker::prepare(const Launch& next) {
         thread.linear = i;
         thread.lane = i % WARP;
     }
-    shared.resize(SHARED_ALIGNMENT + STATIC_SHARED_BYTES + next.dynamic_shared);
+    static_bytes = STATIC_SHARED_BYTES + (next.checks ? RED_ZONE * RED_ZONES : 0);
+    shared.resize(SHARED_ALIGNMENT + static_bytes + next.dynamic_shared);
     auto address = reinterpret_cast<uintptr_t>(shared.data());
     static_shared = shared.data() + (SHARED_ALIGNMENT - address % SHARED_ALIGNMENT) % SHARED_ALIGNMENT;
-    dynamic_shared = static_shared + STATIC_SHARED_BYTES;
+    dynamic_shared = static_shared + static_bytes;
+    watching = next.checks;
+    if (watching) watcher.begin_launch(*next.checks, next.entry, next.arguments, next.grid, next.block);
 }
 
 // Seed 0 is the natural order; any other gives each block an order of its own, whoever runs it.
@@ -275,10 +311,14 @@ void Worker::run_block(uint64_t number) {
     for (size_t i = 0; i < threads; i++) {
         fibers[i]->state = Fiber::READY;
         fibers[i]->thread.block_index = block_index;
+        fibers[i]->warp_interval = 0;
     }
+    block_number = number;
+    interval = 0;
+    watcher.begin_block();
     live = threads;
     at_barrier = 0;
-    memset(static_shared, 0xFF, STATIC_SHARED_BYTES + launch->dynamic_shared);
+    memset(static_shared, 0xFF, static_bytes + launch->dynamic_shared);
     draw_order(number);
     while (live) {
         bool progress = false;
@@ -300,6 +340,7 @@ void Worker::run_block(uint64_t number) {
 void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept {
     worker = this;
     error.clear();
+    status = DONE;
     try {
         prepare(next);
         const uint64_t blocks = next.blocks();
@@ -307,11 +348,15 @@ void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::ato
         for (uint64_t i; !failed && (i = next_block++) < blocks;) {
             run_block((first + i) % blocks);
             if (!error.empty()) failed = true;
+            if (!error.empty() && !status) status = FAILED;
         }
     } catch (const std::bad_alloc&) {
         error = std::string(next.kernel) + ": out of memory for the simulated threads";
+        status = FAILED;
         failed = true;
     }
+    if (watching) watcher = Watcher();  // its records may be large
+    watching = false;
     worker = nullptr;
 }
 
@@ -384,13 +429,9 @@ void sim_block_barrier(const sim::Place* place) { worker->barrier(*place); }
 
 void sim_warp_collective(sim::Collective* collective) { worker->collective(*collective); }
 
-void* sim_dynamic_shared() { return worker->dynamic_shared; }
+void* sim_dynamic_shared(size_t element) { return worker->dynamic_variable(element); }
 
-void* sim_static_shared(size_t offset, size_t end) {
-    if (end > STATIC_SHARED_BYTES)
-        sim_fail("the __shared__ variables take %zu bytes; static ones may take %zu", end, STATIC_SHARED_BYTES);
-    return worker->static_shared + offset;
-}
+void* sim_static_shared(const sim::SharedVariable* variable) { return worker->static_variable(*variable); }
 
 void sim_fail(const char* format, ...) {
     va_list arguments;
@@ -398,15 +439,19 @@ void sim_fail(const char* format, ...) {
     worker->fail(format, arguments);
 }
 
+#include "hooks.h"
+
 // ---- what Python calls -----------------------------------------------------------------------------------------
 
-// Runs a kernel. `sizes` holds the grid's x, y, z and the block's; none is zero. Returns 0, or 1 with a
-// message in `error`. At most `max_workers` blocks run at a time.
-extern "C" __attribute__((visibility("default"))) int sim_launch(const char* kernel, Entry entry, const unsigned char* arguments, const unsigned* sizes,
-                          size_t dynamic_shared, uint64_t seed, unsigned max_workers, char* error,
-                          size_t error_size) noexcept {
+// Runs a kernel. `sizes` holds the grid's x, y, z and the block's; none is zero. Returns a Status; unless it is
+// DONE, with a message in `error`. At most `max_workers` blocks run at a time. `checks` is null for a plain run;
+// a checked one needs a kernel that was compiled for it, and has one worker.
+extern "C" __attribute__((visibility("default"))) int sim_launch(
+    const char* kernel, Entry entry, const unsigned char* arguments, const unsigned* sizes, size_t dynamic_shared,
+    uint64_t seed, unsigned max_workers, const Checks* checks, char* error, size_t error_size) noexcept {
     Launch launch{kernel,         entry, arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
-                  dynamic_shared, seed};
+                  dynamic_shared, seed,  checks};
+    if (checks) max_workers = 1;
     std::atomic<uint64_t> next_block{0};
     std::atomic<bool> failed{false};
     std::vector<std::unique_ptr<Worker>> workers;
@@ -422,9 +467,12 @@ extern "C" __attribute__((visibility("default"))) int sim_launch(const char* ker
     if (!workers.empty()) workers[0]->run(launch, next_block, failed);
     for (std::thread& thread : threads) thread.join();
     if (workers.empty()) snprintf(error, error_size, "%s: out of memory for the simulated threads", kernel);
-    int status = failed || workers.empty();
+    int status = failed || workers.empty() ? FAILED : DONE;
     for (auto& worker : workers) {
-        if (!worker->error.empty()) snprintf(error, error_size, "%s", worker->error.c_str());
+        if (!worker->error.empty()) {
+            snprintf(error, error_size, "%s", worker->error.c_str());
+            status = worker->status;
+        }
         try {
             give_back(std::move(worker));
         } catch (const std::exception&) {

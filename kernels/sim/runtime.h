@@ -45,6 +45,15 @@ struct Collective {
     Place place;
 };
 
+// A static `__shared__` variable. All of a library's have their places in one order: `offset` grows with
+// `number`.
+struct SharedVariable {
+    const char* name;
+    size_t bytes, element;  // of the whole, and of an element of an array
+    size_t offset;
+    size_t number;  // from 0
+};
+
 }  // namespace sim
 
 #pragma GCC visibility push(default)  // what libraries share; all else in them is hidden
@@ -62,8 +71,8 @@ void sim_warp_collective(sim::Collective* collective);
 
 // The block's shared memory: the dynamic part, and room for static variables. Poisoned with 0xFF (a NaN,
 // or -1) when a block starts, and aligned to 1024 bytes.
-void* sim_dynamic_shared();
-void* sim_static_shared(size_t offset, size_t end);
+void* sim_dynamic_shared(size_t element);  // the size of what the kernel declares it an array of
+void* sim_static_shared(const sim::SharedVariable* variable);
 
 // Ends the launch with an error. Does not return.
 [[noreturn]] void sim_fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -29,7 +29,7 @@ def translate(source: CudaSource, instance: str) -> str:
 
 
 def _shared_variables(found: re.Match, number: count) -> str:
-    """The declaration as references: ``float (&tile)[16][17] = sim::static_shared<float[16][17], 0>();``"""
+    """The declaration as references: ``float (&a)[16][17] = sim::static_shared<float[16][17], 0>("a");``"""
     declaration = _ALIGNMENT.sub(" ", found["declaration"]).strip()
     first, *others = split_commas(declaration)
     match = re.fullmatch(r"(?P<type>.*?[\w>]\s*\**)\s*\b(?P<declarator>\w+\s*(?:\[.*\])?)", first, re.DOTALL)
@@ -46,6 +46,6 @@ def _shared_variables(found: re.Match, number: count) -> str:
         else:
             kind = f"{element}{dimensions}"
             reference = f"(&{name}){dimensions}" if dimensions else f"&{name}"
-            lines.append(f"{element} {reference} = sim::static_shared<{kind}, {next(number)}>();")
+            lines.append(f'{element} {reference} = sim::static_shared<{kind}, {next(number)}>("{name}");')
     line_breaks = "\n" * found[0].count("\n")
     return " ".join(lines).replace("\n", " ") + line_breaks

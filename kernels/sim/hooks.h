@@ -1,0 +1,133 @@
+// The functions that the compiler calls in a checked kernel: before each access (-fsanitize=thread), and when
+// an alignment or an index into an array of known size is wrong (-fsanitize=alignment,bounds).
+//
+// Their names and arguments are those of the sanitizers' runtimes, which are not linked. Atomic operations
+// come here instead of being done in the kernel, so here they are done.
+#pragma once
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+namespace {
+
+// A library's initialisation comes here too, outside of any launch.
+inline void watch(const void* address, size_t bytes, Kind kind, const void* return_address) {
+    if (worker) worker->access(reinterpret_cast<uintptr_t>(address), bytes, kind, return_address);
+}
+
+__attribute__((format(printf, 1, 2))) void sim_fail_access(const char* format, ...) {
+    if (!worker) return;
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    worker->fail_access(text);
+}
+
+const char* base_name(const char* path) {
+    const char* slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+}  // namespace
+
+#define HERE __builtin_return_address(0)
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+#define SIM_ACCESS_HOOKS(bytes)                                                                        \
+    void __tsan_read##bytes(void* address) { watch(address, bytes, Kind::LOAD, HERE); }                \
+    void __tsan_write##bytes(void* address) { watch(address, bytes, Kind::STORE, HERE); }              \
+    void __tsan_unaligned_read##bytes(void* address) { watch(address, bytes, Kind::LOAD, HERE); }      \
+    void __tsan_unaligned_write##bytes(void* address) { watch(address, bytes, Kind::STORE, HERE); }    \
+    void __tsan_read_write##bytes(void* address) { watch(address, bytes, Kind::STORE, HERE); }         \
+    void __tsan_unaligned_read_write##bytes(void* address) { watch(address, bytes, Kind::STORE, HERE); }
+SIM_ACCESS_HOOKS(1)
+SIM_ACCESS_HOOKS(2)
+SIM_ACCESS_HOOKS(4)
+SIM_ACCESS_HOOKS(8)
+SIM_ACCESS_HOOKS(16)
+#undef SIM_ACCESS_HOOKS
+
+void __tsan_read_range(void* address, size_t bytes) { watch(address, bytes, Kind::LOAD, HERE); }
+void __tsan_write_range(void* address, size_t bytes) { watch(address, bytes, Kind::STORE, HERE); }
+
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+    watch(from, bytes, Kind::LOAD, HERE);
+    watch(to, bytes, Kind::STORE, HERE);
+    return memcpy(to, from, bytes);
+}
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+    watch(from, bytes, Kind::LOAD, HERE);
+    watch(to, bytes, Kind::STORE, HERE);
+    return memmove(to, from, bytes);
+}
+void* __tsan_memset(void* to, int value, size_t bytes) {
+    watch(to, bytes, Kind::STORE, HERE);
+    return memset(to, value, bytes);
+}
+
+#define SIM_ATOMIC_HOOKS(bits)                                                                                 \
+    uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* address, int) {                   \
+        watch(const_cast<uint##bits##_t*>(address), bits / 8, Kind::ATOMIC_LOAD, HERE);                        \
+        return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                     \
+    }                                                                                                          \
+    int __tsan_atomic##bits##_compare_exchange_strong(volatile uint##bits##_t* address, uint##bits##_t* old,   \
+                                                      uint##bits##_t desired, int, int) {                      \
+        watch(const_cast<uint##bits##_t*>(address), bits / 8, Kind::ATOMIC_STORE, HERE);                       \
+        return __atomic_compare_exchange_n(address, old, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
+    }
+SIM_ATOMIC_HOOKS(8)
+SIM_ATOMIC_HOOKS(16)
+SIM_ATOMIC_HOOKS(32)
+SIM_ATOMIC_HOOKS(64)
+#undef SIM_ATOMIC_HOOKS
+
+void __tsan_atomic_thread_fence(int) { worker->fence(); }
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+
+// ---- alignment and indices, as -fsanitize=undefined reports them ------------------------------------------------
+
+struct SourceLocation {
+    const char* file;
+    uint32_t line, column;
+};
+struct TypeDescriptor {
+    uint16_t kind, info;
+    char name[1];  // in quotes: 'float [32]'
+};
+struct TypeMismatch {
+    SourceLocation location;
+    const TypeDescriptor* type;
+    unsigned char log_alignment, check;
+};
+struct OutOfBounds {
+    SourceLocation location;
+    const TypeDescriptor *array, *index;
+};
+
+void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uintptr_t address) {
+    const size_t alignment = size_t(1) << data->log_alignment;
+    sim_fail_access("takes %s for a %s at %s:%u, but its address is %zu bytes past a multiple of %zu: start and step "
+                    "by whole vectors, or access the elements one by one",
+                    worker ? worker->name_of(address) : "", data->type->name, base_name(data->location.file),
+                    data->location.line, size_t(address % alignment), alignment);
+}
+
+void __ubsan_handle_out_of_bounds(OutOfBounds* data, uintptr_t index) {
+    const unsigned bits = 1u << (data->index->info >> 1);
+    const bool is_signed = data->index->info & 1;
+    const long long value = is_signed && bits < 64 ? (long long)(index << (64 - bits)) >> (64 - bits) : (long long)index;
+    sim_fail_access("index %lld is outside of the type %s at %s:%u: compare it with the array's size before the access",
+                    value, data->array->name, base_name(data->location.file), data->location.line);
+}
+}
+#pragma GCC visibility pop
+#undef HERE
