@@ -42,7 +42,8 @@ SIM_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 template <class T>
 T atomicCAS(T* address, typename sim::Same<T>::Type compare, typename sim::Same<T>::Type value) {
     T old = compare;
-    __atomic_compare_exchange(address, &old, &value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    // The order tells the checks (hooks.h) that this is no step of atomic_update.
+    __atomic_compare_exchange(address, &old, &value, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     return old;
 }
 

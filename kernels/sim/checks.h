@@ -5,7 +5,9 @@
 // Watcher, which knows the arrays of the launch and the block's shared variables: its regions.
 //
 // A race is two accesses of one byte by two threads, at least one of them a store and not both atomic, that
-// nothing orders. What orders them: __syncthreads() for the threads of a block, __syncwarp() for the lanes of
+// nothing orders. Two habits that are races by this rule, but do no harm on any card, are let pass: a store
+// of the value that is there already (all threads set one flag), and a plain load of what others update by
+// atomicCAS (the first guess of a loop around it). What orders them: __syncthreads() for the threads of a block, __syncwarp() for the lanes of
 // its mask, and nothing at all for two blocks (but see `publish`). Each granule of memory (an element of at
 // most 8 bytes) remembers its last store and two loads; two are enough to find every race with a later store,
 // if those that differ most are kept: of two blocks, else of two warps, else of two threads.
@@ -14,11 +16,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <algorithm>
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime.h"
@@ -42,7 +46,7 @@ struct Checks {
     size_t argument_bytes;
 };
 
-enum class Kind : uint8_t { LOAD, STORE, ATOMIC_LOAD, ATOMIC_STORE };
+enum class Kind : uint8_t { LOAD, STORE, ATOMIC_LOAD, ATOMIC_UPDATE, COMPARE_AND_SWAP };
 
 // The thread that makes an access, and where it stands between barriers.
 struct Who {
@@ -56,7 +60,7 @@ struct Who {
 struct Event {
     uint32_t block;  // from 1
     uint32_t interval;
-    uint32_t warp_interval : 21, thread : 10, atomic : 1;
+    uint32_t warp_interval : 20, thread : 10, atomic : 1, swap : 1;  // swap: by atomicCAS, atomic too
     uint32_t pc : 24, bytes : 8;  // where in the library; which bytes of the granule, as a mask
 
     bool exists() const { return block != 0; }
@@ -147,7 +151,8 @@ class Watcher {
     const char* check(uintptr_t address, size_t size, Kind kind, uintptr_t return_address, const Who& who) {
         const uintptr_t pc = return_address - library_begin;
         Region*& guess = guesses[pc * 0x9E3779B1u >> 6 & (GUESSES - 1)];  // an instruction keeps to its array
-        const bool store = kind == Kind::STORE || kind == Kind::ATOMIC_STORE;
+        const bool store = kind != Kind::LOAD && kind != Kind::ATOMIC_LOAD;
+        if (const char* wrong = settle()) return wrong;
         if (!guess || !guess->contains(address, size) || (store && !guess->writeable)) {
             if (address - library_begin < library_bytes || address - arguments_begin < argument_bytes) return nullptr;
             Region* found = find(address, size);
@@ -155,12 +160,22 @@ class Watcher {
             if (store && !found->writeable) return writes_const(*found, address, pc);
             guess = found;
         }
-        if (kind == Kind::ATOMIC_STORE && !guess->shared) {
+        if (store && kind != Kind::STORE && !guess->shared) {
             acquired = true;
             if (fenced) published[who.block] = true;
         }
         if (!guess->granules || kind == Kind::ATOMIC_LOAD) return nullptr;  // an atomic load is half of an update
         return find_race(*guess, address, size, kind, pc, who);
+    }
+
+    // Called before each access, and before another thread runs: whether the last store, if it came after
+    // another thread's access, has changed what was there. Null if not.
+    const char* settle() {
+        if (!doubtful.region) return nullptr;
+        const Doubtful store = std::exchange(doubtful, {});
+        const void* memory = reinterpret_cast<const void*>(store.region->begin + store.offset);
+        if (memcmp(memory, store.before, store.bytes) == 0) return nullptr;
+        return race(*store.region, store.at, store.earlier, store.earlier_stored, store.now, true);
     }
 
     // A block that calls __threadfence() and then an atomic operation publishes what it has written; one that
@@ -210,19 +225,30 @@ class Watcher {
         const bool store = kind != Kind::LOAD;
         Event now{};
         now.block = who.block + 1, now.interval = who.interval, now.warp_interval = who.warp_interval;
-        now.thread = who.thread, now.atomic = kind == Kind::ATOMIC_STORE, now.pc = pc;
+        now.thread = who.thread, now.pc = pc;
+        now.atomic = kind == Kind::ATOMIC_UPDATE || kind == Kind::COMPARE_AND_SWAP;
+        now.swap = kind == Kind::COMPARE_AND_SWAP;
         const size_t granule_bytes = size_t(1) << region.granule_shift, end = address - region.begin + size;
-        for (size_t at = address - region.begin; at < end;) {
+        const char* wrong = nullptr;
+        auto report = [&](const Event& earlier, bool earlier_stored, size_t at) {
+            if (kind != Kind::STORE || size > sizeof doubtful.before) {
+                wrong = race(region, at, earlier, earlier_stored, now, store);
+            } else if (!doubtful.region) {
+                doubtful = {&region, address - region.begin, size, at, earlier, now, earlier_stored, {}};
+                memcpy(doubtful.before, reinterpret_cast<const void*>(address), size);
+            }
+        };
+        for (size_t at = address - region.begin; at < end && !wrong;) {
             Granule& granule = region.granules[at >> region.granule_shift];
             const size_t first = at & (granule_bytes - 1), count = std::min(granule_bytes - first, end - at);
             now.bytes = ((1u << count) - 1) << first;
             // Shared memory is another in each block.
             if (region.shared && granule.store.block != now.block) granule.store = {};
             if (region.shared && granule.loads[0].block != now.block) granule.loads[0] = granule.loads[1] = {};
-            if (clash(granule.store, now)) return race(region, at, granule.store, true, now, store);
+            if (clash(granule.store, now) && (store || !granule.store.swap)) report(granule.store, true, at);
             if (store) {
                 for (const Event& load : granule.loads)
-                    if (clash(load, now)) return race(region, at, load, false, now, store);
+                    if (clash(load, now) && !now.swap) report(load, false, at);
                 granule.store = now;
                 granule.loads[0] = granule.loads[1] = {};
             } else {
@@ -230,7 +256,7 @@ class Watcher {
             }
             at += count;
         }
-        return nullptr;
+        return wrong;
     }
 
     bool clash(const Event& earlier, const Event& now) const {
@@ -328,6 +354,17 @@ class Watcher {
         return 1;
     }
 
+    // A store that clashes with an earlier access, unless it stores what is there already.
+    struct Doubtful {
+        const Region* region;  // null: there is none
+        size_t offset, bytes;  // of the store, in the region
+        size_t at;             // of the first clash, in the region
+        Event earlier, now;
+        bool earlier_stored;
+        unsigned char before[16];
+    };
+
+    Doubtful doubtful{};
     std::deque<Region> regions;  // a deque, for they never move
     Region* guesses[GUESSES] = {};
     uintptr_t library_begin = 0, library_bytes = 0, arguments_begin = 0, argument_bytes = 0;

@@ -25,6 +25,9 @@ __attribute__((format(printf, 1, 2))) void sim_fail_access(const char* format, .
     worker->fail_access(text);
 }
 
+// atomicCAS is the one atomic operation that asks for sequential consistency (atomics.h).
+Kind update_kind(int order) { return order == __ATOMIC_SEQ_CST ? Kind::COMPARE_AND_SWAP : Kind::ATOMIC_UPDATE; }
+
 const char* base_name(const char* path) {
     const char* slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
@@ -75,8 +78,8 @@ void* __tsan_memset(void* to, int value, size_t bytes) {
         return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                     \
     }                                                                                                          \
     int __tsan_atomic##bits##_compare_exchange_strong(volatile uint##bits##_t* address, uint##bits##_t* old,   \
-                                                      uint##bits##_t desired, int, int) {                      \
-        watch(const_cast<uint##bits##_t*>(address), bits / 8, Kind::ATOMIC_STORE, HERE);                       \
+                                                      uint##bits##_t desired, int order, int) {                \
+        watch(const_cast<uint##bits##_t*>(address), bits / 8, update_kind(order), HERE);                       \
         return __atomic_compare_exchange_n(address, old, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
     }
 SIM_ATOMIC_HOOKS(8)

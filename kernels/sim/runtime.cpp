@@ -78,6 +78,7 @@ class Worker {
     void* dynamic_variable(size_t element);
     void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
     void fence();
+    void settle();
     const char* name_of(uintptr_t address) { return watcher.name_of(address); }
 
     Fiber* current = nullptr;
@@ -135,6 +136,7 @@ void Worker::wait(int state, const sim::Place& place) {
 }
 
 void Worker::end_current() {
+    settle();
     Fiber& fiber = *current;
     fiber.state = Fiber::ENDED;
     live--;
@@ -164,6 +166,7 @@ void Worker::fail_access(const char* text) {
 }
 
 void Worker::barrier(const sim::Place& place) {
+    settle();
     if (++at_barrier == live)
         release_barrier();
     else
@@ -180,6 +183,7 @@ void Worker::release_barrier() {
 }
 
 void Worker::collective(sim::Collective& mine) {
+    settle();
     const sim::Thread& thread = current->thread;
     if (!(mine.mask >> thread.lane & 1))
         fail("%s at %s:%d: the mask 0x%08x leaves out lane %u, which calls it", mine.place.what, mine.place.file,
@@ -242,6 +246,12 @@ inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const voi
     const Who who{block_number, interval, fiber.warp_interval, fiber.thread.linear};
     const char* wrong = watcher.check(address, bytes, kind, reinterpret_cast<uintptr_t>(return_address), who);
     if (wrong) fail_access(wrong);
+}
+
+// The running thread's last store is done: reports it if it was a race.
+void Worker::settle() {
+    if (!watching) return;
+    if (const char* wrong = watcher.settle()) fail_access(wrong);
 }
 
 void Worker::fence() {

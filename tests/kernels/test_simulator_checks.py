@@ -236,6 +236,29 @@ def test_an_atomic_and_a_plain_access_race():
     assert "updates it at" in message("if (threadIdx.x) atomicAdd(y, 1); else y[0] = 0;", zeros(1))
 
 
+def test_storing_the_same_value_is_let_pass():
+    assert launch("y[0] = 5;", zeros(1), grid=2)[0] == 5
+    text = message("y[0] = threadIdx.x / 16;", zeros(1))
+    assert (
+        "thread (16, 0, 0): race on y[0]" in text and "thread (15, 0, 0) of the same block writes it" in text
+    )
+
+
+def test_a_loop_around_compare_and_swap_may_start_with_a_plain_load():
+    body = """
+    int old = y[0], assumed;
+    do {
+        assumed = old;
+        old = atomicCAS(y, assumed, assumed + 1);
+    } while (old != assumed);
+    """
+    for seed in range(3):
+        with sim.seed(seed):
+            out = launch(body, zeros(1, dtype=np.int32), parameters="int* y", grid=3)
+        assert out[0] == 96
+    assert "race on y[0]" in message("atomicAdd(y, 1); y[threadIdx.x + 1] = y[0];", zeros(33))
+
+
 def test_neighbouring_bytes_are_not_a_race():
     out = zeros(256, dtype=np.uint8)
     launch("y[threadIdx.x] = threadIdx.x;", out, parameters="unsigned char* y", block=256)
