@@ -6,3 +6,13 @@
 
 ``minigrad.kernels.list()`` shows them as the dispatcher knows them: by op, device, dtype and rung.
 """
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Load a part when it is first touched: the simulator and the launch layer are not always needed."""
+    if name in ("cpu", "cuda", "launch", "sim"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """The dispatcher: which kernel runs, and what it may rely on."""
 
 import contextlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -236,3 +238,10 @@ def test_unknown_devices():
     with pytest.raises(TypeError, match="expected a name"):
         mg.device(3)
     assert mg.device("cpu") is mg.device("cpu:0") is mg.device("cpu", 0) is mg.ones(1).device
+
+
+def test_the_parts_of_kernels_load_when_touched():
+    code = "import minigrad as mg; mg.kernels.sim.checks, mg.kernels.launch.CudaKernel, mg.kernels.cuda"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    with pytest.raises(AttributeError, match="no attribute 'tpu'"):
+        _ = mg.kernels.tpu
