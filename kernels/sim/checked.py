@@ -153,9 +153,11 @@ def _source_line(pc: int, library: Path) -> str:
     # A return address belongs to the next instruction: one less is in the call.
     command = [tool, "-i", "-e", str(library), hex(pc - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    # The innermost inlined function comes first; those of the simulator's headers do not count.
+    # The innermost inlined function comes first; those of the simulator's headers do not count. They are told
+    # by name: a cached library may have been compiled by another installation, in another folder.
+    headers = {header.name for header in HEADERS.glob("*.h")}
     for frame in frames:
         path, _, line = frame.partition(" ")[0].rpartition(":")
-        if Path(path).parent not in (HEADERS, HEADERS.resolve()) and line.isdecimal():
+        if Path(path).name not in headers and line.isdecimal():
             return f"{Path(path).name}:{line}"
     return "an unknown line"
