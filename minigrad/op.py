@@ -153,7 +153,8 @@ class Op:
             mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
 
         What a rule does not need is not kept for it: a parameter whose name starts with an underscore
-        arrives as a :class:`~minigrad.dispatch.Spec` (shape and dtype only).
+        arrives as a :class:`~minigrad.dispatch.Spec` (shape and dtype only), an only output as None: its
+        shape and dtype are those of ``g``.
         """
         if rule is not None:
             self._joint_rule = rule
