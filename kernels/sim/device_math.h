@@ -42,6 +42,20 @@ inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
 
+// The sine and cosine of pi x, from an angle of at most pi / 4.
+inline void sincospi(double x, double* sine, double* cosine) {
+    const double quarters = rint(2 * x), angle = M_PI * (x - quarters / 2), s = sin(angle), c = cos(angle);
+    const long long quarter = (long long)quarters & 3;
+    *sine = quarter == 0 ? s : quarter == 1 ? c : quarter == 2 ? -s : -c;
+    *cosine = quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s;
+}
+
+inline void sincospif(float x, float* sine, float* cosine) {
+    double s, c;
+    sincospi(x, &s, &c);
+    *sine = float(s), *cosine = float(c);
+}
+
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }

@@ -1,0 +1,147 @@
+// Random numbers, and the dropout of elements. All arrays are flat and C-contiguous, of n elements.
+//
+//   uniform   out[i] in [0, 1): multiples of 2^-24 in float32, of 2^-53 in float64
+//   normal    out[i] of mean 0 and variance 1
+//   dropout   out[i] = x[i] scale, or 0 where the i-th random word is below the threshold
+//
+// The i-th number depends on seed, offset and i alone (philox.cuh), so dropout keeps no mask: its gradient is
+// dropout itself, on the gradient, with the same seed and offset.
+//
+//   ..._naive    a thread for each element: it computes a block of random words, and uses one or two of them
+//   ..._block    + four elements for each thread: every word is used, and they are moved 16 bytes at a time
+//
+// Arithmetic intensity, in float32: a block's 100 integer operations for 4 elements are 25 for an element,
+// which is 4 bytes to write (dropout: 4 more to read). An H200 does 64 integer operations a cycle on each of
+// its 132 multiprocessors, 4 for each byte that its memory moves: 25 operations for 4 to 8 bytes are just
+// about what it can hide behind the memory. Naive does four times as many and is bound by them.
+
+#include "philox.cuh"
+
+// Four neighbouring elements, moved in accesses of 16 bytes.
+template <typename T>
+struct __align__(16) Four {
+    T at[4];
+};
+
+__device__ __forceinline__ bool is_aligned(const void* pointer) {
+    return (unsigned long long)pointer % 16 == 0;
+}
+
+// Element k of four, without an address for `four`: it stays in registers.
+template <typename T>
+__device__ __forceinline__ T select(const T (&four)[4], int k) {
+    return k < 2 ? (k == 0 ? four[0] : four[1]) : (k == 2 ? four[2] : four[3]);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_four(T* out, long long first, long long n, const Four<T>& four) {
+    if (first + 4 <= n && is_aligned(out)) {
+        *reinterpret_cast<Four<T>*>(out + first) = four;
+    } else {
+        for (int k = 0; k < 4; k++)
+            if (first + k < n) out[first + k] = four.at[k];
+    }
+}
+
+// ---- numbers ----
+
+enum Distribution { UNIFORM, NORMAL };
+
+// The transform of Box and Muller (1958): a point at the angle 2 pi v, at a distance whose square has an
+// exponential distribution, has two independent normal coordinates. u in (0, 1], v in [0, 1).
+template <typename T>
+__device__ __forceinline__ void box_muller(T& x, T& y, T u, T v) {
+    const T radius = sqrt(T(-2) * log(u));
+    T sine, cosine;
+    if constexpr (sizeof(T) == 4)
+        sincospif(2 * v, &sine, &cosine);
+    else
+        sincospi(2 * v, &sine, &cosine);
+    x = radius * cosine;
+    y = radius * sine;
+}
+
+// Elements 4 i .. 4 i + 3 of a stream. In float32 they are one block of words ...
+template <Distribution D>
+__device__ __forceinline__ void draw(Four<float>& four, long long i, unsigned long long seed,
+                                     unsigned long long offset) {
+    const Philox random(i, seed, offset);
+    if constexpr (D == UNIFORM) {
+        for (int k = 0; k < 4; k++) four.at[k] = float(random.words[k] >> 8) * 0x1p-24f;
+    } else {
+        for (int k = 0; k < 4; k += 2)
+            box_muller(four.at[k], four.at[k + 1], float(random.words[k]) * 0x1p-32f + 0x1p-33f,
+                       float(random.words[k + 1]) * 0x1p-32f);
+    }
+}
+
+// ... in float64 two, for a number takes 53 bits.
+template <Distribution D>
+__device__ __forceinline__ void draw(Four<double>& four, long long i, unsigned long long seed,
+                                     unsigned long long offset) {
+    for (int k = 0; k < 4; k += 2) {
+        const Philox random(2 * i + k / 2, seed, offset);
+        const double first = double(random.pair(0) >> 11), second = double(random.pair(1) >> 11);
+        if constexpr (D == UNIFORM) {
+            four.at[k] = first * 0x1p-53;
+            four.at[k + 1] = second * 0x1p-53;
+        } else {
+            box_muller(four.at[k], four.at[k + 1], (first + 1) * 0x1p-53, second * 0x1p-53);
+        }
+    }
+}
+
+// Grid: x = a thread for each element.
+template <typename T, Distribution D>
+__global__ void fill_naive(T* out, long long n, unsigned long long seed, unsigned long long offset) {
+    const long long i = global_thread_index();
+    if (i >= n) return;
+    Four<T> four;
+    draw<D>(four, i / 4, seed, offset);
+    out[i] = select(four.at, int(i % 4));
+}
+
+// Grid: x = a thread for each four elements.
+template <typename T, Distribution D>
+__global__ void fill_block(T* out, long long n, unsigned long long seed, unsigned long long offset) {
+    const long long i = global_thread_index();
+    if (4 * i >= n) return;
+    Four<T> four;
+    draw<D>(four, i, seed, offset);
+    store_four(out, 4 * i, n, four);
+}
+
+// ---- dropout ----
+
+// What is dropped is multiplied by 0: a NaN or an infinity stays visible, as NaN.
+template <typename T>
+__device__ __forceinline__ T dropped(T x, unsigned word, unsigned threshold, T scale) {
+    return x * (word < threshold ? T(0) : scale);
+}
+
+// Grid: x = a thread for each element.
+template <typename T>
+__global__ void dropout_naive(T* out, const T* x, long long n, unsigned threshold, T scale,
+                              unsigned long long seed, unsigned long long offset) {
+    const long long i = global_thread_index();
+    if (i >= n) return;
+    const Philox random(i / 4, seed, offset);
+    out[i] = dropped(x[i], select(random.words, int(i % 4)), threshold, scale);
+}
+
+// Grid: x = a thread for each four elements.
+template <typename T>
+__global__ void dropout_block(T* out, const T* x, long long n, unsigned threshold, T scale,
+                              unsigned long long seed, unsigned long long offset) {
+    const long long i = global_thread_index(), first = 4 * i;
+    if (first >= n) return;
+    Four<T> four;
+    if (first + 4 <= n && is_aligned(x)) {
+        four = *reinterpret_cast<const Four<T>*>(x + first);
+    } else {
+        for (int k = 0; k < 4; k++) four.at[k] = first + k < n ? x[first + k] : T(0);
+    }
+    const Philox random(i, seed, offset);
+    for (int k = 0; k < 4; k++) four.at[k] = dropped(four.at[k], random.words[k], threshold, scale);
+    store_four(out, first, n, four);
+}
