@@ -1,13 +1,16 @@
 """Random numbers: one generator for the whole process, seeded by :func:`manual_seed`.
 
-Numbers are drawn on the CPU by NumPy's counter-based Philox generator and then moved, so that the same seed
-gives the same numbers on every device.
+The same seed gives the same numbers on every device. Uniform and normal numbers and the masks of dropout are
+computed where they are needed, on a card too, by the counter-based generator of
+:mod:`minigrad.kernels.philox`: bit for bit the same everywhere, but for the normal ones, where each device
+rounds its own logarithm, sine and cosine. Integers and permutations are drawn on the CPU by NumPy and moved.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,32 +23,48 @@ MAX_SEED = 2**63
 class Generator:
     """A source of random numbers with its own seed; functions that draw take one as ``generator``.
 
-    Attributes:
-        numpy: the :class:`numpy.random.Generator` underneath.
+    Its state is the seed, the number of streams that were taken from it, and the state of a NumPy generator.
+    Without a seed, the operating system gives one.
     """
 
     def __init__(self, seed: int | None = None):
-        self._seed = seed
-
-    @cached_property
-    def numpy(self) -> np.random.Generator:
-        """Made on first use, because NumPy's random module takes a while to import."""
-        return np.random.Generator(np.random.Philox(self._seed))
+        self._lock = threading.Lock()
+        self.manual_seed(int.from_bytes(os.urandom(8), "little") % MAX_SEED if seed is None else seed)
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from ``seed``, an integer of at least 0."""
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < MAX_SEED:
             raise ValueError(f"manual_seed: the seed must be an integer in [0, 2^63), got {seed!r}")
-        self.numpy.bit_generator.state = np.random.Philox(int(seed)).state
+        self._seed = int(seed)
+        self._offset = 0
+        self._numpy: np.random.Generator | None = None
         return self
+
+    @property
+    def numpy(self) -> np.random.Generator:
+        """A :class:`numpy.random.Generator`, made on first use: NumPy's random module loads slowly."""
+        if self._numpy is None:
+            self._numpy = np.random.Generator(np.random.Philox(self._seed))
+        return self._numpy
+
+    def next_stream(self) -> tuple[int, int]:
+        """The (seed, offset) of a stream of :mod:`minigrad.kernels.philox` that nobody has had before."""
+        with self._lock:
+            offset = self._offset
+            self._offset += 1
+        return self._seed, offset
 
     def get_state(self) -> Mapping[str, Any]:
         """Everything that determines the numbers to come."""
-        return self.numpy.bit_generator.state
+        numpy = None if self._numpy is None else self._numpy.bit_generator.state
+        return {"seed": self._seed, "offset": self._offset, "numpy": numpy}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` gave."""
-        self.numpy.bit_generator.state = state
+        self.manual_seed(state["seed"])
+        self._offset = state["offset"]
+        if state["numpy"] is not None:
+            self.numpy.bit_generator.state = state["numpy"]
 
 
 default_generator = Generator()

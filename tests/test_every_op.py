@@ -263,6 +263,8 @@ CASES = {
         case((3, 4), integers(0, 3, (5, 4)), dim=0),
     ],
     "put_along_dim": [case((3, 2), integers(0, 4, (3, 2)), dim=1, shape=(3, 4))],
+    "dropout": [case(s, p=p, seed=3, offset=2**40) for s in SHAPES + LARGER for p in (0.25, 0.5)]
+    + [case((5,), p=1.0, seed=2**64 - 1, offset=0)],
     # the heavy ones
     "matmul": [
         case((3, 4), (4, 5), length=4),

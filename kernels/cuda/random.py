@@ -46,7 +46,7 @@ def normal_block(out: Any, seed: int, offset: int) -> None:
 
 
 def dropout_naive(out: Any, x: Any, threshold: int, scale: float, seed: int, offset: int) -> None:
-    """``x`` times ``scale``, or 0 where the element's random word is below ``threshold``; a thread for each."""
+    """``x`` times ``scale``, or 0 where the element's random word is below ``threshold``: the definition."""
     arguments = (out, x, _size(out, x), threshold, scale, seed, offset)
     _dropout_naive.launch(blocks(out.size, THREADS), THREADS, arguments)
 

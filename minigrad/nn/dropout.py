@@ -1,4 +1,4 @@
-"""The dropout layer."""
+"""The dropout layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from minigrad.nn import functional as F
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "Dropout2d"]
 
 
 class Dropout(Module):
@@ -19,7 +19,7 @@ class Dropout(Module):
     def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__()
         if not 0.0 <= p <= 1.0:
-            raise ValueError(f"Dropout: p must be a probability in [0, 1], got {p}")
+            raise ValueError(f"{type(self).__name__}: p must be a probability in [0, 1], got {p}")
         self.p = p
         self.inplace = inplace
 
@@ -30,3 +30,13 @@ class Dropout(Module):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"p={self.p}, inplace={self.inplace}"
+
+
+class Dropout2d(Dropout):
+    """As :class:`Dropout`, for whole channels of (N, C, H, W) or (N, C, L): neighbouring pixels are so alike
+    that dropping one alone hides little. https://arxiv.org/abs/1411.4280
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape."""
+        return F.dropout2d(input, self.p, self.training)

@@ -40,6 +40,7 @@ __all__ = [
     "conv2d",
     "cross_entropy",
     "dropout",
+    "dropout2d",
     "elu",
     "gelu",
     "l1_loss",
@@ -118,6 +119,12 @@ def logsigmoid(input: Tensor) -> Tensor:
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """In training, each element set to zero with probability ``p``, the others scaled by 1 / (1 - p)."""
     return _apply(lambda x: _dropout.dropout(x, p, training), input, inplace)
+
+
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """In training, each channel of (N, C, H, W) or (N, C, L) set to zero with probability ``p``, the others
+    scaled by 1 / (1 - p); https://arxiv.org/abs/1411.4280."""
+    return _apply(lambda x: _dropout.dropout2d(x, p, training), input, inplace)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
