@@ -1,4 +1,4 @@
-"""The errors that launching a kernel can end in, beside ValueError and TypeError for wrong arguments."""
+"""The errors that work on a device can end in, beside ValueError and TypeError for wrong arguments."""
 
 
 class KernelCompileError(RuntimeError):
@@ -6,7 +6,11 @@ class KernelCompileError(RuntimeError):
 
 
 class KernelLaunchError(RuntimeError):
-    """A kernel was launched and could not finish: a deadlock, a trap, or an error of the device."""
+    """A kernel was launched and could not finish: a deadlock, a trap, or an error of the device.
+
+    On a card such an error is seen late, by whatever asks the card next. The message says so, names the
+    kernel launched last, and says whether the process can go on.
+    """
 
 
 class KernelAccessError(KernelLaunchError):
@@ -15,3 +19,7 @@ class KernelAccessError(KernelLaunchError):
     The message names the kernel, its block and thread, the lines of the source and the argument or shared
     variable, and says what to do.
     """
+
+
+class OutOfMemoryError(RuntimeError, MemoryError):
+    """A card has no memory left for an array. The message holds the sizes: wanted, in use, on the card."""

@@ -1,8 +1,8 @@
 """The errors that callers may need to tell apart. Everything else is a ValueError or a TypeError."""
 
-from minigrad.kernels.errors import KernelAccessError, KernelCompileError, KernelLaunchError
+from minigrad.kernels.errors import KernelAccessError, KernelCompileError, KernelLaunchError, OutOfMemoryError
 
-__all__ = ["DeviceError", "KernelAccessError", "KernelCompileError", "KernelLaunchError"]
+__all__ = ["DeviceError", "KernelAccessError", "KernelCompileError", "KernelLaunchError", "OutOfMemoryError"]
 
 
 class DeviceError(RuntimeError):

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import KernelCompileError, KernelLaunchError
 from ..source import CUDA_DIRECTORY, CudaSource, Signature
 from . import cupy
+from .guard import explain, last_launched
 
 OPTIONS = ("-std=c++17", f"-I{CUDA_DIRECTORY}")
 
@@ -32,7 +33,7 @@ class CudaBackend:
             with device:
                 kernel = kernels.get(device.id)
                 if kernel is None:
-                    kernel = kernels[device.id] = _compiled(cp, module, instance)
+                    kernel = kernels[device.id] = _compiled(cp, module, instance, device.id)
                 try:
                     # Short-circuited: asking the driver takes longer than a launch.
                     if (
@@ -41,9 +42,14 @@ class CudaBackend:
                     ):
                         kernel.max_dynamic_shared_size_bytes = shared_bytes
                     kernel(grid, block, tuple(values), shared_mem=shared_bytes)
-                except cp.cuda.driver.CUDADriverError as error:
-                    where = f"{instance}, grid {grid}, block {block}, shared_bytes {shared_bytes}"
-                    raise KernelLaunchError(f"{where}: {error}") from error
+                except (cp.cuda.driver.CUDADriverError, cp.cuda.runtime.CUDARuntimeError) as error:
+                    explained = explain(error, device.id)
+                    if explained is None:
+                        where = f"{instance}, grid {grid}, block {block}, shared_bytes {shared_bytes}"
+                        why = "; ".join([str(error), *_exceeded(device, kernel, grid, block, shared_bytes)])
+                        explained = KernelLaunchError(f"{where}: {why}")
+                    raise explained from error
+            last_launched[device.id] = instance
 
         return launch
 
@@ -51,7 +57,7 @@ class CudaBackend:
 backend = CudaBackend()
 
 
-def _compiled(cp: Any, module: Any, instance: str) -> Any:
+def _compiled(cp: Any, module: Any, instance: str, index: int) -> Any:
     """The kernel ``instance``, compiled for the current device (or loaded from CuPy's cache)."""
     try:
         return module.get_function(instance)
@@ -59,3 +65,33 @@ def _compiled(cp: Any, module: Any, instance: str) -> Any:
         raise KernelCompileError(
             f"{instance} does not compile for the card:\n{str(error).strip()}"
         ) from error
+    except (cp.cuda.driver.CUDADriverError, cp.cuda.runtime.CUDARuntimeError) as error:
+        explained = explain(error, index)
+        raise explained or KernelLaunchError(f"{instance} cannot be loaded: {error}") from error
+
+
+def _exceeded(device: Any, kernel: Any, grid: tuple, block: tuple, shared_bytes: int) -> list[str]:
+    """The limits of this card, and of the kernel as it was compiled for it, that a launch exceeds."""
+    limits = device.attributes
+    threads = block[0] * block[1] * block[2]
+    checks = [
+        ("threads in a block", threads, limits["MaxThreadsPerBlock"], "this card"),
+        ("threads in a block", threads, kernel.max_threads_per_block, "this kernel"),
+        ("registers in a block", threads * kernel.num_regs, limits["MaxRegistersPerBlock"], "this card"),
+        (
+            "bytes of shared memory",
+            shared_bytes + kernel.shared_size_bytes,
+            limits["MaxSharedMemoryPerBlockOptin"],
+            "this card",
+        ),
+        *(
+            (f"{what} along {axis.lower()}", size, limits[f"Max{name}Dim{axis}"], "this card")
+            for what, name, sizes in (("threads", "Block", block), ("blocks", "Grid", grid))
+            for axis, size in zip("XYZ", sizes, strict=True)
+        ),
+    ]
+    return [
+        f"{value} {what} exceed the {limit} of {whose}"
+        for what, value, limit, whose in checks
+        if value > limit
+    ]

@@ -1,13 +1,16 @@
 """The launch layer: signatures, argument checks, limits, and what the card's backend hands to CuPy."""
 
 import sys
+import threading
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
+from minigrad.kernels.cuda import backend, guard
 from minigrad.kernels.cuda.backend import CudaBackend
 from minigrad.kernels.errors import KernelCompileError, KernelLaunchError
 from minigrad.kernels.launch import CudaKernel, blocks, strided
@@ -250,6 +253,17 @@ def test_blocks():
 
 class FakeDevice(nullcontext):
     id = 0
+    attributes: ClassVar = {
+        "MaxThreadsPerBlock": 1024,
+        "MaxRegistersPerBlock": 65536,
+        "MaxSharedMemoryPerBlockOptin": 65536,
+        "MaxBlockDimX": 1024,
+        "MaxBlockDimY": 1024,
+        "MaxBlockDimZ": 64,
+        "MaxGridDimX": 2**31 - 1,
+        "MaxGridDimY": 65535,
+        "MaxGridDimZ": 65535,
+    }
 
 
 class FakeArray:
@@ -269,26 +283,32 @@ class CompileException(Exception):
 
 
 class CUDADriverError(Exception):
-    pass
+    __module__ = "cupy_backends.cuda.api.driver"
+    status = 1
+
+
+class CUDARuntimeError(CUDADriverError):
+    __module__ = "cupy_backends.cuda.api.runtime"
 
 
 @pytest.fixture
 def fake_cupy(monkeypatch):
     """A module named cupy whose RawModule records what it is asked for."""
     cupy = ModuleType("cupy")
-    cupy.modules, cupy.launches, cupy.error = [], [], None
+    cupy.modules, cupy.launches, cupy.error, cupy.load_error = [], [], None, None
 
     class RawModule:
         def __init__(self, **options):
             cupy.modules.append(options)
 
         def get_function(self, name):
-            if isinstance(cupy.error, CompileException):
-                raise cupy.error
+            if cupy.load_error:
+                raise cupy.load_error
             return Kernel()
 
     class Kernel:
         max_dynamic_shared_size_bytes = 49152
+        max_threads_per_block, num_regs, shared_size_bytes = 512, 100, 1000
 
         def __call__(self, grid, block, args, shared_mem):
             if cupy.error:
@@ -299,8 +319,11 @@ def fake_cupy(monkeypatch):
     cupy.cuda = SimpleNamespace(
         compiler=SimpleNamespace(CompileException=CompileException),
         driver=SimpleNamespace(CUDADriverError=CUDADriverError),
+        runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(guard, "last_launched", {})
+    monkeypatch.setattr(backend, "last_launched", guard.last_launched)
     return cupy
 
 
@@ -329,15 +352,68 @@ def test_cupy_gets_structs_as_arrays_of_one_element(fake_cupy):
 
 
 def test_errors_of_the_card_are_the_kernels_errors(fake_cupy):
-    fake_cupy.error = CompileException('kernel.cu(7): error: identifier "factr" is undefined')
+    fake_cupy.load_error = CompileException('kernel.cu(7): error: identifier "factr" is undefined')
     with pytest.raises(
         KernelCompileError, match=r"scale<float> does not compile for the card:\nkernel.cu\(7\): error"
     ):
         CudaKernel(SCALE, "scale<T>").launch(1, 1, (FakeArray(), FakeArray(), 1.0, 5))
-    fake_cupy.error = CUDADriverError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
-    message = r"scale<float>, grid \(1, 1, 1\), block \(1, 1, 1\), shared_bytes 0: CUDA_ERROR_LAUNCH_OUT"
-    with pytest.raises(KernelLaunchError, match=message):
+    fake_cupy.load_error = CUDADriverError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+    with pytest.raises(
+        KernelLaunchError, match=r"^scale<float> cannot be loaded: CUDA_ERROR_UNSUPPORTED_PTX"
+    ):
         CudaKernel(SCALE, "scale<T>").launch(1, 1, (FakeArray(), FakeArray(), 1.0, 5))
+
+
+@pytest.mark.parametrize(
+    ("block", "shared_bytes", "exceeded"),
+    [
+        (1, 0, ""),
+        (600, 0, "; 600 threads in a block exceed the 512 of this kernel"),
+        (
+            700,
+            65000,
+            "; 700 threads in a block exceed the 512 of this kernel; 70000 registers in a block exceed the "
+            "65536 of this card; 66000 bytes of shared memory exceed the 65536 of this card",
+        ),
+    ],
+)
+def test_a_launch_that_is_refused_tells_which_limits_it_exceeds(fake_cupy, block, shared_bytes, exceeded):
+    fake_cupy.error = CUDADriverError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
+    with pytest.raises(KernelLaunchError) as caught:
+        CudaKernel(SCALE, "scale<T>").launch(1, block, (FakeArray(), FakeArray(), 1.0, 5), shared_bytes)
+    where = f"scale<float>, grid (1, 1, 1), block ({block}, 1, 1), shared_bytes {shared_bytes}"
+    assert str(caught.value) == f"{where}: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES{exceeded}"
+    assert guard.last_launched == {}
+
+
+@pytest.mark.parametrize("error", [CUDADriverError, CUDARuntimeError])
+@pytest.mark.parametrize("when", ["error", "load_error"])
+def test_a_lost_context_names_the_kernel_before(fake_cupy, error, when):
+    arguments = (FakeArray(), FakeArray(), 1.0, 5)
+    CudaKernel(SCALE, "scale").launch(1, 1, arguments)
+    assert guard.last_launched == {0: "scale<float>"}
+    lost = error("CUDA_ERROR_ILLEGAL_ADDRESS")
+    lost.status = 700
+    setattr(fake_cupy, when, lost)
+    message = "on cuda:0: CUDA_ERROR_ILLEGAL_ADDRESS. The kernel launched last there is scale<float>"
+    with pytest.raises(KernelLaunchError, match=message):
+        CudaKernel(SCALE, "fill<T, 3>").launch(1, 1, (FakeArray(np.float64),))
+    assert guard.last_launched == {0: "scale<float>"}
+
+
+def test_threads_that_launch_at_once_load_a_kernel_once(fake_cupy):
+    kernel, start = CudaKernel(SCALE, "scale<T>"), threading.Barrier(8)
+
+    def launch():
+        start.wait()
+        kernel.launch(1, 1, (FakeArray(), FakeArray(), 1.0, 5))
+
+    threads = [threading.Thread(target=launch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fake_cupy.launches) == 8 and len(fake_cupy.modules) == 1
 
 
 def test_arrays_of_two_kinds_or_devices_do_not_mix(fake_cupy):
