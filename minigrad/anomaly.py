@@ -65,6 +65,8 @@ def check_gradients(node: Node, grads: Sequence) -> None:
 def _has_nan(value: Any) -> bool:
     """Whether a tensor or an array has a NaN; numbers and integers have none."""
     array = getattr(value, "_array", value)
-    return (
-        getattr(array, "dtype", None) is not None and array.dtype.kind == "f" and bool((array != array).any())
-    )
+    if getattr(array, "dtype", None) is None or array.dtype.kind != "f":
+        return False
+    # A bare array comes from the walk back, which has made its device the current one.
+    with contextlib.nullcontext() if array is value else value.device.active():
+        return bool((array != array).any())

@@ -9,4 +9,6 @@ from minigrad cimport graph
     pending=dict, leaves=dict, youngest=list, slot=list, needed=list, node=graph.Node,
     i=Py_ssize_t, index=Py_ssize_t, anomaly=bint,
 )
-cpdef dict _walk(list edges, list grads, wanted, captured, bint retain_graph, bint create_graph)
+cpdef dict _walk(
+    list edges, list grads, wanted, captured, bint retain_graph, bint create_graph, list left
+)

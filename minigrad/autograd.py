@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from minigrad.anomaly import check_gradients, detect_anomaly, set_detect_anomaly
-from minigrad.devices import Device
+from minigrad.devices import Device, cpu, explain
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.graph import Node, Variable, as_variable, mark_written, mode, tensor_class, wrap, written_cell
 
@@ -59,16 +59,26 @@ def run_backward(
 
     quiet = enter_quiet()
     before, mode.grad = mode.grad, create_graph
+    left: list = []
     try:
-        leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph)
+        leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph, left)
         for slot in leaves.values():
             if slot[1]._hooks:
                 slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)
         if targets is None:
             for slot in leaves.values():
+                if slot[1].device.is_card:
+                    left.append(slot[1].device.use())
                 _accumulate(slot, create_graph)
             return []
+    except Exception as error:
+        explained = explain(error)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
+        if left:
+            left[0].use()
         mode.grad = before
         leave_quiet(quiet)
     found = [
@@ -78,8 +88,11 @@ def run_backward(
     return [g if g is None else as_variable(g, t.device) for g, t in zip(found, targets, strict=True)]
 
 
-def _walk(edges, grads, wanted, captured, retain_graph, create_graph) -> dict[int, list]:
+def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> dict[int, list]:
     """Send ``grads`` along ``edges``, and on through all nodes behind: at each time the youngest.
+
+    Bare arrays are computed with on CuPy's current card, so it is always that of the node at hand. To
+    ``left`` go the devices that were current before; the first of them is the caller's.
 
     Returns:
         By the leaves' ids, [the gradient, the leaf].
@@ -88,6 +101,7 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph) -> dict[in
     pending: dict[int, list] = {}  # by a node's number: [its outputs' gradients so far ..., the node]
     youngest: list[int] = []  # a heap of the pending numbers, negated
     anomaly = mode.anomaly
+    here = cpu
     while True:
         for i, grad in enumerate(grads):
             if grad is None:
@@ -115,8 +129,12 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph) -> dict[in
 
         grads = pending.pop(-heappop(youngest))
         node = grads.pop()
+        if node.device is not here:
+            here = node.device
+            if here.is_card:
+                left.append(here.use())
         if node.hooks:
-            grads = [_run_hooks(node.hooks.get(i), g, node.device) for i, g in enumerate(grads)]
+            grads = [_run_hooks(node.hooks.get(i), g, node.output_device) for i, g in enumerate(grads)]
         edges = needed = node.edges
         if wanted is not None:
             needed = _needed_edges(node, grads, wanted, captured)

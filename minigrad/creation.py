@@ -25,16 +25,18 @@ def tensor(
 ) -> Tensor:
     """A new tensor with a copy of ``data``: a number, nested lists, an array, or a tensor."""
     where = _place(device, data)
+    array = data
     if isinstance(data, Tensor):
-        array = data.device.to_numpy(data._array) if data.device is not where else data._array
-    else:
-        array = data
-    with where.active():
-        made = where.xp.array(array, dtype=None if dtype is None else np.dtype(dtype), order="C")
-        if dtype is None and made.dtype == np.float64 and not hasattr(data, "dtype"):
-            with np.errstate(over="ignore"):  # a number beyond the default dtype becomes infinity
-                made = made.astype(_list_dtype(data))
-    return _finish(made, where, requires_grad)
+        array = data._array if data.device is where else data.device.to_numpy(data._array)
+    dtype = None if dtype is None else np.dtype(dtype)
+    if isinstance(array, where.array_type):
+        with where.active():
+            return _finish(where.xp.array(array, dtype=dtype, order="C"), where, requires_grad)
+    made = np.array(array, dtype=dtype, order="C")
+    if dtype is None and made.dtype == np.float64 and not hasattr(data, "dtype"):
+        with np.errstate(over="ignore"):  # a number beyond the default dtype becomes infinity
+            made = made.astype(_list_dtype(data))
+    return _finish(where.from_numpy(made), where, requires_grad)
 
 
 def _list_dtype(data: Any) -> np.dtype:

@@ -9,6 +9,7 @@ device       arrays      kernels                                         needs
 ===========  ==========  ==============================================  ==============
 
 Nothing is probed when minigrad is imported: CuPy is looked for when a ``cuda`` device is first asked for.
+``cuda`` without a number is the current card: see :func:`minigrad.cuda.set_device`.
 """
 
 from __future__ import annotations
@@ -33,45 +34,95 @@ class Device:
         index: the card's number on ``cuda``, otherwise 0.
         xp: the array module, NumPy or CuPy.
         array_type: the type of its arrays.
+        is_card: whether it is a CUDA card: what works on its arrays must do so inside of :meth:`active`.
     """
 
-    __slots__ = ("array_type", "index", "type", "xp")
+    __slots__ = ("_active", "array_type", "index", "is_card", "type", "xp")
 
-    def __init__(self, type: str, index: int, xp: Any):
+    def __init__(
+        self, type: str, index: int, xp: Any, active: contextlib.AbstractContextManager | None = None
+    ):
         self.type = type
         self.index = index
         self.xp = xp
         self.array_type = xp.ndarray
+        self.is_card = type == "cuda"
+        self._active = active or contextlib.nullcontext()
 
     def __repr__(self) -> str:
         return f"device('{self}')"
 
     def __str__(self) -> str:
-        return f"cuda:{self.index}" if self.type == "cuda" else self.type
+        return f"cuda:{self.index}" if self.is_card else self.type
 
     def __reduce__(self):
         return device, (str(self),)
 
     def active(self) -> contextlib.AbstractContextManager:
-        """A context in which new arrays are made on this device and kernels run on it."""
-        return self.xp.cuda.Device(self.index) if self.type == "cuda" else contextlib.nullcontext()
+        """A context in which new arrays are made on this device and kernels run on it.
 
-    def from_numpy(self, array: np.ndarray) -> Any:
-        """``array`` on this device: itself on ``cpu`` and ``sim``, a copy on ``cuda``."""
-        if self.type != "cuda":
+        On a card it also turns CuPy's errors about memory and about kernels that failed into minigrad's.
+        """
+        return self._active
+
+    def use(self) -> Any:
+        """Make this card CuPy's current one; returns CuPy's device that was current before."""
+        before = self.xp.cuda.Device()
+        self.xp.cuda.Device(self.index).use()
+        return before
+
+    def from_numpy(self, array: np.ndarray, non_blocking: bool = False) -> Any:
+        """``array`` on this device: itself on ``cpu`` and ``sim``, a copy on ``cuda``.
+
+        With ``non_blocking`` a copy from pinned memory may still be under way when this returns; CuPy keeps
+        the memory until it is done. Pageable memory has been read, and may be changed, in any case.
+        """
+        if not self.is_card:
             return array
         with self.active():
-            return self.xp.asarray(array)
+            return self.xp.asarray(array, blocking=not non_blocking and is_pinned(array))
+
+    def from_card(self, array: Any, source: Device) -> Any:
+        """A copy of ``array``, which lives on the card ``source``, on this card.
+
+        The copy joins this card's current stream, after what the other card's stream holds so far; and what
+        comes next in that stream, which may use the memory anew, waits for the copy.
+        """
+        with source.active():
+            source_stream = self.xp.cuda.get_current_stream()
+            array = self.xp.ascontiguousarray(array).reshape(array.shape)
+            ready = source_stream.record()
+        with self.active():
+            stream = self.xp.cuda.get_current_stream()
+            stream.wait_event(ready)
+            copied = array.copy()
+            done = stream.record()
+        with source.active():
+            source_stream.wait_event(done)
+        return copied
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """``array``, which lives on this device, as a NumPy array (no copy on ``cpu`` and ``sim``)."""
-        return array if self.type != "cuda" else self.xp.asnumpy(array)
+        if not self.is_card:
+            return array
+        with self.active():
+            return self.xp.asnumpy(array)
 
     def synchronize(self) -> None:
         """Wait until all work handed to this device is done. Only ``cuda`` works asynchronously."""
-        if self.type == "cuda":
+        if self.is_card:
             with self.active():
-                self.xp.cuda.get_current_stream().synchronize()
+                self.xp.cuda.Device(self.index).synchronize()
+
+
+def is_pinned(array: np.ndarray) -> bool:
+    """Whether the array lies in page-locked memory, from which a card copies without the processor's help."""
+    from minigrad.kernels import cuda
+
+    if not array.size or not cuda.is_available():
+        return False
+    runtime = cuda.cupy().cuda.runtime
+    return runtime.pointerGetAttributes(array.ctypes.data).type == runtime.memoryTypeHost
 
 
 _devices: dict[str, Device] = {}
@@ -79,6 +130,8 @@ _devices: dict[str, Device] = {}
 
 def device(spec: str | Device, index: int | None = None) -> Device:
     """The device named ``spec``: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"sim"``; or with a number apart.
+
+    ``"cuda"`` is the current card, the first unless another was chosen.
 
     Raises:
         DeviceError: the name is unknown, or the device cannot be used on this machine (the message says
@@ -89,10 +142,7 @@ def device(spec: str | Device, index: int | None = None) -> Device:
     if index is not None:
         spec = f"{spec}:{index}"
     found = _devices.get(spec)
-    if found is None:
-        found = _open(spec)
-        _devices[spec] = _devices.setdefault(str(found), found)
-    return _devices[spec]
+    return _open(spec) if found is None else found
 
 
 def _open(spec: str) -> Device:
@@ -109,18 +159,55 @@ def _open(spec: str) -> Device:
 
             if not sim.is_available():
                 raise DeviceError("device 'sim' needs a C++ compiler: install g++ or clang++, or set CXX")
-        return Device(kind, 0, np)
+        found = _devices[spec] = _devices.setdefault(kind, Device(kind, 0, np))
+        return found
+    return _open_card(spec, number)
 
+
+def _open_card(spec: str, number: str) -> Device:
     from minigrad.kernels import cuda
 
     if not cuda.is_available():
         raise DeviceError(f"device {spec!r} cannot be used: {cuda.why_unavailable()}")
-    import cupy
+    from minigrad.kernels.cuda.guard import Guard
 
-    index, count = int(number or 0), cupy.cuda.runtime.getDeviceCount()
+    cupy = cuda.cupy()
+    count = cupy.cuda.runtime.getDeviceCount()
+    index = int(number) if number else cupy.cuda.runtime.getDevice()
     if index >= count:
         raise DeviceError(f"there is no device {spec!r}: this machine has {count} CUDA device(s)")
-    return Device(kind, index, cupy)
+    name = f"cuda:{index}"
+    found = _devices.get(name)
+    if found is None:
+        found = _devices.setdefault(name, Device("cuda", index, cupy, Guard(cupy, index, count > 1)))
+    if number or count == 1:  # among several, "cuda" is another card after set_device()
+        _devices[spec] = found
+    return found
+
+
+def pinned_copy(array: np.ndarray) -> np.ndarray:
+    """``array`` copied, C-contiguous, into page-locked memory. Raises DeviceError without a card."""
+    card = device("cuda")
+    with card.active():
+        memory = card.xp.cuda.alloc_pinned_memory(array.nbytes)
+    pinned: np.ndarray = np.ndarray(array.shape, array.dtype, memory)
+    pinned[...] = array
+    return pinned
+
+
+def find_card(spec: str | int | Device | None = None) -> Device:
+    """The card named or numbered ``spec``, by default the current one; DeviceError for any other device."""
+    found = device("cuda" if spec is None else f"cuda:{spec}" if isinstance(spec, int) else spec)
+    if not found.is_card:
+        raise DeviceError(f"expected a CUDA device, got {str(found)!r}")
+    return found
+
+
+def explain(error: Exception) -> Exception:
+    """What to raise where ``error`` left work on a card that no :meth:`Device.active` surrounded."""
+    from minigrad.kernels.cuda import guard
+
+    return guard.explain(error) or error
 
 
 def available_devices() -> list[Device]:

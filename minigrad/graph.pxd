@@ -29,7 +29,7 @@ cdef class Node:
     cdef dict __dict__  # for what only some nodes have: hooks, stack
     cdef object __weakref__
     cdef public long long number
-    cdef public object op, attrs, device, written
+    cdef public object op, attrs, device, output_device, written
     cdef public list inputs, edges, outputs
 
     @cython.locals(i=Py_ssize_t, found=list, inputs=list, bare=bint)

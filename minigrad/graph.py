@@ -120,6 +120,7 @@ class Node:
         number: when it was made, by the graph's clock.
         op: the :class:`minigrad.op.Op` that was applied, with its keyword arguments ``attrs``.
         device: where its inputs are.
+        output_device: where its outputs are: on another one only if the op moves between devices.
         inputs: for each input the tensor itself where a rule asked for it, else its shape and dtype; numbers
             and None as they are. None once the node has been freed.
         edges: for each input where its gradient goes: None, a leaf tensor, a node (to its first output), or
@@ -138,7 +139,7 @@ class Node:
         self.number = _tick()
         self.op = op
         self.attrs = attrs
-        self.device = device
+        self.device = self.output_device = device
         self.inputs = inputs = []
         self.edges = edges = []
         for i, arg in enumerate(args):
@@ -235,11 +236,11 @@ class Node:
         outputs, grads = [], []
         for index, (kept, grad) in enumerate(zip(self.outputs, grad_outputs, strict=True)):
             if grad is None and kept is not None and kept.dtype.kind == "f":
-                with self.device.active():
-                    grad = self.device.xp.zeros(kept.shape, kept.dtype)
-            grads.append(grad if grad is None else as_variable(grad, self.device))
+                with self.output_device.active():
+                    grad = self.output_device.xp.zeros(kept.shape, kept.dtype)
+            grads.append(grad if grad is None else as_variable(grad, self.output_device))
             if kept is not None and not isinstance(kept, Spec):
-                kept = wrap(kept, self.device)
+                kept = wrap(kept, self.output_device)
                 if kept.dtype.kind == "f":
                     kept.requires_grad = True
                     kept._node = self

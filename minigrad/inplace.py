@@ -70,7 +70,8 @@ class InPlace(Variable):
         before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
         result = op(before, *(before if operand is self else operand for operand in operands))
         if result._node is not None and any(saved is before for saved in result._node.inputs):
-            before._array = self._array.copy()
+            with self.device.active():
+                before._array = self._array.copy()
         if result.shape != self.shape:
             raise ValueError(
                 f"{name}: the result has shape {result.shape}, which does not fit into {self.shape}"
@@ -79,7 +80,11 @@ class InPlace(Variable):
             raise TypeError(
                 f"{name}: a result of {result.dtype} cannot be stored in a tensor of {self.dtype}"
             )
-        self._array[...] = result._array
+        if self.device.is_card:
+            with self.device.active():
+                self._array[...] = result._array
+        else:
+            self._array[...] = result._array
         return self._adopt(result)
 
     def add_(self, other: Any, *, alpha: Any = 1) -> Tensor:

@@ -253,7 +253,7 @@ class Op:
             if harmonised is not None:
                 return self._apply(harmonised, attrs)
 
-        if device.index:
+        if device.is_card:
             with device.active():
                 results = self._compute(device, dtype, arrays, attrs)
         else:

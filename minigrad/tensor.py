@@ -15,8 +15,9 @@ import numpy as np
 
 from minigrad import autograd
 from minigrad.autograd import mark_written, mode, wrap, written_cell
-from minigrad.devices import Device
+from minigrad.devices import Device, cpu, find_card, is_pinned, pinned_copy
 from minigrad.devices import device as find_device
+from minigrad.errors import DeviceError
 from minigrad.inplace import InPlace
 from minigrad.operators import Operators
 from minigrad.ops import activation, elementwise, index, join, matmul, order, reduce, shape, softmax
@@ -144,7 +145,7 @@ class Tensor(Operators, InPlace):
         """The only element, as a Python number."""
         if self._array.size != 1:
             raise ValueError(f"item(): needs a tensor of one element, got shape {self.shape}")
-        return self._array.item()
+        return self.device.to_numpy(self._array).item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
@@ -153,7 +154,7 @@ class Tensor(Operators, InPlace):
     def __bool__(self) -> bool:
         if self._array.size != 1:
             raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous; use any() or all()")
-        return bool(self._array.item())
+        return bool(self.item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -171,7 +172,8 @@ class Tensor(Operators, InPlace):
             raise RuntimeError("deepcopy: only leaf tensors can be copied with their history; use .detach()")
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        copied._array = self._array.copy()
+        with self.device.active():
+            copied._array = self._array.copy()
         copied.device = self.device
         copied.requires_grad = self.requires_grad
         if self.grad is not None:
@@ -264,7 +266,11 @@ class Tensor(Operators, InPlace):
         """This tensor with another device or dtype (itself, if both are as they should be).
 
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(other_tensor)``.
-        ``non_blocking`` is allowed for PyTorch's sake: copies between devices always wait.
+
+        Args:
+            non_blocking: a copy from pinned memory to a card returns at once, and joins the card's current
+                stream; do not change the source until it is done. Other copies are plain ones.
+            copy: make a copy even where nothing changes.
         """
         for arg in args:
             if isinstance(arg, Tensor):
@@ -280,16 +286,32 @@ class Tensor(Operators, InPlace):
                 raise TypeError(f"to: tensors hold floats, integers and bools, got {dtype}")
             out = elementwise.cast(out, dtype=dtype)
         if device is not None and find_device(device) is not out.device:
-            out = transfer(out, find_device(device))
+            out = transfer(out, find_device(device), non_blocking)
         return elementwise.clone(out) if copy and out is self else out
 
     def cpu(self) -> Tensor:
         """This tensor on the CPU."""
         return self.to("cpu")
 
-    def cuda(self, index: int = 0) -> Tensor:
-        """This tensor on a CUDA device."""
-        return self.to(f"cuda:{index}")
+    def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
+        """This tensor on a CUDA device: a name or number, by default the current card."""
+        return self.to(find_card(device), non_blocking=non_blocking)
+
+    def is_pinned(self) -> bool:
+        """Whether it lies in page-locked memory of the host: see :meth:`pin_memory`."""
+        return self.device is cpu and is_pinned(self._array)
+
+    def pin_memory(self) -> Tensor:
+        """A copy in page-locked memory (itself, if it is there), outside the graph; only on ``cpu``.
+
+        A card reads such memory by itself: ``to("cuda", non_blocking=True)`` returns while the copy runs.
+
+        Raises:
+            DeviceError: there is no card, or the tensor is not on ``cpu``.
+        """
+        if self.device is not cpu:
+            raise DeviceError(f"pin_memory: only tensors on cpu can be pinned, this one is on {self.device}")
+        return self if self.is_pinned() else wrap(pinned_copy(self._array), cpu)
 
     def float(self) -> Tensor:
         """As float32."""

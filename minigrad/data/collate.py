@@ -12,7 +12,7 @@ from minigrad.devices import cpu
 from minigrad.ops.join import stack
 from minigrad.tensor import Tensor
 
-__all__ = ["default_collate", "default_convert"]
+__all__ = ["default_collate", "default_convert", "pin"]
 
 
 def default_collate(samples: Sequence[Any]) -> Any:
@@ -62,12 +62,24 @@ def default_convert(sample: Any) -> Any:
     """``sample`` with its NumPy arrays as tensors, all else as it is: a single sample needs no batch."""
     if isinstance(sample, np.ndarray):
         return from_numpy(sample)
+    return _map_parts(default_convert, sample)
+
+
+def pin(batch: Any) -> Any:
+    """``batch`` with its CPU tensors in pinned memory, all else as it is; a card must be there."""
+    if isinstance(batch, Tensor):
+        return batch.pin_memory() if batch.device is cpu else batch
+    return _map_parts(pin, batch)
+
+
+def _map_parts(function: Callable[[Any], Any], sample: Any) -> Any:
+    """``sample`` with ``function`` applied to its parts: a dict or a list of them; itself if it has none."""
     if isinstance(sample, Mapping):
-        return {key: default_convert(value) for key, value in sample.items()}
+        return {key: function(value) for key, value in sample.items()}
     if _is_named_tuple(sample):
-        return type(sample)(*map(default_convert, sample))
+        return type(sample)(*map(function, sample))
     if isinstance(sample, (tuple, list)):
-        return [default_convert(value) for value in sample]
+        return [function(value) for value in sample]
     return sample
 
 

@@ -7,10 +7,11 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from minigrad.data.collate import Collate, default_collate, default_convert
+from minigrad.data.collate import Collate, default_collate, default_convert, pin
 from minigrad.data.dataset import IterableDataset, get_batch, get_samples
 from minigrad.data.prefetch import prefetch
 from minigrad.data.sampler import BatchSampler, RandomSampler, SequentialSampler, choose_generator, chunked
+from minigrad.kernels import cuda
 from minigrad.random import Generator
 
 __all__ = ["DataLoader"]
@@ -42,8 +43,10 @@ class DataLoader:
         generator: a source of random numbers for shuffling; by default, minigrad's global one.
         seed: an integer in place of a generator: the same seed, the same sequence of epochs.
         prefetch_factor: batches loaded ahead for each worker; 2 by default, only with workers.
-        pin_memory, persistent_workers: accepted for PyTorch's sake; threads share memory and start in
-            microseconds, so there is nothing to pin or keep.
+        pin_memory: put the tensors of a batch in page-locked memory, from which
+            ``to("cuda", non_blocking=True)`` copies while the program goes on. Without a card, nothing is
+            done.
+        persistent_workers: accepted for PyTorch's sake; threads start in microseconds, so none is kept.
 
     Raises:
         ValueError: arguments that are out of range or contradict each other.
@@ -72,6 +75,7 @@ class DataLoader:
         self.generator = choose_generator(generator, seed)
         self.collate_fn = collate_fn or (default_convert if batch_size is None else default_collate)
         self.drop_last = drop_last
+        self.pin_memory = pin_memory
         self._streams = isinstance(dataset, IterableDataset)
         self._check_choices(batch_size, shuffle, sampler, batch_sampler)
 
@@ -132,21 +136,24 @@ class DataLoader:
         """The batch of the indices ``job``, or, without batches, the sample with the index ``job``."""
         try:
             if self.batch_sampler is None:
-                return self.collate_fn(self.dataset[job])
+                return self._pinned(self.collate_fn(self.dataset[job]))
             if self.collate_fn is default_collate:
-                return get_batch(self.dataset, job)
-            return self.collate_fn(get_samples(self.dataset, job))
+                return self._pinned(get_batch(self.dataset, job))
+            return self._pinned(self.collate_fn(get_samples(self.dataset, job)))
         except Exception as error:
             error.add_note(
                 f"raised while the DataLoader loaded {_describe(job)} of {type(self.dataset).__name__}"
             )
             raise
 
+    def _pinned(self, batch: Any) -> Any:
+        return pin(batch) if self.pin_memory and cuda.is_available() else batch
+
     def _iterate_stream(self) -> Iterator[Any]:
         samples: Iterable[Any] = self.dataset
         if self.batch_size is not None:
             samples = chunked(samples, self.batch_size, self.drop_last)
-        batches = (self.collate_fn(sample) for sample in samples)
+        batches = (self._pinned(self.collate_fn(sample)) for sample in samples)
         if self.num_workers == 0:
             return batches
         # One worker, since a stream has one order.

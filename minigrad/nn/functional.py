@@ -27,7 +27,7 @@ from minigrad.ops.loss import (
 from minigrad.ops.matmul import apply as _matmul
 from minigrad.ops.norm import batch_norm
 from minigrad.ops.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from minigrad.ops.reduce import norm
+from minigrad.ops.reduce import amax, amin, norm
 from minigrad.ops.softmax import log_softmax, softmax
 from minigrad.tensor import Tensor
 
@@ -135,17 +135,16 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """
     if tensor.dtype.kind not in "iu":
         raise TypeError(f"one_hot: expected integers, got {tensor.dtype}")
-    labels = tensor._array
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, -1)
+    low, high = (int(amin(tensor)), int(amax(tensor))) if tensor.numel() else (0, -1)
     if num_classes == -1:
-        if not labels.size:
+        if not tensor.numel():
             raise ValueError("one_hot: num_classes cannot be inferred from an empty tensor")
         num_classes = high + 1
     if num_classes < 1 or low < 0 or high >= num_classes:
         raise ValueError(f"one_hot: values from {low} to {high} do not fit into {num_classes} classes")
     with tensor.device.active():
         classes = tensor.device.xp.arange(num_classes)
-        return wrap((labels[..., None] == classes).astype(np.int64), tensor.device)
+        return wrap((tensor._array[..., None] == classes).astype(np.int64), tensor.device)
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:

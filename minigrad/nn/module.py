@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from minigrad.autograd import no_grad
-from minigrad.devices import Device
+from minigrad.devices import Device, find_card
 from minigrad.devices import device as find_device
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import HookHandle, Tensor
@@ -297,8 +297,8 @@ class Module:
         """Move all parameters and buffers to a device, or change the dtype of the floating ones.
 
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(tensor)``. The parameters stay
-        the same objects, so an optimizer that was made before keeps working. ``non_blocking`` is allowed for
-        PyTorch's sake: copies between devices always wait.
+        the same objects, so an optimizer that was made before keeps working. ``non_blocking`` is as in
+        :meth:`minigrad.Tensor.to`.
         """
         for arg in args:
             if isinstance(arg, Tensor):
@@ -313,7 +313,8 @@ class Module:
             raise TypeError(f"to: the dtype of a module is a floating one, got {dtype}")
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(device, dtype if tensor.is_floating_point() else None)
+            floating = dtype if tensor.is_floating_point() else None
+            return tensor.detach().to(device, floating, non_blocking=non_blocking)
 
         tensors = {id(t): t for _, t in (*self.named_parameters(), *self.named_buffers())}.values()
         with no_grad():
@@ -327,9 +328,9 @@ class Module:
         """Move everything to the CPU."""
         return self.to("cpu")
 
-    def cuda(self, device: int = 0) -> Self:
-        """Move everything to a CUDA device."""
-        return self.to(f"cuda:{device}")
+    def cuda(self, device: int | str | Device | None = None) -> Self:
+        """Move everything to a CUDA device: a name or number, by default the current card."""
+        return self.to(find_card(device))
 
     def float(self) -> Self:
         """Convert to float32."""

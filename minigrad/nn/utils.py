@@ -41,12 +41,14 @@ def clip_grad_norm_(
     if not grads:
         return Tensor(0.0)
     with no_grad():
-        total = stack([grad.detach().norm(norm_type) for grad in grads]).norm(norm_type)
+        norms = [grad.detach().norm(norm_type).to(grads[0].device) for grad in grads]
+        total = stack(norms).norm(norm_type)
         if error_if_nonfinite and not 0 <= total.item() < float("inf"):
             raise RuntimeError(f"clip_grad_norm_: the gradients' norm is {total.item()}")
         factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
         for grad in grads:
-            grad._array *= factor.to(grad.dtype)._array
+            with grad.device.active():
+                grad._array *= factor.to(grad.device, grad.dtype)._array
             mark_written(grad)
     return total
 
@@ -60,7 +62,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     if not clip_value >= 0:
         raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
     for grad in _gradients(parameters):
-        grad._array.clip(-clip_value, clip_value, out=grad._array)
+        with grad.device.active():
+            grad._array.clip(-clip_value, clip_value, out=grad._array)
         mark_written(grad)
 
 

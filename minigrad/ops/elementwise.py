@@ -308,12 +308,17 @@ def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: b
 
 def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Whether :func:`isclose` holds for all elements."""
-    return bool(isclose(x, y, rtol, atol, equal_nan)._array.all())
+    return _all(isclose(x, y, rtol, atol, equal_nan))
 
 
 def equal(x: Any, y: Any) -> bool:
     """Whether two tensors have the same shape and the same elements."""
-    return x.shape == y.shape and bool(eq(x, y)._array.all())
+    return x.shape == y.shape and _all(eq(x, y))
+
+
+def _all(x: Any) -> bool:
+    with x.device.active():
+        return bool(x._array.all())
 
 
 # ---- selection --------------------------------------------------------------------------------------------

@@ -81,7 +81,9 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
         ValueError: shapes do not fit, or an input is not a probability (NaN is none).
     """
     _check_same_shape("binary_cross_entropy", input, target)
-    if not ((input._array >= 0) & (input._array <= 1)).all():
+    with input.device.active():
+        probable = ((input._array >= 0) & (input._array <= 1)).all()
+    if not probable:
         raise ValueError(
             "binary_cross_entropy: all inputs must be in [0, 1]; for logits use the function _with_logits"
         )
@@ -216,11 +218,10 @@ def _check_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index:
             f"{name}: for input of shape {x.shape} the target must have shape {expected}, got {target.shape}"
         )
     labels = target._array
-    if (
-        labels.size
-        and (wrong := ((labels < 0) | (labels >= x.shape[class_dim])) & (labels != ignore_index)).any()
-    ):
-        raise ValueError(
-            f"{name}: target {int(labels[wrong].ravel()[0])} is out of range: the input has "
-            f"{x.shape[class_dim]} classes (shape {x.shape})"
-        )
+    with target.device.active():
+        wrong = ((labels < 0) | (labels >= x.shape[class_dim])) & (labels != ignore_index)
+        if wrong.any():
+            raise ValueError(
+                f"{name}: target {int(labels[wrong].ravel()[0])} is out of range: the input has "
+                f"{x.shape[class_dim]} classes (shape {x.shape})"
+            )

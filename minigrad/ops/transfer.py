@@ -9,19 +9,21 @@ from minigrad.devices import Device
 from minigrad.op import Op
 
 
-def _moved(xp: Any, x: Any, *, source: Device, target: Device) -> Any:
+def _moved(xp: Any, x: Any, *, source: Device, target: Device, non_blocking: bool = False) -> Any:
+    if source.is_card and target.is_card:
+        return target.from_card(x, source)
     array = source.to_numpy(x)
-    return target.from_numpy(array.copy() if target.type != "cuda" and source.type != "cuda" else array)
+    return target.from_numpy(array, non_blocking) if source.is_card or target.is_card else array.copy()
 
 
 _move = Op(_moved, "to_device")
 _move.grad(x=lambda g, _y, _x, *, source, target: transfer(g, source))
 
 
-def transfer(x: Any, target: Device) -> Any:
+def transfer(x: Any, target: Device, non_blocking: bool = False) -> Any:
     """``x`` copied to ``target``. The one op whose output is not where its input is."""
     attrs = {"source": x.device, "target": target}
-    out = wrap(_moved(None, x._array, **attrs), target)
+    out = wrap(_moved(None, x._array, **attrs, non_blocking=non_blocking), target)
     if x.requires_grad and mode.grad:
-        Node(_move, attrs, x.device, (x,), (out,), (False,), False)
+        Node(_move, attrs, x.device, (x,), (out,), (False,), False).output_device = target
     return out
