@@ -171,8 +171,12 @@ class Node:
             variable._node = self
 
     def _keep_outputs(self, outputs: Sequence, save: bool) -> None:
-        self.outputs = [out._array if save else Spec(out.shape, out.dtype) for out in outputs]
-        self.written = [written_cell(out) for out in outputs] if save else ()
+        saved = range(len(outputs)) if self.op.saved_outputs is None else self.op.saved_outputs
+        saved = saved if save else ()
+        self.outputs = [
+            out._array if i in saved else Spec(out.shape, out.dtype) for i, out in enumerate(outputs)
+        ]
+        self.written = [written_cell(outputs[i]) for i in saved]
         for index, out in enumerate(outputs):
             if out.dtype.kind == "f":
                 out.requires_grad = True
@@ -235,7 +239,7 @@ class Node:
         """The gradients and the outputs as the rule sees them: tensors (or Specs), in tuples if several."""
         outputs, grads = [], []
         for index, (kept, grad) in enumerate(zip(self.outputs, grad_outputs, strict=True)):
-            if grad is None and kept is not None and kept.dtype.kind == "f":
+            if grad is None and self.op.materialize_grads and kept is not None and kept.dtype.kind == "f":
                 with self.output_device.active():
                     grad = self.output_device.xp.zeros(kept.shape, kept.dtype)
             grads.append(grad if grad is None else as_variable(grad, self.output_device))

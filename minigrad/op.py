@@ -64,7 +64,8 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable``, ``view``, ``arithmetic`` as in :class:`Op`.
+        options: ``promote``, ``differentiable``, ``view``, ``arithmetic``, ``saved_outputs``,
+            ``materialize_grads`` as in :class:`Op`.
     """
     if reference is None:
         return lambda function: Op(function, name, **options)
@@ -84,6 +85,10 @@ class Op:
         view: the output may show the first input's memory.
         arithmetic: the gradient rules use nothing but the operators that bare arrays have too; where no
             graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
+        saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
+            arrive there as Specs, and may be changed in place. By default all.
+        materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
+            the rules are given None in its place.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class Op:
         differentiable: bool = True,
         view: bool = False,
         arithmetic: bool = False,
+        saved_outputs: Sequence[int] | None = None,
+        materialize_grads: bool = True,
     ):
         self.name = name or reference.__name__
         self.reference = reference
@@ -102,6 +109,8 @@ class Op:
         self.differentiable = differentiable
         self.view = view
         self.arithmetic_rules = arithmetic
+        self.saved_outputs = saved_outputs
+        self.materialize_grads = materialize_grads
         self.__doc__ = reference.__doc__
         self.kernels = kernel_table(self.name)
         self._shape_rule: Callable | None = None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.dispatch import _tables
+from minigrad.dispatch import Spec, _tables
 from minigrad.op import _ops
 from minigrad.testing import case, check_op, gradcheck, gradgradcheck
 
@@ -210,6 +210,27 @@ def test_several_outputs():
     x = mg.tensor([0.3, 0.4], mg.float64, requires_grad=True)
     assert gradcheck(both, [x]) and gradgradcheck(both, [x])
     assert gradcheck(lambda x: both(x)[1], [x]) and gradgradcheck(lambda x: both(x)[0], [x])
+
+
+def test_what_is_not_saved_and_what_has_no_gradient():
+    seen = []
+
+    @mg.op(saved_outputs=(1,), materialize_grads=False)
+    def both(xp, x):
+        return xp.sin(x), xp.cos(x)
+
+    @both.grad
+    def _(g, y, _x):
+        seen.append((g[1], type(y[0])))
+        return g[0] * y[1]
+
+    x = mg.tensor([0.3, 0.4], mg.float64, requires_grad=True)
+    sine, _ = both(x)
+    with mg.no_grad():
+        sine.zero_()
+    sine.sum().backward()
+    assert seen == [(None, Spec)]
+    np.testing.assert_allclose(x.grad.numpy(), np.cos([0.3, 0.4]))
 
 
 def test_no_dtypes_are_mixed_without_promotion():
