@@ -192,6 +192,50 @@ ADAPTIVE = [
     ((2, 1, 6, 6), (6, 6)),
 ]
 
+LAYER_NORMS = [
+    # x, the number of axes that are normalised over
+    ((3, 5), 1),
+    ((7,), 1),
+    ((2, 3, 4), 2),
+    ((4, 1), 1),
+    ((0, 3), 1),
+    ((3, 0), 1),
+    ((5, 130), 1),
+    ((2, 1030), 1),
+]
+GROUP_NORMS = [(2, 2, 3, 4), (3, 1, 2, 1), (2, 3, 1, 7), (1, 2, 3, 130), (0, 2, 3, 4), (2, 2, 2, 0)]
+BATCH_NORMS = [(4, 3), (3, 2, 5), (2, 3, 4, 5), (70, 5), (1, 2, 300), (0, 3, 2), (300, 1)]
+
+
+def normalizations():
+    """By the op's name: the shapes of x, of its statistics and of weight and bias; the axes."""
+    layer = [(x, tuple(range(len(x) - dims, len(x))), x[len(x) - dims :]) for x, dims in LAYER_NORMS]
+    group = [(x, (2, 3), (1, *x[1:3], 1)) for x in GROUP_NORMS]
+    batch = [(x, (0, *range(2, len(x))), (1, x[1], *(1,) * (len(x) - 2))) for x in BATCH_NORMS]
+    for name, table in (("layer_norm", layer), ("group_norm", group), ("batch_norm", batch)):
+        for x, axes, parameters in table:
+            statistics = tuple(1 if axis in axes else n for axis, n in enumerate(x))
+            yield name, x, statistics, parameters, axes
+
+
+def norm_cases():
+    cases = {}
+    for name, x, statistics, parameters, axes in normalizations():
+        options = {"axes": axes, "parameters": parameters, "length": int(np.prod(x))}
+        forward, backward = cases.setdefault(name, []), cases.setdefault(f"{name}_grad", [])
+        for weight, bias in ((None, None), (parameters, parameters), (parameters, None), (None, parameters)):
+            forward.append(case(x, weight, bias, eps=0.1, gradient=0 not in x, **options))
+        for weight in (None, parameters):
+            backward.append(case(x, x, statistics, statistics, weight, **options))
+        if name == "batch_norm":
+            mean, var = parameters, uniform(0.5, 2.0, parameters)
+            inference = cases.setdefault("batch_norm_inference", [])
+            sums = cases.setdefault("batch_norm_weight_grad", [])
+            sums.append(case(x, x, mean, length=int(np.prod(x))))
+            inference += [case(x, mean, var, w, b, eps=0.1) for w, b in ((None, None), (mean, mean))]
+    return cases
+
+
 ROWS = [(3,), (1, 1), (4, 5), (2, 3, 33), (0, 4), (3, 0), (5, 130), (2, 1030)]
 
 CASES = {
@@ -290,6 +334,7 @@ CASES = {
     "adaptive_avg_pool2d_input_grad": [
         case((*s[:2], *size), input_size=s[2:], length=49) for s, size in ADAPTIVE
     ],
+    **norm_cases(),
     **each(["softmax", "log_softmax"], [case(s, length=s[-1]) for s in ROWS]),
     **each(["softmax_grad", "log_softmax_grad"], [case(s, s, length=s[-1]) for s in ROWS]),
 }

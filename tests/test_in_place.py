@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import nn
 
 
 def leaf(*values, dtype=np.float64):
@@ -62,6 +63,15 @@ def test_a_change_of_what_was_not_saved_is_allowed(change):
         change(y)
     z.backward()
     assert x.grad.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.BatchNorm2d(3), nn.GroupNorm(3, 3), nn.LayerNorm(4)])
+def test_an_activation_may_overwrite_what_a_layer_returned(layer):
+    x = mg.randn(2, 3, 4, 4, requires_grad=True)
+    nn.Sequential(layer, nn.ReLU(inplace=True))(x).sum().backward()
+    found, x.grad = x.grad.tolist(), None
+    nn.Sequential(layer, nn.ReLU())(x).sum().backward()
+    assert found == x.grad.tolist()
 
 
 def test_an_update_of_the_weights_before_backward_is_an_error():

@@ -220,6 +220,44 @@ def test_batch_norm_gradient():
     assert_same(layer(x), function(x, None, None).detach().numpy())
 
 
+def test_layer_norm():
+    layer = nn.LayerNorm((3, 4), eps=1e-3, dtype=mg.float64)
+    with mg.no_grad():
+        layer.weight.copy_(double(3, 4, seed=1))
+        layer.bias.copy_(double(3, 4, seed=2))
+    x = double(2, 5, 3, 4)
+    array = x.numpy()
+    mean, variance = array.mean((2, 3), keepdims=True), array.var((2, 3), keepdims=True)
+    expected = (array - mean) / np.sqrt(variance + 1e-3) * double(3, 4, seed=1).numpy()
+    assert_same(layer(x), expected + double(3, 4, seed=2).numpy(), 1e-10, 1e-10)
+    assert repr(layer) == "LayerNorm((3, 4), eps=0.001, elementwise_affine=True)"
+    layer.reset_parameters()
+    assert_same(layer(x), (array - mean) / np.sqrt(variance + 1e-3), 1e-10, 1e-10)
+    assert list(nn.LayerNorm(4, bias=False).state_dict()) == ["weight"]
+    assert not nn.LayerNorm(4, elementwise_affine=False).state_dict()
+    for bad in ((), (2, -1), (2.0,)):
+        with pytest.raises(ValueError, match="LayerNorm: normalized_shape"):
+            nn.LayerNorm(bad)
+
+
+def test_group_norm():
+    layer = nn.GroupNorm(2, 6, dtype=mg.float64)
+    x = double(3, 6, 4)
+    groups = x.numpy().reshape(3, 2, 12)
+    normal = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
+    assert_same(layer(x), normal.reshape(3, 6, 4), 1e-10, 1e-10)
+    with mg.no_grad():
+        layer.weight.mul_(2.0)
+        layer.bias.add_(mg.tensor(np.arange(6.0)))
+    assert_same(layer(x), normal.reshape(3, 6, 4) * 2 + np.arange(6)[:, None], 1e-10, 1e-10)
+    assert repr(layer) == "GroupNorm(2, 6, eps=1e-05, affine=True)"
+    assert not nn.GroupNorm(2, 6, affine=False).state_dict()
+    with pytest.raises(ValueError, match=r"expected an input \(N, 6, ...\), got shape \(3, 4\)"):
+        layer(double(3, 4))
+    with pytest.raises(ValueError, match="num_groups must divide num_channels, got 4 and 6"):
+        nn.GroupNorm(4, 6)
+
+
 def test_batch_norm_refuses_bad_input_and_forgets_nothing():
     layer = nn.BatchNorm2d(3)
     with pytest.raises(ValueError, match=r"BatchNorm2d: expected 4D input, got 2D"):

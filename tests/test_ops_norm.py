@@ -1,4 +1,4 @@
-"""Batch normalisation and dropout."""
+"""Normalisation, one mean at a time, and dropout."""
 
 import numpy as np
 import pytest
@@ -32,6 +32,74 @@ def test_batch_norm_in_evaluation(rng, check_gradients):
     check_gradients(lambda x, w, b: F.batch_norm(x, *running, w, b), x, (3,), (3,))
 
 
+def normalized(values, eps=1e-5):
+    return (values - values.mean()) / np.sqrt(values.var() + eps)
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((4, 6), 1), ((6,), 1), ((2, 3, 4, 5), 2), ((3, 1, 4), 3)])
+def test_layer_norm(shape, dims, rng, check_gradients):
+    x, own = rng.standard_normal(shape) * 3 + 1, shape[-dims:]
+    weight, bias = rng.standard_normal(own), rng.standard_normal(own)
+    y = F.layer_norm(mg.tensor(x), own, mg.tensor(weight), mg.tensor(bias)).numpy()
+    plain = F.layer_norm(mg.tensor(x), own, eps=0.5).numpy()
+    for row in np.ndindex(shape[:-dims]):
+        np.testing.assert_allclose(y[row], normalized(x[row]) * weight + bias, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(plain[row], normalized(x[row], 0.5), rtol=1e-10, atol=1e-10)
+    check_gradients(lambda x, w, b: F.layer_norm(x, own, w, b), x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((2, 6), 3), ((2, 4, 5), 2), ((2, 4, 3, 2), 4), ((3, 4, 2), 1)]
+)
+def test_group_norm(shape, groups, rng, check_gradients):
+    x, channels = rng.standard_normal(shape) * 3 + 1, shape[1]
+    weight, bias = rng.standard_normal(channels), rng.standard_normal(channels)
+    y = F.group_norm(mg.tensor(x), groups, mg.tensor(weight), mg.tensor(bias)).numpy()
+    plain = F.group_norm(mg.tensor(x), groups, eps=0.5).numpy()
+    column = (-1,) + (1,) * (len(shape) - 2)
+    for n, group in np.ndindex(shape[0], groups):
+        own = slice(group * channels // groups, (group + 1) * channels // groups)
+        expected = normalized(x[n, own]) * weight[own].reshape(column) + bias[own].reshape(column)
+        np.testing.assert_allclose(y[n, own], expected, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(plain[n, own], normalized(x[n, own], 0.5), rtol=1e-10, atol=1e-10)
+    check_gradients(lambda x, w, b: F.group_norm(x, groups, w, b), x[:2], weight, bias)
+
+
+NORMS = {
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "group_norm": lambda x: F.group_norm(x, 2),
+    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_large_offset_costs_no_more_digits_than_the_input_lost(name, device, rng):
+    """A mean of 1e4 costs an input in float32 four digits; E[x^2] - E[x]^2 would lose all."""
+    noise = rng.standard_normal((5, 4, 33))
+    x = (noise + 1e4).astype(np.float32)
+    found = device.to_numpy(NORMS[name](mg.tensor(x, device=device))._array)
+    expected = NORMS[name](mg.tensor(x.astype(np.float64))).numpy()
+    # The mean is rounded to its own place: by a few times 1e4 eps, in units of a deviation of about 1.
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=8e4 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_nan_stays_where_its_statistics_reach(name, device):
+    x = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    x[1, 2, 3] = np.nan
+    y = device.to_numpy(NORMS[name](mg.tensor(x, device=device))._array)
+    reached = {"layer_norm": np.s_[1], "group_norm": np.s_[1, 2:], "batch_norm": np.s_[:, 2]}[name]
+    expected = np.zeros(x.shape, bool)
+    expected[reached] = True
+    assert np.array_equal(np.isnan(y), expected)
+
+
+def test_running_variance_of_a_constant_channel_is_not_negative():
+    mean, var = mg.zeros(2), mg.zeros(2)
+    F.batch_norm(mg.full((50, 2), 3.7), mean, var, training=True, momentum=1.0)
+    assert mean.tolist() == pytest.approx([3.7, 3.7]) and all(0 <= v < 1e-10 for v in var.tolist())
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -40,6 +108,13 @@ def test_batch_norm_in_evaluation(rng, check_gradients):
         (lambda: F.batch_norm(mg.ones(2, 3), None, None, mg.ones(4), training=True), r"weight.*\(4,\)"),
         (lambda: F.batch_norm(mg.ones(1, 3), None, None, training=True), r"more than one value.*\(1, 3\)"),
         (lambda: F.batch_norm(mg.ones(0, 3), None, None, training=True), "more than one value"),
+        (lambda: F.layer_norm(mg.ones(2, 3), (2,)), r"layer_norm.*\(2,\).*\(2, 3\)"),
+        (lambda: F.layer_norm(mg.ones(2, 3), ()), r"layer_norm.*not empty"),
+        (lambda: F.layer_norm(mg.ones(2, 3), (3,), mg.ones(2)), r"weight.*\(3,\).*\(2,\)"),
+        (lambda: F.group_norm(mg.ones(3), 1), r"group_norm.*2 dimensions.*\(3,\)"),
+        (lambda: F.group_norm(mg.ones(2, 6), 4), r"num_groups must divide.*6; got 4"),
+        (lambda: F.group_norm(mg.ones(2, 6), 0), "num_groups.*got 0"),
+        (lambda: F.group_norm(mg.ones(2, 6), 2, None, mg.ones(2)), r"bias.*\(6,\).*\(2,\)"),
         (lambda: F.dropout(mg.ones(2), 1.5), r"1\.5"),
         (lambda: F.dropout(mg.ones(2), float("nan")), "nan"),
     ],

@@ -21,7 +21,7 @@ from minigrad.nn.flatten import Flatten
 from minigrad.nn.linear import Identity, Linear
 from minigrad.nn.loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from minigrad.nn.module import Module
-from minigrad.nn.norm import BatchNorm1d, BatchNorm2d
+from minigrad.nn.norm import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
@@ -39,8 +39,10 @@ __all__ = [
     "Dropout",
     "Dropout2d",
     "Flatten",
+    "GroupNorm",
     "Identity",
     "L1Loss",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSigmoid",

@@ -25,7 +25,7 @@ from minigrad.ops.loss import (
     nll_loss,
 )
 from minigrad.ops.matmul import apply as _matmul
-from minigrad.ops.norm import batch_norm
+from minigrad.ops.norm import batch_norm, group_norm, layer_norm
 from minigrad.ops.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from minigrad.ops.reduce import amax, amin, norm
 from minigrad.ops.softmax import log_softmax, softmax
@@ -43,7 +43,9 @@ __all__ = [
     "dropout2d",
     "elu",
     "gelu",
+    "group_norm",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",

@@ -1,7 +1,10 @@
-"""Batch normalisation layers; https://arxiv.org/abs/1502.03167."""
+"""Layers that normalise: batch norm, https://arxiv.org/abs/1502.03167; layer norm,
+https://arxiv.org/abs/1607.06450; group norm, https://arxiv.org/abs/1803.08494.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +16,7 @@ from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["BatchNorm1d", "BatchNorm2d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 
 
 class BatchNorm(Module):
@@ -85,9 +88,7 @@ class BatchNorm(Module):
     def reset_parameters(self) -> None:
         """Forget the running averages, and set weight and bias to 1 and 0."""
         self.reset_running_stats()
-        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
-            if parameter is not None:
-                init.constant_(parameter, value)
+        _reset(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Of the input's shape: (N, C, H, W) for BatchNorm2d, (N, C) or (N, C, L) for BatchNorm1d."""
@@ -132,3 +133,121 @@ class BatchNorm2d(BatchNorm):
     """Batch normalisation of images (N, C, H, W); the arguments are those of :class:`BatchNorm`."""
 
     dimensions = (4,)
+
+
+class LayerNorm(Module):
+    """(x - mean) / sqrt(var + eps) weight + bias, with the mean and variance over an input's last axes.
+
+    Args:
+        normalized_shape: the sizes of these axes; an integer for the last one alone.
+        eps: added to the variance.
+        elementwise_affine: whether there are a weight and, with ``bias``, a bias.
+        bias: whether there is a bias, too.
+        device, dtype: of the parameters; float32 on the CPU by default.
+
+    Attributes:
+        weight, bias: of shape ``normalized_shape``, starting with 1 and 0, or None.
+    """
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        if not shape or any(not isinstance(size, int) or size < 0 for size in shape):
+            raise ValueError(
+                "LayerNorm: normalized_shape must be one or more sizes of at least 0, "
+                f"got {normalized_shape!r}"
+            )
+        self.normalized_shape = shape
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        for name, there in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
+            parameter = Parameter(empty(shape, device=device, dtype=dtype)) if there else None
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to 1 and 0."""
+        _reset(self.weight, self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape, (..., *normalized_shape)."""
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class GroupNorm(Module):
+    """(x - mean) / sqrt(var + eps) weight + bias, with the mean and variance over a group of channels.
+
+    Args:
+        num_groups: into how many groups of neighbours the channels are divided.
+        num_channels: the number of channels, C, a multiple of ``num_groups``.
+        eps: added to the variance.
+        affine: whether there are a weight and a bias for each channel.
+        device, dtype: of the parameters; float32 on the CPU by default.
+
+    Attributes:
+        weight, bias: (C,), starting with 1 and 0, or None.
+    """
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(
+                f"GroupNorm: num_groups must divide num_channels, got {num_groups} and {num_channels}"
+            )
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.affine = affine
+        for name in ("weight", "bias"):
+            parameter = Parameter(empty(num_channels, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to 1 and 0."""
+        _reset(self.weight, self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape, (N, C, ...)."""
+        if input.ndim < 2 or input.shape[1] != self.num_channels:
+            raise ValueError(
+                f"GroupNorm: expected an input (N, {self.num_channels}, ...), got shape {input.shape}"
+            )
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+def _reset(weight: Parameter | None, bias: Parameter | None) -> None:
+    """Set what there is of weight and bias to 1 and 0."""
+    for parameter, value in ((weight, 1.0), (bias, 0.0)):
+        if parameter is not None:
+            init.constant_(parameter, value)

@@ -1,13 +1,246 @@
-"""Batch normalisation; https://arxiv.org/abs/1502.03167."""
+"""Layer, group and batch normalisation: one formula over different axes.
+
+    normal = (x - mean) rstd        y = normal weight + bias        rstd = 1 / sqrt(variance + eps)
+
+``layer_norm`` (https://arxiv.org/abs/1607.06450) takes mean and variance over the last axes, ``group_norm``
+(https://arxiv.org/abs/1803.08494) over the channels of a group in one sample, and ``batch_norm``
+(https://arxiv.org/abs/1502.03167) over a channel in all samples. To the ops these are the same: weight, bias,
+mean and rstd broadcast to ``x``, and ``axes`` says over which axes the mean is. Three ops they are for their
+kernels' sake. Mean and rstd are outputs, so that the gradient need not find them again.
+
+The variance is the mean of the squared deviations: E[x^2] - E[x]^2 loses all digits where the mean is large.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad.autograd import no_grad
-from minigrad.ops.elementwise import rsqrt
-from minigrad.ops.reduce import mean
+from minigrad.dispatch import Spec
+from minigrad.op import Op, op
+from minigrad.ops.elementwise import rsqrt, zeros_like
+from minigrad.ops.reduce import sum
 from minigrad.ops.shape import reshape
+
+# ---- the ops ----------------------------------------------------------------------------------------------
+
+
+def _reference(xp, x, weight=None, bias=None, *, axes, parameters, eps):
+    """y, mean and rstd of ``x`` normalised over ``axes``; ``parameters`` is the shape of weight and bias."""
+    n = _count(x.shape, axes)
+    mean = xp.sum(x, axis=axes, keepdims=True) / n
+    centred = x - mean
+    rstd = 1 / xp.sqrt(xp.sum(centred * centred, axis=axes, keepdims=True) / n + eps)
+    y = centred
+    y *= rstd if weight is None else rstd * weight
+    if bias is not None:
+        y += bias
+    return y, mean, rstd
+
+
+def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
+    """The gradients for x, weight and bias, with ``g`` that of y:
+
+    rstd (a - E[a] - normal E[a normal]) with a = g weight; sum(g normal); sum(g).
+    """
+    n, shared = _count(x.shape, axes), _shared_axes(x.ndim, parameters)
+    normal = (x - mean) * rstd
+    dbias, product = xp.sum(g, axis=shared, keepdims=True), g * normal
+    dweight = xp.sum(product, axis=shared, keepdims=True)
+    if shared == axes:  # one weight for all that is averaged: it can be multiplied last
+        scale = rstd if weight is None else rstd * weight
+        normal *= dweight / n
+        dx = g - dbias / n
+    else:
+        scale = rstd
+        dx = g if weight is None else g * weight
+        product = product if weight is None else product * weight
+        normal *= xp.sum(product, axis=axes, keepdims=True) / n
+        dx = dx - xp.sum(dx, axis=axes, keepdims=True) / n
+    dx -= normal
+    dx *= scale
+    return dx, dweight.reshape(parameters), dbias.reshape(parameters)
+
+
+def _count(shape: tuple[int, ...], axes: Sequence[int]) -> int:
+    return math.prod([shape[axis] for axis in axes])
+
+
+def _shared_axes(ndim: int, parameters: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which parameters of shape ``parameters`` are broadcast."""
+    padded = (1,) * (ndim - len(parameters)) + parameters
+    return tuple([axis for axis, size in enumerate(padded) if size == 1])
+
+
+def _shapes(x, weight, bias, *, axes, parameters, eps):
+    statistics = tuple([1 if axis in axes else size for axis, size in enumerate(x.shape)])
+    return [x.shape, statistics, statistics]
+
+
+def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
+    return [x.shape, Spec(parameters, x.dtype), Spec(parameters, x.dtype)]
+
+
+def _normalization(name: str) -> tuple[Op, Op]:
+    """The op called ``name`` and the op that is its gradient."""
+    forward = op(_reference, name=name, saved_outputs=(1, 2), materialize_grads=False)
+    backward = op(_grad_reference, name=f"{name}_grad")
+    forward.shape(_shapes)
+    backward.shape(_grad_shapes)
+
+    @forward.grad
+    def _(g, y, x, weight, _bias, *, axes, parameters, eps):
+        (g, g_mean, g_rstd), (_, mean, rstd) = g, y
+        g = zeros_like(x) if g is None else g
+        dx, dweight, dbias = backward(g, x, mean, rstd, weight, axes=axes, parameters=parameters)
+        # Nothing comes by way of the statistics unless a gradient is differentiated.
+        n = _count(x.shape, axes)
+        if g_mean is not None:
+            dx = dx + g_mean / n
+        if g_rstd is not None:
+            dx = dx - (x - mean) * (g_rstd * rstd * rstd * rstd / n)
+        return dx, dweight, dbias
+
+    @backward.grad
+    def _(gg, _z, g, x, mean, rstd, weight, *, axes, parameters):
+        # With u, v and t the gradients that come for dx, dweight and dbias, what is differentiated is
+        # sum(u rstd (a - E[a] - normal E[a normal])) + sum(v g normal) + sum(t g). The first sum is the same
+        # with u and a exchanged. The engine sums what was broadcast.
+        u, v, t = gg
+
+        def average(z):
+            return sum(z, axes, keepdim=True) / _count(x.shape, axes)
+
+        normal = (x - mean) * rstd
+        a = g if weight is None else g * weight
+        u_normal, a_normal = average(u * normal), average(a * normal)
+        projected = (u - average(u) - normal * u_normal) * rstd
+        dg = (projected if weight is None else projected * weight) + v * normal + t
+        dnormal = g * v - (u * a_normal + a * u_normal) * rstd
+        dx = dnormal * rstd
+        drstd = u * (a - average(a) - normal * a_normal) + dnormal * (x - mean)
+        return dg, dx, -dx, drstd, g * projected
+
+    return forward, backward
+
+
+_layer_norm, layer_norm_grad = _normalization("layer_norm")
+_group_norm, group_norm_grad = _normalization("group_norm")
+_batch_norm, batch_norm_grad = _normalization("batch_norm")
+
+
+@op
+def batch_norm_inference(xp, x, mean, var, weight=None, bias=None, *, eps):
+    """(x - mean) / sqrt(var + eps) * weight + bias, all broadcast to x: statistics from elsewhere."""
+    rstd = 1 / xp.sqrt(var + eps)
+    y = x - mean
+    y *= rstd if weight is None else rstd * weight
+    if bias is not None:
+        y += bias
+    return y
+
+
+def _inference_scale(var, weight, eps):
+    rstd = rsqrt(var + eps)
+    return rstd if weight is None else rstd * weight
+
+
+@op
+def batch_norm_weight_grad(xp, g, x, mean):
+    """sum(g (x - mean)) in the shape of ``mean``: the weight's gradient without its factor rstd."""
+    product = x - mean
+    product *= g
+    return xp.sum(product, axis=_shared_axes(x.ndim, mean.shape), keepdims=True)
+
+
+batch_norm_weight_grad.grad(
+    g=lambda gg, _z, _g, x, mean: gg * (x - mean),
+    x=lambda gg, _z, g, _x, _mean: gg * g,
+    mean=lambda gg, _z, g, _x, _mean: -gg * g,
+)
+
+
+@batch_norm_weight_grad.shape
+def _(g, x, mean):
+    return mean.shape
+
+
+batch_norm_inference.grad(
+    x=lambda g, _y, _x, _mean, var, weight, _bias, *, eps: g * _inference_scale(var, weight, eps),
+    mean=lambda g, _y, _x, _mean, var, weight, _bias, *, eps: -g * _inference_scale(var, weight, eps),
+    var=lambda g, _y, x, mean, var, weight, _bias, *, eps: (
+        batch_norm_weight_grad(g, x, mean) * _inference_scale(var, weight, eps) / (var + eps) * -0.5
+    ),
+    weight=lambda g, _y, x, mean, var, _weight, _bias, *, eps: (
+        batch_norm_weight_grad(g, x, mean) * rsqrt(var + eps)
+    ),
+    bias=lambda g, _y, _x, _mean, _var, _weight, _bias, *, eps: g,
+)
+
+
+@batch_norm_inference.shape
+def _(x, mean, var, weight, bias, *, eps):
+    return x.shape
+
+
+# ---- the functions ----------------------------------------------------------------------------------------
+
+
+def layer_norm(
+    input: Any, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes of ``input``.
+
+    Args:
+        input: (..., *normalized_shape).
+        normalized_shape: the sizes of the axes that share a mean and a variance.
+        weight, bias: of shape ``normalized_shape``, or None.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    shape = tuple(normalized_shape)
+    if not shape or input.shape[-len(shape) :] != shape:
+        raise ValueError(
+            f"layer_norm: input must end in the normalized_shape {shape}, which is not empty; "
+            f"got shape {input.shape}"
+        )
+    _check_parameters("layer_norm", shape, weight=weight, bias=bias)
+    axes = tuple(range(input.ndim - len(shape), input.ndim))
+    return _layer_norm(input, weight, bias, axes=axes, parameters=shape, eps=eps)[0]
+
+
+def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the channels of a group, in each sample.
+
+    Args:
+        input: (N, C, ...).
+        num_groups: into how many groups of neighbours the channels are divided; it must divide C.
+        weight, bias: (C,), or None.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if input.ndim < 2:
+        raise ValueError(
+            f"group_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
+        )
+    samples, channels = input.shape[:2]
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(
+            f"group_norm: num_groups must divide the number of channels, {channels}; got {num_groups}"
+        )
+    _check_parameters("group_norm", (channels,), weight=weight, bias=bias)
+    in_group = channels // num_groups
+    parameters = (1, num_groups, in_group, 1)
+    weight, bias = (None if p is None else reshape(p, parameters) for p in (weight, bias))
+    x = reshape(input, (samples, num_groups, in_group, math.prod(input.shape[2:])))
+    y = _group_norm(x, weight, bias, axes=(2, 3), parameters=parameters, eps=eps)[0]
+    return reshape(y, input.shape)
 
 
 def batch_norm(
@@ -30,35 +263,31 @@ def batch_norm(
             f"batch_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
         )
     channels = input.shape[1]
-    for name, t in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        if t is not None and t.shape != (channels,):
-            raise ValueError(f"batch_norm: {name} must have shape ({channels},), got {t.shape}")
-    per_channel = (1, channels) + (1,) * (input.ndim - 2)
-    if training or running_mean is None:
-        axes = (0, *range(2, input.ndim))
-        count = input.numel() // max(channels, 1)
-        if count < 2:
-            raise ValueError(
-                f"batch_norm: training needs more than one value per channel, got shape {input.shape}"
-            )
-        center = mean(input, axes, keepdim=True)
-        centred = input - center
-        variance = mean(centred * centred, axes, keepdim=True)
-        if running_mean is not None:
-            with no_grad():
-                running_mean.mul_(1 - momentum).add_(reshape(center, (channels,)) * momentum)
-                unbiased = reshape(variance, (channels,)) * (count / (count - 1))
-                running_var.mul_(1 - momentum).add_(unbiased * momentum)
-    else:
-        centred = input - reshape(running_mean, per_channel)
-        variance = reshape(running_var, per_channel)
-    scale = rsqrt(variance + eps)
-    if weight is not None:
-        scale = scale * reshape(weight, per_channel)
-    out = centred * scale
-    return out if bias is None else out + reshape(bias, per_channel)
+    running = {"running_mean": running_mean, "running_var": running_var}
+    _check_parameters("batch_norm", (channels,), **running, weight=weight, bias=bias)
+    parameters = (1, channels) + (1,) * (input.ndim - 2)
+    weight, bias = (None if p is None else reshape(p, parameters) for p in (weight, bias))
+    if not training and running_mean is not None:
+        mean, var = reshape(running_mean, parameters), reshape(running_var, parameters)
+        return batch_norm_inference(input, mean, var, weight, bias, eps=eps)
+
+    count = input.numel() // max(channels, 1)
+    if count < 2:
+        raise ValueError(
+            f"batch_norm: training needs more than one value per channel, got shape {input.shape}"
+        )
+    axes = (0, *range(2, input.ndim))
+    y, mean, rstd = _batch_norm(input, weight, bias, axes=axes, parameters=parameters, eps=eps)
+    if running_mean is not None:
+        with no_grad():
+            running_mean.mul_(1 - momentum).add_(reshape(mean, (channels,)) * momentum)
+            var = (1.0 / (rstd * rstd) - eps).clamp(min=0.0)  # all the digits that count beside eps
+            unbiased = reshape(var, (channels,)) * (count / (count - 1))
+            running_var.mul_(1 - momentum).add_(unbiased * momentum)
+    return y
+
+
+def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
+    for which, parameter in parameters.items():
+        if parameter is not None and parameter.shape != shape:
+            raise ValueError(f"{name}: {which} must have shape {shape}, got {parameter.shape}")
