@@ -238,6 +238,21 @@ def norm_cases():
 
 ROWS = [(3,), (1, 1), (4, 5), (2, 3, 33), (0, 4), (3, 0), (5, 130), (2, 1030)]
 
+LOGITS = [(4, 5), (1, 1), (3, 33), (0, 4), (2, 130), (2, 1030)]
+
+
+def cross_entropy_cases():
+    for rows, columns in LOGITS:
+
+        def target(rng, rows=rows, columns=columns):
+            """The second is ignored, and so is class 0."""
+            classes = rng.integers(0, columns, rows)
+            classes[1:2] = 0
+            return classes
+
+        yield (rows, columns), target
+
+
 CASES = {
     # arithmetic
     **each(["add", "sub", "mul"], TWO),
@@ -333,6 +348,10 @@ CASES = {
     "adaptive_avg_pool2d": [case(s, size=size, length=49) for s, size in ADAPTIVE],
     "adaptive_avg_pool2d_input_grad": [
         case((*s[:2], *size), input_size=s[2:], length=49) for s, size in ADAPTIVE
+    ],
+    "cross_entropy": [case(x, target, ignore_index=0, length=x[1]) for x, target in cross_entropy_cases()],
+    "cross_entropy_grad": [
+        case(x[:1], x, target, ignore_index=0, length=x[1]) for x, target in cross_entropy_cases()
     ],
     **norm_cases(),
     **each(["softmax", "log_softmax"], [case(s, length=s[-1]) for s in ROWS]),

@@ -17,7 +17,7 @@
 // caches comes from memory once. So what counts is that loads are coalesced and that there are many of them
 // at a time. The next rung would keep the row in registers between its walks.
 
-#include "rows.cuh"
+#include "normalizer.cuh"
 
 // What an element is divided by, or, as a logarithm, what is taken from it: once for a row.
 template <bool LOGARITHM, typename T>
@@ -71,46 +71,6 @@ __global__ void softmax_warp(T* out, const T* x, long long rows, long long colum
     for (long long i = threadIdx.x; i < columns; i += WARP) out[i] = normalized<LOGARITHM>(x[i], m, by);
 }
 
-// The online normaliser: the largest of the elements seen so far, m, and s = sum(exp(x - m)) over them. When
-// a larger element comes, the sum is scaled by exp(old m - new m), as if that had been the largest all along.
-// So one walk finds both, and two normalisers, of different elements of a row, add up to one.
-template <typename T>
-struct Normalizer {
-    // Starts at the lowest finite number, not at -infinity: exp(-infinity - m) is then 0, not NaN.
-    T m = -largest_finite(), s = 0;
-
-    static __device__ __forceinline__ T largest_finite() {
-        if constexpr (sizeof(T) == 4) return 3.402823466e+38f;
-        return T(1.7976931348623157e+308);
-    }
-
-    __device__ __forceinline__ void add(T x) {
-        if (x > m) {
-            s = s * exp(m - x) + 1;
-            m = x;
-        } else {
-            s += exp(x - m);  // a NaN, too, comes here
-        }
-    }
-
-    // The sum with the smaller m is scaled, never the other one: a.add(b) has the same bits as b.add(a).
-    __device__ __forceinline__ void add(Normalizer other) {
-        const bool larger = other.m > m;
-        const T scale = exp(larger ? m - other.m : other.m - m);
-        s = larger ? s * scale + other.s : other.s * scale + s;
-        m = larger ? other.m : m;
-    }
-
-    __device__ __forceinline__ void add_across_warp() {
-        for (int distance = WARP / 2; distance > 0; distance /= 2) {
-            Normalizer other;
-            other.m = __shfl_xor_sync(ALL_LANES, m, distance);
-            other.s = __shfl_xor_sync(ALL_LANES, s, distance);
-            add(other);
-        }
-    }
-};
-
 // A block for each row, for rows so long that a lane would do a hundred elements one after the other. The
 // online normaliser leaves two walks, one to read and one to read and write, with a single barrier between
 // them, and still takes one exponential for an element in each.
@@ -119,29 +79,13 @@ struct Normalizer {
 template <typename T, bool LOGARITHM>
 __global__ void __launch_bounds__(MAX_THREADS)
 softmax_block(T* out, const T* x, long long rows, long long columns) {
-    __shared__ T m_of_warp[MAX_WARPS];
-    __shared__ T s_of_warp[MAX_WARPS];
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     out += blockIdx.x * columns;
     x += blockIdx.x * columns;
 
-    Normalizer<T> own;
-    for (long long i = threadIdx.x; i < columns; i += blockDim.x) own.add(x[i]);
-    own.add_across_warp();
-    if (lane == 0) {
-        m_of_warp[warp] = own.m;
-        s_of_warp[warp] = own.s;
-    }
-    __syncthreads();  // all warps have left theirs
-
     Normalizer<T> row;
-    if (lane < warps) {
-        row.m = m_of_warp[lane];
-        row.s = s_of_warp[lane];
-    }
-    row.add_across_warp();
-    // A largest element of +infinity counted as 1, and inf - inf makes it NaN.
-    const T by = divisor<LOGARITHM>(row.s + (row.m - row.m));
+    for (long long i = threadIdx.x; i < columns; i += blockDim.x) row.add(x[i]);
+    row.add_across_block();
+    const T by = divisor<LOGARITHM>(row.sum());
     for (long long i = threadIdx.x; i < columns; i += blockDim.x)
         out[i] = normalized<LOGARITHM>(x[i], row.m, by);
 }

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.activation import softplus
-from minigrad.ops.elementwise import abs, cast, clamp, log, where
+from minigrad.ops.elementwise import abs, as_dtype, cast, clamp, floating, log, where
 from minigrad.ops.index import take_along_dim
 from minigrad.ops.reduce import mean, sum
-from minigrad.ops.shape import broadcast_to, reshape, squeeze, unsqueeze
-from minigrad.ops.softmax import log_softmax
+from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
+from minigrad.ops.softmax import WARP_COLUMNS, log_softmax, softmax, softmax_grad
 
 
 def reduce_loss(name: str, loss: Any, reduction: str) -> Any:
@@ -142,6 +144,61 @@ def nll_loss(
     return reduce_loss("nll_loss", loss, reduction)
 
 
+@op(name="cross_entropy")
+def _cross_entropy(xp, x, target, *, ignore_index):
+    """-log_softmax(x)[target] of each row of x (N, C); 0 where the target (N,) is ``ignore_index``."""
+    kept = target != ignore_index
+    shifted = x - xp.max(x, axis=1, keepdims=True, initial=-xp.inf)
+    picked = xp.take_along_axis(shifted, xp.where(kept, target, 0)[:, None], axis=1)[:, 0]
+    return xp.where(kept, xp.log(xp.sum(xp.exp(shifted), axis=1)) - picked, x.dtype.type(0))
+
+
+@op
+def cross_entropy_grad(xp, g, x, target, *, ignore_index):
+    """g (softmax(x) - onehot(target)) for each row; 0 where the target is ``ignore_index``."""
+    kept = (target != ignore_index)[:, None]
+    e = xp.exp(x - xp.max(x, axis=1, keepdims=True, initial=-xp.inf))
+    onehot = target[:, None] == xp.arange(x.shape[1])
+    return xp.where(kept, (e / xp.sum(e, axis=1, keepdims=True) - onehot) * g[:, None], x.dtype.type(0))
+
+
+_cross_entropy.grad(
+    x=lambda g, _y, x, target, *, ignore_index: cross_entropy_grad(g, x, target, ignore_index=ignore_index)
+)
+
+
+@cross_entropy_grad.grad
+def _(gg, _z, g, x, target, *, ignore_index):
+    kept = target != ignore_index
+    p = softmax(x, 1)
+    picked = squeeze(take_along_dim(gg, unsqueeze(where(kept, target, 0), 1), 1), 1)
+    own = where(kept, g, 0.0)
+    return where(kept, sum(gg * p, 1) - picked, 0.0), softmax_grad(gg * unsqueeze(own, 1), p), None
+
+
+@_cross_entropy.shape
+def _(x, target, *, ignore_index):
+    return x.shape[:1]
+
+
+@cross_entropy_grad.shape
+def _(g, x, target, *, ignore_index):
+    return x.shape
+
+
+def _class_losses(x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
+    """The loss of each target, by the fused op: its rows are the logits of one target."""
+    shape, classes = target.shape, x.shape[class_dim]
+    if class_dim != x.ndim - 1:
+        x = permute(x, (0, *range(2, x.ndim), 1))
+    if x.ndim != 2:
+        rows = target.numel()
+        x, target = reshape(x, (rows, classes)), reshape(target, (rows,))
+    target = as_dtype(target, np.dtype(np.int64), target.device)
+    losses = _cross_entropy(x, target, ignore_index=ignore_index)
+    return losses if losses.shape == shape else reshape(losses, shape)
+
+
 def cross_entropy(
     input: Any,
     target: Any,
@@ -161,6 +218,13 @@ def cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     class_dim = 0 if input.ndim == 1 else 1
+    if target.dtype.kind != "f" and weight is None and label_smoothing == 0.0:
+        input = floating(input)
+        _check_targets("nll_loss", input, target, class_dim, ignore_index)
+        loss = _class_losses(input, target, class_dim, ignore_index)
+        if reduction == "mean":
+            return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
+        return reduce_loss("nll_loss", loss, reduction)
     log_probabilities = log_softmax(input, class_dim)
     if target.dtype.kind == "f":
         return _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction)
@@ -225,3 +289,50 @@ def _check_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index:
                 f"{name}: target {int(labels[wrong].ravel()[0])} is out of range: the input has "
                 f"{x.shape[class_dim]} classes (shape {x.shape})"
             )
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _is_filled(x: Any, target: Any, **options: Any) -> bool:
+    return x.size > 0
+
+
+def _has_long_rows(x: Any, target: Any, **options: Any) -> bool:
+    return x.size > 0 and x.shape[1] > WARP_COLUMNS
+
+
+def _grad_is_filled(g: Any, x: Any, target: Any, **options: Any) -> bool:
+    return _is_filled(x, target)
+
+
+def _grad_has_long_rows(g: Any, x: Any, target: Any, **options: Any) -> bool:
+    return _has_long_rows(x, target)
+
+
+@_cross_entropy.kernel("cpu", name="vectorized", when=_is_filled)
+def _(loss, x, target, *, ignore_index):
+    """Each row's log-softmax in vectors, by one thread, then the targets' elements of it."""
+    logarithms, ignored = np.empty_like(x), target == ignore_index
+    cpu.softmax.log_softmax(logarithms, x, get_num_threads())
+    np.negative(logarithms[np.arange(len(x)), np.where(ignored, 0, target)], out=loss)
+    loss[ignored] = 0
+
+
+@cross_entropy_grad.kernel("cpu", name="vectorized", when=_grad_is_filled)
+def _(out, g, x, target, *, ignore_index):
+    """Each row's softmax in vectors, by one thread; then minus 1 at the target, and times g."""
+    ignored = target == ignore_index
+    cpu.softmax.softmax(out, x, get_num_threads())
+    out[np.arange(len(x)), np.where(ignored, 0, target)] -= 1
+    out *= g[:, None]
+    out[ignored] = 0
+
+
+for _op, _filled, _long in (
+    (_cross_entropy, _is_filled, _has_long_rows),
+    (cross_entropy_grad, _grad_is_filled, _grad_has_long_rows),
+):
+    for _name, _when in (("naive", _filled), ("warp", _filled), ("block", _long)):
+        _run = getattr(cuda.cross_entropy, f"{_op.name}_{_name}")
+        _op.kernel("cuda", "sim", name=_name, when=_when)(_run)

@@ -5,29 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from minigrad.kernels import cuda, sim
+from minigrad.kernels import sim
 from minigrad.kernels.cuda import reduce, softmax
 
 DTYPES = [np.float32, np.float64]
 COLUMNS = [1, 31, 32, 33, 257, 1000, 2049]
 SHAPES = [(3, columns) for columns in COLUMNS] + [(1, 1), (70, 5), (300, 3), (0, 4), (4, 0), (0, 0)]
-
-
-@pytest.fixture(params=["sim", "cuda"])
-def run(request):
-    """``run(kernel, shape, dtype, *args)``: the output of ``kernel``, which starts filled with NaN."""
-    if request.param == "sim" and not sim.is_available():
-        pytest.skip("the simulator needs a C++ compiler: install g++")
-    if request.param == "cuda" and not cuda.is_available():
-        pytest.skip(cuda.why_unavailable())
-    put, get = (np.array, np.array) if request.param == "sim" else (cuda.cupy().asarray, cuda.cupy().asnumpy)
-
-    def run(kernel, shape, dtype, *args, fill=np.nan):
-        out = put(np.full(shape, fill, dtype))
-        kernel(out, *(put(a) if isinstance(a, np.ndarray) else a for a in args))
-        return get(out)
-
-    return run
 
 
 def normal(*shape, dtype=np.float64, seed=0):

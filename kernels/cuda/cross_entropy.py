@@ -1,0 +1,85 @@
+"""Launches ``cross_entropy.cu``: the cross-entropy of rows of logits, and its gradient.
+
+``x`` is (rows, columns), ``target`` (rows,), int64; ``loss`` and ``grad``, the loss's gradient, are (rows,);
+all C-contiguous, and all but the target float32 or all float64. Targets must lie in [0, columns), which is
+not checked here, or be ``ignore_index``. The naive rungs are the definition; of the others, *warp* is made
+for rows of up to about a thousand columns and *block* for longer ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from .reduce import row_threads
+
+WARP = 32
+THREADS = 256  # in a block, but for the block rungs
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_cross_entropy = {
+    rung: CudaKernel(_source, f"cross_entropy_{rung}<T>") for rung in ("naive", "warp", "block")
+}
+_cross_entropy_grad = {
+    rung: CudaKernel(_source, f"cross_entropy_grad_{rung}<T>") for rung in ("naive", "warp", "block")
+}
+
+
+def cross_entropy_naive(loss: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """One thread for each row, which it walks twice: the definition."""
+    _check(x, target, loss)
+    _launch(_cross_entropy, "naive", x.shape, (loss, x, target), ignore_index)
+
+
+def cross_entropy_warp(loss: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """One warp for each row, which it walks once: loads are coalesced, and online normalisers combined."""
+    _check(x, target, loss)
+    _launch(_cross_entropy, "warp", x.shape, (loss, x, target), ignore_index)
+
+
+def cross_entropy_block(loss: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """One block for each row, for rows too long for one warp."""
+    _check(x, target, loss)
+    _launch(_cross_entropy, "block", x.shape, (loss, x, target), ignore_index)
+
+
+def cross_entropy_grad_naive(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """One thread for each row: grad (softmax(x) - onehot(target))."""
+    _check(x, target, grad, out)
+    _launch(_cross_entropy_grad, "naive", x.shape, (out, grad, x, target), ignore_index)
+
+
+def cross_entropy_grad_warp(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """One warp for each row: one walk to find the softmax, one to write."""
+    _check(x, target, grad, out)
+    _launch(_cross_entropy_grad, "warp", x.shape, (out, grad, x, target), ignore_index)
+
+
+def cross_entropy_grad_block(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """One block for each row, for rows too long for one warp."""
+    _check(x, target, grad, out)
+    _launch(_cross_entropy_grad, "block", x.shape, (out, grad, x, target), ignore_index)
+
+
+def _launch(
+    rungs: dict[str, CudaKernel], rung: str, shape: tuple[int, int], arrays: tuple, ignore_index: int
+) -> None:
+    rows, columns = shape
+    grid, block = {
+        "naive": (blocks(rows, THREADS), (THREADS,)),
+        "warp": (blocks(rows, THREADS // WARP), (WARP, THREADS // WARP)),
+        "block": (rows, (row_threads(columns),)),
+    }[rung]
+    rungs[rung].launch(grid, block, (*arrays, rows, columns, ignore_index))
+
+
+def _check(x: Any, target: Any, of_rows: Any, out: Any = None) -> None:
+    if x.ndim != 2 or target.shape != x.shape[:1] or of_rows.shape != x.shape[:1]:
+        raise ValueError(
+            f"cross-entropy kernel: for x (rows, columns) = {x.shape} target and loss must be (rows,), "
+            f"got {target.shape} and {of_rows.shape}"
+        )
+    if out is not None and out.shape != x.shape:
+        raise ValueError(f"cross-entropy kernel: the gradient must have x's shape {x.shape}, got {out.shape}")

@@ -1,0 +1,116 @@
+"""The CUDA kernels of cross-entropy and its gradient, against NumPy in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import sim
+from minigrad.kernels.cuda import cross_entropy as kernels
+
+RUNGS = ["naive", "warp", "block"]
+DTYPES = [np.float32, np.float64]
+SHAPES = [(1, 1), (3, 31), (5, 32), (3, 33), (2, 1000), (2, 2049), (70, 5), (300, 3), (0, 4)]
+IGNORED = -100
+
+
+def both(rung):
+    return getattr(kernels, f"cross_entropy_{rung}"), getattr(kernels, f"cross_entropy_grad_{rung}")
+
+
+def problem(rows, columns, dtype, seed=0):
+    """Logits, targets of which some are ignored, and the losses' gradient."""
+    rng = np.random.default_rng(seed)
+    target = np.where(np.arange(rows) % 5 == 3, IGNORED, rng.integers(0, columns, rows))
+    return (
+        (5 * rng.standard_normal((rows, columns))).astype(dtype),
+        target,
+        rng.normal(size=rows).astype(dtype),
+    )
+
+
+def expected(x, target, grad, ignored=IGNORED):
+    """Loss, gradient, and the softmax, row by row."""
+    loss, out, p = np.zeros(len(x)), np.zeros(x.shape), np.zeros(x.shape)
+    for i, (row, t) in enumerate(zip(x.astype(np.float64), target, strict=True)):
+        p[i] = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        if t != ignored:
+            loss[i] = np.log(np.exp(row - row.max()).sum()) - (row[t] - row.max())
+            out[i] = grad[i] * (p[i] - (np.arange(len(row)) == t))
+    return loss, out, p
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradient(run, rung, dtype, shape):
+    x, target, grad = problem(*shape, dtype)
+    loss, out, p = expected(x, target, grad)
+    kernel, grad_kernel = both(rung)
+    # x - m is rounded, which exp turns into a relative error; so does each addition of the sum.
+    eps, spread = np.finfo(dtype).eps, np.ptp(x, axis=1)
+    relative = (8 + 2 * spread + shape[1]) * eps
+    found = run(kernel, shape[0], dtype, x, target, IGNORED)
+    assert (np.abs(found - loss) <= relative + 2 * eps * np.abs(loss)).all()
+    found = run(grad_kernel, shape, dtype, grad, x, target, IGNORED)
+    bound = np.abs(grad)[:, None] * (relative[:, None] * p + 2 * eps)
+    assert (np.abs(found - out) <= bound).all()
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("columns", [5, 1100])
+def test_special_values(run, rung, columns):
+    x = np.zeros((7, columns), np.float32)
+    x[0, 2], x[1, 3], x[2] = np.nan, np.inf, -np.inf  # no softmax
+    x[3, 1:] = -np.inf  # all of the probability at the target
+    x[4, 0] = -np.inf  # none at the target
+    x[5, 2] = np.nan  # ignored
+    x[6] = np.linspace(1e4, 0, columns)  # no overflow
+    target = np.array([0, 0, 0, 0, 0, IGNORED, 0])
+    kernel, grad_kernel = both(rung)
+    loss = run(kernel, 7, "f4", x, target, IGNORED, fill=77)
+    out = run(grad_kernel, x.shape, "f4", np.ones(7, np.float32), x, target, IGNORED, fill=77)
+    assert np.isnan(loss[:3]).all() and np.isnan(out[:3]).all()
+    assert loss[3] == 0 and not out[3].any()
+    assert loss[4] == np.inf and out[4, 0] == -1 and np.isfinite(out[4]).all()
+    assert loss[5] == 0 and not out[5].any()
+    assert np.isfinite(loss[6]) and np.isfinite(out[6]).all()
+
+
+def test_an_ignored_class_may_be_one_that_there_is(run):
+    x, target = np.ones((4, 3), np.float32), np.array([0, 2, 1, 2])
+    for rung in RUNGS:
+        loss = run(both(rung)[0], 4, "f4", x, target, 2)
+        np.testing.assert_allclose(loss, [np.log(3), 0, np.log(3), 0], rtol=1e-6)
+
+
+def test_what_does_not_fit_is_refused():
+    x, target = np.ones((3, 4), np.float32), np.zeros(3, np.int64)
+    with pytest.raises(ValueError, match=r"x \(rows, columns\) = \(3, 4\).*got \(3,\) and \(4,\)"):
+        kernels.cross_entropy_warp(np.empty(4, np.float32), x, target, IGNORED)
+    with pytest.raises(ValueError, match=r"x's shape \(3, 4\), got \(4, 3\)"):
+        kernels.cross_entropy_grad_block(np.empty((4, 3), np.float32), x[:, 0].copy(), x, target, IGNORED)
+    with pytest.raises(TypeError, match="expects an array of int64, got one of int32"):
+        kernels.cross_entropy_naive(np.empty(3, np.float32), x, target.astype(np.int32), IGNORED)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("columns", [40, 1300])
+def test_every_thread_order_gives_the_same_bits_and_every_access_is_right(columns):
+    x, target, grad = problem(7, columns, np.float32)
+
+    def results():
+        found = []
+        for rung in RUNGS:
+            kernel, grad_kernel = both(rung)
+            found += [np.empty(7, np.float32), np.empty_like(x)]
+            kernel(found[-2], x, target, IGNORED)
+            grad_kernel(found[-1], grad, x, target, IGNORED)
+        return b"".join(out.tobytes() for out in found)
+
+    first = results()
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            assert results() == first
+    with sim.checks():
+        assert results() == first
