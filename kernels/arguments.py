@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .source import NUMBER_TYPES, CudaSource, Parameter, Signature, type_of_dtype
+from .source import NUMBER_TYPES, CudaSource, Parameter, Signature, is_bfloat16, type_of_dtype
 
 
 class strided:
@@ -84,7 +84,9 @@ class ArgumentBinder:
         expected = types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
         if expected is None and parameter.type in self.signature.template and type_of_dtype(array.dtype):
             expected = types[parameter.type] = array.dtype
-        if array.dtype != expected:
+        if array.dtype != expected and not (
+            expected is not None and is_bfloat16(expected) and is_bfloat16(array.dtype)
+        ):
             self._wrong(
                 parameter, f"an array of {expected or parameter.type}", f"one of {array.dtype}", TypeError
             )
@@ -141,6 +143,8 @@ class ArgumentBinder:
 
     def _number(self, parameter: Parameter, dtype: np.dtype, value: Any) -> np.generic:
         """``value`` in exactly the parameter's type; an error if it is of another kind, or too large."""
+        if is_bfloat16(dtype):
+            return bfloat16_bits(self._number(parameter, NUMBER_TYPES["float"], value))
         kinds = _KINDS[dtype.kind]
         if not isinstance(value, kinds):
             expected = {"b": "a bool", "f": f"a number ({dtype})"}.get(dtype.kind, f"an integer ({dtype})")
@@ -183,8 +187,8 @@ class _StructPacker:
 
 
 # NumPy's names of number types, and those of the module struct.
-_NAMES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
-_PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQfd", strict=True))
+_NAMES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+_PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQefd", strict=True))
 
 # What a parameter takes, by the kind of its dtype, and from where to where.
 _INTEGERS = (int, np.integer)
@@ -196,8 +200,7 @@ _KINDS: dict[str, Any] = {
 }
 _LIMITS: dict[np.dtype, tuple[Any, Any]] = {
     np.dtype("?"): (False, True),
-    np.dtype("f4"): (-float(np.finfo("f4").max), float(np.finfo("f4").max)),
-    np.dtype("f8"): (-float(np.finfo("f8").max), float(np.finfo("f8").max)),
+    **{np.dtype(t): (-float(np.finfo(t).max), float(np.finfo(t).max)) for t in ("f2", "f4", "f8")},
 }
 for _dtype in NUMBER_TYPES.values():
     if _dtype.kind in "iu":
@@ -205,6 +208,13 @@ for _dtype in NUMBER_TYPES.values():
         _LIMITS[_dtype] = (
             (-(2 ** (_bits - 1)), 2 ** (_bits - 1) - 1) if _dtype.kind == "i" else (0, 2**_bits - 1)
         )
+
+
+def bfloat16_bits(values: Any) -> Any:
+    """Float32 ``values``, a NumPy array or scalar, rounded to bfloat16, as uint16."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FFF, rounded).astype(np.uint16)[()]
 
 
 def describe(value: Any) -> str:

@@ -17,6 +17,9 @@ import numpy as np
 CUDA_DIRECTORY = Path(__file__).parent / "cuda"
 """Where ``#include "..."`` looks after the directory of the including file."""
 
+BFLOAT16 = np.dtype("u2", metadata={"type": "__nv_bfloat16"})
+"""Stands for ``__nv_bfloat16``, which NumPy lacks: the 16 bits. Told from other ``uint16`` by identity."""
+
 NUMBER_TYPES = {
     "bool": np.dtype("?"),
     "signed char": np.dtype("i1"),
@@ -28,6 +31,8 @@ NUMBER_TYPES = {
     "unsigned int": np.dtype("u4"),
     "long long": np.dtype("i8"),
     "unsigned long long": np.dtype("u8"),
+    "__half": np.dtype("f2"),
+    "__nv_bfloat16": BFLOAT16,
     "float": np.dtype("f4"),
     "double": np.dtype("f8"),
 }
@@ -46,6 +51,8 @@ _OTHER_NAMES = {
     "uint32_t": "unsigned int",
     "int64_t": "long long",
     "uint64_t": "unsigned long long",
+    "half": "__half",
+    "nv_bfloat16": "__nv_bfloat16",
 }
 
 _KERNEL = re.compile(
@@ -54,12 +61,19 @@ _KERNEL = re.compile(
     r"\s*(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*[;{]"
 )
 
-_TYPE_OF_DTYPE = {dtype: name for name, dtype in NUMBER_TYPES.items() if name != "char"}
+_TYPE_OF_DTYPE = {
+    dtype: name for name, dtype in NUMBER_TYPES.items() if name != "char" and dtype is not BFLOAT16
+}
+
+
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """Whether ``dtype`` stands for ``__nv_bfloat16``: BFLOAT16 itself, or the package ml_dtypes' bfloat16."""
+    return dtype is BFLOAT16 or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 
 def type_of_dtype(dtype: np.dtype) -> str | None:
     """The C++ type of a dtype's elements; None if it has none here."""
-    return _TYPE_OF_DTYPE.get(dtype)
+    return "__nv_bfloat16" if is_bfloat16(dtype) else _TYPE_OF_DTYPE.get(dtype)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """Every CUDA source compiles for the cards from Turing to Hopper. No card and no driver is needed for that.
 
-NVRTC, NVIDIA's run-time compiler, comes with `pip install nvidia-cuda-nvrtc` (or with a CUDA toolkit); it is
-called here through ctypes, as CuPy need not be installed either.
+NVRTC, NVIDIA's run-time compiler, comes with `pip install nvidia-cuda-nvrtc` (or with a CUDA toolkit), and
+the headers of the 16-bit floats with `pip install nvidia-cuda-runtime`. It is called here through ctypes, as
+CuPy need not be installed either.
 """
 
 import ctypes
 import ctypes.util
 import importlib.util
 import itertools
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -41,9 +43,20 @@ def nvrtc():
     return None
 
 
+@cache
+def toolkit_headers():
+    """The folder of cuda_fp16.h: of a wheel, or of the toolkit in $CUDA_PATH; None if there is none."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations) if spec else []
+    found = [path for folder in folders for path in sorted(Path(folder).glob("**/cuda_fp16.h"))]
+    found.append(Path(os.environ.get("CUDA_PATH", "/usr/local/cuda"), "include", "cuda_fp16.h"))
+    return next((path.parent for path in found if path.is_file()), None)
+
+
 needs_nvrtc = pytest.mark.skipif(
-    nvrtc() is None,
-    reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc compiles for cards without one",
+    nvrtc() is None or toolkit_headers() is None,
+    reason="NVRTC or its headers are not installed: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime, which "
+    "compile for cards without one",
 )
 
 
@@ -55,7 +68,13 @@ def compile_with_nvrtc(text, names, architecture):
         for name in names:
             assert library.nvrtcAddNameExpression(program, name.encode()) == 0
         # CuPy adds -ftz=true.
-        options = [*OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
+        options = [
+            *OPTIONS,
+            f"-I{toolkit_headers()}",
+            "-ftz=true",
+            f"-arch={architecture}",
+            "--ptxas-options=-v",
+        ]
         c_options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         worked = library.nvrtcCompileProgram(program, len(options), c_options) == 0
         log_size, code_size = ctypes.c_size_t(), ctypes.c_size_t()

@@ -1,5 +1,8 @@
 // Atomic operations and fences. Blocks may run on several of the CPU's cores, so they are truly atomic.
+//
+// Each has the variants _block and _system, which say who must see it as atomic; here it is the same.
 #pragma once
+#include <type_traits>
 
 namespace sim {
 
@@ -14,37 +17,58 @@ T atomic_update(T* address, Update update) {
     return old;
 }
 
-// The second argument takes no part in the deduction of T: atomicAdd(&counter, 1) works for any counter.
+// The card adds integers, floats, and the 16-bit floats with their pairs; all else it has for integers only.
 template <class T>
-struct Same {
-    using Type = T;
-};
+constexpr bool can_add = sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8;
+template <class T>
+constexpr bool is_integer = std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8);
+template <class T>
+constexpr bool is_unsigned = std::is_same_v<T, unsigned>;
+template <class T>
+constexpr bool can_exchange = is_integer<T> || std::is_same_v<T, float>;
 
 }  // namespace sim
 
-#define SIM_ATOMIC(name, expression)                                             \
-    template <class T>                                                           \
-    T name(T* address, typename sim::Same<T>::Type value) {                      \
+// The second argument takes no part in the deduction of T: atomicAdd(&counter, 1) works for any counter.
+#define SIM_ATOMIC_NAME(name, types, expression)                                    \
+    template <class T>                                                              \
+        requires(sim::types<T>)                                                     \
+    T name(T* address, std::type_identity_t<T> value) {                             \
         return sim::atomic_update(address, [=](T old) -> T { return expression; }); \
     }
+#define SIM_ATOMIC(name, types, expression)             \
+    SIM_ATOMIC_NAME(name, types, expression)            \
+    SIM_ATOMIC_NAME(name##_block, types, expression)    \
+    SIM_ATOMIC_NAME(name##_system, types, expression)
 
-SIM_ATOMIC(atomicAdd, old + value)
-SIM_ATOMIC(atomicSub, old - value)
-SIM_ATOMIC(atomicMax, old < value ? value : old)
-SIM_ATOMIC(atomicMin, value < old ? value : old)
-SIM_ATOMIC(atomicAnd, old & value)
-SIM_ATOMIC(atomicOr, old | value)
-SIM_ATOMIC(atomicXor, old ^ value)
-SIM_ATOMIC(atomicExch, ((void)old, value))
-SIM_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
+SIM_ATOMIC(atomicAdd, can_add, old + value)
+SIM_ATOMIC(atomicSub, is_integer, old - value)
+SIM_ATOMIC(atomicMax, is_integer, old < value ? value : old)
+SIM_ATOMIC(atomicMin, is_integer, value < old ? value : old)
+SIM_ATOMIC(atomicAnd, is_integer, old & value)
+SIM_ATOMIC(atomicOr, is_integer, old | value)
+SIM_ATOMIC(atomicXor, is_integer, old ^ value)
+SIM_ATOMIC(atomicExch, can_exchange, ((void)old, value))
+SIM_ATOMIC(atomicInc, is_unsigned, old >= value ? 0 : old + 1)
+SIM_ATOMIC(atomicDec, is_unsigned, old == 0 || old > value ? value : old - 1)
 #undef SIM_ATOMIC
+#undef SIM_ATOMIC_NAME
 
 template <class T>
-T atomicCAS(T* address, typename sim::Same<T>::Type compare, typename sim::Same<T>::Type value) {
+    requires(std::is_integral_v<T> && sizeof(T) >= 2)
+T atomicCAS(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
     T old = compare;
     // The order tells the checks (hooks.h) that this is no step of atomic_update.
     __atomic_compare_exchange(address, &old, &value, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     return old;
+}
+template <class T>
+T atomicCAS_block(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
+    return atomicCAS(address, compare, value);
+}
+template <class T>
+T atomicCAS_system(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
+    return atomicCAS(address, compare, value);
 }
 
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

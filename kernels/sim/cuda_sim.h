@@ -11,16 +11,18 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <tuple>
 #include <type_traits>
 
+#include "assert.h"
 #include "runtime.h"
 
 #define __global__
 #define __device__
 #define __host__
-#define __constant__ static
+#define __constant__
 #define __managed__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
@@ -43,6 +45,31 @@ inline void __syncthreads(const char* file = __builtin_FILE(), int line = __buil
     sim::Place place = {"__syncthreads()", file, line};
     sim_block_barrier(&place);
 }
+
+// The number of the block's threads for which the predicate holds, whether it holds for all, and for any. They
+// meet at a counter in the block's shared memory.
+inline int __syncthreads_count(int predicate, const char* file = __builtin_FILE(), int line = __builtin_LINE());
+inline int __syncthreads_and(int predicate, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return __syncthreads_count(!predicate, file, line) == 0;
+}
+inline int __syncthreads_or(int predicate, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return __syncthreads_count(predicate, file, line) != 0;
+}
+
+#define printf(...) sim_print(__VA_ARGS__)
+
+// Nanoseconds stand for the card's clock cycles.
+inline unsigned long long __globaltimer() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+inline long long clock64() { return (long long)__globaltimer(); }
+inline void __nanosleep(unsigned) {}
+
+// An address in shared memory is the pointer itself: keep it in a size_t.
+inline size_t __cvta_generic_to_shared(const void* pointer) { return reinterpret_cast<size_t>(pointer); }
+inline void* __cvta_shared_to_generic(size_t address) { return reinterpret_cast<void*>(address); }
 
 [[noreturn]] inline void __trap(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     sim_fail("__trap() at %s:%d", file, line);
@@ -79,6 +106,11 @@ T* dynamic_shared() {
     return static_cast<T*>(sim_dynamic_shared(sizeof(T)));
 }
 
+inline void block_barrier(const char* what, const char* file, int line) {
+    Place place = {what, file, line};
+    sim_block_barrier(&place);
+}
+
 // Arguments arrive one after the other, each in the next multiple of 16 bytes.
 template <class T>
 T take(const unsigned char*& at) {
@@ -96,6 +128,17 @@ void call(void (*kernel)(Parameters...), const unsigned char* arguments) {
 }
 
 }  // namespace sim
+
+inline int __syncthreads_count(int predicate, const char* file, int line) {
+    int& count = sim::static_shared<int, -1>("the count of __syncthreads_count()");
+    const auto wait = [=] { sim::block_barrier("__syncthreads_count()", file, line); };
+    wait();  // all have read the count of the last call
+    atomicExch(&count, 0);
+    wait();
+    if (predicate) atomicAdd(&count, 1);
+    wait();
+    return count;
+}
 
 // Ends a translated source: makes the kernel callable by the runtime.
 #define SIM_ENTRY(...)                                                                                    \

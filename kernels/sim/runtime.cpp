@@ -28,6 +28,7 @@
 
 #include "checks.h"
 #include "fiber.h"
+#include "output.h"
 
 namespace {
 
@@ -49,6 +50,7 @@ struct Launch {
     size_t dynamic_shared;
     uint64_t seed;
     const Checks* checks;  // null: unchecked
+    Output* output;
 
     uint64_t threads() const { return uint64_t(block.x) * block.y * block.z; }
     uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }
@@ -79,6 +81,9 @@ class Worker {
     void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
     void fence();
     void settle();
+    void print(const char* format, va_list arguments) {
+        launch->output->add(block_number, current->thread.linear, format, arguments);
+    }
     const char* name_of(uintptr_t address) { return watcher.name_of(address); }
 
     Fiber* current = nullptr;
@@ -92,6 +97,7 @@ class Worker {
     void end_current();
     void release_barrier();
     bool finish_collective(unsigned warp, const sim::Collective& leader);
+    bool release_active_lanes();
     std::string describe_deadlock() const;
     std::string block_name() const;
 
@@ -185,12 +191,12 @@ void Worker::release_barrier() {
 void Worker::collective(sim::Collective& mine) {
     settle();
     const sim::Thread& thread = current->thread;
-    if (!(mine.mask >> thread.lane & 1))
+    if (mine.mask && !(mine.mask >> thread.lane & 1))
         fail("%s at %s:%d: the mask 0x%08x leaves out lane %u, which calls it", mine.place.what, mine.place.file,
              mine.place.line, mine.mask, thread.lane);
     current->collective = &mine;
     current->state = Fiber::IN_COLLECTIVE;
-    if (!finish_collective(thread.linear / WARP, mine)) wait(Fiber::IN_COLLECTIVE, mine.place);
+    if (!mine.mask || !finish_collective(thread.linear / WARP, mine)) wait(Fiber::IN_COLLECTIVE, mine.place);
 }
 
 // If all lanes of the leader's mask have come with the same operation: finishes it for each of them.
@@ -220,6 +226,26 @@ bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
     for (unsigned lane = 0; lane < lanes; lane++)
         if (payloads[lane]) fibers[warp * WARP + lane]->warp_interval = warp_interval;
     return true;
+}
+
+// When no thread can go on, the lanes that wait for whoever comes (with mask 0) have met all that will come: they
+// go on with those of their warp that wait at the same place. False if there are none.
+bool Worker::release_active_lanes() {
+    bool released = false;
+    for (size_t i = 0; i < threads; i++) {
+        if (fibers[i]->state != Fiber::IN_COLLECTIVE || fibers[i]->collective->mask) continue;
+        const int line = fibers[i]->collective->place.line;
+        const size_t first = i / WARP * WARP;
+        unsigned here = 0;
+        for (size_t j = i; j < std::min<size_t>(threads, first + WARP); j++)
+            if (fibers[j]->state == Fiber::IN_COLLECTIVE && !fibers[j]->collective->mask &&
+                fibers[j]->collective->place.line == line)
+                here |= 1u << (j - first);
+        for (size_t j = i; j < std::min<size_t>(threads, first + WARP); j++)
+            if (here >> (j - first) & 1) fibers[j]->collective->mask = here;
+        released = finish_collective(i / WARP, *fibers[i]->collective);
+    }
+    return released;
 }
 
 // The `__shared__` variable in the running block's memory.
@@ -338,7 +364,7 @@ void Worker::run_block(uint64_t number) {
             resume(*fiber);
             if (!error.empty()) break;
         }
-        if (!progress) error = describe_deadlock();
+        if (!progress && !release_active_lanes()) error = describe_deadlock();
         if (!error.empty()) {
             // The fibers are left where they are, in the middle of the kernel: they start anew next time.
             for (auto& fiber : fibers) fiber->started = false;
@@ -449,6 +475,14 @@ void sim_fail(const char* format, ...) {
     worker->fail(format, arguments);
 }
 
+int sim_print(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    worker->print(format, arguments);
+    va_end(arguments);
+    return 0;
+}
+
 #include "hooks.h"
 
 // ---- what Python calls -----------------------------------------------------------------------------------------
@@ -459,8 +493,9 @@ void sim_fail(const char* format, ...) {
 extern "C" __attribute__((visibility("default"))) int sim_launch(
     const char* kernel, Entry entry, const unsigned char* arguments, const unsigned* sizes, size_t dynamic_shared,
     uint64_t seed, unsigned max_workers, const Checks* checks, char* error, size_t error_size) noexcept {
+    Output output;
     Launch launch{kernel,         entry, arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
-                  dynamic_shared, seed,  checks};
+                  dynamic_shared, seed,  checks,    &output};
     if (checks) max_workers = 1;
     std::atomic<uint64_t> next_block{0};
     std::atomic<bool> failed{false};

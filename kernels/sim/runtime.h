@@ -12,7 +12,10 @@ struct uint3 {
 };
 
 struct dim3 {
-    unsigned x = 1, y = 1, z = 1;
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    constexpr dim3(uint3 sizes) : x(sizes.x), y(sizes.y), z(sizes.z) {}
+    constexpr operator uint3() const { return {x, y, z}; }
 };
 
 namespace sim {
@@ -36,7 +39,8 @@ struct Place {
 
 // What one lane brings to an operation of its warp. It waits until every lane of `mask` has brought the
 // same operation; then `finish` is called once for each of them, with the payloads of all (null for lanes
-// that take no part). As the lanes wait meanwhile, all of this may live on their stacks.
+// that take no part). As the lanes wait meanwhile, all of this may live on their stacks. A mask of 0 stands for
+// all lanes that meet at this place: __activemask().
 struct Collective {
     unsigned mask;
     const void* payload;
@@ -68,6 +72,9 @@ void sim_block_barrier(const sim::Place* place);
 
 // Waits for the lanes of the collective's mask, then returns with its result in place.
 void sim_warp_collective(sim::Collective* collective);
+
+// printf: the text is written when the launch has ended, in the order of blocks and threads.
+int sim_print(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // The block's shared memory: the dynamic part, and room for static variables. Poisoned with 0xFF (a NaN,
 // or -1) when a block starts, and aligned to 1024 bytes.

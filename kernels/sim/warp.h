@@ -1,9 +1,11 @@
-// Operations of a warp: shuffles, votes and __syncwarp.
+// Operations of a warp: shuffles, votes, matches, reductions and __syncwarp.
 //
 // Each is one exchange of values among the lanes of a mask (sim::exchange), after which every lane picks
 // what it needs. Lanes of the mask that do not exist or have ended are not waited for.
 #pragma once
 #include <string.h>
+
+#include <type_traits>
 
 #include "runtime.h"
 
@@ -99,5 +101,69 @@ inline int __any_sync(unsigned mask, int predicate, SIM_PLACE) {
 inline int __all_sync(unsigned mask, int predicate, SIM_PLACE) {
     return __ballot_sync(mask, !predicate, file, line) == 0;
 }
+
+// The lanes that are here together. A card promises no more than that the caller is among them; here, the caller
+// meets all lanes that come to this place before something else is waited for.
+inline unsigned __activemask(SIM_PLACE) {
+    return sim::exchange<unsigned>(0, true, {"__activemask()", file, line}, [](auto& payloads) {
+        unsigned lanes = 0;
+        for (unsigned i = 0; i < 32; i++)
+            if (payloads[i]) lanes |= 1u << i;
+        return lanes;
+    });
+}
+
+// The lanes whose value has the same bits as the caller's.
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value, SIM_PLACE) {
+    return sim::exchange<unsigned>(mask, value, {"__match_any_sync()", file, line}, [&](auto& payloads) {
+        unsigned lanes = 0;
+        for (unsigned i = 0; i < 32; i++)
+            if (payloads[i] && memcmp(payloads[i], &value, sizeof value) == 0) lanes |= 1u << i;
+        return lanes;
+    });
+}
+
+// The mask if all its lanes have the same value, else 0.
+template <class T>
+unsigned __match_all_sync(unsigned mask, T value, int* all, SIM_PLACE) {
+    const unsigned lanes =
+        sim::exchange<unsigned>(mask, value, {"__match_all_sync()", file, line}, [&](auto& payloads) {
+            unsigned lanes = 0;
+            for (unsigned i = 0; i < 32; i++) {
+                if (payloads[i] && memcmp(payloads[i], &value, sizeof value) != 0) return 0u;
+                if (payloads[i]) lanes |= 1u << i;
+            }
+            return lanes;
+        });
+    *all = lanes != 0;
+    return lanes;
+}
+
+// The values of all lanes combined, in each of them: integers only, as on the card.
+#define SIM_REDUCE(name, types, expression)                                                                  \
+    template <class T>                                                                                        \
+        requires(sizeof(T) == 4 && std::types<T>)                                                             \
+    T name(unsigned mask, T value, SIM_PLACE) {                                                               \
+        const sim::Place place = {#name "()", file, line};                                                    \
+        return sim::exchange<T>(mask, value, place, [](auto& payloads) {                                      \
+            unsigned i = 0;                                                                                   \
+            while (!payloads[i]) i++;                                                                         \
+            T a = sim::read_lane<T>(payloads, i);                                                             \
+            for (i++; i < 32; i++) {                                                                          \
+                if (!payloads[i]) continue;                                                                   \
+                const T b = sim::read_lane<T>(payloads, i);                                                   \
+                a = expression;                                                                               \
+            }                                                                                                 \
+            return a;                                                                                         \
+        });                                                                                                   \
+    }
+SIM_REDUCE(__reduce_add_sync, is_integral_v, a + b)
+SIM_REDUCE(__reduce_min_sync, is_integral_v, b < a ? b : a)
+SIM_REDUCE(__reduce_max_sync, is_integral_v, a < b ? b : a)
+SIM_REDUCE(__reduce_and_sync, is_unsigned_v, a & b)
+SIM_REDUCE(__reduce_or_sync, is_unsigned_v, a | b)
+SIM_REDUCE(__reduce_xor_sync, is_unsigned_v, a ^ b)
+#undef SIM_REDUCE
 
 #undef SIM_PLACE
