@@ -3,6 +3,8 @@
 The table must name all ops: a new op without cases fails here.
 """
 
+import math
+
 import numpy as np
 import pytest
 
@@ -253,6 +255,9 @@ def cross_entropy_cases():
         yield (rows, columns), target
 
 
+# The shape of the indices, columns, rows.
+EMBEDDINGS = [((4, 2), 3, 5), ((7,), 130, 6), ((40,), 5, 1), ((200,), 20, 3), ((0,), 4, 3), ((), 2, 3)]
+
 CASES = {
     # arithmetic
     **each(["add", "sub", "mul"], TWO),
@@ -315,13 +320,28 @@ CASES = {
     # indexing
     "getitem": [case(shape, index=index) for shape, index in indices()],
     "scatter_index": [
-        case(np.zeros(shape)[index].shape, index=index, shape=shape) for shape, index in indices()
+        case(np.zeros(shape)[index].shape, index=index, shape=shape, length=4) for shape, index in indices()
     ],
     "take_along_dim": [
         case((3, 4), integers(0, 4, (3, 2)), dim=1),
         case((3, 4), integers(0, 3, (5, 4)), dim=0),
     ],
-    "put_along_dim": [case((3, 2), integers(0, 4, (3, 2)), dim=1, shape=(3, 4))],
+    "put_along_dim": [
+        case((3, 2), integers(0, 4, (3, 2)), dim=1, shape=(3, 4), length=2),
+        case((2, 70, 3), integers(-5, 5, (2, 70, 3)), dim=1, shape=(2, 5, 3), length=70),
+        case((0, 3), integers(0, 4, (0, 3)), dim=0, shape=(2, 3), length=1),
+    ],
+    "embedding": [
+        case((5, 3), integers(0, 5, (4, 2))),
+        case((6, 8), integers(0, 6, (17,)), padding_idx=2, gradient=False),  # 0 for row 2
+        case((3, 0), integers(0, 3, (2,))),
+        case((3, 4), integers(0, 3, (0, 2))),
+    ],
+    "embedding_grad": [
+        case((*shape, columns), integers(0, rows, shape), num_embeddings=rows, length=math.prod(shape), **pad)
+        for shape, columns, rows in EMBEDDINGS
+        for pad in ({}, {"padding_idx": 0})
+    ],
     "dropout": [case(s, p=p, seed=3, offset=2**40) for s in SHAPES + LARGER for p in (0.25, 0.5)]
     + [case((5,), p=1.0, seed=2**64 - 1, offset=0)],
     # the heavy ones

@@ -11,7 +11,17 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-MODULES = ("conv2d", "cross_entropy", "matmul", "pool2d", "random", "reduce", "softmax")
+MODULES = (
+    "conv2d",
+    "cross_entropy",
+    "embedding",
+    "gather",
+    "matmul",
+    "pool2d",
+    "random",
+    "reduce",
+    "softmax",
+)
 """The modules that launch kernels; each is loaded when it is first touched."""
 
 INSTALL = 'pip install "minigrad[cuda13]" (or "minigrad[cuda12]" for a driver of CUDA 12)'

@@ -5,6 +5,9 @@
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7F800000)
 #endif
+#ifndef NAN
+#define NAN __int_as_float(0x7FFFFFFF)
+#endif
 
 // This thread's number in a one-dimensional grid.
 __device__ __forceinline__ long long global_thread_index() {

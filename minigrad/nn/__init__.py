@@ -17,6 +17,7 @@ from minigrad.nn.activation import (
 from minigrad.nn.container import ModuleDict, ModuleList, Sequential
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.dropout import Dropout, Dropout2d
+from minigrad.nn.embedding import Embedding
 from minigrad.nn.flatten import Flatten
 from minigrad.nn.linear import Identity, Linear
 from minigrad.nn.loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
@@ -38,6 +39,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Dropout2d",
+    "Embedding",
     "Flatten",
     "GroupNorm",
     "Identity",

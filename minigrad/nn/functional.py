@@ -15,6 +15,7 @@ from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, sigmoid, tanh
 from minigrad.ops.conv import conv2d
+from minigrad.ops.embedding import embedding
 from minigrad.ops.join import pad
 from minigrad.ops.loss import (
     binary_cross_entropy,
@@ -42,6 +43,7 @@ __all__ = [
     "dropout",
     "dropout2d",
     "elu",
+    "embedding",
     "gelu",
     "group_norm",
     "l1_loss",

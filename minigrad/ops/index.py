@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import Variable, wrap
+from minigrad.dispatch import Spec
+from minigrad.kernels import cuda
 from minigrad.op import op
+from minigrad.ops.embedding import add_at, sum_rows
 from minigrad.ops.shape import reshape
 
 
@@ -54,13 +57,14 @@ def scatter_index(xp, g, *, index, shape):
     out = xp.zeros(shape, g.dtype)
     if _is_basic(index):
         out[index] = g
-    elif xp is np:
-        np.add.at(out, index, g)
     else:
-        import cupyx
-
-        cupyx.scatter_add(out, index, g)
+        add_at(xp, out, index, g)
     return out
+
+
+@scatter_index.shape
+def _(g, *, index, shape):
+    return Spec(shape, g.dtype)
 
 
 getitem.grad(x=lambda g, _y, _x, *, index: scatter_index(g, index=index, shape=_x.shape))
@@ -126,13 +130,18 @@ def put_along_dim(xp, g, indices, *, dim, shape):
     out = xp.zeros(shape, g.dtype)
     grid = list(xp.ogrid[tuple(slice(n) for n in indices.shape)])
     grid[dim] = indices
-    if xp is np:
-        np.add.at(out, tuple(grid), g)
-    else:
-        import cupyx
-
-        cupyx.scatter_add(out, tuple(grid), g)
+    add_at(xp, out, tuple(grid), g)
     return out
+
+
+@_take_along_dim.shape
+def _(x, indices, *, dim):
+    return Spec(indices.shape, x.dtype)
+
+
+@put_along_dim.shape
+def _(g, indices, *, dim, shape):
+    return Spec(shape, g.dtype)
 
 
 _take_along_dim.grad(x=lambda g, _y, _x, indices, *, dim: put_along_dim(g, indices, dim=dim, shape=_x.shape))
@@ -162,3 +171,79 @@ def gather(x: Any, dim: int, index: Any) -> Any:
         window = tuple(slice(None) if d == dim % x.ndim else slice(n) for d, n in enumerate(index.shape))
         x = getitem(x, index=window)
     return take_along_dim(x, index, dim)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+LOOKED_THROUGH = 64  # indices along the axis, up to which a thread looks for its own among all
+
+
+def _positions(xp: Any, index: Any, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """What ``index`` points to in an array of ``shape``, seen as a matrix: the rows (flat, int64), and how
+    many there are. The axes behind those that the index speaks of are the columns."""
+    parts = index if isinstance(index, tuple) else (index,)
+    used = len(shape) if any(part is Ellipsis for part in parts) else sum(map(_axes_used, parts))
+    rows = math.prod(shape[:used])
+    return xp.arange(rows).reshape(shape[:used])[index].reshape(-1), rows
+
+
+def _axes_used(part: Any) -> int:
+    if part is None or isinstance(part, (bool, np.bool_)):
+        return 0
+    if isinstance(part, list):
+        part = np.asarray(part)
+    return part.ndim if getattr(part, "dtype", None) == np.bool_ else 1
+
+
+def _is_advanced(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
+    return g.size > 0 and not _is_basic(index)
+
+
+@scatter_index.kernel("cuda", "sim", name="sorted", when=_is_advanced)
+def _(out, g, *, index, shape):
+    """Positions sorted, and the segments of equal ones summed in their order: no atomics."""
+    xp = np if isinstance(out, np.ndarray) else cuda.cupy()
+    positions, rows = _positions(xp, index, shape)
+    sum_rows(out.reshape(rows, -1), g.reshape(positions.size, -1), positions)
+
+
+def _as_planes(array: Any, dim: int) -> Any:
+    """(before ``dim``, along it, behind it)."""
+    return array.reshape(math.prod(array.shape[:dim]), array.shape[dim], math.prod(array.shape[dim + 1 :]))
+
+
+def _checked(indices: Any, size: int, dim: int) -> Any:
+    """Indices as int64. On the simulator, one that is out of bounds is an error; a card gives NaN for it."""
+    if isinstance(indices, np.ndarray) and (wrong := (indices < -size) | (indices >= size)).any():
+        raise IndexError(
+            f"index {indices[wrong][0]} is out of bounds for dim {dim}, which has {size} elements"
+        )
+    return indices.astype(np.int64, copy=False)
+
+
+@_take_along_dim.kernel("cuda", "sim", name="take", when=lambda x, indices, **_: x.size and indices.size)
+def _(out, x, indices, *, dim):
+    """A thread for each element of the output."""
+    picked = _as_planes(_checked(indices, x.shape[dim], dim), dim)
+    cuda.gather.take(_as_planes(out, dim), _as_planes(x, dim), picked)
+
+
+def _register_put(name: str, run: Any, when: Any) -> None:
+    def kernel(out, g, indices, *, dim, shape):
+        picked = _as_planes(_checked(indices, shape[dim], dim), dim)
+        run(_as_planes(out, dim), _as_planes(g, dim), picked)
+
+    kernel.__doc__ = run.__doc__
+    put_along_dim.kernel("cuda", "sim", name=name, when=when)(kernel)
+
+
+def _has_elements(g: Any, indices: Any, *, dim: int, shape: tuple[int, ...]) -> bool:
+    return g.size > 0 and math.prod(shape) > 0
+
+
+def _is_short(g: Any, indices: Any, *, dim: int, shape: tuple[int, ...]) -> bool:
+    return _has_elements(g, indices, dim=dim, shape=shape) and indices.shape[dim] <= LOOKED_THROUGH
+
+
+_register_put("sorted", cuda.gather.put_sorted, _has_elements)
+_register_put("walk", cuda.gather.put_walk, _is_short)

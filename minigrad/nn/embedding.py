@@ -1,0 +1,86 @@
+"""The embedding layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.autograd import no_grad
+from minigrad.creation import empty
+from minigrad.nn import functional as F
+from minigrad.nn import init
+from minigrad.nn.module import Module
+from minigrad.nn.parameter import Parameter
+from minigrad.ops.embedding import row_number
+from minigrad.tensor import Tensor
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Module):
+    """A vector of its own for each of ``num_embeddings`` things, such as the words of a vocabulary.
+
+    Args:
+        num_embeddings, embedding_dim: the number of vectors, and their length.
+        padding_idx: a vector that starts as 0 and gets no gradient, for what fills up short sequences;
+            negative ones count from the end.
+        device, dtype: of the vectors; float32 on the CPU by default.
+
+    Attributes:
+        weight: (num_embeddings, embedding_dim), normal with mean 0 and variance 1 at the start.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        for name, size in (("num_embeddings", num_embeddings), ("embedding_dim", embedding_dim)):
+            if not isinstance(size, int) or size < 0:
+                raise ValueError(f"Embedding: {name} must be an integer of at least 0, got {size!r}")
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = row_number("Embedding", padding_idx, num_embeddings)
+        self.weight = Parameter(empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    @classmethod
+    def from_pretrained(
+        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
+    ) -> Embedding:
+        """A layer whose weight is ``embeddings`` (num_embeddings, embedding_dim), in the same memory.
+
+        Args:
+            embeddings: the vectors; that of ``padding_idx`` is kept as it is.
+            freeze: whether they get no gradient.
+            padding_idx: as for the layer.
+        """
+        if embeddings.ndim != 2:
+            raise ValueError(
+                f"Embedding.from_pretrained: expected two dimensions, got shape {embeddings.shape}"
+            )
+        layer = cls(0, 0)
+        layer.num_embeddings, layer.embedding_dim = embeddings.shape
+        layer.padding_idx = row_number("Embedding", padding_idx, embeddings.shape[0])
+        layer.weight = Parameter(embeddings, requires_grad=not freeze)
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            with no_grad():
+                self.weight[self.padding_idx] = 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Integers (...) in [0, num_embeddings) to (..., embedding_dim)."""
+        return F.embedding(input, self.weight, self.padding_idx)
+
+    def extra_repr(self) -> str:
+        """The sizes, and the padding if there is one."""
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

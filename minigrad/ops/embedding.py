@@ -1,0 +1,161 @@
+"""Embedding: rows of a matrix by their numbers, and the gradient, which sums rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import Variable, wrap
+from minigrad.dispatch import Spec
+from minigrad.kernels import cuda
+from minigrad.op import op
+
+
+@op(name="embedding")
+def _embedding(xp, weight, indices, *, padding_idx=None):
+    """weight[indices]; the row ``padding_idx`` gets no gradient."""
+    return xp.take(weight, indices, axis=0)
+
+
+@_embedding.shape
+def _(weight, indices, *, padding_idx):
+    return Spec((*indices.shape, weight.shape[1]), weight.dtype)
+
+
+@op
+def embedding_grad(xp, g, indices, *, num_embeddings, padding_idx=None):
+    """For each row of an embedding the sum of ``g`` over the places that show it; 0 for ``padding_idx``."""
+    out = xp.zeros((num_embeddings, g.shape[-1]), g.dtype)
+    places = ... if padding_idx is None else indices != padding_idx
+    add_at(xp, out, indices[places], g[places])
+    return out
+
+
+@embedding_grad.shape
+def _(g, indices, *, num_embeddings, padding_idx):
+    return Spec((num_embeddings, g.shape[-1]), g.dtype)
+
+
+def add_at(xp: Any, out: Any, index: Any, values: Any) -> None:
+    """out[index] += values, where what is indexed twice gets both; on a card in no fixed order."""
+    if xp is np:
+        np.add.at(out, index, values)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(out, index, values)
+
+
+_embedding.grad(
+    weight=lambda g, _y, _weight, indices, *, padding_idx: embedding_grad(
+        g, indices, num_embeddings=_weight.shape[0], padding_idx=padding_idx
+    )
+)
+embedding_grad.grad(
+    g=lambda gg, _z, _g, indices, *, num_embeddings, padding_idx: _embedding(
+        _without_row(gg, padding_idx), indices, padding_idx=padding_idx
+    )
+)
+
+
+def _without_row(x: Any, row: int | None) -> Any:
+    if row is None:
+        return x
+    with x.device.active():
+        mask = x.device.xp.ones((x.shape[0], 1), x.dtype)
+        mask[row] = 0
+    return x * wrap(mask, x.device)
+
+
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """The rows of ``weight`` whose numbers stand in ``input``.
+
+    Args:
+        input: integers of any shape (...), in [0, num_embeddings).
+        weight: (num_embeddings, embedding_dim).
+        padding_idx: a row that gets no gradient; negative ones count from the end.
+
+    Returns:
+        (..., embedding_dim). Its gradient has the same bits in every run, on a card too.
+
+    Raises:
+        TypeError: ``input`` does not hold integers.
+        ValueError: ``weight`` is no matrix, or ``padding_idx`` none of its rows.
+        IndexError: a number is out of range. On a card, looking for one waits until the numbers are there.
+    """
+    if not isinstance(input, Variable) or input.dtype.kind not in "iu":
+        got = input.dtype if isinstance(input, Variable) else type(input).__name__
+        raise TypeError(f"embedding: input must be a tensor of integers, got {got}")
+    if weight.ndim != 2:
+        raise ValueError(
+            f"embedding: weight must be (num_embeddings, embedding_dim), got shape {weight.shape}"
+        )
+    rows = weight.shape[0]
+    numbers = input._array
+    if numbers.size and (wrong := (numbers < 0) | (numbers >= rows)).any():
+        raise IndexError(
+            f"embedding: index {int(numbers[wrong].ravel()[0])} is out of range: weight has {rows} rows "
+            f"(shape {weight.shape})"
+        )
+    return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, rows))
+
+
+def row_number(name: str, padding_idx: int | None, rows: int) -> int | None:
+    """``padding_idx`` counted from the start; ValueError, which ``name`` begins, if there is none."""
+    if padding_idx is None:
+        return None
+    if not -rows <= padding_idx < rows:
+        raise ValueError(f"{name}: padding_idx {padding_idx} is none of the {rows} rows of the weight")
+    return padding_idx % rows
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+WIDE = 128  # columns from which on a block for each row pays, even if few indices point to it
+MANY = 32  # indices for each row, on average, from which on it pays for any number of columns
+
+
+def sum_rows(out: Any, g: Any, indices: Any) -> None:
+    """On a card or the simulator: the rows of ``g`` (n, columns) summed by ``indices`` (n,) into ``out``."""
+    rows, columns = out.shape
+    shared = columns >= WIDE or indices.size >= MANY * rows
+    (cuda.embedding.sum_block if shared else cuda.embedding.sum_sorted)(out, g, indices)
+
+
+def _numbers(indices: Any, left_out: int | None = None) -> Any:
+    """Flat int64 indices, with -1, which no kernel counts, for ``left_out``."""
+    flat = indices.reshape(-1).astype(np.int64, copy=left_out is not None)
+    if left_out is not None:
+        flat[flat == left_out] = -1
+    return flat
+
+
+def _has_elements(x: Any, indices: Any, **attrs: Any) -> bool:
+    return x.size > 0 and indices.size > 0
+
+
+def _is_wide(g: Any, indices: Any, *, num_embeddings: int, **attrs: Any) -> bool:
+    return _has_elements(g, indices) and (g.shape[-1] >= WIDE or indices.size >= MANY * num_embeddings)
+
+
+def _register_gather(name: str, run: Any) -> None:
+    def kernel(out, weight, indices, *, padding_idx):
+        run(out.reshape(-1, weight.shape[1]), weight, _numbers(indices))
+
+    kernel.__doc__ = run.__doc__
+    _embedding.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
+
+
+def _register_sum(name: str, run: Any, when: Any) -> None:
+    def kernel(out, g, indices, *, num_embeddings, padding_idx):
+        run(out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
+
+    kernel.__doc__ = run.__doc__
+    embedding_grad.kernel("cuda", "sim", name=name, when=when)(kernel)
+
+
+for _name in ("naive", "vector"):
+    _register_gather(_name, getattr(cuda.embedding, f"gather_{_name}"))
+for _name, _when in (("naive", _has_elements), ("sorted", _has_elements), ("block", _is_wide)):
+    _register_sum(_name, getattr(cuda.embedding, f"sum_{_name}"), _when)

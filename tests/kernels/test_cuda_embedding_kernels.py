@@ -1,0 +1,201 @@
+"""Gathering and summing rows, and single elements along an axis, on CUDA against NumPy in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import cuda, sim
+from minigrad.kernels.cuda import embedding, gather
+
+DTYPES = [np.float32, np.float64]
+# rows, columns, indices: few and many of each; the first rows of vectors, of odd sizes, of none at all.
+SIZES = [(5, 8, 7), (3, 5, 40), (1, 1, 1), (300, 33, 10), (4, 600, 9), (6, 1, 2000), (2, 256, 300), (9, 7, 0)]
+EMPTY = [(0, 4, 0), (4, 0, 3)]
+GATHERS = [embedding.gather_naive, embedding.gather_vector]
+SUMS = [embedding.sum_naive, embedding.sum_sorted, embedding.sum_block]
+PUTS = [gather.put_walk, gather.put_sorted]
+
+
+@pytest.fixture(params=["sim", "cuda"])
+def run(request):
+    """``run(kernel, shape, *arrays)``: the output, which starts as 77; arrays begin at element ``shift``."""
+    if request.param == "sim" and not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    if request.param == "cuda" and not cuda.is_available():
+        pytest.skip(cuda.why_unavailable())
+    put, get = (np.array, np.array) if request.param == "sim" else (cuda.cupy().asarray, cuda.cupy().asnumpy)
+
+    def place(array, shift):
+        padded = np.concatenate([np.full(shift, 77, array.dtype), array.ravel()])
+        return put(padded)[shift:].reshape(array.shape)
+
+    def run(kernel, shape, *arrays, shift=0):
+        out = place(np.full(shape, 77, arrays[0].dtype), shift)
+        kernel(out, *(place(array, shift) for array in arrays))
+        return get(out)
+
+    return run
+
+
+def normal(*shape, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def numbers(high, *shape, seed=0, low=0):
+    """Indices of which small ones are frequent, as in a text."""
+    spread = np.random.default_rng(seed).random(shape) ** 3
+    return (low + spread * (high - low)).astype(np.int64)
+
+
+def assert_sums(actual, expected, magnitude, count):
+    """``count`` additions, each of which rounds a sum of at most ``magnitude``."""
+    assert (np.abs(actual - expected) <= count * np.finfo(actual.dtype).eps * magnitude).all()
+
+
+def rows_added(rows, g, indices):
+    out = np.zeros((rows, g.shape[1]))
+    for i, row in enumerate(indices):
+        if 0 <= row < rows:
+            out[row] += g[i]
+    return out
+
+
+# ---- rows -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", GATHERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns", "n"), SIZES + EMPTY)
+def test_gathering_rows(run, kernel, dtype, rows, columns, n):
+    weight, indices = normal(rows, columns, dtype=dtype), numbers(rows, n)
+    for shift in (0, 1):
+        found = run(kernel, (n, columns), weight, indices, shift=shift)
+        assert np.array_equal(found, weight[indices])
+
+
+@pytest.mark.parametrize("kernel", SUMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns", "n"), SIZES + EMPTY)
+def test_summing_rows(run, kernel, dtype, rows, columns, n):
+    g, indices = normal(n, columns, dtype=dtype), numbers(rows, n, seed=1)
+    wide = g.astype(np.float64)
+    found = run(kernel, (rows, columns), g, indices)
+    magnitude = rows_added(rows, np.abs(wide), indices)
+    assert_sums(found, rows_added(rows, wide, indices), magnitude, max(n, 1))
+
+
+@pytest.mark.parametrize("columns", [4, 200])
+def test_indices_out_of_range(run, columns):
+    indices = np.array([2, -1, 3, 0, 2**40, -(2**40)])
+    weight, g = normal(3, columns), normal(6, columns)
+    for kernel in GATHERS:
+        found = run(kernel, (6, columns), weight, indices)
+        assert np.array_equal(found[[0, 3]], weight[[2, 0]]) and np.isnan(found[[1, 2, 4, 5]]).all()
+    for kernel in SUMS:
+        assert np.array_equal(run(kernel, (3, columns), g, indices), rows_added(3, g, indices))
+
+
+@pytest.mark.parametrize("kernel", SUMS)
+@pytest.mark.parametrize("n", [3, 100])
+def test_nan_and_infinity_stay_in_their_row(run, kernel, n):
+    g, indices = np.ones((n, 40)), np.arange(n) % 3
+    g[0, 0], g[1, 1] = np.nan, np.inf
+    found = run(kernel, (3, 40), g, indices)
+    assert np.isnan(found[0, 0]) and found[1, 1] == np.inf
+    assert np.isfinite(found).sum() == 118
+
+
+@pytest.mark.parametrize("length", [31, 32, 33, 500])
+@pytest.mark.parametrize("columns", [1, 2, 31, 32, 70])
+def test_segments_that_a_block_shares(run, length, columns):
+    """Integers are added exactly: no term is lost or counted twice."""
+    g = np.arange(length * columns, dtype=np.float64).reshape(length, columns)
+    found = run(embedding.sum_block, (2, columns), g, np.ones(length, np.int64))
+    assert not found[0].any() and np.array_equal(found[1], g.sum(0))
+
+
+# ---- along an axis ----------------------------------------------------------------------------------------
+
+# outer, size, inner, indices along the axis
+PLANES = [
+    (2, 5, 3, 4),
+    (1, 1, 1, 1),
+    (3, 70, 1, 2),
+    (1, 4, 33, 90),
+    (2, 3, 2, 0),
+    (0, 3, 2, 2),
+    (300, 2, 3, 1),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outer", "size", "inner", "n"), PLANES)
+def test_taking_along_an_axis(run, dtype, outer, size, inner, n):
+    x, indices = normal(outer, size, inner, dtype=dtype), numbers(size, outer, n, inner, low=-size)
+    found = run(gather.take, indices.shape, x, indices)
+    assert np.array_equal(found, np.take_along_axis(x, indices, 1))
+
+
+@pytest.mark.parametrize("kernel", PUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outer", "size", "inner", "n"), PLANES)
+def test_putting_along_an_axis(run, kernel, dtype, outer, size, inner, n):
+    g, indices = normal(outer, n, inner, dtype=dtype), numbers(size, outer, n, inner, low=-size)
+    expected, magnitude = np.zeros((2, outer, size, inner))
+    for a, j, b in np.ndindex(*indices.shape):
+        expected[a, indices[a, j, b], b] += np.float64(g[a, j, b])
+        magnitude[a, indices[a, j, b], b] += abs(np.float64(g[a, j, b]))
+    assert_sums(run(kernel, (outer, size, inner), g, indices), expected, magnitude, max(n, 1))
+
+
+def test_indices_out_of_range_along_an_axis(run):
+    indices = np.array([0, -3, -4, 3, 2]).reshape(1, 5, 1)
+    x, g = normal(1, 3, 1), normal(1, 5, 1)
+    found = run(gather.take, (1, 5, 1), x, indices).ravel()
+    assert np.array_equal(found, [x[0, 0, 0], x[0, 0, 0], np.nan, np.nan, x[0, 2, 0]], equal_nan=True)
+    for kernel in PUTS:
+        found = run(kernel, (1, 3, 1), g, indices).ravel()
+        assert np.array_equal(found, [g[0, 0, 0] + g[0, 1, 0], 0, g[0, 4, 0]])
+
+
+# ---- all of them ------------------------------------------------------------------------------------------
+
+
+def test_kernels_refuse_what_does_not_fit():
+    x, indices = np.ones((3, 4)), np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match=r"gather kernel: \(2,\) .* \(3, 4\) do not give \(2, 5\)"):
+        embedding.gather_vector(np.empty((2, 5)), x, indices)
+    with pytest.raises(ValueError, match=r"sum kernel: \(2,\) .* \(3, 4\) do not give \(3, 4\)"):
+        embedding.sum_block(np.empty((3, 4)), x, indices)
+    with pytest.raises(TypeError, match=r"indices.*int64.*int32"):
+        embedding.gather_naive(np.empty((2, 4)), x, indices.astype(np.int32))
+    with pytest.raises(ValueError, match="put kernel: indices of"):
+        gather.put_walk(np.empty((1, 3, 4)), np.ones((1, 2, 4)), np.zeros((1, 2, 5), np.int64))
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_every_thread_order_gives_the_same_bits_and_the_checks_pass():
+    weight, g = normal(6, 40, dtype=np.float32), normal(300, 40, dtype=np.float32)
+    indices, planes = numbers(6, 300), numbers(6, 10, 30, 40)
+
+    def results():
+        found = []
+        for kernel in GATHERS:
+            found.append(np.empty((300, 40), np.float32))
+            kernel(found[-1], weight, indices)
+        for kernel in SUMS:
+            found.append(np.empty((6, 40), np.float32))
+            kernel(found[-1], g, indices)
+        for kernel, size in ((gather.take, 30), (gather.put_walk, 6), (gather.put_sorted, 6)):
+            found.append(np.empty((10, size, 40), np.float32))
+            given = np.ascontiguousarray(g.reshape(10, 30, 40)[:, : 6 if kernel is gather.take else 30])
+            kernel(found[-1], given, planes)
+        return [out.tobytes() for out in found]
+
+    expected = results()
+    for seed, workers in itertools.product((1, 12345), (1, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            assert results() == expected
+    with sim.checks():
+        assert results() == expected

@@ -1,0 +1,92 @@
+"""Embeddings: the function and the layer, their gradients, and what they refuse."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn.functional as F
+from minigrad import nn
+
+WEIGHT = np.arange(15.0).reshape(5, 3)
+
+
+@pytest.mark.parametrize("dtype", [mg.int64, mg.int32, mg.uint8])
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (0,), (2, 0)])
+def test_rows(shape, dtype, device, rng):
+    indices = rng.integers(0, 5, shape)
+    weight = mg.tensor(WEIGHT, device=device, requires_grad=True)
+    y = F.embedding(mg.tensor(indices, dtype, device=device), weight)
+    assert y.shape == (*shape, 3) and y.device is device
+    assert np.array_equal(device.to_numpy(y.detach()._array), WEIGHT[indices])
+    y.sum().backward()
+    counts = np.bincount(indices.ravel(), minlength=5)
+    assert np.array_equal(device.to_numpy(weight.grad._array), np.repeat(counts[:, None], 3, 1))
+
+
+def test_gradients(check_gradients):
+    indices = mg.tensor([[0, 2, 2], [4, 2, 0]])
+    check_gradients(lambda w: F.embedding(indices, w * w), (5, 3))
+
+
+@pytest.mark.parametrize("padding_idx", [2, -3])
+def test_padding_gets_no_gradient(padding_idx, device):
+    weight = mg.tensor(WEIGHT, device=device, requires_grad=True)
+    indices = mg.tensor([2, 1, 2, 4], device=device)
+    y = F.embedding(indices, weight, padding_idx)
+    assert np.array_equal(device.to_numpy(y.detach()._array), WEIGHT[[2, 1, 2, 4]])
+    (first,) = mg.autograd.grad((y**3).sum(), weight, create_graph=True)
+    kept = np.array([0, 1, 0, 0, 1])[:, None]
+    assert np.allclose(device.to_numpy(first.detach()._array), 3 * WEIGHT**2 * kept, rtol=1e-14)
+    first.sum().backward()
+    assert np.allclose(device.to_numpy(weight.grad._array), 6 * WEIGHT * kept, rtol=1e-14)
+
+
+def test_the_layer(device):
+    mg.manual_seed(1)
+    layer = nn.Embedding(400, 50, padding_idx=-1, device=device)
+    assert repr(layer) == "Embedding(400, 50, padding_idx=399)"
+    values = device.to_numpy(layer.weight.detach()._array)
+    assert not values[399].any()
+    n = 399 * 50
+    assert abs(values[:399].mean()) < 6 / np.sqrt(n) and abs(values[:399].var() - 1) < 6 * np.sqrt(2 / n)
+    indices = mg.tensor([[7, 399]], device=device)
+    out = layer(indices)
+    assert np.array_equal(device.to_numpy(out.detach()._array), values[[[7, 399]]])
+    out.sum().backward()
+    grad = device.to_numpy(layer.weight.grad._array)
+    assert (grad[7] == 1).all() and grad.sum() == 50
+
+
+def test_from_pretrained():
+    vectors = mg.tensor(WEIGHT)
+    layer = nn.Embedding.from_pretrained(vectors, padding_idx=0)
+    assert not layer.weight.requires_grad and np.shares_memory(layer.weight.numpy(), vectors.numpy())
+    assert repr(layer) == "Embedding(5, 3, padding_idx=0)" and layer.padding_idx == 0
+    assert layer(mg.tensor([0, 4])).tolist() == WEIGHT[[0, 4]].tolist()
+    assert nn.Embedding.from_pretrained(vectors, freeze=False).weight.requires_grad
+    assert list(layer.state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda w: F.embedding(mg.ones(2), w), TypeError, "tensor of integers, got float32"),
+        (lambda w: F.embedding([0, 1], w), TypeError, "tensor of integers, got list"),
+        (lambda w: F.embedding(mg.tensor([0, 5]), w), IndexError, r"index 5 is out of range.*5 rows"),
+        (lambda w: F.embedding(mg.tensor([[-1]]), w), IndexError, "index -1 is out of range"),
+        (lambda w: F.embedding(mg.tensor([0]), w[0]), ValueError, r"\(num_embeddings.*got shape \(3,\)"),
+        (lambda w: F.embedding(mg.tensor([0]), w, 5), ValueError, "padding_idx 5 is none of the 5 rows"),
+        (lambda w: nn.Embedding(4, 2, padding_idx=-5), ValueError, "Embedding: padding_idx -5"),
+        (lambda w: nn.Embedding(-1, 2), ValueError, "num_embeddings must be an integer of at least 0"),
+        (lambda w: nn.Embedding.from_pretrained(w[0]), ValueError, r"two dimensions, got shape \(3,\)"),
+    ],
+)
+def test_bad_arguments(call, error, words):
+    with pytest.raises(error, match=words):
+        call(mg.tensor(WEIGHT))
+
+
+def test_an_index_out_of_range_is_found_on_every_device(device):
+    weight = mg.tensor(WEIGHT, device=device)
+    with pytest.raises(IndexError, match="index 9 is out of range"):
+        F.embedding(mg.tensor([0, 9], device=device), weight)
