@@ -4,7 +4,8 @@
 #     benchmarks/gpu.sh [OUT]
 #
 # leaves gpu.json and gpu.log in the folder OUT (or $OUT, or benchmarks/results/gpu-<date>). It ends within
-# eight minutes: every stage has a limit, and one that fails or runs over is recorded while the others go on.
+# eight minutes, however many tests there are: every stage has a limit, and one that fails or runs over is
+# recorded, with the number of tests that it got through, while the others go on.
 #
 # It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
 # compute-sanitizer and pytest-xdist are used where they are. PYTHON names another interpreter than python3,
@@ -49,7 +50,8 @@ stage() {
     ((limit < left)) || limit=$left
     echo "== $name" | tee -a "$log"
     if ((limit > 0)); then
-        timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$log" | tail -n 60
+        # INT, for pytest then tells what it found so far.
+        timeout --signal=INT --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$log" "$work/$name.out" | tail -n 60
         status=${PIPESTATUS[0]}
     else
         echo "no time was left" | tee -a "$log"
@@ -74,14 +76,15 @@ prepare() {
     cd / && PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} "$python" -c 'import minigrad as mg; print(mg.__file__, mg.available_devices())'
 }
 
-# Tests whose parameters say cuda, on several processes where pytest-xdist is. Deprecations in the libraries
-# of this machine are no failures of ours.
-cuda_tests() {
+# run_tests EXPRESSION FILE...: the tests whose names fit, on several processes where pytest-xdist is. Each is
+# told as it ends (-v), for the stage may be cut short. After a kernel that loses the CUDA context every test of
+# the process fails: 50 are enough to see it. Deprecations in the libraries of this machine are no failures.
+run_tests() {
     cd "$root" || return 1
     local processes=()
     "$python" -c 'import xdist' 2>/dev/null && processes=(-n 8)
-    PYTHONSAFEPATH=1 "$python" -m pytest -q -p no:cacheprovider "${processes[@]}" tests \
-        -k "[cuda or -cuda or test_cuda_compiles" -W default::DeprecationWarning -W default::FutureWarning
+    PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 "$python" -m pytest -v --tb=short --maxfail=50 -p no:cacheprovider \
+        -W default::DeprecationWarning -W default::FutureWarning "${processes[@]}" -k "$1" "${@:2}"
 }
 
 # Errors that CuPy's own calls meet and handle are not reported: this is about what the kernels do.
@@ -94,7 +97,7 @@ sanitize() {
 # What the stages left, and what every record must say even if the benchmark never ran, as one JSON.
 write_json() {
     "$python" - "$root" "$work" "$out/gpu.json" "$failed" <<'PYTHON'
-import datetime, importlib.metadata, json, os, pathlib, platform, subprocess, sys
+import collections, datetime, importlib.metadata, json, os, pathlib, platform, re, subprocess, sys
 
 root, work, target, failed = sys.argv[1:]
 
@@ -113,6 +116,15 @@ def version(package):
         return None
 
 
+def tests(stage):
+    """How many tests of a stage passed, failed, ...: from the lines that pytest writes as each test ends."""
+    output = pathlib.Path(work, f"{stage}.out")
+    line = r"^(?:\[gw\d+\] \[ *\d+%\] |tests/.*::.* )(PASSED|FAILED|ERROR|SKIPPED)\b"
+    text = output.read_text(errors="replace") if output.exists() else ""
+    found = collections.Counter(word.lower() for word in re.findall(line, text, re.MULTILINE))
+    return {"tests": dict(found)} if found else {}
+
+
 packages = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "cython", "setuptools", "pytest")
 rows = [line.split("\t") for line in pathlib.Path(work, "stages").read_text().splitlines()]
 benchmark = pathlib.Path(work, "benchmark.json")
@@ -125,7 +137,7 @@ result = {
     "passed": failed == "0",
     "stages": [
         {"name": name, "status": int(status) if status.isdecimal() else status, "seconds": int(seconds),
-         "limit": int(limit)}
+         "limit": int(limit)} | tests(name)
         for name, status, seconds, limit in rows
     ],
     "benchmark": json.loads(benchmark.read_text()) if benchmark.exists() else None,
@@ -135,11 +147,20 @@ PYTHON
 }
 
 # `timeout` starts programs, not functions: these run in a shell of their own.
-export -f prepare cuda_tests sanitize
+export -f prepare run_tests sanitize
 export python root site
 stage build 120 bash -c prepare
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-stage tests 140 bash -c cuda_tests
+
+# Tests whose parameters say cuda: those of the kernels, then those of the ops that use them. Files in which no
+# test has a device are left out, for to read them takes time; so is what needs no card, until the end.
+on_card='[cuda or -cuda'
+mapfile -t op_tests < <(
+    cd "$root" && grep -lwE 'device|cuda' tests/test_*.py |
+        grep -vE 'test_(every_op|cuda_compiles|gpu_benchmark|nn_against_torch|packaging)\.py'
+)
+stage kernel-tests 80 bash -c 'run_tests "$@"' - "$on_card" tests/kernels
+stage op-tests 60 bash -c 'run_tests "$@"' - "$on_card" tests/test_every_op.py "${op_tests[@]}"
 for tool in memcheck racecheck; do
     if command -v compute-sanitizer >/dev/null; then
         stage "$tool" 40 bash -c "sanitize $tool"
@@ -150,6 +171,11 @@ done
 measure=$((LIMIT - SECONDS - 20))
 stage benchmark 200 "$python" "$root/benchmarks/gpu_vs_torch.py" \
     --seconds "$((measure < 150 ? measure : 150))" --json "$work/benchmark.json"
+if ((LIMIT - SECONDS > 40)); then
+    stage compile-tests 60 bash -c 'run_tests "$@"' - test_cuda_compiles tests/test_cuda_compiles.py
+else
+    skip compile-tests "no time was left; they need no card"
+fi
 
 write_json || failed=1
 echo "== $out/gpu.json, $out/gpu.log"
@@ -160,6 +186,6 @@ while IFS=$'\t' read -r name status _; do
         124 | 137) status="FAILED: its time was over" ;;
         *) status="FAILED: exit status $status" ;;
     esac
-    printf '%-12s%s\n' "$name" "$status"
+    printf '%-15s%s\n' "$name" "$status"
 done <"$work/stages" | tee -a "$log"
 exit "$failed"
