@@ -186,12 +186,18 @@ class CudaKernel:
             )
 
 
+_backends: dict[type, Backend] = {}
+"""The backends by the type of their arrays: an import statement takes longer than this look-up."""
+
+
 def _backend(array: Any) -> Backend:
     """The backend that computes on ``array``: the one place where simulator and card part ways."""
-    if isinstance(array, np.ndarray):
-        from .sim import backend as simulator
-
-        return simulator.backend
-    from .cuda import backend as card
-
-    return card.backend
+    found = _backends.get(type(array))
+    if found is None:
+        module: Any
+        if isinstance(array, np.ndarray):
+            from .sim import backend as module
+        else:
+            from .cuda import backend as module
+        found = _backends[type(array)] = module.backend
+    return found

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.errors import DeviceError
+from minigrad.errors import DeviceError, OutOfMemoryError
 
 __all__ = ["Device", "available_devices", "device"]
 
@@ -186,10 +186,20 @@ def _open_card(spec: str, number: str) -> Device:
 
 
 def pinned_copy(array: np.ndarray) -> np.ndarray:
-    """``array`` copied, C-contiguous, into page-locked memory. Raises DeviceError without a card."""
-    card = device("cuda")
-    with card.active():
-        memory = card.xp.cuda.alloc_pinned_memory(array.nbytes)
+    """``array`` copied, C-contiguous, into page-locked memory of the host.
+
+    Raises:
+        DeviceError: there is no card.
+        OutOfMemoryError: the host has no such memory left.
+    """
+    cupy = device("cuda").xp
+    try:
+        memory = cupy.cuda.alloc_pinned_memory(array.nbytes)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise OutOfMemoryError(
+            f"the host has no {array.nbytes} bytes of page-locked memory left ({error}); leave "
+            "the tensor in pageable memory, or pin fewer"
+        ) from error
     pinned: np.ndarray = np.ndarray(array.shape, array.dtype, memory)
     pinned[...] = array
     return pinned

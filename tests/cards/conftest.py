@@ -229,6 +229,7 @@ class CuPy(ModuleType):
         return lambda *args, **options: happened(name) or on_card(found(*plain(args), **plain(options)))
 
     def alloc_pinned_memory(self, size):
+        happened("alloc_pinned_memory")
         buffer = np.empty(size, np.uint8)
         self.pinned.add(buffer.ctypes.data)
         return buffer
