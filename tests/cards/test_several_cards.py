@@ -50,9 +50,16 @@ def test_a_network_learns_on_a_card_that_is_not_current(cupy, card_of, current, 
     for device in ("cpu", "cuda:0", "cuda:1"):
         mg.cuda.set_device(current)
         mg.manual_seed(3)
-        net = mg.nn.Sequential(mg.nn.Linear(4, 5), mg.nn.ReLU(), mg.nn.Dropout(0.2), mg.nn.Linear(5, 3)).to(
-            device
-        )
+        nn = mg.nn
+        layers = [
+            nn.Linear(4, 5, bias=False),  # a bias has no gradient here, and Adam would follow its rounding
+            nn.BatchNorm1d(5),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(5, 3),
+            nn.LayerNorm(3),
+        ]
+        net = nn.Sequential(*layers).to(device)
         optimizers = [
             mg.optim.Adam(net.parameters(), lr=0.1),
             mg.optim.SGD(net.parameters(), 0.1, momentum=0.9),

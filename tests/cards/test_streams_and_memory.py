@@ -136,9 +136,7 @@ def test_copies_from_pinned_memory_wait_unless_told_not_to(cupy):
     with pytest.raises(DeviceError, match="only tensors on cpu can be pinned, this one is on cuda:0"):
         pinned.cuda().pin_memory()
     cupy.error = cupy.cuda.runtime.CUDARuntimeError(2, "cudaErrorMemoryAllocation: out of memory")
-    with pytest.raises(
-        OutOfMemoryError, match=r"no 24 bytes of page-locked memory left \(cudaE"
-    ):
+    with pytest.raises(OutOfMemoryError, match=r"no 24 bytes of page-locked memory left \(cudaE"):
         pageable.pin_memory()
     cupy.error = None
     assert not mg.zeros(0, 3).is_pinned() and mg.zeros(0, 3).pin_memory().shape == (0, 3)
