@@ -193,9 +193,13 @@ def pinned_copy(array: np.ndarray) -> np.ndarray:
         OutOfMemoryError: the host has no such memory left.
     """
     cupy = device("cuda").xp
+    from minigrad.kernels.cuda.guard import MEMORY_ALLOCATION
+
     try:
         memory = cupy.cuda.alloc_pinned_memory(array.nbytes)
     except cupy.cuda.runtime.CUDARuntimeError as error:
+        if error.status != MEMORY_ALLOCATION:
+            raise explain(error) from error
         raise OutOfMemoryError(
             f"the host has no {array.nbytes} bytes of page-locked memory left ({error}); leave "
             "the tensor in pageable memory, or pin fewer"

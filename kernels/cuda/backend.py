@@ -43,7 +43,7 @@ class CudaBackend:
                         kernel.max_dynamic_shared_size_bytes = shared_bytes
                     kernel(grid, block, tuple(values), shared_mem=shared_bytes)
                 except (cp.cuda.driver.CUDADriverError, cp.cuda.runtime.CUDARuntimeError) as error:
-                    explained = explain(error, device.id)
+                    explained = explain(error, device.id, launching=instance)
                     if explained is None:
                         where = f"{instance}, grid {grid}, block {block}, shared_bytes {shared_bytes}"
                         why = "; ".join([str(error), *_exceeded(device, kernel, grid, block, shared_bytes)])

@@ -6,6 +6,7 @@ lost; and that memory ran out, but not what holds it.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ..errors import KernelLaunchError, OutOfMemoryError
@@ -64,10 +65,16 @@ class Guard:
                 raise explained from error
 
 
-def explain(error: BaseException, index: int | None = None) -> Exception | None:
-    """What minigrad raises in place of CuPy's ``error`` on the card ``index`` (by default, the current one).
+def explain(error: BaseException, index: int | None = None, launching: str = "") -> Exception | None:
+    """What minigrad raises in place of CuPy's ``error``.
 
-    None if the error is not CuPy's, or has nothing to do with a lost context or with memory.
+    Args:
+        error: what was raised.
+        index: the number of the card, by default the current one's.
+        launching: the kernel whose launch raised it.
+
+    Returns:
+        None if the error is not CuPy's, or has nothing to do with a lost context or with memory.
     """
     if type(error).__module__.partition(".")[0] not in ("cupy", "cupy_backends"):
         return None
@@ -80,21 +87,25 @@ def explain(error: BaseException, index: int | None = None) -> Exception | None:
         return None
     if index is None:
         index = cupy.cuda.runtime.getDevice()
-    return _context_lost(error, index) if lost else _out_of_memory(cupy, error, index)
+    return _context_lost(error, index, launching) if lost else _out_of_memory(cupy, error, index)
 
 
-def _context_lost(error: BaseException, index: int) -> KernelLaunchError:
-    kernel = last_launched.get(index)
-    suspect = (
-        f"The kernel launched last there is {kernel}; that one, or one before it, failed"
-        if kernel
-        else "minigrad has launched no kernel there: it was one of CuPy's or of another library"
-    )
+def _context_lost(error: BaseException, index: int, launching: str) -> KernelLaunchError:
+    before = last_launched.get(index)
+    if launching and os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":
+        suspect = f"It is {launching}, for CUDA_LAUNCH_BLOCKING=1 makes each launch wait for its kernel"
+    elif before:
+        suspect = (
+            f"The kernel launched last there is {before}; that one, or one before it, failed: such errors "
+            "are seen late"
+        )
+    else:
+        suspect = "minigrad has launched no kernel there: it was one of CuPy's or of another library"
     return KernelLaunchError(
-        f"a kernel failed on cuda:{index}: {error}. {suspect}: such errors are seen late. The CUDA context "
-        "of this process is lost, and with it all that was on the card: restart the process. To find the "
-        "line, run the same on device 'sim' inside `with minigrad.kernels.sim.checks():`, or set "
-        "CUDA_LAUNCH_BLOCKING=1, so that the launch itself fails, or run under compute-sanitizer"
+        f"a kernel failed on cuda:{index}: {error}. {suspect}. The CUDA context of this process is lost, and "
+        "with it all that was on the card: restart the process. To find the line, run the same on device "
+        "'sim' inside `with minigrad.kernels.sim.checks():`, or set CUDA_LAUNCH_BLOCKING=1, so that the "
+        "launch itself fails, or run under compute-sanitizer"
     )
 
 

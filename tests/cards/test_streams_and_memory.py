@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.errors import DeviceError, OutOfMemoryError
+from minigrad.errors import DeviceError, KernelLaunchError, OutOfMemoryError
 from minigrad.utils.data import DataLoader, TensorDataset
 
 
@@ -137,6 +137,9 @@ def test_copies_from_pinned_memory_wait_unless_told_not_to(cupy):
         pinned.cuda().pin_memory()
     cupy.error = cupy.cuda.runtime.CUDARuntimeError(2, "cudaErrorMemoryAllocation: out of memory")
     with pytest.raises(OutOfMemoryError, match=r"no 24 bytes of page-locked memory left \(cudaE"):
+        pageable.pin_memory()
+    cupy.error = cupy.cuda.runtime.CUDARuntimeError(700, "cudaErrorIllegalAddress: an illegal access")
+    with pytest.raises(KernelLaunchError, match="a kernel failed on cuda:0: cudaErrorIllegalAddress"):
         pageable.pin_memory()
     cupy.error = None
     assert not mg.zeros(0, 3).is_pinned() and mg.zeros(0, 3).pin_memory().shape == (0, 3)

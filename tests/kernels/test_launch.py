@@ -401,6 +401,18 @@ def test_a_lost_context_names_the_kernel_before(fake_cupy, error, when):
     assert guard.last_launched == {0: "scale<float>"}
 
 
+def test_a_launch_that_waits_is_itself_what_failed(fake_cupy, monkeypatch):
+    arguments = (FakeArray(), FakeArray(), 1.0, 5)
+    CudaKernel(SCALE, "scale").launch(1, 1, arguments)
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    fake_cupy.error = CUDADriverError("CUDA_ERROR_ILLEGAL_ADDRESS")
+    fake_cupy.error.status = 700
+    with pytest.raises(
+        KernelLaunchError, match=r"_ADDRESS\. It is fill<double, 3>, for CUDA_LAUNCH_BLOCKING=1"
+    ):
+        CudaKernel(SCALE, "fill<T, 3>").launch(1, 1, (FakeArray(np.float64),))
+
+
 def test_threads_that_launch_at_once_load_a_kernel_once(fake_cupy):
     kernel, start = CudaKernel(SCALE, "scale<T>"), threading.Barrier(8)
 
