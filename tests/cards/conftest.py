@@ -4,6 +4,7 @@ It keeps each array on one card, fails where an array is computed with while the
 copies and waits, and runs kernels on the simulator.
 """
 
+import math
 import sys
 import threading
 from collections import OrderedDict
@@ -249,6 +250,17 @@ def scatter_add(target, index, values):
     np.add.at(plain(target), plain(index), plain(values))
 
 
+def of_each_element(function):
+    return lambda x: on_card(np.asarray(np.frompyfunc(function, 1, 1)(plain(x))).astype(x.dtype))
+
+
+CUPYX = {
+    "cupyx": {"scatter_add": scatter_add},
+    "cupyx.scipy": {},
+    "cupyx.scipy.special": {"erf": of_each_element(math.erf), "erfc": of_each_element(math.erfc)},
+}
+
+
 def happened(*event):
     """Note what happens on a card, or raise the error that it is to end in."""
     cupy = sys.modules["cupy"]
@@ -269,7 +281,8 @@ def cupy(monkeypatch, stand_in):
     if not sim.is_available():
         pytest.skip("the stand-in's kernels run on the simulator, which needs g++")
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(scatter_add=scatter_add))
+    for name, functions in CUPYX.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions))
     monkeypatch.setattr(devices, "_devices", {"cpu": mg.device("cpu"), "sim": mg.device("sim")})
     monkeypatch.setattr(guard, "last_launched", {})
     cuda.why_unavailable.cache_clear()
