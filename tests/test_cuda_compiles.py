@@ -24,8 +24,9 @@ from minigrad.kernels.source import CUDA_DIRECTORY, CudaSource
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
 
-# The types that each template parameter stands for.
+# The types that each template parameter stands for, and those of kernels that take others.
 TYPES = {"T": [np.float32, np.float64], "Tap": [np.uint8, np.int32]}
+TYPES_OF_KERNEL = {"matmul_tensor_core": {"T": [np.float32, np.float16]}}
 
 
 @cache
@@ -98,8 +99,10 @@ def kernels_of(module):
 def instances(kernel):
     """Every C++ name that ``kernel`` is launched under: ``["scale<float>", "scale<double>"]``."""
     parameters = [name for name, kind in kernel.signature.template.items() if kind == "typename"]
-    choices = itertools.product(*(TYPES[name] for name in parameters))
-    return [kernel.instance(dict(zip(parameters, choice, strict=True))) for choice in choices]
+    types = TYPES_OF_KERNEL.get(kernel.name, TYPES)
+    choices = itertools.product(*(types[name] for name in parameters))
+    names = [kernel.instance(dict(zip(parameters, choice, strict=True))) for choice in choices]
+    return list(dict.fromkeys(names))
 
 
 def test_every_kernel_of_every_source_is_launched_by_its_module():
@@ -122,6 +125,38 @@ def test_source_compiles(name, architecture):
     assert "warning" not in log, log
     spills = [int(number) for number in re.findall(r"(\d+) bytes spill", log)]
     assert not any(spills), log
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_device_function_compiles(architecture):
+    loads = [
+        f"{name}(r{n}, &tile[threadIdx.x]); sum += r{n}[0];"
+        for name in ("ldmatrix", "ldmatrix_trans")
+        for n in (1, 2, 4)
+    ]
+    copies = [f"copies.copy<{n}>(&tile[{n}], &in[{n}], valid); copies.commit();" for n in (4, 8, 16)]
+    code = f"""
+    #include "async_copy.cuh"
+    #include "tensor_core.cuh"
+    __global__ void k(float* out, const uint4* in, int valid) {{
+        __shared__ uint4 tile[32];
+        AsyncCopies copies;
+        {" ".join(copies)}
+        copies.wait<0>();
+        __syncthreads();
+        unsigned r1[1], r2[2], r4[4], sum = 0;
+        {" ".join(loads)}
+        float c[4] = {{}};
+        r4[0] = to_tf32(out[0]);
+        mma_tf32(c, r4, r2);
+        mma_f16(c, r4, r2);
+        mma_bf16(c, r4, r2);
+        out[threadIdx.x] = c[0] + sum;
+    }}"""
+    worked, log, _ = compile_with_nvrtc(CudaSource(code).text, ["k"], architecture)
+    assert worked, log
+    assert "warning" not in log, log
 
 
 @needs_nvrtc

@@ -17,6 +17,7 @@ MODULES = (
     "embedding",
     "gather",
     "matmul",
+    "matmul_tensor_core",
     "pool2d",
     "random",
     "reduce",

@@ -11,6 +11,7 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.shape import permute, reshape, unsqueeze
+from minigrad.precision import get_float32_matmul_precision
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -138,3 +139,20 @@ for _name in ("naive", "tiled", "packed", "threaded"):
     _register_cpu(getattr(cpu.matmul, _name), _name)
 for _name in ("naive", "tiled"):
     _register_cuda(getattr(cuda.matmul, _name), _name)
+
+
+@matmul.kernel(
+    "cuda",
+    "sim",
+    name="tensor_core",
+    dtypes="f2 f4",
+    layout="strided",
+    when=lambda a, b: (
+        (a.dtype == np.float16 or get_float32_matmul_precision() != "highest")
+        and cuda.matmul_tensor_core.is_supported(a)
+    ),
+)
+def _(out, a, b):
+    """Tensor cores: float16, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
+    xp = np if isinstance(out, np.ndarray) else __import__("cupy")
+    cuda.matmul_tensor_core.tensor_core(out, *_batched(xp, out, a, b))

@@ -1,0 +1,83 @@
+// Asynchronous copies from global to shared memory: cp.async, which a thread starts and later waits for. What
+// comes goes past the registers, and the thread computes meanwhile. ::
+//
+//     AsyncCopies copies;
+//     copies.copy<16>(&tile[i], &x[i]);     // 16 bytes are on their way
+//     copies.commit();                      // the copies since the last commit are a group
+//     copies.wait<0>();                     // until 0 groups are left: this thread's copies are there
+//     __syncthreads();                      // and those of the others
+//
+// Needs compute capability 8.0; below, the kernel traps. On the simulator the copy is made at the wait that
+// must have seen it arrive, and not earlier: who reads before that finds what was there.
+#pragma once
+
+struct AsyncCopies {
+    // Copies BYTES, 4, 8 or 16; both addresses are multiples of it. With `valid` below BYTES, only so many
+    // bytes are read, and the rest of the destination becomes zero.
+    template <int BYTES>
+    __device__ __forceinline__ void copy(void* shared, const void* global, int valid = BYTES) {
+        static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
+#if defined(MINIGRAD_SIM)
+        if (started == CAPACITY) sim_fail("more than %d copies are on their way", CAPACITY);
+        copies[started++] = {shared, global, BYTES, valid, groups};
+#elif __CUDA_ARCH__ >= 800
+        const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+        const size_t from = __cvta_generic_to_global(global);
+        if constexpr (BYTES == 16)  // .cg: past the L1 cache, too
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                         ::"r"(to), "l"(from), "r"(valid) : "memory");
+        else
+            asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                         ::"r"(to), "l"(from), "n"(BYTES), "r"(valid) : "memory");
+#else
+        __trap();
+#endif
+    }
+
+    __device__ __forceinline__ void commit() {
+#if defined(MINIGRAD_SIM)
+        groups++;
+#elif __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+    }
+
+    // Waits until at most LEFT of this thread's groups, the latest, are on their way.
+    template <int LEFT>
+    __device__ __forceinline__ void wait() {
+#if defined(MINIGRAD_SIM)
+        int arrived = 0;
+        while (arrived < started && copies[arrived].group < groups - LEFT) copies[arrived++].arrive();
+        started -= arrived;
+        for (int i = 0; i < started; i++) copies[i] = copies[i + arrived];
+#elif __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+#endif
+    }
+
+#if defined(MINIGRAD_SIM)
+  private:
+    struct Copy {
+        void* shared;
+        const void* global;
+        int bytes, valid, group;
+
+        void arrive() const {
+            if (valid == bytes && bytes == 16) return move<uint4>();
+            if (valid == bytes && bytes == 8) return move<uint2>();
+            if (valid == bytes) return move<unsigned>();
+            auto to = static_cast<unsigned char*>(shared);
+            auto from = static_cast<const unsigned char*>(global);
+            for (int i = 0; i < bytes; i++) to[i] = i < valid ? from[i] : 0;
+        }
+
+        template <typename Word>
+        void move() const {
+            *static_cast<Word*>(shared) = *static_cast<const Word*>(global);
+        }
+    };
+    static constexpr int CAPACITY = 256;
+    Copy copies[CAPACITY];
+    int started = 0, groups = 0;
+#endif
+};

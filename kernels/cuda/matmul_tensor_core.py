@@ -1,0 +1,77 @@
+"""Launches ``matmul_tensor_core.cu``: out (..., M, N) = a (..., M, K) @ b (..., K, N), on tensor cores.
+
+``out`` is C-contiguous; ``a`` and ``b`` have its batch shape (broadcast by the caller: a batch stride may be
+0) and any strides. All three are float32, all float16, or all uint16 that are the bits of bfloat16. ``out``
+shares no memory with the others. Sums are float32; float32 factors are rounded to TF32.
+
+The kernel reads ``a`` and the transposed ``b`` where they lie if K runs along their rows and these are
+multiples of 16 bytes apart; else it is given copies that are so. The usual ``x @ weight.T`` copies nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import cupy
+
+TILE_ROWS = 128  # as in matmul_tensor_core.cu
+THREADS = 256
+CHUNK_BYTES = 16
+MAX_GRID_Z = 65535
+COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_kernel = CudaKernel(_source, "matmul_tensor_core<T>")
+_kernel_bfloat16 = CudaKernel(_source, "matmul_tensor_core<__nv_bfloat16>")
+
+
+def tensor_core(out: Any, a: Any, b: Any) -> None:
+    """Tensor cores on tiles that are copied ahead; float32 is rounded to TF32, sums are float32."""
+    _launch(_kernel, out, a, b)
+
+
+def tensor_core_bfloat16(out: Any, a: Any, b: Any) -> None:
+    """The same for arrays of uint16 that are the bits of bfloat16."""
+    _launch(_kernel_bfloat16, out, a, b)
+
+
+def is_supported(array: Any) -> bool:
+    """Whether the device of ``array`` can run these kernels: the simulator, or a card from Ampere on."""
+    return isinstance(array, np.ndarray) or int(array.device.compute_capability) >= COMPUTE_CAPABILITY
+
+
+def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
+    *batch_shape, M, N = out.shape
+    K = a.shape[-1]
+    if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
+        raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
+    a, b = _along_k(a), _along_k(b.swapaxes(-1, -2))
+    batches = a.shape[0]
+    shape = {"M": M, "N": N, "K": K, "batches": batches}
+    for name, array in (("a", a), ("b", b)):
+        shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (
+            stride // array.itemsize for stride in array.strides[:2]
+        )
+    grid = (blocks(M, TILE_ROWS) * blocks(N, TILE_ROWS), 1, min(batches, MAX_GRID_Z))
+    kernel.launch(grid, THREADS, (out, strided(a), strided(b), shape))
+
+
+def _along_k(x: Any) -> Any:
+    """``x`` (..., rows, K) as (batches, rows, K): K along contiguous rows, all at multiples of 16 bytes."""
+    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    address = x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
+    steps = [stride for size, stride in zip(x.shape[:2], x.strides[:2], strict=True) if size > 1]
+    if x.strides[2] == x.itemsize and not any(step % CHUNK_BYTES for step in (address, *steps)):
+        return x
+    xp = np if isinstance(x, np.ndarray) else cupy()
+    batches, rows, K = x.shape
+    per_chunk = CHUNK_BYTES // x.itemsize
+    padded = xp.empty((batches, rows, blocks(K, per_chunk) * per_chunk), x.dtype)
+    padded[:, :, :K] = x
+    return padded[:, :, :K]
