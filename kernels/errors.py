@@ -21,5 +21,12 @@ class KernelAccessError(KernelLaunchError):
     """
 
 
+class KernelOrderError(KernelLaunchError):
+    """A kernel's result depends on the order in which its threads run, as ``sim.stress`` has found.
+
+    The message names the parameter, an element with its two values, and how to see them again.
+    """
+
+
 class OutOfMemoryError(RuntimeError, MemoryError):
     """A card has no memory left for an array. The message holds the sizes: wanted, in use, on the card."""

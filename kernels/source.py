@@ -57,7 +57,7 @@ _OTHER_NAMES = {
 
 _KERNEL = re.compile(
     r"(?:\btemplate\s*<(?P<template>[^;{}]*?)>\s*)?(?:\bextern\s+)?__global__\s"
-    r"(?:\s*(?:__launch_bounds__\s*\([^()]*(?:\([^()]*\)[^()]*)*\)|\w+\b(?!\s*\()))*"  # bounds, void, static
+    r"(?:\s*(?:__launch_bounds__\s*\((?P<bounds>[^()]*(?:\([^()]*\)[^()]*)*)\)|\w+\b(?!\s*\()))*"  # void, static
     r"\s*(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*[;{]"
 )
 
@@ -102,11 +102,13 @@ class Signature:
     """A kernel's name, template parameters and parameters.
 
     ``template`` maps each template parameter to ``"typename"`` or to its type (``"int"``), in order.
+    ``max_threads`` is the C++ expression in its ``__launch_bounds__``: the most threads of a block.
     """
 
     name: str
     template: dict[str, str]
     parameters: tuple[Parameter, ...]
+    max_threads: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(str, self.parameters))})"
@@ -162,7 +164,8 @@ class CudaSource:
             )
         template = dict(_template_parameter(text) for text in split_commas(head["template"] or ""))
         parameters = tuple(_parameter(text, kernel) for text in split_commas(head["parameters"]))
-        return Signature(kernel, template, parameters)
+        bounds = split_commas(head["bounds"] or "")
+        return Signature(kernel, template, parameters, bounds[0] if bounds else None)
 
     def struct(self, name: str) -> np.dtype | None:
         """The struct ``name`` as a structured dtype with C++'s own offsets; None if it is not defined."""

@@ -35,9 +35,11 @@ class Device:
         xp: the array module, NumPy or CuPy.
         array_type: the type of its arrays.
         is_card: whether it is a CUDA card: what works on its arrays must do so inside of :meth:`active`.
+        empty: ``empty(shape, dtype)``, a new array whose elements are not set.
+        operation: on ``sim``, the context in which a kernel computes outputs from inputs, and is watched.
     """
 
-    __slots__ = ("_active", "array_type", "index", "is_card", "type", "xp")
+    __slots__ = ("_active", "array_type", "empty", "index", "is_card", "operation", "type", "xp")
 
     def __init__(
         self, type: str, index: int, xp: Any, active: contextlib.AbstractContextManager | None = None
@@ -48,6 +50,12 @@ class Device:
         self.array_type = xp.ndarray
         self.is_card = type == "cuda"
         self._active = active or contextlib.nullcontext()
+        self.empty = xp.empty
+        self.operation: Any = None
+        if type == "sim":
+            from minigrad.kernels import sim
+
+            self.empty, self.operation = sim.empty, sim.operation
 
     def __repr__(self) -> str:
         return f"device('{self}')"

@@ -137,13 +137,18 @@ def run_kernel(kernel: Kernel, device: Device, arrays: Sequence, attrs: dict, sp
     elif kernel.layout == "broadcast":
         shape = specs[0].shape
         arrays = [_broadcast_contiguous(xp, a, shape, specs[0].dtype) for a in arrays]
-    if len(specs) == 1:
-        out = xp.empty(specs[0].shape, specs[0].dtype)
+    single = len(specs) == 1
+    out: Any
+    if single:
+        out = device.empty(specs[0].shape, specs[0].dtype)
+    else:
+        out = tuple([device.empty(spec.shape, spec.dtype) for spec in specs])
+    if device.type == "sim":
+        with device.operation(f"op {kernel.op!r}, kernel {kernel.name!r}", arrays, (out,) if single else out):
+            kernel.run(out, *arrays, **attrs)
+    else:
         kernel.run(out, *arrays, **attrs)
-        return out
-    outs = tuple(xp.empty(spec.shape, spec.dtype) for spec in specs)
-    kernel.run(outs, *arrays, **attrs)
-    return outs
+    return out
 
 
 def _strided(array: Any) -> bool:

@@ -4,18 +4,21 @@ The ``.cu`` files are compiled as C++ against the headers of this directory; eve
 fiber. The simulator is for learning, testing and finding mistakes, not for speed: it runs the kernel's
 own code thread by thread.
 
-The order in which the threads of a block run is drawn from a seed (0, the default: in order of their
-indices). A correct kernel gives the same bits for every seed; one that forgets a ``__syncthreads()`` most
-often does not. The environment variable ``MINIGRAD_SIM_SEED`` sets the first seed.
+Every launch is *checked* (see :func:`checks`): each load and store is looked at before it is made. It must
+stay inside an array of the launch or a shared variable and be aligned, must not write to a ``const`` array or
+to an input of an op, must not read what nothing has written, and must not race with another thread's; all
+threads of a block must come to the same barriers, and integers must not overflow. The first mistake ends the
+launch with a :class:`minigrad.kernels.errors.KernelAccessError` or ``KernelLaunchError`` that names the threads
+and the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
 
-With :func:`checks` on, every load and store of a kernel is checked before it is made: that it stays inside
-an array of the launch or a shared variable and is aligned, that it does not write to a ``const`` array, and
-that it does not race with another thread's. The first mistake ends the launch with a
-:class:`minigrad.kernels.errors.KernelAccessError` that names the lines. A checked kernel runs on one of the
-CPU's threads, some times slower. ``MINIGRAD_SIM_CHECKS=1`` turns the checks on from the start. ::
+A correct kernel gives the same bits in whatever order its threads run. :func:`order` and :func:`seed` choose
+the order, and :func:`stress` tries many. ::
 
-    with minigrad.kernels.sim.checks(True):
+    with sim.stress(32):
         my_kernel.launch(blocks(n, 256), 256, (y, x, n))
+
+Each setting has a getter (``get_checks``), a setter (``set_checks``) and a context manager of its name. The
+first values come from the environment: ``MINIGRAD_SIM_CHECKS`` (0 or 1, the default), ``MINIGRAD_SIM_SEED``.
 """
 
 from __future__ import annotations
@@ -23,23 +26,54 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+from .architectures import SHARED_BYTES
 from .build import cache_directory, compiler
+from .memory import check_written, empty, operation
+from .profile import LaunchProfile, profile
 
 __all__ = [
+    "LaunchProfile",
+    "Order",
+    "architecture",
     "cache_directory",
+    "check_written",
     "checks",
     "compiler",
+    "empty",
+    "get_architecture",
     "get_checks",
     "get_num_threads",
+    "get_order",
     "get_seed",
     "is_available",
     "num_threads",
+    "operation",
+    "order",
+    "orders",
+    "profile",
     "seed",
+    "set_architecture",
     "set_checks",
     "set_num_threads",
+    "set_order",
     "set_seed",
+    "stress",
 ]
+
+ORDERS = ("forward", "reverse", "random", "warps")
+"""The names of thread orders, as ``Order`` of runtime.cpp numbers them."""
+
+
+class Order(NamedTuple):
+    """An order in which threads run: one of ORDERS, and the seed that it is drawn from."""
+
+    name: str
+    seed: int
+
+    def __str__(self) -> str:
+        return self.name if self.name in ("forward", "reverse") else f"{self.name} (seed {self.seed})"
 
 
 def is_available() -> bool:
@@ -47,13 +81,17 @@ def is_available() -> bool:
     return compiler() is not None
 
 
+# ---- the order of threads ----------------------------------------------------------------------------------
+
+
 def get_seed() -> int:
-    """The seed of the order in which simulated threads run."""
+    """The seed from which orders are drawn."""
     return _seed
 
 
 def set_seed(seed: int) -> None:
-    """Set the seed of the thread order, an integer from 0 to 2**64 - 1; 0 is the order of the indices."""
+    """Set the seed, an integer from 0 to 2**64 - 1. Unless an order is set, 0 means the order of the indices,
+    and any other seed a random one."""
     global _seed
     if not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise ValueError(f"the simulator's seed is an integer from 0 to 2**64 - 1, got {seed!r}")
@@ -71,13 +109,77 @@ def seed(value: int) -> Iterator[None]:
         set_seed(before)
 
 
+def get_order() -> str:
+    """The name of the order in which blocks, and the threads of each, run."""
+    return _order or ("random" if _seed else "forward")
+
+
+def set_order(name: str | None) -> None:
+    """Set the order of blocks and threads; None leaves it to the seed.
+
+    - ``"forward"``: by their indices. Each thread runs until it waits at a barrier or for its warp.
+    - ``"reverse"``: the last block and the last thread first.
+    - ``"random"``: drawn from the seed, anew whenever each thread has had its turn.
+    - ``"warps"``: one warp goes on alone until it can no more, as if all the others were slow; with a seed
+      other than 0, in an order drawn from it.
+    """
+    global _order
+    if name is not None and name not in ORDERS:
+        raise ValueError(f"the simulator's order is one of {', '.join(ORDERS)}, or None, got {name!r}")
+    _order = name
+
+
+@contextmanager
+def order(name: str | None) -> Iterator[None]:
+    """Inside the ``with`` block, simulated threads run in the order ``name`` (see :func:`set_order`)."""
+    before = _order
+    set_order(name)
+    try:
+        yield
+    finally:
+        set_order(before)
+
+
+@contextmanager
+def stress(n: int = 32) -> Iterator[None]:
+    """Inside the ``with`` block every launch is made in ``n`` orders, from the same arrays each time.
+
+    The orders are the one in use, forward, reverse and warps, and then random ones and warps in turn.
+
+    Raises:
+        KernelOrderError: the outputs of two orders differ in a bit: a barrier is missing, two threads write to
+            one place, or floating-point numbers are added by atomics, in the order in which they come.
+    """
+    global _stress
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"the simulator's number of orders is an integer from 1, got {n!r}")
+    before, _stress = _stress, n
+    try:
+        yield
+    finally:
+        _stress = before
+
+
+def orders() -> list[Order]:
+    """The orders that a launch is made in: one, or several inside :func:`stress`."""
+    found = [Order(get_order(), _seed)]
+    if _stress > 1:
+        found += [Order("forward", 0), Order("reverse", 0), Order("warps", 0)]
+        found += [Order("warps" if i % 4 == 3 else "random", i) for i in range(1, _stress)]
+        found = list(dict.fromkeys(found))
+    return found[:_stress]
+
+
+# ---- checks, architecture, threads -------------------------------------------------------------------------
+
+
 def get_checks() -> bool:
-    """Whether the memory accesses of kernels are checked."""
+    """Whether launches are checked."""
     return _checks
 
 
 def set_checks(on: bool) -> None:
-    """Turn the checks of memory accesses on or off, for launches from now on."""
+    """Turn the checks on or off, for launches from now on."""
     global _checks
     if not isinstance(on, bool):
         raise ValueError(f"the simulator's checks are on (True) or off (False), got {on!r}")
@@ -86,13 +188,37 @@ def set_checks(on: bool) -> None:
 
 @contextmanager
 def checks(on: bool = True) -> Iterator[None]:
-    """Inside the ``with`` block, the memory accesses of kernels are checked (or not, if ``on`` is False)."""
+    """Inside the ``with`` block, launches are checked (or not, if ``on`` is False)."""
     before = get_checks()
     set_checks(on)
     try:
         yield
     finally:
         set_checks(before)
+
+
+def get_architecture() -> str:
+    """The card whose limits a launch must keep."""
+    return _architecture
+
+
+def set_architecture(name: str) -> None:
+    """Set the card whose limits a launch must keep: how much shared memory a block may have."""
+    global _architecture
+    if name not in SHARED_BYTES:
+        raise ValueError(f"the simulator's architecture is one of {', '.join(SHARED_BYTES)}, got {name!r}")
+    _architecture = name
+
+
+@contextmanager
+def architecture(name: str) -> Iterator[None]:
+    """Inside the ``with`` block, launches must keep the limits of ``name``, such as ``"sm_75"``."""
+    before = get_architecture()
+    set_architecture(name)
+    try:
+        yield
+    finally:
+        set_architecture(before)
 
 
 def get_num_threads() -> int:
@@ -110,7 +236,7 @@ def set_num_threads(number: int) -> None:
 
 @contextmanager
 def num_threads(number: int) -> Iterator[None]:
-    """Inside the ``with`` block, ``number`` of the CPU's threads simulate blocks."""
+    """Inside the ``with`` block, ``number`` of the CPU's threads simulate blocks (unless they are checked)."""
     before = get_num_threads()
     set_num_threads(number)
     try:
@@ -127,12 +253,15 @@ def _first_seed() -> int:
 
 
 def _first_checks() -> bool:
-    text = os.environ.get("MINIGRAD_SIM_CHECKS", "").strip() or "0"
+    text = os.environ.get("MINIGRAD_SIM_CHECKS", "").strip() or "1"
     if text not in ("0", "1"):
         raise ValueError(f"MINIGRAD_SIM_CHECKS={text!r} is neither 0 nor 1")
     return text == "1"
 
 
 _seed = _first_seed()
+_order: str | None = None
+_stress = 1
 _checks = _first_checks()
+_architecture = "sm_90"
 _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

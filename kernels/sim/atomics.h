@@ -48,10 +48,23 @@ SIM_ATOMIC(atomicMin, is_integer, value < old ? value : old)
 SIM_ATOMIC(atomicAnd, is_integer, old & value)
 SIM_ATOMIC(atomicOr, is_integer, old | value)
 SIM_ATOMIC(atomicXor, is_integer, old ^ value)
-SIM_ATOMIC(atomicExch, can_exchange, ((void)old, value))
 SIM_ATOMIC(atomicInc, is_unsigned, old >= value ? 0 : old + 1)
 SIM_ATOMIC(atomicDec, is_unsigned, old == 0 || old > value ? value : old - 1)
 #undef SIM_ATOMIC
+
+// The old value is not looked at: memory that nothing has written may be given its first value.
+#define SIM_ATOMIC_EXCHANGE(name)                                   \
+    template <class T>                                              \
+        requires(sim::can_exchange<T>)                              \
+    T name(T* address, std::type_identity_t<T> value) {             \
+        T old;                                                      \
+        __atomic_exchange(address, &value, &old, __ATOMIC_RELAXED); \
+        return old;                                                 \
+    }
+SIM_ATOMIC_EXCHANGE(atomicExch)
+SIM_ATOMIC_EXCHANGE(atomicExch_block)
+SIM_ATOMIC_EXCHANGE(atomicExch_system)
+#undef SIM_ATOMIC_EXCHANGE
 #undef SIM_ATOMIC_NAME
 
 template <class T>

@@ -19,26 +19,33 @@ import numpy as np
 
 from ..source import Parameter
 from .build import HEADERS
+from .memory import Operation, current_operation, owner_of, written_bytes
 
 GUARD_BYTES = 1 << 20  # between two arrays; pages that are never touched cost nothing
 ALIGNMENT = 256  # of an allocation on a card
 
 
+# Why an array must not be written, after its description.
+CONST = "is const: write to an output, or declare the parameter without const"
+INPUT = "is an input of {}: write to an output"
+
+
 class Array(ctypes.Structure):
-    """``Array`` of checks.h."""
+    """``Array`` of regions.h."""
 
     _fields_ = [
         ("begin", ctypes.c_size_t),
         ("bytes", ctypes.c_size_t),
-        ("element", ctypes.c_uint32),
-        ("writeable", ctypes.c_uint32),
+        ("element", ctypes.c_size_t),
         ("name", ctypes.c_char_p),
         ("description", ctypes.c_char_p),
+        ("read_only", ctypes.c_char_p),
+        ("written", ctypes.c_void_p),
     ]
 
 
 class Checks(ctypes.Structure):
-    """``Checks`` of checks.h."""
+    """``Checks`` of regions.h."""
 
     _fields_ = [
         ("arrays", ctypes.POINTER(Array)),
@@ -67,7 +74,7 @@ class GuardedArrays:
         for begin, end in spans:
             inside = {i: a for i, a in arrays.items() if begin <= a.ctypes.data < end}
             # As far from a multiple of 256 as it is in its own allocation.
-            owner = _owner(next(iter(inside.values())))
+            owner = owner_of(next(iter(inside.values())))
             offset += (begin - owner.ctypes.data - self._memory.ctypes.data - offset) % ALIGNMENT
             for i, array in inside.items():
                 at = offset + array.ctypes.data - begin
@@ -79,16 +86,24 @@ class GuardedArrays:
     def describe(self, argument_bytes: int) -> Checks:
         """What the runtime is to know of the arrays."""
         arrays = (Array * len(self._pointers))()
+        operation = current_operation.get()
         for described, i in zip(arrays, self._pointers, strict=True):
-            parameter, array = self._parameters[i], self.values[i]
+            parameter, array, original = self._parameters[i], self.values[i], self._originals[i]
             description = f"`{parameter}`"
+            described.element = 1
+            if parameter.is_const:
+                described.read_only = CONST.encode()
             if array is not None:
                 shape = "x".join(map(str, array.shape)) or "scalar"
                 description = f"`{parameter}` ({shape} {array.dtype})"
                 begin, end = _bounds(array)
                 described.begin, described.bytes, described.element = begin, end - begin, array.itemsize
-            described.element = described.element or 1
-            described.writeable = not parameter.is_const
+                written = written_bytes(original)
+                if written is not None:
+                    first = _bounds(original)[0] - owner_of(original).ctypes.data
+                    described.written = written.ctypes.data + first
+                if operation and not parameter.is_const and _is_input(original, operation):
+                    described.read_only = INPUT.format(operation.name).encode()
             described.name, described.description = parameter.name.encode(), description.encode()
         return Checks(arrays, len(arrays), argument_bytes)
 
@@ -121,16 +136,17 @@ def _merge(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _owner(array: np.ndarray) -> np.ndarray:
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
+def _is_input(array: np.ndarray, operation: Operation) -> bool:
+    return any(np.may_share_memory(array, other) for other in operation.inputs)
 
 
 def with_source_lines(message: str, library: Path) -> str:
     """``message`` with each ``<pc 1234>`` replaced by the line of the source, as ``"reduce.cu:31"``, and each
     ``<order 1234 5678 warp>`` by advice on how to order what these two lines do."""
-    line = cache(lambda pc: _source_line(int(pc, 16), library))
+
+    def line(pc: str) -> str:
+        return source_line(int(pc, 16), library)
+
     message = re.sub(r"<pc (\w+)>", lambda found: line(found[1]), message)
     return re.sub(
         r"<order (\w+) (\w+) (\w+)>",
@@ -146,7 +162,9 @@ def _advice(same_line: bool, same_warp: bool) -> str:
     return barrier + (" (or, within a warp, a __syncwarp())" if same_warp else "")
 
 
-def _source_line(pc: int, library: Path) -> str:
+@cache
+def source_line(pc: int, library: Path) -> str:
+    """The line of the source (``"reduce.cu:31"``) with the call that returns to ``pc``, an offset in ``library``."""
     tool = shutil.which("addr2line") or shutil.which("llvm-addr2line")
     if tool is None:
         return "a line that addr2line would tell: install binutils"

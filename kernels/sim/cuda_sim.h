@@ -145,3 +145,7 @@ inline int __syncthreads_count(int predicate, const char* file, int line) {
     extern "C" __attribute__((visibility("default"))) void sim_entry(const unsigned char* arguments) { \
         sim::call(__VA_ARGS__, arguments);                                                             \
     }
+
+// The same for a kernel's __launch_bounds__: the most threads that a block may have.
+#define SIM_MAX_THREADS(...) \
+    extern "C" __attribute__((visibility("default"))) unsigned sim_max_threads() { return __VA_ARGS__; }

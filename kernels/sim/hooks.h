@@ -1,5 +1,5 @@
-// The functions that the compiler calls in a checked kernel: before each access (-fsanitize=thread), and when
-// an alignment or an index into an array of known size is wrong (-fsanitize=alignment,bounds).
+// The functions that the compiler calls in a checked or profiled kernel: before each access (-fsanitize=thread), and when
+// an alignment, an index into an array of known size, or integer arithmetic is wrong (-fsanitize=alignment,...).
 //
 // Their names and arguments are those of the sanitizers' runtimes, which are not linked. Atomic operations
 // come here instead of being done in the kernel, so here they are done.
@@ -23,6 +23,11 @@ __attribute__((format(printf, 1, 2))) void sim_fail_access(const char* format, .
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     worker->fail_access(text);
+}
+
+inline void watch_atomic(const volatile void* address, size_t bytes, Kind kind, const void* return_address) {
+    if (worker) worker->atomic();
+    watch(const_cast<const void*>(address), bytes, kind, return_address);
 }
 
 // atomicCAS is the one atomic operation that asks for sequential consistency (atomics.h).
@@ -74,12 +79,16 @@ void* __tsan_memset(void* to, int value, size_t bytes) {
 
 #define SIM_ATOMIC_HOOKS(bits)                                                                                 \
     uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* address, int) {                   \
-        watch(const_cast<uint##bits##_t*>(address), bits / 8, Kind::ATOMIC_LOAD, HERE);                        \
+        watch_atomic(address, bits / 8, Kind::ATOMIC_LOAD, HERE);                                              \
         return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                     \
+    }                                                                                                          \
+    uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t* address, uint##bits##_t value, int) { \
+        watch_atomic(address, bits / 8, Kind::ATOMIC_STORE, HERE);                                             \
+        return __atomic_exchange_n(address, value, __ATOMIC_SEQ_CST);                                          \
     }                                                                                                          \
     int __tsan_atomic##bits##_compare_exchange_strong(volatile uint##bits##_t* address, uint##bits##_t* old,   \
                                                       uint##bits##_t desired, int order, int) {                \
-        watch(const_cast<uint##bits##_t*>(address), bits / 8, update_kind(order), HERE);                       \
+        watch_atomic(address, bits / 8, update_kind(order), HERE);                                             \
         return __atomic_compare_exchange_n(address, old, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
     }
 SIM_ATOMIC_HOOKS(8)
@@ -89,6 +98,10 @@ SIM_ATOMIC_HOOKS(64)
 #undef SIM_ATOMIC_HOOKS
 
 void __tsan_atomic_thread_fence(int) { worker->fence(); }
+
+void __sanitizer_cov_trace_pc() {
+    if (worker) worker->enter(HERE);
+}
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
@@ -115,6 +128,28 @@ struct OutOfBounds {
     SourceLocation location;
     const TypeDescriptor *array, *index;
 };
+struct Overflow {
+    SourceLocation location;
+    const TypeDescriptor* type;
+};
+struct Shift {
+    SourceLocation location;
+    const TypeDescriptor *left, *right;
+};
+
+// The value of an integer as the compiler passes it: in the argument itself, or if it is wider, by its address.
+long long value_of(const TypeDescriptor* type, uintptr_t value) {
+    const unsigned bits = 1u << (type->info >> 1);
+    const bool is_signed = type->info & 1;
+    return is_signed && bits < 64 ? (long long)(value << (64 - bits)) >> (64 - bits) : (long long)value;
+}
+
+void fail_overflow(const Overflow* data, uintptr_t left, const char* operation, uintptr_t right) {
+    sim_fail_access("%lld %s %lld overflows the type %s at %s:%u: compute it in long long, as sizes and offsets may have "
+                    "more than 31 bits",
+                    value_of(data->type, left), operation, value_of(data->type, right), data->type->name,
+                    base_name(data->location.file), data->location.line);
+}
 
 void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uintptr_t address) {
     const size_t alignment = size_t(1) << data->log_alignment;
@@ -125,11 +160,31 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uintptr_t address) {
 }
 
 void __ubsan_handle_out_of_bounds(OutOfBounds* data, uintptr_t index) {
-    const unsigned bits = 1u << (data->index->info >> 1);
-    const bool is_signed = data->index->info & 1;
-    const long long value = is_signed && bits < 64 ? (long long)(index << (64 - bits)) >> (64 - bits) : (long long)index;
     sim_fail_access("index %lld is outside of the type %s at %s:%u: compare it with the array's size before the access",
-                    value, data->array->name, base_name(data->location.file), data->location.line);
+                    value_of(data->index, index), data->array->name, base_name(data->location.file),
+                    data->location.line);
+}
+
+void __ubsan_handle_add_overflow(Overflow* data, uintptr_t left, uintptr_t right) {
+    fail_overflow(data, left, "+", right);
+}
+void __ubsan_handle_sub_overflow(Overflow* data, uintptr_t left, uintptr_t right) {
+    fail_overflow(data, left, "-", right);
+}
+void __ubsan_handle_mul_overflow(Overflow* data, uintptr_t left, uintptr_t right) {
+    fail_overflow(data, left, "*", right);
+}
+void __ubsan_handle_negate_overflow(Overflow* data, uintptr_t value) { fail_overflow(data, 0, "-", value); }
+
+void __ubsan_handle_divrem_overflow(Overflow* data, uintptr_t left, uintptr_t right) {
+    if (value_of(data->type, right)) return fail_overflow(data, left, "/", right);
+    sim_fail_access("divides %lld by zero at %s:%u", value_of(data->type, left), base_name(data->location.file),
+                    data->location.line);
+}
+
+void __ubsan_handle_shift_out_of_bounds(Shift* data, uintptr_t, uintptr_t right) {
+    sim_fail_access("shifts a %s by %lld bits at %s:%u", data->left->name, value_of(data->right, right),
+                    base_name(data->location.file), data->location.line);
 }
 }
 #pragma GCC visibility pop

@@ -2,15 +2,14 @@
 //
 // A block's threads are fibers: stacks between which one core switches in some ten nanoseconds. A fiber runs
 // until it waits (for a barrier, for its warp) or ends, and then another one that is ready gets the core, in
-// an order drawn from a seed. A kernel that forgets a barrier computes something else in another order; a
-// kernel whose barriers can never be met leaves no fiber ready, which is reported as a deadlock.
+// one of several orders. A kernel that forgets a barrier computes something else in another order; a kernel
+// whose barriers can never be met leaves no fiber ready, which is reported as a deadlock.
 //
 // Blocks are independent, so several workers, each on an operating-system thread of its own, take them one
 // by one. A worker owns everything its block needs: fibers, shared memory, random state. A checked launch has
 // one worker, and a Watcher that sees every access (checks.h).
 #include "runtime.h"
 
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,106 +17,23 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <new>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "checks.h"
-#include "fiber.h"
-#include "output.h"
+#include "worker.h"
 
 namespace {
 
-constexpr unsigned WARP = 32;
-constexpr size_t STATIC_SHARED_BYTES = 48 << 10;   // what CUDA allows to static shared variables
-constexpr size_t SHARED_ALIGNMENT = 1024;
-// In a checked launch static shared variables stand this far apart, so that one's end is not another's start.
-constexpr size_t RED_ZONE = 1024, RED_ZONES = 64;
-
-enum Status { DONE = 0, FAILED = 1, BAD_ACCESS = 2 };  // what sim_launch returns
-
-using Entry = void (*)(const unsigned char* arguments);
-
-struct Launch {
-    const char* kernel;
-    Entry entry;
-    const unsigned char* arguments;
-    dim3 grid, block;
-    size_t dynamic_shared;
-    uint64_t seed;
-    const Checks* checks;  // null: unchecked
-    Output* output;
-
-    uint64_t threads() const { return uint64_t(block.x) * block.y * block.z; }
-    uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }
-};
-
-uint64_t mix(uint64_t x) {  // splitmix64
-    x += 0x9E3779B97F4A7C15;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
-    return x ^ (x >> 31);
-}
-
-// Runs one block at a time.
-class Worker {
-  public:
-    void run(const Launch& launch, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept;
-    std::string error;
-    Status status = DONE;
-
-    void barrier(const sim::Place& place);
-    void collective(sim::Collective& collective);
-    [[noreturn]] void fail(const char* format, ...);
-    [[noreturn]] void fail(const char* format, va_list arguments);
-    [[noreturn]] void fail_access(const char* text);
-    [[noreturn]] void fiber_main();
-    void* static_variable(const sim::SharedVariable& variable);
-    void* dynamic_variable(size_t element);
-    void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
-    void fence();
-    void settle();
-    void print(const char* format, va_list arguments) {
-        launch->output->add(block_number, current->thread.linear, format, arguments);
-    }
-    const char* name_of(uintptr_t address) { return watcher.name_of(address); }
-
-    Fiber* current = nullptr;
-
-  private:
-    void prepare(const Launch& launch);
-    void run_block(uint64_t number);
-    void draw_order(uint64_t number);
-    void resume(Fiber& fiber);
-    void wait(int state, const sim::Place& place);
-    void end_current();
-    void release_barrier();
-    bool finish_collective(unsigned warp, const sim::Collective& leader);
-    bool release_active_lanes();
-    std::string describe_deadlock() const;
-    std::string block_name() const;
-
-    const Launch* launch = nullptr;
-    std::vector<std::unique_ptr<Fiber>> fibers;  // at least as many as the block has threads
-    std::vector<Fiber*> order;
-    size_t threads = 0, live = 0, at_barrier = 0;
-    uint3 block_index{};
-    uint64_t block_number = 0;
-    uint32_t interval = 0;  // how many barriers the block has passed
-    std::vector<unsigned char> shared;
-    unsigned char *static_shared = nullptr, *dynamic_shared = nullptr;
-    size_t static_bytes = 0;
-    Watcher watcher;
-    bool watching = false;
-    jmp_buf scheduler;
-    char message[2048];  // of a fiber that failed
-};
-
 thread_local Worker* worker = nullptr;
+
+std::string text_of(uint3 index) {
+    return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
+}
 
 void start_fiber() { worker->fiber_main(); }
 
@@ -167,19 +83,59 @@ void Worker::fail(const char* format, va_list arguments) {
 }
 
 void Worker::fail_access(const char* text) {
+    if (!Watcher::is_race(text)) fail_for_garbage(true);  // which may well have led to this
     status = BAD_ACCESS;
     fail("%s", text);
 }
 
+void Worker::fail_for_garbage(bool end_of_launch) {
+    if (!watching) return;
+    const std::string& read = watcher.garbage_read(end_of_launch);
+    if (!read.empty()) fail_as(launch->kernel + (", " + read), BAD_ACCESS);
+}
+
+// Ends the launch with a message that names the thread, which need not be the running one.
+void Worker::fail_as(const std::string& whole, Status as) {
+    error = whole;
+    status = as;
+    _longjmp(scheduler, 1);
+}
+
 void Worker::barrier(const sim::Place& place) {
     settle();
+    current->place = place;
+    current->state = Fiber::AT_BARRIER;
     if (++at_barrier == live)
         release_barrier();
     else
         wait(Fiber::AT_BARRIER, place);
 }
 
+// A barrier that some threads of the block never reach, or that they reach at different lines, is met on some
+// cards and not on others: no checked kernel gets away with it.
+void Worker::check_barrier() {
+    const Fiber *waiting = nullptr, *ended = nullptr, *elsewhere = nullptr;
+    for (size_t i = 0; i < threads; i++) {
+        const Fiber& fiber = *fibers[i];
+        if (fiber.state == Fiber::ENDED && !ended) ended = &fiber;
+        if (fiber.state != Fiber::AT_BARRIER) continue;
+        if (!waiting) waiting = &fiber;
+        if (!waiting->place.same_line(fiber.place) && !elsewhere) elsewhere = &fiber;
+    }
+    if (!ended && !elsewhere) return;
+    const std::string problem =
+        ended ? "a barrier that not all threads of the block reach: " + std::to_string(threads - live) +
+                    " have returned before it, the first of them thread " + text_of(ended->thread.thread_index) +
+                    "; let every thread come to the barrier, and put the condition around the work instead"
+              : "threads of one block wait at different barriers; __syncthreads() must stand where all threads of "
+                "the block come to the same one, not inside a condition";
+    fail_as(block_name() + ": " + describe_waiting(problem.c_str()), FAILED);
+}
+
 void Worker::release_barrier() {
+    if (watching) check_barrier();
+    fail_for_garbage(false);
+    if (profiling) meet_all(true);
     at_barrier = 0;
     interval++;
     for (size_t i = 0; i < threads; i++) {
@@ -213,6 +169,13 @@ bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
         payloads[lane] = fiber.collective->payload;
     }
     const bool was_watching = std::exchange(watching, false);  // lanes look into each other's stacks here
+    if (profiling) {
+        uint32_t met[WARP];
+        size_t number = 0;
+        for (unsigned lane = 0; lane < lanes; lane++)
+            if (payloads[lane]) met[number++] = warp * WARP + lane;
+        profiler.meet(met, number);
+    }
     uint32_t warp_interval = 0;
     for (unsigned lane = 0; lane < lanes; lane++) {
         if (!payloads[lane]) continue;
@@ -222,6 +185,7 @@ bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
         warp_interval = std::max(warp_interval, fiber.warp_interval + 1);
     }
     watching = was_watching;
+    if (profiling) profiler.forget_path(current->thread.linear);
     if (strcmp(what, "__syncwarp()") != 0) return true;  // the others exchange values and order no memory
     for (unsigned lane = 0; lane < lanes; lane++)
         if (payloads[lane]) fibers[warp * WARP + lane]->warp_interval = warp_interval;
@@ -253,25 +217,54 @@ void* Worker::static_variable(const sim::SharedVariable& variable) {
     const size_t end = variable.offset + variable.bytes;
     if (end > STATIC_SHARED_BYTES)
         sim_fail("the __shared__ variables take %zu bytes; static ones may take %zu", end, STATIC_SHARED_BYTES);
-    if (!watching) return static_shared + variable.offset;
-    unsigned char* address = static_shared + variable.offset + RED_ZONE * std::min(variable.number, RED_ZONES - 1);
+    if (end + launch->dynamic_shared > launch->options.shared_limit)
+        sim_fail("a block has %zu bytes of shared memory, %zu of them dynamic; %s allows %zu", end + launch->dynamic_shared,
+                 launch->dynamic_shared, launch->options.architecture, launch->options.shared_limit);
+    unsigned char* address = static_shared + variable.offset;
+    if (profiling) profiler.add_shared(address, variable.bytes, variable.element, variable.name);
+    if (!watching) return address;
+    address = static_shared + variable.offset + RED_ZONE * std::min(variable.number, RED_ZONES - 1);
     watcher.add_shared(address, variable.bytes, variable.element, variable.name);
     return address;
 }
 
 void* Worker::dynamic_variable(size_t element) {
-    if (watching) watcher.add_shared(dynamic_shared, launch->dynamic_shared, element, "extern __shared__");
+    const char* const name = "extern __shared__";
+    if (watching) watcher.add_shared(dynamic_shared, launch->dynamic_shared, element, name);
+    if (profiling) profiler.add_shared(dynamic_shared, launch->dynamic_shared, element, name);
     return dynamic_shared;
 }
 
-// Called before each access of a checked kernel.
+// Called before each access of a checked or profiled kernel.
 inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
-    if (!watching) return;
+    if (!watching && !profiling) return;
     const Fiber& fiber = *current;
     if (fiber.owns(address)) return;
+    if (profiling) {
+        const unsigned lanes = std::min<size_t>(WARP, threads - fiber.thread.linear / WARP * WARP);
+        profiler.access(fiber.thread.linear, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
+        return;
+    }
     const Who who{block_number, interval, fiber.warp_interval, fiber.thread.linear};
     const char* wrong = watcher.check(address, bytes, kind, reinterpret_cast<uintptr_t>(return_address), who);
     if (wrong) fail_access(wrong);
+}
+
+// Called at the start of each basic block of a profiled kernel.
+void Worker::enter(const void* return_address) {
+    if (profiling) profiler.enter(current->thread.linear, reinterpret_cast<uintptr_t>(return_address));
+}
+
+// All of the block's threads are at a barrier, or have ended.
+void Worker::meet_all(bool barrier) {
+    for (size_t first = 0; first < threads; first += WARP) {
+        uint32_t met[WARP];
+        size_t number = 0;
+        for (size_t i = first; i < std::min<size_t>(threads, first + WARP); i++)
+            if (!barrier || fibers[i]->state == Fiber::AT_BARRIER) met[number++] = i;
+        profiler.meet(met, number);
+    }
+    profiler.settle(barrier);
 }
 
 // The running thread's last store is done: reports it if it was a race.
@@ -281,13 +274,23 @@ void Worker::settle() {
 }
 
 void Worker::fence() {
-    if (watching) watcher.publish();
+    if (watching) watcher.publish(current->thread.linear);
+}
+
+// Called before each atomic operation of a checked kernel.
+void Worker::atomic() {
+    if (!watching || ++atomics < PATIENCE) return;
+    settle();
+    spinning++;
+    wait(Fiber::READY, {"a loop of atomic operations", "", 0});
 }
 
 // ---- the scheduler's side --------------------------------------------------------------------------------------
 
 void Worker::resume(Fiber& fiber) {
     current = &fiber;
+    atomics = 0;
+    resumed++;
     switch (_setjmp(scheduler)) {
         case 0:
             if (fiber.started) _longjmp(fiber.context, 1);
@@ -295,12 +298,8 @@ void Worker::resume(Fiber& fiber) {
             fiber.start(start_fiber);
         case 1:  // it waits, or has ended
             break;
-        default: {  // it failed
-            char thread[64];
-            snprintf(thread, sizeof thread, "thread (%u, %u, %u)", current->thread.thread_index.x,
-                     current->thread.thread_index.y, current->thread.thread_index.z);
-            error = block_name() + ", " + thread + ": " + message;
-        }
+        default:  // it failed
+            error = block_name() + ", thread " + text_of(current->thread.thread_index) + ": " + message;
     }
 }
 
@@ -320,25 +319,58 @@ void Worker::prepare(const Launch& next) {
         thread.linear = i;
         thread.lane = i % WARP;
     }
-    static_bytes = STATIC_SHARED_BYTES + (next.checks ? RED_ZONE * RED_ZONES : 0);
+    profiling = next.options.report;
+    watching = next.options.checks && !profiling;
+    static_bytes = STATIC_SHARED_BYTES + (watching ? RED_ZONE * RED_ZONES : 0);
     shared.resize(SHARED_ALIGNMENT + static_bytes + next.dynamic_shared);
     auto address = reinterpret_cast<uintptr_t>(shared.data());
     static_shared = shared.data() + (SHARED_ALIGNMENT - address % SHARED_ALIGNMENT) % SHARED_ALIGNMENT;
     dynamic_shared = static_shared + static_bytes;
-    watching = next.checks;
-    if (watching) watcher.begin_launch(*next.checks, next.entry, next.arguments, next.grid, next.block);
+    if (watching) watcher.begin_launch(*next.options.checks, next.entry, next.arguments, next.grid, next.block);
+    if (profiling) profiler.begin_launch(*next.options.checks, next.options.report, next.entry, threads);
+    order.resize(threads);
+    for (size_t i = 0; i < threads; i++)
+        order[i] = fibers[next.options.order == REVERSE ? threads - 1 - i : i].get();
+    warps.resize((threads + WARP - 1) / WARP);
 }
 
-// Seed 0 is the natural order; any other gives each block an order of its own, whoever runs it.
-void Worker::draw_order(uint64_t number) {
-    order.resize(threads);
-    for (size_t i = 0; i < threads; i++) order[i] = fibers[i].get();
-    if (!launch->seed) return;
-    uint64_t random = mix(launch->seed ^ mix(number));
-    for (size_t i = threads; i > 1; i--) {
+template <class T>
+void shuffle(std::vector<T>& values, uint64_t& random) {
+    for (size_t i = values.size(); i > 1; i--) {
         random = mix(random);
-        std::swap(order[i - 1], order[random % i]);
+        std::swap(values[i - 1], values[random % i]);
     }
+}
+
+// Gives every thread that is ready its turn. Returns whether there was one.
+bool Worker::run_round() {
+    if (launch->options.order == RANDOM) shuffle(order, random);
+    bool progress = false;
+    for (Fiber* fiber : order) {
+        if (fiber->state != Fiber::READY) continue;
+        progress = true;
+        resume(*fiber);
+        if (!error.empty()) break;
+    }
+    return progress;
+}
+
+// Lets each warp go on alone for as long as it can. Returns whether any could.
+bool Worker::run_warps() {
+    bool progress = false;
+    for (unsigned warp : warps)
+        for (bool ready = true; ready && error.empty();) {
+            ready = false;
+            for (size_t i = warp * WARP; i < std::min<size_t>(threads, (warp + 1) * WARP); i++) {
+                if (fibers[i]->state != Fiber::READY) continue;
+                progress = true;
+                const size_t given_up = spinning;
+                resume(*fibers[i]);
+                if (!error.empty()) break;
+                ready = ready || spinning == given_up;
+            }
+        }
+    return progress;
 }
 
 void Worker::run_block(uint64_t number) {
@@ -355,22 +387,54 @@ void Worker::run_block(uint64_t number) {
     live = threads;
     at_barrier = 0;
     memset(static_shared, 0xFF, static_bytes + launch->dynamic_shared);
-    draw_order(number);
-    while (live) {
-        bool progress = false;
-        for (Fiber* fiber : order) {
-            if (fiber->state != Fiber::READY) continue;
-            progress = true;
-            resume(*fiber);
-            if (!error.empty()) break;
-        }
-        if (!progress && !release_active_lanes()) error = describe_deadlock();
-        if (!error.empty()) {
-            // The fibers are left where they are, in the middle of the kernel: they start anew next time.
-            for (auto& fiber : fibers) fiber->started = false;
-            return;
-        }
+    random = mix(launch->options.seed ^ mix(number));  // each block has orders of its own, whoever runs it
+    if (launch->options.order == WARPS) {
+        std::iota(warps.begin(), warps.end(), 0);
+        if (launch->options.seed) shuffle(warps, random);
     }
+    for (unsigned rounds_of_waiting = 0; live && error.empty();) {
+        spinning = resumed = 0;
+        const bool progress = launch->options.order == WARPS ? run_warps() : run_round();
+        rounds_of_waiting = spinning && spinning == resumed ? rounds_of_waiting + 1 : 0;
+        if (!error.empty()) break;
+        if (!progress && !release_active_lanes()) error = block_name() + ": " + describe_waiting("deadlock, no thread can go on");
+        if (rounds_of_waiting == ROUNDS_OF_WAITING)
+            error = block_name() + ": " + describe_waiting("livelock, threads wait in loops for what none of them does; "
+                                                           "a block cannot wait for one that has not started");
+    }
+    if (error.empty()) end_block();
+    // After an error the fibers are left where they are, in the middle of the kernel: they start anew next time.
+    if (!error.empty())
+        for (auto& fiber : fibers) fiber->started = false;
+}
+
+// Its last chance to complain.
+void Worker::end_block() {
+    if (profiling) meet_all(false);
+    if (!watching) return;
+    const std::string& read = watcher.garbage_read(false);
+    if (read.empty()) return;
+    error = launch->kernel + (", " + read);
+    status = BAD_ACCESS;
+}
+
+void Worker::end_launch() {
+    if (profiling && error.empty()) profiler.end_launch();
+    if (!watching || !error.empty()) return;
+    const std::string& read = watcher.garbage_read(true);
+    if (read.empty()) return;
+    error = launch->kernel + (", " + read);
+    status = BAD_ACCESS;
+}
+
+// The place of the i-th block to run, in an order of which every worker has the same idea.
+uint64_t Worker::block_to_run(uint64_t i) const {
+    const uint64_t blocks = launch->blocks(), seed = launch->options.seed;
+    if (launch->options.order == REVERSE) return blocks - 1 - i;
+    if (launch->options.order == FORWARD || !seed) return i;
+    uint64_t step = mix(seed) % blocks | 1;  // with no divisor in common, every block has its turn
+    while (std::gcd(step, blocks) != 1) step += 2;
+    return (mix(seed + 1) % blocks + i % blocks * (step % blocks)) % blocks;
 }
 
 void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept {
@@ -380,31 +444,30 @@ void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::ato
     try {
         prepare(next);
         const uint64_t blocks = next.blocks();
-        const uint64_t first = next.seed ? mix(next.seed) % blocks : 0;
         for (uint64_t i; !failed && (i = next_block++) < blocks;) {
-            run_block((first + i) % blocks);
+            run_block(block_to_run(i));
             if (!error.empty()) failed = true;
-            if (!error.empty() && !status) status = FAILED;
         }
+        end_launch();
+        if (!error.empty()) failed = true;
+        if (!error.empty() && !status) status = FAILED;
     } catch (const std::bad_alloc&) {
         error = std::string(next.kernel) + ": out of memory for the simulated threads";
         status = FAILED;
         failed = true;
     }
     if (watching) watcher = Watcher();  // its records may be large
-    watching = false;
+    if (profiling) profiler = Profiler();
+    watching = profiling = false;
     worker = nullptr;
 }
 
 // ---- messages --------------------------------------------------------------------------------------------------
 
-std::string Worker::block_name() const {
-    char text[64];
-    snprintf(text, sizeof text, ", block (%u, %u, %u)", block_index.x, block_index.y, block_index.z);
-    return launch->kernel + std::string(text);
-}
+std::string Worker::block_name() const { return launch->kernel + (", block " + text_of(block_index)); }
 
-std::string Worker::describe_deadlock() const {
+// `what`, and where the threads of the block wait.
+std::string Worker::describe_waiting(const char* what) const {
     struct Group {
         sim::Place place;
         size_t count;
@@ -414,21 +477,18 @@ std::string Worker::describe_deadlock() const {
     for (size_t i = 0; i < threads; i++) {
         const Fiber& fiber = *fibers[i];
         if (fiber.state == Fiber::ENDED) continue;
-        auto same = [&](const Group& group) {
-            return group.place.line == fiber.place.line && !strcmp(group.place.what, fiber.place.what);
-        };
+        auto same = [&](const Group& group) { return group.place.same_line(fiber.place); };
         auto group = std::find_if(groups.begin(), groups.end(), same);
         if (group == groups.end())
             groups.push_back({fiber.place, 1, fiber.thread.thread_index});
         else
             group->count++;
     }
-    std::string text = block_name() + ": deadlock, no thread can go on";
+    std::string text = what;
     for (const Group& group : groups) {
-        char line[512];
-        snprintf(line, sizeof line, "\n  %zu wait in %s at %s:%d, the first of them thread (%u, %u, %u)", group.count,
-                 group.place.what, group.place.file, group.place.line, group.first.x, group.first.y, group.first.z);
-        text += line;
+        text += "\n  " + std::to_string(group.count) + " wait in " + group.place.what;
+        if (group.place.line) text += " at " + std::string(group.place.file) + ":" + std::to_string(group.place.line);
+        text += ", the first of them thread " + text_of(group.first);
     }
     if (live < threads) text += "\n  " + std::to_string(threads - live) + " have ended";
     return text;
@@ -488,15 +548,15 @@ int sim_print(const char* format, ...) {
 // ---- what Python calls -----------------------------------------------------------------------------------------
 
 // Runs a kernel. `sizes` holds the grid's x, y, z and the block's; none is zero. Returns a Status; unless it is
-// DONE, with a message in `error`. At most `max_workers` blocks run at a time. `checks` is null for a plain run;
-// a checked one needs a kernel that was compiled for it, and has one worker.
+// DONE, with a message in `error`. At most `max_workers` blocks run at a time. A checked run needs a kernel that
+// was compiled for it, and has one worker.
 extern "C" __attribute__((visibility("default"))) int sim_launch(
     const char* kernel, Entry entry, const unsigned char* arguments, const unsigned* sizes, size_t dynamic_shared,
-    uint64_t seed, unsigned max_workers, const Checks* checks, char* error, size_t error_size) noexcept {
+    const Options* options, char* error, size_t error_size) noexcept {
     Output output;
-    Launch launch{kernel,         entry, arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
-                  dynamic_shared, seed,  checks,    &output};
-    if (checks) max_workers = 1;
+    Launch launch{kernel,         entry,    arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
+                  dynamic_shared, *options, &output};
+    const uint32_t max_workers = options->checks ? 1 : options->max_workers;
     std::atomic<uint64_t> next_block{0};
     std::atomic<bool> failed{false};
     std::vector<std::unique_ptr<Worker>> workers;

@@ -35,6 +35,10 @@ struct Place {
     const char* what;
     const char* file;
     int line;
+
+    bool same_line(const Place& other) const {
+        return line == other.line && !__builtin_strcmp(what, other.what) && !__builtin_strcmp(file, other.file);
+    }
 };
 
 // What one lane brings to an operation of its warp. It waits until every lane of `mask` has brought the

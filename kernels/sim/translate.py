@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from itertools import count
 
-from ..source import CudaSource, split_commas
+from ..source import CudaSource, Signature, split_commas
 
 _ALIGNMENT = re.compile(r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\([^()]*\))*\)")
 _DECLARATION = re.compile(
@@ -18,13 +18,21 @@ _DECLARATION = re.compile(
 _DECLARATOR = re.compile(r"(?P<name>\w+)\s*(?P<dimensions>(?:\[.*\])?)", re.DOTALL)
 
 
-def translate(source: CudaSource, instance: str) -> str:
+def translate(source: CudaSource, signature: Signature, instance: str) -> str:
     """C++ code of a library that runs the kernel ``instance`` (``"matmul_tiled<float>"``) of ``source``."""
     parts, end, number = ['#include "cuda_sim.h"\n'], 0, count()
     for found in _DECLARATION.finditer(source.code):
         parts += [source.text[end : found.start()], _shared_variables(found, number)]
         end = found.end()
     parts += [source.text[end:], f'\n#line 1 "<the call of {instance}>"\nSIM_ENTRY({instance})\n']
+    if signature.max_threads is not None:
+        parameters = ", ".join(f"{kind} {name}" for name, kind in signature.template.items())
+        template = f"template <{parameters}> " if parameters else ""
+        arguments = instance.removeprefix(signature.name)
+        parts += [
+            f"{template}constexpr unsigned sim_bound = {signature.max_threads};\n",
+            f"SIM_MAX_THREADS(sim_bound{arguments})\n",
+        ]
     return "".join(parts)
 
 

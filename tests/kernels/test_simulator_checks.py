@@ -380,7 +380,7 @@ def test_the_switch():
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("1", "True"), ("0", "False"), ("", "False"), ("yes", "MINIGRAD_SIM_CHECKS='yes'")],
+    [("1", "True"), ("0", "False"), ("", "True"), ("yes", "MINIGRAD_SIM_CHECKS='yes'")],
 )
 def test_switch_from_the_environment(value, expected):
     program = "from minigrad.kernels import sim; print(sim.get_checks())"
