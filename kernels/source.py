@@ -57,7 +57,8 @@ _OTHER_NAMES = {
 
 _KERNEL = re.compile(
     r"(?:\btemplate\s*<(?P<template>[^;{}]*?)>\s*)?(?:\bextern\s+)?__global__\s"
-    r"(?:\s*(?:__launch_bounds__\s*\((?P<bounds>[^()]*(?:\([^()]*\)[^()]*)*)\)|\w+\b(?!\s*\()))*"  # void, static
+    r"(?:\s*(?:__launch_bounds__\s*\((?P<bounds>[^()]*(?:\([^()]*\)[^()]*)*)\)"
+    r"|\w+\b(?!\s*\()))*"  # void, static
     r"\s*(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*[;{]"
 )
 

@@ -8,8 +8,8 @@ Every launch is *checked* (see :func:`checks`): each load and store is looked at
 stay inside an array of the launch or a shared variable and be aligned, must not write to a ``const`` array or
 to an input of an op, must not read what nothing has written, and must not race with another thread's; all
 threads of a block must come to the same barriers, and integers must not overflow. The first mistake ends the
-launch with a :class:`minigrad.kernels.errors.KernelAccessError` or ``KernelLaunchError`` that names the threads
-and the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
+launch with a ``KernelAccessError`` or ``KernelLaunchError`` (:mod:`minigrad.errors`) that names the threads and
+the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
 
 A correct kernel gives the same bits in whatever order its threads run. :func:`order` and :func:`seed` choose
 the order, and :func:`stress` tries many. ::
@@ -31,7 +31,7 @@ from typing import NamedTuple
 from .architectures import SHARED_BYTES
 from .build import cache_directory, compiler
 from .memory import check_written, empty, operation
-from .profile import LaunchProfile, profile
+from .profiler import LaunchProfile, profile
 
 __all__ = [
     "LaunchProfile",
@@ -142,13 +142,13 @@ def order(name: str | None) -> Iterator[None]:
 
 @contextmanager
 def stress(n: int = 32) -> Iterator[None]:
-    """Inside the ``with`` block every launch is made in ``n`` orders, from the same arrays each time.
+    """Inside the ``with`` block each launch is made in ``n`` orders, from the same arrays each time.
 
     The orders are the one in use, forward, reverse and warps, and then random ones and warps in turn.
 
     Raises:
-        KernelOrderError: the outputs of two orders differ in a bit: a barrier is missing, two threads write to
-            one place, or floating-point numbers are added by atomics, in the order in which they come.
+        KernelOrderError: the outputs of two orders differ in a bit: a barrier is missing, two threads write
+            to one place, or floating-point numbers are added by atomics, in the order in which they come.
     """
     global _stress
     if not isinstance(n, int) or n < 1:
@@ -236,7 +236,7 @@ def set_num_threads(number: int) -> None:
 
 @contextmanager
 def num_threads(number: int) -> Iterator[None]:
-    """Inside the ``with`` block, ``number`` of the CPU's threads simulate blocks (unless they are checked)."""
+    """Inside the ``with`` block, ``number`` of the CPU's threads simulate blocks of unchecked launches."""
     before = get_num_threads()
     set_num_threads(number)
     try:

@@ -16,7 +16,7 @@ from ..source import CudaSource, Parameter, Signature
 from .architectures import SHARED_BYTES
 from .build import load_kernel, load_runtime
 from .checked import Checks, GuardedArrays, with_source_lines
-from .profile import REPORT, Recorder, get_launches
+from .profiler import REPORT, Recorder, get_launches
 from .translate import translate
 
 # Fewer simulated threads than this are done before a second worker has started.
@@ -71,7 +71,7 @@ class _Kernel:
     def launch(self, device: Any, grid: tuple, block: tuple, values: list, shared_bytes: int) -> None:
         """Run the kernel, in one order or in several."""
         mode = _mode()
-        self._check_bounds(mode, math.prod(block))
+        self._check_limits(mode, math.prod(block), shared_bytes)
         run = partial(self._run, mode, grid, block, shared_bytes)
         orders = sim.orders() if mode != "profiled" else sim.orders()[:1]
         if mode == "plain" and len(orders) == 1:
@@ -84,11 +84,19 @@ class _Kernel:
             self._compare(first, other, orders[0], order)
         first.copy_back()
 
-    def _check_bounds(self, mode: str, threads: int) -> None:
+    def _check_limits(self, mode: str, threads: int, shared_bytes: int) -> None:
+        """What a card would refuse to launch."""
         library = self.library(mode)
         if hasattr(library, "sim_max_threads") and threads > (most := library.sim_max_threads()):
             raise KernelLaunchError(
-                f"{self.instance}: launched with blocks of {threads} threads, but its __launch_bounds__ allow {most}"
+                f"{self.instance}: launched with blocks of {threads} threads, "
+                f"but its __launch_bounds__ allow {most}"
+            )
+        architecture = sim.get_architecture()
+        if shared_bytes > (most := SHARED_BYTES[architecture]):
+            raise KernelLaunchError(
+                f"{self.instance}: launched with {shared_bytes} bytes of shared memory for each block; "
+                f"{architecture} allows {most}"
             )
 
     def _run(

@@ -33,8 +33,8 @@ FLAGS = (
     *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused"),
 )
 
-# A checked kernel calls a function before each load and store, and where an alignment, the index into an array
-# of known size, or integer arithmetic is wrong. These functions are the runtime's own (hooks.h).
+# A checked kernel calls a function before each load and store, and where an alignment, the index into an
+# array of known size, or integer arithmetic is wrong. These functions are the runtime's own (hooks.h).
 CHECK_FLAGS = (
     "-fsanitize=thread,alignment,bounds,signed-integer-overflow,integer-divide-by-zero,shift",
     "-fno-wrapv",
@@ -69,7 +69,7 @@ def cache_directory() -> Path:
 
 
 def load_kernel(code: str, name: str, mode: str = "plain") -> ctypes.CDLL:
-    """Compile ``code``, a translated kernel, for one of MODES, and load it. ``name`` is for people to read."""
+    """Compile ``code``, a translated kernel, for one of MODES, and load it. ``name`` is for people."""
     runtime = _runtime()
     link = [f"-L{runtime.parent}", f"-l:{runtime.name}", "-Wl,-rpath,$ORIGIN"]
     if mode != "plain":  # the sanitizers' libraries stay out; what else a kernel needs comes with the runtime

@@ -164,7 +164,7 @@ def _advice(same_line: bool, same_warp: bool) -> str:
 
 @cache
 def source_line(pc: int, library: Path) -> str:
-    """The line of the source (``"reduce.cu:31"``) with the call that returns to ``pc``, an offset in ``library``."""
+    """The line of the source (``"reduce.cu:31"``) whose call returns to ``pc``, an offset in ``library``."""
     tool = shutil.which("addr2line") or shutil.which("llvm-addr2line")
     if tool is None:
         return "a line that addr2line would tell: install binutils"

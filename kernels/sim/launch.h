@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #include "output.h"
-#include "profile.h"
+#include "profiler.h"
 #include "regions.h"
 #include "runtime.h"
 

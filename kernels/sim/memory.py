@@ -1,9 +1,9 @@
 """Which memory nothing has written yet: what makes reads of garbage and forgotten outputs visible.
 
-:func:`empty` makes an array that is filled with a poison and tracked: checked launches note which of its bytes
+:func:`empty` makes an array that is filled with poison and tracked: checked launches note which of its bytes
 they write, and complain of reading others. What NumPy writes is not seen, only its effect: if a byte that no
-kernel has written holds something else than poison, the whole array counts as written from then on, so that no
-correct program is accused. An array that has been written whole is tracked no longer.
+kernel has written holds something else than poison, the whole array counts as written from then on, so that
+no correct program is accused. An array that has been written whole is tracked no longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from .. import sim
 from ..errors import KernelAccessError
 
-# As float32, float64 and float16 a NaN (every other float16, that is). By address modulo 4; regions.h knows it.
+# A NaN in float32 and float64. By the address modulo 4; regions.h has it too.
 PATTERN = np.array([0xA5, 0xA5, 0xC5, 0xFF], np.uint8)
 
 
@@ -27,7 +27,8 @@ class _Tracked:
     """An array made by :func:`empty`. Holds it weakly: its views keep it alive, and this does not."""
 
     def __init__(self, array: np.ndarray):
-        self.reference = weakref.ref(array, lambda _, key=id(array): _tracked.pop(key, None))
+        key = id(array)
+        self.reference = weakref.ref(array, lambda _: _tracked.pop(key, None))
         self.written = np.zeros(array.nbytes, np.uint8)
 
     def is_written(self) -> bool:
@@ -57,7 +58,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
 
 
 def written_bytes(array: np.ndarray) -> np.ndarray | None:
-    """For each byte of the owner of ``array``'s memory whether it has been written; None: all have."""
+    """For each byte of the owner of ``array``'s memory whether it is written; None: all are."""
     key = id(owner_of(array))
     record = _tracked.get(key)
     if record is not None and record.is_written():
@@ -67,7 +68,7 @@ def written_bytes(array: np.ndarray) -> np.ndarray | None:
 
 
 def check_written(array: np.ndarray, what: str) -> None:
-    """Raise KernelAccessError, which names ``what``, if an array made by :func:`empty` was not written whole."""
+    """Raise KernelAccessError, which names ``what``, if an array of :func:`empty` has unwritten elements."""
     written = written_bytes(array)
     if written is None:
         return
@@ -75,8 +76,8 @@ def check_written(array: np.ndarray, what: str) -> None:
     missing = np.argwhere(~written.reshape(owner.size, owner.itemsize).all(axis=1).reshape(owner.shape))
     first = ", ".join(map(str, missing[0]))
     raise KernelAccessError(
-        f"{what}: {len(missing)} of its {owner.size} elements were never written, the first of them [{first}] "
-        f"(shape {owner.shape}): let the kernel's threads cover every element"
+        f"{what}: {len(missing)} of its {owner.size} elements were never written, the first of them "
+        f"[{first}] (shape {owner.shape}): let the kernel's threads cover every element"
     )
 
 
@@ -92,7 +93,7 @@ current_operation: ContextVar[Operation | None] = ContextVar("current_operation"
 
 @contextmanager
 def operation(name: str, inputs: Sequence[Any], outputs: Sequence[np.ndarray]) -> Iterator[None]:
-    """In this context checked launches leave ``inputs`` as they are; at its end all of ``outputs`` is written.
+    """In this context checked launches leave ``inputs`` as they are; at its end ``outputs`` are written.
 
     Raises:
         KernelAccessError: a kernel wrote to an input, or left an element of an output made by :func:`empty`

@@ -221,7 +221,10 @@ void* Worker::static_variable(const sim::SharedVariable& variable) {
         sim_fail("a block has %zu bytes of shared memory, %zu of them dynamic; %s allows %zu", end + launch->dynamic_shared,
                  launch->dynamic_shared, launch->options.architecture, launch->options.shared_limit);
     unsigned char* address = static_shared + variable.offset;
-    if (profiling) profiler.add_shared(address, variable.bytes, variable.element, variable.name);
+    if (profiling) {
+        profiler.add_shared(address, variable.bytes, variable.element, variable.name);
+        profiler.forget_path(current->thread.linear);  // the first thread alone has laid the variable out
+    }
     if (!watching) return address;
     address = static_shared + variable.offset + RED_ZONE * std::min(variable.number, RED_ZONES - 1);
     watcher.add_shared(address, variable.bytes, variable.element, variable.name);

@@ -11,7 +11,7 @@
 #include "checks.h"
 #include "fiber.h"
 #include "launch.h"
-#include "profile.h"
+#include "profiler.h"
 
 namespace {
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,7 +331,7 @@ def test_libraries_are_cached_by_content(empty_cache):
 
 def test_a_damaged_library_is_built_anew(empty_cache):
     code = "__global__ void damaged(int* out) { out[0] = 4; }"
-    Path(build.load_runtime()._name).write_bytes(b"not a library")
+    build._runtime().write_bytes(b"not a library")
     assert ctypes.CDLL(build.load_runtime()._name).sim_launch
     out = np.zeros(1, np.int32)
     CudaKernel(code, "damaged").launch(1, 1, (out,))

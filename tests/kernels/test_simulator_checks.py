@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
+from simulated import launch, message, zeros
 
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import conv2d, matmul, pool2d
-from minigrad.kernels.errors import KernelAccessError, KernelLaunchError
+from minigrad.kernels.errors import KernelAccessError
 from minigrad.kernels.launch import CudaKernel, blocks, strided
 
 pytestmark = pytest.mark.skipif(
@@ -22,25 +22,6 @@ pytestmark = pytest.mark.skipif(
 def checked():
     with sim.checks(True):
         yield
-
-
-def launch(body, *args, parameters="float* y", grid=1, block=32, shared_bytes=0):
-    """Launch a kernel ``k``. The first line of its body is line 2."""
-    code = f"__global__ void k({parameters}) {{\n{textwrap.dedent(body).strip()}\n}}"
-    CudaKernel(code, "k").launch(grid, block, args, shared_bytes)
-    return args[0]
-
-
-def message(*args, **options):
-    """What a launch complains of."""
-    with pytest.raises(KernelAccessError) as error:
-        launch(*args, **options)
-    assert isinstance(error.value, KernelLaunchError)
-    return str(error.value)
-
-
-def zeros(*shape, dtype=np.float32):
-    return np.zeros(shape, dtype)
 
 
 # ---- bounds ------------------------------------------------------------------------------------------------

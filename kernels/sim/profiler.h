@@ -12,7 +12,7 @@
 //
 // A profiled kernel is compiled to report its accesses (hooks.h), and each basic block that it enters
 // (-fsanitize-coverage=trace-pc). From the latter come the arithmetic, counted in the machine code
-// (profile.py), and the divergence: whether the lanes of a warp came to a collective along different paths.
+// (profiler.py), and the divergence: whether the lanes of a warp came to a collective along different paths.
 #pragma once
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-"""What a kernel asks of a card, counted on the simulator: memory requests, bank conflicts, divergence, arithmetic.
+"""What a kernel asks of a card, counted on the simulator: memory, bank conflicts, divergence, arithmetic.
 
 Inside :func:`profile` every launch is counted, and can be printed as a table::
 
@@ -29,7 +29,7 @@ from .checked import source_line
 SECTOR = 32  # bytes
 
 REPORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p, *[ctypes.c_uint64] * 6)
-"""``Report`` of profile.h."""
+"""``Report`` of profiler.h."""
 
 
 @dataclass
@@ -113,18 +113,24 @@ class LaunchProfile:
         for what in ("global load", "global store", "global atomic"):
             total = self.total(what)
             if total.requests:
-                distinct = {"global load": self.distinct_loaded, "global store": self.distinct_stored}.get(what)
+                distinct = {"global load": self.distinct_loaded, "global store": self.distinct_stored}.get(
+                    what
+                )
                 lines.append(
-                    f"  {what + 's':15} {_bytes(SECTOR * total.cost):>9} asked, {total.efficiency:4.0%} of them used"
+                    f"  {what + 's':15} {_bytes(SECTOR * total.cost):>9} asked, {total.efficiency:4.0%} used"
                     + (f", {_bytes(distinct)} distinct" if distinct is not None else "")
                 )
         for what in ("shared load", "shared store", "shared atomic"):
             total = self.total(what)
             if total.requests:
                 ways = total.cost / total.least
-                lines.append(f"  {what + 's':15} {_number(total.cost):>9} wavefronts, {ways:.2f} for each needed")
+                lines.append(
+                    f"  {what + 's':15} {_number(total.cost):>9} wavefronts, {ways:.2f} for each needed"
+                )
         lines.append(f"  {'barriers':15} {self.barriers / blocks:9.4g} for each block")
-        lines.append(f"  {'divergence':15} {_share(self.divergent, self.meetings):>9} of the times that warps met")
+        lines.append(
+            f"  {'divergence':15} {_share(self.divergent, self.meetings):>9} of the times that warps met"
+        )
         if self.operations is not None:
             per_byte = f", {self.intensity:.2f} for each byte asked" if self.intensity else ""
             lines.append(f"  {'arithmetic':15} {_number(self.operations):>9} operations{per_byte}")
@@ -135,7 +141,9 @@ class LaunchProfile:
 
     def _table(self) -> list[str]:
         """A line for each line of the source that uses memory: what it costs a warp there."""
-        rows = [f"  {'line':20} {'what':13} {'requests':>9} {'bytes/lane':>10} {'cost/request':>12} {'least':>6}"]
+        rows = [
+            f"  {'line':20} {'what':13} {'requests':>9} {'bytes/lane':>10} {'cost/request':>12} {'least':>6}"
+        ]
         for (line, what), a in sorted(self.lines.items(), key=lambda item: -item[1].cost):
             unit = "sectors" if what.startswith("global") else "wavefronts"
             rows.append(
@@ -207,7 +215,7 @@ class Recorder:
         return found
 
 
-# ---- arithmetic, counted in the machine code ----------------------------------------------------------------
+# ---- arithmetic, counted in the machine code ---------------------------------------------------------------
 
 _TRACE = "__sanitizer_cov_trace_pc"
 
@@ -220,7 +228,7 @@ _NOT_MATHS = re.compile(r"^(?:__tsan|__ubsan|__sanitizer|sim_|mem|_)")
 
 @cache
 def _arithmetic(library: Path) -> dict[int, tuple[int, Counter]] | None:
-    """For each basic block of a profiled library, by the address that it reports: its operations and calls."""
+    """For each basic block of a profiled library, by the address that it reports: operations and calls."""
     tool = shutil.which("objdump") or shutil.which("llvm-objdump")
     if tool is None:
         return None
