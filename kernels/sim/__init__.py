@@ -5,11 +5,11 @@ fiber. The simulator is for learning, testing and finding mistakes, not for spee
 own code thread by thread.
 
 Every launch is *checked* (see :func:`checks`): each load and store is looked at before it is made. It must
-stay inside an array of the launch or a shared variable and be aligned, must not write to a ``const`` array or
-to an input of an op, must not read what nothing has written, and must not race with another thread's; all
+stay inside an array of the launch or a shared variable and be aligned, must not write to a ``const`` array
+or to an input of an op, must not read what nothing has written, and must not race with another thread's; all
 threads of a block must come to the same barriers, and integers must not overflow. The first mistake ends the
-launch with a ``KernelAccessError`` or ``KernelLaunchError`` (:mod:`minigrad.errors`) that names the threads and
-the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
+launch with a ``KernelAccessError`` or ``KernelLaunchError`` (:mod:`minigrad.errors`) that names the threads
+and the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
 
 A correct kernel gives the same bits in whatever order its threads run. :func:`order` and :func:`seed` choose
 the order, and :func:`stress` tries many. ::

@@ -110,16 +110,14 @@ class LaunchProfile:
         threads = self.block[0] * self.block[1] * self.block[2]
         blocks = self.grid[0] * self.grid[1] * self.grid[2]
         lines = [f"{self.kernel}: {blocks} blocks of {threads} threads"]
+        distinct = {"global load": self.distinct_loaded, "global store": self.distinct_stored}
         for what in ("global load", "global store", "global atomic"):
             total = self.total(what)
             if total.requests:
-                distinct = {"global load": self.distinct_loaded, "global store": self.distinct_stored}.get(
-                    what
-                )
-                lines.append(
-                    f"  {what + 's':15} {_bytes(SECTOR * total.cost):>9} asked, {total.efficiency:4.0%} used"
-                    + (f", {_bytes(distinct)} distinct" if distinct is not None else "")
-                )
+                asked, used = _bytes(SECTOR * total.cost), total.efficiency
+                lines.append(f"  {what + 's':15} {asked:>9} asked, {used:4.0%} used")
+                if what in distinct:
+                    lines[-1] += f", {_bytes(distinct[what])} distinct"
         for what in ("shared load", "shared store", "shared atomic"):
             total = self.total(what)
             if total.requests:

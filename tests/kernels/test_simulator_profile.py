@@ -165,7 +165,7 @@ def test_a_table_to_read():
     assert naive.total("global load").efficiency == 1 / 8 and warp.total("global load").efficiency == 1
     text = str(naive)
     assert text.startswith("softmax_naive<float, false>: 1 blocks of 256 threads")
-    assert "12% of them used" in text and "expf" in text and "softmax.cu:" in text
+    assert "12% used" in text and "expf" in text and "softmax.cu:" in text
 
 
 def test_without_objdump_the_arithmetic_is_unknown(monkeypatch):
