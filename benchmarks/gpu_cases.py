@@ -7,13 +7,18 @@ bytes (each input read once, each output written once) at the card's copy rate, 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 import minigrad as mg
 from minigrad.ops.conv import conv2d_input_grad, conv2d_weight_grad
+from minigrad.ops.dropout import _dropout as dropout
+from minigrad.ops.embedding import embedding_grad
 
 FLOAT = 4  # bytes
 
@@ -33,6 +38,7 @@ class Case:
         bytes: the fewest that must be moved.
         ops: the ops inside that have kernels of ours; the record says which kernel each one ran.
         rung: the kernel to select for the first of ``ops``; None for the one that users get.
+        random: whether PyTorch draws numbers of its own, so that its result cannot be compared.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Case:
     bytes: float
     ops: tuple[str, ...] = ()
     rung: str | None = None
+    random: bool = False
 
 
 @contextlib.contextmanager
@@ -76,6 +83,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         yield from convolutions(*image)
     yield from poolings((2, 3, 6, 6) if small else (64, 64, 112, 112))
     yield from rows((6, 20) if small else (65536, 1024))
+    yield from dropouts((6, 20) if small else (65536, 1024), device)
+    yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
 
 
 def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
@@ -190,6 +199,52 @@ def rows(shape: Shape) -> Iterator[Case]:
         yield Case(name, size, (shape,) * inputs, _ours(call), call, 0.0, moved)
     for name, (outputs, call) in reductions.items():
         yield Case(name, size, (shape,), _ours(call), call, 0.0, FLOAT * (values + outputs))
+
+
+def dropouts(shape: Shape, device: str) -> Iterator[Case]:
+    """Every rung of dropout; there is no mask to write, or to read again in the backward pass."""
+    for kernel in mg.list_kernels("dropout", device):
+        yield Case(
+            f"dropout, {kernel.name}",
+            "x".join(map(str, shape)),
+            (shape,),
+            lambda x: dropout(x, p=0.5, seed=0, offset=0),
+            lambda torch, x: torch.nn.functional.dropout(x, 0.5),
+            0.0,
+            2 * FLOAT * prod(shape),
+            ("dropout",),
+            kernel.name,
+            random=True,
+        )
+
+
+def embeddings(tokens: int, rows: int, columns: int, device: str) -> Iterator[Case]:
+    """A text through an embedding, and back. The k-th word has a share of about 1 / k, as in a language."""
+    words = (rows ** np.random.default_rng(0).random(tokens)).astype(np.int64) - 1
+    ours = mg.tensor(words, device=device)
+    theirs = functools.cache(lambda torch: torch.tensor(words, device="cuda"))
+    size = f"{tokens} of {rows}x{columns}"
+    weight, y = (rows, columns), (tokens, columns)
+    yield Case(
+        "embedding",
+        size,
+        (weight,),
+        lambda w: mg.nn.functional.embedding(ours, w),
+        lambda torch, w: torch.nn.functional.embedding(theirs(torch), w),
+        0.0,
+        2 * FLOAT * prod(y),
+        ("embedding",),
+    )
+    yield Case(
+        "embedding gradient",
+        size,
+        (y,),
+        lambda g: embedding_grad(g, ours, num_embeddings=rows),
+        lambda torch, g: torch.ops.aten.embedding_dense_backward(g, theirs(torch), rows, -1, False),
+        0.0,
+        FLOAT * (prod(y) + prod(weight)),
+        ("embedding_grad",),
+    )
 
 
 def _ours(call: Callable[..., Any]) -> Callable[..., Any]:

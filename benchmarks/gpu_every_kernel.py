@@ -24,6 +24,16 @@ from minigrad.kernels.launch import CudaKernel
 
 FUNCTIONS = mg.nn.functional
 
+# The calls that run on every rung of an op, and that op.
+LADDERS = {
+    "matmul": "matmul",
+    "batched matmul": "matmul",
+    "dropout": "dropout",
+    "embedding": "embedding",
+    "embedding, gradient": "embedding_grad",
+    "take_along_dim": "put_along_dim",
+}
+
 
 def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
     """By name: a function of tensors, and the shapes of its inputs. The gradients run too."""
@@ -40,7 +50,25 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "large max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, (17, 16), 4), ((1, 2, 19, 21),)),
         "avg_pool2d": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 2, 1), (image,)),
         "adaptive_avg_pool2d": (lambda x: FUNCTIONS.adaptive_avg_pool2d(x, (3, 4)), (image,)),
+        "random numbers": (filled, ((13, 37),)),
+        "dropout": (lambda x: mg.get_op("dropout")(x, p=0.3, seed=1, offset=2), ((13, 37),)),
+        "embedding": (lambda w: FUNCTIONS.embedding(indices(w, 41), w), ((9, 36),)),
+        "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 83), w), ((3, 130),)),
+        "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
     }
+
+
+def filled(x: mg.Tensor) -> mg.Tensor:
+    """``x``, after the kernels that fill an array with random numbers; others test what these are."""
+    if x.device.type != "cpu":
+        for kernel in ("uniform_naive", "uniform_block", "normal_naive", "normal_block"):
+            getattr(cuda.random, kernel)(x.device.xp.empty(x.shape, x.dtype), 1, 2)
+    return x * 1.0
+
+
+def indices(x: mg.Tensor, *shape: int) -> mg.Tensor:
+    """Random numbers of the rows of ``x``, the same in every call."""
+    return mg.tensor(np.random.default_rng(0).integers(0, x.shape[0], shape), device=x.device)
 
 
 def run(function: Callable[..., Any], arrays: list[np.ndarray], device: str) -> list[np.ndarray]:
@@ -74,14 +102,15 @@ def watch(launched: set[str]) -> None:
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
     """Run one entry of :func:`calls` on every rung and in both dtypes; returns the names of what is wrong."""
     wrong = []
-    rungs = [kernel.name for kernel in mg.list_kernels("matmul", device.type)] if "matmul" in name else [""]
+    ladder = LADDERS.get(name)
+    rungs = [kernel.name for kernel in mg.list_kernels(ladder, device.type)] if ladder else [""]
     for dtype, bound in ((np.float32, 1e-4), (np.float64, 1e-12)):
         # The reference sees the rounded inputs: max pooling may choose otherwise among the others.
         inputs = [a.astype(dtype) for a in arrays]
         with references("cpu"):
             expected = run(function, [a.astype(np.float64) for a in inputs], "cpu")
         for rung in rungs:
-            with mg.use_kernel("matmul", rung, device.type) if rung else contextlib.nullcontext():
+            with mg.use_kernel(ladder, rung, device.type) if ladder else contextlib.nullcontext():
                 error = worst_error(run(function, inputs, str(device)), expected)
             told = " ".join(filter(None, (name, rung, np.dtype(dtype).name)))
             print(f"{told:32} error {error:.1e}", flush=True)

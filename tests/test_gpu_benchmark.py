@@ -45,6 +45,8 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
         assert name in names
     for rung in mg.list_kernels("matmul", "sim"):
         assert f"matmul, {rung.name}" in names
+    for name in ("dropout, block", "embedding", "embedding gradient"):
+        assert name in names
     for name in ("forward", "input gradient", "weight gradient"):
         assert f"conv2d {name}" in names
     for row in result["rows"]:
