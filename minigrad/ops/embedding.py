@@ -93,11 +93,12 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
         )
     rows = weight.shape[0]
     numbers = input._array
-    if numbers.size and (wrong := (numbers < 0) | (numbers >= rows)).any():
-        raise IndexError(
-            f"embedding: index {int(numbers[wrong].ravel()[0])} is out of range: weight has {rows} rows "
-            f"(shape {weight.shape})"
-        )
+    with input.device.active():
+        if numbers.size and (wrong := (numbers < 0) | (numbers >= rows)).any():
+            raise IndexError(
+                f"embedding: index {int(numbers[wrong].ravel()[0])} is out of range: weight has {rows} rows "
+                f"(shape {weight.shape})"
+            )
     return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, rows))
 
 
