@@ -9,7 +9,7 @@ from minigrad.graph cimport Node, Variable
 cdef class Op:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
-    cdef public object name, reference, kernels, attributes, _shape_rule, _joint_rule
+    cdef public object name, reference, kernels, attributes, _shape_rule, _dtype_rule, _joint_rule
     cdef public dict _saves
     cdef public list _rules
     cdef public bint promote, differentiable, view, arithmetic_rules, variadic

@@ -114,6 +114,7 @@ class Op:
         self.__doc__ = reference.__doc__
         self.kernels = kernel_table(self.name)
         self._shape_rule: Callable | None = None
+        self._dtype_rule: Callable | None = None
         self._joint_rule: Callable | None = None
         self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._read_signature()
@@ -184,6 +185,14 @@ class Op:
         list of them. Without it, outputs have the shape that the inputs broadcast to.
         """
         self._shape_rule = rule
+        return rule
+
+    def dtype(self, rule: Callable) -> Callable:
+        """Decorator: ``rule(*inputs, **attributes)`` gives the dtype of an output that is broadcast.
+
+        It is called with arrays before a kernel runs. Without it, the dtype is that of the first array input.
+        """
+        self._dtype_rule = rule
         return rule
 
     def kernel(
@@ -299,6 +308,8 @@ class Op:
             kernel = table.choose(device.type, dtype, arrays, attrs)
             if kernel is not None:
                 if specs is None:
+                    if self._dtype_rule is not None:
+                        dtype = self._dtype_rule(*arrays, **attrs)
                     specs = [self._broadcast_spec(arrays, dtype)]
                 return run_kernel(kernel, device, arrays, attrs, specs)
         quiet = enter_quiet()

@@ -19,6 +19,7 @@ import pytest
 
 from minigrad.kernels import cuda
 from minigrad.kernels.cuda.backend import OPTIONS
+from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.source import CUDA_DIRECTORY, CudaSource
 
@@ -93,7 +94,17 @@ def kernels_of(module):
     values = list(vars(module).values())
     for table in [value for value in values if isinstance(value, dict)]:
         values += table.values()
+    for function in [value for value in values if isinstance(value, Elementwise)]:
+        values += function.kernels
     return [value for value in values if isinstance(value, CudaKernel)]
+
+
+def source_of(module):
+    """The module's source; for the generated ones, all in one."""
+    if module is cuda.elementwise:
+        functions = [*module.FUNCTIONS.values(), *module.ACTIVATIONS.values()]
+        return CudaSource("".join(function.code for function in functions))
+    return CudaSource(CUDA_DIRECTORY / f"{module.__name__.rpartition('.')[2]}.cu")
 
 
 def instances(kernel):
@@ -106,20 +117,22 @@ def instances(kernel):
 
 
 def test_every_kernel_of_every_source_is_launched_by_its_module():
-    assert sorted(path.stem for path in CUDA_DIRECTORY.glob("*.cu")) == sorted(cuda.MODULES)
+    generated = ["elementwise"]
+    written = sorted(path.stem for path in CUDA_DIRECTORY.glob("*.cu"))
+    assert sorted(written + generated) == sorted(cuda.MODULES)
     for name in cuda.MODULES:
-        code = CudaSource(CUDA_DIRECTORY / f"{name}.cu").code
-        launched = {kernel.name for kernel in kernels_of(getattr(cuda, name))}
-        assert code.count("__global__") == len(launched), name
+        module = getattr(cuda, name)
+        launched = {kernel.name for kernel in kernels_of(module)}
+        assert source_of(module).code.count("__global__") == len(launched), name
 
 
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", cuda.MODULES)
 def test_source_compiles(name, architecture):
-    kernels = kernels_of(getattr(cuda, name))
-    names = [instance for kernel in kernels for instance in instances(kernel)]
-    worked, log, size = compile_with_nvrtc(kernels[0].source.text, names, architecture)
+    module = getattr(cuda, name)
+    names = [instance for kernel in kernels_of(module) for instance in instances(kernel)]
+    worked, log, size = compile_with_nvrtc(source_of(module).text, names, architecture)
     assert worked, log
     assert size > 0
     assert "warning" not in log, log

@@ -14,6 +14,7 @@ from typing import Any
 MODULES = (
     "conv2d",
     "cross_entropy",
+    "elementwise",
     "embedding",
     "gather",
     "matmul",

@@ -63,18 +63,18 @@ def _strides(array: Any) -> tuple[int, ...]:
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
-def collapse_batch(shape, a_strides, b_strides) -> list[tuple[int, int, int]]:
-    """The batch dimensions as few (size, a's stride, b's stride) as describe them.
+def collapse_batch(shape, *strides) -> list[tuple[int, ...]]:
+    """Dimensions as few (size, the arrays' strides) as describe them; ``strides`` are those of each array.
 
-    Two neighbouring dimensions are one if, in both arrays, a step in the outer one is as far as all steps
-    in the inner one together; dimensions of size 1 vanish.
+    Two neighbouring dimensions are one if, in all arrays, a step in the outer one is as far as all steps in
+    the inner one together; dimensions of size 1 vanish.
     """
-    merged: list[tuple[int, int, int]] = []
-    for size, a, b in zip(shape, a_strides, b_strides, strict=True):
+    merged: list[tuple[int, ...]] = []
+    for size, *steps in zip(shape, *strides, strict=True):
         if size == 1:
             continue
-        if merged and merged[-1][1:] == (size * a, size * b):
-            merged[-1] = (merged[-1][0] * size, a, b)
+        if merged and list(merged[-1][1:]) == [size * step for step in steps]:
+            merged[-1] = (merged[-1][0] * size, *steps)
         else:
-            merged.append((size, a, b))
+            merged.append((size, *steps))
     return merged

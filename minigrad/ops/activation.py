@@ -8,10 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, get_op, op
-from minigrad.ops.elementwise import _erf, exp, expm1, floating, log1p, maximum, where, zeros_like
+from minigrad.ops.elementwise import (
+    _erf,
+    exp,
+    expm1,
+    floating,
+    log1p,
+    maximum,
+    register_cuda,
+    where,
+    zeros_like,
+)
 
 
 @op
@@ -217,3 +227,6 @@ for _op, _run in (
     (_erf, cpu.elementwise.erf),
 ):
     _register(_op, _run)
+
+for _name, _function in cuda.elementwise.ACTIVATIONS.items():
+    register_cuda(get_op(_name), _function)

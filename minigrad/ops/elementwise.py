@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import Variable, wrap
-from minigrad.op import Op, op
+from minigrad.kernels import cuda
+from minigrad.op import Op, get_op, op
 from minigrad.ops.index import nonzero
 from minigrad.promotion import get_default_dtype, result_dtype
 
@@ -299,6 +300,9 @@ isnan = _predicate("isnan", "isnan")
 isinf = _predicate("isinf", "isinf")
 isfinite = _predicate("isfinite", "isfinite")
 
+for _op in (eq, ne, lt, le, gt, ge, isnan, isinf, isfinite):
+    _op.dtype(lambda *_inputs: np.dtype(np.bool_))
+
 
 def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
     """Whether abs(x - y) <= atol + rtol abs(y); equal infinities are close."""
@@ -327,6 +331,11 @@ def _all(x: Any) -> bool:
 @op(name="where")
 def _where(xp, condition, x, y):
     return xp.where(condition, x, y)
+
+
+@_where.dtype
+def _(_condition, x, y):
+    return x.dtype if hasattr(x, "dtype") else y.dtype
 
 
 _where.grad(
@@ -403,3 +412,38 @@ def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
         return value if value.dtype == dtype else cast(value, dtype=dtype)
     with device.active():
         return wrap(device.xp.asarray(value, dtype), device)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def have_one_dtype(*inputs: Any) -> bool:
+    """Whether all that are arrays, and not numbers, are of one dtype."""
+    return len({x.dtype for x in inputs if hasattr(x, "dtype")}) <= 1
+
+
+def _are_floating(_condition: Any, x: Any, y: Any) -> bool:
+    dtypes = {v.dtype for v in (x, y) if hasattr(v, "dtype")}
+    return len(dtypes) == 1 and dtypes.pop() in (np.float32, np.float64)
+
+
+def register_cuda(target: Op, run: Callable, **options: Any) -> None:
+    """Make ``run``, a function of ``cuda.elementwise``, a kernel of ``target``."""
+    if target.arity > 1:
+        options.setdefault("when", have_one_dtype)
+    target.kernel("cuda", "sim", name="vectorized", layout="strided", **options)(run)
+
+
+def _clamp_kernel(out, x, *, min, max):
+    low, high = -math.inf if min is None else min, math.inf if max is None else max
+    cuda.elementwise.FUNCTIONS["clamp"](out, x, low, high)
+
+
+for _name, _run in cuda.elementwise.FUNCTIONS.items():
+    if _name == "clamp":
+        _clamp_kernel.__doc__ = _run.__doc__
+        register_cuda(_clamp, _clamp_kernel)
+    elif _name == "where":
+        register_cuda(_where, _run, dtypes="?", when=_are_floating)
+    else:
+        register_cuda(get_op(_name), _run)

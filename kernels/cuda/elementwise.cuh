@@ -1,0 +1,166 @@
+// out[i] = f(x[i], y[i], ...): the two ways through memory of the kernels that elementwise.py generates.
+//
+//   flat      all arrays contiguous and of one shape: a thread moves 16 bytes with each load and store
+//   strided   views and operands that are broadcast, read where they lie: a thread for each element
+//
+// An input is an array or a number. Arithmetic intensity: one operation for 12 bytes (an addition in float32)
+// to some fifty for 8 (gelu), where an H200 could do 14 a byte: all but the costliest run at the speed of
+// memory, and f is written for accuracy.
+#pragma once
+
+#include "common.cuh"
+
+constexpr int THREADS = 256;
+constexpr int MAX_DIMS = 6;
+
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vector {
+    T lane[N];
+};
+
+// An input of the function; POSITION is its number among the inputs.
+template <typename T, int POSITION>
+struct Input {
+    const T* data;  // null: the number stands for every element
+    T number;
+
+    __device__ __forceinline__ T at(long long i) const { return data ? data[i] : number; }
+
+    __device__ __forceinline__ T at(const long long* offsets) const { return at(offsets[POSITION]); }
+
+    template <int N>
+    __device__ __forceinline__ Vector<T, N> vector(long long i) const {
+        if (data) return *reinterpret_cast<const Vector<T, N>*>(data + i);
+        Vector<T, N> same;
+        for (int k = 0; k < N; k++) same.lane[k] = number;
+        return same;
+    }
+};
+
+template <int N, typename T>
+__device__ __forceinline__ bool aligned(const T* data) {
+    return reinterpret_cast<unsigned long long>(data) % sizeof(Vector<T, N>) == 0;
+}
+
+template <typename Out, int N, typename Function, typename... T>
+__device__ __forceinline__ Vector<Out, N> each_lane(Function f, const Vector<T, N>&... inputs) {
+    Vector<Out, N> result;
+#pragma unroll
+    for (int k = 0; k < N; k++) result.lane[k] = f(inputs.lane[k]...);
+    return result;
+}
+
+// Each block works on THREADS * N elements. Where these are all there, and vectors start where vectors may, a
+// thread takes N neighbours at once; otherwise N elements that lie THREADS apart, so that a warp still reads
+// neighbours. The whole block goes one way or the other.
+//
+// Grid: x = n / (THREADS * N) blocks, rounded up.
+template <int N, typename Out, typename Function, typename... T, int... POSITION>
+__device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<T, POSITION>... inputs) {
+    const long long begin = (long long)blockIdx.x * (THREADS * N);
+    if (begin + THREADS * N <= n && aligned<N>(out) && (aligned<N>(inputs.data) && ...)) {
+        const long long i = begin + threadIdx.x * N;
+        const Vector<Out, N> result = each_lane<Out, N>(f, inputs.template vector<N>(i)...);
+        *reinterpret_cast<Vector<Out, N>*>(out + i) = result;
+        return;
+    }
+    for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS)
+        out[i] = f(inputs.at(i)...);
+}
+
+// The dimensions of the output, outermost first, and the inputs' strides in elements (0 where one is
+// broadcast): that of input k along dimension d is stride[MAX_DIMS * k + d].
+struct Layout {
+    int dims;
+    long long size[6];
+    long long stride[18];
+};
+
+// Grid: x = a thread for each element of the output, which is contiguous.
+template <typename Out, typename Function, typename... T, int... POSITION>
+__device__ __forceinline__ void strided(Out* out, long long n, const Layout& layout, Function f,
+                                        Input<T, POSITION>... inputs) {
+    const long long i = global_thread_index();
+    if (i >= n) return;
+    long long offsets[sizeof...(T)] = {}, rest = i;
+    for (int d = layout.dims - 1; d >= 0; d--) {
+        const long long outer = rest / layout.size[d], index = rest - outer * layout.size[d];
+        for (int k = 0; k < int(sizeof...(T)); k++) offsets[k] += index * layout.stride[MAX_DIMS * k + d];
+        rest = outer;
+    }
+    out[i] = f(inputs.at(offsets)...);
+}
+
+// ---- functions that take more than an expression -----------------------------------------------------------
+
+// Unlike fmax and fmin, these are NaN if either operand is.
+template <typename T>
+__device__ __forceinline__ T larger(T x, T y) {
+    return x > y || isnan(x) ? x : y;
+}
+
+template <typename T>
+__device__ __forceinline__ T smaller(T x, T y) {
+    return x < y || isnan(x) ? x : y;
+}
+
+// x - floor(x / y) y, exactly: of y's sign.
+template <typename T>
+__device__ __forceinline__ T remainder_of_floor(T x, T y) {
+    const T rest = fmod(x, y);
+    if (y == 0) return rest;
+    if (rest == 0) return copysign(T(0), y);
+    return (rest < 0) != (y < 0) ? rest + y : rest;
+}
+
+// floor(x / y), from the exact remainder: x / y itself may have been rounded up to an integer.
+template <typename T>
+__device__ __forceinline__ T floor_of_quotient(T x, T y) {
+    if (y == 0) return x / y;
+    const T rest = fmod(x, y);
+    T quotient = (x - rest) / y;
+    if (rest != 0 && (rest < 0) != (y < 0)) quotient -= 1;
+    if (quotient == 0) return copysign(T(0), x / y);
+    const T below = floor(quotient);
+    return quotient - below > T(0.5) ? below + 1 : below;
+}
+
+// 1 / (1 + exp(-x)): exp of what is not positive cannot overflow.
+template <typename T>
+__device__ __forceinline__ T logistic(T x) {
+    const T e = exp(-fabs(x));
+    return (x < 0 ? e : T(1)) / (1 + e);
+}
+
+// Its derivative s (1 - s), as e / (1 + e)^2: where s is near 1, 1 - s has lost its digits.
+template <typename T>
+__device__ __forceinline__ T logistic_slope(T x) {
+    const T e = exp(-fabs(x)), larger = 1 / (1 + e);
+    return e * larger * larger;
+}
+
+// Phi(x) of the normal distribution, by erfc so that small values keep their digits.
+template <typename T>
+__device__ __forceinline__ T normal_cdf(T x) {
+    return T(0.5) * erfc(x * T(-0.70710678118654752440));  // sqrt(1 / 2)
+}
+
+template <typename T>
+__device__ __forceinline__ T normal_density(T x) {
+    return exp(T(-0.5) * x * x) * T(0.39894228040143267794);  // 1 / sqrt(2 pi)
+}
+
+// The tanh form of gelu is x logistic(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3): 0.5 (1 + tanh(u)) is
+// the logistic function of 2 u, which keeps its digits where tanh(u) is near -1.
+template <typename T>
+__device__ __forceinline__ T gelu_argument(T x, T square) {
+    return T(1.5957691216057307117) * (x + T(0.044715) * x * square);
+}
+
+// Where x^2 passes 1e8 the logistic function is 0 or 1; bounded, the slope is never 0 * infinity.
+template <typename T>
+__device__ __forceinline__ T gelu_tanh_derivative(T x) {
+    const T square = x * x < T(1e8) ? x * x : T(1e8), u = gelu_argument(x, square);
+    const T slope = T(1.5957691216057307117) * (1 + T(3 * 0.044715) * square);
+    return logistic(u) + x * logistic_slope(u) * slope;
+}

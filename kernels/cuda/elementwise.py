@@ -1,0 +1,212 @@
+"""Elementwise kernels, on a card or on the simulator: each is generated from one C++ expression.
+
+A function here is called as ``function(out, x, y)``: ``out`` is C-contiguous and has the shape to which the
+inputs broadcast; an input is an array with any strides, or a number. All are float32 or all float64, but for
+the results of comparisons and the condition of ``where``, which are bools. NaN, infinities and -0 give what
+they give in NumPy. The kernels' two ways through memory stand in ``elementwise.cuh``.
+
+What has no kernel here runs on CuPy's own elementwise functions: arithmetic on integers and bools, logic,
+casts and copies. CuPy compiles these for each pair of dtypes on first use, as is done here, they are bound by
+memory as well, and none of them is on the path of a training step but casts, which are one read and one
+write in either case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import cupy
+from .matmul import collapse_batch
+
+THREADS = 256  # as in elementwise.cuh
+VECTOR_BYTES = 16
+MAX_DIMS = 6  # of struct Layout, as the two lines below
+MAX_INPUTS = 3
+
+_CODE = """\
+#include "elementwise.cuh"
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) {name}_flat({parameters}, long long n) {{
+    flat<16 / sizeof(T)>(out, n, {function}, {inputs});
+}}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) {name}_strided({parameters}, long long n, Layout layout) {{
+    strided(out, n, layout, {function}, {inputs});
+}}
+"""
+
+_NUMBERS = (int, float, np.number, np.bool_)
+_UNUSED = [
+    [0] * (MAX_DIMS * (MAX_INPUTS - inputs)) for inputs in range(MAX_INPUTS + 1)
+]  # of Layout's strides
+
+
+class Elementwise:
+    """A function of each element, called as ``function(out, *inputs)``.
+
+    Args:
+        name: what its kernels are called.
+        inputs: the inputs' names, ``"x y"``; a type other than T stands before the name, ``"bool:x"``.
+        expression: the result in C++, in terms of the inputs and their type T.
+        result: the result's type.
+
+    Attributes:
+        code: the generated CUDA code.
+        kernels: the two kernels in it.
+    """
+
+    def __init__(self, name: str, inputs: str, expression: str, result: str = "T"):
+        typed = [tuple(("T:" + text).split(":")[-2:]) for text in inputs.split()]
+        self.name, self.expression = name, expression
+        self.__doc__ = f"``{expression}``, 16 bytes a thread; views are read where they lie."
+        arguments = ", ".join(f"{kind} {x}" for kind, x in typed)
+        self.code = _CODE.format(
+            name=name,
+            parameters=", ".join([f"{result}* out"] + [f"const {t}* {x}, {t} {x}_number" for t, x in typed]),
+            function=f"[]({arguments}) -> {result} {{ return {expression}; }}",
+            inputs=", ".join(f"Input<{t}, {k}>{{{x}, {x}_number}}" for k, (t, x) in enumerate(typed)),
+        )
+        source = CudaSource(self.code)
+        self._flat = CudaKernel(source, f"{name}_flat<T>")
+        self._strided = CudaKernel(source, f"{name}_strided<T>")
+        self.kernels = (self._flat, self._strided)
+
+    def __repr__(self) -> str:
+        return f"<elementwise kernel {self.name}: {self.expression}>"
+
+    def __call__(self, out: Any, *inputs: Any) -> None:
+        arguments, shape, flat, itemsize = [out], out.shape, True, out.itemsize
+        for x in inputs:
+            if isinstance(x, _NUMBERS):
+                arguments += (None, x)
+            else:
+                arguments += (x, False)
+                flat = flat and x.shape == shape and x.flags.c_contiguous
+                itemsize = max(itemsize, x.itemsize)
+        if itemsize == FLOAT32.itemsize:
+            arguments[2::2] = [_as_float32(number) for number in arguments[2::2]]
+        if flat:
+            per_block = THREADS * (VECTOR_BYTES // itemsize)
+            self._flat.launch(blocks(out.size, per_block), THREADS, (*arguments, out.size))
+        else:
+            self._launch_strided(out, inputs, arguments)
+
+    def _launch_strided(self, out: Any, inputs: Sequence, arguments: list) -> None:
+        dims = collapse_batch(out.shape, *(strides_in(out.shape, x) for x in inputs))
+        if len(dims) > MAX_DIMS:
+            # More dimensions than the kernel takes, with strides that do not merge: as copies, they merge.
+            xp = np if isinstance(out, np.ndarray) else cupy()
+            return self(
+                out,
+                *(
+                    x if isinstance(x, _NUMBERS) else xp.broadcast_to(x, out.shape).copy(order="C")
+                    for x in inputs
+                ),
+            )
+        size, *strides = zip(*dims, strict=True) if dims else [()] * (1 + len(inputs))
+        rest = (0,) * (MAX_DIMS - len(dims))
+        layout = {
+            "dims": len(dims),
+            "size": (*size, *rest),
+            "stride": [stride for row in strides for stride in (*row, *rest)] + _UNUSED[len(inputs)],
+        }
+        arguments[1::2] = [None if x is None else strided(x) for x in arguments[1::2]]
+        self._strided.launch(blocks(out.size, THREADS), THREADS, (*arguments, out.size, layout))
+
+
+FLOAT32 = np.dtype(np.float32)
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _as_float32(number: float) -> float:
+    """A number beyond the range of float32 as the infinity, or the largest number, that it is rounded to."""
+    if -_LARGEST <= number <= _LARGEST or number != number:
+        return number
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
+
+
+def strides_in(shape: Sequence[int], x: Any) -> list[int]:
+    """The strides, in elements, of ``x``, an array or a number, when it is broadcast to ``shape``."""
+    if isinstance(x, _NUMBERS):
+        return [0] * len(shape)
+    if x.ndim > len(shape) or any(a not in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"elementwise kernel: an input of shape {x.shape} does not broadcast to {shape}")
+    own = [0 if size == 1 else stride // x.itemsize for size, stride in zip(x.shape, x.strides, strict=True)]
+    return [0] * (len(shape) - x.ndim) + own
+
+
+def _table(*functions: tuple[str, ...]) -> dict[str, Elementwise]:
+    return {entry[0]: Elementwise(*entry) for entry in functions}
+
+
+FUNCTIONS = _table(
+    ("add", "x y", "x + y"),
+    ("sub", "x y", "x - y"),
+    ("mul", "x y", "x * y"),
+    ("div", "x y", "x / y"),
+    ("floor_divide", "x y", "floor_of_quotient(x, y)"),
+    ("remainder", "x y", "remainder_of_floor(x, y)"),
+    ("pow", "x y", "y == 2 ? x * x : pow(x, y)"),
+    ("maximum", "x y", "larger(x, y)"),
+    ("minimum", "x y", "smaller(x, y)"),
+    ("neg", "x", "-x"),
+    ("exp", "x", "exp(x)"),
+    ("expm1", "x", "expm1(x)"),
+    ("log", "x", "log(x)"),
+    ("log1p", "x", "log1p(x)"),
+    ("log2", "x", "log2(x)"),
+    ("log10", "x", "log10(x)"),
+    ("sqrt", "x", "sqrt(x)"),
+    ("sin", "x", "sin(x)"),
+    ("cos", "x", "cos(x)"),
+    ("tan", "x", "tan(x)"),
+    ("asin", "x", "asin(x)"),
+    ("acos", "x", "acos(x)"),
+    ("atan", "x", "atan(x)"),
+    ("sinh", "x", "sinh(x)"),
+    ("cosh", "x", "cosh(x)"),
+    ("floor", "x", "floor(x)"),
+    ("ceil", "x", "ceil(x)"),
+    ("round", "x", "rint(x)"),  # halves to the even neighbour
+    ("trunc", "x", "trunc(x)"),
+    ("abs", "x", "fabs(x)"),
+    ("sign", "x", "x > 0 ? T(1) : x < 0 ? T(-1) : x == 0 ? T(0) : x"),
+    ("square", "x", "x * x"),
+    ("erf", "x", "erf(x)"),
+    ("eq", "x y", "x == y", "bool"),
+    ("ne", "x y", "x != y", "bool"),
+    ("lt", "x y", "x < y", "bool"),
+    ("le", "x y", "x <= y", "bool"),
+    ("gt", "x y", "x > y", "bool"),
+    ("ge", "x y", "x >= y", "bool"),
+    ("isnan", "x", "isnan(x)", "bool"),
+    ("isinf", "x", "isinf(x)", "bool"),
+    ("isfinite", "x", "isfinite(x)", "bool"),
+    ("where", "bool:condition x y", "condition ? x : y"),
+    ("clamp", "x low high", "smaller(larger(x, low), high)"),
+)
+"""The functions of ``minigrad/ops/elementwise.py``, by name."""
+
+ACTIVATIONS = _table(
+    ("relu", "x", "x < 0 ? T(0) : x"),
+    ("relu_grad", "g y", "y > 0 ? g : T(0)"),
+    ("sigmoid", "x", "logistic(x)"),
+    ("sigmoid_grad", "g y", "g * y * (1 - y)"),
+    ("tanh", "x", "tanh(x)"),
+    ("tanh_grad", "g y", "g * (1 - y * y)"),
+    ("silu", "x", "x * logistic(x)"),
+    ("silu_grad", "g x", "g * (logistic(x) + x * logistic_slope(x))"),
+    ("gelu", "x", "x * normal_cdf(x)"),
+    ("gelu_grad", "g x", "g * (normal_cdf(x) + x * normal_density(x))"),
+    ("gelu_tanh", "x", "x * logistic(gelu_argument(x, x * x))"),
+    ("gelu_tanh_grad", "g x", "g * gelu_tanh_derivative(x)"),
+)
+"""The functions of ``minigrad/ops/activation.py``, by name."""
