@@ -16,7 +16,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .source import NUMBER_TYPES, CudaSource, Parameter, Signature, is_bfloat16, type_of_dtype
+from .source import (
+    NUMBER_TYPES,
+    VECTOR_TYPES,
+    CudaSource,
+    Parameter,
+    Signature,
+    is_bfloat16,
+    type_of_dtype,
+)
 
 
 class strided:
@@ -82,6 +90,9 @@ class ArgumentBinder:
         if not is_array(array):
             self._wrong(parameter, "a NumPy or CuPy array", describe(array), TypeError)
         expected = types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
+        vector = 1
+        if expected is None and parameter.type in VECTOR_TYPES:
+            expected, vector = VECTOR_TYPES[parameter.type]
         if expected is None and parameter.type in self.signature.template and type_of_dtype(array.dtype):
             expected = types[parameter.type] = array.dtype
         if array.dtype != expected and not (
@@ -97,6 +108,8 @@ class ArgumentBinder:
             self._wrong(parameter, "a writeable array", "a read-only one")
         if not getattr(flags, "aligned", True):
             self._wrong(parameter, "an aligned array", "one that starts between two elements")
+        if vector % 2 == 0 and address(array) % (alignment := min(16, vector * array.itemsize)):
+            self._wrong(parameter, f"an array that starts at a multiple of {alignment} bytes", "another")
         if arrays and (isinstance(array, np.ndarray) is not isinstance(arrays[0], np.ndarray)):
             self._wrong(
                 parameter, f"a {kind(arrays[0])} array like those before it", f"a {kind(array)} array"
@@ -223,6 +236,11 @@ def describe(value: Any) -> str:
         return f"an array of shape {value.shape}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 40 and "\n" not in text else type(value).__name__
+
+
+def address(array: Any) -> int:
+    """Where an array's first element is in memory."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
 def kind(array: Any) -> str:

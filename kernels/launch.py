@@ -123,7 +123,9 @@ class CudaKernel:
         Args:
             args: one for each parameter. For a pointer: an array of its dtype, C-contiguous (or wrapped in
                 :class:`strided`) and, unless the parameter is ``const``, writeable; None passes a null
-                pointer where it is ``const``. For a number: a Python or NumPy number that fits. For a
+                pointer where it is ``const``. ``__half`` is float16; ``__nv_bfloat16`` takes uint16 that
+                are its bits, or the package ml_dtypes' bfloat16; a vector (``float4``) takes an array of
+                its elements, aligned to it. For a number: a Python or NumPy number that fits. For a
                 struct: a mapping of its fields.
             shared_bytes: the size of the dynamic shared memory of each block.
 

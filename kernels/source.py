@@ -38,6 +38,28 @@ NUMBER_TYPES = {
 }
 """The C++ number types, with the dtypes of their values."""
 
+VECTOR_TYPES = {
+    f"{name}{count}": (NUMBER_TYPES[element], count)
+    for name, element in {
+        "char": "signed char",
+        "uchar": "unsigned char",
+        "short": "short",
+        "ushort": "unsigned short",
+        "int": "int",
+        "uint": "unsigned int",
+        "longlong": "long long",
+        "ulonglong": "unsigned long long",
+        "float": "float",
+        "double": "double",
+        "__half": "__half",
+        "half": "__half",
+        "__nv_bfloat16": "__nv_bfloat16",
+        "nv_bfloat16": "__nv_bfloat16",
+    }.items()
+    for count in ((2,) if element in ("__half", "__nv_bfloat16") else (1, 2, 3, 4))
+}
+"""The C++ vector types, which a kernel may point to: the dtype of an element, and how many there are."""
+
 _OTHER_NAMES = {
     "unsigned": "unsigned int",
     "long": "long long",

@@ -324,3 +324,32 @@ def test_halves_in_vectors_shuffles_shared_memory_and_atomics(rng):
     assert sum == 32
     np.testing.assert_array_equal(turned[:32], x[np.arange(32) ^ 1])
     np.testing.assert_array_equal(turned[32:63], x[1:32] + np.float16(1))
+
+
+def test_pointers_to_vectors_take_arrays_of_their_elements(rng):
+    code = """
+    #include <cuda_fp16.h>
+    __global__ void k(half2* out, const float4* x) {
+        float4 v = x[threadIdx.x];
+        out[2 * threadIdx.x] = __floats2half2_rn(v.x, v.y);
+        out[2 * threadIdx.x + 1] = __floats2half2_rn(v.z, v.w);
+    }"""
+    x, out = rng.standard_normal((8, 4)).astype(np.float32), np.zeros((8, 4), np.float16)
+    CudaKernel(code, "k").launch(1, 8, (out, x))
+    np.testing.assert_array_equal(out, x.astype(np.float16))
+    with pytest.raises(
+        TypeError, match=r"`const float4\* x` expects an array of float32, got one of float64"
+    ):
+        CudaKernel(code, "k").launch(1, 8, (out, x.astype(np.float64)))
+    with pytest.raises(ValueError, match=r"`const float4\* x` expects .* starts at a multiple of 16 bytes"):
+        CudaKernel(code, "k").launch(1, 1, (out, x.ravel()[1:]))
+
+
+def test_arrays_of_ml_dtypes_bfloat16(rng):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = rng.standard_normal(64).astype(ml_dtypes.bfloat16)
+    y = np.zeros_like(x)
+    CudaKernel(SCALE, "k").launch(1, 64, (y, x, 3, 64))
+    np.testing.assert_array_equal(y, x * ml_dtypes.bfloat16(3))
+    CudaKernel(SCALE, "k<__nv_bfloat16>").launch(1, 64, (y, x, 2, 64))
+    np.testing.assert_array_equal(y, x * ml_dtypes.bfloat16(2))
