@@ -206,9 +206,15 @@ def test_copies_arrive_at_the_wait_and_not_before(rng):
         ("copies.wait<1>();", 3),
         ("copies.wait<0>();", 4),
     ):
-        out, expected = copied(wait, 16, 16, rng)
+        with sim.checks(False):
+            out, expected = copied(wait, 16, 16, rng)
         np.testing.assert_array_equal(out[:arrived], expected[:arrived])
         assert (out[arrived:] == poison).all()
+
+
+def test_a_missing_wait_is_found(rng):
+    with sim.checks(), pytest.raises(mg.errors.KernelAccessError, match="which no thread .* has written"):
+        copied("copies.wait<1>();", 16, 16, rng)
 
 
 def test_copies_without_a_commit_are_not_waited_for(rng):
@@ -225,7 +231,8 @@ def test_copies_without_a_commit_are_not_waited_for(rng):
         out[32 + threadIdx.x] = tile[threadIdx.x];
     }"""
     x = rng.standard_normal(32).astype(np.float32)
-    out = run(code, np.zeros((2, 32), np.float32), x)
+    with sim.checks(False):
+        out = run(code, np.zeros((2, 32), np.float32), x)
     assert np.isnan(out[0]).all()
     np.testing.assert_array_equal(out[1], x)
 
