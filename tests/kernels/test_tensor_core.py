@@ -213,7 +213,7 @@ def test_copies_arrive_at_the_wait_and_not_before(rng):
 
 
 def test_a_missing_wait_is_found(rng):
-    with sim.checks(), pytest.raises(mg.errors.KernelAccessError, match="which no thread .* has written"):
+    with sim.checks(), pytest.raises(mg.errors.KernelAccessError, match=r"which no thread .* has written"):
         copied("copies.wait<1>();", 16, 16, rng)
 
 
