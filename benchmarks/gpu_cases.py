@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad.dispatch import Spec
 from minigrad.ops.conv import conv2d_input_grad, conv2d_weight_grad
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
@@ -64,11 +65,18 @@ def references(device: str) -> Iterator[None]:
 
 def cases(small: bool, device: str) -> Iterator[Case]:
     """All rows; ``small`` ones take a simulator seconds, the others fill a card."""
-    yield from matmuls(
-        [(24, 20, 28)] if small else [(n, n, n) for n in (512, 1024, 2048, 4096, 8192)], device
-    )
+    # (M, K, N): squares, a batch through a layer, a matrix and a vector, few outputs of many terms.
+    products = [(36, 20, 40), (1, 40, 36), (5, 600, 7)]
     if not small:
-        yield from matmuls([(128, 4096, 4096)], device)
+        products = [(n, n, n) for n in (512, 1024, 2048, 4096, 8192)]
+        products += [
+            (128, 4096, 4096),
+            (4096, 4096, 1),
+            (1, 4096, 4096),
+            (128, 1 << 17, 128),
+            (1, 1 << 20, 1),
+        ]
+    yield from matmuls(products, device)
     images = [(2, 3, 4, 6, 3, 1, 1)]
     if not small:
         # (N, C, O, H = W, kernel, stride, padding): a first layer, two of a ResNet, one of stride 2, a 1x1.
@@ -88,10 +96,13 @@ def cases(small: bool, device: str) -> Iterator[Case]:
 
 
 def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
-    """Every rung of the ladder at every size."""
-    rungs = [kernel.name for kernel in mg.list_kernels("matmul", device)]
+    """Every rung of the ladder at every size that it takes."""
     for M, K, N in sizes:
-        for rung in rungs:
+        operands = Spec((M, K), np.dtype(np.float32)), Spec((K, N), np.dtype(np.float32))
+        for kernel in mg.list_kernels("matmul", device):
+            rung = kernel.name
+            if kernel.when is not None and not kernel.when(*operands):
+                continue
             yield Case(
                 f"matmul, {rung}",
                 f"{M}x{K}x{N}",

@@ -41,6 +41,9 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
     return {
         "matmul": (lambda a, b: a @ b, ((37, 41), (41, 35))),
         "batched matmul": (lambda a, b: a @ b.transpose(1, 2), ((3, 5, 33), (3, 7, 33))),
+        "matmul of whole vectors": (lambda a, b: a @ b, ((36, 40), (40, 44))),
+        "matmul with a vector": (lambda a, b: a @ b, ((37, 41), (41,))),
+        "matmul of a long K": (lambda a, b: a @ b, ((5, 700), (700, 7))),
         "conv2d": (lambda x, w, b: FUNCTIONS.conv2d(x, w, b, 2, 1), (image, kernel, (6,))),
         "grouped conv2d": (
             lambda x, w: FUNCTIONS.conv2d(x, w, None, 1, 1, 1, 2),

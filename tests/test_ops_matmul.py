@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad.dispatch import Spec, kernel_table
+from minigrad.kernels import sim
 
 SHAPES = [
     ((3,), (3,)),
@@ -155,3 +157,33 @@ def test_products_by_the_number_of_dimensions():
     assert mg.bmm(mg.ones(5, 2, 3), mg.ones(5, 3, 4)).shape == (5, 2, 4)
     with pytest.raises(ValueError, match=r"mm: both tensors need 2 dimension\(s\), got shapes \(2,\) and"):
         mg.mm(a, b)
+
+
+def chosen(a, b, device="sim"):
+    """The kernel that multiplies float32 matrices of these shapes."""
+    operands = [Spec(shape, np.dtype(np.float32)) for shape in (a, b)]
+    return kernel_table("matmul").choose(device, np.dtype(np.float32), operands, {}).name
+
+
+def test_the_best_kernel_for_the_shapes_is_chosen():
+    assert chosen((100, 100), (100, 100)) == "vectorized"
+    assert chosen((7, 64, 9), (9, 40)) == "vectorized"
+    assert chosen((128, 784), (784, 10)) == "split_k"  # of 4 tiles, for a card of a hundred multiprocessors
+    assert chosen((128, 100), (100, 10)) == chosen((3, 8, 100), (100, 10)) == "tiled"
+    assert chosen((100, 1), (1, 10)) == chosen((10, 0), (0, 10)) == chosen((0, 600), (600, 5)) == "tiled"
+    assert chosen((1, 4096), (4096, 10)) == chosen((6, 10, 4096), (6, 4096, 1)) == "gemv"
+    assert chosen((1, 10**6), (10**6, 1)) == chosen((64, 10**6), (10**6, 64)) == "split_k"
+    assert chosen((500, 1, 10**6), (10**6, 1)) == "gemv"  # many products fill the card as they are
+    assert chosen((4096, 4096), (4096, 4096)) == "vectorized"
+
+
+@pytest.mark.parametrize("shapes", [((40, 33), (33, 36)), ((2, 1, 50), (50, 6)), ((3, 520), (520, 4))])
+@pytest.mark.parametrize("rung", [k.name for k in mg.list_kernels("matmul", "sim")])
+def test_every_kernel_on_the_simulator(rung, shapes, rng):
+    if not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    a, b = (rng.standard_normal(shape) for shape in shapes)
+    with mg.use_kernel("matmul", rung):
+        product = mg.tensor(a, device="sim") @ mg.tensor(b, device="sim")
+    bound = (a.shape[-1] + 2) * np.finfo(np.float64).eps * (abs(a) @ abs(b))
+    assert (np.abs(product.numpy() - a @ b) <= bound).all()

@@ -17,12 +17,14 @@ MODULES = (
     "elementwise",
     "embedding",
     "gather",
+    "gemv",
     "matmul",
     "matmul_tensor_core",
     "pool2d",
     "random",
     "reduce",
     "softmax",
+    "split_k",
 )
 """The modules that launch kernels; each is loaded when it is first touched."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,19 +127,39 @@ def _register_cpu(run: Any, name: str) -> None:
     matmul.kernel("cpu", name=name, layout="strided")(kernel)
 
 
-def _register_cuda(run: Any, name: str) -> None:
+def _fills_tiles(a: Any, b: Any) -> bool:
+    return cuda.matmul.fills_tiles(a.shape[-2], b.shape[-1])
+
+
+def _has_a_vector(a: Any, b: Any) -> bool:
+    return a.shape[-2] == 1 or b.shape[-1] == 1
+
+
+def _has_long_K(a: Any, b: Any) -> bool:
+    """Whether K is so long, and the output so small, that its multiply-adds are worth splitting."""
+    if a.shape[-1] < 2 * cuda.split_k.PART:  # most products: answered without their batch
+        return False
+    batches = math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
+    return cuda.split_k.parts_of(batches, a.shape[-2], b.shape[-1], a.shape[-1]) > 1
+
+
+def _register_cuda(run: Any, name: str, when: Any) -> None:
     def kernel(out, a, b):
         xp = np if isinstance(out, np.ndarray) else __import__("cupy")
         run(out, *_batched(xp, out, a, b))
 
     kernel.__doc__ = run.__doc__
-    matmul.kernel("cuda", "sim", name=name, layout="strided")(kernel)
+    matmul.kernel("cuda", "sim", name=name, layout="strided", when=when)(kernel)
 
 
 for _name in ("naive", "tiled", "packed", "threaded"):
     _register_cpu(getattr(cpu.matmul, _name), _name)
-for _name in ("naive", "tiled"):
-    _register_cuda(getattr(cuda.matmul, _name), _name)
+_register_cuda(cuda.matmul.naive, "naive", None)
+_register_cuda(cuda.matmul.tiled, "tiled", None)
+_register_cuda(cuda.matmul.register_tile, "register_tile", _fills_tiles)
+_register_cuda(cuda.matmul.vectorized, "vectorized", _fills_tiles)
+_register_cuda(cuda.gemv.gemv, "gemv", _has_a_vector)
+_register_cuda(cuda.split_k.split_k, "split_k", _has_long_K)
 
 
 @matmul.kernel(

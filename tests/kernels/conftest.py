@@ -20,26 +20,53 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=["sim", "cuda"])
-def run(request):
-    """``run(kernel, shape, dtype, *args)``: the output of a CUDA kernel, which starts filled with NaN.
+class Simulator:
+    """NumPy arrays are where the simulator reads them."""
 
-    A list of shapes is for a kernel of several outputs, which takes and gives a tuple.
-    """
+    put = get = staticmethod(np.array)
+    put_strided = staticmethod(lambda array: array)
+
+
+class Card:
+    put = staticmethod(lambda array: cuda.cupy().asarray(array))
+    get = staticmethod(lambda array: cuda.cupy().asnumpy(array))
+
+    @staticmethod
+    def put_strided(array):
+        base = array
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+        cp = cuda.cupy()
+        memory = cp.asarray(base)
+        return cp.ndarray(array.shape, array.dtype, memory.data + offset, array.strides)
+
+
+@pytest.fixture(params=["sim", "cuda"])
+def backend(request):
+    """Where CUDA kernels run. ``put`` and ``get`` copy arrays there and back, ``put_strided`` keeps strides."""
     if request.param == "sim" and not sim.is_available():
         pytest.skip("the simulator needs a C++ compiler: install g++")
     if request.param == "cuda" and not cuda.is_available():
         pytest.skip(cuda.why_unavailable())
-    put, get = (np.array, np.array) if request.param == "sim" else (cuda.cupy().asarray, cuda.cupy().asnumpy)
+    return Simulator() if request.param == "sim" else Card()
+
+
+@pytest.fixture
+def run(backend):
+    """``run(kernel, shape, dtype, *args)``: the output of a CUDA kernel, which starts filled with NaN.
+
+    A list of shapes is for a kernel of several outputs, which takes and gives a tuple.
+    """
 
     def run(kernel, shape, dtype, *args, fill=np.nan):
-        args = [put(a) if isinstance(a, np.ndarray) else a for a in args]
+        args = [backend.put(a) if isinstance(a, np.ndarray) else a for a in args]
         if isinstance(shape, list):
-            outs = tuple(put(np.full(one, fill, dtype)) for one in shape)
+            outs = tuple(backend.put(np.full(one, fill, dtype)) for one in shape)
             kernel(outs, *args)
-            return tuple(map(get, outs))
-        out = put(np.full(shape, fill, dtype))
+            return tuple(map(backend.get, outs))
+        out = backend.put(np.full(shape, fill, dtype))
         kernel(out, *args)
-        return get(out)
+        return backend.get(out)
 
     return run

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
-from minigrad.kernels.cuda import conv2d, matmul, pool2d
+from minigrad.kernels.cuda import conv2d, pool2d
 
-RUNGS = [matmul.naive, matmul.tiled]
 DTYPES = [np.float32, np.float64]
 
 
@@ -47,97 +46,6 @@ def assert_sums(actual, expected, magnitude, length):
     bound = (length + 2) * np.finfo(actual.dtype).eps * np.asarray(magnitude, np.float64)
     assert actual.shape == expected.shape
     assert np.all(np.abs(actual - expected) <= bound), np.abs(actual - expected).max()
-
-
-# ---- matmul ------------------------------------------------------------------------------------------------
-
-
-def check_matmul(backend, kernel, a, b):
-    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
-    out = backend.put(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, a.dtype))
-    kernel(out, *map(with_strides(backend), (a, b)))
-    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    assert_sums(backend.get(out), wide_a @ wide_b, abs(wide_a) @ abs(wide_b), a.shape[-1])
-
-
-def with_strides(backend):
-    """Puts an array on the backend with its strides: ``put`` alone would make a contiguous copy."""
-
-    def put(array):
-        if isinstance(backend, Simulator):
-            return array
-        base = array
-        while isinstance(base.base, np.ndarray):
-            base = base.base
-        offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-        cp = cuda.cupy()
-        memory = cp.asarray(base)
-        return cp.ndarray(array.shape, array.dtype, memory.data + offset, array.strides)
-
-    return put
-
-
-@pytest.mark.parametrize("kernel", RUNGS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 7, 3), (33, 31, 65), (32, 64, 32), (1, 100, 2), (40, 1, 9)])
-def test_matmul(backend, kernel, dtype, sizes):
-    M, N, K = sizes
-    check_matmul(backend, kernel, normal(M, K, dtype=dtype), normal(K, N, dtype=dtype, seed=1))
-
-
-@pytest.mark.parametrize("kernel", RUNGS)
-def test_matmul_reads_any_strides_in_place(backend, kernel):
-    a, b = normal(20, 35), normal(35, 20, seed=1)
-    check_matmul(backend, kernel, b.T, a.T)
-    check_matmul(backend, kernel, a[::2, ::-1], b[::-1, 3::2])
-    check_matmul(backend, kernel, np.broadcast_to(a[:1], (20, 35)), b)
-
-
-@pytest.mark.parametrize("kernel", RUNGS)
-def test_matmul_batches(backend, kernel):
-    check_matmul(backend, kernel, normal(4, 2, 3, 5), normal(2, 5, 7, seed=1))
-    check_matmul(backend, kernel, normal(2, 1, 3, 5), normal(1, 4, 5, 2, seed=1))
-    check_matmul(backend, kernel, normal(2, 3, 4, 5).swapaxes(0, 1), normal(5, 6, seed=1))
-    # Alternate broadcasting over six dimensions: none of them merge, so the kernel gets copies.
-    a, b = normal(2, 1, 2, 1, 2, 1, 3, 4), normal(1, 2, 1, 2, 1, 2, 4, 5, seed=1)
-    check_matmul(backend, kernel, a, b)
-
-
-def test_matmul_batch_beyond_the_grid_limit(backend):
-    check_matmul(
-        backend, matmul.naive, normal(65535 + 3, 1, 2, dtype=np.float32), normal(2, 1, dtype=np.float32)
-    )
-
-
-@pytest.mark.parametrize("kernel", RUNGS)
-def test_matmul_of_empty_arrays(backend, kernel):
-    sum_of_nothing = run(backend, kernel, (3, 4), "f4", np.empty((3, 0), "f4"), np.empty((0, 4), "f4"))
-    assert np.array_equal(sum_of_nothing, np.zeros((3, 4)))
-    for shape, a, b in [
-        ((0, 4), (0, 5), (5, 4)),
-        ((3, 0), (3, 5), (5, 0)),
-        ((0, 3, 4), (0, 3, 5), (0, 5, 4)),
-    ]:
-        assert run(backend, kernel, shape, "f4", np.ones(a, "f4"), np.ones(b, "f4")).shape == shape
-
-
-@pytest.mark.parametrize("kernel", RUNGS)
-def test_matmul_with_nan_and_infinity(backend, kernel):
-    a, b = np.ones((33, 40), np.float32), np.ones((40, 34), np.float32)
-    a[2, 5], a[7, 39], a[32, 0], b[3, 33] = np.nan, np.inf, -np.inf, np.inf
-    with np.errstate(invalid="ignore"):
-        assert np.array_equal(run(backend, kernel, (33, 34), "f4", a, b), a @ b, equal_nan=True)
-
-
-def test_matmul_refuses_what_does_not_fit():
-    a = np.ones((3, 4), np.float32)
-    with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 4\) do not give \(3, 4\)"):
-        matmul.naive(np.empty_like(a), a, a)
-    with pytest.raises(
-        TypeError, match=r"argument `const T\* b` expects an array of float32, got one of float64"
-    ):
-        matmul.naive(np.empty((3, 3), np.float32), a, a.T.astype(np.float64))
 
 
 # ---- convolution -------------------------------------------------------------------------------------------
@@ -386,14 +294,12 @@ def test_pooling_refuses_what_does_not_fit():
 @pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
 def test_every_thread_order_gives_the_same_bits():
     x, weight = normal(2, 4, 9, 9, dtype=np.float32), normal(4, 4, 3, 3, dtype=np.float32, seed=1)
-    a, b = normal(70, 45, dtype=np.float32), normal(45, 40, dtype=np.float32)
 
     def results():
-        out, grad, product = np.empty((2, 4, 7, 7), "f4"), np.empty_like(weight), np.empty((70, 40), "f4")
+        out, grad = np.empty((2, 4, 7, 7), "f4"), np.empty_like(weight)
         conv2d.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 1)
         conv2d.weight_grad(grad, out, x, 1, 1, 0, 0, 1, 1, 1)
-        matmul.tiled(product, a, b)
-        return out.tobytes() + grad.tobytes() + product.tobytes()
+        return out.tobytes() + grad.tobytes()
 
     expected = results()
     for seed, workers in itertools.product((1, 2, 12345), (1, 3)):

@@ -1,0 +1,267 @@
+"""The CUDA kernels of matrix multiplication against NumPy in float64, on the simulator and on a card."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import sim
+from minigrad.kernels.cuda import gemv, matmul, split_k
+from minigrad.kernels.launch import CudaKernel
+
+RUNGS = [matmul.naive, matmul.tiled, matmul.register_tile, matmul.vectorized, split_k.split_k]
+DTYPES = [np.float32, np.float64]
+LONG = 2 * split_k.PART  # the shortest K that split_k cuts
+
+
+@pytest.fixture(autouse=True)
+def _checks():
+    """The simulator checks every access of memory."""
+    with sim.checks():
+        yield
+
+
+def normal(*shape, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def check(backend, kernel, a, b):
+    """``kernel`` gives a @ b, but for the rounding of its sums; what it does not write stays NaN."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    out = backend.put(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, a.dtype))
+    kernel(out, backend.put_strided(a), backend.put_strided(b))
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    error = np.abs(backend.get(out) - wide_a @ wide_b)
+    bound = (a.shape[-1] + 2) * np.finfo(a.dtype).eps * (abs(wide_a) @ abs(wide_b))
+    assert (error <= bound).all(), f"largest error {error.max()}"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The instances of the kernels that were launched, such as ``matmul_tiled<T>``, in a list."""
+    names, launch = [], CudaKernel.launch
+
+    def noted(self, *args):
+        names.append(self.expression)
+        launch(self, *args)
+
+    monkeypatch.setattr(CudaKernel, "launch", noted)
+    return names
+
+
+# ---- matrices ----------------------------------------------------------------------------------------------
+
+# (M, N, K): smaller than a tile, odd, a whole tile, a little more, of whole vectors, a K to split.
+SIZES = [
+    (1, 1, 1),
+    (5, 7, 3),
+    (33, 31, 65),
+    (64, 64, 32),
+    (65, 70, 17),
+    (132, 68, 36),
+    (40, 2, 9),
+    (3, 36, LONG + 33),
+    (33, 36, LONG),
+]
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_sizes(backend, kernel, dtype, sizes):
+    M, N, K = sizes
+    check(backend, kernel, normal(M, K, dtype=dtype), normal(K, N, dtype=dtype, seed=1))
+
+
+# Views of a matrix of whole vectors. The last two begin between vectors, and have rows of odd length.
+VIEWS = {
+    "as it is": lambda x: x,
+    "transposed": lambda x: x.T.copy().T,
+    "rows reversed": lambda x: x[::-1],
+    "both reversed": lambda x: x[::-1, ::-1],
+    "every other row": lambda x: x.repeat(2, 0)[::2],
+    "every other column": lambda x: x.repeat(2, 1)[:, ::2],
+    "one row": lambda x: np.broadcast_to(x[:1], x.shape),
+    "one column": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "shifted": lambda x: np.pad(x, ((0, 0), (1, 3)))[:, 1:-3],
+    "in longer rows": lambda x: np.pad(x, ((0, 0), (0, 1)))[:, :-1],
+}
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_any_strides_are_read_in_place(backend, kernel, view):
+    a, b = normal(36, 40, dtype=np.float32), normal(40, 68, dtype=np.float32, seed=1)
+    for a_view, b_view in ((view, "as it is"), ("as it is", view), (view, view)):
+        check(backend, kernel, VIEWS[a_view](a), VIEWS[b_view](b))
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+def test_batches(backend, kernel):
+    check(backend, kernel, normal(4, 2, 3, 5), normal(2, 5, 7, seed=1))
+    check(backend, kernel, normal(2, 1, 3, 5), normal(1, 4, 5, 2, seed=1))
+    check(backend, kernel, normal(2, 3, 4, 5).swapaxes(0, 1), normal(5, 6, seed=1))
+    check(backend, kernel, normal(3, 34, 4).swapaxes(1, 2), normal(2, 1, 34, 36, seed=1))
+    check(backend, kernel, normal(2, 1, 2, LONG), normal(2, LONG, 3, seed=1))
+    # Alternate broadcasting over six dimensions: none of them merge, so the kernel gets copies.
+    a, b = normal(2, 1, 2, 1, 2, 1, 3, 4), normal(1, 2, 1, 2, 1, 2, 4, 5, seed=1)
+    check(backend, kernel, a, b)
+
+
+def test_batch_beyond_the_grid_limit(backend):
+    a, b = normal(65535 + 3, 1, 2, dtype=np.float32), normal(2, 1, dtype=np.float32)
+    with sim.checks(False):  # of so many threads they would take long
+        check(backend, matmul.naive, a, b)
+        check(backend, gemv.gemv, a, b)
+
+
+@pytest.mark.parametrize("kernel", [*RUNGS, gemv.gemv])
+def test_empty_arrays(backend, kernel):
+    for M, N, K in ((1, 4, 0), (3, 1, 0), (1, 0, 5), (0, 1, 5), (0, 1, 0)):
+        for batch in ((), (3,), (0,)):
+            out = backend.put(np.full((*batch, M, N), np.nan, np.float32))
+            a, b = (backend.put(np.ones((*batch, *shape), np.float32)) for shape in ((M, K), (K, N)))
+            kernel(out, a, b)
+            assert not backend.get(out).any()
+
+
+@pytest.mark.parametrize("kernel", RUNGS)
+@pytest.mark.parametrize("sizes", [(33, 35, 40), (36, 36, 40), (33, 36, LONG)])
+def test_nan_and_infinity_stay_in_their_row_and_column(backend, kernel, sizes):
+    M, N, K = sizes
+    a, b = np.ones((M, K), np.float32), np.ones((K, N), np.float32)
+    a[2, 5], a[7, K - 1], a[32, 0], b[3, N - 2], b[K - 1, 4] = np.nan, np.inf, -np.inf, np.inf, np.nan
+    out = backend.put(np.full((M, N), 77, np.float32))
+    kernel(out, backend.put(a), backend.put(b))
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(backend.get(out), a @ b, equal_nan=True)
+
+
+def test_vectors_are_loaded_only_where_all_of_them_are_whole(backend, launched):
+    a, b = normal(36, 40, dtype=np.float32), normal(40, 68, dtype=np.float32, seed=1)
+    taken = {}
+    for name, view in VIEWS.items():
+        check(backend, matmul.vectorized, view(a), view(b))
+        taken[name] = launched.pop().startswith("matmul_vectorized")
+    assert [name for name in VIEWS if taken[name]] == [
+        "as it is",
+        "transposed",
+        "rows reversed",
+        "every other row",
+        "one row",
+    ]
+    for M, N, K in ((36, 66, 40), (36, 68, 42)):  # a row of out, or of a, ends within a vector
+        check(backend, matmul.vectorized, normal(M, K, dtype=np.float32), normal(K, N, dtype=np.float32))
+        assert launched.pop() == "matmul_register_tile<T, 4>"
+    check(backend, matmul.vectorized, normal(36, 42), normal(42, 66))
+    assert launched.pop() == "matmul_vectorized<T, 4>"  # in float64 a vector is two elements
+
+
+@pytest.mark.parametrize("kernel", [matmul.register_tile, matmul.vectorized])
+@pytest.mark.parametrize("sizes", [(20, 24, 12), (5, 7, 9), (129, 3, 1)])
+def test_large_tiles(backend, kernel, sizes, launched):
+    M, N, K = sizes
+    a, b = normal(128, M, K, dtype=np.float32), normal(K, N, dtype=np.float32)
+    check(backend, kernel, a, b)
+    check(backend, kernel, a.swapaxes(1, 2).copy().swapaxes(1, 2), b.T.copy().T)
+    assert all(name.endswith("<float, 8>") for name in launched) and len(launched) == 2
+
+
+# ---- vectors -----------------------------------------------------------------------------------------------
+
+VECTORS = [(1, 1), (7, 1), (1, 33), (31, 32), (33, 31), (70, 300), (40, 1000), (2, 5000)]  # (M, K)
+
+
+@pytest.mark.parametrize("kernel", [gemv.gemv, split_k.split_k])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [*VECTORS, (1, 2 * split_k.VECTOR_PART + 5), (35, 2 * split_k.VECTOR_PART)])
+def test_matrix_times_vector_and_vector_times_matrix(backend, kernel, dtype, sizes):
+    M, K = sizes
+    matrix, vector = normal(M, K, dtype=dtype), normal(K, dtype=dtype, seed=1)
+    for a in (matrix, matrix.T.copy().T):
+        check(backend, kernel, a, vector[:, None])
+        check(backend, kernel, vector[None], a.T)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_gemv_reads_any_strides_in_place(backend, view):
+    matrix = VIEWS[view](normal(40, 68, dtype=np.float32))
+    vectors = normal(4, 68, dtype=np.float32, seed=1)
+    for vector in (vectors[1], vectors[2, ::-1], vectors.T.copy()[:, 3], np.broadcast_to(vectors[0, :1], 68)):
+        check(backend, gemv.gemv, matrix, vector[:, None])
+        check(backend, gemv.gemv, vector[None], matrix.T)
+
+
+def test_gemv_batches(backend):
+    check(backend, gemv.gemv, normal(4, 1, 3, 5), normal(2, 5, 1, seed=1))
+    check(backend, gemv.gemv, normal(2, 1, 1, 40), normal(3, 40, 34, seed=1))
+    check(backend, gemv.gemv, normal(3, 34, 40).swapaxes(1, 2), normal(2, 1, 34, 1, seed=1))
+
+
+def test_gemv_with_nan_and_infinity(backend):
+    a, b = np.ones((33, 40), np.float32), np.ones((40, 1), np.float32)
+    a[2, 5], a[7, 39], a[32, 0], a[8, 1], a[8, 2] = np.nan, np.inf, -np.inf, np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    for matrix in (a, a.T.copy().T):
+        out = backend.put(np.full((33, 1), 77, np.float32))
+        gemv.gemv(out, backend.put_strided(matrix), backend.put(b))
+        assert np.array_equal(backend.get(out), expected, equal_nan=True)
+
+
+# ---- a long K ----------------------------------------------------------------------------------------------
+
+
+def test_parts_of_a_long_K():
+    """As many parts as there are idle multiprocessors and K can feed."""
+    part, vector_part, blocks = split_k.PART, split_k.VECTOR_PART, split_k.ENOUGH_BLOCKS
+    assert split_k.parts_of(1, 64, 64, 4 * part) == 4
+    assert split_k.parts_of(1, 64, 64, 10**9) == blocks
+    assert split_k.parts_of(2, 128, 128, 10**9) == blocks // 8
+    assert split_k.parts_of(1, 64 * blocks, 64, 10**9) == 1
+    assert split_k.parts_of(1, 1, 1, 2 * vector_part - 1) == 1
+    assert split_k.parts_of(1, 1, 1, 2 * vector_part) == 2
+    assert split_k.parts_of(0, 64, 64, 10**9) == split_k.parts_of(1, 0, 64, 10**9) == 1
+
+
+def test_split_k_makes_one_product_of_parts_and_one_of_the_rest(backend, launched):
+    check(backend, split_k.split_k, normal(33, LONG + 4), normal(LONG + 4, 34, seed=1))
+    assert launched == ["matmul_vectorized<T, 4>", "matmul_vectorized<T, 4>", "split_k_sum<T>"]
+
+
+# ---- all of them -------------------------------------------------------------------------------------------
+
+
+def test_products_refuse_what_does_not_fit():
+    a = np.ones((3, 4), np.float32)
+    for kernel in RUNGS:
+        with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 4\) do not give \(3, 4\)"):
+            kernel(np.empty_like(a), a, a)
+        with pytest.raises(
+            TypeError, match=r"argument `const T\* b` expects an array of float32, got one of float64"
+        ):
+            kernel(np.empty((3, 3), np.float32), a, a.T.astype(np.float64))
+    with pytest.raises(ValueError, match=r"neither M nor N is 1 in an output of shape \(3, 3\)"):
+        gemv.gemv(np.empty((3, 3), np.float32), a, a.T)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("aligned", [True, False])
+def test_every_thread_order_gives_the_same_bits(aligned):
+    M, N, K = (36, 36, LONG) if aligned else (35, 33, LONG + 1)
+    a, b = normal(M, K, dtype=np.float32), normal(K, N, dtype=np.float32, seed=1)
+
+    def results():
+        found = [np.empty((M, N), np.float32) for _ in RUNGS]
+        for out, kernel in zip(found, RUNGS, strict=True):
+            kernel(out, a, b)
+        for matrix in (a, a.T.copy().T):
+            found.append(np.empty((M, 1), np.float32))
+            gemv.gemv(found[-1], matrix, b[:, :1])
+        return b"".join(out.tobytes() for out in found)
+
+    expected = results()
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.checks(False), sim.seed(seed), sim.num_threads(workers):
+            assert results() == expected
