@@ -1,6 +1,5 @@
 """The comparison: what it checks, what it reports, what it writes. Never how fast anything is."""
 
-import contextlib
 import json
 from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
@@ -170,10 +169,12 @@ class PretendedCard:
     """CuPy's part of a card, played by NumPy; kernels given NumPy arrays run on the simulator."""
 
     def __init__(self):
-        stream = SimpleNamespace(synchronize=lambda: None)
-        self.cuda = SimpleNamespace(
-            Device=lambda index: contextlib.nullcontext(), get_current_stream=lambda: stream
-        )
+        idle = SimpleNamespace(synchronize=lambda: None)
+        self.cuda = SimpleNamespace(Device=lambda index: idle, get_current_stream=lambda: idle)
+
+    @staticmethod
+    def asarray(array, dtype=None, blocking=False):
+        return np.asarray(array, dtype)
 
     @staticmethod
     def asnumpy(array):

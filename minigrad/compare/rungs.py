@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,12 @@ class Trial:
     def __init__(self, problem: Problem, rng: np.random.Generator):
         self.problem = problem
         self.inputs = problem.inputs(rng)
-        self.expected = np.asarray(
-            problem.array_program(np, *(array.astype(np.float64) for array in self.inputs))
-        )
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """Found when first asked for: a size that every rung refuses costs nothing."""
+        wide = (array.astype(np.float64) for array in self.inputs)
+        return np.asarray(self.problem.array_program(np, *wide))
 
     def check(self, result: np.ndarray) -> float:
         """The largest error of ``result``. Raises RungError if it is more than rounding explains."""
@@ -180,10 +184,8 @@ class KernelRung(Rung):
         from minigrad.creation import from_numpy
 
         tensors = [from_numpy(array).to(self.device) for array in inputs]
-        with self.active(), _choices(self.kernel) as chosen:
+        with self.active(), _must_take(self.kernel, problem):
             output = problem.run(*tensors)
-        if self.kernel not in chosen:
-            raise RefusedError(f"does not take {problem.size}: the reference would have run instead")
         if self.device.type == "cuda":
             self.transfer_seconds = _transfer_seconds(self.device, inputs, output)
         return lambda: problem.run(*tensors)
@@ -230,21 +232,23 @@ def summary(kernel: Kernel) -> str:
 
 
 @contextlib.contextmanager
-def _choices(kernel: Kernel) -> Iterator[list[Kernel | None]]:
-    """The kernels that the dispatcher chooses for ``kernel``'s op inside this context (None: reference).
+def _must_take(kernel: Kernel, problem: Problem) -> Iterator[None]:
+    """Inside this context the dispatcher chooses ``kernel`` for its op, or RefusedError says that it cannot.
 
     A kernel that refuses an input leaves it to the reference, silently; its time must not be taken for
     the kernel's.
     """
-    table, chosen = kernel_table(kernel.op), []
+    table = kernel_table(kernel.op)
 
     def choose(*args: Any) -> Kernel | None:
-        chosen.append(KernelTable.choose(table, *args))
-        return chosen[-1]
+        chosen = KernelTable.choose(table, *args)
+        if chosen is not kernel:
+            raise RefusedError(f"does not take {problem.size}: the reference would have run instead")
+        return chosen
 
     table.choose = choose  # type: ignore[method-assign, assignment]
     try:
-        yield chosen
+        yield
     finally:
         del table.choose
 

@@ -44,7 +44,7 @@ class Card:
 
 @pytest.fixture(params=["sim", "cuda"])
 def backend(request):
-    """Where CUDA kernels run. ``put`` and ``get`` copy arrays there and back, ``put_strided`` keeps strides."""
+    """Where CUDA kernels run: ``put`` and ``get`` copy there and back; ``put_strided`` keeps strides."""
     if request.param == "sim" and not sim.is_available():
         pytest.skip("the simulator needs a C++ compiler: install g++")
     if request.param == "cuda" and not cuda.is_available():
