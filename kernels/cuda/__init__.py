@@ -20,6 +20,7 @@ MODULES = (
     "gemv",
     "matmul",
     "matmul_tensor_core",
+    "optim",
     "pool2d",
     "random",
     "reduce",

@@ -8,15 +8,10 @@
 // memory, and f is written for accuracy.
 #pragma once
 
-#include "common.cuh"
+#include "vectors.cuh"
 
 constexpr int THREADS = 256;
 constexpr int MAX_DIMS = 6;
-
-template <typename T, int N>
-struct alignas(sizeof(T) * N) Vector {
-    T lane[N];
-};
 
 // An input of the function; POSITION is its number among the inputs.
 template <typename T, int POSITION>
@@ -30,17 +25,12 @@ struct Input {
 
     template <int N>
     __device__ __forceinline__ Vector<T, N> vector(long long i) const {
-        if (data) return *reinterpret_cast<const Vector<T, N>*>(data + i);
+        if (data) return load_vector<N>(data + i);
         Vector<T, N> same;
         for (int k = 0; k < N; k++) same.lane[k] = number;
         return same;
     }
 };
-
-template <int N, typename T>
-__device__ __forceinline__ bool aligned(const T* data) {
-    return reinterpret_cast<unsigned long long>(data) % sizeof(Vector<T, N>) == 0;
-}
 
 template <typename Out, int N, typename Function, typename... T>
 __device__ __forceinline__ Vector<Out, N> each_lane(Function f, const Vector<T, N>&... inputs) {
@@ -60,8 +50,7 @@ __device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<T,
     const long long begin = (long long)blockIdx.x * (THREADS * N);
     if (begin + THREADS * N <= n && aligned<N>(out) && (aligned<N>(inputs.data) && ...)) {
         const long long i = begin + threadIdx.x * N;
-        const Vector<Out, N> result = each_lane<Out, N>(f, inputs.template vector<N>(i)...);
-        *reinterpret_cast<Vector<Out, N>*>(out + i) = result;
+        store_vector(out + i, each_lane<Out, N>(f, inputs.template vector<N>(i)...));
         return;
     }
     for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS)

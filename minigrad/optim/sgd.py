@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from minigrad.autograd import wrap
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.optim.optimizer import Optimizer, Update, check_number
 from minigrad.tensor import Tensor
@@ -39,6 +39,14 @@ def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, ne
         param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step,
         get_num_threads(),
     )  # fmt: skip
+
+
+@sgd_step.kernel("cuda", "sim", name="fused")
+def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
+    """One pass over memory, 16 bytes of each array a thread."""
+    cuda.optim.sgd_step(
+        param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step
+    )
 
 
 class SGD(Optimizer):

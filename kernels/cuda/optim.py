@@ -1,0 +1,90 @@
+"""Launches ``optim.cu``: one step of an optimizer for one parameter, in place, on a card or on the simulator.
+
+All arrays of a call have the parameter's shape and dtype (float32 or float64) and are C-contiguous.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+
+THREADS = 256  # as in optim.cu
+VECTOR_BYTES = 16
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_sgd = CudaKernel(_source, "sgd_step<T>")
+_momentum = CudaKernel(_source, "momentum_step<T>")
+_adam = CudaKernel(_source, "adam_step<T>")
+
+
+def sgd_step(
+    param: Any,
+    grad: Any,
+    momentum_buffer: Any,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    first_step: bool,
+) -> None:
+    """Stochastic gradient descent with momentum, PyTorch's formula.
+
+    ``momentum_buffer`` is None without momentum. At the ``first_step`` it becomes the gradient itself,
+    whatever it held and whatever ``dampening`` is.
+    """
+    if momentum_buffer is None:
+        _launch(_sgd, (param, grad), lr, weight_decay)
+        return
+    _check_shapes(param, grad, momentum_buffer)
+    if first_step:
+        momentum_buffer.fill(0)
+    new_share = 1 if first_step else 1 - dampening
+    _launch(_momentum, (param, grad, momentum_buffer), lr, momentum, new_share, weight_decay, bool(nesterov))
+
+
+def adam_step(
+    param: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """Adam, or AdamW if ``decoupled``. ``step`` counts from 1; eps is added to the corrected square root."""
+    if step < 1:
+        raise ValueError(f"adam_step counts steps from 1, got {step}")
+    _launch(
+        _adam,
+        (param, grad, exp_avg, exp_avg_sq),
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        eps,
+        1 - lr * weight_decay if decoupled else 1,
+        0 if decoupled else weight_decay,
+        lr / (1 - beta1**step),
+        math.sqrt(1 - beta2**step),
+    )
+
+
+def _launch(kernel: CudaKernel, arrays: tuple, *factors: float) -> None:
+    _check_shapes(*arrays)
+    param = arrays[0]
+    per_block = THREADS * (VECTOR_BYTES // param.itemsize)
+    kernel.launch(blocks(param.size, per_block), THREADS, (*arrays, param.size, *factors))
+
+
+def _check_shapes(param: Any, *others: Any) -> None:
+    if any(array.shape != param.shape for array in others):
+        shapes = ", ".join(str(array.shape) for array in (param, *others))
+        raise ValueError(f"optimizer kernel: expected arrays of one shape, got {shapes}")

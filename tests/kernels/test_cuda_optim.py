@@ -1,0 +1,231 @@
+"""The CUDA kernels of the optimizers against their references in float64, over several steps."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.kernels import cuda, sim
+from minigrad.kernels.cuda import optim
+from minigrad.optim.adam import adam_step
+from minigrad.optim.sgd import sgd_step
+
+DTYPES = [np.float32, np.float64]
+STEPS = 4
+# Vectors are 2 or 4 elements, blocks 512 or 1024.
+SIZES = [*range(10), 511, 512, 513, 1023, 1024, 1025, 2051]
+
+ADAM = [(0.0, False), (0.1, False), (0.1, True)]  # weight_decay, decoupled
+SGD = [
+    # momentum, dampening, weight_decay, nesterov
+    *((0.0, 0.0, 0.0, False), (0.0, 0.0, 0.1, False), (0.9, 0.0, 0.0, False)),
+    *((0.9, 0.3, 0.1, False), (0.9, 0.0, 0.1, True)),
+]
+
+
+@pytest.fixture(params=["sim", "cuda"])
+def xp(request):
+    """The array module of a device: NumPy for the simulator, CuPy for a card."""
+    if request.param == "cuda":
+        if not cuda.is_available():
+            pytest.skip(cuda.why_unavailable())
+        return cuda.cupy()
+    if not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    return np
+
+
+needs_simulator = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
+)
+
+
+def draw(n, dtype):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(n).astype(dtype), rng.standard_normal((STEPS, n)).astype(dtype)
+
+
+def adam(step, param, grads, exp_avg, exp_avg_sq, weight_decay, decoupled):
+    """``step``, a kernel or the reference, with each of ``grads``."""
+    for number, grad in enumerate(grads, 1):
+        step(
+            param,
+            grad,
+            exp_avg,
+            exp_avg_sq,
+            lr=0.01,
+            beta1=0.9,
+            beta2=0.99,
+            eps=1e-8,
+            weight_decay=weight_decay,
+            decoupled=decoupled,
+            step=number,
+        )
+
+
+def sgd(step, param, grads, velocity, momentum, dampening, weight_decay, nesterov):
+    for number, grad in enumerate(grads):
+        step(
+            param,
+            grad,
+            velocity if momentum else None,
+            lr=0.1,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            first_step=number == 0,
+        )
+
+
+def by_reference(run, update, param, grads, states, options):
+    """The parameter and its states after all steps, in float64."""
+    arrays = [param.astype(np.float64), *(np.zeros(param.shape) for _ in range(states))]
+
+    def step(*arguments, **factors):
+        update.reference(np, *arguments, **factors)
+
+    run(step, arrays[0], grads.astype(np.float64), *arrays[1:], *options)
+    return arrays
+
+
+def assert_near(actual, expected, dtype):
+    # About ten roundings in each step, of numbers below 5; Adam's step is lr times a ratio that the bias
+    # corrections keep near 1, unless gradients cancel in exp_avg.
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=0, atol=10 * STEPS * 5 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", ADAM)
+def test_adam(xp, dtype, options):
+    for n in SIZES:
+        param, grads = draw(n, dtype)
+        expected = by_reference(adam, adam_step, param, grads, 2, options)
+        actual = [xp.asarray(param), xp.zeros(n, dtype), xp.zeros(n, dtype)]
+        adam(optim.adam_step, actual[0], xp.asarray(grads), *actual[1:], *options)
+        assert_near([a if xp is np else xp.asnumpy(a) for a in actual], expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", SGD)
+def test_sgd(xp, dtype, options):
+    for n in SIZES:
+        param, grads = draw(n, dtype)
+        expected = by_reference(sgd, sgd_step, param, grads, 1, options)
+        # What the buffer holds before the first step does not matter.
+        actual = [xp.asarray(param), xp.full(n, np.nan, dtype)]
+        sgd(optim.sgd_step, actual[0], xp.asarray(grads), actual[1], *options)
+        with_velocity = 2 if options[0] else 1
+        assert_near(
+            [a if xp is np else xp.asnumpy(a) for a in actual[:with_velocity]],
+            expected[:with_velocity],
+            dtype,
+        )
+
+
+@needs_simulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_that_start_anywhere(dtype):
+    """With every access checked: a vector at an odd address, or past the end, is an error."""
+    n = 1030
+    param, grads = draw(n, dtype)
+    expected = by_reference(adam, adam_step, param, grads, 2, ADAM[0])
+    expected_sgd = by_reference(sgd, sgd_step, param, grads, 1, SGD[2])
+    zeros = np.zeros_like(param)
+    for starts in ((0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 1, 1, 1)):
+        p, g, m, v = (
+            off_by(start, x) for start, x in zip(starts, (param, grads[0], zeros, zeros), strict=True)
+        )
+
+        def gradients(into=g):
+            for grad in grads:
+                into[...] = grad
+                yield into
+
+        with sim.checks():
+            adam(optim.adam_step, p, gradients(), m, v, *ADAM[0])
+        assert_near([p, m, v], expected, dtype)
+        p[...], m[...] = param, np.nan
+        with sim.checks():
+            sgd(optim.sgd_step, p, gradients(), m, *SGD[2])
+        assert_near([p, m], expected_sgd, dtype)
+
+
+def off_by(elements, array):
+    """A copy of ``array`` that starts ``elements`` elements past a multiple of 16 bytes."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 16 + elements * array.itemsize
+    view = memory[start : start + array.nbytes].view(array.dtype)
+    view[...] = array
+    return view
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_special_values(xp, dtype):
+    def step(param, grad):
+        param, grad = xp.full(3, param, dtype), xp.full(3, grad, dtype)
+        by_sgd = param.copy()
+        optim.adam_step(
+            param, grad, xp.zeros(3, dtype), xp.zeros(3, dtype), 0.1, 0.9, 0.999, 1e-8, 0.0, False, 1
+        )
+        optim.sgd_step(by_sgd, grad, None, 0.1, 0, 0, 0, False, True)
+        return float(param[0]), float(by_sgd[2])
+
+    assert step(1, 0) == (1, 1)  # a gradient of 0 is divided by eps alone
+    assert step(np.inf, 1) == (np.inf, np.inf)  # without decay an infinite parameter stays one
+    assert np.isnan(step(1, np.nan)).all()
+
+
+@needs_simulator
+def test_every_thread_order_gives_the_same_bits():
+    param, grads = draw(2051, np.float32)
+
+    def results():
+        p, m, v = param.copy(), np.zeros_like(param), np.zeros_like(param)
+        adam(optim.adam_step, p, grads, m, v, *ADAM[2])
+        sgd(optim.sgd_step, p, grads, m, *SGD[4])
+        return p.tobytes() + m.tobytes() + v.tobytes()
+
+    expected = results()
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            assert results() == expected
+
+
+@needs_simulator
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: mg.optim.SGD(params, 0.1, momentum=0.9, nesterov=True),
+        lambda params: mg.optim.AdamW(params, 0.1),
+    ],
+)
+def test_optimizers_run_these_kernels(make):
+    assert mg.get_kernel("adam_step", "sim") == mg.get_kernel("sgd_step", "cuda") == "fused"
+    trained = {}
+    for device in ("cpu", "sim"):
+        params = [mg.tensor([[1.0, 2.0], [3.0, 4.0]], mg.float64, device=device, requires_grad=True)]
+        optimizer = make(params)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (params[0] * params[0]).sum().backward()
+            optimizer.step()
+        trained[device] = params[0].detach().numpy()
+    np.testing.assert_allclose(trained["sim"], trained["cpu"], rtol=1e-13)
+
+
+def test_wrong_arguments_change_nothing():
+    param, state = np.ones(8, np.float32), np.zeros(8, np.float32)
+    options = (0.1, 0.9, 0.999, 1e-8, 0.0, False)
+    with pytest.raises(ValueError, match=r"one shape, got \(8,\), \(8,\), \(8,\), \(4,\)"):
+        optim.adam_step(param, param, state, state[:4].copy(), *options, 1)
+    with pytest.raises(TypeError, match="expects an array of float32, got one of float64"):
+        optim.adam_step(param, param.astype(float), state, state, *options, 1)
+    with pytest.raises(ValueError, match="from 1"):
+        optim.adam_step(param, param, state, state, *options, 0)
+    with pytest.raises(ValueError, match="one shape"):
+        optim.sgd_step(param, param, state[:4], 0.1, 0.9, 0, 0, False, True)
+    np.testing.assert_array_equal(param, 1)
+    np.testing.assert_array_equal(state, 0)
