@@ -91,6 +91,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         yield from convolutions(*image)
     yield from poolings((2, 3, 6, 6) if small else (64, 64, 112, 112))
     yield from rows((6, 20) if small else (65536, 1024))
+    yield from optimizer_steps((6, 20) if small else (4096, 4096))
     yield from dropouts((6, 20) if small else (65536, 1024), device)
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
 
@@ -191,7 +192,7 @@ def rows(shape: Shape) -> Iterator[Case]:
     """Elementwise functions, softmax and reductions of a matrix, through the tensor API."""
     size = "x".join(map(str, shape))
     values = prod(shape)
-    elementwise = {
+    functions = {
         "x + y": (2, lambda lib, x, y: x + y),
         "relu": (1, lambda lib, x: lib.nn.functional.relu(x)),
         "gelu": (1, lambda lib, x: lib.nn.functional.gelu(x)),
@@ -205,11 +206,47 @@ def rows(shape: Shape) -> Iterator[Case]:
         "sum over columns": (shape[0], lambda lib, x: x.sum(1)),
         "max over columns": (shape[0], lambda lib, x: x.amax(1)),
     }
-    for name, (inputs, call) in elementwise.items():
+    ops = {"x + y": ("add",), "relu": ("relu",), "gelu": ("gelu",), "exp": ("exp",)}
+    for name, (inputs, call) in functions.items():
         moved = FLOAT * values * (inputs + 1)
-        yield Case(name, size, (shape,) * inputs, _ours(call), call, 0.0, moved)
+        yield Case(name, size, (shape,) * inputs, _ours(call), call, 0.0, moved, ops.get(name, ()))
+    for name, gradient in (("relu", "relu_grad"), ("gelu", "gelu_grad"), ("exp", "mul")):
+        call = functions[name][1]
+        yield Case(
+            f"{name}, forward + backward",
+            size,
+            (shape, shape),
+            lambda x, g, call=call: input_gradient(lambda x: call(mg, x), x, g),
+            lambda torch, x, g, call=call: input_gradient(lambda x: call(torch, x), x, g),
+            0.0,
+            FLOAT * values * (2 + 3),  # the gradient reads two arrays
+            (name, gradient),
+        )
     for name, (outputs, call) in reductions.items():
         yield Case(name, size, (shape,), _ours(call), call, 0.0, FLOAT * (values + outputs))
+
+
+def optimizer_steps(shape: Shape) -> Iterator[Case]:
+    """A step of Adam for one parameter, by PyTorch's fused kernel on its side."""
+    optimizers: dict[int, Any] = {}  # by the parameter, which they keep
+
+    def step(lib: Any, param: Any, grad: Any, **options: Any) -> Any:
+        if id(param) not in optimizers:
+            optimizers[id(param)] = lib.optim.Adam([param], **options)
+        param.grad = grad
+        optimizers[id(param)].step()
+        return param
+
+    yield Case(
+        "Adam step",
+        "x".join(map(str, shape)),
+        (shape, shape),
+        _ours(step),
+        lambda torch, param, grad: step(torch, param, grad, fused=True),
+        0.0,
+        7 * FLOAT * prod(shape),  # four arrays read, three written
+        ("adam_step",),
+    )
 
 
 def dropouts(shape: Shape, device: str) -> Iterator[Case]:

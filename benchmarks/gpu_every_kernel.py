@@ -57,6 +57,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "dropout": (lambda x: mg.get_op("dropout")(x, p=0.3, seed=1, offset=2), ((13, 37),)),
         "embedding": (lambda w: FUNCTIONS.embedding(indices(w, 41), w), ((9, 36),)),
         "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 83), w), ((3, 130),)),
+        "optimizers": (trained, ((13, 37), (13, 37))),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
     }
 
@@ -67,6 +68,17 @@ def filled(x: mg.Tensor) -> mg.Tensor:
         for kernel in ("uniform_naive", "uniform_block", "normal_naive", "normal_block"):
             getattr(cuda.random, kernel)(x.device.xp.empty(x.shape, x.dtype), 1, 2)
     return x * 1.0
+
+
+def trained(x: mg.Tensor, grad: mg.Tensor) -> mg.Tensor:
+    """``x`` times ``grad``, plus what each optimizer makes of ``x`` in a step."""
+    y = x * grad
+    for make in (mg.optim.SGD, lambda params: mg.optim.SGD(params, momentum=0.9), mg.optim.AdamW):
+        param = x.detach().clone()
+        param.grad = grad.detach()
+        make([param]).step()
+        y = y + param
+    return y
 
 
 def indices(x: mg.Tensor, *shape: int) -> mg.Tensor:
