@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 MODULES = (
+    "channel_sums",
     "conv2d",
     "cross_entropy",
     "elementwise",
@@ -20,6 +21,7 @@ MODULES = (
     "gemv",
     "matmul",
     "matmul_tensor_core",
+    "norm",
     "optim",
     "pool2d",
     "random",

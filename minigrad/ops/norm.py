@@ -19,10 +19,12 @@ from typing import Any
 
 from minigrad.autograd import no_grad
 from minigrad.dispatch import Spec
+from minigrad.kernels import cuda
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import rsqrt, zeros_like
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import reshape
+from minigrad.ops.softmax import WARP_COLUMNS
 
 # ---- the ops ----------------------------------------------------------------------------------------------
 
@@ -291,3 +293,52 @@ def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> N
     for which, parameter in parameters.items():
         if parameter is not None and parameter.shape != shape:
             raise ValueError(f"{name}: {which} must have shape {shape}, got {parameter.shape}")
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _flat(parameter: Any) -> Any:
+    return None if parameter is None else parameter.reshape(parameter.size)
+
+
+def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
+    """Register the CUDA kernels of layer or group norm, which see ``x`` as ``rows_shape(x, axes)``."""
+    run, run_grad = getattr(cuda.norm, forward.name), getattr(cuda.norm, backward.name)
+
+    def is_filled(x, *rest, axes, **options):
+        return 0 < _count(x.shape, axes) < cuda.norm.MAX_COLUMNS and x.size > 0
+
+    def has_long_rows(x, *rest, axes, **options):
+        return is_filled(x, axes=axes) and _count(x.shape, axes) > WARP_COLUMNS
+
+    for rung, when, summary in (
+        ("naive", is_filled, "One thread for each row: the definition."),
+        ("warp", is_filled, "One warp for each row: loads are coalesced, sums combined by shuffles."),
+        ("block", has_long_rows, "One block for each row, for rows too long for one warp."),
+    ):
+
+        def kernel(outs, x, weight, bias, *, axes, parameters, eps, rung=rung):
+            shape = rows_shape(x, axes)
+            y, *statistics = outs
+            y = y.reshape(shape)
+            run(rung, (y, *statistics), x.reshape(shape), _flat(weight), _flat(bias), eps)
+
+        def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters, rung=rung):
+            shape = rows_shape(x, axes)
+            dx, dweight, dbias = outs
+            outs = dx.reshape(shape), _flat(dweight), _flat(dbias)
+            run_grad(rung, outs, g.reshape(shape), x.reshape(shape), mean, rstd, _flat(weight))
+
+        kernel.__doc__ = grad_kernel.__doc__ = summary
+        forward.kernel("cuda", "sim", name=rung, when=when)(kernel)
+        backward.kernel("cuda", "sim", name=rung, when=when)(grad_kernel)
+
+
+def _as_matrix(x: Any, axes: Sequence[int]) -> tuple[int, int]:
+    columns = _count(x.shape, axes)
+    return x.size // columns, columns
+
+
+_register_rows(_layer_norm, layer_norm_grad, _as_matrix)
+_register_rows(_group_norm, group_norm_grad, lambda x, axes: x.shape)
