@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 MODULES = (
+    "batch_norm",
     "channel_sums",
     "conv2d",
     "cross_entropy",

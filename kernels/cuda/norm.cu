@@ -1,6 +1,6 @@
 // Layer norm and group norm, and their gradients for the input: normalisation of the rows of a matrix.
 //
-//   y = (x - mean) rstd weight + bias      mean and variance those of the row, rstd = 1 / sqrt(variance + eps)
+//   y = (x - mean) rstd weight + bias      mean and variance of the row, rstd = 1 / sqrt(variance + eps)
 //   dx = (a - E[a] - normal E[a normal]) rstd      a = grad weight, normal = (x - mean) rstd, E over the row
 //
 // Shapes: x, y, grad and dx are (rows, columns), mean and rstd (rows), C-contiguous. For layer norm, weight and

@@ -342,3 +342,47 @@ def _as_matrix(x: Any, axes: Sequence[int]) -> tuple[int, int]:
 
 _register_rows(_layer_norm, layer_norm_grad, _as_matrix)
 _register_rows(_group_norm, group_norm_grad, lambda x, axes: x.shape)
+
+
+def _has_elements(x: Any, *rest: Any, **options: Any) -> bool:
+    return x.size > 0
+
+
+def _planes(x: Any) -> Any:
+    """``x`` (N, C, ...) as (N, C, area)."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+
+
+def _register_channels(rung: str) -> None:
+    run = getattr(cuda.batch_norm, f"batch_norm_{rung}")
+    run_grad = getattr(cuda.batch_norm, f"batch_norm_grad_{rung}")
+
+    def kernel(outs, x, weight, bias, *, axes, parameters, eps):
+        y, mean, rstd = outs
+        run((_planes(y), _flat(mean), _flat(rstd)), _planes(x), _flat(weight), _flat(bias), eps)
+
+    def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
+        dx, dweight, dbias = outs
+        outs = _planes(dx), _flat(dweight), _flat(dbias)
+        run_grad(outs, _planes(g), _planes(x), _flat(mean), _flat(rstd), _flat(weight))
+
+    kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
+    _batch_norm.kernel("cuda", "sim", name=rung, when=_has_elements)(kernel)
+    batch_norm_grad.kernel("cuda", "sim", name=rung, when=_has_elements)(grad_kernel)
+
+
+_register_channels("naive")
+_register_channels("split")
+
+
+@batch_norm_inference.kernel("cuda", "sim", name="fused", when=_has_elements)
+def _(y, x, mean, var, weight, bias, *, eps):
+    """One elementwise kernel."""
+    statistics = _flat(mean), _flat(var), _flat(weight), _flat(bias)
+    cuda.batch_norm.batch_norm_inference(_planes(y), _planes(x), *statistics, eps)
+
+
+@batch_norm_weight_grad.kernel("cuda", "sim", name="split", when=_has_elements)
+def _(out, g, x, mean):
+    """Several blocks for each channel; a second launch adds their sums."""
+    cuda.batch_norm.batch_norm_weight_grad(_flat(out), _planes(g), _planes(x), _flat(mean))

@@ -1,0 +1,199 @@
+"""The CUDA kernels of layer, group and batch norm and their gradients, against NumPy in float64."""
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import sim
+from minigrad.kernels.cuda import batch_norm, channel_sums, norm
+
+EPS = 1e-3
+DTYPES = [np.float32, np.float64]
+ROWS = [(1, 1), (3, 33), (70, 5), (2, 1500), (300, 40), (0, 4)]
+GROUPS = [
+    (1, 1, 1, 1),
+    (3, 2, 3, 5),
+    (2, 1, 3, 500),
+    (2, 3, 1, 33),
+    (70, 2, 2, 1),
+    (4, 1, 2, 1100),
+    (0, 2, 3, 4),
+]
+CHANNELS = [(2, 1, 1), (3, 5, 7), (300, 40, 1), (70, 3, 2), (4, 2, 1100), (1, 3, 300), (2, 3, 33)]
+
+# Of each problem, in the shape of x that the kernels are given: over which axes the mean is, and the shape of
+# weight and bias beside x.
+LAYER = ROWS, (1,), lambda shape: (1, shape[1])
+GROUP = GROUPS, (2, 3), lambda shape: (1, *shape[1:3], 1)
+BATCH = CHANNELS, (0, 2), lambda shape: (1, shape[1], 1)
+
+RUNGS = {
+    **{f"layer {r}": (LAYER, partial(norm.layer_norm, r), partial(norm.layer_norm_grad, r))
+       for r in ("naive", "warp", "block")},
+    **{f"group {r}": (GROUP, partial(norm.group_norm, r), partial(norm.group_norm_grad, r))
+       for r in ("naive", "warp", "block")},
+    "batch naive": (BATCH, batch_norm.batch_norm_naive, batch_norm.batch_norm_grad_naive),
+    "batch split": (BATCH, batch_norm.batch_norm_split, batch_norm.batch_norm_grad_split),
+}  # fmt: skip
+PROBLEMS = [(name, shape) for name, ((shapes, *_), *_) in RUNGS.items() for shape in shapes]
+
+
+class Problem:
+    """Inputs in ``dtype`` and, in float64, what comes of them."""
+
+    def __init__(self, name, shape, dtype, offset=0.0, affine=True):
+        (_, self.axes, parameters), self.kernel, self.grad_kernel = RUNGS[name]
+        rng = np.random.default_rng(0)
+        self.beside = parameters(shape)
+        draw = [shape, shape, self.beside, self.beside]
+        self.x, self.grad, self.weight, self.bias = (rng.standard_normal(s).astype(dtype) for s in draw)
+        self.x += self.x.dtype.type(offset)
+        self.count = int(np.prod([shape[axis] for axis in self.axes]))
+        wide = self.x.astype(np.float64)
+        self.mean = wide.mean(self.axes, keepdims=True)
+        self.rstd = 1 / np.sqrt(wide.var(self.axes, keepdims=True) + EPS)
+        self.normal = (wide - self.mean) * self.rstd
+        self.w, self.b = (self.weight, self.bias) if affine else (np.ones(1), np.zeros(1))
+        self.parameters = (self.weight.ravel(), self.bias.ravel()) if affine else (None, None)
+        self.shapes = [shape, self.mean.size, self.mean.size]
+        self.eps = np.finfo(dtype).eps
+
+    def forward(self, run, **options):
+        """y, mean and rstd, in shapes that broadcast."""
+        args = self.x, *self.parameters, EPS
+        found = run(self.kernel, self.shapes, self.x.dtype, *args, **options)
+        return found[0], *(f.reshape(self.mean.shape) for f in found[1:])
+
+
+def assert_within(actual, expected, bound):
+    assert actual.shape == np.shape(expected)
+    assert (np.abs(actual - expected) <= bound).all(), np.abs(actual - expected).max()
+
+
+@pytest.mark.parametrize(("name", "shape"), PROBLEMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forward(run, name, shape, dtype):
+    for affine in (True, False):
+        p = Problem(name, shape, dtype, affine=affine)
+        y, mean, rstd = p.forward(run)
+        # A sum of n terms has n roundings, and a few follow: those of the mean are in units of the mean
+        # magnitude, those of the variance relative.
+        relative = (8 + p.count) * p.eps
+        size = np.abs(p.x).mean(p.axes, keepdims=True)
+        assert_within(mean, p.mean, relative * size)
+        # The variance changes by the square of what the mean is off, far less than its own roundings.
+        assert_within(rstd, p.rstd, relative * p.rstd)
+        bound = np.abs(p.w) * relative * (size * p.rstd + np.abs(p.normal)) + 2 * p.eps * np.abs(p.b)
+        assert_within(y, p.normal * p.w + p.b, bound)
+
+
+@pytest.mark.parametrize(("name", "shape"), PROBLEMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients(run, name, shape, dtype):
+    for affine in (True, False):
+        p = Problem(name, shape, dtype, affine=affine)
+        statistics = [s.astype(dtype).ravel() for s in (p.mean, p.rstd)]
+        mean, rstd = (s.astype(np.float64).reshape(p.mean.shape) for s in statistics)
+        shapes = [shape, p.weight.size, p.weight.size]
+        args = p.grad, p.x, *statistics, p.parameters[0]
+        dx, dweight, dbias = run(p.grad_kernel, shapes, dtype, *args)
+        grad, normal = p.grad.astype(np.float64), (p.x - mean) * rstd
+        shared = tuple(axis for axis, n in enumerate(p.beside) if n == 1)
+
+        relative = (8 + p.count) * p.eps
+        a = grad * p.w
+        averages = [z.mean(p.axes, keepdims=True) for z in (a, a * normal)]
+        sizes = [np.abs(z).mean(p.axes, keepdims=True) for z in (a, a * normal)]
+        bound = relative * rstd * (np.abs(a) + sizes[0] + (1 + np.abs(normal)) * sizes[1])
+        assert_within(dx, rstd * (a - averages[0] - normal * averages[1]), bound)
+        relative = (8 + grad.size // max(p.weight.size, 1)) * p.eps
+        for found, terms in ((dweight, grad * normal), (dbias, grad)):
+            wanted, size = (
+                z.sum(shared).ravel() for z in (terms, np.abs(terms) + np.abs(mean * rstd * grad))
+            )
+            assert_within(found, wanted, relative * size)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNGS if name != "batch naive"])
+def test_a_large_offset(run, name):
+    """What is lost is what rounding the mean costs, a few units of 1e4 eps, not the digits of a long sum."""
+    shape = {"layer": (3, 1500), "group": (2, 1, 3, 500), "batch": (4, 2, 500)}[name.split()[0]]
+    p = Problem(name, shape, np.float32, offset=1e4)
+    y, mean, rstd = p.forward(run)
+    # batch split: a thread has 4 elements, then 5 + 3 + 1 steps combine the means.
+    place = (13 if name == "batch split" else 2) * p.eps * 1e4
+    assert_within(mean, p.mean, place)
+    # 500 or 1500 squares make a variance of about 1, and the mean's error is added to it squared.
+    assert_within(rstd, p.rstd, (1500 * p.eps + place**2) * p.rstd)
+    bound = np.abs(p.w) * (
+        place * p.rstd + (1500 * p.eps + place**2) * np.abs(p.normal)
+    ) + 4 * p.eps * np.abs(p.b)
+    assert_within(y, p.normal * p.w + p.b, bound)
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_nan_and_infinity_stay_where_their_statistics_reach(run, name):
+    shape = {"layer": (4, 40), "group": (2, 2, 2, 20), "batch": (3, 4, 20)}[name.split()[0]]
+    p = Problem(name, shape, np.float32)
+    for value in (np.nan, np.inf):
+        p.x[(1,) * len(shape)] = value
+        y, mean, _ = p.forward(run, fill=77)
+        reached = ~np.isfinite(p.x).all(p.axes, keepdims=True)
+        assert np.array_equal(~np.isfinite(mean), reached)
+        assert np.array_equal(np.isnan(y), np.broadcast_to(reached, shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", CHANNELS)
+def test_batch_norm_with_given_statistics(run, dtype, shape):
+    p = Problem("batch split", shape, dtype)
+    var = np.abs(p.grad).max((0, 2))
+    mean = p.bias.ravel()
+    column = (1, -1, 1)
+    y = run(batch_norm.batch_norm_inference, shape, dtype, p.x, mean, var, *p.parameters, EPS)
+    rstd = 1 / np.sqrt(var.astype(np.float64) + EPS)
+    scale = (rstd * p.weight.ravel()).reshape(column)
+    centred = p.x.astype(np.float64) - mean.reshape(column)
+    size = np.abs(scale * centred) + np.abs(p.bias)
+    assert_within(y, centred * scale + p.bias, 8 * p.eps * size)
+    plain = run(batch_norm.batch_norm_inference, shape, dtype, p.x, mean, var, None, None, EPS)
+    assert_within(plain, centred * rstd.reshape(column), 8 * p.eps * np.abs(centred * rstd.reshape(column)))
+    found = run(batch_norm.batch_norm_weight_grad, shape[1], dtype, p.grad, p.x, mean)
+    terms = p.grad * centred
+    assert_within(found, terms.sum((0, 2)), (8 + p.count) * p.eps * np.abs(terms).sum((0, 2)))
+
+
+def test_what_does_not_fit_is_refused():
+    x, row = np.ones((3, 4), np.float32), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"layer norm kernel: expected arrays of 2 dimensions"):
+        norm.layer_norm("warp", (x.copy(), row, row[:2].copy()), x, None, None, EPS)
+    with pytest.raises(ValueError, match=r"cannot sum the channels of \(3, 4, 1\) and \(3, 4, 1\) to \(3,\)"):
+        channel_sums.split((row, row), x[..., None], x[..., None], None, None, (0, 1))
+    with pytest.raises(ValueError, match=r"x \(samples, channels, area\) = \(3, 4, 1\)"):
+        batch_norm.batch_norm_split((x[..., None], row, row), x[..., None], None, None, EPS)
+    with pytest.raises(TypeError, match="expects an array of float32, got one of float64"):
+        norm.layer_norm("naive", (x.copy(), row, row.copy()), x, x[0].astype(np.float64), None, EPS)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("name", RUNGS)
+def test_every_thread_order_gives_the_same_bits_and_every_access_is_right(name):
+    shape = {"layer": (40, 130), "group": (3, 2, 2, 35), "batch": (4, 2, 1100)}[name.split()[0]]
+    p = Problem(name, shape, np.float32)
+
+    def results():
+        y, dx = np.empty_like(p.x), np.empty_like(p.x)
+        mean, rstd = np.empty((2, p.mean.size), np.float32)
+        sums = np.empty((2, p.weight.size), np.float32)
+        p.kernel((y, mean, rstd), p.x, *p.parameters, EPS)
+        p.grad_kernel((dx, *sums), p.grad, p.x, mean, rstd, p.parameters[0])
+        return b"".join(array.tobytes() for array in (y, mean, rstd, dx, sums))
+
+    first = results()
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            assert results() == first
+    with sim.checks():
+        assert results() == first
