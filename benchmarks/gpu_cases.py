@@ -92,6 +92,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     yield from poolings((2, 3, 6, 6) if small else (64, 64, 112, 112))
     yield from rows((6, 20) if small else (65536, 1024))
     yield from optimizer_steps((6, 20) if small else (4096, 4096))
+    yield from norms((6, 20), (3, 4, 5, 5)) if small else norms((65536, 1024), (64, 64, 56, 56))
+    yield from cross_entropies((6, 20) if small else (32768, 32000), device)
     yield from dropouts((6, 20) if small else (65536, 1024), device)
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
 
@@ -295,12 +297,85 @@ def embeddings(tokens: int, rows: int, columns: int, device: str) -> Iterator[Ca
     )
 
 
+def norms(matrix: Shape, images: Shape) -> Iterator[Case]:
+    """Layer, group and batch norm, forward, and forward with backward, which gives the input's gradient.
+
+    The gradients need two sums before they can give one element, and batch norm two statistics: what is read
+    twice for that, the floor counts once.
+    """
+    groups = 2 if images[1] < 32 else 32
+    calls = {
+        "layer norm": (matrix, matrix[1], lambda F, x, w, b: F.layer_norm(x, w.shape, w, b)),
+        "group norm": (images, images[1], lambda F, x, w, b: F.group_norm(x, groups, w, b)),
+        "batch norm": (images, images[1], lambda F, x, w, b: F.batch_norm(x, None, None, w, b, True)),
+    }
+    for name, (shape, channels, call) in calls.items():
+        op = name.replace(" ", "_")
+        size, moved = "x".join(map(str, shape)), 2 * FLOAT * prod(shape)
+        parameters = (channels,), (channels,)
+        yield Case(
+            name,
+            size,
+            (shape, *parameters),
+            lambda x, w, b, call=call: call(mg.nn.functional, x, w, b),
+            lambda torch, x, w, b, call=call: call(torch.nn.functional, x, w, b),
+            0.0,
+            moved,
+            (op,),
+        )
+        yield Case(
+            f"{name}, forward + backward",
+            size,
+            (shape, shape, *parameters),
+            lambda x, g, w, b, call=call: normalized_gradient(call, mg.nn.functional, x, g, w, b),
+            lambda torch, x, g, w, b, call=call: normalized_gradient(call, torch.nn.functional, x, g, w, b),
+            0.0,
+            2.5 * moved,  # x, y; then g, x, dx
+            (op, f"{op}_grad"),
+        )
+
+
+def normalized_gradient(call: Callable[..., Any], functional: Any, x: Any, g: Any, w: Any, b: Any) -> Any:
+    """The gradient for ``x``; those for weight and bias are found, too."""
+    w, b = (p.detach().requires_grad_() for p in (w, b))
+    return input_gradient(lambda x: call(functional, x, w, b), x, g)
+
+
+def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
+    """The mean loss of logits, and its gradient, for random classes."""
+    classes = np.random.default_rng(0).integers(0, shape[1], shape[0])
+    ours = mg.tensor(classes, device=device)
+    theirs = functools.cache(lambda torch: torch.tensor(classes, device="cuda"))
+    size, logits = "x".join(map(str, shape)), FLOAT * prod(shape)
+
+    def our_loss(x: Any) -> Any:
+        return mg.nn.functional.cross_entropy(x, ours)
+
+    def their_loss(torch: Any, x: Any) -> Any:
+        return torch.nn.functional.cross_entropy(x, theirs(torch))
+
+    yield Case("cross-entropy", size, (shape,), our_loss, their_loss, 0.0, logits, ("cross_entropy",))
+    yield Case(
+        "cross-entropy, forward + backward",
+        size,
+        (shape,),
+        lambda x: input_gradient(our_loss, x, None),
+        lambda torch, x: input_gradient(lambda x: their_loss(torch, x), x, None),
+        0.0,
+        3 * logits,
+        ("cross_entropy", "cross_entropy_grad"),
+    )
+
+
 def _ours(call: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *tensors: call(mg, *tensors)
 
 
 def input_gradient(function: Callable[[Any], Any], x: Any, g: Any) -> Any:
-    """The gradient of ``function`` at ``x`` for the output's gradient ``g``; the same in both libraries."""
+    """The gradient of ``function`` at ``x`` for the output's gradient ``g``; the same in both libraries.
+
+    A loss of one element needs no ``g``: None.
+    """
     x = x.detach().requires_grad_()
     function(x).backward(g)
     return x.grad

@@ -32,12 +32,22 @@ LADDERS = {
     "embedding": "embedding",
     "embedding, gradient": "embedding_grad",
     "take_along_dim": "put_along_dim",
+    "layer norm": "layer_norm",
+    "layer norm, gradient": "layer_norm_grad",
+    "group norm": "group_norm",
+    "group norm, gradient": "group_norm_grad",
+    "batch norm": "batch_norm",
+    "batch norm, gradient": "batch_norm_grad",
+    "cross-entropy": "cross_entropy",
+    "cross-entropy, gradient": "cross_entropy_grad",
 }
 
 
 def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
     """By name: a function of tensors, and the shapes of its inputs. The gradients run too."""
     image, kernel = (2, 4, 7, 9), (6, 4, 3, 3)
+    normalized, images = ((37, 1061), (1061,), (1061,)), ((3, 6, 13, 15), (6,), (6,))
+    logits = ((7, 1061),)
     return {
         "matmul": (lambda a, b: a @ b, ((37, 41), (41, 35))),
         "batched matmul": (lambda a, b: a @ b.transpose(1, 2), ((3, 5, 33), (3, 7, 33))),
@@ -58,8 +68,32 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "embedding": (lambda w: FUNCTIONS.embedding(indices(w, 41), w), ((9, 36),)),
         "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 83), w), ((3, 130),)),
         "optimizers": (trained, ((13, 37), (13, 37))),
+        "layer norm": (layer_norm, normalized),
+        "layer norm, gradient": (layer_norm, normalized),
+        "group norm": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
+        "group norm, gradient": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
+        "batch norm": (batch_norm, images),
+        "batch norm, gradient": (batch_norm, images),
+        "batch norm, evaluation": (evaluated, images),
+        "cross-entropy": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
+        "cross-entropy, gradient": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
     }
+
+
+def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
+    """Over the last axis."""
+    return FUNCTIONS.layer_norm(x, weight.shape, weight, bias)
+
+
+def batch_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
+    """With the batch's statistics; tanh, as the sum of the squares alone does not depend on ``x``."""
+    return mg.tanh(FUNCTIONS.batch_norm(x, None, None, weight, bias, training=True))
+
+
+def evaluated(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
+    """Batch norm with statistics from elsewhere."""
+    return FUNCTIONS.batch_norm(x, bias.detach(), weight.detach() ** 2, weight, bias)
 
 
 def filled(x: mg.Tensor) -> mg.Tensor:

@@ -45,6 +45,8 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
         assert name in names
     for rung in mg.list_kernels("matmul", "sim"):
         assert f"matmul, {rung.name}" in names
+    for name in ("layer norm", "group norm, forward + backward", "batch norm", "cross-entropy"):
+        assert name in names
     for name in ("dropout, block", "embedding", "embedding gradient"):
         assert name in names
     for name in ("forward", "input gradient", "weight gradient"):
