@@ -18,7 +18,8 @@
 // that share a row or a column of tiles. From shared memory a warp loads (64 + 32) x 32 bytes for the 2 x 64
 // x 32 x 8 operations of an mma step in TF32.
 //
-// Registers of a thread: 64 sums, 16 of a's fragments and 8 of b's. Shared memory: 2 x (8 + 8) KB.
+// Registers of a thread: 64 sums, 8 of b's fragments and 4 of a's at a time; with all else 128, so that two
+// blocks share a multiprocessor's 65536. Shared memory of a block: 2 x (8 + 8) KB.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -46,18 +47,21 @@ __device__ __forceinline__ int place_of(int row, int chunk) {
     return row * CHUNKS + (chunk ^ (row / 2 % CHUNKS));
 }
 
-// Starts the copies of a tile: TILE_ROWS rows from `first` on, CHUNKS chunks from k0 on. Zeros stand for what
-// lies beyond the edges; they add nothing to the sums.
+// How much of a tile, at most `size`, is inside where `left` remain.
+__device__ __forceinline__ int inside(long long left, int size) { return left < size ? int(left) : size; }
+
+// Starts the copies of a tile from x, its first element: of TILE_ROWS rows and CHUNKS chunks, as far as there
+// are `rows` rows of `columns` elements. Zeros stand for the rest; they add nothing to the sums.
 template <typename T>
 __device__ __forceinline__ void start_tile(AsyncCopies& copies, uint4* tile, const T* x, long long row_stride,
-                                           long long first, long long rows, long long k0, long long K) {
+                                           int rows, int columns) {
     constexpr int PER_CHUNK = CHUNK_BYTES / sizeof(T);
 #pragma unroll
     for (int i = 0; i < TILE_ROWS * CHUNKS / THREADS; i++) {
         const int number = i * THREADS + threadIdx.x, row = number / CHUNKS, chunk = number % CHUNKS;
-        const long long k = k0 + chunk * PER_CHUNK, left = first + row < rows ? K - k : 0;
-        const int valid = left >= PER_CHUNK ? CHUNK_BYTES : left > 0 ? int(left) * int(sizeof(T)) : 0;
-        const T* from = valid ? x + (first + row) * row_stride + k : x;
+        const int left = row < rows ? columns - chunk * PER_CHUNK : 0;
+        const int valid = left >= PER_CHUNK ? CHUNK_BYTES : left > 0 ? left * int(sizeof(T)) : 0;
+        const T* from = valid ? x + row * row_stride + chunk * PER_CHUNK : x;
         copies.copy<CHUNK_BYTES>(&tile[place_of(row, chunk)], from, valid);
     }
 }
@@ -116,21 +120,36 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[WARP_M / 16][WARP_N
     }
 }
 
-// Writes a warp's sums, as far as they lie inside of out.
 template <typename T>
-__device__ __forceinline__ void store(T* out, const float (&sums)[WARP_M / 16][WARP_N / 8][4],
-                                      long long first_row, long long first_column, long long M, long long N) {
-    const int lane = threadIdx.x % 32;
+struct alignas(2 * sizeof(T)) Pair {
+    T left, right;
+};
+
+// Writes a warp's sums to out, of which `rows` rows and `columns` columns are left. A lane has pairs of
+// neighbours, and stores them as such if all pairs in out are aligned: the 4 lanes of a row then write 32
+// bytes of floats.
+template <typename T>
+__device__ __forceinline__ void store(T* out, const float (&sums)[WARP_M / 16][WARP_N / 8][4], long long rows,
+                                      long long columns, long long N) {
+    const int lane = threadIdx.x % 32, column = lane % 4 * 2;
+    const bool aligned = N % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
 #pragma unroll
-    for (int m = 0; m < WARP_M / 16; m++)
+    for (int m = 0; m < WARP_M / 8; m++) {
+        const int row = 8 * m + lane / 4;
+        T* to = out + row * N + column;
 #pragma unroll
-        for (int n = 0; n < WARP_N / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const long long row = first_row + 16 * m + lane / 4 + i / 2 * 8;
-                const long long column = first_column + 8 * n + lane % 4 * 2 + i % 2;
-                if (row < M && column < N) out[row * N + column] = T(sums[m][n][i]);
+        for (int n = 0; n < WARP_N / 8; n++) {
+            if (row >= rows || 8 * n + column >= columns) continue;
+            const float* sum = &sums[m / 2][n][m % 2 * 2];
+            const Pair<T> pair = {T(sum[0]), T(sum[1])};
+            if (aligned) {
+                *reinterpret_cast<Pair<T>*>(to + 8 * n) = pair;
+            } else {
+                to[8 * n] = pair.left;
+                if (8 * n + column + 1 < columns) to[8 * n + 1] = pair.right;
             }
+        }
+    }
 }
 
 // Grid: x = all tiles of out, in rows of ceil(N / TILE_ROWS) (x alone may exceed 65535); z = the batch.
@@ -148,18 +167,18 @@ matmul_tensor_core(T* out, const T* a, const T* b, TensorCoreShape shape) {
 
     // A grid has at most 65535 blocks along z: a larger batch takes several turns.
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
-        const T* a_matrix = a + number * shape.a_batch_stride;
-        const T* b_matrix = b + number * shape.b_batch_stride;
+        const T* a_rows = a + number * shape.a_batch_stride + row * shape.a_row_stride;
+        const T* b_rows = b + number * shape.b_batch_stride + column * shape.b_row_stride;
+        const int rows = inside(shape.M - row, TILE_ROWS), columns = inside(shape.N - column, TILE_ROWS);
         float sums[WARP_M / 16][WARP_N / 8][4] = {};
         AsyncCopies copies;
         for (long long k0 = -STEP; k0 < shape.K; k0 += STEP) {
             const long long next = k0 + STEP;
             const int stage = k0 / STEP & 1;  // where the tiles of k0 are; the first turn has none
             if (next < shape.K) {
-                start_tile(copies, a_tiles[stage ^ 1], a_matrix, shape.a_row_stride, row, shape.M, next,
-                           shape.K);
-                start_tile(copies, b_tiles[stage ^ 1], b_matrix, shape.b_row_stride, column, shape.N, next,
-                           shape.K);
+                const int depth = inside(shape.K - next, STEP);
+                start_tile(copies, a_tiles[stage ^ 1], a_rows + next, shape.a_row_stride, rows, depth);
+                start_tile(copies, b_tiles[stage ^ 1], b_rows + next, shape.b_row_stride, columns, depth);
             }
             copies.commit();  // of nothing, in the last turn
             if (k0 < 0) continue;
@@ -168,6 +187,7 @@ matmul_tensor_core(T* out, const T* a, const T* b, TensorCoreShape shape) {
             multiply_tiles<T>(sums, a_tiles[stage], b_tiles[stage], warp_row, warp_column);
             __syncthreads();  // all are done with these tiles before they are overwritten
         }
-        store(out + number * shape.M * shape.N, sums, row + warp_row, column + warp_column, shape.M, shape.N);
+        T* const warp_out = out + (number * shape.M + row + warp_row) * shape.N + column + warp_column;
+        store(warp_out, sums, shape.M - row - warp_row, shape.N - column - warp_column, shape.N);
     }
 }

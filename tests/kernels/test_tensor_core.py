@@ -335,6 +335,14 @@ def test_nan_and_infinity_stay_in_their_rows(rng):
     assert np.isfinite(np.delete(out, [3, 4], axis=0)).all()
 
 
+def test_an_output_that_starts_between_two_pairs(rng):
+    a, b = factors("f16", rng.standard_normal((20, 16)), rng.standard_normal((16, 6)))
+    out = np.empty(20 * 6 + 1, np.float16)[1:].reshape(20, 6)
+    with sim.checks():
+        matmul_tensor_core.tensor_core(out, a, b)
+    np.testing.assert_array_equal(out, check_product("f16", a, b))
+
+
 def test_shapes_that_do_not_fit():
     a = np.zeros((3, 4), np.float16)
     with pytest.raises(ValueError, match=r"shapes \(3, 4\) and \(3, 4\) do not give \(3, 4\)"):
