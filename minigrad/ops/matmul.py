@@ -162,17 +162,15 @@ _register_cuda(cuda.gemv.gemv, "gemv", _has_a_vector)
 _register_cuda(cuda.split_k.split_k, "split_k", _has_long_K)
 
 
-@matmul.kernel(
-    "cuda",
-    "sim",
-    name="tensor_core",
-    dtypes="f2 f4",
-    layout="strided",
-    when=lambda a, b: (
-        (a.dtype == np.float16 or get_float32_matmul_precision() != "highest")
-        and cuda.matmul_tensor_core.is_supported(a)
-    ),
-)
+def _suits_tensor_cores(a: Any, b: Any) -> bool:
+    if a.dtype == np.float32:
+        rounds = get_float32_matmul_precision() != "highest"
+        if not rounds or _has_a_vector(a, b) or _has_long_K(a, b):
+            return False
+    return cuda.matmul_tensor_core.is_supported(a)
+
+
+@matmul.kernel("cuda", "sim", name="tensor_core", dtypes="f2 f4", layout="strided", when=_suits_tensor_cores)
 def _(out, a, b):
     """Tensor cores: float16, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
     xp = np if isinstance(out, np.ndarray) else __import__("cupy")
