@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrad import kernels
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.promotion import get_default_dtype
 from minigrad.random import Generator, default_generator
 from minigrad.tensor import Tensor
@@ -192,9 +194,8 @@ def rand(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Uniform in [0, 1)."""
-    draw = (generator or default_generator).numpy.random
-    return _drawn(lambda dtype: draw(_size(size), dtype), dtype, device, requires_grad)
+    """Uniform in [0, 1), drawn on ``device``; the same bits on every device."""
+    return _drawn("uniform", _size(size), generator, dtype, device, requires_grad)
 
 
 def randn(
@@ -204,9 +205,8 @@ def randn(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Normal, with mean 0 and variance 1."""
-    draw = (generator or default_generator).numpy.standard_normal
-    return _drawn(lambda dtype: draw(_size(size), dtype), dtype, device, requires_grad)
+    """Normal, with mean 0 and variance 1, drawn on ``device``; to within rounding the same on every one."""
+    return _drawn("normal", _size(size), generator, dtype, device, requires_grad)
 
 
 def randint(
@@ -218,7 +218,7 @@ def randint(
     dtype: Any = None,
     device: Any = None,
 ) -> Tensor:
-    """Integers in [low, high), int64 unless given; ``randint(high, size)`` starts at 0."""
+    """Integers in [low, high), int64 unless given; ``randint(high, size)`` starts at 0. Drawn on the CPU."""
     if size is None:
         low, high, size = 0, low, high
     if high <= low:
@@ -229,7 +229,7 @@ def randint(
 
 
 def randperm(n: int, *, generator: Generator | None = None, device: Any = None) -> Tensor:
-    """The integers 0 .. n - 1 in random order, int64."""
+    """The integers 0 .. n - 1 in random order, int64. Drawn on the CPU."""
     where = find_device(device or cpu)
     return _finish(where.from_numpy((generator or default_generator).numpy.permutation(n)), where, False)
 
@@ -244,13 +244,32 @@ def randn_like(input: Tensor, **options: Any) -> Tensor:
     return randn(input.shape, **{"dtype": input.dtype, "device": input.device, **options})
 
 
-def _drawn(draw: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """1 with the probability that ``input`` has for each element, else 0; of its shape, dtype and device."""
+    uniform = rand_like(input, generator=generator)
+    return (uniform < input).to(dtype=input.dtype)
+
+
+def _drawn(
+    distribution: str,
+    size: tuple[int, ...],
+    generator: Generator | None,
+    dtype: Any,
+    device: Any,
+    requires_grad: bool,
+) -> Tensor:
     dtype = np.dtype(dtype or get_default_dtype())
     if dtype.kind != "f":
         raise TypeError(f"random numbers are floating, got dtype {dtype}; for integers see randint")
-    array = draw(dtype if dtype.itemsize >= 4 else np.dtype(np.float32)).astype(dtype, copy=False)
     where = find_device(device or cpu)
-    return _finish(where.from_numpy(np.asarray(array)), where, requires_grad)
+    seed, offset = (generator or default_generator).next_stream()
+    with where.active():
+        array = where.xp.empty(size, dtype if dtype.itemsize >= 4 else np.float32)
+        if where.type == "cpu":
+            getattr(kernels.cpu.random, distribution)(array, seed, offset, get_num_threads())
+        else:
+            getattr(kernels.cuda.random, f"{distribution}_block")(array, seed, offset)
+        return _finish(array.astype(dtype, copy=False), where, requires_grad)
 
 
 # ---- shared -----------------------------------------------------------------------------------------------

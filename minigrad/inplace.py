@@ -147,10 +147,18 @@ class InPlace(Variable):
         """Fill with normal random numbers."""
         from minigrad.creation import randn
 
-        return self.copy_(randn(self.shape, generator=generator, dtype=self.dtype) * std + mean)
+        drawn = randn(self.shape, generator=generator, dtype=self.dtype, device=self.device)
+        return self.copy_(drawn * std + mean)
 
     def uniform_(self, low: Any = 0.0, high: Any = 1.0, *, generator: Any = None) -> Tensor:
         """Fill with uniform random numbers in [low, high)."""
         from minigrad.creation import rand
 
-        return self.copy_(rand(self.shape, generator=generator, dtype=self.dtype) * (high - low) + low)
+        drawn = rand(self.shape, generator=generator, dtype=self.dtype, device=self.device)
+        return self.copy_(drawn * (high - low) + low)
+
+    def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+        """Fill with 1, with probability ``p`` (a number, or a tensor that is broadcast), and 0."""
+        from minigrad.creation import rand
+
+        return self.copy_(rand(self.shape, generator=generator, device=self.device) < p)
