@@ -81,6 +81,8 @@ def indices():
         ((5, 4), (slice(None, None, -2), 1)),
         ((5, 4), (..., None, slice(0, 0))),
         ((5, 4), np.array([0, 0, 3])),
+        ((4, 33), np.array([-1, 2, -1, 0])),
+        ((3, 2, 9), (np.array([0, 2, 0]), np.array([1, 1, -1]))),
         ((5, 4), (np.array([[0], [2]]), np.array([1, 1, -1]))),
         ((5, 4), np.arange(20).reshape(5, 4) % 3 == 0),
         ((3, 4, 2), (slice(None), np.array([2, 0, 2]))),

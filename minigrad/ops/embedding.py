@@ -8,7 +8,8 @@ import numpy as np
 
 from minigrad.autograd import Variable, wrap
 from minigrad.dispatch import Spec
-from minigrad.kernels import cuda
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 
 
@@ -117,11 +118,13 @@ WIDE = 128  # columns from which on a block for each row pays, even if few indic
 MANY = 32  # indices for each row, on average, from which on it pays for any number of columns
 
 
-def sum_rows(out: Any, g: Any, indices: Any) -> None:
-    """On a card or the simulator: the rows of ``g`` (n, columns) summed by ``indices`` (n,) into ``out``."""
+def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
+    """The rows of ``g`` (n, columns) summed by ``indices`` (n,) into ``out``, on a type of device."""
+    if device == "cpu":
+        return cpu.embedding.sum_rows(out, g, indices, get_num_threads())
     rows, columns = out.shape
     shared = columns >= WIDE or indices.size >= MANY * rows
-    (cuda.embedding.sum_block if shared else cuda.embedding.sum_sorted)(out, g, indices)
+    return (cuda.embedding.sum_block if shared else cuda.embedding.sum_sorted)(out, g, indices)
 
 
 def _numbers(indices: Any, left_out: int | None = None) -> Any:
@@ -146,6 +149,12 @@ def _register_gather(name: str, run: Any) -> None:
 
     kernel.__doc__ = run.__doc__
     _embedding.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
+
+
+@embedding_grad.kernel("cpu", name="by_columns", when=_has_elements)
+def _(out, g, indices, *, num_embeddings, padding_idx):
+    """Each row is added as a vector, in the order of the indices; threads divide the columns."""
+    sum_rows("cpu", out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
 
 
 def _register_sum(name: str, run: Any, when: Any) -> None:

@@ -178,13 +178,10 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 LOOKED_THROUGH = 64  # indices along the axis, up to which a thread looks for its own among all
 
 
-def _positions(xp: Any, index: Any, shape: tuple[int, ...]) -> tuple[Any, int]:
-    """What ``index`` points to in an array of ``shape``, seen as a matrix: the rows (flat, int64), and how
-    many there are. The axes behind those that the index speaks of are the columns."""
+def _rows(index: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of ``shape`` that ``index`` speaks of; those behind them it takes whole, as columns."""
     parts = index if isinstance(index, tuple) else (index,)
-    used = len(shape) if any(part is Ellipsis for part in parts) else sum(map(_axes_used, parts))
-    rows = math.prod(shape[:used])
-    return xp.arange(rows).reshape(shape[:used])[index].reshape(-1), rows
+    return shape if any(part is Ellipsis for part in parts) else shape[: sum(map(_axes_used, parts))]
 
 
 def _axes_used(part: Any) -> int:
@@ -199,12 +196,29 @@ def _is_advanced(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
     return g.size > 0 and not _is_basic(index)
 
 
+def _has_columns(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
+    """Whether adding whole rows pays for numbering them."""
+    return _is_advanced(g, index=index, shape=shape) and math.prod(shape[len(_rows(index, shape)) :]) >= 8
+
+
+def _scatter(device: str, xp: Any, out: Any, g: Any, index: Any) -> None:
+    """``out`` and ``g`` as matrices, and the rows of ``out`` that ``index`` points to as flat numbers."""
+    axes = _rows(index, out.shape)
+    rows = math.prod(axes)
+    numbers = xp.arange(rows).reshape(axes)[index].reshape(-1)
+    sum_rows(device, out.reshape(rows, -1), g.reshape(numbers.size, -1), numbers)
+
+
+@scatter_index.kernel("cpu", name="by_columns", when=_has_columns)
+def _(out, g, *, index, shape):
+    """Each row is added as a vector, in the order of the index; threads divide the columns."""
+    _scatter("cpu", np, out, g, index)
+
+
 @scatter_index.kernel("cuda", "sim", name="sorted", when=_is_advanced)
 def _(out, g, *, index, shape):
     """Positions sorted, and the segments of equal ones summed in their order: no atomics."""
-    xp = np if isinstance(out, np.ndarray) else cuda.cupy()
-    positions, rows = _positions(xp, index, shape)
-    sum_rows(out.reshape(rows, -1), g.reshape(positions.size, -1), positions)
+    _scatter("cuda", np if isinstance(out, np.ndarray) else cuda.cupy(), out, g, index)
 
 
 def _as_planes(array: Any, dim: int) -> Any:
