@@ -10,10 +10,11 @@
 //   ..._naive    a thread for each element: it computes a block of random words, and uses one or two of them
 //   ..._block    + four elements for each thread: every word is used, and they are moved 16 bytes at a time
 //
-// Arithmetic intensity, in float32: a block's 100 integer operations for 4 elements are 25 for an element,
+// Arithmetic intensity, in float32: a block's 80 integer operations for 4 elements are 20 for an element,
 // which is 4 bytes to write (dropout: 4 more to read). An H200 does 64 integer operations a cycle on each of
-// its 132 multiprocessors, 4 for each byte that its memory moves: 25 operations for 4 to 8 bytes are just
-// about what it can hide behind the memory. Naive does four times as many and is bound by them.
+// its 132 multiprocessors, about 3 for each byte that its memory moves. So dropout can just about hide its
+// generator behind the memory, and the numbers alone are bound by it; naive does four times as many
+// operations.
 
 #include "philox.cuh"
 

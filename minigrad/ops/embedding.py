@@ -114,8 +114,8 @@ def row_number(name: str, padding_idx: int | None, rows: int) -> int | None:
 
 # ---- kernels ----------------------------------------------------------------------------------------------
 
-WIDE = 128  # columns from which on a block for each row pays, even if few indices point to it
-MANY = 32  # indices for each row, on average, from which on it pays for any number of columns
+WIDE = 128  # columns from which on each row of a sum has a block of its own
+MANY = 32  # indices for each row, on average, from which on it has one with fewer columns, too
 
 
 def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
