@@ -24,16 +24,13 @@ MAYBE_UNUSED void NAME(normal_array)(
     REAL *out, ptrdiff_t begin, ptrdiff_t end, uint64_t seed, uint64_t offset
 ) {
     uint32_t words[PHILOX_WORDS];
+    REAL values[STRETCH];
     for (ptrdiff_t first = begin; first < end; first += STRETCH) {
         philox_stretch(words, (uint64_t)first * WORDS_OF_ONE / 4, seed, offset);
         ptrdiff_t count = end - first < STRETCH ? end - first : STRETCH;
-        for (ptrdiff_t i = 0; i < count; i += 2) {
-            const uint32_t *pair = words + WORDS_OF_ONE * i;
-            REAL radius = NAME(root)(-2 * NAME(log)(NAME(unit_above_0)(pair)));
-            REAL angle = (REAL)6.28318530717958647693 * NAME(angle)(pair + WORDS_OF_ONE);
-            out[first + i] = radius * NAME(cos)(angle);
-            if (i + 1 < count) out[first + i + 1] = radius * NAME(sin)(angle);
-        }
+        ptrdiff_t pairs = (count + 1) / 2; /* of the last, one number may be left over */
+        for (ptrdiff_t i = 0; i < pairs; i++) NAME(box_muller)(values + 2 * i, words + 2 * WORDS_OF_ONE * i);
+        memcpy(out + first, values, (size_t)count * sizeof(REAL));
     }
 }
 

@@ -22,31 +22,16 @@ ctypedef void (*fill_f64)(
 
 cdef extern from *:
     """
-    #include <math.h>
+    #include <string.h>
 
+    #include "box_muller.h"
     #include "philox.h"
 
-    ALWAYS_INLINE uint64_t pair_of(const uint32_t *words) { return words[0] | (uint64_t)words[1] << 32; }
-
-    /* In [0, 1), of 24 or 53 bits; the same in (0, 1], for a logarithm; and the angle, in turns. */
+    /* In [0, 1): 24 bits, or 53. */
     ALWAYS_INLINE float unit_f32(const uint32_t *word) { return (float)(int)(*word >> 8) * 0x1p-24f; }
-    ALWAYS_INLINE float unit_above_0_f32(const uint32_t *word) { return (float)*word * 0x1p-32f + 0x1p-33f; }
-    ALWAYS_INLINE float angle_f32(const uint32_t *word) { return (float)*word * 0x1p-32f; }
-
     ALWAYS_INLINE double unit_f64(const uint32_t *words) {
         return (double)(int64_t)(pair_of(words) >> 11) * 0x1p-53;
     }
-    ALWAYS_INLINE double unit_above_0_f64(const uint32_t *words) { return unit_f64(words) + 0x1p-53; }
-    ALWAYS_INLINE double angle_f64(const uint32_t *words) { return unit_f64(words); }
-
-    #define root_f32 sqrtf
-    #define log_f32 logf
-    #define cos_f32 cosf
-    #define sin_f32 sinf
-    #define root_f64 sqrt
-    #define log_f64 log
-    #define cos_f64 cos
-    #define sin_f64 sin
 
     #define REAL float
     #define NAME(f) f##_f32
