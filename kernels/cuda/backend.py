@@ -14,6 +14,7 @@ from ..source import CUDA_DIRECTORY, CudaSource, Signature
 from . import cupy
 from .guard import explain, last_launched
 
+# CuPy adds the folder of cuda_fp16.h: that of the toolkit, or of the wheel nvidia-cuda-runtime.
 OPTIONS = ("-std=c++17", f"-I{CUDA_DIRECTORY}")
 
 # What a block gets of shared memory without asking; more must be asked for, kernel by kernel.
