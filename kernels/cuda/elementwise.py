@@ -3,17 +3,18 @@
 A function here is called as ``function(out, x, y)``: ``out`` is C-contiguous and has the shape to which the
 inputs broadcast; an input is an array with any strides, or a number. All are float32 or all float64, but for
 the results of comparisons and the condition of ``where``, which are bools. NaN, infinities and -0 give what
-they give in NumPy. The kernels' two ways through memory stand in ``elementwise.cuh``.
+they give in NumPy, but that on a card, as everywhere, float32 numbers below 1.2e-38 count as zero. The
+kernels' two ways through memory stand in ``elementwise.cuh``.
 
 What has no kernel here runs on CuPy's own elementwise functions: arithmetic on integers and bools, logic,
-casts and copies. CuPy compiles these for each pair of dtypes on first use, as is done here, they are bound by
-memory as well, and none of them is on the path of a training step but casts, which are one read and one
-write in either case.
+casts and copies. CuPy generates those in the same way, an expression for each pair of dtypes, and they too
+read and write everything once: kernels for some ten dtypes more would add nothing but their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,7 @@ from .matmul import collapse_batch
 
 THREADS = 256  # as in elementwise.cuh
 VECTOR_BYTES = 16
-MAX_DIMS = 6  # of struct Layout, as the two lines below
-MAX_INPUTS = 3
+MAX_DIMS, MAX_INPUTS = 6, 3  # of struct Layout
 
 _CODE = """\
 #include "elementwise.cuh"
@@ -42,10 +42,9 @@ __global__ void __launch_bounds__(THREADS) {name}_strided({parameters}, long lon
 }}
 """
 
+FLOAT32 = np.dtype(np.float32)
+_LARGEST = float(np.finfo(np.float32).max)
 _NUMBERS = (int, float, np.number, np.bool_)
-_UNUSED = [
-    [0] * (MAX_DIMS * (MAX_INPUTS - inputs)) for inputs in range(MAX_INPUTS + 1)
-]  # of Layout's strides
 
 
 class Elementwise:
@@ -99,30 +98,46 @@ class Elementwise:
             self._launch_strided(out, inputs, arguments)
 
     def _launch_strided(self, out: Any, inputs: Sequence, arguments: list) -> None:
-        dims = collapse_batch(out.shape, *(strides_in(out.shape, x) for x in inputs))
-        if len(dims) > MAX_DIMS:
-            # More dimensions than the kernel takes, with strides that do not merge: as copies, they merge.
+        layout = layout_of(
+            out.shape,
+            *(NUMBER if isinstance(x, _NUMBERS) else (x.shape, x.strides, x.itemsize) for x in inputs),
+        )
+        if layout is None:  # more dimensions than the kernel takes; as copies, they merge
             xp = np if isinstance(out, np.ndarray) else cupy()
-            return self(
-                out,
-                *(
-                    x if isinstance(x, _NUMBERS) else xp.broadcast_to(x, out.shape).copy(order="C")
-                    for x in inputs
-                ),
-            )
-        size, *strides = zip(*dims, strict=True) if dims else [()] * (1 + len(inputs))
-        rest = (0,) * (MAX_DIMS - len(dims))
-        layout = {
-            "dims": len(dims),
-            "size": (*size, *rest),
-            "stride": [stride for row in strides for stride in (*row, *rest)] + _UNUSED[len(inputs)],
-        }
+            copies = [
+                x if isinstance(x, _NUMBERS) else xp.broadcast_to(x, out.shape).copy(order="C")
+                for x in inputs
+            ]
+            return self(out, *copies)
         arguments[1::2] = [None if x is None else strided(x) for x in arguments[1::2]]
         self._strided.launch(blocks(out.size, THREADS), THREADS, (*arguments, out.size, layout))
 
 
-FLOAT32 = np.dtype(np.float32)
-_LARGEST = float(np.finfo(np.float32).max)
+NUMBER = ((), (), 1)
+"""How :func:`layout_of` is told of an input that is a number."""
+
+
+@lru_cache(maxsize=4096)  # the same few layouts come in every step of a training
+def layout_of(shape: tuple, *inputs: tuple[tuple, tuple, int]) -> dict[str, Any] | None:
+    """struct Layout for inputs of these (shape, strides, itemsize), broadcast to ``shape``; None if it takes
+    more dimensions than MAX_DIMS."""
+    dims = collapse_batch(shape, *(strides_in(shape, *x) for x in inputs))
+    if len(dims) > MAX_DIMS:
+        return None
+    size, *strides = zip(*dims, strict=True) if dims else [()] * (1 + len(inputs))
+    rest = (0,) * (MAX_DIMS - len(dims))
+    padded = [stride for row in strides for stride in (*row, *rest)]
+    unused = [0] * (MAX_DIMS * MAX_INPUTS - len(padded))
+    return {"dims": len(dims), "size": (*size, *rest), "stride": padded + unused}
+
+
+def strides_in(shape: tuple, own_shape: tuple, own_strides: tuple, itemsize: int) -> list[int]:
+    """The strides, in elements, of an array that is broadcast to ``shape``."""
+    leading = len(shape) - len(own_shape)
+    if leading < 0 or any(a not in (1, b) for a, b in zip(own_shape, shape[leading:], strict=True)):
+        raise ValueError(f"elementwise kernel: an input of shape {own_shape} does not broadcast to {shape}")
+    own = [0 if n == 1 else stride // itemsize for n, stride in zip(own_shape, own_strides, strict=True)]
+    return [0] * leading + own
 
 
 def _as_float32(number: float) -> float:
@@ -131,16 +146,6 @@ def _as_float32(number: float) -> float:
         return number
     with np.errstate(over="ignore"):
         return float(np.float32(number))
-
-
-def strides_in(shape: Sequence[int], x: Any) -> list[int]:
-    """The strides, in elements, of ``x``, an array or a number, when it is broadcast to ``shape``."""
-    if isinstance(x, _NUMBERS):
-        return [0] * len(shape)
-    if x.ndim > len(shape) or any(a not in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)):
-        raise ValueError(f"elementwise kernel: an input of shape {x.shape} does not broadcast to {shape}")
-    own = [0 if size == 1 else stride // x.itemsize for size, stride in zip(x.shape, x.strides, strict=True)]
-    return [0] * (len(shape) - x.ndim) + own
 
 
 def _table(*functions: tuple[str, ...]) -> dict[str, Elementwise]:
