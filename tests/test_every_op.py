@@ -102,6 +102,7 @@ def convolutions():
         ((0, 2, 5, 5), (3, 2, 3, 3), 1, 1, 1, 1),
         ((1, 2, 3, 3), (2, 2, 3, 3), 1, 0, 1, 1),
         ((1, 2, 7, 6), (4, 1, 3, 2), (1, 2), (2, 1), (2, 3), 2),
+        ((1, 17, 5, 4), (16, 17, 3, 2), (2, 1), 1, 1, 1),
     ]
     for x, weight, *options, groups in table:
         stride, padding, dilation = ((o, o) if isinstance(o, int) else o for o in options)

@@ -1,11 +1,4 @@
-// Two-dimensional convolution (cross-correlation, as in PyTorch) and its two gradients, computed directly.
-//
-//   out[n, o, y, x] = bias[o] + sum over c, i, j of
-//                     input[n, g * C/groups + c, y * stride_h - pad_h + i * dilation_h,
-//                                                x * stride_w - pad_w + j * dilation_w] * weight[o, c, i, j]
-//
-// where g = o / (O/groups) is the group of channel o, and elements outside of the input count as zero.
-// Shapes: input (N, C, H, W), weight (O, C/groups, KH, KW), out (N, O, OH, OW), all C-contiguous.
+// Two-dimensional convolution and its two gradients, computed directly. (The formula is in conv2d.cuh.)
 //
 // "Direct" is the definition, turned so that each thread owns one element of its result and gathers what
 // adds to it: no two threads write to one place, no atomics are needed, and every sum has a fixed order.
@@ -14,20 +7,15 @@
 //   conv2d_input_grad   a thread for each element of the input: it looks up the outputs it took part in
 //   conv2d_weight_grad  a block for each weight, for the sum over N, OH and OW is long
 //
+// Taps that lie outside of the input are skipped.
+//
 // Arithmetic intensity: each multiply-add loads an element of both factors, 0.25 operations a byte in
 // float32. The threads of a warp are neighbours in a row of the result, so they share the weight and read
 // neighbouring pixels, and the L1 cache catches most of the KH * KW uses of each pixel; but not the reuse
-// over the channels of out, which a tiled kernel (implicit GEMM) gets.
+// over the channels of out. The next rungs are in conv2d_implicit_gemm.cu, and in conv2d_depthwise.cu for
+// groups of one channel.
 
-#include "common.cuh"
-
-struct Conv2dShape {
-    int N, C, H, W;
-    int O, OH, OW;
-    int KH, KW;
-    int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-    int groups;
-};
+#include "conv2d.cuh"
 
 // Grid: one dimension, a thread for each element of out. bias may be null.
 template <typename T>

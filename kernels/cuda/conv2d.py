@@ -1,11 +1,14 @@
-"""Launches ``conv2d.cu``: convolution and its two gradients, on a card or on the simulator.
+"""Launches ``conv2d.cu``: convolution and its two gradients by the definition, on a card or the simulator.
 
-Arrays are C-contiguous, all float32 or all float64: input (N, C, H, W), weight (O, C/groups, KH, KW), output
-(N, O, OH, OW). The size of the output is taken from the arrays. Results have the same bits in every run.
+In this module and in the others of convolution, arrays are C-contiguous, all float32 or all float64: input
+(N, C, H, W), weight (O, C/groups, KH, KW), output (N, O, OH, OW). ``options`` are seven ints: stride_h,
+stride_w, pad_h, pad_w, dilation_h, dilation_w, groups. The size of the output is taken from the arrays.
+Results have the same bits in every run.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +24,27 @@ _input_grad = CudaKernel(_source, "conv2d_input_grad<T>")
 _weight_grad = CudaKernel(_source, "conv2d_weight_grad<T>")
 
 
-def forward(
-    out: Any,
-    x: Any,
-    weight: Any,
-    bias: Any | None,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dil_h: int,
-    dil_w: int,
-    groups: int,
-) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
     """Convolution by the definition: one thread for each element of ``out``. ``bias`` is (O,) or None."""
-    shape = _shape(x, weight, out, (stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups))
-    if bias is not None and bias.shape != (shape["O"],):
-        raise ValueError(f"conv2d kernel: bias has shape {bias.shape}, expected ({shape['O']},)")
+    shape = shape_fields(x, weight, out, options, bias)
     _forward.launch(blocks(out.size, THREADS), THREADS, (out, x, weight, bias, shape))
 
 
-def input_grad(
-    out: Any,
-    grad_output: Any,
-    weight: Any,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dil_h: int,
-    dil_w: int,
-    groups: int,
-) -> None:
+def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     """One thread for each element of ``out`` (N, C, H, W), which gathers the outputs it took part in."""
-    shape = _shape(out, weight, grad_output, (stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups))
+    shape = shape_fields(out, weight, grad_output, options)
     _input_grad.launch(blocks(out.size, THREADS), THREADS, (out, grad_output, weight, shape))
 
 
-def weight_grad(
-    out: Any,
-    grad_output: Any,
-    x: Any,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dil_h: int,
-    dil_w: int,
-    groups: int,
-) -> None:
+def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """One block for each element of ``out`` (O, C/groups, KH, KW); it adds over all outputs as a tree."""
-    shape = _shape(x, out, grad_output, (stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups))
+    shape = shape_fields(x, out, grad_output, options)
     _weight_grad.launch(out.size, THREADS, (out, grad_output, x, shape))
 
 
-def _shape(x: Any, weight: Any, output: Any, options: tuple[int, ...]) -> dict[str, int]:
+def shape_fields(
+    x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
+) -> dict[str, int]:
     """The fields of struct Conv2dShape, from the arrays; ValueError if they do not fit together."""
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups = options
     if not x.ndim == weight.ndim == output.ndim == 4:
@@ -83,10 +52,26 @@ def _shape(x: Any, weight: Any, output: Any, options: tuple[int, ...]) -> dict[s
     (N, C, H, W), (O, channels, KH, KW), (_, _, OH, OW) = x.shape, weight.shape, output.shape  # noqa: E741
     if min(stride_h, stride_w, dilation_h, dilation_w, groups) < 1 or min(pad_h, pad_w) < 0:
         raise ValueError("conv2d kernel: stride, dilation and groups must be at least 1, and padding 0")
+    if min(KH, KW, OH, OW) < 1:
+        raise ValueError(
+            f"conv2d kernel: kernel and output must have at least size 1, got {(KH, KW)} and {(OH, OW)}"
+        )
     if output.shape[:2] != (N, O) or channels * groups != C or O % groups:
         raise ValueError(
             f"conv2d kernel: input {x.shape}, weight {weight.shape}, output {output.shape} and "
             f"{groups} groups do not fit together"
         )
+    if bias is not None and bias.shape != (O,):
+        raise ValueError(f"conv2d kernel: bias has shape {bias.shape}, expected ({O},)")
     sizes = {"N": N, "C": C, "H": H, "W": W, "O": O, "OH": OH, "OW": OW, "KH": KH, "KW": KW}
     return sizes | dict(zip(OPTIONS, options, strict=True))
+
+
+def tap_steps(shape: dict[str, int]) -> dict[str, int]:
+    """The fields of struct TapSteps."""
+    steps = {}
+    for axis in ("h", "w"):
+        stride, dilation = shape[f"stride_{axis}"], shape[f"dilation_{axis}"]
+        common = math.gcd(stride, dilation)
+        steps[f"step_{axis}"], steps[f"output_step_{axis}"] = stride // common, dilation // common
+    return steps

@@ -174,21 +174,42 @@ def _padding(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> tup
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 
-def _register(target: Op, device: tuple[str, ...], name: str, run: Any) -> None:
+# With fewer rows than this most of a tile of 64 would be computed in vain, and the direct kernel does less.
+# An estimate from the tiles' sizes, which a card has yet to confirm.
+FEWEST_ROWS = 16
+
+
+def _fills_forward_tiles(x: Any, weight: Any, bias: Any, *, groups: int, **_: Any) -> bool:
+    return weight.shape[0] >= FEWEST_ROWS * groups
+
+
+def _fills_input_grad_tiles(g: Any, weight: Any, **_: Any) -> bool:
+    return weight.shape[1] >= FEWEST_ROWS
+
+
+def _fills_weight_grad_tiles(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
+    return g.shape[1] >= FEWEST_ROWS * groups
+
+
+def _register(target: Op, device: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
     threads = (lambda: (get_num_threads(),)) if device == ("cpu",) else tuple
 
     def kernel(out, *arrays, stride, padding, dilation, groups, **sizes):
         run(out, *arrays, *stride, *padding, *dilation, groups, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*device, name=name)(kernel)
+    target.kernel(*device, name=name, when=when)(kernel)
 
 
-for _op, _prefix in (
-    (_conv2d, "forward"),
-    (conv2d_input_grad, "input_grad"),
-    (conv2d_weight_grad, "weight_grad"),
+_CUDA = ("cuda", "sim")
+for _op, _prefix, _fills_tiles in (
+    (_conv2d, "forward", _fills_forward_tiles),
+    (conv2d_input_grad, "input_grad", _fills_input_grad_tiles),
+    (conv2d_weight_grad, "weight_grad", _fills_weight_grad_tiles),
 ):
     for _rung in ("direct", "im2col", "implicit_gemm"):
         _register(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_prefix}_{_rung}"))
-    _register(_op, ("cuda", "sim"), "direct", getattr(cuda.conv2d, _prefix))
+    _register(_op, _CUDA, "direct", getattr(cuda.conv2d, _prefix))
+    _gemm = cuda.conv2d_implicit_gemm
+    _register(_op, _CUDA, "tiled", getattr(_gemm, f"{_prefix}_tiled"), _fills_tiles)
+    _register(_op, _CUDA, "implicit_gemm", getattr(_gemm, _prefix), _fills_tiles)

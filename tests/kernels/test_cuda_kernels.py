@@ -1,12 +1,10 @@
-"""The CUDA kernels against float64 references written as the definition, on the simulator and on a card."""
-
-import itertools
+"""The CUDA kernels of pooling against float64 references written as the definition, on the simulator and on a card."""
 
 import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
-from minigrad.kernels.cuda import conv2d, pool2d
+from minigrad.kernels.cuda import pool2d
 
 DTYPES = [np.float32, np.float64]
 
@@ -46,110 +44,6 @@ def assert_sums(actual, expected, magnitude, length):
     bound = (length + 2) * np.finfo(actual.dtype).eps * np.asarray(magnitude, np.float64)
     assert actual.shape == expected.shape
     assert np.all(np.abs(actual - expected) <= bound), np.abs(actual - expected).max()
-
-
-# ---- convolution -------------------------------------------------------------------------------------------
-
-# (N, C, H, W), (O, C/groups, KH, KW), stride, padding, dilation, groups
-CONVOLUTIONS = [
-    ((1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),
-    ((2, 3, 7, 6), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    ((2, 4, 9, 8), (6, 2, 3, 2), (2, 3), (1, 0), (1, 2), 2),
-    ((1, 3, 5, 11), (6, 1, 1, 5), (1, 2), (0, 4), (2, 1), 3),
-    ((3, 2, 4, 4), (5, 2, 1, 1), (2, 2), (0, 0), (1, 1), 1),
-    ((2, 1, 5, 5), (2, 1, 3, 3), (1, 1), (4, 4), (1, 1), 1),  # some windows see padding only
-    ((1, 2, 6, 6), (1, 2, 2, 2), (3, 3), (0, 0), (1, 1), 1),  # some pixels are in no window
-]
-
-
-def output_size(size, kernel, stride, padding, dilation):
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def patches(x, weight_shape, out_shape, stride, padding, dilation, groups):
-    """What weight [o, c, i, j] is multiplied with in output [n, o, y, x], as [n, o, y, x, c, i, j]."""
-    O, channels, KH, KW = weight_shape  # noqa: E741
-    padded = np.pad(x, ((0, 0), (0, 0), *((p, p + s * 8 + 8) for p, s in zip(padding, stride, strict=True))))
-    result = np.zeros((*out_shape, channels, KH, KW))
-    for o, c, i, j in itertools.product(range(O), range(channels), range(KH), range(KW)):
-        plane = padded[:, o // (O // groups) * channels + c]
-        rows = np.arange(out_shape[2]) * stride[0] + i * dilation[0]
-        columns = np.arange(out_shape[3]) * stride[1] + j * dilation[1]
-        result[:, o, :, :, c, i, j] = plane[:, rows][:, :, columns]
-    return result
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_conv2d_and_its_gradients(backend, dtype, case):
-    x_shape, w_shape, stride, padding, dilation, groups = case
-    x, weight, bias = (
-        normal(*x_shape, dtype=dtype),
-        normal(*w_shape, dtype=dtype, seed=1),
-        normal(w_shape[0], dtype=dtype),
-    )
-    size = (
-        output_size(*axis) for axis in zip(x_shape[2:], w_shape[2:], stride, padding, dilation, strict=True)
-    )
-    out_shape = (x_shape[0], w_shape[0], *size)
-    grad = normal(*out_shape, dtype=dtype, seed=2)
-    options = (*stride, *padding, *dilation, groups)
-    seen = patches(x.astype(np.float64), w_shape, out_shape, stride, padding, dilation, groups)
-    wide_weight, wide_grad = weight.astype(np.float64), grad.astype(np.float64)
-
-    length = np.prod(w_shape[1:]) + 1
-    expected = np.einsum("noyxcij,ocij->noyx", seen, wide_weight)
-    magnitude = np.einsum("noyxcij,ocij->noyx", abs(seen), abs(wide_weight)) + 1
-    assert_sums(
-        run(backend, conv2d.forward, out_shape, dtype, x, weight, None, *options), expected, magnitude, length
-    )
-    with_bias = run(backend, conv2d.forward, out_shape, dtype, x, weight, bias, *options)
-    assert_sums(with_bias, expected + bias[:, None, None], magnitude + abs(bias).max(), length)
-
-    expected = np.einsum("noyxcij,noyx->ocij", seen, wide_grad)
-    magnitude = np.einsum("noyxcij,noyx->ocij", abs(seen), abs(wide_grad))
-    actual = run(backend, conv2d.weight_grad, w_shape, dtype, grad, x, *options)
-    assert_sums(actual, expected, magnitude, wide_grad.size)
-
-    # The input's gradient is the transpose of the forward map, applied to grad.
-    basis = np.eye(x[:1].size).reshape(-1, *x_shape[1:])
-    rows = patches(basis, w_shape, (len(basis), *out_shape[1:]), stride, padding, dilation, groups)
-    jacobian = np.einsum("noyxcij,ocij->noyx", rows, wide_weight)
-    expected = np.einsum("poyx,noyx->np", jacobian, wide_grad).reshape(x_shape)
-    magnitude = np.einsum("poyx,noyx->np", abs(jacobian), abs(wide_grad)).reshape(x_shape)
-    actual = run(backend, conv2d.input_grad, x_shape, dtype, grad, weight, *options)
-    assert_sums(actual, expected, magnitude, wide_grad[0].size)
-
-
-def test_conv2d_of_empty_arrays(backend):
-    options = (1, 1, 0, 0, 1, 1, 1)
-    empty, weight = np.empty((0, 2, 4, 4), "f4"), np.ones((3, 2, 2, 2), "f4")
-    assert run(backend, conv2d.forward, (0, 3, 3, 3), "f4", empty, weight, None, *options).shape == (
-        0,
-        3,
-        3,
-        3,
-    )
-    grad = np.empty((0, 3, 3, 3), "f4")
-    assert run(backend, conv2d.input_grad, empty.shape, "f4", grad, weight, *options).shape == empty.shape
-    assert not run(backend, conv2d.weight_grad, weight.shape, "f4", grad, empty, *options).any()
-
-
-def test_conv2d_carries_nan_to_the_windows_that_see_it(backend):
-    x, weight = np.zeros((1, 1, 4, 4), np.float32), np.ones((1, 1, 2, 2), np.float32)
-    x[0, 0, 0, 3] = np.nan
-    out = run(backend, conv2d.forward, (1, 1, 3, 3), "f4", x, weight, None, 1, 1, 0, 0, 1, 1, 1)
-    assert np.argwhere(np.isnan(out[0, 0])).tolist() == [[0, 2]]
-
-
-def test_conv2d_refuses_what_does_not_fit():
-    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 5, 5), (2, 3, 3, 3), (1, 2, 3, 3)))
-    with pytest.raises(ValueError, match="do not fit together"):
-        conv2d.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 1)
-    with pytest.raises(ValueError, match="stride, dilation and groups must be at least 1"):
-        conv2d.forward(out, x[:, :3].copy(), weight, None, 0, 1, 0, 0, 1, 1, 1)
-    with pytest.raises(ValueError, match=r"bias has shape \(3,\), expected \(2,\)"):
-        conv2d.forward(out, x[:, :3].copy(), weight, np.ones(3, "f4"), 1, 1, 0, 0, 1, 1, 1)
 
 
 # ---- pooling -----------------------------------------------------------------------------------------------
@@ -286,22 +180,3 @@ def test_pooling_refuses_what_does_not_fit():
         pool2d.adaptive_avg_pool2d(out, np.empty((1, 1, 0, 4), "f4"))
     with pytest.raises(ValueError, match="kernel, stride and dilation must be at least 1"):
         pool2d.avg_pool2d(out, x, 2, 2, 0, 1, 0, 0, True, None)
-
-
-# ---- all of them -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
-def test_every_thread_order_gives_the_same_bits():
-    x, weight = normal(2, 4, 9, 9, dtype=np.float32), normal(4, 4, 3, 3, dtype=np.float32, seed=1)
-
-    def results():
-        out, grad = np.empty((2, 4, 7, 7), "f4"), np.empty_like(weight)
-        conv2d.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 1)
-        conv2d.weight_grad(grad, out, x, 1, 1, 0, 0, 1, 1, 1)
-        return out.tobytes() + grad.tobytes()
-
-    expected = results()
-    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
-        with sim.seed(seed), sim.num_threads(workers):
-            assert results() == expected

@@ -1,0 +1,228 @@
+"""The CUDA kernels of convolution against the definition in float64, on the simulator and on a card."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import cuda, sim
+from minigrad.kernels.cuda import conv2d, conv2d_implicit_gemm
+
+gemm = conv2d_implicit_gemm
+RUNGS = {  # (forward, gradient for the input, gradient for the weight)
+    "direct": (conv2d.forward, conv2d.input_grad, conv2d.weight_grad),
+    "tiled": (gemm.forward_tiled, gemm.input_grad_tiled, gemm.weight_grad_tiled),
+    "implicit_gemm": (gemm.forward, gemm.input_grad, gemm.weight_grad),
+}
+DTYPES = [np.float32, np.float64]
+
+# (N, C, H, W), (O, C/groups, KH, KW), stride, padding, dilation, groups
+CASES = [
+    ((1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 3, 7, 6), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((2, 4, 9, 8), (6, 2, 3, 2), (2, 3), (1, 0), (1, 2), 2),
+    ((1, 3, 5, 11), (6, 1, 1, 5), (1, 2), (0, 4), (2, 1), 3),
+    ((3, 2, 4, 4), (5, 2, 1, 1), (2, 2), (0, 0), (1, 1), 1),
+    ((2, 1, 5, 5), (2, 1, 3, 3), (1, 1), (4, 4), (1, 1), 1),  # some windows see padding only
+    ((1, 2, 6, 6), (1, 2, 2, 2), (3, 3), (0, 0), (1, 1), 1),  # some pixels are in no window
+    ((1, 2, 3, 4), (2, 2, 2, 3), (7, 9), (3, 4), (1, 1), 1),  # strides beyond the image
+    ((1, 2, 13, 12), (2, 2, 4, 3), (4, 6), (3, 2), (2, 4), 1),  # strides and dilations with common divisors
+    ((2, 3, 9, 8), (66, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),  # more rows than a tile has
+    ((2, 66, 6, 7), (3, 66, 2, 3), (2, 1), (1, 0), (1, 2), 1),
+    ((2, 36, 7, 7), (34, 18, 3, 2), (1, 2), (1, 1), (1, 1), 2),
+    ((3, 1, 22, 21), (2, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),  # sums long enough to be cut into parts
+]
+BOTH = [(rung, case) for rung in RUNGS for case in CASES]
+
+
+@pytest.fixture(params=["sim", "cuda"])
+def run(request):
+    """``run(kernel, shape, dtype, *args)``: the output of ``kernel``, which starts filled with NaN."""
+    if request.param == "sim" and not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    if request.param == "cuda" and not cuda.is_available():
+        pytest.skip(cuda.why_unavailable())
+    put, get = (np.array, np.array) if request.param == "sim" else (cuda.cupy().asarray, cuda.cupy().asnumpy)
+
+    def run(kernel, shape, dtype, *args, fill=np.nan):
+        out = put(np.full(shape, fill, dtype))
+        kernel(out, *(put(a) if isinstance(a, np.ndarray) else a for a in args))
+        return get(out)
+
+    return run
+
+
+def output_shape(case):
+    (N, _, *size), (O, _, *kernel), *options, _ = case  # noqa: E741
+    axes = zip(size, kernel, *options, strict=True)
+    return N, O, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+
+
+def inputs(case, dtype=np.float64):
+    """Random x, weight, bias and gradient of the output, and the options as the kernels take them."""
+    shapes = case[0], case[1], case[1][:1], output_shape(case)
+    arrays = [np.random.default_rng(i).standard_normal(s).astype(dtype) for i, s in enumerate(shapes)]
+    _, _, stride, padding, dilation, groups = case
+    return *arrays, (*stride, *padding, *dilation, groups)
+
+
+def by_definition(x, weight, grad, options):
+    """The output without bias, and the gradients for x and weight, in float64: a sum over all weights."""
+    sh, sw, ph, pw, dh, dw, groups = options
+    x, weight, grad = (a.astype(np.float64) for a in (x, weight, grad))
+    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    out, padded_grad, weight_grad = np.zeros(grad.shape), np.zeros(padded.shape), np.zeros(weight.shape)
+    (O, channels, _, _), (OH, OW) = weight.shape, grad.shape[2:]  # noqa: E741
+    for o, c, i, j in np.ndindex(weight.shape):
+        rows = slice(i * dh, i * dh + (OH - 1) * sh + 1, sh)
+        columns = slice(j * dw, j * dw + (OW - 1) * sw + 1, sw)
+        pixels = slice(None), o // (O // groups) * channels + c, rows, columns
+        out[:, o] += weight[o, c, i, j] * padded[pixels]
+        padded_grad[pixels] += weight[o, c, i, j] * grad[:, o]
+        weight_grad[o, c, i, j] = (padded[pixels] * grad[:, o]).sum()
+    H, W = x.shape[2:]
+    return out, padded_grad[:, :, ph : ph + H, pw : pw + W], weight_grad
+
+
+def assert_sums(actual, expected, magnitude, length):
+    """Sums of ``length`` terms, whose absolute values add up to ``magnitude``, are exact for the dtype."""
+    bound = (length + 2) * np.finfo(actual.dtype).eps * magnitude
+    assert actual.shape == expected.shape
+    assert np.all(np.abs(actual - expected) <= bound), np.abs(actual - expected).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rung", "case"), BOTH)
+def test_convolution_and_its_gradients(run, dtype, rung, case):
+    forward, input_grad, weight_grad = RUNGS[rung]
+    x, weight, bias, grad, options = inputs(case, dtype)
+    out, grad_x, grad_weight = by_definition(x, weight, grad, options)
+    magnitudes = by_definition(abs(x), abs(weight), abs(grad), options)
+    taps = weight[0].size
+    assert_sums(run(forward, grad.shape, dtype, x, weight, None, *options), out, magnitudes[0], taps)
+    assert_sums(
+        run(forward, grad.shape, dtype, x, weight, bias, *options),
+        out + bias[:, None, None],
+        magnitudes[0] + abs(bias[:, None, None]),
+        taps + 1,
+    )
+    length = weight[:, 0].size // case[-1]
+    assert_sums(run(input_grad, x.shape, dtype, grad, weight, *options), grad_x, magnitudes[1], length)
+    length = grad[:, 0].size
+    assert_sums(run(weight_grad, weight.shape, dtype, grad, x, *options), grad_weight, magnitudes[2], length)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_empty_arrays(run, rung):
+    forward, input_grad, weight_grad = RUNGS[rung]
+    options = (1, 1, 0, 0, 1, 1, 1)
+    x, weight, grad = np.empty((0, 1, 4, 4), "f4"), np.ones((3, 1, 2, 2), "f4"), np.empty((0, 3, 3, 3), "f4")
+    assert run(forward, grad.shape, "f4", x, weight, None, *options).shape == grad.shape
+    assert run(input_grad, x.shape, "f4", grad, weight, *options).shape == x.shape
+    assert not run(weight_grad, weight.shape, "f4", grad, x, *options).any()
+    # No channels: a sum of nothing.
+    x, weight, grad = np.empty((1, 0, 4, 4), "f4"), np.empty((3, 0, 2, 2), "f4"), np.ones((1, 3, 3, 3), "f4")
+    if rung != "depthwise":
+        bias = np.arange(3, dtype="f4")
+        out = run(forward, grad.shape, "f4", x, weight, bias, *options)
+        assert np.array_equal(out, np.broadcast_to(bias[:, None, None], grad.shape))
+        assert run(input_grad, x.shape, "f4", grad, weight, *options).shape == x.shape
+        assert run(weight_grad, weight.shape, "f4", grad, x, *options).shape == weight.shape
+
+
+@pytest.mark.parametrize(("rung", "case"), [(r, c) for r, c in BOTH if c[0][0] == 2])
+def test_nan_and_infinity_reach_what_they_are_part_of_and_nothing_else(run, rung, case):
+    """In x and in the output's gradient. At the borders too, where taps meet padding."""
+    forward, input_grad, weight_grad = RUNGS[rung]
+    x, weight, _, grad, options = inputs(case, np.float32)
+    x[0, 0, 0, -1], x[1, -1, -1, 0] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        out, _, grad_weight = by_definition(x, weight, grad, options)
+    assert not np.isfinite(out).all() or case[2] == (2, 3)  # whose stride steps over both
+    assert_same_specials(run(forward, grad.shape, "f4", x, weight, None, *options, fill=77), out)
+    assert_same_specials(run(weight_grad, weight.shape, "f4", grad, x, *options, fill=77), grad_weight)
+
+    x, weight, _, grad, options = inputs(case, np.float32)
+    grad[0, 0, 0, -1], grad[1, -1, -1, 0] = np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        _, grad_x, grad_weight = by_definition(x, weight, grad, options)
+    assert_same_specials(run(input_grad, x.shape, "f4", grad, weight, *options, fill=77), grad_x)
+    # Padding counts as zeros, which the direct kernel skips: an infinity times these is NaN, or nothing.
+    special = ~np.isfinite(run(weight_grad, weight.shape, "f4", grad, x, *options, fill=77))
+    if rung == "direct":
+        assert not (special & np.isfinite(grad_weight)).any()
+    else:
+        assert np.array_equal(special, ~np.isfinite(grad_weight))
+
+
+def assert_same_specials(actual, expected):
+    assert np.array_equal(np.isfinite(actual), np.isfinite(expected))
+    special = ~np.isfinite(expected)
+    assert np.array_equal(actual[special], expected[special], equal_nan=True)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_an_infinite_weight_stays_in_its_channels(run, rung):
+    forward, input_grad, _ = RUNGS[rung]
+    case = ((2, 4, 6, 7), (8, 1, 3, 3), (2, 1), (1, 1), (1, 1), 4)
+    x, weight, _, grad, options = inputs(case, np.float32)
+    weight[3, 0, 0, 1] = np.inf  # of channel 3 of the output, which sees channel 1 of x
+    out = run(forward, grad.shape, "f4", x, weight, None, *options)
+    assert np.isfinite(np.delete(out, 3, axis=1)).all()
+    assert not np.isfinite(out[:, 3, 1:]).any()  # in its first row the tap lies above the image
+    grad_x = run(input_grad, x.shape, "f4", grad, weight, *options)
+    assert np.isfinite(np.delete(grad_x, 1, axis=1)).all()
+    assert np.isfinite(grad_x[:, 1, ::2]).all()  # the tap reads odd rows alone
+    assert not np.isfinite(grad_x[:, 1, 1:4:2]).any()
+
+
+def test_what_does_not_fit_is_refused():
+    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 5, 5), (2, 3, 3, 3), (1, 2, 3, 3)))
+    fitting = x[:, :3].copy()
+    for forward, input_grad, weight_grad in RUNGS.values():
+        with pytest.raises(ValueError, match="do not fit together"):
+            forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 1)
+        with pytest.raises(ValueError, match="stride, dilation and groups must be at least 1"):
+            forward(out, fitting, weight, None, 0, 1, 0, 0, 1, 1, 1)
+        with pytest.raises(ValueError, match=r"bias has shape \(3,\), expected \(2,\)"):
+            forward(out, fitting, weight, np.ones(3, "f4"), 1, 1, 0, 0, 1, 1, 1)
+        with pytest.raises(ValueError, match="do not fit together"):
+            input_grad(x, out, weight, 1, 1, 0, 0, 1, 1, 1)
+        with pytest.raises(ValueError, match=r"at least size 1, got \(3, 0\)"):
+            weight_grad(weight[..., :0], out, fitting, 1, 1, 0, 0, 1, 1, 1)
+
+
+# ---- on the simulator alone --------------------------------------------------------------------------------
+
+needs_simulator = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
+)
+ODD = ((2, 3, 11, 13), (6, 1, 3, 3), (2, 1), (1, 2), (1, 2), 3)
+
+
+def all_results(rung, case):
+    """The three results of a rung in float32, as bytes."""
+    x, weight, bias, grad, options = inputs(case, np.float32)
+    results = [np.empty_like(a) for a in (grad, x, weight)]
+    forward, input_grad, weight_grad = RUNGS[rung]
+    forward(results[0], x, weight, bias, *options)
+    input_grad(results[1], grad, weight, *options)
+    weight_grad(results[2], grad, x, *options)
+    return b"".join(result.tobytes() for result in results)
+
+
+@needs_simulator
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_thread_order_gives_the_same_bits(rung):
+    expected = all_results(rung, ODD)
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            assert all_results(rung, ODD) == expected
+
+
+@needs_simulator
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_access_is_allowed(rung):
+    with sim.checks():
+        checked = all_results(rung, ODD)
+    assert checked == all_results(rung, ODD)
