@@ -42,6 +42,10 @@ LAYERS = [
     (IMAGES, lambda m: m.Conv2d(4, 8, 1, stride=2, groups=4)),
     (IMAGES, lambda m: m.Conv2d(4, 2, (3, 5), padding="same")),
     (IMAGES, lambda m: m.Conv2d(4, 2, (1, 3), padding="valid")),
+    (IMAGES, lambda m: m.ConvTranspose2d(4, 6, 3)),
+    (IMAGES, lambda m: m.ConvTranspose2d(4, 6, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=1)),
+    (IMAGES, lambda m: m.ConvTranspose2d(4, 6, 3, padding=2, dilation=2, groups=2, bias=False)),
+    (IMAGES, lambda m: m.ConvTranspose2d(4, 2, 3, padding=2, output_padding=2, dilation=3)),
     (IMAGES, lambda m: m.MaxPool2d(2)),
     (IMAGES, lambda m: m.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)),
     (IMAGES, lambda m: m.MaxPool2d((2, 3), stride=1, dilation=2)),
@@ -100,6 +104,13 @@ def test_layers(shape, make):
         assert_same(p.grad, q.grad, name)
     for (name, b), c in zip(mine.named_buffers(), theirs.buffers(), strict=True):
         assert_same(b, c, name)
+
+
+def test_transposed_convolution_to_a_given_size():
+    mine, theirs = twins(lambda m: m.ConvTranspose2d(4, 3, 3, stride=(2, 3), padding=1))
+    x = random(IMAGES)
+    for size in ((17, 22), (18, 24), (3, 3, 18, 23)):
+        assert_same(mine(mg.tensor(x), size), theirs(torch.tensor(x), size), str(size))
 
 
 def classes(*shape):
@@ -236,7 +247,14 @@ def test_schedules(make):
     np.testing.assert_allclose(*found, rtol=1e-9)
 
 
-@pytest.mark.parametrize("make", [lambda m: m.Linear(50, 400), lambda m: m.Conv2d(4, 400, 5, groups=2)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: m.Linear(50, 400),
+        lambda m: m.Conv2d(4, 400, 5, groups=2),
+        lambda m: m.ConvTranspose2d(40, 90, 5, groups=2),
+    ],
+)
 def test_layers_start_alike(make):
     for mine, theirs in zip(make(nn).parameters(), make(torch.nn).parameters(), strict=True):
         limits = [np.abs(p.detach().numpy()).max() for p in (mine, theirs)]

@@ -144,6 +144,74 @@ def test_conv2d_refuses_bad_input():
     assert layer(mg.ones(0, 3, 8, 8)).shape == (0, 8, 6, 6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2, "padding": 1, "output_padding": 1},
+        {"padding": (2, 1), "dilation": (1, 2)},
+        {"groups": 2, "stride": (1, 2), "bias": False},
+    ],
+)
+def test_conv_transpose2d(options):
+    layer = nn.ConvTranspose2d(4, 6, (3, 2), dtype=mg.float64, **options)
+    x, groups = double(2, 4, 5, 6), options.get("groups", 1)
+    assert layer.weight.shape == (4, 6 // groups, 3, 2)
+    out = layer(x)
+    # The transpose of a convolution from out's channels to x's: <out, y> = <x, convolution(y)>.
+    y, no_bias = double(*out.shape, seed=1), np.zeros(4)
+    weight = layer.weight.detach().numpy()
+    there = convolution(y.numpy(), weight, no_bias, layer.stride, layer.padding, layer.dilation, groups)
+    linear = out if layer.bias is None else out - layer.bias.reshape(-1, 1, 1)
+    assert there.shape == x.shape
+    assert_same((linear * y).sum(), (x.numpy() * there).sum(), 1e-10)
+    assert_same(layer(x[0]), out[0].detach().numpy())
+
+
+def test_conv_transpose2d_starts_and_prints_as_pytorch_does():
+    layer = nn.ConvTranspose2d(8, 60, 5, groups=2)
+    bound = 1 / math.sqrt(30 * 25)
+    for tensor in (layer.weight, layer.bias):
+        array = tensor.detach().numpy()
+        assert 0.8 * bound < np.abs(array).max() <= bound
+    assert repr(layer) == "ConvTranspose2d(8, 60, kernel_size=(5, 5), stride=(1, 1), groups=2)"
+    layer = nn.ConvTranspose2d(2, 3, 3, 2, 1, 1, 1, False, 2)
+    assert repr(layer) == (
+        "ConvTranspose2d(2, 3, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(2, 2), "
+        "output_padding=(1, 1), bias=False)"
+    )
+
+
+def test_conv_transpose2d_goes_back_to_any_size_that_conv2d_makes_smaller():
+    down, up = nn.Conv2d(2, 3, 3, stride=(2, 3), padding=1), nn.ConvTranspose2d(3, 2, 3, (2, 3), 1)
+    for size in ((7, 7), (8, 8), (7, 9)):
+        x = mg.ones(1, 2, *size)
+        for wanted in (size, list(x.shape), x.shape):
+            assert up(down(x), wanted).shape == x.shape
+        assert up(down(x)[0], output_size=(2, *size)).shape == x.shape[1:]
+    y = mg.ones(1, 3, 4, 3)
+    for wanted in ((6, 7), (9, 7), (7, 10)):
+        with pytest.raises(ValueError, match=r"output_size must be from \(7, 7\) to \(8, 9\)"):
+            up(y, wanted)
+    with pytest.raises(ValueError, match=r"output_size must have 2 or 4 elements, got \(2, 7, 7\)"):
+        up(y, (2, 7, 7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "text"),
+    [
+        ((3, 4, 3), {"groups": 2}, "ConvTranspose2d: in_channels"),
+        ((4, 3, 3), {"groups": 2}, "out_channels"),
+        ((4, 4, 3), {"padding": "same"}, "padding"),
+        ((4, 4, 3), {"output_padding": -1}, "output_padding"),
+        ((4, 4, 3), {"padding_mode": "reflect"}, "padding_mode"),
+    ],
+)
+def test_conv_transpose2d_refuses_bad_options(arguments, options, text):
+    with pytest.raises(ValueError, match=text):
+        nn.ConvTranspose2d(*arguments, **options)
+
+
 def test_pooling():
     x = double(2, 3, 6, 8)
     blocks = x.numpy().reshape(2, 3, 3, 2, 4, 2)

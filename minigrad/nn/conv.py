@@ -1,7 +1,8 @@
-"""The convolution layer."""
+"""The convolution layers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad.creation import empty
@@ -9,13 +10,78 @@ from minigrad.nn import functional as F
 from minigrad.nn.linear import reset_weight_and_bias
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.ops.conv import transposed_size
 from minigrad.ops.windows import pair
 from minigrad.tensor import Tensor
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv2d", "ConvTranspose2d"]
 
 
-class Conv2d(Module):
+class _Convolution(Module):
+    """What the layers share: their options, how their parameters start, and how they print."""
+
+    weight: Parameter
+    bias: Parameter | None
+    padding: Any
+    output_padding = (0, 0)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int],
+        dilation: int | tuple[int, int],
+        groups: int,
+        padding_mode: str,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"{name}: groups must be at least 1, got {groups!r}")
+        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if not isinstance(channels, int) or channels < 0 or channels % groups:
+                raise ValueError(
+                    f"{name}: {argument} must be an integer that {groups} groups divide, got {channels!r}"
+                )
+        if padding_mode != "zeros":
+            raise ValueError(f"{name}: padding_mode must be 'zeros', got {padding_mode!r}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = pair(name, "kernel_size", kernel_size, 1)
+        self.stride = pair(name, "stride", stride, 1)
+        self.dilation = pair(name, "dilation", dilation, 1)
+        self.groups = groups
+        self.padding_mode = padding_mode
+
+    def _make_parameters(self, channels: tuple[int, int], bias: bool, device: Any, dtype: Any) -> None:
+        self.weight = Parameter(empty((*channels, *self.kernel_size), device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", Parameter(empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew."""
+        reset_weight_and_bias(self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments, those that have their defaults left out."""
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        if self.padding != (0, 0):
+            text += f", padding={self.padding}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        if self.output_padding != (0, 0):
+            text += f", output_padding={self.output_padding}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        return text if self.bias is not None else text + ", bias=False"
+
+
+class Conv2d(_Convolution):
     """Two-dimensional convolution (cross-correlation) over images (N, in_channels, H, W).
 
     Args:
@@ -36,8 +102,6 @@ class Conv2d(Module):
         ValueError: the options do not fit together.
     """
 
-    bias: Parameter | None
-
     def __init__(
         self,
         in_channels: int,
@@ -52,30 +116,9 @@ class Conv2d(Module):
         device: Any = None,
         dtype: Any = None,
     ):
-        super().__init__()
-        if not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"Conv2d: groups must be at least 1, got {groups!r}")
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if not isinstance(channels, int) or channels < 0 or channels % groups:
-                raise ValueError(
-                    f"Conv2d: {name} must be an integer that {groups} groups divide, got {channels!r}"
-                )
-        if padding_mode != "zeros":
-            raise ValueError(f"Conv2d: padding_mode must be 'zeros', got {padding_mode!r}")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = pair("Conv2d", "kernel_size", kernel_size, 1)
-        self.stride = pair("Conv2d", "stride", stride, 1)
-        self.dilation = pair("Conv2d", "dilation", dilation, 1)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
         self.padding = self._checked_padding(padding)
-        self.groups = groups
-        self.padding_mode = padding_mode
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = Parameter(empty(shape, device=device, dtype=dtype))
-        self.register_parameter(
-            "bias", Parameter(empty(out_channels, device=device, dtype=dtype)) if bias else None
-        )
-        self.reset_parameters()
+        self._make_parameters((out_channels, in_channels // groups), bias, device, dtype)
 
     def _checked_padding(self, padding: int | tuple[int, int] | str) -> tuple[int, int] | str:
         if not isinstance(padding, str):
@@ -86,23 +129,84 @@ class Conv2d(Module):
             raise ValueError(f"Conv2d: padding 'same' needs stride 1, got {self.stride}")
         return padding
 
-    def reset_parameters(self) -> None:
-        """Draw weight and bias anew."""
-        reset_weight_and_bias(self.weight, self.bias)
-
     def forward(self, input: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, OH, OW); the N may be left out."""
         return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def extra_repr(self) -> str:
-        """The arguments, those that have their defaults left out."""
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+class ConvTranspose2d(_Convolution):
+    """The transpose of a convolution, which enlarges images (N, in_channels, H, W) by its stride.
+
+    Args:
+        in_channels, out_channels: of the images before and after.
+        kernel_size: one number, or (height, width); so are the options that follow.
+        stride: how far apart neighbouring pixels of the input are in the output.
+        padding: rows and columns cut off on each side of the output.
+        output_padding: rows and columns added at the bottom and on the right.
+        groups: channels are split into so many groups that do not see one another.
+        bias: whether a number is added to each output channel.
+        dilation: how far apart neighbouring weights are in the output.
+        padding_mode: ``"zeros"``, the only one there is.
+        device, dtype: of the parameters; float32 on the CPU by default.
+
+    Attributes:
+        weight: (in_channels, out_channels / groups, KH, KW), and
+        bias: (out_channels,) or None; both start uniform in +-1 / sqrt(out_channels / groups KH KW).
+
+    Raises:
+        ValueError: the options do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, int] = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
+        self.padding = pair("ConvTranspose2d", "padding", padding, 0)
+        self.output_padding = pair("ConvTranspose2d", "output_padding", output_padding, 0)
+        self._make_parameters((in_channels, out_channels // groups), bias, device, dtype)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, OH, OW); the N may be left out.
+
+        ``output_size``, (OH, OW) or the whole shape, takes the place of ``output_padding``: of the sizes
+        that a convolution with these options makes (H, W), the one to go back to.
+        """
+        return F.conv_transpose2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.output_padding if output_size is None else self._output_padding(input, output_size),
+            self.groups,
+            self.dilation,
         )
-        if self.padding != (0, 0):
-            text += f", padding={self.padding}"
-        if self.dilation != (1, 1):
-            text += f", dilation={self.dilation}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        return text if self.bias is not None else text + ", bias=False"
+
+    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
+        """The output padding that leads to ``output_size``."""
+        if len(output_size) not in (2, input.ndim):
+            raise ValueError(
+                f"ConvTranspose2d: output_size must have 2 or {input.ndim} elements, got {tuple(output_size)}"
+            )
+        height, width = output_size[-2:]
+        least = transposed_size(input.shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        extra = height - least[0], width - least[1]
+        if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
+            most = least[0] + self.stride[0] - 1, least[1] + self.stride[1] - 1
+            raise ValueError(
+                f"ConvTranspose2d: output_size must be from {least} to {most} for an input of shape "
+                f"{input.shape}, got {(height, width)}"
+            )
+        return extra

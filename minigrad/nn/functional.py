@@ -14,7 +14,7 @@ from minigrad.autograd import wrap
 from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, sigmoid, tanh
-from minigrad.ops.conv import conv2d
+from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.embedding import embedding
 from minigrad.ops.join import pad
 from minigrad.ops.loss import (
@@ -39,6 +39,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "conv2d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "dropout2d",

@@ -1,5 +1,7 @@
 """Two-dimensional convolution and its two gradients, three ops whose gradients are each other.
 
+The transposed convolution is the gradient for the input, given another name.
+
 All arrays are NCHW: x (N, C, H, W), weight (O, C / groups, KH, KW), output (N, O, OH, OW). The convolution
 is linear in x and in the weight, so the gradient for one is linear in the other and in the output's
 gradient: differentiating any of the three ops gives the other two.
@@ -12,6 +14,7 @@ from typing import Any
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
+from minigrad.ops.join import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
 
@@ -98,7 +101,7 @@ def _(g, x, *, kernel_size, stride, padding, dilation, groups):
     return g.shape[1], x.shape[1] // groups, *kernel_size
 
 
-# ---- the function -----------------------------------------------------------------------------------------
+# ---- the functions ----------------------------------------------------------------------------------------
 
 
 def conv2d(
@@ -129,30 +132,110 @@ def conv2d(
     if input.ndim == 3:
         batch = conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups)
         return batch.squeeze(0)
-    _check_shapes(input, weight, bias, groups)
+    _check_shapes("conv2d", input, weight, bias, groups)
     stride = pair("conv2d", "stride", stride, 1)
     dilation = pair("conv2d", "dilation", dilation, 1)
     padding = _padding(padding, weight.shape[2:], stride, dilation)
     return _conv2d(input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
-def _check_shapes(x: Any, weight: Any, bias: Any, groups: int) -> None:
+def conv_transpose2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> Any:
+    """The transpose of :func:`conv2d`: each pixel of ``input`` adds its multiple of the kernel to the output.
+
+    What it computes is the gradient that conv2d with the same options has for its input. Where it enlarges
+    images, it is also called a deconvolution; see https://arxiv.org/abs/1603.07285.
+
+    Args:
+        input: (N, C_in, H, W), or (C_in, H, W) for a single image.
+        weight: (C_in, C_out / groups, KH, KW): what conv2d would take from C_out to C_in channels.
+        bias: (C_out,), or None.
+        stride, padding, dilation: those of the conv2d whose transpose it is; one number, or (vertical,
+            horizontal). ``padding`` rows and columns are cut off on each side of the output.
+        output_padding: rows and columns added at the bottom and on the right, less than the stride or than
+            the dilation. With a stride, images of several sizes are made one size by conv2d: this says to
+            which of them to go back.
+        groups: channels are split into so many groups that do not see one another.
+
+    Returns:
+        (N, C_out, OH, OW) with OH = (H - 1) stride - 2 padding + dilation (KH - 1) + output_padding + 1, or
+        (C_out, OH, OW).
+
+    Raises:
+        ValueError: shapes or options do not fit; TypeError: dtypes differ.
+    """
+    name = "conv_transpose2d"
+    if input.ndim == 3:
+        options = stride, padding, output_padding, groups, dilation
+        return conv_transpose2d(input.unsqueeze(0), weight, bias, *options).squeeze(0)
+    _check_shapes(name, input, weight, bias, groups, transposed=True)
+    for argument, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise TypeError(f"{name}: input is {input.dtype}, {argument} is {tensor.dtype}; use .to(dtype)")
+    stride = pair(name, "stride", stride, 1)
+    padding = pair(name, "padding", padding, 0)
+    dilation = pair(name, "dilation", dilation, 1)
+    extra = pair(name, "output_padding", output_padding, 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+        raise ValueError(
+            f"{name}: output_padding must be less than the stride or the dilation, got {extra} with stride "
+            f"{stride} and dilation {dilation}"
+        )
+    height, width = transposed_size(input.shape, weight.shape[2:], stride, padding, dilation)
+    size = height + extra[0], width + extra[1]
+    if min(size) < 1:
+        raise ValueError(
+            f"{name}: the output would have size {size} (input shape {input.shape}, kernel "
+            f"{tuple(weight.shape[2:])}, stride {stride}, padding {padding}, dilation {dilation})"
+        )
+    # With an output padding of a whole stride or more, conv2d would make more pixels than there are here.
+    more = extra[0] // stride[0], extra[1] // stride[1]
+    if any(more):
+        input = pad(input, (0, more[1], 0, more[0]))
+    out = conv2d_input_grad(
+        input, weight, input_size=size, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    return out if bias is None else out + bias.reshape(-1, 1, 1)
+
+
+def transposed_size(
+    shape: tuple[int, ...], kernel: tuple, stride: tuple, padding: tuple, dilation: tuple
+) -> tuple[int, int]:
+    """The smallest (H, W) that conv2d with these options takes to the last two dimensions of ``shape``."""
+    axes = zip(shape[-2:], kernel, stride, padding, dilation, strict=True)
+    height, width = ((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in axes)
+    return height, width
+
+
+def _check_shapes(name: str, x: Any, weight: Any, bias: Any, groups: int, transposed: bool = False) -> None:
     shapes = f"(input shape {x.shape}, weight shape {weight.shape}, groups {groups})"
     if x.ndim != 4 or weight.ndim != 4:
-        raise ValueError(f"conv2d: input and weight need 4 dimensions {shapes}")
+        raise ValueError(f"{name}: input and weight need 4 dimensions {shapes}")
     if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"conv2d: groups must be at least 1, got {groups!r}")
+        raise ValueError(f"{name}: groups must be at least 1, got {groups!r}")
     if weight.shape[0] % groups:
+        side = "input" if transposed else "output"
         raise ValueError(
-            f"conv2d: {weight.shape[0]} output channels cannot be split into {groups} groups {shapes}"
+            f"{name}: {weight.shape[0]} {side} channels cannot be split into {groups} groups {shapes}"
         )
-    if x.shape[1] != weight.shape[1] * groups:
+    channels = weight.shape[1] * groups, weight.shape[0]
+    in_channels, out_channels = channels[::-1] if transposed else channels
+    if x.shape[1] != in_channels:
         raise ValueError(
-            f"conv2d: weight expects {weight.shape[1] * groups} input channels, "
-            f"input has {x.shape[1]} {shapes}"
+            f"{name}: weight expects {in_channels} input channels, input has {x.shape[1]} {shapes}"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"conv2d: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+    if bias is not None and bias.shape != (out_channels,):
+        raise ValueError(f"{name}: bias must have shape {(out_channels,)}, got {bias.shape}")
+    if transposed and 0 in (*x.shape[2:], *weight.shape[2:]):
+        raise ValueError(f"{name}: images and kernels must have at least size 1 {shapes}")
 
 
 def _padding(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> tuple[int, int]:
