@@ -24,10 +24,16 @@ from minigrad.kernels.launch import CudaKernel
 
 FUNCTIONS = mg.nn.functional
 
-# The calls that run on every rung of an op, and that op.
+CONVOLUTION = "conv2d conv2d_input_grad conv2d_weight_grad"
+
+# The calls that run on every rung of an op, and that op, or several.
 LADDERS = {
     "matmul": "matmul",
     "batched matmul": "matmul",
+    "conv2d": CONVOLUTION,
+    "grouped conv2d": CONVOLUTION,
+    "depthwise conv2d": CONVOLUTION,
+    "conv2d of one channel": CONVOLUTION,
     "dropout": "dropout",
     "embedding": "embedding",
     "embedding, gradient": "embedding_grad",
@@ -45,7 +51,7 @@ LADDERS = {
 
 def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
     """By name: a function of tensors, and the shapes of its inputs. The gradients run too."""
-    image, kernel = (2, 4, 7, 9), (6, 4, 3, 3)
+    image = (2, 4, 7, 9)
     normalized, images = ((37, 1061), (1061,), (1061,)), ((3, 6, 13, 15), (6,), (6,))
     logits = ((7, 1061),)
     return {
@@ -54,10 +60,22 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "matmul of whole vectors": (lambda a, b: a @ b, ((36, 40), (40, 44))),
         "matmul with a vector": (lambda a, b: a @ b, ((37, 41), (41,))),
         "matmul of a long K": (lambda a, b: a @ b, ((5, 700), (700, 7))),
-        "conv2d": (lambda x, w, b: FUNCTIONS.conv2d(x, w, b, 2, 1), (image, kernel, (6,))),
+        "conv2d": (
+            lambda x, w, b: FUNCTIONS.conv2d(x, w, b, 2, 1),
+            ((2, 17, 5, 6), (18, 17, 3, 3), (18,)),
+        ),
         "grouped conv2d": (
             lambda x, w: FUNCTIONS.conv2d(x, w, None, 1, 1, 1, 2),
-            (image, (6, 2, 3, 3)),
+            ((1, 34, 4, 3), (36, 17, 3, 2)),
+        ),
+        "depthwise conv2d": (
+            lambda x, w: FUNCTIONS.conv2d(x, w, None, (2, 1), 1, 1, 4),
+            (image, (8, 1, 3, 3)),
+        ),
+        # So many outputs that the sums of the weight's gradient are cut into parts.
+        "conv2d of one channel": (
+            lambda x, w: FUNCTIONS.conv2d(x, w),
+            ((3, 1, 21, 22), (16, 1, 3, 3)),
         ),
         "max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, 3, 2, 1), (image,)),
         "large max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, (17, 16), 4), ((1, 2, 19, 21),)),
@@ -151,18 +169,20 @@ def watch(launched: set[str]) -> None:
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
     """Run one entry of :func:`calls` on every rung and in both dtypes; returns the names of what is wrong."""
     wrong = []
-    ladder = LADDERS.get(name)
-    rungs = [kernel.name for kernel in mg.list_kernels(ladder, device.type)] if ladder else [""]
+    kernels = [kernel for op in LADDERS.get(name, "").split() for kernel in mg.list_kernels(op, device.type)]
+    rungs = list(dict.fromkeys(kernel.name for kernel in kernels)) or [""]
     for dtype, bound in ((np.float32, 1e-4), (np.float64, 1e-12)):
         # The reference sees the rounded inputs: max pooling may choose otherwise among the others.
         inputs = [a.astype(dtype) for a in arrays]
         with references("cpu"):
             expected = run(function, [a.astype(np.float64) for a in inputs], "cpu")
         for rung in rungs:
-            with mg.use_kernel(ladder, rung, device.type) if ladder else contextlib.nullcontext():
+            with contextlib.ExitStack() as selected:
+                for op in {kernel.op for kernel in kernels if kernel.name == rung}:
+                    selected.enter_context(mg.use_kernel(op, rung, device.type))
                 error = worst_error(run(function, inputs, str(device)), expected)
             told = " ".join(filter(None, (name, rung, np.dtype(dtype).name)))
-            print(f"{told:32} error {error:.1e}", flush=True)
+            print(f"{told:40} error {error:.1e}", flush=True)
             if not error < bound:
                 wrong.append(told)
     return wrong
