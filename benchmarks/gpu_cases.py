@@ -21,6 +21,8 @@ from minigrad.ops.conv import conv2d_input_grad, conv2d_weight_grad
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
 
+conv2d_forward = mg.get_op("conv2d")
+
 FLOAT = 4  # bytes
 
 Shape = tuple[int, ...]
@@ -77,18 +79,26 @@ def cases(small: bool, device: str) -> Iterator[Case]:
             (1, 1 << 20, 1),
         ]
     yield from matmuls(products, device)
-    images = [(2, 3, 4, 6, 3, 1, 1)]
+    # (N, C, O, H = W, kernel, stride, padding, groups)
+    layers = [(2, 17, 18, 6, 3, 1, 1, 1), (2, 4, 8, 7, 3, 2, 1, 4)]
+    transposed = [(2, 3, 17, 5, 4, 2, 1)]
     if not small:
-        # (N, C, O, H = W, kernel, stride, padding): a first layer, two of a ResNet, one of stride 2, a 1x1.
-        images = [
-            (128, 1, 32, 28, 3, 1, 1),
-            (64, 64, 64, 56, 3, 1, 1),
-            (128, 128, 128, 28, 3, 1, 1),
-            (64, 64, 128, 56, 3, 2, 1),
-            (64, 256, 64, 56, 1, 1, 0),
+        # A first layer, two of a ResNet, one of stride 2, a 1x1; then two depthwise ones.
+        layers = [
+            (128, 1, 32, 28, 3, 1, 1, 1),
+            (64, 64, 64, 56, 3, 1, 1, 1),
+            (128, 128, 128, 28, 3, 1, 1, 1),
+            (64, 64, 128, 56, 3, 2, 1, 1),
+            (64, 256, 64, 56, 1, 1, 0, 1),
+            (64, 128, 128, 56, 3, 1, 1, 128),
+            (64, 128, 128, 56, 3, 2, 1, 128),
         ]
-    for image in images:
-        yield from convolutions(*image)
+        # Two layers that double an image, as a generator or a decoder has them.
+        transposed = [(64, 128, 64, 28, 4, 2, 1), (64, 256, 128, 14, 2, 2, 0)]
+    for layer in layers:
+        yield from convolutions(*layer, device)
+    for layer in transposed:
+        yield transposed_convolution(*layer, device)
     yield from poolings((2, 3, 6, 6) if small else (64, 64, 112, 112))
     yield from rows((6, 20) if small else (65536, 1024))
     yield from optimizer_steps((6, 20) if small else (4096, 4096))
@@ -119,39 +129,89 @@ def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
             )
 
 
-def convolutions(N: int, C: int, O: int, H: int, K: int, stride: int, padding: int) -> Iterator[Case]:  # noqa: E741
-    """The three passes of one layer."""
+def convolutions(
+    N: int,
+    C: int,
+    O: int,  # noqa: E741
+    H: int,
+    K: int,
+    stride: int,
+    padding: int,
+    groups: int,
+    device: str,
+) -> Iterator[Case]:
+    """The three passes of one layer, with every rung that takes it."""
     out = (H + 2 * padding - K) // stride + 1
-    x, weight, y = (N, C, H, H), (O, C, K, K), (N, O, out, out)
-    options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (1, 1), "groups": 1}
+    x, weight, y = (N, C, H, H), (O, C // groups, K, K), (N, O, out, out)
+    options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (1, 1), "groups": groups}
     size = f"{N}x{C}x{H}x{H} -> {O}, {K}x{K}" + (f"/{stride}" if stride > 1 else "")
-    cost = (2.0 * prod(y) * C * K * K, FLOAT * (prod(x) + prod(weight) + prod(y)))
-    yield Case(
-        "conv2d forward",
-        size,
+    size += f", {groups} groups" if groups > 1 else ""
+    cost = (2.0 * prod(y) * C // groups * K * K, FLOAT * (prod(x) + prod(weight) + prod(y)))
+    input_options, weight_options = options | {"input_size": (H, H)}, options | {"kernel_size": (K, K)}
+    passes = [
+        (
+            "forward",
+            conv2d_forward,
+            (x, weight),
+            lambda x, w: conv2d_forward(x, w, None, **options),
+            lambda torch, x, w: torch.nn.functional.conv2d(x, w, None, stride, padding, 1, groups),
+            options,
+        ),
+        (
+            "input gradient",
+            conv2d_input_grad,
+            (y, weight),
+            lambda g, w: conv2d_input_grad(g, w, **input_options),
+            lambda torch, g, w: torch.nn.grad.conv2d_input(x, w, g, stride, padding, 1, groups),
+            input_options,
+        ),
+        (
+            "weight gradient",
+            conv2d_weight_grad,
+            (y, x),
+            lambda g, x: conv2d_weight_grad(g, x, **weight_options),
+            lambda torch, g, x: torch.nn.grad.conv2d_weight(x, weight, g, stride, padding, 1, groups),
+            weight_options,
+        ),
+    ]
+    for name, op, shapes, ours, theirs, attributes in passes:
+        for rung in rungs_that_take(op, shapes, attributes, device):
+            yield Case(f"conv2d {name}, {rung}", size, shapes, ours, theirs, *cost, (op.name,), rung)
+
+
+def rungs_that_take(op: Any, shapes: tuple[Shape, ...], attributes: dict, device: str) -> list[str]:
+    """The kernels of ``op`` whose condition lets them compute inputs of these shapes."""
+    specs = [Spec(shape, np.dtype(np.float32)) for shape in shapes]
+    inputs = specs + [None] * (len(op.inputs) - len(specs))
+    kernels = mg.list_kernels(op.name, device)
+    return [kernel.name for kernel in kernels if kernel.when is None or kernel.when(*inputs, **attributes)]
+
+
+def transposed_convolution(
+    N: int,
+    C: int,
+    O: int,  # noqa: E741
+    H: int,
+    K: int,
+    stride: int,
+    padding: int,
+    device: str,
+) -> Case:
+    """One layer, on the best rung that takes it."""
+    x, weight = (N, C, H, H), (C, O, K, K)
+    out = (H - 1) * stride - 2 * padding + K
+    options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (1, 1), "groups": 1}
+    rungs = rungs_that_take(conv2d_input_grad, (x, weight), options | {"input_size": (out, out)}, device)
+    return Case(
+        f"conv_transpose2d, {rungs[-1]}",
+        f"{N}x{C}x{H}x{H} -> {O}, {K}x{K}/{stride}",
         (x, weight),
-        lambda x, w: mg.nn.functional.conv2d(x, w, None, stride, padding),
-        lambda torch, x, w: torch.nn.functional.conv2d(x, w, None, stride, padding),
-        *cost,
-        ("conv2d",),
-    )
-    yield Case(
-        "conv2d input gradient",
-        size,
-        (y, weight),
-        lambda g, w: conv2d_input_grad(g, w, input_size=(H, H), **options),
-        lambda torch, g, w: torch.nn.grad.conv2d_input(x, w, g, stride, padding),
-        *cost,
+        lambda x, w: mg.nn.functional.conv_transpose2d(x, w, None, stride, padding),
+        lambda torch, x, w: torch.nn.functional.conv_transpose2d(x, w, None, stride, padding),
+        2.0 * prod(x) * O * K * K,
+        FLOAT * (prod(x) + prod(weight) + N * O * out * out),
         ("conv2d_input_grad",),
-    )
-    yield Case(
-        "conv2d weight gradient",
-        size,
-        (y, x),
-        lambda g, x: conv2d_weight_grad(g, x, kernel_size=(K, K), **options),
-        lambda torch, g, x: torch.nn.grad.conv2d_weight(x, weight, g, stride, padding),
-        *cost,
-        ("conv2d_weight_grad",),
+        rungs[-1],
     )
 
 

@@ -49,8 +49,10 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
         assert name in names
     for name in ("dropout, block", "embedding", "embedding gradient"):
         assert name in names
-    for name in ("forward", "input gradient", "weight gradient"):
-        assert f"conv2d {name}" in names
+    for name, op in (("forward", ""), ("input gradient", "_input_grad"), ("weight gradient", "_weight_grad")):
+        for rung in mg.list_kernels(f"conv2d{op}", "sim"):
+            assert f"conv2d {name}, {rung.name}" in names
+    assert "conv_transpose2d, implicit_gemm" in names
     for row in result["rows"]:
         assert row["error"] < 1e-4, row
         assert row["share"] > 0 and row["floor"] > 0 and row["bound"] in ("matrix", "copy"), row

@@ -15,6 +15,7 @@ MODULES = (
     "batch_norm",
     "channel_sums",
     "conv2d",
+    "conv2d_depthwise",
     "conv2d_implicit_gemm",
     "cross_entropy",
     "elementwise",

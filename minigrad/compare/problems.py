@@ -23,6 +23,7 @@ class Problem:
 
     Attributes:
         op: the name under which the op's kernels are registered.
+        other_kernels: the names of those that are made for problems of another kind, no rungs here.
         bound: what limits a perfect kernel, ``"compute"`` or ``"memory"``.
         size: the sizes as text, ``"1024x1024x1024"``.
         shapes: the shapes of the inputs.
@@ -32,6 +33,7 @@ class Problem:
     """
 
     op: ClassVar[str]
+    other_kernels: ClassVar[tuple[str, ...]] = ()
     bound: ClassVar[str]
     numpy_adds: ClassVar[str]
     python_adds: ClassVar[str]
@@ -162,6 +164,7 @@ class Conv2d(Problem):
 
     KERNEL: ClassVar[int] = 3
     op: ClassVar[str] = "conv2d"
+    other_kernels: ClassVar[tuple[str, ...]] = ("depthwise",)
     bound: ClassVar[str] = "compute"
     numpy_adds: ClassVar[str] = "Nine shifted copies of each image, stacked, and one BLAS product."
     python_adds: ClassVar[str] = (
@@ -233,10 +236,10 @@ class Conv2d(Problem):
 
     @classmethod
     def sizes(cls, device_type, quick):
-        first = cls(1, 4, 14, 14, 8)
+        first = cls(1, 4, 14, 14, 16)
         on_cpu = [first, cls(1, 16, 14, 14, 16), cls(2, 32, 28, 28, 32), cls(4, 64, 28, 28, 64)]
         on_card = [first, *on_cpu[-1:], cls(32, 64, 56, 56, 64), cls(128, 64, 56, 56, 64)]
-        sizes = {"sim": [cls(1, 4, 14, 14, 16)], "cuda": on_card, "cpu": [*on_cpu, cls(16, 64, 28, 28, 64)]}
+        sizes = {"sim": [first], "cuda": on_card, "cpu": [*on_cpu, cls(16, 64, 28, 28, 64)]}
         return _shortened(sizes[device_type], quick)
 
 

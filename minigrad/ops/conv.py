@@ -274,6 +274,14 @@ def _fills_weight_grad_tiles(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
     return g.shape[1] >= FEWEST_ROWS * groups
 
 
+def _is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
+    return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
+
+
+def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
+    return x.shape[1] == groups
+
+
 def _register(target: Op, device: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
     threads = (lambda: (get_num_threads(),)) if device == ("cpu",) else tuple
 
@@ -284,15 +292,17 @@ def _register(target: Op, device: tuple[str, ...], name: str, run: Any, when: An
     target.kernel(*device, name=name, when=when)(kernel)
 
 
-_CUDA = ("cuda", "sim")
-for _op, _prefix, _fills_tiles in (
-    (_conv2d, "forward", _fills_forward_tiles),
-    (conv2d_input_grad, "input_grad", _fills_input_grad_tiles),
-    (conv2d_weight_grad, "weight_grad", _fills_weight_grad_tiles),
+for _op, _pass, _fills_tiles, _depthwise in (
+    (_conv2d, "forward", _fills_forward_tiles, _is_depthwise),
+    (conv2d_input_grad, "input_grad", _fills_input_grad_tiles, _is_depthwise),
+    (conv2d_weight_grad, "weight_grad", _fills_weight_grad_tiles, _is_weight_grad_depthwise),
 ):
     for _rung in ("direct", "im2col", "implicit_gemm"):
-        _register(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_prefix}_{_rung}"))
-    _register(_op, _CUDA, "direct", getattr(cuda.conv2d, _prefix))
-    _gemm = cuda.conv2d_implicit_gemm
-    _register(_op, _CUDA, "tiled", getattr(_gemm, f"{_prefix}_tiled"), _fills_tiles)
-    _register(_op, _CUDA, "implicit_gemm", getattr(_gemm, _prefix), _fills_tiles)
+        _register(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_pass}_{_rung}"))
+    for _rung, _run, _when in (
+        ("direct", getattr(cuda.conv2d, _pass), None),
+        ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles),
+        ("implicit_gemm", getattr(cuda.conv2d_implicit_gemm, _pass), _fills_tiles),
+        ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise),
+    ):
+        _register(_op, ("cuda", "sim"), _rung, _run, _when)

@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
-from minigrad.kernels.cuda import conv2d, conv2d_implicit_gemm
+from minigrad.kernels.cuda import conv2d
+from minigrad.kernels.cuda import conv2d_depthwise as depthwise
+from minigrad.kernels.cuda import conv2d_implicit_gemm as gemm
 
-gemm = conv2d_implicit_gemm
 RUNGS = {  # (forward, gradient for the input, gradient for the weight)
     "direct": (conv2d.forward, conv2d.input_grad, conv2d.weight_grad),
     "tiled": (gemm.forward_tiled, gemm.input_grad_tiled, gemm.weight_grad_tiled),
     "implicit_gemm": (gemm.forward, gemm.input_grad, gemm.weight_grad),
+    "depthwise": (depthwise.forward, depthwise.input_grad, depthwise.weight_grad),
 }
 DTYPES = [np.float32, np.float64]
+needs_simulator = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
+)
 
 # (N, C, H, W), (O, C/groups, KH, KW), stride, padding, dilation, groups
 CASES = [
@@ -32,7 +37,16 @@ CASES = [
     ((2, 36, 7, 7), (34, 18, 3, 2), (1, 2), (1, 1), (1, 1), 2),
     ((3, 1, 22, 21), (2, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),  # sums long enough to be cut into parts
 ]
-BOTH = [(rung, case) for rung in RUNGS for case in CASES]
+DEPTHWISE = [
+    *(case for case in CASES if case[1][1] == 1),
+    ((2, 3, 35, 34), (3, 1, 3, 3), (1, 1), (1, 1), (1, 1), 3),  # more than a tile
+    ((2, 2, 9, 70), (6, 1, 2, 5), (1, 2), (1, 3), (2, 1), 2),  # three outputs of each channel
+    ((1, 2, 13, 12), (4, 1, 2, 2), (2, 2), (3, 2), (2, 2), 2),  # a source that fills the shared memory
+    ((1, 2, 5, 11), (2, 1, 2, 2), (1, 3), (2, 4), (1, 1), 2),  # a stride beyond the kernel
+    ((2, 1, 6, 9), (2, 1, 4, 5), (1, 1), (0, 2), (1, 1), 1),  # more taps than a block of weight_grad takes
+    ((3, 1, 60, 50), (2, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),  # sums long enough to be cut into parts
+]
+BOTH = [(rung, case) for rung in RUNGS for case in (DEPTHWISE if rung == "depthwise" else CASES)]
 
 
 @pytest.fixture(params=["sim", "cuda"])
@@ -192,11 +206,20 @@ def test_what_does_not_fit_is_refused():
             weight_grad(weight[..., :0], out, fitting, 1, 1, 0, 0, 1, 1, 1)
 
 
+@needs_simulator
+def test_depthwise_refuses_other_groups_and_what_it_has_no_room_for():
+    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 99, 9), (4, 2, 3, 3), (1, 4, 97, 7)))
+    with pytest.raises(ValueError, match="expected as many groups as channels, 4, got 2"):
+        depthwise.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 2)
+    weight, out = np.ones((4, 1, 3, 3), "f4"), np.ones((1, 4, 33, 3), "f4")
+    with pytest.raises(ValueError, match=r"stride \(3, 3\) and dilation \(1, 1\) reach further"):
+        depthwise.forward(out, x, weight, None, 3, 3, 1, 0, 1, 1, 4)
+    depthwise.weight_grad(weight, out, x, 3, 3, 1, 0, 1, 1, 4)  # copies nothing
+    assert weight[0, 0, 1, 1] == out[0, 0].size
+
+
 # ---- on the simulator alone --------------------------------------------------------------------------------
 
-needs_simulator = pytest.mark.skipif(
-    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
-)
 ODD = ((2, 3, 11, 13), (6, 1, 3, 3), (2, 1), (1, 2), (1, 2), 3)
 
 
