@@ -207,7 +207,7 @@ def _rungs(name: str, where: Device, threads: int) -> list[Rung]:
     kernels = [
         kernel
         for kernel in list_kernels(problem_type.op, where.type)
-        if np.dtype(np.float32) in kernel.dtypes and kernel.name not in problem_type.other_kernels
+        if np.dtype(np.float32) in kernel.dtypes
     ]
     if where.type != "cpu":
         rungs: list[Rung] = [KernelRung(kernel, where, None) for kernel in kernels]

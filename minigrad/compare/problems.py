@@ -23,7 +23,6 @@ class Problem:
 
     Attributes:
         op: the name under which the op's kernels are registered.
-        other_kernels: the names of those that are made for problems of another kind, no rungs here.
         bound: what limits a perfect kernel, ``"compute"`` or ``"memory"``.
         size: the sizes as text, ``"1024x1024x1024"``.
         shapes: the shapes of the inputs.
@@ -33,7 +32,6 @@ class Problem:
     """
 
     op: ClassVar[str]
-    other_kernels: ClassVar[tuple[str, ...]] = ()
     bound: ClassVar[str]
     numpy_adds: ClassVar[str]
     python_adds: ClassVar[str]
@@ -164,7 +162,6 @@ class Conv2d(Problem):
 
     KERNEL: ClassVar[int] = 3
     op: ClassVar[str] = "conv2d"
-    other_kernels: ClassVar[tuple[str, ...]] = ("depthwise",)
     bound: ClassVar[str] = "compute"
     numpy_adds: ClassVar[str] = "Nine shifted copies of each image, stacked, and one BLAS product."
     python_adds: ClassVar[str] = (

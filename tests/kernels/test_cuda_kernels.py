@@ -1,4 +1,4 @@
-"""The CUDA kernels of pooling against float64 references written as the definition, on the simulator and on a card."""
+"""The CUDA kernels of pooling against the definition in float64, on the simulator and on a card."""
 
 import numpy as np
 import pytest
