@@ -56,11 +56,6 @@ struct Moments {
     }
 };
 
-template <typename T>
-__device__ __forceinline__ T value_or(const T* array, long long at, T otherwise) {
-    return array ? array[at] : otherwise;
-}
-
 // Grid: x = a thread for each channel.
 template <typename T>
 __global__ void batch_norm_naive(

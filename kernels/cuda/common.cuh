@@ -14,6 +14,12 @@ __device__ __forceinline__ long long global_thread_index() {
     return (long long)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
+// An element of an array that may be null.
+template <typename T>
+__device__ __forceinline__ T value_or(const T* array, long long at, T otherwise) {
+    return array ? array[at] : otherwise;
+}
+
 // ceil(a / b) for b > 0; C++'s own division rounds towards zero.
 __device__ __forceinline__ int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 

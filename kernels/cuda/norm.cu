@@ -35,11 +35,6 @@ __device__ __forceinline__ long long parameter(Layout layout, long long row, lon
     return row % layout.groups * layout.channels + unsigned(column) / unsigned(layout.area);
 }
 
-template <typename T>
-__device__ __forceinline__ T value_or(const T* array, long long at, T otherwise) {
-    return array ? array[at] : otherwise;
-}
-
 // The threads that share a row: which elements are this thread's, and the sum over all of them.
 struct Alone {
     static __device__ __forceinline__ int first() { return 0; }
