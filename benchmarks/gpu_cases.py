@@ -99,7 +99,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         yield from convolutions(*layer, device)
     for layer in transposed:
         yield transposed_convolution(*layer, device)
-    yield from poolings((2, 3, 6, 6) if small else (64, 64, 112, 112))
+    yield from poolings((2, 3, 6, 8) if small else (64, 64, 112, 112), device)
     yield from rows((6, 20) if small else (65536, 1024))
     yield from optimizer_steps((6, 20) if small else (4096, 4096))
     yield from norms((6, 20), (3, 4, 5, 5)) if small else norms((65536, 1024), (64, 64, 56, 56))
@@ -215,8 +215,8 @@ def transposed_convolution(
     )
 
 
-def poolings(shape: Shape) -> Iterator[Case]:
-    """2x2 at stride 2, forward, and forward with backward."""
+def poolings(shape: Shape, device: str) -> Iterator[Case]:
+    """2x2 at stride 2, forward, and forward with backward: by default, and with every rung."""
     N, C, H, W = shape
     pooled = (N, C, H // 2, W // 2)
     size = "x".join(map(str, shape))
@@ -228,26 +228,30 @@ def poolings(shape: Shape) -> Iterator[Case]:
         def pool(functional: Any, x: Any, name: str = names[0]) -> Any:
             return getattr(functional, name)(x, 2)
 
-        yield Case(
-            f"{kind} pooling",
-            size,
-            (shape,),
-            lambda x, pool=pool: pool(mg.nn.functional, x),
-            lambda torch, x, pool=pool: pool(torch.nn.functional, x),
-            0.0,
-            forward,
-            names,
-        )
-        yield Case(
-            f"{kind} pooling, forward + backward",
-            size,
-            (shape, pooled),
-            lambda x, g, pool=pool: input_gradient(lambda x: pool(mg.nn.functional, x), x, g),
-            lambda torch, x, g, pool=pool: input_gradient(lambda x: pool(torch.nn.functional, x), x, g),
-            0.0,
-            2 * forward,
-            names,
-        )
+        for rung in (None, *(kernel.name for kernel in mg.list_kernels(names[0], device))):
+            yield Case(
+                f"{kind} pooling" + (f", {rung}" if rung else ""),
+                size,
+                (shape,),
+                lambda x, pool=pool: pool(mg.nn.functional, x),
+                lambda torch, x, pool=pool: pool(torch.nn.functional, x),
+                0.0,
+                forward,
+                names[:1],
+                rung,
+            )
+        for rung in (None, *(kernel.name for kernel in mg.list_kernels(names[1], device))):
+            yield Case(
+                f"{kind} pooling, forward + backward" + (f", {rung}" if rung else ""),
+                size,
+                (shape, pooled),
+                lambda x, g, pool=pool: input_gradient(lambda x: pool(mg.nn.functional, x), x, g),
+                lambda torch, x, g, pool=pool: input_gradient(lambda x: pool(torch.nn.functional, x), x, g),
+                0.0,
+                2 * forward,
+                names[::-1],
+                rung,
+            )
 
 
 def rows(shape: Shape) -> Iterator[Case]:

@@ -8,13 +8,19 @@
 // byte if the window is small. A tap says less than a position in the plane, and takes less memory. Padding
 // never wins, a NaN always does. A window that holds no element at all gives -infinity and tap 0.
 //
+// The kernels without a suffix are the definition; above them stand
+//
+//   ..._scatter      for windows that do not overlap: a thread for each window writes all that it covers
+//   ..._vectorized   for 2x2 windows side by side: loads and stores of 16 bytes, of two rows at a time
+//
 // Arithmetic intensity: a 2x2 window at stride 2 reads 16 bytes and writes 5 for 3 comparisons. The kernels
 // are bound by memory; the threads of a warp are neighbours in a row of the result, so that the lines of
 // memory that they touch are used whole.
 //
-// Grid of every kernel: one dimension, a thread for each element of its result.
+// Grid of every kernel without a suffix: one dimension, a thread for each element of its result.
 
 #include "common.cuh"
+#include "vector.cuh"
 
 struct Pool2dShape {
     long long planes;
@@ -95,6 +101,128 @@ __global__ void max_pool2d_gather(T* out, const T* input, const Tap* taps, Pool2
     const int x = at.x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w;
     const bool inside = y >= 0 && y < s.H && x >= 0 && x < s.W;  // false for a window without elements
     out[number] = inside ? input[(at.plane * s.H + y) * s.W + x] : T(0);
+}
+
+// The rows (or columns) of the input that belong to window number `index` of `windows`: from its start to
+// that of the next; the first and the last also get what lies before and behind.
+__device__ __forceinline__ Range own_part(int index, int windows, int stride, int pad, int size) {
+    const int begin = index == 0 ? 0 : index * stride - pad;
+    const int end = index == windows - 1 ? size : (index + 1) * stride - pad;
+    return {begin > 0 ? begin : 0, end < size ? end : size};
+}
+
+// Windows that do not overlap: each hands its gradient to its winner and writes zeros around it. What no
+// window covers is written with the one before it, so that every element is written once, by one thread.
+// The definition reads the tap and tries KH * KW windows, with a division each, for every element of the
+// input; here each tap and gradient is read once.
+//
+// Grid: x = a thread for each window.
+template <typename T, typename Tap>
+__global__ void max_pool2d_input_grad_scatter(T* grad_input, const T* grad_output, const Tap* taps,
+                                              Pool2dShape s) {
+    const long long number = global_thread_index();
+    if (number >= s.planes * s.OH * s.OW) return;
+    const Position at(number, s.OH, s.OW);
+    const int tap = taps[number];
+    const int winner_y = at.y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h;
+    const int winner_x = at.x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w;
+    const Range rows = own_part(at.y, s.OH, s.stride_h, s.pad_h, s.H);
+    const Range columns = own_part(at.x, s.OW, s.stride_w, s.pad_w, s.W);
+    const T gradient = grad_output[number];
+    for (int y = rows.begin; y < rows.end; y++) {
+        T* row = grad_input + (at.plane * s.H + y) * s.W;
+        for (int x = columns.begin; x < columns.end; x++)
+            row[x] = y == winner_y && x == winner_x ? gradient : T(0);
+    }
+}
+
+// ---- 2 x 2 windows at stride 2 ----
+//
+// The commonest pooling: no padding, no dilation, rows of whole vectors. A thread takes the windows under one
+// vector of 16 bytes, two in float32 and one in float64: a vector of the upper row and one of the lower.
+//
+// Grid: x = a thread for so many windows.
+
+template <typename T>
+struct Square {
+    static constexpr int WINDOWS = Vector<T>::LENGTH / 2;
+    long long first;   // the first window
+    long long corner;  // where it begins in the input
+    bool exists;
+
+    __device__ __forceinline__ Square(const Pool2dShape& s) {
+        first = global_thread_index() * WINDOWS;
+        exists = first < s.planes * s.OH * s.OW;
+        const Position at(first, s.OH, s.OW);
+        corner = (at.plane * s.H + 2 * at.y) * s.W + 2 * at.x;
+    }
+};
+
+template <typename T, typename Tap>
+__global__ void max_pool2d_vectorized(T* out, Tap* taps, const T* input, Pool2dShape s) {
+    const Square<T> square(s);
+    if (!square.exists) return;
+    const Vector<T> upper = load_vector(input + square.corner);
+    const Vector<T> lower = load_vector(input + square.corner + s.W);
+#pragma unroll
+    for (int w = 0; w < Square<T>::WINDOWS; w++) {
+        const T values[4] = {upper.of[2 * w], upper.of[2 * w + 1], lower.of[2 * w], lower.of[2 * w + 1]};
+        T largest = -T(INFINITY);
+        int tap = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (values[i] > largest || isnan(values[i])) {
+                largest = values[i];
+                tap = i;
+            }
+        }
+        out[square.first + w] = largest;
+        taps[square.first + w] = Tap(tap);
+    }
+}
+
+template <typename T, typename Tap>
+__global__ void max_pool2d_input_grad_vectorized(T* grad_input, const T* grad_output, const Tap* taps,
+                                                 Pool2dShape s) {
+    const Square<T> square(s);
+    if (!square.exists) return;
+    Vector<T> upper, lower;
+#pragma unroll
+    for (int w = 0; w < Square<T>::WINDOWS; w++) {
+        const T gradient = grad_output[square.first + w];
+        const int tap = taps[square.first + w];
+        upper.of[2 * w] = tap == 0 ? gradient : T(0);
+        upper.of[2 * w + 1] = tap == 1 ? gradient : T(0);
+        lower.of[2 * w] = tap == 2 ? gradient : T(0);
+        lower.of[2 * w + 1] = tap == 3 ? gradient : T(0);
+    }
+    store_results(grad_input + square.corner, upper);
+    store_results(grad_input + square.corner + s.W, lower);
+}
+
+template <typename T>
+__global__ void avg_pool2d_vectorized(T* out, const T* input, Pool2dShape s, T divisor) {
+    const Square<T> square(s);
+    if (!square.exists) return;
+    const Vector<T> upper = load_vector(input + square.corner);
+    const Vector<T> lower = load_vector(input + square.corner + s.W);
+#pragma unroll
+    for (int w = 0; w < Square<T>::WINDOWS; w++)
+        out[square.first + w] =
+            (upper.of[2 * w] + upper.of[2 * w + 1] + lower.of[2 * w] + lower.of[2 * w + 1]) / divisor;
+}
+
+template <typename T>
+__global__ void avg_pool2d_input_grad_vectorized(T* grad_input, const T* grad_output, Pool2dShape s,
+                                                 T divisor) {
+    const Square<T> square(s);
+    if (!square.exists) return;
+    Vector<T> row;
+#pragma unroll
+    for (int w = 0; w < Square<T>::WINDOWS; w++)
+        row.of[2 * w] = row.of[2 * w + 1] = grad_output[square.first + w] / divisor;
+    store_results(grad_input + square.corner, row);
+    store_results(grad_input + square.corner + s.W, row);
 }
 
 // How an average divides: by `divisor` if that is not 0, else by the window's size, where the padding (but

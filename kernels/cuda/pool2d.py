@@ -15,8 +15,10 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
+from .vector import VECTOR_BYTES, starts_at_vector
 
 OPTIONS = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
+SQUARES = (2, 2, 2, 2, 0, 0, 1, 1)  # the options of 2x2 windows side by side
 THREADS = 256  # in a block
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -25,6 +27,11 @@ _max_pool2d_input_grad = CudaKernel(_source, "max_pool2d_input_grad<T, Tap>")
 _max_pool2d_gather = CudaKernel(_source, "max_pool2d_gather<T, Tap>")
 _avg_pool2d = CudaKernel(_source, "avg_pool2d<T>")
 _avg_pool2d_input_grad = CudaKernel(_source, "avg_pool2d_input_grad<T>")
+_max_pool2d_vectorized = CudaKernel(_source, "max_pool2d_vectorized<T, Tap>")
+_max_pool2d_input_grad_scatter = CudaKernel(_source, "max_pool2d_input_grad_scatter<T, Tap>")
+_max_pool2d_input_grad_vectorized = CudaKernel(_source, "max_pool2d_input_grad_vectorized<T, Tap>")
+_avg_pool2d_vectorized = CudaKernel(_source, "avg_pool2d_vectorized<T>")
+_avg_pool2d_input_grad_vectorized = CudaKernel(_source, "avg_pool2d_input_grad_vectorized<T>")
 _adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
 _adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
 
@@ -124,6 +131,49 @@ def avg_pool2d_input_grad(
     _launch(_avg_pool2d_input_grad, out, grad_output, shape, _divisor(count_include_pad, divisor_override))
 
 
+def max_pool2d_vectorized(out: Any, taps: Any, x: Any, *options: int) -> None:
+    """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time."""
+    if not _takes_vectors(x, out, options):
+        return max_pool2d(out, taps, x, *options)
+    _check_taps(taps, out, *options[:2])
+    _launch_vectors(_max_pool2d_vectorized, out, out, taps, x, _shape(x, out, *options))
+
+
+def max_pool2d_input_grad_scatter(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
+    """For windows that do not overlap: each writes its gradient to its winner, and zeros around it."""
+    if not (grad_output.size and do_not_overlap(*options)):
+        return max_pool2d_input_grad(out, grad_output, taps, *options)
+    _check_taps(taps, grad_output, *options[:2])
+    arguments = (out, grad_output, taps, _shape(out, grad_output, *options))
+    _max_pool2d_input_grad_scatter.launch(blocks(grad_output.size, THREADS), THREADS, arguments)
+
+
+def max_pool2d_input_grad_vectorized(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
+    """For 2x2 windows side by side: stores of 16 bytes, of two rows at a time."""
+    if not _takes_vectors(out, grad_output, options, whole=True):
+        return max_pool2d_input_grad_scatter(out, grad_output, taps, *options)
+    _check_taps(taps, grad_output, *options[:2])
+    shape = _shape(out, grad_output, *options)
+    _launch_vectors(_max_pool2d_input_grad_vectorized, grad_output, out, grad_output, taps, shape)
+
+
+def avg_pool2d_vectorized(out: Any, x: Any, *options: Any) -> None:
+    """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time."""
+    *window, _, divisor = options
+    if not _takes_vectors(x, out, tuple(window)):
+        return avg_pool2d(out, x, *options)
+    _launch_vectors(_avg_pool2d_vectorized, out, out, x, _shape(x, out, *window), divisor or 4)
+
+
+def avg_pool2d_input_grad_vectorized(out: Any, grad_output: Any, *options: Any) -> None:
+    """For 2x2 windows side by side: stores of 16 bytes, of two rows at a time."""
+    *window, _, divisor = options
+    if not _takes_vectors(out, grad_output, tuple(window), whole=True):
+        return avg_pool2d_input_grad(out, grad_output, *options)
+    shape = _shape(out, grad_output, *window)
+    _launch_vectors(_avg_pool2d_input_grad_vectorized, grad_output, out, grad_output, shape, divisor or 4)
+
+
 def adaptive_avg_pool2d(out: Any, x: Any) -> None:
     """One thread for each window; window i of n covers rows floor(i H / n) to ceil((i + 1) H / n)."""
     _launch(_adaptive_avg_pool2d, out, x, _sizes(x, out))
@@ -136,6 +186,33 @@ def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
 
 def _launch(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
     kernel.launch(blocks(out.size, THREADS), THREADS, (out, *arguments))
+
+
+def _launch_vectors(kernel: CudaKernel, small: Any, *arguments: Any) -> None:
+    """``small`` has an element for each window; a thread takes those under one vector of its dtype."""
+    windows = VECTOR_BYTES // (2 * small.itemsize)
+    kernel.launch(blocks(small.size, windows * THREADS), THREADS, arguments)
+
+
+def do_not_overlap(*options: int) -> bool:
+    """Whether no element is in two windows; ``options`` are ordered as OPTIONS."""
+    kernel, stride, dilation = options[:2], options[2:4], options[6:]
+    return all((k - 1) * d < s for k, s, d in zip(kernel, stride, dilation, strict=True))
+
+
+def in_squares(size: tuple, pooled: tuple, options: tuple[int, ...], itemsize: int, whole: bool) -> bool:
+    """Whether the vectorized rungs take a pooling of planes of ``size`` to planes of ``pooled``.
+
+    ``whole``: every element must be in a window, so that a gradient that writes the windows writes all.
+    """
+    (H, W), (OH, OW) = size, pooled
+    inside = (2 * OH, 2 * OW) == (H, W) if whole else 2 * OH <= H and 2 * OW == W
+    return (*options, 1, 1)[:8] == SQUARES and inside and W * itemsize % VECTOR_BYTES == 0
+
+
+def _takes_vectors(large: Any, small: Any, options: tuple[int, ...], whole: bool = False) -> bool:
+    size, pooled = large.shape[2:], small.shape[2:]
+    return in_squares(size, pooled, options, large.itemsize, whole) and starts_at_vector(large)
 
 
 def _sizes(large: Any, small: Any) -> dict[str, int]:

@@ -337,7 +337,7 @@ def _threads() -> tuple[int, ...]:
     return (get_num_threads(),)
 
 
-def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
+def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
     threads = _threads if devices == ("cpu",) else tuple
 
     def kernel(out, *arrays, kernel, stride, padding, dilation, size, input_size=None):
@@ -345,17 +345,17 @@ def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any) -> 
         run(*outs, *arrays, *kernel, *stride, *padding, *dilation, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name)(kernel)
+    target.kernel(*devices, name=name, when=when)(kernel)
 
 
-def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
+def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
     threads = _threads if devices == ("cpu",) else tuple
 
     def kernel(out, x, *, kernel, stride, padding, size, include_pad, divisor, input_size=None):
         run(out, x, *kernel, *stride, *padding, int(include_pad), divisor, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name)(kernel)
+    target.kernel(*devices, name=name, when=when)(kernel)
 
 
 def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
@@ -383,11 +383,35 @@ _register_adaptive(
     adaptive_avg_pool2d_input_grad, ("cpu",), "naive", cpu.pool2d.adaptive_avg_pool2d_input_grad
 )
 
+
+def _do_not_overlap(g, taps, *, kernel, stride, dilation, **options):
+    return g.size > 0 and cuda.pool2d.do_not_overlap(*kernel, *stride, 0, 0, *dilation)
+
+
+def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_size=None, **options):
+    """Whether the vectorized CUDA kernels take the pooling, or the gradient, if there is an input_size."""
+    window = (*kernel, *stride, *padding, *dilation)
+    is_gradient = input_size is not None
+    planes = input_size if is_gradient else x.shape[2:]
+    return cuda.pool2d.in_squares(tuple(planes), tuple(size), window, x.dtype.itemsize, is_gradient)
+
+
 _CUDA = ("cuda", "sim")
 _register_max(_max_pool2d, _CUDA, "naive", cuda.pool2d.max_pool2d)
+_register_max(_max_pool2d, _CUDA, "vectorized", cuda.pool2d.max_pool2d_vectorized, _in_squares)
 _register_max(max_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.max_pool2d_input_grad)
+_register_max(
+    max_pool2d_input_grad, _CUDA, "scatter", cuda.pool2d.max_pool2d_input_grad_scatter, _do_not_overlap
+)
+_register_max(
+    max_pool2d_input_grad, _CUDA, "vectorized", cuda.pool2d.max_pool2d_input_grad_vectorized, _in_squares
+)
 _register_max(max_pool2d_gather, _CUDA, "naive", cuda.pool2d.max_pool2d_gather)
 _register_avg(_avg_pool2d, _CUDA, "naive", cuda.pool2d.avg_pool2d)
+_register_avg(_avg_pool2d, _CUDA, "vectorized", cuda.pool2d.avg_pool2d_vectorized, _in_squares)
 _register_avg(avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.avg_pool2d_input_grad)
+_register_avg(
+    avg_pool2d_input_grad, _CUDA, "vectorized", cuda.pool2d.avg_pool2d_input_grad_vectorized, _in_squares
+)
 _register_adaptive(_adaptive_avg_pool2d, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d)
 _register_adaptive(adaptive_avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d_input_grad)

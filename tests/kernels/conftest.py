@@ -23,8 +23,7 @@ def dtype(request):
 class Simulator:
     """NumPy arrays are where the simulator reads them."""
 
-    put = get = staticmethod(np.array)
-    put_strided = staticmethod(lambda array: array)
+    put = put_strided = get = staticmethod(lambda array: array)
 
 
 class Card:
@@ -44,7 +43,7 @@ class Card:
 
 @pytest.fixture(params=["sim", "cuda"])
 def backend(request):
-    """Where CUDA kernels run: ``put`` and ``get`` copy there and back; ``put_strided`` keeps strides."""
+    """Where CUDA kernels run: ``put`` and ``get`` move arrays; ``put_strided`` keeps strides."""
     if request.param == "sim" and not sim.is_available():
         pytest.skip("the simulator needs a C++ compiler: install g++")
     if request.param == "cuda" and not cuda.is_available():

@@ -1,38 +1,27 @@
 """The CUDA kernels of pooling against the definition in float64, on the simulator and on a card."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from minigrad.kernels import cuda, sim
+from minigrad.kernels import sim
 from minigrad.kernels.cuda import pool2d
+from minigrad.kernels.launch import CudaKernel
 
 DTYPES = [np.float32, np.float64]
+RUNGS = {  # of max pooling: (forward, gradient for the input)
+    "naive": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad),
+    "scatter": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad_scatter),
+    "vectorized": (pool2d.max_pool2d_vectorized, pool2d.max_pool2d_input_grad_vectorized),
+}
 
 
-@pytest.fixture(params=["sim", "cuda"])
-def backend(request):
-    """Moves NumPy arrays to where the kernels run, and back: ``backend.put`` and ``backend.get``."""
-    if request.param == "sim" and not sim.is_available():
-        pytest.skip("the simulator needs a C++ compiler: install g++")
-    if request.param == "cuda" and not cuda.is_available():
-        pytest.skip(cuda.why_unavailable())
-    return Simulator() if request.param == "sim" else Card()
-
-
-class Simulator:
-    put = get = staticmethod(lambda array: array)
-
-
-class Card:
-    put = staticmethod(lambda array: cuda.cupy().asarray(array))
-    get = staticmethod(lambda array: cuda.cupy().asnumpy(array))
-
-
-def run(backend, kernel, shape, dtype, *args):
-    """The output of ``kernel`` for NumPy arguments. It starts as NaN, so that what is not written shows."""
-    out = backend.put(np.full(shape, np.nan, dtype))
-    kernel(out, *(backend.put(a) if isinstance(a, np.ndarray) else a for a in args))
-    return backend.get(out)
+@pytest.fixture(autouse=True)
+def _checks():
+    """The simulator checks every access of memory."""
+    with sim.checks():
+        yield
 
 
 def normal(*shape, dtype=np.float64, seed=0):
@@ -46,8 +35,6 @@ def assert_sums(actual, expected, magnitude, length):
     assert np.all(np.abs(actual - expected) <= bound), np.abs(actual - expected).max()
 
 
-# ---- pooling -----------------------------------------------------------------------------------------------
-
 # (N, C, H, W), kernel, stride, padding, dilation, output size (larger than the floor: ceil_mode)
 POOLINGS = [
     ((1, 1, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1), (2, 2)),
@@ -55,6 +42,11 @@ POOLINGS = [
     ((1, 2, 6, 7), (3, 3), (2, 2), (1, 1), (1, 1), (4, 4)),  # windows hang over the far border
     ((2, 1, 9, 8), (2, 3), (1, 2), (1, 0), (3, 2), (8, 2)),
     ((1, 2, 5, 5), (2, 2), (4, 4), (0, 0), (1, 1), (1, 1)),  # some elements are in no window
+    ((2, 1, 10, 11), (3, 2), (3, 4), (1, 1), (1, 1), (4, 3)),  # windows do not overlap
+    ((1, 2, 9, 9), (2, 2), (3, 4), (1, 0), (2, 3), (3, 2)),  # nor do these, with dilation
+    ((2, 3, 6, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),  # squares under whole vectors
+    ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),  # and a row in no window
+    ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (4, 4)),  # or in half of one
 ]
 
 
@@ -71,10 +63,12 @@ def windows(case):
         yield oh, ow, taps
 
 
+@pytest.mark.parametrize("rung", RUNGS)
 @pytest.mark.parametrize("tap_dtype", [np.uint8, np.int32])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", POOLINGS)
-def test_max_pool2d(backend, dtype, tap_dtype, case):
+def test_max_pool2d(backend, run, rung, dtype, tap_dtype, case):
+    forward, input_grad = RUNGS[rung]
     shape, kernel, stride, padding, dilation, out_size = case
     x, out_shape = normal(*shape, dtype=dtype).round(1), (*shape[:2], *out_size)  # rounded: there are ties
     grad, options = normal(*out_shape, dtype=dtype, seed=1), (*kernel, *stride, *padding, *dilation)
@@ -88,41 +82,42 @@ def test_max_pool2d(backend, dtype, tap_dtype, case):
             scattered[n, c, y, xx] += grad[n, c, oh, ow]
 
     actual_taps = backend.put(np.full(out_shape, 77, tap_dtype))
-    actual = run(backend, pool2d.max_pool2d, out_shape, dtype, actual_taps, x, *options)
+    actual = run(forward, out_shape, dtype, actual_taps, x, *options)
     assert np.array_equal(actual, expected)
     assert np.array_equal(backend.get(actual_taps), taps)
     assert np.array_equal(
-        run(backend, pool2d.max_pool2d_gather, out_shape, dtype, x + 1, taps, *options),
+        run(pool2d.max_pool2d_gather, out_shape, dtype, x + 1, taps, *options),
         gathered.astype(dtype),
     )
-    actual = run(backend, pool2d.max_pool2d_input_grad, shape, dtype, grad, taps, *options)
+    actual = run(input_grad, shape, dtype, grad, taps, *options)
     assert_sums(actual, scattered, np.abs(grad).sum(), np.prod(kernel))
 
 
-def test_max_pool2d_with_nan_and_infinity(backend):
+@pytest.mark.parametrize("forward", [pool2d.max_pool2d, pool2d.max_pool2d_vectorized])
+def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     x = np.full((1, 1, 2, 8), -np.inf, np.float32)
     x[0, 0, 0, 3], x[0, 0, 1, 2], x[0, 0, 1, 4] = np.nan, np.nan, np.inf
     taps = backend.put(np.full((1, 1, 1, 4), 9, np.uint8))
-    out = run(backend, pool2d.max_pool2d, (1, 1, 1, 4), "f4", taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
+    out = run(forward, (1, 1, 1, 4), "f4", taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
     assert np.array_equal(out[0, 0, 0], np.float32([-np.inf, np.nan, np.inf, -np.inf]), equal_nan=True)
     assert backend.get(taps)[0, 0, 0].tolist() == [0, 2, 2, 0]  # the last NaN wins; of equals, the first
 
 
-def test_max_pool2d_window_without_elements(backend):
+def test_max_pool2d_window_without_elements(backend, run):
     """With dilation, a window can step over a narrow input: -infinity, and no gradient anywhere."""
     x, options = np.ones((1, 1, 1, 1), np.float32), (1, 2, 1, 1, 0, 1, 1, 2)
     taps = backend.put(np.full((1, 1, 1, 1), 9, np.uint8))
-    out = run(backend, pool2d.max_pool2d, (1, 1, 1, 1), "f4", taps, x, *options)
+    out = run(pool2d.max_pool2d, (1, 1, 1, 1), "f4", taps, x, *options)
     assert out.item() == -np.inf and backend.get(taps).item() == 0
     taps = backend.get(taps)
-    assert run(backend, pool2d.max_pool2d_input_grad, x.shape, "f4", x, taps, *options).item() == 0
-    assert run(backend, pool2d.max_pool2d_gather, x.shape, "f4", x, taps, *options).item() == 0
+    assert run(pool2d.max_pool2d_input_grad, x.shape, "f4", x, taps, *options).item() == 0
+    assert run(pool2d.max_pool2d_gather, x.shape, "f4", x, taps, *options).item() == 0
 
 
 @pytest.mark.parametrize("divisor", [None, 0, 3, -2])
 @pytest.mark.parametrize("count_include_pad", [True, False])
 @pytest.mark.parametrize("case", [c for c in POOLINGS if c[4] == (1, 1)])
-def test_avg_pool2d(backend, count_include_pad, divisor, case):
+def test_avg_pool2d(backend, run, count_include_pad, divisor, case):
     shape, kernel, stride, padding, _, out_size = case
     x, out_shape = normal(*shape), (*shape[:2], *out_size)
     grad = normal(*out_shape, seed=1)
@@ -138,15 +133,17 @@ def test_avg_pool2d(backend, count_include_pad, divisor, case):
             expected_grad[:, :, y, xx] += grad[:, :, oh, ow] / by
     for dtype in DTYPES:
         options = (*kernel, *stride, *padding, count_include_pad, divisor)
-        actual = run(backend, pool2d.avg_pool2d, out_shape, dtype, x.astype(dtype), *options)
-        assert_sums(actual, expected, np.abs(x).max() * 9, 9)
-        actual = run(backend, pool2d.avg_pool2d_input_grad, shape, dtype, grad.astype(dtype), *options)
-        assert_sums(actual, expected_grad, np.abs(grad).max() * 9, 9)
+        for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_vectorized):
+            actual = run(forward, out_shape, dtype, x.astype(dtype), *options)
+            assert_sums(actual, expected, np.abs(x).max() * 9, 9)
+        for input_grad in (pool2d.avg_pool2d_input_grad, pool2d.avg_pool2d_input_grad_vectorized):
+            actual = run(input_grad, shape, dtype, grad.astype(dtype), *options)
+            assert_sums(actual, expected_grad, np.abs(grad).max() * 9, 9)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [((7, 5), (3, 2)), ((6, 4), (3, 4)), ((3, 2), (7, 5)), ((5, 5), (1, 1))])
-def test_adaptive_avg_pool2d(backend, dtype, sizes):
+def test_adaptive_avg_pool2d(backend, run, dtype, sizes):
     (H, W), (OH, OW) = sizes
     x, grad = normal(2, 3, H, W, dtype=dtype), normal(2, 3, OH, OW, dtype=dtype, seed=1)
     expected, expected_grad = np.zeros(grad.shape), np.zeros(x.shape)
@@ -154,18 +151,18 @@ def test_adaptive_avg_pool2d(backend, dtype, sizes):
         window = (..., slice(i * H // OH, -(-(i + 1) * H // OH)), slice(j * W // OW, -(-(j + 1) * W // OW)))
         expected[:, :, i, j] = x[window].mean((2, 3), dtype=np.float64)
         expected_grad[window] += grad[:, :, i : i + 1, j : j + 1] / x[window][0, 0].size
-    actual = run(backend, pool2d.adaptive_avg_pool2d, grad.shape, dtype, x)
+    actual = run(pool2d.adaptive_avg_pool2d, grad.shape, dtype, x)
     assert_sums(actual, expected, np.abs(x).max(), H * W)
-    actual = run(backend, pool2d.adaptive_avg_pool2d_input_grad, x.shape, dtype, grad)
+    actual = run(pool2d.adaptive_avg_pool2d_input_grad, x.shape, dtype, grad)
     assert_sums(actual, expected_grad, np.abs(grad).max() * OH * OW, OH * OW)
 
 
-def test_pooling_of_an_empty_batch(backend):
+def test_pooling_of_an_empty_batch(backend, run):
     empty, out_shape, options = np.empty((0, 3, 4, 4), "f4"), (0, 3, 2, 2), (2, 2, 2, 2, 0, 0)
     taps = np.empty(out_shape, np.uint8)
-    assert run(backend, pool2d.max_pool2d, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
-    assert run(backend, pool2d.avg_pool2d, out_shape, "f4", empty, *options, True, None).size == 0
-    assert run(backend, pool2d.adaptive_avg_pool2d, out_shape, "f4", empty).size == 0
+    assert run(pool2d.max_pool2d, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
+    assert run(pool2d.avg_pool2d, out_shape, "f4", empty, *options, True, None).size == 0
+    assert run(pool2d.adaptive_avg_pool2d, out_shape, "f4", empty).size == 0
 
 
 def test_pooling_refuses_what_does_not_fit():
@@ -180,3 +177,44 @@ def test_pooling_refuses_what_does_not_fit():
         pool2d.adaptive_avg_pool2d(out, np.empty((1, 1, 0, 4), "f4"))
     with pytest.raises(ValueError, match="kernel, stride and dilation must be at least 1"):
         pool2d.avg_pool2d(out, x, 2, 2, 0, 1, 0, 0, True, None)
+
+
+def test_the_rungs_are_taken_where_they_fit(run, monkeypatch):
+    """Elsewhere the rung below does the work: the results are right in any case, the launches tell."""
+    launched, launch = [], CudaKernel.launch
+
+    def noted(self, *args):
+        launched.append(self.name)
+        launch(self, *args)
+
+    monkeypatch.setattr(CudaKernel, "launch", noted)
+
+    def gradient(H, W, kernel, stride):
+        pooled = (1, 1, (H - kernel) // stride + 1, (W - kernel) // stride + 1)
+        grad, taps = np.ones(pooled, np.float32), np.zeros(pooled, np.uint8)
+        options = (kernel, kernel, stride, stride, 0, 0, 1, 1)
+        result = run(pool2d.max_pool2d_input_grad_vectorized, (1, 1, H, W), "f4", grad, taps, *options)
+        assert result.sum() == grad.size
+        return launched.pop().removeprefix("max_pool2d_input_grad")
+
+    assert gradient(4, 8, 2, 2) == "_vectorized"
+    assert gradient(4, 6, 2, 2) == gradient(5, 8, 2, 2) == gradient(8, 8, 3, 3) == "_scatter"
+    assert gradient(8, 8, 3, 2) == ""
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_thread_order_gives_the_same_bits(rung):
+    forward, input_grad = RUNGS[rung]
+    x, options = normal(3, 2, 8, 24, dtype=np.float32), (2, 2, 2, 2, 0, 0, 1, 1)
+
+    def results():
+        out, taps, grad = np.empty((3, 2, 4, 12), "f4"), np.empty((3, 2, 4, 12), np.uint8), np.empty_like(x)
+        forward(out, taps, x, *options)
+        input_grad(grad, out, taps, *options)
+        return out.tobytes() + taps.tobytes() + grad.tobytes()
+
+    expected = results()
+    for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
+        with sim.checks(False), sim.seed(seed), sim.num_threads(workers):
+            assert results() == expected
