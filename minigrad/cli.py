@@ -1,4 +1,4 @@
-"""The command ``minigrad``: ``minigrad info`` and ``minigrad compare``."""
+"""The command ``minigrad``: ``minigrad info``, ``minigrad compare`` and ``minigrad sim-profile``."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_info(commands)
     _add_compare(commands)
+    _add_sim_profile(commands)
     return parser
 
 
@@ -113,6 +114,26 @@ def _add_compare(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
     parser.set_defaults(run=_compare)
+
+
+def _add_sim_profile(commands: Any) -> None:
+    parser = commands.add_parser(
+        "sim-profile",
+        help="what CUDA kernels ask of a card's memory, counted on the simulator",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.dedent(
+            """\
+            Counts, with no card, what makes a CUDA kernel fast or slow on one: bytes and sectors of global
+            memory, bank conflicts, barriers, divergent warps, arithmetic for each byte.
+
+            TARGET is a ladder (matmul, conv2d, max_pool2d, softmax, sum): all its rungs are compared. Or it
+            is a Python program: each of its launches on the simulator is shown, line by line of the kernel."""
+        ),
+        epilog="In a program of your own: with minigrad.kernels.sim.profile() as launches: ...",
+    )
+    parser.add_argument("target", metavar="TARGET", help="a ladder, or the path of a Python program")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own arguments")
+    parser.set_defaults(run=_sim_profile)
 
 
 def _thread_count(text: str) -> int:
@@ -211,6 +232,26 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
         raise UsageError(f"--output {folder}: cannot write there: {reason}") from None
+
+
+# ---- minigrad sim-profile ---------------------------------------------------------------------------------
+
+
+def _sim_profile(options: argparse.Namespace) -> int:
+    from minigrad.compare import counts
+
+    minigrad.device("sim")  # or say what is missing
+    path = Path(options.target)
+    if options.target in counts.LADDERS and not options.arguments:
+        print(counts.render_ladder(options.target))
+    elif path.suffix == ".py" and path.is_file():
+        launches = counts.profile_script(path, options.arguments)
+        print("\n\n".join(map(str, launches)) or f"{path} launched no kernel on the simulator")
+    else:
+        raise UsageError(
+            f"{options.target!r} is neither a ladder ({', '.join(counts.LADDERS)}) nor the path of a Python program"
+        )
+    return OK
 
 
 class _Progress:

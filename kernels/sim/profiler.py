@@ -114,10 +114,10 @@ class LaunchProfile:
         for what in ("global load", "global store", "global atomic"):
             total = self.total(what)
             if total.requests:
-                asked, used = _bytes(SECTOR * total.cost), total.efficiency
+                asked, used = format_bytes(SECTOR * total.cost), total.efficiency
                 lines.append(f"  {what + 's':15} {asked:>9} asked, {used:4.0%} used")
                 if what in distinct:
-                    lines[-1] += f", {_bytes(distinct[what])} distinct"
+                    lines[-1] += f", {format_bytes(distinct[what])} distinct"
         for what in ("shared load", "shared store", "shared atomic"):
             total = self.total(what)
             if total.requests:
@@ -266,7 +266,7 @@ def _operations(instruction: str) -> int:
     return 0
 
 
-def _bytes(number: float) -> str:
+def format_bytes(number: float) -> str:
     for unit in ("B", "kB", "MB"):
         if number < 1000:
             return f"{number:.4g} {unit}"
