@@ -47,7 +47,8 @@ class Watcher {
     const char* check(uintptr_t address, size_t size, Kind kind, uintptr_t return_address, const Who& who) {
         const uintptr_t pc = return_address - library.begin;
         Region*& guess = guesses[pc * 0x9E3779B1u >> 6 & (GUESSES - 1)];  // an instruction keeps to its array
-        if (const char* wrong = settle()) return wrong;
+        if (doubtful.region)
+            if (const char* wrong = settle()) return wrong;
         if (!guess || !guess->contains(address, size) || (is_store(kind) && guess->read_only)) {
             if (library.contains(address) || address - arguments_begin < argument_bytes) return nullptr;
             Region* found = regions.find(address, size);
