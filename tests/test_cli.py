@@ -57,7 +57,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"minigrad {mg.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["compare", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["compare", "--help"], ["sim-profile", "--help"]])
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)
@@ -243,3 +243,61 @@ def test_interrupted_before_anything_was_measured(capsys, monkeypatch):
     monkeypatch.setattr(peaks.Peaks, "sample", sample)
     assert cli.main(["compare"]) == 130
     assert "Interrupted" in capsys.readouterr().out
+
+
+# ---- minigrad sim-profile ---------------------------------------------------------------------------------
+
+needs_simulator = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
+)
+
+PROGRAM = """
+import sys
+import numpy as np
+from minigrad.kernels.launch import CudaKernel
+
+scale = CudaKernel("__global__ void scale(float* y, float a) { y[threadIdx.x] *= a; }", "scale")
+for argument in sys.argv[1:]:
+    scale.launch(1, 32, (np.ones(32, np.float32), float(argument)))
+sys.exit(0)
+"""
+
+
+@needs_simulator
+def test_profile_of_a_ladder(capsys):
+    assert cli.main(["sim-profile", "sum"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert printed.startswith("sum of 4x8192, float32, simulated")
+    assert {"naive", "tree", "shuffle", "split"} < rows.keys()
+    assert "25%" in rows["naive"] and "100%" in rows["tree"]
+    assert rows["tree"].split()[-3] == "8"  # barriers, one for each level of 256 values
+
+
+@needs_simulator
+@pytest.mark.parametrize("ladder", ["matmul", "conv2d", "max_pool2d", "softmax"])
+def test_every_ladder_has_a_rung_that_takes_its_size(ladder):
+    from minigrad.compare import counts
+
+    assert ladder in counts.LADDERS
+    op = counts.LADDERS[ladder][0]
+    with mg.use_kernel(op, "naive" if ladder != "conv2d" else "direct", "sim"):
+        name, launches = next(counts.profile_ladder(ladder))
+    assert launches and launches[0].asked_bytes > 0, name
+
+
+@needs_simulator
+def test_profile_of_a_program(capsys, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    assert cli.main(["sim-profile", str(program), "2", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("scale: 1 blocks of 32 threads") == 2
+    assert cli.main(["sim-profile", str(program)]) == 0
+    assert "launched no kernel on the simulator" in capsys.readouterr().out
+
+
+@needs_simulator
+def test_profile_refuses_what_is_neither_ladder_nor_program(capsys):
+    assert "'matmull' is neither a ladder (matmul, conv2d," in refused(capsys, "sim-profile", "matmull")
+    assert "nor the path of a Python program" in refused(capsys, "sim-profile", "missing.py")

@@ -1,5 +1,7 @@
 """The README and the examples do what they say: every Python block and every script is executed."""
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import minigrad as mg
+from minigrad.kernels import sim
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,6 +39,21 @@ def test_readme_block_runs(block, tmp_path):
     printed = run(script, cwd=tmp_path)
     for expected in re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE):
         assert expected in printed
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_the_simulator_says_what_its_page_shows():
+    """Each Python block of docs/simulator.md, with what it prints or ends in: the next block that is text."""
+    page = (ROOT / "docs/simulator.md").read_text()
+    namespace = {}
+    for code, expected in re.findall(r"```python\n(.*?)```\n.*?```\n(.*?)```", page, re.DOTALL):
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+        except mg.errors.KernelLaunchError as error:
+            printed.write(f"{type(error).__name__}: {error}")
+        assert printed.getvalue().split() == expected.split()
 
 
 def test_train_mnist_learns_the_digits_and_reloads_its_weights(tmp_path):
