@@ -127,7 +127,7 @@ def _add_sim_profile(commands: Any) -> None:
             memory, bank conflicts, barriers, divergent warps, arithmetic for each byte.
 
             TARGET is a ladder (matmul, conv2d, max_pool2d, softmax, sum): all its rungs are compared. Or it
-            is a Python program: each of its launches on the simulator is shown, line by line of the kernel."""
+            is a Python program: each of its launches on the simulator is shown, line by line."""
         ),
         epilog="In a program of your own: with minigrad.kernels.sim.profile() as launches: ...",
     )
@@ -249,7 +249,8 @@ def _sim_profile(options: argparse.Namespace) -> int:
         print("\n\n".join(map(str, launches)) or f"{path} launched no kernel on the simulator")
     else:
         raise UsageError(
-            f"{options.target!r} is neither a ladder ({', '.join(counts.LADDERS)}) nor the path of a Python program"
+            f"{options.target!r} is neither a ladder ({', '.join(counts.LADDERS)}) "
+            "nor the path of a Python program"
         )
     return OK
 

@@ -57,7 +57,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"minigrad {mg.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["compare", "--help"], ["sim-profile", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["info", "--help"], ["compare", "--help"], ["sim-profile", "--help"]]
+)
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)

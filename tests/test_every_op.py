@@ -424,7 +424,7 @@ def test_kernels_give_the_same_bits_in_32_orders(name, rng):
 
 
 def in_dtype(one, dtype, rng, kernel):
-    """A case's inputs as tensors of the simulator, with its attributes; None if ``kernel`` does not take them."""
+    """A case's inputs as tensors of the simulator, and its attributes; None if ``kernel`` refuses them."""
     inputs = []
     for value in one.inputs:
         array = rng.standard_normal(value) if isinstance(value, tuple) else value

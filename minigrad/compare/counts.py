@@ -1,7 +1,7 @@
 """What each rung of a CUDA ladder asks of a card, counted on the simulator: ``minigrad sim-profile``.
 
-Times show that a rung is faster; counts show why: fewer bytes asked of the memory, none of them wasted, no bank
-conflicts, more arithmetic for each byte.
+Times show that a rung is faster; counts show why: fewer bytes asked of the memory, none of them wasted, no
+bank conflicts, more arithmetic for each byte.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def _normal(*shape: int) -> mg.Tensor:
     return mg.randn(*shape, device="sim")
 
 
-# For each ladder its op, what to call, and the inputs: large enough to show what is behind a rung, small enough
-# to be simulated in a second or two.
+# For each ladder its op, what to call, and the inputs: large enough to show what is behind a rung, small
+# enough to be simulated in a second or two.
 LADDERS: dict[str, tuple[str, Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "matmul": ("matmul", lambda a, b: a @ b, ((128, 128), (128, 128))),
     "conv2d": (
@@ -66,10 +66,10 @@ def profile_script(path: Path, arguments: Sequence[str] = ()) -> list[LaunchProf
 
 HEADINGS = ("rung", "asked", "used", "distinct", "shared", "conflicts", "barriers", "diverge", "ops/byte")
 LEGEND = """\
-asked: bytes of the 32-byte sectors of global memory that the warps' requests touch; used: how much of them the
-requests need; distinct: bytes of the different sectors, what a perfect cache would leave. shared: wavefronts of
-shared memory; conflicts: those that bank conflicts cost. barriers: of each block. diverge: how often a warp's lanes
-met along different paths. ops/byte: floating-point operations for each byte asked."""
+asked: bytes of the 32-byte sectors of global memory that the warps' requests touch; used: how much of them
+the requests need; distinct: bytes of the different sectors, what a perfect cache would leave. shared:
+wavefronts of shared memory; conflicts: those that bank conflicts cost. barriers: of each block. diverge: how
+often a warp's lanes met along different paths. ops/byte: floating-point operations for each byte asked."""
 
 
 def render_ladder(name: str) -> str:

@@ -32,7 +32,12 @@ def apply(kernel, shape, *args):
 
 
 A, B, ROWS = normal(33, 40), normal(40, 35), normal(9, 300)
-IMAGE, WEIGHT, GRAD, OPTIONS = normal(2, 4, 9, 8), normal(6, 2, 3, 3), normal(2, 6, 5, 4), (2, 1, 1, 0, 1, 2, 2)
+IMAGE, WEIGHT, GRAD, OPTIONS = (
+    normal(2, 4, 9, 8),
+    normal(6, 2, 3, 3),
+    normal(2, 6, 5, 4),
+    (2, 1, 1, 0, 1, 2, 2),
+)
 WINDOW = (3, 2, 2, 2, 1, 0)
 
 
@@ -62,7 +67,9 @@ CALLS = {
 RACE = r"race on \w+\[\d+\] of the shared variable .*a __syncthreads\(\) between these two lines"
 BEYOND = r"(reads|writes) 4 bytes at \w+\[\d+\] \(\w+\.cuh?:\d+\), beyond the end of"
 UNWRITTEN = r"elements were never written|which nothing has written"
-GARBAGE = r"reads \w+\[\d+\] of the shared variable \w+ at \w+\.cuh?:\d+, which no thread of the block has written"
+GARBAGE = (
+    r"reads \w+\[\d+\] of the shared variable \w+ at \w+\.cuh?:\d+, which no thread of the block has written"
+)
 
 # (call, file, what stands there after the kernel's name, what to put in its place, what is to be said)
 MUTANTS = [
@@ -84,20 +91,62 @@ MUTANTS = [
     ("reduce_shuffle", "rows.cuh", "lane < warps", "lane <= warps", GARBAGE),
     ("reduce_shuffle", "rows.cuh", "if (lane == 0) of_warp", "if (lane == 1 && warps < 2) of_warp", GARBAGE),
     ("reduce_shuffle", "reduce.cu", "(long long)blockIdx.x * blockDim.y", "blockIdx.x / 2", UNWRITTEN),
-    ("reduce_split", "reduce.cu", "begin + length < columns ? begin + length : columns", "begin + length", BEYOND),
+    (
+        "reduce_split",
+        "reduce.cu",
+        "begin + length < columns ? begin + length : columns",
+        "begin + length",
+        BEYOND,
+    ),
     ("reduce_split", "reduce.cu", "blockIdx.x / parts", "blockIdx.x / (parts - 1)", BEYOND),
     ("softmax_naive", "softmax.cu", "i < columns; i++) m", "i <= columns; i++) m", BEYOND),
     ("softmax_warp", "softmax.cu", "row >= rows", "row > rows", BEYOND),
-    ("softmax_warp", "softmax.cu", "i = threadIdx.x; i < columns; i += WARP) out", "i = threadIdx.x; i < columns - 1; i += WARP) out", UNWRITTEN),
+    (
+        "softmax_warp",
+        "softmax.cu",
+        "i = threadIdx.x; i < columns; i += WARP) out",
+        "i = threadIdx.x; i < columns - 1; i += WARP) out",
+        UNWRITTEN,
+    ),
     ("softmax_block", "normalizer.cuh", "__syncthreads();", ";", RACE),
     ("softmax_block", "normalizer.cuh", "lane < warps", "lane <= warps", GARBAGE),
-    ("softmax_grad_block", "softmax.cu", "i = begin; i < end; i += blockDim.x) out", "i = begin; i <= end; i += blockDim.x) out", f"{BEYOND}|race on out"),
+    (
+        "softmax_grad_block",
+        "softmax.cu",
+        "i = begin; i < end; i += blockDim.x) out",
+        "i = begin; i <= end; i += blockDim.x) out",
+        f"{BEYOND}|race on out",
+    ),
     ("conv2d_forward", "conv2d.cu", "y >= s.H", "y > s.H", BEYOND),
-    ("conv2d_forward", "conv2d.cu", "(long long)s.N * s.O * s.OH * s.OW", "(long long)s.N * s.O * s.OH * s.OW - 1", UNWRITTEN),
+    (
+        "conv2d_forward",
+        "conv2d.cu",
+        "(long long)s.N * s.O * s.OH * s.OW",
+        "(long long)s.N * s.O * s.OH * s.OW - 1",
+        UNWRITTEN,
+    ),
     ("conv2d_weight_grad", "conv2d.cu", "__syncthreads();", ";", RACE),
-    ("conv2d_weight_grad", "conv2d.cu", "threadIdx.x < half", "threadIdx.x <= half", r"index 256 is outside|race on sums"),
-    ("max_pool2d", "pool2d.cu", "number >= s.planes * s.OH * s.OW", "number > s.planes * s.OH * s.OW", BEYOND),
-    ("avg_pool2d", "pool2d.cu", "number >= s.planes * s.OH * s.OW", "number >= s.planes * s.OH * s.W", f"{BEYOND}|race"),
+    (
+        "conv2d_weight_grad",
+        "conv2d.cu",
+        "threadIdx.x < half",
+        "threadIdx.x <= half",
+        r"index 256 is outside|race on sums",
+    ),
+    (
+        "max_pool2d",
+        "pool2d.cu",
+        "number >= s.planes * s.OH * s.OW",
+        "number > s.planes * s.OH * s.OW",
+        BEYOND,
+    ),
+    (
+        "avg_pool2d",
+        "pool2d.cu",
+        "number >= s.planes * s.OH * s.OW",
+        "number >= s.planes * s.OH * s.W",
+        f"{BEYOND}|race",
+    ),
 ]
 
 
