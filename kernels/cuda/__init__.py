@@ -11,6 +11,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 MODULES = (
     "batch_norm",
     "channel_sums",
@@ -67,6 +69,24 @@ def cupy() -> Any:
         raise ImportError(
             f"kernels on a CUDA card need CuPy, which {reason}; install it with {INSTALL}"
         ) from error
+
+
+def array_module(array: Any) -> Any:
+    """NumPy or CuPy, whichever ``array`` is of."""
+    return np if isinstance(array, np.ndarray) else cupy()
+
+
+def workspace(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> Any:
+    """A new array where ``like`` is, for what one kernel leaves to the next.
+
+    Its elements are not set; of ``like``'s dtype by default. The simulator finds reads of unwritten ones.
+    """
+    dtype = like.dtype if dtype is None else dtype
+    if isinstance(like, np.ndarray):
+        from .. import sim
+
+        return sim.empty(shape, dtype, like)
+    return cupy().empty(shape, dtype)
 
 
 def _first_line(error: BaseException) -> str:

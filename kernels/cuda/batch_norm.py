@@ -10,11 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import channel_sums, cupy
+from . import channel_sums, workspace
 from .channel_sums import lanes_along, number_of_parts
 
 WARP = 32
@@ -43,8 +41,7 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
     y, mean, rstd = outs
     sizes = samples, channels, area = _sizes(y, x, mean, rstd)
     parts = number_of_parts(channels, samples, samples * area)
-    xp = np if isinstance(x, np.ndarray) else cupy()
-    partial = xp.empty((2, parts, channels), x.dtype)
+    partial = workspace(x, (2, parts, channels))
     _moments.launch(channels * parts, THREADS, (*partial, x, *sizes, parts, lanes_along(area)))
     grid, block = blocks(channels, THREADS // WARP), (WARP, THREADS // WARP)
     _combine.launch(grid, block, (mean, rstd, *partial, *sizes, parts, eps))
@@ -76,8 +73,8 @@ def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
 
 def batch_norm_weight_grad(dweight: Any, grad: Any, x: Any, mean: Any) -> None:
     """Several blocks for each channel; a second launch adds their sums."""
-    xp = np if isinstance(x, np.ndarray) else cupy()
-    channel_sums.split((dweight, xp.empty_like(dweight)), grad, x, mean, None, EACH_CHANNEL)
+    unused = workspace(dweight, dweight.shape)
+    channel_sums.split((dweight, unused), grad, x, mean, None, EACH_CHANNEL)
 
 
 def _by_planes(sizes: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:

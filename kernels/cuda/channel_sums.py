@@ -11,11 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy
+from . import workspace
 from .reduce import ENOUGH_BLOCKS
 
 WARP = 32
@@ -42,8 +40,7 @@ def split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, i
     samples, channels, area = _sizes(outs, grad, x)
     across = blocks(channels, WARP) if area == 1 else channels
     parts = number_of_parts(across, samples, samples * area * channels // max(across, 1))
-    xp = np if isinstance(x, np.ndarray) else cupy()
-    partial = xp.empty((2, parts, channels), x.dtype)
+    partial = workspace(x, (2, parts, channels))
     inputs = (*partial, grad, x, mean, rstd, samples, channels)
     if area == 1:
         _columns.launch(across * parts, (WARP, THREADS // WARP), (*inputs, parts, _struct(at)))

@@ -9,11 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy, reduce
+from . import reduce, workspace
 from .conv2d import shape_fields, tap_steps
 
 TILE = 32  # as in conv2d_depthwise.cu
@@ -62,8 +60,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     outputs = shape["N"] * shape["OH"] * shape["OW"]
     grid = shape["O"] * blocks(shape["KH"] * shape["KW"], TAPS)
     parts = max(min(ENOUGH_BLOCKS // max(grid, 1), outputs // PART), 1)
-    xp = np if isinstance(out, np.ndarray) else cupy()
-    partial = xp.empty((out.size, parts), out.dtype) if parts > 1 else out
+    partial = workspace(out, (out.size, parts)) if parts > 1 else out
     arguments = (partial, grad_output, x, blocks(outputs, parts), parts, shape)
     _weight_grad.launch(grid * parts, WEIGHT_GRAD_THREADS, arguments)
     if parts > 1:

@@ -10,11 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy
+from . import workspace
 from .conv2d import shape_fields, tap_steps
 
 TILINGS = {"tiled": (32, 1), "registers": (16, 4)}  # (SIDE, R): SIDE x SIDE threads make R x R results each
@@ -89,8 +87,7 @@ def _run_weight_grad(rung: str, out: Any, grad_output: Any, x: Any, options: tup
     outputs = shape["N"] * shape["OH"] * shape["OW"]
     tiles = _tiles(rung, rows, columns) * shape["groups"]
     parts, length = _parts(outputs, tiles, TILINGS[rung][0])
-    xp = np if isinstance(out, np.ndarray) else cupy()
-    partial = xp.empty((parts, out.size), out.dtype) if parts > 1 else out
+    partial = workspace(out, (parts, out.size)) if parts > 1 else out
     _weight_grad[rung].launch(tiles * parts, _block(rung), (partial, grad_output, x, length, shape))
     if parts > 1:
         grid = blocks(out.size, THREADS)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import cupy
+from . import array_module
 from .matmul import collapse_batch
 
 THREADS = 256  # as in elementwise.cuh
@@ -103,7 +103,7 @@ class Elementwise:
             *(NUMBER if isinstance(x, _NUMBERS) else (x.shape, x.strides, x.itemsize) for x in inputs),
         )
         if layout is None:  # more dimensions than the kernel takes; as copies, they merge
-            xp = np if isinstance(out, np.ndarray) else cupy()
+            xp = array_module(out)
             copies = [
                 x if isinstance(x, _NUMBERS) else xp.broadcast_to(x, out.shape).copy(order="C")
                 for x in inputs

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy
+from . import array_module
 
 THREADS = 256  # in a block, but for sum_block
 BLOCK = 256  # of sum_block, as in embedding.cu
@@ -72,7 +72,7 @@ def sum_block(out: Any, g: Any, indices: Any) -> None:
 def segments(indices: Any, rows: int) -> tuple[Any, Any]:
     """(order, starts), both int64: the positions order[starts[row]:starts[row + 1]] are those of the indices
     that equal ``row``, from first to last."""
-    xp = np if isinstance(indices, np.ndarray) else cupy()
+    xp = array_module(indices)
     # CuPy knows no kind; its sort is stable.
     order = np.argsort(indices, kind="stable") if xp is np else xp.argsort(indices)
     return order, xp.searchsorted(indices[order], xp.arange(rows + 1))

@@ -10,11 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy, embedding
+from . import array_module, embedding
 
 THREADS = 256  # in a block
 
@@ -38,7 +36,7 @@ def put_walk(out: Any, g: Any, indices: Any) -> None:
 def put_sorted(out: Any, g: Any, indices: Any) -> None:
     """All indices are sorted first, as positions in the output; for columns too long to be looked through."""
     _, size, inner = _sizes("put", out, g, indices)
-    xp = np if isinstance(out, np.ndarray) else cupy()
+    xp = array_module(out)
     outer = xp.arange(out.shape[0]).reshape(-1, 1, 1)
     rows = xp.where(indices < 0, indices + size, indices)
     positions = (outer * size + rows) * inner + xp.arange(inner)

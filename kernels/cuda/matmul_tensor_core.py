@@ -18,7 +18,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import cupy
+from . import array_module
 
 TILE_ROWS = 128  # as in matmul_tensor_core.cu
 THREADS = 256
@@ -69,7 +69,7 @@ def _along_k(x: Any) -> Any:
     steps = [stride for size, stride in zip(x.shape[:2], x.strides[:2], strict=True) if size > 1]
     if x.strides[2] == x.itemsize and not any(step % CHUNK_BYTES for step in (address, *steps)):
         return x
-    xp = np if isinstance(x, np.ndarray) else cupy()
+    xp = array_module(x)
     batches, rows, K = x.shape
     per_chunk = CHUNK_BYTES // x.itemsize
     padded = xp.empty((batches, rows, blocks(K, per_chunk) * per_chunk), x.dtype)

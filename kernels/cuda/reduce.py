@@ -10,11 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy
+from . import workspace
 
 WARP = 32
 THREADS = 256  # in a block
@@ -64,8 +62,7 @@ def split(out: Any, x: Any, operation: str = "sum") -> None:
     parts = min(ENOUGH_BLOCKS // max(rows, 1), columns // PART)
     if parts <= 1:
         return shuffle(out, x, operation)
-    xp = np if isinstance(x, np.ndarray) else cupy()
-    partial = xp.empty((rows, parts), x.dtype)
+    partial = workspace(x, (rows, parts))
     _chosen(_split, operation).launch(rows * parts, THREADS, (partial, x, columns, parts))
     return shuffle(out, partial, operation)
 

@@ -9,11 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import cupy
+from . import array_module, workspace
 from .gemv import gemv
 from .matmul import SMALL_TILE, TILE, fills_tiles, tiled, vectorized
 
@@ -39,8 +37,8 @@ def split_k(out: Any, a: Any, b: Any) -> None:
     # Parts of equal length, of which the first element lies as a whole vector's does, and a rest.
     length = K // parts // TILE * TILE
     parts, rest = divmod(K, length)
-    xp = np if isinstance(out, np.ndarray) else cupy()
-    partial = xp.empty((parts + (rest > 0), *out.shape), out.dtype)
+    xp = array_module(out)
+    partial = workspace(out, (parts + (rest > 0), *out.shape))
     in_parts_a = a[..., : K - rest].reshape(*batch, M, parts, length)
     in_parts_b = b[..., : K - rest, :].reshape(*batch, parts, length, N)
     _unsplit(partial[:parts], xp.moveaxis(in_parts_a, -2, 0), xp.moveaxis(in_parts_b, -3, 0))

@@ -44,12 +44,12 @@ class _Tracked:
 _tracked: dict[int, _Tracked] = {}
 
 
-def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """An array of which nothing has been written yet, as ``np.empty`` makes it.
+def empty(shape: int | Sequence[int], dtype: Any = np.float32, like: np.ndarray | None = None) -> np.ndarray:
+    """An array of which nothing has been written yet, as ``np.empty`` makes it, or ``np.empty_like(like)``.
 
     A checked launch that reads an element before any launch has written it ends with an error.
     """
-    array = np.empty(shape, dtype)
+    array = np.empty(shape, dtype) if like is None else np.empty_like(like, dtype, shape=shape)
     if array.nbytes and sim.get_checks():
         memory = array.reshape(-1).view(np.uint8)
         memory[...] = _poison(memory.size)

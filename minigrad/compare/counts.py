@@ -75,16 +75,16 @@ often a warp's lanes met along different paths. ops/byte: floating-point operati
 def render_ladder(name: str) -> str:
     """The table of a ladder: a line for each launch of each rung."""
     shapes = " and ".join("x".join(map(str, shape)) for shape in LADDERS[name][2])
-    rows = [HEADINGS]
+    rows: list[tuple[str, ...]] = [HEADINGS]
     for rung, launches in profile_ladder(name):
         rows += [_row(rung if i == 0 else "", launch) for i, launch in enumerate(launches)]
         if not launches:
             rows.append((rung, "does not take this size", *[""] * (len(HEADINGS) - 2)))
     widths = [max(len(row[i]) for row in rows if row[2] or i == 0) for i in range(len(HEADINGS))]
-    lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
+    lines = []
+    for rung, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([rung.ljust(widths[0]), *padded]))
     return "\n".join([f"{name} of {shapes}, float32, simulated", "", *map(str.rstrip, lines), "", LEGEND])
 
 

@@ -218,7 +218,7 @@ def _(out, g, *, index, shape):
 @scatter_index.kernel("cuda", "sim", name="sorted", when=_is_advanced)
 def _(out, g, *, index, shape):
     """Positions sorted, and the segments of equal ones summed in their order: no atomics."""
-    _scatter("cuda", np if isinstance(out, np.ndarray) else cuda.cupy(), out, g, index)
+    _scatter("cuda", cuda.array_module(out), out, g, index)
 
 
 def _as_planes(array: Any, dim: int) -> Any:

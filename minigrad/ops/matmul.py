@@ -145,7 +145,7 @@ def _has_long_K(a: Any, b: Any) -> bool:
 
 def _register_cuda(run: Any, name: str, when: Any) -> None:
     def kernel(out, a, b):
-        xp = np if isinstance(out, np.ndarray) else __import__("cupy")
+        xp = cuda.array_module(out)
         run(out, *_batched(xp, out, a, b))
 
     kernel.__doc__ = run.__doc__
@@ -173,5 +173,5 @@ def _suits_tensor_cores(a: Any, b: Any) -> bool:
 @matmul.kernel("cuda", "sim", name="tensor_core", dtypes="f2 f4", layout="strided", when=_suits_tensor_cores)
 def _(out, a, b):
     """Tensor cores: float16, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
-    xp = np if isinstance(out, np.ndarray) else __import__("cupy")
+    xp = cuda.array_module(out)
     cuda.matmul_tensor_core.tensor_core(out, *_batched(xp, out, a, b))
