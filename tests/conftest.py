@@ -47,6 +47,22 @@ def _seed() -> None:
     mg.manual_seed(0)
 
 
+_SUMMARY = pytest.StashKey[dict[str, list[str]]]()
+
+
+@pytest.fixture
+def summary(request):
+    """``summary(title, line)``: a line that is printed under ``title`` when all tests have run."""
+    titles = request.config.stash.setdefault(_SUMMARY, {})
+    return lambda title, line: titles.setdefault(title, []).append(line)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for title, lines in config.stash.get(_SUMMARY, {}).items():
+        terminalreporter.section(title)
+        terminalreporter.write_line("\n".join(sorted(lines)))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator that gives every test the same numbers."""

@@ -123,18 +123,46 @@ def test_every_kernel_of_every_source_is_launched_by_its_module():
         assert source_of(module).code.count("__global__") == len(launched), name
 
 
+def resources(log):
+    """What each kernel needs, by its name: (registers of a thread, bytes of static shared memory, of spills).
+
+    Of a template's instances the largest numbers count.
+    """
+    found = {}
+    for text in log.split("Compiling entry function '_Z")[1:]:
+        length = re.match(r"\d+", text)[0]
+        name = text[len(length) :][: int(length)]
+        numbers = (
+            sum(map(int, re.findall(pattern, text)))
+            for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes spill")
+        )
+        found[name] = tuple(map(max, zip(numbers, found.get(name, (0, 0, 0)), strict=True)))
+    return found
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", cuda.MODULES)
-def test_source_compiles(name, architecture):
+def test_source_compiles(name, architecture, summary):
     module = getattr(cuda, name)
     names = [instance for kernel in kernels_of(module) for instance in instances(kernel)]
     worked, log, size = compile_with_nvrtc(source_of(module).text, names, architecture)
     assert worked, log
     assert size > 0
     assert "warning" not in log, log
-    spills = [int(number) for number in re.findall(r"(\d+) bytes spill", log)]
-    assert not any(spills), log
+    needs = resources(log)
+    assert needs.keys() == {kernel.name for kernel in kernels_of(module)}
+    assert all(registers > 0 and spills == 0 for registers, _, spills in needs.values()), log
+    if module is cuda.elementwise:
+        needs = {
+            f"elementwise {layout}, at most": max(n for k, n in needs.items() if k.endswith(layout))
+            for layout in ("flat", "strided")
+        }
+    for kernel, (registers, shared, _) in needs.items():
+        summary(
+            "registers of a thread, and static shared memory of a block",
+            f"{architecture:7} {kernel:34} {registers:3} registers {shared:6} bytes",
+        )
 
 
 @needs_nvrtc

@@ -40,7 +40,7 @@ def sgd_step(
     if momentum_buffer is None:
         _launch(_sgd, (param, grad), lr, weight_decay)
         return
-    _check_shapes(param, grad, momentum_buffer)
+    _check_same(param, grad, momentum_buffer)
     if first_step:
         momentum_buffer.fill(0)
     new_share = 1 if first_step else 1 - dampening
@@ -78,13 +78,13 @@ def adam_step(
 
 
 def _launch(kernel: CudaKernel, arrays: tuple, *factors: float) -> None:
-    _check_shapes(*arrays)
+    _check_same(*arrays)
     param = arrays[0]
     per_block = THREADS * (VECTOR_BYTES // param.itemsize)
     kernel.launch(blocks(param.size, per_block), THREADS, (*arrays, param.size, *factors))
 
 
-def _check_shapes(param: Any, *others: Any) -> None:
-    if any(array.shape != param.shape for array in others):
-        shapes = ", ".join(str(array.shape) for array in (param, *others))
-        raise ValueError(f"optimizer kernel: expected arrays of one shape, got {shapes}")
+def _check_same(param: Any, *others: Any) -> None:
+    if any(array.shape != param.shape or array.dtype != param.dtype for array in others):
+        found = ", ".join(f"{array.shape} {array.dtype}" for array in (param, *others))
+        raise ValueError(f"optimizer kernel: expected arrays of one shape and dtype, got {found}")

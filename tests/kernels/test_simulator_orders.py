@@ -5,7 +5,7 @@ import pytest
 from simulated import launch, message, zeros
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import conv2d, matmul, reduce, softmax
+from minigrad.kernels.cuda import conv2d, matmul, optim, random, reduce, softmax
 from minigrad.kernels.errors import KernelLaunchError, KernelOrderError
 from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.sim.architectures import SHARED_BYTES
@@ -267,3 +267,16 @@ def test_kernels_give_the_same_bits_in_32_orders(dtype):
         )
         conv2d.weight_grad(np.empty((4, 5, 3, 3), dtype), grad, x, 1, 1, 1, 1, 1, 1, 1)
     np.testing.assert_allclose(out, a @ a.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1030])
+def test_kernels_that_are_no_ops_give_the_same_bits_in_32_orders(size):
+    """Optimizer steps and random numbers; for ops see tests/test_every_op.py."""
+    param, grad, *state = np.random.default_rng(0).random((4, size)).astype(np.float32)
+    with sim.stress(32):
+        optim.sgd_step(param, grad, None, 0.1, 0.0, 0.0, 0.01, False, True)
+        optim.sgd_step(param, grad, state[0], 0.1, 0.9, 0.0, 0.01, True, False)
+        optim.adam_step(param, grad, *state, 0.1, 0.9, 0.99, 1e-8, 0.01, True, 3)
+        for draw in (random.uniform_naive, random.uniform_block, random.normal_naive, random.normal_block):
+            draw(sim.empty(size), 1, 2)
+    assert np.isfinite(param).all()
