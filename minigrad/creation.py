@@ -103,7 +103,7 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     """A tensor whose elements are whatever the memory held."""
     where = find_device(device or cpu)
     with where.active():
-        array = where.xp.empty(_size(size), np.dtype(dtype or get_default_dtype()))
+        array = where.empty(_size(size), np.dtype(dtype or get_default_dtype()))
     return _finish(array, where, requires_grad)
 
 
@@ -264,7 +264,7 @@ def _drawn(
     where = find_device(device or cpu)
     seed, offset = (generator or default_generator).next_stream()
     with where.active():
-        array = where.xp.empty(size, dtype if dtype.itemsize >= 4 else np.float32)
+        array = where.empty(size, dtype if dtype.itemsize >= 4 else np.float32)
         if where.type == "cpu":
             getattr(kernels.cpu.random, distribution)(array, seed, offset, get_num_threads())
         else:

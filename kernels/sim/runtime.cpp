@@ -89,9 +89,8 @@ void Worker::fail_access(const char* text) {
 }
 
 void Worker::fail_for_garbage(bool end_of_launch) {
-    if (!watching) return;
-    const std::string& read = watcher.garbage_read(end_of_launch);
-    if (!read.empty()) fail_as(launch->kernel + (", " + read), BAD_ACCESS);
+    report_garbage(end_of_launch);
+    if (!error.empty()) _longjmp(scheduler, 1);
 }
 
 // Ends the launch with a message that names the thread, which need not be the running one.
@@ -400,7 +399,8 @@ void Worker::run_block(uint64_t number) {
         const bool progress = launch->options.order == WARPS ? run_warps() : run_round();
         rounds_of_waiting = spinning && spinning == resumed ? rounds_of_waiting + 1 : 0;
         if (!error.empty()) break;
-        if (!progress && !release_active_lanes()) error = block_name() + ": " + describe_waiting("deadlock, no thread can go on");
+        if (!progress && !release_active_lanes())
+            error = block_name() + ": " + describe_waiting("deadlock, no thread can go on");
         if (rounds_of_waiting == ROUNDS_OF_WAITING)
             error = block_name() + ": " + describe_waiting("livelock, threads wait in loops for what none of them does; "
                                                            "a block cannot wait for one that has not started");
@@ -411,20 +411,19 @@ void Worker::run_block(uint64_t number) {
         for (auto& fiber : fibers) fiber->started = false;
 }
 
-// Its last chance to complain.
 void Worker::end_block() {
     if (profiling) meet_all(false);
-    if (!watching) return;
-    const std::string& read = watcher.garbage_read(false);
-    if (read.empty()) return;
-    error = launch->kernel + (", " + read);
-    status = BAD_ACCESS;
+    report_garbage(false);
 }
 
 void Worker::end_launch() {
     if (profiling && error.empty()) profiler.end_launch();
+    report_garbage(true);
+}
+
+void Worker::report_garbage(bool end_of_launch) {
     if (!watching || !error.empty()) return;
-    const std::string& read = watcher.garbage_read(true);
+    const std::string& read = watcher.garbage_read(end_of_launch);
     if (read.empty()) return;
     error = launch->kernel + (", " + read);
     status = BAD_ACCESS;

@@ -50,6 +50,7 @@ class Worker {
     uint64_t block_to_run(uint64_t i) const;
     void end_block();
     void end_launch();
+    void report_garbage(bool end_of_launch);
     bool run_round();
     bool run_warps();
     void resume(Fiber& fiber);

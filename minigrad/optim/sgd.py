@@ -103,7 +103,7 @@ class SGD(Optimizer):
             first_step = "momentum_buffer" not in state
             if first_step:
                 with param.device.active():
-                    empty = param.device.xp.empty(param.shape, param.dtype)
+                    empty = param.device.empty(param.shape, param.dtype)
                 state["momentum_buffer"] = wrap(empty, param.device)
             velocity = state["momentum_buffer"]._array
         sgd_step(
