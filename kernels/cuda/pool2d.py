@@ -8,6 +8,7 @@ hang over the far border of the input, as with ``ceil_mode``.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from .vector import VECTOR_BYTES, starts_at_vector
 OPTIONS = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
 SQUARES = (2, 2, 2, 2, 0, 0, 1, 1)  # the options of 2x2 windows side by side
 THREADS = 256  # in a block
+TILE_WINDOWS = 1024  # in a tile, at most
+TILE_BYTES = 24 * 1024  # of shared memory, at most: pool2d.cu tells why
+BANKS_BYTES = 128  # of shared memory, that are served at a time: 32 banks of 4 bytes
+WARP = 32
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _max_pool2d = CudaKernel(_source, "max_pool2d<T, Tap>")
@@ -27,6 +32,8 @@ _max_pool2d_input_grad = CudaKernel(_source, "max_pool2d_input_grad<T, Tap>")
 _max_pool2d_gather = CudaKernel(_source, "max_pool2d_gather<T, Tap>")
 _avg_pool2d = CudaKernel(_source, "avg_pool2d<T>")
 _avg_pool2d_input_grad = CudaKernel(_source, "avg_pool2d_input_grad<T>")
+_max_pool2d_tiled = CudaKernel(_source, "max_pool2d_tiled<T, Tap>")
+_avg_pool2d_tiled = CudaKernel(_source, "avg_pool2d_tiled<T>")
 _max_pool2d_vectorized = CudaKernel(_source, "max_pool2d_vectorized<T, Tap>")
 _max_pool2d_input_grad_scatter = CudaKernel(_source, "max_pool2d_input_grad_scatter<T, Tap>")
 _max_pool2d_input_grad_vectorized = CudaKernel(_source, "max_pool2d_input_grad_vectorized<T, Tap>")
@@ -131,9 +138,29 @@ def avg_pool2d_input_grad(
     _launch(_avg_pool2d_input_grad, out, grad_output, shape, _divisor(count_include_pad, divisor_override))
 
 
+def max_pool2d_tiled(out: Any, taps: Any, x: Any, *options: int) -> None:
+    """For windows that overlap: a block stages their input in shared memory, and reads it once."""
+    shape = _shape(x, out, *options)
+    tile = tile_of(out.shape[2:], options, x.itemsize)
+    if tile is None:
+        return max_pool2d(out, taps, x, *options)
+    _check_taps(taps, out, *options[:2])
+    _launch_tiles(_max_pool2d_tiled, tile, out, taps, x, shape)
+
+
+def avg_pool2d_tiled(out: Any, x: Any, *options: Any) -> None:
+    """For windows that overlap: a block stages their input in shared memory, and reads it once."""
+    *window, include_pad, divisor = options
+    shape = _shape(x, out, *window)
+    tile = tile_of(out.shape[2:], (*window, 1, 1), x.itemsize)
+    if tile is None:
+        return avg_pool2d(out, x, *options)
+    _launch_tiles(_avg_pool2d_tiled, tile, out, x, shape, _divisor(include_pad, divisor))
+
+
 def max_pool2d_vectorized(out: Any, taps: Any, x: Any, *options: int) -> None:
-    """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time."""
-    if not _takes_vectors(x, out, options):
+    """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time; neighbours stored as one."""
+    if not _takes_vectors(options, x, out, taps):
         return max_pool2d(out, taps, x, *options)
     _check_taps(taps, out, *options[:2])
     _launch_vectors(_max_pool2d_vectorized, out, out, taps, x, _shape(x, out, *options))
@@ -150,7 +177,7 @@ def max_pool2d_input_grad_scatter(out: Any, grad_output: Any, taps: Any, *option
 
 def max_pool2d_input_grad_vectorized(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
     """For 2x2 windows side by side: stores of 16 bytes, of two rows at a time."""
-    if not _takes_vectors(out, grad_output, options, whole=True):
+    if not _takes_vectors(options, out, grad_output, taps, whole=True):
         return max_pool2d_input_grad_scatter(out, grad_output, taps, *options)
     _check_taps(taps, grad_output, *options[:2])
     shape = _shape(out, grad_output, *options)
@@ -158,9 +185,9 @@ def max_pool2d_input_grad_vectorized(out: Any, grad_output: Any, taps: Any, *opt
 
 
 def avg_pool2d_vectorized(out: Any, x: Any, *options: Any) -> None:
-    """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time."""
+    """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time; neighbours stored as one."""
     *window, _, divisor = options
-    if not _takes_vectors(x, out, tuple(window)):
+    if not _takes_vectors(tuple(window), x, out):
         return avg_pool2d(out, x, *options)
     _launch_vectors(_avg_pool2d_vectorized, out, out, x, _shape(x, out, *window), divisor or 4)
 
@@ -168,7 +195,7 @@ def avg_pool2d_vectorized(out: Any, x: Any, *options: Any) -> None:
 def avg_pool2d_input_grad_vectorized(out: Any, grad_output: Any, *options: Any) -> None:
     """For 2x2 windows side by side: stores of 16 bytes, of two rows at a time."""
     *window, _, divisor = options
-    if not _takes_vectors(out, grad_output, tuple(window), whole=True):
+    if not _takes_vectors(tuple(window), out, grad_output, whole=True):
         return avg_pool2d_input_grad(out, grad_output, *options)
     shape = _shape(out, grad_output, *window)
     _launch_vectors(_avg_pool2d_input_grad_vectorized, grad_output, out, grad_output, shape, divisor or 4)
@@ -194,6 +221,67 @@ def _launch_vectors(kernel: CudaKernel, small: Any, *arguments: Any) -> None:
     kernel.launch(blocks(small.size, windows * THREADS), THREADS, arguments)
 
 
+def _launch_tiles(kernel: CudaKernel, tile: dict[str, int], out: Any, *arguments: Any) -> None:
+    planes, (OH, OW) = math.prod(out.shape[:2]), out.shape[2:]
+    columns = tile["columns"]
+    block = (columns, min(THREADS // columns, tile["rows"]))
+    grid = planes * blocks(OH, tile["rows"]) * blocks(OW, columns)
+    shared_bytes = tile["input_rows"] * tile["pitch"] * out.itemsize
+    kernel.launch(grid, block, (out, *arguments, tile), shared_bytes)
+
+
+@lru_cache(maxsize=1024)  # the same few poolings come in every step of a training
+def tile_of(pooled: tuple[int, int], options: tuple[int, ...], itemsize: int) -> dict[str, int] | None:
+    """The fields of struct PoolTile, for planes of ``pooled`` windows; None if no tile fits."""
+    (OH, OW), (kernel_h, kernel_w, stride_h, stride_w, _, _, dilation_h, dilation_w) = pooled, options
+    columns = next((n for n in (8, 16) if n >= OW), WARP)
+    reach_h, reach_w = (kernel_h - 1) * dilation_h + 1, (kernel_w - 1) * dilation_w + 1
+    input_columns = blocks((columns - 1) * stride_w + reach_w, columns) * columns
+    phase, pitch = _without_conflicts(columns, input_columns, stride_h, stride_w, BANKS_BYTES // itemsize)
+    fitting = (TILE_BYTES // (pitch * itemsize) - reach_h) // stride_h + 1
+    most = min(fitting, TILE_WINDOWS // columns, OH)
+    if most < 1:
+        return None
+    rows = blocks(OH, blocks(OH, most))  # tiles of like height
+    return {
+        "rows": rows,
+        "columns": columns,
+        "input_rows": (rows - 1) * stride_h + reach_h,
+        "input_columns": input_columns,
+        "phase": phase,
+        "pitch": pitch,
+    }
+
+
+def _without_conflicts(
+    columns: int, input_columns: int, stride_h: int, stride_w: int, lanes: int
+) -> tuple[int, int]:
+    """The least phase and pitch of struct PoolTile by which ``lanes`` threads fall into banks of their own.
+
+    As many threads as the banks serve at a time stand in rows of ``columns`` windows. A store of theirs goes
+    to all phases, which must be a share of the banks apart; where they take several rows, a load reads rows
+    that lie ``stride_h * pitch`` apart, and that must follow each other in the banks.
+    """
+    phase = blocks(input_columns, stride_w)
+    if stride_w > 1:
+        apart = pow(stride_w, -1, lanes) if stride_w % 2 else blocks(lanes, stride_w)
+        phase += (apart - phase) % lanes
+    pitch = phase * stride_w
+    if columns < lanes:
+        fitting = (p for p in range(pitch, pitch + lanes) if (stride_h * p - columns) % lanes == 0)
+        pitch = next(fitting, pitch)
+    return phase, pitch
+
+
+def worth_tiles(pooled: tuple[int, int], options: tuple[int, ...], itemsize: int) -> bool:
+    """Whether the tiled rungs gain by a pooling to planes of ``pooled`` windows: these overlap, and fill a
+    warp."""
+    kernel, stride, dilation = options[:2], options[2:4], options[6:]
+    axes = zip(pooled, kernel, stride, dilation, strict=True)
+    overlap = any(n > 1 and (k - 1) * d >= s for n, k, s, d in axes)
+    return overlap and math.prod(pooled) >= WARP and tile_of(pooled, options, itemsize) is not None
+
+
 def do_not_overlap(*options: int) -> bool:
     """Whether no element is in two windows; ``options`` are ordered as OPTIONS."""
     kernel, stride, dilation = options[:2], options[2:4], options[6:]
@@ -210,9 +298,9 @@ def in_squares(size: tuple, pooled: tuple, options: tuple[int, ...], itemsize: i
     return (*options, 1, 1)[:8] == SQUARES and inside and W * itemsize % VECTOR_BYTES == 0
 
 
-def _takes_vectors(large: Any, small: Any, options: tuple[int, ...], whole: bool = False) -> bool:
+def _takes_vectors(options: tuple[int, ...], large: Any, small: Any, *taps: Any, whole: bool = False) -> bool:
     size, pooled = large.shape[2:], small.shape[2:]
-    return in_squares(size, pooled, options, large.itemsize, whole) and starts_at_vector(large)
+    return in_squares(size, pooled, options, large.itemsize, whole) and starts_at_vector(large, small, *taps)
 
 
 def _sizes(large: Any, small: Any) -> dict[str, int]:

@@ -64,7 +64,7 @@ class Profiler {
         auto& requests = warps[thread / 32];
         const auto key = uint64_t(number) << 32 | own_times[number]++;
         Request& request = requests[key];
-        request.add(address, size);
+        request.add(thread % 32, address, size);
         if (request.lanes == lanes_of_warp) {
             count(instructions[number], request);
             requests.erase(key);
@@ -128,10 +128,14 @@ class Profiler {
     struct Request {
         uint32_t lanes = 0;
         uintptr_t addresses[32];
+        uint8_t lane_of[32];  // lanes come in the order in which they run
         size_t size = 0;
 
-        void add(uintptr_t address, size_t bytes) {
-            if (lanes < 32) addresses[lanes++] = address;
+        void add(unsigned lane, uintptr_t address, size_t bytes) {
+            if (lanes < 32) {
+                lane_of[lanes] = lane;
+                addresses[lanes++] = address;
+            }
             size = std::max(size, bytes);
         }
     };
@@ -143,9 +147,10 @@ class Profiler {
         instruction.bytes += bytes;
         if (instruction.shared) {
             const unsigned at_a_time = request.size <= WORD ? 32 : request.size <= 8 ? 16 : 8;
-            for (unsigned lane = 0; lane < request.lanes; lane += at_a_time) {
-                instruction.cost += wavefronts(request, lane, std::min(request.lanes, lane + at_a_time));
-                instruction.least++;
+            for (unsigned lane = 0; lane < 32; lane += at_a_time) {
+                const unsigned cost = wavefronts(request, lane, lane + at_a_time);
+                instruction.cost += cost;
+                instruction.least += cost > 0;
             }
             return;
         }
@@ -168,9 +173,11 @@ class Profiler {
     static unsigned wavefronts(const Request& request, unsigned first, unsigned end) {
         uintptr_t words[32 * 4];
         unsigned number = 0;
-        for (unsigned lane = first; lane < end; lane++)
-            for (uintptr_t at = request.addresses[lane] / WORD; at <= (request.addresses[lane] + request.size - 1) / WORD; at++)
+        for (unsigned i = 0; i < request.lanes; i++) {
+            if (request.lane_of[i] < first || request.lane_of[i] >= end) continue;
+            for (uintptr_t at = request.addresses[i] / WORD; at <= (request.addresses[i] + request.size - 1) / WORD; at++)
                 if (number < std::size(words)) words[number++] = at;
+        }
         std::sort(words, words + number);
         const auto unique_end = std::unique(words, words + number);
         unsigned of_bank[BANKS] = {}, most = 0;

@@ -5,13 +5,19 @@ import itertools
 import numpy as np
 import pytest
 
+import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import pool2d
 from minigrad.kernels.launch import CudaKernel
 
+needs_simulator = pytest.mark.skipif(
+    not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
+)
+
 DTYPES = [np.float32, np.float64]
 RUNGS = {  # of max pooling: (forward, gradient for the input)
     "naive": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad),
+    "tiled": (pool2d.max_pool2d_tiled, pool2d.max_pool2d_input_grad),
     "scatter": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad_scatter),
     "vectorized": (pool2d.max_pool2d_vectorized, pool2d.max_pool2d_input_grad_vectorized),
 }
@@ -47,6 +53,9 @@ POOLINGS = [
     ((2, 3, 6, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),  # squares under whole vectors
     ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),  # and a row in no window
     ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (4, 4)),  # or in half of one
+    ((1, 1, 67, 35), (3, 3), (1, 1), (1, 1), (1, 1), (67, 35)),  # several tiles along both axes
+    ((2, 1, 20, 73), (5, 3), (2, 2), (2, 1), (1, 1), (10, 37)),  # in phases of the stride
+    ((1, 1, 21, 34), (2, 3), (1, 3), (0, 1), (4, 2), (17, 11)),  # with dilation
 ]
 
 
@@ -93,7 +102,9 @@ def test_max_pool2d(backend, run, rung, dtype, tap_dtype, case):
     assert_sums(actual, scattered, np.abs(grad).sum(), np.prod(kernel))
 
 
-@pytest.mark.parametrize("forward", [pool2d.max_pool2d, pool2d.max_pool2d_vectorized])
+@pytest.mark.parametrize(
+    "forward", [pool2d.max_pool2d, pool2d.max_pool2d_tiled, pool2d.max_pool2d_vectorized]
+)
 def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     x = np.full((1, 1, 2, 8), -np.inf, np.float32)
     x[0, 0, 0, 3], x[0, 0, 1, 2], x[0, 0, 1, 4] = np.nan, np.nan, np.inf
@@ -103,11 +114,12 @@ def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     assert backend.get(taps)[0, 0, 0].tolist() == [0, 2, 2, 0]  # the last NaN wins; of equals, the first
 
 
-def test_max_pool2d_window_without_elements(backend, run):
+@pytest.mark.parametrize("forward", [pool2d.max_pool2d, pool2d.max_pool2d_tiled])
+def test_max_pool2d_window_without_elements(backend, run, forward):
     """With dilation, a window can step over a narrow input: -infinity, and no gradient anywhere."""
     x, options = np.ones((1, 1, 1, 1), np.float32), (1, 2, 1, 1, 0, 1, 1, 2)
     taps = backend.put(np.full((1, 1, 1, 1), 9, np.uint8))
-    out = run(pool2d.max_pool2d, (1, 1, 1, 1), "f4", taps, x, *options)
+    out = run(forward, (1, 1, 1, 1), "f4", taps, x, *options)
     assert out.item() == -np.inf and backend.get(taps).item() == 0
     taps = backend.get(taps)
     assert run(pool2d.max_pool2d_input_grad, x.shape, "f4", x, taps, *options).item() == 0
@@ -133,7 +145,7 @@ def test_avg_pool2d(backend, run, count_include_pad, divisor, case):
             expected_grad[:, :, y, xx] += grad[:, :, oh, ow] / by
     for dtype in DTYPES:
         options = (*kernel, *stride, *padding, count_include_pad, divisor)
-        for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_vectorized):
+        for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_tiled, pool2d.avg_pool2d_vectorized):
             actual = run(forward, out_shape, dtype, x.astype(dtype), *options)
             assert_sums(actual, expected, np.abs(x).max() * 9, 9)
         for input_grad in (pool2d.avg_pool2d_input_grad, pool2d.avg_pool2d_input_grad_vectorized):
@@ -160,8 +172,10 @@ def test_adaptive_avg_pool2d(backend, run, dtype, sizes):
 def test_pooling_of_an_empty_batch(backend, run):
     empty, out_shape, options = np.empty((0, 3, 4, 4), "f4"), (0, 3, 2, 2), (2, 2, 2, 2, 0, 0)
     taps = np.empty(out_shape, np.uint8)
-    assert run(pool2d.max_pool2d, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
-    assert run(pool2d.avg_pool2d, out_shape, "f4", empty, *options, True, None).size == 0
+    for forward in (pool2d.max_pool2d, pool2d.max_pool2d_tiled):
+        assert run(forward, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
+    for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_tiled):
+        assert run(forward, out_shape, "f4", empty, *options, True, None).size == 0
     assert run(pool2d.adaptive_avg_pool2d, out_shape, "f4", empty).size == 0
 
 
@@ -175,19 +189,26 @@ def test_pooling_refuses_what_does_not_fit():
         pool2d.max_pool2d(out, np.ones(1, np.int32), x, *options)
     with pytest.raises(ValueError, match="cannot pool empty planes"):
         pool2d.adaptive_avg_pool2d(out, np.empty((1, 1, 0, 4), "f4"))
-    with pytest.raises(ValueError, match="kernel, stride and dilation must be at least 1"):
-        pool2d.avg_pool2d(out, x, 2, 2, 0, 1, 0, 0, True, None)
+    for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_tiled):
+        with pytest.raises(ValueError, match="kernel, stride and dilation must be at least 1"):
+            forward(out, x, 2, 2, 0, 1, 0, 0, True, None)
 
 
-def test_the_rungs_are_taken_where_they_fit(run, monkeypatch):
-    """Elsewhere the rung below does the work: the results are right in any case, the launches tell."""
-    launched, launch = [], CudaKernel.launch
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of the kernels that are launched, in order."""
+    names, launch = [], CudaKernel.launch
 
     def noted(self, *args):
-        launched.append(self.name)
+        names.append(self.name)
         launch(self, *args)
 
     monkeypatch.setattr(CudaKernel, "launch", noted)
+    return names
+
+
+def test_the_rungs_are_taken_where_they_fit(run, launched):
+    """Elsewhere the rung below does the work: the results are right in any case, the launches tell."""
 
     def gradient(H, W, kernel, stride):
         pooled = (1, 1, (H - kernel) // stride + 1, (W - kernel) // stride + 1)
@@ -202,17 +223,98 @@ def test_the_rungs_are_taken_where_they_fit(run, monkeypatch):
     assert gradient(8, 8, 3, 2) == ""
 
 
-@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_a_window_too_large_for_a_tile_is_pooled_without(backend, run, launched):
+    """One row of such a tile is more than its shared memory."""
+    x, options = normal(1, 1, 2, 8000, dtype=np.float32), (2, 7000, 1, 1, 0, 0, 1, 1)
+    taps = backend.put(np.full((1, 1, 1, 1001), 7, np.int32))
+    out = run(pool2d.max_pool2d_tiled, taps.shape, "f4", taps, x, *options)
+    assert np.array_equal(out[0, 0, 0], [x[..., i : i + 7000].max() for i in range(1001)])
+    assert np.array_equal(
+        run(pool2d.avg_pool2d_tiled, (1, 1, 1, 1), "f4", np.ones_like(x), 2, 8000, 1, 1, 0, 0, True, None),
+        [[[[1]]]],
+    )
+    assert launched == ["max_pool2d", "avg_pool2d"]
+
+
+@needs_simulator
+@pytest.mark.parametrize(
+    ("size", "geometry", "rung"),
+    [
+        ((7, 8), (3, 1, 1), "_tiled"),
+        ((12, 14), (5, 2, 2), "_tiled"),
+        ((3, 40), ((3, 2), 1), "_tiled"),
+        ((6, 6), (3, 1), ""),  # 16 windows, half of a warp
+        ((24, 24), (3, 3), ""),  # no overlap
+        ((24, 24), (24, 1), ""),  # nor has a single window
+        ((8, 24), (2, 2), "_vectorized"),
+    ],
+)
+def test_tiles_are_chosen_where_windows_overlap(launched, size, geometry, rung):
+    x = mg.tensor(normal(1, 1, *size, dtype=np.float32), device="sim")
+    mg.nn.functional.max_pool2d(x, *geometry)
+    mg.nn.functional.avg_pool2d(x, *geometry)
+    assert launched == [f"max_pool2d{rung}", f"avg_pool2d{rung}"]
+
+
+@needs_simulator
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("W", [16, 56])  # a warp makes windows of two rows, or of one
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 1, 2), (5, 3, 2)])
+def test_tiles_ask_for_less_and_cause_no_bank_conflicts(kernel, stride, padding, W, dtype):
+    x, pooled = normal(1, 1, 48, W * stride, dtype=dtype), (1, 1, 48 // stride, W)
+    options = (kernel, kernel, stride, stride, padding, padding, 1, 1)
+
+    def profile(forward):
+        out, taps = np.empty(pooled, dtype), np.empty(pooled, np.uint8)
+        with sim.checks(False), sim.profile() as launches:
+            forward(out, taps, x, *options)
+        return launches[0]
+
+    naive, tiled = profile(pool2d.max_pool2d), profile(pool2d.max_pool2d_tiled)
+    read = kernel**2 * np.prod(pooled) * x.itemsize
+    assert 0.9 * read < naive.total("global load").bytes < read  # some of it is padding
+    # The definition reads an element kernel / stride times along each axis. The tiles, with all that they
+    # share with their neighbours, save more than one of the two factors.
+    assert tiled.total("global load").cost < naive.total("global load").cost * stride / kernel
+    assert tiled.total("shared load").requests > 0 and tiled.bank_conflicts == 0
+
+
+@needs_simulator
+def test_the_ratio_at_the_head_of_the_tiles():
+    x, pooled = normal(2, 2, 56, 56, dtype=np.float32), (2, 2, 56, 56)
+    asked = []
+    for forward in (pool2d.max_pool2d, pool2d.max_pool2d_tiled):
+        with sim.checks(False), sim.profile() as launches:
+            forward(np.empty(pooled, "f4"), np.empty(pooled, np.uint8), x, 3, 3, 1, 1, 1, 1, 1, 1)
+        asked.append(launches[0].asked_bytes / x.size)
+    assert np.round(asked, 1).tolist() == [49.0, 11.6]
+
+
+@needs_simulator
+def test_squares_are_stored_as_vectors():
+    """A warp's 64 outputs of 2x2 windows are one request, and so are their taps."""
+    x, pooled = normal(1, 1, 2, 128, dtype=np.float32), (1, 1, 1, 64)
+    out, taps = np.empty(pooled, np.float32), np.empty(pooled, np.uint8)
+    with sim.checks(False), sim.profile() as launches:
+        pool2d.max_pool2d_vectorized(out, taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
+    stores = launches[0].total("global store")
+    assert (stores.requests, stores.bytes, stores.cost) == (2, 64 * 5, 64 * 5 // 32)
+
+
+@needs_simulator
 @pytest.mark.parametrize("rung", RUNGS)
-def test_every_thread_order_gives_the_same_bits(rung):
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_every_thread_order_gives_the_same_bits(rung, kernel):
     forward, input_grad = RUNGS[rung]
-    x, options = normal(3, 2, 8, 24, dtype=np.float32), (2, 2, 2, 2, 0, 0, 1, 1)
+    x, options = normal(3, 2, 8, 24, dtype=np.float32), (kernel, kernel, 2, 2, kernel - 2, kernel - 2, 1, 1)
 
     def results():
         out, taps, grad = np.empty((3, 2, 4, 12), "f4"), np.empty((3, 2, 4, 12), np.uint8), np.empty_like(x)
         forward(out, taps, x, *options)
         input_grad(grad, out, taps, *options)
-        return out.tobytes() + taps.tobytes() + grad.tobytes()
+        mean = np.empty_like(out)
+        pool2d.avg_pool2d_tiled(mean, x, *options[:6], True, None)
+        return out.tobytes() + taps.tobytes() + grad.tobytes() + mean.tobytes()
 
     expected = results()
     for seed, workers in itertools.product((1, 2, 12345), (1, 3)):

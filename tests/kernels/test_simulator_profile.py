@@ -102,6 +102,14 @@ def test_bank_conflicts(index, wavefronts):
     assert found.bank_conflicts == 2 * (wavefronts - 1)
 
 
+def test_wide_shared_accesses_are_served_by_halves_of_a_warp_in_any_order_of_its_lanes():
+    """The last thread to come to a barrier is the first to go on: 16 lanes are not the first 16 that come."""
+    at = "threadIdx.x / 8 * 24 + threadIdx.x % 8"  # rows of 8; the third is in the banks of the first
+    body = f"__shared__ double s[56]; s[{at}] = 1; __syncthreads(); y[threadIdx.x] = s[{at}];"
+    found = profiled(body, zeros(24), block=24).total("shared load")
+    assert (found.requests, found.cost, found.least) == (1, 2, 2)
+
+
 def test_wide_shared_accesses_are_served_in_parts():
     body = "__shared__ double s[32]; s[threadIdx.x] = 1; y[threadIdx.x] = s[threadIdx.x];"
     assert profiled(body, zeros(32)).total("shared load").cost == 2
