@@ -15,7 +15,7 @@ from minigrad.op import op
 from minigrad.ops.activation import softplus
 from minigrad.ops.elementwise import abs, as_dtype, cast, clamp, floating, log, where
 from minigrad.ops.index import take_along_dim
-from minigrad.ops.reduce import mean, sum
+from minigrad.ops.reduce import largest_of_rows, mean, sum
 from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
 from minigrad.ops.softmax import WARP_COLUMNS, log_softmax, softmax, softmax_grad
 
@@ -148,7 +148,7 @@ def nll_loss(
 def _cross_entropy(xp, x, target, *, ignore_index):
     """-log_softmax(x)[target] of each row of x (N, C); 0 where the target (N,) is ``ignore_index``."""
     kept = target != ignore_index
-    shifted = x - xp.max(x, axis=1, keepdims=True, initial=-xp.inf)
+    shifted = x - largest_of_rows(xp, x)
     picked = xp.take_along_axis(shifted, xp.where(kept, target, 0)[:, None], axis=1)[:, 0]
     return xp.where(kept, xp.log(xp.sum(xp.exp(shifted), axis=1)) - picked, x.dtype.type(0))
 
@@ -157,7 +157,7 @@ def _cross_entropy(xp, x, target, *, ignore_index):
 def cross_entropy_grad(xp, g, x, target, *, ignore_index):
     """g (softmax(x) - onehot(target)) for each row; 0 where the target is ``ignore_index``."""
     kept = (target != ignore_index)[:, None]
-    e = xp.exp(x - xp.max(x, axis=1, keepdims=True, initial=-xp.inf))
+    e = xp.exp(x - largest_of_rows(xp, x))
     onehot = target[:, None] == xp.arange(x.shape[1])
     return xp.where(kept, (e / xp.sum(e, axis=1, keepdims=True) - onehot) * g[:, None], x.dtype.type(0))
 

@@ -173,6 +173,14 @@ def _extremum_shape(x, *, dim, keepdim):
 _amin.shape(_extremum_shape)
 
 
+def largest_of_rows(xp: Any, x: Any) -> Any:
+    """For references: the largest element over the last axis, which stays; -infinity over no elements.
+
+    CuPy's ``max`` has no argument ``initial``.
+    """
+    return xp.max(x, axis=-1, keepdims=True) if x.shape[-1] else xp.full((*x.shape[:-1], 1), -xp.inf, x.dtype)
+
+
 def amax(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The largest value over ``dim``; its gradient is shared evenly among equals."""
     return _amax(x, dim=normalize_dim("amax", dim, x.ndim), keepdim=keepdim)

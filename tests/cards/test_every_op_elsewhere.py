@@ -1,6 +1,7 @@
 """Every op, and the gradient of every op, on a card while another one is current."""
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,22 @@ def results(op, case, device):
     return outputs + [x.grad for x in inputs if isinstance(x, mg.Tensor) and x.grad is not None]
 
 
+def reference_alone(name):
+    """A context in which the op runs its reference on cards, whatever kernels it has."""
+    return mg.use_kernel(name, "reference", "cuda") if mg.list_kernels(name) else nullcontext()
+
+
+@pytest.mark.parametrize(
+    "kernels", [lambda name: nullcontext(), reference_alone], ids=["kernels", "reference"]
+)
 @pytest.mark.parametrize("name", sorted(every_op.CASES))
-def test_op(cupy, card_of, name):
+def test_op(cupy, card_of, name, kernels):
     op = mg.get_op(name)
     first = next(iter(every_op.CASES[name] or _default_cases(op)[3:]))
     case = first if isinstance(first, Case) else mg.testing.case(*first)
-    expected, found = results(op, case, "cpu"), results(op, case, "cuda:1")
+    expected = results(op, case, "cpu")
+    with kernels(name):
+        found = results(op, case, "cuda:1")
     assert len(expected) == len(found) and mg.cuda.current_device() == 0
     for there, here in zip(found, expected, strict=True):
         assert card_of(there) == 1
