@@ -158,10 +158,13 @@ SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 3e38, -3e38, 1.0]
 )
 def test_special_values(name, expected, device):
     """NaN and infinity flow as in NumPy, in vectors of any alignment, and nothing warns."""
+    # On a card, float32 numbers below the smallest normal one count as zero.
+    smallest = np.finfo(np.float32).tiny if device.is_card else 0
+    counted = np.where(np.abs(SPECIAL) < smallest, 0, SPECIAL).astype(np.float64)
     for shift in range(SPECIAL.size):
         x = np.tile(np.roll(SPECIAL, shift), 9)
         with np.errstate(all="ignore"):
-            wanted = np.tile(np.roll(expected(SPECIAL.astype(np.float64)), shift), 9)
+            wanted = np.tile(np.roll(expected(counted), shift), 9)
             wanted = wanted.astype(np.float32).astype(np.float64)
         mg.testing.assert_close(UNARY[name][0](mg.tensor(x, device=device)), wanted, magnitude=0.0, length=4)
 

@@ -154,7 +154,9 @@ def test_products_with_a_probability(xp, name, dtype):
     # Ten for the library's function, the sums, the quotient and the product.
     actual, expected, wide = actual[finite], expected[finite], wide[finite]
     relative = (10 + PROBABILITIES[name](wide)) * np.finfo(dtype).eps
-    assert (np.abs(actual - expected) <= relative * np.abs(expected) + np.finfo(dtype).tiny).all()
+    # On a card, a float32 probability below the smallest normal number is 0.
+    smallest = np.finfo(dtype).tiny * np.maximum(np.abs(wide), 1)
+    assert (np.abs(actual - expected) <= relative * np.abs(expected) + smallest).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
