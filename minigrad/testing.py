@@ -272,7 +272,8 @@ def check_op(
     Each kernel, on each device, dtype and layout, must equal the op's reference in float64 to within
     :func:`tolerance`; write all of its output and nothing beside it; give the same bits again; leave its
     inputs alone; and run at least once. Input arrays lie in NaN, outputs are filled with different garbage
-    for each run, so that a read outside of an input or an element left out shows.
+    for each run, so that a read outside of an input or an element left out shows. The bits of a reference on
+    a card are CuPy's affair.
 
     Args:
         op: the op.
@@ -367,6 +368,8 @@ def _check_kernel(
     magnitudes = _magnitudes(op, wide, attrs, expected, rng)
     for k, (first, second, wanted) in enumerate(zip(*runs, expected, strict=True)):
         assert_close(first, wanted, length, f"output {k}", magnitudes[k])
+        if device.is_card and kernel.name == REFERENCE:
+            continue  # CuPy adds what is scattered by atomics, in no fixed order
         assert_same_bits(
             to_numpy(first),
             to_numpy(second),
