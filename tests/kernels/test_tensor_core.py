@@ -17,9 +17,20 @@ LANES = np.arange(32)
 G, T = LANES // 4, LANES % 4  # NVIDIA's groupID and threadID_in_group
 
 
-def run(code, *args, block=32):
+@pytest.fixture
+def place(backend):
+    """Where the instructions are tested: the simulator, and a card that has them."""
+    if not matmul_tensor_core.is_supported(backend.put(np.zeros(1))):
+        pytest.skip("the card's compute capability is below 8.0: it has neither cp.async nor these mma")
+    return backend
+
+
+def run(code, *args, block=32, place=None):
+    """What the kernel ``k`` makes of its first argument; on the simulator, unless another place is given."""
+    if place is not None:
+        args = [place.put(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
     CudaKernel(code, "k").launch(1, block, args)
-    return args[0]
+    return args[0] if place is None else place.get(args[0])
 
 
 def widened(bfloat16):
@@ -94,17 +105,20 @@ __global__ void k(float* out, const float* c, const unsigned* a, const unsigned*
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", FORMATS)
-def test_mma(name, seed, rng):
+def test_mma(place, name, seed, rng):
+    """The simulator rounds once. A card adds a few products at a time, and cuts all of them, and their sum,
+    off at the last of the largest one's 24 bits (https://doi.org/10.7717/peerj-cs.330)."""
     K, to_bits, to_numbers = FORMATS[name]
     a, b = to_bits(rng.standard_normal((16, K))), to_bits(rng.standard_normal((K, 8)))
     c = rng.standard_normal((16, 8)).astype(np.float32)
-    out = np.zeros((32, 4), np.float32)
+    fragments = np.zeros((32, 4), np.float32), c_fragments(c), a_fragments(name, a), b_fragments(name, b)
     with sim.seed(seed), sim.checks():
-        run(MMA.replace("NAME", name), out, c_fragments(c), a_fragments(name, a), b_fragments(name, b))
+        out = run(MMA.replace("NAME", name), *fragments, place=place)
     left, right = to_numbers(a).astype(np.float64), to_numbers(b).astype(np.float64)
     magnitude = np.abs(c) + np.abs(left) @ np.abs(right)
     error = np.abs(out - c_fragments(c + left @ right))
-    assert (error <= (K + 1) * 2.0**-24 * c_fragments(magnitude)).all()
+    each = 2.0**-24 if isinstance(place.put(c), np.ndarray) else 2.0**-22  # for a term, and its share of sums
+    assert (error <= (K + 1) * each * c_fragments(magnitude)).all()
 
 
 def test_mma_tf32_ignores_the_lower_bits(rng):
@@ -117,7 +131,7 @@ def test_mma_tf32_ignores_the_lower_bits(rng):
     np.testing.assert_array_equal(full, cut)
 
 
-def test_to_tf32_rounds_to_nearest_and_ties_away_from_zero(rng):
+def test_to_tf32_rounds_to_nearest_and_ties_away_from_zero(place, rng):
     x = rng.standard_normal(256).astype(np.float32)
     x[:64] = tf32_bits(x[:64]) + np.ldexp(np.float32(1), np.frexp(x[:64])[1] - 12).astype(np.float32)  # ties
     x[64:68] = [np.inf, -np.inf, np.nan, 0.0]
@@ -126,7 +140,7 @@ def test_to_tf32_rounds_to_nearest_and_ties_away_from_zero(rng):
     __global__ void k(float* out, const float* x) {
         out[threadIdx.x] = __uint_as_float(to_tf32(x[threadIdx.x]));
     }"""
-    out = run(code, np.zeros(256, np.float32), x, block=256)
+    out = run(code, np.zeros(256, np.float32), x, block=256, place=place)
     expected = np.where(np.isfinite(x), tf32_bits(np.where(np.isfinite(x), x, 0)), x)
     np.testing.assert_array_equal(out, expected)
 
@@ -136,7 +150,7 @@ def test_to_tf32_rounds_to_nearest_and_ties_away_from_zero(rng):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_ldmatrix(count, transposed):
+def test_ldmatrix(place, count, transposed):
     pitch = 24  # elements from row to row: 48 bytes; and the rows are taken from the last to the first
     code = f"""
     #include "tensor_core.cuh"
@@ -152,7 +166,7 @@ def test_ldmatrix(count, transposed):
     tile = np.arange(8 * count * pitch, dtype=np.uint16).reshape(8 * count, pitch)
     for seed in (0, 4):
         with sim.seed(seed), sim.checks():
-            out = run(code, np.zeros((count, 32), np.uint32), tile)
+            out = run(code, np.zeros((count, 32), np.uint32), tile, place=place)
         matrices = tile[::-1, 8:16].reshape(count, 8, 8)
         for got, matrix in zip(out, matrices, strict=True):
             held = matrix.T if transposed else matrix
@@ -179,11 +193,11 @@ __global__ void k(unsigned char* out, const unsigned char* x, int valid) {
 }"""
 
 
-def copied(wait, bytes, valid, rng):
+def copied(wait, bytes, valid, rng, place=None):
     """What each group has copied, and what a missing copy leaves, from groups of 32 copies."""
     x = rng.integers(0, 255, (4, 32 * bytes), dtype=np.uint8)
     code = COPY.replace("BYTES", str(bytes)).replace("WAIT", wait)
-    out = run(code, np.zeros_like(x), x, valid)
+    out = run(code, np.zeros_like(x), x, valid, place=place)
     expected = x.reshape(4, 32, bytes).copy()
     expected[:, :, valid:] = 0
     return out[:, ::-1], expected.reshape(x.shape)
@@ -191,10 +205,10 @@ def copied(wait, bytes, valid, rng):
 
 @pytest.mark.parametrize("bytes", [4, 8, 16])
 @pytest.mark.parametrize("short", [0, 2, 3, 4])
-def test_copies_with_a_tail_of_zeros(bytes, short, rng):
+def test_copies_with_a_tail_of_zeros(place, bytes, short, rng):
     for seed in (0, 2):
         with sim.seed(seed), sim.checks():
-            out, expected = copied("copies.wait<0>();", bytes, bytes - short, rng)
+            out, expected = copied("copies.wait<0>();", bytes, bytes - short, rng, place)
         np.testing.assert_array_equal(out, expected)
 
 
@@ -273,11 +287,17 @@ def factors(name, a, b):
     return a, b
 
 
-def check_product(name, a, b, batch=()):
+def check_product(name, a, b, batch=(), place=None):
     """The kernel's ``a @ b``, after comparing it with the float64 product of the same factors."""
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
     launch = matmul_tensor_core.tensor_core_bfloat16 if name == "bf16" else matmul_tensor_core.tensor_core
-    launch(out, np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:])))
+    left, right = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    if place is None:
+        launch(out, left, right)
+    else:
+        placed = place.put(out)
+        launch(placed, place.put_strided(left), place.put_strided(right))
+        out = place.get(placed)
     wide_a, wide_b, got = (widened(x) if name == "bf16" else x for x in (a, b, out))
     wide_a, wide_b = wide_a.astype(np.float64), wide_b.astype(np.float64)
     expected, magnitude = wide_a @ wide_b, np.abs(wide_a) @ np.abs(wide_b)
@@ -290,29 +310,29 @@ def check_product(name, a, b, batch=()):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", FORMATS)
-def test_products(name, size, rng):
+def test_products(place, name, size, rng):
     M, N, K = size
     a, b = factors(name, rng.standard_normal((M, K)), rng.standard_normal((K, N)))
-    check_product(name, a, b)
+    check_product(name, a, b, place=place)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_products_of_views(name, rng):
+def test_products_of_views(place, name, rng):
     a, b = factors(name, rng.standard_normal((40, 96)), rng.standard_normal((96, 40)))
     transposed = (np.ascontiguousarray(a.T).T, np.ascontiguousarray(b.T).T)
     reversed = (np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1], np.ascontiguousarray(b[::-1])[::-1])
     padded = (np.pad(a, ((0, 0), (8, 8)))[:, 8:-8], np.pad(b, ((0, 0), (3, 2)))[:, 3:-2])
-    bits = check_product(name, a, b).tobytes()
+    bits = check_product(name, a, b, place=place).tobytes()
     for left, right in (transposed, reversed, padded):
-        assert check_product(name, left, right).tobytes() == bits
+        assert check_product(name, left, right, place=place).tobytes() == bits
 
 
-def test_products_of_batches(rng):
+def test_products_of_batches(place, rng):
     a, b = factors("f16", rng.standard_normal((3, 1, 20, 24)), rng.standard_normal((2, 24, 9)))
-    check_product("f16", a, b, (3, 2))
-    check_product("f16", a[:, 0, :, :7], b[1, :7], (3,))
-    check_product("f16", a[:0, 0], b[1], (0,))
-    check_product("f16", a[:, 0, :0], b[1], (3,))
+    check_product("f16", a, b, (3, 2), place)
+    check_product("f16", a[:, 0, :, :7], b[1, :7], (3,), place)
+    check_product("f16", a[:0, 0], b[1], (0,), place)
+    check_product("f16", a[:, 0, :0], b[1], (3,), place)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -326,11 +346,12 @@ def test_products_have_the_same_bits_in_every_order(name, rng):
         assert check_product(name, a, b).tobytes() == bits
 
 
-def test_nan_and_infinity_stay_in_their_rows(rng):
+def test_nan_and_infinity_stay_in_their_rows(place, rng):
     a, b = factors("f16", rng.standard_normal((20, 40)), np.ones((40, 5)))
     a[3, 7], a[4, 39] = np.nan, np.inf
-    out = np.empty((20, 5), np.float16)
-    matmul_tensor_core.tensor_core(out, a, b)
+    out = place.put(np.empty((20, 5), np.float16))
+    matmul_tensor_core.tensor_core(out, place.put(a), place.put(b))
+    out = place.get(out)
     assert np.isnan(out[3]).all() and np.isposinf(out[4]).all()
     assert np.isfinite(np.delete(out, [3, 4], axis=0)).all()
 
