@@ -39,8 +39,9 @@ def put_sorted(out: Any, g: Any, indices: Any) -> None:
     xp = array_module(out)
     outer = xp.arange(out.shape[0]).reshape(-1, 1, 1)
     rows = xp.where(indices < 0, indices + size, indices)
-    positions = (outer * size + rows) * inner + xp.arange(inner)
-    positions[(rows < 0) | (rows >= size)] = -1
+    # Where, not a mask: to write through a mask, CuPy counts on the host what it selects, and waits for that.
+    outside = (rows < 0) | (rows >= size)
+    positions = xp.where(outside, -1, (outer * size + rows) * inner + xp.arange(inner))
     embedding.sum_sorted(out.reshape(-1, 1), g.reshape(-1, 1), positions.reshape(-1))
 
 

@@ -129,10 +129,11 @@ def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
 
 def _numbers(indices: Any, left_out: int | None = None) -> Any:
     """Flat int64 indices, with -1, which no kernel counts, for ``left_out``."""
-    flat = indices.reshape(-1).astype(np.int64, copy=left_out is not None)
-    if left_out is not None:
-        flat[flat == left_out] = -1
-    return flat
+    flat = indices.reshape(-1).astype(np.int64, copy=False)
+    if left_out is None:
+        return flat
+    xp = np if isinstance(flat, np.ndarray) else cuda.cupy()
+    return xp.where(flat == left_out, -1, flat)  # to write through a mask, CuPy would wait for the card
 
 
 def _has_elements(x: Any, indices: Any, **attrs: Any) -> bool:
