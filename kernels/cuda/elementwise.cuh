@@ -8,7 +8,8 @@
 // memory, and f is written for accuracy.
 #pragma once
 
-#include "vectors.cuh"
+#include "common.cuh"
+#include "vector.cuh"
 
 constexpr int THREADS = 256;
 constexpr int MAX_DIMS = 6;

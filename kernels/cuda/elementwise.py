@@ -23,9 +23,9 @@ from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module
 from .matmul import collapse_batch
+from .vector import VECTOR_BYTES
 
 THREADS = 256  # as in elementwise.cuh
-VECTOR_BYTES = 16
 MAX_DIMS, MAX_INPUTS = 6, 3  # of struct Layout
 
 _CODE = """\

@@ -20,11 +20,7 @@
 // how much of it is asked for at a time. Naive sums read n indices for every element of out.
 
 #include "common.cuh"
-
-template <typename T>
-struct __align__(16) Vector {
-    T at[16 / sizeof(T)];
-};
+#include "vector.cuh"
 
 // ---- gather ----
 
@@ -44,14 +40,14 @@ __global__ void gather_naive(T* out, const T* weight, const long long* indices, 
 template <typename T>
 __global__ void gather_vector(T* out, const T* weight, const long long* indices, long long n, long long rows,
                               long long columns) {
-    constexpr int LENGTH = 16 / sizeof(T);
+    constexpr int LENGTH = Vector<T>::LENGTH;
     const long long at = global_thread_index(), vectors = columns / LENGTH;
     if (at >= n * vectors) return;
     const long long row = indices[at / vectors];
     Vector<T> vector;
-    for (int k = 0; k < LENGTH; k++) vector.at[k] = T(NAN);
-    if (row >= 0 && row < rows) vector = reinterpret_cast<const Vector<T>*>(weight)[row * vectors + at % vectors];
-    reinterpret_cast<Vector<T>*>(out)[at] = vector;
+    for (int k = 0; k < LENGTH; k++) vector.lane[k] = T(NAN);
+    if (row >= 0 && row < rows) vector = load_vector(weight + row * columns + at % vectors * LENGTH);
+    store_vector(out + at * LENGTH, vector);
 }
 
 // ---- sum ----

@@ -16,11 +16,11 @@ import numpy as np
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import array_module
+from .vector import VECTOR_BYTES, starts_at_vector
 
 THREADS = 256  # in a block, but for sum_block
 BLOCK = 256  # of sum_block, as in embedding.cu
 NEIGHBOURS = 32  # columns that the threads of sum_block read side by side, where there are so many
-VECTOR_BYTES = 16
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _gather_naive = CudaKernel(_source, "gather_naive<T>")
@@ -41,7 +41,7 @@ def gather_vector(out: Any, weight: Any, indices: Any) -> None:
     """A thread for each 16 bytes, where rows and arrays are made of such; otherwise as the naive rung."""
     rows, columns, n = _sizes("gather", weight, out, indices)
     length = VECTOR_BYTES // weight.itemsize
-    if columns % length or not (_is_aligned(out) and _is_aligned(weight)):
+    if columns % length or not starts_at_vector(out, weight):
         return gather_naive(out, weight, indices)
     arguments = (out, weight, indices, n, rows, columns)
     return _gather_vector.launch(blocks(n * columns // length, THREADS), THREADS, arguments)
@@ -76,11 +76,6 @@ def segments(indices: Any, rows: int) -> tuple[Any, Any]:
     # CuPy knows no kind; its sort is stable.
     order = np.argsort(indices, kind="stable") if xp is np else xp.argsort(indices)
     return order, xp.searchsorted(indices[order], xp.arange(rows + 1))
-
-
-def _is_aligned(array: Any) -> bool:
-    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    return address % VECTOR_BYTES == 0
 
 
 def _sizes(what: str, matrix: Any, rows_of_it: Any, indices: Any) -> tuple[int, int, int]:

@@ -152,7 +152,7 @@ __device__ __forceinline__ void read_line(T (&values)[PATCH], const T* line, int
     for (int i = 0; i < PATCH; i += Vector<T>::LENGTH) {
         const Vector<T> vector = load_vector(line + in_tile<T>(i, y));
 #pragma unroll
-        for (int j = 0; j < Vector<T>::LENGTH; j++) values[i + j] = vector.of[j];
+        for (int j = 0; j < Vector<T>::LENGTH; j++) values[i + j] = vector.lane[j];
     }
 }
 
@@ -309,7 +309,7 @@ struct VectorLoader {
     __device__ __forceinline__ void store(typename Tiling<T, PATCH>::Tile& tile) const {
         if (along_k) {
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) tile[k + i][row] = vector.of[i];
+            for (int i = 0; i < VECTOR; i++) tile[k + i][row] = vector.lane[i];
         } else {
             store_vector(&tile[k][row], vector);
         }
@@ -377,7 +377,7 @@ matmul_vectorized(T* out, const T* a, const T* b, MatmulShape shape, Batch batch
                 if (y >= rows || x >= columns) continue;
                 Vector<T> vector;
 #pragma unroll
-                for (int n = 0; n < VECTOR; n++) vector.of[n] = sums[i][j + n];
+                for (int n = 0; n < VECTOR; n++) vector.lane[n] = sums[i][j + n];
                 store_results(out_corner + y * shape.N + x, vector);
             }
     }

@@ -19,6 +19,7 @@ import numpy as np
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module
+from .vector import starts_at_vector
 
 TILE_ROWS = 128  # as in matmul_tensor_core.cu
 THREADS = 256
@@ -65,9 +66,8 @@ def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
 def _along_k(x: Any) -> Any:
     """``x`` (..., rows, K) as (batches, rows, K): K along contiguous rows, all at multiples of 16 bytes."""
     x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
-    address = x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
     steps = [stride for size, stride in zip(x.shape[:2], x.strides[:2], strict=True) if size > 1]
-    if x.strides[2] == x.itemsize and not any(step % CHUNK_BYTES for step in (address, *steps)):
+    if x.strides[2] == x.itemsize and starts_at_vector(x) and not any(s % CHUNK_BYTES for s in steps):
         return x
     xp = array_module(x)
     batches, rows, K = x.shape

@@ -14,7 +14,8 @@
 //
 // Grid: x = n / (THREADS * N) blocks, rounded up, with N = 16 / sizeof(T).
 
-#include "vectors.cuh"
+#include "common.cuh"
+#include "vector.cuh"
 
 constexpr int THREADS = 256;
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
+from .vector import VECTOR_BYTES
 
 THREADS = 256  # as in optim.cu
-VECTOR_BYTES = 16
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _sgd = CudaKernel(_source, "sgd_step<T>")
@@ -85,6 +85,9 @@ def _launch(kernel: CudaKernel, arrays: tuple, *factors: float) -> None:
 
 
 def _check_same(param: Any, *others: Any) -> None:
-    if any(array.shape != param.shape or array.dtype != param.dtype for array in others):
-        found = ", ".join(f"{array.shape} {array.dtype}" for array in (param, *others))
-        raise ValueError(f"optimizer kernel: expected arrays of one shape and dtype, got {found}")
+    if any(array.shape != param.shape for array in others):
+        shapes = ", ".join(str(array.shape) for array in (param, *others))
+        raise ValueError(f"optimizer kernel: expected arrays of one shape, got {shapes}")
+    if any(array.dtype != param.dtype for array in others):
+        dtypes = ", ".join(str(array.dtype) for array in (param, *others))
+        raise TypeError(f"optimizer kernel: expected arrays of one dtype, got {dtypes}")

@@ -170,18 +170,16 @@ struct Square {
 
     // A value of each window, which are neighbours in memory.
     template <typename Value>
-    struct alignas(WINDOWS * sizeof(Value)) Each {
-        Value of[WINDOWS];
-    };
+    using Each = Vector<Value, WINDOWS>;
 
     template <typename Value>
     __device__ __forceinline__ Each<Value> load(const Value* from) const {
-        return *reinterpret_cast<const Each<Value>*>(from + first);
+        return load_vector<WINDOWS>(from + first);
     }
 
     template <typename Value>
     __device__ __forceinline__ void store(Value* to, const Each<Value>& values) const {
-        *reinterpret_cast<Each<Value>*>(to + first) = values;
+        store_vector(to + first, values);
     }
 
     __device__ __forceinline__ Square(const Pool2dShape& s) {
@@ -203,12 +201,12 @@ __global__ void max_pool2d_vectorized(T* out, Tap* taps, const T* input, Pool2dS
 #pragma unroll
     for (int w = 0; w < Square<T>::WINDOWS; w++) {
         Largest<T> largest(0);
-        largest.see(upper.of[2 * w], 0);
-        largest.see(upper.of[2 * w + 1], 1);
-        largest.see(lower.of[2 * w], 2);
-        largest.see(lower.of[2 * w + 1], 3);
-        values.of[w] = largest.value;
-        winners.of[w] = Tap(largest.tap);
+        largest.see(upper.lane[2 * w], 0);
+        largest.see(upper.lane[2 * w + 1], 1);
+        largest.see(lower.lane[2 * w], 2);
+        largest.see(lower.lane[2 * w + 1], 3);
+        values.lane[w] = largest.value;
+        winners.lane[w] = Tap(largest.tap);
     }
     square.store(out, values);
     square.store(taps, winners);
@@ -224,12 +222,12 @@ __global__ void max_pool2d_input_grad_vectorized(T* grad_input, const T* grad_ou
     Vector<T> upper, lower;
 #pragma unroll
     for (int w = 0; w < Square<T>::WINDOWS; w++) {
-        const T gradient = gradients.of[w];
-        const int tap = winners.of[w];
-        upper.of[2 * w] = tap == 0 ? gradient : T(0);
-        upper.of[2 * w + 1] = tap == 1 ? gradient : T(0);
-        lower.of[2 * w] = tap == 2 ? gradient : T(0);
-        lower.of[2 * w + 1] = tap == 3 ? gradient : T(0);
+        const T gradient = gradients.lane[w];
+        const int tap = winners.lane[w];
+        upper.lane[2 * w] = tap == 0 ? gradient : T(0);
+        upper.lane[2 * w + 1] = tap == 1 ? gradient : T(0);
+        lower.lane[2 * w] = tap == 2 ? gradient : T(0);
+        lower.lane[2 * w + 1] = tap == 3 ? gradient : T(0);
     }
     store_results(grad_input + square.corner, upper);
     store_results(grad_input + square.corner + s.W, lower);
@@ -244,8 +242,8 @@ __global__ void avg_pool2d_vectorized(T* out, const T* input, Pool2dShape s, T d
     typename Square<T>::template Each<T> means;
 #pragma unroll
     for (int w = 0; w < Square<T>::WINDOWS; w++)
-        means.of[w] =
-            (upper.of[2 * w] + upper.of[2 * w + 1] + lower.of[2 * w] + lower.of[2 * w + 1]) / divisor;
+        means.lane[w] =
+            (upper.lane[2 * w] + upper.lane[2 * w + 1] + lower.lane[2 * w] + lower.lane[2 * w + 1]) / divisor;
     square.store(out, means);
 }
 
@@ -258,7 +256,7 @@ __global__ void avg_pool2d_input_grad_vectorized(T* grad_input, const T* grad_ou
     Vector<T> row;
 #pragma unroll
     for (int w = 0; w < Square<T>::WINDOWS; w++)
-        row.of[2 * w] = row.of[2 * w + 1] = gradients.of[w] / divisor;
+        row.lane[2 * w] = row.lane[2 * w + 1] = gradients.lane[w] / divisor;
     store_results(grad_input + square.corner, row);
     store_results(grad_input + square.corner + s.W, row);
 }

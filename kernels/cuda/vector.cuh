@@ -1,32 +1,43 @@
-// Vectors of 16 bytes, the most that a thread loads or stores at once: four floats or two doubles.
+// Arrays read and written several elements at a time: up to 16 bytes, the most that one instruction moves.
 #pragma once
 
-template <typename T>
-struct alignas(16) Vector {
-    static constexpr int LENGTH = 16 / sizeof(T);
-    T of[LENGTH];
+// N neighbours in memory, moved by one load or store: by default four floats or two doubles.
+template <typename T, int N = 16 / sizeof(T)>
+struct alignas(sizeof(T) * N) Vector {
+    static constexpr int LENGTH = N;
+    T lane[N];
 };
 
-// The vector that starts at `from`, in global or in shared memory: one load.
+// Whether a vector may start at `data`.
+template <int N, typename T>
+__device__ __forceinline__ bool aligned(const T* data) {
+    return reinterpret_cast<unsigned long long>(data) % sizeof(Vector<T, N>) == 0;
+}
+
+// The vector that starts at `from`, in global or in shared memory.
+template <int N, typename T>
+__device__ __forceinline__ Vector<T, N> load_vector(const T* from) {
+    return *reinterpret_cast<const Vector<T, N>*>(from);
+}
+
 template <typename T>
 __device__ __forceinline__ Vector<T> load_vector(const T* from) {
-    return *reinterpret_cast<const Vector<T>*>(from);
+    return load_vector<Vector<T>::LENGTH>(from);
 }
 
-// One store, for a vector that was loaded as one.
-template <typename T>
-__device__ __forceinline__ void store_vector(T* to, const Vector<T>& vector) {
-    *reinterpret_cast<Vector<T>*>(to) = vector;
+template <typename T, int N>
+__device__ __forceinline__ void store_vector(T* to, const Vector<T, N>& vector) {
+    *reinterpret_cast<Vector<T, N>*>(to) = vector;
 }
 
-// One store to global memory, for a vector put together of results: nvcc would make it a store for each
-// element, so that the instruction is spelled out.
+// One store to global memory, for a vector put together of results that nvcc, left to itself, makes a store for
+// each of: the instruction is spelled out.
 __device__ __forceinline__ void store_results(float* to, const Vector<float>& vector) {
 #ifdef MINIGRAD_SIM
     store_vector(to, vector);
 #else
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
-                 "f"(vector.of[0]), "f"(vector.of[1]), "f"(vector.of[2]), "f"(vector.of[3])
+                 "f"(vector.lane[0]), "f"(vector.lane[1]), "f"(vector.lane[2]), "f"(vector.lane[3])
                  : "memory");
 #endif
 }
@@ -36,7 +47,7 @@ __device__ __forceinline__ void store_results(double* to, const Vector<double>& 
     store_vector(to, vector);
 #else
     asm volatile("st.global.v2.f64 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)),
-                 "d"(vector.of[0]), "d"(vector.of[1])
+                 "d"(vector.lane[0]), "d"(vector.lane[1])
                  : "memory");
 #endif
 }

@@ -221,11 +221,15 @@ def test_wrong_arguments_change_nothing():
     options = (0.1, 0.9, 0.999, 1e-8, 0.0, False)
     with pytest.raises(ValueError, match=r"one shape, got \(8,\), \(8,\), \(8,\), \(4,\)"):
         optim.adam_step(param, param, state, state[:4].copy(), *options, 1)
-    with pytest.raises(TypeError, match="expects an array of float32, got one of float64"):
+    with pytest.raises(TypeError, match="one dtype, got float32, float64, float32, float32"):
         optim.adam_step(param, param.astype(float), state, state, *options, 1)
+    buffer = np.ones(8)
+    with pytest.raises(TypeError, match="one dtype, got float32, float32, float64"):
+        optim.sgd_step(param, param, buffer, 0.1, 0.9, 0, 0, False, True)
     with pytest.raises(ValueError, match="from 1"):
         optim.adam_step(param, param, state, state, *options, 0)
     with pytest.raises(ValueError, match="one shape"):
         optim.sgd_step(param, param, state[:4], 0.1, 0.9, 0, 0, False, True)
     np.testing.assert_array_equal(param, 1)
     np.testing.assert_array_equal(state, 0)
+    np.testing.assert_array_equal(buffer, 1)
