@@ -4,7 +4,8 @@
     python benchmarks/gpu_every_kernel.py --device sim
 
 Sizes are odd, so that the last block of each grid hangs over the end. Results are compared with NumPy's
-references in float64. A kernel that no call here reaches is an error, and so is a wrong result.
+references in float64. A kernel that no call here reaches is an error, and so is a wrong result. Of the
+elementwise kernels, all generated from the same two texts, those in ``ELEMENTWISE`` stand for the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,28 @@ from gpu_cases import references
 
 import minigrad as mg
 from minigrad.kernels import cuda
+from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
 
 FUNCTIONS = mg.nn.functional
 
 CONVOLUTION = "conv2d conv2d_input_grad conv2d_weight_grad"
 
+# Of one, two and three inputs, of numbers among them, and of bools in and out.
+ELEMENTWISE = {"exp", "add", "clamp", "where", "lt", "relu", "relu_grad"}
+
 # The calls that run on every rung of an op, and that op, or several.
 LADDERS = {
     "matmul": "matmul",
+    "matmul of whole vectors": "matmul",
+    "matmul of a large batch": "matmul",
+    "sums of rows": "sum",
+    "largest of rows": "amax",
+    "smallest of rows": "amin",
+    "softmax": "softmax",
+    "softmax, gradient": "softmax_grad",
+    "log_softmax": "log_softmax",
+    "log_softmax, gradient": "log_softmax_grad",
     "batched matmul": "matmul",
     "conv2d": CONVOLUTION,
     "grouped conv2d": CONVOLUTION,
@@ -52,7 +66,7 @@ LADDERS = {
 def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
     """By name: a function of tensors, and the shapes of its inputs. The gradients run too."""
     image = (2, 4, 7, 9)
-    normalized, images = ((37, 1061), (1061,), (1061,)), ((3, 6, 13, 15), (6,), (6,))
+    normalized, images = ((5, 1061), (1061,), (1061,)), ((3, 6, 13, 15), (6,), (6,))
     logits = ((7, 1061),)
     return {
         "matmul": (lambda a, b: a @ b, ((37, 41), (41, 35))),
@@ -60,13 +74,23 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "matmul of whole vectors": (lambda a, b: a @ b, ((36, 40), (40, 44))),
         "matmul with a vector": (lambda a, b: a @ b, ((37, 41), (41,))),
         "matmul of a long K": (lambda a, b: a @ b, ((5, 700), (700, 7))),
+        "matmul of a large batch": (large_batch, ((128, 32, 4), (128, 4, 32))),
+        "sums of rows": (lambda x: x.sum(1), ((3, 8200),)),
+        "largest of rows": (lambda x: x.amax(1), ((3, 8200),)),
+        "smallest of rows": (lambda x: x.amin(1), ((3, 8200),)),
+        "softmax": (lambda x: FUNCTIONS.softmax(x, 1), logits),
+        "softmax, gradient": (lambda x: FUNCTIONS.softmax(x, 1), logits),
+        "log_softmax": (lambda x: FUNCTIONS.log_softmax(x, 1), logits),
+        "log_softmax, gradient": (lambda x: FUNCTIONS.log_softmax(x, 1), logits),
+        "elementwise": (elementwise, ((13, 37), (13, 37))),
+        "elementwise on views": (lambda x, y: elementwise(x.T, y[:, 0]).T, ((13, 37), (13, 2))),
         "conv2d": (
             lambda x, w, b: FUNCTIONS.conv2d(x, w, b, 2, 1),
-            ((2, 17, 5, 6), (18, 17, 3, 3), (18,)),
+            ((1, 17, 4, 5), (18, 17, 3, 2), (18,)),
         ),
         "grouped conv2d": (
             lambda x, w: FUNCTIONS.conv2d(x, w, None, 1, 1, 1, 2),
-            ((1, 34, 4, 3), (36, 17, 3, 2)),
+            ((1, 34, 3, 2), (36, 17, 2, 1)),
         ),
         "depthwise conv2d": (
             lambda x, w: FUNCTIONS.conv2d(x, w, None, (2, 1), 1, 1, 4),
@@ -78,6 +102,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
             ((3, 1, 21, 22), (16, 1, 3, 3)),
         ),
         "max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, 3, 2, 1), (image,)),
+        "max_pool2d of tiles": (lambda x: FUNCTIONS.max_pool2d(x, 3, 2, 1), ((1, 2, 13, 71),)),
+        "avg_pool2d of tiles": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 1, 1), ((1, 2, 7, 37),)),
         "large max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, (17, 16), 4), ((1, 2, 19, 21),)),
         "avg_pool2d": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 2, 1), (image,)),
         "max_pool2d of squares": (lambda x: FUNCTIONS.max_pool2d(x, 2), ((2, 3, 6, 8),)),
@@ -100,6 +126,16 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "cross-entropy, gradient": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
     }
+
+
+def large_batch(a: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
+    """As many products as the large tiles of the register rungs wait for, without their gradients."""
+    return a * b.transpose(1, 2) + (a.detach() @ b.detach()).sum()
+
+
+def elementwise(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+    """The functions of ELEMENTWISE."""
+    return mg.where(x < y, mg.exp(x), mg.clamp(x, -0.5, 0.5) + y) + FUNCTIONS.relu(x)
 
 
 def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
@@ -158,15 +194,48 @@ def worst_error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return max(float(e) if np.isfinite(e) else float("inf") for e in errors)
 
 
-def watch(launched: set[str]) -> None:
-    """Note the instance of every kernel that is launched from now on."""
+def watch(launched: set[CudaKernel]) -> None:
+    """Note every kernel that is loaded, as it is for its first launch, from now on."""
     name_instance = CudaKernel.instance
 
     def instance(self: CudaKernel, types: Any) -> str:
-        launched.add(self.name)
+        launched.add(self)
         return name_instance(self, types)
 
     CudaKernel.instance = instance  # type: ignore[method-assign]
+
+
+def kernels_in(value: Any) -> Iterator[CudaKernel]:
+    """The kernels in a module's variable: one, a table of them or of tables, or a representative function."""
+    if isinstance(value, CudaKernel):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from kernels_in(part)
+    elif isinstance(value, Elementwise) and value.name in ELEMENTWISE:
+        yield from value.kernels
+
+
+def multiply_on_tensor_cores(device: mg.Device) -> list[str]:
+    """Run ``matmul_tensor_core.cu`` in TF32, float16 and bfloat16; returns the names of what is wrong.
+
+    Factors of -1, 0 and 1 have exact products and sums in all three. bfloat16 goes as its bits.
+    """
+    kernels, xp, rng, wrong = cuda.matmul_tensor_core, device.xp, np.random.default_rng(0), []
+    a, b = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((37, 41), (41, 35)))
+    for name, run_kernel, encode in (
+        ("tf32", kernels.tensor_core, lambda x: x),
+        ("float16", kernels.tensor_core, lambda x: x.astype(np.float16)),
+        ("bfloat16", kernels.tensor_core_bfloat16, lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)),
+    ):
+        expected = encode(a @ b)
+        out = xp.empty(expected.shape, expected.dtype)
+        run_kernel(out, xp.asarray(encode(a)), xp.asarray(encode(b)))
+        right = np.array_equal(out if xp is np else out.get(), expected)
+        print(f"matmul on tensor cores {name:17} {'exact' if right else 'wrong'}", flush=True)
+        if not right:
+            wrong.append(f"matmul on tensor cores {name}")
+    return wrong
 
 
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
@@ -209,13 +278,15 @@ def main() -> int:
     for name, (function, shapes) in calls().items():
         wrong += check(name, function, [rng.standard_normal(shape) for shape in shapes], device)
 
-    there = {
-        value.name
-        for module in cuda.MODULES
-        for value in vars(getattr(cuda, module)).values()
-        if isinstance(value, CudaKernel)
-    }
-    missed = sorted(there - launched)
+    modules = set(cuda.MODULES)
+    if cuda.matmul_tensor_core.is_supported(device.xp.empty(0)):
+        wrong += multiply_on_tensor_cores(device)
+    else:
+        print("this card has no tensor cores for matmul_tensor_core")
+        modules.remove("matmul_tensor_core")
+    variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
+    there = {kernel for value in variables for kernel in kernels_in(value)}
+    missed = sorted(kernel.expression for kernel in there - launched)
     for what, names in (("wrong", wrong), ("never launched", missed)):
         if names:
             print(f"{what}: {', '.join(names)}", file=sys.stderr)

@@ -126,8 +126,8 @@ def _add_sim_profile(commands: Any) -> None:
             Counts, with no card, what makes a CUDA kernel fast or slow on one: bytes and sectors of global
             memory, bank conflicts, barriers, divergent warps, arithmetic for each byte.
 
-            TARGET is a ladder (matmul, conv2d, max_pool2d, softmax, sum): all its rungs are compared. Or it
-            is a Python program: each of its launches on the simulator is shown, line by line."""
+            TARGET is a ladder (matmul, conv2d, max_pool2d, max_pool2d_3x3, softmax, sum): all its rungs are
+            compared. Or it is a Python program: each of its launches on the simulator is shown, line by line."""
         ),
         epilog="In a program of your own: with minigrad.kernels.sim.profile() as launches: ...",
     )

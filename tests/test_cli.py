@@ -277,7 +277,7 @@ def test_profile_of_a_ladder(capsys):
 
 
 @needs_simulator
-@pytest.mark.parametrize("ladder", ["matmul", "conv2d", "max_pool2d", "softmax"])
+@pytest.mark.parametrize("ladder", ["matmul", "conv2d", "max_pool2d", "max_pool2d_3x3", "softmax"])
 def test_every_ladder_has_a_rung_that_takes_its_size(ladder):
     from minigrad.compare import counts
 

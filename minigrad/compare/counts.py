@@ -35,6 +35,11 @@ LADDERS: dict[str, tuple[str, Callable[..., Any], tuple[tuple[int, ...], ...]]] 
         ((2, 8, 16, 16), (16, 8, 3, 3)),
     ),
     "max_pool2d": ("max_pool2d", lambda x: mg.nn.functional.max_pool2d(x, 2), ((2, 8, 32, 32),)),
+    "max_pool2d_3x3": (
+        "max_pool2d",
+        lambda x: mg.nn.functional.max_pool2d(x, 3, 1, 1),
+        ((2, 8, 32, 32),),
+    ),
     "softmax": ("softmax", lambda x: mg.softmax(x, -1), ((64, 1100),)),
     "sum": ("sum", lambda x: x.sum(-1), ((4, 8192),)),
 }
