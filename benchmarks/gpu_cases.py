@@ -336,7 +336,7 @@ def embeddings(tokens: int, rows: int, columns: int, device: str) -> Iterator[Ca
     """A text through an embedding, and back. The k-th word has a share of about 1 / k, as in a language."""
     words = (rows ** np.random.default_rng(0).random(tokens)).astype(np.int64) - 1
     ours = mg.tensor(words, device=device)
-    theirs = functools.cache(lambda torch: torch.tensor(words, device="cuda"))
+    theirs = functools.cache(lambda torch: torch.tensor(words, device=_torch_device(device)))
     size = f"{tokens} of {rows}x{columns}"
     weight, y = (rows, columns), (tokens, columns)
     yield Case(
@@ -409,7 +409,7 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
     """The mean loss of logits, and its gradient, for random classes."""
     classes = np.random.default_rng(0).integers(0, shape[1], shape[0])
     ours = mg.tensor(classes, device=device)
-    theirs = functools.cache(lambda torch: torch.tensor(classes, device="cuda"))
+    theirs = functools.cache(lambda torch: torch.tensor(classes, device=_torch_device(device)))
     size, logits = "x".join(map(str, shape)), FLOAT * prod(shape)
 
     def our_loss(x: Any) -> Any:
@@ -429,6 +429,11 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
         3 * logits,
         ("cross_entropy", "cross_entropy_grad"),
     )
+
+
+def _torch_device(device: str) -> str:
+    """Where PyTorch computes: beside the simulator, on the CPU."""
+    return "cpu" if device == "sim" else device
 
 
 def _ours(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,7 +127,8 @@ def _add_sim_profile(commands: Any) -> None:
             memory, bank conflicts, barriers, divergent warps, arithmetic for each byte.
 
             TARGET is a ladder (matmul, conv2d, max_pool2d, max_pool2d_3x3, softmax, sum): all its rungs are
-            compared. Or it is a Python program: each of its launches on the simulator is shown, line by line."""
+            compared. Or it is a Python program: each of its launches on the simulator is shown, line by
+            line."""
         ),
         epilog="In a program of your own: with minigrad.kernels.sim.profile() as launches: ...",
     )
