@@ -8,7 +8,8 @@
 //     __syncthreads();                      // and those of the others
 //
 // Needs compute capability 8.0; below, the kernel traps. On the simulator the copy is made at the wait that
-// must have seen it arrive, and not earlier: who reads before that finds what was there.
+// must have seen it arrive, and not earlier: who reads before that finds what was there. It counts as a store from
+// its start on: who still reads the old values then, with no barrier in between, has a race.
 #pragma once
 
 struct AsyncCopies {
@@ -19,6 +20,7 @@ struct AsyncCopies {
         static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
 #if defined(MINIGRAD_SIM)
         if (started == CAPACITY) sim_fail("more than %d copies are on their way", CAPACITY);
+        sim_starts_write(shared, BYTES);
         copies[started++] = {shared, global, BYTES, valid, groups};
 #elif __CUDA_ARCH__ >= 800
         const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
@@ -62,7 +64,7 @@ struct AsyncCopies {
         const void* global;
         int bytes, valid, group;
 
-        void arrive() const {
+        __forceinline__ void arrive() const {
             if (valid == bytes && bytes == 16) return move<uint4>();
             if (valid == bytes && bytes == 8) return move<uint2>();
             if (valid == bytes) return move<unsigned>();
@@ -72,7 +74,7 @@ struct AsyncCopies {
         }
 
         template <typename Word>
-        void move() const {
+        __forceinline__ void move() const {
             *static_cast<Word*>(shared) = *static_cast<const Word*>(global);
         }
     };

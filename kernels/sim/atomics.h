@@ -1,6 +1,7 @@
 // Atomic operations and fences. Blocks may run on several of the CPU's cores, so they are truly atomic.
 //
-// Each has the variants _block and _system, which say who must see it as atomic; here it is the same.
+// Each has the variants _block and _system, which say who must see it as atomic; here it is the same. All are
+// inlined, so that the line of a checked access is that of the kernel.
 #pragma once
 #include <type_traits>
 
@@ -8,7 +9,7 @@ namespace sim {
 
 // Replaces *address by update(*address); returns the old value.
 template <class T, class Update>
-T atomic_update(T* address, Update update) {
+__forceinline__ T atomic_update(T* address, Update update) {
     T old, desired;
     __atomic_load(address, &old, __ATOMIC_RELAXED);
     do {
@@ -33,7 +34,7 @@ constexpr bool can_exchange = is_integer<T> || std::is_same_v<T, float>;
 #define SIM_ATOMIC_NAME(name, types, expression)                                    \
     template <class T>                                                              \
         requires(sim::types<T>)                                                     \
-    T name(T* address, std::type_identity_t<T> value) {                             \
+    __forceinline__ T name(T* address, std::type_identity_t<T> value) {                             \
         return sim::atomic_update(address, [=](T old) -> T { return expression; }); \
     }
 #define SIM_ATOMIC(name, types, expression)             \
@@ -56,7 +57,7 @@ SIM_ATOMIC(atomicDec, is_unsigned, old == 0 || old > value ? value : old - 1)
 #define SIM_ATOMIC_EXCHANGE(name)                                   \
     template <class T>                                              \
         requires(sim::can_exchange<T>)                              \
-    T name(T* address, std::type_identity_t<T> value) {             \
+    __forceinline__ T name(T* address, std::type_identity_t<T> value) {             \
         T old;                                                      \
         __atomic_exchange(address, &value, &old, __ATOMIC_RELAXED); \
         return old;                                                 \
@@ -69,18 +70,18 @@ SIM_ATOMIC_EXCHANGE(atomicExch_system)
 
 template <class T>
     requires(std::is_integral_v<T> && sizeof(T) >= 2)
-T atomicCAS(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
+__forceinline__ T atomicCAS(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
     T old = compare;
     // The order tells the checks (hooks.h) that this is no step of atomic_update.
     __atomic_compare_exchange(address, &old, &value, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     return old;
 }
 template <class T>
-T atomicCAS_block(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
+__forceinline__ T atomicCAS_block(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
     return atomicCAS(address, compare, value);
 }
 template <class T>
-T atomicCAS_system(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
+__forceinline__ T atomicCAS_system(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
     return atomicCAS(address, compare, value);
 }
 

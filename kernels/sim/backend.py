@@ -128,14 +128,20 @@ class _Kernel:
             options.report = recorder.callback
         entry = ctypes.cast(library.sim_entry, ctypes.c_void_p)
         error = ctypes.create_string_buffer(4096)
-        status = runtime()(
-            self.instance.encode(),
-            *(entry, arguments, sizes, shared_bytes, ctypes.byref(options), error, len(error)),
-        )
         path = Path(library._name)
+
+        def message() -> str:
+            return with_source_lines(error.value.decode(errors="replace"), path)
+
+        try:
+            status = runtime()(
+                self.instance.encode(),
+                *(entry, arguments, sizes, shared_bytes, ctypes.byref(options), error, len(error)),
+            )
+        except KeyboardInterrupt:  # by Ctrl-C, which has ended the launch, too: where was it?
+            raise KeyboardInterrupt(message()) from None
         if status:
-            message = with_source_lines(error.value.decode(errors="replace"), path)
-            raise (KernelAccessError if status == BAD_ACCESS else KernelLaunchError)(message)
+            raise (KernelAccessError if status == BAD_ACCESS else KernelLaunchError)(message())
         launches = get_launches()
         if recorder and launches is not None:
             launches.append(recorder.result(self.instance, grid, block, path))

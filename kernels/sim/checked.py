@@ -142,24 +142,28 @@ def _is_input(array: np.ndarray, operation: Operation) -> bool:
 
 def with_source_lines(message: str, library: Path) -> str:
     """``message`` with each ``<pc 1234>`` replaced by the line of the source, as ``"reduce.cu:31"``, and each
-    ``<order 1234 5678 warp>`` by advice on how to order what these two lines do."""
+    ``<order 1234 5678 warp reads>`` by advice on how to order what these two lines do."""
 
     def line(pc: str) -> str:
         return source_line(int(pc, 16), library)
 
     message = re.sub(r"<pc (\w+)>", lambda found: line(found[1]), message)
     return re.sub(
-        r"<order (\w+) (\w+) (\w+)>",
-        lambda found: _advice(line(found[1]) == line(found[2]), found[3] == "warp"),
+        r"<order (\w+) (\w+) (\w+) (\w+)>",
+        lambda found: _advice(line(found[1]) == line(found[2]), found[3] == "warp", found[4] == "reads"),
         message,
     )
 
 
-def _advice(same_line: bool, same_warp: bool) -> str:
+def _advice(same_line: bool, same_warp: bool, one_reads: bool) -> str:
     if same_line:
-        return "use an atomic operation, or give each thread an element of its own"
-    barrier = "a __syncthreads() between these two lines orders them"
-    return barrier + (" (or, within a warp, a __syncwarp())" if same_warp else "")
+        advice = "use an atomic operation, or give each thread an element of its own"
+        if not one_reads:
+            return advice
+        advice += "; in a loop, where one pass reads what another writes, put a __syncthreads() between them"
+    else:
+        advice = "a __syncthreads() between these two lines orders them"
+    return advice + (" (or, within a warp, a __syncwarp())" if same_warp else "")
 
 
 @cache
@@ -173,7 +177,7 @@ def source_line(pc: int, library: Path) -> str:
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     # The innermost inlined function comes first; those of the simulator's headers do not count. They are told
     # by name: a cached library may have been compiled by another installation, in another folder.
-    headers = {header.name for header in HEADERS.glob("*.h")}
+    headers = {header.name for header in HEADERS.glob("*.h")} | {"async_copy.cuh"}
     for frame in frames:
         path, _, line = frame.partition(" ")[0].rpartition(":")
         if Path(path).name not in headers and line.isdecimal():

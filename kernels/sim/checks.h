@@ -36,6 +36,7 @@ class Watcher {
     void begin_block() {
         acquired = false;
         memset(hand_over, 0, sizeof hand_over);
+        memset(warp_hand_over, 0, sizeof warp_hand_over);
         regions.begin_block();
     }
 
@@ -49,6 +50,7 @@ class Watcher {
         Region*& guess = guesses[pc * 0x9E3779B1u >> 6 & (GUESSES - 1)];  // an instruction keeps to its array
         if (doubtful.region)
             if (const char* wrong = settle()) return wrong;
+        if (is_store(kind) && is_atomic(kind)) acquire(address, who);
         if (!guess || !guess->contains(address, size) || (is_store(kind) && guess->read_only)) {
             if (library.contains(address) || address - arguments_begin < argument_bytes) return nullptr;
             Region* found = regions.find(address, size);
@@ -57,13 +59,7 @@ class Watcher {
             guess = found;
         }
         Region& region = *guess;
-        if (is_store(kind) && is_atomic(kind)) {
-            uint8_t& own = hand_over[who.thread];
-            own |= own & FENCED ? ACQUIRED | PUBLISHED : ACQUIRED;
-            acquired = acquired || !region.shared;
-            if (fenced && !region.shared) published[who.block] = true;
-        }
-        if (region.written) {
+        if (region.written && kind != Kind::START_OF_STORE) {
             const bool loads = kind != Kind::STORE && kind != Kind::ATOMIC_STORE;
             if (loads && garbage.empty() && region.reads_unwritten(address, size))
                 reads_garbage(region, address, pc, who);
@@ -95,14 +91,20 @@ class Watcher {
     // written; one that makes an atomic operation may then read it, and so may its block. That is how locks
     // and flags work. Which atomic variable they meet at is not compared, so that no correct kernel is
     // accused, and some races of kernels with fences go unseen.
+    //
+    // A lane does it for its whole warp, where another warp is concerned: a __syncwarp() stands before or after.
     void publish(uint32_t thread) {
         hand_over[thread] |= FENCED;
+        warp_hand_over[thread / 32] |= FENCED;
         fenced = true;
         if (published.empty()) published.resize(size_t(grid_size.x) * grid_size.y * grid_size.z);
     }
 
     // Tells a race from other complaints.
     static bool is_race(const char* complaint) { return strncmp(complaint, "race ", 5) == 0; }
+
+    // The line of a call that returns there, for a message.
+    std::string line_of(uintptr_t return_address) const { return place(return_address - library.begin); }
 
     // What lies at an address, for a message: "x[3]".
     const char* name_of(uintptr_t address) {
@@ -151,7 +153,18 @@ class Watcher {
         if (earlier.before(now)) return false;
         if (!fenced) return true;
         if (earlier.block != now.block) return !(acquired && published[earlier.block - 1]);
-        return !(hand_over[earlier.thread] & PUBLISHED && hand_over[now.thread] & ACQUIRED);
+        if (earlier.warp() == now.warp())
+            return !(hand_over[earlier.thread] & PUBLISHED && hand_over[now.thread] & ACQUIRED);
+        return !(warp_hand_over[earlier.warp()] & PUBLISHED && warp_hand_over[now.warp()] & ACQUIRED);
+    }
+
+    // An atomic operation, be it on an array, a shared variable or a `__device__` variable.
+    void acquire(uintptr_t address, const Who& who) {
+        for (uint8_t* own : {&hand_over[who.thread], &warp_hand_over[who.thread / 32]})
+            *own |= *own & FENCED ? ACQUIRED | PUBLISHED : ACQUIRED;
+        if (const Region* region = regions.find(address, 1); region && region->shared) return;  // of this block only
+        acquired = true;
+        if (fenced) published[who.block] = true;
     }
 
     // ---- what is wrong ----------------------------------------------------------------------------------------
@@ -205,8 +218,8 @@ class Watcher {
             return finish("; nothing orders two blocks: let each write a part of its own, use atomic operations, or "
                           "make two kernels of it");
         char advice[64];
-        snprintf(advice, sizeof advice, "<order %x %x %s>", earlier.pc, now.pc,
-                 earlier.warp() == now.warp() ? "warp" : "block");
+        snprintf(advice, sizeof advice, "<order %x %x %s %s>", earlier.pc, now.pc,
+                 earlier.warp() == now.warp() ? "warp" : "block", earlier_stored && stored ? "writes" : "reads");
         return finish(std::string(", with no barrier in between; ") + advice);
     }
 
@@ -215,8 +228,8 @@ class Watcher {
         return complaint.c_str();
     }
 
-    // `<pc 1234>` in a text stands for a line of the kernel's source, and `<order 1234 5678 warp>` for advice on
-    // how to order the accesses of two lines by two threads of one warp (or block): Python puts them in.
+    // `<pc 1234>` in a text stands for a line of the kernel's source, and `<order 1234 5678 warp reads>` for advice
+    // on how to order the accesses of two lines by two threads of one warp (or block), one a read (or both writes): Python puts them in.
     static std::string place(uintptr_t pc) {
         char text[32];
         snprintf(text, sizeof text, "<pc %zx>", size_t(pc));
@@ -248,6 +261,7 @@ class Watcher {
     bool fenced = false, acquired = false;  // any thread of the launch; any of the block
     std::vector<bool> published;            // by block
     uint8_t hand_over[1024] = {};           // by thread of the block
+    uint8_t warp_hand_over[32] = {};        // by warp of the block
     std::string complaint, garbage;
     bool garbage_is_shared = false;
 };

@@ -102,8 +102,8 @@ T& static_shared(const char* name) {
 
 // `extern __shared__ T name[]`: all such arrays start where the dynamic shared memory does.
 template <class T>
-T* dynamic_shared() {
-    return static_cast<T*>(sim_dynamic_shared(sizeof(T)));
+T* dynamic_shared(const char* name) {
+    return static_cast<T*>(sim_dynamic_shared(name, sizeof(T)));
 }
 
 inline void block_barrier(const char* what, const char* file, int line) {

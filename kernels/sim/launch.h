@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <atomic>
+
 #include "output.h"
 #include "profiler.h"
 #include "regions.h"
@@ -47,6 +49,7 @@ struct Launch {
     size_t dynamic_shared;
     Options options;
     Output* output;
+    const std::atomic<bool>* interrupted;
 
     uint64_t threads() const { return uint64_t(block.x) * block.y * block.z; }
     uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }

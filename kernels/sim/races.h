@@ -10,10 +10,11 @@
 
 namespace {
 
-enum class Kind : uint8_t { LOAD, STORE, ATOMIC_LOAD, ATOMIC_STORE, ATOMIC_UPDATE, COMPARE_AND_SWAP };
+// START_OF_STORE: by an asynchronous copy, which comes at some time until it is waited for.
+enum class Kind : uint8_t { LOAD, STORE, START_OF_STORE, ATOMIC_LOAD, ATOMIC_STORE, ATOMIC_UPDATE, COMPARE_AND_SWAP };
 
 inline bool is_store(Kind kind) { return kind != Kind::LOAD && kind != Kind::ATOMIC_LOAD; }
-inline bool is_atomic(Kind kind) { return kind != Kind::LOAD && kind != Kind::STORE; }
+inline bool is_atomic(Kind kind) { return kind >= Kind::ATOMIC_LOAD; }
 
 // The thread that makes an access, and where it stands between barriers.
 struct Who {

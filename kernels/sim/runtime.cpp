@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "interrupt.h"
 #include "worker.h"
 
 namespace {
@@ -230,8 +231,7 @@ void* Worker::static_variable(const sim::SharedVariable& variable) {
     return address;
 }
 
-void* Worker::dynamic_variable(size_t element) {
-    const char* const name = "extern __shared__";
+void* Worker::dynamic_variable(const char* name, size_t element) {
     if (watching) watcher.add_shared(dynamic_shared, launch->dynamic_shared, element, name);
     if (profiling) profiler.add_shared(dynamic_shared, launch->dynamic_shared, element, name);
     return dynamic_shared;
@@ -240,6 +240,7 @@ void* Worker::dynamic_variable(size_t element) {
 // Called before each access of a checked or profiled kernel.
 inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
     if (!watching && !profiling) return;
+    if (watching && *launch->interrupted) fail("interrupted at %s", watcher.line_of(uintptr_t(return_address)).c_str());
     const Fiber& fiber = *current;
     if (fiber.owns(address)) return;
     if (profiling) {
@@ -399,6 +400,7 @@ void Worker::run_block(uint64_t number) {
         const bool progress = launch->options.order == WARPS ? run_warps() : run_round();
         rounds_of_waiting = spinning && spinning == resumed ? rounds_of_waiting + 1 : 0;
         if (!error.empty()) break;
+        if (*launch->interrupted) error = block_name() + ": " + describe_waiting("interrupted");
         if (!progress && !release_active_lanes())
             error = block_name() + ": " + describe_waiting("deadlock, no thread can go on");
         if (rounds_of_waiting == ROUNDS_OF_WAITING)
@@ -527,9 +529,14 @@ void sim_block_barrier(const sim::Place* place) { worker->barrier(*place); }
 
 void sim_warp_collective(sim::Collective* collective) { worker->collective(*collective); }
 
-void* sim_dynamic_shared(size_t element) { return worker->dynamic_variable(element); }
+void* sim_dynamic_shared(const char* name, size_t element) { return worker->dynamic_variable(name, element); }
 
 void* sim_static_shared(const sim::SharedVariable* variable) { return worker->static_variable(*variable); }
+
+void sim_starts_write(const void* address, size_t bytes) {
+    if (worker->is_watching())
+        worker->access(reinterpret_cast<uintptr_t>(address), bytes, Kind::START_OF_STORE, __builtin_return_address(0));
+}
 
 void sim_fail(const char* format, ...) {
     va_list arguments;
@@ -556,8 +563,9 @@ extern "C" __attribute__((visibility("default"))) int sim_launch(
     const char* kernel, Entry entry, const unsigned char* arguments, const unsigned* sizes, size_t dynamic_shared,
     const Options* options, char* error, size_t error_size) noexcept {
     Output output;
+    Interrupt interrupt;
     Launch launch{kernel,         entry,    arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
-                  dynamic_shared, *options, &output};
+                  dynamic_shared, *options, &output, &interrupt.happened};
     const uint32_t max_workers = options->checks ? 1 : options->max_workers;
     std::atomic<uint64_t> next_block{0};
     std::atomic<bool> failed{false};

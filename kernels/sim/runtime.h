@@ -82,8 +82,11 @@ int sim_print(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // The block's shared memory: the dynamic part, and room for static variables. Poisoned with 0xFF (a NaN,
 // or -1) when a block starts, and aligned to 1024 bytes.
-void* sim_dynamic_shared(size_t element);  // the size of what the kernel declares it an array of
+void* sim_dynamic_shared(const char* name, size_t element);  // the size of what it is declared an array of
 void* sim_static_shared(const sim::SharedVariable* variable);
+
+// A store to these bytes, which comes at some time from now on, begins: an asynchronous copy.
+void sim_starts_write(const void* address, size_t bytes);
 
 // Ends the launch with an error. Does not return.
 [[noreturn]] void sim_fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

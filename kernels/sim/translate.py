@@ -50,7 +50,7 @@ def _shared_variables(found: re.Match, number: count) -> str:
             return found[0]
         name, dimensions, element = variable["name"], variable["dimensions"], match["type"]
         if "extern" in found["before"]:
-            lines.append(f"{element}* const {name} = sim::dynamic_shared<{element}>();")
+            lines.append(f'{element}* const {name} = sim::dynamic_shared<{element}>("{name}");')
         else:
             kind = f"{element}{dimensions}"
             reference = f"(&{name}){dimensions}" if dimensions else f"&{name}"

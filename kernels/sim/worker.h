@@ -31,7 +31,7 @@ class Worker {
     [[noreturn]] void fail_as(const std::string& whole, Status as);
     [[noreturn]] void fiber_main();
     void* static_variable(const sim::SharedVariable& variable);
-    void* dynamic_variable(size_t element);
+    void* dynamic_variable(const char* name, size_t element);
     void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
     void enter(const void* return_address);
     void fence();
@@ -40,6 +40,7 @@ class Worker {
     void print(const char* format, va_list arguments) {
         launch->output->add(block_number, current->thread.linear, format, arguments);
     }
+    bool is_watching() const { return watching; }
     const char* name_of(uintptr_t address) { return watcher.name_of(address); }
 
     Fiber* current = nullptr;

@@ -132,7 +132,7 @@ def test_shared_array_overrun_through_a_pointer():
 def test_dynamic_shared_memory_that_was_not_asked_for():
     body = "extern __shared__ double s[];\ns[threadIdx.x] = 0;"
     text = message(body, zeros(1), shared_bytes=31 * 8)
-    assert "thread (31, 0, 0): writes 8 bytes at extern __shared__[31] (kernel.cu:3)" in text
+    assert "thread (31, 0, 0): writes 8 bytes at s[31] (kernel.cu:3)" in text
     launch(body, zeros(1), shared_bytes=32 * 8)
 
 
@@ -263,6 +263,80 @@ def test_the_last_block_may_read_what_the_others_published():
     assert launch(body % "__threadfence();", *arrays, parameters=parameters, grid=8)[0] == 28
     arrays = zeros(1), zeros(8), zeros(1, dtype=np.int32)
     assert "race on partial[0]" in message(body % "", *arrays, parameters=parameters, grid=8)
+
+
+def test_the_counter_of_the_last_block_may_be_a_variable_of_the_device():
+    kernel = CudaKernel(
+        """
+        __device__ unsigned count = 0;
+        __global__ void k(float* y, volatile float* partial) {
+            if (threadIdx.x) return;
+            partial[blockIdx.x] = blockIdx.x;
+            __threadfence();
+            if (atomicInc(&count, gridDim.x - 1) != gridDim.x - 1) return;
+            float sum = 0;
+            for (int i = 0; i < gridDim.x; i++) sum += partial[i];
+            y[0] = sum;
+        }""",
+        "k",
+    )
+    y = sim.empty(1)
+    with sim.stress(16):
+        kernel.launch(8, 32, (y, sim.empty(8)))
+    assert y[0] == 28
+
+
+HAND_OVER = """
+__shared__ float box[32];
+__shared__ int ready;
+if (threadIdx.x == 0) ready = 0;
+__syncthreads();
+int lane = threadIdx.x & 31;
+if (threadIdx.x < 32) {
+    box[lane] = lane;
+    %s
+    __syncwarp();
+    if (lane == 0) atomicExch(&ready, 1);
+} else {
+    if (lane == 0) while (atomicAdd(&ready, 0) == 0) {}
+    __syncwarp();
+    __threadfence_block();
+    y[lane] = box[lane];
+}
+"""
+
+
+def test_a_lane_may_hand_over_what_its_warp_has_written():
+    y = sim.empty(32)
+    with sim.stress(16):
+        launch(HAND_OVER % "__threadfence_block();", y, block=64)
+    assert y.tolist() == list(range(32))
+    assert "race on box[" in message(HAND_OVER % "", zeros(32), block=64)
+
+
+def test_a_race_in_a_loop_of_one_line():
+    body = """
+    __shared__ float s[64];
+    s[threadIdx.x] = 1;
+    __syncthreads();
+    for (int h = 32; h > 0; h /= 2)
+        if (threadIdx.x < h) s[threadIdx.x] += s[threadIdx.x + h];
+    y[0] = s[0];
+    """
+    text = message(body, zeros(1), block=64)
+    assert "race on s[" in text and "where one pass reads what another writes, put a __syncthreads()" in text
+
+
+def test_atomics_have_the_line_of_the_kernel():
+    body = """
+    __shared__ int s[2];
+    if (threadIdx.x < 2) s[threadIdx.x] = 0;
+    atomicAdd(&s[threadIdx.x % 2], 1);
+    __syncthreads();
+    atomicAdd(&y[threadIdx.x % 2], s[threadIdx.x % 2]);
+    """
+    text = message(body, zeros(2, dtype=np.int32), parameters="int* y")
+    assert "kernel.cu:4" in text and "kernel.cu:5" in text and "unknown" not in text
 
 
 # ---- no false alarms ---------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_shared_memory_does_not_last_from_block_to_block():
 def test_dynamic_shared_memory_that_was_not_cleared():
     body = "extern __shared__ int counts[];\natomicAdd(&counts[threadIdx.x], 1);\ny[0] = 0;"
     text = message(body, zeros(1), shared_bytes=128)
-    assert "reads extern __shared__[0] of the shared variable" in text and "kernel.cu:3" in text
+    assert "reads counts[0] of the shared variable counts" in text and "kernel.cu:3" in text
     launch(
         "extern __shared__ int counts[];\natomicExch(&counts[threadIdx.x], 1);\ny[0] = 0;",
         zeros(1),

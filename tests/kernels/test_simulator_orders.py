@@ -1,5 +1,11 @@
 """Barriers that not all threads reach, threads that wait for each other, and the orders in which they run."""
 
+import os
+import signal
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from simulated import launch, message, zeros
@@ -280,3 +286,36 @@ def test_kernels_that_are_no_ops_give_the_same_bits_in_32_orders(size):
         for draw in (random.uniform_naive, random.uniform_block, random.normal_naive, random.normal_block):
             draw(sim.empty(size), 1, 2)
     assert np.isfinite(param).all()
+
+
+# ---- Ctrl-C ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("checks", "loop", "where"),
+    [
+        (True, "while (n) y[threadIdx.x] ^= 1;", r"thread \(\d+, 0, 0\): interrupted at kernel.cu:2"),
+        (True, "while (n) atomicAdd(y, 0);", r"thread \(\d+, 0, 0\): interrupted at kernel.cu:2"),
+        (False, "while (n) __syncthreads();", r"interrupted\n  32 wait in __syncthreads\(\) at kernel.cu:2"),
+    ],
+)
+def test_a_loop_without_end_can_be_interrupted(checks, loop, where):
+    kernel = CudaKernel("__global__ void k(int* y, int n) {\n" + loop + "\n}", "k")
+    y = zeros(32, dtype=np.int32)
+    main = threading.get_ident()
+
+    def interrupt_when_it_runs():
+        while sys._current_frames()[main].f_code.co_name != "_run":
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with sim.checks(checks):
+        kernel.launch(1, 32, (y, 0))  # compiled
+        thread = threading.Thread(target=interrupt_when_it_runs)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt, match=where):
+            kernel.launch(1, 32, (y, 1))
+        thread.join()
+        kernel.launch(1, 32, (y, 0))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

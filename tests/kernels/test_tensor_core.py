@@ -1,5 +1,7 @@
 """Asynchronous copies and tensor cores: the simulator's twins of the instructions, and the matmul on them."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -266,6 +268,36 @@ def test_the_accesses_of_copies_are_checked(rng):
     x = rng.standard_normal(31).astype(np.float32)
     with sim.checks(), pytest.raises(mg.errors.KernelAccessError, match=r"reads 4 bytes at x\[31\]"):
         run(code, np.zeros(32, np.float32), x)
+
+
+def test_a_copy_may_not_begin_while_others_still_read(rng):
+    code = """
+    #include "async_copy.cuh"
+    __global__ void k(float* out, const float* x) {
+        __shared__ float tiles[2][32];
+        AsyncCopies copies;
+        int t = threadIdx.x;
+        copies.copy<4>(&tiles[0][t], &x[t]);
+        copies.commit();
+        float sum = 0;
+        for (int i = 0; i < 4; i++) {
+            if (i < 3) copies.copy<4>(&tiles[(i + 1) % 2][t], &x[(i + 1) * 32 + t]);
+            copies.commit();
+            copies.wait<1>();
+            __syncthreads();
+            sum += tiles[i % 2][31 - t];
+            @
+        }
+        out[t] = sum;
+    }"""
+    x = rng.integers(-9, 9, (4, 32)).astype(np.float32)
+    with sim.checks(), sim.stress(8):
+        out = run(code.replace("@", "__syncthreads();"), np.zeros(32, np.float32), x)
+    np.testing.assert_array_equal(out, x.sum(0)[::-1])
+    with sim.checks(), pytest.raises(mg.errors.KernelAccessError) as failure:
+        run(code.replace("@", ""), np.zeros(32, np.float32), x)
+    assert "race on tiles[" in str(failure.value)
+    assert re.search(r"writes it at \S+:13, .* reads it at \S+:17", str(failure.value))
 
 
 # ---- matmul ------------------------------------------------------------------------------------------------
