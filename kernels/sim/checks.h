@@ -136,6 +136,7 @@ class Watcher {
             now.bytes = ((1u << count) - 1) << first;
             if (region.shared) granule.forget_other_blocks(now.block);
             if (clash(granule.store, now) && (store || !granule.store.swap)) report(granule.store, true, at);
+            if (now.atomic && clash(granule.plain_store, now)) report(granule.plain_store, true, at);
             if (store) {
                 for (const Event& load : granule.loads)
                     if (clash(load, now) && !now.swap) report(load, false, at);

@@ -3,7 +3,7 @@
 // A race is two accesses of one byte by two threads, at least one of them a store and not both atomic, that
 // nothing orders. What orders them: __syncthreads() for the threads of a block, __syncwarp() for the lanes of
 // its mask, and nothing at all for two blocks (but see Watcher::publish). Each granule of memory (an element
-// of at most 8 bytes) remembers its last store and two loads; two are enough to find every race with a later
+// of at most 8 bytes) remembers its last store, the plain store before it if that was atomic, and two loads; two are enough to find every race with a later
 // store, if those that differ most are kept: of two blocks, else of two warps, else of two threads.
 #pragma once
 #include <stdint.h>
@@ -47,9 +47,10 @@ struct Event {
 };
 
 struct Granule {
-    Event store, loads[2];
+    Event store, plain_store, loads[2];
 
     void remember_store(const Event& next) {
+        plain_store = !next.atomic ? Event{} : store.atomic ? plain_store : store;
         store = next;
         loads[0] = loads[1] = {};
     }
@@ -70,7 +71,7 @@ struct Granule {
 
     // Shared memory is another in each block.
     void forget_other_blocks(uint32_t block) {
-        if (store.block != block) store = {};
+        if (store.block != block) store = plain_store = {};
         if (loads[0].block != block) loads[0] = loads[1] = {};
     }
 };

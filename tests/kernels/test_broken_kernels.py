@@ -149,7 +149,7 @@ MISTAKES = {
         "i",
         "2 * i",
         (
-            r"thread \(32, 0, 0\): writes 4 bytes at extern __shared__\[64\] \(kernel.cu:4\), beyond the end",
+            r"thread \(32, 0, 0\): writes 4 bytes at s\[64\] \(kernel.cu:4\), beyond the end",
             SHARED,
         ),
         (out(64), X[:64].copy()),

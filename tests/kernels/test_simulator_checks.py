@@ -321,7 +321,7 @@ def test_a_race_in_a_loop_of_one_line():
     __syncthreads();
     for (int h = 32; h > 0; h /= 2)
         if (threadIdx.x < h) s[threadIdx.x] += s[threadIdx.x + h];
-    y[0] = s[0];
+    if (threadIdx.x == 0) y[0] = s[0];
     """
     text = message(body, zeros(1), block=64)
     assert "race on s[" in text and "where one pass reads what another writes, put a __syncthreads()" in text
@@ -336,7 +336,22 @@ def test_atomics_have_the_line_of_the_kernel():
     atomicAdd(&y[threadIdx.x % 2], s[threadIdx.x % 2]);
     """
     text = message(body, zeros(2, dtype=np.int32), parameters="int* y")
-    assert "kernel.cu:4" in text and "kernel.cu:5" in text and "unknown" not in text
+    assert "updates it at kernel.cu:4" in text and "writes it at kernel.cu:3" in text
+
+
+def test_an_output_that_one_thread_clears_and_all_add_to():
+    body = """
+    __shared__ int s;
+    if (threadIdx.x == 0) y[0] = s = 0;
+    __syncthreads();
+    atomicAdd(&s, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) atomicAdd(y, s);
+    """
+    integers = {"parameters": "int* y"}
+    assert launch(body, zeros(1, dtype=np.int32), **integers)[0] == 32
+    text = message(body, zeros(1, dtype=np.int32), grid=2, **integers)
+    assert "race on y[0]" in text and "nothing orders two blocks" in text
 
 
 # ---- no false alarms ---------------------------------------------------------------------------------------
