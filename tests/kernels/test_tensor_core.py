@@ -297,7 +297,9 @@ def test_a_copy_may_not_begin_while_others_still_read(rng):
     with sim.checks(), pytest.raises(mg.errors.KernelAccessError) as failure:
         run(code.replace("@", ""), np.zeros(32, np.float32), x)
     assert "race on tiles[" in str(failure.value)
-    assert re.search(r"this thread reads it at kernel.cu:15, .* writes it at kernel.cu:11", str(failure.value))
+    assert re.search(
+        r"this thread reads it at kernel.cu:15, .* writes it at kernel.cu:11", str(failure.value)
+    )
 
 
 # ---- matmul ------------------------------------------------------------------------------------------------
