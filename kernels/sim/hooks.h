@@ -90,6 +90,13 @@ void* __tsan_memset(void* to, int value, size_t bytes) {
                                                       uint##bits##_t desired, int order, int) {                \
         watch_atomic(address, bits / 8, update_kind(order), HERE);                                             \
         return __atomic_compare_exchange_n(address, old, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
+    }                                                                                                          \
+    /* clang++ asks for this one. */                                                                           \
+    uint##bits##_t __tsan_atomic##bits##_compare_exchange_val(                                                 \
+        volatile uint##bits##_t* address, uint##bits##_t old, uint##bits##_t desired, int order, int) {        \
+        watch_atomic(address, bits / 8, update_kind(order), HERE);                                             \
+        __atomic_compare_exchange_n(address, &old, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
+        return old;                                                                                            \
     }
 SIM_ATOMIC_HOOKS(8)
 SIM_ATOMIC_HOOKS(16)
