@@ -1,9 +1,8 @@
 """Runs kernels on a card through CuPy: the counterpart of ``minigrad.kernels.sim.backend``.
 
 NVRTC compiles each instance of a kernel when it is first launched, and CuPy keeps what it made on disk
-(``$CUPY_CACHE_DIR``, by default ``~/.cupy/kernel_cache``): from 14.2 on all of it, in 14.1 what names no
-enumerators. Older ones compile the instances of templates anew in every process. CuPy adds ``-ftz=true``: on
-a card, float32 numbers below 1.2e-38 count as zero.
+(``$CUPY_CACHE_DIR``, by default ``~/.cupy/kernel_cache``; before 14.2 it did not keep all instances of
+templates). CuPy adds ``-ftz=true``: on a card, float32 numbers below 1.2e-38 count as zero.
 """
 
 from __future__ import annotations
