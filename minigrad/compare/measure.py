@@ -178,7 +178,7 @@ class _Session:
             if problem in sizes:  # the first calls at the odd size pay for loading and compiling
                 before = problem
         if before is None and rung.failure is None:
-            rung.failure = refusal or "was not measured"
+            rung.failure, rung.refused = refusal or "was not measured", refusal is not None
         if rung.failure is not None:
             rung.close()
 

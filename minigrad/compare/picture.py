@@ -199,7 +199,8 @@ def _title(comparison: Comparison) -> str:
 def _footnote(comparison: Comparison) -> str:
     """How to read the labels; and which rungs are missing."""
     text = "Labels: the rate (and its share of the peak); in the bars: how many times the rung before"
-    missing = dict.fromkeys(f"{record.ladder} {record.rung}" for record in comparison if record.failure)
+    failed = [record for record in comparison if record.failure and not record.refused]
+    missing = dict.fromkeys(f"{record.ladder} {record.rung}" for record in failed)
     return text + (f".  Not drawn, because wrong or failed: {', '.join(missing)}" if missing else "")
 
 

@@ -33,6 +33,7 @@ class Record:
         dtype: the dtype of its inputs.
         correct: whether every result agreed with NumPy's in float64.
         failure: why it was not measured, or None.
+        refused: whether that is because it takes none of the sizes, which is no mistake.
         error: the largest error of a result, where inputs have unit variance.
         seconds, seconds_min, seconds_max: the median, smallest and largest time of a call, or None.
         spread: half the distance between the quartiles, as a share of the median.
@@ -60,6 +61,7 @@ class Record:
     dtype: str
     correct: bool
     failure: str | None
+    refused: bool
     error: float | None
     seconds: float | None
     seconds_min: float | None
@@ -175,6 +177,7 @@ def make_record(ladder: str, op: str, rung: Rung, peaks: Peaks) -> Record:
         dtype="float32",
         correct=rung.failure is None and rung.error is not None,
         failure=rung.failure,
+        refused=rung.refused,
         error=rung.error,
         seconds=seconds,
         seconds_min=float(times.min()) if measured else None,

@@ -94,6 +94,7 @@ class Rung:
         samples: the seconds that calls took.
         error: the largest error of a result.
         failure: why it is not measured, if it is not.
+        refused: whether that is because it takes none of the sizes, which is no mistake.
         parallel: whether it was seen to use more than one thread.
         transfer_seconds: on a card, the time to copy the inputs there and the result back.
         estimate: about how many seconds a call takes.
@@ -109,6 +110,7 @@ class Rung:
     samples: list[float] = field(default_factory=list)
     error: float | None = None
     failure: str | None = None
+    refused: bool = False
     parallel: bool = False
     transfer_seconds: float | None = None
     estimate: float = 0.0
