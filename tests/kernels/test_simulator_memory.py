@@ -184,6 +184,7 @@ def double():
 
         @double.kernel("sim", name="one", dtypes="f4")
         def _(out, x):
+            """A thread for each element."""
             code.launch(blocks(x.size, 32), 32, (out, x, x.size))
 
         return double
