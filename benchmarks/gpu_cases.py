@@ -99,7 +99,9 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         yield from convolutions(*layer, device)
     for layer in transposed:
         yield transposed_convolution(*layer, device)
-    yield from poolings((2, 3, 6, 8) if small else (64, 64, 112, 112), device)
+    planes = (2, 3, 6, 8) if small else (64, 64, 112, 112)
+    yield from poolings(planes, device)
+    yield from overlapping_poolings(planes, device)
     yield from rows((6, 20) if small else (65536, 1024))
     yield from optimizer_steps((6, 20) if small else (4096, 4096))
     yield from norms((6, 20), (3, 4, 5, 5)) if small else norms((65536, 1024), (64, 64, 56, 56))
@@ -228,7 +230,8 @@ def poolings(shape: Shape, device: str) -> Iterator[Case]:
         def pool(functional: Any, x: Any, name: str = names[0]) -> Any:
             return getattr(functional, name)(x, 2)
 
-        for rung in (None, *(kernel.name for kernel in mg.list_kernels(names[0], device))):
+        attributes = pooling_attributes(kind, 2, 2, 0, pooled)
+        for rung in (None, *rungs_that_take(mg.get_op(names[0]), (shape,), attributes, device)):
             yield Case(
                 f"{kind} pooling" + (f", {rung}" if rung else ""),
                 size,
@@ -252,6 +255,33 @@ def poolings(shape: Shape, device: str) -> Iterator[Case]:
                 names[::-1],
                 rung,
             )
+
+
+def overlapping_poolings(shape: Shape, device: str) -> Iterator[Case]:
+    """3x3 at stride 1, padding 1, forward: every rung."""
+    size = "x".join(map(str, shape))
+    for kind, tap in (("max", 1), ("avg", 0)):
+        name = f"{kind}_pool2d"
+        attributes = pooling_attributes(kind, 3, 1, 1, shape)
+        for rung in rungs_that_take(mg.get_op(name), (shape,), attributes, device):
+            yield Case(
+                f"{kind} pooling 3x3, {rung}",
+                size,
+                (shape,),
+                lambda x, name=name: getattr(mg.nn.functional, name)(x, 3, 1, 1),
+                lambda torch, x, name=name: getattr(torch.nn.functional, name)(x, 3, 1, 1),
+                0.0,
+                (2 * FLOAT + tap) * prod(shape),
+                (name,),
+                rung,
+            )
+
+
+def pooling_attributes(kind: str, kernel: int, stride: int, padding: int, pooled: Shape) -> dict:
+    """The attributes of the op ``max_pool2d`` or ``avg_pool2d`` for square windows."""
+    own: dict = {"dilation": (1, 1)} if kind == "max" else {"include_pad": True, "divisor": None}
+    square = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "padding": (padding,) * 2}
+    return square | own | {"size": pooled[2:]}
 
 
 def rows(shape: Shape) -> Iterator[Case]:
