@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from ..arguments import address
 
 VECTOR_BYTES = 16
 
 
 def starts_at_vector(*arrays: Any) -> bool:
     """Whether each array's first element lies at a multiple of 16 bytes, as a vector has to."""
-    return all(_address(array) % VECTOR_BYTES == 0 for array in arrays)
-
-
-def _address(array: Any) -> int:
-    if isinstance(array, np.ndarray):
-        return array.__array_interface__["data"][0]
-    return array.data.ptr
+    return all(address(array) % VECTOR_BYTES == 0 for array in arrays)
