@@ -1,0 +1,174 @@
+"""The networks whose training steps ``cpu_vs_torch.py`` measures, written for minigrad and PyTorch alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def step(lib: Any, net: Any, optimizer: Any, loss: Callable[[], Any]) -> Callable[[], Any]:
+    """A training step: the call to be timed. Its result is the loss before the step."""
+
+    def run() -> Any:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+        return value
+
+    return run
+
+
+def classifier(lib: Any, data: Any, net: Any, optimizer: Any, shape: tuple[int, ...]) -> Callable[[], Any]:
+    """A step of a net that tells ten classes of inputs of ``shape`` apart."""
+    x, target = data.normal(*shape), data.integers(10, shape[0])
+    return step(lib, net, optimizer, lambda: lib.nn.functional.cross_entropy(net(x), target))
+
+
+def mlp(lib: Any, data: Any) -> Callable[[], Any]:
+    nn = lib.nn
+    net = data.fill(
+        nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+    )
+    return classifier(lib, data, net, lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9), (128, 784))
+
+
+def lenet(lib: Any, data: Any) -> Callable[[], Any]:
+    nn = lib.nn
+    net = data.fill(
+        nn.Sequential(
+            *(nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+            *(nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10)),
+        )
+    )
+    return classifier(lib, data, net, lib.optim.SGD(net.parameters(), lr=0.01), (128, 1, 28, 28))
+
+
+def mnist_cnn(lib: Any, data: Any) -> Callable[[], Any]:
+    nn = lib.nn
+    net = data.fill(
+        nn.Sequential(
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(64 * 7 * 7, 10)),
+        )
+    )
+    return classifier(lib, data, net, lib.optim.Adam(net.parameters()), (128, 1, 28, 28))
+
+
+def resnet20(lib: Any, data: Any) -> Callable[[], Any]:
+    nn = lib.nn
+
+    class Block(nn.Module):
+        """Two 3x3 convolutions beside a shortcut; https://arxiv.org/abs/1512.03385."""
+
+        def __init__(self, channels: int, out_channels: int, stride: int):
+            super().__init__()
+            self.conv1 = nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(out_channels)
+            self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+            self.norm2 = nn.BatchNorm2d(out_channels)
+            self.relu = nn.ReLU()
+            self.shortcut = nn.Sequential()
+            if stride > 1:
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                )
+
+        def forward(self, x: Any) -> Any:
+            y = self.relu(self.norm1(self.conv1(x)))
+            return self.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+    blocks = [Block(16, 16, 1) for _ in range(3)]
+    for channels in (16, 32):
+        blocks += [
+            Block(channels, 2 * channels, 2),
+            *(Block(2 * channels, 2 * channels, 1) for _ in range(2)),
+        ]
+    net = data.fill(
+        nn.Sequential(
+            *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            *blocks,
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+        )
+    )
+    optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    return classifier(lib, data, net, optimizer, (128, 3, 32, 32))
+
+
+CHARACTERS, LENGTH = 65, 64
+
+
+def language_model(lib: Any, data: Any, net: Any, optimizer: Any) -> Callable[[], Any]:
+    """A step of a net that predicts the next one of 32 x 64 characters."""
+    x, target = data.integers(CHARACTERS, 32, LENGTH), data.integers(CHARACTERS, 32 * LENGTH)
+
+    def loss() -> Any:
+        return lib.nn.functional.cross_entropy(net(x).reshape(-1, CHARACTERS), target)
+
+    return step(lib, net, optimizer, loss)
+
+
+def char_lstm(lib: Any, data: Any) -> Callable[[], Any]:
+    nn = lib.nn
+
+    class CharLSTM(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(CHARACTERS, 64)
+            self.lstm = nn.LSTM(64, 256, batch_first=True)
+            self.head = nn.Linear(256, CHARACTERS)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.lstm(self.embedding(x))[0])
+
+    net = data.fill(CharLSTM())
+    return language_model(lib, data, net, lib.optim.Adam(net.parameters()))
+
+
+def small_gpt(lib: Any, data: Any) -> Callable[[], Any]:
+    nn, F = lib.nn, lib.nn.functional
+    size, heads, layers = 128, 4, 4
+
+    class Block(nn.Module):
+        """Causal attention, then a perceptron, each behind a norm and beside a shortcut."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(size), nn.LayerNorm(size)
+            self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
+            self.up, self.down = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
+
+        def forward(self, x: Any) -> Any:
+            B, T, _ = x.shape
+            qkv = self.qkv(self.norm1(x)).reshape(B, T, 3, heads, size // heads).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], is_causal=True)
+            x = x + self.out(y.transpose(1, 2).reshape(B, T, size))
+            return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+    class GPT(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(CHARACTERS, size), nn.Embedding(LENGTH, size)
+            self.blocks = nn.Sequential(*(Block() for _ in range(layers)))
+            self.norm, self.head = nn.LayerNorm(size), nn.Linear(size, CHARACTERS)
+            self.range = lib.arange(LENGTH)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.norm(self.blocks(self.tokens(x) + self.places(self.range))))
+
+    net = data.fill(GPT())
+    return language_model(lib, data, net, lib.optim.AdamW(net.parameters(), lr=3e-4))
+
+
+STEPS: dict[str, Callable[[Any, Any], Callable[[], Any]]] = {
+    "MLP 784-256-128-10, batch 128": mlp,
+    "LeNet, batch 128": lenet,
+    "MNIST CNN, batch 128": mnist_cnn,
+    "ResNet-20, batch 128": resnet20,
+    "char-LSTM, 32 x 64 characters": char_lstm,
+    "small GPT, 32 x 64 characters": small_gpt,
+}
+"""``build(lib, data)`` for each net."""
