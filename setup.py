@@ -2,7 +2,8 @@
 
 Every ``kernels/cpu/*.pyx`` is translated to C once; that C file is compiled once per level, into the
 packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-64), or ``...baseline``
-(elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported.
+(elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported. The environment variable
+``MINIGRAD_LEVELS`` (``"x86_64_v3"``; several with spaces) builds some of them alone, which is quicker.
 
 Wheels also hold four files of the engine in compiled form, each beside the Python that it is compiled from
 and that it stands in for. An editable install has the Python alone.
@@ -27,6 +28,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS = {f"x86_64_{v}": [f"-march=x86-64-{v}"] for v in ("v2", "v3", "v4")}
 else:
     LEVELS = {"baseline": []}
+if os.environ.get("MINIGRAD_LEVELS"):
+    LEVELS = {level: LEVELS[level] for level in os.environ["MINIGRAD_LEVELS"].split()}
 
 # -O3 without -ffast-math: NaN, infinities and denormals behave as in NumPy. The two flags that are kept
 # let the compiler vectorise loops with sqrt and comparisons; they change no result.
