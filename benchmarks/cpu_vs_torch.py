@@ -190,7 +190,7 @@ def difference(ours: list, theirs: list) -> float:
             return math.inf
         if a is not None and a.size:
             found.append(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)))
-    return max(found)
+    return float(np.max(found))  # NaN if there is one
 
 
 def run_all(options: argparse.Namespace, libraries: list[str]) -> list[dict[str, Any]]:
