@@ -2,8 +2,9 @@
 
 Every ``kernels/cpu/*.pyx`` is translated to C once; that C file is compiled once per level, into the
 packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-64), or ``...baseline``
-(elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported. The environment variable
-``MINIGRAD_LEVELS`` (``"x86_64_v3"``; several with spaces) builds some of them alone, which is quicker.
+(elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported. With some of their
+names in the environment variable ``MINIGRAD_LEVELS``, separated by spaces, only those are built, which is
+quicker.
 
 Wheels also hold four files of the engine in compiled form, each beside the Python that it is compiled from
 and that it stands in for. An editable install has the Python alone.

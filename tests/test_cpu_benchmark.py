@@ -61,6 +61,6 @@ def test_results_that_differ_are_told(benchmark):
     difference = benchmark["run"].difference
     a = np.array([3.0, 4.0])
     assert difference([a, None], [a.copy(), None]) == 0
-    assert difference([a + [0, 0.5]], [a]) == pytest.approx(0.1)
+    assert difference([np.array([3.0, 4.5])], [a]) == pytest.approx(0.1)
     assert difference([a], [a, a]) == difference([a], [None]) == difference([a[:1]], [a]) == np.inf
     assert not difference([a * np.nan], [a]) < 1
