@@ -39,6 +39,10 @@ COMPILE_FLAGS = [
     *("-Wno-psabi", "-Wno-unused-function"),
 ]
 LINK_FLAGS = ["-fopenmp"]
+NUMPY_API = [(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")]
+
+WITHOUT_LEVEL = ("cpuid", "memory")
+"""What exists once: cpuid chooses the level, so it must load at every one; memory belongs to the process."""
 
 
 def kernel_extensions():
@@ -57,7 +61,10 @@ def kernel_extensions():
     headers = [str(path) for path in sorted(CPU.glob("*.h"))]
     for extension in translated:
         name, source = extension.name.rpartition(".")[2], Path(extension.sources[0])
-        if name == "cpuid":  # chooses the level, so it must load at every one
+        if name in WITHOUT_LEVEL:
+            extension.include_dirs = [numpy.get_include(), str(CPU)]
+            extension.define_macros = NUMPY_API
+            extension.depends = headers
             yield extension
             continue
         for level, flags in LEVELS.items():
@@ -72,7 +79,7 @@ def kernel_extensions():
                 f"minigrad.kernels.cpu.{level}.{name}",
                 [str(copy)],
                 include_dirs=[numpy.get_include(), str(CPU)],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+                define_macros=NUMPY_API,
                 extra_compile_args=COMPILE_FLAGS + flags,
                 extra_link_args=LINK_FLAGS,
                 depends=headers,

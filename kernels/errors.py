@@ -29,4 +29,4 @@ class KernelOrderError(KernelLaunchError):
 
 
 class OutOfMemoryError(RuntimeError, MemoryError):
-    """A card has no memory left for an array. The message holds the sizes: wanted, in use, on the card."""
+    """A device has no memory left for an array. The message holds the sizes: wanted, in use, there at all."""

@@ -157,6 +157,7 @@ _LAZY = {
     "cuda": "minigrad.cuda",
     "data": "minigrad.data",
     "io": "minigrad.io",
+    "memory": "minigrad.memory",
     "nn": "minigrad.nn",
     "optim": "minigrad.optim",
     "testing": "minigrad.testing",

@@ -61,7 +61,11 @@ def run_backward(
     before, mode.grad = mode.grad, create_graph
     left: list = []
     try:
-        leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph, left)
+        if roots and roots[0].device is cpu:
+            with cpu.active():
+                leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph, left)
+        else:
+            leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph, left)
         for slot in leaves.values():
             if slot[1]._hooks:
                 slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)

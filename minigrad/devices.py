@@ -15,11 +15,13 @@ Nothing is probed when minigrad is imported: CuPy is looked for when a ``cuda`` 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minigrad.errors import DeviceError, OutOfMemoryError
+from minigrad.kernels.cpu import memory
 
 __all__ = ["Device", "available_devices", "device"]
 
@@ -35,24 +37,33 @@ class Device:
         xp: the array module, NumPy or CuPy.
         array_type: the type of its arrays.
         is_card: whether it is a CUDA card: what works on its arrays must do so inside of :meth:`active`.
+        active: ``active()``, a context in which new arrays are made on this device and kernels run on it. On
+            ``cpu`` NumPy then takes memory from minigrad's allocator; on a card CuPy's errors about memory
+            and about kernels that failed become minigrad's.
         empty: ``empty(shape, dtype)``, a new array whose elements are not set.
         operation: on ``sim``, the context in which a kernel computes outputs from inputs, and is watched.
     """
 
-    __slots__ = ("_active", "array_type", "empty", "index", "is_card", "operation", "type", "xp")
+    __slots__ = ("active", "array_type", "empty", "index", "is_card", "operation", "type", "xp")
 
     def __init__(
-        self, type: str, index: int, xp: Any, active: contextlib.AbstractContextManager | None = None
+        self,
+        type: str,
+        index: int,
+        xp: Any,
+        active: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
         self.type = type
         self.index = index
         self.xp = xp
         self.array_type = xp.ndarray
         self.is_card = type == "cuda"
-        self._active = active or contextlib.nullcontext()
+        self.active = active
         self.empty = xp.empty
         self.operation: Any = None
-        if type == "sim":
+        if type == "cpu":
+            self.active, self.empty = memory.numpy_allocates_here, memory.empty
+        elif type == "sim":
             from minigrad.kernels import sim
 
             self.empty, self.operation = sim.empty, sim.operation
@@ -65,13 +76,6 @@ class Device:
 
     def __reduce__(self):
         return device, (str(self),)
-
-    def active(self) -> contextlib.AbstractContextManager:
-        """A context in which new arrays are made on this device and kernels run on it.
-
-        On a card it also turns CuPy's errors about memory and about kernels that failed into minigrad's.
-        """
-        return self._active
 
     def use(self) -> Any:
         """Make this card CuPy's current one; returns CuPy's device that was current before."""
@@ -187,7 +191,8 @@ def _open_card(spec: str, number: str) -> Device:
     name = f"cuda:{index}"
     found = _devices.get(name)
     if found is None:
-        found = _devices.setdefault(name, Device("cuda", index, cupy, Guard(cupy, index, count > 1)))
+        guard = Guard(cupy, index, count > 1)
+        found = _devices.setdefault(name, Device("cuda", index, cupy, lambda: guard))
     if number or count == 1:  # among several, "cuda" is another card after set_device()
         _devices[spec] = found
     return found
