@@ -314,7 +314,7 @@ def _grad_has_long_rows(g: Any, x: Any, target: Any, **options: Any) -> bool:
 def _(loss, x, target, *, ignore_index):
     """Each row's log-softmax in vectors, by one thread, then the targets' elements of it."""
     logarithms, ignored = np.empty_like(x), target == ignore_index
-    cpu.softmax.log_softmax(logarithms, x, get_num_threads())
+    cpu.softmax.log_softmax(logarithms, x, 1, get_num_threads())
     np.negative(logarithms[np.arange(len(x)), np.where(ignored, 0, target)], out=loss)
     loss[ignored] = 0
 
@@ -323,7 +323,7 @@ def _(loss, x, target, *, ignore_index):
 def _(out, g, x, target, *, ignore_index):
     """Each row's softmax in vectors, by one thread; then minus 1 at the target, and times g."""
     ignored = target == ignore_index
-    cpu.softmax.softmax(out, x, get_num_threads())
+    cpu.softmax.softmax(out, x, 1, get_num_threads())
     out[np.arange(len(x)), np.where(ignored, 0, target)] -= 1
     out *= g[:, None]
     out[ignored] = 0

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-SHAPES = [(1, 1), (3, 1), (5, 10), (4, 16), (7, 33), (2, 1000), (300, 257), (0, 5), (4, 0)]
+SHAPES = [(1, 1), (3, 1), (5, 10), (4, 16), (35, 32), (7, 33), (2, 1000), (300, 257), (0, 5), (4, 0)]
+
+# (outer, n, inner): the softmax is over n.
+BLOCKS = [(1, 1, 2), (2, 5, 3), (3, 7, 16), (1, 40, 1000), (5, 3, 513), (1, 600, 70), (0, 3, 2), (2, 0, 3)]
 
 
 @pytest.fixture
@@ -31,8 +34,8 @@ def test_softmax_and_log_softmax(softmax, dtype, shape, threads):
     x = rows(shape, dtype)
     logs = log_softmax_by_numpy(x)
     out, log_out = poisoned_like(x), poisoned_like(x)
-    softmax.softmax(out, x, threads)
-    softmax.log_softmax(log_out, x, threads)
+    softmax.softmax(out, x, 1, threads)
+    softmax.log_softmax(log_out, x, -1, threads)
     eps = np.finfo(dtype).eps
     # x - max is rounded, which exp turns into a relative error; so does each addition of the sum.
     spread = np.ptp(x, axis=1, keepdims=True) if shape[1] else 0
@@ -48,8 +51,8 @@ def test_gradients(softmax, dtype, shape, threads):
     y = np.exp(logs)
     g, p, log_p = (a.astype(np.float64) for a in (grad, y, logs))
     out, log_out = poisoned_like(y), poisoned_like(y)
-    softmax.softmax_grad(out, grad, y, threads)
-    softmax.log_softmax_grad(log_out, grad, logs, threads)
+    softmax.softmax_grad(out, grad, y, 1, threads)
+    softmax.log_softmax_grad(log_out, grad, logs, -1, threads)
     eps = np.finfo(dtype).eps
     # Sums of n terms: n roundings of their magnitudes.
     size = np.abs(g).sum(axis=1, keepdims=True)
@@ -58,8 +61,30 @@ def test_gradients(softmax, dtype, shape, threads):
     assert (np.abs(log_out - (g - np.exp(log_p) * g.sum(axis=1, keepdims=True))) <= tolerance).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", BLOCKS)
+def test_an_axis_that_is_not_the_last(softmax, dtype, shape, threads):
+    x, grad = rows(shape, dtype), rows(shape, dtype, 1.0)[::-1].copy()
+    logs = log_softmax_by_numpy(x)
+    y, log_y, dx, log_dx = (poisoned_like(x) for _ in range(4))
+    softmax.softmax(y, x, 1, threads)
+    softmax.log_softmax(log_y, x, -2, threads)
+    softmax.softmax_grad(dx, grad, y, 1, threads)
+    softmax.log_softmax_grad(log_dx, grad, log_y, 1, threads)
+    eps = np.finfo(dtype).eps
+    # As for rows.
+    relative = (4 + (np.ptp(x, axis=1, keepdims=True) if shape[1] else 0) + 0.5 * shape[1]) * eps
+    assert (np.abs(y - np.exp(logs)) <= relative * np.exp(logs)).all()
+    assert (np.abs(log_y - logs) <= relative + eps * np.abs(logs)).all()
+    g, p, log_p = (a.astype(np.float64) for a in (grad, y, log_y))
+    tolerance = (4 + shape[1]) * eps * (np.abs(g).sum(axis=1, keepdims=True) + np.abs(g))
+    assert (np.abs(dx - p * (g - (g * p).sum(axis=1, keepdims=True))) <= tolerance).all()
+    assert (np.abs(log_dx - (g - np.exp(log_p) * g.sum(axis=1, keepdims=True))) <= tolerance).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("columns", [5, 40])
-def test_special_values_behave_as_in_pytorch(softmax, dtype, columns):
+def test_special_values_behave_as_in_pytorch(softmax, dtype, columns, axis):
     x = np.zeros((5, columns), dtype)
     x[0, 1] = -np.inf
     x[1, 2] = np.nan
@@ -67,8 +92,14 @@ def test_special_values_behave_as_in_pytorch(softmax, dtype, columns):
     x[3] = -np.inf
     x[4] = np.linspace(0, 1, columns) * np.finfo(dtype).max
     out, log_out = poisoned_like(x), poisoned_like(x)
-    softmax.softmax(out, x, 1)
-    softmax.log_softmax(log_out, x, 1)
+    if axis == 1:
+        softmax.softmax(out, x, 1, 1)
+        softmax.log_softmax(log_out, x, 1, 1)
+    else:
+        turned, log_turned = (np.ascontiguousarray(a.T) for a in (out, log_out))
+        softmax.softmax(turned, np.ascontiguousarray(x.T), 0, 1)
+        softmax.log_softmax(log_turned, np.ascontiguousarray(x.T), 0, 1)
+        out, log_out = turned.T, log_turned.T
     assert out[0, 1] == 0 and log_out[0, 1] == -np.inf
     np.testing.assert_allclose(np.delete(out[0], 1), 1 / (columns - 1), rtol=4 * np.finfo(dtype).eps)
     assert np.isnan(out[1:4]).all() and np.isnan(log_out[1:4]).all()
@@ -76,19 +107,22 @@ def test_special_values_behave_as_in_pytorch(softmax, dtype, columns):
     assert log_out[4, -1] == 0 and np.isfinite(log_out[4]).all()
 
 
-def test_threads_change_no_bit(softmax, dtype):
-    x = rows((513, 100), dtype)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((513, 100), 1), ((5003, 10), 1), ((33, 2000), 0), ((7, 9, 801), 1)]
+)
+def test_threads_change_no_bit(softmax, dtype, shape, axis):
+    x = rows(shape, dtype)
     one, three = poisoned_like(x), poisoned_like(x)
-    softmax.softmax(one, x, 1)
-    softmax.softmax(three, x, 3)
+    softmax.softmax(one, x, axis, 1)
+    softmax.softmax(three, x, axis, 3)
     np.testing.assert_array_equal(one, three)
 
 
 def test_wrong_arguments_are_errors(softmax):
     x = np.zeros((4, 4), np.float32)
-    with pytest.raises(ValueError, match="rows, columns"):
-        softmax.softmax(x.ravel(), x.ravel(), 1)
+    with pytest.raises(ValueError, match=r"\(4, 4\) has no such axis"):
+        softmax.softmax(x, x, 2, 1)
     with pytest.raises(TypeError, match="float32 or float64"):
-        softmax.softmax(x, x.astype(np.float16), 1)
+        softmax.softmax(x, x.astype(np.float16), 1, 1)
     with pytest.raises(ValueError, match="one shape"):
-        softmax.softmax_grad(x, x, x[:2].copy(), 1)
+        softmax.softmax_grad(x, x, x[:2].copy(), 1, 1)

@@ -1,0 +1,17 @@
+/* Over the lanes of one vector, a template: the including file defines REAL, VECTOR, LANES and NAME(f).
+ *
+ * Lanes are combined by halves: a chain of LANES dependent operations would take longer than a short row.
+ */
+
+ALWAYS_INLINE REAL NAME(lane_sum)(VECTOR v) {
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLL for (int lane = 0; lane < half; lane++) v[lane] += v[lane + half];
+    return v[0];
+}
+
+ALWAYS_INLINE REAL NAME(lane_max)(VECTOR v) {
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLL for (int lane = 0; lane < half; lane++)
+            v[lane] = v[lane] > v[lane + half] ? v[lane] : v[lane + half];
+    return v[0];
+}
