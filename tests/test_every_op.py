@@ -232,7 +232,10 @@ def norm_cases():
         forward, backward = cases.setdefault(name, []), cases.setdefault(f"{name}_grad", [])
         for weight, bias in ((None, None), (parameters, parameters), (parameters, None), (None, parameters)):
             forward.append(case(x, weight, bias, eps=0.1, gradient=0 not in x, **options))
-        for weight in (None, parameters):
+            if weight and bias:
+                flat = (int(np.prod(parameters)),)
+                forward.append(case(x, flat, flat, eps=0.1, gradient=0 not in x, **options))
+        for weight in (None, parameters, (int(np.prod(parameters)),)):
             backward.append(case(x, x, statistics, statistics, weight, **options))
         if name == "batch_norm":
             mean, var = parameters, uniform(0.5, 2.0, parameters)
@@ -244,6 +247,14 @@ def norm_cases():
 
 
 ROWS = [(3,), (1, 1), (4, 5), (2, 3, 33), (0, 4), (3, 0), (5, 130), (2, 1030)]
+
+
+def softmax_cases(inputs):
+    last = [case(*[s] * inputs, length=s[-1]) for s in ROWS]
+    return last + [
+        case(*[s] * inputs, dim=d, length=s[d]) for s, d in (((5, 7), 0), ((2, 3, 33), 1), ((2, 0, 3), 1))
+    ]
+
 
 LOGITS = [(4, 5), (1, 1), (3, 33), (0, 4), (2, 130), (2, 1030)]
 
@@ -383,8 +394,8 @@ CASES = {
         case(x[:1], x, target, ignore_index=0, length=x[1]) for x, target in cross_entropy_cases()
     ],
     **norm_cases(),
-    **each(["softmax", "log_softmax"], [case(s, length=s[-1]) for s in ROWS]),
-    **each(["softmax_grad", "log_softmax_grad"], [case(s, s, length=s[-1]) for s in ROWS]),
+    **each(["softmax", "log_softmax"], softmax_cases(1)),
+    **each(["softmax_grad", "log_softmax_grad"], softmax_cases(2)),
 }
 
 ELSEWHERE = {

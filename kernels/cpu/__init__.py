@@ -10,7 +10,18 @@ import os
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 
-MODULES = ("conv2d", "elementwise", "embedding", "matmul", "optim", "peak", "pool2d", "random", "softmax")
+MODULES = (
+    "conv2d",
+    "elementwise",
+    "embedding",
+    "matmul",
+    "norm",
+    "optim",
+    "peak",
+    "pool2d",
+    "random",
+    "softmax",
+)
 """The extension modules that every level has."""
 
 LEVELS = ("baseline", "x86_64_v2", "x86_64_v3", "x86_64_v4")

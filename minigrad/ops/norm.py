@@ -4,9 +4,10 @@
 
 ``layer_norm`` (https://arxiv.org/abs/1607.06450) takes mean and variance over the last axes, ``group_norm``
 (https://arxiv.org/abs/1803.08494) over the channels of a group in one sample, and ``batch_norm``
-(https://arxiv.org/abs/1502.03167) over a channel in all samples. To the ops these are the same: weight, bias,
-mean and rstd broadcast to ``x``, and ``axes`` says over which axes the mean is. Three ops they are for their
-kernels' sake. Mean and rstd are outputs, so that the gradient need not find them again.
+(https://arxiv.org/abs/1502.03167) over a channel in all samples. To the ops these are the same: ``axes`` says
+over which axes the mean is. Mean and rstd broadcast to ``x``, and so do weight and bias, which may come flat,
+in the shape ``parameters``. Three ops they are for their kernels' sake. Mean and rstd are outputs, so that
+the gradient need not find them again.
 
 The variance is the mean of the squared deviations: E[x^2] - E[x]^2 loses all digits where the mean is large.
 """
@@ -17,9 +18,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad.autograd import no_grad
-from minigrad.dispatch import Spec
-from minigrad.kernels import cuda
+from minigrad.autograd import mark_written
+from minigrad.dispatch import Spec, enter_quiet, leave_quiet
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import rsqrt, zeros_like
 from minigrad.ops.reduce import sum
@@ -31,6 +33,7 @@ from minigrad.ops.softmax import WARP_COLUMNS
 
 def _reference(xp, x, weight=None, bias=None, *, axes, parameters, eps):
     """y, mean and rstd of ``x`` normalised over ``axes``; ``parameters`` is the shape of weight and bias."""
+    weight, bias = (None if p is None else p.reshape(parameters) for p in (weight, bias))
     n = _count(x.shape, axes)
     mean = xp.sum(x, axis=axes, keepdims=True) / n
     centred = x - mean
@@ -48,6 +51,8 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
     rstd (a - E[a] - normal E[a normal]) with a = g weight; sum(g normal); sum(g).
     """
     n, shared = _count(x.shape, axes), _shared_axes(x.ndim, parameters)
+    outputs = parameters if weight is None else weight.shape
+    weight = None if weight is None else weight.reshape(parameters)
     normal = (x - mean) * rstd
     dbias, product = xp.sum(g, axis=shared, keepdims=True), g * normal
     dweight = xp.sum(product, axis=shared, keepdims=True)
@@ -63,7 +68,7 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
         dx = dx - xp.sum(dx, axis=axes, keepdims=True) / n
     dx -= normal
     dx *= scale
-    return dx, dweight.reshape(parameters), dbias.reshape(parameters)
+    return dx, dweight.reshape(outputs), dbias.reshape(outputs)
 
 
 def _count(shape: tuple[int, ...], axes: Sequence[int]) -> int:
@@ -82,7 +87,9 @@ def _shapes(x, weight, bias, *, axes, parameters, eps):
 
 
 def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
-    return [x.shape, Spec(parameters, x.dtype), Spec(parameters, x.dtype)]
+    """Those of the parameters are as the weight is."""
+    outputs = Spec(parameters if weight is None else weight.shape, x.dtype)
+    return [x.shape, outputs, outputs]
 
 
 def _normalization(name: str) -> tuple[Op, Op]:
@@ -97,6 +104,8 @@ def _normalization(name: str) -> tuple[Op, Op]:
         (g, g_mean, g_rstd), (_, mean, rstd) = g, y
         g = zeros_like(x) if g is None else g
         dx, dweight, dbias = backward(g, x, mean, rstd, weight, axes=axes, parameters=parameters)
+        if weight is None and _bias is not None:
+            dbias = reshape(dbias, _bias.shape)
         # Nothing comes by way of the statistics unless a gradient is differentiated.
         n = _count(x.shape, axes)
         if g_mean is not None:
@@ -110,7 +119,9 @@ def _normalization(name: str) -> tuple[Op, Op]:
         # With u, v and t the gradients that come for dx, dweight and dbias, what is differentiated is
         # sum(u rstd (a - E[a] - normal E[a normal])) + sum(v g normal) + sum(t g). The first sum is the same
         # with u and a exchanged. The engine sums what was broadcast.
-        u, v, t = gg
+        u, v, t = gg[0], reshape(gg[1], parameters), reshape(gg[2], parameters)
+        shape = None if weight is None else weight.shape
+        weight = None if weight is None else reshape(weight, parameters)
 
         def average(z):
             return sum(z, axes, keepdim=True) / _count(x.shape, axes)
@@ -123,7 +134,10 @@ def _normalization(name: str) -> tuple[Op, Op]:
         dnormal = g * v - (u * a_normal + a * u_normal) * rstd
         dx = dnormal * rstd
         drstd = u * (a - average(a) - normal * a_normal) + dnormal * (x - mean)
-        return dg, dx, -dx, drstd, g * projected
+        dweight = g * projected
+        if weight is not None and shape != parameters:
+            dweight = reshape(sum(dweight, _shared_axes(x.ndim, parameters)), shape)
+        return dg, dx, -dx, drstd, dweight
 
     return forward, backward
 
@@ -239,7 +253,6 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     _check_parameters("group_norm", (channels,), weight=weight, bias=bias)
     in_group = channels // num_groups
     parameters = (1, num_groups, in_group, 1)
-    weight, bias = (None if p is None else reshape(p, parameters) for p in (weight, bias))
     x = reshape(input, (samples, num_groups, in_group, math.prod(input.shape[2:])))
     y = _group_norm(x, weight, bias, axes=(2, 3), parameters=parameters, eps=eps)[0]
     return reshape(y, input.shape)
@@ -268,9 +281,9 @@ def batch_norm(
     running = {"running_mean": running_mean, "running_var": running_var}
     _check_parameters("batch_norm", (channels,), **running, weight=weight, bias=bias)
     parameters = (1, channels) + (1,) * (input.ndim - 2)
-    weight, bias = (None if p is None else reshape(p, parameters) for p in (weight, bias))
     if not training and running_mean is not None:
-        mean, var = reshape(running_mean, parameters), reshape(running_var, parameters)
+        given = (running_mean, running_var, weight, bias)
+        mean, var, weight, bias = (None if p is None else reshape(p, parameters) for p in given)
         return batch_norm_inference(input, mean, var, weight, bias, eps=eps)
 
     count = input.numel() // max(channels, 1)
@@ -281,12 +294,26 @@ def batch_norm(
     axes = (0, *range(2, input.ndim))
     y, mean, rstd = _batch_norm(input, weight, bias, axes=axes, parameters=parameters, eps=eps)
     if running_mean is not None:
-        with no_grad():
-            running_mean.mul_(1 - momentum).add_(reshape(mean, (channels,)) * momentum)
-            var = (1.0 / (rstd * rstd) - eps).clamp(min=0.0)  # all the digits that count beside eps
-            unbiased = reshape(var, (channels,)) * (count / (count - 1))
-            running_var.mul_(1 - momentum).add_(unbiased * momentum)
+        _follow(running_mean, running_var, mean, rstd, momentum, count / (count - 1), eps)
     return y
+
+
+def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
+    """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch."""
+    with running_mean.device.active():
+        quiet = enter_quiet()
+        try:
+            own = running_mean._array
+            own *= 1 - momentum
+            own += mean._array.reshape(own.shape) * momentum
+            var = 1 / (rstd._array * rstd._array) - eps  # all the digits that count beside eps
+            own = running_var._array
+            own *= 1 - momentum
+            own += var.reshape(own.shape).clip(min=0) * (unbiased * momentum)
+        finally:
+            leave_quiet(quiet)
+    mark_written(running_mean)
+    mark_written(running_var)
 
 
 def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
@@ -300,6 +327,30 @@ def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> N
 
 def _flat(parameter: Any) -> Any:
     return None if parameter is None else parameter.reshape(parameter.size)
+
+
+def _has_elements(x: Any, *rest: Any, **options: Any) -> bool:
+    return x.size > 0
+
+
+def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
+    """Register the CPU kernels, which see ``x`` as ``shape_of(x, axes)``."""
+    run, run_grad = getattr(cpu.norm, forward.name), getattr(cpu.norm, backward.name)
+
+    @forward.kernel("cpu", name="fused", when=_has_elements)
+    def _(outs, x, weight, bias, *, axes, parameters, eps):
+        """One walk for the statistics, one for the result."""
+        shape = shape_of(x, axes)
+        y, mean, rstd = outs
+        run(y.reshape(shape), mean, rstd, x.reshape(shape), weight, bias, eps, get_num_threads())
+
+    @backward.kernel("cpu", name="fused", when=_has_elements)
+    def _(outs, g, x, mean, rstd, weight, *, axes, parameters):
+        """One walk for the sums, one for the gradient of x."""
+        shape = shape_of(x, axes)
+        dx, dweight, dbias = outs
+        g, x = g.reshape(shape), x.reshape(shape)
+        run_grad(dx.reshape(shape), dweight, dbias, g, x, mean, rstd, weight, get_num_threads())
 
 
 def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
@@ -340,17 +391,21 @@ def _as_matrix(x: Any, axes: Sequence[int]) -> tuple[int, int]:
     return x.size // columns, columns
 
 
-_register_rows(_layer_norm, layer_norm_grad, _as_matrix)
-_register_rows(_group_norm, group_norm_grad, lambda x, axes: x.shape)
-
-
-def _has_elements(x: Any, *rest: Any, **options: Any) -> bool:
-    return x.size > 0
+def _as_planes(x: Any, axes: Sequence[int] = ()) -> tuple[int, int, int]:
+    """The shape (N, C, ...) of ``x`` as (N, C, area)."""
+    samples, channels = x.shape[:2]
+    return samples, channels, math.prod(x.shape[2:])
 
 
 def _planes(x: Any) -> Any:
-    """``x`` (N, C, ...) as (N, C, area)."""
-    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    return x.reshape(_as_planes(x))
+
+
+_register_cpu(_layer_norm, layer_norm_grad, _as_matrix)
+_register_cpu(_group_norm, group_norm_grad, lambda x, axes: x.shape)
+_register_cpu(_batch_norm, batch_norm_grad, _as_planes)
+_register_rows(_layer_norm, layer_norm_grad, _as_matrix)
+_register_rows(_group_norm, group_norm_grad, lambda x, axes: x.shape)
 
 
 def _register_channels(rung: str) -> None:
@@ -373,6 +428,18 @@ def _register_channels(rung: str) -> None:
 
 _register_channels("naive")
 _register_channels("split")
+
+
+@batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)
+def _(y, x, mean, var, weight, bias, *, eps):
+    """One walk."""
+    cpu.norm.batch_norm_inference(_planes(y), _planes(x), mean, var, weight, bias, eps, get_num_threads())
+
+
+@batch_norm_weight_grad.kernel("cpu", name="fused", when=_has_elements)
+def _(out, g, x, mean):
+    """One walk."""
+    cpu.norm.batch_norm_grad(None, out, None, _planes(g), _planes(x), mean, None, None, get_num_threads())
 
 
 @batch_norm_inference.kernel("cuda", "sim", name="fused", when=_has_elements)
