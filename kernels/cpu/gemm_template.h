@@ -62,10 +62,10 @@ NEVER_INLINE void NAME(pack_b)(ptrdiff_t depth, ptrdiff_t columns, const real *b
 /* ---- register tiles ------------------------------------------------------------------------------------ */
 
 /* C tile of `rows` x (`vectors` * LANES), both compile-time constants. A has any strides: it is read one
- * broadcast element at a time. Each row of B is contiguous. */
+ * broadcast element at a time. Each row of B is contiguous. D, if there is one, is read last. */
 ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
                               ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
-                              real *restrict c, ptrdiff_t ldc, int accumulate)
+                              real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++) {
@@ -84,27 +84,20 @@ ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth
     }
     UNROLL for (int i = 0; i < rows; i++) {
         UNROLL for (int v = 0; v < vectors; v++) {
-            vector_u *target = (vector_u *)(c + i * ldc + v * LANES);
-            if (accumulate) sum[i][v] += *target;
-            *target = sum[i][v];
+            if (d) sum[i][v] += *(const vector_u *)(d + i * d_row + v * LANES);
+            *(vector_u *)(c + i * ldc + v * LANES) = sum[i][v];
         }
     }
-}
-
-NEVER_INLINE void NAME(micro_kernel)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
-                                     ptrdiff_t ldc, int accumulate)
-{
-    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, accumulate);
 }
 
 /* The tile for a number of rows known only now: one copy of `tile` for each. */
 ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth, const real *a,
                                    ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c,
-                                   ptrdiff_t ldc, int accumulate)
+                                   ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
 {
 #define ROWS(n) \
     case n: \
-        NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate); \
+        NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row); \
         break;
     switch (rows) {
         ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
@@ -122,30 +115,49 @@ ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth,
  * next full vector (a packed panel is; in place, pass whole vectors only). */
 NEVER_INLINE void NAME(partial_tile)(int rows, int columns, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c, ptrdiff_t ldc,
-                                     int accumulate)
+                                     const real *d, ptrdiff_t d_row)
 {
     if (columns == NAME(NR)) {
-        NAME(tile_rows)(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate);
+        NAME(tile_rows)(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row);
     } else if (columns == LANES) {
-        NAME(tile_rows)(rows, 1, depth, a, a_row, a_col, b, b_row, c, ldc, accumulate);
+        NAME(tile_rows)(rows, 1, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row);
     } else {
         /* Whole vectors into a scratch tile, of which the valid columns are kept. */
         real scratch[TILE_ROWS * NAME(NR)] __attribute__((aligned(64)));
         const int padded = columns < LANES ? LANES : NAME(NR);
-        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, 0);
-        for (int i = 0; i < rows; i++, c += ldc)
+        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, NULL, 0);
+        for (int i = 0; i < rows; i++)
             for (int j = 0; j < columns; j++)
-                c[j] = accumulate ? c[j] + scratch[i * padded + j] : scratch[i * padded + j];
+                c[i * ldc + j] = scratch[i * padded + j] + (d ? d[i * d_row + j] : 0);
     }
+}
+
+/* From one packed panel of each. The full tile has a copy of its own, in which all strides are constants. */
+NEVER_INLINE void NAME(full_tile)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
+                                  ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+{
+    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, d, d_row);
+}
+
+ALWAYS_INLINE void NAME(panel_tile)(int rows, int columns, ptrdiff_t depth, const real *a_panel,
+                                    const real *b_panel, real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+{
+    if (rows == NAME(MR) && columns == NAME(NR))
+        NAME(full_tile)(depth, a_panel, b_panel, c, ldc, d, d_row);
+    else
+        NAME(partial_tile)(rows, columns, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, d, d_row);
+}
+
+MAYBE_UNUSED void NAME(micro_kernel)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
+                                     ptrdiff_t ldc, int accumulate)
+{
+    NAME(full_tile)(depth, a_panel, b_panel, c, ldc, accumulate ? c : NULL, ldc);
 }
 
 MAYBE_UNUSED void NAME(edge_kernel)(int rows, int columns, ptrdiff_t depth, const real *a_panel,
                                     const real *b_panel, real *c, ptrdiff_t ldc, int accumulate)
 {
-    if (rows == NAME(MR) && columns == NAME(NR))
-        NAME(micro_kernel)(depth, a_panel, b_panel, c, ldc, accumulate);
-    else
-        NAME(partial_tile)(rows, columns, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, accumulate);
+    NAME(panel_tile)(rows, columns, depth, a_panel, b_panel, c, ldc, accumulate ? c : NULL, ldc);
 }
 
 /* ---- drivers ------------------------------------------------------------------------------------------- */
@@ -165,26 +177,35 @@ ALWAYS_INLINE ptrdiff_t NAME(balanced)(ptrdiff_t total, ptrdiff_t largest, ptrdi
     return NAME(round_up)((total + blocks - 1) / blocks, unit);
 }
 
-MAYBE_UNUSED void NAME(clear)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc)
+/* D at an offset, if there is a D. */
+ALWAYS_INLINE const real *NAME(at)(const real *d, ptrdiff_t offset) { return d ? d + offset : NULL; }
+
+/* What a product of no terms is: D, or zeros. */
+MAYBE_UNUSED void NAME(start)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
 {
-    for (ptrdiff_t i = 0; i < M; i++) memset(c + i * ldc, 0, N * sizeof(real));
+    if (d == c) return;
+    for (ptrdiff_t i = 0; i < M; i++)
+        for (ptrdiff_t j = 0; j < N; j++) c[i * ldc + j] = d ? d[i * d_row + j] : 0;
 }
 
-/* All tiles of one packed block: C[mc, nc] (+)= A[mc, kc] B[kc, nc]. */
+/* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. */
 MAYBE_UNUSED void NAME(macro_kernel)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
-                                     const real *b_packed, real *c, ptrdiff_t ldc, int accumulate)
+                                     const real *b_packed, real *c, ptrdiff_t ldc, const real *d,
+                                     ptrdiff_t d_row)
 {
     for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
         for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR))
-            NAME(edge_kernel)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)),
-                              kc, a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc, accumulate);
+            NAME(panel_tile)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
+                             a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc,
+                             NAME(at)(d, ir * d_row + jr), d_row);
 }
 
-MAYBE_UNUSED void NAME(gemm_packed)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
-                                    ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
-                                    ptrdiff_t ldc, int accumulate, real *workspace)
+MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                                        ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col,
+                                        real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row,
+                                        real *workspace)
 {
-    if (K == 0 && !accumulate) NAME(clear)(M, N, c, ldc);
+    if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
     if (M == 0 || N == 0 || K == 0) return;
     const ptrdiff_t MC = NAME(balanced)(M, NAME(MC), NAME(MR));
     const ptrdiff_t KC = NAME(balanced)(K, NAME(KC), 1);
@@ -193,29 +214,32 @@ MAYBE_UNUSED void NAME(gemm_packed)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
     for (ptrdiff_t jc = 0; jc < N; jc += NC) {
         const ptrdiff_t nc = NAME(smaller)(N - jc, NC);
         for (ptrdiff_t pc = 0; pc < K; pc += KC) {
-            const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
+            const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
+            const real *addend = pc ? c : d;
             NAME(pack_b)(kc, nc, b + pc * b_row + jc * b_col, b_row, b_col, b_packed);
             for (ptrdiff_t ic = 0; ic < M; ic += MC) {
                 const ptrdiff_t mc = NAME(smaller)(M - ic, MC);
                 NAME(pack_a)(mc, kc, a + ic * a_row + pc * a_col, a_row, a_col, a_packed);
                 NAME(macro_kernel)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc,
-                                   accumulate || pc > 0);
+                                   NAME(at)(addend, ic * addend_row + jc), addend_row);
             }
         }
     }
 }
 
 /* With A read in place, and so is B where its rows are contiguous, end with a whole vector, and are used
- * at most twice or lie within a page of each other: rows further apart cost a translation (TLB) each. */
-MAYBE_UNUSED void NAME(gemm_unpacked)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
-                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col,
-                                      real *c, ptrdiff_t ldc, int accumulate, real *workspace)
+ * at most twice or lie close to each other: rows further apart evict one another from the cache. */
+MAYBE_UNUSED void NAME(gemm_unpacked_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
+                                          ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
+                                          ptrdiff_t b_col, real *c, ptrdiff_t ldc, const real *d,
+                                          ptrdiff_t d_row, real *workspace)
 {
-    if (K == 0 && !accumulate) NAME(clear)(M, N, c, ldc);
-    const ptrdiff_t page = 4096 / sizeof(real), KC = NAME(balanced)(K, NAME(KC_UNPACKED), 1);
-    const int near = b_col == 1 && (M <= 2 * NAME(MR) || (-page < b_row && b_row < page));
+    if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
+    const ptrdiff_t close = 1024 / sizeof(real), KC = NAME(balanced)(K, NAME(KC_UNPACKED), 1);
+    const int near = b_col == 1 && (M <= 2 * NAME(MR) || (-close < b_row && b_row < close));
     for (ptrdiff_t pc = 0; pc < K; pc += KC) {
-        const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
+        const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
+        const real *addend = pc ? c : d;
         for (ptrdiff_t jr = 0; jr < N; jr += NAME(NR)) {
             const int columns = (int)NAME(smaller)(N - jr, NAME(NR));
             const int width = columns <= LANES ? LANES : NAME(NR);
@@ -232,17 +256,58 @@ MAYBE_UNUSED void NAME(gemm_unpacked)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, con
             for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR))
                 NAME(partial_tile)((int)NAME(smaller)(M - ir, NAME(MR)), columns, kc,
                                    a + ir * a_row + pc * a_col, a_row, a_col, panel, panel_row,
-                                   c + ir * ldc + jr, ldc, accumulate || pc > 0);
+                                   c + ir * ldc + jr, ldc, NAME(at)(addend, ir * addend_row + jr), addend_row);
         }
     }
 }
 
-/* y[0:N] (+)= x[0:K] B[0:K, 0:N]: each element of B is used once, so this runs at the speed of memory, and
- * all that matters is to read B along its contiguous direction. */
-MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t x_stride, const real *b,
-                             ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, int accumulate)
+MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                                    ptrdiff_t a_col, const real *b_panels, real *c, ptrdiff_t ldc,
+                                    const real *d, ptrdiff_t d_row)
 {
-    if (!accumulate) NAME(clear)(1, N, y, N);
+    if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
+    const ptrdiff_t KC = NAME(balanced)(K, NAME(KC), 1);
+    for (ptrdiff_t pc = 0; pc < K; pc += KC) {
+        const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
+        const real *addend = pc ? c : d;
+        for (ptrdiff_t jr = 0; jr < N; jr += NAME(NR))
+            for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR))
+                NAME(partial_tile)((int)NAME(smaller)(M - ir, NAME(MR)), (int)NAME(smaller)(N - jr, NAME(NR)),
+                                   kc, a + ir * a_row + pc * a_col, a_row, a_col,
+                                   b_panels + jr * K + pc * NAME(NR), NAME(NR), c + ir * ldc + jr, ldc,
+                                   NAME(at)(addend, ir * addend_row + jr), addend_row);
+    }
+}
+
+/* The dot products of x and of `columns` columns of B, each contiguous, added to y. */
+ALWAYS_INLINE void NAME(dot_columns)(const int columns, ptrdiff_t K, const real *x, const real *b,
+                                     ptrdiff_t b_col, real *y)
+{
+    vector sum[4][2] = {{{0}, {0}}, {{0}, {0}}, {{0}, {0}}, {{0}, {0}}};
+    ptrdiff_t p = 0;
+    for (; p + 2 * LANES <= K; p += 2 * LANES)
+        UNROLL for (int v = 0; v < 2; v++) {
+            const vector x_vector = *(const vector_u *)(x + p + v * LANES);
+            UNROLL for (int j = 0; j < columns; j++)
+                sum[j][v] += x_vector * *(const vector_u *)(b + j * b_col + p + v * LANES);
+        }
+    UNROLL for (int j = 0; j < columns; j++) {
+        const vector both = sum[j][0] + sum[j][1];
+        real total = 0;
+        UNROLL for (int lane = 0; lane < LANES; lane++) total += both[lane];
+        for (ptrdiff_t q = p; q < K; q++) total += x[q] * b[j * b_col + q];
+        y[j] += total;
+    }
+}
+
+/* y[0:N] = x[0:K] B[0:K, 0:N] + d: each element of B is used once, so this runs at the speed of memory, and
+ * all that matters is to read B along its contiguous direction, in few streams. */
+MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t x_stride, const real *b,
+                             ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, const real *d,
+                             ptrdiff_t d_stride)
+{
+    if (d != y)
+        for (ptrdiff_t j = 0; j < N; j++) y[j] = d ? d[j * d_stride] : 0;
     if (b_col == 1 && N > 1) { /* four rows at a time: y is read and written once for four rows of B */
         ptrdiff_t p = 0;
         for (; p + 4 <= K; p += 4) {
@@ -254,23 +319,16 @@ MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t 
         }
         for (; p < K; p++)
             for (ptrdiff_t j = 0; j < N; j++) y[j] += x[p * x_stride] * b[p * b_row + j];
-        return;
-    }
-    for (ptrdiff_t j = 0; j < N; j++) { /* dot products, along columns of B */
-        const real *column = b + j * b_col;
-        real total = 0;
-        ptrdiff_t p = 0;
-        if (b_row == 1 && x_stride == 1) {
-            vector sum[4] = {{0}, {0}, {0}, {0}};
-            for (; p + 4 * LANES <= K; p += 4 * LANES)
-                UNROLL for (int v = 0; v < 4; v++)
-                    sum[v] += *(const vector_u *)(x + p + v * LANES)
-                            * *(const vector_u *)(column + p + v * LANES);
-            sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-            UNROLL for (int lane = 0; lane < LANES; lane++) total += sum[0][lane];
+    } else if (b_row == 1 && x_stride == 1) { /* dot products, along four columns of B at a time */
+        ptrdiff_t j = 0;
+        for (; j + 4 <= N; j += 4) NAME(dot_columns)(4, K, x, b + j * b_col, b_col, y + j);
+        for (; j < N; j++) NAME(dot_columns)(1, K, x, b + j * b_col, b_col, y + j);
+    } else {
+        for (ptrdiff_t j = 0; j < N; j++) {
+            real total = 0;
+            for (ptrdiff_t p = 0; p < K; p++) total += x[p * x_stride] * b[p * b_row + j * b_col];
+            y[j] += total;
         }
-        for (; p < K; p++) total += x[p * x_stride] * column[p * b_row];
-        y[j] += total;
     }
 }
 
@@ -285,20 +343,34 @@ MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t 
 }
 
 /* The bounds below are measured: packing pays when each packed element is used often enough. */
-MAYBE_UNUSED void NAME(gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
-                             ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
-                             ptrdiff_t ldc, int accumulate, real *workspace)
+MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                                 ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
+                                 ptrdiff_t ldc, const real *d, ptrdiff_t d_row, real *workspace)
 {
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
     const int thin = M <= 2 * NAME(MR) || (N <= 2 * NAME(NR) && (!a_transposed || K <= NAME(KC_UNPACKED)));
     const double largest = a_transposed ? 128 : 320;
     if (M == 1 || (M <= 4 && N > 1 && b_transposed))
         for (ptrdiff_t i = 0; i < M; i++)
-            NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, accumulate);
+            NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(at)(d, i * d_row), 1);
     else if (N == 1 && ldc == 1) /* the transposed problem */
-        NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, accumulate);
+        NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, d, d_row);
     else if (thin || (double)M * N * K <= largest * largest * largest)
-        NAME(gemm_unpacked)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace);
+        NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
     else
-        NAME(gemm_packed)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate, workspace);
+        NAME(gemm_packed_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
 }
+
+/* The same with `accumulate` for D: C itself, or nothing. */
+#define ACCUMULATING(gemm) \
+    MAYBE_UNUSED void NAME(gemm)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row, \
+                                 ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c, \
+                                 ptrdiff_t ldc, int accumulate, real *workspace) \
+    { \
+        NAME(gemm##_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate ? c : NULL, ldc, \
+                         workspace); \
+    }
+ACCUMULATING(gemm)
+ACCUMULATING(gemm_packed)
+ACCUMULATING(gemm_unpacked)
+#undef ACCUMULATING

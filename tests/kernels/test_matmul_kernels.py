@@ -267,3 +267,33 @@ def test_rejects_what_would_corrupt_memory(kernel_module, rung):
     for threads in (0, -1):  # as few as there can be
         run(out, a, b, threads)
         np.testing.assert_array_equal(out, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "size",
+    [*SIZES, (1, 300, 200), (300, 1, 200), (3, 70, 40), (340, 70, 800), (150, 2100, 40), (9, 21, 0)],
+    ids=str,
+)
+def test_bias_is_added_to_every_row(kernel_module, threads, size, dtype):
+    M, N, K = size
+    a, b, bias = (random_array(s, dtype, seed) for seed, s in enumerate([(M, K), (N, K), (N,)]))
+    out = np.full((2, M, N), np.nan, dtype)
+    batch = np.broadcast_to(a, (2, M, K)), np.broadcast_to(b.T, (2, K, N))
+    kernel_module("matmul").threaded(out, *batch, threads, bias)
+    # The bias is one more term of the sum: a column of ones and a row of biases.
+    longer = np.hstack([a, np.ones((M, 1), dtype)]), np.vstack([b.T, bias])
+    assert_product(out[0], *longer)
+    np.testing.assert_array_equal(out[1], out[0])
+
+
+def test_rejects_a_bias_that_does_not_fit(kernel_module):
+    out, a, b = np.ones((2, 4)), np.ones((2, 3)), np.ones((3, 4))
+    for bias, error in [
+        (np.ones(3), ValueError),
+        (np.ones((1, 4)), ValueError),
+        (np.ones(8)[::2], ValueError),
+        (np.ones(4, np.float32), TypeError),
+    ]:
+        with pytest.raises(error):
+            kernel_module("matmul").threaded(out, a, b, 1, bias)
