@@ -271,6 +271,32 @@ def cross_entropy_cases():
         yield (rows, columns), target
 
 
+# T, N, H, whether backwards. The gradients of the small ones are checked.
+LSTMS = [
+    (3, 2, 3, False),
+    (2, 1, 1, True),
+    (1, 3, 2, False),
+    (2, 0, 3, False),
+    (3, 9, 17, True),
+    (2, 7, 35, False),
+]
+
+
+def lstm_cases():
+    for T, N, H, reverse in LSTMS:
+        options = {"reverse": reverse, "length": 8 * H * T, "gradient": H < 4}
+        yield case((T, N, 4 * H), (N, H), (N, H), (4 * H, H), **options)
+
+
+def lstm_grad_cases():
+    """With every choice of the outputs that a gradient came for."""
+    for T, N, H, reverse in LSTMS:
+        inputs = ((4 * H, H), (N, H), (T, N, H), uniform(0.1, 0.9, (T, N, 4 * H)))
+        states, gates = (T, N, H), (T, N, 4 * H)
+        for g in ((states, None, None), (states, states, None), (None, states, None), (None, None, gates)):
+            yield case(*inputs, *g, reverse=reverse, length=16 * H * T, gradient=H < 4)
+
+
 # The shape of the indices, columns, rows.
 EMBEDDINGS = [((4, 2), 3, 5), ((7,), 130, 6), ((40,), 5, 1), ((200,), 20, 3), ((0,), 4, 3), ((), 2, 3)]
 
@@ -376,6 +402,24 @@ CASES = {
         case((0, 2), (2, 3), length=2),
         case((0, 2, 3), (0, 3, 4), length=3),
     ],
+    "linear": [
+        case((3, 4), (5, 4), (5,), length=4),
+        case((17, 33), (9, 33), None, length=33),
+        case((2, 3, 40), (37, 40), (37,), length=40),
+        case((1, 40), (33, 40), (33,), length=40),
+        case((40, 40), (1, 40), (1,), length=40),
+        case((36, 520), (68, 520), (68,), length=520),
+        case((2, 0), (3, 0), (3,), length=1),
+        case((0, 4, 2), (3, 2), (3,), length=2),
+    ],
+    "linear_weight_grad": [
+        case((3, 4), (3, 5), length=3),
+        case((2, 33, 9), (2, 33, 17), length=66),
+        case((130, 65), (130, 7), length=130),
+        case((0, 4), (0, 2), length=1),
+    ],
+    "lstm": list(lstm_cases()),
+    "lstm_grad": list(lstm_grad_cases()),
     "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],
     "conv2d": conv_cases("forward"),
     "conv2d_input_grad": conv_cases("input"),

@@ -14,6 +14,7 @@ MODULES = (
     "conv2d",
     "elementwise",
     "embedding",
+    "lstm",
     "matmul",
     "norm",
     "optim",

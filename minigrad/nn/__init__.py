@@ -25,10 +25,12 @@ from minigrad.nn.module import Module
 from minigrad.nn.norm import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from minigrad.nn.rnn import LSTM, LSTMCell
 
 __all__ = [
     "ELU",
     "GELU",
+    "LSTM",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BCELoss",
@@ -45,6 +47,7 @@ __all__ = [
     "GroupNorm",
     "Identity",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",

@@ -17,6 +17,7 @@ from minigrad.ops.activation import gelu, sigmoid, tanh
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.embedding import embedding
 from minigrad.ops.join import pad
+from minigrad.ops.linear import linear as _linear
 from minigrad.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -86,6 +87,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
             f"got input of shape {input.shape}"
         )
+    if input.ndim > 1 and weight.ndim == 2 and input.device.type == "cpu":
+        return _linear(input, weight, bias)
     out = _matmul(input, weight.T if weight.ndim == 2 else weight)
     return out if bias is None else out + bias
 

@@ -1,0 +1,270 @@
+"""A long short-term memory over a whole sequence, forward and backward, after the input has been projected.
+
+    z_t = x_t + h_{t-1} weight^T            x (T, N, 4 H), weight (4 H, H)
+    i, f, o = sigmoid(z_t), g = tanh(z_t)   its four quarters, in the order i, f, g, o
+    c_t = f c_{t-1} + i g                   (N, H)
+    h_t = o tanh(c_t)                       (N, H)
+
+There is one rung, *fused_sequence*. Its ideas: the weight is packed for the GEMM's tiles once for all steps;
+the pre-activations of a few hidden units pass to the gates' functions while they lie in L1; and the rows of
+a batch never meet, so that a thread takes its rows from the first step to the last, and no step waits.
+
+A step makes 8 N H^2 operations on the weight's 4 H^2 elements: 2 N for each, so that from some 16 rows on the
+arithmetic is the limit, and for fewer the reading of the weight from cache.
+"""
+
+from cython.parallel cimport prange
+from libc.stdlib cimport free, malloc
+
+include "arguments.pxi"
+
+cdef extern from *:
+    """
+    #include "gemm.h"
+    #include "vector_math.h"
+
+    #define REAL float
+    #define VECTOR f32v
+    #define LANES F32_LANES
+    #define NAME(f) f##_f32
+    #include "elementwise.h"
+    #define REAL float
+    #define VECTOR f32v
+    #define LANES F32_LANES
+    #define NAME(f) f##_f32
+    #include "lstm.h"
+
+    #define REAL double
+    #define VECTOR f64v
+    #define LANES F64_LANES
+    #define NAME(f) f##_f64
+    #include "elementwise.h"
+    #define REAL double
+    #define VECTOR f64v
+    #define LANES F64_LANES
+    #define NAME(f) f##_f64
+    #include "lstm.h"
+    """
+    enum:
+        NR_f32
+        NR_f64
+    void lstm_pack_forward_f32(Py_ssize_t H, const float *weight, float *packed) nogil
+    void lstm_pack_forward_f64(Py_ssize_t H, const double *weight, double *packed) nogil
+    void lstm_pack_backward_f32(Py_ssize_t H, const float *weight, float *packed) nogil
+    void lstm_pack_backward_f64(Py_ssize_t H, const double *weight, double *packed) nogil
+    void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, const float *x,
+                          const float *h_previous, const float *c_previous, float *h, float *c,
+                          float *gates) nogil
+    void lstm_forward_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, const double *x,
+                          const double *h_previous, const double *c_previous, double *h, double *c,
+                          double *gates) nogil
+    void lstm_cell_backward_f32(Py_ssize_t H, const float *gates, const float *c_previous, const float *c,
+                                const float *dh, const float *grad_c, float *dc, float *dz) nogil
+    void lstm_cell_backward_f64(Py_ssize_t H, const double *gates, const double *c_previous, const double *c,
+                                const double *dh, const double *grad_c, double *dc, double *dz) nogil
+    void lstm_send_back_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, const float *dz,
+                            const float *d, float *dh) nogil
+    void lstm_send_back_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, const double *dz,
+                            const double *d, double *dh) nogil
+
+# Multiply-adds of the whole sequence below which it is not worth waking another thread.
+cdef enum:
+    WORK_PER_THREAD = 1000000
+
+# The sizes, and the arrays of both directions: (T, N, 4 H) or (T, N, H), but the first states (N, H).
+cdef struct Sequence:
+    Py_ssize_t T, N, H
+    bint reverse              # time runs from the last step to the first
+    int dtype
+    const void *h0
+    const void *c0
+    const void *x
+    void *y
+    void *c
+    void *gates
+    const void *grad_y
+    const void *grad_c        # or NULL
+    void *grad_x
+    void *grad_h0             # on the way, the gradient of the step at hand
+    void *grad_c0
+
+
+def forward(cnp.ndarray y not None, cnp.ndarray c not None, cnp.ndarray gates not None,
+            cnp.ndarray x not None, cnp.ndarray h0 not None, cnp.ndarray c0 not None,
+            cnp.ndarray weight not None, bint reverse, int threads):
+    """All steps: the hidden states ``y``, the cell states ``c`` and the values of the gates."""
+    cdef Sequence s = sizes_of(gates, weight, reverse)
+    for array, width in ((y, s.H), (c, s.H), (gates, 4 * s.H)):
+        check_output(array, s.dtype)
+        check_shape(array, (s.T, s.N, width))
+    check_sequence(&s, x, 4 * s.H)
+    check_state(&s, h0)
+    check_state(&s, c0)
+    s.y, s.c, s.gates = cnp.PyArray_DATA(y), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
+    s.x, s.h0, s.c0 = cnp.PyArray_DATA(x), cnp.PyArray_DATA(h0), cnp.PyArray_DATA(c0)
+    run(&s, weight, False, threads)
+
+
+def backward(cnp.ndarray grad_x not None, cnp.ndarray grad_h0 not None, cnp.ndarray grad_c0 not None,
+             cnp.ndarray weight not None, cnp.ndarray c0 not None, cnp.ndarray c not None,
+             cnp.ndarray gates not None, cnp.ndarray grad_y not None, cnp.ndarray grad_c, bint reverse,
+             int threads):
+    """The gradients of ``x`` and of the first states, from those of ``y`` and, if not None, of ``c``."""
+    cdef Sequence s = sizes_of(gates, weight, reverse)
+    check_output(grad_x, s.dtype)
+    check_shape(grad_x, (s.T, s.N, 4 * s.H))
+    for array in (grad_h0, grad_c0):
+        check_output(array, s.dtype)
+        check_shape(array, (s.N, s.H))
+    check_sequence(&s, gates, 4 * s.H)
+    check_sequence(&s, c, s.H)
+    check_sequence(&s, grad_y, s.H)
+    check_state(&s, c0)
+    s.grad_c = NULL
+    if grad_c is not None:
+        check_sequence(&s, grad_c, s.H)
+        s.grad_c = cnp.PyArray_DATA(grad_c)
+    s.c0, s.c, s.gates = cnp.PyArray_DATA(c0), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
+    s.grad_y, s.grad_x = cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(grad_x)
+    s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
+    run(&s, weight, True, threads)
+
+
+# ---- the arguments -----------------------------------------------------------------------------------------
+
+
+cdef Sequence sizes_of(cnp.ndarray gates, cnp.ndarray weight, bint reverse) except *:
+    cdef Sequence s
+    s.dtype = real_type(gates)
+    check_input(weight, s.dtype)
+    if cnp.PyArray_NDIM(gates) != 3 or cnp.PyArray_NDIM(weight) != 2:
+        raise ValueError("lstm kernel: gates must have 3 dimensions, and weight 2")
+    s.T, s.N, s.H, s.reverse = gates.shape[0], gates.shape[1], weight.shape[1], reverse
+    if weight.shape[0] != 4 * s.H or s.T == 0:
+        raise ValueError(f"lstm kernel: expected gates (T, N, 4 H) with T > 0 and weight (4 H, H), got shapes "
+                         f"{(<object> gates).shape} and {(<object> weight).shape}")
+    return s
+
+
+cdef int check_shape(cnp.ndarray array, tuple shape) except -1:
+    if (<object> array).shape != shape:
+        raise ValueError(f"lstm kernel: expected an array of shape {shape}, got {(<object> array).shape}")
+    return 0
+
+
+cdef int check_sequence(Sequence *s, cnp.ndarray array, Py_ssize_t width) except -1:
+    check_input(array, s.dtype)
+    return check_shape(array, (s.T, s.N, width))
+
+
+cdef int check_state(Sequence *s, cnp.ndarray array) except -1:
+    check_input(array, s.dtype)
+    return check_shape(array, (s.N, s.H))
+
+
+# ---- the walk ----------------------------------------------------------------------------------------------
+
+
+cdef int run(Sequence *s, cnp.ndarray weight, bint back, int threads) except -1:
+    """Packs the weight, then walks along the sequence: each thread for its share of the rows."""
+    cdef const void *w = cnp.PyArray_DATA(weight)
+    cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
+    cdef Py_ssize_t NR = NR_f32 if is_float else NR_f64
+    cdef int part, parts = threads_for(4 * s.T * s.N * s.H * s.H, WORK_PER_THREAD, threads)
+    parts = <int> max(1, min(<Py_ssize_t> parts, s.N))
+    cdef Py_ssize_t size = 4 * s.H * ((s.H + NR - 1) // NR * NR) * (sizeof(float) if is_float else sizeof(double))
+    cdef void *packed = malloc(size + 1)
+    if packed == NULL:
+        raise MemoryError(f"lstm: no memory for a workspace of {size} bytes")
+    with nogil:
+        if is_float:
+            (lstm_pack_backward_f32 if back else lstm_pack_forward_f32)(s.H, <float *> w, <float *> packed)
+        else:
+            (lstm_pack_backward_f64 if back else lstm_pack_forward_f64)(s.H, <double *> w, <double *> packed)
+        if parts == 1:
+            walk(s, packed, back, 0, 1)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                walk(s, packed, back, part, parts)
+    free(packed)
+    return 0
+
+
+cdef void walk(const Sequence *s, const void *packed, bint back, int part, int parts) noexcept nogil:
+    cdef Py_ssize_t first = share(s.N, part, parts, 1), rows = share(s.N, part + 1, parts, 1) - first
+    if rows == 0:
+        return
+    if s.dtype == cnp.NPY_FLOAT32:
+        if back:
+            walk_back(s, <const float *> packed, first, rows)
+        else:
+            walk_forward(s, <const float *> packed, first, rows)
+    elif back:
+        walk_back(s, <const double *> packed, first, rows)
+    else:
+        walk_forward(s, <const double *> packed, first, rows)
+
+
+cdef void walk_forward(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t step, t, at
+    cdef const real *h = <const real *> s.h0 + first * s.H
+    cdef const real *c = <const real *> s.c0 + first * s.H
+    for step in range(s.T):
+        t = s.T - 1 - step if s.reverse else step
+        at = (t * s.N + first) * s.H
+        if real is float:
+            lstm_forward_f32(rows, s.H, packed, <const float *> s.x + 4 * at, h, c, <float *> s.y + at,
+                             <float *> s.c + at, <float *> s.gates + 4 * at)
+        else:
+            lstm_forward_f64(rows, s.H, packed, <const double *> s.x + 4 * at, h, c, <double *> s.y + at,
+                             <double *> s.c + at, <double *> s.gates + 4 * at)
+        h, c = <const real *> s.y + at, <const real *> s.c + at
+
+
+cdef void walk_back(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t step, t, at = 0, before, i
+    cdef Py_ssize_t start = first * s.H
+    cdef real *dh = <real *> s.grad_h0 + start
+    cdef real *dc = <real *> s.grad_c0 + start
+    cdef const real *dh_now
+    for i in range(rows * s.H):
+        dc[i] = 0
+    dh_now = NULL
+    for step in range(s.T):
+        t = step if s.reverse else s.T - 1 - step
+        at = (t * s.N + first) * s.H
+        if dh_now == NULL:
+            dh_now = <const real *> s.grad_y + at     # nothing comes from a later step
+        else:
+            before = ((t - 1 if s.reverse else t + 1) * s.N + first) * s.H
+            send_back(s, packed, rows, <const real *> s.grad_x + 4 * before, <const real *> s.grad_y + at, dh)
+            dh_now = dh
+        for i in range(rows):
+            cell_backward(s, t, at + i * s.H, start + i * s.H, dh_now + i * s.H, dc + i * s.H)
+    send_back(s, packed, rows, <const real *> s.grad_x + 4 * at, NULL, dh)
+
+
+cdef inline void cell_backward(const Sequence *s, Py_ssize_t t, Py_ssize_t at, Py_ssize_t state, const real *dh,
+                               real *dc) noexcept nogil:
+    """One row of step ``t``, at the offset ``at`` in a (T, N, H) array and ``state`` in an (N, H) one."""
+    cdef Py_ssize_t step = -s.N * s.H if not s.reverse else s.N * s.H
+    cdef const real *c_previous
+    if t == (s.T - 1 if s.reverse else 0):
+        c_previous = <const real *> s.c0 + state
+    else:
+        c_previous = <const real *> s.c + at + step
+    cdef const real *grad_c = <const real *> s.grad_c + at if s.grad_c else NULL
+    if real is float:
+        lstm_cell_backward_f32(s.H, <const float *> s.gates + 4 * at, c_previous, <const float *> s.c + at, dh,
+                               grad_c, dc, <float *> s.grad_x + 4 * at)
+    else:
+        lstm_cell_backward_f64(s.H, <const double *> s.gates + 4 * at, c_previous, <const double *> s.c + at,
+                               dh, grad_c, dc, <double *> s.grad_x + 4 * at)
+
+
+cdef inline void send_back(const Sequence *s, const real *packed, Py_ssize_t rows, const real *dz,
+                           const real *d, real *dh) noexcept nogil:
+    if real is float:
+        lstm_send_back_f32(rows, s.H, packed, dz, d, dh)
+    else:
+        lstm_send_back_f64(rows, s.H, packed, dz, d, dh)

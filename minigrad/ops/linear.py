@@ -1,0 +1,96 @@
+"""The linear map x W^T + b, whose bias is added while the product's tiles are still in registers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import get_op, op
+from minigrad.ops.matmul import matmul
+
+
+@op
+def linear(xp, x, weight, bias=None):
+    """(..., K) and (N, K) -> (..., N): x weight^T + bias."""
+    product = xp.matmul(x, weight.T)
+    return product if bias is None else product + bias
+
+
+@op
+def linear_weight_grad(xp, g, x):
+    """(..., N) and (..., K) -> (N, K): the sum of the outer products of the rows."""
+    return xp.matmul(_rows(g).T, _rows(x))
+
+
+_sum = get_op("sum")
+
+linear.grad(
+    x=lambda g, _y, _x, weight, _bias: matmul(g, weight),
+    weight=lambda g, _y, x, _weight, _bias: linear_weight_grad(g, x),
+    bias=lambda g, _y, _x, _weight, _bias: _sum(g, dim=tuple(range(g.ndim - 1)), keepdim=False),
+)
+linear_weight_grad.grad(
+    g=lambda gg, _z, _g, x: linear(x, gg, None),
+    x=lambda gg, _z, g, _x: matmul(g, gg),
+)
+
+
+@linear.shape
+def _(x, weight, bias=None):
+    if x.ndim < 2 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
+            f"got input of shape {x.shape}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"linear: bias must have shape {weight.shape[:1]} (weight shape {weight.shape}), got {bias.shape}"
+        )
+    return *x.shape[:-1], weight.shape[0]
+
+
+@linear_weight_grad.shape
+def _(g, x):
+    if g.shape[:-1] != x.shape[:-1]:
+        raise ValueError(
+            f"linear_weight_grad: all sizes but the last must agree, got shapes {g.shape}, {x.shape}"
+        )
+    return g.shape[-1], x.shape[-1]
+
+
+def _rows(x: Any) -> Any:
+    """(..., K) as a matrix, a view where the strides allow it."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _register(run: Any, name: str) -> None:
+    def forward(out, x, weight, bias):
+        run(_rows(out), _rows(x), weight.T, get_num_threads())
+        if bias is not None:
+            out += bias
+
+    def weight_grad(out, g, x):
+        run(out, _rows(g).T, _rows(x), get_num_threads())
+
+    forward.__doc__ = weight_grad.__doc__ = run.__doc__
+    linear.kernel("cpu", name=name, layout="strided")(forward)
+    linear_weight_grad.kernel("cpu", name=name, layout="strided")(weight_grad)
+
+
+for _name in ("naive", "tiled", "packed", "threaded"):
+    _register(getattr(cpu.matmul, _name), _name)
+
+
+@linear.kernel("cpu", name="fused_bias", layout="strided")
+def _(out, x, weight, bias):
+    """Adds the bias in the epilogue of *threaded*, which saves a second pass over the output."""
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    cpu.matmul.threaded(_rows(out), _rows(x), weight.T, get_num_threads(), bias)
