@@ -2,7 +2,7 @@
 
 Every op has a *reference*, written in terms of an array module (NumPy or CuPy), and any number of
 *kernels*. A kernel is registered for device types and dtypes and has a name, its rung on the ladder. The
-last one registered whose device, dtype and condition fit is the one that runs; :func:`use_kernel` selects
+last one registered whose device, dtype and conditions fit is the one that runs; :func:`use_kernel` selects
 another. Where none fits, the reference runs: nothing is lost but speed.
 
 What a kernel is given depends on the layout that it declares:
@@ -57,6 +57,7 @@ class Kernel(NamedTuple):
         run: ``run(out, *inputs, **attrs)``; with several outputs ``run(outs, ...)``, a tuple.
         layout: see the module's text.
         when: ``when(*inputs, **attrs)``, or None: runs only where this is true.
+        prefer: ``prefer(*inputs, **attrs)``, or None: where this is not true, runs only if selected.
         summary: what this rung adds, in a sentence or two.
     """
 
@@ -68,6 +69,7 @@ class Kernel(NamedTuple):
     layout: str
     when: Callable[..., bool] | None
     summary: str
+    prefer: Callable[..., bool] | None = None
 
 
 class KernelTable:
@@ -110,8 +112,11 @@ class KernelTable:
 
     def choose(self, device_type: str, dtype: np.dtype, arrays: Sequence, attrs: dict) -> Kernel | None:
         """The kernel to run on ``arrays``, or None for the reference."""
+        selected = device_type in self.selected
         for kernel in self.candidates(device_type, dtype):
-            if kernel.when is None or kernel.when(*arrays, **attrs):
+            if (kernel.when is None or kernel.when(*arrays, **attrs)) and (
+                selected or kernel.prefer is None or kernel.prefer(*arrays, **attrs)
+            ):
                 return kernel
         return None
 

@@ -205,6 +205,7 @@ class Op:
         dtypes: str | Sequence = "f4 f8",
         layout: str = "contiguous",
         when: Callable[..., bool] | None = None,
+        prefer: Callable[..., bool] | None = None,
     ) -> Callable:
         """Decorator: register ``run(out, *inputs, **attributes)`` as a kernel of this op.
 
@@ -214,6 +215,8 @@ class Op:
             dtypes: dtypes of the first array input that it accepts, as NumPy codes or dtypes.
             layout: ``"contiguous"``, ``"strided"`` or ``"broadcast"``: see :mod:`minigrad.dispatch`.
             when: ``when(*inputs, **attributes)`` on arrays; the kernel runs only where it is true.
+            prefer: ``prefer(*inputs, **attributes)``; where it is false, the kernel runs only if
+                :func:`use_kernel` selects it.
 
         The last kernel registered is preferred. The first paragraph of its docstring is shown in listings.
         """
@@ -226,7 +229,7 @@ class Op:
             summary = " ".join((inspect.getdoc(run) or "").partition("\n\n")[0].split())
             own = str(name or getattr(run, "__name__", "kernel"))
             self.kernels.add(
-                Kernel(self.name, own, devices, parse_dtypes(dtypes), run, layout, when, summary)
+                Kernel(self.name, own, devices, parse_dtypes(dtypes), run, layout, when, summary, prefer)
             )
             return run
 

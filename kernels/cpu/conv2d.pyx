@@ -1,4 +1,4 @@
-"""2-D convolution and its two gradients, each as a ladder of three rungs.
+"""2-D convolution and its two gradients, each as a ladder of four rungs.
 
     forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, h, w] over c, u, v
     input_grad   out[n, c, h, w] = the sum of weight[o, c, u, v] * grad_output[n, o, i, j] over o, u, v
@@ -17,12 +17,14 @@ output channel sees only the input channels of its own group. Shapes:
     direct          the definition as loops; the innermost runs along a row of pixels
     im2col          + the input under each kernel tap copied out into a matrix, so that a GEMM does the sums
     implicit_gemm   + the same GEMM without that matrix: its elements are found by adding two offsets
+    planes          + vectors that run along the pixels of a row, for layers with few channels in a group
 
-All three make 2 N O OH OW (C / groups) KH KW floating-point operations. *direct* loads three elements and
+All four make 2 N O OH OW (C / groups) KH KW floating-point operations. *direct* loads three elements and
 stores one for each multiply-add. *im2col* runs at the speed of GEMM, but first writes a matrix KH KW times as
 large as x, and reads it back: with few output channels that traffic costs more than the arithmetic.
 *implicit_gemm* has the intensity of the GEMM tile and no such traffic, and spares the taps that fall into the
-padding.
+padding; its vectors hold output channels. *planes* copies the input once, with its padding.
+minigrad/ops/conv_choice.py says which of them runs where.
 
 Every array is C-contiguous, all of one dtype, float32 or float64. ``threads`` is the number of OpenMP
 threads; the same thread count gives the same bits.
@@ -55,6 +57,8 @@ include "conv2d_direct.pxi"
 include "conv2d_im2col.pxi"
 include "conv2d_correlation.pxi"
 include "conv2d_implicit_gemm.pxi"
+include "conv2d_planes_layout.pxi"
+include "conv2d_planes.pxi"
 
 
 # ---- forward -----------------------------------------------------------------------------------------------
@@ -90,10 +94,19 @@ def forward_implicit_gemm(cnp.ndarray out not None, cnp.ndarray x not None, cnp.
     read_conv(&conv, x, weight, out, bias,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
-    if conv.group_out == 1:  # no channels to fill a vector with
-        direct_forward(&conv)
-    else:
-        implicit_forward(&conv)
+    implicit_forward(&conv)
+
+
+def forward_planes(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight not None, bias,
+                int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+                int threads):
+    """Turns the vectors: along the pixels of a row, of images copied with their padding, so that layers with
+    few channels fill them too."""
+    cdef Conv conv
+    read_conv(&conv, x, weight, out, bias,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    check_output(out, conv.dtype)
+    planes_forward(&conv)
 
 
 # ---- gradient for the input --------------------------------------------------------------------------------
@@ -130,12 +143,19 @@ def input_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output n
     read_conv(&conv, out, weight, grad_output, None,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
-    if conv.group_in == 1 and conv.group_out == 1:  # no channels to fill a vector with, nor to sum over
-        direct_input_grad(&conv)
-    elif half_empty_vectors(&conv, conv.group_in):  # im2col's vectors run along pixels instead
-        im2col_run(&conv, INPUT_GRAD)
-    else:
-        implicit_input_grad(&conv)
+    implicit_input_grad(&conv)
+
+
+def input_grad_planes(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray weight not None,
+                int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+                int threads):
+    """Turns the vectors: along the pixels of a row, whatever the number of channels. The phases of the stride
+    are interleaved in cache."""
+    cdef Conv conv
+    read_conv(&conv, out, weight, grad_output, None,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    check_output(out, conv.dtype)
+    planes_input_grad(&conv)
 
 
 # ---- gradient for the weight -------------------------------------------------------------------------------
@@ -174,10 +194,18 @@ def weight_grad_implicit_gemm(cnp.ndarray out not None, cnp.ndarray grad_output 
     read_conv(&conv, x, out, grad_output, None,
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
-    if conv.group_out == 1:  # no channels to fill a vector with
-        direct_weight_grad(&conv)
-    else:
-        implicit_weight_grad(&conv)
+    implicit_weight_grad(&conv)
+
+
+def weight_grad_planes(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray x not None,
+                int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+                int threads):
+    """Turns the vectors: each tap sums up the products of two rows of pixels, lane by lane."""
+    cdef Conv conv
+    read_conv(&conv, x, out, grad_output, None,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    check_output(out, conv.dtype)
+    planes_weight_grad(&conv)
 
 
 # ---- reading the arguments ---------------------------------------------------------------------------------

@@ -39,10 +39,6 @@ cdef inline Py_ssize_t panels_of(const Conv *conv, Py_ssize_t channels) noexcept
     return ceil_divide(channels, NR_f32 if conv.dtype == cnp.NPY_FLOAT32 else NR_f64)
 
 
-cdef inline bint half_empty_vectors(const Conv *conv, Py_ssize_t channels) noexcept nogil:
-    return 2 * channels <= (LANES_f32 if conv.dtype == cnp.NPY_FLOAT32 else LANES_f64)
-
-
 # ---- forward and input gradient ----------------------------------------------------------------------------
 
 # The right operand and the result of a correlation. The weights of each group are packed in panels of NR

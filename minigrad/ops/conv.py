@@ -14,6 +14,7 @@ from typing import Any
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
+from minigrad.ops.conv_choice import PREFERS
 from minigrad.ops.join import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
@@ -282,14 +283,16 @@ def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
     return x.shape[1] == groups
 
 
-def _register(target: Op, device: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
+def _register(
+    target: Op, device: tuple[str, ...], name: str, run: Any, when: Any = None, **conditions: Any
+) -> None:
     threads = (lambda: (get_num_threads(),)) if device == ("cpu",) else tuple
 
     def kernel(out, *arrays, stride, padding, dilation, groups, **sizes):
         run(out, *arrays, *stride, *padding, *dilation, groups, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*device, name=name, when=when)(kernel)
+    target.kernel(*device, name=name, when=when, **conditions)(kernel)
 
 
 for _op, _pass, _fills_tiles, _depthwise in (
@@ -297,8 +300,11 @@ for _op, _pass, _fills_tiles, _depthwise in (
     (conv2d_input_grad, "input_grad", _fills_input_grad_tiles, _is_depthwise),
     (conv2d_weight_grad, "weight_grad", _fills_weight_grad_tiles, _is_weight_grad_depthwise),
 ):
-    for _rung in ("direct", "im2col", "implicit_gemm"):
-        _register(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_pass}_{_rung}"))
+    for _rung in ("direct", "im2col", "implicit_gemm", "planes"):
+        _register(
+            *(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_pass}_{_rung}")),
+            prefer=PREFERS[_pass].get(_rung),
+        )
     for _rung, _run, _when in (
         ("direct", getattr(cuda.conv2d, _pass), None),
         ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles),

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from minigrad.kernels import cpu
 
 FUNCTIONS = ("forward", "input_grad", "weight_grad")
-RUNGS = ("direct", "im2col", "implicit_gemm")
+RUNGS = ("direct", "im2col", "implicit_gemm", "planes")
 
 functions = pytest.mark.parametrize("function", FUNCTIONS)
 rungs = pytest.mark.parametrize("rung", RUNGS)
@@ -51,8 +51,6 @@ class Case:
         return (*self.stride, *self.pad, *self.dilation, self.groups, threads)
 
 
-# More than 8 channels go through the vector kernels of all three functions; with fewer, implicit_gemm may
-# hand the input gradient to im2col.
 CASES = [
     Case((1, 1, 1, 1), 1, (1, 1)),
     Case((3, 1, 28, 28), 32, (3, 3), pad=(1, 1)),
@@ -78,6 +76,15 @@ CASES = [
     Case((1, 3, 90, 70), 4, (3, 3), pad=(1, 1)),
     Case((1, 12, 90, 70), 4, (3, 3), pad=(1, 1)),
     Case((9, 2, 1, 40), 20, (1, 7), pad=(0, 3)),
+    # Few channels in a group, with rows of many vectors, of one and of less, in few rows and in many.
+    Case((2, 3, 17, 41), 3, (3, 3), pad=(1, 1), groups=3),
+    Case((1, 2, 9, 70), 2, (5, 5), pad=(2, 2), groups=2),
+    Case((2, 2, 18, 38), 2, (3, 3), stride=(2, 2), pad=(1, 1), groups=2),
+    Case((1, 2, 23, 37), 6, (5, 3), stride=(2, 2), pad=(4, 2), dilation=(2, 2), groups=2),
+    Case((2, 3, 7, 7), 3, (3, 3), pad=(1, 1), groups=3),
+    Case((1, 2, 6, 19), 2, (5, 5), stride=(1, 3), pad=(3, 6), groups=2),
+    Case((1, 8, 5, 90), 8, (3, 3), pad=(1, 1), groups=2),
+    Case((1, 3, 12, 50), 14, (7, 7), stride=(2, 2), pad=(3, 3)),
 ]
 EMPTY_CASES = [
     Case((0, 3, 5, 5), 4, (3, 3), pad=(1, 1)),
@@ -270,6 +277,18 @@ def test_nonfinite_elements_reach_what_depends_on_them(conv2d, dtype, function, 
         exact = ORACLES[function](case, **{name: a.astype(np.float64) for name, a in operands.items()})
     out = compute(conv2d, function, rung, case, operands)
     np.testing.assert_array_equal(np.isfinite(out), np.isfinite(exact))
+
+
+@rungs
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+@pytest.mark.parametrize("width", (5, 19))
+def test_weight_grad_ignores_what_a_tap_does_not_meet(conv2d, dtype, rung, value, width):
+    case = Case((1, 3, 6, width), 3, (1, 3), groups=3)
+    operands = {name: array.copy() for name, array in arrays(case, dtype).items()}
+    # Only the first tap meets the first column, and only the last the last.
+    operands["x"][0, :, 2, 0] = operands["x"][0, :, 3, -1] = value
+    out = compute(conv2d, "weight_grad", rung, case, operands)
+    np.testing.assert_array_equal(np.isfinite(out), np.broadcast_to([False, True, False], out.shape))
 
 
 @rungs

@@ -1,0 +1,51 @@
+"""The rules that choose among the CPU's convolution kernels; a selected kernel runs whatever they say."""
+
+import numpy as np
+import pytest
+
+from minigrad.dispatch import kernel_table, use_kernel
+
+FORWARD = {
+    "first layer": ((2, 3, 8, 8), (16, 3, 3, 3), 1, "planes"),
+    "last layer": ((2, 16, 8, 8), (3, 16, 3, 3), 1, "planes"),
+    "depthwise": ((2, 32, 8, 8), (32, 1, 3, 3), 32, "planes"),
+    "many channels": ((2, 16, 8, 8), (16, 16, 5, 5), 1, "implicit_gemm"),
+}
+
+
+def choose(op, *shapes, groups=1, **sizes):
+    arrays = [None if shape is None else np.empty(shape, np.float32) for shape in shapes]
+    options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": groups}
+    return kernel_table(op).choose("cpu", np.dtype(np.float32), arrays, options | sizes).name
+
+
+@pytest.mark.parametrize("x, weight, groups, rung", FORWARD.values(), ids=FORWARD)
+def test_forward(x, weight, groups, rung):
+    assert choose("conv2d", x, weight, None, groups=groups) == rung
+
+
+def test_input_grad():
+    def input_grad(channels, kernel):
+        return choose("conv2d_input_grad", (2, 32, 6, 6), (32, channels, *kernel), input_size=(8, 8))
+
+    assert input_grad(16, (5, 5)) == "implicit_gemm"
+    assert input_grad(3, (3, 3)) == "planes"
+    assert input_grad(1, (3, 3)) == "im2col"
+
+
+def test_weight_grad():
+    def weight_grad(channels, out_channels, kernel):
+        shapes = (2, out_channels, 6, 6), (2, channels, 8, 8)
+        return choose("conv2d_weight_grad", *shapes, kernel_size=kernel)
+
+    assert weight_grad(16, 16, (3, 3)) == "implicit_gemm"
+    assert weight_grad(1, 32, (3, 3)) == "implicit_gemm"
+    assert weight_grad(64, 1, (3, 3)) == "planes"
+    assert weight_grad(64, 1, (1, 1)) == "implicit_gemm"
+
+
+@pytest.mark.parametrize("rung", ("direct", "im2col", "implicit_gemm", "planes"))
+@pytest.mark.parametrize("x, weight, groups", [case[:3] for case in FORWARD.values()], ids=FORWARD)
+def test_a_selected_kernel_runs_everywhere(x, weight, groups, rung):
+    with use_kernel("conv2d", rung):
+        assert choose("conv2d", x, weight, None, groups=groups) == rung
