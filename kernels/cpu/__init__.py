@@ -12,6 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 
 MODULES = (
     "conv2d",
+    "conv2d_winograd",
     "elementwise",
     "embedding",
     "lstm",

@@ -1,0 +1,419 @@
+"""3x3 convolution with stride 1, and its two gradients, by Winograd's minimal filtering: float32.
+
+    forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, i + u - pad_h, j + v - pad_w]
+    input_grad   the same of grad_output, with the kernel rotated by half a turn and its channels exchanged
+    weight_grad  out[o, c, u, v] = the sum of grad_output[n, o, i, j] * x[n, c, i + u - pad_h, j + v - pad_w]
+
+x is zero outside its borders. The output is cut into tiles of m x m pixels, m = 4 or 2. The (m + 2) x (m + 2)
+pixels under a tile become as many values at points, by additions and multiplications with small constants; so
+do the kernels. At each point one multiplication of matrices then sums over channels, and the products become
+the tile of the output. conv2d_winograd.h has the transforms, the points and the source.
+
+For m x m outputs of one channel, the products take (m + 2)^2 multiply-adds where the definition takes 9 m^2:
+36 for 144 (m = 4), or 16 for 36 (m = 2). The transforms take some 14 operations more for each tile and channel
+of either side. So it gains when both sides have many channels, and most pixels of the tiles are wanted.
+
+What is saved is paid for in digits: the transforms amplify rounding errors about 5 times in the mean, and up to
+9 times (m = 4), compared with the definition's sum. A value that is not finite spreads to the whole tile.
+
+Every block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache.
+Arithmetic intensity of the products: those of a GEMM with as many rows as a block has tiles, for each point.
+
+Arrays are C-contiguous float32. ``threads`` is the number of OpenMP threads; each output is computed in the same
+way, whatever their number (weight_grad: the same number gives the same bits).
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport uintptr_t
+from libc.string cimport memcpy, memset
+
+include "arguments.pxi"
+
+cdef extern from "conv2d_winograd.h" nogil:
+    enum:
+        NR "NR_f32"
+        TAPS
+    ctypedef struct point_values:
+        float *data
+        Py_ssize_t point, row
+    ctypedef struct tile_row:
+        Py_ssize_t height, width, first_row, first_column, step, tiles
+    Py_ssize_t windows_scratch(Py_ssize_t width, Py_ssize_t tiles)
+    void input_to_points(int tile, const tile_row *at, Py_ssize_t channels, const float *planes,
+                         Py_ssize_t plane_stride, float *values, Py_ssize_t point, Py_ssize_t row,
+                         float *scratch)
+    void grad_output_to_points(int tile, const tile_row *at, Py_ssize_t channels, const float *planes,
+                               Py_ssize_t plane_stride, float *values, Py_ssize_t point, Py_ssize_t row,
+                               float *scratch)
+    void multiply_weights(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t depth, Py_ssize_t panels,
+                          const point_values *values, const point_values *weights,
+                          const point_values *products)
+    void multiply_gradients(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t channels, Py_ssize_t panels,
+                            const point_values *values, const point_values *gradients,
+                            const point_values *sums)
+    void points_to_output(int tile, Py_ssize_t tiles, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t channels,
+                          const float *products, Py_ssize_t point, Py_ssize_t row, const float *bias,
+                          float *planes, Py_ssize_t plane_stride, float *scratch)
+    void weights_to_points(int tile, Py_ssize_t depth, const float *taps, bint rotated, float *weights,
+                           Py_ssize_t point)
+    void points_to_weight_grad(int tile, Py_ssize_t depth, const float *sums, Py_ssize_t point,
+                               Py_ssize_t row, float *taps)
+    void pack_channels_f32(Py_ssize_t channels, Py_ssize_t pixels, const float *planes,
+                           Py_ssize_t plane_stride, float *panel)
+    void store_channels_f32(Py_ssize_t channels, Py_ssize_t pixels, const float *panel, float *planes,
+                            Py_ssize_t plane_stride)
+
+# One convolution of `source` into `result`, and how it is cut up. Rows of tiles are counted through all images.
+cdef struct Winograd:
+    const float *source                           # (N, C, H, W)
+    const float *weight                           # (O, C, 3, 3), or (C, O, 3, 3) if `rotated`
+    float *bias                                   # (O,), or NULL
+    float *result                                 # (N, O, OH, OW)
+    Py_ssize_t N, C, H, W, O, OH, OW, pad_h, pad_w
+    bint rotated
+    int tile, step, threads                       # step: pixels of the output along one side of a tile
+    Py_ssize_t points, image_rows, tiles          # rows of tiles in an image, tiles in such a row
+    Py_ssize_t rows, block_rows, blocks           # rows of tiles in all, and in each block
+    Py_ssize_t panels                             # of NR output channels
+
+# Multiply-adds that a thread must have to do, as in conv2d.pyx.
+cdef Py_ssize_t WORK_PER_THREAD = 200_000
+
+# Values and products of a block: as many tiles as fit, but enough to use each weight that often.
+cdef enum:
+    BLOCK_BYTES = 512 * 1024
+    FEWEST_TILES = 24
+    MOST_TILES = 256
+    CHUNK = 16          # kernels, of each lane, transformed at a time
+
+
+# ---- the three functions -----------------------------------------------------------------------------------
+
+
+def forward(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight not None, bias,
+            int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups, int threads,
+            int step=0):
+    """Multiplies less: tiles of 4x4 or 2x2 outputs become products at 36 or 16 points, summed over channels by
+    GEMMs; loses about one digit."""
+    cdef Winograd w
+    check_options(stride_h, stride_w, dil_h, dil_w, groups)
+    check_arrays(x, weight, out, pad_h, pad_w)
+    check_output(out, cnp.NPY_FLOAT32)
+    read_images(&w, x, out, pad_h, pad_w)
+    w.weight, w.rotated = <const float *> cnp.PyArray_DATA(weight), False
+    w.bias = NULL if bias is None else read_bias(bias, w.O)
+    plan(&w, step, threads)
+    run(&w)
+
+
+def input_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray weight not None,
+               int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups, int threads,
+               int step=0):
+    """Multiplies less: the forward pass of ``grad_output``, with rotated kernels and the channels' roles
+    exchanged; loses about one digit."""
+    cdef Winograd w
+    check_options(stride_h, stride_w, dil_h, dil_w, groups)
+    check_arrays(out, weight, grad_output, pad_h, pad_w)
+    check_output(out, cnp.NPY_FLOAT32)
+    read_images(&w, grad_output, out, TAPS - 1 - pad_h, TAPS - 1 - pad_w)
+    w.weight, w.rotated = <const float *> cnp.PyArray_DATA(weight), True
+    w.bias = NULL
+    plan(&w, step, threads)
+    run(&w)
+
+
+def weight_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray x not None,
+                int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups, int threads,
+                int step=0):
+    """Multiplies less: at each point the gradient is a product of matrices over all tiles of the batch, summed
+    up before it is transformed back; loses about one digit."""
+    cdef Winograd w
+    check_options(stride_h, stride_w, dil_h, dil_w, groups)
+    check_arrays(x, out, grad_output, pad_h, pad_w)
+    check_output(out, cnp.NPY_FLOAT32)
+    read_images(&w, x, grad_output, pad_h, pad_w)
+    plan(&w, step, threads)
+    run_weight_grad(&w, <float *> cnp.PyArray_DATA(out))
+
+
+# ---- forward and input gradient ----------------------------------------------------------------------------
+
+
+cdef int run(Winograd *w) except -1:
+    """Transforms the weights, then computes block after block."""
+    if w.rows == 0 or w.tiles == 0 or w.O == 0:
+        return 0
+    cdef point_values weights = point_values(data=NULL, row=w.C * NR, point=w.panels * w.C * NR + NR)
+    cdef Py_ssize_t weight_elements = w.points * weights.point
+    cdef Py_ssize_t workspace = whole_lines(block_workspace(w))
+    cdef cnp.ndarray memory = allocate(weight_elements + w.panels * NR + w.threads * workspace)
+    weights.data = aligned(memory)
+    cdef float *bias = weights.data + weight_elements
+    cdef float *workspaces = bias + w.panels * NR
+    cdef Py_ssize_t panel, block
+    cdef int packers = threads_for(w.points * w.panels * NR * w.C, WORK_PER_THREAD, w.threads)
+    with nogil:
+        memset(bias, 0, w.panels * NR * sizeof(float))
+        if w.bias != NULL:
+            memcpy(bias, w.bias, w.O * sizeof(float))
+        if packers == 1:  # without OpenMP, which a forked child must not enter
+            for panel in range(w.panels):
+                transform_weights(w, panel, &weights)
+        else:
+            for panel in prange(w.panels, num_threads=packers, schedule="static"):
+                transform_weights(w, panel, &weights)
+        if w.threads == 1:
+            for block in range(w.blocks):
+                run_block(w, block, &weights, bias, workspaces)
+        else:
+            for block in prange(w.blocks, num_threads=w.threads, schedule="dynamic"):
+                run_block(w, block, &weights, bias, workspaces + threadid() * workspace)
+    return 0
+
+
+cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_values *weights) noexcept nogil:
+    """The kernels of NR channels of the result, at all points."""
+    cdef float[CHUNK * TAPS * TAPS * NR] taps
+    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first), taps_each = TAPS * TAPS
+    cdef Py_ssize_t chunk, c, k, depth
+    for chunk in range(ceil_divide(w.C, CHUNK)):
+        c = chunk * CHUNK
+        depth = min(<Py_ssize_t> CHUNK, w.C - c)
+        if w.rotated:
+            for k in range(depth):
+                pack_channels_f32(lanes, taps_each, w.weight + ((c + k) * w.O + first) * taps_each, taps_each,
+                                  taps + k * taps_each * NR)
+        else:
+            pack_channels_f32(lanes, depth * taps_each, w.weight + (first * w.C + c) * taps_each,
+                              w.C * taps_each, taps)
+        weights_to_points(w.tile, depth, taps, w.rotated, weights.data + panel * weights.row + c * NR,
+                          weights.point)
+
+
+cdef point_values values_of(const Winograd *w, Py_ssize_t channels, float *data) noexcept nogil:
+    """Room for a block's values at all points. Neither rows nor points lie a power of two apart, where they
+    would evict each other from the cache."""
+    cdef Py_ssize_t row = ceil_divide(channels, NR) * NR
+    if row % 256 == 0:
+        row += NR
+    return point_values(data=data, row=row, point=w.block_rows * w.tiles * row + NR)
+
+
+cdef Py_ssize_t block_workspace(const Winograd *w) noexcept nogil:
+    """Elements for the values and products of a block, and for the rows of pixels beside them."""
+    return w.points * (values_of(w, w.C, NULL).point + values_of(w, w.O, NULL).point) \
+        + max(windows_scratch(max(w.W, w.OW), w.tiles), w.step * w.OW * NR)
+
+
+cdef void run_block(const Winograd *w, Py_ssize_t block, const point_values *weights, const float *bias,
+                    float *workspace) noexcept nogil:
+    """All channels of some rows of tiles."""
+    cdef point_values values = values_of(w, w.C, workspace)
+    cdef point_values products = values_of(w, w.O, workspace + w.points * values.point)
+    cdef float *scratch = products.data + w.points * products.point
+    cdef Py_ssize_t first = block * w.block_rows, last = min(first + w.block_rows, w.rows), row
+    for row in range(first, last):
+        transform_row(w, row, &values, (row - first) * w.tiles * values.row, scratch)
+    multiply_weights(w.points, (last - first) * w.tiles, w.C, w.panels, &values, weights, &products)
+    for row in range(first, last):
+        store_row(w, row, &products, (row - first) * w.tiles * products.row, bias, scratch)
+
+
+cdef void transform_row(const Winograd *w, Py_ssize_t row, const point_values *values, Py_ssize_t offset,
+                        float *scratch) noexcept nogil:
+    """One row of tiles of the source, to ``offset`` in ``values``."""
+    cdef Py_ssize_t plane = w.H * w.W, panel, c
+    cdef const float *image = w.source + row // w.image_rows * w.C * plane
+    cdef tile_row at = tile_row(height=w.H, width=w.W, first_row=row % w.image_rows * w.step - w.pad_h,
+                                first_column=-w.pad_w, step=w.step, tiles=w.tiles)
+    for panel in range(ceil_divide(w.C, NR)):
+        c = panel * NR
+        input_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.C - c), image + c * plane, plane,
+                        values.data + offset + c, values.point, values.row, scratch)
+
+
+cdef void store_row(const Winograd *w, Py_ssize_t row, const point_values *products, Py_ssize_t offset,
+                    const float *bias, float *scratch) noexcept nogil:
+    """One row of tiles of the result, from ``offset`` in ``products``."""
+    cdef Py_ssize_t plane = w.OH * w.OW, panel, o, first_row = row % w.image_rows * w.step
+    cdef float *target = w.result + row // w.image_rows * w.O * plane + first_row * w.OW
+    for panel in range(w.panels):
+        o = panel * NR
+        points_to_output(w.tile, w.tiles, min(<Py_ssize_t> w.step, w.OH - first_row), w.OW,
+                         min(<Py_ssize_t> NR, w.O - o), products.data + offset + o, products.point,
+                         products.row, bias + o, target + o * plane, plane, scratch)
+
+
+# ---- weight gradient ---------------------------------------------------------------------------------------
+
+
+cdef int run_weight_grad(Winograd *w, float *weight_grad) except -1:
+    """Each thread sums up the products of its own blocks, at all points; the threads' sums are added in a fixed
+    order, and transformed back."""
+    cdef Py_ssize_t parts = min(<Py_ssize_t> w.threads, max(1, w.blocks)), part, panel, sums_size, workspace
+    cdef point_values sums
+    sums.row = w.panels * NR
+    sums.point = w.C * sums.row + NR
+    sums_size = whole_lines(w.points * sums.point)
+    workspace = sums_size + whole_lines(block_workspace(w))
+    cdef cnp.ndarray memory = allocate(parts * workspace)
+    sums.data = aligned(memory)
+    with nogil:
+        if parts == 1:  # without OpenMP, which a forked child must not enter
+            sum_blocks(w, 0, 1, sums, sums_size)
+            for panel in range(w.panels):
+                store_weight_grad(w, panel, 1, workspace, &sums, weight_grad)
+        else:
+            for part in prange(parts, num_threads=<int> parts, schedule="static"):
+                sum_blocks(w, part, parts, point_values(data=sums.data + part * workspace, row=sums.row,
+                                                        point=sums.point), sums_size)
+            for panel in prange(w.panels, num_threads=<int> parts, schedule="static"):
+                store_weight_grad(w, panel, parts, workspace, &sums, weight_grad)
+    return 0
+
+
+cdef void sum_blocks(const Winograd *w, Py_ssize_t part, Py_ssize_t parts, point_values sums,
+                     Py_ssize_t sums_size) noexcept nogil:
+    """One thread's blocks. ``w.result`` is grad_output here."""
+    cdef point_values values = values_of(w, w.C, sums.data + sums_size)
+    cdef point_values gradients = values_of(w, w.O, values.data + w.points * values.point)
+    cdef float *scratch = gradients.data + w.points * gradients.point
+    cdef Py_ssize_t block, first, last, row
+    memset(sums.data, 0, w.points * sums.point * sizeof(float))
+    for block in range(part * w.blocks // parts, (part + 1) * w.blocks // parts):
+        first, last = block * w.block_rows, min((block + 1) * w.block_rows, w.rows)
+        for row in range(first, last):
+            transform_row(w, row, &values, (row - first) * w.tiles * values.row, scratch)
+            transform_grad_row(w, row, &gradients, (row - first) * w.tiles * gradients.row, scratch)
+        multiply_gradients(w.points, (last - first) * w.tiles, w.C, w.panels, &values, &gradients, &sums)
+
+
+cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, const point_values *gradients,
+                             Py_ssize_t offset, float *scratch) noexcept nogil:
+    """One row of tiles of grad_output, to ``offset`` in ``gradients``."""
+    cdef Py_ssize_t plane = w.OH * w.OW, panel, o
+    cdef const float *image = w.result + row // w.image_rows * w.O * plane
+    cdef tile_row at = tile_row(height=w.OH, width=w.OW, first_row=row % w.image_rows * w.step,
+                                first_column=0, step=w.step, tiles=w.tiles)
+    for panel in range(w.panels):
+        o = panel * NR
+        grad_output_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.O - o), image + o * plane, plane,
+                              gradients.data + offset + o, gradients.point, gradients.row, scratch)
+
+
+cdef void store_weight_grad(const Winograd *w, Py_ssize_t panel, Py_ssize_t parts, Py_ssize_t part_size,
+                            const point_values *sums, float *weight_grad) noexcept nogil:
+    """The kernels of NR output channels: adds up what the threads have, and transforms it back."""
+    cdef float[CHUNK * TAPS * TAPS * NR] taps
+    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first), taps_each = TAPS * TAPS
+    cdef Py_ssize_t chunk, c, depth
+    add_parts(w, first, parts, part_size, sums)
+    for chunk in range(ceil_divide(w.C, CHUNK)):
+        c = chunk * CHUNK
+        depth = min(<Py_ssize_t> CHUNK, w.C - c)
+        points_to_weight_grad(w.tile, depth, sums.data + c * sums.row + first, sums.point, sums.row, taps)
+        store_channels_f32(lanes, depth * taps_each, taps, weight_grad + (first * w.C + c) * taps_each,
+                           w.C * taps_each)
+
+
+cdef void add_parts(const Winograd *w, Py_ssize_t first, Py_ssize_t parts, Py_ssize_t part_size,
+                    const point_values *sums) noexcept nogil:
+    cdef Py_ssize_t part, point, c, lane
+    cdef float *total
+    for part in range(1, parts):
+        for point in range(w.points):
+            for c in range(w.C):
+                total = sums.data + point * sums.point + c * sums.row + first
+                for lane in range(NR):
+                    total[lane] += total[part * part_size + lane]
+
+
+# ---- the plan ----------------------------------------------------------------------------------------------
+
+
+cdef void read_images(Winograd *w, cnp.ndarray source, cnp.ndarray result, Py_ssize_t pad_h,
+                      Py_ssize_t pad_w) noexcept:
+    w.source, w.result = <const float *> cnp.PyArray_DATA(source), <float *> cnp.PyArray_DATA(result)
+    w.N, w.C, w.H, w.W = source.shape[0], source.shape[1], source.shape[2], source.shape[3]
+    w.O, w.OH, w.OW = result.shape[1], result.shape[2], result.shape[3]
+    w.pad_h, w.pad_w = pad_h, pad_w
+
+
+cdef int plan(Winograd *w, int step, int threads) except -1:
+    """Cuts the result into tiles of ``step`` x ``step`` pixels and blocks of rows of them."""
+    if step != 2 and step != 4 and step != 0:
+        raise ValueError(f"conv2d winograd kernel: tiles are of 4 or 2 pixels a side, got {step}")
+    w.step = step if step else 4
+    w.tile = w.step + TAPS - 1
+    w.points = w.tile * w.tile
+    w.image_rows, w.tiles = ceil_divide(w.OH, w.step), ceil_divide(w.OW, w.step)
+    w.rows = w.N * w.image_rows
+    w.panels = ceil_divide(w.O, NR)
+    w.threads = threads_for(w.rows * w.tiles * w.points * w.C * w.O, WORK_PER_THREAD, max(threads, 1))
+    cdef Py_ssize_t bytes_each = w.points * (w.C + w.O + 1) * sizeof(float)
+    cdef Py_ssize_t tiles = max(<Py_ssize_t> FEWEST_TILES, min(<Py_ssize_t> MOST_TILES, BLOCK_BYTES // bytes_each))
+    w.block_rows = max(1, tiles // max(1, w.tiles))
+    # As many blocks for each thread, of nearly equal size.
+    w.blocks = ceil_divide(ceil_divide(w.rows, w.block_rows), w.threads) * w.threads
+    w.block_rows = ceil_divide(w.rows, max(1, w.blocks))
+    w.blocks = ceil_divide(w.rows, max(1, w.block_rows))
+    return 0
+
+
+cdef inline Py_ssize_t ceil_divide(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
+    return (x + y - 1) // y
+
+
+# ---- reading the arguments ---------------------------------------------------------------------------------
+
+
+cdef int check_options(int stride_h, int stride_w, int dil_h, int dil_w, int groups) except -1:
+    if not stride_h == stride_w == dil_h == dil_w == groups == 1:
+        raise ValueError("conv2d winograd kernel: stride, dilation and groups must be 1")
+    return 0
+
+
+cdef int check_arrays(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y, int pad_h, int pad_w) except -1:
+    """The three arrays of one convolution, whichever of them is being computed."""
+    check_input(x, cnp.NPY_FLOAT32)
+    check_input(weight, cnp.NPY_FLOAT32)
+    check_input(y, cnp.NPY_FLOAT32)
+    if cnp.PyArray_NDIM(x) != 4 or cnp.PyArray_NDIM(weight) != 4 or cnp.PyArray_NDIM(y) != 4:
+        raise ValueError("conv2d winograd kernel: input, weight and output must have 4 dimensions")
+    if (pad_h < 0 or pad_w < 0 or weight.shape[2] != TAPS or weight.shape[3] != TAPS
+            or y.shape[0] != x.shape[0] or weight.shape[0] != y.shape[1] or weight.shape[1] != x.shape[1]
+            or y.shape[2] != x.shape[2] + 2 * <Py_ssize_t> pad_h - TAPS + 1
+            or y.shape[3] != x.shape[3] + 2 * <Py_ssize_t> pad_w - TAPS + 1):
+        raise ValueError(f"conv2d winograd kernel: shapes do not fit: input {(<object> x).shape}, weight "
+                         f"{(<object> weight).shape}, output {(<object> y).shape}, padding {pad_h, pad_w}")
+    return 0
+
+
+cdef float *read_bias(cnp.ndarray bias, Py_ssize_t channels) except? NULL:
+    check_input(bias, cnp.NPY_FLOAT32)
+    if cnp.PyArray_NDIM(bias) != 1 or bias.shape[0] != channels:
+        raise ValueError(f"conv2d winograd kernel: bias must have shape ({channels},), got "
+                         f"{(<object> bias).shape}")
+    return <float *> cnp.PyArray_DATA(bias)
+
+
+# ---- workspaces --------------------------------------------------------------------------------------------
+
+cdef enum:
+    LINE = 16  # elements of a cache line
+
+
+cdef inline Py_ssize_t whole_lines(Py_ssize_t elements) noexcept nogil:
+    return ceil_divide(elements, LINE) * LINE
+
+
+cdef cnp.ndarray allocate(Py_ssize_t elements):
+    """Memory whose first aligned element is ``aligned(memory)``. It is an array, so that NumPy's memory handler
+    can keep it for the next call: the pages of a fresh block take longer to map than to compute."""
+    cdef cnp.npy_intp size = elements + LINE
+    return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT32, 0)
+
+
+cdef inline float *aligned(cnp.ndarray memory) noexcept:
+    cdef uintptr_t line = LINE * sizeof(float)
+    return <float *> ((<uintptr_t> cnp.PyArray_DATA(memory) + line - 1) // line * line)
