@@ -132,7 +132,13 @@ from minigrad.ops.reduce import (
 )
 from minigrad.ops.shape import broadcast_to, flatten, flip, permute, reshape, squeeze, transpose, unsqueeze
 from minigrad.ops.softmax import log_softmax, softmax
-from minigrad.precision import get_float32_matmul_precision, set_float32_matmul_precision
+from minigrad.precision import (
+    convolution_precision,
+    get_convolution_precision,
+    get_float32_matmul_precision,
+    set_convolution_precision,
+    set_float32_matmul_precision,
+)
 from minigrad.promotion import get_default_dtype, set_default_dtype
 from minigrad.random import Generator, manual_seed
 from minigrad.tensor import Tensor, is_tensor

@@ -420,7 +420,7 @@ def _watched(kernel: Kernel, device: Device, garbage: int) -> Iterator[list]:
 
     table = kernel_table(kernel.op)
     kernels, selected = table.kernels, table.selected
-    table.kernels = [kernel._replace(run=run)]
+    table.kernels = [kernel._replace(run=run, prefer=None)]
     table.select({})
     try:
         yield calls

@@ -14,7 +14,7 @@ from typing import Any
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
-from minigrad.ops.conv_choice import PREFERS
+from minigrad.ops.conv_choice import FITS_WINOGRAD, PREFERS
 from minigrad.ops.join import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
@@ -305,6 +305,11 @@ for _op, _pass, _fills_tiles, _depthwise in (
             *(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_pass}_{_rung}")),
             prefer=PREFERS[_pass].get(_rung),
         )
+    _register(
+        *(_op, ("cpu",), "winograd", getattr(cpu.conv2d_winograd, _pass), FITS_WINOGRAD[_pass]),
+        prefer=PREFERS[_pass]["winograd"],
+        dtypes="f4",
+    )
     for _rung, _run, _when in (
         ("direct", getattr(cuda.conv2d, _pass), None),
         ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles),

@@ -1,7 +1,8 @@
 """Which of the CPU's convolution kernels runs for which layer: the one place that says so, and why.
 
-Each rule is a condition of a rung of the ladder (``kernels/cpu/conv2d.pyx``), in the order in which they are
-asked: *planes*, then *implicit_gemm*, then *im2col*; ``use_kernel`` overrides them. The figures are
+Each rule is a condition of a rung of the ladder (``kernels/cpu/conv2d.pyx``, ``conv2d_winograd.pyx``), in the
+order in which they are asked: *winograd*, *planes*, then *implicit_gemm*, then *im2col*; ``use_kernel``
+overrides them. The figures are
 GFLOP/s on one thread of an AMD EPYC (AVX2, 47 GFLOP/s at best), batch 8 to 128, float32.
 
 A rung is fast where it fills its vectors, and idle lanes are what the rules avoid: *implicit_gemm* has output
@@ -13,6 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from minigrad.kernels import cpu
+from minigrad.precision import get_convolution_precision
 
 FEW_CHANNELS = 4
 """Half a vector of float32: with fewer channels at one end *planes* is ahead, with more *implicit_gemm*."""
@@ -65,16 +69,65 @@ def _weight_grad_prefers_planes(layer: Layer) -> bool:
     return layer.result <= FEW_CHANNELS and layer.kernel != (1, 1)
 
 
+# ---- Winograd's algorithm ----------------------------------------------------------------------------------
+
+# The shapes of the input and of the weight, whichever of them a function is given or makes.
+_SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
+    "forward": lambda x, weight, bias, **_: (x.shape, weight.shape),
+    "input_grad": lambda g, weight, input_size, **_: (
+        (g.shape[0], weight.shape[1], *input_size),
+        weight.shape,
+    ),
+    "weight_grad": lambda g, x, kernel_size, **_: (x.shape, (g.shape[1], x.shape[1], *kernel_size)),
+}
+
+
+def _fits_winograd(function: str) -> Callable[..., bool]:
+    def fits(*arrays: Any, stride: Any, dilation: Any, groups: int, **attrs: Any) -> bool:
+        _, weight = _SHAPES[function](*arrays, **attrs)
+        return (*weight[2:], *stride, *dilation, groups) == (3, 3, 1, 1, 1, 1, 1)
+
+    return fits
+
+
+def _prefers_winograd(function: str) -> Callable[..., bool]:
+    """Where it is allowed and faster (``is_faster`` has the measured rule); with padding as wide as the image
+    it never is."""
+
+    def prefers(*arrays: Any, padding: tuple[int, int], **attrs: Any) -> bool:
+        x, weight = _SHAPES[function](*arrays, **attrs)
+        return (
+            get_convolution_precision() == "high"
+            and max(padding) < max(x[2:])
+            and cpu.conv2d_winograd.is_faster(x, weight[0], *padding, function == "input_grad")
+        )
+
+    return prefers
+
+
+FITS_WINOGRAD = {function: _fits_winograd(function) for function in _SHAPES}
+"""function -> whether the algorithm computes such a convolution at all: 3x3, with a stride of 1."""
+
+# ---- the table ---------------------------------------------------------------------------------------------
+
+
 def _rule(read: Callable[..., Layer], rule: Callable[[Layer], bool]) -> Callable[..., bool]:
     return lambda *arrays, **attrs: rule(read(*arrays, **attrs))
 
 
 PREFERS: dict[str, dict[str, Callable[..., bool]]] = {
-    "forward": {"planes": _rule(_forward, _prefers_planes)},
+    "forward": {
+        "planes": _rule(_forward, _prefers_planes),
+        "winograd": _prefers_winograd("forward"),
+    },
     "input_grad": {
         "planes": _rule(_input_grad, _prefers_planes),
         "implicit_gemm": _rule(_input_grad, lambda layer: not _prefers_im2col(layer)),
+        "winograd": _prefers_winograd("input_grad"),
     },
-    "weight_grad": {"planes": _rule(_weight_grad, _weight_grad_prefers_planes)},
+    "weight_grad": {
+        "planes": _rule(_weight_grad, _weight_grad_prefers_planes),
+        "winograd": _prefers_winograd("weight_grad"),
+    },
 }
 """function -> rung -> whether it is to run: what :func:`minigrad.dispatch.KernelTable.choose` asks."""
