@@ -58,6 +58,8 @@ class Kernel(NamedTuple):
         layout: see the module's text.
         when: ``when(*inputs, **attrs)``, or None: runs only where this is true.
         prefer: ``prefer(*inputs, **attrs)``, or None: where this is not true, runs only if selected.
+        amplification: how many times the rounding errors of the op's definition its own may be, then relative
+            to the largest elements of the result; None for a kernel that computes the definition.
         summary: what this rung adds, in a sentence or two.
     """
 
@@ -70,6 +72,7 @@ class Kernel(NamedTuple):
     when: Callable[..., bool] | None
     summary: str
     prefer: Callable[..., bool] | None = None
+    amplification: float | None = None
 
 
 class KernelTable:

@@ -206,6 +206,7 @@ class Op:
         layout: str = "contiguous",
         when: Callable[..., bool] | None = None,
         prefer: Callable[..., bool] | None = None,
+        amplification: float | None = None,
     ) -> Callable:
         """Decorator: register ``run(out, *inputs, **attributes)`` as a kernel of this op.
 
@@ -217,6 +218,8 @@ class Op:
             when: ``when(*inputs, **attributes)`` on arrays; the kernel runs only where it is true.
             prefer: ``prefer(*inputs, **attributes)``; where it is false, the kernel runs only if
                 :func:`use_kernel` selects it.
+            amplification: for an algorithm that loses digits: how many times the definition's rounding errors
+                its own may be, relative to the result's largest elements. :func:`check_op` allows for it.
 
         The last kernel registered is preferred. The first paragraph of its docstring is shown in listings.
         """
@@ -227,9 +230,9 @@ class Op:
 
         def register(run: Callable) -> Callable:
             summary = " ".join((inspect.getdoc(run) or "").partition("\n\n")[0].split())
-            own = str(name or getattr(run, "__name__", "kernel"))
+            own, accepted = str(name or getattr(run, "__name__", "kernel")), parse_dtypes(dtypes)
             self.kernels.add(
-                Kernel(self.name, own, devices, parse_dtypes(dtypes), run, layout, when, summary, prefer)
+                Kernel(self.name, own, devices, accepted, run, layout, when, summary, prefer, amplification)
             )
             return run
 

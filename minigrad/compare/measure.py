@@ -164,7 +164,7 @@ class _Session:
             if trial is None:
                 trial = trials[problem] = Trial(problem, self.rng)
             try:
-                error = trial.check(rung.solve(problem, trial.inputs))
+                error = trial.check(rung.solve(problem, trial.inputs), rung.amplification)
             except RefusedError as reason:  # of one size: another may suit it
                 refusal = str(reason)
                 continue

@@ -62,8 +62,9 @@ class Trial:
         wide = (array.astype(np.float64) for array in self.inputs)
         return np.asarray(self.problem.array_program(np, *wide))
 
-    def check(self, result: np.ndarray) -> float:
-        """The largest error of ``result``. Raises RungError if it is more than rounding explains."""
+    def check(self, result: np.ndarray, amplification: float = 1.0) -> float:
+        """The largest error of ``result``. Raises RungError if it is more than rounding explains, in an
+        algorithm with this ``amplification`` of rounding errors."""
         if result.shape != self.expected.shape:
             raise RungError(f"wrong: shape {result.shape}, expected {self.expected.shape}")
         # In pieces, because a float64 copy of a large result would take as much memory again.
@@ -72,10 +73,11 @@ class Trial:
             for got, want in zip(result, self.expected, strict=True)
         ]
         error = float(np.max(errors, initial=0.0))
-        if not error <= self.problem.tolerance:  # so that NaN is wrong too
+        tolerance = amplification * self.problem.tolerance
+        if not error <= tolerance:  # so that NaN is wrong too
             raise RungError(
                 f"wrong at {self.problem.size}: the largest error is {error:.2g}, rounding explains "
-                f"{self.problem.tolerance:.2g}"
+                f"{tolerance:.2g}"
             )
         return error
 
@@ -99,6 +101,7 @@ class Rung:
         transfer_seconds: on a card, the time to copy the inputs there and the result back.
         estimate: about how many seconds a call takes.
         patience: the share of the longest time for a call that this rung may take.
+        amplification: how many times larger its rounding errors may be than those of the definition.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Rung:
     transfer_seconds: float | None = None
     estimate: float = 0.0
     patience: float = 1.0
+    amplification: float = 1.0
     _call: Callable[[], Any] | None = None
 
     def solver(self, problem: Problem, inputs: list[np.ndarray]) -> Callable[[], Any]:
@@ -181,6 +185,7 @@ class KernelRung(Rung):
     def __init__(self, kernel: Kernel, device: Device, threads: int | None):
         super().__init__(kernel.name, "kernel", summary(kernel), device, threads)
         self.kernel = kernel
+        self.amplification = kernel.amplification or 1.0
 
     def solver(self, problem: Problem, inputs: list[np.ndarray]) -> Callable[[], Any]:
         from minigrad.creation import from_numpy
