@@ -233,8 +233,9 @@ NEVER_INLINE void multiply_weights(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t 
                 for (ptrdiff_t block = 0; block < tile_blocks; block++) { /* of nearly equal height */
                     const ptrdiff_t first = block * tiles / tile_blocks;
                     const int rows = (int)((block + 1) * tiles / tile_blocks - first);
+                    float *result = c + first * products->row;
                     tile_rows_f32(rows, TILE_VECTORS, block_depth, a + first * values->row, values->row, 1, b,
-                                  PANEL, c + first * products->row, products->row, k > 0);
+                                  PANEL, result, products->row, k > 0 ? result : NULL, products->row);
                 }
             }
         }
@@ -247,11 +248,13 @@ NEVER_INLINE void multiply_gradients(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_
 {
     for (ptrdiff_t point = 0; point < points; point++)
         for (ptrdiff_t panel = 0; panel < panels; panel++)
-            for (ptrdiff_t c = 0; c < channels; c += TILE_ROWS)
+            for (ptrdiff_t c = 0; c < channels; c += TILE_ROWS) {
+                float *sum = sums->data + point * sums->point + c * sums->row + panel * PANEL;
                 tile_rows_f32((int)smaller_f32(TILE_ROWS, channels - c), TILE_VECTORS, tiles,
                               values->data + point * values->point + c, 1, values->row,
                               gradients->data + point * gradients->point + panel * PANEL, gradients->row,
-                              sums->data + point * sums->point + c * sums->row + panel * PANEL, sums->row, 1);
+                              sum, sums->row, sum, sums->row);
+            }
 }
 
 /* ---- points to images ---------------------------------------------------------------------------------- */
