@@ -42,6 +42,7 @@ LIBRARIES = ("minigrad", "torch")
 NAMES = {"minigrad": "minigrad", "torch": "PyTorch"}
 TOLERANCE = 1e-3  # relative difference by norm: Winograd's algorithm and sums in another order stay below
 WARM_UP = 0.1  # seconds
+PAUSE = 0.04  # seconds before a sample, in which the threads of the other process stop spinning
 RESULT_SIZE = 1 << 16  # elements of each result that are compared
 FRESH = ("training step",)  # groups whose rows each start new processes
 
@@ -64,6 +65,7 @@ def work(library: str, threads: int, pipe: Any) -> None:
                 run = None
                 run, answer = build(lib, rows[tuple(arguments)])
             else:
+                time.sleep(PAUSE)
                 answer = sample(run, *arguments)
         except Exception:
             answer = traceback.format_exc()
