@@ -297,6 +297,33 @@ def lstm_grad_cases():
             yield case(*inputs, *g, reverse=reverse, length=16 * H * T, gradient=H < 4)
 
 
+# The leading dimensions, L, S, E, V. The gradients of the small ones are checked.
+ATTENTIONS = [
+    ((), 3, 4, 2, 3),
+    ((2,), 4, 3, 2, 1),
+    ((1, 2), 1, 1, 1, 2),
+    ((2, 1), 0, 3, 2, 2),
+    ((0, 2), 3, 3, 2, 2),
+    ((2, 2), 50, 50, 9, 17),
+    ((3,), 30, 140, 16, 5),
+]
+
+
+def attention_cases(backward):
+    for batch, L, S, E, V in ATTENTIONS:
+        q, k, v, out, lse = (*batch, L, E), (*batch, S, E), (*batch, S, V), (*batch, L, V), (*batch, L)
+        for is_causal in (False, True):
+            options = {"is_causal": is_causal, "scale": 0.4, "length": 4 * (S + E + V), "gradient": S < 5}
+            if not backward:
+                yield case(q, k, v, **options)
+                continue
+            options["length"] *= L + 1
+            shifts = uniform(2.0, 3.0, lse)  # near the logarithms of the sums
+            yield case(out, q, k, v, out, shifts, None, **options)
+            if S < 5:
+                yield case(out, q, k, v, out, shifts, lse, **options)
+
+
 # The shape of the indices, columns, rows.
 EMBEDDINGS = [((4, 2), 3, 5), ((7,), 130, 6), ((40,), 5, 1), ((200,), 20, 3), ((0,), 4, 3), ((), 2, 3)]
 
@@ -418,6 +445,8 @@ CASES = {
         case((130, 65), (130, 7), length=130),
         case((0, 4), (0, 2), length=1),
     ],
+    "attention": list(attention_cases(backward=False)),
+    "attention_grad": list(attention_cases(backward=True)),
     "lstm": list(lstm_cases()),
     "lstm_grad": list(lstm_grad_cases()),
     "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],

@@ -155,6 +155,32 @@ def test_lstm_cell(make, batch):
         assert_same(one, other)
 
 
+SEEN = np.random.default_rng(5).random((5, 7)) < 0.5
+SEEN[2] = False  # a query that sees nothing
+ATTENTIONS = [
+    ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6), {}),
+    ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6), {"is_causal": True}),
+    ((9, 4), (7, 4), (7, 3), {"is_causal": True, "scale": 0.7}),
+    ((2, 5, 4), (7, 4), (2, 7, 3), {"scale": -0.3}),
+    ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6), {"attn_mask": SEEN}),
+    ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6), {"attn_mask": np.where(SEEN, 0.5, -np.inf)}),
+    ((3, 60, 20), (3, 150, 20), (3, 150, 20), {"is_causal": True}),
+]
+
+
+@pytest.mark.parametrize(("q", "k", "v", "options"), ATTENTIONS)
+def test_attention(q, k, v, options):
+    results = []
+    for module, tensor in ((F, mg.tensor), (torch.nn.functional, torch.tensor)):
+        own = {name: tensor(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
+        inputs = [tensor(random(shape, seed), requires_grad=True) for seed, shape in enumerate((q, k, v))]
+        y = module.scaled_dot_product_attention(*inputs, **own)
+        (y * tensor(random(tuple(y.shape), 9))).sum().backward()
+        results.append([y, *(x.grad for x in inputs)])
+    for mine, theirs in zip(*results, strict=True):
+        assert_same(mine, theirs)
+
+
 def test_transposed_convolution_to_a_given_size():
     mine, theirs = twins(lambda m: m.ConvTranspose2d(4, 3, 3, stride=(2, 3), padding=1))
     x = random(IMAGES)

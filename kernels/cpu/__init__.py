@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 
 MODULES = (
+    "attention",
     "conv2d",
     "conv2d_winograd",
     "elementwise",

@@ -262,8 +262,8 @@ MAYBE_UNUSED void NAME(gemm_unpacked_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
 }
 
 MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
-                                    ptrdiff_t a_col, const real *b_panels, real *c, ptrdiff_t ldc,
-                                    const real *d, ptrdiff_t d_row)
+                                    ptrdiff_t a_col, const real *b_panels, ptrdiff_t depth, real *c,
+                                    ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
 {
     if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
     const ptrdiff_t KC = NAME(balanced)(K, NAME(KC), 1);
@@ -274,7 +274,7 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
             for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR))
                 NAME(partial_tile)((int)NAME(smaller)(M - ir, NAME(MR)), (int)NAME(smaller)(N - jr, NAME(NR)),
                                    kc, a + ir * a_row + pc * a_col, a_row, a_col,
-                                   b_panels + jr * K + pc * NAME(NR), NAME(NR), c + ir * ldc + jr, ldc,
+                                   b_panels + jr * depth + pc * NAME(NR), NAME(NR), c + ir * ldc + jr, ldc,
                                    NAME(at)(addend, ir * addend_row + jr), addend_row);
     }
 }

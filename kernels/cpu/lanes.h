@@ -1,4 +1,4 @@
-/* Over the lanes of one vector, a template: the including file defines REAL, VECTOR, LANES and NAME(f).
+/* Over the lanes of one vector, and of the vectors of a row, a template: the including file defines REAL, VECTOR, LANES and NAME(f).
  *
  * Lanes are combined by halves: a chain of LANES dependent operations would take longer than a short row.
  */
@@ -14,4 +14,14 @@ ALWAYS_INLINE REAL NAME(lane_max)(VECTOR v) {
         UNROLL for (int lane = 0; lane < half; lane++)
             v[lane] = v[lane] > v[lane + half] ? v[lane] : v[lane + half];
     return v[0];
+}
+
+/* The largest of n elements; a NaN is passed over. */
+ALWAYS_INLINE REAL NAME(row_max)(const REAL *x, ptrdiff_t n) {
+    VECTOR largest = (VECTOR){0} - (REAL)INFINITY;
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        VECTOR v = NAME(load)(x + i, n - i, -(REAL)INFINITY);
+        largest = NAME(select)(v > largest, v, largest);
+    }
+    return NAME(lane_max)(largest);
 }

@@ -45,7 +45,7 @@ MAYBE_UNUSED void NAME(lstm_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *pa
     for (ptrdiff_t j = 0; j < H; j += NAME(NR)) {
         const ptrdiff_t columns = NAME(smaller)(H - j, NAME(NR));
         for (int k = 0; k < NAME(GATES); k++)
-            NAME(gemm_panels)(rows, columns, H, h_previous, H, 1, packed + k * gate + j * H,
+            NAME(gemm_panels)(rows, columns, H, h_previous, H, 1, packed + k * gate + j * H, H,
                               gates + k * H + j, row, x + k * H + j, row);
         for (ptrdiff_t r = 0; r < rows; r++)
             NAME(lstm_cell)(columns, H, gates + r * row + j, c_previous + r * H + j, c + r * H + j,
@@ -76,7 +76,8 @@ MAYBE_UNUSED void NAME(lstm_cell_backward)(ptrdiff_t H, const REAL *gates, const
 /* dh = dz weight + d, where d may be NULL: what a step's gradient sends to the step before it. */
 MAYBE_UNUSED void NAME(lstm_send_back)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, const REAL *dz,
                                        const REAL *d, REAL *dh) {
-    NAME(gemm_panels)(rows, H, NAME(GATES) * H, dz, NAME(GATES) * H, 1, packed, dh, H, d, H);
+    NAME(gemm_panels)(rows, H, NAME(GATES) * H, dz, NAME(GATES) * H, 1, packed, NAME(GATES) * H, dh,
+                      H, d, H);
 }
 
 #undef REAL

@@ -14,6 +14,7 @@ arithmetic is the limit, and for fewer the reading of the weight from cache.
 """
 
 from cython.parallel cimport prange
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
 include "arguments.pxi"
@@ -70,6 +71,7 @@ cdef extern from *:
 # Multiply-adds of the whole sequence below which it is not worth waking another thread.
 cdef enum:
     WORK_PER_THREAD = 1000000
+    CACHE_LINE = 64
 
 # The sizes, and the arrays of both directions: (T, N, 4 H) or (T, N, H), but the first states (N, H).
 cdef struct Sequence:
@@ -173,9 +175,10 @@ cdef int run(Sequence *s, cnp.ndarray weight, bint back, int threads) except -1:
     cdef int part, parts = threads_for(4 * s.T * s.N * s.H * s.H, WORK_PER_THREAD, threads)
     parts = <int> max(1, min(<Py_ssize_t> parts, s.N))
     cdef Py_ssize_t size = 4 * s.H * ((s.H + NR - 1) // NR * NR) * (sizeof(float) if is_float else sizeof(double))
-    cdef void *packed = malloc(size + 1)
-    if packed == NULL:
+    cdef void *allocation = malloc(size + CACHE_LINE)
+    if allocation == NULL:
         raise MemoryError(f"lstm: no memory for a workspace of {size} bytes")
+    cdef void *packed = <void *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
     with nogil:
         if is_float:
             (lstm_pack_backward_f32 if back else lstm_pack_forward_f32)(s.H, <float *> w, <float *> packed)
@@ -186,7 +189,7 @@ cdef int run(Sequence *s, cnp.ndarray weight, bint back, int threads) except -1:
         else:
             for part in prange(parts, num_threads=parts, schedule="static"):
                 walk(s, packed, back, part, parts)
-    free(packed)
+    free(allocation)
     return 0
 
 

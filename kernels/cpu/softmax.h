@@ -15,18 +15,9 @@
 
 /* ---- long rows: a vector holds neighbours of one row ---- */
 
-ALWAYS_INLINE REAL NAME(row_max)(const REAL *x, ptrdiff_t n) {
-    VECTOR largest = (VECTOR){0} - (REAL)INFINITY;
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        VECTOR v = NAME(load)(x + i, n - i, -(REAL)INFINITY);
-        largest = NAME(select)(v > largest, v, largest); /* a NaN is passed over here; the sum finds it */
-    }
-    return NAME(lane_max)(largest);
-}
-
 MAYBE_UNUSED void NAME(softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
     (void)unused;
-    REAL max = NAME(row_max)(x, n);
+    REAL max = NAME(row_max)(x, n); /* if there is a NaN, the sum finds it */
     VECTOR sums = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         VECTOR e = NAME(exp_nonpositive)(NAME(load)(x + i, n - i, -(REAL)INFINITY) - max);
@@ -40,7 +31,7 @@ MAYBE_UNUSED void NAME(softmax_row)(REAL *out, const REAL *x, const REAL *unused
 
 MAYBE_UNUSED void NAME(log_softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
     (void)unused;
-    REAL max = NAME(row_max)(x, n);
+    REAL max = NAME(row_max)(x, n); /* if there is a NaN, the sum finds it */
     VECTOR sums = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES)
         sums += NAME(exp_nonpositive)(NAME(load)(x + i, n - i, -(REAL)INFINITY) - max);

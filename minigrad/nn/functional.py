@@ -14,6 +14,7 @@ from minigrad.autograd import wrap
 from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, sigmoid, tanh
+from minigrad.ops.attention import scaled_dot_product_attention
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.embedding import embedding
 from minigrad.ops.join import pad
@@ -61,6 +62,7 @@ __all__ = [
     "one_hot",
     "pad",
     "relu",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "softmax",

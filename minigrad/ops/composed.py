@@ -10,9 +10,10 @@ from minigrad.autograd import enable_grad, grad, mode
 from minigrad.ops.activation import tanh
 from minigrad.ops.elementwise import exp, zeros_like
 from minigrad.ops.join import stack
-from minigrad.ops.reduce import sum
+from minigrad.ops.matmul import matmul
+from minigrad.ops.shape import transpose
 
-tensors = SimpleNamespace(exp=exp, stack=stack, sum=sum, tanh=tanh)
+tensors = SimpleNamespace(exp=exp, matmul=matmul, stack=stack, swapaxes=transpose, tanh=tanh)
 """What stands in for the array module where a formula that is written in ``xp`` runs on tensors."""
 
 

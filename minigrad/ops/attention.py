@@ -1,0 +1,199 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import wrap
+from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import op
+from minigrad.ops.composed import composed_gradient, tensors
+from minigrad.ops.dropout import dropout
+from minigrad.ops.elementwise import where, zeros_like
+from minigrad.ops.matmul import matmul
+from minigrad.ops.reduce import any as any_of
+from minigrad.ops.shape import broadcast_to, transpose
+from minigrad.ops.softmax import softmax
+
+
+@op(materialize_grads=False)
+def attention(xp, q, k, v, *, is_causal=False, scale=1.0):
+    """softmax(scale q k^T) v, and the logarithms of the sums of exponentials.
+
+    Args:
+        q, k, v: (..., L, E), (..., S, E) and (..., S, V).
+        is_causal: query i sees the keys 0 to i only.
+
+    Returns:
+        (..., L, V) and (..., L).
+    """
+    scores = _scores(xp, q, k, is_causal, scale)
+    largest = xp.max(scores, axis=-1, keepdims=True, initial=-np.inf)
+    e = xp.exp(scores - largest)
+    total = e.sum(-1)
+    return xp.matmul(e, v) / total[..., None], largest[..., 0] + xp.log(total)
+
+
+@op(materialize_grads=False)
+def attention_grad(xp, g, q, k, v, out, lse, grad_lse=None, *, is_causal=False, scale=1.0):
+    """The gradients of q, k and v, from those of ``attention``'s outputs ``out`` and ``lse``."""
+    p = xp.exp(_scores(xp, q, k, is_causal, scale) - lse[..., None])
+    inner = (g * out).sum(-1)
+    if grad_lse is not None:
+        inner = inner - grad_lse
+    ds = p * (xp.matmul(g, xp.swapaxes(v, -1, -2)) - inner[..., None]) * scale
+    return xp.matmul(ds, k), xp.matmul(xp.swapaxes(ds, -1, -2), q), xp.matmul(xp.swapaxes(p, -1, -2), g)
+
+
+def _scores(xp: Any, q: Any, k: Any, is_causal: bool, scale: float) -> Any:
+    scores = xp.matmul(q, xp.swapaxes(k, -1, -2)) * scale
+    if is_causal:
+        arrays = np if xp is tensors else xp
+        scores = scores + arrays.triu(arrays.full(scores.shape[-2:], -np.inf, q.dtype), 1)
+    return scores
+
+
+@attention.grad
+def _(g, y, q, k, v, *, is_causal, scale):
+    grad_out, grad_lse = g
+    out, lse = y
+    if grad_out is None:
+        grad_out = zeros_like(out)
+    return attention_grad(grad_out, q, k, v, out, lse, grad_lse, is_causal=is_causal, scale=scale)
+
+
+@attention_grad.grad
+def _(g, _z, grad_out, q, k, v, out, lse, grad_lse, *, is_causal, scale):
+    def composed(*inputs):
+        return attention_grad.reference(tensors, *inputs, is_causal=is_causal, scale=scale)
+
+    return composed_gradient(composed, (grad_out, q, k, v, out, lse, grad_lse), g)
+
+
+@attention.shape
+def _(q, k, v, *, is_causal, scale):
+    return [(*q.shape[:-1], v.shape[-1]), q.shape[:-1]]
+
+
+@attention_grad.shape
+def _(g, q, k, v, out, lse, grad_lse, *, is_causal, scale):
+    return [q.shape, k.shape, v.shape]
+
+
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    """softmax(scale query key^T + mask) value.
+
+    Args:
+        query: (..., L, E).
+        key, value: (..., S, E) and (..., S, V); the leading dimensions broadcast.
+        attn_mask: broadcasts to (..., L, S): of bool, true where a query sees a key; else added to the
+            scores. A query that sees no key has an output of zeros.
+        dropout_p: the probability with which a weight is dropped; the others are scaled by 1 / (1 - p).
+        is_causal: query i sees the keys 0 to i only; not together with ``attn_mask``.
+        scale: 1 / sqrt(E) by default.
+
+    Returns:
+        (..., L, V).
+    """
+    name = "scaled_dot_product_attention"
+    if min(query.ndim, key.ndim, value.ndim) < 2:
+        raise ValueError(
+            f"{name}: query, key and value need at least 2 dimensions, got shapes {query.shape}, {key.shape} "
+            f"and {value.shape}"
+        )
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"{name}: expected query (..., L, E), key (..., S, E) and value (..., S, V), got shapes "
+            f"{query.shape}, {key.shape} and {value.shape}"
+        )
+    if is_causal and attn_mask is not None:
+        raise ValueError(f"{name}: attn_mask must be None where is_causal is set")
+    if scale is None:
+        scale = 1 / math.sqrt(max(query.shape[-1], 1))
+    if attn_mask is None and dropout_p == 0 and query.device.type == "cpu" and query.dtype.kind == "f":
+        batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+        q, k, v = (
+            x if x.shape[:-2] == batch else broadcast_to(x, (*batch, *x.shape[-2:]))
+            for x in (query, key, value)
+        )
+        return attention(q, k, v, is_causal=is_causal, scale=float(scale))[0]
+    if is_causal:
+        attn_mask = _lower_triangle(query, query.shape[-2], key.shape[-2])
+    scores = matmul(query, transpose(key, -1, -2)) * scale
+    return matmul(dropout(_weights(scores, attn_mask), dropout_p), value)
+
+
+def _lower_triangle(like: Any, rows: int, columns: int) -> Any:
+    with like.device.active():
+        xp = like.device.xp
+        return wrap(xp.tril(xp.ones((rows, columns), bool)), like.device)
+
+
+def _weights(scores: Any, mask: Any) -> Any:
+    """The softmax of the scores that the mask leaves; zeros where it leaves none."""
+    if mask is None:
+        return softmax(scores, -1)
+    seen = mask if mask.dtype == np.bool_ else mask > -math.inf
+    sees_any = any_of(seen, -1, keepdim=True)
+    masked = where(mask, scores, -math.inf) if mask.dtype == np.bool_ else scores + mask
+    # What sees nothing takes the scores as they are, so that no NaN arises, here or in the gradient.
+    return where(sees_any, softmax(where(sees_any, masked, scores), -1), 0.0)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _matrices(x: Any) -> Any:
+    """(..., rows, columns) as (B, H, rows, columns) with contiguous rows; a view if the strides allow it."""
+    if x.shape[-1] > 1 and x.strides[-1] != x.itemsize:
+        x = np.ascontiguousarray(x)
+    return x if x.ndim == 4 else x.reshape(math.prod(x.shape[:-3]), *(1,) * (x.ndim == 2), *x.shape[-3:])
+
+
+def _rows(x: Any) -> Any:
+    """(..., rows) as a contiguous (B, H, rows)."""
+    x = np.ascontiguousarray(x)
+    return x if x.ndim == 3 else x.reshape(math.prod(x.shape[:-2]), *(1,) * (x.ndim == 1), *x.shape[-2:])
+
+
+def _has_keys(_q: Any, k: Any, _v: Any, **_: Any) -> bool:
+    return k.shape[-2] > 0
+
+
+def _has_keys_and_outer_gradient(_g: Any, _q: Any, k: Any, *rest: Any, **_: Any) -> bool:
+    return k.shape[-2] > 0 and rest[-1] is None
+
+
+@attention.kernel("cpu", name="blocks", layout="strided", when=_has_keys)
+def _(outs, q, k, v, *, is_causal, scale):
+    """Blocks of queries, whose scores become probabilities and are multiplied with v while in cache."""
+    out, lse = outs
+    cpu.attention.forward(
+        _matrices(out),
+        _rows(lse),
+        _matrices(q),
+        _matrices(k),
+        _matrices(v),
+        is_causal,
+        scale,
+        get_num_threads(),
+    )
+
+
+@attention_grad.kernel("cpu", name="blocks", layout="strided", when=_has_keys_and_outer_gradient)
+def _(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
+    """Blocks of queries and keys, whose probabilities are computed anew and never leave the cache."""
+    arrays = [_matrices(x) for x in (*outs, g, q, k, v, np.ascontiguousarray(out))]
+    cpu.attention.backward(*arrays, _rows(lse), is_causal, scale, get_num_threads())
