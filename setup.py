@@ -41,8 +41,9 @@ COMPILE_FLAGS = [
 LINK_FLAGS = ["-fopenmp"]
 NUMPY_API = [(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")]
 
-WITHOUT_LEVEL = ("cpuid", "memory")
-"""What exists once: cpuid chooses the level, so it must load at every one; memory belongs to the process."""
+WITHOUT_LEVEL = ("cpuid", "memory", "small")
+"""What exists once: cpuid chooses the level, so it must load at every one; memory belongs to the process; small
+arrays gain nothing."""
 
 
 def kernel_extensions():

@@ -6,7 +6,7 @@ from minigrad cimport graph
 
 
 @cython.locals(
-    pending=dict, leaves=dict, youngest=list, slot=list, needed=list, node=graph.Node,
+    pending=dict, leaves=dict, youngest="long long", others=list, slot=list, needed=list, node=graph.Node,
     i=Py_ssize_t, index=Py_ssize_t, anomaly=bint,
 )
 cpdef dict _walk(

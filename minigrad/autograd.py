@@ -17,6 +17,7 @@ from minigrad.anomaly import check_gradients, detect_anomaly, set_detect_anomaly
 from minigrad.devices import Device, cpu, explain
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.graph import Node, Variable, as_variable, mark_written, mode, tensor_class, wrap, written_cell
+from minigrad.kernels.cpu.small import total
 
 __all__ = [
     "Node",
@@ -103,7 +104,8 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
     """
     leaves: dict[int, list] = {}
     pending: dict[int, list] = {}  # by a node's number: [its outputs' gradients so far ..., the node]
-    youngest: list[int] = []  # a heap of the pending numbers, negated
+    youngest = 0  # the largest of the pending numbers, or 0; in a chain of ops it is the only one
+    others: list[int] = []  # a heap of the other pending numbers, negated
     anomaly = mode.anomaly
     here = cpu
     while True:
@@ -120,18 +122,24 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
                 if slot is None:
                     slot = pending[node.number] = [None] * len(node.outputs)
                     slot.append(node)
-                    heappush(youngest, -node.number)
+                    if node.number > youngest:
+                        if youngest:
+                            heappush(others, -youngest)
+                        youngest = node.number
+                    else:
+                        heappush(others, -node.number)
             else:
                 slot = leaves.get(id(edge))
                 if slot is None:
                     slot = leaves[id(edge)] = [None, edge]
             sent = slot[index]
-            slot[index] = grad if sent is None else sent + grad
+            slot[index] = grad if sent is None else total(sent, grad)
         slot = grads = grad = sent = None  # hold no gradient longer than it is needed
         if not youngest:
             return leaves
 
-        grads = pending.pop(-heappop(youngest))
+        grads = pending.pop(youngest)
+        youngest = -heappop(others) if others else 0
         node = grads.pop()
         if node.device is not here:
             here = node.device

@@ -82,7 +82,7 @@ class KernelTable:
         self.op = op
         self.kernels: list[Kernel] = []
         self.selected: dict[str, str] = {}  # device type -> name, set by use_kernel
-        self._candidates: dict[tuple[str, np.dtype], tuple[Kernel, ...]] = {}
+        self._forget()
 
     def add(self, kernel: Kernel) -> None:
         """Register ``kernel``; it takes precedence over those before it, and replaces one of its own name."""
@@ -94,23 +94,27 @@ class KernelTable:
             and set(k.dtypes) & set(kernel.dtypes)
         ]
         self.kernels = [k for k in self.kernels if k not in same] + [kernel]
-        self._candidates.clear()
+        self._forget()
 
     def select(self, names: dict[str, str]) -> None:
         """Make ``names`` (device type -> kernel name) the selected kernels."""
         self.selected = names
-        self._candidates.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start a new cache: another thread may just be adding to the old one what is no longer so."""
+        self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
 
     def candidates(self, device_type: str, dtype: np.dtype) -> tuple[Kernel, ...]:
         """The kernels for this device type and dtype, the preferred one first."""
-        key = (device_type, dtype)
-        found = self._candidates.get(key)
+        known = self._candidates[device_type]
+        found = known.get(dtype)
         if found is None:
             chosen = self.selected.get(device_type)
             fitting = [k for k in self.kernels if device_type in k.devices and dtype in k.dtypes]
             if chosen is not None:
                 fitting = [k for k in fitting if k.name == chosen]
-            found = self._candidates[key] = tuple(reversed(fitting))
+            found = known[dtype] = tuple(reversed(fitting))
         return found
 
     def choose(self, device_type: str, dtype: np.dtype, arrays: Sequence, attrs: dict) -> Kernel | None:

@@ -3,6 +3,7 @@
 cimport cython
 
 cdef object _tick, _tensor_class
+cdef list _NOT_KEPT
 cdef long long _last_write
 
 
@@ -26,10 +27,9 @@ cpdef list written_cell(Variable variable)
 
 @cython.final
 cdef class Node:
-    cdef dict __dict__  # for what only some nodes have: hooks, stack
     cdef object __weakref__
     cdef public long long number
-    cdef public object op, attrs, device, output_device, written
+    cdef public object op, attrs, device, output_device, written, hooks, stack
     cdef public list inputs, edges, outputs
 
     @cython.locals(i=Py_ssize_t, found=list, inputs=list, bare=bint)

@@ -113,6 +113,10 @@ def mark_written(variable: Variable) -> None:
     written_cell(variable)[0] = _last_write = _tick()
 
 
+_NOT_KEPT: list = [None]
+"""The outputs of a node with one output that no rule looks at."""
+
+
 class Node:
     """One application of an op: a vertex of the graph.
 
@@ -132,14 +136,18 @@ class Node:
         stack: where the op was called, in anomaly mode.
     """
 
-    hooks: dict[int, dict[int, Callable]] | None = None
-    stack: list | None = None
+    __slots__ = (
+        *("__weakref__", "attrs", "device", "edges", "hooks", "inputs", "number", "op", "output_device"),
+        *("outputs", "stack", "written"),
+    )
 
     def __init__(self, op, attrs, device, args, outputs, save_inputs, save_outputs):
         self.number = _tick()
         self.op = op
         self.attrs = attrs
         self.device = self.output_device = device
+        self.hooks: dict[int, dict[int, Callable]] | None = None
+        self.stack: list | None = None
         self.inputs = inputs = []
         self.edges = edges = []
         for i, arg in enumerate(args):
@@ -164,7 +172,7 @@ class Node:
         if save_outputs or len(outputs) > 1:
             self._keep_outputs(outputs, save_outputs)
         else:
-            self.outputs = [None]
+            self.outputs = _NOT_KEPT
             self.written = ()
             variable = outputs[0]
             variable.requires_grad = True
@@ -187,7 +195,8 @@ class Node:
         """Drop everything saved: the node cannot be passed again. What remains shows where it would lead."""
         self.inputs = None
         self.written = ()
-        self.outputs = [None] * len(self.outputs)
+        if self.outputs is not _NOT_KEPT:
+            self.outputs = [None] * len(self.outputs)
 
     def check_usable(self) -> None:
         """Raise if the node was freed, or something it saved has been written to since."""

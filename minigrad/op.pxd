@@ -5,20 +5,24 @@ cimport cython
 from minigrad.graph cimport Node, Variable
 
 
+cpdef bint _has_large(list arrays)
+
+
 @cython.final
 cdef class Op:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
-    cdef public object name, reference, kernels, attributes, _shape_rule, _dtype_rule, _joint_rule
+    cdef public object name, reference, kernels, attributes, _shape_rule, _dtype_rule, _joint_rule, small
     cdef public dict _saves
     cdef public list _rules
     cdef public bint promote, differentiable, view, arithmetic_rules, variadic
     cdef public Py_ssize_t arity
 
     @cython.locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)
-    cpdef _apply(self, tuple args, dict attrs)
+    cpdef apply(self, tuple args, dict attrs)
     cpdef _record(self, tuple args, dict attrs, device, list outputs, needs)
-    @cython.locals(arguments=tuple)
     cpdef _compute(self, device, dtype, list arrays, dict attrs)
+    @cython.locals(arguments=tuple)
+    cpdef _run_reference(self, device, list arrays, dict attrs)
     @cython.locals(i=Py_ssize_t, found=list, arguments=tuple)
     cpdef list apply_gradient(self, g, y, inputs, dict attrs, list needed)

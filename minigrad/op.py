@@ -43,6 +43,7 @@ from minigrad.dispatch import (
 )
 from minigrad.errors import DeviceError
 from minigrad.graph import Node, Variable, mode, wrap, written_cell
+from minigrad.kernels.cpu import memory
 from minigrad.promotion import result_dtype
 
 __all__ = ["Op", "get_op", "op"]
@@ -51,7 +52,14 @@ _ops: dict[str, Op] = {}
 _SCALARS = (float, int, bool)
 
 LARGE_ARRAY = 1 << 17
-"""Bytes from which on a context of 0.5 us pays for itself in cheaper memory."""
+"""The bytes of an input from which on NumPy is told to use minigrad's allocator, which takes 0.5 us."""
+
+
+def _has_large(arrays: list) -> bool:
+    for array in arrays:  # noqa: SIM110 - any() would make a generator, at each call of an op
+        if type(array) is np.ndarray and array.nbytes >= LARGE_ARRAY:
+            return True
+    return False
 
 
 def get_op(name: str) -> Op:
@@ -67,7 +75,7 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable``, ``view``, ``arithmetic``, ``saved_outputs``,
+        options: ``promote``, ``differentiable``, ``view``, ``arithmetic``, ``small``, ``saved_outputs``,
             ``materialize_grads`` as in :class:`Op`.
     """
     if reference is None:
@@ -88,6 +96,8 @@ class Op:
         view: the output may show the first input's memory.
         arithmetic: the gradient rules use nothing but the operators that bare arrays have too; where no
             graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
+        small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
+            it returns the output, or None where it does not apply. For ops without attributes.
         saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
             arrive there as Specs, and may be changed in place. By default all.
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
@@ -103,6 +113,7 @@ class Op:
         differentiable: bool = True,
         view: bool = False,
         arithmetic: bool = False,
+        small: Callable | None = None,
         saved_outputs: Sequence[int] | None = None,
         materialize_grads: bool = True,
     ):
@@ -112,6 +123,7 @@ class Op:
         self.differentiable = differentiable
         self.view = view
         self.arithmetic_rules = arithmetic
+        self.small = small
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads
         self.__doc__ = reference.__doc__
@@ -245,10 +257,10 @@ class Op:
             attrs = self._complete(attrs)
         if len(args) != self.arity and not self.variadic:
             args = self._complete_inputs(args)
-        return self._apply(args, attrs)
+        return self.apply(args, attrs)
 
-    def _apply(self, args: tuple, attrs: dict) -> Any:
-        """Compute the outputs and, where the graph is recorded, their node."""
+    def apply(self, args: tuple, attrs: dict) -> Any:
+        """The call with all inputs and attributes: compute the outputs and, if it is recorded, their node."""
         device: Any = None
         dtype: Any = None
         scalars = mixed = False
@@ -278,7 +290,7 @@ class Op:
         if mixed or device is None or (scalars and dtype.kind != "f"):
             harmonised = self._harmonise(args, device)
             if harmonised is not None:
-                return self._apply(harmonised, attrs)
+                return self.apply(harmonised, attrs)
 
         if device.is_card:
             with device.active():
@@ -286,15 +298,18 @@ class Op:
         else:
             results = self._compute(device, dtype, arrays, attrs)
 
+        recorded = needs and self.differentiable and mode.grad
         if type(results) is tuple:
             outputs = [wrap(array, device) for array in results]
-        else:
-            outputs = [wrap(results, device)]
-        if self.view and outputs[0]._array.base is not None:
-            outputs[0]._written = written_cell(args[0])
-        if needs and self.differentiable and mode.grad:
-            self._record(args, attrs, device, outputs, needs)
-        return tuple(outputs) if type(results) is tuple else outputs[0]
+            if recorded:
+                self._record(args, attrs, device, outputs, needs)
+            return tuple(outputs)
+        out = wrap(results, device)
+        if self.view and results.base is not None:
+            out._written = written_cell(args[0])
+        if recorded:
+            self._record(args, attrs, device, [out], needs)
+        return out
 
     def _record(self, args: tuple, attrs: dict, device: Any, outputs: list, needs: int) -> None:
         """Make the node from which ``outputs`` come."""
@@ -309,10 +324,14 @@ class Op:
 
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
         """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
+        table = self.kernels
+        if self.small is not None and device is cpu and not table.selected:
+            result = self.small(*arrays)
+            if result is not None:
+                return result
         specs = None
         if self._shape_rule is not None:
             specs = self._specs(self._shape_rule(*arrays, **attrs), dtype)
-        table = self.kernels
         if table.kernels:
             kernel = table.choose(device.type, dtype, arrays, attrs)
             if kernel is not None:
@@ -321,14 +340,7 @@ class Op:
                         dtype = self._dtype_rule(*arrays, **attrs)
                     specs = [self._broadcast_spec(arrays, dtype)]
                 return run_kernel(kernel, device, arrays, attrs, specs)
-        quiet = enter_quiet()
-        try:
-            result = self._run_reference(device, arrays, attrs)
-        except ValueError:
-            self._check_broadcast(arrays)
-            raise
-        finally:
-            leave_quiet(quiet)
+        result = self._run_reference(device, arrays, attrs)
         if type(result) is device.array_type:
             if specs is not None and result.shape != specs[0].shape:
                 raise RuntimeError(
@@ -342,10 +354,23 @@ class Op:
 
     def _run_reference(self, device: Any, arrays: list, attrs: dict) -> Any:
         arguments = (device.xp, *arrays)
-        if device is cpu and any(type(a) is np.ndarray and a.nbytes >= LARGE_ARRAY for a in arrays):
-            with device.active():  # NumPy's own memory for large arrays is slow to come by
-                return self.reference(*arguments, **attrs)
-        return self.reference(*arguments, **attrs) if attrs else self.reference(*arguments)
+        if self.view:  # nothing is computed, so there is nothing to warn of, and nothing to allocate
+            return self.reference(*arguments, **attrs)
+        entered = None
+        if device is cpu and _has_large(arrays):
+            entered = memory.enter()
+        quiet = enter_quiet()
+        try:
+            return self.reference(*arguments, **attrs) if attrs else self.reference(*arguments)
+        except ValueError:
+            self._check_broadcast(arrays)
+            raise
+        except MemoryError as error:
+            raise memory.explain(error) from error
+        finally:
+            leave_quiet(quiet)
+            if entered is not None:
+                memory.leave(entered)
 
     def _check_broadcast(self, arrays: Sequence) -> None:
         """Say so if what the reference stumbled over are shapes that do not broadcast."""

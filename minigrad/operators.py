@@ -13,26 +13,29 @@ if TYPE_CHECKING:
 __all__ = ["Operators"]
 
 
+_NO_ATTRIBUTES: dict[str, Any] = {}
+
+
 class Operators(Variable):
     """What ``+``, ``@``, ``<`` and the like do."""
 
     def __add__(self, other: Any) -> Tensor:
-        return elementwise.add(self, other)
+        return elementwise.add.apply((self, other), _NO_ATTRIBUTES)
 
     def __radd__(self, other: Any) -> Tensor:
-        return elementwise.add(other, self)
+        return elementwise.add.apply((other, self), _NO_ATTRIBUTES)
 
     def __sub__(self, other: Any) -> Tensor:
-        return elementwise.sub(self, other)
+        return elementwise.sub.apply((self, other), _NO_ATTRIBUTES)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return elementwise.sub(other, self)
+        return elementwise.sub.apply((other, self), _NO_ATTRIBUTES)
 
     def __mul__(self, other: Any) -> Tensor:
-        return elementwise.mul(self, other)
+        return elementwise.mul.apply((self, other), _NO_ATTRIBUTES)
 
     def __rmul__(self, other: Any) -> Tensor:
-        return elementwise.mul(other, self)
+        return elementwise.mul.apply((other, self), _NO_ATTRIBUTES)
 
     def __truediv__(self, other: Any) -> Tensor:
         return elementwise.div(self, other)
@@ -67,7 +70,7 @@ class Operators(Variable):
         return matmul.apply(as_tensor(other, device=self.device), self)
 
     def __neg__(self) -> Tensor:
-        return elementwise.neg(self)
+        return elementwise.neg.apply((self,), _NO_ATTRIBUTES)
 
     def __pos__(self: Any) -> Tensor:
         return self

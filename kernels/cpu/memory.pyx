@@ -154,7 +154,12 @@ cdef class numpy_allocates_here:
     def __exit__(self, kind, error, traceback):
         leave(self.entered)
         if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):
-            raise out_of_memory(str(error)) from error
+            raise explain(error) from error
+
+
+def explain(error):
+    """The MemoryError ``error``, which NumPy raised between :func:`enter` and :func:`leave`, with sizes."""
+    return error if isinstance(error, OutOfMemoryError) else out_of_memory(str(error))
 
 
 # ---- arrays -----------------------------------------------------------------------------------------------

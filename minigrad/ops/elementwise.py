@@ -14,6 +14,8 @@ import numpy as np
 
 from minigrad.autograd import Variable, wrap
 from minigrad.kernels import cuda
+from minigrad.kernels.cpu import small
+from minigrad.kernels.cpu.small import negative, product
 from minigrad.op import Op, get_op, op
 from minigrad.ops.index import nonzero
 from minigrad.promotion import get_default_dtype, result_dtype
@@ -21,7 +23,7 @@ from minigrad.promotion import get_default_dtype, result_dtype
 # ---- arithmetic -----------------------------------------------------------------------------------------
 
 
-@op(promote=True, arithmetic=True)
+@op(promote=True, arithmetic=True, small=small.add)
 def add(xp, x, y):
     return x + y
 
@@ -29,23 +31,23 @@ def add(xp, x, y):
 add.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: g)
 
 
-@op(promote=True, arithmetic=True)
+@op(promote=True, arithmetic=True, small=small.sub)
 def sub(xp, x, y):
     return x - y
 
 
-sub.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: -g)
+sub.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, _x, _y: negative(g))
 
 
-@op(promote=True, arithmetic=True)
+@op(promote=True, arithmetic=True, small=small.mul)
 def mul(xp, x, y):
     return x * y
 
 
-mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
+mul.grad(x=lambda g, _z, _x, y: product(g, y), y=lambda g, _z, x, _y: product(g, x))
 
 
-@op(promote=True, arithmetic=True, name="div")
+@op(promote=True, arithmetic=True, small=small.div, name="div")
 def _div(xp, x, y):
     return x / y
 
@@ -78,12 +80,12 @@ def remainder(xp, x, y):
 remainder.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, x, y: -g * floor_divide(x, y))
 
 
-@op(arithmetic=True)
+@op(arithmetic=True, small=small.neg)
 def neg(xp, x):
     return -x
 
 
-neg.grad(x=lambda g, _z, _x: -g)
+neg.grad(x=lambda g, _z, _x: negative(g))
 
 
 @op(promote=True)

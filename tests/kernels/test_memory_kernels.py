@@ -1,5 +1,6 @@
 """The CPU's allocator: its arrays, what it keeps and gives back, its counts and limit, threads, forks."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
+    gc.collect()  # what errors of former tests hold must not come back in the middle of this one
     memory.empty_cache()
     yield
     allocator.set_idle_time(30)

@@ -1,0 +1,176 @@
+"""Arithmetic on small arrays, without NumPy's machinery.
+
+To add two arrays of four elements takes NumPy 0.5 to 1 us: it looks for a loop that fits the dtypes, asks how
+errors are to be handled, sets up an iterator, and in the end asks whether an error occurred. Here the only
+question is whether the arrays are plain: float32 or float64, of one dtype and shape, C-contiguous, of at most
+``LIMIT`` elements; one of two may be a Python number. Then a loop runs, and no floating-point flag is looked
+at. The results are NumPy's, to the bit: each element is one rounded operation.
+
+:func:`add`, :func:`sub`, :func:`mul`, :func:`div` and :func:`neg` return None where that is not so.
+:func:`total`, :func:`product` and :func:`negative` then do what the operators do, for tensors too.
+"""
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+ctypedef fused real:
+    float
+    double
+
+cdef enum:
+    LIMIT = 1024
+    ADD, SUB, MUL, DIV
+    EXACT = 16777216  # 2**24: integers up to here are float32 numbers
+
+
+cdef inline bint is_plain(cnp.ndarray array) noexcept:
+    """Whether the loops below take it."""
+    cdef int dtype = cnp.PyArray_TYPE(array)
+    return (
+        (dtype == cnp.NPY_FLOAT32 or dtype == cnp.NPY_FLOAT64)
+        and cnp.PyArray_ISCARRAY_RO(array)
+        and cnp.PyArray_SIZE(array) <= LIMIT
+    )
+
+
+cdef inline cnp.ndarray empty_like(cnp.ndarray array):
+    return cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array))
+
+
+cdef inline void compute(
+    real *out, const real *x, const real *y, Py_ssize_t n, Py_ssize_t step_x, Py_ssize_t step_y, int operation
+) noexcept nogil:
+    """out[i] = x[i step_x] (operation) y[i step_y]: a step is 1, or 0 for a number."""
+    cdef Py_ssize_t i
+    if operation == ADD:
+        for i in range(n):
+            out[i] = x[i * step_x] + y[i * step_y]
+    elif operation == SUB:
+        for i in range(n):
+            out[i] = x[i * step_x] - y[i * step_y]
+    elif operation == MUL:
+        for i in range(n):
+            out[i] = x[i * step_x] * y[i * step_y]
+    else:
+        for i in range(n):
+            out[i] = x[i * step_x] / y[i * step_y]
+
+
+cdef inline bint read_number(object value, double *number) noexcept:
+    """Whether ``value`` is a Python number that float32 and float64 arithmetic take as it is."""
+    if type(value) is float:
+        number[0] = <double>value
+        return True
+    if type(value) is int and -EXACT <= value <= EXACT:
+        number[0] = <double><long>value
+        return True
+    return False
+
+
+cdef binary(object x, object y, int operation):
+    cdef cnp.ndarray a, out
+    cdef double x_number = 0, y_number = 0
+    cdef float x_float, y_float
+    cdef void *x_data
+    cdef void *y_data
+    cdef bint x_is_array = type(x) is cnp.ndarray, y_is_array = type(y) is cnp.ndarray
+    if x_is_array:
+        a = <cnp.ndarray>x
+        if not is_plain(a):
+            return None
+        if y_is_array:
+            if (
+                cnp.PyArray_TYPE(<cnp.ndarray>y) != cnp.PyArray_TYPE(a)
+                or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>y)
+                or not cnp.PyArray_SAMESHAPE(a, <cnp.ndarray>y)
+            ):
+                return None
+        elif not read_number(y, &y_number):
+            return None
+    elif y_is_array:
+        a = <cnp.ndarray>y
+        if not is_plain(a) or not read_number(x, &x_number):
+            return None
+    else:
+        return None
+
+    out = empty_like(a)
+    x_float, y_float = <float>x_number, <float>y_number
+    cdef bint single = cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32
+    if x_is_array:
+        x_data = cnp.PyArray_DATA(<cnp.ndarray>x)
+    else:
+        x_data = <void *>&x_float if single else <void *>&x_number
+    if y_is_array:
+        y_data = cnp.PyArray_DATA(<cnp.ndarray>y)
+    else:
+        y_data = <void *>&y_float if single else <void *>&y_number
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(a)
+    if single:
+        compute[float](
+            <float *>cnp.PyArray_DATA(out), <float *>x_data, <float *>y_data, n, x_is_array, y_is_array,
+            operation,
+        )
+    else:
+        compute[double](
+            <double *>cnp.PyArray_DATA(out), <double *>x_data, <double *>y_data, n, x_is_array, y_is_array,
+            operation,
+        )
+    return out
+
+
+cdef inline void negate(real *out, const real *x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = -x[i]
+
+
+def add(x, y):
+    """x + y, or None if the arrays are not small and plain."""
+    return binary(x, y, ADD)
+
+
+def sub(x, y):
+    """x - y, or None if the arrays are not small and plain."""
+    return binary(x, y, SUB)
+
+
+def mul(x, y):
+    """x y, or None if the arrays are not small and plain."""
+    return binary(x, y, MUL)
+
+
+def div(x, y):
+    """x / y, or None if the arrays are not small and plain."""
+    return binary(x, y, DIV)
+
+
+def neg(x):
+    """-x, or None if the array is not small and plain."""
+    if type(x) is not cnp.ndarray or not is_plain(<cnp.ndarray>x):
+        return None
+    cdef cnp.ndarray a = <cnp.ndarray>x, out = empty_like(a)
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32:
+        negate(<float *>cnp.PyArray_DATA(out), <const float *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a))
+    else:
+        negate(<double *>cnp.PyArray_DATA(out), <const double *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a))
+    return out
+
+
+def total(x, y):
+    """x + y"""
+    result = binary(x, y, ADD)
+    return x + y if result is None else result
+
+
+def product(x, y):
+    """x y"""
+    result = binary(x, y, MUL)
+    return x * y if result is None else result
+
+
+def negative(x):
+    """-x"""
+    result = neg(x)
+    return -x if result is None else result
