@@ -42,8 +42,8 @@ LINK_FLAGS = ["-fopenmp"]
 NUMPY_API = [(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")]
 
 WITHOUT_LEVEL = ("cpuid", "memory", "small")
-"""What exists once: cpuid chooses the level, so it must load at every one; memory belongs to the process; small
-arrays gain nothing."""
+"""What exists once: cpuid chooses the level, so it must load at every one; memory belongs to the process; and
+small arrays gain nothing from wider vectors."""
 
 
 def kernel_extensions():

@@ -146,8 +146,7 @@ class Node:
         self.op = op
         self.attrs = attrs
         self.device = self.output_device = device
-        self.hooks: dict[int, dict[int, Callable]] | None = None
-        self.stack: list | None = None
+        self.hooks = self.stack = None
         self.inputs = inputs = []
         self.edges = edges = []
         for i, arg in enumerate(args):

@@ -365,7 +365,7 @@ class Op:
         except ValueError:
             self._check_broadcast(arrays)
             raise
-        except MemoryError as error:
+        except memory.NumpyMemoryError as error:
             raise memory.explain(error) from error
         finally:
             leave_quiet(quiet)

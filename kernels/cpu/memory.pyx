@@ -14,6 +14,7 @@ block (valgrind, AddressSanitizer): every block is then allocated by the C libra
 import os
 
 import numpy as np
+from numpy._core._exceptions import _ArrayMemoryError as NumpyMemoryError
 
 cimport numpy as cnp
 from libc.stdint cimport SIZE_MAX, int64_t
@@ -153,13 +154,13 @@ cdef class numpy_allocates_here:
 
     def __exit__(self, kind, error, traceback):
         leave(self.entered)
-        if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):
+        if isinstance(error, NumpyMemoryError):
             raise explain(error) from error
 
 
 def explain(error):
-    """The MemoryError ``error``, which NumPy raised between :func:`enter` and :func:`leave`, with sizes."""
-    return error if isinstance(error, OutOfMemoryError) else out_of_memory(str(error))
+    """What to raise for NumPy's ``error`` about memory: it says how much there is, and the limit."""
+    return out_of_memory(str(error))
 
 
 # ---- arrays -----------------------------------------------------------------------------------------------
