@@ -4,12 +4,23 @@ import numpy as np
 import pytest
 
 from minigrad.dispatch import kernel_table, use_kernel
+from minigrad.kernels.cpu.threads import num_threads
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    with num_threads(2):
+        yield
+
 
 FORWARD = {
     "first layer": ((2, 3, 8, 8), (16, 3, 3, 3), 1, "planes"),
     "last layer": ((2, 16, 8, 8), (3, 16, 3, 3), 1, "planes"),
     "depthwise": ((2, 32, 8, 8), (32, 1, 3, 3), 32, "planes"),
     "many channels": ((2, 16, 8, 8), (16, 16, 5, 5), 1, "implicit_gemm"),
+    "1x1": ((2, 16, 12, 12), (16, 16, 1, 1), 1, "im2col"),
+    "1x1, small": ((2, 16, 7, 7), (16, 16, 1, 1), 1, "implicit_gemm"),
+    "1x1, fewer images than threads": ((1, 16, 12, 12), (16, 16, 1, 1), 1, "implicit_gemm"),
 }
 
 
@@ -25,23 +36,27 @@ def test_forward(x, weight, groups, rung):
 
 
 def test_input_grad():
-    def input_grad(channels, kernel):
-        return choose("conv2d_input_grad", (2, 32, 6, 6), (32, channels, *kernel), input_size=(8, 8))
+    def input_grad(channels, kernel, size=8, **options):
+        shapes = (2, 32, 6, 6), (32, channels, *kernel)
+        return choose("conv2d_input_grad", *shapes, input_size=(size, size), **options)
 
     assert input_grad(16, (5, 5)) == "implicit_gemm"
     assert input_grad(3, (3, 3)) == "planes"
     assert input_grad(1, (3, 3)) == "im2col"
+    assert input_grad(16, (4, 4), stride=(2, 2)) == "implicit_gemm"
+    assert input_grad(16, (4, 4), stride=(2, 2), size=32) == "planes"
 
 
 def test_weight_grad():
-    def weight_grad(channels, out_channels, kernel):
-        shapes = (2, out_channels, 6, 6), (2, channels, 8, 8)
+    def weight_grad(channels, out_channels, kernel, size=6):
+        shapes = (2, out_channels, size, size), (2, channels, size + 2, size + 2)
         return choose("conv2d_weight_grad", *shapes, kernel_size=kernel)
 
     assert weight_grad(16, 16, (3, 3)) == "implicit_gemm"
     assert weight_grad(1, 32, (3, 3)) == "implicit_gemm"
     assert weight_grad(64, 1, (3, 3)) == "planes"
     assert weight_grad(64, 1, (1, 1)) == "implicit_gemm"
+    assert weight_grad(64, 6, (1, 1), size=28) == "im2col"
 
 
 @pytest.mark.parametrize("rung", ("direct", "im2col", "implicit_gemm", "planes"))

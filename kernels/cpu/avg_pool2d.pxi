@@ -56,6 +56,32 @@ cdef void avg_plane_naive(real *out, const real *x, Geometry g) noexcept nogil:
             )
 
 
+cdef inline bint is_global(Geometry g) noexcept nogil:
+    """One window, which is the whole plane."""
+    return (
+        g.out_height == 1 and g.out_width == 1 and g.kernel_h == g.height and g.kernel_w == g.width
+        and g.pad_h == 0 and g.pad_w == 0
+    )
+
+
+cdef void global_planes(real *out, const real *x, Geometry g, int part) noexcept nogil:
+    """The mean of each plane."""
+    cdef Py_ssize_t plane, size = g.height * g.width
+    cdef real divisor = <real>(g.divisor_override if g.divisor_override != 0 else size)
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
+        out[plane] = run_sum(x + plane * size, size) / divisor
+
+
+cdef void global_grad_planes(real *out, const real *grad, Geometry g, int part) noexcept nogil:
+    """Each plane filled with its portion."""
+    cdef Py_ssize_t plane, i, size = g.height * g.width
+    cdef real divisor = <real>(g.divisor_override if g.divisor_override != 0 else size), portion
+    for plane in range(first_plane(g, part), first_plane(g, part + 1)):
+        portion = grad[plane] / divisor
+        for i in range(plane * size, (plane + 1) * size):
+            out[i] = portion
+
+
 cdef void avg_plane_vectorized(real *out, const real *x, Geometry g) noexcept nogil:
     cdef Py_ssize_t begin = interior_begin(g), count = interior_end(g) - begin
     cdef Py_ssize_t oh, ow, done, row_start, column_start = begin * g.stride_w - g.pad_w
@@ -83,6 +109,9 @@ cdef void avg_plane_vectorized(real *out, const real *x, Geometry g) noexcept no
 
 cdef void avg_pool_planes(real *out, const real *x, Geometry g, bint vectorized, int part) noexcept nogil:
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
+    if vectorized and is_global(g):
+        global_planes(out, x, g, part)
+        return
     for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if vectorized:
             avg_plane_vectorized(out + plane * out_size, x + plane * in_size, g)
@@ -201,6 +230,9 @@ cdef void avg_grad_planes(real *out, const real *grad, Geometry g, real *lines, 
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
     cdef real *plane_out
     cdef const real *plane_grad
+    if lines != NULL and is_global(g):
+        global_grad_planes(out, grad, g, part)
+        return
     for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         plane_out, plane_grad = out + plane * in_size, grad + plane * out_size
         if lines == NULL:
@@ -268,16 +300,7 @@ def avg_pool2d_input_grad_vectorized(
 
 # ---- adaptive average pooling ------------------------------------------------------------------------
 # Window i of n over a size covers [floor(i * size / n), ceil((i + 1) * size / n)): uneven windows, which
-# may portion elements.
-
-
-cdef inline Py_ssize_t adaptive_begin(Py_ssize_t i, Py_ssize_t n, Py_ssize_t size) noexcept nogil:
-    # i * size / n without the product, which could overflow
-    return i * (size // n) + i * (size % n) // n
-
-
-cdef inline Py_ssize_t adaptive_end(Py_ssize_t i, Py_ssize_t n, Py_ssize_t size) noexcept nogil:
-    return (i + 1) * (size // n) + ((i + 1) * (size % n) + n - 1) // n
+# may share elements. Both directions go through one line of g.width sums for each row of windows.
 
 
 cdef inline real run_sum(const real *x, Py_ssize_t n) noexcept nogil:
@@ -287,57 +310,78 @@ cdef inline real run_sum(const real *x, Py_ssize_t n) noexcept nogil:
         return sum_run_f64(x, n)
 
 
-cdef void adaptive_plane(real *out, const real *x, Geometry g) noexcept nogil:
-    cdef Py_ssize_t oh, ow, row, row_begin, row_end, begin, end
+cdef void list_bounds(Py_ssize_t *bounds, Py_ssize_t n, Py_ssize_t size) noexcept nogil:
+    """The begin and the end of each window, listed once: they take divisions."""
+    cdef Py_ssize_t i
+    for i in range(n):  # i * size / n without the product, which could overflow
+        bounds[2 * i] = i * (size // n) + i * (size % n) // n
+        bounds[2 * i + 1] = (i + 1) * (size // n) + ((i + 1) * (size % n) + n - 1) // n
+
+
+cdef void adaptive_plane(real *out, const real *x, Geometry g, const Py_ssize_t *rows,
+                         const Py_ssize_t *columns, real *line) noexcept nogil:
+    cdef Py_ssize_t oh, ow, row, column
     cdef real total
     for oh in range(g.out_height):
-        row_begin = adaptive_begin(oh, g.out_height, g.height)
-        row_end = adaptive_end(oh, g.out_height, g.height)
+        for column in range(g.width):
+            line[column] = 0
+        for row in range(rows[2 * oh], rows[2 * oh + 1]):
+            for column in range(g.width):
+                line[column] += x[row * g.width + column]
         for ow in range(g.out_width):
-            begin = adaptive_begin(ow, g.out_width, g.width)
-            end = adaptive_end(ow, g.out_width, g.width)
-            if end - begin == g.width:
-                total = run_sum(x + row_begin * g.width, (row_end - row_begin) * g.width)
-            else:
-                total = 0
-                for row in range(row_begin, row_end):
-                    total += run_sum(x + row * g.width + begin, end - begin)
-            out[oh * g.out_width + ow] = total / <real>((row_end - row_begin) * (end - begin))
+            total = 0
+            for column in range(columns[2 * ow], columns[2 * ow + 1]):
+                total += line[column]
+            out[oh * g.out_width + ow] = total / <real>(
+                (rows[2 * oh + 1] - rows[2 * oh]) * (columns[2 * ow + 1] - columns[2 * ow]))
 
 
-cdef void adaptive_grad_plane(real *out, const real *grad, Geometry g) noexcept nogil:
-    cdef Py_ssize_t oh, ow, row, column, row_begin, row_end, begin, end
+cdef void adaptive_grad_plane(real *out, const real *grad, Geometry g, const Py_ssize_t *rows,
+                              const Py_ssize_t *columns, real *line) noexcept nogil:
+    cdef Py_ssize_t oh, ow, row, column
     cdef real portion
     memset(out, 0, g.height * g.width * sizeof(real))
     for oh in range(g.out_height):
-        row_begin = adaptive_begin(oh, g.out_height, g.height)
-        row_end = adaptive_end(oh, g.out_height, g.height)
+        memset(line, 0, g.width * sizeof(real))
         for ow in range(g.out_width):
-            begin = adaptive_begin(ow, g.out_width, g.width)
-            end = adaptive_end(ow, g.out_width, g.width)
-            portion = grad[oh * g.out_width + ow] / <real>((row_end - row_begin) * (end - begin))
-            for row in range(row_begin, row_end):
-                for column in range(begin, end):
-                    out[row * g.width + column] += portion
+            portion = grad[oh * g.out_width + ow] / <real>(
+                (rows[2 * oh + 1] - rows[2 * oh]) * (columns[2 * ow + 1] - columns[2 * ow]))
+            for column in range(columns[2 * ow], columns[2 * ow + 1]):
+                line[column] += portion
+        for row in range(rows[2 * oh], rows[2 * oh + 1]):
+            for column in range(g.width):
+                out[row * g.width + column] += line[column]
 
 
-cdef void adaptive_planes(real *large, real *small, Geometry g, bint gradient, int part) noexcept nogil:
+cdef void adaptive_planes(real *large, real *small, Geometry g, bint gradient, Py_ssize_t *bounds,
+                          real *lines, int part) noexcept nogil:
     """Forward (large to small) or backward (small to large)."""
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
+    cdef Py_ssize_t *columns = bounds + 2 * g.out_height
+    if g.out_height == 1 and g.out_width == 1:
+        if gradient:
+            global_grad_planes(large, <const real *>small, g, part)
+        else:
+            global_planes(small, <const real *>large, g, part)
+        return
+    lines += part * g.width
     for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if gradient:
-            adaptive_grad_plane(large + plane * in_size, <const real *>(small + plane * out_size), g)
+            adaptive_grad_plane(large + plane * in_size, <const real *>(small + plane * out_size), g, bounds,
+                                columns, lines)
         else:
-            adaptive_plane(small + plane * out_size, <const real *>(large + plane * in_size), g)
+            adaptive_plane(small + plane * out_size, <const real *>(large + plane * in_size), g, bounds,
+                           columns, lines)
 
 
-cdef void adaptive(real *large, real *small, Geometry g, bint gradient) noexcept nogil:
+cdef void adaptive(real *large, real *small, Geometry g, bint gradient, Py_ssize_t *bounds,
+                   real *lines) noexcept nogil:
     cdef int part
     if g.threads == 1:
-        adaptive_planes(large, small, g, gradient, 0)
+        adaptive_planes(large, small, g, gradient, bounds, lines, 0)
     else:
         for part in prange(g.threads, num_threads=g.threads, schedule="static"):
-            adaptive_planes(large, small, g, gradient, part)
+            adaptive_planes(large, small, g, gradient, bounds, lines, part)
 
 
 cdef run_adaptive(cnp.ndarray large, cnp.ndarray small, int threads, bint gradient):
@@ -347,11 +391,20 @@ cdef run_adaptive(cnp.ndarray large, cnp.ndarray small, int threads, bint gradie
     check_output(large if gradient else small, dtype)
     cdef void *a = cnp.PyArray_DATA(large)
     cdef void *b = cnp.PyArray_DATA(small)
+    cdef Py_ssize_t bounds = 2 * (g.out_height + g.out_width) * sizeof(Py_ssize_t)
+    cdef void *memory = malloc(bounds + g.threads * max(g.width, 1) * sizeof(double))
+    if memory == NULL:
+        raise MemoryError("no memory for the scratch rows of adaptive_avg_pool2d")
     with nogil:
+        list_bounds(<Py_ssize_t *>memory, g.out_height, g.height)
+        list_bounds(<Py_ssize_t *>memory + 2 * g.out_height, g.out_width, g.width)
         if dtype == cnp.NPY_FLOAT32:
-            adaptive(<float *>a, <float *>b, g, gradient)
+            adaptive(<float *>a, <float *>b, g, gradient, <Py_ssize_t *>memory,
+                     <float *>(<char *>memory + bounds))
         else:
-            adaptive(<double *>a, <double *>b, g, gradient)
+            adaptive(<double *>a, <double *>b, g, gradient, <Py_ssize_t *>memory,
+                     <double *>(<char *>memory + bounds))
+        free(memory)
 
 
 def adaptive_avg_pool2d(cnp.ndarray out, cnp.ndarray x, int threads):

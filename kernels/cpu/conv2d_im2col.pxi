@@ -5,7 +5,8 @@
 #   weight_grad  out (O, K)         += grad_output (O, P) @ columns^T (P, K)
 #
 # with K = C KH KW kernel taps, P = OH OW pixels, and C, O the channels of a group; columns[k, p] is the input
-# element under tap k at output pixel p, or zero outside the input. Each thread takes a share of the images.
+# element under tap k at output pixel p, or zero outside the input. A 1x1 kernel at stride 1 needs no copy:
+# there the image is the matrix. Each thread takes a share of the images.
 
 cdef extern from "gemm.h" nogil:
     Py_ssize_t gemm_workspace_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
@@ -53,6 +54,12 @@ cdef int im2col_run(Conv *conv, Task task) except -1:
     return 0
 
 
+cdef inline bint is_matrix(const Conv *conv) noexcept nogil:
+    """A 1x1 kernel at stride 1: an image is its own matrix."""
+    return (conv.KH == 1 and conv.KW == 1 and conv.stride_h == 1 and conv.stride_w == 1
+            and conv.pad_h == 0 and conv.pad_w == 0)
+
+
 cdef Im2colBuffers im2col_buffers(Conv *conv, Task task) noexcept nogil:
     cdef Py_ssize_t K = conv.group_in * conv.KH * conv.KW, P = conv.OH * conv.OW, O = conv.group_out
     cdef Py_ssize_t weight = conv.O * K if task == WEIGHT_GRAD else 0, gemm
@@ -63,7 +70,8 @@ cdef Im2colBuffers im2col_buffers(Conv *conv, Task task) noexcept nogil:
         gemm = gemm_workspace_f32(K, P, O) if is_float else gemm_workspace_f64(K, P, O)
     else:
         gemm = gemm_workspace_f32(O, K, P) if is_float else gemm_workspace_f64(O, K, P)
-    cdef Py_ssize_t columns_end = whole_lines(K * P), weight_end = columns_end + whole_lines(weight)
+    cdef Py_ssize_t columns_end = 0 if is_matrix(conv) else whole_lines(K * P)
+    cdef Py_ssize_t weight_end = columns_end + whole_lines(weight)
     return Im2colBuffers(columns=0, weight_sums=columns_end, gemm=weight_end,
                          total=weight_end + whole_lines(gemm))
 
@@ -94,8 +102,11 @@ cdef void im2col_group(const Conv *conv, Task task, Im2colBuffers *buffers, real
     cdef real *columns = workspace + buffers.columns
     cdef real *gemm_workspace = workspace + buffers.gemm
     cdef Py_ssize_t o, p
-    if task == FORWARD:
+    if is_matrix(conv):
+        columns = x
+    elif task != INPUT_GRAD:
         im2col(conv, x, columns)
+    if task == FORWARD:
         gemm(O, P, K, weight, K, 1, columns, P, 1, y, 0, gemm_workspace)
         if bias != NULL:
             for o in range(O):
@@ -103,9 +114,9 @@ cdef void im2col_group(const Conv *conv, Task task, Im2colBuffers *buffers, real
                     y[o * P + p] += bias[o]
     elif task == INPUT_GRAD:
         gemm(K, P, O, weight, 1, K, y, P, 1, columns, 0, gemm_workspace)
-        col2im(conv, columns, x)
+        if not is_matrix(conv):
+            col2im(conv, columns, x)
     else:
-        im2col(conv, x, columns)
         gemm(O, K, P, y, P, 1, columns, 1, P, weight, 1, gemm_workspace)
 
 

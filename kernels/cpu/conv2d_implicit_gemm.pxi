@@ -79,28 +79,46 @@ cdef int implicit_input_grad(Conv *conv) except -1:
     return 0
 
 
+cdef inline bint by_panels(const Conv *conv, Py_ssize_t panels, Py_ssize_t weights,
+                           Py_ssize_t source) noexcept nogil:
+    """Whether threads take panels of weights rather than blocks of pixels: with few images the weights are
+    the larger operand, and are then packed, used and forgotten a panel at a time, in cache."""
+    return weights > source and conv.groups * panels >= conv.threads
+
+
 cdef int run_product(Conv *conv, Product *product, Axis h, Axis w) except -1:
-    """Packs the weights, then computes block after block."""
+    """Packs the weights, and computes block after block, or panel after panel."""
     if h.outputs <= 0 or w.outputs <= 0 or conv.N == 0 or product.channels == 0:
         return 0
     cdef bint is_float = conv.dtype == cnp.NPY_FLOAT32
-    cdef Correlation *plan = plan_correlation(conv, &h, &w, product.source_channels)
+    cdef bint panels = by_panels(conv, product.panels, product.channels * h.taps * w.taps,
+                                 conv.N * h.size * w.size)
+    cdef Correlation *plan = plan_correlation(conv, &h, &w, product.source_channels,
+                                              1 if panels else conv.threads)
     cdef Py_ssize_t item = sizeof(float) if is_float else sizeof(double)
     cdef Py_ssize_t panel_elements = plan.panel_width * (plan.depth + 1)      # weights and biases
-    cdef Py_ssize_t elements = conv.groups * product.panels * panel_elements \
+    cdef Py_ssize_t elements = (conv.threads if panels else conv.groups * product.panels) * panel_elements \
         + conv.threads * plan.panel_width * plan.block_pixels
     cdef void *memory = NULL
     try:
         memory = allocate(elements * item)
         with nogil:
             if is_float:
-                run_blocks(conv, plan, product, <float *> aligned(memory))
+                run_correlation(conv, plan, product, panels, <float *> aligned(memory))
             else:
-                run_blocks(conv, plan, product, <double *> aligned(memory))
+                run_correlation(conv, plan, product, panels, <double *> aligned(memory))
     finally:
         free(memory)
         free(plan)
     return 0
+
+
+cdef void run_correlation(const Conv *conv, const Correlation *plan, const Product *product, bint panels,
+                          real *workspace) noexcept nogil:
+    if panels:
+        run_panels(conv, plan, product, workspace)
+    else:
+        run_blocks(conv, plan, product, workspace)
 
 
 cdef void run_blocks(const Conv *conv, const Correlation *plan, const Product *product,
@@ -118,10 +136,29 @@ cdef void run_blocks(const Conv *conv, const Correlation *plan, const Product *p
                   sums + threadid() * plan.block_pixels * plan.panel_width)
 
 
+cdef void run_panels(const Conv *conv, const Correlation *plan, const Product *product,
+                     real *workspaces) noexcept nogil:
+    cdef Py_ssize_t index, size = plan.panel_width * (plan.depth + 1 + plan.block_pixels)
+    for index in prange(plan.groups * product.panels, num_threads=conv.threads, schedule="dynamic"):
+        run_panel(conv, plan, product, index, workspaces + threadid() * size)
+
+
+cdef void run_panel(const Conv *conv, const Correlation *plan, const Product *product, Py_ssize_t index,
+                    real *panel) noexcept nogil:
+    """All blocks, for NR of the result's channels."""
+    cdef real *bias = panel + plan.depth * plan.panel_width
+    cdef Py_ssize_t group = index // product.panels, i
+    pack_weights(conv, plan, product, index, panel, bias)
+    for i in range(plan.image_blocks * plan.bands):
+        run_block_panel(plan, product, block_at(plan, i * plan.groups + group), index % product.panels, panel,
+                        bias, bias + plan.panel_width)
+
+
 cdef void pack_weights(const Conv *conv, const Correlation *plan, const Product *product, Py_ssize_t index,
                        real *panel, real *bias) noexcept nogil:
     """The taps of this correlation and the biases, for NR of the result's channels."""
     cdef Py_ssize_t NR = plan.panel_width, group = index // product.panels, lane, c, u, v
+    cdef Py_ssize_t taps = plan.h.taps * plan.w.taps
     cdef Py_ssize_t first = index % product.panels * NR, count = min(NR, product.channels - first)
     cdef const real *weight = <const real *> conv.weight + first * product.weight_channel \
         + group * conv.group_out * conv.group_in * conv.KH * conv.KW
@@ -129,8 +166,13 @@ cdef void pack_weights(const Conv *conv, const Correlation *plan, const Product 
     memset(bias, 0, NR * sizeof(real))
     if product.bias != NULL:
         memcpy(bias, <const real *> product.bias + group * product.channels + first, count * sizeof(real))
-    if plan.h.taps == conv.KH and plan.w.taps == conv.KW and plan.depth == product.weight_channel:
-        pack_channels(count, plan.depth, weight, product.weight_channel, panel)   # contiguous, and in order
+    if taps == conv.KH * conv.KW and product.weight_depth == taps:            # all of them, and in order
+        pack_channels(count, plan.depth, weight, product.weight_channel, panel)
+        return
+    if taps == conv.KH * conv.KW:
+        for c in range(plan.channels):
+            pack_channels(count, taps, weight + c * product.weight_depth, product.weight_channel,
+                          panel + c * taps * NR)
         return
     for c in range(plan.channels):
         for u in range(plan.h.taps):
@@ -146,19 +188,25 @@ cdef void pack_weights(const Conv *conv, const Correlation *plan, const Product 
 
 cdef void run_block(const Correlation *plan, const Product *product, Block block, const real *panels,
                     const real *bias, real *sums) noexcept nogil:
-    """All channels of one block: summed up in a panel of pixels x NR, which then goes to planes of the
-    result."""
-    cdef Py_ssize_t NR = plan.panel_width, q, r, panel, width, pixels
-    cdef const real *source = <const real *> product.source + block_source(plan, &block)
-    cdef const place *pixel
+    """All channels of one block."""
+    cdef Py_ssize_t q, panel
     for q in range(product.panels):
         panel = block.group * product.panels + q
-        width = min(NR, product.channels - q * NR)
-        for r in range(plan.regions):
-            pixel = region_pixels(plan, &block, r, &pixels)
-            gather_gemm(width, pixels, pixel, plan.region[r].taps, plan.region[r].tap, source,
-                        panels + panel * plan.depth * NR, bias + panel * NR, sums)
-        store_panel(plan, product, block, q * NR, width, sums)
+        run_block_panel(plan, product, block, q, panels + panel * plan.depth * plan.panel_width,
+                        bias + panel * plan.panel_width, sums)
+
+
+cdef void run_block_panel(const Correlation *plan, const Product *product, Block block, Py_ssize_t q,
+                          const real *panel, const real *bias, real *sums) noexcept nogil:
+    """NR channels of one block: summed up in a panel of pixels x NR, which then goes to planes of the
+    result."""
+    cdef Py_ssize_t NR = plan.panel_width, width = min(NR, product.channels - q * NR), r, pixels
+    cdef const real *source = <const real *> product.source + block_source(plan, &block)
+    cdef const place *pixel
+    for r in range(plan.regions):
+        pixel = region_pixels(plan, &block, r, &pixels)
+        gather_gemm(width, pixels, pixel, plan.region[r].taps, plan.region[r].tap, source, panel, bias, sums)
+    store_panel(plan, product, block, q * NR, width, sums)
 
 
 cdef void store_panel(const Correlation *plan, const Product *product, Block block, Py_ssize_t first_channel,
@@ -184,11 +232,13 @@ cdef void store_panel(const Correlation *plan, const Product *product, Block blo
 
 # ---- weight gradient ---------------------------------------------------------------------------------------
 
-# Each thread adds up its blocks in sums of its own: for each group and panel of NR output channels, 
-# depth x NR elements. Behind them in its workspace lies a panel of grad_output.
+# Each thread adds up its blocks in sums of its own: for each group and panel of NR output channels,
+# depth x NR elements. Behind them in its workspace lies a panel of grad_output. Where the weight is large and
+# the images are few, a thread takes a panel at a time instead, and adds up all of its blocks.
 cdef struct WeightSums:
     Py_ssize_t panels                             # in a group
-    Py_ssize_t size, total                        # elements of the sums, and of the workspace
+    Py_ssize_t panel_size                         # elements of the sums of one panel,
+    Py_ssize_t size, total                        # of all that a thread keeps, and of its workspace
 
 
 cdef int implicit_weight_grad(Conv *conv) except -1:
@@ -200,61 +250,98 @@ cdef int implicit_weight_grad(Conv *conv) except -1:
         return 0
     cdef Axis h = forward_axis(conv.H, conv.OH, conv.KH, conv.stride_h, conv.pad_h, conv.dil_h)
     cdef Axis w = forward_axis(conv.W, conv.OW, conv.KW, conv.stride_w, conv.pad_w, conv.dil_w)
-    cdef Correlation *plan = plan_correlation(conv, &h, &w, conv.group_in)
-    parts = min(<Py_ssize_t> conv.threads, plan.image_blocks * plan.bands)
     sums.panels = panels_of(conv, conv.group_out)
-    sums.size = conv.groups * sums.panels * plan.depth * plan.panel_width
+    cdef bint panels = by_panels(conv, sums.panels, conv.group_out * conv.KH * conv.KW,
+                                 conv.N * conv.H * conv.W)
+    cdef Correlation *plan = plan_correlation(conv, &h, &w, conv.group_in, 1 if panels else conv.threads)
+    parts = conv.threads if panels else min(<Py_ssize_t> conv.threads, plan.image_blocks * plan.bands)
+    sums.panel_size = plan.depth * plan.panel_width
+    sums.size = sums.panel_size if panels else conv.groups * sums.panels * sums.panel_size
     sums.total = whole_lines(sums.size) + whole_lines(plan.block_pixels * plan.panel_width)
     cdef void *memory = NULL
     try:
         memory = allocate(parts * sums.total * item)
         with nogil:
             if is_float:
-                run_weight_grad(conv, plan, &sums, parts, <float *> aligned(memory))
+                run_weight_grad(conv, plan, &sums, panels, parts, <float *> aligned(memory))
             else:
-                run_weight_grad(conv, plan, &sums, parts, <double *> aligned(memory))
+                run_weight_grad(conv, plan, &sums, panels, parts, <double *> aligned(memory))
     finally:
         free(memory)
         free(plan)
     return 0
 
 
-cdef void run_weight_grad(const Conv *conv, const Correlation *plan, const WeightSums *sums, Py_ssize_t parts,
-                          real *workspace) noexcept nogil:
-    cdef Py_ssize_t part, panel, o, i
-    cdef real *weight = <real *> conv.weight
+cdef void run_weight_grad(const Conv *conv, const Correlation *plan, const WeightSums *sums, bint panels,
+                          Py_ssize_t parts, real *workspace) noexcept nogil:
+    if panels:
+        weight_grad_by_panels(conv, plan, sums, parts, workspace)
+    else:
+        weight_grad_by_parts(conv, plan, sums, parts, workspace)
+
+
+cdef void weight_grad_by_panels(const Conv *conv, const Correlation *plan, const WeightSums *sums,
+                                Py_ssize_t parts, real *workspace) noexcept nogil:
+    cdef Py_ssize_t index
+    for index in prange(conv.groups * sums.panels, num_threads=<int> parts, schedule="dynamic"):
+        weight_grad_panel(conv, plan, sums, index, workspace + threadid() * sums.total)
+
+
+cdef void weight_grad_panel(const Conv *conv, const Correlation *plan, const WeightSums *sums,
+                            Py_ssize_t index, real *workspace) noexcept nogil:
+    """All blocks, for NR output channels."""
+    cdef Py_ssize_t group = index // sums.panels, i
+    memset(workspace, 0, sums.size * sizeof(real))
+    for i in range(plan.image_blocks * plan.bands):
+        weight_grad_block(conv, plan, block_at(plan, i * plan.groups + group), index % sums.panels, workspace,
+                          workspace + whole_lines(sums.size))
+    store_weight_panel(conv, plan, sums, index, workspace)
+
+
+cdef void store_weight_panel(const Conv *conv, const Correlation *plan, const WeightSums *sums,
+                             Py_ssize_t index, const real *panel) noexcept nogil:
+    cdef Py_ssize_t first = index % sums.panels * plan.panel_width, group = index // sums.panels
+    store_channels(min(plan.panel_width, conv.group_out - first), plan.depth, panel,
+                   <real *> conv.weight + (group * conv.group_out + first) * plan.depth, plan.depth)
+
+
+cdef void weight_grad_by_parts(const Conv *conv, const Correlation *plan, const WeightSums *sums,
+                               Py_ssize_t parts, real *workspace) noexcept nogil:
+    cdef Py_ssize_t part, panel, i
     for part in prange(parts, num_threads=<int> parts, schedule="static"):
         weight_grad_part(conv, plan, sums, part, parts, workspace + part * sums.total)
     for part in range(1, parts):
         for i in range(sums.size):
             workspace[i] += workspace[part * sums.total + i]
     for panel in range(conv.groups * sums.panels):
-        o = panel % sums.panels * plan.panel_width
-        store_channels(min(plan.panel_width, conv.group_out - o), plan.depth,
-                       workspace + panel * plan.depth * plan.panel_width,
-                       weight + (panel // sums.panels * conv.group_out + o) * plan.depth, plan.depth)
+        store_weight_panel(conv, plan, sums, panel, workspace + panel * sums.panel_size)
 
 
 cdef void weight_grad_part(const Conv *conv, const Correlation *plan, const WeightSums *sums, Py_ssize_t part,
                            Py_ssize_t parts, real *workspace) noexcept nogil:
     """One thread's blocks."""
-    cdef Py_ssize_t NR = plan.panel_width, blocks = plan.image_blocks * plan.bands, index, q, r, width, pixels
-    cdef const real *source
-    cdef const place *pixel
-    cdef real *grad_output = workspace + whole_lines(sums.size)
+    cdef Py_ssize_t blocks = plan.image_blocks * plan.bands, index, q
     cdef Block block
     memset(workspace, 0, sums.size * sizeof(real))
     for index in range(part * blocks // parts * plan.groups, (part + 1) * blocks // parts * plan.groups):
         block = block_at(plan, index)
-        source = <const real *> conv.x + block_source(plan, &block)
         for q in range(sums.panels):
-            width = min(NR, conv.group_out - q * NR)
-            pack_grad_output(conv, &block, q * NR, width, NR, grad_output)
-            for r in range(plan.regions):
-                pixel = region_pixels(plan, &block, r, &pixels)
-                gather_gemm(width, plan.region[r].taps, plan.region[r].tap, pixels, pixel, source,
-                            grad_output, <real *> NULL,
-                            workspace + (block.group * sums.panels + q) * plan.depth * NR)
+            weight_grad_block(conv, plan, block, q,
+                              workspace + (block.group * sums.panels + q) * sums.panel_size,
+                              workspace + whole_lines(sums.size))
+
+
+cdef void weight_grad_block(const Conv *conv, const Correlation *plan, Block block, Py_ssize_t q,
+                            real *panel_sums, real *grad_output) noexcept nogil:
+    """Adds one block's pixels to the sums of NR output channels."""
+    cdef Py_ssize_t NR = plan.panel_width, width = min(NR, conv.group_out - q * NR), r, pixels
+    cdef const real *source = <const real *> conv.x + block_source(plan, &block)
+    cdef const place *pixel
+    pack_grad_output(conv, &block, q * NR, width, NR, grad_output)
+    for r in range(plan.regions):
+        pixel = region_pixels(plan, &block, r, &pixels)
+        gather_gemm(width, plan.region[r].taps, plan.region[r].tap, pixels, pixel, source, grad_output,
+                    <real *> NULL, panel_sums)
 
 
 cdef inline void pack_grad_output(const Conv *conv, const Block *block, Py_ssize_t first_channel,

@@ -48,10 +48,11 @@ NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place
                                     real *c)
 {
     const ptrdiff_t blocks = depth > GATHER_DEPTH ? (depth + GATHER_DEPTH - 1) / GATHER_DEPTH : 1;
+    const ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t block = 0; block < blocks; block++, start = NULL) {
         const ptrdiff_t first = block * depth / blocks, count = (block + 1) * depth / blocks - first;
-        for (ptrdiff_t i = 0; i < rows; i += TILE_ROWS) {
-            const ptrdiff_t tile_rows = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
+        for (ptrdiff_t tile = 0; tile < tiles; tile++) { /* nearly equal ones: a thin tile waits for its sums */
+            const ptrdiff_t i = tile * rows / tiles, tile_rows = (tile + 1) * rows / tiles - i;
             if (width <= LANES)
                 NAME(gather_tile_rows)(tile_rows, 1, row + i, count, step + first, x, b, start, c);
             else

@@ -201,10 +201,16 @@ static ptrdiff_t NAME(avg_pool_2x2_grad_columns)(REAL *upper, REAL *lower, const
     return count;
 }
 
-/* The sum of n consecutive elements, by LANES partial sums. */
+/* The sum of n consecutive elements, by LANES partial sums, or four times as many. */
 static REAL NAME(sum_run)(const REAL *x, ptrdiff_t n) {
     VECTOR partial = {0};
     ptrdiff_t i = 0;
+    if (n >= 4 * LANES) {
+        VECTOR part[4] = {{0}, {0}, {0}, {0}};
+        for (; i + 4 * LANES <= n; i += 4 * LANES)
+            for (int v = 0; v < 4; v++) part[v] += *(const VECTOR *)(x + i + v * LANES);
+        partial = (part[0] + part[1]) + (part[2] + part[3]);
+    }
     for (; i + LANES <= n; i += LANES) partial += *(const VECTOR *)(x + i);
     REAL sum = 0;
     for (int lane = 0; lane < LANES; lane++) sum += partial[lane];

@@ -1,13 +1,12 @@
 """Which of the CPU's convolution kernels runs for which layer: the one place that says so, and why.
 
-Each rule is a condition of a rung of the ladder (``kernels/cpu/conv2d.pyx``, ``conv2d_winograd.pyx``), in the
-order in which they are asked: *winograd*, *planes*, then *implicit_gemm*, then *im2col*; ``use_kernel``
-overrides them. The figures are
-GFLOP/s on one thread of an AMD EPYC (AVX2, 47 GFLOP/s at best), batch 8 to 128, float32.
+Each rule is a condition of a rung of the ladder (``kernels/cpu/conv2d.pyx``, ``conv2d_winograd.pyx``). They
+are asked in the order *winograd*, *planes*, *implicit_gemm*, *im2col*, and ``use_kernel`` overrides them. The
+figures are GFLOP/s on one thread of an AMD EPYC (AVX2, 47 GFLOP/s at best), batch 8 to 128, float32.
 
-A rung is fast where it fills its vectors, and idle lanes are what the rules avoid: *implicit_gemm* has output
-channels in the lanes of a vector, *planes* neighbouring pixels of a row, and both keep a tile of several
-vectors in registers. Channels below are those of one group.
+A rung is fast where it fills its vectors, and idle lanes are what the rules avoid: *implicit_gemm* has
+output channels in the lanes of a vector, *planes* neighbouring pixels of a row. Channels below are those of
+one group.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.precision import get_convolution_precision
 
 FEW_CHANNELS = 4
@@ -25,39 +25,89 @@ FEW_CHANNELS = 4
 class Layer(NamedTuple):
     """A convolution as seen by one of its three functions, in one group."""
 
+    images: int
     source: int  # channels that are summed over (for the weight's gradient: the input's)
     result: int  # channels that are made (for the weight's gradient: the output's)
     kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pixels: int  # of an image of the output, nearly
+    width: int  # of the result
 
 
-def _forward(x: Any, weight: Any, bias: Any, *, groups: int, **_: Any) -> Layer:
-    return Layer(weight.shape[1], weight.shape[0] // groups, weight.shape[2:])
+def _forward(x: Any, weight: Any, bias: Any, *, stride: tuple[int, int], groups: int, **_: Any) -> Layer:
+    (images, _channels, height, width), (out_channels, channels, *kernel) = x.shape, weight.shape
+    pixels = height * width // (stride[0] * stride[1])
+    return Layer(images, channels, out_channels // groups, tuple(kernel), stride, pixels, width // stride[1])
 
 
-def _input_grad(g: Any, weight: Any, *, groups: int, **_: Any) -> Layer:
-    return Layer(weight.shape[0] // groups, weight.shape[1], weight.shape[2:])
+def _input_grad(
+    g: Any, weight: Any, *, input_size: tuple[int, int], stride: tuple[int, int], groups: int, **_: Any
+) -> Layer:
+    (images, _channels, height, width), (out_channels, channels, *kernel) = g.shape, weight.shape
+    return Layer(
+        images, out_channels // groups, channels, tuple(kernel), stride, height * width, input_size[1]
+    )
 
 
-def _weight_grad(g: Any, x: Any, *, groups: int, kernel_size: tuple[int, int], **_: Any) -> Layer:
-    return Layer(x.shape[1] // groups, g.shape[1] // groups, kernel_size)
+def _weight_grad(
+    g: Any, x: Any, *, kernel_size: tuple[int, int], stride: tuple[int, int], groups: int, **_: Any
+) -> Layer:
+    images, out_channels, height, width = g.shape
+    channels = x.shape[1] // groups
+    return Layer(
+        images, channels, out_channels // groups, kernel_size, stride, height * width, kernel_size[1]
+    )
+
+
+def _is_product(layer: Layer, pixels: int) -> bool:
+    """A 1x1 kernel makes each image one product of matrices, for *im2col* to compute without a copy.
+
+    It needs an image for each thread, and ``pixels`` and channels enough for a product. 64 -> 128 channels at
+    28 x 28: 32 (*implicit_gemm* 29), 64 -> 6: 28 (14); at stride 2 34 (29), its input's gradient 31 (25). At
+    7 x 7 it is behind: 34 (37).
+    """
+    return (
+        layer.kernel == (1, 1)
+        and min(layer.source, layer.result) > FEW_CHANNELS
+        and layer.pixels >= pixels
+        and layer.images >= get_num_threads()
+    )
 
 
 def _prefers_planes(layer: Layer) -> bool:
     """A few channels at either end do not fill the lanes of *implicit_gemm*.
 
-    Forward with 1 -> 32 channels 24 (*implicit_gemm* 15), 3 -> 32: 33 (26), 32 -> 3: 29 (11), 64 -> 1: 9 (5);
-    32 groups of 4 -> 4: 26 (12); depthwise 3x3: 10 (5), 5x5: 14 (3). With 16 -> 16 in a group it is behind:
-    31 (35).
+    Forward with 1 -> 32 channels 24 (*implicit_gemm* 15), 3 -> 32: 36 (26), 32 -> 3: 27 (11), 64 -> 1: 11
+    (5); 32 groups of 4 -> 4: 27 (12); depthwise 3x3: 12 (5), 5x5: 21 (3). With 16 -> 16 in a group it is
+    behind: 33 (35).
     """
-    return min(layer.source, layer.result) <= FEW_CHANNELS and not _prefers_im2col(layer)
+    return min(layer.source, layer.result) <= FEW_CHANNELS
 
 
 def _prefers_im2col(layer: Layer) -> bool:
+    return _is_product(layer, 128)
+
+
+def _input_grad_prefers_planes(layer: Layer) -> bool:
+    """As forward; and with strides, where *planes* interleaves the phases in cache and *implicit_gemm* stores
+    element by element.
+
+    At 32 x 32 and stride 2, 3x3 with 16 channels 30 (*implicit_gemm* 18), 2x2 with 32 channels 29 (20), 4x4:
+    38 (35). With phases of fewer than two vectors, or more channels, it is behind: 3x3 with 64 channels at
+    28 x 28: 20 (31).
+    """
+    phases = max(layer.stride) > 1 and layer.result <= 32 and layer.width >= 16 * layer.stride[1]
+    few = phases or min(layer.source, layer.result) <= FEW_CHANNELS
+    return few and not _input_grad_prefers_im2col(layer)
+
+
+def _input_grad_prefers_im2col(layer: Layer) -> bool:
     """One channel summed from many: as a GEMM, the kernel's taps take the place of the missing channels.
 
-    The gradient for the input of 1 -> 32 channels: 18 (*planes* 8, whose many planes leave L1).
+    The gradient for the input of 1 -> 32 channels, 3x3: 18 (*planes* 11, whose many planes leave L1).
     """
-    return layer.result == 1 and layer.source >= 16 and layer.kernel != (1, 1)
+    one_from_many = layer.result == 1 and layer.source >= 16 and max(layer.kernel) > 1
+    return one_from_many or _is_product(layer, 128)
 
 
 def _weight_grad_prefers_planes(layer: Layer) -> bool:
@@ -67,6 +117,12 @@ def _weight_grad_prefers_planes(layer: Layer) -> bool:
     (5). With 1 -> 32 channels it is behind: 11 (21). With one tap there is not even its reuse of a row.
     """
     return layer.result <= FEW_CHANNELS and layer.kernel != (1, 1)
+
+
+def _weight_grad_prefers_im2col(layer: Layer) -> bool:
+    """As forward, for larger images: 64 -> 128 channels at 28 x 28: 36 (*implicit_gemm* 34), 64 -> 6 at
+    56 x 56: 26 (19); at 14 x 14 nothing is gained."""
+    return _is_product(layer, 512)
 
 
 # ---- Winograd's algorithm ----------------------------------------------------------------------------------
@@ -115,19 +171,25 @@ def _rule(read: Callable[..., Layer], rule: Callable[[Layer], bool]) -> Callable
     return lambda *arrays, **attrs: rule(read(*arrays, **attrs))
 
 
+def _unless(read: Callable[..., Layer], rule: Callable[[Layer], bool]) -> Callable[..., bool]:
+    return lambda *arrays, **attrs: not rule(read(*arrays, **attrs))
+
+
 PREFERS: dict[str, dict[str, Callable[..., bool]]] = {
     "forward": {
         "planes": _rule(_forward, _prefers_planes),
+        "implicit_gemm": _unless(_forward, _prefers_im2col),
         "winograd": _prefers_winograd("forward"),
     },
     "input_grad": {
-        "planes": _rule(_input_grad, _prefers_planes),
-        "implicit_gemm": _rule(_input_grad, lambda layer: not _prefers_im2col(layer)),
+        "planes": _rule(_input_grad, _input_grad_prefers_planes),
+        "implicit_gemm": _unless(_input_grad, _input_grad_prefers_im2col),
         "winograd": _prefers_winograd("input_grad"),
     },
     "weight_grad": {
         "planes": _rule(_weight_grad, _weight_grad_prefers_planes),
+        "implicit_gemm": _unless(_weight_grad, _weight_grad_prefers_im2col),
         "winograd": _prefers_winograd("weight_grad"),
     },
 }
-"""function -> rung -> whether it is to run: what :func:`minigrad.dispatch.KernelTable.choose` asks."""
+"""function -> rung -> whether it is to run: what :meth:`minigrad.dispatch.KernelTable.choose` asks."""
