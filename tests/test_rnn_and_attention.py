@@ -1,0 +1,96 @@
+"""What the recurrent layers and attention refuse, and what they do on every device."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn as nn
+import minigrad.nn.functional as F
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": 0}, "hidden_size must be an integer of at least 1"),
+        ({"num_layers": 0}, "num_layers"),
+        ({"dropout": 1.5}, "dropout must be a probability"),
+        ({"proj_size": 2}, "projections are not supported"),
+    ],
+)
+def test_lstm_refuses_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        nn.LSTM(**{"input_size": 3, "hidden_size": 4, **options})
+
+
+def test_lstm_refuses_bad_inputs():
+    layer, state = nn.LSTM(3, 4), mg.zeros(1, 2, 4)
+    for arguments, message in [
+        ((mg.zeros(5, 2, 4),), "the last of size 3"),
+        ((mg.zeros(3),), "expected 2 or 3 dimensions"),
+        ((mg.zeros(0, 2, 3),), "must not be empty"),
+        ((mg.zeros(5, 2, 3), (state, mg.zeros(2, 4))), r"state c must have shape \(1, 2, 4\)"),
+        ((mg.zeros(5, 3), (state, state)), r"state h must have shape \(1, 4\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            layer(*arguments)
+    with pytest.raises(ValueError, match=r"LSTMCell: the state h must have shape \(2, 4\)"):
+        nn.LSTMCell(3, 4)(mg.zeros(2, 3), (mg.zeros(1, 4), mg.zeros(2, 4)))
+
+
+@mg.no_grad()
+def test_dropout_between_layers_acts_in_training_only(rng):
+    layer, x = nn.LSTM(3, 8, num_layers=2, dropout=0.5), mg.tensor(rng.standard_normal((4, 2, 3)), mg.float32)
+    first, second = layer(x)[0].numpy(), layer(x)[0].numpy()
+    assert (first != second).any()
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
+
+
+def test_lstm_on_every_device(device, rng):
+    """In float64, against the CPU's kernels."""
+    layer = nn.LSTM(3, 4, 2, bidirectional=True, dtype=mg.float64)
+    array = rng.standard_normal((3, 2, 3))
+    results = []
+    for place in (mg.device("cpu"), device):
+        twin = nn.LSTM(3, 4, 2, bidirectional=True, dtype=mg.float64).to(place)
+        twin.load_state_dict(layer.state_dict())
+        x = mg.tensor(array, device=place, requires_grad=True)
+        twin(x)[0].sum().backward()
+        results.append([x.grad.cpu().numpy(), *(p.grad.cpu().numpy() for p in twin.parameters())])
+    for wanted, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_on_every_device(device, rng):
+    """The composed form against the kernel."""
+    arrays = [rng.standard_normal((2, 3, 5, 4)) for _ in range(3)]
+    wanted = F.scaled_dot_product_attention(*map(mg.tensor, arrays), is_causal=True)
+    inputs = [mg.tensor(array, device=device) for array in arrays]
+    mask = mg.tensor(np.tri(5, dtype=bool), device=device)
+    for found in (
+        F.scaled_dot_product_attention(*inputs, is_causal=True),
+        F.scaled_dot_product_attention(*inputs, attn_mask=mask),
+    ):
+        np.testing.assert_allclose(found.cpu().numpy(), wanted.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_attention_drops_weights():
+    """Of weights that are all 1 / S, what is left stands at 1 / (S (1 - p))."""
+    q, v = mg.zeros(1, 200, 4), mg.ones(1, 50, 1)
+    out = F.scaled_dot_product_attention(q, mg.zeros(1, 50, 4), v, dropout_p=0.5).numpy()
+    kept = out * 25
+    np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
+    # 10000 fair coins: the mean of 200 counts of 50 is 25, with a standard deviation of 0.25.
+    assert abs(kept.mean() - 25) < 1.5
+
+
+def test_attention_refuses_bad_inputs():
+    x = mg.zeros(2, 5, 4)
+    for arguments, options, message in [
+        ((x, mg.zeros(2, 5, 3), x), {}, r"expected query \(..., L, E\)"),
+        ((x, x, mg.zeros(2, 6, 4)), {}, "expected query"),
+        ((x, x, mg.zeros(4)), {}, "at least 2 dimensions"),
+        ((x, x, x), {"is_causal": True, "attn_mask": mg.zeros(5, 5)}, "attn_mask must be None"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            F.scaled_dot_product_attention(*arguments, **options)
