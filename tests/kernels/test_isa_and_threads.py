@@ -224,7 +224,7 @@ x = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
 
 def work():
     out = np.empty_like(x)
-    cpu.softmax.softmax(out, x, get_num_threads())
+    cpu.softmax.softmax(out, x, 1, get_num_threads())
     cpu.elementwise.gelu(out, out, get_num_threads())
     return out
 
@@ -278,8 +278,8 @@ print("done")
 def test_kernels_may_run_in_several_python_threads():
     x = np.random.default_rng(0).standard_normal((256, 1024)).astype(np.float32)
     expected, results = np.empty_like(x), [np.empty_like(x) for _ in range(4)]
-    cpu.softmax.softmax(expected, x, 1)
-    workers = [threading.Thread(target=cpu.softmax.softmax, args=(out, x, 2)) for out in results]
+    cpu.softmax.softmax(expected, x, 1, 1)
+    workers = [threading.Thread(target=cpu.softmax.softmax, args=(out, x, 1, 2)) for out in results]
     for worker in workers:
         worker.start()
     for worker in workers:
