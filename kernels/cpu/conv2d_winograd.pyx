@@ -17,8 +17,11 @@ What is saved is paid for in digits: on random data, rounding errors are 3 to 5 
 sums (m = 4; with m = 2 they are alike), up to 8 in the last pixel of a tile. A value that is not finite spreads to
 the whole tile.
 
-Every block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache.
-Arithmetic intensity of the products: those of a GEMM with as many rows as a block has tiles, for each point.
+A block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache, once
+for all channels: so the transformed weights, 4 times as large as the weights, are read once for each block. Where
+they outgrow the cache, as those of 256 channels do, the work is cut along output channels instead: each thread
+takes NR of them at a time, transforms their kernels, and multiplies many tiles by them at once.
+Arithmetic intensity of the products: that of a GEMM with as many rows as a block has tiles, for each point.
 
 Arrays are C-contiguous float32. ``threads`` is the number of OpenMP threads; each output is computed in the same
 way, whatever their number (weight_grad: the same number gives the same bits).
@@ -77,6 +80,7 @@ cdef struct Winograd:
     Py_ssize_t points, image_rows, tiles          # rows of tiles in an image, tiles in such a row
     Py_ssize_t rows, block_rows, blocks           # rows of tiles in all, and in each block
     Py_ssize_t panels                             # of NR output channels
+    bint by_panels                                # whether threads share panels rather than blocks
 
 # Multiply-adds that a thread must have to do, as in conv2d.pyx.
 cdef Py_ssize_t WORK_PER_THREAD = 200_000
@@ -86,6 +90,7 @@ cdef enum:
     BLOCK_BYTES = 512 * 1024
     FEWEST_TILES = 24
     MOST_TILES = 256
+    SHARED_BYTES = 4 * 1024 * 1024  # of what all threads read again and again: about half a third-level cache
     CHUNK = 16          # kernels, of each lane, transformed at a time
 
 # What a value at a point costs, in multiply-adds of a GEMM: to transform that of a tile, or that of a kernel.
@@ -147,22 +152,26 @@ def weight_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.
 
 
 cdef int run(Winograd *w) except -1:
-    """Transforms the weights, then computes block after block."""
     if w.rows == 0 or w.tiles == 0 or w.O == 0:
         return 0
+    cdef cnp.ndarray memory = allocate(w.panels * NR)
+    cdef float *bias = aligned(memory)
+    memset(bias, 0, w.panels * NR * sizeof(float))
+    if w.bias != NULL:
+        memcpy(bias, w.bias, w.O * sizeof(float))
+    return run_by_panels(w, bias) if w.by_panels else run_by_blocks(w, bias)
+
+
+cdef int run_by_blocks(Winograd *w, const float *bias) except -1:
+    """Transforms all weights, then computes block after block."""
     cdef point_values weights = point_values(data=NULL, row=w.C * NR, point=w.panels * w.C * NR + NR)
-    cdef Py_ssize_t weight_elements = w.points * weights.point
+    cdef Py_ssize_t weight_elements = whole_lines(w.points * weights.point), panel, block
     cdef Py_ssize_t workspace = whole_lines(block_workspace(w))
-    cdef cnp.ndarray memory = allocate(weight_elements + w.panels * NR + w.threads * workspace)
+    cdef cnp.ndarray memory = allocate(weight_elements + w.threads * workspace)
     weights.data = aligned(memory)
-    cdef float *bias = weights.data + weight_elements
-    cdef float *workspaces = bias + w.panels * NR
-    cdef Py_ssize_t panel, block
+    cdef float *workspaces = weights.data + weight_elements
     cdef int packers = threads_for(w.points * w.panels * NR * w.C, WORK_PER_THREAD, w.threads)
     with nogil:
-        memset(bias, 0, w.panels * NR * sizeof(float))
-        if w.bias != NULL:
-            memcpy(bias, w.bias, w.O * sizeof(float))
         if packers == 1:  # without OpenMP, which a forked child must not enter
             for panel in range(w.panels):
                 transform_weights(w, panel, &weights)
@@ -176,6 +185,44 @@ cdef int run(Winograd *w) except -1:
             for block in prange(w.blocks, num_threads=w.threads, schedule="dynamic"):
                 run_block(w, block, &weights, bias, workspaces + threadid() * workspace)
     return 0
+
+
+cdef int run_by_panels(Winograd *w, const float *bias) except -1:
+    """Transforms all channels of a block, then computes panel after panel of the result."""
+    cdef point_values values = values_of(w, w.C, NULL)
+    cdef Py_ssize_t shared = whole_lines(w.points * values.point), first, last, row, panel, block
+    cdef Py_ssize_t workspace = whole_lines(panel_workspace(w))
+    cdef cnp.ndarray memory = allocate(shared + w.threads * workspace)
+    values.data = aligned(memory)
+    cdef float *workspaces = values.data + shared
+    with nogil:
+        for block in range(w.blocks):
+            first, last = block * w.block_rows, min((block + 1) * w.block_rows, w.rows)
+            if w.threads == 1:
+                for row in range(first, last):
+                    transform_row(w, row, &values, (row - first) * w.tiles * values.row, workspaces)
+                for panel in range(w.panels):
+                    run_panel(w, panel, first, last, &values, bias, workspaces)
+            else:
+                for row in prange(first, last, num_threads=w.threads, schedule="static"):
+                    transform_row(w, row, &values, (row - first) * w.tiles * values.row,
+                                  workspaces + threadid() * workspace)
+                for panel in prange(w.panels, num_threads=w.threads, schedule="dynamic"):
+                    run_panel(w, panel, first, last, &values, bias, workspaces + threadid() * workspace)
+    return 0
+
+
+cdef void run_panel(const Winograd *w, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t last,
+                    const point_values *values, const float *bias, float *workspace) noexcept nogil:
+    """NR channels of the result, of the rows of tiles from ``first`` to ``last``."""
+    cdef point_values weights = kernels_of(w, workspace)
+    cdef point_values products = values_of(w, NR, workspace + w.points * weights.point)
+    cdef float *scratch = products.data + w.points * products.point
+    cdef Py_ssize_t row
+    transform_weights(w, panel, &weights)
+    multiply_weights(w.points, (last - first) * w.tiles, w.C, 1, values, &weights, &products)
+    for row in range(first, last):
+        store_panel(w, row, panel, &products, (row - first) * w.tiles * products.row, bias, scratch)
 
 
 cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_values *weights) noexcept nogil:
@@ -197,6 +244,11 @@ cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_val
                           weights.point)
 
 
+cdef point_values kernels_of(const Winograd *w, float *data) noexcept nogil:
+    """Room for one panel of kernels at all points; every panel lies in the same place."""
+    return point_values(data=data, row=0, point=w.C * NR + NR)
+
+
 cdef point_values values_of(const Winograd *w, Py_ssize_t channels, float *data) noexcept nogil:
     """Room for a block's values at all points. Neither rows nor points lie a power of two apart, where they
     would evict each other from the cache."""
@@ -208,8 +260,16 @@ cdef point_values values_of(const Winograd *w, Py_ssize_t channels, float *data)
 
 cdef Py_ssize_t block_workspace(const Winograd *w) noexcept nogil:
     """Elements for the values and products of a block, and for the rows of pixels beside them."""
-    return w.points * (values_of(w, w.C, NULL).point + values_of(w, w.O, NULL).point) \
-        + max(windows_scratch(max(w.W, w.OW), w.tiles), w.step * w.OW * NR)
+    return w.points * (values_of(w, w.C, NULL).point + values_of(w, w.O, NULL).point) + pixel_workspace(w)
+
+
+cdef Py_ssize_t panel_workspace(const Winograd *w) noexcept nogil:
+    """The same for one panel: its kernels, its products or gradients, and pixels."""
+    return w.points * (kernels_of(w, NULL).point + values_of(w, NR, NULL).point) + pixel_workspace(w)
+
+
+cdef Py_ssize_t pixel_workspace(const Winograd *w) noexcept nogil:
+    return max(windows_scratch(max(w.W, w.OW), w.tiles), w.step * w.OW * NR)
 
 
 cdef void run_block(const Winograd *w, Py_ssize_t block, const point_values *weights, const float *bias,
@@ -218,12 +278,14 @@ cdef void run_block(const Winograd *w, Py_ssize_t block, const point_values *wei
     cdef point_values values = values_of(w, w.C, workspace)
     cdef point_values products = values_of(w, w.O, workspace + w.points * values.point)
     cdef float *scratch = products.data + w.points * products.point
-    cdef Py_ssize_t first = block * w.block_rows, last = min(first + w.block_rows, w.rows), row
+    cdef Py_ssize_t first = block * w.block_rows, last = min(first + w.block_rows, w.rows), row, panel
     for row in range(first, last):
         transform_row(w, row, &values, (row - first) * w.tiles * values.row, scratch)
     multiply_weights(w.points, (last - first) * w.tiles, w.C, w.panels, &values, weights, &products)
     for row in range(first, last):
-        store_row(w, row, &products, (row - first) * w.tiles * products.row, bias, scratch)
+        for panel in range(w.panels):
+            store_panel(w, row, panel, &products, (row - first) * w.tiles * products.row + panel * NR, bias,
+                        scratch)
 
 
 cdef void transform_row(const Winograd *w, Py_ssize_t row, const point_values *values, Py_ssize_t offset,
@@ -239,22 +301,26 @@ cdef void transform_row(const Winograd *w, Py_ssize_t row, const point_values *v
                         values.data + offset + c, values.point, values.row, scratch)
 
 
-cdef void store_row(const Winograd *w, Py_ssize_t row, const point_values *products, Py_ssize_t offset,
-                    const float *bias, float *scratch) noexcept nogil:
-    """One row of tiles of the result, from ``offset`` in ``products``."""
-    cdef Py_ssize_t plane = w.OH * w.OW, panel, o, first_row = row % w.image_rows * w.step
-    cdef float *target = w.result + row // w.image_rows * w.O * plane + first_row * w.OW
-    for panel in range(w.panels):
-        o = panel * NR
-        points_to_output(w.tile, w.tiles, min(<Py_ssize_t> w.step, w.OH - first_row), w.OW,
-                         min(<Py_ssize_t> NR, w.O - o), products.data + offset + o, products.point,
-                         products.row, bias + o, target + o * plane, plane, scratch)
+cdef void store_panel(const Winograd *w, Py_ssize_t row, Py_ssize_t panel, const point_values *products,
+                      Py_ssize_t offset, const float *bias, float *scratch) noexcept nogil:
+    """One row of tiles of NR channels of the result, from ``offset`` in ``products``."""
+    cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR, first_row = row % w.image_rows * w.step
+    cdef float *target = w.result + (row // w.image_rows * w.O + o) * plane + first_row * w.OW
+    points_to_output(w.tile, w.tiles, min(<Py_ssize_t> w.step, w.OH - first_row), w.OW,
+                     min(<Py_ssize_t> NR, w.O - o), products.data + offset, products.point, products.row,
+                     bias + o, target, plane, scratch)
 
 
 # ---- weight gradient ---------------------------------------------------------------------------------------
 
 
 cdef int run_weight_grad(Winograd *w, float *weight_grad) except -1:
+    if w.by_panels and w.blocks == 1:
+        return weight_grad_by_panels(w, weight_grad)
+    return weight_grad_by_blocks(w, weight_grad)
+
+
+cdef int weight_grad_by_blocks(Winograd *w, float *weight_grad) except -1:
     """Each thread sums up the products of its own blocks, at all points; the threads' sums are added in a fixed
     order, and transformed back."""
     cdef Py_ssize_t parts = min(<Py_ssize_t> w.threads, max(1, w.blocks)), part, panel, sums_size, workspace
@@ -269,14 +335,52 @@ cdef int run_weight_grad(Winograd *w, float *weight_grad) except -1:
         if parts == 1:  # without OpenMP, which a forked child must not enter
             sum_blocks(w, 0, 1, sums, sums_size)
             for panel in range(w.panels):
-                store_weight_grad(w, panel, 1, workspace, &sums, weight_grad)
+                store_weight_grad(w, panel, &sums, panel * NR, weight_grad)
         else:
             for part in prange(parts, num_threads=<int> parts, schedule="static"):
                 sum_blocks(w, part, parts, point_values(data=sums.data + part * workspace, row=sums.row,
                                                         point=sums.point), sums_size)
             for panel in prange(w.panels, num_threads=<int> parts, schedule="static"):
-                store_weight_grad(w, panel, parts, workspace, &sums, weight_grad)
+                add_parts(w, panel, parts, workspace, &sums)
+                store_weight_grad(w, panel, &sums, panel * NR, weight_grad)
     return 0
+
+
+cdef int weight_grad_by_panels(Winograd *w, float *weight_grad) except -1:
+    """All tiles make one block: then the sums of a panel are complete at once, and none are kept."""
+    cdef point_values values = values_of(w, w.C, NULL)
+    cdef Py_ssize_t shared = whole_lines(w.points * values.point), row, panel
+    cdef Py_ssize_t workspace = whole_lines(panel_workspace(w))
+    cdef cnp.ndarray memory = allocate(shared + w.threads * workspace)
+    values.data = aligned(memory)
+    cdef float *workspaces = values.data + shared
+    with nogil:
+        if w.threads == 1:
+            for row in range(w.rows):
+                transform_row(w, row, &values, row * w.tiles * values.row, workspaces)
+            for panel in range(w.panels):
+                weight_grad_panel(w, panel, &values, workspaces, weight_grad)
+        else:
+            for row in prange(w.rows, num_threads=w.threads, schedule="static"):
+                transform_row(w, row, &values, row * w.tiles * values.row, workspaces + threadid() * workspace)
+            for panel in prange(w.panels, num_threads=w.threads, schedule="dynamic"):
+                weight_grad_panel(w, panel, &values, workspaces + threadid() * workspace, weight_grad)
+    return 0
+
+
+cdef void weight_grad_panel(const Winograd *w, Py_ssize_t panel, const point_values *values, float *workspace,
+                            float *weight_grad) noexcept nogil:
+    """The gradient of the kernels of NR output channels."""
+    cdef point_values sums = kernels_of(w, workspace)
+    cdef point_values gradients = values_of(w, NR, workspace + w.points * sums.point)
+    cdef float *scratch = gradients.data + w.points * gradients.point
+    cdef Py_ssize_t row
+    sums.row = NR
+    memset(sums.data, 0, w.points * sums.point * sizeof(float))
+    for row in range(w.rows):
+        transform_grad_row(w, row, panel, &gradients, row * w.tiles * gradients.row, scratch)
+    multiply_gradients(w.points, w.rows * w.tiles, w.C, 1, values, &gradients, &sums)
+    store_weight_grad(w, panel, &sums, 0, weight_grad)
 
 
 cdef void sum_blocks(const Winograd *w, Py_ssize_t part, Py_ssize_t parts, point_values sums,
@@ -285,52 +389,52 @@ cdef void sum_blocks(const Winograd *w, Py_ssize_t part, Py_ssize_t parts, point
     cdef point_values values = values_of(w, w.C, sums.data + sums_size)
     cdef point_values gradients = values_of(w, w.O, values.data + w.points * values.point)
     cdef float *scratch = gradients.data + w.points * gradients.point
-    cdef Py_ssize_t block, first, last, row
+    cdef Py_ssize_t block, first, last, row, panel
     memset(sums.data, 0, w.points * sums.point * sizeof(float))
     for block in range(part * w.blocks // parts, (part + 1) * w.blocks // parts):
         first, last = block * w.block_rows, min((block + 1) * w.block_rows, w.rows)
         for row in range(first, last):
             transform_row(w, row, &values, (row - first) * w.tiles * values.row, scratch)
-            transform_grad_row(w, row, &gradients, (row - first) * w.tiles * gradients.row, scratch)
+            for panel in range(w.panels):
+                transform_grad_row(w, row, panel, &gradients,
+                                   (row - first) * w.tiles * gradients.row + panel * NR, scratch)
         multiply_gradients(w.points, (last - first) * w.tiles, w.C, w.panels, &values, &gradients, &sums)
 
 
-cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, const point_values *gradients,
-                             Py_ssize_t offset, float *scratch) noexcept nogil:
-    """One row of tiles of grad_output, to ``offset`` in ``gradients``."""
-    cdef Py_ssize_t plane = w.OH * w.OW, panel, o
-    cdef const float *image = w.result + row // w.image_rows * w.O * plane
+cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, Py_ssize_t panel,
+                             const point_values *gradients, Py_ssize_t offset, float *scratch) noexcept nogil:
+    """One row of tiles of NR channels of grad_output, to ``offset`` in ``gradients``."""
+    cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR
     cdef tile_row at = tile_row(height=w.OH, width=w.OW, first_row=row % w.image_rows * w.step,
                                 first_column=0, step=w.step, tiles=w.tiles)
-    for panel in range(w.panels):
-        o = panel * NR
-        grad_output_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.O - o), image + o * plane, plane,
-                              gradients.data + offset + o, gradients.point, gradients.row, scratch)
+    grad_output_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.O - o),
+                          w.result + (row // w.image_rows * w.O + o) * plane, plane, gradients.data + offset,
+                          gradients.point, gradients.row, scratch)
 
 
-cdef void store_weight_grad(const Winograd *w, Py_ssize_t panel, Py_ssize_t parts, Py_ssize_t part_size,
-                            const point_values *sums, float *weight_grad) noexcept nogil:
-    """The kernels of NR output channels: adds up what the threads have, and transforms it back."""
+cdef void store_weight_grad(const Winograd *w, Py_ssize_t panel, const point_values *sums, Py_ssize_t offset,
+                            float *weight_grad) noexcept nogil:
+    """The kernels of NR output channels, transformed back from ``offset`` in ``sums``."""
     cdef float[CHUNK * TAPS * TAPS * NR] taps
     cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first), taps_each = TAPS * TAPS
     cdef Py_ssize_t chunk, c, depth
-    add_parts(w, first, parts, part_size, sums)
     for chunk in range(ceil_divide(w.C, CHUNK)):
         c = chunk * CHUNK
         depth = min(<Py_ssize_t> CHUNK, w.C - c)
-        points_to_weight_grad(w.tile, depth, sums.data + c * sums.row + first, sums.point, sums.row, taps)
+        points_to_weight_grad(w.tile, depth, sums.data + c * sums.row + offset, sums.point, sums.row, taps)
         store_channels_f32(lanes, depth * taps_each, taps, weight_grad + (first * w.C + c) * taps_each,
                            w.C * taps_each)
 
 
-cdef void add_parts(const Winograd *w, Py_ssize_t first, Py_ssize_t parts, Py_ssize_t part_size,
+cdef void add_parts(const Winograd *w, Py_ssize_t panel, Py_ssize_t parts, Py_ssize_t part_size,
                     const point_values *sums) noexcept nogil:
+    """Adds what the other threads have for this panel to the first one's sums."""
     cdef Py_ssize_t part, point, c, lane
     cdef float *total
     for part in range(1, parts):
         for point in range(w.points):
             for c in range(w.C):
-                total = sums.data + point * sums.point + c * sums.row + first
+                total = sums.data + point * sums.point + c * sums.row + panel * NR
                 for lane in range(NR):
                     total[lane] += total[part * part_size + lane]
 
@@ -404,11 +508,18 @@ cdef int plan(Winograd *w, int step, int threads) except -1:
     w.rows = w.N * w.image_rows
     w.panels = ceil_divide(w.O, NR)
     w.threads = threads_for(w.rows * w.tiles * w.points * w.C * w.O, WORK_PER_THREAD, max(threads, 1))
-    cdef Py_ssize_t bytes_each = w.points * (w.C + w.O + 1) * sizeof(float)
-    cdef Py_ssize_t tiles = max(<Py_ssize_t> FEWEST_TILES, min(<Py_ssize_t> MOST_TILES, BLOCK_BYTES // bytes_each))
+    cdef Py_ssize_t value_bytes = w.points * sizeof(float), tiles
+    w.by_panels = value_bytes * w.C * w.O > SHARED_BYTES and w.panels >= 2 * w.threads
+    if w.by_panels:
+        tiles = max(<Py_ssize_t> FEWEST_TILES, SHARED_BYTES // (value_bytes * w.C))
+    else:
+        tiles = BLOCK_BYTES // (value_bytes * (w.C + w.O + 1))
+        tiles = max(<Py_ssize_t> FEWEST_TILES, min(<Py_ssize_t> MOST_TILES, tiles))
     w.block_rows = max(1, tiles // max(1, w.tiles))
-    # As many blocks for each thread, of nearly equal size.
-    w.blocks = ceil_divide(ceil_divide(w.rows, w.block_rows), w.threads) * w.threads
+    w.blocks = ceil_divide(w.rows, w.block_rows)
+    if not w.by_panels:  # as many for each thread
+        w.blocks = ceil_divide(w.blocks, w.threads) * w.threads
+    # Of nearly equal size.
     w.block_rows = ceil_divide(w.rows, max(1, w.blocks))
     w.blocks = ceil_divide(w.rows, max(1, w.block_rows))
     return 0
