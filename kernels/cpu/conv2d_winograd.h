@@ -130,8 +130,8 @@ ALWAYS_INLINE void to_points(const int tile, const int window, const f32v *from,
 
 /* ---- images to points ---------------------------------------------------------------------------------- */
 
-/* One row of tiles. Pixel (i, j) of tile t's window is image pixel (first_row + i, first_column + step t + j);
- * what lies outside the image is zero. */
+/* One row of tiles. Pixel (i, j) of tile t's window is pixel (first_row + i, first_column + step t + j) of the
+ * image. What lies outside the image is zero. */
 typedef struct {
     ptrdiff_t height, width, first_row, first_column, step, tiles;
 } tile_row;
@@ -160,7 +160,8 @@ ALWAYS_INLINE void windows_to_points(const int tile, const int window, const til
 
     const ptrdiff_t rows = smaller_f32(below, window) - above;
     if (rows > 0)
-        pack_channels_f32(channels, rows * width, planes + (at->first_row + above) * width, plane_stride, pixels);
+        pack_channels_f32(channels, rows * width, planes + (at->first_row + above) * width, plane_stride,
+                          pixels);
     if (above > 0 || below < window) memset(zeros, 0, PANEL * width * sizeof(float));
     if (right < left) right = left;
     memset(transformed, 0, left * tile * PANEL * sizeof(float));
@@ -215,7 +216,7 @@ NEVER_INLINE void grad_output_to_points(int tile, const tile_row *at, ptrdiff_t 
 /* A panel of the weight (DEPTH x NR, 16 KB on x86-64-v3) stays in L1 while all tiles use it. */
 enum { DEPTH = 256 };
 
-/* For each point: products (tiles, panels NR) = values (tiles, depth) times the weight's panels (depth, NR). */
+/* For each point: products (tiles, panels NR) = values (tiles, depth) times panels of weights (depth, NR). */
 NEVER_INLINE void multiply_weights(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t depth, ptrdiff_t panels,
                                    const point_values *values, const point_values *weights,
                                    const point_values *products)
@@ -241,7 +242,7 @@ NEVER_INLINE void multiply_weights(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t 
         }
 }
 
-/* For each point: sums (channels, panels NR) += values (tiles, channels)^T times gradients (tiles, panels NR). */
+/* For each point: sums (channels, panels NR) += values (tiles, channels)^T gradients (tiles, panels NR). */
 NEVER_INLINE void multiply_gradients(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t panels,
                                      const point_values *values, const point_values *gradients,
                                      const point_values *sums)
@@ -277,8 +278,8 @@ ALWAYS_INLINE void from_points(const int tile, const int count, const float *v, 
     }
 }
 
-/* One row of tiles of the output, `rows` <= tile - 2 rows of `width` pixels, for one panel of channels: goes to
- * planes + (channel) * plane_stride. `bias` has NR elements. Scratch: 4 * width * NR elements. */
+/* One row of tiles of the output, `rows` <= tile - 2 rows of `width` pixels, for one panel of channels: goes
+ * to planes + channel * plane_stride. `bias` has NR elements. Scratch: 4 * width * NR elements. */
 ALWAYS_INLINE void points_to_rows(const int tile, ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t width,
                                   ptrdiff_t channels, const float *products, ptrdiff_t point, ptrdiff_t row,
                                   const float *bias, float *planes, ptrdiff_t plane_stride, float *scratch)
@@ -304,9 +305,11 @@ NEVER_INLINE void points_to_output(int tile, ptrdiff_t tiles, ptrdiff_t rows, pt
                                    const float *bias, float *planes, ptrdiff_t plane_stride, float *scratch)
 {
     if (tile == 6)
-        points_to_rows(6, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride, scratch);
+        points_to_rows(6, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
+                       scratch);
     else
-        points_to_rows(4, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride, scratch);
+        points_to_rows(4, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
+                       scratch);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------- */
@@ -346,7 +349,7 @@ NEVER_INLINE void weights_to_points(int tile, ptrdiff_t depth, const float *taps
         taps_to_points(4, depth, taps, rotated, weights, point);
 }
 
-/* The gradient for `depth` kernels: E_3^T (sums / N N^T) E_3, from sums[point][k][...] to taps[k][tap][NR]. */
+/* The gradient for `depth` kernels: E_3^T (sums / N N^T) E_3, from sums[point][k] to taps[k][tap][NR]. */
 ALWAYS_INLINE void points_to_taps(const int tile, ptrdiff_t depth, const float *sums, ptrdiff_t point,
                                   ptrdiff_t row, float *taps)
 {
@@ -358,7 +361,8 @@ ALWAYS_INLINE void points_to_taps(const int tile, ptrdiff_t depth, const float *
             for (int i = 0; i < tile; i++)
                 for (int j = 0; j < tile; j++)
                     *(f32v_u *)(scaled + (i * tile + j) * F32_LANES) =
-                        *(const f32v_u *)(sums + (i * tile + j) * point + k * row + lane) * (scale[i] * scale[j]);
+                        *(const f32v_u *)(sums + (i * tile + j) * point + k * row + lane)
+                        * (scale[i] * scale[j]);
             from_points(tile, TAPS, scaled, F32_LANES, grad);
             UNROLL for (int u = 0; u < TAPS; u++)
                 UNROLL for (int v = 0; v < TAPS; v++)

@@ -1,30 +1,32 @@
 """3x3 convolution with stride 1, and its two gradients, by Winograd's minimal filtering: float32.
 
-    forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, i + u - pad_h, j + v - pad_w]
+    forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, i + u - p, j + v - q]
     input_grad   the same of grad_output, with the kernel rotated by half a turn and its channels exchanged
-    weight_grad  out[o, c, u, v] = the sum of grad_output[n, o, i, j] * x[n, c, i + u - pad_h, j + v - pad_w]
+    weight_grad  out[o, c, u, v] = the sum of grad_output[n, o, i, j] * x[n, c, i + u - p, j + v - q]
 
-x is zero outside its borders. The output is cut into tiles of m x m pixels, m = 4 or 2. The (m + 2) x (m + 2)
-pixels under a tile become as many values at points, by additions and multiplications with small constants; so
-do the kernels. At each point one multiplication of matrices then sums over channels, and the products become
-the tile of the output. conv2d_winograd.h has the transforms, the points and the source.
+(p, q) is the padding, and x is zero outside its borders. The output is cut into tiles of m x m pixels, m = 4
+or 2. The (m + 2) x (m + 2) pixels under a tile become as many values at points, by additions and
+multiplications with small constants; so do the kernels. At each point one multiplication of matrices then
+sums over channels, and the products become the tile of the output. conv2d_winograd.h has the transforms, the
+points and the source.
 
 For m x m outputs of one channel, the products take (m + 2)^2 multiply-adds where the definition takes 9 m^2:
-36 for 144 (m = 4), or 16 for 36 (m = 2). The transforms take some 14 operations more for each tile and channel
-of either side. So it gains when both sides have many channels, and most pixels of the tiles are wanted.
+36 for 144 (m = 4), or 16 for 36 (m = 2). The transforms take about 120 operations (m = 4) for each tile and
+channel of either side. So it gains when both sides have many channels, and most pixels of the tiles are
+wanted.
 
-What is saved is paid for in digits: on random data, rounding errors are 3 to 5 times those of the definition's
-sums (m = 4; with m = 2 they are alike), up to 8 in the last pixel of a tile. A value that is not finite spreads to
-the whole tile.
+What is saved is paid for in digits: on random data, rounding errors are 3 to 5 times those of the
+definition's sums (m = 4; with m = 2 they are alike), up to 8 in the last pixel of a tile. A value that is not
+finite spreads to the whole tile.
 
 A block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache, once
-for all channels: so the transformed weights, 4 times as large as the weights, are read once for each block. Where
-they outgrow the cache, as those of 256 channels do, the work is cut along output channels instead: each thread
-takes NR of them at a time, transforms their kernels, and multiplies many tiles by them at once.
+for all channels: so the transformed weights, 4 times as large as the weights, are read once for each block.
+Where they outgrow the cache, as those of 256 channels do, the work is cut along output channels instead: each
+thread takes NR of them at a time, transforms their kernels, and multiplies many tiles by them at once.
 Arithmetic intensity of the products: that of a GEMM with as many rows as a block has tiles, for each point.
 
-Arrays are C-contiguous float32. ``threads`` is the number of OpenMP threads; each output is computed in the same
-way, whatever their number (weight_grad: the same number gives the same bits).
+Arrays are C-contiguous float32. ``threads`` is the number of OpenMP threads; each output is computed in the
+same way, whatever their number (weight_grad: the same number gives the same bits).
 """
 
 from cython.parallel cimport prange, threadid
@@ -68,7 +70,8 @@ cdef extern from "conv2d_winograd.h" nogil:
     void store_channels_f32(Py_ssize_t channels, Py_ssize_t pixels, const float *panel, float *planes,
                             Py_ssize_t plane_stride)
 
-# One convolution of `source` into `result`, and how it is cut up. Rows of tiles are counted through all images.
+# One convolution of `source` into `result`, and how it is cut up. Rows of tiles are counted through all
+# images.
 cdef struct Winograd:
     const float *source                           # (N, C, H, W)
     const float *weight                           # (O, C, 3, 3), or (C, O, 3, 3) if `rotated`
@@ -90,13 +93,18 @@ cdef enum:
     BLOCK_BYTES = 512 * 1024
     FEWEST_TILES = 24
     MOST_TILES = 256
-    SHARED_BYTES = 4 * 1024 * 1024  # of what all threads read again and again: about half a third-level cache
+    SHARED_BYTES = 4 * 1024 * 1024  # of what all threads read again and again: half a third-level cache
     CHUNK = 16          # kernels, of each lane, transformed at a time
 
-# What a value at a point costs, in multiply-adds of a GEMM: to transform that of a tile, or that of a kernel.
+# What a value at a point costs, in multiply-adds of a GEMM: to transform that of a tile, or that of a kernel;
+# and what a kernel of 3x3 costs the implicit GEMM before it begins.
 cdef enum:
     TRANSFORM = 20
-    WEIGHT = 22
+    WEIGHT = 10
+    PACK = 200
+
+
+include "conv2d_winograd_weight_grad.pxi"
 
 
 # ---- the three functions -----------------------------------------------------------------------------------
@@ -105,8 +113,8 @@ cdef enum:
 def forward(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight not None, bias,
             int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups, int threads,
             int step=0):
-    """Multiplies less: tiles of 4x4 or 2x2 outputs become products at 36 or 16 points, summed over channels by
-    GEMMs; loses about one digit."""
+    """Multiplies less: tiles of 4x4 or 2x2 outputs become products at 36 or 16 points, summed over channels
+    by GEMMs; loses about half a digit."""
     cdef Winograd w
     check_options(stride_h, stride_w, dil_h, dil_w, groups)
     check_arrays(x, weight, out, pad_h, pad_w)
@@ -119,10 +127,10 @@ def forward(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight
 
 
 def input_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray weight not None,
-               int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups, int threads,
-               int step=0):
+               int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+               int threads, int step=0):
     """Multiplies less: the forward pass of ``grad_output``, with rotated kernels and the channels' roles
-    exchanged; loses about one digit."""
+    exchanged; loses about half a digit."""
     cdef Winograd w
     check_options(stride_h, stride_w, dil_h, dil_w, groups)
     check_arrays(out, weight, grad_output, pad_h, pad_w)
@@ -135,10 +143,10 @@ def input_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.n
 
 
 def weight_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray x not None,
-                int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups, int threads,
-                int step=0):
-    """Multiplies less: at each point the gradient is a product of matrices over all tiles of the batch, summed
-    up before it is transformed back; loses about one digit."""
+                int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+                int threads, int step=0):
+    """Multiplies less: at each point the gradient is a product of matrices over all tiles of the batch,
+    summed up before it is transformed back; loses about half a digit."""
     cdef Winograd w
     check_options(stride_h, stride_w, dil_h, dil_w, groups)
     check_arrays(x, out, grad_output, pad_h, pad_w)
@@ -311,144 +319,16 @@ cdef void store_panel(const Winograd *w, Py_ssize_t row, Py_ssize_t panel, const
                      bias + o, target, plane, scratch)
 
 
-# ---- weight gradient ---------------------------------------------------------------------------------------
-
-
-cdef int run_weight_grad(Winograd *w, float *weight_grad) except -1:
-    if w.by_panels and w.blocks == 1:
-        return weight_grad_by_panels(w, weight_grad)
-    return weight_grad_by_blocks(w, weight_grad)
-
-
-cdef int weight_grad_by_blocks(Winograd *w, float *weight_grad) except -1:
-    """Each thread sums up the products of its own blocks, at all points; the threads' sums are added in a fixed
-    order, and transformed back."""
-    cdef Py_ssize_t parts = min(<Py_ssize_t> w.threads, max(1, w.blocks)), part, panel, sums_size, workspace
-    cdef point_values sums
-    sums.row = w.panels * NR
-    sums.point = w.C * sums.row + NR
-    sums_size = whole_lines(w.points * sums.point)
-    workspace = sums_size + whole_lines(block_workspace(w))
-    cdef cnp.ndarray memory = allocate(parts * workspace)
-    sums.data = aligned(memory)
-    with nogil:
-        if parts == 1:  # without OpenMP, which a forked child must not enter
-            sum_blocks(w, 0, 1, sums, sums_size)
-            for panel in range(w.panels):
-                store_weight_grad(w, panel, &sums, panel * NR, weight_grad)
-        else:
-            for part in prange(parts, num_threads=<int> parts, schedule="static"):
-                sum_blocks(w, part, parts, point_values(data=sums.data + part * workspace, row=sums.row,
-                                                        point=sums.point), sums_size)
-            for panel in prange(w.panels, num_threads=<int> parts, schedule="static"):
-                add_parts(w, panel, parts, workspace, &sums)
-                store_weight_grad(w, panel, &sums, panel * NR, weight_grad)
-    return 0
-
-
-cdef int weight_grad_by_panels(Winograd *w, float *weight_grad) except -1:
-    """All tiles make one block: then the sums of a panel are complete at once, and none are kept."""
-    cdef point_values values = values_of(w, w.C, NULL)
-    cdef Py_ssize_t shared = whole_lines(w.points * values.point), row, panel
-    cdef Py_ssize_t workspace = whole_lines(panel_workspace(w))
-    cdef cnp.ndarray memory = allocate(shared + w.threads * workspace)
-    values.data = aligned(memory)
-    cdef float *workspaces = values.data + shared
-    with nogil:
-        if w.threads == 1:
-            for row in range(w.rows):
-                transform_row(w, row, &values, row * w.tiles * values.row, workspaces)
-            for panel in range(w.panels):
-                weight_grad_panel(w, panel, &values, workspaces, weight_grad)
-        else:
-            for row in prange(w.rows, num_threads=w.threads, schedule="static"):
-                transform_row(w, row, &values, row * w.tiles * values.row, workspaces + threadid() * workspace)
-            for panel in prange(w.panels, num_threads=w.threads, schedule="dynamic"):
-                weight_grad_panel(w, panel, &values, workspaces + threadid() * workspace, weight_grad)
-    return 0
-
-
-cdef void weight_grad_panel(const Winograd *w, Py_ssize_t panel, const point_values *values, float *workspace,
-                            float *weight_grad) noexcept nogil:
-    """The gradient of the kernels of NR output channels."""
-    cdef point_values sums = kernels_of(w, workspace)
-    cdef point_values gradients = values_of(w, NR, workspace + w.points * sums.point)
-    cdef float *scratch = gradients.data + w.points * gradients.point
-    cdef Py_ssize_t row
-    sums.row = NR
-    memset(sums.data, 0, w.points * sums.point * sizeof(float))
-    for row in range(w.rows):
-        transform_grad_row(w, row, panel, &gradients, row * w.tiles * gradients.row, scratch)
-    multiply_gradients(w.points, w.rows * w.tiles, w.C, 1, values, &gradients, &sums)
-    store_weight_grad(w, panel, &sums, 0, weight_grad)
-
-
-cdef void sum_blocks(const Winograd *w, Py_ssize_t part, Py_ssize_t parts, point_values sums,
-                     Py_ssize_t sums_size) noexcept nogil:
-    """One thread's blocks. ``w.result`` is grad_output here."""
-    cdef point_values values = values_of(w, w.C, sums.data + sums_size)
-    cdef point_values gradients = values_of(w, w.O, values.data + w.points * values.point)
-    cdef float *scratch = gradients.data + w.points * gradients.point
-    cdef Py_ssize_t block, first, last, row, panel
-    memset(sums.data, 0, w.points * sums.point * sizeof(float))
-    for block in range(part * w.blocks // parts, (part + 1) * w.blocks // parts):
-        first, last = block * w.block_rows, min((block + 1) * w.block_rows, w.rows)
-        for row in range(first, last):
-            transform_row(w, row, &values, (row - first) * w.tiles * values.row, scratch)
-            for panel in range(w.panels):
-                transform_grad_row(w, row, panel, &gradients,
-                                   (row - first) * w.tiles * gradients.row + panel * NR, scratch)
-        multiply_gradients(w.points, (last - first) * w.tiles, w.C, w.panels, &values, &gradients, &sums)
-
-
-cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, Py_ssize_t panel,
-                             const point_values *gradients, Py_ssize_t offset, float *scratch) noexcept nogil:
-    """One row of tiles of NR channels of grad_output, to ``offset`` in ``gradients``."""
-    cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR
-    cdef tile_row at = tile_row(height=w.OH, width=w.OW, first_row=row % w.image_rows * w.step,
-                                first_column=0, step=w.step, tiles=w.tiles)
-    grad_output_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.O - o),
-                          w.result + (row // w.image_rows * w.O + o) * plane, plane, gradients.data + offset,
-                          gradients.point, gradients.row, scratch)
-
-
-cdef void store_weight_grad(const Winograd *w, Py_ssize_t panel, const point_values *sums, Py_ssize_t offset,
-                            float *weight_grad) noexcept nogil:
-    """The kernels of NR output channels, transformed back from ``offset`` in ``sums``."""
-    cdef float[CHUNK * TAPS * TAPS * NR] taps
-    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first), taps_each = TAPS * TAPS
-    cdef Py_ssize_t chunk, c, depth
-    for chunk in range(ceil_divide(w.C, CHUNK)):
-        c = chunk * CHUNK
-        depth = min(<Py_ssize_t> CHUNK, w.C - c)
-        points_to_weight_grad(w.tile, depth, sums.data + c * sums.row + offset, sums.point, sums.row, taps)
-        store_channels_f32(lanes, depth * taps_each, taps, weight_grad + (first * w.C + c) * taps_each,
-                           w.C * taps_each)
-
-
-cdef void add_parts(const Winograd *w, Py_ssize_t panel, Py_ssize_t parts, Py_ssize_t part_size,
-                    const point_values *sums) noexcept nogil:
-    """Adds what the other threads have for this panel to the first one's sums."""
-    cdef Py_ssize_t part, point, c, lane
-    cdef float *total
-    for part in range(1, parts):
-        for point in range(w.points):
-            for c in range(w.C):
-                total = sums.data + point * sums.point + c * sums.row + panel * NR
-                for lane in range(NR):
-                    total[lane] += total[part * part_size + lane]
-
-
 # ---- when it is worth it -----------------------------------------------------------------------------------
 
 
 def is_faster(tuple x_shape, Py_ssize_t out_channels, Py_ssize_t pad_h, Py_ssize_t pad_w, bint of_input):
     """Whether Winograd's algorithm beats the implicit GEMM on an input (N, C, H, W): an estimate of both.
 
-    The unit is a multiply-add of a GEMM. The implicit GEMM takes 1.1 for each of its own, sparing the taps that
-    fall into the padding. Winograd's algorithm takes its products, and the transforms beside them (``cost``).
-    Measured on one core of an AMD EPYC with AVX2 and 512 KB of second-level cache, on 19 layers of 8 to 512
-    channels, images of 2x2 to 56x56 pixels and batches of 1 to 128, it is wrong for none; where the estimates
+    The unit is a multiply-add of a GEMM. The implicit GEMM takes 1.1 for each of its own, sparing the taps
+    that fall into the padding, and ``PACK`` for each kernel. Winograd's algorithm takes its products, and the
+    transforms beside them (``cost``). Measured on an AMD EPYC with AVX2 and 512 KB of second-level cache, on
+    layers of 8 to 512 channels, images of 2x2 to 56x56 pixels and batches of 1 to 128: where the estimates
     are near each other, so are the times. Two threads share the work of either evenly, and change nothing.
 
     ``of_input``: the tiles are those of the input, as for its gradient.
@@ -459,7 +339,7 @@ def is_faster(tuple x_shape, Py_ssize_t out_channels, Py_ssize_t pad_h, Py_ssize
     cdef double taps = <double> N * taps_inside(H, OH, pad_h) * taps_inside(W, OW, pad_w)
     if of_input:
         C, O = O, C
-    cdef double definition = 1.1 * taps * C * ceil_divide(O, LANES) * LANES
+    cdef double definition = (1.1 * taps + PACK) * C * ceil_divide(O, LANES) * LANES
     return min(cost(N, rows, columns, C, O, 4), cost(N, rows, columns, C, O, 2)) < definition
 
 
@@ -473,8 +353,9 @@ cdef Py_ssize_t taps_inside(Py_ssize_t size, Py_ssize_t out_size, Py_ssize_t pad
 
 cdef double cost(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t C, Py_ssize_t O,
                  Py_ssize_t step) noexcept:
-    """Winograd's algorithm with tiles of ``step`` x ``step``: its multiply-adds, and at each point ``TRANSFORM``
-    for each tile and channel of either side, and ``WEIGHT`` for each kernel: the larger part, with few tiles."""
+    """Winograd's algorithm with tiles of ``step`` x ``step``: its multiply-adds, and at each point
+    ``TRANSFORM`` for each tile and channel of either side, and ``WEIGHT`` for each kernel: the larger part,
+    with few tiles."""
     cdef double tiles = <double> N * ceil_divide(rows, step) * ceil_divide(columns, step)
     cdef Py_ssize_t points = (step + TAPS - 1) * (step + TAPS - 1)
     C, O = ceil_divide(C, NR) * NR, ceil_divide(O, NR) * NR
@@ -573,8 +454,8 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t elements) noexcept nogil:
 
 
 cdef cnp.ndarray allocate(Py_ssize_t elements):
-    """Memory whose first aligned element is ``aligned(memory)``. It is an array, so that NumPy's memory handler
-    can keep it for the next call: the pages of a fresh block take longer to map than to compute."""
+    """Memory whose first aligned element is ``aligned(memory)``. It is an array, so that NumPy's memory
+    handler can keep it for the next call: the pages of a fresh block take longer to map than to compute."""
     cdef cnp.npy_intp size = elements + LINE
     return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT32, 0)
 
