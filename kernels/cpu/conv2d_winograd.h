@@ -130,8 +130,8 @@ ALWAYS_INLINE void to_points(const int tile, const int window, const f32v *from,
 
 /* ---- images to points ---------------------------------------------------------------------------------- */
 
-/* One row of tiles. Pixel (i, j) of tile t's window is pixel (first_row + i, first_column + step t + j) of the
- * image. What lies outside the image is zero. */
+/* One row of tiles. Pixel (i, j) of tile t's window is the image's (first_row + i, first_column + step t +
+ * j). What lies outside the image is zero. */
 typedef struct {
     ptrdiff_t height, width, first_row, first_column, step, tiles;
 } tile_row;

@@ -19,10 +19,11 @@ What is saved is paid for in digits: on random data, rounding errors are 3 to 5 
 definition's sums (m = 4; with m = 2 they are alike), up to 8 in the last pixel of a tile. A value that is not
 finite spreads to the whole tile.
 
-A block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache, once
-for all channels: so the transformed weights, 4 times as large as the weights, are read once for each block.
-Where they outgrow the cache, as those of 256 channels do, the work is cut along output channels instead: each
-thread takes NR of them at a time, transforms their kernels, and multiplies many tiles by them at once.
+A block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache,
+once for all channels: so the transformed weights, 4 times as large as the weights, are read once for each
+block. Where they outgrow the cache, as those of 256 channels do, or there are few tiles, the work is cut
+along output channels instead: each thread takes NR of them at a time, transforms their kernels, and
+multiplies many tiles by them at once.
 Arithmetic intensity of the products: that of a GEMM with as many rows as a block has tiles, for each point.
 
 Arrays are C-contiguous float32. ``threads`` is the number of OpenMP threads; each output is computed in the
@@ -390,7 +391,9 @@ cdef int plan(Winograd *w, int step, int threads) except -1:
     w.panels = ceil_divide(w.O, NR)
     w.threads = threads_for(w.rows * w.tiles * w.points * w.C * w.O, WORK_PER_THREAD, max(threads, 1))
     cdef Py_ssize_t value_bytes = w.points * sizeof(float), tiles
-    w.by_panels = value_bytes * w.C * w.O > SHARED_BYTES and w.panels >= 2 * w.threads
+    # With fewer tiles than output channels, there are fewer values to read again than weights.
+    w.by_panels = w.panels >= 2 * w.threads and (
+        w.rows * w.tiles < w.O or value_bytes * w.C * w.O > SHARED_BYTES)
     if w.by_panels:
         tiles = max(<Py_ssize_t> FEWEST_TILES, SHARED_BYTES // (value_bytes * w.C))
     else:

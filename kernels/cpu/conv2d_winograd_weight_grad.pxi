@@ -2,8 +2,8 @@
 # grad_output, summed over all tiles of the batch at each point, and transformed back.
 #
 # What is summed up is 4 times as large as the weight. Where that fits the cache, each thread has sums of its
-# own and adds up its own blocks of tiles. Where it does not, but the values of all tiles do, threads share the
-# output channels: then the sums of a panel are complete at once, and none are kept.
+# own and adds up its own blocks of tiles. Where it does not, but the values of all tiles do, threads share
+# the output channels: then the sums of a panel are complete at once, and none are kept.
 
 # Of the values of all tiles, where they stand in for sums that are larger still.
 cdef enum:
