@@ -395,7 +395,7 @@ cdef int plan(Winograd *w, int step, int threads) except -1:
     w.by_panels = w.panels >= 2 * w.threads and (
         w.rows * w.tiles < w.O or value_bytes * w.C * w.O > SHARED_BYTES)
     if w.by_panels:
-        tiles = max(<Py_ssize_t> FEWEST_TILES, SHARED_BYTES // (value_bytes * w.C))
+        tiles = max(<Py_ssize_t> FEWEST_TILES, SHARED_BYTES // (value_bytes * max(1, w.C)))
     else:
         tiles = BLOCK_BYTES // (value_bytes * (w.C + w.O + 1))
         tiles = max(<Py_ssize_t> FEWEST_TILES, min(<Py_ssize_t> MOST_TILES, tiles))
