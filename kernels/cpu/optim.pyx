@@ -1,196 +1,284 @@
-"""One step of an optimizer, in place, in one loop over the parameters.
+"""One step of an optimizer, in place, for all parameters of a group in one call; and the norm of gradients.
 
-All arrays of a call have the parameter's shape and dtype (float32 or float64) and are C-contiguous. The
-hyperparameters are doubles; what depends on them alone is computed once, in double, and then rounded.
+The arguments are lists with one array for each parameter. All arrays are of one dtype (float32 or float64)
+and C-contiguous, and those of a parameter have its shape. The hyperparameters are doubles; what depends on
+them alone is computed once, in double, and then rounded.
 
 There is one rung, *fused*: Adam reads four arrays and writes three, about a dozen operations for 28 bytes.
 Written as NumPy expressions it goes through memory some ten times more, so one loop that the compiler
-vectorises is what there is to gain; nothing stays in a cache between two steps.
+vectorises is what there is to gain; nothing stays in a cache between two steps. Threads divide the elements of
+all parameters together, so that twenty small ones cost little more than a large one.
 """
 
 from cython.parallel cimport prange
-from libc.math cimport pow, sqrt, sqrtf
+from libc.math cimport pow, sqrt
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 include "arguments.pxi"
+
+cdef extern from *:
+    """
+    #include <math.h>
+    #include "vector.h"
+    #define sqrt_f32 sqrtf
+    #define sqrt_f64 sqrt
+
+    /* The arrays of one parameter. */
+    typedef struct {
+        void *param, *state, *state2;
+        const void *grad;
+        ptrdiff_t first, size; /* first: how many elements the parameters before it have */
+        double step_size;       /* lr / (1 - beta1^step) */
+        double sqrt_correction; /* sqrt(1 - beta2^step) */
+        int starts;             /* its first step */
+    } Slot;
+
+    typedef struct {
+        double lr, beta1, beta2, eps, momentum;
+        double shrink;    /* 1 - lr * weight_decay in AdamW: parameters are multiplied by it first */
+        double l2;        /* weight_decay elsewhere: this share of the parameter is added to the gradient */
+        double new_share; /* 1 - dampening */
+        int nesterov;
+    } Factors;
+
+    typedef void (*slot_kernel)(const Slot *slot, ptrdiff_t begin, ptrdiff_t end, const Factors *f);
+    typedef double (*slot_sum)(const void *array, ptrdiff_t begin, ptrdiff_t end);
+
+    #define REAL float
+    #define NAME(f) f##_f32
+    #include "optim.h"
+
+    #define REAL double
+    #define NAME(f) f##_f64
+    #include "optim.h"
+    """
+    ctypedef struct Slot:
+        void *param
+        void *state
+        void *state2
+        const void *grad
+        Py_ssize_t first, size
+        double step_size, sqrt_correction
+        bint starts
+
+    ctypedef struct Factors:
+        double lr, beta1, beta2, eps, momentum, shrink, l2, new_share
+        bint nesterov
+
+    ctypedef void (*slot_kernel)(
+        const Slot *slot, Py_ssize_t begin, Py_ssize_t end, const Factors *f
+    ) noexcept nogil
+    ctypedef double (*slot_sum)(const void *array, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+
+    slot_kernel adam_slot_f32, sgd_slot_f32, scale_slot_f32
+    slot_kernel adam_slot_f64, sgd_slot_f64, scale_slot_f64
+    slot_sum sum_of_squares_f32, sum_of_squares_f64
 
 # Elements below which it is not worth waking another thread.
 cdef enum:
     WORK_PER_THREAD = 32768
-    LINE = 16  # threads begin at multiples of it: whole vectors, whole cache lines
+    LINE = 16  # threads begin at multiples of it in a parameter: whole vectors, whole cache lines
 
 
-ctypedef struct AdamFactors:
-    double beta1, beta2, eps
-    double shrink  # 1 - lr * weight_decay in AdamW: parameters are multiplied by it first
-    double l2  # weight_decay in Adam: this share of the parameter is added to the gradient
-    double step_size  # lr / (1 - beta1^step)
-    double sqrt_correction  # sqrt(1 - beta2^step)
+cdef class Slots:
+    """The parameters of a call, checked, and how many elements they have."""
+
+    cdef Slot *slots
+    cdef Py_ssize_t count, total
+    cdef int dtype
+
+    def __cinit__(self, list params):
+        cdef cnp.ndarray param
+        cdef Py_ssize_t i
+        self.count, self.total = len(params), 0
+        self.slots = <Slot *>calloc(max(1, self.count), sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError(f"no memory for the addresses of {self.count} parameters")
+        self.dtype = real_type(params[0]) if params else cnp.NPY_FLOAT32
+        for i in range(self.count):
+            param = params[i]
+            check_output(param, self.dtype)
+            self.slots[i].param = cnp.PyArray_DATA(param)
+            self.slots[i].first, self.slots[i].size = self.total, cnp.PyArray_SIZE(param)
+            self.total += self.slots[i].size
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    cdef int check_length(self, list arrays) except -1:
+        if len(arrays) != self.count:
+            raise ValueError(f"kernel expects an entry for each of {self.count} parameters, got {len(arrays)}")
+        return 0
+
+    cdef int add_gradients(self, list params, list grads) except -1:
+        cdef cnp.ndarray grad
+        cdef Py_ssize_t i
+        self.check_length(grads)
+        for i in range(self.count):
+            grad = grads[i]
+            check_input(grad, self.dtype)
+            check_same_shape(grad, params[i])
+            self.slots[i].grad = cnp.PyArray_DATA(grad)
+        return 0
+
+    cdef void *state_data(self, cnp.ndarray state, cnp.ndarray param) except NULL:
+        check_output(state, self.dtype)
+        check_same_shape(state, param)
+        return cnp.PyArray_DATA(state)
 
 
-ctypedef struct SgdFactors:
-    double lr, momentum, new_share, weight_decay  # new_share: 1 - dampening, or 1 at the first step
-    bint nesterov
-
-
-cdef inline real square_root(real x) noexcept nogil:
-    if real is float:
-        return sqrtf(x)
-    else:
-        return sqrt(x)
-
-
-cdef void adam_loop(
-    real *param, const real *grad, real *exp_avg, real *exp_avg_sq, Py_ssize_t n, AdamFactors f
+cdef void run_part(
+    const Slot *slots, Py_ssize_t count, slot_kernel kernel, const Factors *f, Py_ssize_t begin, Py_ssize_t end
 ) noexcept nogil:
-    cdef real new1 = <real>(1 - f.beta1), beta2 = <real>f.beta2, new2 = <real>(1 - f.beta2)
-    cdef real shrink = <real>f.shrink, l2 = <real>f.l2, eps = <real>f.eps
-    cdef real step_size = <real>f.step_size, sqrt_correction = <real>f.sqrt_correction
-    cdef real p, g, m, v
-    cdef bint shrinks = f.shrink != 1, has_l2 = f.l2 != 0  # without it an infinite parameter stays one
-    cdef Py_ssize_t i
-    for i in range(n):
-        p = shrink * param[i] if shrinks else param[i]
-        g = grad[i] + l2 * p if has_l2 else grad[i]
-        m = exp_avg[i] + new1 * (g - exp_avg[i])
-        v = beta2 * exp_avg_sq[i] + new2 * g * g
-        exp_avg[i] = m
-        exp_avg_sq[i] = v
-        param[i] = p - step_size * m / (square_root(v) / sqrt_correction + eps)
+    """The elements [begin, end) of all parameters, as if they were one."""
+    cdef Py_ssize_t i, first, last
+    for i in range(count):
+        # Both cuts are rounded to a LINE of this parameter, down, but the end of its last.
+        first = max(0, begin - slots[i].first) // LINE * LINE
+        last = end - slots[i].first
+        last = slots[i].size if last >= slots[i].size else last // LINE * LINE
+        if first < last:
+            kernel(&slots[i], first, last, f)
 
 
-cdef void sgd_loop(real *param, const real *grad, Py_ssize_t n, SgdFactors f) noexcept nogil:
-    cdef real lr = <real>f.lr, weight_decay = <real>f.weight_decay
-    cdef bint decays = weight_decay != 0
-    cdef Py_ssize_t i
-    for i in range(n):
-        param[i] -= lr * (grad[i] + weight_decay * param[i] if decays else grad[i])
-
-
-cdef void momentum_loop(
-    real *param, const real *grad, real *velocity, Py_ssize_t n, SgdFactors f
-) noexcept nogil:
-    cdef real lr = <real>f.lr, weight_decay = <real>f.weight_decay
-    cdef real momentum = <real>f.momentum, new_share = <real>f.new_share
-    cdef bint decays = weight_decay != 0, nesterov = f.nesterov
-    cdef real g, v
-    cdef Py_ssize_t i
-    for i in range(n):
-        g = grad[i] + weight_decay * param[i] if decays else grad[i]
-        v = momentum * velocity[i] + new_share * g
-        velocity[i] = v
-        param[i] -= lr * (g + momentum * v if nesterov else v)
-
-
-cdef void adam_part(
-    void *param, const void *grad, void *exp_avg, void *exp_avg_sq, Py_ssize_t n, int part, int parts,
-    int dtype, AdamFactors f,
-) noexcept nogil:
-    cdef Py_ssize_t begin = share(n, part, parts, LINE), end = share(n, part + 1, parts, LINE)
-    if dtype == cnp.NPY_FLOAT32:
-        adam_loop(
-            <float *>param + begin, <const float *>grad + begin, <float *>exp_avg + begin,
-            <float *>exp_avg_sq + begin, end - begin, f,
-        )
-    else:
-        adam_loop(
-            <double *>param + begin, <const double *>grad + begin, <double *>exp_avg + begin,
-            <double *>exp_avg_sq + begin, end - begin, f,
-        )
-
-
-cdef void sgd_part(
-    void *param, const void *grad, void *velocity, Py_ssize_t n, int part, int parts, int dtype, SgdFactors f
-) noexcept nogil:
-    """``velocity`` is NULL without momentum."""
-    cdef Py_ssize_t begin = share(n, part, parts, LINE), count = share(n, part + 1, parts, LINE) - begin
-    if dtype == cnp.NPY_FLOAT32:
-        if velocity == NULL:
-            sgd_loop(<float *>param + begin, <const float *>grad + begin, count, f)
+cdef run(Slots slots, slot_kernel f32, slot_kernel f64, const Factors *f, int threads):
+    cdef slot_kernel kernel = f32 if slots.dtype == cnp.NPY_FLOAT32 else f64
+    cdef const Slot *data = slots.slots
+    cdef Py_ssize_t count = slots.count, total = slots.total
+    cdef int parts = threads_for(total, WORK_PER_THREAD, threads), part
+    with nogil:
+        if parts == 1:
+            run_part(data, count, kernel, f, 0, total)
         else:
-            momentum_loop(
-                <float *>param + begin, <const float *>grad + begin, <float *>velocity + begin, count, f
-            )
-    else:
-        if velocity == NULL:
-            sgd_loop(<double *>param + begin, <const double *>grad + begin, count, f)
-        else:
-            momentum_loop(
-                <double *>param + begin, <const double *>grad + begin, <double *>velocity + begin, count, f
-            )
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                run_part(
+                    data, count, kernel, f, share(total, part, parts, LINE), share(total, part + 1, parts, LINE)
+                )
 
 
-cdef int check_state(cnp.ndarray state, cnp.ndarray param, int dtype) except -1:
-    check_output(state, dtype)
-    check_same_shape(state, param)
-    return 0
+def fits(list params, *columns):
+    """Whether the kernels take these lists of arrays: contiguous, writeable, of one floating dtype and fitting
+    shapes. Entries of ``columns`` may be None."""
+    cdef cnp.ndarray param, array
+    cdef int dtype = cnp.PyArray_TYPE(params[0])
+    cdef Py_ssize_t i
+    cdef list column
+    if dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64:
+        return False
+    for param in params:
+        if cnp.PyArray_TYPE(param) != dtype or not cnp.PyArray_ISCARRAY(param):
+            return False
+    for column in columns:
+        for i in range(len(params)):
+            array = column[i]
+            if array is None:
+                continue
+            if cnp.PyArray_TYPE(array) != dtype or not cnp.PyArray_ISCARRAY_RO(array):
+                return False
+            if not cnp.PyArray_SAMESHAPE(array, params[i]):
+                return False
+    return True
 
 
 def adam_step(
-    cnp.ndarray param, cnp.ndarray grad, cnp.ndarray exp_avg, cnp.ndarray exp_avg_sq, double lr,
-    double beta1, double beta2, double eps, double weight_decay, bint decoupled, Py_ssize_t step, int threads,
+    list params, list grads, list exp_avgs, list exp_avg_sqs, list steps, double lr, double beta1,
+    double beta2, double eps, double weight_decay, bint decoupled, int threads,
 ):
     """Adam (https://arxiv.org/abs/1412.6980), or AdamW if ``decoupled`` (https://arxiv.org/abs/1711.05101).
 
-    ``param``, ``exp_avg`` and ``exp_avg_sq`` are updated in place; ``step`` counts from 1. The formula is
-    PyTorch's: eps is added to the bias-corrected square root.
+    ``params``, ``exp_avgs`` and ``exp_avg_sqs`` are updated in place; each of ``steps`` counts from 1. The
+    formula is PyTorch's: eps is added to the bias-corrected square root.
     """
-    cdef int dtype = real_type(param), part, parts
-    check_output(param, dtype)
-    check_input(grad, dtype)
-    check_same_shape(grad, param)
-    check_state(exp_avg, param, dtype)
-    check_state(exp_avg_sq, param, dtype)
-    if step < 1:
-        raise ValueError(f"adam_step counts steps from 1, got {step}")
-    cdef AdamFactors f
+    cdef Slots slots = Slots(params)
+    slots.add_gradients(params, grads)
+    slots.check_length(exp_avgs)
+    slots.check_length(exp_avg_sqs)
+    slots.check_length(steps)
+    cdef Py_ssize_t i, step
+    for i in range(slots.count):
+        slots.slots[i].state = slots.state_data(exp_avgs[i], params[i])
+        slots.slots[i].state2 = slots.state_data(exp_avg_sqs[i], params[i])
+        step = steps[i]
+        if step < 1:
+            raise ValueError(f"adam_step counts steps from 1, got {step}")
+        slots.slots[i].step_size = lr / (1 - pow(beta1, step))
+        slots.slots[i].sqrt_correction = sqrt(1 - pow(beta2, step))
+    cdef Factors f
+    memset(&f, 0, sizeof(f))
     f.beta1, f.beta2, f.eps = beta1, beta2, eps
     f.shrink = 1 - lr * weight_decay if decoupled else 1
     f.l2 = 0 if decoupled else weight_decay
-    f.step_size = lr / (1 - pow(beta1, step))
-    f.sqrt_correction = sqrt(1 - pow(beta2, step))
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(param)
-    cdef void *p = cnp.PyArray_DATA(param)
-    cdef const void *g = cnp.PyArray_DATA(grad)
-    cdef void *m = cnp.PyArray_DATA(exp_avg)
-    cdef void *v = cnp.PyArray_DATA(exp_avg_sq)
-    parts = threads_for(n, WORK_PER_THREAD, threads)
-    with nogil:
-        if parts == 1:
-            adam_part(p, g, m, v, n, 0, 1, dtype, f)
-        else:
-            for part in prange(parts, num_threads=parts, schedule="static"):
-                adam_part(p, g, m, v, n, part, parts, dtype, f)
+    run(slots, adam_slot_f32, adam_slot_f64, &f, threads)
 
 
 def sgd_step(
-    cnp.ndarray param, cnp.ndarray grad, cnp.ndarray momentum_buffer, double lr, double momentum,
-    double dampening, double weight_decay, bint nesterov, bint first_step, int threads,
+    list params, list grads, list momentum_buffers, list first_steps, double lr, double momentum,
+    double dampening, double weight_decay, bint nesterov, int threads,
 ):
     """Stochastic gradient descent with momentum, PyTorch's formula, in place.
 
-    ``momentum_buffer`` is None without momentum. At the ``first_step`` it becomes the gradient itself,
-    whatever it held and whatever ``dampening`` is.
+    Without momentum the ``momentum_buffers`` are None. At a parameter's first step its buffer becomes the
+    gradient itself, whatever it held and whatever ``dampening`` is.
     """
-    cdef int dtype = real_type(param), part, parts
-    check_output(param, dtype)
-    check_input(grad, dtype)
-    check_same_shape(grad, param)
-    cdef SgdFactors f
-    f.lr, f.momentum, f.weight_decay, f.nesterov = lr, momentum, weight_decay, nesterov
-    f.new_share = 1 if first_step else 1 - dampening
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(param)
-    cdef void *p = cnp.PyArray_DATA(param)
-    cdef const void *g = cnp.PyArray_DATA(grad)
-    cdef void *v = NULL
-    if momentum_buffer is not None:
-        check_state(momentum_buffer, param, dtype)
-        v = cnp.PyArray_DATA(momentum_buffer)
-        if first_step:
-            momentum_buffer.fill(0)
-    parts = threads_for(n, WORK_PER_THREAD, threads)
+    cdef Slots slots = Slots(params)
+    slots.add_gradients(params, grads)
+    slots.check_length(momentum_buffers)
+    slots.check_length(first_steps)
+    cdef Py_ssize_t i
+    for i in range(slots.count):
+        if momentum_buffers[i] is not None:
+            slots.slots[i].state = slots.state_data(momentum_buffers[i], params[i])
+            slots.slots[i].starts = first_steps[i]
+    cdef Factors f
+    memset(&f, 0, sizeof(f))
+    f.lr, f.momentum, f.l2, f.nesterov = lr, momentum, weight_decay, nesterov
+    f.new_share = 1 - dampening
+    run(slots, sgd_slot_f32, sgd_slot_f64, &f, threads)
+
+
+def scale(list arrays, double factor, int threads):
+    """All ``arrays`` times ``factor``, in place."""
+    cdef Slots slots = Slots(arrays)
+    cdef Factors f
+    memset(&f, 0, sizeof(f))
+    f.lr = factor
+    run(slots, scale_slot_f32, scale_slot_f64, &f, threads)
+
+
+cdef enum:
+    MAX_PARTS = 64
+
+
+def norm(list arrays, int threads):
+    """The square root of the sum of all squares in ``arrays``, which is taken in double."""
+    cdef Slots slots = Slots(arrays)
+    cdef slot_sum kernel = sum_of_squares_f32 if slots.dtype == cnp.NPY_FLOAT32 else sum_of_squares_f64
+    cdef const Slot *data = slots.slots
+    cdef Py_ssize_t count = slots.count, total = slots.total
+    cdef int parts = min(threads_for(total, WORK_PER_THREAD, threads), <int>MAX_PARTS), part
+    cdef double[MAX_PARTS] sums
+    cdef double sum_of_all = 0
     with nogil:
         if parts == 1:
-            sgd_part(p, g, v, n, 0, 1, dtype, f)
+            sums[0] = sum_part(data, count, kernel, 0, total)
         else:
             for part in prange(parts, num_threads=parts, schedule="static"):
-                sgd_part(p, g, v, n, part, parts, dtype, f)
+                sums[part] = sum_part(
+                    data, count, kernel, share(total, part, parts, LINE), share(total, part + 1, parts, LINE)
+                )
+    for part in range(parts):
+        sum_of_all += sums[part]
+    return sqrt(sum_of_all)
+
+
+cdef double sum_part(
+    const Slot *slots, Py_ssize_t count, slot_sum kernel, Py_ssize_t begin, Py_ssize_t end
+) noexcept nogil:
+    cdef Py_ssize_t i, first, last
+    cdef double sum_of_part = 0
+    for i in range(count):
+        first, last = max(0, begin - slots[i].first), min(slots[i].size, end - slots[i].first)
+        if first < last:
+            sum_of_part += kernel(slots[i].param, first, last)
+    return sum_of_part

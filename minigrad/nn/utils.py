@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from minigrad.autograd import mark_written, no_grad
+import numpy as np
+
+from minigrad.autograd import mark_written, no_grad, wrap
+from minigrad.devices import cpu
+from minigrad.kernels.cpu import optim
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.ops.join import stack
 from minigrad.tensor import Tensor
 
@@ -40,17 +46,36 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     if not grads:
         return Tensor(0.0)
+    arrays = [grad._array for grad in grads]
+    if norm_type == 2 and all(grad.device is cpu for grad in grads) and optim.fits(arrays):
+        return _clip_together(grads, arrays, max_norm, error_if_nonfinite)
     with no_grad():
         norms = [grad.detach().norm(norm_type).to(grads[0].device) for grad in grads]
         total = stack(norms).norm(norm_type)
-        if error_if_nonfinite and not 0 <= total.item() < float("inf"):
-            raise RuntimeError(f"clip_grad_norm_: the gradients' norm is {total.item()}")
+        _check_finite(total.item(), error_if_nonfinite)
         factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
         for grad in grads:
             with grad.device.active():
                 grad._array *= factor.to(grad.device, grad.dtype)._array
             mark_written(grad)
     return total
+
+
+def _clip_together(grads: list[Tensor], arrays: list, max_norm: float, error_if_nonfinite: bool) -> Tensor:
+    """:func:`clip_grad_norm_` of the 2-norm, in one walk to find it and one to scale."""
+    total = optim.norm(arrays, get_num_threads())
+    _check_finite(total, error_if_nonfinite)
+    factor = max_norm / (total + 1e-6)
+    if not factor >= 1.0:  # NaN, too
+        optim.scale(arrays, factor, get_num_threads())
+        for grad in grads:
+            mark_written(grad)
+    return wrap(np.asarray(total, arrays[0].dtype), cpu)
+
+
+def _check_finite(total: float, error_if_nonfinite: bool) -> None:
+    if error_if_nonfinite and not 0 <= total < math.inf:
+        raise RuntimeError(f"clip_grad_norm_: the gradients' norm is {total}")
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:

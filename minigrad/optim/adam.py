@@ -31,11 +31,11 @@ def _adam_step(xp, param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, w
 adam_step = Update(_adam_step, "adam_step")
 
 
-@adam_step.kernel("cpu", name="fused")
-def _(param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
-    """One loop over all arrays."""
+@adam_step.kernel("cpu", name="fused", takes=cpu.optim.fits)
+def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
+    """One loop over all arrays of all parameters."""
     cpu.optim.adam_step(
-        param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled, step,
+        params, grads, exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps, weight_decay, decoupled,
         get_num_threads(),
     )  # fmt: skip
 
@@ -95,29 +95,36 @@ class Adam(Optimizer):
         for i, beta in enumerate(betas):
             check_number(name, f"betas[{i}]", beta, below=1.0)
 
-    def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """One step of one parameter."""
-        if not state:
-            state["step"] = 0
-            for name in ("exp_avg", "exp_avg_sq"):
-                with param.device.active():
-                    zeros = param.device.xp.zeros(param.shape, param.dtype)
-                state[name] = wrap(zeros, param.device)
+    def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
+        """One step of the parameters of a group."""
+        states = [self.state[param] for param in params]
+        for param, state in zip(params, states, strict=True):
+            if not state:
+                _start(param, state)
+        steps = [state["step"] + 1 for state in states]
         beta1, beta2 = group["betas"]
         adam_step(
-            param,
-            grad,
-            state["exp_avg"]._array,
-            state["exp_avg_sq"]._array,
+            params,
+            grads,
+            [state["exp_avg"]._array for state in states],
+            [state["exp_avg_sq"]._array for state in states],
+            each={"step": steps},
             lr=float(group["lr"]),
             beta1=beta1,
             beta2=beta2,
             eps=group["eps"],
             weight_decay=group["weight_decay"],
             decoupled=self.decoupled,
-            step=state["step"] + 1,
         )
-        state["step"] += 1
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
+
+
+def _start(param: Tensor, state: dict[str, Any]) -> None:
+    state["step"] = 0
+    with param.device.active():
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = wrap(param.device.xp.zeros(param.shape, param.dtype), param.device)
 
 
 class AdamW(Adam):

@@ -6,7 +6,7 @@ import copy
 import math
 import numbers
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,13 @@ from minigrad.tensor import Tensor
 
 __all__ = ["Optimizer", "Update", "check_number"]
 
+# What a kernel of an Update takes: the arrays of one parameter, or lists of those of many.
+STRIDED, LISTS = "strided", "lists"
+
 
 class Optimizer:
-    """The base class. A subclass says in :meth:`update` how one parameter changes.
+    """The base class. A subclass says in :meth:`update` how one parameter changes, or in :meth:`update_all`
+    how those of a group do.
 
     Args:
         params: tensors to optimize, or dicts ``{"params": tensors, "lr": ...}`` whose options differ.
@@ -65,6 +69,11 @@ class Optimizer:
         """
         raise NotImplementedError(f"{type(self).__name__} defines neither update() nor step()")
 
+    def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
+        """Change the parameters of a group that have gradients; by default :meth:`update` each."""
+        for param, grad in zip(params, grads, strict=True):
+            self.update(param, grad, self.state[param], group)
+
     # ---- use -------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -77,10 +86,10 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    grad = _gradient(param, group.get("maximize", False))
-                    self.update(param, grad, self.state[param], group)
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                maximize = group.get("maximize", False)
+                self.update_all(params, [_gradient(param, maximize) for param in params], group)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -178,7 +187,7 @@ class Optimizer:
 
 
 class Update:
-    """How one parameter changes, in place: a reference in NumPy terms that runs anywhere, and kernels.
+    """How parameters change, in place: a reference in NumPy terms that runs anywhere, and kernels.
 
     It is to optimizers what an :class:`minigrad.op.Op` is to tensors, and :func:`minigrad.use_kernel` works
     in the same way; but it writes into its arrays, and knows no gradient.
@@ -193,23 +202,65 @@ class Update:
         self.reference = reference
         self.kernels = kernel_table(name)
 
-    def kernel(self, *devices: str, name: str, dtypes: str = "f4 f8") -> Callable:
-        """Decorator: register ``run(param, *arrays, **options)``; it runs where all are contiguous."""
+    def kernel(
+        self, *devices: str, name: str, dtypes: str = "f4 f8", takes: Callable | None = None
+    ) -> Callable:
+        """Decorator: register ``run(param, *arrays, **options)``; it runs where all are contiguous.
+
+        With ``takes``, the kernel is one for many parameters: each argument is a list, and so is each option
+        that differs between parameters. It runs where ``takes(params, *lists)`` is true.
+        """
 
         def register(run: Callable[..., None]) -> Callable[..., None]:
             summary = (run.__doc__ or "").partition("\n")[0]
-            types = parse_dtypes(dtypes)
-            self.kernels.add(Kernel(self.name, name, devices, types, run, "strided", _contiguous, summary))
+            layout, when = (STRIDED, _contiguous) if takes is None else (LISTS, takes)
+            self.kernels.add(
+                Kernel(self.name, name, devices, parse_dtypes(dtypes), run, layout, when, summary)
+            )
             return run
 
         return register
 
-    def __call__(self, param: Tensor, *arrays: Any, **options: Any) -> None:
+    def __call__(self, params: list[Tensor], *columns: list, each: dict[str, list], **options: Any) -> None:
+        """Change ``params``.
+
+        Args:
+            params: the parameters.
+            columns: for each array of the formula a list, with an entry for each parameter.
+            each: the options that differ between parameters, as lists.
+            options: those that do not.
+        """
+        if self._together(params, columns, each, options):
+            return
+        for i, param in enumerate(params):
+            row = [column[i] for column in columns]
+            own = {name: values[i] for name, values in each.items()}
+            columns_of_one = [[array] for array in row]
+            if not self._together([param], columns_of_one, {k: [v] for k, v in own.items()}, options):
+                self._alone(param, row, {**own, **options})
+
+    def _together(self, params: list, columns: Sequence[list], each: dict, options: dict) -> bool:
+        """Change all parameters in one call, if a kernel takes them so."""
+        device, own = params[0].device, [param._array for param in params]
+        kernel = next(iter(self.kernels.candidates(device.type, own[0].dtype)), None)
+        if kernel is None or kernel.layout != LISTS or any(param.device is not device for param in params):
+            return False
+        assert kernel.when is not None
+        if not kernel.when(own, *columns):
+            return False
+        kernel.run(own, *columns, **each, **options)
+        for param in params:
+            mark_written(param)
+        return True
+
+    def _alone(self, param: Tensor, arrays: Sequence, options: dict) -> None:
         own, device = param._array, param.device
-        kernel = self.kernels.choose(device.type, own.dtype, (own, *arrays), options)
+        kernels = self.kernels.candidates(device.type, own.dtype)
         with device.active():
-            if kernel is not None:
-                kernel.run(own, *arrays, **options)
+            for kernel in kernels:
+                if kernel.layout != LISTS and kernel.when is not None and kernel.when(own, *arrays):
+                    kernel.run(own, *arrays, **options)
+                    break
             else:
                 with np.errstate(all="ignore"):
                     self.reference(device.xp, own, *arrays, **options)
@@ -222,20 +273,25 @@ def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> 
         raise ValueError(f"{owner}: {name} must be a number in [0, {below}), got {value!r}")
 
 
-def _contiguous(*arrays: Any, **_options: Any) -> bool:
+def _contiguous(*arrays: Any) -> bool:
     return all(a is None or a.flags.c_contiguous for a in arrays)
 
 
 def _gradient(param: Tensor, maximize: bool) -> Any:
     """The array of ``param.grad``, checked, and negated for an ascent."""
     grad = param.grad
-    if grad.shape != param.shape or grad.device is not param.device:
+    own, array = param._array, grad._array
+    if grad.device is not param.device or array.shape != own.shape:
         raise ValueError(
             f"the gradient (shape {grad.shape}, on {grad.device}) does not fit its parameter "
             f"(shape {param.shape}, on {param.device})"
         )
-    grad = grad.detach().to(param.dtype)
-    return (-grad if maximize else grad)._array
+    if array.dtype is not own.dtype and array.dtype != own.dtype:
+        array = grad.detach().to(param.dtype)._array
+    if not maximize:
+        return array
+    with param.device.active():
+        return param.device.xp.asarray(-array)  # NumPy gives a scalar for zero dimensions
 
 
 def _own_copy(value: Any, param: Tensor) -> Any:

@@ -32,11 +32,11 @@ def _sgd_step(
 sgd_step = Update(_sgd_step, "sgd_step")
 
 
-@sgd_step.kernel("cpu", name="fused")
-def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
-    """One loop over all arrays."""
+@sgd_step.kernel("cpu", name="fused", takes=cpu.optim.fits)
+def _(params, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
+    """One loop over all arrays of all parameters."""
     cpu.optim.sgd_step(
-        param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step,
+        params, grads, momentum_buffers, first_step, lr, momentum, dampening, weight_decay, nesterov,
         get_num_threads(),
     )  # fmt: skip
 
@@ -96,24 +96,27 @@ class SGD(Optimizer):
                 f"momentum {group['momentum']} and dampening {group['dampening']}"
             )
 
-    def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """One step of one parameter."""
-        velocity, first_step = None, False
+    def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
+        """One step of the parameters of a group."""
+        velocities: list[Any] = [None] * len(params)
+        first_steps = [False] * len(params)
         if group["momentum"]:
-            first_step = "momentum_buffer" not in state
-            if first_step:
-                with param.device.active():
-                    empty = param.device.empty(param.shape, param.dtype)
-                state["momentum_buffer"] = wrap(empty, param.device)
-            velocity = state["momentum_buffer"]._array
+            for i, param in enumerate(params):
+                state = self.state[param]
+                if "momentum_buffer" not in state:
+                    first_steps[i] = True
+                    with param.device.active():
+                        empty = param.device.empty(param.shape, param.dtype)
+                    state["momentum_buffer"] = wrap(empty, param.device)
+                velocities[i] = state["momentum_buffer"]._array
         sgd_step(
-            param,
-            grad,
-            velocity,
+            params,
+            grads,
+            velocities,
+            each={"first_step": first_steps},
             lr=float(group["lr"]),
             momentum=group["momentum"],
             dampening=group["dampening"],
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
-            first_step=first_step,
         )
