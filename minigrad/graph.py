@@ -20,6 +20,10 @@ from minigrad.dispatch import Spec
 __all__ = ["Node", "Variable", "as_variable", "mark_written", "mode", "tensor_class", "wrap", "written_cell"]
 
 
+LARGE = 32768
+"""The elements from which on gradients are computed by kernels: several threads, fewer passes over memory."""
+
+
 class _Mode(threading.local):
     """What holds for the ops of the current thread."""
 
@@ -219,8 +223,12 @@ class Node:
         if self.inputs is None or _last_write > self.number:
             self.check_usable()
         op = self.op
+        # Rules that use nothing but the operators that arrays have too are spared the tensors, unless the
+        # arrays are so large that the kernels, which only tensors reach, gain more than that.
         bare = op.arithmetic_rules and not create_graph
-        if bare:  # the rules use nothing but the operators that arrays have too: spare it the tensors
+        if bare and grad_outputs[0].size >= LARGE and self.device is cpu:
+            bare = False
+        if bare:
             inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
             found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
         else:
@@ -231,16 +239,19 @@ class Node:
             if grad is None:
                 continue
             if not bare:
-                grad = found[i] = self._checked(grad, i, create_graph)
+                self._check_gradient(grad, i)
             wanted = inputs[i]
             if type(wanted) is tuple:
                 shape, dtype = wanted
             else:
                 shape, dtype = wanted.shape, wanted.dtype
             if grad.shape != shape:
-                grad = found[i] = unbroadcast(grad, shape, op, i)
+                grad = unbroadcast(grad, shape, op, i)
+            if not bare and not create_graph:
+                grad = grad._array
             if grad.dtype is not dtype and grad.dtype != dtype:
-                found[i] = grad.to(dtype) if create_graph else grad.astype(dtype)
+                grad = grad.to(dtype) if create_graph else grad.astype(dtype)
+            found[i] = grad
         return found
 
     def _rule_arguments(self, grad_outputs: Sequence) -> tuple[Any, Any]:
@@ -262,15 +273,14 @@ class Node:
             return grads[0], outputs[0]
         return tuple(grads), tuple(outputs)
 
-    def _checked(self, grad: Any, i: int, create_graph: bool) -> Any:
-        """What a rule returned for input ``i``, as a tensor or a bare array."""
+    def _check_gradient(self, grad: Any, i: int) -> None:
+        """Raise if what a rule returned for input ``i`` is not a tensor on the right device."""
         if not isinstance(grad, Variable) or grad.device is not self.device:
             got = f"a tensor on {grad.device}" if isinstance(grad, Variable) else type(grad).__name__
             raise TypeError(
                 f"the gradient of {self.op.name!r} for {self.op.input_name(i)!r} must be a tensor on "
                 f"{self.device}, got {got}"
             )
-        return grad if create_graph else grad._array
 
 
 def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int) -> Any:

@@ -14,12 +14,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.autograd import Variable, mark_written, mode, wrap
+from minigrad.devices import cpu
+from minigrad.dispatch import enter_quiet, leave_quiet
+from minigrad.op import get_op
 from minigrad.ops import activation, elementwise, index
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = ["InPlace"]
+
+
+def _writing(ufunc: np.ufunc) -> Callable:
+    """``write(out, x, y)``, by NumPy."""
+
+    def write(out, x, y):
+        quiet = enter_quiet()
+        try:
+            ufunc(x, y, out=out)
+        finally:
+            leave_quiet(quiet)
+
+    return write
+
+
+_WRITING: dict[Any, tuple] = {
+    elementwise.add: (elementwise.add, _writing(np.add)),
+    elementwise.sub: (elementwise.sub, _writing(np.subtract)),
+    elementwise.mul: (elementwise.mul, _writing(np.multiply)),
+    elementwise.div: (get_op("div"), _writing(np.divide)),
+}
+"""For each arithmetic op the one that holds its kernels, and what writes small results over an input."""
 
 
 class InPlace(Variable):
@@ -60,10 +85,18 @@ class InPlace(Variable):
                 self.retain_grad()
         return self
 
-    def _in_place(self, op: Callable, *operands: Any) -> Tensor:
+    def _in_place(self: Any, op: Callable, *operands: Any) -> Tensor:
         """``self = op(self, *operands)``, written into this tensor's memory."""
         name = getattr(op, "name", getattr(op, "__name__", "op")) + "_"
         self._check_writable(name, *operands)
+        if op in _WRITING and self._can_write_over(operands):
+            others = [o._array if isinstance(o, Variable) else o for o in operands]
+            kernel_op, write = _WRITING[op]
+            kernel = kernel_op.kernels.choose("cpu", self.dtype, [self._array, *others], {})
+            run = write if kernel is None else kernel.run
+            run(self._array, self._array, *others)
+            mark_written(self)
+            return self
         # The op is given a stand-in: if its gradient needs the value before the write, the stand-in keeps a
         # copy of that; and the graph must not hold on to this tensor, which will hold on to the graph.
         before = wrap(self._array, self.device)
@@ -86,6 +119,32 @@ class InPlace(Variable):
         else:
             self._array[...] = result._array
         return self._adopt(result)
+
+    def _can_write_over(self: Any, operands: tuple) -> bool:
+        """Whether the result may go straight to this tensor's memory: no graph needs the value before, and
+        no operand shows a part of that memory or would change the result's dtype or shape."""
+        array = self._array
+        if self.device is not cpu or array.dtype.kind != "f" or not array.flags.c_contiguous:
+            return False
+        if mode.grad and self.requires_grad:
+            return False
+        for operand in operands:
+            if isinstance(operand, Variable):
+                other = operand._array
+                if other.dtype != array.dtype or operand.device is not cpu:
+                    return False
+                if mode.grad and operand.requires_grad:
+                    return False
+                if other is not array and np.may_share_memory(other, array):
+                    return False
+                if (
+                    other.shape != array.shape
+                    and np.broadcast_shapes(other.shape, array.shape) != array.shape
+                ):
+                    return False
+            elif type(operand) not in (int, float, bool):
+                return False
+        return True
 
     def add_(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """self += alpha other"""

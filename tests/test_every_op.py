@@ -347,6 +347,15 @@ CASES = {
     **each(["log1p", "asin", "acos", "tan"], INSIDE),
     **each(["relu_grad", "tanh_grad", "sigmoid_grad"], [case(s, s) for s in SHAPES + LARGER]),
     **each(["silu_grad", "gelu_grad", "gelu_tanh_grad"], [case(s, s) for s in SHAPES + LARGER]),
+    "leaky_relu": [case(s, negative_slope=0.1) for s in SHAPES + LARGER],
+    "leaky_relu_grad": [case(s, s, negative_slope=0.1) for s in SHAPES + LARGER],
+    "abs_grad": [case(s, s) for s in SHAPES + LARGER],
+    "sqrt_grad": [case(s, uniform(0.5, 2.0, s)) for s in SHAPES + LARGER],
+    "divisor_grad": [case(s, s, uniform(0.5, 2.0, s)) for s in SHAPES + LARGER]
+    + [case((3, 4), (4,), uniform(1, 2, (3, 1)))],
+    "larger_share": [case(s, s, s) for s in SHAPES + LARGER] + [case((3, 4), (4,), (3, 1))],
+    "clamp_grad": [case(s, s, min=-0.5, max=0.5) for s in SHAPES + LARGER]
+    + [case((3, 4), (3, 4), min=None, max=0.3)],
     "cast": [case(s, dtype=np.dtype(t)) for s in SHAPES for t in (np.float64, np.int64)],
     "clamp": [case(s, min=lo, max=hi) for s in SHAPES for lo, hi in ((-0.5, 0.5), (None, 0.3), (0.0, None))],
     # comparison, logic, selection
@@ -356,7 +365,7 @@ CASES = {
     **each(["logical_not", "bitwise_not"], [case(bools(s)) for s in SHAPES]),
     "where": [case(bools(s), s, s) for s in SHAPES] + [case(bools((3, 1)), (4,), ())],
     # reductions
-    **each(["sum", "prod"], reductions()),
+    **each(["sum", "sum_of_squares", "prod"], reductions()),
     **each(["amax", "amin"], reductions(apart, empty=False)),
     **each(["any", "all"], reductions(bools)),
     **each(
@@ -478,6 +487,30 @@ ELSEWHERE = {
 }
 
 
+# Enough elements for the CPU kernels that leave less to NumPy.
+MANY = (182, 183)
+
+
+def large(*inputs, **attrs):
+    return [case(*inputs, gradient=False, **attrs)]
+
+
+LARGE = {
+    **each(["add", "sub", "mul", "maximum", "minimum"], large(MANY, MANY) + large(MANY, (182, 1))),
+    **each(["eq", "ne", "lt", "le", "gt", "ge"], large(MANY, MANY) + large(MANY, (183,)) + large(MANY, 0.5)),
+    "div": large(MANY, uniform(0.5, 2.0, MANY)),
+    **each(["neg", "abs", "square", "relu", "contiguous"], large(MANY)),
+    "sqrt": large(uniform(0.2, 3.0, MANY)),
+    "pow": [one for e in (2, 3) for one in large(MANY, e)] + large(uniform(0.5, 2.0, MANY), -1),
+    "abs_grad": large(MANY, MANY),
+    "sqrt_grad": large(MANY, uniform(0.5, 2.0, MANY)),
+    "divisor_grad": large(MANY, MANY, uniform(0.5, 2.0, MANY)),
+    "larger_share": large(MANY, MANY, (183,)),
+    "clamp": large(MANY, min=-0.5, max=0.5),
+    "clamp_grad": large(MANY, MANY, min=-0.5, max=0.5),
+}
+
+
 def test_the_table_names_every_op():
     assert sorted(CASES | ELSEWHERE) == BUILT_IN
 
@@ -487,7 +520,8 @@ def test_op(name, device):
     op = mg.get_op(name)
     dtypes = "f2 f4 f8" if name == "matmul" else "f4 f8"
     gradients = device.type == "cpu"
-    check_op(op, CASES[name], devices=[device], dtypes=dtypes, seed=0, elements=12, gradients=gradients)
+    cases = CASES[name] + (LARGE.get(name, []) if device.type == "cpu" else [])
+    check_op(op, cases, devices=[device], dtypes=dtypes, seed=0, elements=12, gradients=gradients)
 
 
 SIMULATED = sorted(name for name in CASES if mg.list_kernels(name, "sim"))

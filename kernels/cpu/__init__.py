@@ -23,6 +23,7 @@ MODULES = (
     "peak",
     "pool2d",
     "random",
+    "reduce",
     "softmax",
 )
 """The extension modules that every level has."""

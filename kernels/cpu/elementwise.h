@@ -1,29 +1,105 @@
-/* Elementwise kernels of elementwise.pyx, a template: the including file defines
+/* Functions of elementwise.pyx, a template: the including file defines
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
- *   NAME(f)               the name of f for this type: f_f32 or f_f64.
+ *   NAME(f)               the name of f for this type: f_f32 or f_f64 (fabs_f32 is fabsf).
  *
- * Each function works on n contiguous elements, a vector at a time. `out` may be an input.
+ * Each works on n contiguous elements: name_array(out, inputs, numbers, n), where `inputs` points to the addresses of up to
+ * four arrays; x, y, z and w below are their elements. `out` may be one of the inputs.
  */
 
-#define FOR_VECTORS(i, count, n) for (ptrdiff_t i = 0, count = (n); count > 0; i += LANES, count -= LANES)
+/* A cheap function, an expression in x, y, z and w: the compiler makes vectors of it. The pragma tells it that
+   no element depends on the one before, wherever `out` lies. */
+#define EACH _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)
 
-#define UNARY(name, formula)                                                      \
-    MAYBE_UNUSED void NAME(name)(REAL *out, const REAL *input, ptrdiff_t n) {     \
-        FOR_VECTORS(i, count, n) {                                                \
-            VECTOR x = NAME(load)(input + i, count, 0);                           \
-            NAME(store)(out + i, count, formula);                                 \
-        }                                                                         \
+#define CHEAP_1(name, expression)                                                                          \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        REAL *to = out;                                                                                    \
+        const REAL *xs = inputs[0];                                                                        \
+        EACH {                                                                                             \
+            const REAL x = xs[i];                                                                          \
+            to[i] = expression;                                                                            \
+        }                                                                                                  \
     }
 
-/* A gradient: g is the gradient of the result, v the saved result or input. */
-#define GRADIENT(name, formula)                                                                   \
-    MAYBE_UNUSED void NAME(name)(REAL *out, const REAL *grad, const REAL *saved, ptrdiff_t n) {   \
-        FOR_VECTORS(i, count, n) {                                                                \
-            VECTOR g = NAME(load)(grad + i, count, 0);                                            \
-            VECTOR v = NAME(load)(saved + i, count, 0);                                           \
-            NAME(store)(out + i, count, formula);                                                 \
-        }                                                                                         \
+/* Of two inputs, one may be a number: bit k of `numbers` is set if input k is. */
+#define PAIR(name, OUT, expression)                                                                        \
+    ALWAYS_INLINE OUT NAME(name##_of)(REAL x, REAL y) { return expression; }                               \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        OUT *to = out;                                                                                     \
+        const REAL *xs = inputs[0], *ys = inputs[1];                                                       \
+        if (numbers == 1) {                                                                                \
+            const REAL x = *xs;                                                                            \
+            EACH to[i] = NAME(name##_of)(x, ys[i]);                                                        \
+        } else if (numbers == 2) {                                                                         \
+            const REAL y = *ys;                                                                            \
+            EACH to[i] = NAME(name##_of)(xs[i], y);                                                        \
+        } else {                                                                                           \
+            EACH to[i] = NAME(name##_of)(xs[i], ys[i]);                                                    \
+        }                                                                                                  \
     }
+
+#define CHEAP_2(name, expression) PAIR(name, REAL, expression)
+#define COMPARISON(name, expression) PAIR(name, unsigned char, expression)
+
+#define CHEAP_3(name, X_TYPE, expression)                                                                  \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        REAL *to = out;                                                                                    \
+        const X_TYPE *xs = inputs[0];                                                                      \
+        const REAL *ys = inputs[1], *zs = inputs[2];                                                       \
+        EACH {                                                                                             \
+            const X_TYPE x = xs[i];                                                                        \
+            const REAL y = ys[i], z = zs[i];                                                               \
+            to[i] = expression;                                                                            \
+        }                                                                                                  \
+    }
+
+/* Of one or two arrays and two numbers, z and w. */
+#define LIMITED_1(name, expression)                                                                        \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        REAL *to = out;                                                                                    \
+        const REAL *xs = inputs[0], z = *(const REAL *)inputs[1], w = *(const REAL *)inputs[2];            \
+        EACH {                                                                                             \
+            const REAL x = xs[i];                                                                          \
+            to[i] = expression;                                                                            \
+        }                                                                                                  \
+    }
+
+#define LIMITED_2(name, expression)                                                                        \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        REAL *to = out;                                                                                    \
+        const REAL *xs = inputs[0], *ys = inputs[1];                                                       \
+        const REAL z = *(const REAL *)inputs[2], w = *(const REAL *)inputs[3];                             \
+        EACH {                                                                                             \
+            const REAL x = xs[i], y = ys[i];                                                               \
+            to[i] = expression;                                                                            \
+        }                                                                                                  \
+    }
+
+/* A costly function, an expression in the vectors x, y and z. Its long chain of dependent instructions leaves
+   the units idle, so two vectors are computed at a time, their instructions interleaved. */
+#define COSTLY(name, ARGUMENTS)                                                                        \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        REAL *to = out;                                                                                \
+        ptrdiff_t i = 0;                                                                               \
+        for (; n - i >= 2 * LANES; i += 2 * LANES) {                                                   \
+            VECTOR even = NAME(name##_formula)(ARGUMENTS(i, LANES));                                   \
+            VECTOR odd = NAME(name##_formula)(ARGUMENTS(i + LANES, LANES));                            \
+            NAME(store)(to + i, LANES, even);                                                          \
+            NAME(store)(to + i + LANES, LANES, odd);                                                   \
+        }                                                                                              \
+        for (; i < n; i += LANES) NAME(store)(to + i, n - i, NAME(name##_formula)(ARGUMENTS(i, n - i))); \
+    }
+
+#define VECTOR_OF(k, i, count) NAME(load)((const REAL *)inputs[k] + (i), count, 0)
+#define ONE(i, count) VECTOR_OF(0, i, count)
+#define TWO(i, count) VECTOR_OF(0, i, count), VECTOR_OF(1, i, count)
+
+#define COSTLY_1(name, expression)                                              \
+    ALWAYS_INLINE VECTOR NAME(name##_formula)(VECTOR x) { return expression; }  \
+    COSTLY(name, ONE)
+
+#define COSTLY_2(name, expression)                                                       \
+    ALWAYS_INLINE VECTOR NAME(name##_formula)(VECTOR x, VECTOR y) { return expression; } \
+    COSTLY(name, TWO)
 
 /* 1 / (1 + exp(-x)): exp of what is not positive cannot overflow, and one division serves both signs. */
 ALWAYS_INLINE VECTOR NAME(logistic)(VECTOR x) {
@@ -45,7 +121,7 @@ ALWAYS_INLINE VECTOR NAME(normal_cdf)(VECTOR x, VECTOR e) {
     return NAME(select)(x < 0, tail, 1 - tail);
 }
 
-ALWAYS_INLINE VECTOR NAME(gelu_formula)(VECTOR x) {
+ALWAYS_INLINE VECTOR NAME(gelu_of)(VECTOR x) {
     return x * NAME(normal_cdf)(x, NAME(exp_nonpositive)(x * x * (REAL)-0.5));
 }
 
@@ -60,7 +136,7 @@ ALWAYS_INLINE VECTOR NAME(gelu_derivative)(VECTOR x) {
 #define GELU_SCALE (REAL)1.5957691216057307117 /* 2 sqrt(2 / pi) */
 #define GELU_CUBIC (REAL)0.044715
 
-ALWAYS_INLINE VECTOR NAME(gelu_tanh_formula)(VECTOR x) {
+ALWAYS_INLINE VECTOR NAME(gelu_tanh_of)(VECTOR x) {
     return x * NAME(logistic)(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
 }
 
@@ -77,25 +153,67 @@ ALWAYS_INLINE VECTOR NAME(silu_derivative)(VECTOR x) {
     return s + x * slope;
 }
 
-UNARY(relu_array, NAME(select)(x < 0, (VECTOR){0}, x)) /* NaN stays */
-UNARY(exp_array, NAME(exp)(x))
-UNARY(erf_array, NAME(erf)(x))
-UNARY(sigmoid_array, NAME(logistic)(x))
-UNARY(tanh_array, NAME(tanh)(x))
-UNARY(silu_array, x * NAME(logistic)(x))
-UNARY(gelu_array, NAME(gelu_formula)(x))
-UNARY(gelu_tanh_array, NAME(gelu_tanh_formula)(x))
+CHEAP_1(neg, -x)
+CHEAP_1(abs, NAME(fabs)(x))
+CHEAP_1(square, x * x)
+CHEAP_1(cube, x * x * x)
+CHEAP_1(sqrt, NAME(sqrt)(x))
+CHEAP_1(relu, x < 0 ? 0 : x) /* NaN stays */
 
-GRADIENT(relu_grad_array, NAME(select)(v > 0, g, (VECTOR){0}))
-GRADIENT(sigmoid_grad_array, g * v * (1 - v))
-GRADIENT(tanh_grad_array, g * (1 - v * v))
-GRADIENT(silu_grad_array, g * NAME(silu_derivative)(v))
-GRADIENT(gelu_grad_array, g * NAME(gelu_derivative)(v))
-GRADIENT(gelu_tanh_grad_array, g * NAME(gelu_tanh_derivative)(v))
+CHEAP_2(add, x + y)
+CHEAP_2(sub, x - y)
+CHEAP_2(mul, x * y)
+CHEAP_2(div, x / y)
+CHEAP_2(maximum, (x > y) | (x != x) ? x : y) /* of a number and NaN, NaN */
+CHEAP_2(minimum, (x < y) | (x != x) ? x : y)
+LIMITED_1(clamp, x < z ? (w < z ? w : z) : w < x ? w : x) /* z <= result <= w; NaN stays */
+LIMITED_1(leaky_relu, x > 0 ? x * w : x * z)                  /* slopes left and right */
+CHEAP_3(where, unsigned char, x ? y : z)
 
-#undef FOR_VECTORS
-#undef UNARY
-#undef GRADIENT
+COMPARISON(eq, x == y)
+COMPARISON(ne, x != y)
+COMPARISON(lt, x < y)
+COMPARISON(le, x <= y)
+COMPARISON(gt, x > y)
+COMPARISON(ge, x >= y)
+
+COSTLY_1(exp, NAME(exp)(x))
+COSTLY_1(erf, NAME(erf)(x))
+COSTLY_1(sigmoid, NAME(logistic)(x))
+COSTLY_1(tanh, NAME(tanh)(x))
+COSTLY_1(silu, x * NAME(logistic)(x))
+COSTLY_1(gelu, NAME(gelu_of)(x))
+COSTLY_1(gelu_tanh, NAME(gelu_tanh_of)(x))
+
+/* Gradients: x is the gradient of the result, y (and z) what was saved. */
+CHEAP_2(relu_grad, y > 0 ? x : 0)
+CHEAP_2(abs_grad, y > 0 ? x : y < 0 ? -x : x * y)
+CHEAP_2(sqrt_grad, x / (y + y))
+CHEAP_2(sigmoid_grad, x * y * (1 - y))
+CHEAP_2(tanh_grad, x * (1 - y * y))
+LIMITED_2(leaky_relu_grad, y > 0 ? x * w : x * z) /* slopes left and right */
+LIMITED_2(clamp_grad, (y >= z) & (y <= w) ? x : 0)
+CHEAP_3(larger_share, REAL, y > z ? x : y == z ? x / 2 : 0)
+CHEAP_3(divisor_grad, REAL, -x * y / (z * z))
+
+COSTLY_2(silu_grad, x * NAME(silu_derivative)(y))
+COSTLY_2(gelu_grad, x * NAME(gelu_derivative)(y))
+COSTLY_2(gelu_tanh_grad, x * NAME(gelu_tanh_derivative)(y))
+
+#undef EACH
+#undef PAIR
+#undef CHEAP_1
+#undef CHEAP_2
+#undef CHEAP_3
+#undef LIMITED_1
+#undef LIMITED_2
+#undef COMPARISON
+#undef COSTLY
+#undef VECTOR_OF
+#undef ONE
+#undef TWO
+#undef COSTLY_1
+#undef COSTLY_2
 #undef GELU_SCALE
 #undef GELU_CUBIC
 #undef REAL

@@ -1,28 +1,34 @@
-"""Activation functions and their gradients, elementwise: the ones that NumPy does badly or not at all.
+"""Elementwise functions and their gradients.
 
-All arrays of a call are C-contiguous, of one shape and one dtype (float32 or float64); ``out`` may be one of
-the inputs. A gradient multiplies the gradient of the result by the derivative, in one pass: ``relu_grad``,
-``sigmoid_grad`` and ``tanh_grad`` take the derivative from the saved result y, the others from the input x.
+Each is called as ``function(out, *inputs, threads)``. ``out`` is C-contiguous; the inputs are arrays of any
+strides that broadcast to its shape, or numbers (always, where
+they are called z and w below). All are float32, or all float64, but for the results of
+comparisons and the condition of ``where``, which are bools. ``out`` may be one of the inputs. A gradient
+multiplies the gradient of the result by the derivative, in one pass; ``relu_grad``, ``abs_grad`` and so on take
+it from the saved result or input, whichever is said there.
 
-There is one rung, *vectorized*: the vector functions of ``vector_math.h``, whose errors are stated there.
-Arithmetic intensity: one operation (ReLU) to about fifty (GELU) for 8 bytes, so that ReLU runs at the speed
-of memory, while the others gain from polynomials in vector registers.
+There is one rung, *vectorized*: vectors along the innermost dimension (``elementwise.h``, ``vector_math.h``,
+which states the errors of exp and the like), views read tile by tile (``tiles.pxi``), and threads.
+Arithmetic intensity: from one operation (an addition, for 12 bytes) to about fifty (GELU, for 8 bytes): the
+former runs at the speed of memory, the latter gains from polynomials in vector registers.
 """
 
 from cython.parallel cimport prange
 
 include "arguments.pxi"
-
-ctypedef void (*unary_f32)(float *out, const float *x, Py_ssize_t n) noexcept nogil
-ctypedef void (*unary_f64)(double *out, const double *x, Py_ssize_t n) noexcept nogil
-ctypedef void (*gradient_f32)(float *out, const float *grad, const float *saved, Py_ssize_t n) noexcept nogil
-ctypedef void (*gradient_f64)(
-    double *out, const double *grad, const double *saved, Py_ssize_t n
-) noexcept nogil
+include "tiles.pxi"
 
 cdef extern from *:
     """
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC optimize("schedule-insns") /* interleaves the two vectors of COSTLY functions */
+    #endif
+
     #include "vector_math.h"
+    #define fabs_f32 fabsf
+    #define fabs_f64 fabs
+    #define sqrt_f32 sqrtf
+    #define sqrt_f64 sqrt
 
     #define REAL float
     #define VECTOR f32v
@@ -36,151 +42,263 @@ cdef extern from *:
     #define NAME(f) f##_f64
     #include "elementwise.h"
     """
-    unary_f32 relu_array_f32, exp_array_f32, erf_array_f32, sigmoid_array_f32, tanh_array_f32
-    unary_f32 silu_array_f32, gelu_array_f32, gelu_tanh_array_f32
-    unary_f64 relu_array_f64, exp_array_f64, erf_array_f64, sigmoid_array_f64, tanh_array_f64
-    unary_f64 silu_array_f64, gelu_array_f64, gelu_tanh_array_f64
-    gradient_f32 relu_grad_array_f32, sigmoid_grad_array_f32, tanh_grad_array_f32
-    gradient_f32 silu_grad_array_f32, gelu_grad_array_f32, gelu_tanh_grad_array_f32
-    gradient_f64 relu_grad_array_f64, sigmoid_grad_array_f64, tanh_grad_array_f64
-    gradient_f64 silu_grad_array_f64, gelu_grad_array_f64, gelu_tanh_grad_array_f64
+    function neg_array_f32, abs_array_f32, square_array_f32, cube_array_f32, sqrt_array_f32, relu_array_f32
+    function add_array_f32, sub_array_f32, mul_array_f32, div_array_f32, maximum_array_f32
+    function minimum_array_f32, clamp_array_f32, leaky_relu_array_f32, where_array_f32, eq_array_f32
+    function ne_array_f32, lt_array_f32, le_array_f32, gt_array_f32, ge_array_f32, exp_array_f32
+    function erf_array_f32, sigmoid_array_f32, tanh_array_f32, silu_array_f32, gelu_array_f32
+    function gelu_tanh_array_f32, relu_grad_array_f32, abs_grad_array_f32, sqrt_grad_array_f32
+    function sigmoid_grad_array_f32, tanh_grad_array_f32, leaky_relu_grad_array_f32, clamp_grad_array_f32
+    function larger_share_array_f32, divisor_grad_array_f32, silu_grad_array_f32, gelu_grad_array_f32
+    function gelu_tanh_grad_array_f32
+    function neg_array_f64, abs_array_f64, square_array_f64, cube_array_f64, sqrt_array_f64, relu_array_f64
+    function add_array_f64, sub_array_f64, mul_array_f64, div_array_f64, maximum_array_f64
+    function minimum_array_f64, clamp_array_f64, leaky_relu_array_f64, where_array_f64, eq_array_f64
+    function ne_array_f64, lt_array_f64, le_array_f64, gt_array_f64, ge_array_f64, exp_array_f64
+    function erf_array_f64, sigmoid_array_f64, tanh_array_f64, silu_array_f64, gelu_array_f64
+    function gelu_tanh_array_f64, relu_grad_array_f64, abs_grad_array_f64, sqrt_grad_array_f64
+    function sigmoid_grad_array_f64, tanh_grad_array_f64, leaky_relu_grad_array_f64, clamp_grad_array_f64
+    function larger_share_array_f64, divisor_grad_array_f64, silu_grad_array_f64, gelu_grad_array_f64
+    function gelu_tanh_grad_array_f64
 
 # Elements below which another thread costs more than it saves: a few microseconds of work. A cheap function
 # is bound by memory, a costly one by its polynomial.
 cdef enum:
     CHEAP = 32768
     COSTLY = 16384
-    LINE = 16  # threads begin at multiples of it: whole vectors, whole cache lines
+    LARGE = 32768  # results of fewer elements NumPy's loops, which need no setting up, have done sooner
 
 
-cdef inline void apply_unary(
-    void *out, const void *x, Py_ssize_t n, int part, int parts, int dtype, unary_f32 f32, unary_f64 f64
-) noexcept nogil:
-    cdef Py_ssize_t begin = share(n, part, parts, LINE), end = share(n, part + 1, parts, LINE)
-    if dtype == cnp.NPY_FLOAT32:
-        f32(<float *>out + begin, <const float *>x + begin, end - begin)
-    else:
-        f64(<double *>out + begin, <const double *>x + begin, end - begin)
+def is_large(*inputs, **attributes):
+    """Whether the arrays among the inputs broadcast to at least ``LARGE`` elements."""
+    cdef Py_ssize_t size = 1, n
+    cdef int d, ndim = 0
+    cdef cnp.ndarray array
+    for x in inputs:
+        if isinstance(x, cnp.ndarray):
+            if cnp.PyArray_SIZE(x) >= LARGE:
+                return True
+            ndim = max(ndim, cnp.PyArray_NDIM(x))
+    for d in range(1, ndim + 1):
+        n = 1
+        for x in inputs:
+            if isinstance(x, cnp.ndarray):
+                array = x
+                if d <= cnp.PyArray_NDIM(array):
+                    n = max(n, cnp.PyArray_DIM(array, cnp.PyArray_NDIM(array) - d))
+        size *= n
+    return size >= LARGE
 
 
-cdef inline void apply_gradient(
-    void *out, const void *grad, const void *saved, Py_ssize_t n, int part, int parts, int dtype,
-    gradient_f32 f32, gradient_f64 f64,
-) noexcept nogil:
-    cdef Py_ssize_t begin = share(n, part, parts, LINE), end = share(n, part + 1, parts, LINE)
-    if dtype == cnp.NPY_FLOAT32:
-        f32(<float *>out + begin, <const float *>grad + begin, <const float *>saved + begin, end - begin)
-    else:
-        f64(<double *>out + begin, <const double *>grad + begin, <const double *>saved + begin, end - begin)
-
-
-cdef run_unary(
-    cnp.ndarray out, cnp.ndarray x, unary_f32 f32, unary_f64 f64, Py_ssize_t work_per_thread, int threads
-):
-    cdef int dtype = real_type(x), part, parts
-    check_input(x, dtype)
-    check_output(out, dtype)
-    check_same_shape(out, x)
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
-    cdef void *out_data = cnp.PyArray_DATA(out)
-    cdef const void *x_data = cnp.PyArray_DATA(x)
-    parts = threads_for(n, work_per_thread, threads)
+def copy(cnp.ndarray out, cnp.ndarray x, int threads):
+    """A copy of x, which is broadcast, in C order; any type of 1, 4 or 8 bytes."""
+    check_output(out, cnp.PyArray_TYPE(x))
+    if cnp.PyArray_ITEMSIZE(x) not in (1, 4, 8) or not cnp.PyArray_ISBEHAVED_RO(x):
+        raise TypeError(f"copy takes aligned elements of 1, 4 or 8 bytes, got {x.dtype}")
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(out), tiles
+    if n == 0:
+        return
+    cdef Tiling tiling
+    cdef int part, parts = threads_for(n, CHEAP, threads)
+    tiling.inputs = 1
+    add_operand(&tiling, 0, out, out)
+    add_operand(&tiling, 1, x, out)
+    merge_dims(&tiling, out)
+    choose_tile(&tiling)
+    tiles = tiling.tiles
+    parts = <int>min(<Py_ssize_t>parts, tiles)
     with nogil:
         if parts == 1:
-            apply_unary(out_data, x_data, n, 0, 1, dtype, f32, f64)
+            copy_tiles(&tiling, 0, tiles)
         else:
             for part in prange(parts, num_threads=parts, schedule="static"):
-                apply_unary(out_data, x_data, n, part, parts, dtype, f32, f64)
+                copy_tiles(&tiling, share(tiles, part, parts, 1), share(tiles, part + 1, parts, 1))
 
 
-cdef run_gradient(
-    cnp.ndarray out, cnp.ndarray grad, cnp.ndarray saved, gradient_f32 f32, gradient_f64 f64,
-    Py_ssize_t work_per_thread, int threads,
-):
-    cdef int dtype = real_type(grad), part, parts
-    check_input(grad, dtype)
-    check_input(saved, dtype)
-    check_output(out, dtype)
-    check_same_shape(out, grad)
-    check_same_shape(out, saved)
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(out)
-    cdef void *out_data = cnp.PyArray_DATA(out)
-    cdef const void *grad_data = cnp.PyArray_DATA(grad)
-    cdef const void *saved_data = cnp.PyArray_DATA(saved)
-    parts = threads_for(n, work_per_thread, threads)
-    with nogil:
-        if parts == 1:
-            apply_gradient(out_data, grad_data, saved_data, n, 0, 1, dtype, f32, f64)
-        else:
-            for part in prange(parts, num_threads=parts, schedule="static"):
-                apply_gradient(out_data, grad_data, saved_data, n, part, parts, dtype, f32, f64)
+cdef class Function:
+    """A function of each element: see the module's text."""
+
+    cdef function f32, f64
+    cdef int arity, work_per_thread
+    cdef int arrays  # the inputs after so many are numbers
+    cdef bint takes_number  # as one of two inputs, without a copy
+    cdef bint returns_bool, takes_bool  # the result of a comparison; the first input of ``where``
+    cdef readonly str __name__, __doc__
+
+    def __call__(self, cnp.ndarray out, *arguments):
+        if len(arguments) != self.arity + 1:
+            raise TypeError(f"{self.__name__} takes out, {self.arity} inputs and threads")
+        cdef int dtype = self.common_dtype(out, arguments)
+        check_output(out, cnp.NPY_BOOL if self.returns_bool else dtype)
+        if cnp.PyArray_SIZE(out) == 0:
+            return
+        cdef float float_numbers[MAX_INPUTS]
+        cdef double numbers[MAX_INPUTS]
+        cdef Tiling tiling
+        cdef int k
+        tiling.inputs, tiling.arrays, tiling.takes_number = self.arity, self.arrays, self.takes_number
+        add_operand(&tiling, 0, out, out)
+        for k in range(self.arity):
+            if k < self.arrays and isinstance(arguments[k], cnp.ndarray):
+                self.check_array(arguments[k], k, dtype)
+                add_operand(&tiling, 1 + k, arguments[k], out)
+            elif self.takes_bool and k == 0:
+                raise TypeError(f"{self.__name__}: the first input must be an array of bools")
+            else:
+                numbers[k] = arguments[k]
+                float_numbers[k] = <float>numbers[k]
+                if dtype == cnp.NPY_FLOAT32:
+                    add_number(&tiling, 1 + k, &float_numbers[k], 4, cnp.PyArray_NDIM(out))
+                else:
+                    add_number(&tiling, 1 + k, &numbers[k], 8, cnp.PyArray_NDIM(out))
+        merge_dims(&tiling, out)
+        choose_tile(&tiling)
+        self.run(&tiling, dtype, cnp.PyArray_SIZE(out), arguments[self.arity])
+
+    cdef int common_dtype(self, cnp.ndarray out, tuple arguments) except -1:
+        """The type number of the floating inputs."""
+        cdef int k
+        for k in range(self.takes_bool, self.arity):
+            if isinstance(arguments[k], cnp.ndarray):
+                return real_type(arguments[k])
+        return real_type(out)
+
+    cdef int check_array(self, cnp.ndarray array, int k, int dtype) except -1:
+        cdef int expected = cnp.NPY_BOOL if self.takes_bool and k == 0 else dtype
+        if cnp.PyArray_TYPE(array) != expected:
+            raise TypeError(f"kernel input has dtype {array.dtype}, which does not fit its other arguments")
+        if not cnp.PyArray_ISBEHAVED_RO(array):
+            raise ValueError("kernel input must be aligned and in native byte order")
+        return 0
+
+    cdef void run(self, Tiling *tiling, int dtype, Py_ssize_t n, int threads):
+        cdef function f = self.f32 if dtype == cnp.NPY_FLOAT32 else self.f64
+        cdef int part, parts = threads_for(n, self.work_per_thread, threads)
+        cdef Py_ssize_t tiles = tiling.tiles
+        parts = <int>min(<Py_ssize_t>parts, tiles)
+        with nogil:
+            if parts == 1:
+                run_tiles(tiling, f, 0, tiles)
+            else:
+                for part in prange(parts, num_threads=parts, schedule="static"):
+                    run_tiles(tiling, f, share(tiles, part, parts, 1), share(tiles, part + 1, parts, 1))
 
 
-def relu(cnp.ndarray out, cnp.ndarray x, int threads):
-    """max(x, 0); NaN stays NaN."""
-    run_unary(out, x, relu_array_f32, relu_array_f64, CHEAP, threads)
+cdef Function cheap(str name, int arity, function f32, function f64, str doc):
+    """A function that is bound by memory."""
+    cdef Function made = Function.__new__(Function)
+    made.__name__, made.__doc__, made.f32, made.f64 = name, doc, f32, f64
+    made.arity = made.arrays = arity
+    made.work_per_thread, made.takes_number = CHEAP, arity == 2
+    return made
 
 
-def exp(cnp.ndarray out, cnp.ndarray x, int threads):
-    """e to the power of x."""
-    run_unary(out, x, exp_array_f32, exp_array_f64, COSTLY, threads)
+cdef Function costly(str name, int arity, function f32, function f64, str doc):
+    """A function that is bound by arithmetic."""
+    cdef Function made = cheap(name, arity, f32, f64, doc)
+    made.work_per_thread, made.takes_number = COSTLY, False
+    return made
 
 
-def erf(cnp.ndarray out, cnp.ndarray x, int threads):
-    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    run_unary(out, x, erf_array_f32, erf_array_f64, COSTLY, threads)
+cdef Function limited(str name, int arrays, function f32, function f64, str doc):
+    """A function of some arrays and the numbers z and w."""
+    cdef Function made = cheap(name, arrays + 2, f32, f64, doc)
+    made.arrays = arrays
+    return made
 
 
-def sigmoid(cnp.ndarray out, cnp.ndarray x, int threads):
-    """1 / (1 + exp(-x)), without overflow."""
-    run_unary(out, x, sigmoid_array_f32, sigmoid_array_f64, COSTLY, threads)
+cdef Function comparison(str name, function f32, function f64, str doc):
+    cdef Function made = cheap(name, 2, f32, f64, doc)
+    made.returns_bool = True
+    return made
 
 
-def tanh(cnp.ndarray out, cnp.ndarray x, int threads):
-    """The hyperbolic tangent."""
-    run_unary(out, x, tanh_array_f32, tanh_array_f64, COSTLY, threads)
-
-
-def silu(cnp.ndarray out, cnp.ndarray x, int threads):
-    """x sigmoid(x)."""
-    run_unary(out, x, silu_array_f32, silu_array_f64, COSTLY, threads)
-
-
-def gelu(cnp.ndarray out, cnp.ndarray x, int threads):
-    """x Phi(x), Phi being the normal distribution function; far out on the left it keeps its digits."""
-    run_unary(out, x, gelu_array_f32, gelu_array_f64, COSTLY, threads)
-
-
-def gelu_tanh(cnp.ndarray out, cnp.ndarray x, int threads):
-    """GELU by the approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    run_unary(out, x, gelu_tanh_array_f32, gelu_tanh_array_f64, COSTLY, threads)
-
-
-def relu_grad(cnp.ndarray out, cnp.ndarray grad, cnp.ndarray y, int threads):
-    """``grad`` where y > 0, else 0."""
-    run_gradient(out, grad, y, relu_grad_array_f32, relu_grad_array_f64, CHEAP, threads)
-
-
-def sigmoid_grad(cnp.ndarray out, cnp.ndarray grad, cnp.ndarray y, int threads):
-    """grad y (1 - y), with y = sigmoid(x)."""
-    run_gradient(out, grad, y, sigmoid_grad_array_f32, sigmoid_grad_array_f64, CHEAP, threads)
-
-
-def tanh_grad(cnp.ndarray out, cnp.ndarray grad, cnp.ndarray y, int threads):
-    """grad (1 - y^2), with y = tanh(x)."""
-    run_gradient(out, grad, y, tanh_grad_array_f32, tanh_grad_array_f64, CHEAP, threads)
-
-
-def silu_grad(cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, int threads):
-    """grad (s + x s (1 - s)), with s = sigmoid(x)."""
-    run_gradient(out, grad, x, silu_grad_array_f32, silu_grad_array_f64, COSTLY, threads)
-
-
-def gelu_grad(cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, int threads):
-    """grad (Phi(x) + x phi(x)), with the normal distribution function and density."""
-    run_gradient(out, grad, x, gelu_grad_array_f32, gelu_grad_array_f64, COSTLY, threads)
-
-
-def gelu_tanh_grad(cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, int threads):
-    """grad times the derivative of ``gelu_tanh`` at x."""
-    run_gradient(out, grad, x, gelu_tanh_grad_array_f32, gelu_tanh_grad_array_f64, COSTLY, threads)
+neg = cheap("neg", 1, neg_array_f32, neg_array_f64, "-x")
+abs = cheap("abs", 1, abs_array_f32, abs_array_f64, "The magnitude of x.")
+square = cheap("square", 1, square_array_f32, square_array_f64, "x x")
+cube = cheap("cube", 1, cube_array_f32, cube_array_f64, "x x x")
+sqrt = cheap("sqrt", 1, sqrt_array_f32, sqrt_array_f64, "The square root of x.")
+relu = cheap("relu", 1, relu_array_f32, relu_array_f64, "max(x, 0); NaN stays NaN.")
+add = cheap("add", 2, add_array_f32, add_array_f64, "x + y")
+sub = cheap("sub", 2, sub_array_f32, sub_array_f64, "x - y")
+mul = cheap("mul", 2, mul_array_f32, mul_array_f64, "x y")
+div = cheap("div", 2, div_array_f32, div_array_f64, "x / y")
+maximum = cheap("maximum", 2, maximum_array_f32, maximum_array_f64, "The larger of x and y; NaN if one is.")
+minimum = cheap(
+    "minimum", 2, minimum_array_f32, minimum_array_f64,
+    "The smaller of x and y; NaN if one is.",
+)
+clamp = limited("clamp", 1, clamp_array_f32, clamp_array_f64, "x limited to [z, w]; NaN stays NaN.")
+leaky_relu = limited(
+    "leaky_relu", 1, leaky_relu_array_f32, leaky_relu_array_f64,
+    "x w where x > 0, else x z.",
+)
+where = cheap("where", 3, where_array_f32, where_array_f64, "y where x (bools) is true, else z.")
+(<Function>where).takes_bool = True
+eq = comparison("eq", eq_array_f32, eq_array_f64, "x == y")
+ne = comparison("ne", ne_array_f32, ne_array_f64, "x != y")
+lt = comparison("lt", lt_array_f32, lt_array_f64, "x < y")
+le = comparison("le", le_array_f32, le_array_f64, "x <= y")
+gt = comparison("gt", gt_array_f32, gt_array_f64, "x > y")
+ge = comparison("ge", ge_array_f32, ge_array_f64, "x >= y")
+exp = costly("exp", 1, exp_array_f32, exp_array_f64, "e to the power of x.")
+erf = costly(
+    "erf", 1, erf_array_f32, erf_array_f64,
+    "The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x.",
+)
+sigmoid = costly("sigmoid", 1, sigmoid_array_f32, sigmoid_array_f64, "1 / (1 + exp(-x)), without overflow.")
+tanh = costly("tanh", 1, tanh_array_f32, tanh_array_f64, "The hyperbolic tangent.")
+silu = costly("silu", 1, silu_array_f32, silu_array_f64, "x sigmoid(x).")
+gelu = costly(
+    "gelu", 1, gelu_array_f32, gelu_array_f64,
+    "x Phi(x), Phi being the normal distribution function; far out on the left it keeps its digits.",
+)
+gelu_tanh = costly(
+    "gelu_tanh", 1, gelu_tanh_array_f32, gelu_tanh_array_f64,
+    "GELU by the approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).",
+)
+relu_grad = cheap(
+    "relu_grad", 2, relu_grad_array_f32, relu_grad_array_f64,
+    "x where y > 0, else 0; y is relu's result.",
+)
+abs_grad = cheap("abs_grad", 2, abs_grad_array_f32, abs_grad_array_f64, "x sign(y); y is abs's input.")
+sqrt_grad = cheap(
+    "sqrt_grad", 2, sqrt_grad_array_f32, sqrt_grad_array_f64,
+    "x / (2 y); y is sqrt's result.",
+)
+sigmoid_grad = cheap(
+    "sigmoid_grad", 2, sigmoid_grad_array_f32, sigmoid_grad_array_f64,
+    "x y (1 - y); y is sigmoid's result.",
+)
+tanh_grad = cheap(
+    "tanh_grad", 2, tanh_grad_array_f32, tanh_grad_array_f64,
+    "x (1 - y^2); y is tanh's result.",
+)
+leaky_relu_grad = limited(
+    "leaky_relu_grad", 2, leaky_relu_grad_array_f32, leaky_relu_grad_array_f64,
+    "x w where y > 0, else x z; y is leaky_relu's input.",
+)
+clamp_grad = limited(
+    "clamp_grad", 2, clamp_grad_array_f32, clamp_grad_array_f64,
+    "x where z <= y <= w, else 0; y is clamp's input.",
+)
+larger_share = cheap(
+    "larger_share", 3, larger_share_array_f32, larger_share_array_f64,
+    "x where y > z, x / 2 where they are equal, else 0.",
+)
+divisor_grad = cheap(
+    "divisor_grad", 3, divisor_grad_array_f32, divisor_grad_array_f64,
+    "-x y / z^2, the gradient of y / z for z.",
+)
+silu_grad = costly(
+    "silu_grad", 2, silu_grad_array_f32, silu_grad_array_f64,
+    "x (s + y s (1 - s)), with s = sigmoid(y).",
+)
+gelu_grad = costly(
+    "gelu_grad", 2, gelu_grad_array_f32, gelu_grad_array_f64,
+    "x (Phi(y) + y phi(y)), with the normal distribution function and density.",
+)
+gelu_tanh_grad = costly(
+    "gelu_tanh_grad", 2, gelu_tanh_grad_array_f32, gelu_tanh_grad_array_f64,
+    "x times the derivative of gelu_tanh at y.",
+)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.op import Op, get_op, op
+from minigrad.op import get_op, op
 from minigrad.ops.elementwise import (
     _erf,
     exp,
@@ -18,6 +17,7 @@ from minigrad.ops.elementwise import (
     floating,
     log1p,
     maximum,
+    register_cpu,
     register_cuda,
     where,
     zeros_like,
@@ -187,9 +187,27 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
 
 
+@op(name="leaky_relu")
+def _leaky_relu(xp, x, *, negative_slope):
+    return xp.where(x > 0, x, x * negative_slope)
+
+
+@op
+def leaky_relu_grad(xp, g, x, *, negative_slope):
+    """``g`` where x > 0, else g negative_slope."""
+    return xp.where(x > 0, g, g * negative_slope)
+
+
+_leaky_relu.grad(x=lambda g, _y, x, *, negative_slope: leaky_relu_grad(g, x, negative_slope=negative_slope))
+leaky_relu_grad.grad(
+    g=lambda gg, _z, _g, x, *, negative_slope: leaky_relu_grad(gg, x, negative_slope=negative_slope),
+    x=lambda gg, _z, _g, _x, *, negative_slope: zeros_like(gg),
+)
+
+
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     """x where x > 0, else negative_slope x."""
-    return where(x > 0, x, x * negative_slope)
+    return _leaky_relu(floating(x), negative_slope=float(negative_slope))
 
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
@@ -202,21 +220,9 @@ def softplus(x: Any) -> Any:
     return maximum(x, 0.0) + log1p(exp(-x.abs()))
 
 
-def _register(target: Op, run: Callable) -> None:
-    def kernel(out, *inputs):
-        run(out, *inputs, get_num_threads())
-
-    kernel.__doc__ = run.__doc__
-    target.kernel("cpu", name="vectorized")(kernel)
-
-
 for _op, _run in (
-    (relu, cpu.elementwise.relu),
-    (relu_grad, cpu.elementwise.relu_grad),
     (_sigmoid, cpu.elementwise.sigmoid),
-    (sigmoid_grad, cpu.elementwise.sigmoid_grad),
     (_tanh, cpu.elementwise.tanh),
-    (tanh_grad, cpu.elementwise.tanh_grad),
     (_silu, cpu.elementwise.silu),
     (silu_grad, cpu.elementwise.silu_grad),
     (_gelu, cpu.elementwise.gelu),
@@ -225,8 +231,28 @@ for _op, _run in (
     (gelu_tanh_grad, cpu.elementwise.gelu_tanh_grad),
     (get_op("exp"), cpu.elementwise.exp),
     (_erf, cpu.elementwise.erf),
+    (relu_grad, cpu.elementwise.relu_grad),
+    (sigmoid_grad, cpu.elementwise.sigmoid_grad),
+    (tanh_grad, cpu.elementwise.tanh_grad),
 ):
-    _register(_op, _run)
+    register_cpu(_op, _run)
+register_cpu(relu, cpu.elementwise.relu, when=cpu.elementwise.is_large)
+
+
+def _leaky_relu_cpu(out, x, *, negative_slope):
+    cpu.elementwise.leaky_relu(out, x, negative_slope, 1.0, get_num_threads())
+
+
+def _leaky_relu_grad_cpu(out, g, x, *, negative_slope):
+    cpu.elementwise.leaky_relu_grad(out, g, x, negative_slope, 1.0, get_num_threads())
+
+
+for _op, _kernel, _run in (
+    (_leaky_relu, _leaky_relu_cpu, cpu.elementwise.leaky_relu),
+    (leaky_relu_grad, _leaky_relu_grad_cpu, cpu.elementwise.leaky_relu_grad),
+):
+    _kernel.__doc__ = _run.__doc__
+    _op.kernel("cpu", name="vectorized", layout="strided")(_kernel)
 
 for _name, _function in cuda.elementwise.ACTIVATIONS.items():
     register_cuda(get_op(_name), _function)

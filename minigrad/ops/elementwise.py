@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import Variable, wrap
-from minigrad.kernels import cuda
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.small import negative, product
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, get_op, op
 from minigrad.ops.index import nonzero
 from minigrad.promotion import get_default_dtype, result_dtype
@@ -52,7 +53,22 @@ def _div(xp, x, y):
     return x / y
 
 
-_div.grad(x=lambda g, _z, _x, y: g / y, y=lambda g, _z, x, y: -g * x / (y * y))
+@op
+def divisor_grad(xp, g, x, y):
+    """-g x / y^2, the gradient of x / y for y."""
+    return -g * x / (y * y)
+
+
+divisor_grad.grad(
+    g=lambda gg, _z, _g, x, y: divisor_grad(gg, x, y),
+    x=lambda gg, _z, g, _x, y: divisor_grad(gg, g, y),
+    y=lambda gg, _z, g, x, y: gg * g * x * 2.0 / (y * y * y),
+)
+
+_div.grad(
+    x=lambda g, _z, _x, y: g / y,
+    y=lambda g, _z, x, y: divisor_grad(g, x, y) if isinstance(g, Variable) else -g * x / (y * y),
+)
 
 
 def div(x: Any, y: Any) -> Any:
@@ -120,19 +136,19 @@ def minimum(xp, x, y):
     return xp.minimum(x, y)
 
 
-def _share(g, win, tie):
-    """The gradient of a maximum or minimum: all of it to the winner, half of it at a tie."""
-    return g * where(tie, 0.5, cast(win, dtype=g.dtype))
+@op
+def larger_share(xp, g, x, y):
+    """The gradient of max(x, y) for x: ``g`` where x is larger, half of it at a tie."""
+    return xp.where(x > y, g, xp.where(x == y, g / 2, xp.zeros((), g.dtype)))
 
 
-maximum.grad(
-    x=lambda g, _z, x, y: _share(g, x > y, x == y),
-    y=lambda g, _z, x, y: _share(g, y > x, x == y),
+larger_share.grad(
+    g=lambda gg, _z, _g, x, y: larger_share(gg, x, y),
+    x=lambda gg, _z, _g, _x, _y: zeros_like(gg),
+    y=lambda gg, _z, _g, _x, _y: zeros_like(gg),
 )
-minimum.grad(
-    x=lambda g, _z, x, y: _share(g, x < y, x == y),
-    y=lambda g, _z, x, y: _share(g, y < x, x == y),
-)
+maximum.grad(x=lambda g, _z, x, y: larger_share(g, x, y), y=lambda g, _z, x, y: larger_share(g, y, x))
+minimum.grad(x=lambda g, _z, x, y: larger_share(g, y, x), y=lambda g, _z, x, y: larger_share(g, x, y))
 
 
 @op
@@ -179,7 +195,7 @@ log = _function("log", "log", lambda g, _z, x: g / x)
 log1p = _function("log1p", "log1p", lambda g, _z, x: g / (x + 1.0))
 log2 = _function("log2", "log2", lambda g, _z, x: g / (x * math.log(2.0)))
 log10 = _function("log10", "log10", lambda g, _z, x: g / (x * math.log(10.0)))
-sqrt = _function("sqrt", "sqrt", lambda g, z, _x: g / (z * 2.0))
+sqrt = _function("sqrt", "sqrt", lambda g, z, _x: sqrt_grad(g, z))
 sin: Callable[[Any], Any] = _function("sin", "sin", lambda g, _z, x: g * cos(x))
 cos: Callable[[Any], Any] = _function("cos", "cos", lambda g, _z, x: -g * sin(x))
 tan = _function("tan", "tan", lambda g, z, _x: g * (z * z + 1.0))
@@ -213,7 +229,26 @@ def abs(xp, x):
     return xp.abs(x)
 
 
-abs.grad(x=lambda g, _z, x: g * sign(x))
+@op
+def abs_grad(xp, g, x):
+    """g sign(x)"""
+    return g * xp.sign(x)
+
+
+abs.grad(x=lambda g, _z, x: abs_grad(g, x))
+abs_grad.grad(g=lambda gg, _z, _g, x: abs_grad(gg, x), x=lambda gg, _z, _g, _x: zeros_like(gg))
+
+
+@op
+def sqrt_grad(xp, g, z):
+    """g / (2 z), with ``z`` a square root."""
+    return g / (z + z)
+
+
+sqrt_grad.grad(
+    g=lambda gg, _z, _g, z: sqrt_grad(gg, z),
+    z=lambda gg, _z, g, z: divisor_grad(gg, g, z) * 0.5,
+)
 
 
 @op
@@ -382,12 +417,23 @@ def _clamp(xp, x, *, min, max):
     return xp.clip(x, min, max)
 
 
-@_clamp.grad
-def _(g, _y, x, *, min, max):
-    inside = x <= max if min is None else x >= min
-    if min is not None and max is not None:
-        inside = inside & (x <= max)
-    return _where(inside, g, 0.0)
+@op
+def clamp_grad(xp, g, x, *, min, max):
+    """``g`` where min <= x <= max, else 0."""
+    low, high = _bounds(min, max)
+    return xp.where((x >= low) & (x <= high), g, xp.zeros((), g.dtype))
+
+
+_clamp.grad(x=lambda g, _y, x, *, min, max: clamp_grad(g, x, min=min, max=max))
+clamp_grad.grad(
+    g=lambda gg, _z, _g, x, *, min, max: clamp_grad(gg, x, min=min, max=max),
+    x=lambda gg, _z, _g, _x, *, min, max: zeros_like(gg),
+)
+
+
+def _bounds(min: Any, max: Any) -> tuple[Any, Any]:
+    """The numbers ``min`` and ``max``, and infinities for those that are None."""
+    return -math.inf if min is None else min, math.inf if max is None else max
 
 
 def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
@@ -436,9 +482,22 @@ def register_cuda(target: Op, run: Callable, **options: Any) -> None:
     target.kernel("cuda", "sim", name="vectorized", layout="strided", **options)(run)
 
 
+def register_cpu(target: Op, run: Callable, **options: Any) -> None:
+    """Make ``run``, a function of ``cpu.elementwise``, a kernel of ``target``."""
+
+    def kernel(out, *inputs):
+        run(out, *inputs, get_num_threads())
+
+    _register_cpu(target, kernel, run, **options)
+
+
+def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -> None:
+    kernel.__doc__ = run.__doc__
+    target.kernel("cpu", name="vectorized", layout="strided", **options)(kernel)
+
+
 def _clamp_kernel(out, x, *, min, max):
-    low, high = -math.inf if min is None else min, math.inf if max is None else max
-    cuda.elementwise.FUNCTIONS["clamp"](out, x, low, high)
+    cuda.elementwise.FUNCTIONS["clamp"](out, x, *_bounds(min, max))
 
 
 for _name, _run in cuda.elementwise.FUNCTIONS.items():
@@ -449,3 +508,37 @@ for _name, _run in cuda.elementwise.FUNCTIONS.items():
         register_cuda(_where, _run, dtypes="?", when=_are_floating)
     else:
         register_cuda(get_op(_name), _run)
+
+# Where NumPy's loops are as quick as any, the kernels take over from where threads pay.
+for _name in (
+    *("add", "sub", "mul", "div", "neg", "maximum", "minimum", "square", "abs", "sqrt"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "divisor_grad", "larger_share", "abs_grad", "sqrt_grad"),
+):
+    register_cpu(get_op(_name), getattr(cpu.elementwise, _name), when=cpu.elementwise.is_large)
+register_cpu(_where, cpu.elementwise.where, dtypes="?", when=_are_floating)
+
+
+def _power_kernel(out, x, y):
+    """A square, a cube or a reciprocal: exponents that need no logarithm."""
+    inputs = (1.0, x) if y == -1 else (x,)
+    _POWERS[y](out, *inputs, get_num_threads())
+
+
+_POWERS = {2: cpu.elementwise.square, 3: cpu.elementwise.cube, -1: cpu.elementwise.div}
+
+
+def _is_easy_power(x: Any, y: Any) -> bool:
+    return isinstance(y, (int, float)) and y in _POWERS and cpu.elementwise.is_large(x)
+
+
+def _clamp_cpu(out, x, *, min, max):
+    cpu.elementwise.clamp(out, x, *_bounds(min, max), get_num_threads())
+
+
+def _clamp_grad_cpu(out, g, x, *, min, max):
+    cpu.elementwise.clamp_grad(out, g, x, *_bounds(min, max), get_num_threads())
+
+
+_register_cpu(pow, _power_kernel, _power_kernel, when=_is_easy_power)
+_register_cpu(_clamp, _clamp_cpu, cpu.elementwise.clamp, when=cpu.elementwise.is_large)
+_register_cpu(clamp_grad, _clamp_grad_cpu, cpu.elementwise.clamp_grad, when=cpu.elementwise.is_large)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.dispatch import Spec
-from minigrad.kernels import cuda
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
 from minigrad.ops.shape import broadcast_to, flip, permute, reshape
@@ -71,6 +72,15 @@ def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     return _sum(_widened(x), dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
 
 
+@op(name="sum_of_squares")
+def _sum_of_squares(xp, x, *, dim, keepdim):
+    return xp.sum(x * x, axis=dim, keepdims=keepdim)
+
+
+_sum_of_squares.shape(_reduced_shape)
+_sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: restore(g, x.shape, dim) * (x * 2.0))
+
+
 def _widened(x: Any) -> Any:
     """Integers and bools as int64, in which sums and products are formed."""
     return x if x.dtype.kind == "f" or x.dtype == _int64 else cast(x, dtype=_int64)
@@ -94,9 +104,8 @@ def var(
     correction = correction if unbiased is None else int(unbiased)
     dim = normalize_dim("var", dim, x.ndim)
     centred = x - mean(x, dim, keepdim=True)
-    return _sum(centred * centred, dim=dim, keepdim=keepdim) / float(
-        max(_count(x.shape, dim) - correction, 0)
-    )
+    squares = _sum_of_squares(centred, dim=dim, keepdim=keepdim)
+    return squares / float(max(_count(x.shape, dim) - correction, 0))
 
 
 def std(
@@ -116,7 +125,7 @@ def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> 
     if not isinstance(p, (int, float)):
         raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
     if p == 2:
-        return _root(sum(x * x, dim, keepdim), 2)
+        return _root(_sum_of_squares(x, dim=normalize_dim("norm", dim, x.ndim), keepdim=keepdim), 2)
     if p == 1:
         return sum(abs(x), dim, keepdim)
     if p == 0:
@@ -315,6 +324,28 @@ def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 def _are_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
     """Whether what is reduced are the rows of a matrix: the trailing axes of a contiguous array."""
     return bool(dim) and dim[0] == x.ndim - len(dim) and x.flags.c_contiguous
+
+
+def _have_kernel(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+    return x.flags.c_contiguous and cpu.reduce.fits(x, dim)
+
+
+def _register_cpu(target: Op, run: Any) -> None:
+    def kernel(out, x, *, dim, keepdim):
+        run(out, x, dim, get_num_threads())
+
+    kernel.__doc__ = run.__doc__
+    target.kernel("cpu", name="vectorized", when=_have_kernel)(kernel)
+
+
+for _op, _run in (
+    (_sum, cpu.reduce.sum),
+    (_sum_of_squares, cpu.reduce.sum_of_squares),
+    (_amax, cpu.reduce.max),
+    (_amin, cpu.reduce.min),
+    (_prod, cpu.reduce.prod),
+):
+    _register_cpu(_op, _run)
 
 
 def _register(target: Op, operation: str, run: Any) -> None:

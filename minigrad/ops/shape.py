@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
+from minigrad.graph import LARGE
+from minigrad.kernels import cpu
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 
 
@@ -25,7 +30,24 @@ def reshape(x: Any, shape: tuple[int, ...]) -> Any:
     fits = fits or (shape.count(-1) == 1 and known > 0 and size % known == 0)
     if not fits or any(s < -1 for s in shape):
         raise ValueError(f"reshape: {size} elements of shape {x.shape} do not fit shape {shape}")
+    if _is_large_view(x._array) and not _has_view(x._array, shape):
+        x = contiguous(x)
     return _reshape(x, shape=shape)
+
+
+def _is_large_view(array: Any) -> bool:
+    """Whether a copy in C order is best left to the kernel."""
+    return array.size >= LARGE and isinstance(array, np.ndarray) and not array.flags.c_contiguous
+
+
+def _has_view(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether the array's memory can be seen in another shape."""
+    view = array.view()
+    try:
+        view.shape = shape
+    except AttributeError:
+        return False
+    return True
 
 
 @op(name="permute", view=True)
@@ -150,3 +172,9 @@ def contiguous(xp, x):
 
 
 contiguous.grad(x=lambda g, _y, _x: g)
+
+
+@contiguous.kernel("cpu", name="tiled", dtypes="f4 f8 i4 i8 ?", layout="strided", when=_is_large_view)
+def _(out, x):
+    """Transposed in tiles that stay in cache, by several threads."""
+    cpu.elementwise.copy(out, x, get_num_threads())

@@ -199,6 +199,191 @@ def test_wrong_arguments_are_errors(elementwise, name):
     with pytest.raises(TypeError, match="dtype"):
         run(x.astype(float), x, 1)
     with pytest.raises(ValueError, match="contiguous"):
-        run(x, x[:, ::2], 1)
-    with pytest.raises(ValueError, match="one shape"):
+        run(x[:, ::2], x[:, ::2], 1)
+    with pytest.raises(ValueError, match=r"\(2, 4\) does not broadcast to \(4, 4\)"):
         run(x, x[:2].copy(), 1)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        run(x[0], x, 1)
+    with pytest.raises(TypeError, match="takes out, 1 inputs and threads"):
+        run(x, x, x, 1)
+
+
+# ---- cheap functions of several inputs, in any layout -----------------------------------------------------
+
+# name: (definition, inputs that are arrays, numbers after them)
+CHEAP = {
+    "neg": (lambda x: -x, 1, ()),
+    "abs": (np.abs, 1, ()),
+    "square": (lambda x: x * x, 1, ()),
+    "cube": (lambda x: x * x * x, 1, ()),
+    "add": (np.add, 2, ()),
+    "sub": (np.subtract, 2, ()),
+    "mul": (np.multiply, 2, ()),
+    "div": (np.divide, 2, ()),
+    "maximum": (np.maximum, 2, ()),
+    "minimum": (np.minimum, 2, ()),
+    "eq": (np.equal, 2, ()),
+    "ne": (np.not_equal, 2, ()),
+    "lt": (np.less, 2, ()),
+    "le": (np.less_equal, 2, ()),
+    "gt": (np.greater, 2, ()),
+    "ge": (np.greater_equal, 2, ()),
+    "clamp": (np.clip, 1, (-0.5, 0.75)),
+    "leaky_relu": (lambda x, z, w: np.where(x > 0, x * w, x * z), 1, (0.125, 2.0)),
+    "abs_grad": (lambda g, y: g * np.sign(y), 2, ()),
+    "leaky_relu_grad": (lambda g, y, z, w: np.where(y > 0, g * w, g * z), 2, (0.125, 2.0)),
+    "clamp_grad": (lambda g, y, z, w: np.where((y >= z) & (y <= w), g, 0), 2, (-0.5, 0.75)),
+    "larger_share": (lambda g, x, y: np.where(x > y, g, np.where(x == y, g / 2, 0)), 3, ()),
+    "divisor_grad": (lambda g, x, y: -g * x / (y * y), 3, ()),
+    "sqrt_grad": (lambda g, z: g / (2 * z), 2, ()),
+}
+BOOLEAN = ("eq", "ne", "lt", "le", "gt", "ge")
+# One piece; rows longer and shorter than a tile; more dimensions than can be merged; nothing.
+SHAPES = [
+    (),
+    (5,),
+    (20_003,),
+    (37, 53),
+    (7, 3001),
+    (3, 41, 50),
+    (301, 3, 2),
+    (2, 3, 5, 70),
+    (4100, 16),
+    (0, 3),
+]
+
+
+def layouts(shape, dtype, rng):
+    """Arrays that broadcast to ``shape``: of whole numbers, so that ties occur, and none of them 0."""
+
+    def numbers(shape):
+        return rng.choice([-3, -2, -1, 1, 2, 3, 0.5], shape).astype(dtype)
+
+    yield np.asarray(numbers(shape))
+    if not shape:
+        return
+    yield numbers(shape[::-1]).T
+    yield numbers((*shape, 2))[..., 1]
+    yield numbers(shape)[..., ::-1]
+    yield numbers(())[None]
+    yield numbers((*shape[:-1], 1))
+    yield numbers(shape[1:])
+    yield np.broadcast_to(numbers((1,) * len(shape)), shape)
+    if len(shape) > 2:
+        yield numbers((shape[1], shape[0], *shape[2:])).swapaxes(0, 1)
+        yield numbers((shape[0], 1, *shape[2:]))
+        yield numbers((shape[1], *(1,) * (len(shape) - 2)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CHEAP)
+def test_cheap_functions_in_any_layout(elementwise, dtype, name, shape, threads):
+    definition, arrays, numbers = CHEAP[name]
+    rng = np.random.default_rng(len(name) + threads)
+    result = np.bool_ if name in BOOLEAN else dtype
+    for layout in layouts(shape, dtype, rng):
+        # This layout as each of the inputs, the others in one of any layout.
+        for place in range(arrays):
+            inputs = [list(layouts(shape, dtype, rng)) for _ in range(arrays)]
+            inputs = [every[rng.integers(len(every))] for every in inputs]
+            inputs[place] = layout
+            out = np.full(shape, 77).astype(result)
+            getattr(elementwise, name)(out, *inputs, *numbers, threads)
+            wide = [x.astype(np.float64) for x in inputs]
+            expected = np.broadcast_to(definition(*wide, *numbers), shape)
+            # A few roundings; all but the division's quotients are exact.
+            np.testing.assert_allclose(out, expected.astype(result), rtol=4 * np.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("name", ["add", "div", "maximum", "lt", "larger_share"])
+def test_numbers_as_inputs(elementwise, dtype, name):
+    definition, arrays, _ = CHEAP[name]
+    result = np.bool_ if name in BOOLEAN else dtype
+    rng = np.random.default_rng(5)
+    for shape in [(), (7,), (40_000,), (33, 65)]:
+        x = np.asarray(rng.standard_normal(shape), dtype)
+        for inputs in ([x, 2.5, x], [2.5, x, x], [x, x, 3]):
+            inputs = inputs[:arrays]
+            out = np.full(shape, 77).astype(result)
+            getattr(elementwise, name)(out, *inputs, 2)
+            expected = definition(*(np.asarray(v, np.float64) for v in inputs)).astype(result)
+            np.testing.assert_allclose(out, expected, rtol=np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_where(elementwise, dtype, shape):
+    rng = np.random.default_rng(6)
+    everywhere = list(layouts(shape, dtype, rng))
+    for condition in everywhere:
+        condition = condition > 0 if condition.ndim else np.asarray(condition > 0)
+        x, y = (everywhere[rng.integers(len(everywhere))] for _ in range(2))
+        for inputs in ((x, y), (x, 0.0), (1.0, y)):
+            out = np.full(shape, 77, dtype)
+            elementwise.where(out, condition, *inputs, 2)
+            np.testing.assert_array_equal(out, np.broadcast_to(np.where(condition, *inputs), shape))
+
+
+def test_the_condition_of_where_is_an_array_of_bools(elementwise, dtype):
+    x = np.zeros(3, dtype)
+    with pytest.raises(TypeError, match="must be an array of bools"):
+        elementwise.where(x, 1.0, x, 0.0, 1)
+    with pytest.raises(TypeError, match="dtype"):
+        elementwise.where(x, x, x, 0.0, 1)
+
+
+def test_nan_and_infinity_of_cheap_functions(elementwise, dtype):
+    values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.5, np.finfo(dtype).max], dtype)
+    x, y = (np.ascontiguousarray(v).ravel() for v in np.meshgrid(values, values))
+    with np.errstate(all="ignore"):
+        for name, (definition, arrays, numbers) in CHEAP.items():
+            if arrays == 3:
+                continue
+            inputs = (x, y)[:arrays]
+            out = np.full(x.shape, 77).astype(np.bool_ if name in BOOLEAN else dtype)
+            getattr(elementwise, name)(out, *inputs, *numbers, 1)
+            np.testing.assert_array_equal(out, definition(*inputs, *numbers), err_msg=name)
+
+
+def test_all_may_write_over_an_input(elementwise, dtype):
+    rng = np.random.default_rng(7)
+    for name, (_, arrays, numbers) in CHEAP.items():
+        if name in BOOLEAN:
+            continue
+        inputs = [rng.uniform(0.5, 2, (190, 301)).astype(dtype) for _ in range(arrays)]
+        out = np.empty_like(inputs[0])
+        getattr(elementwise, name)(out, *inputs, *numbers, 2)
+        for k in range(arrays):
+            again = [x.copy() for x in inputs]
+            getattr(elementwise, name)(again[k], *again, *numbers, 2)
+            np.testing.assert_array_equal(again[k], out, err_msg=name)
+
+
+# ---- copies -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [*SHAPES, (130, 70, 65)])
+def test_copies(elementwise, shape, threads):
+    rng = np.random.default_rng(8)
+    for dtype in (np.float32, np.float64, np.int32, np.int64, np.bool_):
+        for x in layouts(shape, np.float64, rng):
+            x = x.astype(dtype)  # in the same order, but for what repeats or is reversed
+            out = np.full(shape, 77).astype(dtype)
+            elementwise.copy(out, x, threads)
+            np.testing.assert_array_equal(out, np.broadcast_to(x, shape))
+
+
+def test_copies_keep_every_bit(elementwise):
+    bits = np.random.default_rng(9).integers(0, 2**32, (70, 90), np.uint32)
+    out = np.empty((90, 70), np.float32)
+    elementwise.copy(out, bits.view(np.float32).T, 1)
+    np.testing.assert_array_equal(out.view(np.uint32), bits.T)
+
+
+def test_copies_of_other_types_are_refused(elementwise):
+    x = np.zeros((4, 4), np.int16)
+    with pytest.raises(TypeError, match="1, 4 or 8 bytes"):
+        elementwise.copy(x, x.T, 1)
+    with pytest.raises(TypeError, match="dtype"):
+        elementwise.copy(x, x.astype(float), 1)

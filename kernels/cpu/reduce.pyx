@@ -1,0 +1,250 @@
+"""Reductions: sums, products and extrema over any axes of a contiguous array.
+
+Each is called as ``function(out, x, axes, threads)``; ``axes`` are sorted. NaN is the maximum, and the minimum,
+of what holds one. Neighbouring axes that are both reduced, or both kept, are one. What is left is (A, R, B, C)
+with R and C reduced: the rows of C elements are reduced first, then the R rows of B columns.
+
+There is one rung, *vectorized*: eight vectors of sums in registers, blocks of rows added in pairs
+(``reduce.h`` derives the error), and threads. Work is cut into chunks of the same size however many threads
+there are, and the chunks' results are reduced in the same way: so the thread count changes no bit.
+Arithmetic intensity: one operation for each element read, so the speed of memory or of the cache.
+"""
+
+from cython.parallel cimport prange
+
+include "arguments.pxi"
+
+ctypedef void (*reduction)(
+    void *out, const void *x, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns
+) noexcept nogil
+
+cdef extern from *:
+    """
+    #include "vector_math.h"
+
+    enum { SUM, SUM_OF_SQUARES, PROD, MAX, MIN };
+
+    #define REAL float
+    #define VECTOR f32v
+    #define LANES F32_LANES
+    #define NAME(f) f##_f32
+    #include "reduce.h"
+
+    #define REAL double
+    #define VECTOR f64v
+    #define LANES F64_LANES
+    #define NAME(f) f##_f64
+    #include "reduce.h"
+    """
+    reduction sum_rows_f32, sum_of_squares_rows_f32, prod_rows_f32, max_rows_f32, min_rows_f32
+    reduction sum_rows_f64, sum_of_squares_rows_f64, prod_rows_f64, max_rows_f64, min_rows_f64
+    reduction sum_columns_f32, sum_of_squares_columns_f32, prod_columns_f32, max_columns_f32
+    reduction sum_columns_f64, sum_of_squares_columns_f64, prod_columns_f64, max_columns_f64
+    reduction min_columns_f32, min_columns_f64
+
+cdef enum:
+    CHUNK = 32768  # elements that one thread reduces in a row
+    WORK_PER_THREAD = 32768  # elements below which it is not worth waking another
+    WIDTH = 512  # columns of a chunk: pieces of rows long enough to be read at the speed of memory
+
+
+cdef class Reduction:
+    """A reduction: see the module's text."""
+
+    cdef reduction rows_f32, rows_f64, columns_f32, columns_f64
+    cdef Reduction rest  # what reduces the results of parts; None if it is this one
+    cdef double identity  # the result over nothing
+    cdef bint has_identity
+    cdef readonly str __name__, __doc__
+
+    def __call__(self, cnp.ndarray out, cnp.ndarray x, tuple axes, int threads):
+        cdef int dtype = real_type(x)
+        check_input(x, dtype)
+        check_output(out, dtype)
+        cdef Py_ssize_t sizes[4]
+        merged_sizes(x, axes, sizes)
+        cdef Py_ssize_t A = sizes[0], R = sizes[1], B = sizes[2], C = sizes[3]
+        if cnp.PyArray_SIZE(out) != A * B:
+            raise ValueError(
+                f"{self.__name__}: an output of shape {(<object>out).shape} does not fit an input of shape "
+                f"{(<object>x).shape} reduced over {axes}"
+            )
+        if A * B == 0:
+            return
+        if R * C == 0:
+            if not self.has_identity:
+                raise ValueError(f"{self.__name__}: no elements to compare in an array of shape "
+                                 f"{(<object>x).shape}")
+            out.fill(self.identity)
+            return
+        cdef cnp.ndarray rows = out
+        cdef Reduction second = self
+        if C == 1:
+            self.reduce_columns(out, x, A, R, B, dtype, threads)
+        elif R == 1:
+            self.reduce_rows(out, x, A * B, C, dtype, threads)
+        else:
+            rows = new_array(A * R * B, dtype)
+            self.reduce_rows(rows, x, A * R * B, C, dtype, threads)
+            if self.rest is not None:
+                second = self.rest
+            second.reduce_columns(out, rows, A, R, B, dtype, threads)
+
+    cdef reduce_rows(
+        self, cnp.ndarray out, cnp.ndarray x, Py_ssize_t rows, Py_ssize_t columns, int dtype, int threads
+    ):
+        """out[i] = the reduction of row i; long rows by chunks."""
+        cdef reduction f = self.rows_f32 if dtype == cnp.NPY_FLOAT32 else self.rows_f64
+        cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(x)
+        cdef Py_ssize_t chunks = (columns + CHUNK - 1) // CHUNK, tasks = rows * chunks, task, begin, end
+        cdef cnp.ndarray results = out if chunks == 1 else new_array(tasks, dtype)
+        cdef char *to = <char *>cnp.PyArray_DATA(results)
+        cdef const char *source = <const char *>cnp.PyArray_DATA(x)
+        cdef int part, parts = threads_for(rows * columns, WORK_PER_THREAD, threads)
+        with nogil:
+            if parts == 1 or tasks == 1:
+                run_rows(f, to, source, columns, chunks, 0, tasks, itemsize)
+            else:
+                for part in prange(parts, num_threads=parts, schedule="static"):
+                    run_rows(
+                        f, to, source, columns, chunks, share(tasks, part, parts, 1),
+                        share(tasks, part + 1, parts, 1), itemsize,
+                    )
+        if chunks > 1:
+            (self if self.rest is None else self.rest).reduce_rows(out, results, rows, chunks, dtype, 1)
+
+    cdef reduce_columns(
+        self, cnp.ndarray out, cnp.ndarray x, Py_ssize_t A, Py_ssize_t rows, Py_ssize_t columns, int dtype,
+        int threads,
+    ):
+        """out[a, j] = the reduction of x[a, i, j] over i < rows; many rows by chunks."""
+        cdef reduction f = self.columns_f32 if dtype == cnp.NPY_FLOAT32 else self.columns_f64
+        cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(x), width = min(columns, <Py_ssize_t>WIDTH)
+        cdef Py_ssize_t height = max(64, CHUNK // width), chunks = (rows + height - 1) // height
+        cdef Py_ssize_t strips = (columns + width - 1) // width, tasks = A * chunks * strips
+        cdef cnp.ndarray results = out if chunks == 1 else new_array(A * chunks * columns, dtype)
+        cdef char *to = <char *>cnp.PyArray_DATA(results)
+        cdef const char *source = <const char *>cnp.PyArray_DATA(x)
+        cdef int part, parts = threads_for(A * rows * columns, WORK_PER_THREAD, threads)
+        with nogil:
+            if parts == 1 or tasks == 1:
+                run_columns(f, to, source, rows, columns, height, width, 0, tasks, itemsize)
+            else:
+                for part in prange(parts, num_threads=parts, schedule="static"):
+                    run_columns(
+                        f, to, source, rows, columns, height, width, share(tasks, part, parts, 1),
+                        share(tasks, part + 1, parts, 1), itemsize,
+                    )
+        if chunks > 1:
+            (self if self.rest is None else self.rest).reduce_columns(
+                out, results, A, chunks, columns, dtype, 1
+            )
+
+
+cdef void run_rows(
+    reduction f, char *to, const char *x, Py_ssize_t columns, Py_ssize_t chunks, Py_ssize_t begin,
+    Py_ssize_t end, Py_ssize_t itemsize,
+) noexcept nogil:
+    """The tasks ``begin`` to ``end``: each a chunk of a row."""
+    cdef Py_ssize_t task, at
+    if chunks == 1:
+        f(to + begin * itemsize, x + begin * columns * itemsize, columns, end - begin, columns)
+        return
+    for task in range(begin, end):
+        at = task % chunks * CHUNK
+        f(
+            to + task * itemsize, x + (task // chunks * columns + at) * itemsize, columns, 1,
+            min(<Py_ssize_t>CHUNK, columns - at),
+        )
+
+
+cdef void run_columns(
+    reduction f, char *to, const char *x, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t height,
+    Py_ssize_t width, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t itemsize,
+) noexcept nogil:
+    """The tasks ``begin`` to ``end``: each a block of rows and columns."""
+    cdef Py_ssize_t task, a, i, j, strips = (columns + width - 1) // width
+    cdef Py_ssize_t chunks = (rows + height - 1) // height
+    for task in range(begin, end):
+        j = task % strips * width
+        i = task // strips % chunks
+        a = task // strips // chunks
+        f(
+            to + ((a * chunks + i) * columns + j) * itemsize,
+            x + ((a * rows + i * height) * columns + j) * itemsize,
+            columns, min(height, rows - i * height), min(width, columns - j),
+        )
+
+
+cdef cnp.ndarray new_array(cnp.npy_intp n, int dtype):
+    return cnp.PyArray_EMPTY(1, &n, dtype, 0)
+
+
+cdef int merged_sizes(cnp.ndarray x, tuple axes, Py_ssize_t *sizes) except -1:
+    """The array as (kept, reduced, kept, reduced)."""
+    cdef int d, k = 0, ndim = cnp.PyArray_NDIM(x)
+    cdef bint reduced
+    for d in range(4):
+        sizes[d] = 1
+    for d in range(ndim):
+        if cnp.PyArray_DIM(x, d) == 1:
+            continue
+        reduced = d in axes
+        if (k % 2 == 1) != reduced:
+            k += 1
+        if k > 3:
+            raise ValueError(f"reductions over the axes {axes} of {ndim} have no kernel")
+        sizes[k] *= cnp.PyArray_DIM(x, d)
+    if sizes[2] == 1:  # kept, reduced: rows
+        sizes[3] *= sizes[1]
+        sizes[1] = 1
+    return 0
+
+
+def fits(cnp.ndarray x, tuple axes):
+    """Whether ``axes`` are in at most two groups of neighbours, of which the second is the last axes."""
+    cdef int d, k = 0
+    for d in range(cnp.PyArray_NDIM(x)):
+        if cnp.PyArray_DIM(x, d) != 1 and (k % 2 == 1) != (d in axes):
+            k += 1
+    return k <= 3
+
+
+cdef Reduction reduction_of(
+    str name, reduction rows_f32, reduction rows_f64, reduction columns_f32, reduction columns_f64, str doc
+):
+    cdef Reduction made = Reduction.__new__(Reduction)
+    made.__name__, made.__doc__ = name, doc
+    made.rows_f32, made.rows_f64 = rows_f32, rows_f64
+    made.columns_f32, made.columns_f64 = columns_f32, columns_f64
+    made.has_identity = True
+    return made
+
+
+cdef Reduction _sum = reduction_of(
+    "sum", sum_rows_f32, sum_rows_f64, sum_columns_f32, sum_columns_f64,
+    "The sum: eight vectors of sums in registers, blocks of them added in pairs.",
+)
+cdef Reduction _sum_of_squares = reduction_of(
+    "sum_of_squares", sum_of_squares_rows_f32, sum_of_squares_rows_f64,
+    sum_of_squares_columns_f32, sum_of_squares_columns_f64,
+    "The sum of the squares, in one pass.",
+)
+_sum_of_squares.rest = _sum
+cdef Reduction _prod = reduction_of(
+    "prod", prod_rows_f32, prod_rows_f64, prod_columns_f32, prod_columns_f64,
+    "The product: eight vectors of products in registers.",
+)
+_prod.identity = 1
+cdef Reduction _largest = reduction_of(
+    "max", max_rows_f32, max_rows_f64, max_columns_f32, max_columns_f64,
+    "The largest: eight vectors of maxima in registers; NaN if there is one.",
+)
+cdef Reduction _smallest = reduction_of(
+    "min", min_rows_f32, min_rows_f64, min_columns_f32, min_columns_f64,
+    "The smallest: eight vectors of minima in registers; NaN if there is one.",
+)
+_largest.has_identity = _smallest.has_identity = False
+
+# Under names that Cython would take for its own min and max inside of this file.
+globals().update(sum=_sum, sum_of_squares=_sum_of_squares, prod=_prod, max=_largest, min=_smallest)
