@@ -93,8 +93,10 @@ def is_large(*inputs, **attributes):
 def copy(cnp.ndarray out, cnp.ndarray x, int threads):
     """A copy of x, which is broadcast, in C order; any type of 1, 4 or 8 bytes."""
     check_output(out, cnp.PyArray_TYPE(x))
-    if cnp.PyArray_ITEMSIZE(x) not in (1, 4, 8) or not cnp.PyArray_ISBEHAVED_RO(x):
-        raise TypeError(f"copy takes aligned elements of 1, 4 or 8 bytes, got {x.dtype}")
+    if cnp.PyArray_ITEMSIZE(x) not in (1, 4, 8) or x.dtype.kind not in "fiub":
+        raise TypeError(f"copy takes numbers of 1, 4 or 8 bytes, got {x.dtype}")
+    if not cnp.PyArray_ISBEHAVED_RO(x):
+        raise ValueError("kernel input must be aligned and in native byte order")
     cdef Py_ssize_t n = cnp.PyArray_SIZE(out), tiles
     if n == 0:
         return

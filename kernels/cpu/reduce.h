@@ -9,10 +9,12 @@
  * a strip's width itself, whose results are reduced to one at the end.
  *
  * Error of sums. BLOCK rows are added one after another, the sums of blocks in pairs, of pairs again in pairs,
- * as bits are carried in a counter. So an element passes BLOCK - 1 + log2(rows / BLOCK) additions. Along a row
- * of n elements, rows is n / STRIP, and log2(STRIP) additions follow: 11 + log2(n) in all. The bound is that
- * times the rounding unit and the sum of magnitudes. NumPy's pairwise sum has as many along a row (blocks of
- * 128 in 8 sums), and as many as there are rows, unpaired, down columns.
+ * as bits are carried in a counter. So an element passes BLOCK - 1 + log2(rows / BLOCK) = 4 + log2(rows)
+ * additions. Along a row of n elements, rows is n / STRIP; one addition, of what is left of whole strips, and
+ * log2(STRIP) follow: 5 + log2(n) in all. reduce.pyx adds the sums of chunks in the same way: fewer than STRIP
+ * of them take up to 4 additions more than their logarithm, so 9 + log2(n) along a long row; and 8 + log2(rows)
+ * down many rows. The bound of the error is that times the rounding unit and the sum of magnitudes. NumPy's
+ * pairwise sum has 11 + log2(n) along a row (blocks of 128 in 8 sums), and rows - 1 down columns.
  */
 
 #define VECTORS 8 /* of a strip: with what is read, 9 of 16 registers */
@@ -46,7 +48,7 @@ ALWAYS_INLINE VECTOR NAME(take)(int kind, const REAL *x, ptrdiff_t j, ptrdiff_t 
 /* The reduction of `rows` rows of a strip, of which `columns` are there: VECTORS vectors. */
 ALWAYS_INLINE void NAME(strip)(int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
                                ptrdiff_t columns) {
-    enum { BLOCK = 16, LEVELS = 60 };
+    enum { BLOCK = 8, LEVELS = 60 };
     VECTOR waiting[LEVELS][VECTORS]; /* level k: the result of 2^k blocks, until there is a second */
     VECTOR v[VECTORS];
     ptrdiff_t blocks = 0; /* bit k: whether level k is taken */
@@ -93,24 +95,35 @@ ALWAYS_INLINE REAL NAME(across)(int kind, VECTOR v) {
     return v[0];
 }
 
+/* A short row in four parts, so that several additions are in flight. */
+ALWAYS_INLINE REAL NAME(short_row)(int kind, const REAL *x, ptrdiff_t n) {
+    REAL parts[4];
+    UNROLL for (int k = 0; k < 4; k++) parts[k] = NAME(identity)(kind);
+    for (ptrdiff_t j = 0; j < n; j += 4)
+        UNROLL for (int k = 0; k < 4; k++)
+            if (j + k < n) {
+                const REAL value = x[j + k];
+                parts[k] = NAME(combine_two)(kind, parts[k], kind == SUM_OF_SQUARES ? value * value : value);
+            }
+    return NAME(combine_two)(kind, NAME(combine_two)(kind, parts[0], parts[1]),
+                             NAME(combine_two)(kind, parts[2], parts[3]));
+}
+
 ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
+    if (n <= 16) return NAME(short_row)(kind, x, n);
     VECTOR v[VECTORS];
-    ptrdiff_t done = n / STRIP * STRIP;
-    if (n <= 16) { /* several such rows are in flight at a time */
-        REAL total = kind == SUM_OF_SQUARES ? x[0] * x[0] : x[0];
-        for (ptrdiff_t j = 1; j < n; j++)
-            total = NAME(combine_two)(kind, total, kind == SUM_OF_SQUARES ? x[j] * x[j] : x[j]);
-        return total;
-    }
-    if (done) {
+    ptrdiff_t j = n / STRIP * STRIP;
+    const int whole = j > 0, left = j < n;
+    if (whole) {
         NAME(strip)(kind, v, x, STRIP, n / STRIP, STRIP);
         UNROLL for (int half = VECTORS / 2; half > 0; half /= 2)
             UNROLL for (int k = 0; k < half; k++) v[k] = NAME(combine)(kind, v[k], v[k + half]);
-    } else {
-        v[0] = NAME(take)(kind, x, 0, n);
-        done = LANES;
     }
-    for (; done < n; done += LANES) v[0] = NAME(combine)(kind, v[0], NAME(take)(kind, x, done, n));
+    if (left) {
+        VECTOR rest = NAME(take)(kind, x, j, n);
+        for (j += LANES; j < n; j += LANES) rest = NAME(combine)(kind, rest, NAME(take)(kind, x, j, n));
+        v[0] = whole ? NAME(combine)(kind, v[0], rest) : rest;
+    }
     return NAME(across)(kind, v[0]);
 }
 

@@ -104,8 +104,9 @@ def var(
     correction = correction if unbiased is None else int(unbiased)
     dim = normalize_dim("var", dim, x.ndim)
     centred = x - mean(x, dim, keepdim=True)
-    squares = _sum_of_squares(centred, dim=dim, keepdim=keepdim)
-    return squares / float(max(_count(x.shape, dim) - correction, 0))
+    return _sum(centred * centred, dim=dim, keepdim=keepdim) / float(
+        max(_count(x.shape, dim) - correction, 0)
+    )
 
 
 def std(
@@ -242,6 +243,9 @@ def _one_dim(name: str, dim: Any, ndim: int) -> int | None:
 @op(name="prod")
 def _prod(xp, x, *, dim, keepdim):
     return xp.prod(x, axis=dim, keepdims=keepdim)
+
+
+_prod.shape(_reduced_shape)
 
 
 @_prod.grad

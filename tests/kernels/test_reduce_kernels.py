@@ -1,4 +1,4 @@
-"""Reduction kernels against NumPy's in float64: every group of axes, sizes around strips, blocks and chunks."""
+"""Reduction kernels against NumPy's in wider types, over every group of axes that they take."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-# Rows shorter than a vector, than a strip (16 to 128 columns), of several blocks of 16 strips, of several
+# Rows shorter than a vector, than a strip (16 to 128 columns), of several blocks of 8 strips, of several
 # chunks of 32768 elements; the same for columns.
 SHAPES = [
     *((1,), (5,), (16,), (17,), (100,), (129,), (1000,), (32_768,), (70_001,)),
@@ -28,9 +28,9 @@ def groups(reduce, x):
                 yield axes
 
 
-def additions(n, rows):
-    """The most additions that an element passes: see reduce.h; ``rows`` are the parts that n elements are in."""
-    return 11 + math.log2(n) + (16 + math.log2(n) if rows > 1 else 0)
+def additions(n, groups):
+    """The most additions that one of n elements passes, in one group of axes or in two: see reduce.h."""
+    return 9 + math.log2(n) + (8 if groups > 1 else 0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
