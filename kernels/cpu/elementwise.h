@@ -8,6 +8,10 @@
 
 /* A cheap function, an expression in x, y, z and w: the compiler makes vectors of it. The pragma tells it that
    no element depends on the one before, wherever `out` lies. */
+#define fabs_f32 fabsf
+#define fabs_f64 fabs
+#define sqrt_f32 sqrtf
+#define sqrt_f64 sqrt
 #define EACH _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)
 
 #define CHEAP_1(name, expression)                                                                          \
@@ -188,7 +192,6 @@ COSTLY_1(gelu_tanh, NAME(gelu_tanh_of)(x))
 /* Gradients: x is the gradient of the result, y (and z) what was saved. */
 CHEAP_2(relu_grad, y > 0 ? x : 0)
 CHEAP_2(abs_grad, y > 0 ? x : y < 0 ? -x : x * y)
-CHEAP_2(sqrt_grad, x / (y + y))
 CHEAP_2(sigmoid_grad, x * y * (1 - y))
 CHEAP_2(tanh_grad, x * (1 - y * y))
 LIMITED_2(leaky_relu_grad, y > 0 ? x * w : x * z) /* slopes left and right */

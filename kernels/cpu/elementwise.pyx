@@ -25,11 +25,6 @@ cdef extern from *:
     #endif
 
     #include "vector_math.h"
-    #define fabs_f32 fabsf
-    #define fabs_f64 fabs
-    #define sqrt_f32 sqrtf
-    #define sqrt_f64 sqrt
-
     #define REAL float
     #define VECTOR f32v
     #define LANES F32_LANES
@@ -47,7 +42,7 @@ cdef extern from *:
     function minimum_array_f32, clamp_array_f32, leaky_relu_array_f32, where_array_f32, eq_array_f32
     function ne_array_f32, lt_array_f32, le_array_f32, gt_array_f32, ge_array_f32, exp_array_f32
     function erf_array_f32, sigmoid_array_f32, tanh_array_f32, silu_array_f32, gelu_array_f32
-    function gelu_tanh_array_f32, relu_grad_array_f32, abs_grad_array_f32, sqrt_grad_array_f32
+    function gelu_tanh_array_f32, relu_grad_array_f32, abs_grad_array_f32
     function sigmoid_grad_array_f32, tanh_grad_array_f32, leaky_relu_grad_array_f32, clamp_grad_array_f32
     function larger_share_array_f32, divisor_grad_array_f32, silu_grad_array_f32, gelu_grad_array_f32
     function gelu_tanh_grad_array_f32
@@ -56,7 +51,7 @@ cdef extern from *:
     function minimum_array_f64, clamp_array_f64, leaky_relu_array_f64, where_array_f64, eq_array_f64
     function ne_array_f64, lt_array_f64, le_array_f64, gt_array_f64, ge_array_f64, exp_array_f64
     function erf_array_f64, sigmoid_array_f64, tanh_array_f64, silu_array_f64, gelu_array_f64
-    function gelu_tanh_array_f64, relu_grad_array_f64, abs_grad_array_f64, sqrt_grad_array_f64
+    function gelu_tanh_array_f64, relu_grad_array_f64, abs_grad_array_f64
     function sigmoid_grad_array_f64, tanh_grad_array_f64, leaky_relu_grad_array_f64, clamp_grad_array_f64
     function larger_share_array_f64, divisor_grad_array_f64, silu_grad_array_f64, gelu_grad_array_f64
     function gelu_tanh_grad_array_f64
@@ -264,10 +259,6 @@ relu_grad = cheap(
     "x where y > 0, else 0; y is relu's result.",
 )
 abs_grad = cheap("abs_grad", 2, abs_grad_array_f32, abs_grad_array_f64, "x sign(y); y is abs's input.")
-sqrt_grad = cheap(
-    "sqrt_grad", 2, sqrt_grad_array_f32, sqrt_grad_array_f64,
-    "x / (2 y); y is sqrt's result.",
-)
 sigmoid_grad = cheap(
     "sigmoid_grad", 2, sigmoid_grad_array_f32, sigmoid_grad_array_f64,
     "x y (1 - y); y is sigmoid's result.",

@@ -195,7 +195,7 @@ log = _function("log", "log", lambda g, _z, x: g / x)
 log1p = _function("log1p", "log1p", lambda g, _z, x: g / (x + 1.0))
 log2 = _function("log2", "log2", lambda g, _z, x: g / (x * math.log(2.0)))
 log10 = _function("log10", "log10", lambda g, _z, x: g / (x * math.log(10.0)))
-sqrt = _function("sqrt", "sqrt", lambda g, z, _x: sqrt_grad(g, z))
+sqrt = _function("sqrt", "sqrt", lambda g, z, _x: g / (z * 2.0))
 sin: Callable[[Any], Any] = _function("sin", "sin", lambda g, _z, x: g * cos(x))
 cos: Callable[[Any], Any] = _function("cos", "cos", lambda g, _z, x: -g * sin(x))
 tan = _function("tan", "tan", lambda g, z, _x: g * (z * z + 1.0))
@@ -237,18 +237,6 @@ def abs_grad(xp, g, x):
 
 abs.grad(x=lambda g, _z, x: abs_grad(g, x))
 abs_grad.grad(g=lambda gg, _z, _g, x: abs_grad(gg, x), x=lambda gg, _z, _g, _x: zeros_like(gg))
-
-
-@op
-def sqrt_grad(xp, g, z):
-    """g / (2 z), with ``z`` a square root."""
-    return g / (z + z)
-
-
-sqrt_grad.grad(
-    g=lambda gg, _z, _g, z: sqrt_grad(gg, z),
-    z=lambda gg, _z, g, z: divisor_grad(gg, g, z) * 0.5,
-)
 
 
 @op
@@ -512,7 +500,7 @@ for _name, _run in cuda.elementwise.FUNCTIONS.items():
 # Where NumPy's loops are as quick as any, the kernels take over from where threads pay.
 for _name in (
     *("add", "sub", "mul", "div", "neg", "maximum", "minimum", "square", "abs", "sqrt"),
-    *("eq", "ne", "lt", "le", "gt", "ge", "divisor_grad", "larger_share", "abs_grad", "sqrt_grad"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "divisor_grad", "larger_share", "abs_grad"),
 ):
     register_cpu(get_op(_name), getattr(cpu.elementwise, _name), when=cpu.elementwise.is_large)
 register_cpu(_where, cpu.elementwise.where, dtypes="?", when=_are_floating)

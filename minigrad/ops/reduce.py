@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.dispatch import Spec
+from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
@@ -331,7 +332,8 @@ def _are_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
 
 
 def _have_kernel(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
-    return x.flags.c_contiguous and cpu.reduce.fits(x, dim)
+    """Large views NumPy walks through in memory's order; small ones are copied, and rounded as any array."""
+    return (x.size < LARGE or x.flags.c_contiguous) and cpu.reduce.fits(x, dim)
 
 
 def _register_cpu(target: Op, run: Any) -> None:

@@ -235,7 +235,6 @@ CHEAP = {
     "clamp_grad": (lambda g, y, z, w: np.where((y >= z) & (y <= w), g, 0), 2, (-0.5, 0.75)),
     "larger_share": (lambda g, x, y: np.where(x > y, g, np.where(x == y, g / 2, 0)), 3, ()),
     "divisor_grad": (lambda g, x, y: -g * x / (y * y), 3, ()),
-    "sqrt_grad": (lambda g, z: g / (2 * z), 2, ()),
 }
 BOOLEAN = ("eq", "ne", "lt", "le", "gt", "ge")
 # One piece; rows longer and shorter than a tile; more dimensions than can be merged; nothing.
