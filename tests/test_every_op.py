@@ -324,6 +324,44 @@ def attention_cases(backward):
                 yield case(out, q, k, v, out, shifts, lse, **options)
 
 
+def class_loss_cases():
+    """Cross-entropy and the negative log-likelihood, plain, and with weights, smoothing and a reduction."""
+    cases = {"cross_entropy": [], "cross_entropy_grad": [], "nll_loss": [], "nll_loss_grad": []}
+    for x, target in cross_entropy_cases():
+        weight, length = uniform(0.5, 2.0, x[1:]), math.prod(x) + x[1]
+        for smoothing, weights, reduction in (
+            (0.0, None, "none"),
+            (0.0, None, "mean"),
+            (0.2, None, "sum"),
+            (0.2, weight, "none"),
+            (0.1, weight, "mean"),
+        ):
+            if reduction == "mean" and x[0] < 3:
+                continue  # nothing but ignored targets has no mean
+            options = {"ignore_index": 0, "reduction": reduction, "length": length}
+            g = x[:1] if reduction == "none" else ()
+            smooth = {"label_smoothing": smoothing, **options}
+            cases["cross_entropy"].append(case(x, target, weights, **smooth))
+            cases["cross_entropy_grad"].append(case(g, x, target, weights, **smooth))
+            cases["nll_loss"].append(case(x, target, weights, **options))
+            cases["nll_loss_grad"].append(case(g, x, target, weights, **options))
+    return cases
+
+
+LOSSES = ["mse_loss", "l1_loss", "binary_cross_entropy_with_logits"]
+
+
+def loss_cases(backward):
+    """Inputs and targets that are apart, so that no absolute error is at its kink."""
+    cases = []
+    for shape in [s for s in SHAPES + LARGER if 0 not in s]:
+        targets = uniform(0.0, 0.2, shape)
+        for reduction in ("mean", "sum"):
+            inputs = (*([()] if backward else []), apart(shape), targets)
+            cases.append(case(*inputs, reduction=reduction, length=max(1, math.prod(shape))))
+    return cases
+
+
 # The shape of the indices, columns, rows.
 EMBEDDINGS = [((4, 2), 3, 5), ((7,), 130, 6), ((40,), 5, 1), ((200,), 20, 3), ((0,), 4, 3), ((), 2, 3)]
 
@@ -470,10 +508,9 @@ CASES = {
     "adaptive_avg_pool2d_input_grad": [
         case((*s[:2], *size), input_size=s[2:], length=49) for s, size in ADAPTIVE
     ],
-    "cross_entropy": [case(x, target, ignore_index=0, length=x[1]) for x, target in cross_entropy_cases()],
-    "cross_entropy_grad": [
-        case(x[:1], x, target, ignore_index=0, length=x[1]) for x, target in cross_entropy_cases()
-    ],
+    **class_loss_cases(),
+    **each(LOSSES, loss_cases(False)),
+    **each([f"{name}_grad" for name in LOSSES], loss_cases(True)),
     **norm_cases(),
     **each(["softmax", "log_softmax"], softmax_cases(1)),
     **each(["softmax_grad", "log_softmax_grad"], softmax_cases(2)),

@@ -16,6 +16,7 @@ MODULES = (
     "conv2d_winograd",
     "elementwise",
     "embedding",
+    "loss",
     "lstm",
     "matmul",
     "norm",

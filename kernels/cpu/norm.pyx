@@ -14,6 +14,7 @@ the shape alone, but for the sums over rows in layer norm's gradient, which depe
 """
 
 from cython.parallel cimport prange
+from libc.string cimport memset
 
 include "arguments.pxi"
 
@@ -139,19 +140,25 @@ cdef int check_sizes(cnp.ndarray x, int ndim) except -1:
 
 cdef Norm layer_sizes(cnp.ndarray x) except *:
     check_sizes(x, 2)
-    cdef Norm p = Norm(samples=x.shape[0], area=x.shape[1])
+    cdef Norm p
+    memset(&p, 0, sizeof(p))
+    p.samples, p.area = x.shape[0], x.shape[1]
     return p
 
 
 cdef Norm group_sizes(cnp.ndarray x) except *:
     check_sizes(x, 4)
-    cdef Norm p = Norm(samples=x.shape[0], groups=x.shape[1], channels=x.shape[2], area=x.shape[3])
+    cdef Norm p
+    memset(&p, 0, sizeof(p))
+    p.samples, p.groups, p.channels, p.area = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
     return p
 
 
 cdef Norm batch_sizes(cnp.ndarray x, int threads) except *:
     check_sizes(x, 3)
-    cdef Norm p = Norm(samples=x.shape[0], channels=x.shape[1], area=x.shape[2])
+    cdef Norm p
+    memset(&p, 0, sizeof(p))
+    p.samples, p.channels, p.area = x.shape[0], x.shape[1], x.shape[2]
     cdef Py_ssize_t for_each_thread = p.channels // threads
     p.at_once = max(1, min(TOGETHER // p.area, for_each_thread, MOST_CHANNELS))
     return p

@@ -1,6 +1,6 @@
 /* Softmax, its logarithm and their gradients for softmax.pyx, a template: the including file defines
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
- *   NAME(f)               the name of f for this type: f_f32 or f_f64 (log_f32 is logf).
+ *   NAME(f)               the name of f for this type: f_f32 or f_f64.
  *
  * An array is (outer, n, inner), and what is normalised are the n elements of each of its outer * inner
  * *lines*. Where inner is 1, a line is a row in memory. All functions take (out, a, b, ...): a softmax reads
@@ -12,6 +12,18 @@
  */
 
 #include "lanes.h"
+
+#ifndef MAX_WIDTH
+#define log_f32 logf
+#define log_f64 log
+
+/* Lines done together, of a block of columns and of transposed short rows. */
+#define MAX_WIDTH 512
+#define MIN_WIDTH 64
+#define CACHED_BYTES 16384
+#define TILE_ROWS 16
+#define SHORT_ROW 32
+#endif
 
 /* ---- long rows: a vector holds neighbours of one row ---- */
 
@@ -29,13 +41,17 @@ MAYBE_UNUSED void NAME(softmax_row)(REAL *out, const REAL *x, const REAL *unused
         NAME(store)(out + i, n - i, NAME(load)(out + i, n - i, 0) * scale);
 }
 
-MAYBE_UNUSED void NAME(log_softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
-    (void)unused;
-    REAL max = NAME(row_max)(x, n); /* if there is a NaN, the sum finds it */
+/* The logarithm of sum(exp(x - max)). */
+ALWAYS_INLINE REAL NAME(row_log_sum)(const REAL *x, ptrdiff_t n, REAL max) {
     VECTOR sums = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES)
         sums += NAME(exp_nonpositive)(NAME(load)(x + i, n - i, -(REAL)INFINITY) - max);
-    REAL log_sum = NAME(log)(NAME(lane_sum)(sums));
+    return NAME(log)(NAME(lane_sum)(sums));
+}
+
+MAYBE_UNUSED void NAME(log_softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
+    (void)unused;
+    REAL max = NAME(row_max)(x, n), log_sum = NAME(row_log_sum)(x, n, max);
     for (ptrdiff_t i = 0; i < n; i += LANES)
         NAME(store)(out + i, n - i, NAME(load)(x + i, n - i, 0) - max - log_sum);
 }
@@ -101,16 +117,22 @@ MAYBE_UNUSED void NAME(softmax_columns)(
         NAME(store)(out + at, count, NAME(load)(out + at, count, 0) * AS_VECTOR(scale, j));
 }
 
+ALWAYS_INLINE void NAME(column_log_sums)(
+    REAL *sums, const REAL *max, const REAL *x, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width
+) {
+    FOR_LINES(j) AS_VECTOR(sums, j) = (VECTOR){0};
+    FOR_ELEMENTS(i, j, at, count)
+        AS_VECTOR(sums, j) += NAME(exp_nonpositive)(NAME(load)(x + at, count, 0) - AS_VECTOR(max, j));
+    for (ptrdiff_t j = 0; j < width; j++) sums[j] = NAME(log)(sums[j]);
+}
+
 MAYBE_UNUSED void NAME(log_softmax_columns)(
     REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width
 ) {
     (void)unused;
     NAME(of_lines) max, sums;
     NAME(column_max)(max, x, n, stride, width);
-    FOR_LINES(j) AS_VECTOR(sums, j) = (VECTOR){0};
-    FOR_ELEMENTS(i, j, at, count)
-        AS_VECTOR(sums, j) += NAME(exp_nonpositive)(NAME(load)(x + at, count, 0) - AS_VECTOR(max, j));
-    for (ptrdiff_t j = 0; j < width; j++) sums[j] = NAME(log)(sums[j]);
+    NAME(column_log_sums)(sums, max, x, n, stride, width);
     FOR_ELEMENTS(i, j, at, count) {
         VECTOR shifted = NAME(load)(x + at, count, 0) - AS_VECTOR(max, j);
         NAME(store)(out + at, count, shifted - AS_VECTOR(sums, j));
@@ -150,6 +172,21 @@ typedef void (*NAME(columns_kernel))(REAL *, const REAL *, const REAL *, ptrdiff
 ALWAYS_INLINE void NAME(transpose_rows)(REAL *tile, const REAL *x, ptrdiff_t n, ptrdiff_t rows) {
     for (ptrdiff_t row = 0; row < rows; row++)
         for (ptrdiff_t i = 0; i < n; i++) tile[i * TILE_ROWS + row] = x[row * n + i];
+}
+
+/* The maxima, and the logarithms of the sums of exp(x - max), of at most TILE_ROWS rows. */
+MAYBE_UNUSED void NAME(log_sums_of_rows)(REAL *max, REAL *sums, const REAL *x, ptrdiff_t n, ptrdiff_t rows) {
+    if (n > SHORT_ROW) {
+        for (ptrdiff_t row = 0; row < rows; row++, x += n) {
+            max[row] = NAME(row_max)(x, n);
+            sums[row] = NAME(row_log_sum)(x, n, max[row]);
+        }
+    } else {
+        REAL tile[SHORT_ROW * TILE_ROWS];
+        NAME(transpose_rows)(tile, x, n, rows);
+        NAME(column_max)(max, tile, n, TILE_ROWS, rows);
+        NAME(column_log_sums)(sums, max, tile, n, TILE_ROWS, rows);
+    }
 }
 
 /* Rows too short to fill vectors, transposed so that they are columns: TILE_ROWS at a time. */

@@ -24,15 +24,6 @@ ctypedef void (*lines_kernel)(
 cdef extern from *:
     """
     #include "vector_math.h"
-    #define log_f32 logf
-    #define log_f64 log
-
-    /* Lines done together, of a block of columns and of transposed short rows. */
-    #define MAX_WIDTH 512
-    #define MIN_WIDTH 64
-    #define CACHED_BYTES 16384
-    #define TILE_ROWS 16
-    #define SHORT_ROW 32
 
     #define REAL float
     #define VECTOR f32v

@@ -16,16 +16,15 @@ from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, sigmoid, tanh
 from minigrad.ops.attention import scaled_dot_product_attention
 from minigrad.ops.conv import conv2d, conv_transpose2d
+from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.embedding import embedding
 from minigrad.ops.join import pad
 from minigrad.ops.linear import linear as _linear
 from minigrad.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
-    cross_entropy,
     l1_loss,
     mse_loss,
-    nll_loss,
 )
 from minigrad.ops.matmul import apply as _matmul
 from minigrad.ops.norm import batch_norm, group_norm, layer_norm

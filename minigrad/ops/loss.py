@@ -1,23 +1,20 @@
-"""Losses: cross-entropy, negative log-likelihood, squared and absolute error.
+"""Losses of elements: squared and absolute error, and the cross-entropy of two classes.
 
 ``reduction`` is ``"mean"``, ``"sum"`` or ``"none"``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
-
-from minigrad.kernels import cpu, cuda
+from minigrad.autograd import wrap
+from minigrad.kernels import cpu
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.op import op
-from minigrad.ops.activation import softplus
-from minigrad.ops.elementwise import abs, as_dtype, cast, clamp, floating, log, where
-from minigrad.ops.index import take_along_dim
-from minigrad.ops.reduce import largest_of_rows, mean, sum
-from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
-from minigrad.ops.softmax import WARP_COLUMNS, log_softmax, softmax, softmax_grad
+from minigrad.op import Op, op
+from minigrad.ops.activation import sigmoid, softplus
+from minigrad.ops.elementwise import abs, clamp, log, zeros_like
+from minigrad.ops.reduce import mean, sum
 
 
 def reduce_loss(name: str, loss: Any, reduction: str) -> Any:
@@ -36,15 +33,125 @@ def _check_same_shape(name: str, x: Any, target: Any) -> None:
         raise ValueError(f"{name}: input has shape {x.shape}, target {target.shape}; they must be equal")
 
 
+# ---- elementwise ------------------------------------------------------------------------------------------
+#
+# Sums and means are one op, so that the losses of the elements are never written; its gradient is another.
+
+
+def ones_like(x: Any) -> Any:
+    """Ones of ``x``'s shape, dtype and device."""
+    with x.device.active():
+        return wrap(x.device.xp.ones(x.shape, x.dtype), x.device)
+
+
+def _scale(x: Any, reduction: str) -> float:
+    """What the sum of the losses of x's elements is multiplied by."""
+    return 1.0 / max(1, math.prod(x.shape)) if reduction == "mean" else 1.0
+
+
+def _elementwise_loss(name: str, value: Any, slope: Any) -> tuple[Op, Op]:
+    """The op ``name``: the sum or mean of value(xp, x, target), and its gradient, whose slope is given."""
+
+    def reference(xp, x, target, *, reduction):
+        losses = value(xp, x, target)
+        return xp.sum(losses) / losses.size if reduction == "mean" else xp.sum(losses)
+
+    def grad_reference(xp, g, x, target, *, reduction):
+        return slope(xp, x, target) * (g * x.dtype.type(_scale(x, reduction)))
+
+    forward, backward = op(reference, name=name, promote=True), op(grad_reference, name=f"{name}_grad")
+    forward.shape(lambda x, target, *, reduction: ())
+    backward.shape(lambda g, x, target, *, reduction: x.shape)
+    forward.grad(x=lambda g, _y, x, target, *, reduction: backward(g, x, target, reduction=reduction))
+    backward.grad(
+        g=lambda gg, _z, g, x, target, *, reduction: sum(
+            gg * backward(ones_like(g), x, target, reduction=reduction)
+        )
+    )
+    run, run_grad = getattr(cpu.loss, name), getattr(cpu.loss, f"{name}_grad")
+
+    @forward.kernel("cpu", name="fused", when=_is_one_shape)
+    def _(out, x, target, *, reduction):
+        """One walk, in vectors; no loss of an element is written."""
+        run(out, x, target, _scale(x, reduction), get_num_threads())
+
+    @backward.kernel("cpu", name="fused", when=_grad_is_one_shape)
+    def _(out, g, x, target, *, reduction):
+        """One walk, in vectors."""
+        run_grad(out, g, x, target, _scale(x, reduction), get_num_threads())
+
+    return forward, backward
+
+
+def _is_one_shape(x: Any, target: Any, **options: Any) -> bool:
+    return x.size > 0 and x.shape == target.shape and x.dtype == target.dtype
+
+
+def _grad_is_one_shape(g: Any, x: Any, target: Any, **options: Any) -> bool:
+    return _is_one_shape(x, target) and g.size == 1 and g.dtype == x.dtype
+
+
+def _log1p_exp(xp, x):
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+def _logistic(xp, x):
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x < 0, e, 1) / (1 + e)
+
+
+_l1_loss, l1_loss_grad = _elementwise_loss(
+    "l1_loss", lambda xp, x, t: xp.abs(x - t), lambda xp, x, t: xp.sign(x - t)
+)
+_mse_loss, mse_loss_grad = _elementwise_loss(
+    "mse_loss", lambda xp, x, t: (x - t) * (x - t), lambda xp, x, t: 2 * (x - t)
+)
+_logits_loss, logits_loss_grad = _elementwise_loss(
+    "binary_cross_entropy_with_logits",
+    lambda xp, x, t: _log1p_exp(xp, x) - x * t,
+    lambda xp, x, t: _logistic(xp, x) - t,
+)
+
+_l1_loss.grad(target=lambda g, _y, x, t, *, reduction: -l1_loss_grad(g, x, t, reduction=reduction))
+_mse_loss.grad(target=lambda g, _y, x, t, *, reduction: -mse_loss_grad(g, x, t, reduction=reduction))
+_logits_loss.grad(target=lambda g, _y, x, _t, *, reduction: x * (g * -_scale(x, reduction)))
+l1_loss_grad.grad(
+    x=lambda gg, _z, _g, _x, _t, *, reduction: zeros_like(gg),
+    target=lambda gg, _z, _g, _x, _t, *, reduction: zeros_like(gg),
+)
+mse_loss_grad.grad(
+    x=lambda gg, _z, g, _x, _t, *, reduction: gg * (g * (2 * _scale(_x, reduction))),
+    target=lambda gg, _z, g, _x, _t, *, reduction: gg * (g * (-2 * _scale(_x, reduction))),
+)
+
+
+@logits_loss_grad.grad
+def _(gg, _z, g, x, t, *, reduction):
+    unit = sum(gg * logits_loss_grad(ones_like(g), x, t, reduction=reduction))
+    scaled, p = gg * (g * _scale(x, reduction)), sigmoid(x)
+    return unit, scaled * p * (1.0 - p), -scaled
+
+
+def _fused(target: Op, input: Any, other: Any, reduction: str) -> Any:
+    """The sum or mean by the op ``target``; None where it does not apply."""
+    if reduction not in ("mean", "sum") or input.dtype.kind != "f" or other.dtype.kind != "f":
+        return None
+    return target(input, other, reduction=reduction)
+
+
 def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """|input - target|; both of one shape."""
     _check_same_shape("l1_loss", input, target)
-    return reduce_loss("l1_loss", abs(input - target), reduction)
+    loss = _fused(_l1_loss, input, target, reduction)
+    return reduce_loss("l1_loss", abs(input - target), reduction) if loss is None else loss
 
 
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
     """(input - target)^2; both of one shape."""
     _check_same_shape("mse_loss", input, target)
+    loss = _fused(_mse_loss, input, target, reduction)
+    if loss is not None:
+        return loss
     difference = input - target
     return reduce_loss("mse_loss", difference * difference, reduction)
 
@@ -101,238 +208,12 @@ def binary_cross_entropy_with_logits(
     ``pos_weight``, broadcast to the input, is multiplied to the part of positive targets.
     """
     _check_same_shape("binary_cross_entropy_with_logits", input, target)
+    if weight is None and pos_weight is None:
+        fused = _fused(_logits_loss, input, target, reduction)
+        if fused is not None:
+            return fused
     # -log(sigmoid(x)) = softplus(-x), and -log(1 - sigmoid(x)) = x + softplus(-x).
     share = 1.0 if pos_weight is None else target * (pos_weight - 1.0) + 1.0
     loss = (1.0 - target) * input + softplus(-input) * share
     loss = loss if weight is None else loss * weight
     return reduce_loss("binary_cross_entropy_with_logits", loss, reduction)
-
-
-# ---- several classes --------------------------------------------------------------------------------------
-
-
-def nll_loss(
-    input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
-) -> Any:
-    """The negative of the log-probability that ``input`` gives to each target class.
-
-    Args:
-        input: log-probabilities, (N, C), (C,), or (N, C, d1, ...).
-        target: class numbers in [0, C), integers: (N,), (), or (N, d1, ...).
-        weight: (C,), a weight for each class; the mean is then weighted.
-        ignore_index: targets of this value count for nothing.
-
-    Raises:
-        ValueError: shapes do not fit, or a target is out of range; TypeError: targets are not integers.
-    """
-    class_dim = 0 if input.ndim == 1 else 1
-    _check_targets("nll_loss", input, target, class_dim, ignore_index)
-    kept = target != ignore_index
-    safe = where(kept, target, 0)
-    picked = squeeze(take_along_dim(input, unsqueeze(safe, class_dim), class_dim), class_dim)
-    if weight is None:
-        weights = cast(kept, dtype=input.dtype)
-    else:
-        if weight.shape != (input.shape[class_dim],):
-            raise ValueError(
-                f"nll_loss: weight must have shape ({input.shape[class_dim]},), got {weight.shape}"
-            )
-        weights = where(kept, reshape(weight[reshape(safe, (-1,))], safe.shape), 0.0)
-    loss = where(kept, -picked, 0.0) * weights
-    if reduction == "mean":
-        return sum(loss) / sum(weights)
-    return reduce_loss("nll_loss", loss, reduction)
-
-
-@op(name="cross_entropy")
-def _cross_entropy(xp, x, target, *, ignore_index):
-    """-log_softmax(x)[target] of each row of x (N, C); 0 where the target (N,) is ``ignore_index``."""
-    kept = target != ignore_index
-    shifted = x - largest_of_rows(xp, x)
-    picked = xp.take_along_axis(shifted, xp.where(kept, target, 0)[:, None], axis=1)[:, 0]
-    return xp.where(kept, xp.log(xp.sum(xp.exp(shifted), axis=1)) - picked, x.dtype.type(0))
-
-
-@op
-def cross_entropy_grad(xp, g, x, target, *, ignore_index):
-    """g (softmax(x) - onehot(target)) for each row; 0 where the target is ``ignore_index``."""
-    kept = (target != ignore_index)[:, None]
-    e = xp.exp(x - largest_of_rows(xp, x))
-    onehot = target[:, None] == xp.arange(x.shape[1])
-    return xp.where(kept, (e / xp.sum(e, axis=1, keepdims=True) - onehot) * g[:, None], x.dtype.type(0))
-
-
-_cross_entropy.grad(
-    x=lambda g, _y, x, target, *, ignore_index: cross_entropy_grad(g, x, target, ignore_index=ignore_index)
-)
-
-
-@cross_entropy_grad.grad
-def _(gg, _z, g, x, target, *, ignore_index):
-    kept = target != ignore_index
-    p = softmax(x, 1)
-    picked = squeeze(take_along_dim(gg, unsqueeze(where(kept, target, 0), 1), 1), 1)
-    own = where(kept, g, 0.0)
-    return where(kept, sum(gg * p, 1) - picked, 0.0), softmax_grad(gg * unsqueeze(own, 1), p), None
-
-
-@_cross_entropy.shape
-def _(x, target, *, ignore_index):
-    return x.shape[:1]
-
-
-@cross_entropy_grad.shape
-def _(g, x, target, *, ignore_index):
-    return x.shape
-
-
-def _class_losses(x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
-    """The loss of each target, by the fused op: its rows are the logits of one target."""
-    shape, classes = target.shape, x.shape[class_dim]
-    if class_dim != x.ndim - 1:
-        x = permute(x, (0, *range(2, x.ndim), 1))
-    if x.ndim != 2:
-        rows = target.numel()
-        x, target = reshape(x, (rows, classes)), reshape(target, (rows,))
-    target = as_dtype(target, np.dtype(np.int64), target.device)
-    losses = _cross_entropy(x, target, ignore_index=ignore_index)
-    return losses if losses.shape == shape else reshape(losses, shape)
-
-
-def cross_entropy(
-    input: Any,
-    target: Any,
-    weight: Any = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Any:
-    """The cross-entropy between the softmax of ``input`` and ``target``.
-
-    Args:
-        input: logits, not probabilities: (N, C), (C,), or (N, C, d1, ...).
-        target: class numbers as in :func:`nll_loss`, or probabilities of input's own shape and dtype.
-        weight, ignore_index: as in :func:`nll_loss`.
-        label_smoothing: in [0, 1]: the share of the target that is spread evenly over all classes.
-    """
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-    class_dim = 0 if input.ndim == 1 else 1
-    if target.dtype.kind != "f" and weight is None and label_smoothing == 0.0:
-        input = floating(input)
-        _check_targets("nll_loss", input, target, class_dim, ignore_index)
-        loss = _class_losses(input, target, class_dim, ignore_index)
-        if reduction == "mean":
-            return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
-        return reduce_loss("nll_loss", loss, reduction)
-    log_probabilities = log_softmax(input, class_dim)
-    if target.dtype.kind == "f":
-        return _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction)
-    loss = nll_loss(log_probabilities, target, weight, ignore_index, reduction)
-    if label_smoothing == 0.0:
-        return loss
-    smooth = _smooth_loss(log_probabilities, target, weight, class_dim, ignore_index, reduction)
-    return loss * (1.0 - label_smoothing) + smooth * (label_smoothing / input.shape[class_dim])
-
-
-def _smooth_loss(log_probabilities, target, weight, class_dim, ignore_index, reduction):
-    """The loss against the sum over all classes, as label smoothing adds it."""
-    kept = target != ignore_index
-    if weight is not None:
-        log_probabilities = log_probabilities * _class_shape(weight, log_probabilities, class_dim)
-    loss = where(kept, -sum(log_probabilities, class_dim), 0.0)
-    if reduction == "mean":
-        if weight is None:
-            return sum(loss) / sum(cast(kept, dtype=loss.dtype))
-        safe = where(kept, target, 0)
-        return sum(loss) / sum(where(kept, reshape(weight[reshape(safe, (-1,))], safe.shape), 0.0))
-    return reduce_loss("cross_entropy", loss, reduction)
-
-
-def _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction):
-    if target.shape != log_probabilities.shape:
-        raise ValueError(
-            f"cross_entropy: target probabilities need the input's shape {log_probabilities.shape}, "
-            f"got {target.shape}"
-        )
-    classes = log_probabilities.shape[class_dim]
-    target = target * (1.0 - label_smoothing) + label_smoothing / classes
-    if weight is not None:
-        target = target * _class_shape(weight, log_probabilities, class_dim)
-    loss = -sum(log_probabilities * target, class_dim)
-    if reduction == "mean":
-        count = float(np.prod(loss.shape, dtype=np.int64))
-        return sum(loss) / count
-    return reduce_loss("cross_entropy", loss, reduction)
-
-
-def _class_shape(weight: Any, like: Any, class_dim: int) -> Any:
-    shape = tuple(-1 if axis == class_dim else 1 for axis in range(like.ndim))
-    return broadcast_to(reshape(weight, shape), like.shape)
-
-
-def _check_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index: int) -> None:
-    if x.ndim == 0:
-        raise ValueError(f"{name}: input needs a dimension for the classes, got a 0-d tensor")
-    if target.dtype.kind not in "iu":
-        raise TypeError(f"{name}: targets must be integers (class numbers), got {target.dtype}")
-    expected = x.shape[:class_dim] + x.shape[class_dim + 1 :]
-    if target.shape != expected:
-        raise ValueError(
-            f"{name}: for input of shape {x.shape} the target must have shape {expected}, got {target.shape}"
-        )
-    labels = target._array
-    with target.device.active():
-        wrong = ((labels < 0) | (labels >= x.shape[class_dim])) & (labels != ignore_index)
-        if wrong.any():
-            raise ValueError(
-                f"{name}: target {int(labels[wrong].ravel()[0])} is out of range: the input has "
-                f"{x.shape[class_dim]} classes (shape {x.shape})"
-            )
-
-
-# ---- kernels ----------------------------------------------------------------------------------------------
-
-
-def _is_filled(x: Any, target: Any, **options: Any) -> bool:
-    return x.size > 0
-
-
-def _has_long_rows(x: Any, target: Any, **options: Any) -> bool:
-    return x.size > 0 and x.shape[1] > WARP_COLUMNS
-
-
-def _grad_is_filled(g: Any, x: Any, target: Any, **options: Any) -> bool:
-    return _is_filled(x, target)
-
-
-def _grad_has_long_rows(g: Any, x: Any, target: Any, **options: Any) -> bool:
-    return _has_long_rows(x, target)
-
-
-@_cross_entropy.kernel("cpu", name="vectorized", when=_is_filled)
-def _(loss, x, target, *, ignore_index):
-    """Each row's log-softmax in vectors, by one thread, then the targets' elements of it."""
-    logarithms, ignored = np.empty_like(x), target == ignore_index
-    cpu.softmax.log_softmax(logarithms, x, 1, get_num_threads())
-    np.negative(logarithms[np.arange(len(x)), np.where(ignored, 0, target)], out=loss)
-    loss[ignored] = 0
-
-
-@cross_entropy_grad.kernel("cpu", name="vectorized", when=_grad_is_filled)
-def _(out, g, x, target, *, ignore_index):
-    """Each row's softmax in vectors, by one thread; then minus 1 at the target, and times g."""
-    ignored = target == ignore_index
-    cpu.softmax.softmax(out, x, 1, get_num_threads())
-    out[np.arange(len(x)), np.where(ignored, 0, target)] -= 1
-    out *= g[:, None]
-    out[ignored] = 0
-
-
-for _op, _filled, _long in (
-    (_cross_entropy, _is_filled, _has_long_rows),
-    (cross_entropy_grad, _grad_is_filled, _grad_has_long_rows),
-):
-    for _name, _when in (("naive", _filled), ("warp", _filled), ("block", _long)):
-        _run = getattr(cuda.cross_entropy, f"{_op.name}_{_name}")
-        _op.kernel("cuda", "sim", name=_name, when=_when)(_run)

@@ -1,0 +1,385 @@
+"""Losses of classes: the negative log-likelihood, and the cross-entropy of logits.
+
+One op each, with weights and a reduction, so that one walk over the logits finds the loss; its gradient is
+another. ``reduction`` is ``"mean"``, ``"sum"`` or ``"none"``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import wrap
+from minigrad.devices import cpu as cpu_device
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import op
+from minigrad.ops.elementwise import as_dtype, cast, floating, where, zeros_like
+from minigrad.ops.index import take_along_dim
+from minigrad.ops.loss import ones_like, reduce_loss
+from minigrad.ops.reduce import largest_of_rows, sum
+from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
+from minigrad.ops.softmax import WARP_COLUMNS, log_softmax, softmax, softmax_grad
+
+
+def nll_loss(
+    input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Any:
+    """The negative of the log-probability that ``input`` gives to each target class.
+
+    Args:
+        input: log-probabilities, (N, C), (C,), or (N, C, d1, ...).
+        target: class numbers in [0, C), integers: (N,), (), or (N, d1, ...).
+        weight: (C,), a weight for each class; the mean is then weighted.
+        ignore_index: targets of this value count for nothing.
+
+    Raises:
+        ValueError: shapes do not fit, or a target is out of range; TypeError: targets are not integers.
+    """
+    class_dim = 0 if input.ndim == 1 else 1
+    _check_targets("nll_loss", input, target, class_dim, ignore_index)
+    if _takes_rows(input, target, weight, reduction):
+        options = {"ignore_index": ignore_index, "reduction": reduction}
+        return _nll_loss(input, _as_int64(target), weight, **options)
+    kept = target != ignore_index
+    safe = where(kept, target, 0)
+    picked = squeeze(take_along_dim(input, unsqueeze(safe, class_dim), class_dim), class_dim)
+    if weight is None:
+        weights = cast(kept, dtype=input.dtype)
+    else:
+        if weight.shape != (input.shape[class_dim],):
+            raise ValueError(
+                f"nll_loss: weight must have shape ({input.shape[class_dim]},), got {weight.shape}"
+            )
+        weights = where(kept, reshape(weight[reshape(safe, (-1,))], safe.shape), 0.0)
+    loss = where(kept, -picked, 0.0) * weights
+    if reduction == "mean":
+        return sum(loss) / sum(weights)
+    return reduce_loss("nll_loss", loss, reduction)
+
+
+def _target_weights(xp, x, target, weight, ignore_index):
+    """For each row of x the target, or 0 if it is ignored, and its weight, which is 0 then."""
+    kept = target != ignore_index
+    safe = xp.where(kept, target, 0)
+    weights = kept.astype(x.dtype) if weight is None else xp.where(kept, weight[safe], x.dtype.type(0))
+    return safe, weights
+
+
+def _reduced(xp, losses, weights, reduction):
+    if reduction == "none":
+        return losses
+    return xp.sum(losses) / xp.sum(weights) if reduction == "mean" else xp.sum(losses)
+
+
+def _of_rows(xp, g, weights, reduction):
+    """The gradient of each row's loss, from that of what they were reduced to."""
+    if reduction == "mean":
+        g = g / xp.sum(weights)
+    return xp.broadcast_to(g, weights.shape)[:, None]
+
+
+@op(name="cross_entropy")
+def _cross_entropy(xp, x, target, weight=None, *, ignore_index, label_smoothing=0.0, reduction="none"):
+    """-log_softmax(x)[target] of each row of x (N, C); 0 where the target (N,) is ``ignore_index``.
+
+    Times weight[target], and of ``label_smoothing`` that share is the mean over all classes, weighted.
+    """
+    safe, weights = _target_weights(xp, x, target, weight, ignore_index)
+    shifted = x - largest_of_rows(xp, x)
+    log_sums = xp.log(xp.sum(xp.exp(shifted), axis=1))
+    picked = xp.take_along_axis(shifted, safe[:, None], axis=1)[:, 0]
+    losses = (log_sums - picked) * weights * x.dtype.type(1 - label_smoothing)
+    if label_smoothing:
+        of_classes = log_sums[:, None] - shifted
+        of_classes = of_classes if weight is None else of_classes * weight
+        losses += xp.sum(of_classes, axis=1) * x.dtype.type(label_smoothing / x.shape[1])
+    losses = xp.where(target != ignore_index, losses, x.dtype.type(0))
+    return _reduced(xp, losses, weights, reduction)
+
+
+@op
+def cross_entropy_grad(xp, g, x, target, weight=None, *, ignore_index, label_smoothing=0.0, reduction="none"):
+    """g (softmax(x) - onehot(target)) for each row, weighted and smoothed as the loss is; 0 where the target
+    is ``ignore_index``."""
+    safe, weights = _target_weights(xp, x, target, weight, ignore_index)
+    g = _of_rows(xp, g, weights, reduction)
+    e = xp.exp(x - largest_of_rows(xp, x))
+    p = e / xp.sum(e, axis=1, keepdims=True)
+    onehot = safe[:, None] == xp.arange(x.shape[1])
+    out = (p - onehot) * (weights[:, None] * x.dtype.type(1 - label_smoothing))
+    if label_smoothing:
+        of_classes = xp.ones(x.shape[1], x.dtype) if weight is None else weight
+        out += (p * xp.sum(of_classes) - of_classes) * x.dtype.type(label_smoothing / x.shape[1])
+    return xp.where((target != ignore_index)[:, None], out * g, x.dtype.type(0))
+
+
+@op(name="nll_loss")
+def _nll_loss(xp, x, target, weight=None, *, ignore_index, reduction="none"):
+    """-x[target] weight[target] of each row of x (N, C); 0 where the target (N,) is ``ignore_index``."""
+    safe, weights = _target_weights(xp, x, target, weight, ignore_index)
+    picked = xp.take_along_axis(x, safe[:, None], axis=1)[:, 0]
+    losses = xp.where(target != ignore_index, -picked * weights, x.dtype.type(0))
+    return _reduced(xp, losses, weights, reduction)
+
+
+@op
+def nll_loss_grad(xp, g, x, target, weight=None, *, ignore_index, reduction="none"):
+    """-g weight[target] at the target of each row, 0 elsewhere."""
+    safe, weights = _target_weights(xp, x, target, weight, ignore_index)
+    onehot = safe[:, None] == xp.arange(x.shape[1])
+    return xp.where(onehot, -weights[:, None] * _of_rows(xp, g, weights, reduction), x.dtype.type(0))
+
+
+_cross_entropy.grad(
+    x=lambda g, _y, x, target, weight, **options: cross_entropy_grad(g, x, target, weight, **options)
+)
+_nll_loss.grad(x=lambda g, _y, x, target, weight, **options: nll_loss_grad(g, x, target, weight, **options))
+
+
+def _along_unit(gg: Any, unit: Any, reduction: str) -> Any:
+    """The gradient for g of what is g times ``unit``, row by row or as a whole."""
+    return sum(gg * unit, 1) if reduction == "none" else sum(gg * unit)
+
+
+@cross_entropy_grad.grad
+def _(gg, _z, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+    unit = cross_entropy_grad(ones_like(g), x, target, weight, **options)
+    # x is in p = softmax(x) alone, which is multiplied by g and a number for each row.
+    with x.device.active():
+        xp, arrays = x.device.xp, (x._array, target._array, None if weight is None else weight._array)
+        _, weights = _target_weights(xp, *arrays, ignore_index)
+        of_classes = x.shape[1] if weight is None else xp.sum(weight._array)
+        factors = weights * (1 - label_smoothing) + label_smoothing / max(x.shape[1], 1) * of_classes
+        factors = xp.where(target._array != ignore_index, factors, 0)
+        factors = factors / xp.sum(weights) if reduction == "mean" else factors
+        rows = wrap(factors.astype(x.dtype), x.device)
+    own = softmax_grad(gg * unsqueeze(g * rows, 1), softmax(x, 1))
+    return _along_unit(gg, unit, reduction), own, None, None
+
+
+@nll_loss_grad.grad
+def _(gg, _z, g, x, target, weight, **options):
+    unit = nll_loss_grad(ones_like(g), x, target, weight, **options)
+    return _along_unit(gg, unit, options["reduction"]), zeros_like(gg), None, None
+
+
+def _loss_shape(x, target, weight, *, reduction, **options):
+    return x.shape[:1] if reduction == "none" else ()
+
+
+for _forward, _backward in ((_cross_entropy, cross_entropy_grad), (_nll_loss, nll_loss_grad)):
+    _forward.shape(_loss_shape)
+    _backward.shape(lambda g, x, target, weight, **options: x.shape)
+
+
+def _takes_rows(x: Any, target: Any, weight: Any, reduction: str) -> bool:
+    """Whether the op of a loss of classes computes this; what it does not is put together from others."""
+    fits = weight is None or (
+        weight.shape == x.shape[1:] and weight.dtype == x.dtype and not weight.requires_grad
+    )
+    return x.ndim == 2 and x.dtype.kind == "f" and fits and reduction in ("none", "sum", "mean")
+
+
+def _as_int64(target: Any) -> Any:
+    return as_dtype(target, np.dtype(np.int64), target.device)
+
+
+def _class_losses(x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
+    """The loss of each target, by the fused op: its rows are the logits of one target."""
+    shape, classes = target.shape, x.shape[class_dim]
+    if class_dim != x.ndim - 1:
+        x = permute(x, (0, *range(2, x.ndim), 1))
+    if x.ndim != 2:
+        rows = target.numel()
+        x, target = reshape(x, (rows, classes)), reshape(target, (rows,))
+    losses = _cross_entropy(x, _as_int64(target), ignore_index=ignore_index)
+    return losses if losses.shape == shape else reshape(losses, shape)
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """The cross-entropy between the softmax of ``input`` and ``target``.
+
+    Args:
+        input: logits, not probabilities: (N, C), (C,), or (N, C, d1, ...).
+        target: class numbers as in :func:`nll_loss`, or probabilities of input's own shape and dtype.
+        weight, ignore_index: as in :func:`nll_loss`.
+        label_smoothing: in [0, 1]: the share of the target that is spread evenly over all classes.
+    """
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    class_dim = 0 if input.ndim == 1 else 1
+    if target.dtype.kind != "f" and _takes_rows(input, target, weight, reduction):
+        _check_targets("nll_loss", input, target, class_dim, ignore_index)
+        options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+        return _cross_entropy(input, _as_int64(target), weight, **options)
+    if target.dtype.kind != "f" and weight is None and label_smoothing == 0.0:
+        input = floating(input)
+        _check_targets("nll_loss", input, target, class_dim, ignore_index)
+        loss = _class_losses(input, target, class_dim, ignore_index)
+        if reduction == "mean":
+            return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
+        return reduce_loss("nll_loss", loss, reduction)
+    log_probabilities = log_softmax(input, class_dim)
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction)
+    loss = nll_loss(log_probabilities, target, weight, ignore_index, reduction)
+    if label_smoothing == 0.0:
+        return loss
+    smooth = _smooth_loss(log_probabilities, target, weight, class_dim, ignore_index, reduction)
+    return loss * (1.0 - label_smoothing) + smooth * (label_smoothing / input.shape[class_dim])
+
+
+def _smooth_loss(log_probabilities, target, weight, class_dim, ignore_index, reduction):
+    """The loss against the sum over all classes, as label smoothing adds it."""
+    kept = target != ignore_index
+    if weight is not None:
+        log_probabilities = log_probabilities * _class_shape(weight, log_probabilities, class_dim)
+    loss = where(kept, -sum(log_probabilities, class_dim), 0.0)
+    if reduction == "mean":
+        if weight is None:
+            return sum(loss) / sum(cast(kept, dtype=loss.dtype))
+        safe = where(kept, target, 0)
+        return sum(loss) / sum(where(kept, reshape(weight[reshape(safe, (-1,))], safe.shape), 0.0))
+    return reduce_loss("cross_entropy", loss, reduction)
+
+
+def _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction):
+    if target.shape != log_probabilities.shape:
+        raise ValueError(
+            f"cross_entropy: target probabilities need the input's shape {log_probabilities.shape}, "
+            f"got {target.shape}"
+        )
+    classes = log_probabilities.shape[class_dim]
+    target = target * (1.0 - label_smoothing) + label_smoothing / classes
+    if weight is not None:
+        target = target * _class_shape(weight, log_probabilities, class_dim)
+    loss = -sum(log_probabilities * target, class_dim)
+    if reduction == "mean":
+        count = float(np.prod(loss.shape, dtype=np.int64))
+        return sum(loss) / count
+    return reduce_loss("cross_entropy", loss, reduction)
+
+
+def _class_shape(weight: Any, like: Any, class_dim: int) -> Any:
+    shape = tuple(-1 if axis == class_dim else 1 for axis in range(like.ndim))
+    return broadcast_to(reshape(weight, shape), like.shape)
+
+
+def _check_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index: int) -> None:
+    if x.ndim == 0:
+        raise ValueError(f"{name}: input needs a dimension for the classes, got a 0-d tensor")
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{name}: targets must be integers (class numbers), got {target.dtype}")
+    expected = x.shape[:class_dim] + x.shape[class_dim + 1 :]
+    if target.shape != expected:
+        raise ValueError(
+            f"{name}: for input of shape {x.shape} the target must have shape {expected}, got {target.shape}"
+        )
+    labels = target._array
+    quick = target.device is cpu_device and labels.dtype == np.int64 and labels.flags.c_contiguous
+    if quick and cpu.loss.first_out_of_range(labels, x.shape[class_dim], ignore_index) < 0:
+        return
+    with target.device.active():
+        wrong = ((labels < 0) | (labels >= x.shape[class_dim])) & (labels != ignore_index)
+        if wrong.any():
+            raise ValueError(
+                f"{name}: target {int(labels[wrong].ravel()[0])} is out of range: the input has "
+                f"{x.shape[class_dim]} classes (shape {x.shape})"
+            )
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------
+
+
+def _has_classes(x: Any, target: Any, *rest: Any, **options: Any) -> bool:
+    return x.size > 0
+
+
+def _grad_has_classes(g: Any, x: Any, *rest: Any, **options: Any) -> bool:
+    return x.size > 0
+
+
+@_cross_entropy.kernel("cpu", name="fused", when=_has_classes)
+def _(out, x, target, weight, *, ignore_index, label_smoothing, reduction):
+    """One walk over the logits, in vectors; short rows a vector of rows at a time."""
+    options = (ignore_index, label_smoothing, False, reduction, get_num_threads())
+    cpu.loss.class_losses(out, x, target, weight, *options)
+
+
+@cross_entropy_grad.kernel("cpu", name="fused", when=_grad_has_classes)
+def _(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
+    """The softmax of a few rows, then the rest while they are in the L1 cache."""
+    options = (ignore_index, label_smoothing, False, reduction, get_num_threads())
+    cpu.loss.class_loss_grads(out, g, x, target, weight, *options)
+
+
+@_nll_loss.kernel("cpu", name="fused", when=_has_classes)
+def _(out, x, target, weight, *, ignore_index, reduction):
+    """One walk over the targets."""
+    cpu.loss.class_losses(out, x, target, weight, ignore_index, 0.0, True, reduction, get_num_threads())
+
+
+@nll_loss_grad.kernel("cpu", name="fused", when=_grad_has_classes)
+def _(out, g, x, target, weight, *, ignore_index, reduction):
+    """One walk over the output."""
+    options = (ignore_index, 0.0, True, reduction, get_num_threads())
+    cpu.loss.class_loss_grads(out, g, x, target, weight, *options)
+
+
+# The CUDA kernels know no weight and no smoothing, and a loss and a gradient for each row.
+
+
+def _is_plain(x: Any, target: Any, weight: Any, *, label_smoothing: float, **options: Any) -> bool:
+    return x.size > 0 and weight is None and label_smoothing == 0
+
+
+def _has_long_rows(x: Any, *rest: Any, **options: Any) -> bool:
+    return _is_plain(x, *rest, **options) and x.shape[1] > WARP_COLUMNS
+
+
+def _grad_is_plain(g: Any, *inputs: Any, **options: Any) -> bool:
+    return _is_plain(*inputs, **options)
+
+
+def _grad_has_long_rows(g: Any, *inputs: Any, **options: Any) -> bool:
+    return _has_long_rows(*inputs, **options)
+
+
+def _register_cuda(rung: str, when: Any, grad_when: Any) -> None:
+    run = getattr(cuda.cross_entropy, f"cross_entropy_{rung}")
+    run_grad = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
+
+    def kernel(out, x, target, weight, *, ignore_index, label_smoothing, reduction):
+        if reduction == "none":
+            return run(out, x, target, ignore_index)
+        losses = cuda.workspace(x, x.shape[:1])
+        run(losses, x, target, ignore_index)
+        out[...] = losses.sum()
+        if reduction == "mean":
+            out /= (target != ignore_index).sum()
+
+    def grad_kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
+        if reduction != "none":
+            xp = cuda.array_module(x)
+            g = g / (target != ignore_index).sum() if reduction == "mean" else g
+            g = xp.ascontiguousarray(xp.broadcast_to(g, x.shape[:1]), x.dtype)
+        run_grad(out, g, x, target, ignore_index)
+
+    kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
+    _cross_entropy.kernel("cuda", "sim", name=rung, when=when)(kernel)
+    cross_entropy_grad.kernel("cuda", "sim", name=rung, when=grad_when)(grad_kernel)
+
+
+_register_cuda("naive", _is_plain, _grad_is_plain)
+_register_cuda("warp", _is_plain, _grad_is_plain)
+_register_cuda("block", _has_long_rows, _grad_has_long_rows)
