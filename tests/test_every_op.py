@@ -263,8 +263,9 @@ def cross_entropy_cases():
     for rows, columns in LOGITS:
 
         def target(rng, rows=rows, columns=columns):
-            """The second is ignored, and so is class 0."""
+            """The first is not ignored, where there is a class but 0; the second is."""
             classes = rng.integers(0, columns, rows)
+            classes[:1] = columns - 1
             classes[1:2] = 0
             return classes
 
@@ -329,6 +330,7 @@ def class_loss_cases():
     cases = {"cross_entropy": [], "cross_entropy_grad": [], "nll_loss": [], "nll_loss_grad": []}
     for x, target in cross_entropy_cases():
         weight, length = uniform(0.5, 2.0, x[1:]), math.prod(x) + x[1]
+        has_mean = x[0] > 0 and x[1] > 1  # else it is over nothing, NaN, which has no differences
         for smoothing, weights, reduction in (
             (0.0, None, "none"),
             (0.0, None, "mean"),
@@ -336,9 +338,8 @@ def class_loss_cases():
             (0.2, weight, "none"),
             (0.1, weight, "mean"),
         ):
-            if reduction == "mean" and x[0] < 3:
-                continue  # nothing but ignored targets has no mean
-            options = {"ignore_index": 0, "reduction": reduction, "length": length}
+            gradient = reduction != "mean" or has_mean
+            options = {"ignore_index": 0, "reduction": reduction, "length": length, "gradient": gradient}
             g = x[:1] if reduction == "none" else ()
             smooth = {"label_smoothing": smoothing, **options}
             cases["cross_entropy"].append(case(x, target, weights, **smooth))
@@ -352,12 +353,17 @@ LOSSES = ["mse_loss", "l1_loss", "binary_cross_entropy_with_logits"]
 
 
 def loss_cases(backward):
-    """Inputs and targets that are apart, so that no absolute error is at its kink."""
+    """Inputs and targets that are apart, so that no absolute error is at its kink; and small, so that the
+    differences of large sums have digits."""
     cases = []
+
+    def signed(shape):
+        return lambda rng: rng.uniform(0.4, 2.0, shape) * rng.choice([-1, 1], shape)
+
     for shape in [s for s in SHAPES + LARGER if 0 not in s]:
         targets = uniform(0.0, 0.2, shape)
         for reduction in ("mean", "sum"):
-            inputs = (*([()] if backward else []), apart(shape), targets)
+            inputs = (*([()] if backward else []), signed(shape), targets)
             cases.append(case(*inputs, reduction=reduction, length=max(1, math.prod(shape))))
     return cases
 

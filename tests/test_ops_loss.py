@@ -74,8 +74,29 @@ def test_cross_entropy_does_not_overflow():
 
 
 def test_nothing_but_ignored_targets_is_nan_as_a_mean():
-    x, t = mg.ones(2, 3), mg.tensor([-100, -100])
-    assert math.isnan(F.cross_entropy(x, t).item()) and F.cross_entropy(x, t, reduction="sum").item() == 0.0
+    t = mg.tensor([-100, -100])
+    for function in (F.cross_entropy, F.nll_loss):
+        x = mg.ones(2, 3, requires_grad=True)
+        loss = function(x, t)
+        loss.backward()
+        assert math.isnan(loss.item()) and (x.grad.numpy() == 0).all()
+        assert function(x, t, reduction="sum").item() == 0.0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_gradient_of_the_weights(reduction, rng, check_gradients):
+    logits, targets = rng.standard_normal((6, 5)), mg.tensor([0, 4, 2, -100, 1, 2])
+    options = {"reduction": reduction, "label_smoothing": 0.2}
+    check_gradients(lambda x, w: F.cross_entropy(x, targets, w, **options), logits, rng.uniform(0.5, 2, 5))
+    check_gradients(
+        lambda x, w: F.nll_loss(x, targets, w, reduction=reduction), logits, rng.uniform(0.5, 2, 5)
+    )
+
+
+def test_a_logit_of_minus_infinity_leaves_the_gradient_of_the_weights_finite():
+    weight = mg.ones(3, requires_grad=True)
+    F.cross_entropy(mg.tensor([[0.0, 0.0, -math.inf]]), mg.tensor([1]), weight, reduction="sum").backward()
+    np.testing.assert_allclose(weight.grad.numpy(), [0, math.log(2), 0], rtol=1e-6)
 
 
 def test_nll_and_mse(rng, check_gradients):

@@ -126,44 +126,101 @@ def _nll_loss(xp, x, target, weight=None, *, ignore_index, reduction="none"):
 
 @op
 def nll_loss_grad(xp, g, x, target, weight=None, *, ignore_index, reduction="none"):
-    """-g weight[target] at the target of each row, 0 elsewhere."""
+    """-g weight[target] at the target of each row, 0 elsewhere and where the target is ``ignore_index``."""
     safe, weights = _target_weights(xp, x, target, weight, ignore_index)
-    onehot = safe[:, None] == xp.arange(x.shape[1])
-    return xp.where(onehot, -weights[:, None] * _of_rows(xp, g, weights, reduction), x.dtype.type(0))
+    g = _of_rows(xp, g, weights, reduction)
+    is_target = (safe[:, None] == xp.arange(x.shape[1])) & (target != ignore_index)[:, None]
+    return xp.where(is_target, -weights[:, None] * g, x.dtype.type(0))
 
 
-_cross_entropy.grad(
-    x=lambda g, _y, x, target, weight, **options: cross_entropy_grad(g, x, target, weight, **options)
-)
-_nll_loss.grad(x=lambda g, _y, x, target, weight, **options: nll_loss_grad(g, x, target, weight, **options))
+# A row's loss is sum(weight * shares * nll) over its classes, nll = -log_softmax(x) or -x: the target's share
+# is 1 - smoothing, and smoothing / C is every class's. A mean is divided by the sum of the targets' weights.
 
 
-def _along_unit(gg: Any, unit: Any, reduction: str) -> Any:
+def _shares(x: Any, target: Any, ignore_index: int, label_smoothing: float = 0.0) -> tuple[Any, Any]:
+    """The shares (N, C) of the classes in each row's loss, and how many targets each class (C,) has."""
+    with x.device.active():
+        xp, target = x.device.xp, target._array
+        onehot = (target[:, None] == xp.arange(x.shape[1])) & (target != ignore_index)[:, None]
+        shares = (1 - label_smoothing) * onehot + label_smoothing / max(x.shape[1], 1)
+        shares = xp.where((target != ignore_index)[:, None], shares, 0)
+        counts = onehot.sum(0)
+        return wrap(shares.astype(x.dtype), x.device), wrap(counts.astype(x.dtype), x.device)
+
+
+def _loss_weight_grad(g: Any, y: Any, nll: Any, weight: Any, shares: Any, counts: Any, reduction: str) -> Any:
+    """The gradient of the loss ``y`` for ``weight``."""
+    terms = where(shares > 0, shares * nll, 0.0)  # what has no share may be infinite, or NaN
+    if reduction == "none":
+        return sum(unsqueeze(g, 1) * terms, 0)
+    total = sum(terms, 0)
+    return g * total if reduction == "sum" else g / sum(weight * counts) * (total - y * counts)
+
+
+def _grad_weight_grad(gg, z, g, projected, weight, shares, counts, reduction):
+    """The gradient of ``z``, the gradient of a loss for x, for ``weight``; ``projected`` is gg times the
+    derivatives of each row's nll."""
+    if reduction == "none":
+        return sum(unsqueeze(g, 1) * (shares * projected), 0)
+    total = g * sum(shares * projected, 0)
+    return total if reduction == "sum" else (total - sum(gg * z) * counts) / sum(weight * counts)
+
+
+def _grad_unit_grad(gg: Any, unit: Any, reduction: str) -> Any:
     """The gradient for g of what is g times ``unit``, row by row or as a whole."""
     return sum(gg * unit, 1) if reduction == "none" else sum(gg * unit)
 
 
-@cross_entropy_grad.grad
-def _(gg, _z, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
-    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+def _cross_entropy_weight(g, y, x, target, weight, *, ignore_index, label_smoothing, reduction):
+    shares, counts = _shares(x, target, ignore_index, label_smoothing)
+    return _loss_weight_grad(g, y, -log_softmax(x, 1), weight, shares, counts, reduction)
+
+
+def _cross_entropy_grad_g(gg, _z, g, x, target, weight, **options):
     unit = cross_entropy_grad(ones_like(g), x, target, weight, **options)
+    return _grad_unit_grad(gg, unit, options["reduction"])
+
+
+def _cross_entropy_grad_x(gg, _z, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
     # x is in p = softmax(x) alone, which is multiplied by g and a number for each row.
-    with x.device.active():
-        xp, arrays = x.device.xp, (x._array, target._array, None if weight is None else weight._array)
-        _, weights = _target_weights(xp, *arrays, ignore_index)
-        of_classes = x.shape[1] if weight is None else xp.sum(weight._array)
-        factors = weights * (1 - label_smoothing) + label_smoothing / max(x.shape[1], 1) * of_classes
-        factors = xp.where(target._array != ignore_index, factors, 0)
-        factors = factors / xp.sum(weights) if reduction == "mean" else factors
-        rows = wrap(factors.astype(x.dtype), x.device)
-    own = softmax_grad(gg * unsqueeze(g * rows, 1), softmax(x, 1))
-    return _along_unit(gg, unit, reduction), own, None, None
+    shares, counts = _shares(x, target, ignore_index, label_smoothing)
+    rows = sum(shares if weight is None else shares * weight, 1)
+    if reduction == "mean":
+        rows = rows / sum(counts if weight is None else counts * weight)
+    return softmax_grad(gg * unsqueeze(g * rows, 1), softmax(x, 1))
 
 
-@nll_loss_grad.grad
-def _(gg, _z, g, x, target, weight, **options):
+def _cross_entropy_grad_weight(gg, z, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
+    shares, counts = _shares(x, target, ignore_index, label_smoothing)
+    projected = sum(gg * softmax(x, 1), 1, keepdim=True) - gg
+    return _grad_weight_grad(gg, z, g, projected, weight, shares, counts, reduction)
+
+
+def _nll_loss_weight(g, y, x, target, weight, *, ignore_index, reduction):
+    return _loss_weight_grad(g, y, -x, weight, *_shares(x, target, ignore_index), reduction)
+
+
+def _nll_loss_grad_g(gg, _z, g, x, target, weight, **options):
     unit = nll_loss_grad(ones_like(g), x, target, weight, **options)
-    return _along_unit(gg, unit, options["reduction"]), zeros_like(gg), None, None
+    return _grad_unit_grad(gg, unit, options["reduction"])
+
+
+def _nll_loss_grad_weight(gg, z, g, x, target, weight, *, ignore_index, reduction):
+    return _grad_weight_grad(gg, z, g, -gg, weight, *_shares(x, target, ignore_index), reduction)
+
+
+_cross_entropy.grad(
+    x=lambda g, _y, x, target, weight, **options: cross_entropy_grad(g, x, target, weight, **options),
+    weight=_cross_entropy_weight,
+)
+cross_entropy_grad.grad(g=_cross_entropy_grad_g, x=_cross_entropy_grad_x, weight=_cross_entropy_grad_weight)
+_nll_loss.grad(
+    x=lambda g, _y, x, target, weight, **options: nll_loss_grad(g, x, target, weight, **options),
+    weight=_nll_loss_weight,
+)
+nll_loss_grad.grad(
+    g=_nll_loss_grad_g, x=lambda gg, *_, **_options: zeros_like(gg), weight=_nll_loss_grad_weight
+)
 
 
 def _loss_shape(x, target, weight, *, reduction, **options):
@@ -177,9 +234,7 @@ for _forward, _backward in ((_cross_entropy, cross_entropy_grad), (_nll_loss, nl
 
 def _takes_rows(x: Any, target: Any, weight: Any, reduction: str) -> bool:
     """Whether the op of a loss of classes computes this; what it does not is put together from others."""
-    fits = weight is None or (
-        weight.shape == x.shape[1:] and weight.dtype == x.dtype and not weight.requires_grad
-    )
+    fits = weight is None or (weight.shape == x.shape[1:] and weight.dtype == x.dtype)
     return x.ndim == 2 and x.dtype.kind == "f" and fits and reduction in ("none", "sum", "mean")
 
 
@@ -366,12 +421,15 @@ def _register_cuda(rung: str, when: Any, grad_when: Any) -> None:
         run(losses, x, target, ignore_index)
         out[...] = losses.sum()
         if reduction == "mean":
-            out /= (target != ignore_index).sum()
+            with np.errstate(invalid="ignore"):  # the mean over nothing is NaN
+                out /= (target != ignore_index).sum()
 
     def grad_kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
         if reduction != "none":
             xp = cuda.array_module(x)
-            g = g / (target != ignore_index).sum() if reduction == "mean" else g
+            if reduction == "mean":
+                with np.errstate(divide="ignore", invalid="ignore"):  # over nothing: no row reads it
+                    g = g / (target != ignore_index).sum()
             g = xp.ascontiguousarray(xp.broadcast_to(g, x.shape[:1]), x.dtype)
         run_grad(out, g, x, target, ignore_index)
 
