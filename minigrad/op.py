@@ -276,8 +276,8 @@ class Op:
                     dtype = array.dtype
                 elif variable.device is not device:
                     raise self._device_error(args)
-                elif array.dtype is not dtype:
-                    mixed = True
+                elif array.dtype is not dtype and (self.promote or array.dtype.kind == "f"):
+                    mixed = True  # numbers of classes or rows beside floats are none to convert
                 if variable.requires_grad:
                     needs |= bit
             else:
