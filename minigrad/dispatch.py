@@ -145,7 +145,9 @@ def run_kernel(kernel: Kernel, device: Device, arrays: Sequence, attrs: dict, sp
     """Allocate the outputs that ``specs`` describes, run ``kernel``, return them (one, or a tuple)."""
     xp = device.xp
     if kernel.layout == "contiguous":
-        arrays = [xp.ascontiguousarray(a).reshape(a.shape) if _strided(a) else a for a in arrays]
+        for i, a in enumerate(arrays):
+            if _strided(a):
+                arrays = [*arrays[:i], xp.ascontiguousarray(a).reshape(a.shape), *arrays[i + 1 :]]
     elif kernel.layout == "broadcast":
         shape = specs[0].shape
         arrays = [_broadcast_contiguous(xp, a, shape, specs[0].dtype) for a in arrays]

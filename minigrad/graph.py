@@ -29,6 +29,7 @@ class _Mode(threading.local):
 
     grad = True  # record the graph?
     anomaly = False  # look for NaN after each op?
+    bare: Device | None = None  # in a gradient rule that is given bare arrays, their device
 
 
 mode = _Mode()
@@ -182,6 +183,13 @@ class Node:
             variable._node = self
 
     def _keep_outputs(self, outputs: Sequence, save: bool) -> None:
+        if len(outputs) == 1 and self.op.saved_outputs is None:  # as below, but quicker
+            variable = outputs[0]
+            self.outputs = [variable._array]
+            self.written = [written_cell(variable)]
+            variable.requires_grad = True
+            variable._node = self
+            return
         saved = range(len(outputs)) if self.op.saved_outputs is None else self.op.saved_outputs
         saved = saved if save else ()
         self.outputs = [
@@ -230,7 +238,11 @@ class Node:
             bare = False
         if bare:
             inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
-            found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
+            mode.bare = self.device
+            try:
+                found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
+            finally:
+                mode.bare = None
         else:
             inputs = [Spec(*v) if type(v) is tuple else v for v in self.inputs]
             g, y = self._rule_arguments(grad_outputs)

@@ -94,8 +94,8 @@ class Op:
             of different floating dtypes are an error.
         differentiable: False for ops without a gradient, such as comparisons.
         view: the output may show the first input's memory.
-        arithmetic: the gradient rules use nothing but the operators that bare arrays have too; where no
-            graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
+        arithmetic: the gradient rules use nothing but ops, and the operators that bare arrays have too; where
+            no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
             it returns the output, or None where it does not apply. For ops without attributes.
         saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
@@ -260,7 +260,14 @@ class Op:
         return self.apply(args, attrs)
 
     def apply(self, args: tuple, attrs: dict) -> Any:
-        """The call with all inputs and attributes: compute the outputs and, if it is recorded, their node."""
+        """The call with all inputs and attributes: compute the outputs and, if it is recorded, their node.
+
+        In a gradient rule that is given bare arrays, ops take bare arrays and give bare arrays.
+        """
+        if args and not isinstance(args[0], Variable):
+            bare = mode.bare
+            if bare is not None and isinstance(args[0], bare.array_type):
+                return self._compute(bare, args[0].dtype, [*args], attrs)
         device: Any = None
         dtype: Any = None
         scalars = mixed = False
@@ -387,15 +394,21 @@ class Op:
 
     @staticmethod
     def _specs(rule_result: Any, dtype: np.dtype) -> list[Spec]:
+        if type(rule_result) is tuple:
+            return [Spec(rule_result, dtype)]
         if isinstance(rule_result, Spec):
             return [rule_result]
         if isinstance(rule_result, list):
             return [r if isinstance(r, Spec) else Spec(tuple(r), dtype) for r in rule_result]
         return [Spec(tuple(rule_result), dtype)]
 
-    def _broadcast_spec(self, arrays: Sequence, dtype: np.dtype) -> Spec:
+    @staticmethod
+    def _broadcast_spec(arrays: Sequence, dtype: np.dtype) -> Spec:
         shapes = [a.shape for a in arrays if hasattr(a, "shape")]
-        return Spec(shapes[0] if len(shapes) == 1 else np.broadcast_shapes(*shapes), dtype)
+        for shape in shapes:
+            if shape != shapes[0]:
+                return Spec(np.broadcast_shapes(*shapes), dtype)
+        return Spec(shapes[0], dtype)
 
     # ---- the gradient ----------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ __device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<T,
 struct Layout {
     int dims;
     long long size[6];
-    long long stride[18];
+    long long stride[24];
 };
 
 // Grid: x = a thread for each element of the output, which is contiguous.

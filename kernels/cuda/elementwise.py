@@ -26,7 +26,7 @@ from .matmul import collapse_batch
 from .vector import VECTOR_BYTES
 
 THREADS = 256  # as in elementwise.cuh
-MAX_DIMS, MAX_INPUTS = 6, 3  # of struct Layout
+MAX_DIMS, MAX_INPUTS = 6, 4  # of struct Layout
 
 _CODE = """\
 #include "elementwise.cuh"
@@ -197,6 +197,10 @@ FUNCTIONS = _table(
     ("isfinite", "x", "isfinite(x)", "bool"),
     ("where", "bool:condition x y", "condition ? x : y"),
     ("clamp", "x low high", "smaller(larger(x, low), high)"),
+    ("divisor_grad", "g x y", "-g * x / (y * y)"),
+    ("larger_share", "g x y", "x > y ? g : x == y ? g / 2 : T(0)"),
+    ("clamp_grad", "g x low high", "x >= low && x <= high ? g : T(0)"),
+    ("abs_grad", "g x", "x > 0 ? g : x < 0 ? -g : x * g"),
 )
 """The functions of ``minigrad/ops/elementwise.py``, by name."""
 
@@ -213,5 +217,7 @@ ACTIVATIONS = _table(
     ("gelu_grad", "g x", "g * (normal_cdf(x) + x * normal_density(x))"),
     ("gelu_tanh", "x", "x * logistic(gelu_argument(x, x * x))"),
     ("gelu_tanh_grad", "g x", "g * gelu_tanh_derivative(x)"),
+    ("leaky_relu", "x slope", "x > 0 ? x : x * slope"),
+    ("leaky_relu_grad", "g x slope", "x > 0 ? g : g * slope"),
 )
 """The functions of ``minigrad/ops/activation.py``, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from minigrad.ops.elementwise import (
 )
 
 
-@op
+@op(arithmetic=True)
 def relu(xp, x):
     """max(x, 0); NaN stays NaN."""
     return xp.maximum(x, 0)
@@ -43,7 +44,7 @@ relu_grad.grad(
 )
 
 
-@op(name="sigmoid")
+@op(name="sigmoid", arithmetic=True)
 def _sigmoid(xp, x):
     e = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, 1 / (1 + e), e / (1 + e))
@@ -67,7 +68,7 @@ def sigmoid(x: Any) -> Any:
     return _sigmoid(floating(x))
 
 
-@op(name="tanh")
+@op(name="tanh", arithmetic=True)
 def _tanh(xp, x):
     return xp.tanh(x)
 
@@ -90,7 +91,7 @@ def tanh(x: Any) -> Any:
     return _tanh(floating(x))
 
 
-@op(name="silu")
+@op(name="silu", arithmetic=True)
 def _silu(xp, x):
     return x * _sigmoid.reference(xp, x)
 
@@ -128,7 +129,7 @@ def _normal_cdf(xp, x):
     return 0.5 * erfc(argument)
 
 
-@op(name="gelu")
+@op(name="gelu", arithmetic=True)
 def _gelu(xp, x):
     return x * _normal_cdf(xp, x)
 
@@ -151,7 +152,7 @@ gelu_grad.grad(
 _A, _C = 0.044715, math.sqrt(2 / math.pi)
 
 
-@op(name="gelu_tanh")
+@op(name="gelu_tanh", arithmetic=True)
 def _gelu_tanh(xp, x):
     return x * _sigmoid.reference(xp, (x + x * x * x * _A) * (2 * _C))
 
@@ -236,7 +237,7 @@ for _op, _run in (
     (tanh_grad, cpu.elementwise.tanh_grad),
 ):
     register_cpu(_op, _run)
-register_cpu(relu, cpu.elementwise.relu, when=cpu.elementwise.is_large)
+register_cpu(relu, cpu.elementwise.relu, prefer=cpu.elementwise.is_large)
 
 
 def _leaky_relu_cpu(out, x, *, negative_slope):
@@ -254,5 +255,15 @@ for _op, _kernel, _run in (
     _kernel.__doc__ = _run.__doc__
     _op.kernel("cpu", name="vectorized", layout="strided")(_kernel)
 
+
+def _with_slope(run: Callable) -> Callable:
+    def kernel(out, *inputs, negative_slope):
+        run(out, *inputs, negative_slope)
+
+    kernel.__doc__ = run.__doc__
+    return kernel
+
+
 for _name, _function in cuda.elementwise.ACTIVATIONS.items():
-    register_cuda(get_op(_name), _function)
+    _is_leaky = _name.startswith("leaky_relu")
+    register_cuda(get_op(_name), _with_slope(_function) if _is_leaky else _function)

@@ -453,7 +453,7 @@ def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 
-def have_one_dtype(*inputs: Any) -> bool:
+def have_one_dtype(*inputs: Any, **_: Any) -> bool:
     """Whether all that are arrays, and not numbers, are of one dtype."""
     return len({x.dtype for x in inputs if hasattr(x, "dtype")}) <= 1
 
@@ -484,14 +484,17 @@ def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -
     target.kernel("cpu", name="vectorized", layout="strided", **options)(kernel)
 
 
-def _clamp_kernel(out, x, *, min, max):
-    cuda.elementwise.FUNCTIONS["clamp"](out, x, *_bounds(min, max))
+def _with_bounds(run: Callable) -> Callable:
+    def kernel(out, *inputs, min, max):
+        run(out, *inputs, *_bounds(min, max))
+
+    kernel.__doc__ = run.__doc__
+    return kernel
 
 
 for _name, _run in cuda.elementwise.FUNCTIONS.items():
-    if _name == "clamp":
-        _clamp_kernel.__doc__ = _run.__doc__
-        register_cuda(_clamp, _clamp_kernel)
+    if _name in ("clamp", "clamp_grad"):
+        register_cuda(get_op(_name), _with_bounds(_run))
     elif _name == "where":
         register_cuda(_where, _run, dtypes="?", when=_are_floating)
     else:
@@ -502,7 +505,7 @@ for _name in (
     *("add", "sub", "mul", "div", "neg", "maximum", "minimum", "square", "abs", "sqrt"),
     *("eq", "ne", "lt", "le", "gt", "ge", "divisor_grad", "larger_share", "abs_grad"),
 ):
-    register_cpu(get_op(_name), getattr(cpu.elementwise, _name), when=cpu.elementwise.is_large)
+    register_cpu(get_op(_name), getattr(cpu.elementwise, _name), prefer=cpu.elementwise.is_large)
 register_cpu(_where, cpu.elementwise.where, dtypes="?", when=_are_floating)
 
 
@@ -516,7 +519,7 @@ _POWERS = {2: cpu.elementwise.square, 3: cpu.elementwise.cube, -1: cpu.elementwi
 
 
 def _is_easy_power(x: Any, y: Any) -> bool:
-    return isinstance(y, (int, float)) and y in _POWERS and cpu.elementwise.is_large(x)
+    return isinstance(y, (int, float)) and y in _POWERS
 
 
 def _clamp_cpu(out, x, *, min, max):
@@ -527,6 +530,6 @@ def _clamp_grad_cpu(out, g, x, *, min, max):
     cpu.elementwise.clamp_grad(out, g, x, *_bounds(min, max), get_num_threads())
 
 
-_register_cpu(pow, _power_kernel, _power_kernel, when=_is_easy_power)
-_register_cpu(_clamp, _clamp_cpu, cpu.elementwise.clamp, when=cpu.elementwise.is_large)
-_register_cpu(clamp_grad, _clamp_grad_cpu, cpu.elementwise.clamp_grad, when=cpu.elementwise.is_large)
+_register_cpu(pow, _power_kernel, _power_kernel, when=_is_easy_power, prefer=cpu.elementwise.is_large)
+_register_cpu(_clamp, _clamp_cpu, cpu.elementwise.clamp, prefer=cpu.elementwise.is_large)
+_register_cpu(clamp_grad, _clamp_grad_cpu, cpu.elementwise.clamp_grad, prefer=cpu.elementwise.is_large)

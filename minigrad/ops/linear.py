@@ -13,14 +13,14 @@ from minigrad.op import get_op, op
 from minigrad.ops.matmul import matmul
 
 
-@op
+@op(arithmetic=True)
 def linear(xp, x, weight, bias=None):
     """(..., K) and (N, K) -> (..., N): x weight^T + bias."""
     product = xp.matmul(x, weight.T)
     return product if bias is None else product + bias
 
 
-@op
+@op(arithmetic=True)
 def linear_weight_grad(xp, g, x):
     """(..., N) and (..., K) -> (N, K): the sum of the outer products of the rows."""
     return xp.matmul(_rows(g).T, _rows(x))

@@ -11,21 +11,21 @@ from minigrad.autograd import Variable
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
-from minigrad.ops.shape import permute, reshape, unsqueeze
+from minigrad.ops.shape import reshape, transpose, unsqueeze
 from minigrad.precision import get_float32_matmul_precision
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 
-@op
+@op(arithmetic=True)
 def matmul(xp, a, b):
     """(..., M, K) @ (..., K, N) -> (..., M, N); the leading dimensions broadcast."""
     return xp.matmul(a, b)
 
 
 def _transposed(x: Any) -> Any:
-    return permute(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    return transpose(x, -1, -2) if isinstance(x, Variable) else x.swapaxes(-1, -2)
 
 
 matmul.grad(

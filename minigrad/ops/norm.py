@@ -432,13 +432,13 @@ _register_channels("split")
 
 @batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)
 def _(y, x, mean, var, weight, bias, *, eps):
-    """One walk."""
+    """One walk over the input, with a scale and a shift for each channel."""
     cpu.norm.batch_norm_inference(_planes(y), _planes(x), mean, var, weight, bias, eps, get_num_threads())
 
 
 @batch_norm_weight_grad.kernel("cpu", name="fused", when=_has_elements)
 def _(out, g, x, mean):
-    """One walk."""
+    """One walk over the input, with a scale and a shift for each channel."""
     cpu.norm.batch_norm_grad(None, out, None, _planes(g), _planes(x), mean, None, None, get_num_threads())
 
 
