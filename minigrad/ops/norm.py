@@ -438,7 +438,7 @@ def _(y, x, mean, var, weight, bias, *, eps):
 
 @batch_norm_weight_grad.kernel("cpu", name="fused", when=_has_elements)
 def _(out, g, x, mean):
-    """One walk over the input, with a scale and a shift for each channel."""
+    """One walk over the gradient and the input, with a sum for each channel."""
     cpu.norm.batch_norm_grad(None, out, None, _planes(g), _planes(x), mean, None, None, get_num_threads())
 
 
