@@ -20,7 +20,7 @@
  * and the same B^T.
  *
  * The points of six are 0, +-3/4, +-3/2, infinity. The usual 0, +-1, +-2 cost as many operations, since all
- * are fused multiply-adds, but amplify rounding 3.6 times as much (tests/kernels/test_cpu_conv2d_winograd.py
+ * are fused multiply-adds, but amplify rounding 3.6 times as much (tests/kernels/test_conv2d_winograd_kernels.py
  * computes this from the matrices). All entries of A and B are exact in float32. The points of four are 0,
  * +-1, infinity.
  *

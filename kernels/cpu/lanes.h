@@ -1,4 +1,5 @@
-/* Over the lanes of one vector, and of the vectors of a row, a template: the including file defines REAL, VECTOR, LANES and NAME(f).
+/* Over the lanes of one vector, and of the vectors of a row. A template: the including file defines REAL, VECTOR,
+ * LANES and NAME(f).
  *
  * Lanes are combined by halves: a chain of LANES dependent operations would take longer than a short row.
  */

@@ -309,7 +309,7 @@ for _op, _pass, _fills_tiles, _depthwise in (
         *(_op, ("cpu",), "winograd", getattr(cpu.conv2d_winograd, _pass), FITS_WINOGRAD[_pass]),
         prefer=PREFERS[_pass]["winograd"],
         dtypes="f4",
-        amplification=9.0,  # computed from its matrices in tests/kernels/test_cpu_conv2d_winograd.py
+        amplification=9.0,  # computed from its matrices in tests/kernels/test_conv2d_winograd_kernels.py
     )
     for _rung, _run, _when in (
         ("direct", getattr(cuda.conv2d, _pass), None),
