@@ -51,7 +51,8 @@ def train(model, device, images, labels):
 @pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
 def test_three_steps_of_the_mnist_network(repo_root):
     images, labels = digits()
-    expected, on_cpu = train(network(repo_root), "cpu", images, labels)
+    with mg.convolution_precision("highest"):  # a gradient of rounding noise decides where Adam goes
+        expected, on_cpu = train(network(repo_root), "cpu", images, labels)
     with sim.checks(True):
         losses, on_sim = train(network(repo_root), "sim", images, labels)
     # A loss is a mean of sums of up to 9 * 64 * 49 terms, each rounded a few times.

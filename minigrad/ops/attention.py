@@ -32,7 +32,10 @@ def attention(xp, q, k, v, *, is_causal=False, scale=1.0):
         (..., L, V) and (..., L).
     """
     scores = _scores(xp, q, k, is_causal, scale)
-    largest = xp.max(scores, axis=-1, keepdims=True, initial=-np.inf)
+    if scores.shape[-1]:
+        largest = xp.max(scores, axis=-1, keepdims=True)
+    else:  # no keys
+        largest = xp.full((*scores.shape[:-1], 1), -np.inf, scores.dtype)
     e = xp.exp(scores - largest)
     total = e.sum(-1)
     return xp.matmul(e, v) / total[..., None], largest[..., 0] + xp.log(total)

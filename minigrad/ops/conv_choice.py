@@ -21,6 +21,9 @@ from minigrad.precision import get_convolution_precision
 FEW_CHANNELS = 4
 """Half a vector of float32: with fewer channels at one end *planes* is ahead, with more *implicit_gemm*."""
 
+LARGEST_STRIDE = 8
+"""*planes* copies every column, also those that a larger stride skips."""
+
 
 class Layer(NamedTuple):
     """A convolution as seen by one of its three functions, in one group."""
@@ -81,7 +84,7 @@ def _prefers_planes(layer: Layer) -> bool:
     (5); 32 groups of 4 -> 4: 27 (12); depthwise 3x3: 12 (5), 5x5: 21 (3). With 16 -> 16 in a group it is
     behind: 33 (35).
     """
-    return min(layer.source, layer.result) <= FEW_CHANNELS
+    return min(layer.source, layer.result) <= FEW_CHANNELS and max(layer.stride) <= LARGEST_STRIDE
 
 
 def _prefers_im2col(layer: Layer) -> bool:
@@ -98,7 +101,7 @@ def _input_grad_prefers_planes(layer: Layer) -> bool:
     """
     phases = max(layer.stride) > 1 and layer.result <= 32 and layer.width >= 16 * layer.stride[1]
     few = phases or min(layer.source, layer.result) <= FEW_CHANNELS
-    return few and not _input_grad_prefers_im2col(layer)
+    return few and max(layer.stride) <= LARGEST_STRIDE and not _input_grad_prefers_im2col(layer)
 
 
 def _input_grad_prefers_im2col(layer: Layer) -> bool:
@@ -116,7 +119,8 @@ def _weight_grad_prefers_planes(layer: Layer) -> bool:
     64 -> 1 channels 13 (*implicit_gemm* 5), 32 -> 3: 16 (11), 32 groups of 4 -> 4: 11 (10), depthwise 3x3: 14
     (5). With 1 -> 32 channels it is behind: 11 (21). With one tap there is not even its reuse of a row.
     """
-    return layer.result <= FEW_CHANNELS and layer.kernel != (1, 1)
+    few = layer.result <= FEW_CHANNELS and layer.kernel != (1, 1)
+    return few and max(layer.stride) <= LARGEST_STRIDE
 
 
 def _weight_grad_prefers_im2col(layer: Layer) -> bool:

@@ -480,7 +480,7 @@ def register_cpu(target: Op, run: Callable, **options: Any) -> None:
 
 
 def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -> None:
-    kernel.__doc__ = run.__doc__
+    kernel.__doc__ = f"{(run.__doc__ or '').rstrip('.')}: by vectors and threads, whatever the strides."
     target.kernel("cpu", name="vectorized", layout="strided", **options)(kernel)
 
 

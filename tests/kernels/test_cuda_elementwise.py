@@ -106,8 +106,30 @@ def arguments(name, dtype, n=1500):
 
 
 def test_every_function_is_tested():
-    tested = [*EXACT, *BOOLEAN, *LIBRARY, *PROBABILITIES, *GRADIENTS, "pow", "where", "clamp"]
+    tested = [*EXACT, *BOOLEAN, *LIBRARY, *PROBABILITIES, *GRADIENTS, *OF_MORE, "pow", "where", "clamp"]
     assert sorted(tested) == sorted(ALL)
+
+
+# Functions of arrays and numbers: how many arrays, the attributes for the reference, the numbers.
+OF_MORE = {
+    "divisor_grad": (3, {}, ()),
+    "larger_share": (3, {}, ()),
+    "abs_grad": (2, {}, ()),
+    "clamp_grad": (2, {"min": -0.5, "max": 0.75}, (-0.5, 0.75)),
+    "leaky_relu": (1, {"negative_slope": 0.1}, (0.1,)),
+    "leaky_relu_grad": (2, {"negative_slope": 0.1}, (0.1,)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OF_MORE)
+def test_functions_of_arrays_and_numbers(xp, name, dtype):
+    count, attributes, numbers = OF_MORE[name]
+    inputs = [np.random.default_rng().integers(-3, 4, 1003).astype(dtype) / 2 for _ in range(count)]
+    with np.errstate(all="ignore"):
+        expected = mg.get_op(name).reference(np, *inputs, **attributes)
+    actual = result(xp, name, *inputs, *numbers)
+    np.testing.assert_allclose(actual, expected, rtol=4 * np.finfo(dtype).eps)  # up to four roundings
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
