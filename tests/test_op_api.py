@@ -407,3 +407,42 @@ def test_gradcheck_finds_a_gradient_that_was_cut():
 def test_gradcheck_of_what_does_not_depend_on_an_input():
     x, y = (mg.ones(2, dtype=mg.float64, requires_grad=True) for _ in range(2))
     assert gradcheck(lambda x, y: x * 2.0, [x, y]) and gradgradcheck(lambda x, y: x * 2.0, [x, y])
+
+
+# ---- gradient rules on bare arrays ------------------------------------------------------------------------
+
+
+def test_ops_in_an_arithmetic_rule_take_bare_arrays(device):
+    seen = []
+
+    @mg.op(arithmetic=True)
+    def doubled_relu(xp, x):
+        return 2 * xp.maximum(x, 0)
+
+    @doubled_relu.grad
+    def _(g, y, _x):
+        found = mg.get_op("relu_grad")(g, y)
+        seen.append(type(found))
+        return found * 2.0
+
+    x = mg.tensor([-1.0, 3.0], device=device, requires_grad=True)
+    doubled_relu(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 2.0]
+    (g,) = mg.autograd.grad(doubled_relu(x).sum(), x, create_graph=True)
+    assert g.tolist() == [0.0, 2.0]
+    assert seen == [x.device.array_type, mg.Tensor]
+
+
+def test_outside_of_a_rule_ops_give_tensors_even_after_one_that_failed():
+    @mg.op(arithmetic=True)
+    def failing(xp, x):
+        return x + 1
+
+    @failing.grad
+    def _(g, _y, _x):
+        raise RuntimeError("no gradient today")
+
+    x = mg.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no gradient today"):
+        failing(x).sum().backward()
+    assert isinstance(mg.relu(np.ones(3, np.float32)), mg.Tensor)
