@@ -231,8 +231,8 @@ class Node:
         if self.inputs is None or _last_write > self.number:
             self.check_usable()
         op = self.op
-        # Rules that use nothing but ops, and operators that arrays have too, are spared the tensors, unless the
-        # arrays are so large that the operators' kernels, which only tensors reach, gain more than that.
+        # Rules that use nothing but ops, and operators that arrays have too, are spared the tensors, unless
+        # the arrays are so large that the operators' kernels, which only tensors reach, gain more than that.
         bare = op.arithmetic_rules and not create_graph
         if bare and grad_outputs[0].size >= LARGE and self.device is cpu:
             bare = False
