@@ -13,11 +13,25 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
+import numpy as np
+
 from minigrad.anomaly import check_gradients, detect_anomaly, set_detect_anomaly
 from minigrad.devices import Device, cpu, explain
 from minigrad.dispatch import enter_quiet, leave_quiet
-from minigrad.graph import Node, Variable, as_variable, mark_written, mode, tensor_class, wrap, written_cell
+from minigrad.graph import (
+    LARGE,
+    Node,
+    Variable,
+    as_variable,
+    mark_written,
+    mode,
+    tensor_class,
+    wrap,
+    written_cell,
+)
+from minigrad.kernels.cpu import elementwise, memory
 from minigrad.kernels.cpu.small import total
+from minigrad.kernels.cpu.threads import get_num_threads
 
 __all__ = [
     "Node",
@@ -36,6 +50,8 @@ __all__ = [
     "wrap",
     "written_cell",
 ]
+
+_KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def run_backward(
@@ -62,20 +78,17 @@ def run_backward(
     before, mode.grad = mode.grad, create_graph
     left: list = []
     try:
-        if roots and roots[0].device is cpu:
-            with cpu.active():
-                leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph, left)
-        else:
+        with cpu.active() if roots and roots[0].device is cpu else contextlib.nullcontext():
             leaves = _walk(edges, grads, wanted, captured, retain_graph, create_graph, left)
-        for slot in leaves.values():
-            if slot[1]._hooks:
-                slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)
-        if targets is None:
             for slot in leaves.values():
-                if slot[1].device.is_card:
-                    left.append(slot[1].device.use())
-                _accumulate(slot, create_graph)
-            return []
+                if slot[1]._hooks:
+                    slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)
+            if targets is None:
+                for slot in leaves.values():
+                    if slot[1].device.is_card:
+                        left.append(slot[1].device.use())
+                    _accumulate(slot, create_graph)
+                return []
     except Exception as error:
         explained = explain(error)
         if explained is error:
@@ -132,9 +145,11 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
                 slot = leaves.get(id(edge))
                 if slot is None:
                     slot = leaves[id(edge)] = [None, edge]
-            sent = slot[index]
-            slot[index] = grad if sent is None else total(sent, grad)
-        slot = grads = grad = sent = None  # hold no gradient longer than it is needed
+            if slot[index] is None:
+                slot[index] = grad
+            else:
+                _add_to(slot, index, grad)
+        slot = grads = grad = None  # hold no gradient longer than it is needed
         if not youngest:
             return leaves
 
@@ -172,28 +187,73 @@ def _needed_edges(node: Node, grads: list, wanted: set, captured: dict) -> list 
     return needed if any(edge is not None for edge in needed) else None
 
 
-def _references(slot: list) -> int:
-    """A count of the references to ``slot[0]``: if there is no other, it is ``_HELD_BY_SLOT``."""
-    return sys.getrefcount(slot[0])
+def _references(slot: list, index: int) -> int:
+    """A count of the references to ``slot[index]``: if there is no other, it is ``_HELD_BY_SLOT``."""
+    return sys.getrefcount(slot[index])
 
 
-_HELD_BY_SLOT = _references([object()])
+_HELD_BY_SLOT = _references([object()], 0)
+
+
+def _is_owned(slot: list, index: int) -> bool:
+    """Whether ``slot[index]``, an array, is a plain one whose memory nobody else refers to."""
+    if _references(slot, index) != _HELD_BY_SLOT:
+        return False
+    array = slot[index]
+    return array.base is None and array.flags.c_contiguous
+
+
+def _suits_kernels(array: Any) -> bool:
+    """Whether the elementwise kernels take the array, and gain by their vectors and threads."""
+    return (
+        type(array) is np.ndarray
+        and array.size >= LARGE
+        and array.dtype in _KERNEL_DTYPES
+        and array.flags.aligned
+    )
+
+
+def _add_to(slot: list, index: int, grad: Any) -> None:
+    """Add ``grad``, a tensor or an array, to ``slot[index]``, the gradient that came before it."""
+    if _suits_kernels(grad) and _suits_kernels(slot[index]):
+        owned = _is_owned(slot, index)
+        sent = slot[index]
+        slot[index] = sent if owned else memory.empty(grad.shape, grad.dtype)
+        elementwise.add(slot[index], sent, grad, get_num_threads())
+    else:
+        slot[index] = total(slot[index], grad)
 
 
 def _accumulate(slot: list, create_graph: bool) -> None:
     """Add the gradient to the leaf's ``grad``; ``slot`` is [the gradient, the leaf]."""
-    owned = _references(slot) == _HELD_BY_SLOT
+    # The array becomes the leaf's own only if the slot alone refers to it. Otherwise two gradients, or a
+    # gradient and a saved value, would share memory.
+    owned = not create_graph and _is_owned(slot, 0)
     grad, leaf = slot
     if create_graph:
         leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad
-    elif leaf.grad is not None:
-        leaf.grad._array += grad
-        mark_written(leaf.grad)
+    elif leaf.grad is None:
+        leaf.grad = as_variable(grad if owned else _copy(grad), leaf.device)
     else:
-        # The array becomes the leaf's own only if the slot alone refers to it. Otherwise two gradients, or
-        # a gradient and a saved value, would share memory.
-        owned = owned and grad.base is None and grad.flags.c_contiguous
-        leaf.grad = as_variable(grad if owned else grad.copy(), leaf.device)
+        before = leaf.grad._array
+        if (
+            _suits_kernels(before)
+            and before.flags.carray
+            and (before.shape, before.dtype) == (grad.shape, grad.dtype)
+        ):
+            elementwise.add(before, before, grad, get_num_threads())
+        else:
+            before += grad
+        mark_written(leaf.grad)
+
+
+def _copy(array: Any) -> Any:
+    """A copy in C order."""
+    if not _suits_kernels(array):
+        return array.copy()
+    out = memory.empty(array.shape, array.dtype)
+    elementwise.copy(out, array, get_num_threads())
+    return out
 
 
 def _towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> set:

@@ -117,7 +117,7 @@ class KernelTable:
             found = known[dtype] = tuple(reversed(fitting))
         return found
 
-    def choose(self, device_type: str, dtype: np.dtype, arrays: Sequence, attrs: dict) -> Kernel | None:
+    def choose(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
         """The kernel to run on ``arrays``, or None for the reference."""
         selected = device_type in self.selected
         for kernel in self.candidates(device_type, dtype):
@@ -141,27 +141,28 @@ def parse_dtypes(dtypes: str | Sequence) -> tuple[np.dtype, ...]:
     return tuple(np.dtype(t) for t in (dtypes.split() if isinstance(dtypes, str) else dtypes))
 
 
-def run_kernel(kernel: Kernel, device: Device, arrays: Sequence, attrs: dict, specs: Sequence[Spec]) -> Any:
-    """Allocate the outputs that ``specs`` describes, run ``kernel``, return them (one, or a tuple)."""
-    xp = device.xp
+def run_kernel(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
+    """Allocate the outputs, each of a (shape, dtype) of ``specs``, run ``kernel``, return one, or a tuple."""
+    shape, dtype = specs[0]
     if kernel.layout == "contiguous":
         for i, a in enumerate(arrays):
             if _strided(a):
-                arrays = [*arrays[:i], xp.ascontiguousarray(a).reshape(a.shape), *arrays[i + 1 :]]
+                arrays = [*arrays[:i], device.xp.ascontiguousarray(a).reshape(a.shape), *arrays[i + 1 :]]
     elif kernel.layout == "broadcast":
-        shape = specs[0].shape
-        arrays = [_broadcast_contiguous(xp, a, shape, specs[0].dtype) for a in arrays]
-    single = len(specs) == 1
+        arrays = [_broadcast_contiguous(device.xp, a, shape, dtype) for a in arrays]
     out: Any
-    if single:
-        out = device.empty(specs[0].shape, specs[0].dtype)
+    if len(specs) == 1:
+        out = device.empty(shape, dtype)
     else:
-        out = tuple([device.empty(spec.shape, spec.dtype) for spec in specs])
-    if device.type == "sim":
-        with device.operation(f"op {kernel.op!r}, kernel {kernel.name!r}", arrays, (out,) if single else out):
+        out = tuple([device.empty(shape, dtype) for shape, dtype in specs])
+    if device.operation is not None:
+        outs = (out,) if len(specs) == 1 else out
+        with device.operation(f"op {kernel.op!r}, kernel {kernel.name!r}", arrays, outs):
             kernel.run(out, *arrays, **attrs)
-    else:
+    elif attrs:
         kernel.run(out, *arrays, **attrs)
+    else:  # as above, but quicker
+        kernel.run(out, *arrays)
     return out
 
 

@@ -2,17 +2,21 @@
 
 cimport cython
 
+from minigrad.dispatch cimport KernelTable
 from minigrad.graph cimport Node, Variable
 
 
 cpdef bint _has_large(list arrays)
+cpdef list _as_specs(rule_result, dtype)
+cpdef tuple _broadcast_shape(list arrays)
 
 
 @cython.final
 cdef class Op:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
-    cdef public object name, reference, kernels, attributes, _shape_rule, _dtype_rule, _joint_rule, small
+    cdef public object name, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small
+    cdef public KernelTable kernels
     cdef public dict _saves
     cdef public list _rules
     cdef public bint promote, differentiable, view, arithmetic_rules, variadic
@@ -21,6 +25,7 @@ cdef class Op:
     @cython.locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)
     cpdef apply(self, tuple args, dict attrs)
     cpdef _record(self, tuple args, dict attrs, device, list outputs, needs)
+    @cython.locals(table=KernelTable, specs=list)
     cpdef _compute(self, device, dtype, list arrays, dict attrs)
     @cython.locals(arguments=tuple)
     cpdef _run_reference(self, device, list arrays, dict attrs)

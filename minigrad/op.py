@@ -62,6 +62,28 @@ def _has_large(arrays: list) -> bool:
     return False
 
 
+def _as_specs(rule_result: Any, dtype: np.dtype) -> list:
+    """What a shape rule returned, as (shape, dtype) of each output."""
+    if type(rule_result) is tuple:
+        return [(rule_result, dtype)]
+    if isinstance(rule_result, Spec):
+        return [rule_result]
+    if isinstance(rule_result, list):
+        return [r if isinstance(r, Spec) else (tuple(r), dtype) for r in rule_result]
+    return [(tuple(rule_result), dtype)]
+
+
+def _broadcast_shape(arrays: list) -> tuple:
+    """The shape that the arrays among the inputs broadcast to."""
+    if len(arrays) == 1:
+        return arrays[0].shape
+    shapes = [a.shape for a in arrays if hasattr(a, "shape")]
+    for shape in shapes:
+        if shape != shapes[0]:
+            return np.broadcast_shapes(*shapes)
+    return shapes[0]
+
+
 def get_op(name: str) -> Op:
     """The op named ``name``; ValueError lists the names there are."""
     try:
@@ -338,21 +360,21 @@ class Op:
                 return result
         specs = None
         if self._shape_rule is not None:
-            specs = self._specs(self._shape_rule(*arrays, **attrs), dtype)
+            specs = _as_specs(self._shape_rule(*arrays, **attrs), dtype)
         if table.kernels:
             kernel = table.choose(device.type, dtype, arrays, attrs)
             if kernel is not None:
                 if specs is None:
                     if self._dtype_rule is not None:
                         dtype = self._dtype_rule(*arrays, **attrs)
-                    specs = [self._broadcast_spec(arrays, dtype)]
+                    specs = [(_broadcast_shape(arrays), dtype)]
                 return run_kernel(kernel, device, arrays, attrs, specs)
         result = self._run_reference(device, arrays, attrs)
         if type(result) is device.array_type:
-            if specs is not None and result.shape != specs[0].shape:
+            if specs is not None and result.shape != specs[0][0]:
                 raise RuntimeError(
                     f"op {self.name!r}: the reference returned shape {result.shape}, "
-                    f"its shape rule says {specs[0].shape}"
+                    f"its shape rule says {specs[0][0]}"
                 )
             return result
         if isinstance(result, (tuple, list)):
@@ -391,24 +413,6 @@ class Op:
                 f"{self.name}: the shapes {' and '.join(map(str, shapes))} do not broadcast; counted from "
                 "the last dimension, sizes must be equal, or one of them 1"
             ) from None
-
-    @staticmethod
-    def _specs(rule_result: Any, dtype: np.dtype) -> list[Spec]:
-        if type(rule_result) is tuple:
-            return [Spec(rule_result, dtype)]
-        if isinstance(rule_result, Spec):
-            return [rule_result]
-        if isinstance(rule_result, list):
-            return [r if isinstance(r, Spec) else Spec(tuple(r), dtype) for r in rule_result]
-        return [Spec(tuple(rule_result), dtype)]
-
-    @staticmethod
-    def _broadcast_spec(arrays: Sequence, dtype: np.dtype) -> Spec:
-        shapes = [a.shape for a in arrays if hasattr(a, "shape")]
-        for shape in shapes:
-            if shape != shapes[0]:
-                return Spec(np.broadcast_shapes(*shapes), dtype)
-        return Spec(shapes[0], dtype)
 
     # ---- the gradient ----------------------------------------------------------------------------------
 

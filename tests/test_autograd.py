@@ -485,3 +485,39 @@ def test_anomaly_mode_lets_a_nan_of_the_input_pass():
     with mg.autograd.detect_anomaly():
         assert np.isnan((x * 2.0).item())
     mg.sqrt(leaf(-1.0))  # outside of the context nothing is checked
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_gradients_are_added_and_shared_with_nobody(dtype, threads):
+    """Of a size at which kernels add them, in place where nobody else refers to the memory."""
+    shape = (65, 701)
+    rng = np.random.default_rng()
+    values = [rng.standard_normal(shape).astype(dtype) for _ in range(3)]
+    with mg.num_threads(threads):
+        x, y = (mg.tensor(v, requires_grad=True) for v in values[:2])
+        g = mg.tensor(values[2])
+        for passes in (1, 2):
+            (x + y + x * 2.0 + x).backward(g)
+            np.testing.assert_allclose(x.grad.numpy(), passes * 4.0 * values[2], rtol=4 * np.finfo(dtype).eps)
+            np.testing.assert_array_equal(y.grad.numpy(), passes * values[2])
+            np.testing.assert_array_equal(g.numpy(), values[2])
+        x.grad = y.grad = None
+        (x + y).backward(g)
+        x.grad.zero_()
+        np.testing.assert_array_equal(y.grad.numpy(), values[2])
+        np.testing.assert_array_equal(g.numpy(), values[2])
+
+
+def test_a_large_gradient_that_is_a_view_or_shared_is_left_alone():
+    x = mg.tensor(np.random.default_rng().standard_normal((300, 200)), requires_grad=True)
+    seen = []
+    y = x * 1.0
+    y.register_hook(seen.append)
+    z = y * 3.0 + y.T.reshape(200, 300).T
+    z.sum().backward()
+    np.testing.assert_array_equal(seen[0].numpy(), np.full((300, 200), 4.0))
+    held = seen[0].numpy().copy()
+    (x * 2.0).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), np.full((300, 200), 6.0))
+    np.testing.assert_array_equal(seen[0].numpy(), held)

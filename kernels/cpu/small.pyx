@@ -20,7 +20,8 @@ ctypedef fused real:
 
 cdef enum:
     LIMIT = 1024
-    ADD, SUB, MUL, DIV
+    LIMIT_PRODUCT = 512  # multiply-adds of a product of matrices: with more, the kernels are quicker
+    ADD, SUB, MUL, DIV, NEG, RELU
     EXACT = 16777216  # 2**24: integers up to here are float32 numbers
 
 
@@ -31,6 +32,16 @@ cdef inline bint is_plain(cnp.ndarray array) noexcept:
         (dtype == cnp.NPY_FLOAT32 or dtype == cnp.NPY_FLOAT64)
         and cnp.PyArray_ISCARRAY_RO(array)
         and cnp.PyArray_SIZE(array) <= LIMIT
+    )
+
+
+cdef inline bint are_alike(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether both are plain, and of one dtype and shape."""
+    return (
+        is_plain(a)
+        and cnp.PyArray_TYPE(b) == cnp.PyArray_TYPE(a)
+        and cnp.PyArray_ISCARRAY_RO(b)
+        and cnp.PyArray_SAMESHAPE(a, b)
     )
 
 
@@ -77,16 +88,10 @@ cdef binary(object x, object y, int operation):
     cdef bint x_is_array = type(x) is cnp.ndarray, y_is_array = type(y) is cnp.ndarray
     if x_is_array:
         a = <cnp.ndarray>x
-        if not is_plain(a):
-            return None
         if y_is_array:
-            if (
-                cnp.PyArray_TYPE(<cnp.ndarray>y) != cnp.PyArray_TYPE(a)
-                or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>y)
-                or not cnp.PyArray_SAMESHAPE(a, <cnp.ndarray>y)
-            ):
+            if not are_alike(a, <cnp.ndarray>y):
                 return None
-        elif not read_number(y, &y_number):
+        elif not is_plain(a) or not read_number(y, &y_number):
             return None
     elif y_is_array:
         a = <cnp.ndarray>y
@@ -126,6 +131,59 @@ cdef inline void negate(real *out, const real *x, Py_ssize_t n) noexcept nogil:
         out[i] = -x[i]
 
 
+cdef inline void rectify(real *out, const real *x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = 0 if x[i] < 0 else x[i]  # NaN stays NaN
+
+
+cdef unary(object x, int operation):
+    if type(x) is not cnp.ndarray or not is_plain(<cnp.ndarray>x):
+        return None
+    cdef cnp.ndarray a = <cnp.ndarray>x, out = empty_like(a)
+    cdef void *result = cnp.PyArray_DATA(out)
+    cdef void *data = cnp.PyArray_DATA(a)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(a)
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32:
+        if operation == NEG:
+            negate(<float *>result, <float *>data, n)
+        else:
+            rectify(<float *>result, <float *>data, n)
+    elif operation == NEG:
+        negate(<double *>result, <double *>data, n)
+    else:
+        rectify(<double *>result, <double *>data, n)
+    return out
+
+
+cdef inline void pass_positive(real *out, const real *g, const real *y, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = g[i] if y[i] > 0 else 0
+
+
+cdef inline void multiply(
+    real *out, cnp.ndarray a, cnp.ndarray b, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K
+) noexcept:
+    """out (M, N) = a (M, K) @ b (K, N): a row of out is the sum of K rows of b, each times a number."""
+    cdef const char *a_row = <const char *>cnp.PyArray_DATA(a)
+    cdef const char *b_row
+    cdef Py_ssize_t a_step = cnp.PyArray_STRIDE(a, 1), b_step = cnp.PyArray_STRIDE(b, 1)
+    cdef Py_ssize_t i, j, k
+    cdef real factor
+    for i in range(M):
+        for j in range(N):
+            out[j] = 0
+        b_row = <const char *>cnp.PyArray_DATA(b)
+        for k in range(K):
+            factor = (<const real *>(a_row + k * a_step))[0]
+            for j in range(N):
+                out[j] += factor * (<const real *>(b_row + j * b_step))[0]
+            b_row += cnp.PyArray_STRIDE(b, 0)
+        out += N
+        a_row += cnp.PyArray_STRIDE(a, 0)
+
+
 def add(x, y):
     """x + y, or None if the arrays are not small and plain."""
     return binary(x, y, ADD)
@@ -148,13 +206,55 @@ def div(x, y):
 
 def neg(x):
     """-x, or None if the array is not small and plain."""
-    if type(x) is not cnp.ndarray or not is_plain(<cnp.ndarray>x):
+    return unary(x, NEG)
+
+
+def relu(x):
+    """max(x, 0), or None if the array is not small and plain."""
+    return unary(x, RELU)
+
+
+def relu_grad(g, y):
+    """g where y > 0, else 0; None if the arrays are not small, plain and alike."""
+    if type(g) is not cnp.ndarray or type(y) is not cnp.ndarray or not are_alike(g, y):
         return None
-    cdef cnp.ndarray a = <cnp.ndarray>x, out = empty_like(a)
-    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32:
-        negate(<float *>cnp.PyArray_DATA(out), <const float *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a))
+    cdef cnp.ndarray out = empty_like(<cnp.ndarray>g)
+    cdef void *result = cnp.PyArray_DATA(out)
+    cdef void *g_data = cnp.PyArray_DATA(<cnp.ndarray>g)
+    cdef void *y_data = cnp.PyArray_DATA(<cnp.ndarray>y)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(out)
+    if cnp.PyArray_TYPE(out) == cnp.NPY_FLOAT32:
+        pass_positive(<float *>result, <float *>g_data, <float *>y_data, n)
     else:
-        negate(<double *>cnp.PyArray_DATA(out), <const double *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a))
+        pass_positive(<double *>result, <double *>g_data, <double *>y_data, n)
+    return out
+
+
+def matmul(x, y):
+    """x (M, K) @ y (K, N), whose strides may be any; None if they are not small matrices of one dtype."""
+    if type(x) is not cnp.ndarray or type(y) is not cnp.ndarray:
+        return None
+    cdef cnp.ndarray a = <cnp.ndarray>x, b = <cnp.ndarray>y, out
+    cdef int dtype = cnp.PyArray_TYPE(a)
+    if (
+        (dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64)
+        or cnp.PyArray_TYPE(b) != dtype
+        or cnp.PyArray_NDIM(a) != 2
+        or cnp.PyArray_NDIM(b) != 2
+        or not cnp.PyArray_ISBEHAVED_RO(a)
+        or not cnp.PyArray_ISBEHAVED_RO(b)
+    ):
+        return None
+    cdef cnp.npy_intp M = cnp.PyArray_DIM(a, 0), K = cnp.PyArray_DIM(a, 1), N = cnp.PyArray_DIM(b, 1)
+    if cnp.PyArray_DIM(b, 0) != K or max(M, N, K) > LIMIT_PRODUCT or M * N * K > LIMIT_PRODUCT:
+        return None
+    cdef cnp.npy_intp[2] shape
+    shape[0], shape[1] = M, N
+    out = cnp.PyArray_SimpleNew(2, shape, dtype)
+    if dtype == cnp.NPY_FLOAT32:
+        multiply(<float *>cnp.PyArray_DATA(out), a, b, M, N, K)
+    else:
+        multiply(<double *>cnp.PyArray_DATA(out), a, b, M, N, K)
     return out
 
 

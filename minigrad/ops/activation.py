@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.elementwise import (
@@ -25,13 +26,13 @@ from minigrad.ops.elementwise import (
 )
 
 
-@op(arithmetic=True)
+@op(arithmetic=True, small=small.relu)
 def relu(xp, x):
     """max(x, 0); NaN stays NaN."""
     return xp.maximum(x, 0)
 
 
-@op
+@op(small=small.relu_grad)
 def relu_grad(xp, g, y):
     """``g`` where ``y``, a ReLU's output, is above 0, else 0."""
     return xp.where(y > 0, g, xp.zeros((), g.dtype))

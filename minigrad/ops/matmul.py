@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad.autograd import Variable
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.shape import reshape, transpose, unsqueeze
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 
-@op(arithmetic=True)
+@op(arithmetic=True, small=small.matmul)
 def matmul(xp, a, b):
     """(..., M, K) @ (..., K, N) -> (..., M, N); the leading dimensions broadcast."""
     return xp.matmul(a, b)

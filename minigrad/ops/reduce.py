@@ -25,6 +25,8 @@ Dim = int | tuple[int, ...] | None
 
 def normalize_dim(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
     """``dim`` as a sorted tuple of axes in [0, ndim)."""
+    if type(dim) is int and -ndim <= dim < ndim:  # asked most, and quicker
+        return (dim % ndim,)
     if dim is None:
         return tuple(range(ndim))
     dims = (dim,) if isinstance(dim, int) else tuple(dim)

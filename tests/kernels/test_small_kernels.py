@@ -63,6 +63,57 @@ def test_the_negative(pair):
         same_bits(negate(pair[0]), np.asarray(-pair[0]))
 
 
+def test_relu_and_its_gradient(pair, dtype):
+    for x, g in (pair, (np.tile(SPECIAL, 9).astype(dtype), np.repeat(SPECIAL, 9).astype(dtype))):
+        same_bits(small.relu(x), np.where(x < 0, dtype(0), x))
+        same_bits(small.relu_grad(g, x), np.where(x > 0, g, dtype(0)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 4, 4), (1, 1, 1), (3, 7, 5), (512, 1, 1), (1, 1, 512), (2, 0, 3), (0, 4, 3), (3, 4, 0)]
+)
+def test_products_of_matrices(shape, dtype):
+    M, N, K = shape
+    rng = np.random.default_rng()
+    a, b = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    bound = K * np.finfo(dtype).eps * (np.abs(a).astype(np.float64) @ np.abs(b)) + 1e-300
+    wide = np.zeros((2 * M, 3 * K), dtype)
+    wide[::2, 1::3] = a
+    for left in (a, np.asfortranarray(a), wide[::2, 1::3], a[::-1, ::-1][::-1, ::-1]):
+        for right in (b, np.asfortranarray(b)):
+            found = small.matmul(left, right)
+            assert (found.shape, found.dtype) == ((M, N), dtype) and found.flags.c_contiguous
+            assert (np.abs(found - exact) <= bound).all()
+
+
+def test_a_product_spreads_nan(dtype):
+    a, b = np.zeros((2, 3), dtype), np.ones((3, 2), dtype)
+    b[1, 0] = np.nan
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(np.isnan(small.matmul(a, b)), [[True, False], [True, False]])
+
+
+def test_products_that_are_left_to_kernels(dtype):
+    a = np.ones((4, 4), dtype)
+    other_dtype = np.float64 if dtype == np.float32 else np.float32
+    misaligned = np.zeros(a.nbytes + 1, np.uint8)[1:].view(dtype).reshape(a.shape)
+    for other in (
+        a[0],
+        a[None],
+        a.astype(other_dtype),
+        a.astype(int),
+        misaligned,
+        a.tolist(),
+        2.0,
+        mg.tensor(a),
+    ):
+        assert small.matmul(a, other) is None and small.matmul(other, a) is None
+    assert small.matmul(a, np.ones((5, 4), dtype)) is None
+    assert small.matmul(np.ones((9, 8), dtype), np.ones((8, 8), dtype)) is None
+    assert small.matmul(np.ones((2**40, 0), dtype), np.ones((0, 2**40), dtype)) is None
+
+
 def unfit(x):
     """What is none of these functions' business, alone or beside the plain array ``x``."""
     yield from (x[:, ::-1], x.T, x[:, :1], x.astype(x.dtype.newbyteorder()), x.astype(np.float16))
@@ -76,7 +127,9 @@ def test_everything_else_is_left_to_others(dtype):
     for other in unfit(x):
         for function in (small.add, small.sub, small.mul, small.div):
             assert function(x, other) is None and function(other, x) is None
-        assert small.neg(other) is None
+        for function in (small.neg, small.relu):
+            assert function(other) is None
+        assert small.relu_grad(x, other) is None and small.relu_grad(other, x) is None
     for partner in (x[:1], x.astype(np.float64 if dtype == np.float32 else np.float32)):
         assert small.add(x, partner) is None and small.mul(partner, x) is None
     assert small.add(1.0, 2.0) is None

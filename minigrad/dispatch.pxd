@@ -1,0 +1,19 @@
+# Types for the compiled engine: what dispatch.py leaves open. Needed to build only.
+
+cimport cython
+
+
+@cython.final
+cdef class KernelTable:
+    cdef public object op
+    cdef public list kernels
+    cdef public dict selected
+    cdef dict _candidates
+
+    @cython.locals(known=dict)
+    cpdef tuple candidates(self, device_type, dtype)
+    cpdef choose(self, device_type, dtype, list arrays, dict attrs)
+
+
+@cython.locals(i=Py_ssize_t)
+cpdef run_kernel(kernel, device, list arrays, dict attrs, list specs)
