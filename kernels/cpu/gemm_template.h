@@ -13,6 +13,23 @@ enum {
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
 
+/* Whole panels of lanes that are contiguous. A few rows of lanes at a time go into all panels: a panel is no
+ * whole number of cache lines wide, and its neighbour finds the rest of a line still in the cache, which for
+ * rows a power of two apart holds only a few. */
+ALWAYS_INLINE void NAME(pack_contiguous_lanes)(const int width, ptrdiff_t panels, ptrdiff_t depth,
+                                               const real *from, ptrdiff_t depth_stride, real *out)
+{
+    enum { ROWS = 8 };
+    for (ptrdiff_t first = 0; first < depth; first += ROWS) {
+        const ptrdiff_t end = depth - first < ROWS ? depth : first + ROWS;
+        for (ptrdiff_t panel = 0; panel < panels; panel++) {
+            real *to = out + panel * width * depth;
+            for (ptrdiff_t p = first; p < end; p++)
+                memcpy(to + p * width, from + p * depth_stride + panel * width, width * sizeof(real));
+        }
+    }
+}
+
 /* Packs `length` lanes of `depth` elements into panels of `width` lanes: rows of A, or columns of B. The
  * element (lane, p) is read at from[lane * lane_stride + p * depth_stride]. */
 ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_t depth, const real *from,
@@ -20,13 +37,17 @@ ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_
 {
     enum { BLOCK = NAME(TRANSPOSE), LINE = 64 / sizeof(real) };
     const int blocked = width / BLOCK * BLOCK;
-    for (ptrdiff_t first = 0; first < length; first += width, out += width * depth) {
+    ptrdiff_t first = 0;
+    if (lane_stride == 1) {
+        NAME(pack_contiguous_lanes)(width, length / width, depth, from, depth_stride, out);
+        first = length / width * width;
+        out += first * depth;
+    }
+    for (; first < length; first += width, out += width * depth) {
         const real *panel = from + first * lane_stride;
         const ptrdiff_t lanes = length - first < width ? length - first : width;
         ptrdiff_t p = 0;
-        if (lanes == width && lane_stride == 1) {
-            for (; p < depth; p++) memcpy(out + p * width, panel + p * depth_stride, width * sizeof(real));
-        } else if (lanes == width && depth_stride == 1) {
+        if (lanes == width && depth_stride == 1) {
             /* A whole cache line of each group of lanes before the next group: lanes may lie a power of two
              * apart, and then fewer of them fit into the cache than a panel has. */
             for (; p + LINE <= depth; p += LINE) {
