@@ -1,6 +1,6 @@
 /* Vector kernels of conv2d_winograd.pyx, float32: the transforms of Winograd's convolution and the products
- * between them. `tile` is the number of points on each axis: 6 for F(4x4, 3x3), 4 for F(2x2, 3x3). Sizes and
- * strides count elements.
+ * between them. `tile` is the number of points on each axis, `kernel` that of the kernel's taps: 6 and 3 for
+ * F(4x4, 3x3), 4 and 3 for F(2x2, 3x3), 6 and 5 for F(2x2, 5x5). Sizes and strides count elements.
  *
  * The method (Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for
  * Convolutional Neural Networks", 2016). A short correlation in one dimension,
@@ -16,8 +16,8 @@
  * where row p of B^T holds the coefficients of the product over the other finite points q of (x - q), the row
  * of infinity those of the product over all of them, and N_p is that product's value at p (1 at infinity). In
  * two dimensions each matrix is applied to columns and then to rows. The gradient for the weight is a
- * correlation too, of the input with a tile of grad_output as the kernel: F(3x3, 4x4), with the same points
- * and the same B^T.
+ * correlation too, of the input with a tile of grad_output as the kernel: F(3x3, 4x4) or F(5x5, 2x2), with the
+ * same points and the same B^T.
  *
  * The points of six are 0, +-3/4, +-3/2, infinity. The usual 0, +-1, +-2 cost as many operations, since all
  * are fused multiply-adds, but amplify rounding 3.6 times as much (tests/kernels/test_conv2d_winograd_kernels.py
@@ -37,7 +37,7 @@
 
 #include "conv2d.h"
 
-enum { MAX_TILE = 6, TAPS = 3, PANEL = NR_f32 };
+enum { MAX_TILE = 6, MAX_COUNT = 5, PANEL = NR_f32 };
 
 /* Values of one transform: points x tiles x channels, or points x channels x channels. */
 typedef struct {
@@ -51,6 +51,8 @@ typedef struct {
 #define POINT_B 1.5f
 #define A2 (POINT_A * POINT_A)
 #define B2 (POINT_B * POINT_B)
+#define A4 (A2 * A2)
+#define B4 (B2 * B2)
 
 /* 1 / N_p for each point p. */
 static const float INVERSE_N_6[6] = {
@@ -80,15 +82,14 @@ ALWAYS_INLINE void interpolate(const int tile, const f32v *d, f32v *v)
     }
 }
 
-/* v = E_count c: the values at the points of a polynomial of 2, 3 or 4 coefficients. */
+/* v = E_count c: the values at the points of a polynomial of 2 to 5 coefficients (of four points: 2 or 3). */
 ALWAYS_INLINE void evaluate(const int tile, const int count, const f32v *c, f32v *v)
 {
     if (tile == 6) {
-        f32v even_a = c[0] + A2 * c[2], odd_a = c[1], even_b = c[0] + B2 * c[2], odd_b = c[1];
-        if (count == 4) {
-            odd_a += A2 * c[3];
-            odd_b += B2 * c[3];
-        }
+        f32v even_a = c[0], odd_a = c[1], even_b = c[0], odd_b = c[1];
+        if (count == 5) even_a += A4 * c[4], even_b += B4 * c[4];
+        if (count >= 4) odd_a += A2 * c[3], odd_b += B2 * c[3];
+        if (count >= 3) even_a += A2 * c[2], even_b += B2 * c[2];
         v[1] = even_a + POINT_A * odd_a;
         v[2] = even_a - POINT_A * odd_a;
         v[3] = even_b + POINT_B * odd_b;
@@ -109,8 +110,9 @@ ALWAYS_INLINE void evaluate_transposed(const int tile, const int count, const f3
         const f32v even_a = v[1] + v[2], odd_a = v[1] - v[2], even_b = v[3] + v[4], odd_b = v[3] - v[4];
         c[0] = v[0] + even_a + even_b;
         c[1] = POINT_A * odd_a + POINT_B * odd_b;
-        c[2] = A2 * even_a + B2 * even_b;
-        if (count == 4) c[3] = (POINT_A * A2) * odd_a + (POINT_B * B2) * odd_b;
+        if (count >= 3) c[2] = A2 * even_a + B2 * even_b;
+        if (count >= 4) c[3] = (POINT_A * A2) * odd_a + (POINT_B * B2) * odd_b;
+        if (count == 5) c[4] = A4 * even_a + B4 * even_b;
     } else {
         c[0] = v[0] + v[1] + v[2];
         c[1] = v[1] - v[2];
@@ -201,11 +203,13 @@ NEVER_INLINE void input_to_points(int tile, const tile_row *at, ptrdiff_t channe
         windows_to_points(4, 4, at, channels, planes, plane_stride, values, point, row, scratch);
 }
 
-NEVER_INLINE void grad_output_to_points(int tile, const tile_row *at, ptrdiff_t channels, const float *planes,
-                                        ptrdiff_t plane_stride, float *values, ptrdiff_t point, ptrdiff_t row,
-                                        float *scratch)
+NEVER_INLINE void grad_output_to_points(int tile, int kernel, const tile_row *at, ptrdiff_t channels,
+                                        const float *planes, ptrdiff_t plane_stride, float *values,
+                                        ptrdiff_t point, ptrdiff_t row, float *scratch)
 {
-    if (tile == 6)
+    if (kernel == 5)
+        windows_to_points(6, 2, at, channels, planes, plane_stride, values, point, row, scratch);
+    else if (tile == 6)
         windows_to_points(6, 4, at, channels, planes, plane_stride, values, point, row, scratch);
     else
         windows_to_points(4, 2, at, channels, planes, plane_stride, values, point, row, scratch);
@@ -262,33 +266,32 @@ NEVER_INLINE void multiply_gradients(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_
 
 /* c = E_count^T v E_count for `tile` x `tile` vectors, which lie `point` apart. */
 ALWAYS_INLINE void from_points(const int tile, const int count, const float *v, ptrdiff_t point,
-                               f32v c[4][4])
+                               f32v c[MAX_COUNT][MAX_COUNT])
 {
-    f32v half[MAX_TILE][4];
+    f32v half[MAX_TILE][MAX_COUNT];
     UNROLL for (int i = 0; i < tile; i++) {
         f32v row[MAX_TILE];
         UNROLL for (int j = 0; j < tile; j++) row[j] = *(const f32v_u *)(v + (i * tile + j) * point);
         evaluate_transposed(tile, count, row, half[i]);
     }
     UNROLL for (int j = 0; j < count; j++) {
-        f32v column[MAX_TILE], result[4];
+        f32v column[MAX_TILE], result[MAX_COUNT];
         UNROLL for (int i = 0; i < tile; i++) column[i] = half[i][j];
         evaluate_transposed(tile, count, column, result);
         UNROLL for (int i = 0; i < count; i++) c[i][j] = result[i];
     }
 }
 
-/* One row of tiles of the output, `rows` <= tile - 2 rows of `width` pixels, for one panel of channels: goes
- * to planes + channel * plane_stride. `bias` has NR elements. Scratch: 4 * width * NR elements. */
-ALWAYS_INLINE void points_to_rows(const int tile, ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t width,
+/* One row of tiles of the output, `rows` <= count rows of `width` pixels, for one panel of channels: goes to
+ * planes + channel * plane_stride. `bias` has NR elements. Scratch: count * width * NR elements. */
+ALWAYS_INLINE void points_to_rows(const int tile, const int count, ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t width,
                                   ptrdiff_t channels, const float *products, ptrdiff_t point, ptrdiff_t row,
                                   const float *bias, float *planes, ptrdiff_t plane_stride, float *scratch)
 {
-    const int count = tile - TAPS + 1;
     for (ptrdiff_t t = 0; t < tiles; t++) {
         const ptrdiff_t columns = smaller_f32(width - t * count, count);
         UNROLL for (int lane = 0; lane < PANEL; lane += F32_LANES) {
-            f32v y[4][4], start = *(const f32v_u *)(bias + lane);
+            f32v y[MAX_COUNT][MAX_COUNT], start = *(const f32v_u *)(bias + lane);
             from_points(tile, count, products + t * row + lane, point, y);
             UNROLL for (int i = 0; i < count; i++) {
                 float *pixel = scratch + (i * width + t * count) * PANEL + lane;
@@ -300,83 +303,91 @@ ALWAYS_INLINE void points_to_rows(const int tile, ptrdiff_t tiles, ptrdiff_t row
     store_channels_f32(channels, rows * width, scratch, planes, plane_stride);
 }
 
-NEVER_INLINE void points_to_output(int tile, ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t width,
+NEVER_INLINE void points_to_output(int tile, int kernel, ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t width,
                                    ptrdiff_t channels, const float *products, ptrdiff_t point, ptrdiff_t row,
                                    const float *bias, float *planes, ptrdiff_t plane_stride, float *scratch)
 {
-    if (tile == 6)
-        points_to_rows(6, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
+    if (kernel == 5)
+        points_to_rows(6, 2, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
+                       scratch);
+    else if (tile == 6)
+        points_to_rows(6, 4, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
                        scratch);
     else
-        points_to_rows(4, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
+        points_to_rows(4, 2, tiles, rows, width, channels, products, point, row, bias, planes, plane_stride,
                        scratch);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------- */
 
-/* (E_3 / N) g (E_3 / N)^T for `depth` kernels of NR lanes each: taps[k][tap][NR] to weights[point][k][NR].
- * Rotated by half a turn, the kernel is that of the gradient for the input. */
-ALWAYS_INLINE void taps_to_points(const int tile, ptrdiff_t depth, const float *taps, int rotated,
-                                  float *weights, ptrdiff_t point)
+/* (E / N) g (E / N)^T, E of `kernel` coefficients, for `depth` kernels of NR lanes each: taps[k][tap][NR] to
+ * weights[point][k][NR]. Rotated by half a turn, the kernel is that of the gradient for the input. */
+ALWAYS_INLINE void taps_to_points(const int tile, const int kernel, ptrdiff_t depth, const float *taps,
+                                  int rotated, float *weights, ptrdiff_t point)
 {
     const float *scale = inverse_n(tile);
+    const int size = kernel * kernel;
     for (ptrdiff_t k = 0; k < depth; k++)
         UNROLL for (int lane = 0; lane < PANEL; lane += F32_LANES) {
-            f32v half[MAX_TILE][TAPS], column[TAPS], values[MAX_TILE];
-            UNROLL for (int v = 0; v < TAPS; v++) {
-                UNROLL for (int u = 0; u < TAPS; u++) {
-                    const int tap = u * TAPS + v;
+            f32v half[MAX_TILE][MAX_COUNT], column[MAX_COUNT], values[MAX_TILE];
+            UNROLL for (int v = 0; v < kernel; v++) {
+                UNROLL for (int u = 0; u < kernel; u++) {
+                    const int tap = u * kernel + v;
                     column[u] = *(const f32v_u *)(
-                        taps + (k * TAPS * TAPS + (rotated ? TAPS * TAPS - 1 - tap : tap)) * PANEL + lane);
+                        taps + (k * size + (rotated ? size - 1 - tap : tap)) * PANEL + lane);
                 }
-                evaluate(tile, TAPS, column, values);
+                evaluate(tile, kernel, column, values);
                 UNROLL for (int i = 0; i < tile; i++) half[i][v] = scale[i] * values[i];
             }
             UNROLL for (int i = 0; i < tile; i++) {
-                evaluate(tile, TAPS, half[i], values);
+                evaluate(tile, kernel, half[i], values);
                 UNROLL for (int j = 0; j < tile; j++)
                     *(f32v_u *)(weights + (i * tile + j) * point + k * PANEL + lane) = scale[j] * values[j];
             }
         }
 }
 
-NEVER_INLINE void weights_to_points(int tile, ptrdiff_t depth, const float *taps, int rotated, float *weights,
-                                    ptrdiff_t point)
+NEVER_INLINE void weights_to_points(int tile, int kernel, ptrdiff_t depth, const float *taps, int rotated,
+                                    float *weights, ptrdiff_t point)
 {
-    if (tile == 6)
-        taps_to_points(6, depth, taps, rotated, weights, point);
+    if (kernel == 5)
+        taps_to_points(6, 5, depth, taps, rotated, weights, point);
+    else if (tile == 6)
+        taps_to_points(6, 3, depth, taps, rotated, weights, point);
     else
-        taps_to_points(4, depth, taps, rotated, weights, point);
+        taps_to_points(4, 3, depth, taps, rotated, weights, point);
 }
 
-/* The gradient for `depth` kernels: E_3^T (sums / N N^T) E_3, from sums[point][k] to taps[k][tap][NR]. */
-ALWAYS_INLINE void points_to_taps(const int tile, ptrdiff_t depth, const float *sums, ptrdiff_t point,
-                                  ptrdiff_t row, float *taps)
+/* The gradient for `depth` kernels: E^T (sums / N N^T) E, from sums[point][k] to taps[k][tap][NR]. */
+ALWAYS_INLINE void points_to_taps(const int tile, const int kernel, ptrdiff_t depth, const float *sums,
+                                  ptrdiff_t point, ptrdiff_t row, float *taps)
 {
     const float *scale = inverse_n(tile);
     float scaled[MAX_TILE * MAX_TILE * F32_LANES];
     for (ptrdiff_t k = 0; k < depth; k++)
         UNROLL for (int lane = 0; lane < PANEL; lane += F32_LANES) {
-            f32v grad[4][4];
+            f32v grad[MAX_COUNT][MAX_COUNT];
             for (int i = 0; i < tile; i++)
                 for (int j = 0; j < tile; j++)
                     *(f32v_u *)(scaled + (i * tile + j) * F32_LANES) =
                         *(const f32v_u *)(sums + (i * tile + j) * point + k * row + lane)
                         * (scale[i] * scale[j]);
-            from_points(tile, TAPS, scaled, F32_LANES, grad);
-            UNROLL for (int u = 0; u < TAPS; u++)
-                UNROLL for (int v = 0; v < TAPS; v++)
-                    *(f32v_u *)(taps + (k * TAPS * TAPS + u * TAPS + v) * PANEL + lane) = grad[u][v];
+            from_points(tile, kernel, scaled, F32_LANES, grad);
+            UNROLL for (int u = 0; u < kernel; u++)
+                UNROLL for (int v = 0; v < kernel; v++)
+                    *(f32v_u *)(taps + ((k * kernel + u) * kernel + v) * PANEL + lane) = grad[u][v];
         }
 }
 
-NEVER_INLINE void points_to_weight_grad(int tile, ptrdiff_t depth, const float *sums, ptrdiff_t point,
-                                        ptrdiff_t row, float *taps)
+NEVER_INLINE void points_to_weight_grad(int tile, int kernel, ptrdiff_t depth, const float *sums,
+                                        ptrdiff_t point, ptrdiff_t row, float *taps)
 {
-    if (tile == 6)
-        points_to_taps(6, depth, sums, point, row, taps);
+    if (kernel == 5)
+        points_to_taps(6, 5, depth, sums, point, row, taps);
+    else if (tile == 6)
+        points_to_taps(6, 3, depth, sums, point, row, taps);
     else
-        points_to_taps(4, depth, sums, point, row, taps);
+        points_to_taps(4, 3, depth, sums, point, row, taps);
 }
 
 #endif

@@ -1,22 +1,23 @@
-"""3x3 convolution with stride 1, and its two gradients, by Winograd's minimal filtering: float32.
+"""3x3 and 5x5 convolution with stride 1, and its two gradients, by Winograd's minimal filtering: float32.
 
     forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, i + u - p, j + v - q]
     input_grad   the same of grad_output, with the kernel rotated by half a turn and its channels exchanged
     weight_grad  out[o, c, u, v] = the sum of grad_output[n, o, i, j] * x[n, c, i + u - p, j + v - q]
 
-(p, q) is the padding, and x is zero outside its borders. The output is cut into tiles of m x m pixels, m = 4
-or 2. The (m + 2) x (m + 2) pixels under a tile become as many values at points, by additions and
+(p, q) is the padding, and x is zero outside its borders. With groups, each group of channels is a convolution
+of its own. The output is cut into tiles of m x m pixels, m = 4 or 2 for 3x3 kernels, and 2 for 5x5. The pixels
+under a tile, 6 x 6 (or 4 x 4 for m = 2 and 3x3), become as many values at points, by additions and
 multiplications with small constants; so do the kernels. At each point one multiplication of matrices then
 sums over channels, and the products become the tile of the output. conv2d_winograd.h has the transforms, the
 points and the source.
 
-For m x m outputs of one channel, the products take (m + 2)^2 multiply-adds where the definition takes 9 m^2:
-36 for 144 (m = 4), or 16 for 36 (m = 2). The transforms take about 120 operations (m = 4) for each tile and
-channel of either side. So it gains when both sides have many channels, and most pixels of the tiles are
+For the m x m outputs of a tile, the products take a multiply-add for each point where the definition takes
+one for each tap and output: 36 for 144 (3x3, m = 4), 16 for 36 (m = 2), or 36 for 100 (5x5). The transforms
+take about 120 operations (6 x 6) for each tile and channel of either side. So it gains when both sides have many channels, and most pixels of the tiles are
 wanted.
 
 What is saved is paid for in digits: on random data, rounding errors are 3 to 5 times those of the
-definition's sums (m = 4; with m = 2 they are alike), up to 8 in the last pixel of a tile. A value that is not
+definition's sums (at 36 points; at 16 they are alike), up to 8 in the last pixel of a tile. A value that is not
 finite spreads to the whole tile.
 
 A block of tiles is transformed, multiplied and transformed back while it lies in the second-level cache,
@@ -40,7 +41,7 @@ cdef extern from "conv2d_winograd.h" nogil:
     enum:
         NR "NR_f32"
         LANES "F32_LANES"
-        TAPS
+        MAX_KERNEL "MAX_COUNT"
     ctypedef struct point_values:
         float *data
         Py_ssize_t point, row
@@ -50,37 +51,38 @@ cdef extern from "conv2d_winograd.h" nogil:
     void input_to_points(int tile, const tile_row *at, Py_ssize_t channels, const float *planes,
                          Py_ssize_t plane_stride, float *values, Py_ssize_t point, Py_ssize_t row,
                          float *scratch)
-    void grad_output_to_points(int tile, const tile_row *at, Py_ssize_t channels, const float *planes,
-                               Py_ssize_t plane_stride, float *values, Py_ssize_t point, Py_ssize_t row,
-                               float *scratch)
+    void grad_output_to_points(int tile, int kernel, const tile_row *at, Py_ssize_t channels,
+                               const float *planes, Py_ssize_t plane_stride, float *values, Py_ssize_t point,
+                               Py_ssize_t row, float *scratch)
     void multiply_weights(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t depth, Py_ssize_t panels,
                           const point_values *values, const point_values *weights,
                           const point_values *products)
     void multiply_gradients(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t channels, Py_ssize_t panels,
                             const point_values *values, const point_values *gradients,
                             const point_values *sums)
-    void points_to_output(int tile, Py_ssize_t tiles, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t channels,
-                          const float *products, Py_ssize_t point, Py_ssize_t row, const float *bias,
-                          float *planes, Py_ssize_t plane_stride, float *scratch)
-    void weights_to_points(int tile, Py_ssize_t depth, const float *taps, bint rotated, float *weights,
-                           Py_ssize_t point)
-    void points_to_weight_grad(int tile, Py_ssize_t depth, const float *sums, Py_ssize_t point,
+    void points_to_output(int tile, int kernel, Py_ssize_t tiles, Py_ssize_t rows, Py_ssize_t width,
+                          Py_ssize_t channels, const float *products, Py_ssize_t point, Py_ssize_t row,
+                          const float *bias, float *planes, Py_ssize_t plane_stride, float *scratch)
+    void weights_to_points(int tile, int kernel, Py_ssize_t depth, const float *taps, bint rotated,
+                           float *weights, Py_ssize_t point)
+    void points_to_weight_grad(int tile, int kernel, Py_ssize_t depth, const float *sums, Py_ssize_t point,
                                Py_ssize_t row, float *taps)
     void pack_channels_f32(Py_ssize_t channels, Py_ssize_t pixels, const float *planes,
                            Py_ssize_t plane_stride, float *panel)
     void store_channels_f32(Py_ssize_t channels, Py_ssize_t pixels, const float *panel, float *planes,
                             Py_ssize_t plane_stride)
 
-# One convolution of `source` into `result`, and how it is cut up. Rows of tiles are counted through all
-# images.
+# One convolution of `source` into `result`, of one group after the other, and how it is cut up. Rows of tiles
+# are counted through all images. C and O are the channels of a group.
 cdef struct Winograd:
-    const float *source                           # (N, C, H, W)
-    const float *weight                           # (O, C, 3, 3), or (C, O, 3, 3) if `rotated`
-    float *bias                                   # (O,), or NULL
-    float *result                                 # (N, O, OH, OW)
-    Py_ssize_t N, C, H, W, O, OH, OW, pad_h, pad_w
+    const float *source                           # of the group's first image: (C, H, W)
+    const float *weight                           # (O, C, kernel, kernel), or (C, O, ...) if `rotated`
+    const float *bias                             # (O,), or NULL
+    float *result                                 # of the first image: (O, OH, OW)
+    Py_ssize_t source_image, result_image         # strides from image to image
+    Py_ssize_t N, C, H, W, O, OH, OW, pad_h, pad_w, groups
     bint rotated
-    int tile, step, threads                       # step: pixels of the output along one side of a tile
+    int kernel, tile, step, threads               # step: pixels of the output along one side of a tile
     Py_ssize_t points, image_rows, tiles          # rows of tiles in an image, tiles in such a row
     Py_ssize_t rows, block_rows, blocks           # rows of tiles in all, and in each block
     Py_ssize_t panels                             # of NR output channels
@@ -98,11 +100,11 @@ cdef enum:
     CHUNK = 16          # kernels, of each lane, transformed at a time
 
 # What a value at a point costs, in multiply-adds of a GEMM: to transform that of a tile, or that of a kernel;
-# and what a kernel of 3x3 costs the implicit GEMM before it begins.
+# and what a tap costs the implicit GEMM before it begins.
 cdef enum:
     TRANSFORM = 20
     WEIGHT = 10
-    PACK = 200
+    PACK = 22
 
 
 include "conv2d_winograd_weight_grad.pxi"
@@ -117,12 +119,13 @@ def forward(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight
     """Multiplies less: tiles of 4x4 or 2x2 outputs become products at 36 or 16 points, summed over channels
     by GEMMs; loses about half a digit."""
     cdef Winograd w
-    check_options(stride_h, stride_w, dil_h, dil_w, groups)
-    check_arrays(x, weight, out, pad_h, pad_w)
+    check_options(stride_h, stride_w, dil_h, dil_w)
+    check_arrays(x, weight, out, pad_h, pad_w, groups)
     check_output(out, cnp.NPY_FLOAT32)
-    read_images(&w, x, out, pad_h, pad_w)
+    w.kernel = weight.shape[2]
+    read_images(&w, x, out, pad_h, pad_w, groups)
     w.weight, w.rotated = <const float *> cnp.PyArray_DATA(weight), False
-    w.bias = NULL if bias is None else read_bias(bias, w.O)
+    w.bias = NULL if bias is None else read_bias(bias, weight.shape[0])
     plan(&w, step, threads)
     run(&w)
 
@@ -133,10 +136,11 @@ def input_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.n
     """Multiplies less: the forward pass of ``grad_output``, with rotated kernels and the channels' roles
     exchanged; loses about half a digit."""
     cdef Winograd w
-    check_options(stride_h, stride_w, dil_h, dil_w, groups)
-    check_arrays(out, weight, grad_output, pad_h, pad_w)
+    check_options(stride_h, stride_w, dil_h, dil_w)
+    check_arrays(out, weight, grad_output, pad_h, pad_w, groups)
     check_output(out, cnp.NPY_FLOAT32)
-    read_images(&w, grad_output, out, TAPS - 1 - pad_h, TAPS - 1 - pad_w)
+    w.kernel = weight.shape[2]
+    read_images(&w, grad_output, out, w.kernel - 1 - pad_h, w.kernel - 1 - pad_w, groups)
     w.weight, w.rotated = <const float *> cnp.PyArray_DATA(weight), True
     w.bias = NULL
     plan(&w, step, threads)
@@ -149,10 +153,12 @@ def weight_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.
     """Multiplies less: at each point the gradient is a product of matrices over all tiles of the batch,
     summed up before it is transformed back; loses about half a digit."""
     cdef Winograd w
-    check_options(stride_h, stride_w, dil_h, dil_w, groups)
-    check_arrays(x, out, grad_output, pad_h, pad_w)
+    check_options(stride_h, stride_w, dil_h, dil_w)
+    check_arrays(x, out, grad_output, pad_h, pad_w, groups)
     check_output(out, cnp.NPY_FLOAT32)
-    read_images(&w, x, grad_output, pad_h, pad_w)
+    w.kernel = out.shape[2]
+    read_images(&w, x, grad_output, pad_h, pad_w, groups)
+    w.weight, w.bias = NULL, NULL
     plan(&w, step, threads)
     run_weight_grad(&w, <float *> cnp.PyArray_DATA(out))
 
@@ -161,14 +167,30 @@ def weight_grad(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.
 
 
 cdef int run(Winograd *w) except -1:
+    cdef Py_ssize_t group
     if w.rows == 0 or w.tiles == 0 or w.O == 0:
         return 0
     cdef cnp.ndarray memory = allocate(w.panels * NR)
     cdef float *bias = aligned(memory)
     memset(bias, 0, w.panels * NR * sizeof(float))
+    for group in range(w.groups):
+        if w.bias != NULL:
+            memcpy(bias, w.bias, w.O * sizeof(float))
+        if w.by_panels:
+            run_by_panels(w, bias)
+        else:
+            run_by_blocks(w, bias)
+        next_group(w)
+    return 0
+
+
+cdef void next_group(Winograd *w) noexcept nogil:
+    w.source += w.C * w.H * w.W
+    w.result += w.O * w.OH * w.OW
+    if w.weight != NULL:
+        w.weight += w.O * w.C * w.kernel * w.kernel
     if w.bias != NULL:
-        memcpy(bias, w.bias, w.O * sizeof(float))
-    return run_by_panels(w, bias) if w.by_panels else run_by_blocks(w, bias)
+        w.bias += w.O
 
 
 cdef int run_by_blocks(Winograd *w, const float *bias) except -1:
@@ -236,8 +258,9 @@ cdef void run_panel(const Winograd *w, Py_ssize_t panel, Py_ssize_t first, Py_ss
 
 cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_values *weights) noexcept nogil:
     """The kernels of NR channels of the result, at all points."""
-    cdef float[CHUNK * TAPS * TAPS * NR] taps
-    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first), taps_each = TAPS * TAPS
+    cdef float[CHUNK * MAX_KERNEL * MAX_KERNEL * NR] taps
+    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first)
+    cdef Py_ssize_t taps_each = w.kernel * w.kernel
     cdef Py_ssize_t chunk, c, k, depth
     for chunk in range(ceil_divide(w.C, CHUNK)):
         c = chunk * CHUNK
@@ -249,8 +272,8 @@ cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_val
         else:
             pack_channels_f32(lanes, depth * taps_each, w.weight + (first * w.C + c) * taps_each,
                               w.C * taps_each, taps)
-        weights_to_points(w.tile, depth, taps, w.rotated, weights.data + panel * weights.row + c * NR,
-                          weights.point)
+        weights_to_points(w.tile, w.kernel, depth, taps, w.rotated,
+                          weights.data + panel * weights.row + c * NR, weights.point)
 
 
 cdef point_values kernels_of(const Winograd *w, float *data) noexcept nogil:
@@ -301,7 +324,7 @@ cdef void transform_row(const Winograd *w, Py_ssize_t row, const point_values *v
                         float *scratch) noexcept nogil:
     """One row of tiles of the source, to ``offset`` in ``values``."""
     cdef Py_ssize_t plane = w.H * w.W, panel, c
-    cdef const float *image = w.source + row // w.image_rows * w.C * plane
+    cdef const float *image = w.source + row // w.image_rows * w.source_image
     cdef tile_row at = tile_row(height=w.H, width=w.W, first_row=row % w.image_rows * w.step - w.pad_h,
                                 first_column=-w.pad_w, step=w.step, tiles=w.tiles)
     for panel in range(ceil_divide(w.C, NR)):
@@ -314,8 +337,8 @@ cdef void store_panel(const Winograd *w, Py_ssize_t row, Py_ssize_t panel, const
                       Py_ssize_t offset, const float *bias, float *scratch) noexcept nogil:
     """One row of tiles of NR channels of the result, from ``offset`` in ``products``."""
     cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR, first_row = row % w.image_rows * w.step
-    cdef float *target = w.result + (row // w.image_rows * w.O + o) * plane + first_row * w.OW
-    points_to_output(w.tile, w.tiles, min(<Py_ssize_t> w.step, w.OH - first_row), w.OW,
+    cdef float *target = w.result + row // w.image_rows * w.result_image + o * plane + first_row * w.OW
+    points_to_output(w.tile, w.kernel, w.tiles, min(<Py_ssize_t> w.step, w.OH - first_row), w.OW,
                      min(<Py_ssize_t> NR, w.O - o), products.data + offset, products.point, products.row,
                      bias + o, target, plane, scratch)
 
@@ -323,68 +346,76 @@ cdef void store_panel(const Winograd *w, Py_ssize_t row, Py_ssize_t panel, const
 # ---- when it is worth it -----------------------------------------------------------------------------------
 
 
-def is_faster(tuple x_shape, Py_ssize_t out_channels, Py_ssize_t pad_h, Py_ssize_t pad_w, bint of_input):
+def is_faster(tuple x_shape, tuple weight_shape, Py_ssize_t pad_h, Py_ssize_t pad_w, bint of_input):
     """Whether Winograd's algorithm beats the implicit GEMM on an input (N, C, H, W): an estimate of both.
 
     The unit is a multiply-add of a GEMM. The implicit GEMM takes 1.1 for each of its own, sparing the taps
-    that fall into the padding, and ``PACK`` for each kernel. Winograd's algorithm takes its products, and the
-    transforms beside them (``cost``). Measured on an AMD EPYC with AVX2 and 512 KB of second-level cache, on
-    layers of 8 to 512 channels, images of 2x2 to 56x56 pixels and batches of 1 to 128: where the estimates
-    are near each other, so are the times. Two threads share the work of either evenly, and change nothing.
+    that fall into the padding, and ``PACK`` for each tap of a kernel. Winograd's algorithm takes its products,
+    and the transforms beside them (``cost``). Measured on an AMD EPYC with AVX2 and 512 KB of second-level
+    cache, on layers of 8 to 512 channels, images of 2x2 to 56x56 pixels and batches of 1 to 128: where the
+    estimates are near each other, so are the times. Two threads share the work of either evenly, and change
+    nothing; nor do groups.
 
     ``of_input``: the tiles are those of the input, as for its gradient.
     """
-    cdef Py_ssize_t N = x_shape[0], C = x_shape[1], H = x_shape[2], W = x_shape[3], O = out_channels
-    cdef Py_ssize_t OH = H + 2 * pad_h - TAPS + 1, OW = W + 2 * pad_w - TAPS + 1
+    cdef Py_ssize_t N = x_shape[0], H = x_shape[2], W = x_shape[3], kernel = weight_shape[2]
+    cdef Py_ssize_t C = weight_shape[1], O = weight_shape[0] // max(1, x_shape[1] // max(1, C))  # of a group
+    cdef Py_ssize_t OH = H + 2 * pad_h - kernel + 1, OW = W + 2 * pad_w - kernel + 1
     cdef Py_ssize_t rows = H if of_input else OH, columns = W if of_input else OW
-    cdef double taps = <double> N * taps_inside(H, OH, pad_h) * taps_inside(W, OW, pad_w)
+    cdef double taps = <double> N * taps_inside(kernel, H, OH, pad_h) * taps_inside(kernel, W, OW, pad_w)
     if of_input:
         C, O = O, C
-    cdef double definition = (1.1 * taps + PACK) * C * ceil_divide(O, LANES) * LANES
-    return min(cost(N, rows, columns, C, O, 4), cost(N, rows, columns, C, O, 2)) < definition
+    cdef double definition = (1.1 * taps + PACK * kernel * kernel) * C * ceil_divide(O, LANES) * LANES
+    return cost(N, rows, columns, C, O, kernel, cheaper_step(N, rows, columns, C, O, kernel)) < definition
 
 
-cdef Py_ssize_t taps_inside(Py_ssize_t size, Py_ssize_t out_size, Py_ssize_t pad) noexcept:
+cdef Py_ssize_t taps_inside(Py_ssize_t kernel, Py_ssize_t size, Py_ssize_t out_size, Py_ssize_t pad) noexcept:
     """How many taps meet pixels rather than padding, of all outputs along one axis."""
     cdef Py_ssize_t tap, total = 0
-    for tap in range(TAPS):
+    for tap in range(kernel):
         total += max(0, min(out_size, size + pad - tap) - max(0, pad - tap))
     return total
 
 
 cdef double cost(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t C, Py_ssize_t O,
-                 Py_ssize_t step) noexcept:
+                 Py_ssize_t kernel, Py_ssize_t step) noexcept:
     """Winograd's algorithm with tiles of ``step`` x ``step``: its multiply-adds, and at each point
     ``TRANSFORM`` for each tile and channel of either side, and ``WEIGHT`` for each kernel: the larger part,
     with few tiles."""
     cdef double tiles = <double> N * ceil_divide(rows, step) * ceil_divide(columns, step)
-    cdef Py_ssize_t points = (step + TAPS - 1) * (step + TAPS - 1)
+    cdef Py_ssize_t points = (step + kernel - 1) * (step + kernel - 1)
     C, O = ceil_divide(C, NR) * NR, ceil_divide(O, NR) * NR
     return points * (tiles * C * O + TRANSFORM * tiles * (C + O) + WEIGHT * <double> C * O)
 
 
-cdef int cheaper_step(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t C, Py_ssize_t O) noexcept:
-    """4, or 2 where too much of the larger tiles would be computed in vain."""
-    return 2 if cost(N, rows, columns, C, O, 2) < cost(N, rows, columns, C, O, 4) else 4
+cdef int cheaper_step(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t C, Py_ssize_t O,
+                      Py_ssize_t kernel) noexcept:
+    """4, or 2 where too much of the larger tiles would be computed in vain; 5x5 kernels know 2 alone."""
+    if kernel == 5 or cost(N, rows, columns, C, O, 3, 2) < cost(N, rows, columns, C, O, 3, 4):
+        return 2
+    return 4
 
 
 # ---- the plan ----------------------------------------------------------------------------------------------
 
 
 cdef void read_images(Winograd *w, cnp.ndarray source, cnp.ndarray result, Py_ssize_t pad_h,
-                      Py_ssize_t pad_w) noexcept:
+                      Py_ssize_t pad_w, int groups) noexcept:
     w.source, w.result = <const float *> cnp.PyArray_DATA(source), <float *> cnp.PyArray_DATA(result)
-    w.N, w.C, w.H, w.W = source.shape[0], source.shape[1], source.shape[2], source.shape[3]
-    w.O, w.OH, w.OW = result.shape[1], result.shape[2], result.shape[3]
+    w.N, w.C, w.H, w.W = source.shape[0], source.shape[1] // groups, source.shape[2], source.shape[3]
+    w.O, w.OH, w.OW = result.shape[1] // groups, result.shape[2], result.shape[3]
+    w.groups = groups
+    w.source_image, w.result_image = groups * w.C * w.H * w.W, groups * w.O * w.OH * w.OW
     w.pad_h, w.pad_w = pad_h, pad_w
 
 
 cdef int plan(Winograd *w, int step, int threads) except -1:
     """Cuts the result into tiles of ``step`` x ``step`` pixels and blocks of rows of them."""
-    if step != 2 and step != 4 and step != 0:
-        raise ValueError(f"conv2d winograd kernel: tiles are of 4 or 2 pixels a side, got {step}")
-    w.step = step if step else cheaper_step(w.N, w.OH, w.OW, w.C, w.O)
-    w.tile = w.step + TAPS - 1
+    if step != 2 and step != 0 and (step != 4 or w.kernel == 5):
+        raise ValueError(f"conv2d winograd kernel: tiles are of 4 or 2 pixels a side, of 2 for 5x5 kernels, "
+                         f"got {step}")
+    w.step = step if step else cheaper_step(w.N, w.OH, w.OW, w.C, w.O, w.kernel)
+    w.tile = w.step + w.kernel - 1
     w.points = w.tile * w.tile
     w.image_rows, w.tiles = ceil_divide(w.OH, w.step), ceil_divide(w.OW, w.step)
     w.rows = w.N * w.image_rows
@@ -416,25 +447,32 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
 # ---- reading the arguments ---------------------------------------------------------------------------------
 
 
-cdef int check_options(int stride_h, int stride_w, int dil_h, int dil_w, int groups) except -1:
-    if not stride_h == stride_w == dil_h == dil_w == groups == 1:
-        raise ValueError("conv2d winograd kernel: stride, dilation and groups must be 1")
+cdef int check_options(int stride_h, int stride_w, int dil_h, int dil_w) except -1:
+    if not stride_h == stride_w == dil_h == dil_w == 1:
+        raise ValueError("conv2d winograd kernel: stride and dilation must be 1")
     return 0
 
 
-cdef int check_arrays(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y, int pad_h, int pad_w) except -1:
+cdef int check_arrays(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray y, int pad_h, int pad_w,
+                      int groups) except -1:
     """The three arrays of one convolution, whichever of them is being computed."""
     check_input(x, cnp.NPY_FLOAT32)
     check_input(weight, cnp.NPY_FLOAT32)
     check_input(y, cnp.NPY_FLOAT32)
     if cnp.PyArray_NDIM(x) != 4 or cnp.PyArray_NDIM(weight) != 4 or cnp.PyArray_NDIM(y) != 4:
         raise ValueError("conv2d winograd kernel: input, weight and output must have 4 dimensions")
-    if (pad_h < 0 or pad_w < 0 or weight.shape[2] != TAPS or weight.shape[3] != TAPS
-            or y.shape[0] != x.shape[0] or weight.shape[0] != y.shape[1] or weight.shape[1] != x.shape[1]
-            or y.shape[2] != x.shape[2] + 2 * <Py_ssize_t> pad_h - TAPS + 1
-            or y.shape[3] != x.shape[3] + 2 * <Py_ssize_t> pad_w - TAPS + 1):
+    if weight.shape[2] != weight.shape[3] or (weight.shape[2] != 3 and weight.shape[2] != 5):
+        raise ValueError(f"conv2d winograd kernel: shapes do not fit: kernels must be 3x3 or 5x5, weight is "
+                         f"{(<object> weight).shape}")
+    cdef Py_ssize_t taps_before = weight.shape[2] - 1
+    if (pad_h < 0 or pad_w < 0 or groups < 1 or weight.shape[0] % groups
+            or y.shape[0] != x.shape[0] or weight.shape[0] != y.shape[1]
+            or weight.shape[1] * groups != x.shape[1]
+            or y.shape[2] != x.shape[2] + 2 * <Py_ssize_t> pad_h - taps_before
+            or y.shape[3] != x.shape[3] + 2 * <Py_ssize_t> pad_w - taps_before):
         raise ValueError(f"conv2d winograd kernel: shapes do not fit: input {(<object> x).shape}, weight "
-                         f"{(<object> weight).shape}, output {(<object> y).shape}, padding {pad_h, pad_w}")
+                         f"{(<object> weight).shape}, output {(<object> y).shape}, padding {pad_h, pad_w}, "
+                         f"groups {groups}")
     return 0
 
 

@@ -11,6 +11,14 @@ cdef enum:
 
 
 cdef int run_weight_grad(Winograd *w, float *weight_grad) except -1:
+    cdef Py_ssize_t group
+    for group in range(w.groups):
+        weight_grad_of_group(w, weight_grad + group * w.O * w.C * w.kernel * w.kernel)
+        next_group(w)
+    return 0
+
+
+cdef int weight_grad_of_group(Winograd *w, float *weight_grad) except -1:
     if w.by_panels and w.points * w.rows * w.tiles * w.C * <Py_ssize_t> sizeof(float) <= MOST_SHARED_BYTES:
         return weight_grad_by_panels(w, weight_grad)
     return weight_grad_by_blocks(w, weight_grad)
@@ -105,21 +113,24 @@ cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, Py_ssize_t panel
     cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR
     cdef tile_row at = tile_row(height=w.OH, width=w.OW, first_row=row % w.image_rows * w.step,
                                 first_column=0, step=w.step, tiles=w.tiles)
-    grad_output_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.O - o),
-                          w.result + (row // w.image_rows * w.O + o) * plane, plane, gradients.data + offset,
+    grad_output_to_points(w.tile, w.kernel, &at, min(<Py_ssize_t> NR, w.O - o),
+                          w.result + row // w.image_rows * w.result_image + o * plane, plane,
+                          gradients.data + offset,
                           gradients.point, gradients.row, scratch)
 
 
 cdef void store_weight_grad(const Winograd *w, Py_ssize_t panel, const point_values *sums, Py_ssize_t offset,
                             float *weight_grad) noexcept nogil:
     """The kernels of NR output channels, transformed back from ``offset`` in ``sums``."""
-    cdef float[CHUNK * TAPS * TAPS * NR] taps
-    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first), taps_each = TAPS * TAPS
+    cdef float[CHUNK * MAX_KERNEL * MAX_KERNEL * NR] taps
+    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first)
+    cdef Py_ssize_t taps_each = w.kernel * w.kernel
     cdef Py_ssize_t chunk, c, depth
     for chunk in range(ceil_divide(w.C, CHUNK)):
         c = chunk * CHUNK
         depth = min(<Py_ssize_t> CHUNK, w.C - c)
-        points_to_weight_grad(w.tile, depth, sums.data + c * sums.row + offset, sums.point, sums.row, taps)
+        points_to_weight_grad(w.tile, w.kernel, depth, sums.data + c * sums.row + offset, sums.point, sums.row,
+                              taps)
         store_channels_f32(lanes, depth * taps_each, taps, weight_grad + (first * w.C + c) * taps_each,
                            w.C * taps_each)
 

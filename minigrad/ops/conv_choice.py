@@ -134,18 +134,21 @@ def _weight_grad_prefers_im2col(layer: Layer) -> bool:
 # The shapes of the input and of the weight, whichever of them a function is given or makes.
 _SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
     "forward": lambda x, weight, bias, **_: (x.shape, weight.shape),
-    "input_grad": lambda g, weight, input_size, **_: (
-        (g.shape[0], weight.shape[1], *input_size),
+    "input_grad": lambda g, weight, input_size, groups, **_: (
+        (g.shape[0], weight.shape[1] * groups, *input_size),
         weight.shape,
     ),
-    "weight_grad": lambda g, x, kernel_size, **_: (x.shape, (g.shape[1], x.shape[1], *kernel_size)),
+    "weight_grad": lambda g, x, kernel_size, groups, **_: (
+        x.shape,
+        (g.shape[1], x.shape[1] // groups, *kernel_size),
+    ),
 }
 
 
 def _fits_winograd(function: str) -> Callable[..., bool]:
     def fits(*arrays: Any, stride: Any, dilation: Any, groups: int, **attrs: Any) -> bool:
-        _, weight = _SHAPES[function](*arrays, **attrs)
-        return (*weight[2:], *stride, *dilation, groups) == (3, 3, 1, 1, 1, 1, 1)
+        _, weight = _SHAPES[function](*arrays, groups=groups, **attrs)
+        return weight[2] == weight[3] in (3, 5) and (*stride, *dilation) == (1, 1, 1, 1)
 
     return fits
 
@@ -159,14 +162,14 @@ def _prefers_winograd(function: str) -> Callable[..., bool]:
         return (
             get_convolution_precision() == "high"
             and max(padding) < max(x[2:])
-            and cpu.conv2d_winograd.is_faster(x, weight[0], *padding, function == "input_grad")
+            and cpu.conv2d_winograd.is_faster(x, weight, *padding, function == "input_grad")
         )
 
     return prefers
 
 
 FITS_WINOGRAD = {function: _fits_winograd(function) for function in _SHAPES}
-"""function -> whether the algorithm computes such a convolution at all: 3x3, with a stride of 1."""
+"""function -> whether the algorithm computes such a convolution at all: 3x3 or 5x5, with a stride of 1."""
 
 # ---- the table ---------------------------------------------------------------------------------------------
 

@@ -19,10 +19,11 @@ from minigrad.dispatch import kernel_table
 from minigrad.kernels import cpu
 
 FUNCTIONS = ("forward", "input_grad", "weight_grad")
-POINTS = {4: (0, 0.75, -0.75, 1.5, -1.5), 2: (0, 1, -1)}  # and infinity
+TILES = ((4, 3), (2, 3), (2, 5))  # pixels of a tile, taps of a kernel, along one side
+POINTS = {6: (0, 0.75, -0.75, 1.5, -1.5), 4: (0, 1, -1)}  # number of points -> all of them but infinity
 
 functions = pytest.mark.parametrize("function", FUNCTIONS)
-steps = pytest.mark.parametrize("step", (4, 2))
+tiles = pytest.mark.parametrize("step, kernel", TILES)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def matrices(points, outputs, taps):
     return a, g, b
 
 
-def predicted_errors(step, channels, weight_grad=False):
+def predicted_errors(step, kernel, channels, weight_grad=False):
     """The standard deviations of the errors that float32's rounding causes in the outputs of one tile.
 
     Inputs and weights are independent, of unit variance, and ``channels`` is how many products each point
@@ -58,24 +59,24 @@ def predicted_errors(step, channels, weight_grad=False):
     the numbers do, variances times squared entries.
     """
     u = np.finfo(np.float32).eps / 2
-    taps = (4 if step == 4 else 2) if weight_grad else 3
-    a, g, b = matrices(POINTS[step], step + 2 - taps + 1, taps)
+    points = POINTS[step + kernel - 1]
+    a, g, b = matrices(points, kernel, step) if weight_grad else matrices(points, step, kernel)
     values, kernels = (np.outer(norms, norms) for norms in ((b**2).sum(1), (g**2).sum(1)))
     products = channels * values * kernels
     errors = u**2 * (products * (2 * 4 + 2 * 4) + values * kernels * channels * (channels + 1) / 2)
     return np.sqrt(a**2 @ (errors + 2 * 5 * u**2 * products) @ (a**2).T)
 
 
-def amplification(points):
-    """How much larger the error of the products' sums is in the worst output of F(4x4, 3x3) than that of the
-    same number of roundings in the definition."""
-    a, g, b = matrices(points, 4, 3)
-    return ((a**2) @ ((b**2).sum(1) * (g**2).sum(1))).max() / 3
+def amplification(points, outputs, taps):
+    """How much larger the error of the products' sums is in the worst output of a tile than that of the same
+    number of roundings in the definition."""
+    a, g, b = matrices(points, outputs, taps)
+    return ((a**2) @ ((b**2).sum(1) * (g**2).sum(1))).max() / taps
 
 
 def test_the_matrices_compute_a_correlation(rng):
-    for points, outputs, taps in ((POINTS[4], 4, 3), (POINTS[4], 3, 4), (POINTS[2], 2, 3)):
-        a, g, b = matrices(points, outputs, taps)
+    for outputs, taps in (*TILES, (3, 4), (3, 2), (5, 2)):
+        a, g, b = matrices(POINTS[outputs + taps - 1], outputs, taps)
         signal, kernel = rng.standard_normal(outputs + taps - 1), rng.standard_normal(taps)
         np.testing.assert_allclose(
             a @ ((g @ kernel) * (b @ signal)), np.correlate(signal, kernel), atol=1e-12
@@ -83,44 +84,60 @@ def test_the_matrices_compute_a_correlation(rng):
 
 
 def test_these_points_amplify_less_than_the_usual_ones():
-    assert 3.5 < amplification((0, 1, -1, 2, -2)) / amplification(POINTS[4]) < 3.6
-    assert amplification(POINTS[4]) < 9
+    assert 3.5 < amplification((0, 1, -1, 2, -2), 4, 3) / amplification(POINTS[6], 4, 3) < 3.6
+    for step, kernel in TILES:
+        assert amplification(POINTS[step + kernel - 1], step, kernel) < 9
 
 
 # ---- the definition ----------------------------------------------------------------------------------------
 
 
-def taps(x, pad):
-    """x (N, C, H, W) as (N, C, OH, OW, 3, 3): the pixels under each tap, for each output."""
+def taps(x, pad, kernel):
+    """x (N, C, H, W) as (N, C, OH, OW, K, K): the pixels under each tap, for each output."""
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pad[0],) * 2, (pad[1],) * 2))
-    return sliding_window_view(padded, (3, 3), axis=(2, 3))
+    return sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
 
 
 def definition(function, pad, x, weight, bias, grad_output):
+    groups = groups_of(x, weight)
+    weights, biases = np.split(weight.astype(np.float64), groups), np.split(bias, groups)
+    images, gradients = (np.split(a.astype(np.float64), groups, axis=1) for a in (x, grad_output))
+    parts = [
+        of_group(function, pad, *group) for group in zip(images, weights, biases, gradients, strict=True)
+    ]
+    return np.concatenate(parts, axis=0 if function == "weight_grad" else 1)
+
+
+def groups_of(x, weight):
+    return x.shape[1] // max(weight.shape[1], 1) or 1
+
+
+def of_group(function, pad, x, weight, bias, grad_output):
+    kernel = weight.shape[2]
     if function == "forward":
-        out = np.einsum("ncijuv,ocuv->noij", taps(x, pad), weight.astype(np.float64), optimize=True)
+        out = np.einsum("ncijuv,ocuv->noij", taps(x, pad, kernel), weight, optimize=True)
         return out + bias[:, None, None]
     if function == "weight_grad":
-        return np.einsum("ncijuv,noij->ocuv", taps(x, pad), grad_output.astype(np.float64), optimize=True)
+        return np.einsum("ncijuv,noij->ocuv", taps(x, pad, kernel), grad_output, optimize=True)
     (height, width), (rows, columns) = x.shape[2:], grad_output.shape[2:]
     grad = np.zeros((*x.shape[:2], height + 2 * pad[0], width + 2 * pad[1]))
-    for u in range(3):
-        for v in range(3):
+    for u in range(kernel):
+        for v in range(kernel):
             grad[:, :, u : u + rows, v : v + columns] += np.einsum(
-                "noij,oc->ncij", grad_output.astype(np.float64), weight[:, :, u, v], optimize=True
+                "noij,oc->ncij", grad_output, weight[:, :, u, v], optimize=True
             )
     return grad[:, :, pad[0] : pad[0] + height, pad[1] : pad[1] + width]
 
 
 @lru_cache
-def operands(n, channels, out_channels, size, pad, seed=0):
-    """x, weight, bias and grad_output, of unit variance."""
-    out_size = tuple(s + 2 * p - 2 for s, p in zip(size, pad, strict=True))
+def operands(n, channels, out_channels, size, pad, kernel=3, groups=1, seed=0):
+    """x, weight, bias and grad_output, of unit variance; with so many channels in each group."""
+    out_size = tuple(s + 2 * p - kernel + 1 for s, p in zip(size, pad, strict=True))
     shapes = (
-        (n, channels, *size),
-        (out_channels, channels, 3, 3),
-        (out_channels,),
-        (n, out_channels, *out_size),
+        (n, groups * channels, *size),
+        (groups * out_channels, channels, kernel, kernel),
+        (groups * out_channels,),
+        (n, groups * out_channels, *out_size),
     )
     rng = np.random.default_rng(seed)
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -136,15 +153,16 @@ def compute(module, function, pad, x, weight, bias, grad_output, threads=1, step
         "weight_grad": ((grad_output, x), weight),
     }[function]
     out = np.full(like.shape, np.nan, np.float32)
-    getattr(module, function)(out, *inputs, 1, 1, *pad, 1, 1, 1, threads, step)
+    getattr(module, function)(out, *inputs, 1, 1, *pad, 1, 1, groups_of(x, weight), threads, step)
     return out
 
 
 def deviations(function, step, arrays):
-    x, _, _, grad_output = arrays
+    x, weight, _, grad_output = arrays
     tiles = x.shape[0] * -(-grad_output.shape[2] // step) * -(-grad_output.shape[3] // step)
-    terms = {"forward": x.shape[1], "input_grad": grad_output.shape[1], "weight_grad": tiles}[function]
-    return predicted_errors(step, max(terms, 1), function == "weight_grad")
+    out_channels = weight.shape[0] // groups_of(x, weight)
+    terms = {"forward": weight.shape[1], "input_grad": out_channels, "weight_grad": tiles}[function]
+    return predicted_errors(step, weight.shape[2], max(terms, 1), function == "weight_grad")
 
 
 def bound(function, step, arrays):
@@ -185,12 +203,27 @@ EMPTY = [
 ]
 
 
-@steps
+def with_kernel(shape, kernel):
+    """The same images and outputs with larger kernels: the padding makes up for them."""
+    return (*shape[:-1], tuple(p + (kernel - 3) // 2 for p in shape[-1]), kernel)
+
+
+@tiles
 @functions
 @pytest.mark.parametrize("threads", (1, 2, 3))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_against_the_definition(winograd, shape, function, threads, step):
-    assert_correct(winograd, function, shape[-1], operands(*shape), threads, step)
+def test_against_the_definition(winograd, shape, function, threads, step, kernel):
+    shape = with_kernel(shape, kernel)
+    assert_correct(winograd, function, shape[-2], operands(*shape), threads, step)
+
+
+@tiles
+@functions
+@pytest.mark.parametrize("groups, channels, out_channels", ((2, 17, 5), (3, 1, 20), (2, 150, 140)))
+def test_groups(winograd, function, groups, channels, out_channels, step, kernel):
+    arrays = operands(3, channels, out_channels, (9, 6), (1, 2), kernel, groups)
+    for threads in (1, 2):
+        assert_correct(winograd, function, (1, 2), arrays, threads, step)
 
 
 @given(
@@ -200,22 +233,27 @@ def test_against_the_definition(winograd, shape, function, threads, step):
         st.tuples(st.integers(1, 13), st.integers(1, 13)),
         st.tuples(st.integers(0, 3), st.integers(0, 3)),
     ).filter(lambda shape: min(s + 2 * p for s, p in zip(*shape[3:], strict=True)) >= 3),
+    groups=st.integers(1, 3),
     threads=st.integers(1, 3),
-    step=st.sampled_from([4, 2]),
+    tile=st.sampled_from(TILES),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_size(shape, threads, step):
+def test_any_size(shape, groups, threads, tile):
+    step, kernel = tile
+    shape = with_kernel(shape, kernel)
+    module, arrays = cpu.kernel_module("conv2d_winograd"), operands(*shape, groups)
     for function in FUNCTIONS:
-        arrays = operands(*shape)
-        assert_correct(cpu.kernel_module("conv2d_winograd"), function, shape[-1], arrays, threads, step)
+        assert_correct(module, function, shape[-2], arrays, threads, step)
 
 
-@steps
+@tiles
 @functions
+@pytest.mark.parametrize("groups", (1, 2))
 @pytest.mark.parametrize("shape", EMPTY, ids=str)
-def test_empty_dimensions(winograd, shape, function, step):
-    arrays = operands(*shape)
-    out = compute(winograd, function, shape[-1], *arrays, 2, step)
+def test_empty_dimensions(winograd, shape, function, groups, step, kernel):
+    shape = with_kernel(shape, kernel)
+    arrays = operands(*shape, groups if shape[1] else 1)
+    out = compute(winograd, function, shape[-2], *arrays, 2, step)
     expected = arrays[2][:, None, None] if function == "forward" else 0
     np.testing.assert_array_equal(out, np.broadcast_to(expected, out.shape))
 
@@ -227,21 +265,21 @@ def test_forward_without_bias(winograd):
     np.testing.assert_array_equal(out, zero_bias)
 
 
-@steps
+@tiles
 @functions
 @pytest.mark.parametrize("channels", (1, 16, 128))
-def test_error_on_data_of_unit_variance(winograd, function, channels, step):
-    pad, arrays = (1, 1), operands(2, channels, channels, (24, 24), (1, 1))
+def test_error_on_data_of_unit_variance(winograd, function, channels, step, kernel):
+    pad, arrays = (1, 1), operands(2, channels, channels, (24, 24), (1, 1), kernel)
     error = compute(winograd, function, pad, *arrays, 2, step) - definition(function, pad, *arrays)
     assert np.mean(error**2) < np.mean(deviations(function, step, arrays) ** 2)
     assert np.max(np.abs(error)) < bound(function, step, arrays)
 
 
-@steps
+@tiles
 @pytest.mark.parametrize("function", ("forward", "input_grad"))
 @pytest.mark.parametrize("value", (np.nan, np.inf))
-def test_a_value_that_is_not_finite_reaches_its_tiles_alone(winograd, function, value, step):
-    pad, (x, weight, bias, grad_output) = (1, 1), operands(2, 9, 20, (13, 14), (1, 1))
+def test_a_value_that_is_not_finite_reaches_its_tiles_alone(winograd, function, value, step, kernel):
+    pad, (x, weight, bias, grad_output) = (1, 1), operands(2, 9, 20, (13, 14), (1, 1), kernel)
     x, grad_output = x.copy(), grad_output.copy()
     (x if function == "forward" else grad_output)[1, 2, 6, 3] = value
     with np.errstate(invalid="ignore"):
@@ -259,7 +297,7 @@ def test_a_value_that_is_not_finite_reaches_its_tiles_alone(winograd, function, 
 
 @functions
 def test_the_same_bits_in_every_run(winograd, function):
-    pad, arrays = (1, 1), operands(9, 20, 24, (20, 21), (1, 1))
+    pad, arrays = (1, 1), operands(9, 20, 24, (20, 21), (1, 1), groups=2)
     runs = {
         threads: [compute(winograd, function, pad, *arrays, threads) for _ in range(2)]
         for threads in (1, 2, 3)
@@ -294,7 +332,7 @@ def test_arrays_may_lie_anywhere(winograd, function):
 
 def test_python_threads_may_run_it_at_once(winograd):
     calls = [
-        (function, operands(4, 20, 17 + seed, (16, 16), (1, 1), seed))
+        (function, operands(4, 20, 17 + seed, (16, 16), (1, 1), seed=seed))
         for function in FUNCTIONS
         for seed in range(3)
     ]
@@ -318,7 +356,9 @@ def test_bad_arguments_are_refused(winograd):
         winograd.input_grad(x, out, weight[:, :, :, 1:].copy(), *options)
     with pytest.raises(ValueError, match="shapes do not fit"):
         winograd.weight_grad(weight, out, x, 1, 1, 2, 1, 1, 1, 1, 1)
-    with pytest.raises(ValueError, match="stride, dilation and groups"):
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        winograd.forward(out, x, weight, bias, 1, 1, 1, 1, 1, 1, 3, 1)
+    with pytest.raises(ValueError, match="stride and dilation"):
         winograd.forward(out, x, weight, bias, 2, *options[1:])
     with pytest.raises(ValueError, match="bias"):
         winograd.forward(out, x, weight, bias[1:], *options)
@@ -329,6 +369,9 @@ def test_bad_arguments_are_refused(winograd):
     out.flags.writeable = False
     with pytest.raises(ValueError, match="writeable"):
         winograd.forward(out, x, weight, bias, *options)
+    x, weight, bias, out = (array.copy() for array in operands(*with_kernel(SHAPES[1], 5)))
+    with pytest.raises(ValueError, match="of 2 for 5x5 kernels"):
+        winograd.forward(out, x, weight, bias, 1, 1, 2, 2, 1, 1, 1, 1, 4)
 
 
 # ---- when it is taken --------------------------------------------------------------------------------------
@@ -343,16 +386,20 @@ def chosen(op, arrays, **attrs):
 
 def chosen_for_all(dtype=np.float32, shape=LARGE):
     x, weight, bias, grad_output = (array.astype(dtype) for array in operands(*shape))
+    options = {"padding": shape[4], "groups": groups_of(x, weight)}
     return {
-        chosen("conv2d", (x, weight, bias)),
-        chosen("conv2d", (x, weight, None)),
-        chosen("conv2d_input_grad", (grad_output, weight), input_size=x.shape[2:]),
-        chosen("conv2d_weight_grad", (grad_output, x), kernel_size=(3, 3)),
+        chosen("conv2d", (x, weight, bias), **options),
+        chosen("conv2d", (x, weight, None), **options),
+        chosen("conv2d_input_grad", (grad_output, weight), input_size=x.shape[2:], **options),
+        chosen("conv2d_weight_grad", (grad_output, x), kernel_size=weight.shape[2:], **options),
     }
 
 
 def test_it_is_taken_where_it_is_faster_and_allowed():
     assert chosen_for_all() == {"winograd"}
+    assert chosen_for_all(shape=with_kernel(LARGE, 5)) == {"winograd"}
+    assert chosen_for_all(shape=(*LARGE, 3, 4)) == {"winograd"}  # in 4 groups
+    assert "winograd" not in chosen_for_all(shape=(8, 8, 8, (16, 16), (1, 1), 3, 4))  # small groups
     assert "winograd" not in chosen_for_all(np.float64)
     assert "winograd" not in chosen_for_all(shape=(1, 3, 4, (16, 16), (1, 1)))  # too few channels
     assert "winograd" not in chosen_for_all(shape=(32, 64, 64, (2, 2), (1, 1)))  # little of a tile
@@ -365,11 +412,11 @@ def test_it_is_taken_where_it_is_faster_and_allowed():
 
 
 @pytest.mark.parametrize(
-    "options", ({"stride": (2, 1)}, {"dilation": (1, 2)}, {"groups": 2}, {"padding": (99, 1)}), ids=str
+    "options", ({"stride": (2, 1)}, {"dilation": (1, 2)}, {"padding": (99, 1)}), ids=str
 )
 def test_it_is_not_taken_for_other_convolutions(options):
     x, weight, bias, _ = operands(*LARGE)
-    assert chosen("conv2d", (x, weight[:, : 32 // options.get("groups", 1)], bias), **options) != "winograd"
+    assert chosen("conv2d", (x, weight, bias), **options) != "winograd"
     assert chosen("conv2d", (x, weight[..., :2], bias)) != "winograd"
 
 
