@@ -185,25 +185,48 @@ cdef void spread_plane(real *out, const real *grad, Geometry g) noexcept nogil:
 
 
 cdef void spread_plane_by_rows(real *out, const real *grad, Geometry g, real *line) noexcept nogil:
-    """All rows under one row of windows receive the same ``line`` (g.width elements of scratch): it is
-    summed once, and then added to each of them."""
-    cdef Py_ssize_t oh, ow, row, column, row_start, column_start
-    cdef real portion
+    """All rows under one row of windows receive the same ``line``: it is summed once, tap by tap, and then
+    added to each of them. Scratch: ``line`` has g.width elements, and behind it lie g.out_width portions."""
+    cdef Py_ssize_t oh, row, column, tap, row_start
+    cdef real *portions = line + g.width
     cdef real *out_row
     memset(out, 0, g.height * g.width * sizeof(real))
     for oh in range(g.out_height):
         row_start = oh * g.stride_h - g.pad_h
+        list_portions(portions, grad, g, row_start)
         memset(line, 0, g.width * sizeof(real))
-        for ow in range(g.out_width):
-            column_start = ow * g.stride_w - g.pad_w
-            portion = grad[ow] / window_divisor(g, row_start, column_start, <real>0)
-            for column in range(max(column_start, 0), min(column_start + g.kernel_w, g.width)):
-                line[column] += portion
+        for tap in range(g.kernel_w):
+            add_portions(line, portions, g, tap)
         for row in range(max(row_start, 0), min(row_start + g.kernel_h, g.height)):
             out_row = out + row * g.width
             for column in range(g.width):
                 out_row[column] += line[column]
         grad += g.out_width
+
+
+cdef inline void list_portions(real *portions, const real *grad, Geometry g, Py_ssize_t row_start) noexcept nogil:
+    """What each window of a row gives to each of its elements."""
+    cdef Py_ssize_t begin = interior_begin(g), end = interior_end(g), ow
+    # One divisor for all windows of the row that lie inside the input's columns.
+    cdef real divisor = window_divisor(g, row_start, begin * g.stride_w - g.pad_w, <real>0)
+    for ow in range(begin):
+        portions[ow] = grad[ow] / window_divisor(g, row_start, ow * g.stride_w - g.pad_w, <real>0)
+    for ow in range(begin, end):
+        portions[ow] = grad[ow] / divisor
+    for ow in range(end, g.out_width):
+        portions[ow] = grad[ow] / window_divisor(g, row_start, ow * g.stride_w - g.pad_w, <real>0)
+
+
+cdef inline void add_portions(real *line, const real *portions, Geometry g, Py_ssize_t tap) noexcept nogil:
+    """Adds the portions of a row of windows to the elements under one tap, where these exist."""
+    cdef Py_ssize_t begin = ceil_div(g.pad_w - tap, g.stride_w), ow, offset = tap - g.pad_w
+    cdef Py_ssize_t end = min(g.out_width, ceil_div(g.width - offset, g.stride_w))
+    if g.stride_w == 1:  # a constant, for which the compiler finds vectors
+        for ow in range(begin, end):
+            line[ow + offset] += portions[ow]
+    else:
+        for ow in range(begin, end):
+            line[ow * g.stride_w + offset] += portions[ow]
 
 
 cdef void spread_plane_2x2(real *out, const real *grad, Geometry g) noexcept nogil:
@@ -225,8 +248,13 @@ cdef void spread_plane_2x2(real *out, const real *grad, Geometry g) noexcept nog
     clear_outside_tiling(out, g)
 
 
+cdef inline Py_ssize_t scratch_elements(Geometry g) noexcept nogil:
+    """Of a thread: a row of the input and one of windows, and what keeps other threads' cache lines away."""
+    return g.width + g.out_width + 64 // <Py_ssize_t>sizeof(float)
+
+
 cdef void avg_grad_planes(real *out, const real *grad, Geometry g, real *lines, int part) noexcept nogil:
-    """``lines`` is g.width elements of scratch for each thread, or NULL for the naive rung."""
+    """``lines`` has scratch for each thread, or is NULL for the naive rung."""
     cdef Py_ssize_t plane, in_size = g.height * g.width, out_size = g.out_height * g.out_width
     cdef real *plane_out
     cdef const real *plane_grad
@@ -240,7 +268,7 @@ cdef void avg_grad_planes(real *out, const real *grad, Geometry g, real *lines, 
         elif is_2x2_tiling(g):
             spread_plane_2x2(plane_out, plane_grad, g)
         else:
-            spread_plane_by_rows(plane_out, plane_grad, g, lines + part * g.width)
+            spread_plane_by_rows(plane_out, plane_grad, g, lines + part * scratch_elements(g))
 
 
 cdef void avg_grad(real *out, const real *grad, Geometry g, real *lines) noexcept nogil:
@@ -260,7 +288,7 @@ cdef run_avg_grad(cnp.ndarray out, cnp.ndarray grad_output, Geometry g, bint vec
     cdef void *grad = cnp.PyArray_DATA(grad_output)
     cdef void *lines = NULL
     if vectorized:
-        lines = malloc(max(g.width, 1) * g.threads * sizeof(double))
+        lines = malloc(scratch_elements(g) * g.threads * sizeof(double))
         if lines == NULL:
             raise MemoryError("no memory for the scratch rows of avg_pool2d_input_grad")
     with nogil:
@@ -364,7 +392,7 @@ cdef void adaptive_planes(real *large, real *small, Geometry g, bint gradient, P
         else:
             global_planes(small, <const real *>large, g, part)
         return
-    lines += part * g.width
+    lines += part * scratch_elements(g)
     for plane in range(first_plane(g, part), first_plane(g, part + 1)):
         if gradient:
             adaptive_grad_plane(large + plane * in_size, <const real *>(small + plane * out_size), g, bounds,
@@ -392,7 +420,7 @@ cdef run_adaptive(cnp.ndarray large, cnp.ndarray small, int threads, bint gradie
     cdef void *a = cnp.PyArray_DATA(large)
     cdef void *b = cnp.PyArray_DATA(small)
     cdef Py_ssize_t bounds = 2 * (g.out_height + g.out_width) * sizeof(Py_ssize_t)
-    cdef void *memory = malloc(bounds + g.threads * max(g.width, 1) * sizeof(double))
+    cdef void *memory = malloc(bounds + g.threads * scratch_elements(g) * sizeof(double))
     if memory == NULL:
         raise MemoryError("no memory for the scratch rows of adaptive_avg_pool2d")
     with nogil:
