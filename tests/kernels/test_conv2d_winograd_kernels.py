@@ -411,9 +411,7 @@ def test_it_is_taken_where_it_is_faster_and_allowed():
         assert "implicit_gemm" in chosen_for_all()
 
 
-@pytest.mark.parametrize(
-    "options", ({"stride": (2, 1)}, {"dilation": (1, 2)}, {"padding": (99, 1)}), ids=str
-)
+@pytest.mark.parametrize("options", ({"stride": (2, 1)}, {"dilation": (1, 2)}, {"padding": (99, 1)}), ids=str)
 def test_it_is_not_taken_for_other_convolutions(options):
     x, weight, bias, _ = operands(*LARGE)
     assert chosen("conv2d", (x, weight, bias), **options) != "winograd"
