@@ -1,24 +1,30 @@
 /* Reductions of reduce.pyx, a template: the including file defines
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
- *   NAME(f)               the name of f for this type: f_f32 or f_f64.
+ *   NAME(f)               the name of f for this type: f_f32 or f_f64,
+ *   MASK                  the vector that comparisons give: i32v or i64v.
  *
  * For each reduction f below
  *   f_columns(out, x, step, rows, columns)   out[j] = the reduction of x[i * step + j] over i < rows,
  *   f_rows(out, x, step, rows, columns)      out[i] = that of x[i * step + j] over j < columns;
- * rows (columns) >= 1. A strip of columns is reduced down all rows in registers. A long row is seen as rows of
- * a strip's width itself, whose results are reduced to one at the end.
+ * rows (columns) >= 1. A strip of columns, VECTORS of them side by side, is reduced down all rows in registers,
+ * two rows at a time. A long row is seen as a strip itself, whose vectors lie apart: memory is then read in
+ * VECTORS streams, which is quicker than in one. Their results are reduced to one at the end.
  *
- * Error of sums. BLOCK rows are added one after another, the sums of blocks in pairs, of pairs again in pairs,
- * as bits are carried in a counter. So an element passes BLOCK - 1 + log2(rows / BLOCK) = 4 + log2(rows)
- * additions. Along a row of n elements, rows is n / STRIP; one addition, of what is left of whole strips, and
- * log2(STRIP) follow: 5 + log2(n) in all. reduce.pyx adds the sums of chunks in the same way: fewer than STRIP
- * of them take up to 4 additions more than their logarithm, so 9 + log2(n) along a long row; and 8 + log2(rows)
- * down many rows. The bound of the error is that times the rounding unit and the sum of magnitudes. NumPy's
- * pairwise sum has 11 + log2(n) along a row (blocks of 128 in 8 sums), and rows - 1 down columns.
+ * Error of sums. Rows are added in pairs, the pairs of BLOCK rows one after another, the sums of blocks in pairs,
+ * of pairs again in pairs, as bits are carried in a counter. So an element passes BLOCK / 2 + log2(rows / BLOCK)
+ * = 4 + log2(rows) additions. Along a row of n elements, rows is n / STRIP; one addition, of what is left of
+ * whole strips, and log2(STRIP) follow: 5 + log2(n) in all. reduce.pyx adds the sums of chunks in the same way:
+ * fewer than 8 STRIP of them take up to 4 additions more than their logarithm, so 9 + log2(n) along a long row;
+ * and 8 + log2(rows) down many rows. The bound of the error is that times the rounding unit and the sum of
+ * magnitudes. NumPy's pairwise sum has 11 + log2(n) along a row (blocks of 128 in 8 sums), and rows - 1 down
+ * columns.
  */
 
-#define VECTORS 8 /* of a strip: with what is read, 9 of 16 registers */
+#include "lanes.h"
+
+#define VECTORS 4 /* of a strip: with two that are read, and for extrema as many masks, 10 of 16 registers */
 #define STRIP (VECTORS * LANES)
+#define APART 4096 /* elements of a row from which on its streams lie in pages of their own */
 
 /* How two results become one. Of a number and NaN the extrema are NaN, as in NumPy. */
 ALWAYS_INLINE VECTOR NAME(combine)(int kind, VECTOR a, VECTOR b) {
@@ -45,20 +51,28 @@ ALWAYS_INLINE VECTOR NAME(take)(int kind, const REAL *x, ptrdiff_t j, ptrdiff_t 
     return kind == SUM_OF_SQUARES ? v * v : v;
 }
 
-/* The reduction of `rows` rows of a strip, of which `columns` are there: VECTORS vectors. */
-ALWAYS_INLINE void NAME(strip)(int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
-                               ptrdiff_t columns) {
-    enum { BLOCK = 8, LEVELS = 60 };
+/* A strip: vector k of row i stands at x + i * step + k * spacing. Of what begins at the vectors, `columns`
+   elements are there; in a whole strip all are. */
+#define ELEMENTS(i, k) \
+    NAME(take)(kind, x + (i) * step + (k) * spacing, 0, columns == WHOLE ? LANES : columns - (k) * LANES)
+#define WHOLE -1
+
+/* result = the sum (product) of `rows` rows of a strip. */
+ALWAYS_INLINE void NAME(strip_sums)(
+    int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows, ptrdiff_t columns
+) {
+    enum { BLOCK = 16, LEVELS = 60 };
     VECTOR waiting[LEVELS][VECTORS]; /* level k: the result of 2^k blocks, until there is a second */
     VECTOR v[VECTORS];
     ptrdiff_t blocks = 0; /* bit k: whether level k is taken */
-    for (ptrdiff_t begin = 0; begin < rows; begin += BLOCK, blocks++) {
-        const ptrdiff_t end = begin + BLOCK < rows ? begin + BLOCK : rows;
-        UNROLL for (int k = 0; k < VECTORS; k++)
-            v[k] = NAME(take)(kind, x + begin * step, k * LANES, columns);
-        for (ptrdiff_t i = begin + 1; i < end; i++)
+    for (ptrdiff_t i = 0; i < rows; blocks++) {
+        const ptrdiff_t end = i + BLOCK < rows ? i + BLOCK : rows;
+        UNROLL for (int k = 0; k < VECTORS; k++) v[k] = (VECTOR){0} + NAME(identity)(kind);
+        for (; i + 2 <= end; i += 2)
             UNROLL for (int k = 0; k < VECTORS; k++)
-                v[k] = NAME(combine)(kind, v[k], NAME(take)(kind, x + i * step, k * LANES, columns));
+                v[k] = NAME(combine)(kind, v[k], NAME(combine)(kind, ELEMENTS(i, k), ELEMENTS(i + 1, k)));
+        for (; i < end; i++)
+            UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, v[k], ELEMENTS(i, k));
         int level = 0;
         for (; blocks >> level & 1; level++)
             UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
@@ -73,25 +87,88 @@ ALWAYS_INLINE void NAME(strip)(int kind, VECTOR *result, const REAL *x, ptrdiff_
                 result[k] = NAME(combine)(kind, waiting[level][k], result[k]);
 }
 
+/* The larger (smaller) of two, or b where one is NaN. Written lane by lane, it becomes one instruction. */
+ALWAYS_INLINE VECTOR NAME(extreme)(int kind, VECTOR a, VECTOR b) {
+    UNROLL for (int lane = 0; lane < LANES; lane++)
+        b[lane] = (kind == MAX ? a[lane] > b[lane] : a[lane] < b[lane]) ? a[lane] : b[lane];
+    return b;
+}
+
+/* Where one of two is NaN. */
+ALWAYS_INLINE MASK NAME(unordered)(VECTOR a, VECTOR b) {
+    MASK mask;
+    UNROLL for (int lane = 0; lane < LANES; lane++)
+        mask[lane] = __builtin_isunordered(a[lane], b[lane]) ? -1 : 0;
+    return mask;
+}
+
+/* result = the extremum of `rows` rows of a strip. Whether there was a NaN is kept apart: to keep it in the
+   extremum takes four more instructions. */
+ALWAYS_INLINE void NAME(strip_extrema)(
+    int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows, ptrdiff_t columns
+) {
+    VECTOR v[VECTORS];
+    MASK is_nan[VECTORS];
+    UNROLL for (int k = 0; k < VECTORS; k++) {
+        v[k] = (VECTOR){0} + NAME(identity)(kind);
+        is_nan[k] = (MASK){0};
+    }
+    ptrdiff_t i = 0;
+    for (; i + 2 <= rows; i += 2)
+        UNROLL for (int k = 0; k < VECTORS; k++) {
+            VECTOR a = ELEMENTS(i, k), b = ELEMENTS(i + 1, k);
+            v[k] = NAME(extreme)(kind, v[k], NAME(extreme)(kind, a, b));
+            is_nan[k] |= NAME(unordered)(a, b);
+        }
+    for (; i < rows; i++)
+        UNROLL for (int k = 0; k < VECTORS; k++) {
+            VECTOR a = ELEMENTS(i, k);
+            v[k] = NAME(extreme)(kind, v[k], a);
+            is_nan[k] |= a != a;
+        }
+    UNROLL for (int k = 0; k < VECTORS; k++)
+        result[k] = NAME(select)(is_nan[k], (VECTOR){0} + (REAL)NAN, v[k]);
+}
+
+ALWAYS_INLINE void NAME(strip)(
+    int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows, ptrdiff_t columns
+) {
+    if (kind == MAX || kind == MIN)
+        NAME(strip_extrema)(kind, result, x, step, spacing, rows, columns);
+    else
+        NAME(strip_sums)(kind, result, x, step, spacing, rows, columns);
+}
+
 ALWAYS_INLINE void NAME(columns_of)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
                                     ptrdiff_t columns) {
     VECTOR v[VECTORS];
     ptrdiff_t j = 0;
     for (; j + STRIP <= columns; j += STRIP) {
-        NAME(strip)(kind, v, x + j, step, rows, STRIP);
+        NAME(strip)(kind, v, x + j, step, LANES, rows, WHOLE);
         UNROLL for (int k = 0; k < VECTORS; k++) NAME(store)(out + j + k * LANES, LANES, v[k]);
     }
     if (j < columns) {
-        NAME(strip)(kind, v, x + j, step, rows, columns - j);
+        NAME(strip)(kind, v, x + j, step, LANES, rows, columns - j);
         for (int k = 0; j < columns; k++, j += LANES) NAME(store)(out + j, columns - j, v[k]);
     }
 }
 
-/* The lanes by halves. */
+/* The lanes by halves. Of extrema without NaN, which a comparison finds: all its bits are set where there is
+   one, and that is a NaN itself. */
 ALWAYS_INLINE REAL NAME(across)(int kind, VECTOR v) {
-    UNROLL for (int half = LANES / 2; half > 0; half /= 2)
-        UNROLL for (int lane = 0; lane < half; lane++)
-            v[lane] = NAME(combine_two)(kind, v[lane], v[lane + half]);
+    if (kind == MAX || kind == MIN) {
+        const REAL found = NAME(lane_sum)((VECTOR)(v != v));
+        if (found != found) return found;
+        UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+            UNROLL for (int lane = 0; lane < half; lane++) {
+                const REAL a = v[lane], b = v[lane + half];
+                v[lane] = (kind == MAX ? a > b : a < b) ? a : b;
+            }
+    } else {
+        UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+            UNROLL for (int lane = 0; lane < half; lane++)
+                v[lane] = NAME(combine_two)(kind, v[lane], v[lane + half]);
+    }
     return v[0];
 }
 
@@ -115,7 +192,9 @@ ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
     ptrdiff_t j = n / STRIP * STRIP;
     const int whole = j > 0, left = j < n;
     if (whole) {
-        NAME(strip)(kind, v, x, STRIP, n / STRIP, STRIP);
+        const int apart = n >= APART;
+        const ptrdiff_t rows = n / STRIP;
+        NAME(strip)(kind, v, x, apart ? LANES : STRIP, apart ? rows * LANES : LANES, rows, WHOLE);
         UNROLL for (int half = VECTORS / 2; half > 0; half /= 2)
             UNROLL for (int k = 0; k < half; k++) v[k] = NAME(combine)(kind, v[k], v[k + half]);
     }
@@ -144,10 +223,14 @@ REDUCTION(prod, PROD)
 REDUCTION(max, MAX)
 REDUCTION(min, MIN)
 
+#undef ELEMENTS
+#undef WHOLE
 #undef VECTORS
 #undef STRIP
+#undef APART
 #undef REDUCTION
 #undef REAL
 #undef VECTOR
 #undef LANES
+#undef MASK
 #undef NAME

@@ -4,8 +4,8 @@ Each is called as ``function(out, x, axes, threads)``; ``axes`` are sorted. NaN 
 of what holds one. Neighbouring axes that are both reduced, or both kept, are one. What is left is (A, R, B, C)
 with R and C reduced: the rows of C elements are reduced first, then the R rows of B columns.
 
-There is one rung, *vectorized*: eight vectors of sums in registers, blocks of rows added in pairs
-(``reduce.h`` derives the error), and threads. Work is cut into chunks of the same size however many threads
+There is one rung, *vectorized*: four vectors of sums in registers, two rows of them read at a time, blocks of
+rows added in pairs (``reduce.h`` derives the error), and threads. Work is cut into chunks of the same size however many threads
 there are, and the chunks' results are reduced in the same way: so the thread count changes no bit.
 Arithmetic intensity: one operation for each element read, so the speed of memory or of the cache.
 """
@@ -26,12 +26,14 @@ cdef extern from *:
 
     #define REAL float
     #define VECTOR f32v
+    #define MASK i32v
     #define LANES F32_LANES
     #define NAME(f) f##_f32
     #include "reduce.h"
 
     #define REAL double
     #define VECTOR f64v
+    #define MASK i64v
     #define LANES F64_LANES
     #define NAME(f) f##_f64
     #include "reduce.h"
@@ -223,7 +225,7 @@ cdef Reduction reduction_of(
 
 cdef Reduction _sum = reduction_of(
     "sum", sum_rows_f32, sum_rows_f64, sum_columns_f32, sum_columns_f64,
-    "The sum: eight vectors of sums in registers, blocks of them added in pairs.",
+    "The sum: four vectors of sums in registers, blocks of them added in pairs.",
 )
 cdef Reduction _sum_of_squares = reduction_of(
     "sum_of_squares", sum_of_squares_rows_f32, sum_of_squares_rows_f64,
@@ -233,16 +235,16 @@ cdef Reduction _sum_of_squares = reduction_of(
 _sum_of_squares.rest = _sum
 cdef Reduction _prod = reduction_of(
     "prod", prod_rows_f32, prod_rows_f64, prod_columns_f32, prod_columns_f64,
-    "The product: eight vectors of products in registers.",
+    "The product: four vectors of products in registers.",
 )
 _prod.identity = 1
 cdef Reduction _largest = reduction_of(
     "max", max_rows_f32, max_rows_f64, max_columns_f32, max_columns_f64,
-    "The largest: eight vectors of maxima in registers; NaN if there is one.",
+    "The largest: four vectors of maxima in registers; NaN if there is one.",
 )
 cdef Reduction _smallest = reduction_of(
     "min", min_rows_f32, min_rows_f64, min_columns_f32, min_columns_f64,
-    "The smallest: eight vectors of minima in registers; NaN if there is one.",
+    "The smallest: four vectors of minima in registers; NaN if there is one.",
 )
 _largest.has_identity = _smallest.has_identity = False
 

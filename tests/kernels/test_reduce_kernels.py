@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-# Rows shorter than a vector, than a strip (16 to 128 columns), of several blocks of 8 strips, of several
+# Rows shorter than a vector, than a strip (8 to 64 columns), of several blocks of 16 strips, of several
 # chunks of 32768 elements; the same for columns.
 SHAPES = [
     *((1,), (5,), (16,), (17,), (100,), (129,), (1000,), (32_768,), (70_001,)),
@@ -95,6 +95,19 @@ def test_nan_and_infinity(reduce, dtype, name, shape):
             np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
             special = ~np.isfinite(expected)
             np.testing.assert_array_equal(out[special], expected[special])
+
+
+@pytest.mark.parametrize(("n", "step"), [(2, 1), (15, 1), (40, 1), (300, 1), (4500, 7)])
+@pytest.mark.parametrize("nan", [np.nan, -np.nan])
+def test_extrema_find_nan_wherever_it_is(reduce, dtype, n, step, nan):
+    places = np.arange(0, n, step)
+    x = np.random.default_rng(5).standard_normal((places.size, n)).astype(dtype)
+    x[np.arange(places.size), places] = nan
+    for run in (reduce.max, reduce.min):
+        for array, axis in ((x, 1), (np.ascontiguousarray(x.T), 0)):
+            out = np.zeros(places.size, dtype)
+            run(out, array, (axis,), 2)
+            assert np.isnan(out).all()
 
 
 def test_over_nothing(reduce, dtype):
