@@ -51,10 +51,10 @@ ALWAYS_INLINE VECTOR NAME(take)(int kind, const REAL *x, ptrdiff_t j, ptrdiff_t 
     return kind == SUM_OF_SQUARES ? v * v : v;
 }
 
-/* A strip: vector k of row i stands at x + i * step + k * spacing. Of what begins at the vectors, `columns`
-   elements are there; in a whole strip all are. */
+/* A strip: vector k of row i stands at x + i * step + k * spacing. Of a row `columns` elements are there; in a
+   whole strip all that the vectors hold. */
 #define ELEMENTS(i, k) \
-    NAME(take)(kind, x + (i) * step + (k) * spacing, 0, columns == WHOLE ? LANES : columns - (k) * LANES)
+    NAME(take)(kind, x + (i) * step, (k) * spacing, columns == WHOLE ? (k) * spacing + LANES : columns)
 #define WHOLE -1
 
 /* result = the sum (product) of `rows` rows of a strip. */
