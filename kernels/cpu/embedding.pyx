@@ -1,23 +1,90 @@
-"""Rows added up by their numbers: the gradient of an embedding.
+"""An embedding: rows copied by their numbers; and its gradient, rows added up by their numbers.
 
-``out`` is (rows, columns), ``g`` (n, columns), both float32 or both float64; ``indices`` are (n,), int64; all
-C-contiguous. ``out[row]`` becomes the sum of g[i] over all i with indices[i] == row, in the order of i; an
-index outside of [0, rows) is left out.
+A matrix is (rows, columns), the rows taken from it or added to it (n, columns), both float32 or both float64;
+``indices`` are (n,), int64; all C-contiguous.
 
-There is one rung, *by_columns*: ``g`` is read once, in its order, and each row is added as a vector. Threads
-divide the columns, so that no two write to the same place and any number of them gives the same bits.
-Arithmetic intensity: one addition for each 4 bytes of ``g`` read, and 8 of ``out`` read and written.
+Forward, *rows*: out[i] = weight[indices[i]], each a copy of memory; threads divide the indices.
+
+Backward, *by_columns*: ``out[row]`` becomes the sum of g[i] over all i with indices[i] == row, in the order
+of i; an index outside of [0, rows) is left out. First ``out`` is cleared, a piece by each thread, as most
+rows of a large vocabulary stay 0. Then ``g`` is read once, in its order, and each row is added as a vector.
+Threads divide the columns, so that no two write to the same place and any number of them gives the same bits.
+
+Arithmetic intensity: none forward; backward one addition for each 4 bytes of ``g`` read, and 8 of ``out``
+read and written, beside the 4 bytes of each element that is cleared.
 """
 
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
 
 include "arguments.pxi"
 
-# Elements of g below which another thread costs more than it saves, and the columns of a cache line.
+# Elements that are added, and bytes that are copied or cleared, below which another thread costs more than it
+# saves; the columns and the bytes of a cache line.
 cdef enum:
     WORK_PER_THREAD = 32768
+    BYTES_PER_THREAD = 131072
     LINE = 16
+    LINE_BYTES = 64
+
+
+cdef Py_ssize_t copy_rows(
+    char *out, const char *weight, const int64_t *indices, Py_ssize_t rows, Py_ssize_t row_bytes,
+    Py_ssize_t begin, Py_ssize_t end,
+) noexcept nogil:
+    """Returns how many indices are none of the rows."""
+    cdef Py_ssize_t i, wrong = 0
+    for i in range(begin, end):
+        if 0 <= indices[i] < rows:
+            memcpy(out + i * row_bytes, weight + indices[i] * row_bytes, row_bytes)
+        else:
+            wrong += 1
+    return wrong
+
+
+def gather(cnp.ndarray out, cnp.ndarray weight, cnp.ndarray indices, int threads):
+    """The rows of ``weight`` that ``indices`` name; IndexError if one names none."""
+    cdef int dtype = real_type(weight), part, parts
+    check_input(weight, dtype)
+    check_input(indices, cnp.NPY_INT64)
+    check_output(out, dtype)
+    check_rows("gather", weight, out, indices)
+    cdef Py_ssize_t n = indices.shape[0], rows = weight.shape[0], wrong = 0
+    cdef Py_ssize_t row_bytes = weight.shape[1] * cnp.PyArray_ITEMSIZE(weight)
+    cdef char *out_data = <char *>cnp.PyArray_DATA(out)
+    cdef const char *weight_data = <const char *>cnp.PyArray_DATA(weight)
+    cdef const int64_t *index_data = <const int64_t *>cnp.PyArray_DATA(indices)
+    parts = threads_for(n * row_bytes, BYTES_PER_THREAD, threads)
+    with nogil:
+        if parts == 1:
+            wrong = copy_rows(out_data, weight_data, index_data, rows, row_bytes, 0, n)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                wrong += copy_rows(
+                    out_data, weight_data, index_data, rows, row_bytes, share(n, part, parts, 1),
+                    share(n, part + 1, parts, 1),
+                )
+    if wrong:
+        raise IndexError(f"gather: {wrong} of {n} indices are none of the {rows} rows")
+
+
+cdef int check_rows(str name, cnp.ndarray matrix, cnp.ndarray taken, cnp.ndarray indices) except -1:
+    if (
+        cnp.PyArray_NDIM(matrix) != 2 or cnp.PyArray_NDIM(indices) != 1
+        or (<object>taken).shape != (indices.shape[0], matrix.shape[1])
+    ):
+        raise ValueError(
+            f"{name}: {(<object>indices).shape} indices do not pair the rows of {(<object>taken).shape} with "
+            f"those of {(<object>matrix).shape}"
+        )
+    return 0
+
+
+cdef void clear(char *out, Py_ssize_t size, int part, int parts) noexcept nogil:
+    cdef Py_ssize_t begin = share(size, part, parts, LINE_BYTES)
+    cdef Py_ssize_t end = share(size, part + 1, parts, LINE_BYTES)
+    memset(out + begin, 0, end - begin)
 
 
 cdef void add_columns(
@@ -27,9 +94,6 @@ cdef void add_columns(
     cdef Py_ssize_t i, column
     cdef real *sums
     cdef const real *terms
-    for i in range(rows):
-        for column in range(begin, end):
-            out[i * columns + column] = 0
     for i in range(n):
         if 0 <= indices[i] < rows:
             sums = out + indices[i] * columns
@@ -55,18 +119,20 @@ def sum_rows(cnp.ndarray out, cnp.ndarray g, cnp.ndarray indices, int threads):
     check_input(g, dtype)
     check_input(indices, cnp.NPY_INT64)
     check_output(out, dtype)
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(indices)
-    if cnp.PyArray_NDIM(out) != 2 or cnp.PyArray_NDIM(indices) != 1 or (<object>g).shape != (n, out.shape[1]):
-        raise ValueError(
-            f"sum_rows: {(<object>indices).shape} indices cannot add the rows of {(<object>g).shape} to "
-            f"those of {(<object>out).shape}"
-        )
-    cdef Py_ssize_t rows = out.shape[0], columns = out.shape[1]
+    check_rows("sum_rows", out, g, indices)
+    cdef Py_ssize_t n = indices.shape[0], rows = out.shape[0], columns = out.shape[1]
+    cdef Py_ssize_t size = cnp.PyArray_NBYTES(out)
     cdef void *out_data = cnp.PyArray_DATA(out)
     cdef const void *g_data = cnp.PyArray_DATA(g)
     cdef const int64_t *index_data = <const int64_t *>cnp.PyArray_DATA(indices)
     parts = <int>min(threads_for(n * columns, WORK_PER_THREAD, threads), max(1, columns // LINE))
+    cdef int clearing = threads_for(size, BYTES_PER_THREAD, threads)
     with nogil:
+        if clearing == 1:
+            clear(<char *>out_data, size, 0, 1)
+        else:
+            for part in prange(clearing, num_threads=clearing, schedule="static"):
+                clear(<char *>out_data, size, part, clearing)
         if parts == 1:
             add_part(out_data, g_data, index_data, rows, columns, n, 0, 1, dtype)
         else:

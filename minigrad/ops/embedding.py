@@ -152,9 +152,15 @@ def _register_gather(name: str, run: Any) -> None:
     _embedding.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
 
 
+@_embedding.kernel("cpu", name="rows", when=_has_elements)
+def _(out, weight, indices, *, padding_idx):
+    """Each row is a copy of memory; threads divide the indices."""
+    cpu.embedding.gather(out.reshape(-1, weight.shape[1]), weight, _numbers(indices), get_num_threads())
+
+
 @embedding_grad.kernel("cpu", name="by_columns", when=_has_elements)
 def _(out, g, indices, *, num_embeddings, padding_idx):
-    """Each row is added as a vector, in the order of the indices; threads divide the columns."""
+    """Cleared, then each row added as a vector, in the order of the indices; threads divide the columns."""
     sum_rows("cpu", out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
 
 
