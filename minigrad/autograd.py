@@ -192,15 +192,35 @@ def _references(slot: list, index: int) -> int:
     return sys.getrefcount(slot[index])
 
 
+def _base_references(array: Any) -> int:
+    """The same for the array that ``array`` is a view of, to which the caller refers too."""
+    return sys.getrefcount(array.base)
+
+
+def _references_to_base_of_view() -> int:
+    array = np.empty(2).reshape(1, 2)
+    whole = array.base  # noqa: F841
+    return _base_references(array)
+
+
 _HELD_BY_SLOT = _references([object()], 0)
+_HELD_BY_VIEW = _references_to_base_of_view()
 
 
 def _is_owned(slot: list, index: int) -> bool:
-    """Whether ``slot[index]``, an array, is a plain one whose memory nobody else refers to."""
+    """Whether ``slot[index]``, an array, perhaps reshaped, has memory that nobody else refers to."""
     if _references(slot, index) != _HELD_BY_SLOT:
         return False
     array = slot[index]
-    return array.base is None and array.flags.c_contiguous
+    if not array.flags.c_contiguous:
+        return False
+    whole = array.base  # None, or what a reshaped array is a view of
+    return whole is None or (
+        type(whole) is type(array)
+        and whole.base is None
+        and whole.size == array.size
+        and _base_references(array) == _HELD_BY_VIEW
+    )
 
 
 def _suits_kernels(array: Any) -> bool:

@@ -521,3 +521,20 @@ def test_a_large_gradient_that_is_a_view_or_shared_is_left_alone():
     (x * 2.0).sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), np.full((300, 200), 6.0))
     np.testing.assert_array_equal(seen[0].numpy(), held)
+
+
+def test_a_reshaped_gradient_is_copied_only_if_somebody_else_refers_to_it():
+    x = mg.tensor(np.random.default_rng().standard_normal((300, 200)), requires_grad=True)
+    (x.reshape(60_000) * 2.0).sum().backward()
+    assert x.grad.numpy().base is not None
+    np.testing.assert_array_equal(x.grad.numpy(), np.full((300, 200), 2.0))
+    x.grad, seen = None, []
+    y = x.reshape(60_000)
+    y.register_hook(seen.append)
+    (y * 2.0).sum().backward()
+    assert not np.shares_memory(x.grad.numpy(), seen[0].numpy())
+    g = mg.tensor(np.random.default_rng().standard_normal(60_000))
+    x.grad = None
+    x.reshape(60_000).backward(g)
+    assert not np.shares_memory(x.grad.numpy(), g.numpy())
+    np.testing.assert_array_equal(x.grad.numpy().ravel(), g.numpy())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import Variable, wrap
+from minigrad.devices import cpu as cpu_device
 from minigrad.dispatch import Spec
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -16,7 +17,19 @@ from minigrad.op import op
 @op(name="embedding")
 def _embedding(xp, weight, indices, *, padding_idx=None):
     """weight[indices]; the row ``padding_idx`` gets no gradient."""
+    if xp is np:
+        check_numbers(indices, weight)
     return xp.take(weight, indices, axis=0)
+
+
+def check_numbers(numbers: Any, weight: Any) -> None:
+    """IndexError if one of the ``numbers`` is none of the rows of ``weight`` (arrays)."""
+    rows = weight.shape[0]
+    if numbers.size and (wrong := (numbers < 0) | (numbers >= rows)).any():
+        raise IndexError(
+            f"embedding: index {int(numbers[wrong].ravel()[0])} is out of range: weight has {rows} rows "
+            f"(shape {weight.shape})"
+        )
 
 
 @_embedding.shape
@@ -92,15 +105,10 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
         raise ValueError(
             f"embedding: weight must be (num_embeddings, embedding_dim), got shape {weight.shape}"
         )
-    rows = weight.shape[0]
-    numbers = input._array
-    with input.device.active():
-        if numbers.size and (wrong := (numbers < 0) | (numbers >= rows)).any():
-            raise IndexError(
-                f"embedding: index {int(numbers[wrong].ravel()[0])} is out of range: weight has {rows} rows "
-                f"(shape {weight.shape})"
-            )
-    return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, rows))
+    if input.device is not cpu_device:  # where the kernel looks itself
+        with input.device.active():
+            check_numbers(input._array, weight._array)
+    return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, weight.shape[0]))
 
 
 def row_number(name: str, padding_idx: int | None, rows: int) -> int | None:
@@ -155,7 +163,11 @@ def _register_gather(name: str, run: Any) -> None:
 @_embedding.kernel("cpu", name="rows", when=_has_elements)
 def _(out, weight, indices, *, padding_idx):
     """Each row is a copy of memory; threads divide the indices."""
-    cpu.embedding.gather(out.reshape(-1, weight.shape[1]), weight, _numbers(indices), get_num_threads())
+    try:
+        cpu.embedding.gather(out.reshape(-1, weight.shape[1]), weight, _numbers(indices), get_num_threads())
+    except IndexError:
+        check_numbers(indices, weight)
+        raise
 
 
 @embedding_grad.kernel("cpu", name="by_columns", when=_has_elements)

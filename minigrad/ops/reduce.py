@@ -81,7 +81,7 @@ def _sum_of_squares(xp, x, *, dim, keepdim):
 
 
 _sum_of_squares.shape(_reduced_shape)
-_sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: restore(g, x.shape, dim) * (x * 2.0))
+_sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: x * restore(g * 2.0, x.shape, dim))
 
 
 def _widened(x: Any) -> Any:
@@ -169,7 +169,7 @@ def _amin(xp, x, *, dim, keepdim):
 def _extremum_grad(g, y, x, *, dim, keepdim):
     """Shared evenly among the elements that attain the extremum."""
     best = cast(x == restore(y, x.shape, dim), dtype=x.dtype)
-    return restore(g, x.shape, dim) * best / restore(_sum(best, dim=dim, keepdim=False), x.shape, dim)
+    return best * restore(g / _sum(best, dim=dim, keepdim=keepdim), x.shape, dim)
 
 
 _amax.grad(x=_extremum_grad)
