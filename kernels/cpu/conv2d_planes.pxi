@@ -105,7 +105,9 @@ cdef void run_units(const Conv *conv, const Planes *plan, const Product *product
         memcpy(biases, product.bias, buffers.biases * sizeof(real))
     for index in range(plan.row_phases * plan.column_phases):
         pack_plane_weights(conv, plan.phase + index, product, weights + plan.phase[index].weights)
-    for index in prange(units, num_threads=conv.threads, schedule="dynamic"):
+    # A thread takes neighbouring units, for each fetches what the next one reads.
+    cdef Py_ssize_t chunk = max(1, units // (16 * conv.threads))
+    for index in prange(units, num_threads=conv.threads, schedule="dynamic", chunksize=chunk):
         run_unit(conv, plan, product, buffers, index, weights,
                  workspaces + threadid() * (buffers.planes + buffers.scratch))
 
