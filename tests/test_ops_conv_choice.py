@@ -5,6 +5,7 @@ import pytest
 
 from minigrad.dispatch import kernel_table, use_kernel
 from minigrad.kernels.cpu.threads import num_threads
+from minigrad.precision import convolution_precision
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +65,17 @@ def test_weight_grad():
 def test_a_selected_kernel_runs_everywhere(x, weight, groups, rung):
     with use_kernel("conv2d", rung):
         assert choose("conv2d", x, weight, None, groups=groups) == rung
+
+
+def test_answers_follow_the_settings():
+    """They are remembered for each number of threads, and for what precision allows."""
+    one_image, many_channels = ((1, 16, 12, 12), (16, 16, 1, 1)), ((8, 32, 16, 16), (32, 32, 3, 3))
+    for _ in range(2):
+        with num_threads(1):
+            assert choose("conv2d", *one_image, None) == "im2col"
+        assert choose("conv2d", *one_image, None) == "implicit_gemm"
+        assert choose("conv2d", *many_channels, None) == "winograd"
+        with convolution_precision("highest"):
+            assert choose("conv2d", *many_channels, None) == "implicit_gemm"
+            with use_kernel("conv2d", "planes"):
+                assert choose("conv2d", *many_channels, None) == "planes"

@@ -14,7 +14,7 @@ from typing import Any
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
-from minigrad.ops.conv_choice import FITS_WINOGRAD, PREFERS
+from minigrad.ops.conv_choice import PREFERS, fits_winograd
 from minigrad.ops.join import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
@@ -306,7 +306,7 @@ for _op, _pass, _fills_tiles, _depthwise in (
             prefer=PREFERS[_pass].get(_rung),
         )
     _register(
-        *(_op, ("cpu",), "winograd", getattr(cpu.conv2d_winograd, _pass), FITS_WINOGRAD[_pass]),
+        *(_op, ("cpu",), "winograd", getattr(cpu.conv2d_winograd, _pass), fits_winograd),
         prefer=PREFERS[_pass]["winograd"],
         dtypes="f4",
         amplification=9.0,  # computed from its matrices in tests/kernels/test_conv2d_winograd_kernels.py

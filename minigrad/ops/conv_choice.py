@@ -12,6 +12,7 @@ one group.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from minigrad.kernels import cpu
@@ -25,6 +26,10 @@ LARGEST_STRIDE = 8
 """*planes* copies every column, also those that a larger stride skips."""
 
 
+REMEMBERED = 1024
+"""Answers of each rule that are kept: a layer of a network is asked for again at every step."""
+
+
 class Layer(NamedTuple):
     """A convolution as seen by one of its three functions, in one group."""
 
@@ -35,31 +40,42 @@ class Layer(NamedTuple):
     stride: tuple[int, int]
     pixels: int  # of an image of the output, nearly
     width: int  # of the result
+    threads: int
 
 
-def _forward(x: Any, weight: Any, bias: Any, *, stride: tuple[int, int], groups: int, **_: Any) -> Layer:
-    (images, _channels, height, width), (out_channels, channels, *kernel) = x.shape, weight.shape
+def _forward(
+    x: tuple, weight: tuple, _size: None, stride: tuple[int, int], groups: int, threads: int
+) -> Layer:
+    (images, _channels, height, width), (out_channels, channels, *kernel) = x, weight
     pixels = height * width // (stride[0] * stride[1])
-    return Layer(images, channels, out_channels // groups, tuple(kernel), stride, pixels, width // stride[1])
+    return Layer(
+        *(
+            images,
+            channels,
+            out_channels // groups,
+            tuple(kernel),
+            stride,
+            pixels,
+            width // stride[1],
+            threads,
+        )
+    )
 
 
 def _input_grad(
-    g: Any, weight: Any, *, input_size: tuple[int, int], stride: tuple[int, int], groups: int, **_: Any
+    g: tuple, weight: tuple, input_size: tuple, stride: tuple[int, int], groups: int, threads: int
 ) -> Layer:
-    (images, _channels, height, width), (out_channels, channels, *kernel) = g.shape, weight.shape
-    return Layer(
-        images, out_channels // groups, channels, tuple(kernel), stride, height * width, input_size[1]
-    )
+    (images, _channels, height, width), (out_channels, channels, *kernel) = g, weight
+    source, pixels = out_channels // groups, height * width
+    return Layer(images, source, channels, tuple(kernel), stride, pixels, input_size[1], threads)
 
 
 def _weight_grad(
-    g: Any, x: Any, *, kernel_size: tuple[int, int], stride: tuple[int, int], groups: int, **_: Any
+    g: tuple, x: tuple, kernel_size: tuple, stride: tuple[int, int], groups: int, threads: int
 ) -> Layer:
-    images, out_channels, height, width = g.shape
-    channels = x.shape[1] // groups
-    return Layer(
-        images, channels, out_channels // groups, kernel_size, stride, height * width, kernel_size[1]
-    )
+    images, out_channels, height, width = g
+    source, result = x[1] // groups, out_channels // groups
+    return Layer(images, source, result, kernel_size, stride, height * width, kernel_size[1], threads)
 
 
 def _is_product(layer: Layer, pixels: int) -> bool:
@@ -73,7 +89,7 @@ def _is_product(layer: Layer, pixels: int) -> bool:
         layer.kernel == (1, 1)
         and min(layer.source, layer.result) > FEW_CHANNELS
         and layer.pixels >= pixels
-        and layer.images >= get_num_threads()
+        and layer.images >= layer.threads
     )
 
 
@@ -131,55 +147,87 @@ def _weight_grad_prefers_im2col(layer: Layer) -> bool:
 
 # ---- Winograd's algorithm ----------------------------------------------------------------------------------
 
+
+def fits_winograd(
+    _x: Any,
+    weight: Any,
+    _bias: Any = None,
+    *,
+    stride: tuple,
+    dilation: tuple,
+    kernel_size: Any = None,
+    **_: Any,
+) -> bool:
+    """Whether the algorithm computes such a convolution at all: 3x3 or 5x5, with a stride of 1."""
+    height, width = kernel_size or weight.shape[2:]  # the gradient for the weight is given its size instead
+    return height == width and height in (3, 5) and (*stride, *dilation) == (1, 1, 1, 1)
+
+
 # The shapes of the input and of the weight, whichever of them a function is given or makes.
 _SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
-    "forward": lambda x, weight, bias, **_: (x.shape, weight.shape),
-    "input_grad": lambda g, weight, input_size, groups, **_: (
-        (g.shape[0], weight.shape[1] * groups, *input_size),
-        weight.shape,
-    ),
-    "weight_grad": lambda g, x, kernel_size, groups, **_: (
-        x.shape,
-        (g.shape[1], x.shape[1] // groups, *kernel_size),
-    ),
+    "forward": lambda x, weight, _size, _groups: (x, weight),
+    "input_grad": lambda g, weight, size, groups: ((g[0], weight[1] * groups, *size), weight),
+    "weight_grad": lambda g, x, size, groups: (x, (g[1], x[1] // groups, *size)),
 }
-
-
-def _fits_winograd(function: str) -> Callable[..., bool]:
-    def fits(*arrays: Any, stride: Any, dilation: Any, groups: int, **attrs: Any) -> bool:
-        _, weight = _SHAPES[function](*arrays, groups=groups, **attrs)
-        return weight[2] == weight[3] in (3, 5) and (*stride, *dilation) == (1, 1, 1, 1)
-
-    return fits
 
 
 def _prefers_winograd(function: str) -> Callable[..., bool]:
     """Where it is allowed and faster (``is_faster`` has the measured rule); with padding as wide as the image
     it never is."""
 
-    def prefers(*arrays: Any, padding: tuple[int, int], **attrs: Any) -> bool:
-        x, weight = _SHAPES[function](*arrays, **attrs)
-        return (
-            get_convolution_precision() == "high"
-            and max(padding) < max(x[2:])
-            and cpu.conv2d_winograd.is_faster(x, weight, *padding, function == "input_grad")
+    @lru_cache(REMEMBERED)
+    def is_faster(first: tuple, second: tuple, size: Any, padding: tuple[int, int], groups: int) -> bool:
+        x, weight = _SHAPES[function](first, second, size, groups)
+        return max(padding) < max(x[2:]) and cpu.conv2d_winograd.is_faster(
+            x, weight, *padding, function == "input_grad"
+        )
+
+    def prefers(
+        first: Any,
+        second: Any,
+        _bias: Any = None,
+        *,
+        padding: tuple[int, int],
+        groups: int,
+        input_size: Any = None,
+        kernel_size: Any = None,
+        **_: Any,
+    ) -> bool:
+        return get_convolution_precision() == "high" and is_faster(
+            first.shape, second.shape, input_size or kernel_size, padding, groups
         )
 
     return prefers
 
 
-FITS_WINOGRAD = {function: _fits_winograd(function) for function in _SHAPES}
-"""function -> whether the algorithm computes such a convolution at all: 3x3 or 5x5, with a stride of 1."""
-
 # ---- the table ---------------------------------------------------------------------------------------------
 
 
 def _rule(read: Callable[..., Layer], rule: Callable[[Layer], bool]) -> Callable[..., bool]:
-    return lambda *arrays, **attrs: rule(read(*arrays, **attrs))
+    """The rule as a condition on arrays and options. Its answers are remembered for all that it can see."""
+
+    @lru_cache(REMEMBERED)
+    def answer(first: tuple, second: tuple, size: Any, stride: tuple, groups: int, threads: int) -> bool:
+        return rule(read(first, second, size, stride, groups, threads))
+
+    def prefers(
+        first: Any,
+        second: Any,
+        _bias: Any = None,
+        *,
+        stride: tuple[int, int],
+        groups: int,
+        input_size: Any = None,
+        kernel_size: Any = None,
+        **_: Any,
+    ) -> bool:
+        return answer(first.shape, second.shape, input_size or kernel_size, stride, groups, get_num_threads())
+
+    return prefers
 
 
 def _unless(read: Callable[..., Layer], rule: Callable[[Layer], bool]) -> Callable[..., bool]:
-    return lambda *arrays, **attrs: not rule(read(*arrays, **attrs))
+    return _rule(read, lambda layer: not rule(layer))
 
 
 PREFERS: dict[str, dict[str, Callable[..., bool]]] = {
