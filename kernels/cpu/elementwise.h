@@ -6,6 +6,9 @@
  * four arrays; x, y, z and w below are their elements. `out` may be one of the inputs.
  */
 
+#include "vector_log.h"
+#include "vector_sin.h"
+
 /* A cheap function, an expression in x, y, z and w: the compiler makes vectors of it. The pragma tells it that
    no element depends on the one before, wherever `out` lies. */
 #define fabs_f32 fabsf
@@ -79,18 +82,43 @@
     }
 
 /* A costly function, an expression in the vectors x, y and z. Its long chain of dependent instructions leaves
-   the units idle, so two vectors are computed at a time, their instructions interleaved. */
-#define COSTLY(name, ARGUMENTS)                                                                        \
+   the units idle, so TOGETHER vectors are computed at a time, their instructions interleaved. Each takes three
+   or four of 16 registers; the constants come from memory. */
+#define TOGETHER 4
+
+#define COSTLY_STEPS(formula, ARGUMENTS, end)                                                       \
+    for (; i + TOGETHER * LANES <= end; i += TOGETHER * LANES) {                                    \
+        VECTOR v[TOGETHER];                                                                         \
+        UNROLL for (int k = 0; k < TOGETHER; k++) v[k] = formula(ARGUMENTS(i + k * LANES, LANES));  \
+        UNROLL for (int k = 0; k < TOGETHER; k++) NAME(store)(to + i + k * LANES, LANES, v[k]);     \
+    }
+
+#define COSTLY(name, ARGUMENTS)                                                                            \
     MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
-        REAL *to = out;                                                                                \
-        ptrdiff_t i = 0;                                                                               \
-        for (; n - i >= 2 * LANES; i += 2 * LANES) {                                                   \
-            VECTOR even = NAME(name##_formula)(ARGUMENTS(i, LANES));                                   \
-            VECTOR odd = NAME(name##_formula)(ARGUMENTS(i + LANES, LANES));                            \
-            NAME(store)(to + i, LANES, even);                                                          \
-            NAME(store)(to + i + LANES, LANES, odd);                                                   \
-        }                                                                                              \
-        for (; i < n; i += LANES) NAME(store)(to + i, n - i, NAME(name##_formula)(ARGUMENTS(i, n - i))); \
+        REAL *to = out;                                                                                    \
+        ptrdiff_t i = 0;                                                                                   \
+        COSTLY_STEPS(NAME(name##_formula), ARGUMENTS, n)                                                   \
+        for (; i < n; i += LANES) NAME(store)(to + i, n - i, NAME(name##_formula)(ARGUMENTS(i, n - i)));   \
+    }
+
+/* A costly function of one input with a shorter formula for usual x, say those for which exp does not overflow.
+   A piece of x goes that way if all of it is usual, as it nearly always is. There both give the same bits. */
+#define COSTLY_IF_UNUSUAL(name, usual)                                                                     \
+    ALWAYS_INLINE VECTOR NAME(name##_formula)(VECTOR x) { return NAME(name)(x); }                          \
+    MAYBE_UNUSED void NAME(name##_array)(void *out, const void *const *inputs, int numbers, ptrdiff_t n) { \
+        enum { PIECE = 32 * TOGETHER * LANES };                                                            \
+        const REAL *xs = inputs[0];                                                                        \
+        REAL *to = out;                                                                                    \
+        for (ptrdiff_t i = 0; i < n;) {                                                                    \
+            const ptrdiff_t end = n - i < PIECE ? n : i + PIECE;                                           \
+            int unusual = 0;                                                                               \
+            for (ptrdiff_t j = i; j < end; j++) unusual |= !NAME(usual)(xs[j]);                            \
+            if (!unusual) {                                                                                \
+                COSTLY_STEPS(NAME(name##_usual), ONE, end)                                                 \
+            }                                                                                              \
+            for (; i < end; i += LANES)                                                                    \
+                NAME(store)(to + i, end - i, NAME(name##_formula)(ONE(i, end - i)));                       \
+        }                                                                                                  \
     }
 
 #define VECTOR_OF(k, i, count) NAME(load)((const REAL *)inputs[k] + (i), count, 0)
@@ -181,7 +209,10 @@ COMPARISON(le, x <= y)
 COMPARISON(gt, x > y)
 COMPARISON(ge, x >= y)
 
-COSTLY_1(exp, NAME(exp)(x))
+COSTLY_IF_UNUSUAL(exp, usual_for_exp)
+COSTLY_IF_UNUSUAL(log, usual_for_log)
+COSTLY_IF_UNUSUAL(sin, usual_for_sin)
+COSTLY_IF_UNUSUAL(cos, usual_for_sin)
 COSTLY_1(erf, NAME(erf)(x))
 COSTLY_1(sigmoid, NAME(logistic)(x))
 COSTLY_1(tanh, NAME(tanh)(x))
@@ -212,10 +243,13 @@ COSTLY_2(gelu_tanh_grad, x * NAME(gelu_tanh_derivative)(y))
 #undef LIMITED_2
 #undef COMPARISON
 #undef COSTLY
+#undef COSTLY_STEPS
+#undef TOGETHER
 #undef VECTOR_OF
 #undef ONE
 #undef TWO
 #undef COSTLY_1
+#undef COSTLY_IF_UNUSUAL
 #undef COSTLY_2
 #undef GELU_SCALE
 #undef GELU_CUBIC

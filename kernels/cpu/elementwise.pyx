@@ -45,7 +45,7 @@ cdef extern from *:
     function gelu_tanh_array_f32, relu_grad_array_f32, abs_grad_array_f32
     function sigmoid_grad_array_f32, tanh_grad_array_f32, leaky_relu_grad_array_f32, clamp_grad_array_f32
     function larger_share_array_f32, divisor_grad_array_f32, silu_grad_array_f32, gelu_grad_array_f32
-    function gelu_tanh_grad_array_f32
+    function gelu_tanh_grad_array_f32, log_array_f32, sin_array_f32, cos_array_f32
     function neg_array_f64, abs_array_f64, square_array_f64, cube_array_f64, sqrt_array_f64, relu_array_f64
     function add_array_f64, sub_array_f64, mul_array_f64, div_array_f64, maximum_array_f64
     function minimum_array_f64, clamp_array_f64, leaky_relu_array_f64, where_array_f64, eq_array_f64
@@ -54,7 +54,7 @@ cdef extern from *:
     function gelu_tanh_array_f64, relu_grad_array_f64, abs_grad_array_f64
     function sigmoid_grad_array_f64, tanh_grad_array_f64, leaky_relu_grad_array_f64, clamp_grad_array_f64
     function larger_share_array_f64, divisor_grad_array_f64, silu_grad_array_f64, gelu_grad_array_f64
-    function gelu_tanh_grad_array_f64
+    function gelu_tanh_grad_array_f64, log_array_f64, sin_array_f64, cos_array_f64
 
 # Elements below which another thread costs more than it saves: a few microseconds of work. A cheap function
 # is bound by memory, a costly one by its polynomial.
@@ -239,6 +239,12 @@ le = comparison("le", le_array_f32, le_array_f64, "x <= y")
 gt = comparison("gt", gt_array_f32, gt_array_f64, "x > y")
 ge = comparison("ge", ge_array_f32, ge_array_f64, "x >= y")
 exp = costly("exp", 1, exp_array_f32, exp_array_f64, "e to the power of x.")
+log = costly(
+    "log", 1, log_array_f32, log_array_f64,
+    "The natural logarithm; -infinity of 0, NaN of negative numbers.",
+)
+sin = costly("sin", 1, sin_array_f32, sin_array_f64, "The sine of an angle in radians.")
+cos = costly("cos", 1, cos_array_f32, cos_array_f64, "The cosine of an angle in radians.")
 erf = costly(
     "erf", 1, erf_array_f32, erf_array_f64,
     "The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x.",

@@ -231,7 +231,6 @@ for _op, _run in (
     (gelu_grad, cpu.elementwise.gelu_grad),
     (_gelu_tanh, cpu.elementwise.gelu_tanh),
     (gelu_tanh_grad, cpu.elementwise.gelu_tanh_grad),
-    (get_op("exp"), cpu.elementwise.exp),
     (_erf, cpu.elementwise.erf),
     (relu_grad, cpu.elementwise.relu_grad),
     (sigmoid_grad, cpu.elementwise.sigmoid_grad),

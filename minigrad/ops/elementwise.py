@@ -506,6 +506,8 @@ for _name in (
     *("eq", "ne", "lt", "le", "gt", "ge", "divisor_grad", "larger_share", "abs_grad"),
 ):
     register_cpu(get_op(_name), getattr(cpu.elementwise, _name), prefer=cpu.elementwise.is_large)
+for _name in ("exp", "log", "sin", "cos"):
+    register_cpu(get_op(_name), getattr(cpu.elementwise, _name))
 register_cpu(_where, cpu.elementwise.where, dtypes="?", when=_are_floating)
 
 

@@ -38,6 +38,8 @@ def gelu_tanh_derivative(x):
 FUNCTIONS = {
     "relu": (lambda x: np.maximum(x, 0), 0),
     "exp": (np.exp, 2),
+    "sin": (np.sin, 2),
+    "cos": (np.cos, 2),
     "erf": (_erf, 3),
     "sigmoid": (sigmoid, 3),
     "tanh": (np.tanh, 2),
@@ -60,7 +62,7 @@ FROM_RESULT = {
     "sigmoid_grad": lambda y: y * (1 - y),
     "tanh_grad": lambda y: 1 - y * y,
 }
-UNARY = [*FUNCTIONS, *PRODUCTS]
+UNARY = [*FUNCTIONS, *PRODUCTS, "log"]
 GRADIENTS = [*DERIVATIVES, *FROM_RESULT]
 
 
@@ -142,15 +144,18 @@ def test_gelu_keeps_digits_far_out_on_the_left(elementwise, dtype, name):
 def test_special_values(elementwise, dtype, name):
     big = np.finfo(dtype).max
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, big, -big, 1e20, -1e20], dtype)
-    definition = FUNCTIONS[name][0] if name in FUNCTIONS else PRODUCTS[name]
+    definition = np.log if name == "log" else FUNCTIONS[name][0] if name in FUNCTIONS else PRODUCTS[name]
     with np.errstate(all="ignore"):
         expected = definition(x.astype(np.float64)).astype(dtype)
     if name in PRODUCTS:
         expected[5:] = [big, 0, 1e20, 0]  # what the definitions are without overflow
     out = poisoned_like(x)
     getattr(elementwise, name)(out, x, 1)
-    np.testing.assert_array_equal(out, expected)
-    if name in ("tanh", "erf", *PRODUCTS):
+    # NumPy's own sine, cosine and logarithm are good to some units of the last place.
+    np.testing.assert_allclose(
+        out, expected, rtol=4 * np.finfo(dtype).eps if name in ("log", "sin", "cos") else 0, atol=0
+    )
+    if name in ("sin", "tanh", "erf", *PRODUCTS):
         assert np.signbit(out[1]), "-0 stays -0"
 
 
@@ -169,16 +174,52 @@ def test_gradients_are_finite_at_large_magnitudes(elementwise, dtype, name):
         assert np.isnan(out[0])
 
 
-def test_exp_of_every_exponent(elementwise):
-    x = np.arange(-1100, 900, dtype=np.float32) / 10
-    x = np.concatenate([x, np.nextafter(x, np.float32(np.inf))])
+def test_exp_of_every_exponent(elementwise, dtype):
+    x = np.arange(-7600, 7200).astype(dtype) / 10
+    x = np.concatenate([x, np.nextafter(x, np.array(np.inf, dtype))])
     out = poisoned_like(x)
     elementwise.exp(out, x, 1)
     with np.errstate(over="ignore"):
-        expected = np.exp(x.astype(np.float64)).astype(np.float32)
+        expected = np.exp(x.astype(np.float64)).astype(dtype)
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(out[~finite], np.inf)
     np.testing.assert_array_max_ulp(out[finite], expected[finite], 2)
+
+
+def test_log_of_every_exponent(elementwise, dtype):
+    rng, limits = np.random.default_rng(3), np.finfo(dtype)
+    exponents = np.linspace(limits.minexp - 10, limits.maxexp - 1, 20_000).astype(int)
+    x = [np.ldexp(rng.uniform(1, 2, 20_000), exponents), rng.uniform(0.5, 2, 20_000)]
+    x = np.concatenate(x).astype(dtype)
+    out = poisoned_like(x)
+    elementwise.log(out, x, 2)
+    expected = np.log(x.astype(np.longdouble)).astype(dtype)
+    np.testing.assert_array_max_ulp(out, expected, 2)
+
+
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_large_angles(elementwise, dtype, name):
+    rng = np.random.default_rng(9)
+    x = rng.uniform(-1, 1, 30_000) * 10.0 ** rng.integers(-3, 30, 30_000)
+    x[::2] = np.round(rng.uniform(-3e4, 3e4, 15_000)) * (math.pi / 2)  # one of the two is near 0
+    x = x.astype(dtype)
+    out = poisoned_like(x)
+    getattr(elementwise, name)(out, x, 2)
+    expected = np.array([getattr(math, name)(angle) for angle in x.tolist()]).astype(dtype)
+    np.testing.assert_array_max_ulp(out, expected, 2)
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "sin", "cos"])
+def test_what_is_unusual_changes_no_other_element(elementwise, dtype, name):
+    # A piece of an array that holds no such element takes a shorter formula.
+    x = np.random.default_rng(10).uniform(0.01, 80, 20_000).astype(dtype)
+    usual, mixed = poisoned_like(x), poisoned_like(x)
+    getattr(elementwise, name)(usual, x, 1)
+    x[::500] = np.inf
+    getattr(elementwise, name)(mixed, x, 1)
+    others = np.isfinite(x)
+    np.testing.assert_array_equal(mixed[others], usual[others])
+    np.testing.assert_array_equal(mixed[~others], np.inf if name in ("exp", "log") else np.nan)
 
 
 @pytest.mark.parametrize("name", UNARY)
