@@ -419,7 +419,12 @@ CASES = {
             case((3, 5), dim=None, keepdim=False),
         ],
     ),
-    "cumsum": [case(s, dim=len(s) - 1, length=s[-1]) for s in SHAPES[1:]] + [case((3, 5), dim=0, length=3)],
+    "cumsum": [
+        case(s, dim=dim, reverse=reverse, length=s[dim])
+        for s in [*SHAPES[1:], (19, 6), (3, 4, 70)]
+        for dim in {0, len(s) - 1}
+        for reverse in (False, True)
+    ],
     "argsort": [case(s, dim=0) for s in SHAPES[1:]],
     # shape
     "reshape": [

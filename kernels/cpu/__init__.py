@@ -14,6 +14,7 @@ MODULES = (
     "attention",
     "conv2d",
     "conv2d_winograd",
+    "cumsum",
     "elementwise",
     "embedding",
     "loss",

@@ -165,7 +165,7 @@ ALWAYS_INLINE f64v normal_tail_f64(f64v a, f64v e) {
     return a;
 }
 
-/* erf(x) for x near 0 as x times a polynomial in x^2; elsewhere as 1 - exp(p), p a polynomial: from 4 on, 1. */
+/* erf(x) for x near 0 as x times a polynomial in x^2; elsewhere as 1 - exp(p), p a polynomial; 1 from 4 on. */
 ALWAYS_INLINE f32v erf_f32(f32v x) {
     f32v a = abs_f32(x);
     a = select_f32(a > 4.0f, BROADCAST_F32(4.0f), a);

@@ -16,7 +16,7 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
-from minigrad.ops.shape import broadcast_to, flip, permute, reshape
+from minigrad.ops.shape import broadcast_to, permute, reshape
 
 _int64 = np.dtype(np.int64)
 
@@ -280,11 +280,20 @@ def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 
 
 @op(name="cumsum")
-def _cumsum(xp, x, *, dim):
+def _cumsum(xp, x, *, dim, reverse=False):
+    """The sums up to each element along ``dim``; with ``reverse``, from each element on."""
+    if reverse:
+        return xp.flip(xp.cumsum(xp.flip(x, dim), axis=dim), dim)
     return xp.cumsum(x, axis=dim)
 
 
-_cumsum.grad(x=lambda g, _y, _x, *, dim: flip(_cumsum(flip(g, (dim,)), dim=dim), (dim,)))
+_cumsum.grad(x=lambda g, _y, _x, *, dim, reverse: _cumsum(g, dim=dim, reverse=not reverse))
+
+
+@_cumsum.kernel("cpu", name="together")
+def _cumsum_cpu(out, x, *, dim, reverse):
+    """Several rows or columns together, as each sum waits for the one before; carried in float64."""
+    cpu.cumsum.cumsum(out, x, dim, reverse, get_num_threads())
 
 
 def cumsum(x: Any, dim: int) -> Any:
