@@ -299,19 +299,41 @@ ALWAYS_INLINE void NAME(normalize_columns)(
     }
 }
 
+/* To sums the sums over the samples of x, or, given the mean, of its squared deviations. Four samples are added
+   before a sum is read and written. */
+ALWAYS_INLINE void NAME(add_columns)(
+    REAL *sums, const Norm *p, ptrdiff_t first, ptrdiff_t width, const REAL *mean
+) {
+    enum { AT_ONCE = 4 };
+    const REAL *x = (const REAL *)p->x + first;
+    for (ptrdiff_t sample = 0; sample < p->samples; sample += AT_ONCE) {
+        const ptrdiff_t left = p->samples - sample;
+        FOR_CHANNELS(c, count) {
+            VECTOR terms[AT_ONCE];
+            UNROLL for (int k = 0; k < AT_ONCE; k++) {
+                terms[k] = (VECTOR){0};
+                if (k >= left) continue;
+                terms[k] = NAME(load)(x + (sample + k) * p->channels + c, count, 0);
+                if (mean) {
+                    terms[k] -= AS_VECTOR(mean, c);
+                    terms[k] *= terms[k];
+                }
+            }
+            AS_VECTOR(sums, c) += (terms[0] + terms[1]) + (terms[2] + terms[3]);
+        }
+    }
+}
+
 MAYBE_UNUSED void NAME(batch_norm_columns)(const Norm *p, int part, ptrdiff_t begin, ptrdiff_t end) {
     (void)part;
-    const REAL *x = p->x, n = (REAL)p->samples;
+    const REAL n = (REAL)p->samples;
     for (ptrdiff_t first = begin; first < end; first += MAX_CHANNELS) {
         const ptrdiff_t width = end - first < MAX_CHANNELS ? end - first : MAX_CHANNELS;
         NAME(of_channels) mean, scale, shift; /* scale: the squares at first */
         FOR_CHANNELS(c, left) AS_VECTOR(mean, c) = AS_VECTOR(scale, c) = (VECTOR){0};
-        FOR_ELEMENTS(sample, c, at, count) AS_VECTOR(mean, c) += NAME(load)(x + at, count, 0);
+        NAME(add_columns)(mean, p, first, width, NULL);
         FOR_CHANNELS(c, left) AS_VECTOR(mean, c) /= n;
-        FOR_ELEMENTS(sample, c, at, count) {
-            VECTOR deviation = NAME(load)(x + at, count, 0) - AS_VECTOR(mean, c);
-            AS_VECTOR(scale, c) += deviation * deviation;
-        }
+        NAME(add_columns)(scale, p, first, width, mean);
         for (ptrdiff_t c = 0; c < width; c++)
             NAME(store_statistics)(p, first + c, (Moments){(double)n, mean[c], scale[c]});
         FOR_CHANNELS(c, count) {
