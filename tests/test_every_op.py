@@ -272,30 +272,39 @@ def cross_entropy_cases():
         yield (rows, columns), target
 
 
-# T, N, H, whether backwards. The gradients of the small ones are checked.
+# T, N, E, H, whether backwards. The gradients of the small ones are checked.
 LSTMS = [
-    (3, 2, 3, False),
-    (2, 1, 1, True),
-    (1, 3, 2, False),
-    (2, 0, 3, False),
-    (3, 9, 17, True),
-    (2, 7, 35, False),
+    (3, 2, 2, 3, False),
+    (2, 1, 3, 1, True),
+    (1, 3, 1, 2, False),
+    (3, 2, 2, 2, True),
+    (2, 0, 2, 3, False),
+    (3, 9, 5, 17, True),
+    (2, 7, 19, 35, False),
+    (2, 3, 0, 5, False),
 ]
 
 
 def lstm_cases():
-    for T, N, H, reverse in LSTMS:
-        options = {"reverse": reverse, "length": 8 * H * T, "gradient": H < 4}
-        yield case((T, N, 4 * H), (N, H), (N, H), (4 * H, H), **options)
+    for T, N, E, H, reverse in LSTMS:
+        options = {"reverse": reverse, "length": 8 * (E + H) * T, "gradient": H < 4}
+        for bias in ((4 * H,), None):
+            yield case((T, N, E), (N, H), (N, H), (4 * H, E), (4 * H, H), bias, **options)
 
 
 def lstm_grad_cases():
     """With every choice of the outputs that a gradient came for."""
-    for T, N, H, reverse in LSTMS:
+    for T, N, _, H, reverse in LSTMS:
         inputs = ((4 * H, H), (N, H), (T, N, H), uniform(0.1, 0.9, (T, N, 4 * H)))
         states, gates = (T, N, H), (T, N, 4 * H)
         for g in ((states, None, None), (states, states, None), (None, states, None), (None, None, gates)):
             yield case(*inputs, *g, reverse=reverse, length=16 * H * T, gradient=H < 4)
+
+
+def lstm_weight_grad_cases():
+    for T, N, E, H, reverse in LSTMS:
+        options = {"reverse": reverse, "length": T * N + 1, "gradient": H < 4}
+        yield case((T, N, 4 * H), (T, N, E), (N, H), (T, N, H), **options)
 
 
 # The leading dimensions, L, S, E, V. The gradients of the small ones are checked.
@@ -506,6 +515,7 @@ CASES = {
     "attention_grad": list(attention_cases(backward=True)),
     "lstm": list(lstm_cases()),
     "lstm_grad": list(lstm_grad_cases()),
+    "lstm_weight_grad": list(lstm_weight_grad_cases()),
     "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],
     "conv2d": conv_cases("forward"),
     "conv2d_input_grad": conv_cases("input"),

@@ -1,16 +1,18 @@
-"""A long short-term memory over a whole sequence, forward and backward, after the input has been projected.
+"""A long short-term memory over a whole sequence, forward and backward.
 
-    z_t = x_t + h_{t-1} weight^T            x (T, N, 4 H), weight (4 H, H)
-    i, f, o = sigmoid(z_t), g = tanh(z_t)   its four quarters, in the order i, f, g, o
-    c_t = f c_{t-1} + i g                   (N, H)
-    h_t = o tanh(c_t)                       (N, H)
+    z_t = weight_ih x_t + weight_hh h_{t-1} + bias     x (T, N, E), z (T, N, 4 H), weights (4 H, E), (4 H, H)
+    i, f, o = sigmoid(z_t), g = tanh(z_t)              its four quarters, in the order i, f, g, o
+    c_t = f c_{t-1} + i g                              (N, H)
+    h_t = o tanh(c_t)                                  (N, H)
 
-There is one rung, *fused_sequence*. Its ideas: the weight is packed for the GEMM's tiles once for all steps;
-the pre-activations of a few hidden units pass to the gates' functions while they lie in L1; and the rows of
-a batch never meet, so that a thread takes its rows from the first step to the last, and no step waits.
+There is one rung, *fused_sequence*. Its ideas: the weights are packed for the GEMM's tiles once for all steps;
+the pre-activations of a few hidden units pass to the gates' functions while they lie in L1, and are never
+written to memory; and the rows of a batch never meet, so that a thread takes its rows from the first step to
+the last, and no step waits. The weights' gradients are two products that share one factor, dz^T: *weight_grad*
+packs it once for both, and adds up its rows, which are the bias's gradient, while it lies in the cache.
 
-A step makes 8 N H^2 operations on the weight's 4 H^2 elements: 2 N for each, so that from some 16 rows on the
-arithmetic is the limit, and for fewer the reading of the weight from cache.
+A step makes 8 N H (E + H) operations on the weights' 4 H (E + H) elements: 2 N for each, so that from some 16
+rows on the arithmetic is the limit, and for fewer the reading of the weights from cache.
 """
 
 from cython.parallel cimport prange
@@ -47,18 +49,39 @@ cdef extern from *:
     #include "lstm.h"
     """
     enum:
+        MR_f32
         NR_f32
         NR_f64
-    void lstm_pack_forward_f32(Py_ssize_t H, const float *weight, float *packed) nogil
-    void lstm_pack_forward_f64(Py_ssize_t H, const double *weight, double *packed) nogil
-    void lstm_pack_backward_f32(Py_ssize_t H, const float *weight, float *packed) nogil
-    void lstm_pack_backward_f64(Py_ssize_t H, const double *weight, double *packed) nogil
-    void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, const float *x,
+    ctypedef struct LstmWeightGrad:
+        Py_ssize_t T, N, E, H
+        bint reverse
+        const void *dz
+        const void *x
+        const void *h0
+        const void *hidden
+        void *grad_ih
+        void *grad_hh
+        void *grad_bias
+    Py_ssize_t lstm_packed_size_f32(Py_ssize_t E, Py_ssize_t H) nogil
+    Py_ssize_t lstm_packed_size_f64(Py_ssize_t E, Py_ssize_t H) nogil
+    void lstm_pack_forward_f32(Py_ssize_t E, Py_ssize_t H, const float *weight_ih, const float *weight_hh,
+                               const float *bias, float *packed) nogil
+    void lstm_pack_forward_f64(Py_ssize_t E, Py_ssize_t H, const double *weight_ih, const double *weight_hh,
+                               const double *bias, double *packed) nogil
+    void lstm_pack_backward_f32(Py_ssize_t H, const float *weight_hh, float *packed) nogil
+    void lstm_pack_backward_f64(Py_ssize_t H, const double *weight_hh, double *packed) nogil
+    void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const float *packed, const float *x,
                           const float *h_previous, const float *c_previous, float *h, float *c,
                           float *gates) nogil
-    void lstm_forward_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, const double *x,
+    void lstm_forward_f64(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const double *packed, const double *x,
                           const double *h_previous, const double *c_previous, double *h, double *c,
                           double *gates) nogil
+    Py_ssize_t lstm_weight_grad_workspace_f32(Py_ssize_t E, Py_ssize_t H) nogil
+    Py_ssize_t lstm_weight_grad_workspace_f64(Py_ssize_t E, Py_ssize_t H) nogil
+    void lstm_weight_grad_f32(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
+                              float *workspace) nogil
+    void lstm_weight_grad_f64(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
+                              double *workspace) nogil
     void lstm_cell_backward_f32(Py_ssize_t H, const float *gates, const float *c_previous, const float *c,
                                 const float *dh, const float *grad_c, float *dc, float *dz) nogil
     void lstm_cell_backward_f64(Py_ssize_t H, const double *gates, const double *c_previous, const double *c,
@@ -73,11 +96,12 @@ cdef enum:
     WORK_PER_THREAD = 1000000
     CACHE_LINE = 64
 
-# The sizes, and the arrays of both directions: (T, N, 4 H) or (T, N, H), but the first states (N, H).
+# The sizes, and the arrays of both directions: (T, N, 4 H), (T, N, H) or (T, N, E), but the first states (N, H).
 cdef struct Sequence:
-    Py_ssize_t T, N, H
+    Py_ssize_t T, N, E, H
     bint reverse              # time runs from the last step to the first
     int dtype
+    void *packed              # the weights, in panels
     const void *h0
     const void *c0
     const void *x
@@ -86,50 +110,127 @@ cdef struct Sequence:
     void *gates
     const void *grad_y
     const void *grad_c        # or NULL
-    void *grad_x
+    void *grad_z
     void *grad_h0             # on the way, the gradient of the step at hand
     void *grad_c0
 
 
 def forward(cnp.ndarray y not None, cnp.ndarray c not None, cnp.ndarray gates not None,
             cnp.ndarray x not None, cnp.ndarray h0 not None, cnp.ndarray c0 not None,
-            cnp.ndarray weight not None, bint reverse, int threads):
+            cnp.ndarray weight_ih not None, cnp.ndarray weight_hh not None, cnp.ndarray bias, bint reverse,
+            int threads):
     """All steps: the hidden states ``y``, the cell states ``c`` and the values of the gates."""
-    cdef Sequence s = sizes_of(gates, weight, reverse)
+    cdef Sequence s = sizes_of(gates, weight_hh, reverse)
     for array, width in ((y, s.H), (c, s.H), (gates, 4 * s.H)):
         check_output(array, s.dtype)
         check_shape(array, (s.T, s.N, width))
-    check_sequence(&s, x, 4 * s.H)
-    check_state(&s, h0)
-    check_state(&s, c0)
+    if cnp.PyArray_NDIM(x) != 3:
+        raise ValueError("lstm kernel: x must have 3 dimensions")
+    s.E = x.shape[2]
+    check_array(x, s.dtype, (s.T, s.N, s.E))
+    check_array(h0, s.dtype, (s.N, s.H))
+    check_array(c0, s.dtype, (s.N, s.H))
+    check_array(weight_ih, s.dtype, (4 * s.H, s.E))
+    cdef const void *b = NULL
+    if bias is not None:
+        check_array(bias, s.dtype, (4 * s.H,))
+        b = cnp.PyArray_DATA(bias)
     s.y, s.c, s.gates = cnp.PyArray_DATA(y), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
     s.x, s.h0, s.c0 = cnp.PyArray_DATA(x), cnp.PyArray_DATA(h0), cnp.PyArray_DATA(c0)
-    run(&s, weight, False, threads)
+    cdef const void *w_ih = cnp.PyArray_DATA(weight_ih)
+    cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
+    cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
+    cdef Py_ssize_t size = (lstm_packed_size_f32 if is_float else lstm_packed_size_f64)(s.E, s.H)
+    cdef void *allocation = allocate(size, s.dtype, &s.packed)
+    with nogil:
+        if is_float:
+            lstm_pack_forward_f32(s.E, s.H, <float *> w_ih, <float *> w_hh, <float *> b, <float *> s.packed)
+        else:
+            lstm_pack_forward_f64(s.E, s.H, <double *> w_ih, <double *> w_hh, <double *> b,
+                                  <double *> s.packed)
+        run(&s, False, parts_of(&s, s.E + s.H, threads))
+    free(allocation)
 
 
-def backward(cnp.ndarray grad_x not None, cnp.ndarray grad_h0 not None, cnp.ndarray grad_c0 not None,
-             cnp.ndarray weight not None, cnp.ndarray c0 not None, cnp.ndarray c not None,
+def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndarray grad_c0 not None,
+             cnp.ndarray weight_hh not None, cnp.ndarray c0 not None, cnp.ndarray c not None,
              cnp.ndarray gates not None, cnp.ndarray grad_y not None, cnp.ndarray grad_c, bint reverse,
              int threads):
-    """The gradients of ``x`` and of the first states, from those of ``y`` and, if not None, of ``c``."""
-    cdef Sequence s = sizes_of(gates, weight, reverse)
-    check_output(grad_x, s.dtype)
-    check_shape(grad_x, (s.T, s.N, 4 * s.H))
+    """The gradients of ``z`` and of the first states, from those of ``y`` and, if not None, of ``c``."""
+    cdef Sequence s = sizes_of(gates, weight_hh, reverse)
+    check_output(grad_z, s.dtype)
+    check_shape(grad_z, (s.T, s.N, 4 * s.H))
     for array in (grad_h0, grad_c0):
         check_output(array, s.dtype)
         check_shape(array, (s.N, s.H))
-    check_sequence(&s, gates, 4 * s.H)
-    check_sequence(&s, c, s.H)
-    check_sequence(&s, grad_y, s.H)
-    check_state(&s, c0)
+    check_array(gates, s.dtype, (s.T, s.N, 4 * s.H))
+    check_array(c, s.dtype, (s.T, s.N, s.H))
+    check_array(grad_y, s.dtype, (s.T, s.N, s.H))
+    check_array(c0, s.dtype, (s.N, s.H))
     s.grad_c = NULL
     if grad_c is not None:
-        check_sequence(&s, grad_c, s.H)
+        check_array(grad_c, s.dtype, (s.T, s.N, s.H))
         s.grad_c = cnp.PyArray_DATA(grad_c)
     s.c0, s.c, s.gates = cnp.PyArray_DATA(c0), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
-    s.grad_y, s.grad_x = cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(grad_x)
+    s.grad_y, s.grad_z = cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(grad_z)
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
-    run(&s, weight, True, threads)
+    cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
+    cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
+    cdef void *allocation = allocate(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
+    with nogil:
+        if s.dtype == cnp.NPY_FLOAT32:
+            lstm_pack_backward_f32(s.H, <float *> w_hh, <float *> s.packed)
+        else:
+            lstm_pack_backward_f64(s.H, <double *> w_hh, <double *> s.packed)
+        run(&s, True, parts_of(&s, s.H, threads))
+    free(allocation)
+
+
+def weight_grad(cnp.ndarray grad_ih not None, cnp.ndarray grad_hh not None, cnp.ndarray grad_bias not None,
+                cnp.ndarray dz not None, cnp.ndarray x not None, cnp.ndarray h0 not None,
+                cnp.ndarray hidden not None, bint reverse, int threads):
+    """The gradients of both weights and the bias, from those of ``z``: each thread for some of their rows."""
+    cdef int dtype = real_type(dz), part, parts
+    if cnp.PyArray_NDIM(x) != 3 or cnp.PyArray_NDIM(h0) != 2 or x.shape[0] == 0:
+        raise ValueError("lstm kernel: x must have 3 dimensions, the first not 0, and h0 must have 2")
+    cdef LstmWeightGrad p
+    p.T, p.N, p.E, p.H, p.reverse = x.shape[0], x.shape[1], x.shape[2], h0.shape[1], reverse
+    for array, width in ((grad_ih, (p.E,)), (grad_hh, (p.H,)), (grad_bias, ())):
+        check_output(array, dtype)
+        check_shape(array, (4 * p.H, *width))
+    check_array(dz, dtype, (p.T, p.N, 4 * p.H))
+    check_array(x, dtype, (p.T, p.N, p.E))
+    check_array(h0, dtype, (p.N, p.H))
+    check_array(hidden, dtype, (p.T, p.N, p.H))
+    p.dz, p.x = cnp.PyArray_DATA(dz), cnp.PyArray_DATA(x)
+    p.h0, p.hidden = cnp.PyArray_DATA(h0), cnp.PyArray_DATA(hidden)
+    p.grad_ih, p.grad_hh = cnp.PyArray_DATA(grad_ih), cnp.PyArray_DATA(grad_hh)
+    p.grad_bias = cnp.PyArray_DATA(grad_bias)
+    parts = threads_for(4 * p.T * p.N * p.H * (p.E + p.H), WORK_PER_THREAD, threads)
+    cdef Py_ssize_t each = (lstm_weight_grad_workspace_f32 if dtype == cnp.NPY_FLOAT32
+                            else lstm_weight_grad_workspace_f64)(p.E, p.H)
+    cdef void *workspace
+    cdef void *allocation = allocate(parts * each, dtype, &workspace)
+    with nogil:
+        if parts == 1:
+            grad_rows(&p, dtype, workspace, each, 0, 1)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                grad_rows(&p, dtype, workspace, each, part, parts)
+    free(allocation)
+
+
+cdef void grad_rows(const LstmWeightGrad *p, int dtype, void *workspace, Py_ssize_t each, int part,
+                    int parts) noexcept nogil:
+    """The rows of part ``part``, with its share of the workspace, ``each`` elements."""
+    cdef Py_ssize_t first = share(4 * p.H, part, parts, MR_f32)
+    cdef Py_ssize_t rows = share(4 * p.H, part + 1, parts, MR_f32) - first
+    if rows == 0:
+        return
+    if dtype == cnp.NPY_FLOAT32:
+        lstm_weight_grad_f32(p, first, rows, <float *> workspace + part * each)
+    else:
+        lstm_weight_grad_f64(p, first, rows, <double *> workspace + part * each)
 
 
 # ---- the arguments -----------------------------------------------------------------------------------------
@@ -154,72 +255,67 @@ cdef int check_shape(cnp.ndarray array, tuple shape) except -1:
     return 0
 
 
-cdef int check_sequence(Sequence *s, cnp.ndarray array, Py_ssize_t width) except -1:
-    check_input(array, s.dtype)
-    return check_shape(array, (s.T, s.N, width))
+cdef int check_array(cnp.ndarray array, int dtype, tuple shape) except -1:
+    check_input(array, dtype)
+    return check_shape(array, shape)
 
 
-cdef int check_state(Sequence *s, cnp.ndarray array) except -1:
-    check_input(array, s.dtype)
-    return check_shape(array, (s.N, s.H))
+cdef void *allocate(Py_ssize_t size, int dtype, void **aligned) except NULL:
+    """Memory for ``size`` elements from ``aligned`` on, which begins a cache line; to be freed by the caller."""
+    size *= sizeof(float) if dtype == cnp.NPY_FLOAT32 else sizeof(double)
+    cdef void *allocation = malloc(size + CACHE_LINE)
+    if allocation == NULL:
+        raise MemoryError(f"lstm: no memory for a workspace of {size} bytes")
+    aligned[0] = <void *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    return allocation
 
 
 # ---- the walk ----------------------------------------------------------------------------------------------
 
 
-cdef int run(Sequence *s, cnp.ndarray weight, bint back, int threads) except -1:
-    """Packs the weight, then walks along the sequence: each thread for its share of the rows."""
-    cdef const void *w = cnp.PyArray_DATA(weight)
-    cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
-    cdef Py_ssize_t NR = NR_f32 if is_float else NR_f64
-    cdef int part, parts = threads_for(4 * s.T * s.N * s.H * s.H, WORK_PER_THREAD, threads)
-    parts = <int> max(1, min(<Py_ssize_t> parts, s.N))
-    cdef Py_ssize_t size = 4 * s.H * ((s.H + NR - 1) // NR * NR) * (sizeof(float) if is_float else sizeof(double))
-    cdef void *allocation = malloc(size + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"lstm: no memory for a workspace of {size} bytes")
-    cdef void *packed = <void *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
-    with nogil:
-        if is_float:
-            (lstm_pack_backward_f32 if back else lstm_pack_forward_f32)(s.H, <float *> w, <float *> packed)
-        else:
-            (lstm_pack_backward_f64 if back else lstm_pack_forward_f64)(s.H, <double *> w, <double *> packed)
-        if parts == 1:
-            walk(s, packed, back, 0, 1)
-        else:
-            for part in prange(parts, num_threads=parts, schedule="static"):
-                walk(s, packed, back, part, parts)
-    free(allocation)
-    return 0
+cdef int parts_of(Sequence *s, Py_ssize_t depth, int threads) noexcept nogil:
+    """Among how many threads the rows are shared, each step's product having ``depth`` terms."""
+    cdef int parts = threads_for(4 * s.T * s.N * s.H * depth, WORK_PER_THREAD, threads)
+    return <int> max(1, min(<Py_ssize_t> parts, s.N))
 
 
-cdef void walk(const Sequence *s, const void *packed, bint back, int part, int parts) noexcept nogil:
+cdef void run(Sequence *s, bint back, int parts) noexcept nogil:
+    """Walks along the sequence: each thread for its share of the rows."""
+    cdef int part
+    if parts == 1:
+        walk(s, back, 0, 1)
+    else:
+        for part in prange(parts, num_threads=parts, schedule="static"):
+            walk(s, back, part, parts)
+
+
+cdef void walk(const Sequence *s, bint back, int part, int parts) noexcept nogil:
     cdef Py_ssize_t first = share(s.N, part, parts, 1), rows = share(s.N, part + 1, parts, 1) - first
     if rows == 0:
         return
     if s.dtype == cnp.NPY_FLOAT32:
         if back:
-            walk_back(s, <const float *> packed, first, rows)
+            walk_back(s, <const float *> s.packed, first, rows)
         else:
-            walk_forward(s, <const float *> packed, first, rows)
+            walk_forward(s, <const float *> s.packed, first, rows)
     elif back:
-        walk_back(s, <const double *> packed, first, rows)
+        walk_back(s, <const double *> s.packed, first, rows)
     else:
-        walk_forward(s, <const double *> packed, first, rows)
+        walk_forward(s, <const double *> s.packed, first, rows)
 
 
 cdef void walk_forward(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    cdef Py_ssize_t step, t, at
+    cdef Py_ssize_t step, t, at, x_at
     cdef const real *h = <const real *> s.h0 + first * s.H
     cdef const real *c = <const real *> s.c0 + first * s.H
     for step in range(s.T):
         t = s.T - 1 - step if s.reverse else step
-        at = (t * s.N + first) * s.H
+        at, x_at = (t * s.N + first) * s.H, (t * s.N + first) * s.E
         if real is float:
-            lstm_forward_f32(rows, s.H, packed, <const float *> s.x + 4 * at, h, c, <float *> s.y + at,
+            lstm_forward_f32(rows, s.E, s.H, packed, <const float *> s.x + x_at, h, c, <float *> s.y + at,
                              <float *> s.c + at, <float *> s.gates + 4 * at)
         else:
-            lstm_forward_f64(rows, s.H, packed, <const double *> s.x + 4 * at, h, c, <double *> s.y + at,
+            lstm_forward_f64(rows, s.E, s.H, packed, <const double *> s.x + x_at, h, c, <double *> s.y + at,
                              <double *> s.c + at, <double *> s.gates + 4 * at)
         h, c = <const real *> s.y + at, <const real *> s.c + at
 
@@ -240,11 +336,11 @@ cdef void walk_back(const Sequence *s, const real *packed, Py_ssize_t first, Py_
             dh_now = <const real *> s.grad_y + at     # nothing comes from a later step
         else:
             before = ((t - 1 if s.reverse else t + 1) * s.N + first) * s.H
-            send_back(s, packed, rows, <const real *> s.grad_x + 4 * before, <const real *> s.grad_y + at, dh)
+            send_back(s, packed, rows, <const real *> s.grad_z + 4 * before, <const real *> s.grad_y + at, dh)
             dh_now = dh
         for i in range(rows):
             cell_backward(s, t, at + i * s.H, start + i * s.H, dh_now + i * s.H, dc + i * s.H)
-    send_back(s, packed, rows, <const real *> s.grad_x + 4 * at, NULL, dh)
+    send_back(s, packed, rows, <const real *> s.grad_z + 4 * at, NULL, dh)
 
 
 cdef inline void cell_backward(const Sequence *s, Py_ssize_t t, Py_ssize_t at, Py_ssize_t state, const real *dh,
@@ -259,10 +355,10 @@ cdef inline void cell_backward(const Sequence *s, Py_ssize_t t, Py_ssize_t at, P
     cdef const real *grad_c = <const real *> s.grad_c + at if s.grad_c else NULL
     if real is float:
         lstm_cell_backward_f32(s.H, <const float *> s.gates + 4 * at, c_previous, <const float *> s.c + at, dh,
-                               grad_c, dc, <float *> s.grad_x + 4 * at)
+                               grad_c, dc, <float *> s.grad_z + 4 * at)
     else:
         lstm_cell_backward_f64(s.H, <const double *> s.gates + 4 * at, c_previous, <const double *> s.c + at,
-                               dh, grad_c, dc, <double *> s.grad_x + 4 * at)
+                               dh, grad_c, dc, <double *> s.grad_z + 4 * at)
 
 
 cdef inline void send_back(const Sequence *s, const real *packed, Py_ssize_t rows, const real *dz,

@@ -54,8 +54,8 @@ class _Recurrent(Module):
         bias = None
         if self.bias:
             bias = getattr(self, "bias_ih" + suffix) + getattr(self, "bias_hh" + suffix)
-        projected = F.linear(x, getattr(self, "weight_ih" + suffix), bias)
-        hidden, cells, _ = lstm(projected, *state, getattr(self, "weight_hh" + suffix), reverse=reverse)
+        weights = (getattr(self, name + suffix) for name in ("weight_ih", "weight_hh"))
+        hidden, cells, _ = lstm(x, *state, *weights, bias, reverse=reverse)
         return hidden, cells
 
     def _check_state(self, hx: Any, shape: tuple[int, ...]) -> None:

@@ -1,7 +1,7 @@
 """The long short-term memory (Hochreiter and Schmidhuber 1997), as one op over a whole sequence.
 
-The input has been projected beforehand, for all steps in one product: what is left for each step is the
-product with the hidden state, and the cell. All values of the gates are kept for the gradient.
+All values of the gates are kept for the gradient, which walks back along the sequence for the gradients of
+the pre-activations z; from those of all steps come the others, each in one product.
 """
 
 from __future__ import annotations
@@ -13,29 +13,33 @@ from minigrad.kernels import cpu
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.composed import composed_gradient, tensors
-from minigrad.ops.index import getitem
-from minigrad.ops.linear import linear_weight_grad
+from minigrad.ops.elementwise import zeros_like
+from minigrad.ops.join import concat
+from minigrad.ops.linear import linear
+from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import unsqueeze
 
 
 @op(materialize_grads=False)
-def lstm(xp, x, h0, c0, weight, *, reverse=False):
-    """(T, N, 4 H) -> hidden states (T, N, H), cell states (T, N, H) and gates (T, N, 4 H).
+def lstm(xp, x, h0, c0, weight_ih, weight_hh, bias=None, *, reverse=False):
+    """(T, N, E) -> hidden states (T, N, H), cell states (T, N, H) and gates (T, N, 4 H).
 
-    z = x_t + h_{t-1} weight^T has the pre-activations of the gates i, f, g and o side by side; i, f and o are
-    sigmoids, g is a tanh. c_t = f c_{t-1} + i g, and h_t = o tanh(c_t).
+    z = x_t weight_ih^T + h_{t-1} weight_hh^T + bias has the pre-activations of the gates i, f, g and o side
+    by side; i, f and o are sigmoids, g is a tanh. c_t = f c_{t-1} + i g, and h_t = o tanh(c_t).
 
     Args:
-        x: the projected input, with the biases.
+        x: the sequence.
         h0, c0: (N, H), the states before the first step.
-        weight: (4 H, H), of the hidden state.
+        weight_ih, weight_hh: (4 H, E) and (4 H, H), of the input and of the hidden state.
+        bias: (4 H,), or None.
         reverse: the first step is the last in time; the results stay where their inputs are.
     """
     sigmoid = get_op("sigmoid").reference
+    projected = get_op("linear").reference(xp, x, weight_ih, bias)
     h, c = h0, c0
     steps = []
     for t in _times(x.shape[0], reverse):
-        i, f, g, o = _quarters(x[t] + h @ weight.T)
+        i, f, g, o = _quarters(projected[t] + h @ weight_hh.T)
         i, f, g, o = sigmoid(xp, i), sigmoid(xp, f), xp.tanh(g), sigmoid(xp, o)
         c = f * c + i * g
         h = o * xp.tanh(c)
@@ -44,8 +48,8 @@ def lstm(xp, x, h0, c0, weight, *, reverse=False):
 
 
 @op(materialize_grads=False)
-def lstm_grad(xp, weight, c0, c, gates, grad_y=None, grad_c=None, grad_gates=None, *, reverse=False):
-    """The gradients of ``lstm``'s x, h0 and c0, from those of its three outputs that have one."""
+def lstm_grad(xp, weight_hh, c0, c, gates, grad_y=None, grad_c=None, grad_gates=None, *, reverse=False):
+    """The gradients of ``lstm``'s z, h0 and c0, from those of its three outputs that have one."""
     dh = dc = dz = None
     steps = []
     for t in _times(gates.shape[0], not reverse):
@@ -53,7 +57,7 @@ def lstm_grad(xp, weight, c0, c, gates, grad_y=None, grad_c=None, grad_gates=Non
         c_before = c[before] if 0 <= before < gates.shape[0] else c0
         i, f, g, o = _quarters(gates[t])
         tanh_c = xp.tanh(c[t])
-        dh = _total(dz if dz is None else dz @ weight, grad_y if grad_y is None else grad_y[t])
+        dh = _total(dz if dz is None else dz @ weight_hh, grad_y if grad_y is None else grad_y[t])
         dc = _total(dc, grad_c if grad_c is None else grad_c[t])
         if dh is None:
             dh = c0 * 0
@@ -65,49 +69,77 @@ def lstm_grad(xp, weight, c0, c, gates, grad_y=None, grad_c=None, grad_gates=Non
         dz = _joined(xp, di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o))
         dc = dc * f
         steps.append(dz)
-    return xp.stack(_in_order(steps, not reverse)), dz @ weight, dc
+    return xp.stack(_in_order(steps, not reverse)), dz @ weight_hh, dc
+
+
+@op
+def lstm_weight_grad(xp, dz, x, h0, hidden, *, reverse=False):
+    """The gradients of ``lstm``'s weight_ih, weight_hh and bias, from those of z."""
+    T, N, E = x.shape
+    before = xp.concatenate([hidden[1:], h0[None]] if reverse else [h0[None], hidden[:-1]])
+    rows = dz.reshape(T * N, dz.shape[2])
+    return rows.T @ x.reshape(T * N, E), rows.T @ before.reshape(T * N, h0.shape[1]), rows.sum(0)
 
 
 @lstm.grad
-def _(g, y, _x, h0, c0, weight, *, reverse):
+def _(g, y, x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
     hidden, c, gates = y
-    grad_x, grad_h0, grad_c0 = lstm_grad(weight, c0, c, gates, *g, reverse=reverse)
-    first, others, before = (slice(-1, None), slice(0, -1), slice(1, None)) if reverse else (
-        slice(0, 1), slice(1, None), slice(0, -1)
-    )  # fmt: skip
-    grad_weight = linear_weight_grad(getitem(grad_x, index=first), unsqueeze(h0, 0))
-    if grad_x.shape[0] > 1:
-        grad_weight = grad_weight + linear_weight_grad(
-            getitem(grad_x, index=others), getitem(hidden, index=before)
-        )
-    return grad_x, grad_h0, grad_c0, grad_weight
+    dz, grad_h0, grad_c0 = lstm_grad(weight_hh, c0, c, gates, *g, reverse=reverse)
+    grad_ih, grad_hh, grad_bias = lstm_weight_grad(dz, x, h0, hidden, reverse=reverse)
+    grad_x = matmul(dz, weight_ih) if x.requires_grad else None
+    return grad_x, grad_h0, grad_c0, grad_ih, grad_hh, grad_bias
 
 
 @lstm_grad.grad
-def _(g, _z, weight, c0, c, gates, grad_y, grad_c, grad_gates, *, reverse):
+def _(g, _z, weight_hh, c0, c, gates, grad_y, grad_c, grad_gates, *, reverse):
     def composed(*inputs):
         return lstm_grad.reference(tensors, *inputs, reverse=reverse)
 
-    return composed_gradient(composed, (weight, c0, c, gates, grad_y, grad_c, grad_gates), g)
+    return composed_gradient(composed, (weight_hh, c0, c, gates, grad_y, grad_c, grad_gates), g)
+
+
+@lstm_weight_grad.grad
+def _(g, _y, dz, x, h0, hidden, *, reverse):
+    """Each result is bilinear: what stands beside the other factor goes to the factor itself."""
+    grad_ih, grad_hh, grad_bias = g
+    grad_dz = linear(x, grad_ih, grad_bias)
+    before = concat([hidden[1:], unsqueeze(h0, 0)] if reverse else [unsqueeze(h0, 0), hidden[:-1]])
+    grad_before = matmul(dz, grad_hh)
+    last = zeros_like(unsqueeze(h0, 0))
+    if reverse:
+        grad_h0, grad_hidden = grad_before[-1], concat([last, grad_before[:-1]])
+    else:
+        grad_h0, grad_hidden = grad_before[0], concat([grad_before[1:], last])
+    return grad_dz + linear(before, grad_hh), matmul(dz, grad_ih), grad_h0, grad_hidden
 
 
 @lstm.shape
-def _(x, h0, c0, weight, *, reverse):
-    H = weight.shape[-1]
-    if weight.shape != (4 * H, H):
-        raise ValueError(f"lstm: weight must have shape (4 H, H), got {weight.shape}")
-    if x.ndim != 3 or x.shape[2] != 4 * H or x.shape[0] == 0:
-        raise ValueError(f"lstm: expected a projected input (T, N, {4 * H}) with T > 0, got shape {x.shape}")
-    T, N = x.shape[:2]
-    for name, state in (("h0", h0), ("c0", c0)):
-        if state.shape != (N, H):
-            raise ValueError(f"lstm: {name} must have shape ({N}, {H}), got {state.shape}")
+def _(x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+    H = weight_hh.shape[-1]
+    if weight_hh.shape != (4 * H, H):
+        raise ValueError(f"lstm: weight_hh must have shape (4 H, H), got {weight_hh.shape}")
+    if x.ndim != 3 or x.shape[0] == 0:
+        raise ValueError(f"lstm: expected a sequence (T, N, E) with T > 0, got shape {x.shape}")
+    T, N, E = x.shape
+    for name, array, shape in (
+        ("weight_ih", weight_ih, (4 * H, E)),
+        ("bias", bias, (4 * H,)),
+        ("h0", h0, (N, H)),
+        ("c0", c0, (N, H)),
+    ):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"lstm: {name} must have shape {shape}, got {array.shape}")
     return [(T, N, H), (T, N, H), (T, N, 4 * H)]
 
 
 @lstm_grad.shape
-def _(weight, c0, c, gates, grad_y, grad_c, grad_gates, *, reverse):
+def _(weight_hh, c0, c, gates, grad_y, grad_c, grad_gates, *, reverse):
     return [gates.shape, c0.shape, c0.shape]
+
+
+@lstm_weight_grad.shape
+def _(dz, x, h0, hidden, *, reverse):
+    return [(dz.shape[2], x.shape[2]), (dz.shape[2], h0.shape[1]), (dz.shape[2],)]
 
 
 # ---- the pieces of a step, for arrays and for tensors -----------------------------------------------------
@@ -142,19 +174,25 @@ def _total(x: Any, y: Any) -> Any:
 
 
 @lstm.kernel("cpu", name="fused_sequence")
-def _(outs, x, h0, c0, weight, *, reverse):
-    """All steps in one call: the weight packed once, the gates' functions on tiles that lie in cache, and
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+    """All steps in one call: the weights packed once, the gates' functions on tiles that lie in cache, and
     each thread with its own rows of the batch from the first step to the last."""
-    cpu.lstm.forward(*outs, x, h0, c0, weight, reverse, get_num_threads())
+    cpu.lstm.forward(*outs, x, h0, c0, weight_ih, weight_hh, bias, reverse, get_num_threads())
 
 
 def _has_outer_gradients(
-    weight: Any, c0: Any, c: Any, gates: Any, grad_y: Any, grad_c: Any, grad_gates: Any, **_: Any
+    weight_hh: Any, c0: Any, c: Any, gates: Any, grad_y: Any, grad_c: Any, grad_gates: Any, **_: Any
 ) -> bool:
     return grad_y is not None and grad_gates is None
 
 
 @lstm_grad.kernel("cpu", name="fused_sequence", when=_has_outer_gradients)
-def _(outs, weight, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
+def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
     """All steps in one call, as in the forward direction."""
-    cpu.lstm.backward(*outs, weight, c0, c, gates, grad_y, grad_c, reverse, get_num_threads())
+    cpu.lstm.backward(*outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse, get_num_threads())
+
+
+@lstm_weight_grad.kernel("cpu", name="shared_packing")
+def _(outs, dz, x, h0, hidden, *, reverse):
+    """Both products and the sum of dz in one walk: each block of dz is packed once for all three."""
+    cpu.lstm.weight_grad(*outs, dz, x, h0, hidden, reverse, get_num_threads())

@@ -3,19 +3,29 @@
 import numpy as np
 import pytest
 
-# T, N, H: around the edges of vectors and of register tiles.
-SIZES = [(1, 1, 1), (3, 2, 5), (2, 6, 16), (4, 13, 17), (2, 5, 40), (2, 0, 3), (40, 16, 32)]
+# T, N, E, H: around the edges of vectors, of register tiles and of the blocks of rows.
+SIZES = [
+    (1, 1, 1, 1),
+    (3, 2, 4, 5),
+    (2, 6, 16, 16),
+    (4, 13, 3, 17),
+    (2, 5, 0, 40),
+    (2, 0, 2, 3),
+    (3, 1, 5, 7),
+    (2, 103, 9, 35),
+    (40, 16, 20, 32),
+]
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
-walks = pytest.mark.parametrize(("threads", "reverse"), [(1, False), (2, True), (3, False)])
+walks = pytest.mark.parametrize(("threads", "reverse"), [(1, False), (1, True), (2, True), (3, False)])
 
 
 def arrays(size, dtype):
-    """x, h0, c0, weight; then gradients of the hidden and of the cell states."""
-    T, N, H = size
-    rng = np.random.default_rng(T + N + H)
-    shapes = [(T, N, 4 * H), (N, H), (N, H), (4 * H, H), (T, N, H), (T, N, H)]
-    scales = [1, 1, 1, H**-0.5, 1, 1]
+    """x, h0, c0, weight_ih, weight_hh, bias; then gradients of the hidden and of the cell states."""
+    T, N, E, H = size
+    rng = np.random.default_rng(T + N + E + H)
+    shapes = [(T, N, E), (N, H), (N, H), (4 * H, E), (4 * H, H), (4 * H,), (T, N, H), (T, N, H)]
+    scales = [1, 1, 1, max(E, 1) ** -0.5, H**-0.5, 1, 1, 1]
     return [(rng.standard_normal(s) * scale).astype(dtype) for s, scale in zip(shapes, scales, strict=True)]
 
 
@@ -23,14 +33,11 @@ def times(T, reverse):
     return range(T)[::-1] if reverse else range(T)
 
 
-def forward_by_definition(x, h, c, weight, reverse):
-    y, cells, gates = (
-        np.empty((*x.shape[:2], h.shape[1])),
-        np.empty((*x.shape[:2], h.shape[1])),
-        np.empty(x.shape),
-    )
-    for t in times(len(x), reverse):
-        z = x[t] + h @ weight.T
+def forward_by_definition(x, h, c, weight_ih, weight_hh, bias, reverse):
+    T, N, H = *x.shape[:2], h.shape[1]
+    y, cells, gates = np.empty((T, N, H)), np.empty((T, N, H)), np.empty((T, N, 4 * H))
+    for t in times(T, reverse):
+        z = x[t] @ weight_ih.T + h @ weight_hh.T + bias
         i, f, g, o = np.split(z, 4, axis=1)
         i, f, g, o = 1 / (1 + np.exp(-i)), 1 / (1 + np.exp(-f)), np.tanh(g), 1 / (1 + np.exp(-o))
         c = f * c + i * g
@@ -39,53 +46,85 @@ def forward_by_definition(x, h, c, weight, reverse):
     return y, cells, gates
 
 
+def empty(shapes, dtype):
+    return [np.full(shape, np.nan, dtype) for shape in shapes]
+
+
 def run_forward(module, size, dtype, reverse, threads):
-    T, N, H = size
-    outs = [np.full((T, N, width), np.nan, dtype) for width in (H, H, 4 * H)]
-    module.forward(*outs, *arrays(size, dtype)[:4], reverse, threads)
+    T, N, _, H = size
+    outs = empty([(T, N, H), (T, N, H), (T, N, 4 * H)], dtype)
+    module.forward(*outs, *arrays(size, dtype)[:6], reverse, threads)
     return outs
 
 
 def run_backward(module, size, dtype, reverse, threads, with_grad_c=True):
-    T, N, H = size
-    x, h0, c0, weight, grad_y, grad_c = arrays(size, dtype)
-    _, cells, gates = (a.astype(dtype) for a in forward_by_definition(x, h0, c0, weight, reverse))
-    outs = [np.full(s, np.nan, dtype) for s in ((T, N, 4 * H), (N, H), (N, H))]
+    T, N, _, H = size
+    *inputs, grad_y, grad_c = arrays(size, dtype)
+    _, cells, gates = (a.astype(dtype) for a in forward_by_definition(*inputs, reverse))
+    outs = empty([(T, N, 4 * H), (N, H), (N, H)], dtype)
+    _, _, c0, _, weight_hh, _ = inputs
     grad_c = grad_c if with_grad_c else None
-    module.backward(*outs, weight, c0, cells, gates, grad_y, grad_c, reverse, threads)
+    module.backward(*outs, weight_hh, c0, cells, gates, grad_y, grad_c, reverse, threads)
+    return outs
+
+
+def weight_grad_inputs(size, dtype):
+    """dz, x, h0 and hidden."""
+    T, N, E, H = size
+    rng = np.random.default_rng(T + N + E + H)
+    shapes = (T, N, 4 * H), (T, N, E), (N, H), (T, N, H)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def run_weight_grad(module, size, dtype, reverse, threads):
+    _, _, E, H = size
+    outs = empty([(4 * H, E), (4 * H, H), (4 * H,)], dtype)
+    module.weight_grad(*outs, *weight_grad_inputs(size, dtype), reverse, threads)
     return outs
 
 
 def assert_steps_close(actual, expected, size, dtype):
-    """Each step rounds a sum of H products and some ten functions; errors of T steps add up."""
-    T, _, H = size
-    tolerance = T * (H + 10) * np.finfo(dtype).eps
+    """Each step rounds a sum of E + H products and some ten functions; errors of T steps add up."""
+    T, _, E, H = size
+    tolerance = T * (E + H + 10) * np.finfo(dtype).eps
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @sizes
 @walks
 def test_forward(kernel_module, size, dtype, threads, reverse):
-    expected = forward_by_definition(*(a.astype(float) for a in arrays(size, dtype)[:4]), reverse)
+    expected = forward_by_definition(*(a.astype(float) for a in arrays(size, dtype)[:6]), reverse)
     for out, wanted in zip(
         run_forward(kernel_module("lstm"), size, dtype, reverse, threads), expected, strict=True
     ):
         assert_steps_close(out, wanted, size, dtype)
 
 
-@pytest.mark.parametrize("size", [(1, 1, 1), (3, 2, 5), (2, 3, 17)], ids=str)
+@sizes
+def test_forward_without_bias(kernel_module, size, dtype):
+    T, N, _, H = size
+    inputs, outs = arrays(size, dtype)[:5], empty([(T, N, H), (T, N, H), (T, N, 4 * H)], dtype)
+    kernel_module("lstm").forward(*outs, *inputs, None, False, 1)
+    wanted = forward_by_definition(*(a.astype(float) for a in inputs), 0, False)
+    for out, exact in zip(outs, wanted, strict=True):
+        assert_steps_close(out, exact, size, dtype)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (3, 2, 1, 5), (2, 3, 2, 17)], ids=str)
 @walks
 def test_backward_against_differences(kernel_module, size, threads, reverse):
-    x, h0, c0, weight, grad_y, grad_c = arrays(size, np.float64)
+    """z takes the place of x: the identity is its weight."""
+    x, h0, c0, weight_ih, weight_hh, bias, grad_y, grad_c = arrays(size, np.float64)
+    z, identity = x @ weight_ih.T + bias, np.eye(4 * size[3])
 
-    def total(x, h0, c0):
-        y, cells, _ = forward_by_definition(x, h0, c0, weight, reverse)
+    def total(z, h0, c0):
+        y, cells, _ = forward_by_definition(z, h0, c0, identity, weight_hh, 0, reverse)
         return (y * grad_y).sum() + (cells * grad_c).sum()
 
     found = run_backward(kernel_module("lstm"), size, np.float64, reverse, threads)
     for which, gradient in enumerate(found):
         for position in np.ndindex(gradient.shape):
-            moved = [[x.copy(), h0.copy(), c0.copy()] for _ in range(2)]
+            moved = [[z.copy(), h0.copy(), c0.copy()] for _ in range(2)]
             moved[0][which][position] += 1e-6
             moved[1][which][position] -= 1e-6
             difference = (total(*moved[0]) - total(*moved[1])) / 2e-6
@@ -98,56 +137,94 @@ def test_backward_against_differences(kernel_module, size, threads, reverse):
 def test_backward_in_float32_against_float64(kernel_module, size, threads, reverse, with_grad_c):
     module = kernel_module("lstm")
     found = run_backward(module, size, np.float32, reverse, threads, with_grad_c)
-    T, N, H = size
-    x, h0, c0, weight, grad_y, grad_c = (a.astype(float) for a in arrays(size, np.float32))
-    _, cells, gates = forward_by_definition(x, h0, c0, weight, reverse)
-    wanted = [np.empty(s) for s in ((T, N, 4 * H), (N, H), (N, H))]
-    module.backward(*wanted, weight, c0, cells, gates, grad_y, grad_c if with_grad_c else None, reverse, 1)
+    T, N, E, H = size
+    *inputs, grad_y, grad_c = (a.astype(float) for a in arrays(size, np.float32))
+    _, cells, gates = forward_by_definition(*inputs, reverse)
+    wanted = empty([(T, N, 4 * H), (N, H), (N, H)], float)
+    _, _, c0, _, weight_hh, _ = inputs
+    grad_c = grad_c if with_grad_c else None
+    module.backward(*wanted, weight_hh, c0, cells, gates, grad_y, grad_c, reverse, 1)
     for out, exact in zip(found, wanted, strict=True):
-        assert_steps_close(out, exact, (T, N, 4 * H), np.float32)
+        assert_steps_close(out, exact, (T, N, E, 4 * H), np.float32)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (3, 130, 37, 9), (400, 1, 2, 4)], ids=str)
+@walks
+def test_weight_grad(kernel_module, size, dtype, threads, reverse):
+    """Sizes with more rows than one block has, the first of which end within h0."""
+    T, N, *_ = size
+    dz, x, h0, hidden = (a.astype(float) for a in weight_grad_inputs(size, dtype))
+    before = np.concatenate([hidden[1:], h0[None]] if reverse else [h0[None], hidden[:-1]])
+    wanted = np.einsum("tna,tnb->ab", dz, x), np.einsum("tna,tnb->ab", dz, before), dz.sum((0, 1))
+    tolerance = (T * N + 1) * np.finfo(dtype).eps
+    found = run_weight_grad(kernel_module("lstm"), size, dtype, reverse, threads)
+    for out, exact in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(out, exact, rtol=tolerance, atol=tolerance * 3)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_same_thread_count_gives_same_bits(kernel_module, dtype, threads):
-    module, size = kernel_module("lstm"), (40, 16, 32)
-    for run in (run_forward, run_backward):
+    module, size = kernel_module("lstm"), (40, 16, 20, 32)
+    for run in (run_forward, run_backward, run_weight_grad):
         first = run(module, size, dtype, False, threads)
         for out, again in zip(first, run(module, size, dtype, False, threads), strict=True):
             np.testing.assert_array_equal(out, again)
 
 
 def test_nan_and_infinity(kernel_module, dtype):
-    size = T, N, H = (2, 3, 17)
-    x, h0, c0, weight, *_ = arrays(size, dtype)
-    x[0, 1, 0], x[0, 0, :H], x[0, 2, H : 2 * H] = np.nan, np.inf, -np.inf
-    outs = [np.empty((T, N, width), dtype) for width in (H, H, 4 * H)]
-    kernel_module("lstm").forward(*outs, x, h0, c0, weight, False, 1)
+    T, N, H = 2, 3, 17
+    _, h0, c0, _, weight_hh, *_ = arrays((T, N, 1, H), dtype)
+    z = np.random.default_rng(0).standard_normal((T, N, 1)).astype(dtype)
+    weight_ih = np.ones((4 * H, 1), dtype)
+    z[0, 0], z[0, 1], z[0, 2] = np.inf, np.nan, -np.inf
+    outs = empty([(T, N, H), (T, N, H), (T, N, 4 * H)], dtype)
+    kernel_module("lstm").forward(*outs, z, h0, c0, weight_ih, weight_hh, None, False, 1)
     y, _, gates = outs
-    assert np.isnan(y[0, 1, 0]) and np.isfinite(y[0, 1, 1:]).all()
-    assert np.isnan(y[1, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
-    np.testing.assert_array_equal(gates[0, 0, :H], 1)
-    np.testing.assert_array_equal(gates[0, 2, H : 2 * H], 0)
+    assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
+    np.testing.assert_array_equal(gates[0, 0], 1)
+    np.testing.assert_array_equal(gates[0, 2, : 2 * H], 0)
+    np.testing.assert_array_equal(gates[0, 2, 2 * H : 3 * H], -1)
 
 
 def test_rejects_what_would_corrupt_memory(kernel_module):
-    module, size = kernel_module("lstm"), (3, 2, 5)
-    x, h0, c0, weight, *_ = arrays(size, np.float64)
+    module, size = kernel_module("lstm"), (3, 2, 4, 5)
+    x, h0, c0, weight_ih, weight_hh, bias, *_ = arrays(size, np.float64)
     outs = run_forward(module, size, np.float64, False, 1)
-    good = [*outs, x, h0, c0, weight]
+    good = [*outs, x, h0, c0, weight_ih, weight_hh, bias]
     for position, bad, error in [
         (0, outs[0][:2], ValueError),
         (1, np.asfortranarray(outs[1]), ValueError),
         (2, outs[2].reshape(-1), ValueError),
         (3, x[:, :1], ValueError),
+        (3, x[0], ValueError),
         (3, x.astype(np.float32), TypeError),
         (4, h0.T, ValueError),
         (5, c0[0], ValueError),
-        (6, weight[:5], ValueError),
-        (6, weight.astype(np.float32), TypeError),
-        (6, None, TypeError),
+        (6, weight_ih[:5], ValueError),
+        (7, weight_hh[:5], ValueError),
+        (7, weight_hh.astype(np.float32), TypeError),
+        (7, None, TypeError),
+        (8, bias[1:], ValueError),
     ]:
         with pytest.raises(error):
             module.forward(*(bad if i == position else array for i, array in enumerate(good)), False, 1)
-    empty = np.empty((0, 2, 5)), np.empty((0, 2, 5)), np.empty((0, 2, 20))
+    nothing = np.empty((0, 2, 5)), np.empty((0, 2, 5)), np.empty((0, 2, 20))
     with pytest.raises(ValueError, match="T > 0"):
-        module.forward(*empty, x[:0], h0, c0, weight, False, 1)
+        module.forward(*nothing, x[:0], h0, c0, weight_ih, weight_hh, bias, False, 1)
+
+
+def test_weight_grad_rejects_what_would_corrupt_memory(kernel_module):
+    module, size = kernel_module("lstm"), (3, 2, 4, 5)
+    outs, inputs = run_weight_grad(module, size, np.float64, False, 1), weight_grad_inputs(size, np.float64)
+    good = [*outs, *inputs]
+    for position, bad, error in [
+        (0, outs[0].T, ValueError),
+        (1, outs[1][:2], ValueError),
+        (2, outs[2].astype(np.float32), TypeError),
+        (3, inputs[0][:2], ValueError),
+        (4, inputs[1][:0], ValueError),
+        (5, inputs[2][0], ValueError),
+        (6, inputs[3][:, :1], ValueError),
+    ]:
+        with pytest.raises(error):
+            module.weight_grad(*(bad if i == position else a for i, a in enumerate(good)), False, 1)
