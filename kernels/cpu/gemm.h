@@ -36,17 +36,21 @@
  *   gemm_panels_T(M, N, K, a, a_row, a_col, b_panels, depth, c, ldc, d, d_row)
  *                             A read in place, all of B packed beforehand by pack_b with this depth, of
  *                             which the first K are used: for a B that serves many products. C = A B + D,
- *                             as below
+ *                             as below. With contiguous rows of A it is the fastest of all while B fits the
+ *                             L3 cache: A is read once, straight from memory, and ahead of its use
  *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, d, d_stride)
  *                             y[j] = sum over p of x[p] b[p, j], plus d[j * d_stride] if d is not NULL
- *   gemm_T(as gemm_packed_T)  whichever of packed, unpacked and gemv suits the sizes and strides
+ *   gemm_T(as gemm_packed_T)  whichever of packed, unpacked, rows and gemv suits the sizes and strides
  *   gemm_add_T(..., ldc, d, d_row, workspace), gemm_packed_add_T, gemm_unpacked_add_T
  *                             C = A B + D, where D's element (i, j) is d[i * d_row + j]: a bias has d_row 0,
  *                             accumulating has d = c, and NULL is no D. It is added while the tile is still in
  *                             registers
+ *   gemm_rows_add_T(as gemm_add_T)
+ *                             pack_b, then gemm_panels
+ *   suits_rows_T(N, K, a_col) whether it may: A's rows are contiguous, and B fits the L3 cache
  *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them, and for smaller products
  *
- * K = 0 gives D, or zeros. In gemm_packed, gemm_unpacked and gemm_panels, the order in which the products of
+ * K = 0 gives D, or zeros. In gemm_packed, gemm_unpacked and gemm_panels each, the order in which the products of
  * one element are added depends on K alone, never on where the element lies.
  */
 #ifndef MINIGRAD_GEMM_H

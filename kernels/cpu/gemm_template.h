@@ -9,6 +9,8 @@ enum {
     NAME(MC) = 168, /* a multiple of 12, 8 and 6 */
     NAME(NC) = 2048,
     NAME(KC_UNPACKED) = 1024,
+    NAME(KC_PANELS) = 512,       /* with A in place: MR rows of it (12 KB at MR 6) stay in L1 */
+    NAME(MOST_PANELS) = (4 << 20) / sizeof(real), /* of B packed whole, which must stay in L3 */
 };
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
@@ -282,22 +284,68 @@ MAYBE_UNUSED void NAME(gemm_unpacked_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
     }
 }
 
+/* A full tile with A in place, its rows contiguous. */
+NEVER_INLINE void NAME(tile_in_place)(ptrdiff_t depth, const real *a, ptrdiff_t a_row, const real *b_panel,
+                                      real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+{
+    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a, a_row, 1, b_panel, NAME(NR), c, ldc, d, d_row);
+}
+
+/* The elements `begin` to `end` of some contiguous rows, on their way to L1. */
+ALWAYS_INLINE void NAME(prefetch_rows)(ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, const real *a,
+                                       ptrdiff_t a_row)
+{
+    for (ptrdiff_t p = begin; p < end; p += 64 / sizeof(real))
+        for (ptrdiff_t i = 0; i < rows; i++) __builtin_prefetch(a + i * a_row + p);
+}
+
+/* MR rows of A, in L1, meet all panels of B, which come from L2 in one stream; meanwhile the next rows of A
+ * are fetched from memory. No row of A or C is visited twice. */
 MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
                                     ptrdiff_t a_col, const real *b_panels, ptrdiff_t depth, real *c,
                                     ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
 {
     if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
-    const ptrdiff_t KC = NAME(balanced)(K, NAME(KC), 1);
+    if (N == 0) return;
+    const ptrdiff_t KC = NAME(balanced)(K, NAME(KC_PANELS), 1), panels = (N + NAME(NR) - 1) / NAME(NR);
     for (ptrdiff_t pc = 0; pc < K; pc += KC) {
         const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
+        const ptrdiff_t share = NAME(round_up)((kc + panels - 1) / panels, 64 / sizeof(real));
         const real *addend = pc ? c : d;
-        for (ptrdiff_t jr = 0; jr < N; jr += NAME(NR))
-            for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR))
-                NAME(partial_tile)((int)NAME(smaller)(M - ir, NAME(MR)), (int)NAME(smaller)(N - jr, NAME(NR)),
-                                   kc, a + ir * a_row + pc * a_col, a_row, a_col,
-                                   b_panels + jr * depth + pc * NAME(NR), NAME(NR), c + ir * ldc + jr, ldc,
-                                   NAME(at)(addend, ir * addend_row + jr), addend_row);
+        for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR)) {
+            const int rows = (int)NAME(smaller)(M - ir, NAME(MR));
+            const ptrdiff_t next_rows = a_col == 1 ? NAME(smaller)(M - ir - rows, NAME(MR)) : 0;
+            const real *a_rows = a + ir * a_row + pc * a_col;
+            for (ptrdiff_t panel = 0; panel < panels; panel++) {
+                const ptrdiff_t jr = panel * NAME(NR), place = ir * ldc + jr;
+                const int columns = (int)NAME(smaller)(N - jr, NAME(NR));
+                const real *b = b_panels + jr * depth + pc * NAME(NR);
+                const real *d_tile = NAME(at)(addend, ir * addend_row + jr);
+                if (next_rows)
+                    NAME(prefetch_rows)(next_rows, panel * share, NAME(smaller)((panel + 1) * share, kc),
+                                        a_rows + rows * a_row, a_row);
+                if (rows == NAME(MR) && columns == NAME(NR) && a_col == 1)
+                    NAME(tile_in_place)(kc, a_rows, a_row, b, c + place, ldc, d_tile, addend_row);
+                else
+                    NAME(partial_tile)(rows, columns, kc, a_rows, a_row, a_col, b, NAME(NR), c + place, ldc,
+                                       d_tile, addend_row);
+            }
+        }
     }
+}
+
+/* Whether gemm_rows can take a product: rows of A that can be read in place, a B that stays in cache. */
+ALWAYS_INLINE int NAME(suits_rows)(ptrdiff_t N, ptrdiff_t K, ptrdiff_t a_col)
+{
+    return a_col == 1 && (double)K * NAME(round_up)(N, NAME(NR)) <= NAME(MOST_PANELS);
+}
+
+MAYBE_UNUSED void NAME(gemm_rows_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
+                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col,
+                                      real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row, real *workspace)
+{
+    NAME(pack_b)(K, N, b, b_row, b_col, workspace);
+    NAME(gemm_panels)(M, N, K, a, a_row, a_col, workspace, K, c, ldc, d, d_row);
 }
 
 /* The dot products of x and of `columns` columns of B, each contiguous, added to y. */
@@ -360,7 +408,10 @@ MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t 
     const ptrdiff_t NC = NAME(round_up)(NAME(smaller)(N, NAME(NC)), NAME(NR));
     const ptrdiff_t packed = NAME(smaller)(K, NAME(KC)) * (MC + NC);
     const ptrdiff_t unpacked = NAME(smaller)(K, NAME(KC_UNPACKED)) * NAME(NR);
-    return packed > unpacked ? packed : unpacked;
+    const ptrdiff_t columns = NAME(round_up)(N, NAME(NR));
+    const ptrdiff_t panels = NAME(suits_rows)(N, K, 1) ? K * columns : NAME(MOST_PANELS);
+    const ptrdiff_t larger = packed > unpacked ? packed : unpacked;
+    return larger > panels ? larger : panels;
 }
 
 /* The bounds below are measured: packing pays when each packed element is used often enough. */
@@ -370,14 +421,15 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
 {
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
     const int thin = M <= 2 * NAME(MR) || (N <= 2 * NAME(NR) && (!a_transposed || K <= NAME(KC_UNPACKED)));
-    const double largest = a_transposed ? 128 : 320;
     if (M == 1 || (M <= 4 && N > 1 && b_transposed))
         for (ptrdiff_t i = 0; i < M; i++)
             NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(at)(d, i * d_row), 1);
     else if (N == 1 && ldc == 1) /* the transposed problem */
         NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, d, d_row);
-    else if (thin || (double)M * N * K <= largest * largest * largest)
+    else if (thin || (double)M * N * K <= 128 * 128 * 128)
         NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
+    else if (NAME(suits_rows)(N, K, a_col))
+        NAME(gemm_rows_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
     else
         NAME(gemm_packed_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
 }

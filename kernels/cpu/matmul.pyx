@@ -3,7 +3,8 @@
     naive      the definition: a dot product for each element of out
     tiled      + blocks of b that stay in the L1 cache, and inner loops that the compiler vectorises
     packed     + a tile of out held in registers, fed from copies of a and b in the order it reads them
-    threaded   + blocks of out computed by several threads; small matrices are left where they lie
+    threaded   + blocks of out computed by several threads, and no copies that do not pay: a is read in place
+               where its rows are contiguous, and small matrices are left where they lie
 
 A product makes 2 M N K floating-point operations on M K + K N + M N elements: 2 n / 3 operations for each
 element at n x n, so there is reuse enough. What counts is who gets it. For a multiply-add, *naive* loads two
@@ -19,7 +20,7 @@ one. The same thread count gives the same bits. *threaded* also takes a bias (N,
 while the tile is still in registers: the memory traffic of a second pass over out is saved.
 """
 
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
@@ -30,6 +31,20 @@ cdef extern from "gemm.h" nogil:
         MR_f32
         NR_f32
         NR_f64
+    int suits_rows_f32(Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
+    int suits_rows_f64(Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
+    void pack_b_f32(Py_ssize_t depth, Py_ssize_t columns, const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                    float *out)
+    void pack_b_f64(Py_ssize_t depth, Py_ssize_t columns, const double *b, Py_ssize_t b_row, Py_ssize_t b_col,
+                    double *out)
+    void gemm_panels_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                         const float *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                         const float *b_panels, Py_ssize_t depth,
+                         float *c, Py_ssize_t ldc, const float *d, Py_ssize_t d_row)
+    void gemm_panels_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+                         const double *a, Py_ssize_t a_row, Py_ssize_t a_col,
+                         const double *b_panels, Py_ssize_t depth,
+                         double *c, Py_ssize_t ldc, const double *d, Py_ssize_t d_row)
     Py_ssize_t gemm_workspace_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
     Py_ssize_t gemm_workspace_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
     void gemm_add_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
@@ -56,7 +71,7 @@ cdef enum:
     TILE_N = 128
 
 # Multiply-adds below which a second thread does not pay: waking it takes as long as computing these.
-cdef double SERIAL_WORK = 96.0 * 96 * 96
+cdef double SERIAL_WORK = 56.0 * 56 * 56
 
 # A batch of matrix products. Strides count elements.
 cdef struct Problem:
@@ -125,7 +140,11 @@ def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not
             raise ValueError(f"matmul kernel: bias must have shape ({problem.N},), got {(<object> bias).shape}")
         problem.bias = cnp.PyArray_DATA(bias)
     fold_batch_into_rows(&problem)
-    run_blocks(&problem, choose_grid(&problem, threads), False)
+    cdef Grid grid = choose_grid(&problem, threads)
+    if shares_panels(&problem, grid.threads):
+        run_rows(&problem, grid.threads)
+    else:
+        run_blocks(&problem, grid, False)
 
 
 # ---- naive and tiled ---------------------------------------------------------------------------------------
@@ -286,6 +305,51 @@ cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, 
             M, N, p.K, <double *> p.a + a, p.a_row, p.a_col, <double *> p.b + b, p.b_row, p.b_col,
             <double *> p.out + out, p.N, <double *> p.bias + first_column if p.bias else NULL, 0,
             <double *> workspace)
+
+
+cdef bint shares_panels(Problem *p, int threads) noexcept nogil:
+    """Whether threads with rows of ``a`` each do best to pack ``b`` together: one product, many rows."""
+    cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
+    return (threads > 1 and p.batch == 1 and p.M >= 4 * MR_f32 * threads and p.N >= NR_f32
+            and (suits_rows_f32 if is_float else suits_rows_f64)(p.N, p.K, p.a_col))
+
+
+cdef int run_rows(Problem *p, int threads) except -1:
+    """One product: the threads pack ``b`` together, then each multiplies rows of ``a`` with all of it."""
+    cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
+    cdef Py_ssize_t columns = (p.N + NR_f32 - 1) // NR_f32 * NR_f32
+    cdef size_t size = columns * p.K * (sizeof(float) if is_float else sizeof(double))
+    cdef void *allocation = malloc(size + CACHE_LINE)
+    if allocation == NULL:
+        raise MemoryError(f"matmul: no memory for a workspace of {size} bytes")
+    cdef void *panels = <void *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    cdef int part
+    with nogil, parallel(num_threads=threads):
+        for part in prange(threads, schedule="static"):
+            pack_columns(p, panels, share(p.N, part, threads, NR_f32), share(p.N, part + 1, threads, NR_f32))
+        for part in prange(threads, schedule="static"):
+            multiply_rows(p, panels, share(p.M, part, threads, MR_f32), share(p.M, part + 1, threads, MR_f32))
+    free(allocation)
+    return 0
+
+
+cdef void pack_columns(Problem *p, void *panels, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """Packs the columns of ``b`` from ``begin``, where a panel begins, to ``end``."""
+    if p.dtype == cnp.NPY_FLOAT32:
+        pack_b_f32(p.K, end - begin, <float *> p.b + begin * p.b_col, p.b_row, p.b_col,
+                   <float *> panels + begin * p.K)
+    else:
+        pack_b_f64(p.K, end - begin, <double *> p.b + begin * p.b_col, p.b_row, p.b_col,
+                   <double *> panels + begin * p.K)
+
+
+cdef void multiply_rows(Problem *p, void *panels, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    if p.dtype == cnp.NPY_FLOAT32:
+        gemm_panels_f32(end - begin, p.N, p.K, <float *> p.a + begin * p.a_row, p.a_row, p.a_col,
+                        <float *> panels, p.K, <float *> p.out + begin * p.N, p.N, <float *> p.bias, 0)
+    else:
+        gemm_panels_f64(end - begin, p.N, p.K, <double *> p.a + begin * p.a_row, p.a_row, p.a_col,
+                        <double *> panels, p.K, <double *> p.out + begin * p.N, p.N, <double *> p.bias, 0)
 
 
 # ---- reading the arguments ---------------------------------------------------------------------------------

@@ -90,10 +90,13 @@ def test_matches_numpy_around_tile_edges(kernel_module, rung, threads, size, dty
         (30, 40, 2500),  # several blocks of K without packing
         (3, 600, 700),
         (400, 300, 310),
+        (65, 2100, 600),  # more of b than is packed whole
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("rung", "threads"), [("packed", 1), ("threaded", 1), ("threaded", 2)])
+@pytest.mark.parametrize(
+    ("rung", "threads"), [("packed", 1), ("threaded", 1), ("threaded", 2), ("threaded", 3)]
+)
 @pytest.mark.parametrize("transpose", ["nn", "nt", "tn", "tt"])
 def test_matches_numpy_across_cache_blocks(kernel_module, rung, threads, size, transpose):
     M, N, K = size
