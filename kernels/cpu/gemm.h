@@ -47,7 +47,8 @@
  *                             registers
  *   gemm_rows_add_T(as gemm_add_T)
  *                             pack_b, then gemm_panels
- *   suits_rows_T(N, K, a_col) whether it may: A's rows are contiguous, and B fits the L3 cache
+ *   suits_rows_T(M, N, K, a_col)
+ *                             whether it may: many rows of A, contiguous, and a B that fits the L3 cache
  *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them, and for smaller products
  *
  * K = 0 gives D, or zeros. In gemm_packed, gemm_unpacked and gemm_panels each, the order in which the products of

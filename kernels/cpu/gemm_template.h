@@ -334,10 +334,11 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
     }
 }
 
-/* Whether gemm_rows can take a product: rows of A that can be read in place, a B that stays in cache. */
-ALWAYS_INLINE int NAME(suits_rows)(ptrdiff_t N, ptrdiff_t K, ptrdiff_t a_col)
+/* Whether gemm_rows suits a product: rows of A that can be read in place, and so many that packing B pays; a B
+ * that stays in cache. */
+ALWAYS_INLINE int NAME(suits_rows)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t a_col)
 {
-    return a_col == 1 && (double)K * NAME(round_up)(N, NAME(NR)) <= NAME(MOST_PANELS);
+    return a_col == 1 && M >= 32 * NAME(MR) && (double)K * NAME(round_up)(N, NAME(NR)) <= NAME(MOST_PANELS);
 }
 
 MAYBE_UNUSED void NAME(gemm_rows_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
@@ -409,7 +410,7 @@ MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t 
     const ptrdiff_t packed = NAME(smaller)(K, NAME(KC)) * (MC + NC);
     const ptrdiff_t unpacked = NAME(smaller)(K, NAME(KC_UNPACKED)) * NAME(NR);
     const ptrdiff_t columns = NAME(round_up)(N, NAME(NR));
-    const ptrdiff_t panels = NAME(suits_rows)(N, K, 1) ? K * columns : NAME(MOST_PANELS);
+    const ptrdiff_t panels = NAME(suits_rows)(32 * NAME(MR), N, K, 1) ? K * columns : NAME(MOST_PANELS);
     const ptrdiff_t larger = packed > unpacked ? packed : unpacked;
     return larger > panels ? larger : panels;
 }
@@ -420,15 +421,16 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
                                  ptrdiff_t ldc, const real *d, ptrdiff_t d_row, real *workspace)
 {
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
+    const double largest = a_transposed || NAME(suits_rows)(M, N, K, a_col) ? 128 : 320;
     const int thin = M <= 2 * NAME(MR) || (N <= 2 * NAME(NR) && (!a_transposed || K <= NAME(KC_UNPACKED)));
     if (M == 1 || (M <= 4 && N > 1 && b_transposed))
         for (ptrdiff_t i = 0; i < M; i++)
             NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(at)(d, i * d_row), 1);
     else if (N == 1 && ldc == 1) /* the transposed problem */
         NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, d, d_row);
-    else if (thin || (double)M * N * K <= 128 * 128 * 128)
+    else if (thin || (double)M * N * K <= largest * largest * largest)
         NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
-    else if (NAME(suits_rows)(N, K, a_col))
+    else if (NAME(suits_rows)(M, N, K, a_col))
         NAME(gemm_rows_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
     else
         NAME(gemm_packed_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);

@@ -31,8 +31,8 @@ cdef extern from "gemm.h" nogil:
         MR_f32
         NR_f32
         NR_f64
-    int suits_rows_f32(Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
-    int suits_rows_f64(Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
+    int suits_rows_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
+    int suits_rows_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
     void pack_b_f32(Py_ssize_t depth, Py_ssize_t columns, const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
                     float *out)
     void pack_b_f64(Py_ssize_t depth, Py_ssize_t columns, const double *b, Py_ssize_t b_row, Py_ssize_t b_col,
@@ -310,8 +310,8 @@ cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, 
 cdef bint shares_panels(Problem *p, int threads) noexcept nogil:
     """Whether threads with rows of ``a`` each do best to pack ``b`` together: one product, many rows."""
     cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
-    return (threads > 1 and p.batch == 1 and p.M >= 4 * MR_f32 * threads and p.N >= NR_f32
-            and (suits_rows_f32 if is_float else suits_rows_f64)(p.N, p.K, p.a_col))
+    return (threads > 1 and p.batch == 1 and p.N >= NR_f32
+            and (suits_rows_f32 if is_float else suits_rows_f64)(p.M // threads, p.N, p.K, p.a_col))
 
 
 cdef int run_rows(Problem *p, int threads) except -1:
