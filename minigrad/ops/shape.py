@@ -24,11 +24,13 @@ _reshape.grad(x=lambda g, _y, _x, *, shape: _reshape(g, shape=_x.shape))
 def reshape(x: Any, shape: tuple[int, ...]) -> Any:
     """``x`` in another shape; one size may be -1. A view where the memory's layout allows, else a copy."""
     shape = tuple(shape)
-    size = math.prod(x.shape)
-    known = math.prod(s for s in shape if s != -1)
-    fits = shape.count(-1) == 0 and known == size
-    fits = fits or (shape.count(-1) == 1 and known > 0 and size % known == 0)
-    if not fits or any(s < -1 for s in shape):
+    size = x._array.size
+    if -1 in shape:
+        known = -math.prod(shape)
+        fits = shape.count(-1) == 1 and known > 0 and size % known == 0
+    else:
+        fits = math.prod(shape) == size
+    if not fits or any([s < -1 for s in shape]):
         raise ValueError(f"reshape: {size} elements of shape {x.shape} do not fit shape {shape}")
     if _is_large_view(x._array) and not _has_view(x._array, shape):
         x = contiguous(x)
