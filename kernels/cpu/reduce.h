@@ -64,8 +64,8 @@ ALWAYS_INLINE void NAME(strip_sums)(
     enum { BLOCK = 16, LEVELS = 60 };
     VECTOR waiting[LEVELS][VECTORS]; /* level k: the result of 2^k blocks, until there is a second */
     VECTOR v[VECTORS];
-    ptrdiff_t blocks = 0; /* bit k: whether level k is taken */
-    for (ptrdiff_t i = 0; i < rows; blocks++) {
+    ptrdiff_t blocks = 0; /* that wait; bit k: whether level k is taken */
+    for (ptrdiff_t i = 0;; blocks++) {
         const ptrdiff_t end = i + BLOCK < rows ? i + BLOCK : rows;
         UNROLL for (int k = 0; k < VECTORS; k++) v[k] = (VECTOR){0} + NAME(identity)(kind);
         for (; i + 2 <= end; i += 2)
@@ -73,18 +73,16 @@ ALWAYS_INLINE void NAME(strip_sums)(
                 v[k] = NAME(combine)(kind, v[k], NAME(combine)(kind, ELEMENTS(i, k), ELEMENTS(i + 1, k)));
         for (; i < end; i++)
             UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, v[k], ELEMENTS(i, k));
+        if (i == rows) break; /* the last block, for most rows the only one, stays in registers */
         int level = 0;
         for (; blocks >> level & 1; level++)
             UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
         UNROLL for (int k = 0; k < VECTORS; k++) waiting[level][k] = v[k];
     }
-    int level = 0;
-    while (!(blocks >> level & 1)) level++;
-    UNROLL for (int k = 0; k < VECTORS; k++) result[k] = waiting[level][k];
-    for (level++; blocks >> level; level++)
+    for (int level = 0; blocks >> level; level++)
         if (blocks >> level & 1)
-            UNROLL for (int k = 0; k < VECTORS; k++)
-                result[k] = NAME(combine)(kind, waiting[level][k], result[k]);
+            UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
+    UNROLL for (int k = 0; k < VECTORS; k++) result[k] = v[k];
 }
 
 /* The larger (smaller) of two, or b where one is NaN. Written lane by lane, it becomes one instruction. */
