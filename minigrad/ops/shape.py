@@ -30,7 +30,7 @@ def reshape(x: Any, shape: tuple[int, ...]) -> Any:
         fits = shape.count(-1) == 1 and known > 0 and size % known == 0
     else:
         fits = math.prod(shape) == size
-    if not fits or any([s < -1 for s in shape]):
+    if not fits or min(shape, default=0) < -1:
         raise ValueError(f"reshape: {size} elements of shape {x.shape} do not fit shape {shape}")
     if _is_large_view(x._array) and not _has_view(x._array, shape):
         x = contiguous(x)
