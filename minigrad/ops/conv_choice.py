@@ -25,7 +25,6 @@ FEW_CHANNELS = 4
 LARGEST_STRIDE = 8
 """*planes* copies every column, also those that a larger stride skips."""
 
-
 REMEMBERED = 1024
 """Answers of each rule that are kept: a layer of a network is asked for again at every step."""
 
@@ -47,19 +46,9 @@ def _forward(
     x: tuple, weight: tuple, _size: None, stride: tuple[int, int], groups: int, threads: int
 ) -> Layer:
     (images, _channels, height, width), (out_channels, channels, *kernel) = x, weight
-    pixels = height * width // (stride[0] * stride[1])
-    return Layer(
-        *(
-            images,
-            channels,
-            out_channels // groups,
-            tuple(kernel),
-            stride,
-            pixels,
-            width // stride[1],
-            threads,
-        )
-    )
+    pixels, columns = height * width // (stride[0] * stride[1]), width // stride[1]
+    result = out_channels // groups
+    return Layer(images, channels, result, tuple(kernel), stride, pixels, columns, threads)
 
 
 def _input_grad(
