@@ -3,8 +3,9 @@
     naive      the definition: a dot product for each element of out
     tiled      + blocks of b that stay in the L1 cache, and inner loops that the compiler vectorises
     packed     + a tile of out held in registers, fed from copies of a and b in the order it reads them
-    threaded   + blocks of out computed by several threads, and no copies that do not pay: a is read in place
-               where its rows are contiguous, and small matrices are left where they lie
+    threaded   + blocks of out, or for few outputs parts of K, computed by several threads, and no copies that
+               do not pay: a is read in place where its rows are contiguous, and small matrices are left where
+               they lie
 
 A product makes 2 M N K floating-point operations on M K + K N + M N elements: 2 n / 3 operations for each
 element at n x n, so there is reuse enough. What counts is who gets it. For a multiply-add, *naive* loads two
@@ -72,6 +73,12 @@ cdef enum:
 
 # Multiply-adds below which a second thread does not pay: waking it takes as long as computing these.
 cdef double SERIAL_WORK = 56.0 * 56 * 56
+
+# Elements of out up to which threads share K instead, if each gets as much of it: blocks of so few would have
+# every thread read most of a and b.
+cdef enum:
+    FEW_OUTPUTS = 1024
+    LONG_PART = 2048
 
 # A batch of matrix products. Strides count elements.
 cdef struct Problem:
@@ -141,7 +148,9 @@ def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not
         problem.bias = cnp.PyArray_DATA(bias)
     fold_batch_into_rows(&problem)
     cdef Grid grid = choose_grid(&problem, threads)
-    if shares_panels(&problem, grid.threads):
+    if splits_depth(&problem, grid.threads):
+        run_parts(&problem, grid.threads)
+    elif shares_panels(&problem, grid.threads):
         run_rows(&problem, grid.threads)
     else:
         run_blocks(&problem, grid, False)
@@ -305,6 +314,55 @@ cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, 
             M, N, p.K, <double *> p.a + a, p.a_row, p.a_col, <double *> p.b + b, p.b_row, p.b_col,
             <double *> p.out + out, p.N, <double *> p.bias + first_column if p.bias else NULL, 0,
             <double *> workspace)
+
+
+cdef bint splits_depth(Problem *p, int threads) noexcept nogil:
+    """Whether threads do best with a part of K each: one product, long sums for few outputs."""
+    return (threads > 1 and p.batch == 1 and p.M * p.N <= FEW_OUTPUTS
+            and p.K >= <Py_ssize_t> LONG_PART * threads)
+
+
+cdef int run_parts(Problem *p, int threads) except -1:
+    """One product: each thread sums a part of K, and the sums are added in the order of the parts."""
+    cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
+    cdef Py_ssize_t item = sizeof(float) if is_float else sizeof(double)
+    cdef Py_ssize_t workspace = (gemm_workspace_f32 if is_float else gemm_workspace_f64)(p.M, p.N, p.K)
+    cdef Py_ssize_t bytes_each = ((p.M * p.N + workspace) * item + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    cdef void *allocation = malloc(threads * bytes_each + CACHE_LINE)
+    if allocation == NULL:
+        raise MemoryError(f"matmul: no memory for a workspace of {threads * bytes_each} bytes")
+    cdef char *aligned = <char *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    cdef int part
+    with nogil:
+        for part in prange(threads, num_threads=threads, schedule="static"):
+            multiply_part(p, part, threads, aligned + part * bytes_each)
+        for part in range(1, threads):
+            if is_float:
+                add_part(p.M * p.N, <float *> p.out, <float *> (aligned + part * bytes_each))
+            else:
+                add_part(p.M * p.N, <double *> p.out, <double *> (aligned + part * bytes_each))
+    free(allocation)
+    return 0
+
+
+cdef void multiply_part(Problem *p, int part, int parts, char *scratch) noexcept nogil:
+    """The sums over part ``part`` of K: the first, with the bias, to out, the others to ``scratch``."""
+    cdef Py_ssize_t begin = share(p.K, part, parts, CACHE_LINE), a = begin * p.a_col, b = begin * p.b_row
+    cdef Py_ssize_t depth = share(p.K, part + 1, parts, CACHE_LINE) - begin, outputs = p.M * p.N
+    cdef void *out = p.out if part == 0 else scratch
+    cdef void *bias = p.bias if part == 0 else NULL
+    if p.dtype == cnp.NPY_FLOAT32:
+        gemm_add_f32(p.M, p.N, depth, <float *> p.a + a, p.a_row, p.a_col, <float *> p.b + b, p.b_row, p.b_col,
+                     <float *> out, p.N, <float *> bias, 0, <float *> scratch + outputs)
+    else:
+        gemm_add_f64(p.M, p.N, depth, <double *> p.a + a, p.a_row, p.a_col, <double *> p.b + b, p.b_row, p.b_col,
+                     <double *> out, p.N, <double *> bias, 0, <double *> scratch + outputs)
+
+
+cdef inline void add_part(Py_ssize_t n, real *out, const real *part) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] += part[i]
 
 
 cdef bint shares_panels(Problem *p, int threads) noexcept nogil:

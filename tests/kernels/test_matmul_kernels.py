@@ -210,6 +210,28 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns(kernel_module, rung, th
     assert np.isnan(out[:, -1]).all()
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize(
+    "size", [(16, 16, 8192), (5, 7, 10007), (1, 1, 6144), (32, 32, 6145), (1, 1024, 6200)], ids=str
+)
+def test_threads_share_a_long_depth(kernel_module, size, threads, dtype):
+    """Few outputs, each a long sum: the threads take parts of it."""
+    M, N, K = size
+    module = kernel_module("matmul")
+    bias = random_array((N,), dtype, seed=2)
+    for a, b in (
+        (random_array((M, K), dtype), random_array((K, N), dtype, seed=1)),
+        (random_array((K, M), dtype).T, random_array((N, 2 * K), dtype, seed=1)[:, ::-2].T),
+    ):
+        out = compute(module, "threaded", a, b, threads)
+        assert_product(out, a, b)
+        np.testing.assert_array_equal(compute(module, "threaded", a, b, threads), out)
+        with_bias = np.empty_like(out)
+        module.threaded(with_bias, a, b, threads, bias)
+        column = np.ones((M, 1), dtype)
+        assert_product(with_bias, np.hstack([a, column]), np.vstack([b, bias[None]]))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_same_thread_count_gives_same_bits(kernel_module, threads, dtype):
     a, b = random_array((230, 301), dtype), random_array((301, 190), dtype, seed=1)
