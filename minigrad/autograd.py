@@ -168,11 +168,30 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
         if needed is None:
             grads = []
             continue
-        grads = node.gradients(grads, needed, create_graph)
-        if anomaly:
-            check_gradients(node, grads)
+        in_place = node.op.add_gradient is not None and not create_graph and not anomaly
+        if in_place and _add_in_place(node, needed[0], grads[0], pending, leaves):
+            grads = []
+        else:
+            grads = node.gradients(grads, needed, create_graph)
+            if anomaly:
+                check_gradients(node, grads)
         if not retain_graph:
             node.free()
+
+
+def _add_in_place(node: Node, edge: Any, grad: Any, pending: dict, leaves: dict) -> bool:
+    """Let the op add its gradient to what was sent along ``edge`` before, if nobody else refers to that."""
+    index = 0
+    if type(edge) is tuple:
+        edge, index = edge
+    slot = pending.get(edge.number) if type(edge) is Node else leaves.get(id(edge))
+    if slot is None or type(slot[index]) is not np.ndarray or not _is_owned(slot, index):
+        return False
+    if not slot[index].flags.writeable:
+        return False
+    node.check_usable()
+    node.op.add_gradient(slot[index], grad, **node.attrs)
+    return True
 
 
 def _needed_edges(node: Node, grads: list, wanted: set, captured: dict) -> list | None:

@@ -15,7 +15,7 @@ cpdef tuple _broadcast_shape(list arrays)
 cdef class Op:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
-    cdef public object name, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small
+    cdef public object name, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small, add_gradient
     cdef public KernelTable kernels
     cdef public dict _saves
     cdef public list _rules

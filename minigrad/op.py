@@ -97,8 +97,8 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable``, ``view``, ``arithmetic``, ``small``, ``saved_outputs``,
-            ``materialize_grads`` as in :class:`Op`.
+        options: ``promote``, ``differentiable``, ``view``, ``arithmetic``, ``small``, ``add_gradient``,
+            ``saved_outputs``, ``materialize_grads`` as in :class:`Op`.
     """
     if reference is None:
         return lambda function: Op(function, name, **options)
@@ -120,6 +120,9 @@ class Op:
             no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
             it returns the output, or None where it does not apply. For ops without attributes.
+        add_gradient: ``add_gradient(total, g, **attributes)`` adds the gradient of the only input, in place, to
+            ``total``, an array of the input's shape: what the rule gives and the engine then adds, without an
+            array of its own. For ops that look at a part of their input.
         saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
             arrive there as Specs, and may be changed in place. By default all.
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
@@ -136,6 +139,7 @@ class Op:
         view: bool = False,
         arithmetic: bool = False,
         small: Callable | None = None,
+        add_gradient: Callable | None = None,
         saved_outputs: Sequence[int] | None = None,
         materialize_grads: bool = True,
     ):
@@ -146,6 +150,7 @@ class Op:
         self.view = view
         self.arithmetic_rules = arithmetic
         self.small = small
+        self.add_gradient = add_gradient
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads
         self.__doc__ = reference.__doc__

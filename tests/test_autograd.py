@@ -538,3 +538,40 @@ def test_a_reshaped_gradient_is_copied_only_if_somebody_else_refers_to_it():
     x.reshape(60_000).backward(g)
     assert not np.shares_memory(x.grad.numpy(), g.numpy())
     np.testing.assert_array_equal(x.grad.numpy().ravel(), g.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_of_parts_are_added_in_place(dtype):
+    """The gradients of parts of one tensor meet in one array, whatever the parts, and are nobody else's."""
+    rng = np.random.default_rng()
+    value = rng.standard_normal((6, 5, 4)).astype(dtype)
+    parts = [0, (slice(None), 1), (..., 2), (slice(4, None, -2), slice(1, 3)), (5, 4, 3), [1, 1, 2], -1]
+    weights = [rng.standard_normal(np.shape(value[part])).astype(dtype) for part in parts]
+    expected = np.zeros_like(value)
+    for part, weight in zip(parts, weights, strict=True):
+        np.add.at(expected, part, weight)
+
+    leaf = mg.tensor(value, requires_grad=True)
+    inner = leaf * 1.0
+    for x in (leaf, inner):  # parts of a leaf, and of what an op made
+        leaf.grad = None
+        terms = [x[part] * mg.tensor(weight) for part, weight in zip(parts, weights, strict=True)]
+        sum((term.sum() for term in terms), mg.zeros((), dtype=dtype)).backward()
+        np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=8 * np.finfo(dtype).eps, atol=1e-6)
+    (asked,) = mg.autograd.grad((leaf[0] + leaf[1] + leaf[0]).sum(), leaf)
+    np.testing.assert_array_equal(asked.numpy()[:, 0, 0], [2, 1, 0, 0, 0, 0])
+
+
+def test_a_gradient_that_is_held_does_not_change_when_a_part_is_added():
+    x = mg.tensor(np.ones((3, 2)), requires_grad=True)
+    g = mg.tensor(np.full((3, 2), 2.0))
+    y = x * 1.0
+    first, whole = y[0], y + 0.0
+    mg.autograd.backward([whole, first.sum()], [g, None])
+    assert g.tolist() == [[2.0, 2.0]] * 3
+    assert x.grad.tolist() == [[3.0, 3.0], [2.0, 2.0], [2.0, 2.0]]
+    retained = (x[0] + x[1]).sum()
+    retained.backward(retain_graph=True)
+    retained.backward()
+    with pytest.raises(RuntimeError, match="freed"):
+        retained.backward()

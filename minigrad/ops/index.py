@@ -39,7 +39,14 @@ def _is_basic(index: Any) -> bool:
     )
 
 
-@op(view=True)
+def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
+    if _is_basic(index):
+        total[index] += g
+    else:
+        add_at(np, total, index, g)
+
+
+@op(view=True, add_gradient=_add_at_index)
 def getitem(xp, x, *, index):
     found = x[index]
     # NumPy gives a scalar for a single element, which is a copy; with an Ellipsis it is a 0-d view.
