@@ -120,9 +120,9 @@ class Op:
             no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
             it returns the output, or None where it does not apply. For ops without attributes.
-        add_gradient: ``add_gradient(total, g, **attributes)`` adds the gradient of the only input, in place, to
-            ``total``, an array of the input's shape: what the rule gives and the engine then adds, without an
-            array of its own. For ops that look at a part of their input.
+        add_gradient: ``add_gradient(total, g, **attributes)`` adds the gradient of the only input to
+            ``total``, an array of its shape, in place: what the rule gives and the engine then adds, without
+            an array of its own. For ops that look at a part of their input.
         saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
             arrive there as Specs, and may be changed in place. By default all.
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
