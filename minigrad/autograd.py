@@ -187,8 +187,6 @@ def _add_in_place(node: Node, edge: Any, grad: Any, pending: dict, leaves: dict)
     slot = pending.get(edge.number) if type(edge) is Node else leaves.get(id(edge))
     if slot is None or type(slot[index]) is not np.ndarray or not _is_owned(slot, index):
         return False
-    if not slot[index].flags.writeable:
-        return False
     node.check_usable()
     node.op.add_gradient(slot[index], grad, **node.attrs)
     return True
@@ -227,11 +225,11 @@ _HELD_BY_VIEW = _references_to_base_of_view()
 
 
 def _is_owned(slot: list, index: int) -> bool:
-    """Whether ``slot[index]``, an array, perhaps reshaped, has memory that nobody else refers to."""
+    """Whether ``slot[index]``, an array, perhaps reshaped, may be written to and nobody else refers to it."""
     if _references(slot, index) != _HELD_BY_SLOT:
         return False
     array = slot[index]
-    if not array.flags.c_contiguous:
+    if not array.flags.c_contiguous or not getattr(array.flags, "writeable", True):  # CuPy's all are
         return False
     whole = array.base  # None, or what a reshaped array is a view of
     return whole is None or (

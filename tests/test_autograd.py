@@ -575,3 +575,17 @@ def test_a_gradient_that_is_held_does_not_change_when_a_part_is_added():
     retained.backward()
     with pytest.raises(RuntimeError, match="freed"):
         retained.backward()
+
+
+def test_a_gradient_that_nobody_may_write_to_is_copied():
+    """Read-only, and a view of an array that is nobody else's: NumPy's broadcast_to to the same shape."""
+
+    @mg.op
+    def shown(xp, x):
+        return xp.broadcast_to(x, x.shape)
+
+    shown.grad(x=lambda g, _y, _x: shown(g * 2.0))
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    for passes in (1, 2):
+        shown(x).sum().backward()
+        assert x.grad.tolist() == [2.0 * passes] * 2

@@ -5,8 +5,9 @@ of what holds one. Neighbouring axes that are both reduced, or both kept, are on
 with R and C reduced: the rows of C elements are reduced first, then the R rows of B columns.
 
 There is one rung, *vectorized*: four vectors of sums in registers, two rows of them read at a time, blocks of
-rows added in pairs (``reduce.h`` derives the error), and threads. Work is cut into chunks of the same size however many threads
-there are, and the chunks' results are reduced in the same way: so the thread count changes no bit.
+rows added in pairs (``reduce.h`` derives the error), and threads. Work is cut into chunks of the same size
+however many threads there are, and the chunks' results are reduced in the same way: so the thread count
+changes no bit.
 Arithmetic intensity: one operation for each element read, so the speed of memory or of the cache.
 """
 

@@ -210,6 +210,21 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns(kernel_module, rung, th
     assert np.isnan(out[:, -1]).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(1250, 100, 70), (1207, 33, 513)], ids=str)
+def test_many_rows_against_one_packed_b(kernel_module, size, threads, dtype):
+    """At every level so many rows that each thread reads its own in place, beside a bias."""
+    M, N, K = size
+    a, b, bias = (
+        random_array((M, K + 3), dtype)[:, 1:-2],
+        random_array((N, K), dtype, 1).T,
+        random_array((N,), dtype, 2),
+    )
+    out = np.full((M, N), np.nan, dtype)
+    kernel_module("matmul").threaded(out, a, b, threads, bias)
+    assert_product(out, np.hstack([a, np.ones((M, 1), dtype)]), np.vstack([b, bias]))
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize(
     "size", [(16, 16, 8192), (5, 7, 10007), (1, 1, 6144), (32, 32, 6145), (1, 1024, 6200)], ids=str
