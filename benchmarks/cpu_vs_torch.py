@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu_cases import Case, Data, cases
+from suite_cases import Case, Data, cases
 
 LIBRARIES = ("minigrad", "torch")
 NAMES = {"minigrad": "minigrad", "torch": "PyTorch"}

@@ -87,7 +87,7 @@ prepare() {
 run_tests() {
     cd "$root" || return 1
     local processes=()
-    "$python" -c 'import xdist' 2>/dev/null && processes=(-n 8)
+    "$python" -c 'import xdist' 2>/dev/null && processes=(-n 14)
     PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 "$python" -m pytest -v --tb=short --maxfail=50 -p no:cacheprovider -p no:benchmark \
         -W default::DeprecationWarning -W default::FutureWarning "${processes[@]}" -k "$1" "${@:2}"
 }

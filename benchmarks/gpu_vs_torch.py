@@ -3,9 +3,10 @@
     python benchmarks/gpu_vs_torch.py                          # on a card, about two minutes
     python benchmarks/gpu_vs_torch.py --device sim --quick     # the same code at tiny sizes, with no card
 
-First come the card's own rates, of copying and of multiplying matrices, and the overhead of a launch; then a
-row for each op and rung; then a training step. In every row a result is checked against float64 before
-anything is timed, PyTorch's as well as ours.
+First come the card's own rates, of copying and of multiplying matrices, and the overhead of a launch; then
+the rows that are measured on the processor too, training steps among them (``suite_cases.py``: results are
+compared between the libraries before anything is timed); then a row for each op and rung (``gpu_cases.py``:
+results are checked against float64, PyTorch's as well as ours).
 
 Both libraries run in this one process: they share the card's stream and clock, keep no threads that would
 disturb each other, and take turns, sample by sample. All is strict float32: PyTorch's TF32 switches are off.
@@ -21,9 +22,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import importlib.util
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -32,7 +35,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gpu_suite
 import numpy as np
+from gpu_bench import Bench, around, finish, relative_error
 from gpu_cases import Case, cases, mnist_cnn, mnist_cost, references, trainer
 
 import minigrad as mg
@@ -41,95 +46,8 @@ from minigrad.compare.peaks import card_arithmetic
 from minigrad.kernels.launch import CudaKernel
 
 TOLERANCE = 1e-4  # relative error by norm: strict float32 stays far below, TF32 is above
-LONGEST_SAMPLE = 0.5  # seconds; a call slower than this is timed once or twice
 
 EMPTY = "__global__ void empty(float* out, int n) { if (n > 0 && threadIdx.x == 0) out[0] = n; }"
-
-
-class Bench:
-    """The device, PyTorch if it is there, and the way of timing on both."""
-
-    def __init__(self, device: str, quick: bool, seconds: float):
-        self.device = mg.device(device)
-        self.quick = quick
-        self.on_card = self.device.type == "cuda"
-        self.xp = self.device.xp
-        self.stop = time.monotonic() + seconds
-        self.samples, self.sample_seconds = (2, 0.0) if quick else (9, 0.005)
-        self.rng = self.xp.random.default_rng(0)
-        self.rates: dict[str, float] = {}
-        self.torch = self._strict_torch()
-        self.cache_bytes = self._properties()["l2CacheSize"] if self.on_card else 0
-
-    def _strict_torch(self) -> Any:
-        if not importlib.util.find_spec("torch"):
-            return None
-        import torch
-
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms in the warm-up: a fair opponent
-        torch.set_num_threads(1)
-        return torch if torch.cuda.is_available() or not self.on_card else None
-
-    def _properties(self) -> dict[str, Any]:
-        return self.xp.cuda.runtime.getDeviceProperties(self.device.index)
-
-    def normal(self, shape: tuple[int, ...]) -> Any:
-        """Random numbers in an array of the device."""
-        return self.rng.standard_normal(shape, dtype=np.float32)
-
-    def to_torch(self, array: Any) -> Any:
-        """The same memory as a tensor of PyTorch: on the simulator's side a CPU tensor."""
-        where = f"cuda:{self.device.index}" if self.on_card else "cpu"
-        return self.torch.as_tensor(array, device=where)
-
-    def numpy(self, result: Any) -> np.ndarray:
-        """A result of either library."""
-        result = result.detach()
-        return result.numpy() if isinstance(result, mg.Tensor) else result.cpu().numpy()
-
-    def array(self, result: Any) -> Any:
-        """A result of either library as an array of the device."""
-        result = result.detach()
-        return self.xp.asarray(result._array if isinstance(result, mg.Tensor) else result)
-
-    def measure(self, run: Callable[[], Any], calls: int) -> float:
-        """Seconds per call of ``run``, over ``calls`` calls: by events on a card, by the clock elsewhere."""
-        if not self.on_card:
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            return (time.perf_counter() - start) / calls
-        start, end = self.xp.cuda.Event(), self.xp.cuda.Event()
-        start.record()
-        for _ in range(calls):
-            run()
-        end.record()
-        end.synchronize()
-        return self.xp.cuda.get_elapsed_time(start, end) / 1e3 / calls
-
-    def alternate(self, runs: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
-        """For each of ``runs`` the median, the least and the largest seconds per call, taken in turns."""
-        calls, times = {}, {name: [] for name in runs}
-        for name, run in runs.items():
-            self.measure(run, 1 if self.quick else 3)  # load, compile, choose an algorithm, fill the pool
-            once = self.measure(run, 1)
-            calls[name] = max(1, round(self.sample_seconds / max(once, 1e-7)))
-            if once > LONGEST_SAMPLE:
-                times[name].append(once)
-        for _ in range(self.samples):
-            for name, run in runs.items():
-                if len(times[name]) < 2 or max(times[name]) < LONGEST_SAMPLE:
-                    times[name].append(self.measure(run, calls[name]))
-        return {
-            name: {"median": statistics.median(t), "min": min(t), "max": max(t), "samples": len(t)}
-            for name, t in times.items()
-        }
-
-    def one(self, run: Callable[[], Any]) -> float:
-        """The median seconds of a call of ``run``."""
-        return self.alternate({"it": run})["it"]["median"]
 
 
 # ---- the card itself ---------------------------------------------------------------------------------------
@@ -234,31 +152,6 @@ def row(bench: Bench, case: Case) -> dict[str, Any]:
         return finish(bench, result, bench.alternate(runs))
 
 
-def finish(bench: Bench, result: dict[str, Any], times: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Add to ``result`` the times, their ratio, the floor, and the share of the ceiling."""
-    result["times"] = times
-    compute = result["operations"] / bench.rates["matrix"]
-    memory = result["bytes"] / bench.rates["copy"]
-    result["bound"], result["floor"] = ("matrix", compute) if compute > memory else ("copy", memory)
-    result["share"] = result["floor"] / times["minigrad"]["median"]
-    if "torch" in times:
-        result["torch_share"] = result["floor"] / times["torch"]["median"]
-        result["ratio"] = times["torch"]["median"] / times["minigrad"]["median"]
-    return result
-
-
-def around(call: Callable[..., Any], sets: list[list[Any]]) -> Callable[[], Any]:
-    """A function that calls ``call`` with the next set of inputs, around and around."""
-    position = 0
-
-    def run() -> Any:
-        nonlocal position
-        position = (position + 1) % len(sets)
-        return call(*sets[position])
-
-    return run
-
-
 def selected(case: Case, device: str) -> contextlib.AbstractContextManager:
     """A context in which the rung that ``case`` names runs."""
     return mg.use_kernel(case.ops[0], case.rung, device) if case.rung else contextlib.nullcontext()
@@ -268,15 +161,6 @@ def reference(bench: Bench, case: Case, arrays: list[Any]) -> Any:
     """The result in float64, by the ops' references."""
     with references(bench.device.type):
         return bench.array(case.ours(*(mg.tensor(a.astype(np.float64), device=bench.device) for a in arrays)))
-
-
-def relative_error(xp: Any, found: Any, exact: Any) -> float:
-    """The norm of the difference over that of ``exact``; infinite if the shapes differ or NaN is there."""
-    if found.shape != exact.shape:
-        return float("inf")
-    scale = float(xp.linalg.norm(exact.ravel())) or 1.0
-    error = float(xp.linalg.norm((found - exact).ravel())) / scale
-    return error if np.isfinite(error) else float("inf")
 
 
 # ---- a training step ---------------------------------------------------------------------------------------
@@ -367,9 +251,10 @@ def first_line(*command: str) -> str | None:
 
 def measured(bench: Bench) -> Iterator[dict[str, Any]]:
     """Every row in turn. One that fails says why; those after the time is over are left out, and named."""
-    todo = [(case.name, case.size, lambda case=case: row(bench, case)) for case in
-            cases(bench.quick, bench.device.type)]  # fmt: skip
-    todo.insert(0, ("MNIST CNN, training step", "", lambda: training_step(bench)))
+    todo = [("MNIST CNN, training step", "", lambda: training_step(bench))]
+    todo += [(name, "", run) for name, run in gpu_suite.rows(bench)]
+    for case in cases(bench.quick, bench.device.type):
+        todo.append((case.name, case.size, functools.partial(row, bench, case)))
     for name, size, run in todo:
         if time.monotonic() > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}
@@ -387,7 +272,7 @@ def measured(bench: Bench) -> Iterator[dict[str, Any]]:
 
 def line(found: dict[str, Any]) -> str:
     """A row of the table."""
-    text = f"{found['name']:32.32} {found['size']:28.28}"
+    text = f"{found['name']:32} {found['size']}"[:61].ljust(61)
     if "times" not in found:
         return f"{text} {found.get('failure') or found['skipped']}"
     ours, theirs = (f"{found['times'][side]['median'] * 1e6:.1f}" if side in found["times"] else "-"

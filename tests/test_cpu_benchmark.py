@@ -15,10 +15,10 @@ import minigrad as mg
 def benchmark(repo_root, monkeypatch):
     """The modules of the benchmark, by their names."""
     monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
-    import cpu_cases
+    import suite_cases
     import cpu_vs_torch
 
-    return {"cases": cpu_cases, "run": cpu_vs_torch}
+    return {"cases": suite_cases, "run": cpu_vs_torch}
 
 
 def test_rows_run_and_are_saved(repo_root, tmp_path):

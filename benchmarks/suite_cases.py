@@ -1,4 +1,4 @@
-"""What ``cpu_vs_torch.py`` measures: every row once, as code that runs in minigrad and in PyTorch alike.
+"""What both ``cpu_vs_torch.py`` and ``gpu_vs_torch.py`` measure: every row once, for minigrad and PyTorch alike.
 
 minigrad has PyTorch's names, so a row is a function of the library: ``lib`` is the module ``minigrad`` or
 ``torch``. Both get the same random numbers.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cpu_networks as networks
+import suite_networks as networks
 import numpy as np
 
 Run = Callable[[], Any]
@@ -19,34 +19,44 @@ FORWARD, BOTH = "forward", "forward + backward"
 
 
 class Data:
-    """Random inputs as tensors of ``lib``: the same numbers for the same seed, in both libraries."""
+    """Random inputs as tensors of ``lib``: the same numbers for the same seed, in both libraries.
 
-    def __init__(self, lib: Any, seed: int = 0):
-        self.lib = lib
-        self.rng = np.random.default_rng(seed)
+    On the processor they are drawn by NumPy; a device draws its own: see ``DeviceData`` of ``gpu_vs_torch.py``.
+    """
+
+    def __init__(self, lib: Any, seed: int = 0, xp: Any = np, device: str = "cpu"):
+        self.lib, self.device = lib, device
+        self.rng = xp.random.default_rng(seed)
+        self.bytes = 0  # of all that was drawn
+
+    def tensor(self, array: Any) -> Any:
+        """``array``, without a copy, as a tensor of the library."""
+        self.bytes += array.nbytes
+        return self.lib.from_numpy(array)
 
     def normal(self, *shape: int, grad: bool = False) -> Any:
         """Standard normal float32 numbers; with ``grad``, a leaf that requires a gradient."""
-        tensor = self.lib.from_numpy(self.rng.standard_normal(shape, dtype=np.float32))
+        tensor = self.tensor(self.rng.standard_normal(shape, dtype=np.float32))
         return tensor.requires_grad_() if grad else tensor
 
     def positive(self, *shape: int, grad: bool = False) -> Any:
         """Numbers from 0.5 to 1.5."""
-        tensor = self.lib.from_numpy(self.rng.random(shape, dtype=np.float32) + np.float32(0.5))
+        tensor = self.tensor(self.rng.random(shape, dtype=np.float32) + np.float32(0.5))
         return tensor.requires_grad_() if grad else tensor
 
     def integers(self, high: int, *shape: int) -> Any:
         """Whole numbers from 0 to ``high`` - 1, as int64."""
-        return self.lib.from_numpy(self.rng.integers(0, high, shape))
+        return self.tensor(self.rng.integers(0, high, shape))
 
     def fill(self, module: Any) -> Any:
         """``module`` with random weights, of the size that keeps activations near 1, and biases of 0."""
+        module = module.to(self.device)
         state = module.state_dict()
         for name, value in state.items():
             if "weight" in name and len(value.shape) > 1:
                 state[name] = self.normal(*value.shape) / math.prod(value.shape[1:]) ** 0.5
             elif "bias" in name:
-                state[name] = self.lib.zeros(*value.shape)
+                state[name] = self.lib.zeros(*value.shape, device=self.device)
         module.load_state_dict(state)
         return module
 
@@ -466,7 +476,7 @@ def dropouts() -> Iterator[Case]:
         yield Case(
             "random",
             f"{name}, 1M",
-            lambda lib, _, name=name: lambda: getattr(lib, name)(MILLION),
+            lambda lib, data, name=name: lambda: getattr(lib, name)(MILLION, device=data.device),
             random=True,
         )
 

@@ -1,4 +1,4 @@
-"""The networks whose training steps ``cpu_vs_torch.py`` measures, written for minigrad and PyTorch alike."""
+"""The networks whose training steps are measured, written for minigrad and PyTorch alike."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def small_gpt(lib: Any, data: Any) -> Callable[[], Any]:
             self.tokens, self.places = nn.Embedding(CHARACTERS, size), nn.Embedding(LENGTH, size)
             self.blocks = nn.Sequential(*(Block() for _ in range(layers)))
             self.norm, self.head = nn.LayerNorm(size), nn.Linear(size, CHARACTERS)
-            self.range = lib.arange(LENGTH)
+            self.register_buffer("range", lib.arange(LENGTH))
 
         def forward(self, x: Any) -> Any:
             return self.head(self.norm(self.blocks(self.tokens(x) + self.places(self.range))))

@@ -1,0 +1,87 @@
+"""The rows that processor and card have in common, ``suite_cases.py``, measured on the card."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import suite_cases
+from gpu_bench import Bench, around, finish, relative_error
+
+import minigrad as mg
+
+TOLERANCE = 1e-3  # between the libraries, whose sums run in different orders
+STATEFUL = ("training step", "optimizer", "LSTM", "overhead", "random")  # groups that are built once
+QUICK = r"33x65x129|\(128, 10\)|LSTM: T=16|overhead: 100 times x \* y"  # what a simulator does in seconds
+
+
+class DeviceData(suite_cases.Data):
+    """Random inputs that the device itself draws: the same numbers for both libraries."""
+
+    def __init__(self, bench: Bench, lib: Any, seed: int):
+        device = str(bench.device) if lib is mg or bench.on_card else "cpu"
+        super().__init__(lib, seed, bench.xp, device)
+        self.bench = bench
+
+    def tensor(self, array: Any) -> Any:
+        self.bytes += array.nbytes
+        ours = self.lib is mg
+        return mg.tensor(array, device=self.bench.device) if ours else self.bench.to_torch(array)
+
+
+def suite_row(bench: Bench, case: suite_cases.Case) -> dict[str, Any]:
+    """Compare the results of both libraries, time both, and set them against the floor.
+
+    The floor counts what PyTorch's own counter of operations sees (products, convolutions, attention), and
+    the bytes of the inputs and the results.
+    """
+    result = {"name": f"{case.group}: {case.name}", "size": "", "operations": 0.0}
+    data = DeviceData(bench, mg, 0)
+    ours = [case.build(mg, data)]
+    sets = 1
+    if case.group not in STATEFUL:
+        sets = int(min(16, max(1, -(-2 * bench.cache_bytes // max(1, data.bytes)))))
+    found = as_list(ours[0]())
+    result["bytes"] = data.bytes + sum(bench.array(r).nbytes for r in found if r is not None)
+    ours += [case.build(mg, DeviceData(bench, mg, seed)) for seed in range(1, sets)]
+    runs = {"minigrad": around(lambda run: run(), [[run] for run in ours])}
+    result["error"] = 0.0
+    if bench.torch:
+        theirs = [case.build(bench.torch, DeviceData(bench, bench.torch, seed)) for seed in range(sets)]
+        result["operations"], other = counted(bench, theirs[0])
+        if not case.random:
+            pairs = zip(found, as_list(other), strict=True)
+            result["error"] = max(
+                relative_error(bench.xp, bench.array(a), bench.array(b)) for a, b in pairs if a is not None
+            )
+        del other
+        runs["torch"] = around(lambda run: run(), [[run] for run in theirs])
+    del found
+    if not result["error"] < TOLERANCE:
+        result["failure"] = f"the two libraries differ by {result['error']:.1e}"
+        return result
+    return finish(bench, result, bench.alternate(runs))
+
+
+def as_list(result: Any) -> list[Any]:
+    """The results of a call that gives one, or several."""
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def counted(bench: Bench, run: Callable[[], Any]) -> tuple[float, Any]:
+    """The operations of a call of PyTorch, and what it gave."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return float(counter.get_total_flops()), result
+
+
+def rows(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """(name, function that measures) of each row."""
+    for case in suite_cases.cases():
+        name = f"{case.group}: {case.name}"
+        if not bench.quick or re.search(QUICK, name):
+            yield name, functools.partial(suite_row, bench, case)
