@@ -106,6 +106,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     yield from optimizer_steps((6, 20) if small else (4096, 4096))
     yield from norms((6, 20), (3, 4, 5, 5)) if small else norms((65536, 1024), (64, 64, 56, 56))
     yield from cross_entropies((6, 20) if small else (32768, 32000), device)
+    for shape in [(1, 2, 9, 8)] if small else [(8, 12, 1024, 64), (4, 16, 1024, 128)]:
+        yield from attentions(shape)
     yield from dropouts((6, 20) if small else (65536, 1024), device)
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
 
@@ -458,6 +460,35 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
         0.0,
         3 * logits,
         ("cross_entropy", "cross_entropy_grad"),
+    )
+
+
+def attentions(shape: Shape) -> Iterator[Case]:
+    """Causal attention of (batch, heads, length, features), and the gradient of the queries.
+
+    Where half of the scores are not needed, two products take length^2 features operations each; the gradients
+    need five products of them.
+    """
+    operations, moved = 2.0 * prod(shape) * shape[2], 4 * FLOAT * prod(shape)
+
+    def call(lib: Any, q: Any, k: Any, v: Any) -> Any:
+        return lib.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def gradient(lib: Any, q: Any, k: Any, v: Any, g: Any) -> Any:
+        k, v = (x.detach().requires_grad_() for x in (k, v))
+        return input_gradient(lambda q: call(lib, q, k, v), q, g)
+
+    size = "x".join(map(str, shape))
+    yield Case("attention", size, (shape,) * 3, _ours(call), call, operations, moved, ("attention",))
+    yield Case(
+        "attention, forward + backward",
+        size,
+        (shape,) * 4,
+        _ours(gradient),
+        gradient,
+        3.5 * operations,
+        2 * moved,
+        ("attention", "attention_grad"),
     )
 
 

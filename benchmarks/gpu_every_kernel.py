@@ -124,6 +124,9 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "batch norm, evaluation": (evaluated, images),
         "cross-entropy": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "cross-entropy, gradient": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
+        "attention": (attention, ((2, 5, 7), (2, 9, 7), (2, 9, 6))),
+        "attention of 40 features": (attention, ((3, 40), (5, 40), (5, 3))),
+        "attention of 65 features": (attention, ((3, 65), (5, 65), (5, 3))),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
     }
 
@@ -136,6 +139,11 @@ def large_batch(a: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
 def elementwise(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
     """The functions of ELEMENTWISE."""
     return mg.where(x < y, mg.exp(x), mg.clamp(x, -0.5, 0.5) + y) + FUNCTIONS.relu(x)
+
+
+def attention(q: mg.Tensor, k: mg.Tensor, v: mg.Tensor) -> mg.Tensor:
+    """Each query sees the keys up to its own place."""
+    return FUNCTIONS.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:

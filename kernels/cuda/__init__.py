@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 MODULES = (
+    "attention",
     "batch_norm",
     "channel_sums",
     "conv2d",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import wrap
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.composed import composed_gradient, tensors
@@ -125,7 +125,7 @@ def scaled_dot_product_attention(
         raise ValueError(f"{name}: attn_mask must be None where is_causal is set")
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
-    if attn_mask is None and dropout_p == 0 and query.device.type == "cpu" and query.dtype.kind == "f":
+    if attn_mask is None and dropout_p == 0 and query.dtype.kind == "f":
         batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
         q, k, v = (
             x if x.shape[:-2] == batch else broadcast_to(x, (*batch, *x.shape[-2:]))
@@ -161,13 +161,17 @@ def _weights(scores: Any, mask: Any) -> Any:
 def _matrices(x: Any) -> Any:
     """(..., rows, columns) as (B, H, rows, columns) with contiguous rows; a view if the strides allow it."""
     if x.shape[-1] > 1 and x.strides[-1] != x.itemsize:
-        x = np.ascontiguousarray(x)
+        x = _contiguous(x)
     return x if x.ndim == 4 else x.reshape(math.prod(x.shape[:-3]), *(1,) * (x.ndim == 2), *x.shape[-3:])
+
+
+def _contiguous(x: Any) -> Any:
+    return x if x.flags.c_contiguous else x.copy(order="C")
 
 
 def _rows(x: Any) -> Any:
     """(..., rows) as a contiguous (B, H, rows)."""
-    x = np.ascontiguousarray(x)
+    x = _contiguous(x)
     return x if x.ndim == 3 else x.reshape(math.prod(x.shape[:-2]), *(1,) * (x.ndim == 1), *x.shape[-2:])
 
 
@@ -198,5 +202,50 @@ def _(outs, q, k, v, *, is_causal, scale):
 @attention_grad.kernel("cpu", name="blocks", layout="strided", when=_has_keys_and_outer_gradient)
 def _(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
     """Blocks of queries and keys, whose probabilities are computed anew and never leave the cache."""
-    arrays = [_matrices(x) for x in (*outs, g, q, k, v, np.ascontiguousarray(out))]
+    arrays = [_matrices(x) for x in (*outs, g, q, k, v, _contiguous(out))]
     cpu.attention.backward(*arrays, _rows(lse), is_causal, scale, get_num_threads())
+
+
+def _features_fit(bytes_needed: Any) -> Any:
+    """A condition: as many features as the CUDA kernels take, and a card with the shared memory for them."""
+
+    def fit(q: Any, v: Any) -> bool:
+        if not 0 < max(q.shape[-1], v.shape[-1]) <= cuda.attention.MAX_FEATURES:
+            return False
+        needed = bytes_needed(cuda.attention.padded(q, v))
+        return isinstance(q, np.ndarray) or needed <= q.device.attributes["MaxSharedMemoryPerBlockOptin"]
+
+    return fit
+
+
+_forward_fits = _features_fit(lambda D: cuda.attention.forward_bytes(D))
+_backward_fits = _features_fit(lambda D: cuda.attention.backward_bytes(D))
+
+
+def _has_keys_and_fits(q: Any, k: Any, v: Any, **_: Any) -> bool:
+    return k.shape[-2] > 0 and _forward_fits(q, v)
+
+
+def _has_keys_and_fits_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_: Any) -> bool:
+    return k.shape[-2] > 0 and rest[-1] is None and _backward_fits(q, v)
+
+
+@attention.kernel("cuda", "sim", name="online_softmax", dtypes="f4", layout="strided", when=_has_keys_and_fits)
+def _(outs, q, k, v, *, is_causal, scale):
+    """Tiles of queries, whose scores never leave the multiprocessor: an online softmax walks along the keys."""
+    out, lse = outs
+    cuda.attention.forward(
+        _matrices(out), _rows(lse), _matrices(q), _matrices(k), _matrices(v), is_causal, scale
+    )
+
+
+@attention_grad.kernel(
+    "cuda", "sim", name="recompute", dtypes="f4", layout="strided", when=_has_keys_and_fits_backward
+)
+def _(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
+    """Tiles of queries and keys, whose probabilities are computed anew; no atomics."""
+    g, out = (_contiguous(_matrices(x)) for x in (g, out))
+    arrays = (_matrices(x) for x in outs)
+    cuda.attention.backward(
+        *arrays, g, _matrices(q), _matrices(k), _matrices(v), out, _rows(lse), is_causal, scale
+    )

@@ -2,47 +2,10 @@
 
 import numpy as np
 import pytest
-
-# B, H, L, S, E, V: around the edges of vectors, tiles, and blocks of 24 and 48 queries and of 128 keys.
-SIZES = [
-    (1, 1, 1, 1, 1, 1),
-    (2, 3, 5, 7, 4, 9),
-    (1, 2, 24, 128, 16, 17),
-    (1, 2, 49, 130, 8, 5),
-    (1, 1, 100, 33, 33, 40),
-    (1, 1, 150, 300, 2, 3),
-    (0, 2, 3, 4, 5, 6),
-    (2, 1, 0, 4, 5, 6),
-    (1, 1, 3, 4, 0, 2),
-]
+from attention_problems import SCALE, SIZES, by_definition, inputs
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 variants = pytest.mark.parametrize(("threads", "causal"), [(1, False), (2, True), (3, False), (3, True)])
-SCALE = 0.3
-
-
-def inputs(size, dtype):
-    """q, k, v and the gradient of the output, of which some have the heads inside the rows."""
-    B, H, L, S, E, V = size
-    rng = np.random.default_rng(sum(size))
-    q, k, grad = (rng.standard_normal((B, n, H, d)).astype(dtype) for n, d in ((L, E), (S, E), (L, V)))
-    v = rng.standard_normal((B, H, S, V + 3)).astype(dtype)[..., 1 : V + 1]
-    return q.swapaxes(1, 2), k.swapaxes(1, 2), v, grad.swapaxes(1, 2)
-
-
-def by_definition(q, k, v, grad, causal):
-    """out, lse, and the gradients of q, k and v, in float64."""
-    q, k, v, grad = (x.astype(float) for x in (q, k, v, grad))
-    scores = q @ k.swapaxes(2, 3) * SCALE
-    if causal:
-        scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
-    lse = np.log(np.exp(scores).sum(3))
-    p = np.exp(scores - lse[..., None])
-    out = p @ v
-    ds = p * (grad @ v.swapaxes(2, 3) - (grad * out).sum(3)[..., None]) * SCALE
-    return out, lse, ds @ k, ds.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ grad
-
-
 def compute(module, size, dtype, causal, threads):
     """The same by the kernels."""
     B, H, L, S, E, V = size

@@ -1,0 +1,112 @@
+"""Launches ``attention.cu``: scaled dot-product attention, forward and backward, on a card or on the simulator.
+
+All arrays are float32. q is (B, H, L, E), k (B, H, S, E), v (B, H, S, V): features are neighbours, other
+strides are free. out and its gradient are (B, H, L, V), lse is (B, H, L), all C-contiguous. There is at least
+one key, and at most ``MAX_FEATURES`` features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import workspace
+
+MAX_FEATURES = 128
+THREADS = 256
+WARP = 32
+PAD = 4  # of the rows of a tile, as in attention.cu
+FLOAT = 4  # bytes
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_row_sums = CudaKernel(_source, "attention_row_sums")
+
+
+# By the size of the features, D: how many queries and keys are in a tile.
+FORWARD_TILES = {32: (64, 64), 64: (64, 64), 128: (64, 32)}
+BACKWARD_TILES = {32: (64, 64), 64: (64, 64), 128: (32, 32)}
+
+
+def _instances(kernel: str, tiles: dict[int, tuple[int, int]]) -> dict[int, CudaKernel]:
+    return {D: CudaKernel(_source, f"{kernel}<{D}, {q}, {k}>") for D, (q, k) in tiles.items()}
+
+
+_forward = _instances("attention_forward", FORWARD_TILES)
+_grad_keys = _instances("attention_grad_keys", BACKWARD_TILES)
+_grad_queries = _instances("attention_grad_queries", BACKWARD_TILES)
+
+
+def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> None:
+    """``out`` and ``lse``, by an online softmax over tiles of keys."""
+    B, H, L, _ = q.shape
+    D = padded(q, v)
+    queries, _ = FORWARD_TILES[D]
+    _forward[D].launch(
+        B * H * blocks(L, queries),
+        THREADS,
+        (out, lse, strided(q), strided(k), strided(v), _shape(q, k, v, is_causal, scale)),
+        shared_bytes=forward_bytes(D),
+    )
+
+
+def backward(
+    dq: Any,
+    dk: Any,
+    dv: Any,
+    g: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    is_causal: bool,
+    scale: float,
+) -> None:
+    """The gradients of ``q``, ``k`` and ``v`` for ``g``, that of ``out``; probabilities are computed anew."""
+    B, H, L, _ = q.shape
+    S, V = v.shape[-2:]
+    D = padded(q, v)
+    queries, keys = BACKWARD_TILES[D]
+    row_sums = workspace(lse, lse.shape)
+    rows = THREADS // WARP
+    _row_sums.launch(blocks(lse.size, rows), (WARP, rows), (row_sums, g, out, lse.size, V))
+    inputs = g, strided(q), strided(k), strided(v), lse, row_sums, _shape(q, k, v, is_causal, scale)
+    shared_bytes = backward_bytes(D)
+    _grad_keys[D].launch(B * H * blocks(S, keys), THREADS, (dk, dv, *inputs), shared_bytes)
+    _grad_queries[D].launch(B * H * blocks(L, queries), THREADS, (dq, *inputs), shared_bytes)
+
+
+def padded(q: Any, v: Any) -> int:
+    """The size of the features in tiles, D."""
+    return next(D for D in FORWARD_TILES if D >= max(q.shape[-1], v.shape[-1]))
+
+
+def forward_bytes(D: int) -> int:
+    """The shared memory of a block: tiles of queries, of keys or values, and of probabilities."""
+    queries, keys = FORWARD_TILES[D]
+    return FLOAT * ((queries + keys) * (D + PAD) + queries * (keys + PAD))
+
+
+def backward_bytes(D: int) -> int:
+    """The shared memory of a block of either gradient: two tiles of queries, two of keys, one of both."""
+    queries, keys = BACKWARD_TILES[D]
+    return FLOAT * (2 * (queries + keys) * (D + PAD) + queries * (keys + PAD))
+
+
+def _shape(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> dict[str, Any]:
+    strides = {
+        f"{name}_stride": tuple(step // x.itemsize for step in x.strides[:3])
+        for name, x in (("q", q), ("k", k), ("v", v))
+    }
+    return {
+        "heads": q.shape[1],
+        "L": q.shape[2],
+        "S": k.shape[2],
+        **strides,
+        "E": q.shape[3],
+        "V": v.shape[3],
+        "scale": scale,
+        "is_causal": is_causal,
+    }

@@ -1,0 +1,40 @@
+"""Attention problems for the kernels of every device: inputs, and what comes of them by the definition."""
+
+import numpy as np
+
+# B, H, L, S, E, V: around the edges of vectors, tiles, blocks of 24, 48 and 64 queries and of 64 and 128 keys.
+SIZES = [
+    (1, 1, 1, 1, 1, 1),
+    (2, 3, 5, 7, 4, 9),
+    (1, 2, 24, 128, 16, 17),
+    (1, 2, 49, 130, 8, 5),
+    (1, 1, 100, 33, 33, 40),
+    (1, 1, 150, 300, 2, 3),
+    (0, 2, 3, 4, 5, 6),
+    (2, 1, 0, 4, 5, 6),
+    (1, 1, 3, 4, 0, 2),
+]
+
+SCALE = 0.3
+
+
+def inputs(size, dtype):
+    """q, k, v and the gradient of the output, of which some have the heads inside the rows."""
+    B, H, L, S, E, V = size
+    rng = np.random.default_rng(sum(size))
+    q, k, grad = (rng.standard_normal((B, n, H, d)).astype(dtype) for n, d in ((L, E), (S, E), (L, V)))
+    v = rng.standard_normal((B, H, S, V + 3)).astype(dtype)[..., 1 : V + 1]
+    return q.swapaxes(1, 2), k.swapaxes(1, 2), v, grad.swapaxes(1, 2)
+
+
+def by_definition(q, k, v, grad, causal):
+    """out, lse, and the gradients of q, k and v, in float64."""
+    q, k, v, grad = (x.astype(float) for x in (q, k, v, grad))
+    scores = q @ k.swapaxes(2, 3) * SCALE
+    if causal:
+        scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
+    lse = np.log(np.exp(scores).sum(3))
+    p = np.exp(scores - lse[..., None])
+    out = p @ v
+    ds = p * (grad @ v.swapaxes(2, 3) - (grad * out).sum(3)[..., None]) * SCALE
+    return out, lse, ds @ k, ds.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ grad
