@@ -47,6 +47,7 @@ from minigrad.creation import (
 )
 from minigrad.devices import Device, available_devices, device
 from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
+from minigrad.dtypes import bfloat16 as _bfloat16
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
 from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels
@@ -132,6 +133,7 @@ from minigrad.ops.reduce import (
 )
 from minigrad.ops.shape import broadcast_to, flatten, flip, permute, reshape, squeeze, transpose, unsqueeze
 from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.precision import (
     convolution_precision,
     get_convolution_precision,
@@ -159,6 +161,7 @@ kernels.list = list_kernels  # from here, because the kernels' floor knows nothi
 __version__ = "0.1.0"
 
 _LAZY = {
+    "amp": "minigrad.amp",
     "compare": "minigrad.compare",
     "cuda": "minigrad.cuda",
     "data": "minigrad.data",
@@ -177,6 +180,8 @@ def __getattr__(name: str):
         return _import_module(_LAZY[name])
     if name in ("save", "load"):
         return getattr(_import_module("minigrad.io"), name)
+    if name == "bfloat16":
+        return _bfloat16()
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from minigrad.dtypes import is_floating
 from minigrad.graph import Node, mode
 
 __all__ = ["detect_anomaly", "set_detect_anomaly"]
@@ -65,7 +66,7 @@ def check_gradients(node: Node, grads: Sequence) -> None:
 def _has_nan(value: Any) -> bool:
     """Whether a tensor or an array has a NaN; numbers and integers have none."""
     array = getattr(value, "_array", value)
-    if getattr(array, "dtype", None) is None or array.dtype.kind != "f":
+    if getattr(array, "dtype", None) is None or not is_floating(array.dtype):
         return False
     # A bare array comes from the walk back, which has made its device the current one.
     with contextlib.nullcontext() if array is value else value.device.active():

@@ -76,6 +76,7 @@ def run_backward(
 
     quiet = enter_quiet()
     before, mode.grad = mode.grad, create_graph
+    autocast, mode.autocast = mode.autocast, None  # gradients have the dtypes of the forward pass
     left: list = []
     try:
         with cpu.active() if roots and roots[0].device is cpu else contextlib.nullcontext():
@@ -97,7 +98,7 @@ def run_backward(
     finally:
         if left:
             left[0].use()
-        mode.grad = before
+        mode.grad, mode.autocast = before, autocast
         leave_quiet(quiet)
     found = [
         leaves.get(id(t), (None,))[0] if t._node is None else captured[t._node.number, t._index]

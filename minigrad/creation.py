@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating, is_supported, to_dtype
 from minigrad import kernels
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
@@ -19,7 +20,7 @@ from minigrad.promotion import get_default_dtype
 from minigrad.random import Generator, default_generator
 from minigrad.tensor import Tensor
 
-SUPPORTED = "float16 float32 float64, int8 to int64, uint8 to uint64, and bool"
+SUPPORTED = "float16 bfloat16 float32 float64, int8 to int64, uint8 to uint64, and bool"
 
 
 def tensor(
@@ -30,7 +31,7 @@ def tensor(
     array = data
     if isinstance(data, Tensor):
         array = data._array if data.device is where else data.device.to_numpy(data._array)
-    dtype = None if dtype is None else np.dtype(dtype)
+    dtype = None if dtype is None else to_dtype(dtype)
     if isinstance(array, where.array_type):
         with where.active():
             return _finish(where.xp.array(array, dtype=dtype, order="C"), where, requires_grad)
@@ -95,7 +96,7 @@ def full(
             np.bool_ if isinstance(fill_value, bool) else np.int64 if isinstance(fill_value, int) else None
         )
     with where.active():
-        array = where.xp.full(_size((size,)), fill_value, np.dtype(dtype or get_default_dtype()))
+        array = where.xp.full(_size((size,)), fill_value, to_dtype(dtype or get_default_dtype()))
     return _finish(array, where, requires_grad)
 
 
@@ -103,7 +104,7 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     """A tensor whose elements are whatever the memory held."""
     where = find_device(device or cpu)
     with where.active():
-        array = where.empty(_size(size), np.dtype(dtype or get_default_dtype()))
+        array = where.empty(_size(size), to_dtype(dtype or get_default_dtype()))
     return _finish(array, where, requires_grad)
 
 
@@ -155,7 +156,7 @@ def arange(
     if step == 0:
         raise ValueError("arange: step must not be 0")
     whole = all(isinstance(v, numbers.Integral) for v in (start, end, step))
-    dtype = np.dtype(dtype or (np.int64 if whole else get_default_dtype()))
+    dtype = to_dtype(dtype or (np.int64 if whole else get_default_dtype()))
     where = find_device(device or cpu)
     return _finish(where.from_numpy(np.arange(start, end, step).astype(dtype)), where, requires_grad)
 
@@ -170,7 +171,7 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """``steps`` numbers from ``start`` to ``end``, both included, equally far apart."""
-    array = np.linspace(start, end, steps, dtype=np.dtype(dtype or get_default_dtype()))
+    array = np.linspace(start, end, steps, dtype=to_dtype(dtype or get_default_dtype()))
     where = find_device(device or cpu)
     return _finish(where.from_numpy(array), where, requires_grad)
 
@@ -180,7 +181,7 @@ def eye(
 ) -> Tensor:
     """The identity matrix, n x n or n x m."""
     where = find_device(device or cpu)
-    array = np.eye(n, n if m is None else m, dtype=np.dtype(dtype or get_default_dtype()))
+    array = np.eye(n, n if m is None else m, dtype=to_dtype(dtype or get_default_dtype()))
     return _finish(where.from_numpy(array), where, requires_grad)
 
 
@@ -225,7 +226,7 @@ def randint(
         raise ValueError(f"randint: expected low < high, got {low} and {high}")
     where = find_device(device or cpu)
     array = (generator or default_generator).numpy.integers(low, high, _size((size,)))
-    return _finish(where.from_numpy(array.astype(np.dtype(dtype or np.int64))), where, False)
+    return _finish(where.from_numpy(array.astype(to_dtype(dtype or np.int64))), where, False)
 
 
 def randperm(n: int, *, generator: Generator | None = None, device: Any = None) -> Tensor:
@@ -258,8 +259,8 @@ def _drawn(
     device: Any,
     requires_grad: bool,
 ) -> Tensor:
-    dtype = np.dtype(dtype or get_default_dtype())
-    if dtype.kind != "f":
+    dtype = to_dtype(dtype or get_default_dtype())
+    if not is_floating(dtype):
         raise TypeError(f"random numbers are floating, got dtype {dtype}; for integers see randint")
     where = find_device(device or cpu)
     seed, offset = (generator or default_generator).next_stream()
@@ -294,7 +295,7 @@ def _place(device: Any, data: Any) -> Device:
 
 
 def _finish(array: Any, device: Device, requires_grad: bool) -> Tensor:
-    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+    if not is_supported(array.dtype):
         raise TypeError(f"tensors hold {SUPPORTED}; got {array.dtype}")
     made = Tensor.__new__(Tensor)
     made._array = array

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.devices import KINDS, Device
+from minigrad.dtypes import BFLOAT16, to_dtype
 
 __all__ = ["Kernel", "KernelTable", "Spec", "get_kernel", "kernel_table", "list_kernels", "use_kernel"]
 
@@ -137,8 +138,10 @@ def kernel_table(op: str) -> KernelTable:
 
 
 def parse_dtypes(dtypes: str | Sequence) -> tuple[np.dtype, ...]:
-    """``"f4 f8"``, or a sequence of dtypes, as a tuple of dtypes."""
-    return tuple(np.dtype(t) for t in (dtypes.split() if isinstance(dtypes, str) else dtypes))
+    """``"f4 f8"``, or a sequence of dtypes, as a tuple of dtypes; ``bf16`` where there is bfloat16."""
+    given = dtypes.split() if isinstance(dtypes, str) else dtypes
+    known = [BFLOAT16 if isinstance(t, str) and t == "bf16" else np.dtype(t) for t in given]
+    return tuple(t for t in known if t is not None)
 
 
 def run_kernel(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
@@ -232,7 +235,7 @@ def get_kernel(op: str, device: str = "cpu", dtype: Any = np.float32) -> str:
     """The name of the kernel that the op named ``op`` would run, conditions on its inputs aside."""
     if op not in _tables:
         raise ValueError(f"get_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
-    candidates = _tables[op].candidates(device, np.dtype(dtype))
+    candidates = _tables[op].candidates(device, to_dtype(dtype))
     return candidates[0].name if candidates else REFERENCE
 
 

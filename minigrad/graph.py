@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating
 from minigrad.devices import Device, cpu
 from minigrad.dispatch import Spec
 
@@ -29,6 +30,7 @@ class _Mode(threading.local):
 
     grad = True  # record the graph?
     anomaly = False  # look for NaN after each op?
+    autocast: Any = None  # see minigrad.mixed_precision
     bare: Device | None = None  # in a gradient rule that is given bare arrays, their device
 
 
@@ -197,13 +199,18 @@ class Node:
         ]
         self.written = [written_cell(outputs[i]) for i in saved]
         for index, out in enumerate(outputs):
-            if out.dtype.kind == "f":
+            if is_floating(out.dtype):
                 out.requires_grad = True
                 out._node = self
                 out._index = index
 
     def free(self) -> None:
-        """Drop everything saved: the node cannot be passed again. What remains shows where it would lead."""
+        """Drop everything saved: the node cannot be passed again. What remains shows where it would lead.
+
+        A conversion saves nothing, and may be passed again: under autocast several losses share a weight's.
+        """
+        if self.op.name == "cast":
+            return
         self.inputs = None
         self.written = ()
         if self.outputs is not _NOT_KEPT:
@@ -233,7 +240,8 @@ class Node:
         op = self.op
         # Rules that use nothing but ops, and operators that arrays have too, are spared the tensors, unless
         # the arrays are so large that the operators' kernels, which only tensors reach, gain more than that.
-        bare = op.arithmetic_rules and not create_graph
+        # And but for floats of 16 bits, which operators would sum as they are, where ops compute in float32.
+        bare = op.arithmetic_rules and not create_graph and grad_outputs[0].dtype.itemsize > 2
         if bare and grad_outputs[0].size >= LARGE and self.device is cpu:
             bare = False
         if bare:
@@ -270,13 +278,13 @@ class Node:
         """The gradients and the outputs as the rule sees them: tensors (or Specs), in tuples if several."""
         outputs, grads = [], []
         for index, (kept, grad) in enumerate(zip(self.outputs, grad_outputs, strict=True)):
-            if grad is None and self.op.materialize_grads and kept is not None and kept.dtype.kind == "f":
+            if grad is None and self.op.materialize_grads and kept is not None and is_floating(kept.dtype):
                 with self.output_device.active():
                     grad = self.output_device.xp.zeros(kept.shape, kept.dtype)
             grads.append(grad if grad is None else as_variable(grad, self.output_device))
             if kept is not None and not isinstance(kept, Spec):
                 kept = wrap(kept, self.output_device)
-                if kept.dtype.kind == "f":
+                if is_floating(kept.dtype):
                     kept.requires_grad = True
                     kept._node = self
                     kept._index = index

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigrad.autograd import Variable, mark_written, mode, wrap
 from minigrad.devices import cpu
+from minigrad.dtypes import is_floating
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.op import get_op
 from minigrad.ops import activation, elementwise, index
@@ -109,7 +110,8 @@ class InPlace(Variable):
             raise ValueError(
                 f"{name}: the result has shape {result.shape}, which does not fit into {self.shape}"
             )
-        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
+        both_floating = is_floating(result.dtype) and is_floating(self.dtype)
+        if not both_floating and not np.can_cast(result.dtype, self.dtype, "same_kind"):
             raise TypeError(
                 f"{name}: a result of {result.dtype} cannot be stored in a tensor of {self.dtype}"
             )

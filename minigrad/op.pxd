@@ -15,11 +15,11 @@ cpdef tuple _broadcast_shape(list arrays)
 cdef class Op:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
-    cdef public object name, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small, add_gradient
+    cdef public object name, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small, add_gradient, autocast
     cdef public KernelTable kernels
     cdef public dict _saves
     cdef public list _rules
-    cdef public bint promote, differentiable, view, arithmetic_rules, variadic
+    cdef public bint promote, differentiable, view, moves, arithmetic_rules, variadic
     cdef public Py_ssize_t arity
 
     @cython.locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)

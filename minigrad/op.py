@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import FLOAT32, FLOATING_KINDS, is_floating, is_half
 from minigrad.anomaly import calling_stack, check_outputs
 from minigrad.devices import KINDS, cpu
 from minigrad.dispatch import (
@@ -44,6 +45,7 @@ from minigrad.dispatch import (
 from minigrad.errors import DeviceError
 from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.kernels.cpu import memory
+from minigrad.mixed_precision import POLICIES, cast_inputs
 from minigrad.promotion import result_dtype
 
 __all__ = ["Op", "get_op", "op"]
@@ -60,6 +62,15 @@ def _has_large(arrays: list) -> bool:
         if type(array) is np.ndarray and array.nbytes >= LARGE_ARRAY:
             return True
     return False
+
+
+def _is_half_array(array: Any) -> bool:
+    return hasattr(array, "dtype") and is_half(array.dtype)
+
+
+def cast_array(device: Any, array: Any, dtype: np.dtype) -> Any:
+    """``array``, of ``device``, converted to ``dtype`` by the op ``cast``."""
+    return _ops["cast"]._compute(device, array.dtype, [array], {"dtype": dtype})
 
 
 def _as_specs(rule_result: Any, dtype: np.dtype) -> list:
@@ -97,7 +108,7 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable``, ``view``, ``arithmetic``, ``small``, ``add_gradient``,
+        options: ``promote``, ``differentiable``, ``view``, ``moves``, ``arithmetic``, ``small``, ``add_gradient``,
             ``saved_outputs``, ``materialize_grads`` as in :class:`Op`.
     """
     if reference is None:
@@ -116,6 +127,8 @@ class Op:
             of different floating dtypes are an error.
         differentiable: False for ops without a gradient, such as comparisons.
         view: the output may show the first input's memory.
+        moves: the op moves elements, converts them or looks at their bits, and so computes on 16-bit floats as
+            they are. All others compute on them in float32, and round the result once.
         arithmetic: the gradient rules use nothing but ops, and the operators that bare arrays have too; where
             no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
@@ -137,6 +150,7 @@ class Op:
         promote: bool = False,
         differentiable: bool = True,
         view: bool = False,
+        moves: bool = False,
         arithmetic: bool = False,
         small: Callable | None = None,
         add_gradient: Callable | None = None,
@@ -148,6 +162,7 @@ class Op:
         self.promote = promote
         self.differentiable = differentiable
         self.view = view
+        self.moves = moves or view
         self.arithmetic_rules = arithmetic
         self.small = small
         self.add_gradient = add_gradient
@@ -155,6 +170,7 @@ class Op:
         self.materialize_grads = materialize_grads
         self.__doc__ = reference.__doc__
         self.kernels = kernel_table(self.name)
+        self.autocast = POLICIES.get(self.name)
         self._shape_rule: Callable | None = None
         self._dtype_rule: Callable | None = None
         self._joint_rule: Callable | None = None
@@ -295,6 +311,8 @@ class Op:
             bare = mode.bare
             if bare is not None and isinstance(args[0], bare.array_type):
                 return self._compute(bare, args[0].dtype, [*args], attrs)
+        if self.autocast is not None and mode.autocast is not None:
+            args = cast_inputs(self.autocast, args)
         device: Any = None
         dtype: Any = None
         scalars = mixed = False
@@ -310,7 +328,7 @@ class Op:
                     dtype = array.dtype
                 elif variable.device is not device:
                     raise self._device_error(args)
-                elif array.dtype is not dtype and (self.promote or array.dtype.kind == "f"):
+                elif array.dtype is not dtype and (self.promote or is_floating(array.dtype)):
                     mixed = True  # numbers of classes or rows beside floats are none to convert
                 if variable.requires_grad:
                     needs |= bit
@@ -321,7 +339,7 @@ class Op:
                 elif arg is not None or not self.optional:
                     mixed = True
             bit <<= 1
-        if mixed or device is None or (scalars and dtype.kind != "f"):
+        if mixed or device is None or (scalars and dtype.kind not in FLOATING_KINDS):
             harmonised = self._harmonise(args, device)
             if harmonised is not None:
                 return self.apply(harmonised, attrs)
@@ -363,6 +381,10 @@ class Op:
             result = self.small(*arrays)
             if result is not None:
                 return result
+        if dtype.itemsize == 2 and not self.moves and is_half(dtype):
+            kernel = table.choose(device.type, dtype, arrays, attrs) if table.kernels else None
+            if kernel is None:
+                return self._compute_in_float32(device, dtype, arrays, attrs)
         specs = None
         if self._shape_rule is not None:
             specs = _as_specs(self._shape_rule(*arrays, **attrs), dtype)
@@ -385,6 +407,14 @@ class Op:
         if isinstance(result, (tuple, list)):
             return tuple([device.xp.asarray(r) for r in result])
         return device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
+
+    def _compute_in_float32(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
+        """:meth:`_compute` for floats of 16 bits: on float32, and what comes out rounded to ``dtype``."""
+        wide = [cast_array(device, a, FLOAT32) if _is_half_array(a) else a for a in arrays]
+        results = self._compute(device, FLOAT32, wide, attrs)
+        if type(results) is tuple:
+            return tuple([cast_array(device, r, dtype) if r.dtype == FLOAT32 else r for r in results])
+        return cast_array(device, results, dtype) if results.dtype == FLOAT32 else results
 
     def _run_reference(self, device: Any, arrays: list, attrs: dict) -> Any:
         arguments = (device.xp, *arrays)
@@ -546,7 +576,7 @@ class Op:
         )
 
     def _check_one_float(self, args: Sequence) -> None:
-        dtypes = [(i, a.dtype) for i, a in enumerate(args) if isinstance(a, Variable) and a.dtype.kind == "f"]
+        dtypes = [(i, a.dtype) for i, a in enumerate(args) if isinstance(a, Variable) and is_floating(a.dtype)]
         if len({t for _, t in dtypes}) > 1:
             found = ", ".join(f"{self.input_name(i)} is {t}" for i, t in dtypes)
             raise TypeError(f"{self.name}: inputs of different dtypes ({found}); convert one with .to(dtype)")

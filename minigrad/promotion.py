@@ -2,7 +2,7 @@
 
 A dtype belongs to one of three kinds, bool < integer < floating. Tensors with dimensions decide; a 0-d
 tensor, and then a Python number, changes the result only by being of a higher kind. So ``int64 * 2.5`` is
-the default dtype (float32), and ``float32 * float64(0-d)`` stays float32.
+the default dtype (float32), and ``float32 * float64(0-d)`` stays float32. Two 16-bit dtypes give float32.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import FLOAT32, is_floating
+
 __all__ = ["get_default_dtype", "result_dtype", "set_default_dtype"]
 
 _default = np.dtype(np.float32)
-_KIND = {"b": 0, "u": 1, "i": 1, "f": 2}
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # bfloat16 is of kind V
 
 
 def get_default_dtype() -> np.dtype:
@@ -62,5 +64,7 @@ def scalar_dtype(value: bool | int | float) -> np.dtype:
 
 
 def _join(dtypes: list[np.dtype]) -> np.dtype:
-    floats = [t for t in dtypes if t.kind == "f"]
+    floats = {t for t in dtypes if is_floating(t)}
+    if len(floats) > 1:  # float16 and bfloat16 both fit into float32, and neither into the other
+        floats = {FLOAT32 if t.kind == "V" else t for t in floats}
     return np.result_type(*(floats or dtypes))

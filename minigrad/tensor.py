@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import bfloat16, is_floating, is_half, is_supported, names_dtype, to_dtype
 from minigrad import autograd
 from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.devices import Device, cpu, find_card, is_pinned, pinned_copy
@@ -79,7 +80,7 @@ class Tensor(Operators, InPlace):
 
     def is_floating_point(self) -> bool:
         """Whether the dtype is a floating one."""
-        return self._array.dtype.kind == "f"
+        return is_floating(self._array.dtype)
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in memory in C order without gaps."""
@@ -104,7 +105,8 @@ class Tensor(Operators, InPlace):
 
     def __repr__(self) -> str:
         array = self.device.to_numpy(self._array)
-        text = np.array2string(array, separator=", ", prefix="tensor(", precision=4, threshold=200)
+        shown = array.astype(np.float32) if is_half(array.dtype) else array
+        text = np.array2string(shown, separator=", ", prefix="tensor(", precision=4, threshold=200)
         if array.dtype not in (get_default_dtype(), np.int64, np.bool_):
             text += f", dtype={array.dtype}"
         if self.device.type != "cpu":
@@ -132,7 +134,10 @@ class Tensor(Operators, InPlace):
     # ---- out of the tensor -----------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
-        """The array itself (shared memory) on ``cpu`` and ``sim``, a copy from ``cuda``."""
+        """The array itself (shared memory) on ``cpu`` and ``sim``, a copy from ``cuda``.
+
+        Of a bfloat16 tensor it has the dtype of the package ml_dtypes, with which NumPy computes as well.
+        """
         if self.requires_grad:
             raise RuntimeError("numpy(): the tensor requires a gradient; use .detach().numpy()")
         return self.device.to_numpy(self._array)
@@ -198,7 +203,7 @@ class Tensor(Operators, InPlace):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for a gradient, or not; only for leaves of a floating dtype."""
-        if requires_grad and self.dtype.kind != "f":
+        if requires_grad and not is_floating(self.dtype):
             raise TypeError(f"only floating tensors can require a gradient, got {self.dtype}")
         if not requires_grad and self._node is not None:
             raise RuntimeError("requires_grad_(False): the tensor was made by an op; use detach()")
@@ -275,14 +280,13 @@ class Tensor(Operators, InPlace):
         for arg in args:
             if isinstance(arg, Tensor):
                 device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, Device) or (isinstance(arg, str) and not _names_dtype(arg)):
+            elif isinstance(arg, Device) or (isinstance(arg, str) and not names_dtype(arg)):
                 device = arg
             elif arg is not None:
                 dtype = arg
         out = self
-        if dtype is not None and np.dtype(dtype) != self.dtype:
-            dtype = np.dtype(dtype)
-            if dtype.kind not in "fiub" or dtype.itemsize > 8:
+        if dtype is not None and (dtype := to_dtype(dtype)) != self.dtype:
+            if not is_supported(dtype):
                 raise TypeError(f"to: tensors hold floats, integers and bools, got {dtype}")
             out = elementwise.cast(out, dtype=dtype)
         if device is not None and find_device(device) is not out.device:
@@ -324,6 +328,10 @@ class Tensor(Operators, InPlace):
     def half(self) -> Tensor:
         """As float16."""
         return self.to(np.float16)
+
+    def bfloat16(self) -> Tensor:
+        """As bfloat16; ImportError without the package ml_dtypes."""
+        return self.to(bfloat16())
 
     def int(self) -> Tensor:
         """As int32."""
@@ -515,14 +523,6 @@ class HookHandle:
     def remove(self) -> None:
         """Call the hook no more."""
         self._hooks.pop(self._number, None)
-
-
-def _names_dtype(name: str) -> bool:
-    try:
-        np.dtype(name)
-    except TypeError:
-        return False
-    return True
 
 
 def _one_tuple(sizes: tuple) -> tuple:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
 from minigrad.devices import Device
 from minigrad.tensor import Tensor
@@ -42,7 +43,7 @@ def assert_close(
         raise AssertionError(f"{what}: wrong shape\n  Expect {expected.shape}\n  Actual {actual.shape}")
     if actual.dtype.kind != expected.dtype.kind:
         raise AssertionError(f"{what}: wrong kind\n  Expect {expected.dtype}\n  Actual {actual.dtype}")
-    if actual.dtype.kind != "f":
+    if not is_floating(actual.dtype):
         _report(what, actual, expected, (actual != expected).astype(float), np.zeros(actual.shape))
         return
     finite = np.isfinite(expected)

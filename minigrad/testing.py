@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.dtypes import is_floating
 from minigrad import autograd
 from minigrad.devices import Device, available_devices
 from minigrad.devices import device as find_device
@@ -208,7 +209,7 @@ def _backward(outputs: Sequence, inputs: Sequence, weights: Sequence) -> list[np
 
 def _float_outputs(outputs: Any) -> list[Tensor]:
     several = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
-    return [y for y in several if y.dtype.kind == "f"]
+    return [y for y in several if is_floating(y.dtype)]
 
 
 def _positions(shape: tuple, count: int | None, rng: np.random.Generator) -> Iterable[tuple]:
@@ -349,7 +350,7 @@ def _check_kernel(
     before = [v.copy() if isinstance(v, np.ndarray) else v for v in values]
 
     attrs = op._complete(one.attrs)
-    wide = [v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for v in before]
+    wide = [v.astype(np.float64) if isinstance(v, np.ndarray) and is_floating(v.dtype) else v for v in before]
     with np.errstate(all="ignore"):
         expected = tuple(np.asarray(e) for e in _tuple(op.reference(np, *wide, **attrs)))
     length = one.length
@@ -390,13 +391,13 @@ def _magnitudes(
     for _ in range(draws):
         moved = [
             x * (1 + step * rng.standard_normal(x.shape))
-            if isinstance(x, np.ndarray) and x.dtype.kind == "f"
+            if isinstance(x, np.ndarray) and is_floating(x.dtype)
             else x
             for x in inputs
         ]
         with np.errstate(all="ignore"):
             for total, y, z in zip(sums, expected, _tuple(op.reference(np, *moved, **attrs)), strict=True):
-                if y.dtype.kind == "f":
+                if is_floating(y.dtype):
                     total += np.nan_to_num((z - y) / step, nan=0.0, posinf=0.0, neginf=0.0) ** 2
     return [np.sqrt(total / draws) for total in sums]
 
@@ -457,7 +458,7 @@ def _draw(value: Any, dtype: np.dtype, rng: np.random.Generator) -> Any:
     elif callable(value):
         value = value(rng)
     if isinstance(value, (np.ndarray, np.generic)):
-        return np.asarray(value, dtype if value.dtype.kind == "f" else value.dtype)
+        return np.asarray(value, dtype if is_floating(value.dtype) else value.dtype)
     return value
 
 

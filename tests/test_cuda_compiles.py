@@ -21,13 +21,16 @@ from minigrad.kernels import cuda
 from minigrad.kernels.cuda.backend import OPTIONS
 from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
-from minigrad.kernels.source import CUDA_DIRECTORY, CudaSource
+from minigrad.kernels.source import BFLOAT16, CUDA_DIRECTORY, CudaSource
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
 
 # The types that each template parameter stands for, and those of kernels that take others.
-TYPES = {"T": [np.float32, np.float64], "Tap": [np.uint8, np.int32]}
-TYPES_OF_KERNEL = {"matmul_tensor_core": {"T": [np.float32, np.float16]}}
+TYPES = {"T": [np.float32, np.float64], "S": [np.float32], "Tap": [np.uint8, np.int32]}
+TYPES_OF_KERNEL = {
+    "matmul_tensor_core": {"T": [np.float32, np.float16]},
+    "cast": dict.fromkeys(("To", "From"), [np.float32, np.float16, BFLOAT16]),
+}
 
 
 @cache
@@ -163,6 +166,19 @@ def test_source_compiles(name, architecture, summary):
             "registers of a thread, and static shared memory of a block",
             f"{architecture:7} {kernel:34} {registers:3} registers {shared:6} bytes",
         )
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["add", "where", "lt", "gelu_tanh_grad", "pow"])
+def test_elementwise_functions_of_16_bits_compile(name, architecture):
+    function = (cuda.elementwise.FUNCTIONS | cuda.elementwise.ACTIVATIONS)[name]
+    names = [instance for kernel in function.half_kernels for instance in instances(kernel)]
+    assert len(set(names)) == 4
+    worked, log, _ = compile_with_nvrtc(function.half_kernels[0].source.text, names, architecture)
+    assert worked, log
+    assert "warning" not in log, log
+    assert all(spills == 0 for _, _, spills in resources(log).values()), log
 
 
 @needs_nvrtc

@@ -55,9 +55,11 @@ def test_round_trip(tmp_path, weights, write, read):
     assert_same(read(str(tmp_path / "model.safetensors")), weights)
 
 
-@pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?"])
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "bfloat16", "i8", "i4", "i2", "i1", "u1", "?"])
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (5,), (2, 3, 4)])
 def test_every_dtype_and_shape(tmp_path, dtype, shape):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
     values = {"w": from_numpy(np.asarray(np.random.default_rng(0).normal(0, 9, shape)).astype(dtype))}
     save_file(values, tmp_path / "w.safetensors")
     assert_same(load_file(tmp_path / "w.safetensors"), values)
@@ -98,12 +100,16 @@ def test_an_empty_state_dict(tmp_path):
     assert load(tmp_path / "w.safetensors") == {}
 
 
-def test_bfloat16_is_widened_and_float16_kept(tmp_path):
+@pytest.mark.parametrize("installed", [True, False])
+def test_sixteen_bits_are_kept_or_without_ml_dtypes_widened(tmp_path, monkeypatch, installed):
+    expected = pytest.importorskip("ml_dtypes").bfloat16 if installed else np.float32
+    if not installed:
+        monkeypatch.setattr("minigrad.io.weights.BFLOAT16", None)
     values = np.array([1.0, -2.5, 3.140625, 0.0], np.float32)  # all are bfloat16 values
     halves = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     loaded = load_file(raw_file(tmp_path / "w.safetensors", "BF16", [2, 2], halves))["w"].numpy()
-    assert loaded.dtype == np.float32
-    np.testing.assert_array_equal(loaded, values.reshape(2, 2))
+    assert loaded.dtype == expected
+    np.testing.assert_array_equal(loaded.astype(np.float32), values.reshape(2, 2))
     loaded = load_file(raw_file(tmp_path / "s.safetensors", "BF16", [], halves[:2]))["w"].numpy()
     assert loaded.shape == () and loaded == 1
     loaded = load_file(raw_file(tmp_path / "h.safetensors", "F16", [4], values.astype("<f2").tobytes()))["w"]

@@ -16,6 +16,7 @@ import numpy as np
 MODULES = (
     "attention",
     "batch_norm",
+    "cast",
     "channel_sums",
     "conv2d",
     "conv2d_depthwise",
@@ -34,6 +35,7 @@ MODULES = (
     "reduce",
     "softmax",
     "split_k",
+    "unscale",
 )
 """The modules that launch kernels; each is loaded when it is first touched."""
 

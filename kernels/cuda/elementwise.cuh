@@ -14,22 +14,28 @@
 constexpr int THREADS = 256;
 constexpr int MAX_DIMS = 6;
 
-// An input of the function; POSITION is its number among the inputs.
-template <typename T, int POSITION>
+// An input of the function: stored as S, computed with as T. POSITION is its number among the inputs.
+template <typename S, typename T, int POSITION>
 struct Input {
-    const T* data;  // null: the number stands for every element
+    const S* data;  // null: the number stands for every element
     T number;
 
-    __device__ __forceinline__ T at(long long i) const { return data ? data[i] : number; }
+    __device__ __forceinline__ T at(long long i) const { return data ? T(data[i]) : number; }
 
     __device__ __forceinline__ T at(const long long* offsets) const { return at(offsets[POSITION]); }
 
     template <int N>
     __device__ __forceinline__ Vector<T, N> vector(long long i) const {
-        if (data) return load_vector<N>(data + i);
-        Vector<T, N> same;
-        for (int k = 0; k < N; k++) same.lane[k] = number;
-        return same;
+        Vector<T, N> values;
+        if (data) {
+            const Vector<S, N> stored = load_vector<N>(data + i);
+#pragma unroll
+            for (int k = 0; k < N; k++) values.lane[k] = T(stored.lane[k]);
+        } else {
+#pragma unroll
+            for (int k = 0; k < N; k++) values.lane[k] = number;
+        }
+        return values;
     }
 };
 
@@ -37,7 +43,7 @@ template <typename Out, int N, typename Function, typename... T>
 __device__ __forceinline__ Vector<Out, N> each_lane(Function f, const Vector<T, N>&... inputs) {
     Vector<Out, N> result;
 #pragma unroll
-    for (int k = 0; k < N; k++) result.lane[k] = f(inputs.lane[k]...);
+    for (int k = 0; k < N; k++) result.lane[k] = Out(f(inputs.lane[k]...));
     return result;
 }
 
@@ -46,8 +52,8 @@ __device__ __forceinline__ Vector<Out, N> each_lane(Function f, const Vector<T, 
 // neighbours. The whole block goes one way or the other.
 //
 // Grid: x = n / (THREADS * N) blocks, rounded up.
-template <int N, typename Out, typename Function, typename... T, int... POSITION>
-__device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<T, POSITION>... inputs) {
+template <int N, typename Out, typename Function, typename... S, typename... T, int... POSITION>
+__device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<S, T, POSITION>... inputs) {
     const long long begin = (long long)blockIdx.x * (THREADS * N);
     if (begin + THREADS * N <= n && aligned<N>(out) && (aligned<N>(inputs.data) && ...)) {
         const long long i = begin + threadIdx.x * N;
@@ -55,7 +61,7 @@ __device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<T,
         return;
     }
     for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS)
-        out[i] = f(inputs.at(i)...);
+        out[i] = Out(f(inputs.at(i)...));
 }
 
 // The dimensions of the output, outermost first, and the inputs' strides in elements (0 where one is
@@ -67,9 +73,9 @@ struct Layout {
 };
 
 // Grid: x = a thread for each element of the output, which is contiguous.
-template <typename Out, typename Function, typename... T, int... POSITION>
+template <typename Out, typename Function, typename... S, typename... T, int... POSITION>
 __device__ __forceinline__ void strided(Out* out, long long n, const Layout& layout, Function f,
-                                        Input<T, POSITION>... inputs) {
+                                        Input<S, T, POSITION>... inputs) {
     const long long i = global_thread_index();
     if (i >= n) return;
     long long offsets[sizeof...(T)] = {}, rest = i;
@@ -78,7 +84,7 @@ __device__ __forceinline__ void strided(Out* out, long long n, const Layout& lay
         for (int k = 0; k < int(sizeof...(T)); k++) offsets[k] += index * layout.stride[MAX_DIMS * k + d];
         rest = outer;
     }
-    out[i] = f(inputs.at(offsets)...);
+    out[i] = Out(f(inputs.at(offsets)...));
 }
 
 // ---- functions that take more than an expression -----------------------------------------------------------

@@ -1,8 +1,9 @@
 """Elementwise kernels, on a card or on the simulator: each is generated from one C++ expression.
 
 A function here is called as ``function(out, x, y)``: ``out`` is C-contiguous and has the shape to which the
-inputs broadcast; an input is an array with any strides, or a number. All are float32 or all float64, but for
-the results of comparisons and the condition of ``where``, which are bools. NaN, infinities and -0 give what
+inputs broadcast; an input is an array with any strides, or a number. All are of one floating dtype, but for the
+results of comparisons and the condition of ``where``, which are bools. float16 and bfloat16 are computed with in
+float32, and rounded once. NaN, infinities and -0 give what
 they give in NumPy, but that on a card, as everywhere, float32 numbers below 1.2e-38 count as zero. The
 kernels' two ways through memory stand in ``elementwise.cuh``.
 
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
-from ..source import CudaSource
+from ..source import CudaSource, is_bfloat16
 from . import array_module
 from .matmul import collapse_batch
 from .vector import VECTOR_BYTES
@@ -31,16 +32,21 @@ MAX_DIMS, MAX_INPUTS = 6, 4  # of struct Layout
 _CODE = """\
 #include "elementwise.cuh"
 
-template <typename T>
+template <typename S, typename T>
 __global__ void __launch_bounds__(THREADS) {name}_flat({parameters}, long long n) {{
-    flat<16 / sizeof(T)>(out, n, {function}, {inputs});
+    flat<16 / sizeof(S)>(out, n, {function}, {inputs});
 }}
 
-template <typename T>
+template <typename S, typename T>
 __global__ void __launch_bounds__(THREADS) {name}_strided({parameters}, long long n, Layout layout) {{
     strided(out, n, layout, {function}, {inputs});
 }}
 """
+
+HEADERS = "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"  # which not every machine with a card has
+WIDE = {"float32": "float, float", "float64": "double, double"}
+HALVES = {"float16": "__half, float", "bfloat16": "__nv_bfloat16, float"}
+"""By the dtype's name, the types S of what is stored and T of what is computed with."""
 
 FLOAT32 = np.dtype(np.float32)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -58,46 +64,55 @@ class Elementwise:
 
     Attributes:
         code: the generated CUDA code.
-        kernels: the two kernels in it.
+        kernels: its instances for float32 and float64, two for each.
+        half_kernels: those for float16 and bfloat16.
     """
 
     def __init__(self, name: str, inputs: str, expression: str, result: str = "T"):
         typed = [tuple(("T:" + text).split(":")[-2:]) for text in inputs.split()]
+        stored = {"T": "S"}  # in memory; what is no T is stored as it is
         self.name, self.expression = name, expression
         self.__doc__ = f"``{expression}``, 16 bytes a thread; views are read where they lie."
         arguments = ", ".join(f"{kind} {x}" for kind, x in typed)
         self.code = _CODE.format(
             name=name,
-            parameters=", ".join([f"{result}* out"] + [f"const {t}* {x}, {t} {x}_number" for t, x in typed]),
+            parameters=", ".join(
+                [f"{stored.get(result, result)}* out"]
+                + [f"const {stored.get(t, t)}* {x}, {t} {x}_number" for t, x in typed]
+            ),
             function=f"[]({arguments}) -> {result} {{ return {expression}; }}",
-            inputs=", ".join(f"Input<{t}, {k}>{{{x}, {x}_number}}" for k, (t, x) in enumerate(typed)),
+            inputs=", ".join(f"Input<{stored.get(t, t)}, {t}, {k}>{{{x}, {x}_number}}" for k, (t, x) in enumerate(typed)),
         )
-        source = CudaSource(self.code)
-        self._flat = CudaKernel(source, f"{name}_flat<T>")
-        self._strided = CudaKernel(source, f"{name}_strided<T>")
-        self.kernels = (self._flat, self._strided)
+        self._pairs = {
+            key: tuple(CudaKernel(source, f"{name}_{way}<{types}>") for way in ("flat", "strided"))
+            for source, instances in ((CudaSource(self.code), WIDE), (CudaSource(HEADERS + self.code), HALVES))
+            for key, types in instances.items()
+        }
+        self.kernels = tuple(kernel for key in WIDE for kernel in self._pairs[key])
+        self.half_kernels = tuple(kernel for key in HALVES for kernel in self._pairs[key])
 
     def __repr__(self) -> str:
         return f"<elementwise kernel {self.name}: {self.expression}>"
 
     def __call__(self, out: Any, *inputs: Any) -> None:
-        arguments, shape, flat, itemsize = [out], out.shape, True, out.itemsize
+        arguments, shape, flat, widest = [out], out.shape, True, out.dtype
         for x in inputs:
             if isinstance(x, _NUMBERS):
                 arguments += (None, x)
             else:
                 arguments += (x, False)
                 flat = flat and x.shape == shape and x.flags.c_contiguous
-                itemsize = max(itemsize, x.itemsize)
-        if itemsize == FLOAT32.itemsize:
+                widest = x.dtype if x.itemsize > widest.itemsize else widest
+        launched, on_views = self._pairs["bfloat16" if is_bfloat16(widest) else widest.name]
+        if widest.itemsize <= FLOAT32.itemsize:
             arguments[2::2] = [_as_float32(number) for number in arguments[2::2]]
         if flat:
-            per_block = THREADS * (VECTOR_BYTES // itemsize)
-            self._flat.launch(blocks(out.size, per_block), THREADS, (*arguments, out.size))
+            per_block = THREADS * (VECTOR_BYTES // widest.itemsize)
+            launched.launch(blocks(out.size, per_block), THREADS, (*arguments, out.size))
         else:
-            self._launch_strided(out, inputs, arguments)
+            self._launch_strided(on_views, out, inputs, arguments)
 
-    def _launch_strided(self, out: Any, inputs: Sequence, arguments: list) -> None:
+    def _launch_strided(self, kernel: CudaKernel, out: Any, inputs: Sequence, arguments: list) -> None:
         layout = layout_of(
             out.shape,
             *(NUMBER if isinstance(x, _NUMBERS) else (x.shape, x.strides, x.itemsize) for x in inputs),
@@ -110,7 +125,7 @@ class Elementwise:
             ]
             return self(out, *copies)
         arguments[1::2] = [None if x is None else strided(x) for x in arguments[1::2]]
-        self._strided.launch(blocks(out.size, THREADS), THREADS, (*arguments, out.size, layout))
+        kernel.launch(blocks(out.size, THREADS), THREADS, (*arguments, out.size, layout))
 
 
 NUMBER = ((), (), 1)

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from minigrad.creation import from_numpy
+from minigrad.dtypes import BFLOAT16
+from minigrad.kernels.source import is_bfloat16
 from minigrad.io.files import write_atomically
 from minigrad.tensor import Tensor
 
 __all__ = ["load", "load_file", "save", "save_file"]
 
-# The names of the element types in the file's header, and how NumPy reads them. NumPy has no bfloat16, see
-# _to_array. Eight-bit floats and complex numbers have no place in minigrad.
+# The names of the element types in the file's header, and how NumPy reads them; for bfloat16 see _to_array. Eight-bit floats and complex numbers have no place in minigrad.
 ELEMENT_TYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -68,8 +69,8 @@ def save_file(
 def load_file(path: str | os.PathLike[str], device: Any = "cpu") -> dict[str, Tensor]:
     """Read all tensors of the safetensors file ``path``, onto ``device``.
 
-    Dtypes are kept, float16 too. bfloat16, which NumPy lacks, comes as float32, of exactly the
-    same value.
+    Dtypes are kept. bfloat16, where the package ml_dtypes is not installed, comes as float32, of exactly
+    the same value.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -141,6 +142,8 @@ def _to_savable(name: str, value: Any) -> np.ndarray:
         value = value.detach().cpu().numpy()
     if not isinstance(value, np.ndarray):
         raise TypeError(f"save: {name!r} must be a tensor, got {type(value).__name__}")
+    if is_bfloat16(value.dtype):
+        return np.asarray(value, order="C")
     little_endian = value.dtype.newbyteorder("<")
     if little_endian not in ELEMENT_TYPES.values():
         raise TypeError(f"save: {name!r} has dtype {value.dtype}, which safetensors files cannot hold")
@@ -168,6 +171,8 @@ def _to_array(path: str, name: str, entry: Mapping[str, Any]) -> np.ndarray:
             f"{', '.join(ELEMENT_TYPES)}"
         )
     values = np.frombuffer(entry["data"], element)
+    if entry["dtype"] == "BF16" and BFLOAT16 is not None:
+        return values.copy().view(BFLOAT16).reshape(entry["shape"])
     if entry["dtype"] == "BF16":
         # bfloat16 is the upper half of a float32.
         values = (values.astype(np.uint32) << 16).view(np.float32)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigrad.autograd import wrap
+from minigrad.autograd import mode, wrap
+from minigrad.dtypes import is_half
+from minigrad.mixed_precision import LOWER, WIDER, cast_inputs, in_float32
 from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, sigmoid, tanh
@@ -81,6 +83,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out_features), or (...) for a weight of one dimension.
     """
+    if mode.autocast is not None:
+        input, weight, bias = cast_inputs(LOWER, (input, weight, bias))
     if weight.ndim not in (1, 2):
         raise ValueError(f"linear: weight needs 1 or 2 dimensions, got shape {weight.shape}")
     if input.ndim == 0 or input.shape[-1] != weight.shape[-1]:
@@ -116,6 +120,8 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x is above ``threshold``."""
+    if is_half(input.dtype):
+        return in_float32(softplus, input, beta, threshold, policy=WIDER)
     scaled = input * beta
     return elementwise.where(scaled > threshold, input, activation.softplus(scaled) / beta)
 
@@ -158,6 +164,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """input / max(p-norm over ``dim``, eps)"""
+    if is_half(input.dtype):
+        return in_float32(normalize, input, p, dim, eps, policy=WIDER)
     if p == 2:
         # The limit is applied under the root, whose gradient at 0 would be infinite.
         squares = (input * input).sum(dim, keepdim=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from minigrad.dtypes import bfloat16, is_floating, to_dtype
 from minigrad.autograd import no_grad
 from minigrad.devices import Device, find_card
 from minigrad.devices import device as find_device
@@ -308,8 +309,8 @@ class Module:
             elif arg is not None:
                 dtype = arg
         device = None if device is None else find_device(device)
-        dtype = None if dtype is None else np.dtype(dtype)
-        if dtype is not None and dtype.kind != "f":
+        dtype = None if dtype is None else to_dtype(dtype)
+        if dtype is not None and not is_floating(dtype):
             raise TypeError(f"to: the dtype of a module is a floating one, got {dtype}")
 
         def moved(tensor: Tensor) -> Tensor:
@@ -343,6 +344,10 @@ class Module:
     def half(self) -> Self:
         """Convert to float16."""
         return self.to(dtype=np.float16)
+
+    def bfloat16(self) -> Self:
+        """Convert to bfloat16; ImportError without the package ml_dtypes."""
+        return self.to(dtype=bfloat16())
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Train all parameters, or freeze them."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import wrap
+from minigrad.autograd import mode, wrap
+from minigrad.dtypes import is_floating, is_half
 from minigrad.kernels import cpu, cuda
+from minigrad.mixed_precision import LOWER, autocast, cast_inputs, in_float32
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.composed import composed_gradient, tensors
@@ -111,6 +113,12 @@ def scaled_dot_product_attention(
         (..., L, V).
     """
     name = "scaled_dot_product_attention"
+    if mode.autocast is not None:
+        query, key, value = cast_inputs(LOWER, (query, key, value))
+    if is_half(query.dtype):  # the kernels are those of float32
+        options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+        with autocast(query.device.type, enabled=False):
+            return in_float32(scaled_dot_product_attention, query, key, value, **options)
     if min(query.ndim, key.ndim, value.ndim) < 2:
         raise ValueError(
             f"{name}: query, key and value need at least 2 dimensions, got shapes {query.shape}, {key.shape} "
@@ -125,7 +133,7 @@ def scaled_dot_product_attention(
         raise ValueError(f"{name}: attn_mask must be None where is_causal is set")
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
-    if attn_mask is None and dropout_p == 0 and query.dtype.kind == "f":
+    if attn_mask is None and dropout_p == 0 and is_floating(query.dtype):
         batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
         q, k, v = (
             x if x.shape[:-2] == batch else broadcast_to(x, (*batch, *x.shape[-2:]))

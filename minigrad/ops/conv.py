@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
+from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.conv_choice import PREFERS, fits_winograd
@@ -174,6 +176,8 @@ def conv_transpose2d(
         ValueError: shapes or options do not fit; TypeError: dtypes differ.
     """
     name = "conv_transpose2d"
+    if mode.autocast is not None:
+        input, weight, bias = cast_inputs(LOWER, (input, weight, bias))
     if input.ndim == 3:
         options = stride, padding, output_padding, groups, dilation
         return conv_transpose2d(input.unsqueeze(0), weight, bias, *options).squeeze(0)

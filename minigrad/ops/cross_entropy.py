@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
 from minigrad.devices import cpu as cpu_device
 from minigrad.kernels import cpu, cuda
@@ -235,7 +236,7 @@ for _forward, _backward in ((_cross_entropy, cross_entropy_grad), (_nll_loss, nl
 def _takes_rows(x: Any, target: Any, weight: Any, reduction: str) -> bool:
     """Whether the op of a loss of classes computes this; what it does not is put together from others."""
     fits = weight is None or (weight.shape == x.shape[1:] and weight.dtype == x.dtype)
-    return x.ndim == 2 and x.dtype.kind == "f" and fits and reduction in ("none", "sum", "mean")
+    return x.ndim == 2 and is_floating(x.dtype) and fits and reduction in ("none", "sum", "mean")
 
 
 def _as_int64(target: Any) -> Any:
@@ -273,11 +274,11 @@ def cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     class_dim = 0 if input.ndim == 1 else 1
-    if target.dtype.kind != "f" and _takes_rows(input, target, weight, reduction):
+    if not is_floating(target.dtype) and _takes_rows(input, target, weight, reduction):
         _check_targets("nll_loss", input, target, class_dim, ignore_index)
         options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
         return _cross_entropy(input, _as_int64(target), weight, **options)
-    if target.dtype.kind != "f" and weight is None and label_smoothing == 0.0:
+    if not is_floating(target.dtype) and weight is None and label_smoothing == 0.0:
         input = floating(input)
         _check_targets("nll_loss", input, target, class_dim, ignore_index)
         loss = _class_losses(input, target, class_dim, ignore_index)
@@ -285,7 +286,7 @@ def cross_entropy(
             return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
         return reduce_loss("nll_loss", loss, reduction)
     log_probabilities = log_softmax(input, class_dim)
-    if target.dtype.kind == "f":
+    if is_floating(target.dtype):
         return _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction)
     loss = nll_loss(log_probabilities, target, weight, ignore_index, reduction)
     if label_smoothing == 0.0:

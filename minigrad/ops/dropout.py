@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda, philox
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -55,7 +56,7 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True) -> Any:
 def _check(name: str, input: Any, p: float) -> None:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{name}: p must be a probability in [0, 1], got {p}")
-    if input.dtype.kind != "f":
+    if not is_floating(input.dtype):
         raise TypeError(f"{name}: expected a floating dtype, got {input.dtype}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating
 from minigrad.autograd import Variable, wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
@@ -80,7 +81,7 @@ def div(x: Any, y: Any) -> Any:
 
 def _is_floating(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
-    return dtype is not None and dtype.kind == "f"
+    return dtype is not None and is_floating(dtype)
 
 
 @op(promote=True, differentiable=False)
@@ -151,16 +152,17 @@ maximum.grad(x=lambda g, _z, x, y: larger_share(g, x, y), y=lambda g, _z, x, y: 
 minimum.grad(x=lambda g, _z, x, y: larger_share(g, y, x), y=lambda g, _z, x, y: larger_share(g, x, y))
 
 
-@op
+@op(moves=True)
 def cast(xp, x, *, dtype):
     """``x`` converted to ``dtype``."""
     return x.astype(dtype)
 
 
+cast.dtype(lambda _x, *, dtype: dtype)
 cast.grad(x=lambda g, _z, _x, *, dtype: cast(g, dtype=_x.dtype))
 
 
-@op
+@op(moves=True)
 def clone(xp, x):
     """A copy of ``x``."""
     return xp.array(x, copy=True, order="C")
@@ -353,13 +355,14 @@ def _all(x: Any) -> bool:
 # ---- selection --------------------------------------------------------------------------------------------
 
 
-@op(name="where")
+@op(name="where", moves=True)
 def _where(xp, condition, x, y):
-    return xp.where(condition, x, y)
+    chosen, dtype = xp.where(condition, x, y), _where_dtype(condition, x, y)
+    return chosen if chosen.dtype == dtype else chosen.astype(dtype)  # a number widens bfloat16
 
 
 @_where.dtype
-def _(_condition, x, y):
+def _where_dtype(_condition, x, y):
     return x.dtype if hasattr(x, "dtype") else y.dtype
 
 
@@ -439,7 +442,7 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
 def floating(x: Any) -> Any:
     """``x``, converted to the default floating dtype if it is a tensor of integers or bools."""
     dtype = getattr(x, "dtype", None)
-    return x if dtype is None or dtype.kind == "f" else cast(x, dtype=get_default_dtype())
+    return x if dtype is None or is_floating(dtype) else cast(x, dtype=get_default_dtype())
 
 
 def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
@@ -463,10 +466,20 @@ def _are_floating(_condition: Any, x: Any, y: Any) -> bool:
     return len(dtypes) == 1 and dtypes.pop() in (np.float32, np.float64)
 
 
+def _are_floating_or_halves(_condition: Any, x: Any, y: Any) -> bool:
+    dtypes = {v.dtype for v in (x, y) if hasattr(v, "dtype")}
+    return len(dtypes) == 1 and is_floating(dtypes.pop())
+
+
+def _is_between_kernel_dtypes(x: Any, *, dtype: np.dtype) -> bool:
+    return cuda.cast.converts(x.dtype, dtype)
+
+
 def register_cuda(target: Op, run: Callable, **options: Any) -> None:
     """Make ``run``, a function of ``cuda.elementwise``, a kernel of ``target``."""
     if target.arity > 1:
         options.setdefault("when", have_one_dtype)
+    options.setdefault("dtypes", "f4 f8 f2 bf16")
     target.kernel("cuda", "sim", name="vectorized", layout="strided", **options)(run)
 
 
@@ -484,6 +497,12 @@ def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -
     target.kernel("cpu", name="vectorized", layout="strided", **options)(kernel)
 
 
+@cast.kernel("cuda", "sim", name="vectorized", dtypes="f4 f2 bf16", when=_is_between_kernel_dtypes)
+def _(out, x, *, dtype):
+    """Between float32 and 16 bits, by vectors."""
+    cuda.cast.cast(out, x)
+
+
 def _with_bounds(run: Callable) -> Callable:
     def kernel(out, *inputs, min, max):
         run(out, *inputs, *_bounds(min, max))
@@ -496,7 +515,7 @@ for _name, _run in cuda.elementwise.FUNCTIONS.items():
     if _name in ("clamp", "clamp_grad"):
         register_cuda(get_op(_name), _with_bounds(_run))
     elif _name == "where":
-        register_cuda(_where, _run, dtypes="?", when=_are_floating)
+        register_cuda(_where, _run, dtypes="?", when=_are_floating_or_halves)
     else:
         register_cuda(get_op(_name), _run)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating
 from minigrad.autograd import Variable, wrap
 from minigrad.dispatch import Spec
 from minigrad.kernels import cuda
@@ -23,7 +24,7 @@ def raw_index(index: Any, copy: bool = False) -> Any:
     if isinstance(index, tuple):
         return tuple(raw_index(part, copy) for part in index)
     if isinstance(index, Variable):
-        if index.dtype.kind == "f":
+        if is_floating(index.dtype):
             raise TypeError(f"index: tensors used as an index must be integer or bool, got {index.dtype}")
         index = index._array
     return index.copy() if copy and isinstance(index, (np.ndarray, list)) else index
@@ -78,7 +79,7 @@ getitem.grad(x=lambda g, _y, _x, *, index: scatter_index(g, index=index, shape=_
 scatter_index.grad(g=lambda gg, _y, _g, *, index, shape: getitem(gg, index=index))
 
 
-@op
+@op(moves=True)
 def setitem(xp, x, value, *, index):
     """``x`` with ``value`` written at ``index``, in x's own memory."""
     x[index] = value
@@ -126,7 +127,7 @@ def nonzero(x: Any, as_tuple: bool = False) -> Any:
         return wrap(x.device.xp.stack(axes, 1), x.device)
 
 
-@op(name="take_along_dim")
+@op(name="take_along_dim", moves=True)
 def _take_along_dim(xp, x, indices, *, dim):
     return xp.take_along_axis(x, indices, axis=dim)
 

@@ -10,7 +10,7 @@ from minigrad.ops.index import getitem
 from minigrad.ops.shape import unsqueeze
 
 
-@op(name="concat", promote=True)
+@op(name="concat", promote=True, moves=True)
 def _concat(xp, *tensors, dim):
     return xp.concatenate(tensors, axis=dim)
 
@@ -84,7 +84,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
     return split(x, max(1, -(-size // chunks)), dim)
 
 
-@op(name="pad")
+@op(name="pad", moves=True)
 def _pad(xp, x, *, widths, value):
     return xp.pad(x, widths, constant_values=value)
 

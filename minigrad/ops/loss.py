@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu
+from minigrad.mixed_precision import is_autocast_enabled
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.activation import sigmoid, softplus
@@ -134,7 +136,7 @@ def _(gg, _z, g, x, t, *, reduction):
 
 def _fused(target: Op, input: Any, other: Any, reduction: str) -> Any:
     """The sum or mean by the op ``target``; None where it does not apply."""
-    if reduction not in ("mean", "sum") or input.dtype.kind != "f" or other.dtype.kind != "f":
+    if reduction not in ("mean", "sum") or not is_floating(input.dtype) or not is_floating(other.dtype):
         return None
     return target(input, other, reduction=reduction)
 
@@ -190,6 +192,11 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
         ValueError: shapes do not fit, or an input is not a probability (NaN is none).
     """
     _check_same_shape("binary_cross_entropy", input, target)
+    if is_autocast_enabled(input.device.type):
+        raise RuntimeError(
+            "binary_cross_entropy: under autocast a probability may have been rounded to 0 or 1; pass the "
+            "logits to binary_cross_entropy_with_logits, or leave autocast for this loss"
+        )
     with input.device.active():
         probable = ((input._array >= 0) & (input._array <= 1)).all()
     if not probable:

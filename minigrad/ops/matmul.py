@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigrad.autograd import Variable
+from minigrad.autograd import Variable, mode
+from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -63,6 +64,8 @@ def apply(a: Tensor, b: Tensor) -> Tensor:
         raise TypeError(f"matmul: expected two tensors, got {type(a).__name__} and {type(b).__name__}")
     if a._array.ndim == b._array.ndim == 2 and a._array.dtype is b._array.dtype:
         return matmul(a, b)  # most products, without the questions below
+    if mode.autocast is not None:
+        a, b = cast_inputs(LOWER, (a, b))
     if a.dtype != b.dtype:
         raise TypeError(
             f"matmul: inputs of different dtypes (a is {a.dtype}, b is {b.dtype}); convert one with .to()"
@@ -176,8 +179,8 @@ def _suits_tensor_cores(a: Any, b: Any) -> bool:
     return cuda.matmul_tensor_core.is_supported(a)
 
 
-@matmul.kernel("cuda", "sim", name="tensor_core", dtypes="f2 f4", layout="strided", when=_suits_tensor_cores)
+@matmul.kernel("cuda", "sim", name="tensor_core", dtypes="f2 bf16 f4", layout="strided", when=_suits_tensor_cores)
 def _(out, a, b):
-    """Tensor cores: float16, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
+    """Tensor cores: float16 and bfloat16, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
     xp = cuda.array_module(out)
     cuda.matmul_tensor_core.tensor_core(out, *_batched(xp, out, a, b))

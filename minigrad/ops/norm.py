@@ -22,6 +22,8 @@ from minigrad.autograd import mark_written
 from minigrad.dispatch import Spec, enter_quiet, leave_quiet
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.dtypes import FLOAT32, is_half
+from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import rsqrt, zeros_like
 from minigrad.ops.reduce import sum
@@ -218,6 +220,8 @@ def layer_norm(
     Raises:
         ValueError: shapes do not fit.
     """
+    if is_half(input.dtype):
+        return in_float32(layer_norm, input, normalized_shape, weight, bias, eps, policy=WIDER)
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ValueError(
@@ -241,6 +245,8 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     Raises:
         ValueError: shapes do not fit.
     """
+    if is_half(input.dtype):
+        return in_float32(group_norm, input, num_groups, weight, bias, eps, policy=WIDER)
     if input.ndim < 2:
         raise ValueError(
             f"group_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
@@ -273,6 +279,8 @@ def batch_norm(
     In training, mean and variance are those of the batch, and the running ones (C,) move towards them by
     ``momentum`` (the variance by its unbiased estimate); otherwise the running ones are used.
     """
+    if is_half(input.dtype):
+        return _batch_norm_of_halves(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if input.ndim < 2:
         raise ValueError(
             f"batch_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
@@ -295,6 +303,17 @@ def batch_norm(
     y, mean, rstd = _batch_norm(input, weight, bias, axes=axes, parameters=parameters, eps=eps)
     if running_mean is not None:
         _follow(running_mean, running_var, mean, rstd, momentum, count / (count - 1), eps)
+    return y
+
+
+def _batch_norm_of_halves(input, running_mean, running_var, *rest):
+    """:func:`batch_norm` in float32, statistics included; they are rounded where they are kept in 16 bits."""
+    kept = [running_mean, running_var]
+    running = [r if r is None or not is_half(r.dtype) else r.to(FLOAT32) for r in kept]
+    y = in_float32(batch_norm, input, *running, *rest)
+    for own, wide in zip(kept, running, strict=True):
+        if own is not wide:
+            own.copy_(wide)
     return y
 
 

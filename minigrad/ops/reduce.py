@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dtypes import is_floating, is_half
+from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.dispatch import Spec
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
@@ -86,12 +88,14 @@ _sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: x * restore(g * 2.0, x.
 
 def _widened(x: Any) -> Any:
     """Integers and bools as int64, in which sums and products are formed."""
-    return x if x.dtype.kind == "f" or x.dtype == _int64 else cast(x, dtype=_int64)
+    return x if is_floating(x.dtype) or x.dtype == _int64 else cast(x, dtype=_int64)
 
 
 def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The mean over ``dim``; NaN over no elements."""
     x = floating(x)
+    if is_half(x.dtype):
+        return in_float32(mean, x, dim, keepdim)
     dim = normalize_dim("mean", dim, x.ndim)
     return _sum(x, dim=dim, keepdim=keepdim) / float(_count(x.shape, dim))
 
@@ -104,6 +108,8 @@ def var(
     ``unbiased`` is PyTorch's older word: True for a correction of 1, False for 0.
     """
     x = floating(x)
+    if is_half(x.dtype):
+        return in_float32(var, x, dim, unbiased, keepdim, correction=correction)
     correction = correction if unbiased is None else int(unbiased)
     dim = normalize_dim("var", dim, x.ndim)
     centred = x - mean(x, dim, keepdim=True)
@@ -116,6 +122,8 @@ def std(
     x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
 ) -> Any:
     """The standard deviation over ``dim``: the root of :func:`var`."""
+    if is_half(x.dtype):
+        return in_float32(std, x, dim, unbiased, keepdim, correction=correction)
     return _root(var(x, dim, unbiased, keepdim, correction=correction), 2)
 
 
@@ -125,6 +133,8 @@ def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> 
     ``"fro"`` is 2; infinity gives the largest magnitude, -infinity the smallest, 0 counts what is not zero.
     """
     x = floating(x)
+    if is_half(x.dtype):
+        return in_float32(norm, x, p, dim, keepdim, policy=WIDER)
     p = 2 if p == "fro" else p
     if not isinstance(p, (int, float)):
         raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
@@ -325,6 +335,8 @@ def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """log(sum(exp(x))) over ``dim``, computed without overflow."""
     x = floating(x)
+    if is_half(x.dtype):
+        return in_float32(logsumexp, x, dim, keepdim, policy=WIDER)
     axes = normalize_dim("logsumexp", dim, x.ndim)
     largest = amax(x, axes, keepdim=True).detach()
     largest = where(isfinite(largest), largest, 0.0)

@@ -167,7 +167,7 @@ def flip(x: Any, dims: tuple[int, ...]) -> Any:
     return _flip(x, dims=normalize_dim("flip", dims, x.ndim))
 
 
-@op
+@op(moves=True)
 def contiguous(xp, x):
     """``x`` in C order: itself if it is, else a copy."""
     return xp.ascontiguousarray(x).reshape(x.shape)

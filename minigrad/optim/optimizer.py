@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import enable_grad, mark_written
+from minigrad.autograd import enable_grad, mark_written, wrap
 from minigrad.dispatch import Kernel, kernel_table, parse_dtypes
+from minigrad.dtypes import is_half
 from minigrad.tensor import Tensor
 
 __all__ = ["Optimizer", "Update", "check_number"]
@@ -255,6 +256,9 @@ class Update:
 
     def _alone(self, param: Tensor, arrays: Sequence, options: dict) -> None:
         own, device = param._array, param.device
+        if is_half(own.dtype):
+            self._in_float32(param, arrays, options)
+            return
         kernels = self.kernels.candidates(device.type, own.dtype)
         with device.active():
             for kernel in kernels:
@@ -264,6 +268,18 @@ class Update:
             else:
                 with np.errstate(all="ignore"):
                     self.reference(device.xp, own, *arrays, **options)
+        mark_written(param)
+
+
+    def _in_float32(self, param: Tensor, arrays: Sequence, options: dict) -> None:
+        """:meth:`_alone` for a parameter of 16 bits: on copies in float32, which are rounded at the end."""
+        device, narrow = param.device, [param._array, *arrays]
+        with device.active():
+            wide = [None if a is None else a.astype(np.float32) for a in narrow]
+            self._alone(wrap(wide[0], device), wide[1:], options)
+            for own, changed in zip(narrow, wide, strict=True):
+                if own is not None:
+                    own[...] = changed
         mark_written(param)
 
 
