@@ -20,6 +20,7 @@ import numpy as np
 from gpu_cases import references
 
 import minigrad as mg
+from minigrad.dtypes import BFLOAT16
 from minigrad.kernels import cuda
 from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
@@ -222,6 +223,7 @@ def kernels_in(value: Any) -> Iterator[CudaKernel]:
             yield from kernels_in(part)
     elif isinstance(value, Elementwise) and value.name in ELEMENTWISE:
         yield from value.kernels
+        yield from value.half_kernels if BFLOAT16 else ()
 
 
 def multiply_on_tensor_cores(device: mg.Device) -> list[str]:
@@ -244,6 +246,35 @@ def multiply_on_tensor_cores(device: mg.Device) -> list[str]:
         if not right:
             wrong.append(f"matmul on tensor cores {name}")
     return wrong
+
+
+def compute_in_halves(device: mg.Device) -> list[str]:
+    """The elementwise entries of :func:`calls` in floats of 16 bits; returns the names of what is wrong."""
+    wrong, rng, bounds = [], np.random.default_rng(0), {np.dtype(np.float16): 4e-3}
+    if BFLOAT16:
+        bounds[BFLOAT16] = 3e-2
+    for name in ("elementwise", "elementwise on views"):
+        function, shapes = calls()[name]
+        for half, bound in bounds.items():
+            inputs = [rng.standard_normal(shape).astype(half) for shape in shapes]
+            expected = run(function, [a.astype(np.float64) for a in inputs], "cpu")
+            found = [a.astype(np.float64) for a in run(function, inputs, str(device))]
+            error = worst_error(found, expected)
+            print(f"{name + ' ' + half.name:40} error {error:.1e}", flush=True)
+            if not error < bound:
+                wrong.append(f"{name} {half.name}")
+    return wrong
+
+
+def unscale_gradients(device: mg.Device) -> list[str]:
+    """A step of a scaled loss; returns its name if it is wrong."""
+    x = mg.ones(1061, device=device, requires_grad=True)
+    optimizer, scaler = mg.optim.SGD([x], lr=1.0), mg.amp.GradScaler()
+    scaler.scale((x * 0.5).sum()).backward()
+    scaler.step(optimizer)
+    right = bool((x.detach() == 0.5).all())
+    print(f"{'scaled loss':40} {'exact' if right else 'wrong'}", flush=True)
+    return [] if right else ["scaled loss"]
 
 
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
@@ -286,6 +317,7 @@ def main() -> int:
     for name, (function, shapes) in calls().items():
         wrong += check(name, function, [rng.standard_normal(shape) for shape in shapes], device)
 
+    wrong += compute_in_halves(device) + unscale_gradients(device)
     modules = set(cuda.MODULES)
     if cuda.matmul_tensor_core.is_supported(device.xp.empty(0)):
         wrong += multiply_on_tensor_cores(device)
