@@ -83,7 +83,7 @@ template <int D, int R, int C>
 __device__ __forceinline__ void multiply_rows(float (&sums)[R][C], const float* a, const float* b) {
     a += thread_row() * (D + PAD);
     b += thread_column() * (D + PAD);
-#pragma unroll 2
+#pragma unroll 1
     for (int d = 0; d < D; d += 4) {
         Vector<float> x[R], y[C];
 #pragma unroll
@@ -114,7 +114,7 @@ template <int COLUMNS, int R, int F>
 __device__ __forceinline__ void multiply(float (&sums)[R][F], const float* p, const float* x) {
     constexpr int WIDTH = FEATURE_VECTOR<F>, D = F * SIDE;
     p += thread_row() * (COLUMNS + PAD);
-#pragma unroll 2
+#pragma unroll 1
     for (int j = 0; j < COLUMNS; j += 4) {
         Vector<float> weights[R];
 #pragma unroll
@@ -199,7 +199,7 @@ struct RunningSoftmax {
 
 // Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, of k and then v, and p.
 template <int D, int QUERIES, int KEYS>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, 2)
 attention_forward(float* out, float* lse, const float* q, const float* k, const float* v,
                   AttentionShape shape) {
     constexpr int R = QUERIES / SIDE, C = KEYS / SIDE, F = D / SIDE;
@@ -266,7 +266,7 @@ __device__ __forceinline__ bool sees(const AttentionShape& shape, long long quer
 
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k, v, q, g and transposed p.
 template <int D, int QUERIES, int KEYS>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, 2)
 attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const float* k, const float* v,
                     const float* lse, const float* row_sums, AttentionShape shape) {
     constexpr int R = KEYS / SIDE, C = QUERIES / SIDE, F = D / SIDE;
@@ -323,7 +323,7 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
 
 // Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, g, k, v and ds.
 template <int D, int QUERIES, int KEYS>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, 2)
 attention_grad_queries(float* dq, const float* g, const float* q, const float* k, const float* v,
                        const float* lse, const float* row_sums, AttentionShape shape) {
     constexpr int R = QUERIES / SIDE, C = KEYS / SIDE, F = D / SIDE;

@@ -92,7 +92,7 @@ def forward_bytes(D: int) -> int:
 def backward_bytes(D: int) -> int:
     """The shared memory of a block of either gradient: two tiles of queries, two of keys, one of both."""
     queries, keys = BACKWARD_TILES[D]
-    return FLOAT * (2 * (queries + keys) * (D + PAD) + queries * (keys + PAD))
+    return FLOAT * (2 * (queries + keys) * (D + PAD) + queries * keys + PAD * max(queries, keys))
 
 
 def _shape(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> dict[str, Any]:
