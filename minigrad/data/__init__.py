@@ -1,5 +1,6 @@
 """Data sets and the loader that feeds them to a network, with PyTorch's names (``torch.utils.data``)."""
 
+from minigrad.data.cifar import CIFAR10
 from minigrad.data.collate import default_collate, default_convert
 from minigrad.data.dataloader import DataLoader
 from minigrad.data.dataset import Dataset, IterableDataset, Subset, TensorDataset, random_split
@@ -14,6 +15,7 @@ from minigrad.data.sampler import (
 )
 
 __all__ = [
+    "CIFAR10",
     "MNIST",
     "BatchSampler",
     "DataError",

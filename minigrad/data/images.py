@@ -1,4 +1,4 @@
-"""Labelled grey images: MNIST and Fashion-MNIST from their published files, and digits that ship along."""
+"""Labelled images: MNIST and Fashion-MNIST from their published files, and digits that ship along."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ Transform = Callable[[Any], Any]
 
 
 class ImageDataset(Dataset[tuple[Any, Any]]):
-    """Labelled grey images, kept as bytes; samples are ``(image, label)``.
+    """Labelled images, kept as bytes; samples are ``(image, label)``.
 
-    An image is a float32 Tensor of shape (1, height, width) with values in [0, 1], a label an int. The
-    images keep their bytes until they are asked for: a quarter of the memory of float32.
+    An image is a float32 Tensor of shape (channels, height, width) with values in [0, 1], grey ones having one
+    channel, a label an int. The images keep their bytes until they are asked for: a quarter of the memory of
+    float32.
 
     Args:
-        images: uint8, shape (N, height, width), values 0 to ``max_value``.
+        images: uint8, shape (N, height, width) or (N, channels, height, width), values 0 to ``max_value``.
         labels: integers, shape (N,), indices into ``classes``.
         transform: applied to the image Tensor of each sample.
         target_transform: applied to the label of each sample.
 
     Attributes:
-        data: the images, a uint8 Tensor of shape (N, height, width).
+        data: the images, a uint8 Tensor of the shape they were given in.
         targets: the labels, an int64 Tensor of shape (N,).
         classes: the names of the classes.
     """
@@ -60,7 +61,7 @@ class ImageDataset(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         index = operator.index(index)
-        image: Any = from_numpy(self._scaled(self.data.numpy()[index][None]))
+        image: Any = from_numpy(self._scaled(self.data.numpy()[index][None])[0])
         label: Any = int(self.targets.numpy()[index])
         if self.transform is not None:
             image = self.transform(image)
@@ -69,22 +70,24 @@ class ImageDataset(Dataset[tuple[Any, Any]]):
         return image, label
 
     def get_batch(self, indices: Sequence[int]) -> Any:
-        """The batch ``[images, labels]``: float32 (B, 1, height, width) and int64 (B,)."""
+        """The batch ``[images, labels]``: float32 (B, channels, height, width) and int64 (B,)."""
         if self.transform is not None or self.target_transform is not None:
             return default_collate([self[index] for index in indices])
         rows = np.asarray(indices, np.int64)
         images = self.data.numpy().take(rows, axis=0)
-        return [from_numpy(self._scaled(images[:, None])), from_numpy(self.targets.numpy().take(rows))]
+        return [from_numpy(self._scaled(images)), from_numpy(self.targets.numpy().take(rows))]
 
     def as_tensors(self) -> tuple[Tensor, Tensor]:
-        """All samples at once, untransformed: float32 (N, 1, height, width) in [0, 1], and int64 (N,)."""
-        return from_numpy(self._scaled(self.data.numpy()[:, None])), self.targets
+        """All samples at once, untransformed: float32 (N, channels, height, width) in [0, 1], and int64 (N,)."""
+        return from_numpy(self._scaled(self.data.numpy())), self.targets
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
+        """Bytes of some images as float32 (B, channels, height, width)."""
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels
         return np.divide(pixels, np.float32(self.max_value), dtype=np.float32)
 
     def __repr__(self) -> str:
-        height, width = self.data.shape[1:]
+        height, width = self.data.shape[-2:]
         return f"{type(self).__name__}({len(self)} images of {height}x{width}, {len(self.classes)} classes)"
 
 
