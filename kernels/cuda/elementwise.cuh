@@ -1,7 +1,8 @@
 // out[i] = f(x[i], y[i], ...): the two ways through memory of the kernels that elementwise.py generates.
 //
 //   flat      all arrays contiguous and of one shape: a thread moves 16 bytes with each load and store
-//   strided   views and operands that are broadcast, read where they lie: a thread for each element
+//   strided   views and operands that are broadcast, read where they lie: a thread for each element; or for a
+//             vector of them, where along the last dimension each input is contiguous or one number
 //
 // An input is an array or a number. Arithmetic intensity: one operation for 12 bytes (an addition in float32)
 // to some fifty for 8 (gelu), where an H200 could do 14 a byte: all but the costliest run at the speed of
@@ -13,6 +14,16 @@
 
 constexpr int THREADS = 256;
 constexpr int MAX_DIMS = 6;
+
+// The dimensions of the output, outermost first, and the inputs' strides in elements (0 where one is
+// broadcast): that of input k along dimension d is stride[MAX_DIMS * k + d]. A thread takes `lanes` neighbours
+// along the last dimension, one or a vector: then that size is a multiple of it, each input's last stride is 0, or 1
+// and its others multiples, and all arrays start where vectors may.
+struct Layout {
+    int dims, lanes;
+    long long size[6];
+    long long stride[24];
+};
 
 // An input of the function: stored as S, computed with as T. POSITION is its number among the inputs.
 template <typename S, typename T, int POSITION>
@@ -26,15 +37,31 @@ struct Input {
 
     template <int N>
     __device__ __forceinline__ Vector<T, N> vector(long long i) const {
+        return data ? neighbours<N>(data + i) : same<N>(number);
+    }
+
+    // The vector at the innermost dimension's end of a layout: contiguous there, or one number.
+    template <int N>
+    __device__ __forceinline__ Vector<T, N> vector(const long long* offsets, const Layout& layout) const {
+        const bool varies = data && layout.stride[MAX_DIMS * POSITION + layout.dims - 1] == 1;
+        return varies ? neighbours<N>(data + offsets[POSITION]) : same<N>(at(offsets));
+    }
+
+private:
+    template <int N>
+    static __device__ __forceinline__ Vector<T, N> neighbours(const S* from) {
+        const Vector<S, N> stored = load_vector<N>(from);
         Vector<T, N> values;
-        if (data) {
-            const Vector<S, N> stored = load_vector<N>(data + i);
 #pragma unroll
-            for (int k = 0; k < N; k++) values.lane[k] = T(stored.lane[k]);
-        } else {
+        for (int k = 0; k < N; k++) values.lane[k] = T(stored.lane[k]);
+        return values;
+    }
+
+    template <int N>
+    static __device__ __forceinline__ Vector<T, N> same(T value) {
+        Vector<T, N> values;
 #pragma unroll
-            for (int k = 0; k < N; k++) values.lane[k] = number;
-        }
+        for (int k = 0; k < N; k++) values.lane[k] = value;
         return values;
     }
 };
@@ -64,19 +91,11 @@ __device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<S,
         out[i] = Out(f(inputs.at(i)...));
 }
 
-// The dimensions of the output, outermost first, and the inputs' strides in elements (0 where one is
-// broadcast): that of input k along dimension d is stride[MAX_DIMS * k + d].
-struct Layout {
-    int dims;
-    long long size[6];
-    long long stride[24];
-};
-
-// Grid: x = a thread for each element of the output, which is contiguous.
-template <typename Out, typename Function, typename... S, typename... T, int... POSITION>
+// Grid: x = a thread for each `lanes` elements of the output, which is contiguous. N is how many are a vector.
+template <int N, typename Out, typename Function, typename... S, typename... T, int... POSITION>
 __device__ __forceinline__ void strided(Out* out, long long n, const Layout& layout, Function f,
                                         Input<S, T, POSITION>... inputs) {
-    const long long i = global_thread_index();
+    const long long i = global_thread_index() * layout.lanes;
     if (i >= n) return;
     long long offsets[sizeof...(T)] = {}, rest = i;
     for (int d = layout.dims - 1; d >= 0; d--) {
@@ -84,7 +103,10 @@ __device__ __forceinline__ void strided(Out* out, long long n, const Layout& lay
         for (int k = 0; k < int(sizeof...(T)); k++) offsets[k] += index * layout.stride[MAX_DIMS * k + d];
         rest = outer;
     }
-    out[i] = Out(f(inputs.at(offsets)...));
+    if (layout.lanes == 1)
+        out[i] = Out(f(inputs.at(offsets)...));
+    else
+        store_vector(out + i, each_lane<Out, N>(f, inputs.template vector<N>(offsets, layout)...));
 }
 
 // ---- functions that take more than an expression -----------------------------------------------------------

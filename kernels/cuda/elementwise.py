@@ -24,7 +24,7 @@ from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource, is_bfloat16
 from . import array_module
 from .matmul import collapse_batch
-from .vector import VECTOR_BYTES
+from .vector import VECTOR_BYTES, starts_at_vector
 
 THREADS = 256  # as in elementwise.cuh
 MAX_DIMS, MAX_INPUTS = 6, 4  # of struct Layout
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(THREADS) {name}_flat({parameters}, long long n
 
 template <typename S, typename T>
 __global__ void __launch_bounds__(THREADS) {name}_strided({parameters}, long long n, Layout layout) {{
-    strided(out, n, layout, {function}, {inputs});
+    strided<16 / sizeof(S)>(out, n, layout, {function}, {inputs});
 }}
 """
 
@@ -113,8 +113,11 @@ class Elementwise:
             self._launch_strided(on_views, out, inputs, arguments)
 
     def _launch_strided(self, kernel: CudaKernel, out: Any, inputs: Sequence, arguments: list) -> None:
+        arrays = [out, *(x for x in inputs if not isinstance(x, _NUMBERS))]
+        widest = max(x.itemsize for x in arrays)
         layout = layout_of(
             out.shape,
+            VECTOR_BYTES // widest if starts_at_vector(*arrays) else 1,
             *(NUMBER if isinstance(x, _NUMBERS) else (x.shape, x.strides, x.itemsize) for x in inputs),
         )
         if layout is None:  # more dimensions than the kernel takes; as copies, they merge
@@ -125,7 +128,8 @@ class Elementwise:
             ]
             return self(out, *copies)
         arguments[1::2] = [None if x is None else strided(x) for x in arguments[1::2]]
-        kernel.launch(blocks(out.size, THREADS), THREADS, (*arguments, out.size, layout))
+        grid = blocks(out.size, THREADS * layout["lanes"])
+        kernel.launch(grid, THREADS, (*arguments, out.size, layout))
 
 
 NUMBER = ((), (), 1)
@@ -133,17 +137,23 @@ NUMBER = ((), (), 1)
 
 
 @lru_cache(maxsize=4096)  # the same few layouts come in every step of a training
-def layout_of(shape: tuple, *inputs: tuple[tuple, tuple, int]) -> dict[str, Any] | None:
+def layout_of(shape: tuple, lanes: int, *inputs: tuple[tuple, tuple, int]) -> dict[str, Any] | None:
     """struct Layout for inputs of these (shape, strides, itemsize), broadcast to ``shape``; None if it takes
-    more dimensions than MAX_DIMS."""
+    more dimensions than MAX_DIMS. Vectors have ``lanes`` elements; 1 where the arrays do not start at any."""
     dims = collapse_batch(shape, *(strides_in(shape, *x) for x in inputs))
     if len(dims) > MAX_DIMS:
         return None
     size, *strides = zip(*dims, strict=True) if dims else [()] * (1 + len(inputs))
+    by_vectors = (
+        len(dims) > 0
+        and size[-1] % lanes == 0
+        and all(row[-1] in (0, 1) for row in strides)
+        and all(step % lanes == 0 for row in strides if row[-1] for step in row[:-1])
+    )
     rest = (0,) * (MAX_DIMS - len(dims))
     padded = [stride for row in strides for stride in (*row, *rest)]
     unused = [0] * (MAX_DIMS * MAX_INPUTS - len(padded))
-    return {"dims": len(dims), "size": (*size, *rest), "stride": padded + unused}
+    return {"dims": len(dims), "lanes": lanes if by_vectors else 1, "size": (*size, *rest), "stride": padded + unused}
 
 
 def strides_in(shape: tuple, own_shape: tuple, own_strides: tuple, itemsize: int) -> list[int]:

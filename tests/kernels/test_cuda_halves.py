@@ -8,8 +8,8 @@ import pytest
 from minigrad.kernels.cuda import cast, elementwise, unscale
 from minigrad.kernels.cuda.elementwise import ACTIVATIONS, FUNCTIONS
 
-# Blocks take 1024 elements, threads 4 or 8.
-SIZES = [0, 1, 7, 1023, 1024, 1029, 2051]
+# Blocks take 1024 or 2048 elements, threads 4 or 8.
+SIZES = [0, 1, 7, 1023, 1024, 1029, 2048, 4101]
 SPECIAL = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 65504.0, 65519.0, 65520.0, 3.3e38, 3.4e38, 1e-7, 2**-24, 1e-40]
 TIES = [1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-23]
 
@@ -99,6 +99,46 @@ def test_operands_are_broadcast_and_read_where_they_lie(backend, rng, half):
     x, y = rng.standard_normal((37, 21)).astype(half), rng.standard_normal(37).astype(half)
     expected = in_float32(np.add, x.T, y).astype(half)
     assert_same(apply(backend, "add", half, x.T, y), expected)
+
+
+BROADCAST = {
+    "row": ((32, 64), lambda draw: draw(64)),
+    "column": ((32, 64), lambda draw: draw(32, 1)),
+    "channel": ((3, 5, 4, 8), lambda draw: draw(5, 1, 1)),
+    "rows apart": ((6, 64), lambda draw: draw(6, 80)[:, 16:]),
+    "rows that start between vectors": ((6, 64), lambda draw: draw(6, 80)[:, 1:65]),
+    "rows that are no whole vectors": ((7, 63), lambda draw: draw(63)),
+    "backwards": ((32, 64), lambda draw: draw(64)[::-1]),
+    "rows backwards": ((32, 64), lambda draw: draw(32, 64)[::-1]),
+    "transposed": ((32, 32), lambda draw: draw(32, 32).T),
+    "single": ((32, 64), lambda draw: draw(1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("layout", BROADCAST)
+def test_broadcast_vectors(backend, rng, name, layout):
+    """Where along the last dimension inputs are contiguous, or one number, a thread takes a vector."""
+    dtype = named(name)
+    shape, second = BROADCAST[layout]
+    x, y = rng.standard_normal(shape).astype(dtype), second(lambda *s: rng.standard_normal(s).astype(dtype))
+    expected = x + y if name == "float64" else in_float32(np.add, x, y).astype(dtype)
+    assert_same(apply(backend, "add", dtype, x, y), expected)
+    expected = y < x
+    np.testing.assert_array_equal(apply(backend, "lt", np.bool_, y, x), expected)
+
+
+def test_which_layouts_go_by_vectors():
+    def lanes(shape, *inputs):
+        return elementwise.layout_of(shape, 4, *((s, strides, 4) for s, strides in inputs))["lanes"]
+
+    whole = ((8, 64), (256, 4))
+    assert lanes((8, 64), whole, ((64,), (4,))) == 4
+    assert lanes((8, 64), whole, ((8, 1), (4, 4))) == 4
+    assert lanes((8, 64), whole, ((8, 64), (272, 4))) == 4
+    assert lanes((8, 64), whole, ((8, 64), (260, 4))) == 1  # rows that start between vectors
+    assert lanes((8, 64), whole, ((64,), (-4,))) == lanes((8, 64), whole, ((64,), (8,))) == 1
+    assert lanes((8, 63), ((8, 63), (252, 4)), ((63,), (4,))) == 1
 
 
 def test_comparisons_choices_and_limits(backend, rng, half):
