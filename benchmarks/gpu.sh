@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu.sh [OUT]
 #
-# leaves gpu.json and gpu.log in the folder OUT (or $OUT, or benchmarks/results/gpu-<date>). It ends within
+# leaves gpu.json, gpu.md and gpu.log in the folder OUT (or $OUT, or benchmarks/results/gpu-<date>). It ends within
 # eight minutes, however many tests there are: every stage has a limit, and one that fails or runs over is
 # recorded, with the number of tests that it got through, while the others go on.
 #
@@ -183,7 +183,8 @@ else
 fi
 
 write_json || failed=1
-echo "== $out/gpu.json, $out/gpu.log"
+"$python" "$root/benchmarks/gpu_table.py" "$out/gpu.json" >"$out/gpu.md" || failed=1
+echo "== $out/gpu.json, $out/gpu.md, $out/gpu.log"
 while IFS=$'\t' read -r name status _; do
     case $status in
         0) status=passed ;;

@@ -72,6 +72,21 @@ def test_the_record_says_when_where_and_with_what_and_claims_no_speed(quick):
 
 
 @needs_simulator
+def test_the_record_becomes_a_page(quick, repo_root, tmp_path):
+    _, result = quick
+    stages = [{"name": "op-tests", "status": 124, "seconds": 60, "limit": 60, "tests": {"passed": 5}}]
+    record = {"card": "a card", "commit": "abc", "date": result["date"], "versions": {}, "stages": stages}
+    path = tmp_path / "gpu.json"
+    for benchmark in (result, None):
+        path.write_text(json.dumps(record | {"benchmark": benchmark}))
+        done = run(sys.executable, repo_root / "benchmarks/gpu_table.py", path)
+        assert done.returncode == 0, done.stderr
+        assert "| op-tests | 60 | its time was over, 5 passed |" in done.stdout
+        for row in benchmark["rows"] if benchmark else ():
+            assert f"| {row['name'].partition(': ')[2] or row['name']} " in done.stdout
+
+
+@needs_simulator
 def test_no_row_starts_after_the_time_is_over(repo_root, tmp_path):
     path = tmp_path / "benchmark.json"
     script = repo_root / "benchmarks/gpu_vs_torch.py"

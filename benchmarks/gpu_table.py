@@ -1,0 +1,105 @@
+"""The record of a card, ``gpu.json``, as a page: what ``gpu_vs_torch.py`` measured, and which tests passed.
+
+    python benchmarks/gpu_table.py benchmarks/results/NAME.json > benchmarks/results/NAME.md
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def page(record: dict[str, Any]) -> Iterator[str]:
+    """The lines of the page."""
+    versions, benchmark = record["versions"], record["benchmark"]
+    cupy = versions.get("cupy-cuda13x") or versions.get("cupy-cuda12x")
+    yield "# minigrad and PyTorch on a card"
+    yield ""
+    yield (
+        f"{record['card']}; CuPy {cupy}, PyTorch {versions.get('torch')}, commit {record['commit']}, "
+        f"{record['date'][:10]}. Strict float32 unless a row says otherwise."
+    )
+    yield ""
+    yield from tests(record["stages"])
+    if not benchmark:
+        return
+    yield from rates(benchmark)
+    rows = benchmark["rows"]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if ": " in row["name"]:
+            groups.setdefault(row["name"].partition(": ")[0], []).append(row)
+    yield from means(groups)
+    for group in ("training step", *(name for name in groups if name != "training step")):
+        yield from table(group, groups.get(group, []))
+    yield from table("ops and rungs", [row for row in rows if ": " not in row["name"]])
+
+
+def tests(stages: list[Row]) -> Iterator[str]:
+    """What each stage of the run came to."""
+    yield "| stage | seconds | came to |"
+    yield "|---|---:|---|"
+    for stage in stages:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(stage.get("tests", {}).items()))
+        status = {0: "all well", 124: "its time was over"}.get(stage["status"], str(stage["status"]))
+        yield f"| {stage['name']} | {stage['seconds']} | {', '.join(filter(None, (status, counts)))} |"
+    yield ""
+
+
+def rates(benchmark: dict[str, Any]) -> Iterator[str]:
+    """The card's own rates, and what a launch costs."""
+    yield "| the card itself | |"
+    yield "|---|---:|"
+    for name, rate in benchmark["ceilings"].items():
+        scale, unit = (1e9, "GB/s") if name == "copy" else (1e12, "TFLOP/s")
+        yield f"| {name} | {rate / scale:.4g} {unit} |"
+    for name, microseconds in benchmark["launch_microseconds"].items():
+        yield f"| {name}, one after another | {microseconds:.1f} us |"
+    yield ""
+
+
+def means(groups: dict[str, list[Row]]) -> Iterator[str]:
+    """The geometric mean of each group's ratios."""
+    ratios = {name: [row["ratio"] for row in rows if "ratio" in row] for name, rows in groups.items()}
+    ratios = {name: found for name, found in ratios.items() if found}
+    if not ratios:
+        return
+    yield "| geometric mean of PyTorch's time over minigrad's | rows | |"
+    yield "|---|---:|---:|"
+    for name, found in ratios.items():
+        yield f"| {name} | {len(found)} | {statistics.geometric_mean(found):.2f} |"
+    every = [ratio for found in ratios.values() for ratio in found]
+    yield f"| **all** | {len(every)} | {statistics.geometric_mean(every):.2f} |"
+    yield ""
+
+
+def table(title: str, rows: list[Row]) -> Iterator[str]:
+    """One row each; a share is that of the ceiling, by operations or by bytes, whichever takes longer."""
+    if not rows:
+        return
+    yield f"## {title}"
+    yield ""
+    yield "| row | minigrad, us | PyTorch, us | ratio | share | PyTorch's | bound by |"
+    yield "|---|---:|---:|---:|---:|---:|---|"
+    for row in rows:
+        name = " ".join(filter(None, (row["name"].removeprefix(f"{title}: "), row["size"])))
+        if "times" not in row:
+            yield f"| {name} | {row.get('failure') or row.get('skipped')} | | | | | |"
+            continue
+        ours, theirs = (row["times"].get(side, {}).get("median") for side in ("minigrad", "torch"))
+        cells = [f"{ours * 1e6:.1f}", f"{theirs * 1e6:.1f}" if theirs else "", f"{row.get('ratio', 0):.2f}"]
+        cells += [f"{row['share']:.0%}", f"{row.get('torch_share', 0):.0%}", row["bound"]]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print("\n".join(page(json.loads(Path(sys.argv[1]).read_text()))))
