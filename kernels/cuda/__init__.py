@@ -21,6 +21,7 @@ MODULES = (
     "conv2d",
     "conv2d_depthwise",
     "conv2d_implicit_gemm",
+    "conv2d_winograd",
     "cross_entropy",
     "elementwise",
     "embedding",
