@@ -86,6 +86,13 @@ def fits(kernel_size: tuple[int, ...], stride: tuple[int, int], dilation: tuple[
     return (*kernel_size, *stride, *dilation) == (TAPS, TAPS, 1, 1, 1, 1)
 
 
+def is_faster(
+    x: tuple[int, ...], weight: tuple[int, ...], pad_h: int, pad_w: int, of_input: bool
+) -> bool:
+    """Whether the algorithm beats the implicit GEMM on an input (N, C, H, W)."""
+    return False
+
+
 def _check(
     x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
 ) -> dict[str, int]:
@@ -124,7 +131,7 @@ class _Tiles:
         self.rows, self.columns = (blocks(size, STEP) for size in like.shape[2:])
         self.total = like.shape[0] * self.rows * self.columns
         affordable = WORKSPACE // (POINTS * like.itemsize * max(channels, 1))
-        chunks = blocks(self.total, max(affordable // ROW * ROW, ROW)) 
+        chunks = blocks(self.total, max(affordable // ROW * ROW, ROW))
         self.chunk = blocks(blocks(self.total, max(chunks, 1)), ROW) * ROW
 
     def __iter__(self):

@@ -16,7 +16,7 @@ from minigrad.kernels import cpu, cuda
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
-from minigrad.ops.conv_choice import PREFERS, fits_winograd
+from minigrad.ops.conv_choice import PREFERS, PREFERS_ON_A_CARD, fits_winograd, fits_winograd_on_a_card
 from minigrad.ops.join import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
@@ -283,6 +283,10 @@ def _is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilatio
     return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
 
 
+# Of rounding errors by Winograd's matrices, from which tests/kernels/test_conv2d_winograd_kernels.py computes it.
+AMPLIFICATION = 9.0
+
+
 def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
     return x.shape[1] == groups
 
@@ -313,7 +317,7 @@ for _op, _pass, _fills_tiles, _depthwise in (
         *(_op, ("cpu",), "winograd", getattr(cpu.conv2d_winograd, _pass), fits_winograd),
         prefer=PREFERS[_pass]["winograd"],
         dtypes="f4",
-        amplification=9.0,  # computed from its matrices in tests/kernels/test_conv2d_winograd_kernels.py
+        amplification=AMPLIFICATION,
     )
     for _rung, _run, _when in (
         ("direct", getattr(cuda.conv2d, _pass), None),
@@ -322,3 +326,9 @@ for _op, _pass, _fills_tiles, _depthwise in (
         ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise),
     ):
         _register(_op, ("cuda", "sim"), _rung, _run, _when)
+    _register(
+        *(_op, ("cuda", "sim"), "winograd", getattr(cuda.conv2d_winograd, _pass), fits_winograd_on_a_card),
+        prefer=PREFERS_ON_A_CARD[_pass]["winograd"],
+        dtypes="f4",
+        amplification=AMPLIFICATION,
+    )

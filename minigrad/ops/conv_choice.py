@@ -12,10 +12,10 @@ one group.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.precision import get_convolution_precision
 
@@ -145,11 +145,15 @@ def fits_winograd(
     stride: tuple,
     dilation: tuple,
     kernel_size: Any = None,
+    sizes: tuple[int, ...] = (3, 5),
     **_: Any,
 ) -> bool:
     """Whether the algorithm computes such a convolution at all: 3x3 or 5x5, with a stride of 1."""
     height, width = kernel_size or weight.shape[2:]  # the gradient for the weight is given its size instead
-    return height == width and height in (3, 5) and (*stride, *dilation) == (1, 1, 1, 1)
+    return height == width and height in sizes and (*stride, *dilation) == (1, 1, 1, 1)
+
+
+fits_winograd_on_a_card = partial(fits_winograd, sizes=(3,))
 
 
 # The shapes of the input and of the weight, whichever of them a function is given or makes.
@@ -160,14 +164,14 @@ _SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
 }
 
 
-def _prefers_winograd(function: str) -> Callable[..., bool]:
-    """Where it is allowed and faster (``is_faster`` has the measured rule); with padding as wide as the image
-    it never is."""
+def _prefers_winograd(function: str, kernels: Any) -> Callable[..., bool]:
+    """Where it is allowed and faster (``is_faster`` of ``kernels`` has the measured rule); with padding as wide
+    as the image it never is."""
 
     @lru_cache(REMEMBERED)
     def is_faster(first: tuple, second: tuple, size: Any, padding: tuple[int, int], groups: int) -> bool:
         x, weight = _SHAPES[function](first, second, size, groups)
-        return max(padding) < max(x[2:]) and cpu.conv2d_winograd.is_faster(
+        return max(padding) < max(x[2:]) and kernels.is_faster(
             x, weight, *padding, function == "input_grad"
         )
 
@@ -223,17 +227,22 @@ PREFERS: dict[str, dict[str, Callable[..., bool]]] = {
     "forward": {
         "planes": _rule(_forward, _prefers_planes),
         "implicit_gemm": _unless(_forward, _prefers_im2col),
-        "winograd": _prefers_winograd("forward"),
+        "winograd": _prefers_winograd("forward", cpu.conv2d_winograd),
     },
     "input_grad": {
         "planes": _rule(_input_grad, _input_grad_prefers_planes),
         "implicit_gemm": _unless(_input_grad, _input_grad_prefers_im2col),
-        "winograd": _prefers_winograd("input_grad"),
+        "winograd": _prefers_winograd("input_grad", cpu.conv2d_winograd),
     },
     "weight_grad": {
         "planes": _rule(_weight_grad, _weight_grad_prefers_planes),
         "implicit_gemm": _unless(_weight_grad, _weight_grad_prefers_im2col),
-        "winograd": _prefers_winograd("weight_grad"),
+        "winograd": _prefers_winograd("weight_grad", cpu.conv2d_winograd),
     },
 }
 """function -> rung -> whether it is to run: what :meth:`minigrad.dispatch.KernelTable.choose` asks."""
+
+PREFERS_ON_A_CARD = {
+    function: {"winograd": _prefers_winograd(function, cuda.conv2d_winograd)} for function in PREFERS
+}
+"""The same for the CUDA kernels, of which the others have no such conditions."""
