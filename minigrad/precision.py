@@ -59,9 +59,9 @@ def set_convolution_precision(precision: str) -> None:
 
     Args:
         precision: ``"highest"``: sums of products in float32, as the definition has them. ``"high"``: where
-            it is faster, 3x3 and 5x5 convolutions with stride 1, and their gradients, are computed by
-            Winograd's algorithm (https://arxiv.org/abs/1509.09308), mostly on tiles of 4x4 pixels for 3x3
-            kernels, and of 2x2 for 5x5. It multiplies up to 4 times less, and amplifies rounding errors: with
+            it is faster, 3x3 convolutions with stride 1, and their gradients, are computed by Winograd's
+            algorithm (https://arxiv.org/abs/1509.09308), mostly on tiles of 4x4 pixels; on the CPU 5x5 ones
+            too, on tiles of 2x2. It multiplies up to 4 times less, and amplifies rounding errors: with
             16 channels and more they are 3 to 5 times those of the definition's sums in the root mean square,
             and up to 8 times in the last pixel of a tile (some 1e-6 of the outputs' standard deviation, at
             128 channels). They are relative to the largest values in a tile's window, of 6x6 pixels; in the

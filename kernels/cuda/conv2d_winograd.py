@@ -17,13 +17,13 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import array_module, workspace
 from .conv2d import shape_fields
-from .matmul import vectorized as matmul
+from .matmul import fills_tiles, naive, vectorized
 
 STEP, TAPS = 4, 3  # pixels of a tile, and of a kernel, along one side
 POINTS = (STEP + TAPS - 1) ** 2
 THREADS = 256
 BLOCK = 64, 4  # neighbouring tiles, and channels
-ROW = 4  # tiles are a multiple of it, so that the products' rows begin with whole vectors
+ROW = 32  # tiles are a multiple of it, so that what a warp reads or writes is a line of 128 bytes
 WORKSPACE = 2**28  # bytes of values at points
 ENOUGH_BLOCKS = 512  # as many as an H200 works on, in products that are sums over tiles
 PRODUCT_TILE = 64
@@ -76,7 +76,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
             xp.moveaxis(a.reshape(POINTS, groups, -1, parts, length), 3, 0) for a in (grads, values)
         )
         of_grads, of_values = in_parts
-        matmul(sums[number * parts : (number + 1) * parts], of_grads, xp.swapaxes(of_values, -1, -2))
+        _multiply(sums[number * parts : (number + 1) * parts], of_grads, xp.swapaxes(of_values, -1, -2))
     count = rows * columns
     _points_to_weight.launch(blocks(count, THREADS), THREADS, (out, sums, count, len(sums)))
 
@@ -118,10 +118,15 @@ def _convolve(
         pitch = blocks(cut.count(begin), ROW) * ROW
         values = cut.to_points(_input_to_points, source, pad, begin, pitch)
         products = workspace(out, (POINTS, groups, out.shape[1] // groups, pitch))
-        matmul(products, kernels, values.reshape(POINTS, groups, -1, pitch))
+        _multiply(products, kernels, values.reshape(POINTS, groups, -1, pitch))
         images, fields = cut.describe(out, (0, 0), begin, pitch)
         grid = blocks(pitch, BLOCK[0]), min(blocks(out.shape[1], BLOCK[1]), 65535)
         _points_to_output.launch(grid, BLOCK, (images, products, bias, fields))
+
+
+def _multiply(out: Any, a: Any, b: Any) -> None:
+    """out = a @ b at each point; in tiles, where there is enough of them."""
+    (vectorized if fills_tiles(*out.shape[-2:]) else naive)(out, a, b)
 
 
 class _Tiles:

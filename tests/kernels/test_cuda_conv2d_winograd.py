@@ -62,12 +62,13 @@ def test_against_the_definition(run, shape, function):
 @functions
 @pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
 def test_in_chunks_and_in_parts(run, monkeypatch, shape, function):
-    """Of 8 tiles, so that chunks end within images; and sums over tiles in parts of 4."""
+    """Of 16 tiles, so that chunks end within images; and sums over tiles in parts of 8."""
     channels = shape[1] + shape[2]
     groups = shape[6] if len(shape) > 6 else 1
-    monkeypatch.setattr(winograd, "WORKSPACE", 8 * winograd.POINTS * 4 * channels * groups)
-    monkeypatch.setattr(winograd, "SHORTEST_PART", 4)
-    shape = (5, *shape[1:])
+    monkeypatch.setattr(winograd, "WORKSPACE", 16 * winograd.POINTS * 4 * channels * groups)
+    monkeypatch.setattr(winograd, "ROW", 4)
+    monkeypatch.setattr(winograd, "SHORTEST_PART", 8)
+    shape = (7, *shape[1:])
     assert_correct(run, function, shape[4], operands(*shape))
 
 
