@@ -4,10 +4,10 @@
 // its values at 6 x 6 points, and so do the kernels; there a convolution is a product, point by point:
 //
 //   forward      V = B^T d B     d: 6 x 6 windows of the input        (36, C, tiles)   winograd_input_to_points
-//                U = G g G^T     g: 3 x 3 kernels                     (36, O, C)       winograd_weight_to_points
-//                M = U V         36 products of matrices              (36, O, tiles)   matmul.cu
+//                U = G g G^T     g: 3 x 3 kernels                     (36, C, O)       winograd_weight_to_points
+//                M = U^T V       36 products of matrices              (36, O, tiles)   matmul.cu
 //                out = A^T M A   + bias                                                winograd_points_to_output
-//   input_grad   the same of grad_output, with the kernels rotated by half a turn, and U^T in place of U
+//   input_grad   the same of grad_output, with the kernels rotated by half a turn, and U (36, O, C)
 //   weight_grad  D = E d E^T     d: 4 x 4 tiles of grad_output        (36, O, tiles)   winograd_grad_to_points
 //                S = D V^T       sums over tiles, in parts            (36, O, C)       matmul.cu
 //                grad = E^T (S / N N^T) E                                              winograd_points_to_weight
@@ -227,19 +227,23 @@ winograd_points_to_output(float* out, const float* products, const float* bias, 
 
 // ---- weights -----------------------------------------------------------------------------------------------
 
-// U = G g G^T, with G = E / N: (36, count) from `count` kernels of 3 x 3. Rotated by half a turn, they are those
-// of the gradient for the input. Grid: x = kernels.
+// U = G g G^T, with G = E / N, transposed: at each point (groups, K, M), for sums over K channels that give M. For
+// the output, kernel (k, m) of a group is that of input channel k and output channel m; for the input's gradient
+// (`rotated` by half a turn) it is the other way round, as the weight lies. Grid: x = all kernels.
 __global__ void __launch_bounds__(THREADS)
-winograd_weight_to_points(float* values, const float* weight, long long count, bool rotated) {
+winograd_weight_to_points(float* values, const float* weight, long long count, int K, int M, bool rotated) {
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (number >= count) return;
+    const long long group = number / ((long long)K * M);
+    const int k = int(number / M % K), m = int(number % M);
+    const float* taps = weight + (rotated ? number : (group * M + m) * K + k) * TAPS * TAPS;
     float kernel[TAPS][TAPS], at_points[POINTS][POINTS];
 #pragma unroll
     for (int i = 0; i < TAPS; i++)
 #pragma unroll
         for (int j = 0; j < TAPS; j++) {
             const int tap = i * TAPS + j;
-            kernel[i][j] = weight[number * TAPS * TAPS + (rotated ? TAPS * TAPS - 1 - tap : tap)];
+            kernel[i][j] = taps[rotated ? TAPS * TAPS - 1 - tap : tap];
         }
     window_to_points(at_points, kernel);
 #pragma unroll

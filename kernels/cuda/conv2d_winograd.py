@@ -21,8 +21,9 @@ from .matmul import fills_tiles, naive, vectorized
 
 STEP, TAPS = 4, 3  # pixels of a tile, and of a kernel, along one side
 POINTS = (STEP + TAPS - 1) ** 2
-THREADS = 256
-BLOCK = 64, 4  # neighbouring tiles, and channels
+THREADS = 256  # as in the .cu
+BLOCK = 64, 4  # neighbouring tiles, and channels, of a block
+MAX_GRID_Y = 65535
 ROW = 32  # tiles are a multiple of it, so that what a warp reads or writes is a line of 128 bytes
 WORKSPACE = 2**28  # bytes of values at points
 ENOUGH_BLOCKS = 512  # as many as an H200 works on, in products that are sums over tiles
@@ -56,29 +57,22 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tiles of the input and of grad_output become values at 36 points, multiplied and summed over tiles by
     matrix products; the sums become the taps."""
     shape = _check(x, out, grad_output, options)
-    groups, (rows, columns) = shape["groups"], out.shape[:2]
-    pad = shape["pad_h"], shape["pad_w"]
-    cut = _Tiles(grad_output, x.shape[1] + grad_output.shape[1])
-    products = POINTS * groups * blocks(rows // groups, PRODUCT_TILE) * blocks(columns, PRODUCT_TILE)
-    parts = max(min(ENOUGH_BLOCKS // max(products, 1), cut.chunk // SHORTEST_PART), 1)
-    length = blocks(blocks(cut.chunk, parts), ROW) * ROW
-    sums = workspace(out, (max(len(cut), 1) * parts, POINTS, groups, rows // groups, columns))
-    if not len(cut):
-        sums[:] = 0
+    groups, rows, columns = shape["groups"], shape["O"] // shape["groups"], out.shape[1]
+    tiles = _Tiles(grad_output, shape["C"] + shape["O"])
+    products = POINTS * groups * blocks(rows, PRODUCT_TILE) * blocks(columns, PRODUCT_TILE)
+    parts = max(min(ENOUGH_BLOCKS // max(products, 1), tiles.chunk // SHORTEST_PART), 1)
+    length = blocks(blocks(tiles.chunk, parts), ROW) * ROW
+    values = workspace(out, (POINTS, groups, columns, parts, length))
+    grads = workspace(out, (POINTS, groups, rows, parts, length))
+    sums = workspace(out, (tiles.chunks, parts, POINTS, groups, rows, columns))
     xp = array_module(out)
-    for number, begin in enumerate(cut):
-        pitch = parts * length
-        values, grads = (
-            cut.to_points(kernel, images, pads, begin, pitch)
-            for kernel, images, pads in ((_input_to_points, x, pad), (_grad_to_points, grad_output, (0, 0)))
-        )
-        in_parts = (
-            xp.moveaxis(a.reshape(POINTS, groups, -1, parts, length), 3, 0) for a in (grads, values)
-        )
-        of_grads, of_values = in_parts
-        _multiply(sums[number * parts : (number + 1) * parts], of_grads, xp.swapaxes(of_values, -1, -2))
-    count = rows * columns
-    _points_to_weight.launch(blocks(count, THREADS), THREADS, (out, sums, count, len(sums)))
+    for number, sums_of_chunk in enumerate(sums):
+        tiles.to_points(_input_to_points, values, x, (shape["pad_h"], shape["pad_w"]), number)
+        tiles.to_points(_grad_to_points, grads, grad_output, (0, 0), number)
+        _multiply(sums_of_chunk, xp.moveaxis(grads, 3, 0), xp.moveaxis(values, (3, 4), (0, 3)))
+    count = rows * columns * groups
+    arguments = out, sums, count, tiles.chunks * parts
+    _points_to_weight.launch(blocks(count, THREADS), THREADS, arguments)
 
 
 def fits(kernel_size: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
@@ -86,10 +80,8 @@ def fits(kernel_size: tuple[int, ...], stride: tuple[int, int], dilation: tuple[
     return (*kernel_size, *stride, *dilation) == (TAPS, TAPS, 1, 1, 1, 1)
 
 
-def is_faster(
-    x: tuple[int, ...], weight: tuple[int, ...], pad_h: int, pad_w: int, of_input: bool
-) -> bool:
-    """Whether the algorithm beats the implicit GEMM on an input (N, C, H, W)."""
+def is_faster(x: tuple[int, ...], weight: tuple[int, ...], pad_h: int, pad_w: int, of_input: bool) -> bool:
+    """Whether the algorithm beats the implicit GEMM on an input (N, C, H, W): not known before it is measured."""
     return False
 
 
@@ -108,65 +100,67 @@ def _check(
 def _convolve(
     out: Any, source: Any, weight: Any, bias: Any | None, pad: tuple[int, int], groups: int, rotated: bool
 ) -> None:
-    count = weight.shape[0] * weight.shape[1]
-    kernels = workspace(out, (POINTS, groups, weight.shape[0] // groups, weight.shape[1]))
-    _weight_to_points.launch(blocks(count, THREADS), THREADS, (kernels, weight, count, rotated))
-    if rotated:
-        kernels = array_module(out).swapaxes(kernels, -1, -2)
-    cut = _Tiles(out, source.shape[1] + out.shape[1])
-    for begin in cut:
-        pitch = blocks(cut.count(begin), ROW) * ROW
-        values = cut.to_points(_input_to_points, source, pad, begin, pitch)
-        products = workspace(out, (POINTS, groups, out.shape[1] // groups, pitch))
-        _multiply(products, kernels, values.reshape(POINTS, groups, -1, pitch))
-        images, fields = cut.describe(out, (0, 0), begin, pitch)
-        grid = blocks(pitch, BLOCK[0]), min(blocks(out.shape[1], BLOCK[1]), 65535)
-        _points_to_output.launch(grid, BLOCK, (images, products, bias, fields))
+    K, M = source.shape[1] // groups, out.shape[1] // groups  # of the products
+    kernels = workspace(out, (POINTS, groups, K, M))
+    count = groups * K * M
+    arguments = kernels, weight, count, K, M, rotated
+    _weight_to_points.launch(blocks(count, THREADS), THREADS, arguments)
+    tiles = _Tiles(out, source.shape[1] + out.shape[1])
+    values = workspace(out, (POINTS, groups, K, tiles.chunk))
+    products = workspace(out, (POINTS, groups, M, tiles.chunk))
+    for number in range(tiles.chunks):
+        tiles.to_points(_input_to_points, values, source, pad, number)
+        _multiply(products, array_module(out).swapaxes(kernels, -1, -2), values)
+        tiles.to_output(out, products, bias, number)
 
 
 def _multiply(out: Any, a: Any, b: Any) -> None:
-    """out = a @ b at each point; in tiles, where there is enough of them."""
+    """out = a @ b at each point: in tiles, where there is enough for them."""
     (vectorized if fills_tiles(*out.shape[-2:]) else naive)(out, a, b)
 
 
 class _Tiles:
-    """The tiles of the images ``like``, in chunks that fit the workspace; iterating gives their beginnings."""
+    """The tiles of the images ``like``, cut into ``chunks`` of about equal size, ``chunk``.
+
+    The values at points of a chunk, for ``channels`` on both sides together, fit the workspace.
+    """
 
     def __init__(self, like: Any, channels: int):
         self.rows, self.columns = (blocks(size, STEP) for size in like.shape[2:])
         self.total = like.shape[0] * self.rows * self.columns
         affordable = WORKSPACE // (POINTS * like.itemsize * max(channels, 1))
-        chunks = blocks(self.total, max(affordable // ROW * ROW, ROW))
+        chunks = blocks(self.total, max(affordable, ROW))
         self.chunk = blocks(blocks(self.total, max(chunks, 1)), ROW) * ROW
+        self.chunks = blocks(self.total, self.chunk) if self.total else 0
 
-    def __iter__(self):
-        return iter(range(0, self.total, max(self.chunk, 1)))
+    def to_points(self, kernel: CudaKernel, values: Any, images: Any, pad: tuple[int, int], number: int):
+        """From the images' windows, which begin ``pad`` before the tiles, to (POINTS, ..., tiles): values of
+        tiles beyond the chunk's become zeros."""
+        self._launch(kernel, images, pad, number, values[0].size, lambda images: (values, images))
 
-    def __len__(self):
-        return len(range(0, self.total, max(self.chunk, 1)))
+    def to_output(self, out: Any, products: Any, bias: Any | None, number: int):
+        """And back."""
+        self._launch(
+            *(_points_to_output, out, (0, 0), number, products[0].size), lambda out: (out, products, bias)
+        )
 
-    def count(self, begin: int) -> int:
-        return min(self.chunk, self.total - begin)
-
-    def describe(self, images: Any, pad: tuple[int, int], begin: int, pitch: int) -> tuple[Any, dict]:
+    def _launch(self, kernel: CudaKernel, images: Any, pad: tuple[int, int], number: int, size: int, arrays):
+        """For chunk ``number``; ``arrays`` gives the kernel's, of the images from the chunk's first one on."""
+        _, channels, height, width = images.shape
+        begin = number * self.chunk
         image, first = divmod(begin, self.rows * self.columns)
-        return images[image:], {
-            "channels": images.shape[1],
-            "height": images.shape[2],
-            "width": images.shape[3],
+        pitch = size // max(channels, 1)
+        shape = {
+            "channels": channels,
+            "height": height,
+            "width": width,
             "pad_h": pad[0],
             "pad_w": pad[1],
             "rows": self.rows,
             "columns": self.columns,
             "first": first,
-            "count": self.count(begin),
+            "count": min(self.chunk, self.total - begin),
             "pitch": pitch,
         }
-
-    def to_points(self, kernel: CudaKernel, images: Any, pad: tuple, begin: int, pitch: int) -> Any:
-        """The values at points of the tiles from ``begin`` on: (POINTS, C, pitch)."""
-        values = workspace(images, (POINTS, images.shape[1], pitch))
-        images, fields = self.describe(images, pad, begin, pitch)
-        grid = blocks(pitch, BLOCK[0]), min(blocks(values.shape[1], BLOCK[1]), 65535)
-        kernel.launch(grid, BLOCK, (values, images, fields))
-        return values
+        grid = blocks(pitch, BLOCK[0]), min(blocks(channels, BLOCK[1]), MAX_GRID_Y)
+        kernel.launch(grid, BLOCK, (*arrays(images[image:]), shape))
