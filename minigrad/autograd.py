@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.anomaly import check_gradients, detect_anomaly, set_detect_anomaly
-from minigrad.devices import Device, cpu, explain
+from minigrad.devices import Device, cpu, explain, find_card
 from minigrad.dispatch import enter_quiet, leave_quiet
+from minigrad.dtypes import is_half
 from minigrad.graph import (
     LARGE,
     Node,
@@ -32,6 +33,7 @@ from minigrad.graph import (
 from minigrad.kernels.cpu import elementwise, memory
 from minigrad.kernels.cpu.small import total
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import get_op
 
 __all__ = [
     "Node",
@@ -258,6 +260,10 @@ def _add_to(slot: list, index: int, grad: Any) -> None:
         sent = slot[index]
         slot[index] = sent if owned else memory.empty(grad.shape, grad.dtype)
         elementwise.add(slot[index], sent, grad, get_num_threads())
+    elif type(grad) is not np.ndarray and not isinstance(grad, Variable) and is_half(grad.dtype):
+        # CuPy adds floats of 16 bits one by one, our kernel by vectors.
+        card = find_card(grad.device.id)
+        slot[index] = get_op("add")._compute(card, grad.dtype, [slot[index], grad], {})
     else:
         slot[index] = total(slot[index], grad)
 

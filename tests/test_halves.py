@@ -272,6 +272,14 @@ def test_optimizers_compute_in_float32(device, half, rng, make):
         np.testing.assert_allclose(wide(param), wide(param32), rtol=8 * UNIT[half.name], atol=8 * UNIT[half.name])
 
 
+def test_gradients_of_several_uses_are_added(device, half):
+    x = mg.tensor([0.5, -1.0, 2.0] * 100, dtype=half, device=device, requires_grad=True)
+    (x * 2.0 + x * 3.0 + x.exp() * 0.0).sum().backward()
+    assert x.grad.dtype == half and x.grad.tolist() == [5.0] * 300
+    (x * 2.0).sum().backward()
+    assert x.grad.tolist() == [7.0] * 300
+
+
 def test_second_gradients(device, half):
     x = mg.tensor([0.5, -1.0, 2.0], dtype=half, device=device, requires_grad=True)
     (first,) = mg.autograd.grad((x**3).sum(), x, create_graph=True)

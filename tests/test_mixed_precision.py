@@ -527,3 +527,23 @@ def test_the_optimizers_result_is_returned():
     s.scaler.update()
     s.set(np.inf, 1.0)
     assert s.scaler.step(optimizer) is None
+
+
+def test_the_scale_goes_as_in_pytorch(rng):
+    torch = pytest.importorskip("torch")
+    options = {"init_scale": 64.0, "growth_factor": 3.0, "backoff_factor": 0.25, "growth_interval": 3}
+    theirs = torch.amp.GradScaler("cpu", **options)
+    theirs.scale(torch.ones(()))  # which makes its own tensor of the scale
+    param = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([param], lr=1.0)
+    ours = Setting(**options)
+    for _ in range(40):
+        grad = rng.standard_normal(2).astype(np.float32)
+        grad[0] = rng.choice([grad[0], np.inf, np.nan], p=[0.8, 0.1, 0.1])
+        param.grad = torch.tensor(grad)
+        theirs.step(optimizer)
+        theirs.update()
+        found, scale = ours.step(*grad)
+        assert scale == theirs.get_scale()
+        np.testing.assert_allclose(found, param.tolist(), rtol=1e-6)
+    assert ours.scaler.state_dict() == theirs.state_dict()
