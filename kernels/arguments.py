@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from struct import Struct
 from struct import error as StructError
 from typing import Any, NoReturn
@@ -30,15 +31,27 @@ from .source import (
 class strided:
     """Marks an array argument whose strides the kernel takes as arguments: it need not be C-contiguous."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "dtype")
 
     def __init__(self, array: Any):
         self.array = array
+        self.dtype = getattr(array, "dtype", None)
 
 
 def is_array(value: Any) -> bool:
     """Whether ``value`` is a NumPy or a CuPy array. CuPy is not imported to find out."""
     return isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] == "cupy"
+
+
+def is_contiguous(array: Any) -> bool:
+    """Whether an array is C-contiguous. CuPy makes an object of an array's flags each time they are asked for."""
+    return array.flags.c_contiguous if isinstance(array, np.ndarray) else array._c_contiguous
+
+
+class unchanging(dict):
+    """The fields of a struct argument, which will not change any more: they are packed only once."""
+
+    __slots__ = ("packed",)
 
 
 class ArgumentBinder:
@@ -48,16 +61,23 @@ class ArgumentBinder:
         source: where the kernel's structs are defined.
         signature: the kernel's.
         fixed: template types that are given rather than deduced, as ``{"T": dtype}``.
+
+    Attributes:
+        structs: what packs the kernel's structs, by their names.
+        deciding: the positions of the arrays from which the other template types are deduced.
     """
 
     def __init__(self, source: CudaSource, signature: Signature, fixed: Mapping[str, np.dtype]):
         self.signature = signature
         self.fixed = dict(fixed)
-        self.structs = {}
+        self.structs: dict[str, StructPacker] = {}
         for parameter in signature.parameters:
             known = parameter.type in NUMBER_TYPES or parameter.type in signature.template
             if not known and not parameter.is_pointer and (dtype := source.struct(parameter.type)):
-                self.structs[parameter.type] = _StructPacker(dtype)
+                self.structs[parameter.type] = StructPacker(dtype)
+        pointers = [p.type if p.is_pointer else "" for p in signature.parameters]
+        deduced = [name for name in signature.template if name in pointers and name not in fixed]
+        self.deciding = tuple([pointers.index(name) for name in deduced])
 
     def bind(self, args: Sequence[Any]) -> tuple[list, list, dict[str, np.dtype]]:
         """Check ``args``. Returns (the values to pass, the arrays among them, the template's types).
@@ -89,10 +109,7 @@ class ArgumentBinder:
         array = value.array if type(value) is strided else value
         if not is_array(array):
             self._wrong(parameter, "a NumPy or CuPy array", describe(array), TypeError)
-        expected = types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
-        vector = 1
-        if expected is None and parameter.type in VECTOR_TYPES:
-            expected, vector = VECTOR_TYPES[parameter.type]
+        expected, vector = self.elements_of(parameter, types)
         if expected is None and parameter.type in self.signature.template and type_of_dtype(array.dtype):
             expected = types[parameter.type] = array.dtype
         if array.dtype != expected and not (
@@ -108,7 +125,7 @@ class ArgumentBinder:
             self._wrong(parameter, "a writeable array", "a read-only one")
         if not getattr(flags, "aligned", True):
             self._wrong(parameter, "an aligned array", "one that starts between two elements")
-        if vector % 2 == 0 and address(array) % (alignment := min(16, vector * array.itemsize)):
+        if address(array) % (alignment := alignment_of(vector, array.itemsize)):
             self._wrong(parameter, f"an array that starts at a multiple of {alignment} bytes", "another")
         if arrays and (isinstance(array, np.ndarray) is not isinstance(arrays[0], np.ndarray)):
             self._wrong(
@@ -119,8 +136,17 @@ class ArgumentBinder:
         arrays.append(array)
         return array
 
+    def type_of(self, parameter: Parameter, types: Mapping[str, np.dtype]) -> np.dtype | None:
+        """The dtype of a number, or of a pointer's elements; None for all else, and as long as unknown."""
+        return types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
+
+    def elements_of(self, parameter: Parameter, types: Mapping[str, np.dtype]) -> tuple[np.dtype | None, int]:
+        """(the dtype of the elements of a pointer's array, or None; how many of them make a vector)."""
+        dtype = self.type_of(parameter, types)
+        return (dtype, 1) if dtype is not None else VECTOR_TYPES.get(parameter.type, (None, 1))
+
     def _value(self, parameter: Parameter, value: Any, types: dict) -> Any:
-        dtype = types.get(parameter.type) or NUMBER_TYPES.get(parameter.type)
+        dtype = self.type_of(parameter, types)
         if dtype is not None:
             return self._number(parameter, dtype, value)
         struct = self.structs.get(parameter.type)
@@ -171,7 +197,7 @@ class ArgumentBinder:
         raise error(f"{self.signature.name}: argument `{parameter}` expects {expected}, got {got}")
 
 
-class _StructPacker:
+class StructPacker:
     """Packs the fields of a struct, as C++ lays them out, in one call."""
 
     def __init__(self, dtype: np.dtype):
@@ -182,12 +208,26 @@ class _StructPacker:
         for name, field in self.fields.items():
             offset = offsets[name][1]
             element, shape = field.subdtype or (field, ())
-            format += f"{offset - end}x{math.prod(shape)}{_PACKED_AS[element.str[1:]]}"
+            format += f"{offset - end}x{math.prod(shape)}{PACKED_AS[element.str[1:]]}"
             end = offset + field.itemsize
         self._packer = Struct(f"{format}{dtype.itemsize - end}x")
+        self._all_numbers = len(self.fields) > 1 and all(f.subdtype is None for f in self.fields.values())
+        self._values = itemgetter(*self.fields) if self.fields else tuple
 
     def pack(self, value: Mapping[str, Any]) -> np.ndarray:
-        """A NumPy array of one element that holds the struct; CuPy passes such an array by value."""
+        """A NumPy array of one element that holds the struct."""
+        return np.frombuffer(self.packed(value), self.dtype)
+
+    def packed(self, value: Mapping[str, Any]) -> bytes:
+        """The struct's bytes. Raises KeyError, TypeError, OverflowError or StructError."""
+        if type(value) is unchanging:
+            packer, packed = getattr(value, "packed", (None, b""))
+            if packer is self:
+                return packed
+        if len(value) != len(self.fields):
+            raise StructError("fields that the struct has not")
+        if self._all_numbers:
+            return self._packer.pack(*self._values(value))
         numbers: list[Any] = []
         for name, field in self.fields.items():
             if field.subdtype is None:
@@ -196,12 +236,15 @@ class _StructPacker:
                 numbers.extend(value[name])
             else:
                 raise StructError(name)
-        return np.frombuffer(self._packer.pack(*numbers), self.dtype)
+        packed = self._packer.pack(*numbers)
+        if type(value) is unchanging:
+            value.packed = self, packed
+        return packed
 
 
 # NumPy's names of number types, and those of the module struct.
 _NAMES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
-_PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQefd", strict=True))
+PACKED_AS = dict(zip(_NAMES, "?bBhHiIqQefd", strict=True))
 
 # What a parameter takes, by the kind of its dtype, and from where to where.
 _INTEGERS = (int, np.integer)
@@ -221,6 +264,11 @@ for _dtype in NUMBER_TYPES.values():
         _LIMITS[_dtype] = (
             (-(2 ** (_bits - 1)), 2 ** (_bits - 1) - 1) if _dtype.kind == "i" else (0, 2**_bits - 1)
         )
+
+
+def alignment_of(vector: int, itemsize: int) -> int:
+    """The bytes at a multiple of which an array of vectors of so many elements starts; 1 if anywhere."""
+    return min(16, vector * itemsize) if vector % 2 == 0 else 1
 
 
 def bfloat16_bits(values: Any) -> Any:

@@ -15,13 +15,15 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from struct import error as StructError
 from typing import Any, Protocol
 
 import numpy as np
 
 from .arguments import ArgumentBinder, strided
+from .packing import Packing
 from .source import NUMBER_TYPES, CudaSource, Signature, canonical_type, split_commas, type_of_dtype
 
 __all__ = ["Backend", "CudaKernel", "blocks", "strided"]
@@ -33,12 +35,19 @@ MAX_SHARED_BYTES = 227 * 1024  # of one block on compute capability 9.0; other c
 
 Dimensions = tuple[int, int, int]
 
-Launcher = Callable[[Any, Dimensions, Dimensions, list, int], None]
-"""Called as (the arrays' device, grid, block, the values that the binder made, shared_bytes)."""
+Launcher = Callable[..., None]
+"""Called as (the arrays' device, grid, block, the values that the binder made, shared_bytes); of a backend that
+packs, as (the number of the card, grid, block, a Struct, what it packs, shared_bytes)."""
 
 
 class Backend(Protocol):
-    """Compiles one instance of a kernel, such as ``matmul_tiled<float>``, into something to call."""
+    """Compiles one instance of a kernel, such as ``matmul_tiled<float>``, into something to call.
+
+    Attributes:
+        packs: whether its launchers take packed arguments.
+    """
+
+    packs: bool
 
     def load(self, source: CudaSource, signature: Signature, instance: str) -> Launcher: ...
 
@@ -68,6 +77,8 @@ class CudaKernel:
         self.expression = name
         self.name = name.partition("<")[0].strip()
         self._loaded: dict[tuple, Launcher] = {}
+        self._deciding: tuple[int, ...] = ()
+        self._quick: dict[Any, tuple[Packing, Launcher]] = {}  # by the dtypes that decide the instance
         self._loading = threading.Lock()
 
     @cached_property
@@ -134,12 +145,58 @@ class CudaKernel:
             KernelCompileError: the source does not compile; the message holds the compiler's lines.
             KernelLaunchError: the kernel could not run, or not finish.
         """
-        grid, block = self._dimensions("grid", grid), self._dimensions("block", block)
-        self._check_limits(grid, block, shared_bytes)
+        try:
+            grid, block, is_empty = _sizes(self.name, grid, block, shared_bytes)
+        except TypeError:  # lists, which no cache takes
+            grid, block, is_empty = _sizes.__wrapped__(self.name, grid, block, shared_bytes)
+        if not (self._quick and not is_empty and self._launch_quickly(grid, block, args, shared_bytes)):
+            self._launch_checked(grid, block, is_empty, args, shared_bytes)
+
+    def _launch_quickly(
+        self, grid: Dimensions, block: Dimensions, args: Sequence[Any], shared_bytes: int
+    ) -> bool:
+        """Launch an instance that was launched before; False, and nothing is done, if an argument does not fit."""
+        try:
+            packing, launcher = self._quick[self._deciding_dtypes(args)]
+            fitting = packing.fit(args)
+            if fitting is None:
+                return False
+            card, values = fitting
+            launcher(card, grid, block, packing.struct, values, shared_bytes)
+        except (AttributeError, IndexError, KeyError, TypeError, OverflowError, StructError):
+            return False
+        if keep is not None:
+            keep(args)
+        return True
+
+    def _launch_checked(
+        self, grid: Dimensions, block: Dimensions, is_empty: bool, args: Sequence[Any], shared_bytes: int
+    ) -> None:
+        """Launch after a check of every argument that can say what is wrong with it."""
         values, arrays, types = self._binder.bind(args)
-        if 0 in grid or 0 in block:
+        if is_empty:
             return
         backend, device = _backend(arrays[0]), arrays[0].device
+        launcher = self._launcher(backend, types)
+        if not backend.packs:
+            launcher(device, grid, block, values, shared_bytes)
+            return
+        packing = Packing(self._binder, types, values, type(arrays[0]))
+        launcher(device.id, grid, block, packing.struct, packing.bound(values), shared_bytes)
+        if keep is not None:
+            keep(args)
+        if all(args[i] is not None for i in self._binder.deciding):
+            self._deciding = self._binder.deciding
+            self._quick[self._deciding_dtypes(args)] = packing, launcher
+
+    def _deciding_dtypes(self, args: Sequence[Any]) -> Any:
+        """The dtypes of the arguments that decide which instance of the kernel is launched."""
+        deciding = self._deciding
+        if len(deciding) == 1:  # most kernels, and quicker
+            return args[deciding[0]].dtype
+        return tuple([args[i].dtype for i in deciding])
+
+    def _launcher(self, backend: Backend, types: Mapping[str, np.dtype]) -> Launcher:
         key = (backend, *types.values())
         launcher = self._loaded.get(key)
         if launcher is None:
@@ -148,7 +205,7 @@ class CudaKernel:
                 if launcher is None:
                     launcher = backend.load(self.source, self.signature, self.instance(types))
                     self._loaded[key] = launcher
-        launcher(device, grid, block, values, shared_bytes)
+        return launcher
 
     def instance(self, types: Mapping[str, Any]) -> str:
         """The kernel's C++ name with its template types replaced.
@@ -163,29 +220,40 @@ class CudaKernel:
         ]
         return f"{self.name}<{', '.join(names)}>"
 
-    def _dimensions(self, what: str, size: int | Sequence[int]) -> Dimensions:
-        try:
-            sizes = tuple(map(operator.index, (size,) if hasattr(size, "__index__") else size))
-        except TypeError:
-            sizes = ()
-        if not 1 <= len(sizes) <= 3 or min(sizes) < 0:
-            raise ValueError(f"{self.name}: {what} must be one to three integers from 0, got {size!r}")
-        x, y, z = (*sizes, 1, 1)[:3]
-        return x, y, z
 
-    def _check_limits(self, grid: Dimensions, block: Dimensions, shared_bytes: int) -> None:
-        threads = block[0] * block[1] * block[2]
-        if threads > MAX_THREADS_PER_BLOCK or any(map(operator.gt, block, MAX_BLOCK)):
-            raise ValueError(
-                f"{self.name}: block {block} has {threads} threads; a block has at most "
-                f"{MAX_THREADS_PER_BLOCK}, and at most {MAX_BLOCK} along x, y and z"
-            )
-        if any(map(operator.gt, grid, MAX_GRID)):
-            raise ValueError(f"{self.name}: grid {grid} exceeds the limits {MAX_GRID} along x, y and z")
-        if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
-            raise ValueError(
-                f"{self.name}: shared_bytes is {shared_bytes}; a block has 0 to {MAX_SHARED_BYTES} bytes"
-            )
+keep: Callable[[Sequence[Any]], None] | None = None
+"""Called with the arguments of each launch on a card while a step is recorded: a graph refers to their memory by
+its address alone."""
+
+
+@lru_cache(maxsize=4096)  # the same few sizes come in every step of a training
+def _sizes(name: str, grid: Any, block: Any, shared_bytes: int) -> tuple[Dimensions, Dimensions, bool]:
+    """(grid, block, whether they are empty) of a launch of the kernel ``name``; ValueError beyond the limits."""
+    grid, block = _dimensions(name, "grid", grid), _dimensions(name, "block", block)
+    threads = block[0] * block[1] * block[2]
+    if threads > MAX_THREADS_PER_BLOCK or any(map(operator.gt, block, MAX_BLOCK)):
+        raise ValueError(
+            f"{name}: block {block} has {threads} threads; a block has at most "
+            f"{MAX_THREADS_PER_BLOCK}, and at most {MAX_BLOCK} along x, y and z"
+        )
+    if any(map(operator.gt, grid, MAX_GRID)):
+        raise ValueError(f"{name}: grid {grid} exceeds the limits {MAX_GRID} along x, y and z")
+    if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
+        raise ValueError(
+            f"{name}: shared_bytes is {shared_bytes}; a block has 0 to {MAX_SHARED_BYTES} bytes"
+        )
+    return grid, block, 0 in grid or 0 in block
+
+
+def _dimensions(name: str, what: str, size: int | Sequence[int]) -> Dimensions:
+    try:
+        sizes = tuple(map(operator.index, (size,) if hasattr(size, "__index__") else size))
+    except TypeError:
+        sizes = ()
+    if not 1 <= len(sizes) <= 3 or min(sizes) < 0:
+        raise ValueError(f"{name}: {what} must be one to three integers from 0, got {size!r}")
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
 
 
 _backends: dict[type, Backend] = {}

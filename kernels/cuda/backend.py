@@ -7,9 +7,13 @@ templates). CuPy adds ``-ftz=true``: on a card, float32 numbers below 1.2e-38 co
 
 from __future__ import annotations
 
+import ctypes
+import threading
+from struct import Struct
 from typing import Any
 
 from ..errors import KernelCompileError, KernelLaunchError
+from ..packing import HEADER_BYTES
 from ..source import CUDA_DIRECTORY, CudaSource, Signature
 from . import cupy
 from .guard import explain, last_launched
@@ -20,42 +24,102 @@ OPTIONS = ("-std=c++17", f"-I{CUDA_DIRECTORY}")
 # What a block gets of shared memory without asking; more must be asked for, kernel by kernel.
 DEFAULT_SHARED_BYTES = 48 * 1024
 
+MAX_ARGUMENT_BYTES = 32764  # of a launch from compute capability 7.0 on
+
+# CU_LAUNCH_PARAM_BUFFER_POINTER and CU_LAUNCH_PARAM_BUFFER_SIZE of cuda.h.
+LAUNCH_PARAM_BUFFER_POINTER, LAUNCH_PARAM_BUFFER_SIZE = 1, 2
+
 
 class CudaBackend:
     """Compiles kernels for the card that their arrays live on, and launches them in its current stream."""
 
-    def load(self, source: CudaSource, signature: Signature, instance: str):
-        """A launcher of ``instance``, as :class:`minigrad.kernels.launch.Backend` describes it."""
-        cp = cupy()
-        module = cp.RawModule(code=source.text, options=OPTIONS, name_expressions=[instance])
-        kernels: dict[int, Any] = {}  # by device: each has a module of its own
+    packs = True
 
-        def launch(device: Any, grid: tuple, block: tuple, values: list, shared_bytes: int) -> None:
-            with device:
-                kernel = kernels.get(device.id)
-                if kernel is None:
-                    kernel = kernels[device.id] = _compiled(cp, module, instance, device.id)
-                try:
-                    # Short-circuited: asking the driver takes longer than a launch.
-                    if (
-                        shared_bytes > DEFAULT_SHARED_BYTES
-                        and shared_bytes > kernel.max_dynamic_shared_size_bytes
-                    ):
-                        kernel.max_dynamic_shared_size_bytes = shared_bytes
-                    kernel(grid, block, tuple(values), shared_mem=shared_bytes)
-                except (cp.cuda.driver.CUDADriverError, cp.cuda.runtime.CUDARuntimeError) as error:
-                    explained = explain(error, device.id, launching=instance)
-                    if explained is None:
-                        where = f"{instance}, grid {grid}, block {block}, shared_bytes {shared_bytes}"
-                        why = "; ".join([str(error), *_exceeded(device, kernel, grid, block, shared_bytes)])
-                        explained = KernelLaunchError(f"{where}: {why}")
-                    raise explained from error
-            last_launched[device.id] = instance
+    def load(self, source: CudaSource, signature: Signature, instance: str):
+        """A launcher of ``instance``, as :class:`minigrad.kernels.launch.Backend` describes it.
+
+        It hands the arguments to the driver as one block of memory: CuPy's own way, an object for each of
+        them, takes longer than the launch itself.
+        """
+        cp = cupy()
+        cuda, launch_kernel, current_stream = cp.cuda, cp.cuda.driver.launchKernel, cp.cuda.get_current_stream
+        several = cuda.runtime.getDeviceCount() > 1
+        module = cp.RawModule(code=source.text, options=OPTIONS, name_expressions=[instance])
+        kernels: dict[int, Any] = {}  # by card: each has a module of its own
+        functions: dict[int, tuple[int, int]] = {}  # by card: the driver's, and the shared memory it may take
+
+        def prepare(card: int, shared_bytes: int) -> tuple[int, int]:
+            """Compile for a card, or let the kernel take more shared memory there."""
+            kernel = kernels.get(card)
+            if kernel is None:
+                kernel = kernels[card] = _compiled(cp, module, instance, card)
+            most = max(DEFAULT_SHARED_BYTES, shared_bytes)
+            if most > max(DEFAULT_SHARED_BYTES, kernel.max_dynamic_shared_size_bytes):
+                kernel.max_dynamic_shared_size_bytes = most
+            functions[card] = kernel.kernel.ptr, most
+            return functions[card]
+
+        def launch(
+            card: int, grid: tuple, block: tuple, struct: Struct, values: list, shared_bytes: int
+        ) -> None:
+            if several and cuda.runtime.getDevice() != card:
+                with cuda.Device(card):
+                    return launch(card, grid, block, struct, values, shared_bytes)
+            try:
+                function, most = functions.get(card) or prepare(card, shared_bytes)
+                if shared_bytes > most:
+                    function, _ = prepare(card, shared_bytes)
+                memory = _of_thread.memory
+                if card not in memory.cards:
+                    cuda.runtime.memGetInfo()  # makes the card's context that of this thread
+                    memory.cards.add(card)
+                struct.pack_into(memory.bytes, 0, struct.size - HEADER_BYTES, *values)
+                stream = current_stream().ptr
+                launch_kernel(function, *grid, *block, shared_bytes, stream, 0, memory.address)
+            except (cuda.driver.CUDADriverError, cuda.runtime.CUDARuntimeError) as error:
+                explained = explain(error, card, launching=instance)
+                if explained is None:
+                    where = f"{instance}, grid {grid}, block {block}, shared_bytes {shared_bytes}"
+                    limits = cuda.Device(card).attributes
+                    why = [str(error), *_exceeded(limits, kernels[card], grid, block, shared_bytes)]
+                    explained = KernelLaunchError(f"{where}: {'; '.join(why)}")
+                raise explained from error
+            last_launched[card] = instance
 
         return launch
 
 
 backend = CudaBackend()
+
+
+class _Memory:
+    """The memory in which a thread hands over the arguments of a launch.
+
+    Attributes:
+        bytes: their size, and they themselves.
+        address: that of the list which tells the driver where both are.
+        cards: the cards whose context the thread has.
+    """
+
+    __slots__ = ("_at", "_list", "address", "bytes", "cards")
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(HEADER_BYTES + MAX_ARGUMENT_BYTES)
+        self._at = (ctypes.c_char * len(self.bytes)).from_buffer(self.bytes)
+        size = ctypes.addressof(self._at)
+        self._list = (ctypes.c_void_p * 5)(
+            *(LAUNCH_PARAM_BUFFER_POINTER, size + HEADER_BYTES, LAUNCH_PARAM_BUFFER_SIZE, size, None)
+        )
+        self.address = ctypes.addressof(self._list)
+        self.cards: set[int] = set()
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.memory = _Memory()
+
+
+_of_thread = _OfThread()
 
 
 def _compiled(cp: Any, module: Any, instance: str, index: int) -> Any:
@@ -71,9 +135,8 @@ def _compiled(cp: Any, module: Any, instance: str, index: int) -> Any:
         raise explained or KernelLaunchError(f"{instance} cannot be loaded: {error}") from error
 
 
-def _exceeded(device: Any, kernel: Any, grid: tuple, block: tuple, shared_bytes: int) -> list[str]:
-    """The limits of this card, and of the kernel as it was compiled for it, that a launch exceeds."""
-    limits = device.attributes
+def _exceeded(limits: dict, kernel: Any, grid: tuple, block: tuple, shared_bytes: int) -> list[str]:
+    """The limits of a card, and of the kernel as it was compiled for it, that a launch exceeds."""
     threads = block[0] * block[1] * block[2]
     checks = [
         ("threads in a block", threads, limits["MaxThreadsPerBlock"], "this card"),

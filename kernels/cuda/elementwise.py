@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import is_contiguous, unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource, is_bfloat16
 from . import array_module
@@ -95,20 +96,22 @@ class Elementwise:
         return f"<elementwise kernel {self.name}: {self.expression}>"
 
     def __call__(self, out: Any, *inputs: Any) -> None:
-        arguments, shape, flat, widest = [out], out.shape, True, out.dtype
+        arguments, shape, flat, numbers, widest = [out], out.shape, True, False, out.dtype
         for x in inputs:
             if isinstance(x, _NUMBERS):
                 arguments += (None, x)
+                numbers = True
             else:
                 arguments += (x, False)
-                flat = flat and x.shape == shape and x.flags.c_contiguous
-                widest = x.dtype if x.itemsize > widest.itemsize else widest
-        launched, on_views = self._pairs["bfloat16" if is_bfloat16(widest) else widest.name]
-        if widest.itemsize <= FLOAT32.itemsize:
+                flat = flat and x.shape == shape and is_contiguous(x)
+                widest = x.dtype if x.dtype.itemsize > widest.itemsize else widest
+        launched, on_views = self._pairs[_instance(widest)]
+        if numbers and widest.itemsize <= FLOAT32.itemsize:
             arguments[2::2] = [_as_float32(number) for number in arguments[2::2]]
         if flat:
+            size = out.size
             per_block = THREADS * (VECTOR_BYTES // widest.itemsize)
-            launched.launch(blocks(out.size, per_block), THREADS, (*arguments, out.size))
+            launched.launch(blocks(size, per_block), THREADS, (*arguments, size))
         else:
             self._launch_strided(on_views, out, inputs, arguments)
 
@@ -132,6 +135,12 @@ class Elementwise:
         kernel.launch(grid, THREADS, (*arguments, out.size, layout))
 
 
+@lru_cache
+def _instance(widest: np.dtype) -> str:
+    """Which instances compute what is as wide as this dtype, by their name in WIDE or HALVES."""
+    return "bfloat16" if is_bfloat16(widest) else widest.name
+
+
 NUMBER = ((), (), 1)
 """How :func:`layout_of` is told of an input that is a number."""
 
@@ -153,7 +162,8 @@ def layout_of(shape: tuple, lanes: int, *inputs: tuple[tuple, tuple, int]) -> di
     rest = (0,) * (MAX_DIMS - len(dims))
     padded = [stride for row in strides for stride in (*row, *rest)]
     unused = [0] * (MAX_DIMS * MAX_INPUTS - len(padded))
-    return {"dims": len(dims), "lanes": lanes if by_vectors else 1, "size": (*size, *rest), "stride": padded + unused}
+    fields = {"dims": len(dims), "lanes": lanes if by_vectors else 1, "size": (*size, *rest)}
+    return unchanging(fields | {"stride": padded + unused})
 
 
 def strides_in(shape: tuple, own_shape: tuple, own_strides: tuple, itemsize: int) -> list[int]:

@@ -42,6 +42,8 @@ class Options(ctypes.Structure):
 class SimulatorBackend:
     """Compiles kernels as C++ and runs them on the CPU; arrays are NumPy's."""
 
+    packs = False
+
     def load(self, source: CudaSource, signature: Signature, instance: str):
         """A launcher of ``instance``, as :class:`minigrad.kernels.launch.Backend` describes it."""
         kernel = _Kernel(source, signature, instance)

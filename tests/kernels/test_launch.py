@@ -1,8 +1,11 @@
 """The launch layer: signatures, argument checks, limits, and what the card's backend hands to CuPy."""
 
+import ctypes
+import re
 import sys
 import threading
 from contextlib import nullcontext
+from struct import pack
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
+from minigrad.kernels.arguments import unchanging
 from minigrad.kernels.cuda import backend, guard
 from minigrad.kernels.cuda.backend import CudaBackend
 from minigrad.kernels.errors import KernelCompileError, KernelLaunchError
@@ -271,11 +275,14 @@ class FakeArray:
 
     __module__ = "cupy"
     device = FakeDevice()
-    flags = SimpleNamespace(c_contiguous=True)
-    itemsize, strides, shape = 4, (4,), (5,)
+    strides, shape = (4,), (5,)
 
-    def __init__(self, dtype=np.float32):
+    def __init__(self, dtype=np.float32, address=256, contiguous=True, card=0):
         self.dtype = np.dtype(dtype)
+        self.itemsize = self.dtype.itemsize
+        self.data = SimpleNamespace(ptr=address, device_id=card)
+        self.flags = SimpleNamespace(c_contiguous=contiguous)
+        self._c_contiguous = contiguous
 
 
 class CompileException(Exception):
@@ -293,7 +300,7 @@ class CUDARuntimeError(CUDADriverError):
 
 @pytest.fixture
 def fake_cupy(monkeypatch):
-    """A module named cupy whose RawModule records what it is asked for."""
+    """A module named cupy whose RawModule and driver record what they are asked for."""
     cupy = ModuleType("cupy")
     cupy.modules, cupy.launches, cupy.error, cupy.load_error = [], [], None, None
 
@@ -309,17 +316,30 @@ def fake_cupy(monkeypatch):
     class Kernel:
         max_dynamic_shared_size_bytes = 49152
         max_threads_per_block, num_regs, shared_size_bytes = 512, 100, 1000
+        kernel = SimpleNamespace(ptr=4711)
 
-        def __call__(self, grid, block, args, shared_mem):
-            if cupy.error:
-                raise cupy.error
-            cupy.launches.append((grid, block, args, shared_mem, self.max_dynamic_shared_size_bytes))
+        def __init__(self):
+            cupy.kernel = self
+
+    def launch_kernel(function, x, y, z, bx, by, bz, shared_bytes, stream, params, extra):
+        assert (function, stream, params) == (4711, 7, 0)
+        if cupy.error:
+            raise cupy.error
+        pointer, arguments, size, size_at, end = (ctypes.c_void_p * 5).from_address(extra)
+        assert (pointer, size, end, arguments % 16) == (1, 2, None, 0)
+        packed = ctypes.string_at(arguments, ctypes.c_size_t.from_address(size_at).value)
+        most = cupy.kernel.max_dynamic_shared_size_bytes
+        cupy.launches.append(((x, y, z), (bx, by, bz), packed, shared_bytes, most))
 
     cupy.RawModule = RawModule
     cupy.cuda = SimpleNamespace(
+        Device=lambda index: FakeDevice(),
         compiler=SimpleNamespace(CompileException=CompileException),
-        driver=SimpleNamespace(CUDADriverError=CUDADriverError),
-        runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
+        driver=SimpleNamespace(CUDADriverError=CUDADriverError, launchKernel=launch_kernel),
+        runtime=SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, memGetInfo=lambda: (1, 2)
+        ),
+        get_current_stream=lambda: SimpleNamespace(ptr=7),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(guard, "last_launched", {})
@@ -335,20 +355,67 @@ def test_cupy_gets_exactly_typed_arguments(fake_cupy):
     assert module["name_expressions"] == ["scale<float>"]
     assert "-std=c++17" in module["options"]
     assert module["code"].startswith('#line 1 "kernel.cu"')
-    (grid, block, args, shared, largest), second = fake_cupy.launches
+    (grid, block, packed, shared, largest), second = fake_cupy.launches
     assert (grid, block, shared, largest) == ((3, 2, 1), (64, 1, 1), 0, 49152)
-    assert args[:2] == (y, x)
-    assert [(type(a), a) for a in args[2:]] == [(np.float32, 2.0), (np.int32, 5)]
-    assert second[3:] == (100_000, 100_000)
+    assert packed == pack("=QQfi", 256, 256, 2.0, 5)
+    assert second[2:] == (packed, 100_000, 100_000)
 
 
-def test_cupy_gets_structs_as_arrays_of_one_element(fake_cupy):
-    out, options = FakeArray(np.float64), {"factor": 1.5, "steps": [7, 8], "flip": False}
-    CudaKernel(SCALE, "with_options").launch(1, 1, (out, None, options, 1, 2))
-    ((*_, (_, null, struct, small, big), _, _),) = fake_cupy.launches
-    assert null is None and struct.size == 1 and struct.dtype.itemsize == 32
-    assert struct["factor"].item() == 1.5 and struct["steps"].tolist() == [[7, 8]]
-    assert (small.dtype, big.dtype) == (np.uint8, np.uint64)
+def test_the_card_gets_every_argument_where_cpp_expects_it(fake_cupy):
+    out, options = FakeArray(np.float64, 512), {"factor": 1.5, "steps": [7, 8], "flip": True}
+    kernel = CudaKernel(SCALE, "with_options")
+    for given in (options, options, unchanging(options), unchanging(options)):
+        kernel.launch(1, 1, (out, None, given, 1, np.uint64(2**63)))
+    expected = pack("=QQ f4x qq ?7x B7x Q", 512, 0, 1.5, 7, 8, True, 1, 2**63)
+    assert [launch[2] for launch in fake_cupy.launches] == [expected] * 4
+
+
+def test_what_was_launched_before_is_checked_as_carefully(fake_cupy):
+    """The second launch and those after it take the quick way, unless something does not fit."""
+    kernel, y, x = CudaKernel(SCALE, "scale<T>"), FakeArray(), FakeArray(address=1024)
+    kernel.launch(1, 1, (y, x, 2.0, 5))
+    fits = [
+        ((y, x, 2, np.int64(5)), (256, 1024, 2.0, 5)),
+        ((y, x, np.float64(0.1), True), (256, 1024, np.float32(0.1), 1)),
+        ((y, strided(FakeArray(address=4, contiguous=False)), -np.inf, -(2**31)), (256, 4, -np.inf, -(2**31))),
+        ((y, None, np.nan, 0), (256, 0, np.nan, 0)),
+    ]
+    for args, expected in fits:
+        kernel.launch((1,), [1], args)
+        assert fake_cupy.launches[-1][2] == pack("=QQfi", *expected)
+    wrong = [
+        ((None, x, 2.0, 5), TypeError, "`T* y` expects a NumPy or CuPy array, got NoneType"),
+        ((y, FakeArray(contiguous=False), 2.0, 5), ValueError, "`const T* x` expects a C-contiguous array"),
+        ((y, FakeArray(np.float64), 2.0, 5), TypeError, "`const T* x` expects an array of float32"),
+        ((y, x, 1e39, 5), ValueError, "`T factor` expects a number that fits float32"),
+        ((y, x, "2", 5), TypeError, "`T factor` expects a number (float32), got str"),
+        ((y, x, FakeArray(), 5), TypeError, "`T factor` expects a number (float32), got an array"),
+        ((y, x, 2.0, 5.0), TypeError, "`int n` expects an integer (int32), got float"),
+        ((y, x, 2.0, 2**31), ValueError, "`int n` expects a number that fits int32"),
+        ((y, x, 2.0), TypeError, "expected 4 arguments, got 3"),
+        ((y, X, 2.0, 5), ValueError, "expects a CuPy array like those before it"),
+    ]
+    launches = len(fake_cupy.launches)
+    for args, error, message in wrong:
+        with pytest.raises(error, match=re.escape(message)):
+            kernel.launch(1, 1, args)
+    kernel.launch(0, 1, (y, x, 2.0, 5))
+    assert len(fake_cupy.launches) == launches
+    options = {"factor": 1.5, "steps": [7, 8], "flip": True}
+    for struct in (options, options | {"more": 1}):
+        arguments = (FakeArray(np.float64), None, struct, 1, 2)
+        if struct is options:
+            CudaKernel(SCALE, "with_options").launch(1, 1, arguments)
+        else:
+            with pytest.raises(TypeError, match="expects a mapping with the fields factor, steps, flip"):
+                CudaKernel(SCALE, "with_options").launch(1, 1, arguments)
+
+
+def test_vectors_must_be_aligned_each_time(fake_cupy):
+    kernel = CudaKernel("__global__ void k(float4* x) {}", "k")
+    kernel.launch(1, 1, (FakeArray(address=32),))
+    with pytest.raises(ValueError, match="starts at a multiple of 16 bytes"):
+        kernel.launch(1, 1, (FakeArray(address=40),))
 
 
 def test_errors_of_the_card_are_the_kernels_errors(fake_cupy):
