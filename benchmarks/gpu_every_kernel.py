@@ -163,8 +163,11 @@ def evaluated(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
 
 
 def filled(x: mg.Tensor) -> mg.Tensor:
-    """``x``, after the kernels that fill an array with random numbers; others test what these are."""
+    """``x``, after the kernels that fill an array with random numbers and with live ones; others test these."""
     if x.device.type != "cpu":
+        numbers = cuda.live.LiveNumbers(x.device.xp.zeros(3, np.uint64))
+        numbers.add("ddd", lambda: (1.0, 2.0, 3.0))
+        numbers.write()
         for kernel in ("uniform_naive", "uniform_block", "normal_naive", "normal_block"):
             getattr(cuda.random, kernel)(x.device.xp.empty(x.shape, x.dtype), 1, 2)
     return x * 1.0

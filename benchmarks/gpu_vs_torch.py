@@ -166,11 +166,17 @@ def reference(bench: Bench, case: Case, arrays: list[Any]) -> Any:
 # ---- a training step ---------------------------------------------------------------------------------------
 
 
-def training_step(bench: Bench) -> dict[str, Any]:
-    """A step of the MNIST CNN with Adam. Checked: the losses of three steps, against float64 on the CPU."""
+PLAIN, CAPTURED = "MNIST CNN, training step", "MNIST CNN, captured training step"
+
+
+def training_step(bench: Bench, name: str) -> dict[str, Any]:
+    """A step of the MNIST CNN with Adam: ours plain or, if ``name`` says so, captured; PyTorch's is eager.
+
+    Checked: the losses of three steps, against float64 on the CPU.
+    """
     batch, size, channels = (4, 8, 2) if bench.quick else (128, 28, 32)
     operations, moved = mnist_cost(batch, size, channels)
-    result = {"name": "MNIST CNN, training step", "size": f"batch {batch}"}
+    result = {"name": name, "size": f"batch {batch}"}
     result |= {"operations": operations, "bytes": moved}
     images = mg.device("cpu").from_numpy(np.random.default_rng(0).standard_normal((batch, 1, size, size)))
     labels = np.random.default_rng(1).integers(0, 10, batch)
@@ -186,6 +192,8 @@ def training_step(bench: Bench) -> dict[str, Any]:
     exact, *inputs = prepared(mg.float64, "cpu")
     expected = np.array([exact(*inputs).item() for _ in range(3)])
     step, *ours = prepared(mg.float32, bench.device)
+    if name == CAPTURED:
+        step = mg.capture(step, warmup=1)
     result["error"] = float(np.abs([step(*ours).item() for _ in range(3)] / expected - 1).max())
     runs = {"minigrad": lambda: step(*ours)}
     if bench.torch:
@@ -251,7 +259,7 @@ def first_line(*command: str) -> str | None:
 
 def measured(bench: Bench) -> Iterator[dict[str, Any]]:
     """Every row in turn. One that fails says why; those after the time is over are left out, and named."""
-    todo = [("MNIST CNN, training step", "", lambda: training_step(bench))]
+    todo = [(name, "", functools.partial(training_step, bench, name)) for name in (PLAIN, CAPTURED)]
     todo += [(name, "", run) for name, run in gpu_suite.rows(bench)]
     for case in cases(bench.quick, bench.device.type):
         todo.append((case.name, case.size, functools.partial(row, bench, case)))

@@ -22,6 +22,7 @@ except ImportError as error:
 
 from minigrad import autograd, errors, random
 from minigrad.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from minigrad.captured import CapturedStep, capture
 from minigrad.creation import (
     arange,
     as_tensor,

@@ -263,7 +263,7 @@ def _drawn(
     if not is_floating(dtype):
         raise TypeError(f"random numbers are floating, got dtype {dtype}; for integers see randint")
     where = find_device(device or cpu)
-    seed, offset = (generator or default_generator).next_stream()
+    seed, offset = (generator or default_generator).next_stream(where)
     with where.active():
         array = where.empty(size, dtype if dtype.itemsize >= 4 else np.float32)
         if where.type == "cpu":

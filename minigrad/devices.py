@@ -22,6 +22,7 @@ import numpy as np
 
 from minigrad.errors import DeviceError, OutOfMemoryError
 from minigrad.kernels.cpu import memory
+from minigrad.recording import recorder
 
 __all__ = ["Device", "available_devices", "device"]
 
@@ -91,6 +92,10 @@ class Device:
         """
         if not self.is_card:
             return array
+        if recorder.current is not None:
+            recorder.current.refuse(
+                "a copy from the CPU", "make the tensor on the card, or before the step, or pass it as an argument"
+            )
         with self.active():
             return self.xp.asarray(array, blocking=not non_blocking and is_pinned(array))
 
@@ -115,6 +120,11 @@ class Device:
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """``array``, which lives on this device, as a NumPy array (no copy on ``cpu`` and ``sim``)."""
+        if recorder.current is not None:
+            recorder.current.refuse(
+                "a look at values (item(), tolist(), numpy(), bool(), print() or a copy to the CPU)",
+                "return the tensor, and look at it outside",
+            )
         if not self.is_card:
             return array
         with self.active():
@@ -122,6 +132,8 @@ class Device:
 
     def synchronize(self) -> None:
         """Wait until all work handed to this device is done. Only ``cuda`` works asynchronously."""
+        if recorder.current is not None:
+            recorder.current.refuse("synchronize()", "wait outside of the step")
         if self.is_card:
             with self.active():
                 self.xp.cuda.Device(self.index).synchronize()

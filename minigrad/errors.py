@@ -9,6 +9,7 @@ from minigrad.kernels.errors import (
 )
 
 __all__ = [
+    "CaptureError",
     "DeviceError",
     "KernelAccessError",
     "KernelCompileError",
@@ -20,3 +21,7 @@ __all__ = [
 
 class DeviceError(RuntimeError):
     """A device is unknown or absent, or tensors of two devices met in one operation."""
+
+
+class CaptureError(RuntimeError):
+    """A step that :func:`minigrad.capture` records does what no replay can do, such as looking at a value."""

@@ -17,8 +17,19 @@ import numpy as np
 from minigrad.dtypes import is_floating
 from minigrad.devices import Device, cpu
 from minigrad.dispatch import Spec
+from minigrad.recording import recorder
 
-__all__ = ["Node", "Variable", "as_variable", "mark_written", "mode", "tensor_class", "wrap", "written_cell"]
+__all__ = [
+    "Node",
+    "Variable",
+    "as_variable",
+    "mark_cells_written",
+    "mark_written",
+    "mode",
+    "tensor_class",
+    "wrap",
+    "written_cell",
+]
 
 
 LARGE = 32768
@@ -117,7 +128,18 @@ def written_cell(variable: Variable) -> list[int]:
 def mark_written(variable: Variable) -> None:
     """Note that the variable's memory has been written to: what was saved of it is no longer valid."""
     global _last_write
-    written_cell(variable)[0] = _last_write = _tick()
+    cell = written_cell(variable)
+    cell[0] = _last_write = _tick()
+    if recorder.current is not None:
+        recorder.current.cells.append(cell)
+
+
+def mark_cells_written(cells: Sequence[list[int]]) -> None:
+    """As :func:`mark_written`, for the cells of variables that a replayed step writes to."""
+    global _last_write
+    _last_write = _tick()
+    for cell in cells:
+        cell[0] = _last_write
 
 
 _NOT_KEPT: list = [None]

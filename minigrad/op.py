@@ -47,6 +47,7 @@ from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.kernels.cpu import memory
 from minigrad.mixed_precision import POLICIES, cast_inputs
 from minigrad.promotion import result_dtype
+from minigrad.recording import recorder
 
 __all__ = ["Op", "get_op", "op"]
 
@@ -310,6 +311,8 @@ class Op:
         if args and not isinstance(args[0], Variable):
             bare = mode.bare
             if bare is not None and isinstance(args[0], bare.array_type):
+                if recorder.current is not None:
+                    recorder.current.applies(self.name, args)
                 return self._compute(bare, args[0].dtype, [*args], attrs)
         if self.autocast is not None and mode.autocast is not None:
             args = cast_inputs(self.autocast, args)
@@ -345,6 +348,8 @@ class Op:
                 return self.apply(harmonised, attrs)
 
         if device.is_card:
+            if recorder.current is not None:
+                recorder.current.applies(self.name, args)
             with device.active():
                 results = self._compute(device, dtype, arrays, attrs)
         else:

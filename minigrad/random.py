@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.devices import Device
+from minigrad.recording import recording_on
+
 __all__ = ["Generator", "default_generator", "manual_seed"]
 
 MAX_SEED = 2**63
@@ -47,12 +50,26 @@ class Generator:
             self._numpy = np.random.Generator(np.random.Philox(self._seed))
         return self._numpy
 
-    def next_stream(self) -> tuple[int, int]:
-        """The (seed, offset) of a stream of :mod:`minigrad.kernels.philox` that nobody has had before."""
+    def next_stream(self, device: Device | None = None) -> tuple[Any, Any]:
+        """The (seed, offset) of a stream of :mod:`minigrad.kernels.philox` that nobody has had before.
+
+        On a ``device`` on which a step is recorded, each replay gets a stream of its own: seed and offset are
+        then the same :class:`minigrad.kernels.cuda.live.Live` pair.
+        """
         with self._lock:
-            offset = self._offset
+            stream = self._seed, self._offset
             self._offset += 1
-        return self._seed, offset
+        recording = None if device is None else recording_on(device)
+        if recording is None:
+            return stream
+        streams = [stream]
+
+        def take_another() -> None:
+            streams[0] = self.next_stream()
+
+        recording.before_replay.append(take_another)
+        live = recording.live("QQ", lambda: streams[0])
+        return live, live
 
     def get_state(self) -> Mapping[str, Any]:
         """Everything that determines the numbers to come."""

@@ -1,7 +1,8 @@
 // One step of an optimizer, in place: param and what is remembered of it change, grad is only read.
 //
 // All arrays have n elements and are contiguous; they may start anywhere. The factors are computed on the
-// host, in double, and then rounded.
+// host, in double, and then rounded. In a recorded step those that differ between two replays stand in memory,
+// where `live` points to, in double; otherwise it is null.
 //
 //   sgd_step        p -= lr g
 //   momentum_step   v = momentum v + new_share g, p -= lr v; or with Nesterov's p -= lr (g + momentum v)
@@ -44,7 +45,8 @@ __device__ __forceinline__ void update_all(T* param, const T* grad, long long n,
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-sgd_step(T* param, const T* grad, long long n, T lr, T weight_decay) {
+sgd_step(T* param, const T* grad, long long n, T lr, T weight_decay, const double* live) {
+    if (live) lr = T(live[0]);
     update_all(param, grad, n, [=](T& p, T g) {
         p -= lr * (weight_decay != 0 ? g + weight_decay * p : g);  // 0 times an infinite p would be NaN
     });
@@ -54,7 +56,8 @@ sgd_step(T* param, const T* grad, long long n, T lr, T weight_decay) {
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 momentum_step(T* param, const T* grad, T* velocity, long long n, T lr, T momentum, T new_share, T weight_decay,
-              bool nesterov) {
+              bool nesterov, const double* live) {
+    if (live) lr = T(live[0]);
     update_all(param, grad, n, [=](T& p, T g, T& v) {
         if (weight_decay != 0) g += weight_decay * p;
         v = momentum * v + new_share * g;
@@ -68,7 +71,8 @@ momentum_step(T* param, const T* grad, T* velocity, long long n, T lr, T momentu
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 adam_step(T* param, const T* grad, T* exp_avg, T* exp_avg_sq, long long n, T new1, T beta2, T new2, T eps, T shrink,
-          T l2, T step_size, T sqrt_correction) {
+          T l2, T step_size, T sqrt_correction, const double* live) {
+    if (live) shrink = T(live[0]), step_size = T(live[1]), sqrt_correction = T(live[2]);
     update_all(param, grad, n, [=](T& p, T g, T& m, T& v) {
         p *= shrink;
         if (l2 != 0) g += l2 * p;

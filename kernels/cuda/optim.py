@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
+from .live import Live
 from ..source import CudaSource
 from .vector import VECTOR_BYTES
 
@@ -25,26 +26,28 @@ def sgd_step(
     param: Any,
     grad: Any,
     momentum_buffer: Any,
-    lr: float,
+    lr: float | Live,
     momentum: float,
     dampening: float,
     weight_decay: float,
     nesterov: bool,
     first_step: bool,
 ) -> None:
-    """Stochastic gradient descent with momentum, PyTorch's formula.
+    """Stochastic gradient descent with momentum, PyTorch's formula. ``lr`` may be a :class:`Live`.
 
     ``momentum_buffer`` is None without momentum. At the ``first_step`` it becomes the gradient itself,
     whatever it held and whatever ``dampening`` is.
     """
+    lr_now, live = (0, lr.words) if isinstance(lr, Live) else (lr, None)
     if momentum_buffer is None:
-        _launch(_sgd, (param, grad), lr, weight_decay)
+        _launch(_sgd, (param, grad), lr_now, weight_decay, live)
         return
     _check_same(param, grad, momentum_buffer)
     if first_step:
         momentum_buffer.fill(0)
     new_share = 1 if first_step else 1 - dampening
-    _launch(_momentum, (param, grad, momentum_buffer), lr, momentum, new_share, weight_decay, bool(nesterov))
+    factors = (lr_now, momentum, new_share, weight_decay, bool(nesterov), live)
+    _launch(_momentum, (param, grad, momentum_buffer), *factors)
 
 
 def adam_step(
@@ -58,11 +61,17 @@ def adam_step(
     eps: float,
     weight_decay: float,
     decoupled: bool,
-    step: int,
+    step: int | Live,
 ) -> None:
-    """Adam, or AdamW if ``decoupled``. ``step`` counts from 1; eps is added to the corrected square root."""
-    if step < 1:
-        raise ValueError(f"adam_step counts steps from 1, got {step}")
+    """Adam, or AdamW if ``decoupled``. eps is added to the corrected square root.
+
+    ``step`` counts from 1, or is a :class:`Live` of what :func:`adam_factors` gives.
+    """
+    if isinstance(step, Live):
+        factors, live = (1, 0, 1), step.words
+    else:
+        factors, live = adam_factors(lr, beta1, beta2, weight_decay, decoupled, step), None
+    shrink, step_size, sqrt_correction = factors
     _launch(
         _adam,
         (param, grad, exp_avg, exp_avg_sq),
@@ -70,14 +79,25 @@ def adam_step(
         beta2,
         1 - beta2,
         eps,
-        1 - lr * weight_decay if decoupled else 1,
+        shrink,
         0 if decoupled else weight_decay,
-        lr / (1 - beta1**step),
-        math.sqrt(1 - beta2**step),
+        step_size,
+        sqrt_correction,
+        live,
     )
 
 
-def _launch(kernel: CudaKernel, arrays: tuple, *factors: float) -> None:
+def adam_factors(
+    lr: float, beta1: float, beta2: float, weight_decay: float, decoupled: bool, step: int
+) -> tuple[float, float, float]:
+    """(what the parameter shrinks by, the step size, the root of the second average's correction)."""
+    if step < 1:
+        raise ValueError(f"adam_step counts steps from 1, got {step}")
+    shrink = 1 - lr * weight_decay if decoupled else 1
+    return shrink, lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
+
+
+def _launch(kernel: CudaKernel, arrays: tuple, *factors: Any) -> None:
     _check_same(*arrays)
     param = arrays[0]
     per_block = THREADS * (VECTOR_BYTES // param.itemsize)

@@ -5,7 +5,8 @@
 //   dropout   out[i] = x[i] scale, or 0 where the i-th random word is below the threshold
 //
 // The i-th number depends on seed, offset and i alone (philox.cuh), so dropout keeps no mask: its gradient is
-// dropout itself, on the gradient, with the same seed and offset.
+// dropout itself, on the gradient, with the same seed and offset. In a recorded step these two stand in memory,
+// where `live` points to: each replay has others.
 //
 //   ..._naive    a thread for each element: it computes a block of random words, and uses one or two of them
 //   ..._block    + four elements for each thread: every word is used, and they are moved 16 bytes at a time
@@ -94,9 +95,11 @@ __device__ __forceinline__ void draw(Four<double>& four, long long i, unsigned l
 
 // Grid: x = a thread for each element.
 template <typename T, Distribution D>
-__global__ void fill_naive(T* out, long long n, unsigned long long seed, unsigned long long offset) {
+__global__ void fill_naive(T* out, long long n, unsigned long long seed, unsigned long long offset,
+                           const unsigned long long* live) {
     const long long i = global_thread_index();
     if (i >= n) return;
+    if (live) seed = live[0], offset = live[1];
     Four<T> four;
     draw<D>(four, i / 4, seed, offset);
     out[i] = select(four.at, int(i % 4));
@@ -104,9 +107,11 @@ __global__ void fill_naive(T* out, long long n, unsigned long long seed, unsigne
 
 // Grid: x = a thread for each four elements.
 template <typename T, Distribution D>
-__global__ void fill_block(T* out, long long n, unsigned long long seed, unsigned long long offset) {
+__global__ void fill_block(T* out, long long n, unsigned long long seed, unsigned long long offset,
+                           const unsigned long long* live) {
     const long long i = global_thread_index();
     if (4 * i >= n) return;
+    if (live) seed = live[0], offset = live[1];
     Four<T> four;
     draw<D>(four, i, seed, offset);
     store_four(out, 4 * i, n, four);
@@ -123,9 +128,11 @@ __device__ __forceinline__ T dropped(T x, unsigned word, unsigned threshold, T s
 // Grid: x = a thread for each element.
 template <typename T>
 __global__ void dropout_naive(T* out, const T* x, long long n, unsigned threshold, T scale,
-                              unsigned long long seed, unsigned long long offset) {
+                              unsigned long long seed, unsigned long long offset,
+                              const unsigned long long* live) {
     const long long i = global_thread_index();
     if (i >= n) return;
+    if (live) seed = live[0], offset = live[1];
     const Philox random(i / 4, seed, offset);
     out[i] = dropped(x[i], select(random.words, int(i % 4)), threshold, scale);
 }
@@ -133,9 +140,11 @@ __global__ void dropout_naive(T* out, const T* x, long long n, unsigned threshol
 // Grid: x = a thread for each four elements.
 template <typename T>
 __global__ void dropout_block(T* out, const T* x, long long n, unsigned threshold, T scale,
-                              unsigned long long seed, unsigned long long offset) {
+                              unsigned long long seed, unsigned long long offset,
+                              const unsigned long long* live) {
     const long long i = global_thread_index(), first = 4 * i;
     if (first >= n) return;
+    if (live) seed = live[0], offset = live[1];
     Four<T> four;
     if (first + 4 <= n && is_aligned(x)) {
         four = *reinterpret_cast<const Four<T>*>(x + first);

@@ -1,7 +1,7 @@
 """Launches ``random.cu``: uniform and normal numbers, and dropout, on a card or on the simulator.
 
 Arrays are C-contiguous, of any shape, float32 or float64. The numbers depend on seed and offset (integers in
-[0, 2^64)) and on their place in the array alone: ``minigrad.kernels.philox`` computes the same, bit for bit,
+[0, 2^64), or the same live pair) and on their place in the array alone: ``minigrad.kernels.philox`` computes the same, bit for bit,
 but for the normal ones, where each device rounds its own logarithm, sine and cosine.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
+from .live import Live
 from ..source import CudaSource
 
 THREADS = 256  # in a block
@@ -27,34 +28,39 @@ _dropout_block = CudaKernel(_source, "dropout_block<T>")
 
 def uniform_naive(out: Any, seed: int, offset: int) -> None:
     """Uniform numbers in [0, 1), each by a thread of its own: the definition."""
-    _uniform_naive.launch(blocks(out.size, THREADS), THREADS, (out, out.size, seed, offset))
+    _uniform_naive.launch(blocks(out.size, THREADS), THREADS, (out, out.size, *_stream(seed, offset)))
 
 
 def uniform_block(out: Any, seed: int, offset: int) -> None:
     """Uniform numbers in [0, 1), four by each thread: no random word is thrown away."""
-    _uniform_block.launch(blocks(out.size, FOUR * THREADS), THREADS, (out, out.size, seed, offset))
+    _uniform_block.launch(blocks(out.size, FOUR * THREADS), THREADS, (out, out.size, *_stream(seed, offset)))
 
 
 def normal_naive(out: Any, seed: int, offset: int) -> None:
     """Normal numbers of mean 0 and variance 1, each by a thread of its own: the definition."""
-    _normal_naive.launch(blocks(out.size, THREADS), THREADS, (out, out.size, seed, offset))
+    _normal_naive.launch(blocks(out.size, THREADS), THREADS, (out, out.size, *_stream(seed, offset)))
 
 
 def normal_block(out: Any, seed: int, offset: int) -> None:
     """Normal numbers of mean 0 and variance 1, four by each thread: no random word is thrown away."""
-    _normal_block.launch(blocks(out.size, FOUR * THREADS), THREADS, (out, out.size, seed, offset))
+    _normal_block.launch(blocks(out.size, FOUR * THREADS), THREADS, (out, out.size, *_stream(seed, offset)))
 
 
 def dropout_naive(out: Any, x: Any, threshold: int, scale: float, seed: int, offset: int) -> None:
     """``x`` times ``scale``, or 0 where the element's random word is below ``threshold``: the definition."""
-    arguments = (out, x, _size(out, x), threshold, scale, seed, offset)
+    arguments = (out, x, _size(out, x), threshold, scale, *_stream(seed, offset))
     _dropout_naive.launch(blocks(out.size, THREADS), THREADS, arguments)
 
 
 def dropout_block(out: Any, x: Any, threshold: int, scale: float, seed: int, offset: int) -> None:
     """Four elements for each thread: no random word is thrown away, and they are moved 16 bytes at a time."""
-    arguments = (out, x, _size(out, x), threshold, scale, seed, offset)
+    arguments = (out, x, _size(out, x), threshold, scale, *_stream(seed, offset))
     _dropout_block.launch(blocks(out.size, FOUR * THREADS), THREADS, arguments)
+
+
+def _stream(seed: Any, offset: Any) -> tuple[int, int, Any]:
+    """The last arguments of the kernels; seed and offset may be the same :class:`Live`, a pair."""
+    return (0, 0, seed.words) if isinstance(seed, Live) else (seed, offset, None)
 
 
 def _size(out: Any, x: Any) -> int:

@@ -35,7 +35,7 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
     _check("dropout", input, p)
     if not training or p == 0.0:
         return input
-    seed, offset = default_generator.next_stream()
+    seed, offset = default_generator.next_stream(input.device)
     return _dropout(input, p=p, seed=seed, offset=offset)
 
 

@@ -12,6 +12,7 @@ from minigrad.dispatch import Spec
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
+from minigrad.recording import recording_on
 
 
 @op(name="embedding")
@@ -105,7 +106,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
         raise ValueError(
             f"embedding: weight must be (num_embeddings, embedding_dim), got shape {weight.shape}"
         )
-    if input.device is not cpu_device:  # where the kernel looks itself
+    if input.device is not cpu_device and recording_on(input.device) is None:  # where the kernel looks itself
         with input.device.active():
             check_numbers(input._array, weight._array)
     return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, weight.shape[0]))

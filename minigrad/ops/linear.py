@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
-from minigrad.ops.matmul import matmul
+from minigrad.ops.matmul import matmul, multiply
 
 
 @op(arithmetic=True)
@@ -86,6 +86,21 @@ def _register(run: Any, name: str) -> None:
 
 for _name in ("naive", "tiled", "packed", "threaded"):
     _register(getattr(cpu.matmul, _name), _name)
+
+
+@linear.kernel("cuda", "sim", name="product", layout="strided")
+def _(out, x, weight, bias):
+    """The best kernel of matmul, then the bias."""
+    rows = _rows(out)
+    multiply(rows, _rows(x), weight.T)
+    if bias is not None:
+        cuda.elementwise.FUNCTIONS["add"](rows, rows, bias)
+
+
+@linear_weight_grad.kernel("cuda", "sim", name="product", layout="strided")
+def _(out, g, x):
+    """The best kernel of matmul."""
+    multiply(out, _rows(g).T, _rows(x))
 
 
 @linear.kernel("cpu", name="fused_bias", layout="strided")

@@ -12,7 +12,7 @@ from minigrad.op import Op
 def _moved(xp: Any, x: Any, *, source: Device, target: Device, non_blocking: bool = False) -> Any:
     if source.is_card and target.is_card:
         return target.from_card(x, source)
-    array = source.to_numpy(x)
+    array = source.to_numpy(x) if source.is_card else x
     return target.from_numpy(array, non_blocking) if source.is_card or target.is_card else array.copy()
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.optim.optimizer import Optimizer, Update, check_number
+from minigrad.kernels.cuda.live import Live
+from minigrad.optim.optimizer import Optimizer, Update, check_number, refuse_first_step
+from minigrad.recording import Recording, recording_on
 from minigrad.tensor import Tensor
 
 __all__ = ["Adam", "AdamW"]
@@ -103,12 +106,14 @@ class Adam(Optimizer):
                 _start(param, state)
         steps = [state["step"] + 1 for state in states]
         beta1, beta2 = group["betas"]
+        recording = recording_on(params[0].device)
+        live = steps if recording is None else self._live_steps(recording, params, steps, group)
         adam_step(
             params,
             grads,
             [state["exp_avg"]._array for state in states],
             [state["exp_avg_sq"]._array for state in states],
-            each={"step": steps},
+            each={"step": live},
             lr=float(group["lr"]),
             beta1=beta1,
             beta2=beta2,
@@ -119,8 +124,30 @@ class Adam(Optimizer):
         for state, step in zip(states, steps, strict=True):
             state["step"] = step
 
+    def _live_steps(
+        self, recording: Recording, params: list[Tensor], steps: list[int], group: dict[str, Any]
+    ) -> list[Live]:
+        """For each parameter the factors of its step, anew in each replay; one for all of the same step."""
+
+        def advance() -> None:
+            for param in params:
+                self.state[param]["step"] += 1
+
+        def factors(param: Tensor) -> tuple[float, float, float]:
+            step, (beta1, beta2) = self.state[param]["step"], group["betas"]
+            options = beta1, beta2, group["weight_decay"], self.decoupled
+            return cuda.optim.adam_factors(float(group["lr"]), *options, step)
+
+        recording.before_replay.append(advance)
+        of_step: dict[int, Live] = {}
+        for param, step in zip(params, steps, strict=True):
+            if step not in of_step:
+                of_step[step] = recording.live("ddd", partial(factors, param))
+        return [of_step[step] for step in steps]
+
 
 def _start(param: Tensor, state: dict[str, Any]) -> None:
+    refuse_first_step(param)
     state["step"] = 0
     with param.device.active():
         for name in ("exp_avg", "exp_avg_sq"):

@@ -6,7 +6,7 @@ import copy
 import math
 import numbers
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import numpy as np
 from minigrad.autograd import enable_grad, mark_written, wrap
 from minigrad.dispatch import Kernel, kernel_table, parse_dtypes
 from minigrad.dtypes import is_half
+from minigrad.recording import recorder, recording_on
 from minigrad.tensor import Tensor
 
-__all__ = ["Optimizer", "Update", "check_number"]
+__all__ = ["Optimizer", "Update", "check_number", "refuse_first_step"]
 
 # What a kernel of an Update takes: the arrays of one parameter, or lists of those of many.
 STRIDED, LISTS = "strided", "lists"
@@ -86,6 +87,8 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        if recorder.current is not None:
+            recorder.current.watch(self._what_is_recorded)
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
             if params:
@@ -175,6 +178,11 @@ class Optimizer:
             param = parameter_of[number]
             state[param] = {key: _own_copy(value, param) for key, value in values.items()}
         self.param_groups, self.state = groups, state
+
+    def _what_is_recorded(self) -> Hashable:
+        """What a recorded step takes from here, but for the learning rates and counts, which it reads anew."""
+        options = [repr({k: v for k, v in g.items() if k not in ("params", "lr")}) for g in self.param_groups]
+        return id(self.state), *options, *[len(group["params"]) for group in self.param_groups]
 
     def _parameters(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
@@ -287,6 +295,15 @@ def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> 
     """Raise ValueError unless 0 <= value < below; NaN is refused."""
     if not isinstance(value, numbers.Real) or not 0.0 <= float(value) < below:
         raise ValueError(f"{owner}: {name} must be a number in [0, {below}), got {value!r}")
+
+
+def refuse_first_step(param: Tensor) -> None:
+    """Raise CaptureError if a graph is being made: what starts with zeros would do so in each replay."""
+    recording = recording_on(param.device)
+    if recording is not None:
+        recording.refuse(
+            f"the first step of a parameter of shape {param.shape}", "let more steps run before: warmup="
+        )
 
 
 def _contiguous(*arrays: Any) -> bool:

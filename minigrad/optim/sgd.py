@@ -8,7 +8,8 @@ from typing import Any
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.optim.optimizer import Optimizer, Update, check_number
+from minigrad.optim.optimizer import Optimizer, Update, check_number, refuse_first_step
+from minigrad.recording import recording_on
 from minigrad.tensor import Tensor
 
 __all__ = ["SGD"]
@@ -98,12 +99,17 @@ class SGD(Optimizer):
 
     def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
         """One step of the parameters of a group."""
+        recording = recording_on(params[0].device)
+        lr: Any = float(group["lr"])
+        if recording is not None:
+            lr = recording.live("d", lambda: (float(group["lr"]),))
         velocities: list[Any] = [None] * len(params)
         first_steps = [False] * len(params)
         if group["momentum"]:
             for i, param in enumerate(params):
                 state = self.state[param]
                 if "momentum_buffer" not in state:
+                    refuse_first_step(param)
                     first_steps[i] = True
                     with param.device.active():
                         empty = param.device.empty(param.shape, param.dtype)
@@ -114,7 +120,7 @@ class SGD(Optimizer):
             grads,
             velocities,
             each={"first_step": first_steps},
-            lr=float(group["lr"]),
+            lr=lr,
             momentum=group["momentum"],
             dampening=group["dampening"],
             weight_decay=group["weight_decay"],

@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 from collections import OrderedDict
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -75,6 +76,21 @@ class Stream:
     def synchronize(self):
         happened("synchronize stream", card.number)
 
+    def begin_capture(self):
+        assert self.ptr and card.streams[card.number][-1] is self
+        happened("begin capture", card.number)
+
+    def end_capture(self):
+        happened("end capture", card.number)
+        return Graph()
+
+
+class Graph:
+    """A recorded step. The stand-in has computed everything at once: what a launch does, no test can see."""
+
+    def launch(self):
+        happened("launch graph", card.number)
+
 
 class Event:
     recorded_on = None
@@ -122,6 +138,10 @@ class Array(np.ndarray):
         found = np.ndarray.__getitem__(self, plain(index))
         return on_card(found) if isinstance(found, np.generic) else found
 
+    def set(self, array, stream):
+        happened("set", card.number)
+        plain(self)[...] = array
+
     def copy(self, order="C"):  # from any card, to the current one
         return on_card(np.array(self.view(np.ndarray), order=order))
 
@@ -167,6 +187,13 @@ class MemoryHook:
 
 
 hooks = OrderedDict()
+
+
+class MemoryPool:
+    """The pool of a graph; the stand-in's arrays come from NumPy all the same."""
+
+    def malloc(self, size):
+        raise NotImplementedError
 
 
 class Pool:
@@ -226,6 +253,8 @@ class CuPy(ModuleType):
             get_current_stream=lambda index=-1: card.streams[card.number if index < 0 else index][-1],
             get_elapsed_time=lambda start, end: 1.5 if start.timing and end.timing else None,
             alloc_pinned_memory=self.alloc_pinned_memory,
+            MemoryPool=MemoryPool,
+            using_allocator=lambda allocator: nullcontext(),
         )
 
     def __getattr__(self, name):

@@ -1,0 +1,303 @@
+"""A training step recorded once as a CUDA graph, and replayed: :func:`capture`.
+
+To hand one kernel to a card takes some microseconds of Python, longer than many kernels run. A graph holds all
+kernels of a step, with their arguments; the card is handed the whole of it in one launch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minigrad.graph import mark_cells_written, wrap
+from minigrad.devices import Device, cpu
+from minigrad.devices import device as find_device
+from minigrad.errors import CaptureError, DeviceError
+from minigrad.kernels import launch
+from minigrad.kernels.cuda.live import LiveNumbers
+from minigrad.recording import MAX_LIVE_NUMBERS, Recording, recorder
+from minigrad.tensor import Tensor
+
+__all__ = ["CapturedStep", "capture"]
+
+MAX_GRAPHS = 32
+"""Of one step: of more shapes, those that were not used for longest are recorded again when they come."""
+
+STREAM_CAPTURE_ERRORS = range(900, 910)  # of cudaError_t
+
+
+def capture(
+    function: Callable[..., Any] | None = None,
+    *,
+    device: str | Device | None = None,
+    warmup: int = 2,
+) -> Any:
+    """Record ``function``, a step of training or of inference, as a CUDA graph, and replay it from then on.
+
+    As a decorator, or called with the function::
+
+        @mg.capture
+        def step(images, labels):
+            optimizer.zero_grad()
+            loss = criterion(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        for images, labels in loader:
+            loss = step(images, labels)
+
+    The first ``warmup`` calls run as they would without; they compile kernels and find out what the memory
+    needs. The next one is recorded and replayed, and so are all after it: its Python code does not run again.
+    Inputs are copied into buffers of the graph, from the host as well. Tensors among the arguments may stand in
+    lists, tuples and dicts. For each combination of their shapes and dtypes, and of the other arguments' values,
+    there is a graph of its own, with memory of its own.
+
+    What differs between two steps, each replay gets anew: learning rates, as a schedule sets them between the
+    calls, the count of Adam's steps, and random numbers; the results are, bit for bit, those of the plain step.
+    A tensor whose array is replaced, and an optimizer that is loaded or whose options change, have the step
+    recorded again. All else is as it was when the step was recorded: ``model.train()`` and ``eval()``,
+    attributes, Python's own variables.
+
+    On ``cpu`` and ``sim`` the function runs plainly at each call; it is checked that it does not look at values.
+
+    Args:
+        function: takes tensors and returns tensors, in lists, tuples and dicts, and anything else.
+        device: where the step computes, and where its inputs are copied to; by default the device of the first
+            tensor among its arguments.
+        warmup: how many calls of each kind run plainly first; at least 1.
+
+    Returns:
+        A :class:`CapturedStep`, to be called as ``function`` is, from one thread. The tensors that it returns
+        stand in the graph's memory: **the next call overwrites them**. ``clone()`` what must stay, and
+        ``loss.item()`` waits for the step. Gradients that the step leaves in ``grad`` are overwritten, too; it
+        should begin with ``zero_grad()``.
+
+    Raises:
+        CaptureError: the step looks at values (``item()``, ``numpy()``, ``bool()``, ``print``), copies from the
+            CPU or waits for the card; or an op that it uses cannot be recorded. The message names the op.
+            Targets and indices out of range are looked for in the first ``warmup`` calls only.
+        TypeError: an argument is neither a tensor nor hashable.
+    """
+    if function is None:
+        return functools.partial(capture, device=device, warmup=warmup)
+    return CapturedStep(function, device, warmup)
+
+
+class CapturedStep:
+    """What :func:`capture` makes of a function.
+
+    Attributes:
+        function: the function itself.
+        graphs: how many graphs there are now.
+    """
+
+    def __init__(self, function: Callable[..., Any], device: str | Device | None, warmup: int):
+        if not isinstance(warmup, int) or warmup < 1:
+            raise ValueError(f"capture: warmup must be an integer of at least 1, got {warmup!r}")
+        self.function = function
+        self._device = None if device is None else find_device(device)
+        self._warmup = warmup
+        self._runs: dict[Any, int] = {}  # plain runs, by the kind of the arguments
+        self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
+        functools.update_wrapper(self, function)
+
+    def __repr__(self) -> str:
+        return f"<captured step {getattr(self.function, '__name__', self.function)!s}, {self.graphs} graphs>"
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs there are now."""
+        return len(self._graphs)
+
+    def reset(self) -> None:
+        """Forget all graphs, and give their memory back: for what :func:`capture` cannot see to have changed."""
+        self._graphs.clear()
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if recorder.current is not None:  # part of another captured step
+            return self.function(*args, **options)
+        tensors: list[Any] = []
+        kind = _split((args, options), tensors)
+        device = self._device or _device_of(tensors)
+        if not device.is_card:
+            return self._run((args, options), device)
+        graph = self._graphs.get(kind)
+        if graph is not None and graph.recording.is_valid():
+            self._graphs.move_to_end(kind)
+            return graph.replay(tensors)
+        if graph is not None:
+            del self._graphs[kind]
+            self._runs[kind] = 0
+        runs = self._runs[kind] = self._runs.get(kind, 0) + 1
+        if runs <= self._warmup:
+            return self._run((args, options), device)
+        graph = self._graphs[kind] = _Graph(self.function, (args, options), tensors, device)
+        if len(self._graphs) > MAX_GRAPHS:
+            self._graphs.popitem(last=False)
+        return graph.replay(tensors, first=True)
+
+    def _run(self, arguments: tuple, device: Device) -> Any:
+        """The function itself, on ``device``, watched for what no replay can do."""
+        moved = _join(arguments, lambda tensor: _as_tensor(tensor).to(device))
+        with _recorded(Recording(device)):
+            return _join(self.function(*moved[0], **moved[1]), _detached)
+
+
+class _Graph:
+    """One recorded run of a step.
+
+    Args:
+        function: the step.
+        arguments: (its arguments, those by keyword); ``tensors`` are the tensors among them.
+        device: the card.
+    """
+
+    def __init__(self, function: Callable, arguments: tuple, tensors: Sequence[Any], device: Device):
+        self.device = device
+        cuda = device.xp.cuda
+        with device.active():
+            pool = self._pool = cuda.MemoryPool()  # its memory is the graph's, and lives as long
+            stream = cuda.Stream(non_blocking=True)
+            words = device.xp.empty(MAX_LIVE_NUMBERS, np.uint64)
+            self.recording = Recording(device, LiveNumbers(words))
+
+            def allocate(size: int) -> Any:
+                memory = pool.malloc(size)
+                self.recording.owned.add(memory.mem.ptr)
+                return memory
+
+            with stream, cuda.using_allocator(allocate):
+                self._inputs = [wrap(device.empty(t.shape, t.dtype), device) for t in tensors]
+                inputs = iter(self._inputs)
+                moved = _join(arguments, lambda _: next(inputs))
+                stream.begin_capture()
+                try:
+                    with _recorded(self.recording):
+                        outputs = function(*moved[0], **moved[1])
+                except Exception as error:
+                    _end_quietly(stream)
+                    raise _explained(error, self.recording) from error
+                self._graph = stream.end_capture()
+        self._outputs = _join(outputs, _detached)
+        self._in_flight: deque[tuple[Any, Any]] = deque()
+
+    def replay(self, tensors: Sequence[Any], first: bool = False) -> Any:
+        """Run the step on other inputs; ``first`` is the run whose Python code has just been executed."""
+        recording = self.recording
+        with self.device.active():
+            for own, given in zip(self._inputs, tensors, strict=True):
+                self._copy(own._array, given)
+            if not first:
+                for change in recording.before_replay:
+                    change()
+            assert recording.numbers is not None
+            recording.numbers.write()
+            self._graph.launch()
+        mark_cells_written(recording.cells)
+        return self._outputs
+
+    def _copy(self, own: Any, given: Any) -> None:
+        """Queue a copy of ``given``, a tensor or an array of the host, into an input of the graph."""
+        device = self.device
+        source = given._array if isinstance(given, Tensor) else given
+        if isinstance(given, Tensor) and given.device.is_card:
+            if source is own:
+                return
+            if given.device is not device:
+                source = device.from_card(source, given.device)
+            device.xp.copyto(own, source)
+            return
+        source = np.ascontiguousarray(source)
+        stream = device.xp.cuda.get_current_stream()
+        own.set(source.reshape(own.shape), stream=stream)
+        while self._in_flight and self._in_flight[0][0].done:
+            self._in_flight.popleft()
+        self._in_flight.append((stream.record(), source))  # pinned memory must stay until it has been read
+
+
+@contextmanager
+def _recorded(recording: Recording) -> Iterator[None]:
+    """A context in which ``recording`` is told what runs."""
+    recorder.current = recording
+    before, launch.keep = launch.keep, recording.keep_all if recording.makes_a_graph else launch.keep
+    try:
+        yield
+    finally:
+        recorder.current, launch.keep = None, before
+
+
+def _end_quietly(stream: Any) -> None:
+    """End a capture that has failed; CUDA may say so again."""
+    try:
+        stream.end_capture()
+    except RuntimeError:
+        pass
+
+
+def _explained(error: Exception, recording: Recording) -> Exception:
+    """What to raise where the recorded step raised ``error``."""
+    capturing = getattr(error, "status", None) in STREAM_CAPTURE_ERRORS or "is capturing" in str(error)
+    if isinstance(error, CaptureError) or not (capturing or "Live" in str(error)):
+        return error
+    return CaptureError(
+        f"capture: op {recording.op!r}, or what comes after it, cannot be recorded on {recording.device}: {error}"
+    )
+
+
+# ---- tensors among other values ---------------------------------------------------------------------------
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else wrap(value, cpu)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _split(value: Any, tensors: list[Any]) -> Any:
+    """What stays the same for one graph, hashable; the tensors in ``value`` are added to ``tensors``."""
+    if _is_tensor(value):
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise CaptureError(
+                "capture: an argument requires a gradient, which would go to the graph's copy of it; "
+                "find it in the step, by autograd.grad, and return it"
+            )
+        tensors.append(value)
+        return Tensor, value.shape, value.dtype
+    if isinstance(value, dict):
+        return dict, *[(key, _split(part, tensors)) for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return type(value), *[_split(part, tensors) for part in value]
+    hash(value)
+    return type(value), value
+
+
+def _join(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """``value`` with its tensors replaced, in the order in which :func:`_split` finds them."""
+    if _is_tensor(value):
+        return replace(value)
+    if isinstance(value, dict):
+        return {key: _join(part, replace) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [_join(part, replace) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def _device_of(tensors: Sequence[Any]) -> Device:
+    """The device of the first tensor, of the first on a card if there is one."""
+    devices = [tensor.device if isinstance(tensor, Tensor) else cpu for tensor in tensors]
+    if not devices:
+        raise DeviceError("capture: the step has no tensor among its arguments that tells its device: give device=")
+    return next((device for device in devices if device.is_card), devices[0])

@@ -1,0 +1,218 @@
+"""Recorded steps without a card: what is copied, counted, watched and refused. The stand-in replays nothing."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import captured
+from minigrad.errors import CaptureError
+
+X, Y = np.arange(20, dtype=np.float32).reshape(4, 5), np.array([0, 1, 2, 1])
+
+
+def trainer(make_optimizer=mg.optim.Adam):
+    """(a step on the card, its optimizer, its model)."""
+    model = mg.nn.Sequential(mg.nn.Linear(5, 8), mg.nn.Dropout(0.3), mg.nn.Linear(8, 3)).to("cuda")
+    optimizer, criterion = make_optimizer(model.parameters(), lr=1e-2), mg.nn.CrossEntropyLoss()
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step, optimizer, model
+
+
+def of_the_graph(cupy):
+    """What has happened since the last call, but for what has to do with none of the graphs."""
+    names = [event[0] for event in cupy.events]
+    cupy.events.clear()
+    return [name for name in names if name in ("begin capture", "end capture", "launch graph", "set", "copyto")]
+
+
+def test_the_calls_of_a_step(cupy):
+    step, optimizer, model = trainer()
+    step = mg.capture(step, device="cuda")
+    state = optimizer.state
+    before = mg.random.default_generator.get_state()["offset"]
+    for count in (1, 2):
+        step(X, Y)
+        assert step.graphs == 0 and state[model[0].weight]["step"] == count and of_the_graph(cupy) == []
+    recorded = step(X, Y)
+    assert of_the_graph(cupy) == ["begin capture", "end capture", "set", "set", "launch graph"]
+    assert recorded.device.is_card and not recorded.requires_grad
+    assert step(mg.tensor(X).to("cuda"), Y) is recorded
+    assert of_the_graph(cupy) == ["copyto", "set", "launch graph"]
+    assert step.graphs == 1 and state[model[0].weight]["step"] == 4
+    assert mg.random.default_generator.get_state()["offset"] == before + 4
+    step(X[:2], Y[:2])
+    assert step.graphs == 1  # another shape has steps of warm-up of its own
+    step.reset()
+    assert step.graphs == 0
+
+
+def live_numbers(step):
+    """What stands where the graph's kernels read the numbers that change."""
+    (graph,) = step._graphs.values()
+    return graph.recording.numbers._words.view(np.ndarray)
+
+
+def test_numbers_are_those_of_the_step_to_come(cupy):
+    mg.manual_seed(11)
+    step, optimizer, _ = trainer()
+    step = mg.capture(step, device="cuda", warmup=1)
+    offsets = []
+    for i in range(1, 5):
+        optimizer.param_groups[0]["lr"] = 0.1 / i
+        offsets.append(mg.random.default_generator.get_state()["offset"])
+        step(X, Y)
+        if i > 1:
+            seed, offset = live_numbers(step)[:2]
+            assert (seed, offset) == (11, offsets[-1])
+            factors = live_numbers(step)[2:5].view(np.float64)
+            assert tuple(factors) == (1, 0.1 / i / (1 - 0.9**i), np.sqrt(1 - 0.999**i))
+
+
+def test_sgd_has_one_live_number(cupy):
+    step, optimizer, _ = trainer(mg.optim.SGD)
+    step = mg.capture(step, device="cuda", warmup=1)
+    for lr in (0.1, 0.2, 0.3):
+        optimizer.param_groups[0]["lr"] = lr
+        step(X, Y)
+    assert live_numbers(step)[2:3].view(np.float64) == 0.3
+
+
+CHANGES = {
+    "an array of a parameter": lambda optimizer, model: setattr(
+        model[0].weight, "data", model[0].weight.detach() * 1.0
+    ),
+    "an option": lambda optimizer, model: optimizer.param_groups[0].update(betas=(0.8, 0.99)),
+    "a state": lambda optimizer, model: optimizer.load_state_dict(optimizer.state_dict()),
+    "a group": lambda optimizer, model: optimizer.add_param_group(
+        {"params": [mg.ones(2, device="cuda").requires_grad_()]}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_is_recorded_again(cupy, change):
+    step, optimizer, model = trainer()
+    step = mg.capture(step, device="cuda", warmup=1)
+    for _ in range(3):
+        step(X, Y)
+    assert of_the_graph(cupy).count("begin capture") == 1
+    CHANGES[change](optimizer, model)
+    step(X, Y)
+    assert "launch graph" not in of_the_graph(cupy)  # a plain step first
+    step(X, Y)
+    assert "begin capture" in of_the_graph(cupy)
+    optimizer.param_groups[0]["lr"] = 0.5
+    step(X, Y)
+    assert "begin capture" not in of_the_graph(cupy)  # a rate is no change
+
+
+def test_a_graph_keeps_the_memory_that_it_reads(cupy):
+    table = [mg.ones(3, device="cuda")]
+    step = mg.capture(lambda x: x * table[0], device="cuda", warmup=1)
+    step(mg.zeros(3))
+    step(mg.zeros(3))
+    (graph,) = step._graphs.values()
+    assert any(kept is table[0]._array for kept in graph.recording.kept.values())
+
+
+REFUSED = {
+    "a copy from the CPU": lambda x: x + mg.ones(3).to("cuda"),
+    "a look at values": lambda x: x.to("cpu"),
+    "synchronize": lambda x: mg.cuda.synchronize(),
+    r"the first step of a parameter of shape \(3,\)": lambda x: first_step(x),
+}
+
+
+def first_step(x):
+    """A step of an optimizer that has made none yet."""
+    w = mg.ones(3, device="cuda").requires_grad_()
+    (w * x).sum().backward()
+    mg.optim.Adam([w]).step()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_replayed_is_refused(cupy, what):
+    step, x = mg.capture(REFUSED[what], warmup=1), mg.ones(3, device="cuda")
+    for _ in range(2):
+        if "first step" in what and not step._runs:
+            step(x)  # which is right in a plain step
+        with pytest.raises(CaptureError, match=what):
+            step(x)
+    assert step.graphs == 0
+    events = of_the_graph(cupy)
+    assert events.count("begin capture") == events.count("end capture") > 0
+    assert (x + 1.0).sum().item() == 6.0  # nothing is recorded any more
+
+
+def test_an_op_that_cuda_does_not_record_is_named(cupy):
+    error = cupy.cuda.runtime.CUDARuntimeError(900, "cudaErrorStreamCaptureUnsupported")
+
+    def step(x):
+        y = mg.exp(x)
+        cupy.error = error if "begin capture" in [event[0] for event in cupy.events] else None
+        try:
+            return mg.concat([y, y])
+        finally:
+            cupy.error = None
+
+    step, x = mg.capture(step, warmup=1), mg.ones(3, device="cuda")
+    step(x)
+    with pytest.raises(CaptureError, match="op 'concat', or what comes after it, cannot be recorded on cuda:0: cudaE"):
+        step(x)
+
+
+def test_an_error_of_the_step_itself_stays_what_it_is(cupy):
+    calls = []
+
+    def step(x):
+        calls.append(x)
+        if len(calls) > 1:
+            raise KeyError("mine")
+        return x
+
+    step, x = mg.capture(step, warmup=1), mg.ones(3, device="cuda")
+    step(x)
+    with pytest.raises(KeyError, match="mine"):
+        step(x)
+
+
+def test_of_many_shapes_the_last_ones_stay(cupy, monkeypatch):
+    monkeypatch.setattr(captured, "MAX_GRAPHS", 2)
+    step = mg.capture(lambda x: x + 1.0, warmup=1)
+    for n in (1, 2, 3):
+        for _ in range(2):
+            step(mg.ones(n, device="cuda"))
+    assert step.graphs == 2
+    of_the_graph(cupy)
+    step(mg.ones(2, device="cuda"))
+    assert "begin capture" not in of_the_graph(cupy)
+    step(mg.ones(1, device="cuda"))
+    assert "begin capture" in of_the_graph(cupy)
+
+
+def test_memory_of_the_host_stays_until_it_has_been_read(cupy):
+    step = mg.capture(lambda x: x + 1.0, device="cuda", warmup=1)
+    for i in range(5):
+        step(np.full(3, float(i), np.float32))
+        (graph,) = step._graphs.values() if step.graphs else [None]
+        if graph is not None:
+            assert [source[0] for _, source in graph._in_flight] == [float(i)]  # the others are done
+            if i == 3:
+                graph._in_flight[0][0].done = False
+                step(np.full(3, 9.0, np.float32))
+                assert [source[0] for _, source in graph._in_flight] == [3.0, 9.0]
+                graph._in_flight[0][0].done = True
+
+
+def test_the_second_card(cupy, card_of):
+    step = mg.capture(lambda x: x * 2.0, device="cuda:1", warmup=1)
+    for i in range(3):
+        found = step(mg.full((2,), float(i), device=("cuda:1", "cuda:0", "cpu")[i]))
+        assert card_of(found) == 1 and mg.cuda.current_device() == 0

@@ -1,0 +1,191 @@
+"""Captured steps: the same bits as plain ones, on every device; on a card they are recorded and replayed."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.errors import CaptureError, DeviceError
+
+nn = mg.nn
+
+
+def network(device, dtype):
+    """A small network of everything, the same each time."""
+    mg.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.25),
+        nn.Linear(3 * 9, 5),
+    ).to(device, dtype)
+
+
+def trainer(device, make_optimizer, dtype=mg.float32):
+    """(the step of a new network, its optimizer, the network)."""
+    model = network(device, dtype)
+    optimizer, criterion = make_optimizer(model.parameters()), nn.CrossEntropyLoss()
+
+    def step(images, labels):
+        optimizer.zero_grad()
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step, optimizer, model
+
+
+def batches(count, dtype=np.float32):
+    """Batches of two sizes, in the host's memory."""
+    rng = np.random.default_rng(3)
+    for i in range(count):
+        n = 3 if i % 3 == 2 else 4
+        yield rng.standard_normal((n, 1, 6, 6)).astype(dtype), rng.integers(0, 5, n)
+
+
+OPTIMIZERS = {
+    "Adam": lambda params: mg.optim.Adam(params, lr=0.01),
+    "momentum": lambda params: mg.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("Adam", np.float32), ("momentum", np.float64)])
+def test_bits_are_those_of_plain_steps(device, optimizer, dtype):
+    """With a schedule, dropout, running averages, two batch sizes, and inputs from host and device in turns."""
+    results = []
+    for captured in (False, True):
+        step, made, model = trainer(device, OPTIMIZERS[optimizer], np.dtype(dtype))
+        schedule = mg.optim.lr_scheduler.ExponentialLR(made, 0.9)
+        if captured:
+            step = mg.capture(step, device=device, warmup=1)
+        losses = []
+        for i, (images, labels) in enumerate(batches(6, dtype)):
+            on_device = mg.tensor(images, device=device), mg.tensor(labels, device=device)
+            losses.append(step(*((images, labels) if captured and i % 2 else on_device)).item())
+            schedule.step()
+        state = [value.numpy() for value in model.state_dict().values()]
+        results.append((losses, state, mg.random.default_generator.get_state()["offset"]))
+    (losses, state, offset), (captured_losses, captured_state, captured_offset) = results
+    assert losses == captured_losses and len(set(losses)) == 6
+    assert offset == captured_offset
+    assert all(np.array_equal(a, b) for a, b in zip(state, captured_state, strict=True))
+    assert step.graphs == (2 if device.is_card else 0)
+
+
+def test_the_outputs_belong_to_the_graph(device):
+    @mg.capture(warmup=1)
+    def double(pair, *, scale):
+        return {"twice": pair["x"] * scale, "rest": (pair["x"] + 1.0, scale, [None])}
+
+    for i in range(4):
+        x = mg.full((2, 3), float(i), device=device)
+        found = double({"x": x}, scale=2.0)
+        assert found["twice"].tolist() == [[2.0 * i] * 3] * 2 and found["twice"].device is device
+        assert found["rest"][0].tolist() == [[i + 1.0] * 3] * 2 and found["rest"][1:] == (2.0, [None])
+    before, kept = double({"x": x}, scale=2.0)["twice"], found["twice"].clone()
+    after = double({"x": x + 1.0}, scale=2.0)["twice"]
+    assert after.tolist() == [[8.0] * 3] * 2 and kept.tolist() == [[6.0] * 3] * 2
+    if device.is_card:
+        assert after is before
+    assert double({"x": x}, scale=3.0)["twice"].tolist() == [[9.0] * 3] * 2  # another kind of call
+    assert not found["twice"].requires_grad
+
+
+def test_states_that_are_loaded_are_trained_on(device):
+    """The optimizer's state and a parameter's array are others then: the step is recorded again."""
+    results = []
+    for captured in (False, True):
+        step, optimizer, model = trainer(device, OPTIMIZERS["Adam"])
+        if captured:
+            step = mg.capture(step, warmup=1)
+        images, labels = (mg.tensor(a, device=device) for a in next(batches(1)))
+        losses = [step(images, labels).item() for _ in range(3)]
+        optimizer.load_state_dict(optimizer.state_dict())
+        losses += [step(images, labels).item() for _ in range(3)]
+        model[-1].weight.data = model[-1].weight.detach() * 0.5
+        losses += [step(images, labels).item() for _ in range(3)]
+        optimizer.param_groups[0]["weight_decay"] = 0.1
+        losses += [step(images, labels).item() for _ in range(3)]
+        results.append(losses)
+    assert results[0] == results[1] and len(set(results[0])) == 12
+
+
+LOOKS = {
+    "item": lambda x: x * 2.0 if x.sum().item() > 0 else x,
+    "bool": lambda x: x * 2.0 if x.sum() > 0 else x,
+    "numpy": lambda x: x + float(x.numpy().sum()),
+    "tolist": lambda x: (x.tolist(), x)[1],
+    "print": lambda x: (repr(x), x)[1],
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_step_cannot_look_at_values(device, look):
+    step, x = mg.capture(LOOKS[look], warmup=1), mg.ones(3, device=device)
+    for _ in range(3):
+        with pytest.raises(CaptureError, match=r"the step has a look at values \(item\(\), tolist\(\), "):
+            step(x)
+    assert x.sum().item() == 3.0  # outside it can be looked at
+
+
+def test_random_numbers_differ_from_call_to_call(device):
+    def noisy(x):
+        return x + mg.randn(3, device=device) * mg.rand(3, device=device)
+
+    x, step = mg.zeros(3, device=device), mg.capture(noisy, warmup=1)
+    mg.manual_seed(5)
+    plain = [noisy(x).tolist() for _ in range(5)]
+    mg.manual_seed(5)
+    assert [step(x).tolist() for _ in range(5)] == plain
+    assert len({tuple(row) for row in plain}) == 5
+
+
+def test_gradients_stay_in_grad(device):
+    w = mg.ones(3, device=device).requires_grad_()
+
+    @mg.capture(warmup=1)
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    for i in range(4):
+        assert step(mg.full((3,), float(i), device=device)) is None
+        assert w.grad.tolist() == [i] * 3
+
+
+def test_a_replay_is_a_write_to_the_parameters(device):
+    step, _, model = trainer(device, OPTIMIZERS["momentum"])
+    step = mg.capture(step, warmup=1)
+    images, labels = (mg.tensor(a, device=device) for a in next(batches(1)))
+    for _ in range(3):
+        step(images, labels)
+    loss = (model[-1].weight ** 2.0).sum()
+    step(images, labels)
+    with pytest.raises(RuntimeError, match="was changed in place after the op"):
+        loss.backward()
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="warmup must be an integer of at least 1, got 0"):
+        mg.capture(lambda x: x, warmup=0)
+    with pytest.raises(DeviceError, match="no tensor among its arguments that tells its device: give device="):
+        mg.capture(lambda: None)()
+    with pytest.raises(CaptureError, match="an argument requires a gradient"):
+        mg.capture(lambda x: x)(mg.ones(2, requires_grad=True))
+    with pytest.raises(TypeError, match="unhashable type: 'set'"):
+        mg.capture(lambda x, names: x)(mg.ones(2), {"a"})
+    assert mg.capture(lambda: mg.ones(2), device="cpu")().tolist() == [1.0, 1.0]
+
+
+def test_a_captured_step_looks_like_its_function():
+    @mg.capture
+    def double(x):
+        """Twice as much."""
+        return x * 2.0
+
+    assert double.__doc__ == "Twice as much." and repr(double) == "<captured step double, 0 graphs>"
+    outer = mg.capture(lambda x: double(x) + 1.0)  # inside of another one it is a plain function
+    assert [outer(mg.ones(2)).tolist() for _ in range(3)] == [[3.0, 3.0]] * 3
