@@ -62,7 +62,9 @@ class Device:
         self.active = active
         self.empty = xp.empty
         self.operation: Any = None
-        if type == "cpu":
+        if type == "cuda":
+            self.empty = xp.ndarray  # which is what CuPy's empty() calls, after a look at its options
+        elif type == "cpu":
             self.active, self.empty = memory.numpy_allocates_here, memory.empty
         elif type == "sim":
             from minigrad.kernels import sim

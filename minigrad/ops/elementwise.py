@@ -458,7 +458,14 @@ def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
 
 def have_one_dtype(*inputs: Any, **_: Any) -> bool:
     """Whether all that are arrays, and not numbers, are of one dtype."""
-    return len({x.dtype for x in inputs if hasattr(x, "dtype")}) <= 1
+    dtype = None
+    for x in inputs:
+        own = getattr(x, "dtype", None)
+        if own is not None and own is not dtype:
+            if dtype is not None and own != dtype:
+                return False
+            dtype = own
+    return True
 
 
 def _are_floating(_condition: Any, x: Any, y: Any) -> bool:
