@@ -20,6 +20,11 @@ __device__ __forceinline__ T value_or(const T* array, long long at, T otherwise)
     return array ? array[at] : otherwise;
 }
 
+// a b, rounded to T wherever it is used. What subtracts such a product from a sum of them must see the numbers
+// that were added: nvcc fuses a product with a subtraction into one instruction, which does not round it.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+
 // ceil(a / b) for b > 0; C++'s own division rounds towards zero.
 __device__ __forceinline__ int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 

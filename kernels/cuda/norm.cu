@@ -142,14 +142,14 @@ __device__ __forceinline__ void gradient_row(
     x += row * columns;
     T sum = 0, product = 0;
     for (long long i = Threads::first(); i < columns; i += Threads::step()) {
-        const T a = grad[i] * value_or(weight, parameter<PER_CHANNEL>(layout, row, i), T(1));
+        const T a = rounded_product(grad[i], value_or(weight, parameter<PER_CHANNEL>(layout, row, i), T(1)));
         sum += a;
         product += a * ((x[i] - m) * r);
     }
     sum = Threads::sum(sum) / T(columns);
     product = Threads::sum(product) / T(columns);
     for (long long i = Threads::first(); i < columns; i += Threads::step()) {
-        const T a = grad[i] * value_or(weight, parameter<PER_CHANNEL>(layout, row, i), T(1));
+        const T a = rounded_product(grad[i], value_or(weight, parameter<PER_CHANNEL>(layout, row, i), T(1)));
         dx[i] = (a - sum - (x[i] - m) * r * product) * r;
     }
 }

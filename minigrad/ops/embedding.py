@@ -54,12 +54,7 @@ def _(g, indices, *, num_embeddings, padding_idx):
 
 def add_at(xp: Any, out: Any, index: Any, values: Any) -> None:
     """out[index] += values, where what is indexed twice gets both; on a card in no fixed order."""
-    if xp is np:
-        np.add.at(out, index, values)
-    else:
-        import cupyx
-
-        cupyx.scatter_add(out, index, values)
+    xp.add.at(out, index, values)
 
 
 _embedding.grad(

@@ -60,12 +60,7 @@ def max_pool2d_input_grad(xp, g, taps, *, input_size, kernel, stride, padding, d
     g, rows, columns = xp.where(inside, g, 0), rows % h, columns % w
     n, c = xp.ogrid[: g.shape[0], : g.shape[1]]
     index = (n[..., None, None], c[..., None, None], rows, columns)
-    if xp is np:
-        np.add.at(out, index, g)
-    else:
-        import cupyx
-
-        cupyx.scatter_add(out, index, g)
+    xp.add.at(out, index, g)
     return out
 
 
