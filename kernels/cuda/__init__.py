@@ -36,6 +36,7 @@ MODULES = (
     "pool2d",
     "random",
     "reduce",
+    "segments",
     "softmax",
     "split_k",
     "unscale",

@@ -10,7 +10,8 @@
 //   gather_vector   + 16 bytes for each thread, where rows are made of such
 //   sum_naive       the definition: a thread for each element of out looks through all indices
 //   sum_sorted      + the indices sorted before, so that what belongs to a row stands together: its segment
-//   sum_block       + a block for each row: the threads of a block share a long segment
+//   sum_chunks      + long segments cut into chunks, each for a block of its own, which leaves a partial sum
+//   sum_segments      and these added up; short segments at once; 16 bytes and several rows of g at a time
 //
 // The usual gradient of an embedding adds to out with atomics, in whatever order threads arrive, and rounds
 // differently each time. Here every element of out is written once, by one thread, from sums whose order
@@ -65,17 +66,8 @@ __global__ void sum_naive(T* out, const T* g, const long long* indices, long lon
     out[at] = sum;
 }
 
-// What belongs to a row: g[order[k], :] for k from starts[row] to starts[row + 1], in that order. One thread's
-// share of one column, of every step-th from begin on.
-template <typename T>
-__device__ __forceinline__ T segment_sum(const T* g, const long long* order, long long begin, long long end,
-                                         int step, long long columns, long long column) {
-    T sum = 0;
-    for (long long k = begin; k < end; k += step) sum += g[order[k] * columns + column];
-    return sum;
-}
-
-// Threads side by side do columns side by side. A long segment is walked by a single thread for each column.
+// What belongs to a row: g[order[k], :] for k from starts[row] to starts[row + 1], in that order. Threads side
+// by side do columns side by side. A long segment is walked by a single thread for each column.
 //
 // Grid: x = a thread for each element of out.
 template <typename T>
@@ -83,43 +75,76 @@ __global__ void sum_sorted(T* out, const T* g, const long long* order, const lon
                            long long columns) {
     const long long at = global_thread_index();
     if (at >= rows * columns) return;
-    const long long row = at / columns;
-    out[at] = segment_sum(g, order, starts[row], starts[row + 1], 1, columns, at % columns);
+    const long long row = at / columns, column = at % columns;
+    T sum = 0;
+    for (long long k = starts[row]; k < starts[row + 1]; k++) sum += g[order[k] * columns + column];
+    out[at] = sum;
 }
 
-// Few words of a text make up most of it, so some segments are long. All of a block's threads then share one:
-// blockDim.y of them take the rows of a column in turn, and their sums are halved in shared memory, like the
-// tree of reduce.cu. In a short segment every thread has columns of its own, as in sum_sorted.
-//
-// Grid: x = a block for each row of out; blockDim = (neighbouring columns, walkers): both powers of two, their
-// product BLOCK.
-constexpr int BLOCK = 256;
-constexpr int LONG = 32;  // rows of a segment from which on it is shared
+// The sum of the vectors at from(k) for k in [begin, end), in that order; IN_FLIGHT of them are loaded before
+// the first is added.
+constexpr int IN_FLIGHT = 4;
 
-template <typename T>
-__global__ void __launch_bounds__(BLOCK)
-sum_block(T* out, const T* g, const long long* order, const long long* starts, long long columns) {
-    __shared__ T sums[BLOCK];
-    const long long begin = starts[blockIdx.x], end = starts[blockIdx.x + 1];
-    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-    out += blockIdx.x * columns;
-
-    if (end - begin < LONG) {
-        for (long long column = thread; column < columns; column += BLOCK)
-            out[column] = segment_sum(g, order, begin, end, 1, columns, column);
-        return;
+template <int W, typename T, typename From>
+__device__ __forceinline__ Vector<T, W> sum_of(Vector<T, W> sum, long long begin, long long end, From from) {
+    const auto add = [&](const Vector<T, W>& term) {
+#pragma unroll
+        for (int i = 0; i < W; i++) sum.lane[i] += term.lane[i];
+    };
+    long long k = begin;
+    for (; k + IN_FLIGHT <= end; k += IN_FLIGHT) {
+        Vector<T, W> terms[IN_FLIGHT];
+#pragma unroll
+        for (int i = 0; i < IN_FLIGHT; i++) terms[i] = load_vector<W>(from(k + i));
+#pragma unroll
+        for (int i = 0; i < IN_FLIGHT; i++) add(terms[i]);
     }
-    for (long long first = 0; first < columns; first += blockDim.x) {
-        const long long column = first + threadIdx.x;
-        T sum = 0;
-        if (column < columns)
-            sum = segment_sum(g, order, begin + threadIdx.y, end, blockDim.y, columns, column);
-        sums[thread] = sum;
-        for (int half = blockDim.y / 2; half > 0; half /= 2) {
-            __syncthreads();  // the level before is complete
-            if (threadIdx.y < half) sums[thread] += sums[thread + half * blockDim.x];
+    for (; k < end; k++) add(load_vector<W>(from(k)));
+    return sum;
+}
+
+// Few words of a text make up most of it, so some segments are long. Those of more than `chunk` positions are
+// cut where the positions are multiples of it. A chunk of the positions touches at most two of them: one that
+// it begins in, and one that begins inside of it and goes on behind. Their sums there go to partial[chunk, 0]
+// and partial[chunk, 1]. W is how many columns a thread has, a vector or one.
+//
+// Grid: x = the chunks, y = the columns, blockDim.x W of them in a block. partial is (chunks, 2, columns).
+template <typename T, int W>
+__global__ void sum_chunks(T* partial, const T* g, const long long* order, const long long* sorted,
+                           const long long* starts, long long n, long long rows, long long columns,
+                           long long chunk) {
+    const long long begin = blockIdx.x * chunk, end = begin + chunk < n ? begin + chunk : n;
+    const long long column = ((long long)blockIdx.y * blockDim.x + threadIdx.x) * W;
+    if (column >= columns) return;
+    const long long first = sorted[begin], last = sorted[end - 1];  // rows, or `rows` for what is left out
+    const auto is_long = [&](long long row) { return row < rows && starts[row + 1] - starts[row] > chunk; };
+    const auto from = [&](long long k) { return g + order[k] * columns + column; };
+    partial += blockIdx.x * 2 * columns + column;
+    if (is_long(first)) {
+        const long long stop = starts[first + 1] < end ? starts[first + 1] : end;
+        store_vector(partial, sum_of<W>(Vector<T, W>{}, begin, stop, from));
+    }
+    if (last != first && is_long(last))
+        store_vector(partial + columns, sum_of<W>(Vector<T, W>{}, starts[last], end, from));
+}
+
+// Grid: x = the rows of out, blockDim.y of them in a block; blockDim.x threads walk along the columns.
+template <typename T, int W>
+__global__ void sum_segments(T* out, const T* partial, const T* g, const long long* order,
+                             const long long* starts, long long rows, long long columns, long long chunk) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const long long begin = starts[row], end = starts[row + 1];
+    const long long first = begin / chunk, chunks = (end + chunk - 1) / chunk;
+    const bool inside = begin > first * chunk;  // the segment begins inside of its first chunk
+    for (long long column = threadIdx.x * W; column < columns; column += blockDim.x * W) {
+        Vector<T, W> sum{};
+        if (end - begin > chunk) {
+            sum = load_vector<W>(partial + (2 * first + inside) * columns + column);
+            sum = sum_of<W>(sum, first + 1, chunks, [&](long long k) { return partial + 2 * k * columns + column; });
+        } else {
+            sum = sum_of<W>(sum, begin, end, [&](long long k) { return g + order[k] * columns + column; });
         }
-        if (threadIdx.y == 0 && column < columns) out[column] = sums[thread];
-        __syncthreads();  // before the next columns' sums take their place
+        store_vector(out + row * columns + column, sum);
     }
 }

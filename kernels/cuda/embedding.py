@@ -11,23 +11,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import array_module
+from . import workspace
+from .segments import segments
 from .vector import VECTOR_BYTES, starts_at_vector
 
-THREADS = 256  # in a block, but for sum_block
-BLOCK = 256  # of sum_block, as in embedding.cu
-NEIGHBOURS = 32  # columns that the threads of sum_block read side by side, where there are so many
+THREADS = 256  # in a block
+CHUNK = 64  # positions from which on a segment is cut
+MAX_CHUNKS = 1024  # that a segment is cut into
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _gather_naive = CudaKernel(_source, "gather_naive<T>")
 _gather_vector = CudaKernel(_source, "gather_vector<T>")
 _sum_naive = CudaKernel(_source, "sum_naive<T>")
 _sum_sorted = CudaKernel(_source, "sum_sorted<T>")
-_sum_block = CudaKernel(_source, "sum_block<T>")
+_sum_chunks = {width: CudaKernel(_source, f"sum_chunks<T, {width}>") for width in (1, 2, 4)}
+_sum_segments = {width: CudaKernel(_source, f"sum_segments<T, {width}>") for width in (1, 2, 4)}
 
 
 def gather_naive(out: Any, weight: Any, indices: Any) -> None:
@@ -57,25 +57,23 @@ def sum_naive(out: Any, g: Any, indices: Any) -> None:
 def sum_sorted(out: Any, g: Any, indices: Any) -> None:
     """The indices are sorted first, so that each thread finds the rows that it adds side by side."""
     rows, columns, _ = _sizes("sum", out, g, indices)
-    order, starts = segments(indices, rows)
+    order, _, starts = segments(indices, rows)
     _sum_sorted.launch(blocks(out.size, THREADS), THREADS, (out, g, order, starts, rows, columns))
 
 
-def sum_block(out: Any, g: Any, indices: Any) -> None:
-    """A block for each row of the sums, whose threads share what many indices point to."""
-    rows, columns, _ = _sizes("sum", out, g, indices)
-    order, starts = segments(indices, rows)
-    neighbours = min(1 << max(columns - 1, 0).bit_length(), NEIGHBOURS)
-    _sum_block.launch(rows, (neighbours, BLOCK // neighbours), (out, g, order, starts, columns))
-
-
-def segments(indices: Any, rows: int) -> tuple[Any, Any]:
-    """(order, starts), both int64: the positions order[starts[row]:starts[row + 1]] are those of the indices
-    that equal ``row``, from first to last."""
-    xp = array_module(indices)
-    # CuPy knows no kind; its sort is stable.
-    order = np.argsort(indices, kind="stable") if xp is np else xp.argsort(indices)
-    return order, xp.searchsorted(indices[order], xp.arange(rows + 1))
+def sum_split(out: Any, g: Any, indices: Any) -> None:
+    """The indices sorted, and what many of them point to cut into chunks; a second launch adds these."""
+    rows, columns, n = _sizes("sum", out, g, indices)
+    order, in_order, starts = segments(indices, rows)
+    chunk = max(CHUNK, blocks(n, MAX_CHUNKS))
+    partial = workspace(g, (blocks(n, chunk), 2, columns))
+    length = VECTOR_BYTES // g.itemsize
+    width = 1 if columns % length or not starts_at_vector(out, g, partial) else length
+    lanes = min(1 << (columns // width - 1).bit_length(), THREADS) if columns else 1
+    grid, sizes = (blocks(n, chunk), blocks(columns, lanes * width)), (rows, columns, chunk)
+    _sum_chunks[width].launch(grid, lanes, (partial, g, order, in_order, starts, n, *sizes))
+    grid, block = blocks(rows, THREADS // lanes), (lanes, THREADS // lanes)
+    _sum_segments[width].launch(grid, block, (out, partial, g, order, starts, *sizes))
 
 
 def _sizes(what: str, matrix: Any, rows_of_it: Any, indices: Any) -> tuple[int, int, int]:

@@ -118,17 +118,12 @@ def row_number(name: str, padding_idx: int | None, rows: int) -> int | None:
 
 # ---- kernels ----------------------------------------------------------------------------------------------
 
-WIDE = 128  # columns from which on each row of a sum has a block of its own
-MANY = 32  # indices for each row, on average, from which on it has one with fewer columns, too
-
-
 def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
     """The rows of ``g`` (n, columns) summed by ``indices`` (n,) into ``out``, on a type of device."""
     if device == "cpu":
-        return cpu.embedding.sum_rows(out, g, indices, get_num_threads())
-    rows, columns = out.shape
-    shared = columns >= WIDE or indices.size >= MANY * rows
-    return (cuda.embedding.sum_block if shared else cuda.embedding.sum_sorted)(out, g, indices)
+        cpu.embedding.sum_rows(out, g, indices, get_num_threads())
+    else:
+        cuda.embedding.sum_split(out, g, indices)
 
 
 def _numbers(indices: Any, left_out: int | None = None) -> Any:
@@ -142,10 +137,6 @@ def _numbers(indices: Any, left_out: int | None = None) -> Any:
 
 def _has_elements(x: Any, indices: Any, **attrs: Any) -> bool:
     return x.size > 0 and indices.size > 0
-
-
-def _is_wide(g: Any, indices: Any, *, num_embeddings: int, **attrs: Any) -> bool:
-    return _has_elements(g, indices) and (g.shape[-1] >= WIDE or indices.size >= MANY * num_embeddings)
 
 
 def _register_gather(name: str, run: Any) -> None:
@@ -172,15 +163,15 @@ def _(out, g, indices, *, num_embeddings, padding_idx):
     sum_rows("cpu", out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
 
 
-def _register_sum(name: str, run: Any, when: Any) -> None:
+def _register_sum(name: str, run: Any) -> None:
     def kernel(out, g, indices, *, num_embeddings, padding_idx):
         run(out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
 
     kernel.__doc__ = run.__doc__
-    embedding_grad.kernel("cuda", "sim", name=name, when=when)(kernel)
+    embedding_grad.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
 
 
 for _name in ("naive", "vector"):
     _register_gather(_name, getattr(cuda.embedding, f"gather_{_name}"))
-for _name, _when in (("naive", _has_elements), ("sorted", _has_elements), ("block", _is_wide)):
-    _register_sum(_name, getattr(cuda.embedding, f"sum_{_name}"), _when)
+for _name in ("naive", "sorted", "split"):
+    _register_sum(_name, getattr(cuda.embedding, f"sum_{_name}"))

@@ -13,7 +13,7 @@ DTYPES = [np.float32, np.float64]
 SIZES = [(5, 8, 7), (3, 5, 40), (1, 1, 1), (300, 33, 10), (4, 600, 9), (6, 1, 2000), (2, 256, 300), (9, 7, 0)]
 EMPTY = [(0, 4, 0), (4, 0, 3)]
 GATHERS = [embedding.gather_naive, embedding.gather_vector]
-SUMS = [embedding.sum_naive, embedding.sum_sorted, embedding.sum_block]
+SUMS = [embedding.sum_naive, embedding.sum_sorted, embedding.sum_split]
 PUTS = [gather.put_walk, gather.put_sorted]
 
 
@@ -111,7 +111,7 @@ def test_nan_and_infinity_stay_in_their_row(run, kernel, n):
 def test_segments_that_a_block_shares(run, length, columns):
     """Integers are added exactly: no term is lost or counted twice."""
     g = np.arange(length * columns, dtype=np.float64).reshape(length, columns)
-    found = run(embedding.sum_block, (2, columns), g, np.ones(length, np.int64))
+    found = run(embedding.sum_split, (2, columns), g, np.ones(length, np.int64))
     assert not found[0].any() and np.array_equal(found[1], g.sum(0))
 
 
@@ -167,7 +167,7 @@ def test_kernels_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match=r"gather kernel: \(2,\) .* \(3, 4\) do not give \(2, 5\)"):
         embedding.gather_vector(np.empty((2, 5)), x, indices)
     with pytest.raises(ValueError, match=r"sum kernel: \(2,\) .* \(3, 4\) do not give \(3, 4\)"):
-        embedding.sum_block(np.empty((3, 4)), x, indices)
+        embedding.sum_split(np.empty((3, 4)), x, indices)
     with pytest.raises(TypeError, match=r"indices.*int64.*int32"):
         embedding.gather_naive(np.empty((2, 4)), x, indices.astype(np.int32))
     with pytest.raises(ValueError, match="put kernel: indices of"):
