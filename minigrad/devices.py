@@ -22,6 +22,7 @@ import numpy as np
 
 from minigrad.errors import DeviceError, OutOfMemoryError
 from minigrad.kernels.cpu import memory
+from minigrad.kernels.cuda import index_check
 from minigrad.recording import recorder
 
 __all__ = ["Device", "available_devices", "device"]
@@ -130,15 +131,26 @@ class Device:
         if not self.is_card:
             return array
         with self.active():
-            return self.xp.asnumpy(array)
+            found = self.xp.asnumpy(array)
+        self.raise_late_errors()
+        return found
 
     def synchronize(self) -> None:
-        """Wait until all work handed to this device is done. Only ``cuda`` works asynchronously."""
+        """Wait until all work handed to this device is done. Only ``cuda`` works asynchronously.
+
+        Raises:
+            IndexError, ValueError: an index that the card has come upon since is out of range.
+        """
         if recorder.current is not None:
             recorder.current.refuse("synchronize()", "wait outside of the step")
         if self.is_card:
             with self.active():
                 self.xp.cuda.Device(self.index).synchronize()
+            self.raise_late_errors()
+
+    def raise_late_errors(self) -> None:
+        """Raise what the card has found wrong, in work that it has done, after the call had returned."""
+        index_check.raise_found(self.index)
 
 
 def is_pinned(array: np.ndarray) -> bool:

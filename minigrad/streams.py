@@ -46,6 +46,7 @@ class Stream:
         """Wait until all work of this stream is done."""
         with self.device.active():
             self.cupy.synchronize()
+        self.device.raise_late_errors()
 
     def query(self) -> bool:
         """Whether all work of this stream is done."""
@@ -109,6 +110,7 @@ class Event:
         if self.device is not None:
             with self.device.active():
                 self._event.synchronize()
+            self.device.raise_late_errors()
 
     def elapsed_time(self, end_event: Event) -> float:
         """The milliseconds from this event to ``end_event``, both of which are done.

@@ -28,6 +28,7 @@ MODULES = (
     "embedding",
     "gather",
     "gemv",
+    "index_check",
     "live",
     "matmul",
     "matmul_tensor_core",

@@ -26,9 +26,9 @@ _scatter = CudaKernel(_source, "radix_scatter")
 _starts = CudaKernel(_source, "segment_starts")
 
 
-def segments(keys: Any, size: int) -> tuple[Any, Any, Any]:
-    """(order, sorted, starts), all int64: the positions order[starts[k]:starts[k + 1]] are those of the keys
-    that equal ``k``, from first to last; sorted is keys[order], with ``size`` for keys outside of [0, size)."""
+def sort(keys: Any, size: int) -> tuple[Any, Any]:
+    """(order, sorted), int64: the positions of the keys in the order of the sorted keys, and these; keys outside
+    of [0, size) become ``size``, and the last."""
     n = keys.size
     tile = max(TILE, blocks(n, MAX_TILES))
     tiles = blocks(n, tile)
@@ -42,6 +42,13 @@ def segments(keys: Any, size: int) -> tuple[Any, Any, Any]:
         _scatter.launch(tiles, THREADS, arguments)
         keys, order = here
         here, there = there, here
+    return order, keys
+
+
+def segments(keys: Any, size: int) -> tuple[Any, Any, Any]:
+    """(order, sorted, starts), all int64: :func:`sort`'s, and where segments begin. The positions
+    order[starts[k]:starts[k + 1]] are those of the keys that equal ``k``, from first to last."""
+    order, in_order = sort(keys, size)
     starts = workspace(keys, size + 1)
-    _starts.launch(blocks(size + 1, THREADS), THREADS, (starts, keys, n, size))
-    return order, keys, starts
+    _starts.launch(blocks(size + 1, THREADS), THREADS, (starts, in_order, keys.size, size))
+    return order, in_order, starts

@@ -24,13 +24,18 @@ def _embedding(xp, weight, indices, *, padding_idx=None):
 
 
 def check_numbers(numbers: Any, weight: Any) -> None:
-    """IndexError if one of the ``numbers`` is none of the rows of ``weight`` (arrays)."""
-    rows = weight.shape[0]
-    if numbers.size and (wrong := (numbers < 0) | (numbers >= rows)).any():
-        raise IndexError(
-            f"embedding: index {int(numbers[wrong].ravel()[0])} is out of range: weight has {rows} rows "
-            f"(shape {weight.shape})"
+    """IndexError if one of the ``numbers`` is none of the rows of ``weight`` (arrays); on a card, later."""
+    shape = weight.shape
+
+    def error(index: int) -> IndexError:
+        return IndexError(
+            f"embedding: index {index} is out of range: weight has {shape[0]} rows (shape {shape})"
         )
+
+    if not isinstance(numbers, np.ndarray):
+        cuda.index_check.start(numbers, shape[0], error)
+    elif numbers.size and (wrong := (numbers < 0) | (numbers >= shape[0])).any():
+        raise error(int(numbers[wrong].ravel()[0]))
 
 
 @_embedding.shape
@@ -92,7 +97,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     Raises:
         TypeError: ``input`` does not hold integers.
         ValueError: ``weight`` is no matrix, or ``padding_idx`` none of its rows.
-        IndexError: a number is out of range. On a card, looking for one waits until the numbers are there.
+        IndexError: a number is out of range. A card computes on, with NaN in its place, and the error is raised
+            when a value is brought to the host, or by :func:`minigrad.cuda.synchronize`.
     """
     if not isinstance(input, Variable) or input.dtype.kind not in "iu":
         got = input.dtype if isinstance(input, Variable) else type(input).__name__

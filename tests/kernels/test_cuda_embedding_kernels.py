@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import cuda, sim
-from minigrad.kernels.cuda import embedding, gather
+from minigrad.kernels.cuda import embedding, gather, segments
 
 DTYPES = [np.float32, np.float64]
 # rows, columns, indices: few and many of each; the first rows of vectors, of odd sizes, of none at all.
@@ -106,13 +106,42 @@ def test_nan_and_infinity_stay_in_their_row(run, kernel, n):
     assert np.isfinite(found).sum() == 118
 
 
-@pytest.mark.parametrize("length", [31, 32, 33, 500])
-@pytest.mark.parametrize("columns", [1, 2, 31, 32, 70])
-def test_segments_that_a_block_shares(run, length, columns):
+@pytest.mark.parametrize("before", [0, 1, 40, 64])
+@pytest.mark.parametrize("length", [63, 64, 65, 130, 500])
+@pytest.mark.parametrize("columns", [1, 8, 70])
+def test_segments_that_are_cut_into_chunks(run, before, length, columns):
     """Integers are added exactly: no term is lost or counted twice."""
-    g = np.arange(length * columns, dtype=np.float64).reshape(length, columns)
-    found = run(embedding.sum_split, (2, columns), g, np.ones(length, np.int64))
-    assert not found[0].any() and np.array_equal(found[1], g.sum(0))
+    n = before + length + 1
+    g = np.arange(n * columns, dtype=np.float64).reshape(n, columns)
+    indices = np.full(n, 1)
+    indices[:before], indices[-1] = 0, 2
+    found = run(embedding.sum_split, (4, columns), g, indices)
+    assert np.array_equal(found, rows_added(4, g, indices))
+
+
+# ---- segments ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 70000, 2**40])
+@pytest.mark.parametrize("n", [0, 1, 300, 2500])
+def test_sorted_positions(backend, size, n):
+    """As NumPy's stable sort gives them; what is out of range stands behind."""
+    keys = np.random.default_rng(n).integers(-1, min(size, 90) + 1, n)
+    keys[::7] = size - 1
+    counted = np.where((keys >= 0) & (keys < size), keys, size)
+    expected = np.argsort(counted, kind="stable")
+    order, in_order = map(backend.get, segments.sort(backend.put(keys), size))
+    assert np.array_equal(order, expected)
+    assert np.array_equal(in_order, counted[expected])
+
+
+@pytest.mark.parametrize("n", [0, 40])
+def test_segments(backend, n):
+    keys = np.random.default_rng(n).integers(-2, 12, n)
+    order, in_order, starts = map(backend.get, segments.segments(backend.put(keys), 10))
+    for key in range(10):
+        assert np.array_equal(order[starts[key] : starts[key + 1]], np.flatnonzero(keys == key))
+    assert (in_order[starts[10] :] == 10).all()
 
 
 # ---- along an axis ----------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""Launches ``index_check.cu``: whether indices are in range, which the host asks later.
+
+To know at once, the host would have to wait for the card, before each embedding and each loss of classes. So
+the card writes a wrong index into memory of the host, and whoever waits for the card next
+(:meth:`minigrad.Device.synchronize`, or a value that is brought to the host) raises the error.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from . import cupy
+
+THREADS = 256  # in a block
+PLACES = 256  # checks whose results may be awaited at a time
+RIGHT = np.iinfo(np.int64).min  # no index: what is left where none is wrong
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_look = CudaKernel(_source, "look_for_wrong<T>")
+
+
+def look(wrong: Any, indices: Any, size: int, ignored: int = -1) -> None:
+    """Leave one of the ``indices`` that are outside of [0, size), and not ``ignored``, in ``wrong``, (1,) uint64."""
+    _look.launch(blocks(indices.size, THREADS), THREADS, (wrong, indices, indices.size, size, ignored))
+
+
+class Board:
+    """Where a card leaves wrong indices for the host.
+
+    Args:
+        words: int64, (PLACES,): memory of the host that is the card's too.
+        places: the same words as arrays of the card, (1,) uint64 each.
+    """
+
+    def __init__(self, words: np.ndarray, places: list[Any]):
+        self._words, self._places = words, places
+        self._errors: list[Callable[[int], Exception] | None] = [None] * len(places)
+        self._next = itertools.count()
+        words[...] = RIGHT
+
+    def check(self, indices: Any, size: int, error: Callable[[int], Exception], ignored: int = -1) -> None:
+        """Have the card look through ``indices``; ``error(index)`` is what a wrong one raises."""
+        self.raise_found()
+        place = next(self._next) % len(self._places)
+        self._errors[place] = error
+        look(self._places[place], indices, size, ignored)
+
+    def raise_found(self) -> None:
+        """Raise the error of a wrong index that has been found so far, once."""
+        if (self._words == RIGHT).all():
+            return
+        place = int((self._words != RIGHT).argmax())
+        index, error = int(self._words[place]), self._errors[place]
+        self._words[...] = RIGHT
+        assert error is not None
+        raise error(index)
+
+
+_boards: dict[int, Board] = {}
+
+
+def start(indices: Any, size: int, error: Callable[[int], Exception], ignored: int = -1) -> None:
+    """Check ``indices``, an array of the current card, against [0, size), without waiting for the result.
+
+    :func:`raise_found` raises ``error(index)`` if one is wrong, and so does the next ``start``.
+    """
+    card = indices.device.id
+    board = _boards.get(card)
+    if board is None:
+        board = _boards[card] = _open_board(card)
+    board.check(cupy().ascontiguousarray(indices), size, error, ignored)
+
+
+def raise_found(card: int) -> None:
+    """Raise the error of a wrong index that the card with this number has come upon so far."""
+    board = _boards.get(card)
+    if board is not None:
+        board.raise_found()
+
+
+def _open_board(card: int) -> Board:
+    cp, size = cupy(), PLACES * 8
+    memory = cp.cuda.alloc_pinned_memory(size)
+    words = np.frombuffer(memory, np.int64, PLACES)
+    # Page-locked memory has the same address for the host and for the card.
+    start = cp.cuda.MemoryPointer(cp.cuda.UnownedMemory(memory.ptr, size, memory, card), 0)
+    return Board(words, [cp.ndarray(1, np.uint64, start + 8 * place) for place in range(PLACES)])

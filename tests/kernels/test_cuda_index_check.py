@@ -1,0 +1,81 @@
+"""Indices that a card finds out of range, and the errors that are raised for them later."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.kernels.cuda import index_check
+from minigrad.kernels.cuda.index_check import RIGHT, Board
+
+
+def wrong_one(backend, indices, size, *ignored):
+    wrong = backend.put(np.array([RIGHT]).view(np.uint64))
+    index_check.look(wrong, backend.put(indices), size, *ignored)
+    return int(backend.get(wrong).view(np.int64)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+@pytest.mark.parametrize("n", [1, 255, 257, 1000])
+def test_a_wrong_index_is_found(backend, dtype, n):
+    indices = np.random.default_rng(n).integers(0, 9, n).astype(dtype)
+    assert wrong_one(backend, indices, 9) == RIGHT
+    indices[n // 2] = 9
+    assert wrong_one(backend, indices, 9) == 9
+    assert wrong_one(backend, indices, 9, 9) == RIGHT  # it is the one that is ignored
+    if np.issubdtype(dtype, np.signedinteger):
+        indices[-1] = -3
+        assert wrong_one(backend, indices, 10) == -3
+        assert wrong_one(backend, indices, 10, -3) == RIGHT
+
+
+def test_extreme_and_no_indices(backend):
+    assert wrong_one(backend, np.array([0, 2**62]), 2**62) == 2**62
+    assert wrong_one(backend, np.array([0, -(2**62)]), 2**62) == -(2**62)
+    assert wrong_one(backend, np.zeros(3, np.int64), 0) == 0
+    assert wrong_one(backend, np.zeros(0, np.int64), 0) == RIGHT
+
+
+def board(places):
+    words = np.zeros(places, np.int64)
+    return Board(words, [words.view(np.uint64)[i : i + 1] for i in range(places)])
+
+
+def error_of(name):
+    return lambda index: IndexError(f"{name}: {index}")
+
+
+def test_the_error_is_that_of_the_check_that_found_it_and_is_raised_once():
+    found = board(4)
+    found.check(np.array([0, 1]), 2, error_of("right"))
+    found.check(np.array([0, 5]), 2, error_of("wrong"))
+    with pytest.raises(IndexError, match="wrong: 5"):
+        found.raise_found()
+    found.raise_found()
+
+
+def test_the_next_check_raises_before_its_own():
+    found = board(2)
+    for _ in range(5):  # places are used again
+        found.check(np.array([0, 1]), 2, error_of("right"))
+    found.check(np.array([-7]), 2, error_of("wrong"))
+    with pytest.raises(IndexError, match="wrong: -7"):
+        found.check(np.array([8]), 2, error_of("next"))
+    found.raise_found()
+
+
+@pytest.mark.parametrize("wait", ["item", "synchronize", "stream", "event"])
+def test_whoever_waits_for_the_card_gets_the_error(wait):
+    if not mg.cuda.is_available():
+        pytest.skip("errors come late on a card only: there is none")
+    weight = mg.tensor(np.ones((3, 4)), mg.float32, device="cuda")
+    rows = mg.nn.functional.embedding(mg.tensor([0, 3], device="cuda"), weight)
+    event = mg.cuda.current_stream().record_event()
+    waits = {
+        "item": rows[0, 0].item,
+        "synchronize": mg.cuda.synchronize,
+        "stream": mg.cuda.current_stream().synchronize,
+        "event": event.synchronize,
+    }
+    with pytest.raises(IndexError, match="embedding: index 3 is out of range: weight has 3 rows"):
+        waits[wait]()
+    assert np.isnan(rows.numpy()[1]).all() and (rows.numpy()[0] == 1).all()
