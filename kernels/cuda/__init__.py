@@ -33,6 +33,7 @@ MODULES = (
     "matmul",
     "matmul_tensor_core",
     "norm",
+    "norm_registers",
     "optim",
     "pool2d",
     "random",

@@ -106,13 +106,14 @@ __device__ __forceinline__ Vector<T, W> sum_of(Vector<T, W> sum, long long begin
 // Few words of a text make up most of it, so some segments are long. Those of more than `chunk` positions are
 // cut where the positions are multiples of it. A chunk of the positions touches at most two of them: one that
 // it begins in, and one that begins inside of it and goes on behind. Their sums there go to partial[chunk, 0]
-// and partial[chunk, 1]. W is how many columns a thread has, a vector or one.
+// and partial[chunk, 1]. A thread has a vector of columns (WIDE), where rows are made of such, or one.
 //
-// Grid: x = the chunks, y = the columns, blockDim.x W of them in a block. partial is (chunks, 2, columns).
-template <typename T, int W>
+// Grid: x = the chunks, y = the columns or vectors, blockDim.x of them in a block. partial is (chunks, 2, columns).
+template <typename T, bool WIDE>
 __global__ void sum_chunks(T* partial, const T* g, const long long* order, const long long* sorted,
                            const long long* starts, long long n, long long rows, long long columns,
                            long long chunk) {
+    constexpr int W = WIDE ? Vector<T>::LENGTH : 1;
     const long long begin = blockIdx.x * chunk, end = begin + chunk < n ? begin + chunk : n;
     const long long column = ((long long)blockIdx.y * blockDim.x + threadIdx.x) * W;
     if (column >= columns) return;
@@ -129,9 +130,10 @@ __global__ void sum_chunks(T* partial, const T* g, const long long* order, const
 }
 
 // Grid: x = the rows of out, blockDim.y of them in a block; blockDim.x threads walk along the columns.
-template <typename T, int W>
+template <typename T, bool WIDE>
 __global__ void sum_segments(T* out, const T* partial, const T* g, const long long* order,
                              const long long* starts, long long rows, long long columns, long long chunk) {
+    constexpr int W = WIDE ? Vector<T>::LENGTH : 1;
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const long long begin = starts[row], end = starts[row + 1];

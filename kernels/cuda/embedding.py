@@ -26,8 +26,8 @@ _gather_naive = CudaKernel(_source, "gather_naive<T>")
 _gather_vector = CudaKernel(_source, "gather_vector<T>")
 _sum_naive = CudaKernel(_source, "sum_naive<T>")
 _sum_sorted = CudaKernel(_source, "sum_sorted<T>")
-_sum_chunks = {width: CudaKernel(_source, f"sum_chunks<T, {width}>") for width in (1, 2, 4)}
-_sum_segments = {width: CudaKernel(_source, f"sum_segments<T, {width}>") for width in (1, 2, 4)}
+_sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, {wide}>") for wide in ("false", "true")}
+_sum_segments = {wide: CudaKernel(_source, f"sum_segments<T, {wide}>") for wide in ("false", "true")}
 
 
 def gather_naive(out: Any, weight: Any, indices: Any) -> None:
@@ -68,12 +68,14 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     chunk = max(CHUNK, blocks(n, MAX_CHUNKS))
     partial = workspace(g, (blocks(n, chunk), 2, columns))
     length = VECTOR_BYTES // g.itemsize
-    width = 1 if columns % length or not starts_at_vector(out, g, partial) else length
-    lanes = min(1 << (columns // width - 1).bit_length(), THREADS) if columns else 1
-    grid, sizes = (blocks(n, chunk), blocks(columns, lanes * width)), (rows, columns, chunk)
-    _sum_chunks[width].launch(grid, lanes, (partial, g, order, in_order, starts, n, *sizes))
+    is_wide = columns % length == 0 and starts_at_vector(out, g, partial)
+    vectors = columns // length if is_wide else columns
+    lanes = min(1 << max(vectors - 1, 0).bit_length(), THREADS)
+    wide, sizes = str(is_wide).lower(), (rows, columns, chunk)
+    arguments = (partial, g, order, in_order, starts, n, *sizes)
+    _sum_chunks[wide].launch((blocks(n, chunk), blocks(vectors, lanes)), lanes, arguments)
     grid, block = blocks(rows, THREADS // lanes), (lanes, THREADS // lanes)
-    _sum_segments[width].launch(grid, block, (out, partial, g, order, starts, *sizes))
+    _sum_segments[wide].launch(grid, block, (out, partial, g, order, starts, *sizes))
 
 
 def _sizes(what: str, matrix: Any, rows_of_it: Any, indices: Any) -> tuple[int, int, int]:

@@ -21,12 +21,7 @@
 // float32: 1 a byte, where an H200 can do 14 (67 TFLOP/s over 4.8 TB/s). The kernels are bound by memory. They
 // walk a row three times (dx: twice); a row that fits the caches comes from memory once.
 
-#include "rows.cuh"
-
-// Which weight and bias belong to an element: of its column, or of its channel.
-struct Layout {
-    long long groups, channels, area;
-};
+#include "norm.cuh"
 
 // A row of group norm has less than 2^32 elements: a 32-bit division is several times quicker.
 template <bool PER_CHANNEL>

@@ -40,16 +40,16 @@ _group_norm_grad = _rungs("norm_grad", per_channel=True)
 def layer_norm(rung: str, outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """Layer norm by the rung of this name."""
     y, mean, rstd = outs
-    rows, columns = _sizes("layer norm", 2, x, y, mean, rstd)
-    arguments = (y, mean, rstd, x, weight, bias, rows, columns, _layout(1, columns, 1), eps)
+    rows, columns = sizes("layer norm", 2, x, y, mean, rstd)
+    arguments = (y, mean, rstd, x, weight, bias, rows, columns, layout(1, columns, 1), eps)
     _launch(_layer_norm, rung, rows, columns, arguments)
 
 
 def layer_norm_grad(rung: str, outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """The gradients of layer norm; dx by the rung of this name."""
     dx, *parameters = outs
-    rows, columns = _sizes("layer norm", 2, x, dx, mean, rstd)
-    arguments = (dx, grad, x, mean, rstd, weight, rows, columns, _layout(1, columns, 1))
+    rows, columns = sizes("layer norm", 2, x, dx, mean, rstd)
+    arguments = (dx, grad, x, mean, rstd, weight, rows, columns, layout(1, columns, 1))
     _launch(_layer_norm_grad, rung, rows, columns, arguments)
     shape = (rows, columns, 1)
     _sums(rung)(tuple(parameters), grad.reshape(shape), x.reshape(shape), mean, rstd, (1, columns))
@@ -58,19 +58,18 @@ def layer_norm_grad(rung: str, outs: tuple, grad: Any, x: Any, mean: Any, rstd: 
 def group_norm(rung: str, outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """Group norm by the rung of this name."""
     y, mean, rstd = outs
-    samples, groups, channels, area = _sizes("group norm", 4, x, y, mean, rstd)
+    samples, groups, channels, area = sizes("group norm", 4, x, y, mean, rstd)
     rows, columns = samples * groups, channels * area
-    layout = _layout(groups, channels, area)
-    arguments = (y, mean, rstd, x, weight, bias, rows, columns, layout, eps)
+    arguments = (y, mean, rstd, x, weight, bias, rows, columns, layout(groups, channels, area), eps)
     _launch(_group_norm, rung, rows, columns, arguments)
 
 
 def group_norm_grad(rung: str, outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """The gradients of group norm; dx by the rung of this name."""
     dx, *parameters = outs
-    samples, groups, channels, area = _sizes("group norm", 4, x, dx, mean, rstd)
+    samples, groups, channels, area = sizes("group norm", 4, x, dx, mean, rstd)
     rows, columns = samples * groups, channels * area
-    arguments = (dx, grad, x, mean, rstd, weight, rows, columns, _layout(groups, channels, area))
+    arguments = (dx, grad, x, mean, rstd, weight, rows, columns, layout(groups, channels, area))
     _launch(_group_norm_grad, rung, rows, columns, arguments)
     shape = (samples, groups * channels, area)
     _sums(rung)(tuple(parameters), grad.reshape(shape), x.reshape(shape), mean, rstd, (groups, channels))
@@ -80,7 +79,8 @@ def _sums(rung: str) -> Any:
     return channel_sums.naive if rung == "naive" else channel_sums.split
 
 
-def _layout(groups: int, channels: int, area: int) -> dict[str, int]:
+def layout(groups: int, channels: int, area: int) -> dict[str, int]:
+    """The kernels' struct ``Layout``."""
     return {"groups": groups, "channels": channels, "area": area}
 
 
@@ -93,7 +93,8 @@ def _launch(rungs: dict[str, CudaKernel], rung: str, rows: int, columns: int, ar
     rungs[rung].launch(grid, block, arguments)
 
 
-def _sizes(name: str, ndim: int, x: Any, y: Any, mean: Any, rstd: Any) -> tuple[int, ...]:
+def sizes(name: str, ndim: int, x: Any, y: Any, mean: Any, rstd: Any) -> tuple[int, ...]:
+    """The shape of ``x``, of ``ndim`` dimensions; ValueError if the other arrays do not fit it."""
     rows = 1
     for size in x.shape[: ndim // 2]:
         rows *= size

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from minigrad.autograd import mark_written
@@ -382,27 +383,35 @@ def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
     def has_long_rows(x, *rest, axes, **options):
         return is_filled(x, axes=axes) and _count(x.shape, axes) > WARP_COLUMNS
 
+    def fits_registers(x, *rest, axes, **options):
+        return is_filled(x, axes=axes) and _count(x.shape, axes) <= cuda.norm_registers.MAX_COLUMNS
+
+    def register(name, when, run, run_grad, summary):
+        def kernel(outs, x, weight, bias, *, axes, parameters, eps):
+            shape = rows_shape(x, axes)
+            y, *statistics = outs
+            y = y.reshape(shape)
+            run((y, *statistics), x.reshape(shape), _flat(weight), _flat(bias), eps)
+
+        def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
+            shape = rows_shape(x, axes)
+            dx, dweight, dbias = outs
+            outs = dx.reshape(shape), _flat(dweight), _flat(dbias)
+            run_grad(outs, g.reshape(shape), x.reshape(shape), mean, rstd, _flat(weight))
+
+        kernel.__doc__ = grad_kernel.__doc__ = summary
+        forward.kernel("cuda", "sim", name=name, when=when)(kernel)
+        backward.kernel("cuda", "sim", name=name, when=when)(grad_kernel)
+
     for rung, when, summary in (
         ("naive", is_filled, "One thread for each row: the definition."),
         ("warp", is_filled, "One warp for each row: loads are coalesced, sums combined by shuffles."),
         ("block", has_long_rows, "One block for each row, for rows too long for one warp."),
     ):
-
-        def kernel(outs, x, weight, bias, *, axes, parameters, eps, rung=rung):
-            shape = rows_shape(x, axes)
-            y, *statistics = outs
-            y = y.reshape(shape)
-            run(rung, (y, *statistics), x.reshape(shape), _flat(weight), _flat(bias), eps)
-
-        def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters, rung=rung):
-            shape = rows_shape(x, axes)
-            dx, dweight, dbias = outs
-            outs = dx.reshape(shape), _flat(dweight), _flat(dbias)
-            run_grad(rung, outs, g.reshape(shape), x.reshape(shape), mean, rstd, _flat(weight))
-
-        kernel.__doc__ = grad_kernel.__doc__ = summary
-        forward.kernel("cuda", "sim", name=rung, when=when)(kernel)
-        backward.kernel("cuda", "sim", name=rung, when=when)(grad_kernel)
+        register(rung, when, partial(run, rung), partial(run_grad, rung), summary)
+    in_registers = getattr(cuda.norm_registers, forward.name), getattr(cuda.norm_registers, backward.name)
+    summary = "A row is read once, 16 bytes a load, and kept in registers; its gradients in one walk."
+    register("registers", fits_registers, *in_registers, summary)
 
 
 def _as_matrix(x: Any, axes: Sequence[int]) -> tuple[int, int]:

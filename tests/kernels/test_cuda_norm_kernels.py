@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import batch_norm, channel_sums, norm
+from minigrad.kernels.cuda import batch_norm, channel_sums, norm, norm_registers
 
 EPS = 1e-3
 DTYPES = [np.float32, np.float64]
@@ -32,8 +32,10 @@ BATCH = CHANNELS, (0, 2), lambda shape: (1, shape[1], 1)
 RUNGS = {
     **{f"layer {r}": (LAYER, partial(norm.layer_norm, r), partial(norm.layer_norm_grad, r))
        for r in ("naive", "warp", "block")},
+    "layer registers": (LAYER, norm_registers.layer_norm, norm_registers.layer_norm_grad),
     **{f"group {r}": (GROUP, partial(norm.group_norm, r), partial(norm.group_norm_grad, r))
        for r in ("naive", "warp", "block")},
+    "group registers": (GROUP, norm_registers.group_norm, norm_registers.group_norm_grad),
     "batch naive": (BATCH, batch_norm.batch_norm_naive, batch_norm.batch_norm_grad_naive),
     "batch split": (BATCH, batch_norm.batch_norm_split, batch_norm.batch_norm_grad_split),
 }  # fmt: skip

@@ -1,0 +1,320 @@
+// Layer norm and group norm with their gradients, for rows that the registers of a block hold: norm.cu's formulas
+// and shapes.
+//
+//   norm_registers              a row is read once, 16 bytes a load, all loads before the first use; the walks of
+//                               norm.cu are over registers. A warp for each row, or a block if it is longer
+//   layer_norm_grad_registers   + dx and a share of dweight and dbias in one walk: a block takes many rows, one
+//                               after the other, and has a sum for each column in registers
+//   group_norm_grad_registers   + dx in one walk, with the sums over each plane (one channel of one sample)
+//   column_sums                 the shares of dweight and dbias added up
+//
+// Norm.cu reads a row three times, which come from the caches, if not from memory: but each walk waits for the
+// one before it, and little is on its way meanwhile. And dweight and dbias cost one more reading of grad and x.
+// Here forward moves the 8 bytes of an element, the gradients 12, and nothing else to speak of.
+//
+// Registers: a thread has up to VECTORS vectors of a row, 32 floats, and as many again for the gradient of group
+// norm; for that of layer norm GRAD_VECTORS of grad, of x, of weight and of both sums. A vector is 16 bytes (WIDE),
+// or one element where rows do not start at a multiple of 16.
+//
+// The order of all additions depends on the shape alone. Arithmetic intensity: as norm.cu, 1 a byte.
+
+#include "norm.cuh"
+#include "vector.cuh"
+
+constexpr int VECTORS = 8;       // of a row, for each thread
+constexpr int GRAD_VECTORS = 2;  // of layer norm's gradient
+
+// The length of a vector.
+template <typename T, bool WIDE>
+constexpr int WIDTH_OF = WIDE ? Vector<T>::LENGTH : 1;
+
+// The vector at `from`, or zeros.
+template <int WIDTH, typename T>
+__device__ __forceinline__ Vector<T, WIDTH> load_if(bool there, const T* from) {
+    return there ? load_vector<WIDTH>(from) : Vector<T, WIDTH>{};
+}
+
+// Two values of each thread summed over the threads that share a row: a warp or, if it is wider, the block. From
+// call to call `turn` is 0 and 1 in turns, so that one barrier is enough: when a warp comes to leave its sums, all
+// have read those that stood there.
+template <typename T>
+__device__ __forceinline__ void sum_over_row(T& a, T& b, int turn) {
+    __shared__ T of_warp[2][2][MAX_WARPS];
+    a = across_warp<SUM>(a);
+    b = across_warp<SUM>(b);
+    if (blockDim.x == WARP) return;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    if (lane == 0) {
+        of_warp[turn][0][warp] = a;
+        of_warp[turn][1][warp] = b;
+    }
+    __syncthreads();  // all warps have left theirs
+    const bool there = lane < blockDim.x / WARP;
+    a = across_warp<SUM>(there ? of_warp[turn][0][lane] : T(0));
+    b = across_warp<SUM>(there ? of_warp[turn][1][lane] : T(0));
+}
+
+// The sum over a vector's lanes.
+template <typename T, int WIDTH>
+__device__ __forceinline__ T sum_of(const Vector<T, WIDTH>& vector) {
+    T sum = vector.lane[0];
+#pragma unroll
+    for (int i = 1; i < WIDTH; i++) sum += vector.lane[i];
+    return sum;
+}
+
+// Normalised elements from column `i` on, times the weight, plus the bias.
+template <bool PER_CHANNEL, typename T, int WIDTH>
+__device__ __forceinline__ void scale_and_shift(
+    Vector<T, WIDTH>& y, const T* weight, const T* bias, long long row, int i, Layout layout
+) {
+    if constexpr (PER_CHANNEL) {
+        const unsigned area = unsigned(layout.area);
+        unsigned channel = unsigned(i) / area, in_channel = unsigned(i) - channel * area;
+        const long long first = row % layout.groups * layout.channels;
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) {
+            const long long c = first + channel;
+            y.lane[k] = y.lane[k] * value_or(weight, c, T(1)) + value_or(bias, c, T(0));
+            if (++in_channel == area) {
+                in_channel = 0;
+                channel++;
+            }
+        }
+    } else {
+        Vector<T, WIDTH> w, b{};
+        if (weight) w = load_vector<WIDTH>(weight + i);
+        if (bias) b = load_vector<WIDTH>(bias + i);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) y.lane[k] = (weight ? y.lane[k] * w.lane[k] : y.lane[k]) + b.lane[k];
+    }
+}
+
+// Rows of up to blockDim.x * VECTORS vectors.
+//
+// Grid: x = the rows, blockDim.y of them in a block; blockDim.x is 32, or more for a single row.
+template <typename T, bool PER_CHANNEL, bool WIDE>
+__global__ void __launch_bounds__(MAX_THREADS) norm_registers(
+    T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias, long long rows, long long columns,
+    Layout layout, T eps
+) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // the whole warp
+    const int first = threadIdx.x * WIDTH, step = blockDim.x * WIDTH, end = int(columns);
+    x += row * columns;
+    y += row * columns;
+    Vector<T, WIDTH> part[VECTORS], sums{}, deviations{}, squares{};
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) part[k] = load_if<WIDTH>(first + k * step < end, x + first + k * step);
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++)
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) sums.lane[i] += part[k].lane[i];
+    T sum = sum_of(sums), none = 0;
+    sum_over_row(sum, none, 0);
+    const T about = sum / T(columns);
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++)
+        if (first + k * step < end)
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                const T deviation = part[k].lane[i] - about;
+                deviations.lane[i] += deviation;
+                squares.lane[i] += deviation * deviation;
+            }
+    T off = sum_of(deviations), square = sum_of(squares);
+    sum_over_row(off, square, 1);
+    off /= T(columns);
+    const T variance = square / T(columns) - off * off;
+    const T m = about + off, r = 1 / sqrt((variance < 0 ? T(0) : variance) + eps);
+    if (threadIdx.x == 0) {
+        mean[row] = m;
+        rstd[row] = r;
+    }
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) {
+        const int i = first + k * step;
+        if (i >= end) break;
+#pragma unroll
+        for (int l = 0; l < WIDTH; l++) part[k].lane[l] = (part[k].lane[l] - m) * r;
+        scale_and_shift<PER_CHANNEL>(part[k], weight, bias, row, i, layout);
+        store_vector(y + i, part[k]);
+    }
+}
+
+// ---- the gradients of layer norm ----
+
+// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x +
+// gridDim.x, ..., and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums.
+//
+// Grid: x = the partial sums.
+template <typename T, bool WIDE>
+__global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
+    T* dx, T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
+    const T* weight, long long rows, long long columns
+) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const int first = threadIdx.x * WIDTH, step = blockDim.x * WIDTH, end = int(columns);
+    Vector<T, WIDTH> w[GRAD_VECTORS], dweight[GRAD_VECTORS] = {}, dbias[GRAD_VECTORS] = {};
+#pragma unroll
+    for (int k = 0; k < GRAD_VECTORS; k++) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) w[k].lane[i] = 1;
+        if (weight && first + k * step < end) w[k] = load_vector<WIDTH>(weight + first + k * step);
+    }
+    int turn = 0;
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+        Vector<T, WIDTH> a[GRAD_VECTORS], normal[GRAD_VECTORS];  // first of all grad and x
+#pragma unroll
+        for (int k = 0; k < GRAD_VECTORS; k++) {
+            const long long at = row * columns + first + k * step;
+            a[k] = load_if<WIDTH>(first + k * step < end, grad + at);
+            normal[k] = load_if<WIDTH>(first + k * step < end, x + at);
+        }
+        const T m = mean[row], r = rstd[row];
+        T sum = 0, product = 0;
+#pragma unroll
+        for (int k = 0; k < GRAD_VECTORS; k++)
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                const T g = a[k].lane[i], n = (normal[k].lane[i] - m) * r;
+                dbias[k].lane[i] += g;
+                dweight[k].lane[i] += g * n;
+                a[k].lane[i] = rounded_product(g, w[k].lane[i]);
+                normal[k].lane[i] = n;
+                sum += a[k].lane[i];
+                product += a[k].lane[i] * n;
+            }
+        sum_over_row(sum, product, turn);
+        sum /= T(columns);
+        product /= T(columns);
+#pragma unroll
+        for (int k = 0; k < GRAD_VECTORS; k++) {
+            if (first + k * step >= end) break;
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                a[k].lane[i] = (a[k].lane[i] - sum - normal[k].lane[i] * product) * r;
+            store_vector(dx + row * columns + first + k * step, a[k]);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < GRAD_VECTORS; k++) {
+        if (first + k * step >= end) break;
+        const long long at = blockIdx.x * columns + first + k * step;
+        store_vector(partial_dweight + at, dweight[k]);
+        store_vector(partial_dbias + at, dbias[k]);
+    }
+}
+
+// ---- the gradients of group norm ----
+//
+// A row is `channels` planes of `area` elements. It is cut into pieces of a vector for each lane of a warp, none
+// of them in two planes: a warp has VECTORS pieces, one after the other, and so few planes.
+
+// Rows of up to blockDim.x / 32 * VECTORS pieces. The sums over a plane go to the sums of the planes, which are
+// (rows, channels): over their samples, these add up to dweight and dbias.
+//
+// Grid: x = the rows.
+template <typename T, bool WIDE>
+__global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
+    T* dx, T* plane_dweight, T* plane_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
+    const T* weight, long long groups, int channels, int area
+) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    __shared__ T piece_dweight[MAX_WARPS * VECTORS];
+    __shared__ T piece_dbias[MAX_WARPS * VECTORS];
+    const int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * VECTORS;
+    const int pieces = (area + WARP * WIDTH - 1) / (WARP * WIDTH);  // of a plane
+    const long long row = blockIdx.x, start = row * channels * area;
+    const T m = mean[row], r = rstd[row];
+    if (weight) weight += row % groups * channels;
+
+    Vector<T, WIDTH> g[VECTORS], normal[VECTORS];
+    int channel[VECTORS], at[VECTORS];  // -1: nothing
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) {
+        channel[k] = (first + k) / pieces;
+        const int i = ((first + k - channel[k] * pieces) * WARP + lane) * WIDTH;
+        at[k] = channel[k] < channels && i < area ? channel[k] * area + i : -1;
+        g[k] = load_if<WIDTH>(at[k] >= 0, grad + start + at[k]);
+        normal[k] = load_if<WIDTH>(at[k] >= 0, x + start + at[k]);
+    }
+    T dweight = 0, dbias = 0;  // of the pieces of one plane, up to its last one or the warp's
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) {
+            normal[k].lane[i] = (normal[k].lane[i] - m) * r;
+            dweight += g[k].lane[i] * normal[k].lane[i];
+            dbias += g[k].lane[i];
+        }
+        const bool last = k + 1 == VECTORS || channel[k + 1 < VECTORS ? k + 1 : k] != channel[k];
+        if (last) {  // the whole warp
+            dweight = across_warp<SUM>(dweight);
+            dbias = across_warp<SUM>(dbias);
+        }
+        if (lane == 0) {
+            piece_dweight[first + k] = last ? dweight : T(0);
+            piece_dbias[first + k] = last ? dbias : T(0);
+        }
+        if (last) dweight = dbias = 0;
+    }
+    __syncthreads();  // all warps have left their sums
+    T sum = 0, product = 0;
+    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
+        for (int piece = c * pieces; piece < (c + 1) * pieces; piece++) {
+            dweight += piece_dweight[piece];
+            dbias += piece_dbias[piece];
+        }
+        plane_dweight[row * channels + c] = dweight;
+        plane_dbias[row * channels + c] = dbias;
+        sum += value_or(weight, c, T(1)) * dbias;
+        product += value_or(weight, c, T(1)) * dweight;
+        dweight = dbias = 0;
+    }
+    sum_over_row(sum, product, 0);
+    sum /= T(channels * area);
+    product /= T(channels * area);
+#pragma unroll
+    for (int k = 0; k < VECTORS; k++) {
+        if (at[k] < 0) continue;
+        const T w = value_or(weight, channel[k], T(1));
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+            g[k].lane[i] = (g[k].lane[i] * w - sum - normal[k].lane[i] * product) * r;
+        store_vector(dx + start + at[k], g[k]);
+    }
+}
+
+// ---- sums over rows ----
+
+// a[c] and b[c] = the sums of column c of two matrices (rows, columns). A row of threads takes every 32nd row, a
+// lane a column; then the sums change places in shared memory, and a warp adds up what belongs to one column.
+//
+// Grid: x = ceil(columns / 32); blockDim = (32, 32).
+template <typename T>
+__global__ void __launch_bounds__(WARP * WARP) column_sums(
+    T* a, T* b, const T* partial_a, const T* partial_b, long long rows, long long columns
+) {
+    __shared__ T of_a[WARP][WARP + 1];  // the odd length keeps a column's elements in banks of their own
+    __shared__ T of_b[WARP][WARP + 1];
+    const long long column = (long long)blockIdx.x * WARP + threadIdx.x;
+    T sum_a = 0, sum_b = 0;
+    if (column < columns)
+#pragma unroll 4
+        for (long long row = threadIdx.y; row < rows; row += WARP) {
+            sum_a += partial_a[row * columns + column];
+            sum_b += partial_b[row * columns + column];
+        }
+    of_a[threadIdx.y][threadIdx.x] = sum_a;
+    of_b[threadIdx.y][threadIdx.x] = sum_b;
+    __syncthreads();  // all rows of threads have left theirs
+    sum_a = across_warp<SUM>(of_a[threadIdx.x][threadIdx.y]);
+    sum_b = across_warp<SUM>(of_b[threadIdx.x][threadIdx.y]);
+    const long long summed = (long long)blockIdx.x * WARP + threadIdx.y;
+    if (threadIdx.x == 0 && summed < columns) {
+        a[summed] = sum_a;
+        b[summed] = sum_b;
+    }
+}
