@@ -35,6 +35,7 @@ MODULES = (
     "norm",
     "norm_registers",
     "optim",
+    "optim_many",
     "pool2d",
     "random",
     "reduce",

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from .live import Live
 from ..source import CudaSource
+from .live import Live
 from .vector import VECTOR_BYTES
 
-THREADS = 256  # as in optim.cu
+THREADS = 256  # as in optim.cuh
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _sgd = CudaKernel(_source, "sgd_step<T>")
@@ -67,24 +67,21 @@ def adam_step(
 
     ``step`` counts from 1, or is a :class:`Live` of what :func:`adam_factors` gives.
     """
+    arguments = adam_arguments(lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    _launch(_adam, (param, grad, exp_avg, exp_avg_sq), *arguments)
+
+
+def adam_arguments(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, step: int | Live
+) -> tuple:
+    """What the kernels of Adam take after the arrays: the fields of the struct in ``optim.cuh``, and ``live``."""
     if isinstance(step, Live):
         factors, live = (1, 0, 1), step.words
     else:
         factors, live = adam_factors(lr, beta1, beta2, weight_decay, decoupled, step), None
     shrink, step_size, sqrt_correction = factors
-    _launch(
-        _adam,
-        (param, grad, exp_avg, exp_avg_sq),
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        eps,
-        shrink,
-        0 if decoupled else weight_decay,
-        step_size,
-        sqrt_correction,
-        live,
-    )
+    l2 = 0 if decoupled else weight_decay
+    return 1 - beta1, beta2, 1 - beta2, eps, shrink, l2, step_size, sqrt_correction, live
 
 
 def adam_factors(

@@ -51,6 +51,14 @@ def _(param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, weight_decay, 
     )
 
 
+@adam_step.kernel("cuda", name="many", takes=cuda.optim_many.fits)
+def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
+    """One launch for all parameters."""
+    cuda.optim_many.adam_step(
+        params, grads, exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps, weight_decay, decoupled
+    )
+
+
 class Adam(Optimizer):
     """Adam: each element moves by about lr, whatever the scale of its gradient; https://arxiv.org/abs/1412.6980.
 

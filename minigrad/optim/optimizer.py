@@ -257,7 +257,8 @@ class Update:
         assert kernel.when is not None
         if not kernel.when(own, *columns):
             return False
-        kernel.run(own, *columns, **each, **options)
+        with device.active():
+            kernel.run(own, *columns, **each, **options)
         for param in params:
             mark_written(param)
         return True

@@ -50,6 +50,14 @@ def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, ne
     )
 
 
+@sgd_step.kernel("cuda", name="many", takes=cuda.optim_many.fits)
+def _(params, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
+    """One launch for all parameters."""
+    cuda.optim_many.sgd_step(
+        params, grads, momentum_buffers, first_step, lr, momentum, dampening, weight_decay, nesterov
+    )
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent: p -= lr g.
 

@@ -7,7 +7,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.kernels import cuda, sim
-from minigrad.kernels.cuda import optim
+from minigrad.kernels.cuda import optim, optim_many
 from minigrad.optim.adam import adam_step
 from minigrad.optim.sgd import sgd_step
 
@@ -125,6 +125,82 @@ def test_sgd(xp, dtype, options):
         )
 
 
+# ---- many parameters in one launch ------------------------------------------------------------------------
+
+
+def on_device(xp, arrays):
+    return [xp.array(array) for array in arrays]
+
+
+def on_host(xp, arrays):
+    return [array if xp is np else xp.asnumpy(array) for array in arrays]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [SIZES, [0], [3] * 130, [0, 5, 0, 2051, 0]])
+def test_adam_of_many(xp, dtype, sizes):
+    """Each parameter is as far as if it were alone; every other one is a step ahead."""
+    weight_decay, decoupled = ADAM[2]
+    drawn = [draw(n, dtype) for n in sizes]
+    params, firsts, seconds = (
+        on_device(xp, arrays)
+        for arrays in (
+            [param for param, _ in drawn],
+            *([np.zeros(n, dtype) for n in sizes] for _ in range(2)),
+        )
+    )
+    ahead = [number % 2 for number in range(len(sizes))]
+    for at in range(STEPS - 1):
+        grads = on_device(xp, [grads[at] for _, grads in drawn])
+        steps = [at + 1 + more for more in ahead]
+        options = (0.01, 0.9, 0.99, 1e-8, weight_decay, decoupled)
+        optim_many.adam_step(params, grads, firsts, seconds, steps, *options)
+    for i, (param, grads) in enumerate(drawn):
+        expected = [param.astype(np.float64), np.zeros(sizes[i]), np.zeros(sizes[i])]
+        for at in range(STEPS - 1):
+            adam_step.reference(
+                np, expected[0], grads[at].astype(np.float64), *expected[1:], lr=0.01, beta1=0.9, beta2=0.99,
+                eps=1e-8, weight_decay=weight_decay, decoupled=decoupled, step=at + 1 + ahead[i],
+            )  # fmt: skip
+        assert_near(on_host(xp, [params[i], firsts[i], seconds[i]]), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", SGD)
+def test_sgd_of_many(xp, dtype, options):
+    momentum, dampening, weight_decay, nesterov = options
+    drawn = [draw(n, dtype) for n in SIZES]
+    params = on_device(xp, [param for param, _ in drawn])
+    velocities = on_device(xp, [np.full(n, np.nan, dtype) for n in SIZES]) if momentum else [None] * len(SIZES)
+    for at in range(STEPS):
+        grads, first = on_device(xp, [grads[at] for _, grads in drawn]), [at == 0] * len(SIZES)
+        optim_many.sgd_step(
+            params, grads, velocities, first, 0.1, momentum, dampening, weight_decay, nesterov
+        )
+    for i, (param, grads) in enumerate(drawn):
+        expected = by_reference(sgd, sgd_step, param, grads, 1, options)
+        found = [params[i], velocities[i]] if momentum else [params[i]]
+        assert_near(on_host(xp, found), expected[: len(found)], dtype)
+
+
+def test_what_one_launch_takes(xp):
+    params = [xp.ones(8), xp.ones((2, 3))]
+    grads = [xp.ones(8), xp.ones((2, 3))]
+    assert optim_many.fits(params, grads, [None, None])
+    assert not optim_many.fits(params, [grads[0], xp.ones((3, 2)).T])
+    assert not optim_many.fits(params, [grads[0], xp.ones((2, 2))])
+    assert not optim_many.fits(params, [grads[0].astype(np.float32), grads[1]])
+
+
+@needs_simulator
+def test_a_parameter_that_starts_anywhere_among_others():
+    param, grads = draw(1030, np.float32)
+    p, g = off_by(1, param), off_by(0, grads[0])
+    others = np.ones(5, np.float32), np.ones(5, np.float32)
+    optim_many.sgd_step([others[0], p], [others[1], g], [None] * 2, [True] * 2, 0.5, 0, 0, 0, False)
+    assert np.array_equal(p, param - np.float32(0.5) * grads[0]) and (others[0] == 0.5).all()
+
+
 @needs_simulator
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_arrays_that_start_anywhere(dtype):
@@ -203,7 +279,8 @@ def test_every_thread_order_gives_the_same_bits():
     ],
 )
 def test_optimizers_run_these_kernels(make):
-    assert mg.get_kernel("adam_step", "sim") == mg.get_kernel("sgd_step", "cuda") == "fused"
+    assert mg.get_kernel("adam_step", "sim") == mg.get_kernel("sgd_step", "sim") == "fused"
+    assert mg.get_kernel("adam_step", "cuda") == mg.get_kernel("sgd_step", "cuda") == "many"
     trained = {}
     for device in ("cpu", "sim"):
         params = [mg.tensor([[1.0, 2.0], [3.0, 4.0]], mg.float64, device=device, requires_grad=True)]

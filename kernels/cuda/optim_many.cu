@@ -1,0 +1,72 @@
+// One step of an optimizer for many parameters, in one launch: the formulas of optim.cu.
+//
+// A network has dozens of parameters, most of them small. A launch for each takes longer than its work, and does
+// not fill the card. Here the blocks of all parameters form one grid, and a block finds its parameter by a binary
+// search in a table. The table comes with the launch, as a kernel parameter: it lies in constant memory, and
+// needs no copy to the card, though the gradients are other arrays in every step.
+//
+// Grid: x = the blocks of all parameters, one parameter after the other; each has those of optim.cu.
+
+#include "optim.cuh"
+
+// Up to 64 parameters: where they, their gradients and what is remembered of them begin, how many elements they
+// have, and how many blocks come before theirs. Kernel parameters have room for 4 KB.
+struct Tensors {
+    unsigned long long param[64];
+    unsigned long long grad[64];
+    unsigned long long state[64];
+    unsigned long long other_state[64];
+    long long size[64];
+    long long blocks_before[64];
+    int count;
+};
+
+// Which parameter this block belongs to: the last whose blocks do not all come later.
+__device__ __forceinline__ int parameter_of_block(const Tensors& tensors) {
+    int low = 0, high = tensors.count - 1;
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (tensors.blocks_before[middle] <= blockIdx.x)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+// Updates this block's elements. The states are the columns of the table that hold them.
+template <typename T, typename Update, typename... Column>
+__device__ __forceinline__ void update_tensors(const Tensors& tensors, Update update, const Column&... states) {
+    const int i = parameter_of_block(tensors);
+    update_block(
+        blockIdx.x - tensors.blocks_before[i], reinterpret_cast<T*>(tensors.param[i]),
+        reinterpret_cast<const T*>(tensors.grad[i]), tensors.size[i], update, reinterpret_cast<T*>(states[i])...
+    );
+}
+
+// `first` is the first parameter: it tells the type, and where all of them live.
+template <typename T>
+__global__ void __launch_bounds__(THREADS) sgd_steps(
+    const T* first, Tensors tensors, T lr, T weight_decay, const double* live
+) {
+    const Sgd<T> update(live, lr, weight_decay);
+    update_tensors<T>(tensors, update);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) momentum_steps(
+    const T* first, Tensors tensors, T lr, T momentum, T new_share, T weight_decay, bool nesterov,
+    const double* live
+) {
+    const Momentum<T> update(live, lr, momentum, new_share, weight_decay, nesterov);
+    update_tensors<T>(tensors, update, tensors.state);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) adam_steps(
+    const T* first, Tensors tensors, T new1, T beta2, T new2, T eps, T shrink, T l2, T step_size,
+    T sqrt_correction, const double* live
+) {
+    const Adam<T> update(live, new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction);
+    update_tensors<T>(tensors, update, tensors.state, tensors.other_state);
+}

@@ -1,0 +1,129 @@
+"""Launches ``optim_many.cu``: one step of an optimizer for many parameters, on a card or on the simulator.
+
+Each argument that is a list has an entry for each parameter. All arrays are of one dtype, float32 or float64,
+on one device, C-contiguous, and as large as their parameter: see :func:`fits`. There is one launch for 64
+parameters, and for those that are at the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import launch
+from ..arguments import address
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from .live import Live
+from .optim import adam_arguments
+from .vector import VECTOR_BYTES
+
+THREADS = 256  # as in optim.cuh
+CAPACITY = 64  # parameters of a launch, as in optim_many.cu
+COLUMNS = ("param", "grad", "state", "other_state")  # of the table, in the order of the arguments
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_sgd = CudaKernel(_source, "sgd_steps<T>")
+_momentum = CudaKernel(_source, "momentum_steps<T>")
+_adam = CudaKernel(_source, "adam_steps<T>")
+
+
+def fits(params: Sequence, *columns: Sequence) -> bool:
+    """Whether a launch can change the ``params``, all on one device: they, and what lies beside each, which may
+    be None, are of one dtype, and each beside a parameter is as large as it."""
+    dtype = params[0].dtype
+    return all(
+        array is None or (array.dtype == dtype and array.size == param.size and array.flags.c_contiguous)
+        for column in (params, *columns)
+        for param, array in zip(params, column, strict=True)
+    )
+
+
+def sgd_step(
+    params: Sequence,
+    grads: Sequence,
+    momentum_buffers: Sequence,
+    first_step: Sequence[bool],
+    lr: float | Live,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """Stochastic gradient descent; the arguments are those of ``optim.sgd_step``."""
+    lr_now, live = (0, lr.words) if isinstance(lr, Live) else (lr, None)
+    if momentum_buffers[0] is None:
+        _launch(_sgd, (params, grads), lr_now, weight_decay, live)
+        return
+    for is_first, *rows in _alike(first_step, params, grads, momentum_buffers):
+        if is_first:
+            for velocity in rows[-1]:
+                velocity.fill(0)
+        new_share = 1 if is_first else 1 - dampening
+        _launch(_momentum, rows, lr_now, momentum, new_share, weight_decay, bool(nesterov), live)
+
+
+def adam_step(
+    params: Sequence,
+    grads: Sequence,
+    exp_avgs: Sequence,
+    exp_avg_sqs: Sequence,
+    step: Sequence[int | Live],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """Adam, or AdamW if ``decoupled``; the arguments are those of ``optim.adam_step``."""
+    for number, *rows in _alike(step, params, grads, exp_avgs, exp_avg_sqs):
+        _launch(_adam, rows, *adam_arguments(lr, beta1, beta2, eps, weight_decay, decoupled, number))
+
+
+def _alike(numbers: Sequence, *columns: Sequence) -> Iterator[tuple]:
+    """(number, *columns) with the rows that have this number."""
+    if all(number == numbers[0] for number in numbers):
+        yield numbers[0], *columns
+        return
+    rows = defaultdict(list)
+    for number, *row in zip(numbers, *columns, strict=True):
+        rows[number].append(row)
+    for number, those in rows.items():
+        yield number, *zip(*those, strict=True)
+
+
+def _launch(kernel: CudaKernel, columns: Sequence[Sequence], *factors: Any) -> None:
+    for start in range(0, len(columns[0]), CAPACITY):
+        part = [column[start : start + CAPACITY] for column in columns]
+        params = part[0]
+        per_block = THREADS * (VECTOR_BYTES // params[0].itemsize)
+        total, before = 0, []
+        for param in params:
+            before.append(total)
+            total += blocks(param.size, per_block)
+        table = {name: _padded(map(address, column)) for name, column in zip(COLUMNS, part, strict=False)}
+        table |= {name: _padded(()) for name in COLUMNS[len(part) :]}
+        table |= {"size": _padded(param.size for param in params), "blocks_before": _padded(before)}
+        launch.keep([array for column in part for array in column])
+        with _reading_addresses(params[0]):
+            kernel.launch(total, THREADS, (params[0], table | {"count": len(params)}, *factors))
+
+
+def _padded(numbers: Any) -> list[int]:
+    found = list(numbers)
+    return found + [0] * (CAPACITY - len(found))
+
+
+def _reading_addresses(param: Any) -> contextlib.AbstractContextManager:
+    """The simulator's checks know only of arrays that are arguments, not of addresses in a table."""
+    if not isinstance(param, np.ndarray):
+        return contextlib.nullcontext()
+    from .. import sim
+
+    return sim.checks(False)
