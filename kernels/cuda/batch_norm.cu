@@ -9,31 +9,27 @@
 //
 //   batch_norm_naive       the definition: one thread walks one channel
 //   batch_norm_moments     + several blocks for each channel, each with a mean and a variance of its share
-//   batch_norm_combine       and their combination
-//   batch_norm_normalize   elementwise, with the statistics of the batch or (INFERENCE) with those given
+//   batch_norm_normalize     elementwise; each block combines the shares of its channel itself
 //   batch_norm_grad_naive  one thread for each channel
-//   batch_norm_grad        elementwise, with the sums of channel_sums.cu
+//   batch_norm_grad        elementwise; each block adds up its channel's shares of the sums of channel_sums.cu
+//   batch_norm_inference   elementwise, with statistics that are given
+//
+// A block of these walks along the elements of a channel, 16 bytes at a time (planes.cuh). For areas of a few
+// elements, where that would read lines of memory for little of them, blocks go across channels instead:
+//
+//   batch_norm_moments_columns, batch_norm_combine, batch_norm_normalize_columns, batch_norm_grad_columns
 //
 // Arithmetic intensity: about 10 operations for the 12 bytes of reading an element twice and writing it once
 // in float32, where an H200 can do 14 a byte (67 TFLOP/s over 4.8 TB/s): the kernels are bound by memory. A
 // channel does not fit the caches, so its mean and variance are found in one walk, not two.
 
+#include "planes.cuh"
 #include "rows.cuh"
-
-constexpr int THREADS = 256;
 
 // The number, the mean and the sum of the squared deviations from the mean, of the elements so far.
 template <typename T>
 struct Moments {
     T count = 0, mean = 0, squares = 0;
-
-    // Welford's update (https://doi.org/10.1080/00401706.1962.10490022).
-    __device__ __forceinline__ void add(T x) {
-        count += 1;
-        const T deviation = x - mean;
-        mean += deviation / count;
-        squares += deviation * (x - mean);
-    }
 
     // Chan's formula for the union of two sets (https://doi.org/10.1080/00031305.1983.10483115).
     __device__ __forceinline__ void add(Moments other) {
@@ -44,6 +40,20 @@ struct Moments {
         count = total;
     }
 
+    // Adds N elements: their own mean and deviations are found first, with one division for all of them.
+    template <int N>
+    __device__ __forceinline__ void add_elements(const T (&x)[N]) {
+        T sum = 0, deviations = 0;
+#pragma unroll
+        for (int i = 0; i < N; i++) sum += x[i];
+        sum /= N;
+#pragma unroll
+        for (int i = 0; i < N; i++) deviations += (x[i] - sum) * (x[i] - sum);
+        add(Moments{T(N), sum, deviations});
+    }
+
+    __device__ __forceinline__ T rstd(T eps) const { return 1 / sqrt(squares / count + eps); }
+
     // Of all lanes of the warp, in lane 0: the upper half is added to the lower, five times.
     __device__ __forceinline__ void add_across_warp() {
         for (int distance = WARP / 2; distance > 0; distance /= 2) {
@@ -53,6 +63,36 @@ struct Moments {
             other.squares = __shfl_down_sync(ALL_LANES, squares, distance);
             add(other);
         }
+    }
+
+    // Of all threads of a block of THREADS, in thread 0; once in a kernel.
+    __device__ __forceinline__ void add_across_block() {
+        __shared__ T of_warp[3][THREADS / WARP];
+        const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+        add_across_warp();
+        if (lane == 0) {
+            of_warp[0][warp] = count;
+            of_warp[1][warp] = mean;
+            of_warp[2][warp] = squares;
+        }
+        __syncthreads();  // all warps have left theirs
+        if (warp > 0) return;
+        *this = Moments();
+        if (lane < THREADS / WARP) *this = {of_warp[0][lane], of_warp[1][lane], of_warp[2][lane]};
+        add_across_warp();
+    }
+};
+
+// The moments of part `part` of a channel's samples, as a kernel before this one left them.
+template <typename T>
+struct Shares {
+    const T* mean;
+    const T* squares;
+    long long samples, channels, area, parts;
+
+    __device__ __forceinline__ Moments<T> at(long long part, long long c) const {
+        const long long in_part = samples * (part + 1) / parts - samples * part / parts;
+        return {T(in_part * area), mean[part * channels + c], squares[part * channels + c]};
     }
 };
 
@@ -84,76 +124,91 @@ __global__ void batch_norm_naive(
         }
 }
 
-// The moments of one channel in one part of the samples, to partial[part, c]. `lanes` threads, a power of two,
-// walk along the elements of a sample side by side, and 256 / lanes samples are walked at a time.
+// The moments of one channel in one part of the samples, to partial[part, c].
 //
 // Grid: x = channels * parts, the parts of a channel one after the other.
-template <typename T>
+template <typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_moments(
     T* partial_mean, T* partial_squares, const T* x, long long samples, long long channels, long long area,
-    long long parts, int lanes
+    long long parts
 ) {
-    __shared__ T of_warp[3][THREADS / WARP];
-    const long long c = blockIdx.x / parts, part = blockIdx.x % parts, end = samples * (part + 1) / parts;
-    const int own = threadIdx.x % lanes, first = threadIdx.x / lanes, step = THREADS / lanes;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
+    const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
     Moments<T> moments;
-    for (long long n = samples * part / parts + first; n < end; n += step)
-        for (long long i = own; i < area; i += lanes) moments.add(x[(n * channels + c) * area + i]);
-    moments.add_across_warp();
-
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (lane == 0) {
-        of_warp[0][warp] = moments.count;
-        of_warp[1][warp] = moments.mean;
-        of_warp[2][warp] = moments.squares;
-    }
-    __syncthreads();  // all warps have left theirs
-    if (threadIdx.x > 0) return;
-    for (int other = 1; other < THREADS / WARP; other++)
-        moments.add({of_warp[0][other], of_warp[1][other], of_warp[2][other]});
-    partial_mean[part * channels + c] = moments.mean;
-    partial_squares[part * channels + c] = moments.squares;
-}
-
-// A warp for each channel combines its parts.
-//
-// Grid: x = the channels, blockDim.y of them in a block; blockDim.x = 32.
-template <typename T>
-__global__ void batch_norm_combine(
-    T* mean, T* rstd, const T* partial_mean, const T* partial_squares, long long samples, long long channels,
-    long long area, long long parts, T eps
-) {
-    const long long c = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (c >= channels) return;  // the whole warp
-    Moments<T> moments;
-    for (long long part = threadIdx.x; part < parts; part += WARP) {
-        const long long in_part = samples * (part + 1) / parts - samples * part / parts;
-        const long long at = part * channels + c;
-        moments.add({T(in_part * area), partial_mean[at], partial_squares[at]});
-    }
-    moments.add_across_warp();
+    planes.for_each([&](auto... vectors) {
+        const Vector<T, WIDTH> loaded[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
+        T elements[sizeof...(vectors) * WIDTH];
+#pragma unroll
+        for (int i = 0; i < int(sizeof...(vectors)) * WIDTH; i++)
+            elements[i] = loaded[i / WIDTH].lane[i % WIDTH];
+        moments.add_elements(elements);
+    });
+    moments.add_across_block();
     if (threadIdx.x == 0) {
-        mean[c] = moments.mean;
-        rstd[c] = 1 / sqrt(moments.squares / moments.count + eps);
+        partial_mean[part * channels + c] = moments.mean;
+        partial_squares[part * channels + c] = moments.squares;
     }
 }
 
-// y from known statistics: `spread` is the rstd of the batch or, INFERENCE, a variance. A row of threads takes
-// one sample of one channel, so that there is one division for many elements.
+// (x - m) * scale + shift for the elements of a walk.
+template <typename T, int WIDTH>
+__device__ __forceinline__ void normalize(const Planes<WIDTH>& planes, T* y, const T* x, T m, T scale, T shift) {
+    planes.for_each([&](auto... vectors) {
+        const long long at[] = {planes.at(vectors)...};
+        Vector<T, WIDTH> elements[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
+#pragma unroll
+        for (int k = 0; k < int(sizeof...(vectors)); k++) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) elements[k].lane[i] = (elements[k].lane[i] - m) * scale + shift;
+            store_vector(y + at[k], elements[k]);
+        }
+    });
+}
+
+// y, with the statistics of its channel combined from `moment_parts` shares.
 //
-// Grid: x = the samples' channels, blockDim.y of them in a block; blockDim.x threads walk along the area.
-template <typename T, bool INFERENCE>
-__global__ void batch_norm_normalize(
-    T* y, const T* x, const T* mean, const T* spread, const T* weight, const T* bias, long long samples,
-    long long channels, long long area, T eps
+// Grid: x = channels * parts, the parts of a channel one after the other.
+template <typename T, bool WIDE>
+__global__ void __launch_bounds__(THREADS) batch_norm_normalize(
+    T* y, T* mean, T* rstd, const T* x, const T* partial_mean, const T* partial_squares, const T* weight,
+    const T* bias, long long samples, long long channels, long long area, long long moment_parts,
+    long long parts, T eps
 ) {
-    const long long plane = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (plane >= samples * channels) return;
-    const long long c = plane % channels;
-    const T m = mean[c], r = INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c];
-    const T scale = r * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
-    for (long long i = threadIdx.x; i < area; i += blockDim.x)
-        y[plane * area + i] = (x[plane * area + i] - m) * scale + shift;
+    __shared__ T of_channel[2];
+    const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
+    if (threadIdx.x < WARP) {
+        const Shares<T> shares{partial_mean, partial_squares, samples, channels, area, moment_parts};
+        Moments<T> moments;
+        for (long long p = threadIdx.x; p < moment_parts; p += WARP) moments.add(shares.at(p, c));
+        moments.add_across_warp();
+        if (threadIdx.x == 0) {
+            of_channel[0] = moments.mean;
+            of_channel[1] = moments.rstd(eps);
+            if (part == 0) {
+                mean[c] = of_channel[0];
+                rstd[c] = of_channel[1];
+            }
+        }
+    }
+    __syncthreads();  // the statistics are there
+    const T scale = of_channel[1] * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
+    const Planes<WIDTH_OF<T, WIDE>> planes(samples, channels, area, c, part, parts);
+    normalize(planes, y, x, of_channel[0], scale, shift);
+}
+
+// y from statistics that are given.
+//
+// Grid: x = channels * parts, the parts of a channel one after the other.
+template <typename T, bool WIDE>
+__global__ void __launch_bounds__(THREADS) batch_norm_inference(
+    T* y, const T* x, const T* mean, const T* variance, const T* weight, const T* bias, long long samples,
+    long long channels, long long area, long long parts, T eps
+) {
+    const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
+    const T scale = 1 / sqrt(variance[c] + eps) * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
+    const Planes<WIDTH_OF<T, WIDE>> planes(samples, channels, area, c, part, parts);
+    normalize(planes, y, x, mean[c], scale, shift);
 }
 
 // ---- the gradient ----
@@ -182,17 +237,156 @@ __global__ void batch_norm_grad_naive(
         }
 }
 
+// dx, with dweight and dbias of its channel added up from `sum_parts` shares, which channel_sums.cu left.
+//
 // Grid: as batch_norm_normalize.
-template <typename T>
-__global__ void batch_norm_grad(
-    T* dx, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight, const T* dweight,
-    const T* dbias, long long samples, long long channels, long long area
+template <typename T, bool WIDE>
+__global__ void __launch_bounds__(THREADS) batch_norm_grad(
+    T* dx, T* dweight, T* dbias, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight,
+    const T* partial_dweight, const T* partial_dbias, long long samples, long long channels, long long area,
+    long long sum_parts, long long parts
 ) {
-    const long long plane = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (plane >= samples * channels) return;
-    const long long c = plane % channels;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    __shared__ T of_channel[2];
+    const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
+    if (threadIdx.x < WARP) {
+        T product = 0, sum = 0;
+        for (long long p = threadIdx.x; p < sum_parts; p += WARP) {
+            product += partial_dweight[p * channels + c];
+            sum += partial_dbias[p * channels + c];
+        }
+        product = across_warp<SUM>(product);
+        sum = across_warp<SUM>(sum);
+        if (threadIdx.x == 0) {
+            of_channel[0] = product;
+            of_channel[1] = sum;
+            if (part == 0) {
+                dweight[c] = product;
+                dbias[c] = sum;
+            }
+        }
+    }
+    __syncthreads();  // the sums are there
+    const T count = T(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, T(1));
+    const T mean_product = of_channel[0] / count, mean_grad = of_channel[1] / count;
+    const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
+    planes.for_each([&](auto... vectors) {
+        const long long at[] = {planes.at(vectors)...};
+        const Vector<T, WIDTH> of_x[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
+        Vector<T, WIDTH> g[] = {load_vector<WIDTH>(grad + planes.at(vectors))...};
+#pragma unroll
+        for (int k = 0; k < int(sizeof...(vectors)); k++) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                g[k].lane[i] = gradient(g[k].lane[i], of_x[k].lane[i], m, r, mean_grad, mean_product, scale);
+            store_vector(dx + at[k], g[k]);
+        }
+    });
+}
+
+// ---- areas of a few elements ----
+//
+// A column is an element of a sample, in all samples: there are channels * area. A block of 32 x 8 threads takes
+// 32 neighbouring columns in one part of the samples, eight of these at a time. A load of a warp is one or two
+// whole lines of memory, and a thread stays with one channel.
+//
+// Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other; blockDim = (32, 8).
+
+constexpr int ROWS = THREADS / WARP;  // of threads
+
+struct Column {
+    long long column, columns, channel, first, end;  // the first sample of this thread, and the part's end
+
+    __device__ __forceinline__ Column(long long samples, long long channels, long long area, long long parts) {
+        const long long part = blockIdx.x % parts;
+        columns = channels * area;
+        column = blockIdx.x / parts * WARP + threadIdx.x;
+        channel = column / area;
+        first = samples * part / parts + threadIdx.y;
+        end = samples * (part + 1) / parts;
+    }
+};
+
+// The moments of one column in one part of the samples, to partial[part, column].
+template <typename T>
+__global__ void __launch_bounds__(THREADS) batch_norm_moments_columns(
+    T* partial_mean, T* partial_squares, const T* x, long long samples, long long channels, long long area,
+    long long parts
+) {
+    __shared__ Moments<T> of_row[ROWS][WARP];
+    const Column at(samples, channels, area, parts);
+    Moments<T> moments;
+    if (at.column < at.columns) {
+        long long n = at.first;
+        for (; n + 3 * ROWS < at.end; n += 4 * ROWS) {
+            T elements[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) elements[k] = x[(n + k * ROWS) * at.columns + at.column];
+            moments.add_elements(elements);
+        }
+        for (; n < at.end; n += ROWS) moments.add(Moments<T>{T(1), x[n * at.columns + at.column], T(0)});
+    }
+    of_row[threadIdx.y][threadIdx.x] = moments;
+    __syncthreads();  // all rows have left theirs
+    if (threadIdx.y > 0 || at.column >= at.columns) return;
+    for (int row = 1; row < ROWS; row++) moments.add(of_row[row][threadIdx.x]);
+    const long long to = blockIdx.x % parts * at.columns + at.column;
+    partial_mean[to] = moments.mean;
+    partial_squares[to] = moments.squares;
+}
+
+// A warp for each channel combines the parts of its columns.
+//
+// Grid: x = the channels, blockDim.y of them in a block; blockDim.x = 32.
+template <typename T>
+__global__ void batch_norm_combine(
+    T* mean, T* rstd, const T* partial_mean, const T* partial_squares, long long samples, long long channels,
+    long long area, long long parts, T eps
+) {
+    const long long c = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (c >= channels) return;  // the whole warp
+    const Shares<T> shares{partial_mean, partial_squares, samples, channels * area, 1, parts};
+    Moments<T> moments;
+    for (long long i = threadIdx.x; i < parts * area; i += WARP)
+        moments.add(shares.at(i / area, c * area + i % area));
+    moments.add_across_warp();
+    if (threadIdx.x == 0) {
+        mean[c] = moments.mean;
+        rstd[c] = moments.rstd(eps);
+    }
+}
+
+// `spread` is the rstd of the batch or, INFERENCE, a variance.
+template <typename T, bool INFERENCE>
+__global__ void __launch_bounds__(THREADS) batch_norm_normalize_columns(
+    T* y, const T* x, const T* mean, const T* spread, const T* weight, const T* bias, long long samples,
+    long long channels, long long area, long long parts, T eps
+) {
+    const Column at(samples, channels, area, parts);
+    if (at.column >= at.columns) return;
+    const long long c = at.channel;
+    const T m = mean[c], r = INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c];
+    const T scale = r * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
+#pragma unroll 4
+    for (long long n = at.first; n < at.end; n += ROWS) {
+        const long long i = n * at.columns + at.column;
+        y[i] = (x[i] - m) * scale + shift;
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) batch_norm_grad_columns(
+    T* dx, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight, const T* dweight,
+    const T* dbias, long long samples, long long channels, long long area, long long parts
+) {
+    const Column at(samples, channels, area, parts);
+    if (at.column >= at.columns) return;
+    const long long c = at.channel;
     const T count = T(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, T(1));
     const T mean_grad = dbias[c] / count, mean_product = dweight[c] / count;
-    for (long long i = plane * area + threadIdx.x; i < (plane + 1) * area; i += blockDim.x)
+#pragma unroll 4
+    for (long long n = at.first; n < at.end; n += ROWS) {
+        const long long i = n * at.columns + at.column;
         dx[i] = gradient(grad[i], x[i], m, r, mean_grad, mean_product, scale);
+    }
 }

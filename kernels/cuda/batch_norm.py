@@ -13,20 +13,31 @@ from typing import Any
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import channel_sums, workspace
-from .channel_sums import lanes_along, number_of_parts
+from .channel_sums import NARROW, number_of_parts
+from .vector import is_wide
 
 WARP = 32
-THREADS = 256  # in a block, as in batch_norm.cu
+THREADS = 256  # in a block, as in planes.cuh
 EACH_CHANNEL = (0, 1)  # where channel_sums finds the statistics
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
+
+
+def _widths(kernel: str) -> dict[bool, CudaKernel]:
+    return {wide: CudaKernel(_source, f"{kernel}<T, {str(wide).lower()}>") for wide in (False, True)}
+
+
 _naive = CudaKernel(_source, "batch_norm_naive<T>")
-_moments = CudaKernel(_source, "batch_norm_moments<T>")
-_combine = CudaKernel(_source, "batch_norm_combine<T>")
-_normalize = CudaKernel(_source, "batch_norm_normalize<T, false>")
-_inference = CudaKernel(_source, "batch_norm_normalize<T, true>")
+_moments = _widths("batch_norm_moments")
+_normalize = _widths("batch_norm_normalize")
+_inference = _widths("batch_norm_inference")
 _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
-_grad = CudaKernel(_source, "batch_norm_grad<T>")
+_grad = _widths("batch_norm_grad")
+_moments_columns = CudaKernel(_source, "batch_norm_moments_columns<T>")
+_combine = CudaKernel(_source, "batch_norm_combine<T>")
+_normalize_columns = CudaKernel(_source, "batch_norm_normalize_columns<T, false>")
+_inference_columns = CudaKernel(_source, "batch_norm_normalize_columns<T, true>")
+_grad_columns = CudaKernel(_source, "batch_norm_grad_columns<T>")
 
 
 def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
@@ -37,21 +48,39 @@ def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
 
 
 def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
-    """Several blocks for each channel find moments, which are combined; then one elementwise kernel."""
+    """Several blocks for each channel find moments; then one elementwise kernel, which combines them."""
     y, mean, rstd = outs
     sizes = samples, channels, area = _sizes(y, x, mean, rstd)
-    parts = number_of_parts(channels, samples, samples * area)
+    if area < NARROW:
+        _columns_split(outs, x, weight, bias, sizes, eps)
+        return
+    wide, parts = is_wide(area, x, y), number_of_parts(channels, samples, samples * area)
     partial = workspace(x, (2, parts, channels))
-    _moments.launch(channels * parts, THREADS, (*partial, x, *sizes, parts, lanes_along(area)))
-    grid, block = blocks(channels, THREADS // WARP), (WARP, THREADS // WARP)
-    _combine.launch(grid, block, (mean, rstd, *partial, *sizes, parts, eps))
-    _normalize.launch(*_by_planes(sizes), (y, x, mean, rstd, weight, bias, *sizes, eps))
+    _moments[wide].launch(channels * parts, THREADS, (*partial, x, *sizes, parts))
+    arguments = (y, mean, rstd, x, *partial, weight, bias, *sizes, parts, parts, eps)
+    _normalize[wide].launch(channels * parts, THREADS, arguments)
+
+
+def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float) -> None:
+    y, mean, rstd = outs
+    grid, block, parts = _by_columns(sizes)
+    partial = workspace(x, (2, parts, sizes[1] * sizes[2]))
+    _moments_columns.launch(grid, block, (*partial, x, *sizes, parts))
+    warps = THREADS // WARP
+    _combine.launch(blocks(sizes[1], warps), (WARP, warps), (mean, rstd, *partial, *sizes, parts, eps))
+    _normalize_columns.launch(grid, block, (y, x, mean, rstd, weight, bias, *sizes, parts, eps))
 
 
 def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> None:
     """One elementwise kernel."""
-    sizes = _sizes(y, x, mean, var)
-    _inference.launch(*_by_planes(sizes), (y, x, mean, var, weight, bias, *sizes, eps))
+    sizes = samples, channels, area = _sizes(y, x, mean, var)
+    arrays = (y, x, mean, var, weight, bias)
+    if area < NARROW:
+        grid, block, parts = _by_columns(sizes)
+        _inference_columns.launch(grid, block, (*arrays, *sizes, parts, eps))
+        return
+    parts = number_of_parts(channels, samples, samples * area)
+    _inference[is_wide(area, x, y)].launch(channels * parts, THREADS, (*arrays, *sizes, parts, eps))
 
 
 def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
@@ -64,11 +93,19 @@ def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
 
 
 def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
-    """Several blocks for each channel find the two sums; then one elementwise kernel."""
+    """Several blocks for each channel find the two sums; then one elementwise kernel, which adds these up."""
     dx, dweight, dbias = outs
-    sizes = _sizes(dx, x, mean, rstd)
-    channel_sums.split((dweight, dbias), grad, x, mean, rstd, EACH_CHANNEL)
-    _grad.launch(*_by_planes(sizes), (dx, grad, x, mean, rstd, weight, dweight, dbias, *sizes))
+    sizes = samples, channels, area = _sizes(dx, x, mean, rstd)
+    if area < NARROW:
+        channel_sums.split((dweight, dbias), grad, x, mean, rstd, EACH_CHANNEL)
+        grid, block, parts = _by_columns(sizes)
+        arguments = (dx, grad, x, mean, rstd, weight, dweight, dbias, *sizes, parts)
+        _grad_columns.launch(grid, block, arguments)
+        return
+    partial = channel_sums.by_planes(grad, x, mean, rstd, EACH_CHANNEL)
+    parts = number_of_parts(channels, samples, samples * area)
+    arguments = (dx, dweight, dbias, grad, x, mean, rstd, weight, *partial, *sizes, partial.shape[1], parts)
+    _grad[is_wide(area, dx, grad, x)].launch(channels * parts, THREADS, arguments)
 
 
 def batch_norm_weight_grad(dweight: Any, grad: Any, x: Any, mean: Any) -> None:
@@ -77,11 +114,12 @@ def batch_norm_weight_grad(dweight: Any, grad: Any, x: Any, mean: Any) -> None:
     channel_sums.split((dweight, unused), grad, x, mean, None, EACH_CHANNEL)
 
 
-def _by_planes(sizes: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
-    """Grid and block of the elementwise kernels."""
+def _by_columns(sizes: tuple[int, int, int]) -> tuple[int, tuple[int, int], int]:
+    """Grid, block and parts of the samples where blocks go across channels."""
     samples, channels, area = sizes
-    lanes = lanes_along(area)
-    return blocks(samples * channels, THREADS // lanes), (lanes, THREADS // lanes)
+    strips = blocks(channels * area, WARP)
+    parts = number_of_parts(strips, samples, samples * WARP)
+    return strips * parts, (WARP, THREADS // WARP), parts
 
 
 def _sizes(y: Any, x: Any, *statistics: Any) -> tuple[int, int, int]:

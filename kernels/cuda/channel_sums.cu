@@ -8,8 +8,10 @@
 // channels of one; for batch norm 0 and 1. A null mean or rstd is 0 or 1.
 //
 //   channel_sums_naive     the definition: one thread walks one channel
-//   channel_sums_columns   + for area 1: lanes side by side take neighbouring channels, so loads are coalesced
-//   channel_sums_planes    + for larger areas: a block for a channel, whose threads walk along its elements
+//   channel_sums_columns   + for small areas: lanes side by side take neighbours in a sample, so loads are
+//                            coalesced; each element of the area has sums of its own
+//   channel_sums_planes    + for others: a block for a channel, whose threads walk along its elements, 16 bytes
+//                            at a time, and two of these in flight
 //   channel_sums_combine   the second pass of both
 //
 // There are few channels and many samples. So that a card is filled, the samples are cut into `parts`, each
@@ -17,9 +19,9 @@
 // No atomics: the order of the additions depends on the shape alone. Arithmetic intensity: 5 operations for
 // the 8 bytes of an element in float32: the time is that of reading grad and x once.
 
+#include "planes.cuh"
 #include "rows.cuh"
 
-constexpr int THREADS = 256;
 constexpr int ROWS = THREADS / WARP;  // of threads, in blocks of 32 x ROWS
 
 struct Statistics {
@@ -30,8 +32,8 @@ template <typename T>
 struct Sums {
     T dweight = 0, dbias = 0;
 
-    __device__ __forceinline__ void add(T grad, T x, const T* mean, const T* rstd, long long s) {
-        dweight += grad * ((x - (mean ? mean[s] : T(0))) * (rstd ? rstd[s] : T(1)));
+    __device__ __forceinline__ void add(T grad, T x, T mean, T rstd) {
+        dweight += grad * ((x - mean) * rstd);
         dbias += grad;
     }
 };
@@ -44,63 +46,72 @@ __global__ void channel_sums_naive(
 ) {
     const long long c = global_thread_index();
     if (c >= channels) return;
-    const long long group = c / at.per_channels;
     Sums<T> sums;
-    for (long long n = 0; n < samples; n++)
-        for (long long i = 0; i < area; i++) {
-            const long long element = (n * channels + c) * area + i;
-            sums.add(grad[element], x[element], mean, rstd, n * at.per_sample + group);
-        }
+    for (long long n = 0; n < samples; n++) {
+        const long long s = n * at.per_sample + c / at.per_channels, plane = (n * channels + c) * area;
+        for (long long i = plane; i < plane + area; i++)
+            sums.add(grad[i], x[i], value_or(mean, s, T(0)), value_or(rstd, s, T(1)));
+    }
     dweight[c] = sums.dweight;
     dbias[c] = sums.dbias;
 }
 
-// A block of 32 x 8 threads takes 32 neighbouring channels of one part of the samples, eight of these at a
-// time. A load of a warp is one or two whole lines of memory. The eight rows of threads meet in shared memory.
+// A block of 32 x 8 threads takes 32 neighbouring columns, the elements of a sample, in one part of the samples,
+// eight of these at a time. A load of a warp is one or two whole lines of memory. The eight rows of threads meet
+// in shared memory.
 //
-// Grid: x = ceil(channels / 32) * parts, the parts of a strip one after the other.
+// Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other. at.per_channels is in columns.
 template <typename T>
 __global__ void __launch_bounds__(THREADS) channel_sums_columns(
     T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
-    long long samples, long long channels, long long parts, Statistics at
+    long long samples, long long columns, long long parts, Statistics at
 ) {
     __shared__ T dweight_of_row[ROWS][WARP];
     __shared__ T dbias_of_row[ROWS][WARP];
-    const long long c = blockIdx.x / parts * WARP + threadIdx.x, part = blockIdx.x % parts;
-    const long long end = samples * (part + 1) / parts, group = c / at.per_channels;
+    const long long column = blockIdx.x / parts * WARP + threadIdx.x, part = blockIdx.x % parts;
+    const long long end = samples * (part + 1) / parts, group = column / at.per_channels;
     Sums<T> sums;
-    if (c < channels)
-        for (long long n = samples * part / parts + threadIdx.y; n < end; n += ROWS)
-            sums.add(grad[n * channels + c], x[n * channels + c], mean, rstd, n * at.per_sample + group);
+    if (column < columns)
+#pragma unroll 4
+        for (long long n = samples * part / parts + threadIdx.y; n < end; n += ROWS) {
+            const long long i = n * columns + column, s = n * at.per_sample + group;
+            sums.add(grad[i], x[i], value_or(mean, s, T(0)), value_or(rstd, s, T(1)));
+        }
     dweight_of_row[threadIdx.y][threadIdx.x] = sums.dweight;
     dbias_of_row[threadIdx.y][threadIdx.x] = sums.dbias;
     __syncthreads();  // all rows have left theirs
-    if (threadIdx.y > 0 || c >= channels) return;
+    if (threadIdx.y > 0 || column >= columns) return;
     for (int row = 1; row < ROWS; row++) {
         sums.dweight += dweight_of_row[row][threadIdx.x];
         sums.dbias += dbias_of_row[row][threadIdx.x];
     }
-    partial_dweight[part * channels + c] = sums.dweight;
-    partial_dbias[part * channels + c] = sums.dbias;
+    partial_dweight[part * columns + column] = sums.dweight;
+    partial_dbias[part * columns + column] = sums.dbias;
 }
 
-// A block takes one channel of one part of the samples. `lanes` threads, a power of two, walk along the
-// elements of a sample side by side, and 256 / lanes samples are walked at a time.
+// A block takes one channel of one part of the samples.
 //
 // Grid: x = channels * parts, the parts of a channel one after the other.
-template <typename T>
+template <typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) channel_sums_planes(
     T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
-    long long samples, long long channels, long long area, long long parts, int lanes, Statistics at
+    long long samples, long long channels, long long area, long long parts, Statistics at
 ) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts, group = c / at.per_channels;
-    const long long end = samples * (part + 1) / parts;
-    const int lane = threadIdx.x % lanes, first = threadIdx.x / lanes, step = THREADS / lanes;
+    const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
     Sums<T> sums;
-    for (long long n = samples * part / parts + first; n < end; n += step) {
-        const long long plane = (n * channels + c) * area, s = n * at.per_sample + group;
-        for (long long i = lane; i < area; i += lanes) sums.add(grad[plane + i], x[plane + i], mean, rstd, s);
-    }
+    planes.for_each([&](auto... vectors) {
+        Vector<T, WIDTH> g[] = {load_vector<WIDTH>(grad + planes.at(vectors))...};
+        Vector<T, WIDTH> of_x[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
+        const long long s[] = {planes.sample(vectors) * at.per_sample + group...};
+#pragma unroll
+        for (int k = 0; k < int(sizeof...(vectors)); k++) {
+            const T m = value_or(mean, s[k], T(0)), r = value_or(rstd, s[k], T(1));
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) sums.add(g[k].lane[i], of_x[k].lane[i], m, r);
+        }
+    });
     const T dweight = across_block<SUM>(sums.dweight);
     __syncthreads();  // all have read it
     const T dbias = across_block<SUM>(sums.dbias);
@@ -110,25 +121,35 @@ __global__ void __launch_bounds__(THREADS) channel_sums_planes(
     }
 }
 
-// A warp for each channel adds its parts.
+// The parts of each channel, and the elements of its area, added up. The partial sums are (parts, channels, area).
+// A lane has a channel, a row of threads every 32nd part; then the sums change places in shared memory, and a warp
+// adds up what belongs to one channel.
 //
-// Grid: x = the channels, blockDim.y of them in a block; blockDim.x = 32.
+// Grid: x = ceil(channels / 32); blockDim = (32, 32).
 template <typename T>
-__global__ void channel_sums_combine(
-    T* dweight, T* dbias, const T* partial_dweight, const T* partial_dbias, long long channels,
+__global__ void __launch_bounds__(WARP* WARP) channel_sums_combine(
+    T* dweight, T* dbias, const T* partial_dweight, const T* partial_dbias, long long channels, long long area,
     long long parts
 ) {
-    const long long c = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (c >= channels) return;  // the whole warp
+    __shared__ T dweight_of_row[WARP][WARP + 1];  // the odd length keeps a column in banks of their own
+    __shared__ T dbias_of_row[WARP][WARP + 1];
+    const long long c = (long long)blockIdx.x * WARP + threadIdx.x;
     Sums<T> sums;
-    for (long long part = threadIdx.x; part < parts; part += WARP) {
-        sums.dweight += partial_dweight[part * channels + c];
-        sums.dbias += partial_dbias[part * channels + c];
-    }
-    sums.dweight = across_warp<SUM>(sums.dweight);
-    sums.dbias = across_warp<SUM>(sums.dbias);
-    if (threadIdx.x == 0) {
-        dweight[c] = sums.dweight;
-        dbias[c] = sums.dbias;
+    if (c < channels)
+#pragma unroll 4
+        for (long long part = threadIdx.y; part < parts; part += WARP)
+            for (long long i = (part * channels + c) * area; i < (part * channels + c + 1) * area; i++) {
+                sums.dweight += partial_dweight[i];
+                sums.dbias += partial_dbias[i];
+            }
+    dweight_of_row[threadIdx.y][threadIdx.x] = sums.dweight;
+    dbias_of_row[threadIdx.y][threadIdx.x] = sums.dbias;
+    __syncthreads();  // all rows have left theirs
+    sums.dweight = across_warp<SUM>(dweight_of_row[threadIdx.x][threadIdx.y]);
+    sums.dbias = across_warp<SUM>(dbias_of_row[threadIdx.x][threadIdx.y]);
+    const long long summed = (long long)blockIdx.x * WARP + threadIdx.y;
+    if (threadIdx.x == 0 && summed < channels) {
+        dweight[summed] = sums.dweight;
+        dbias[summed] = sums.dbias;
     }
 }

@@ -8,6 +8,7 @@ dtype, float32 or float64. The result's bits depend on the shape alone.
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
 from .reduce import ENOUGH_BLOCKS
+from .vector import is_wide
 
 WARP = 32
-THREADS = 256  # in a block, as in channel_sums.cu
+THREADS = 256  # in a block, as in planes.cuh
+NARROW = 8  # areas below it are walked across channels: a block's lines of memory would hold other channels
 MAX_PARTS = 128  # so that the second pass is short
 PART = 2048  # the fewest elements that are worth a block of their own
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _naive = CudaKernel(_source, "channel_sums_naive<T>")
 _columns = CudaKernel(_source, "channel_sums_columns<T>")
-_planes = CudaKernel(_source, "channel_sums_planes<T>")
+_planes = {
+    wide: CudaKernel(_source, f"channel_sums_planes<T, {str(wide).lower()}>") for wide in (False, True)
+}
 _combine = CudaKernel(_source, "channel_sums_combine<T>")
 
 
@@ -37,29 +42,44 @@ def naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, i
 
 def split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> None:
     """Parts of the samples go to blocks of their own, with coalesced loads; a second launch adds them."""
-    samples, channels, area = _sizes(outs, grad, x)
-    across = blocks(channels, WARP) if area == 1 else channels
-    parts = number_of_parts(across, samples, samples * area * channels // max(across, 1))
+    _, _, area = _sizes(outs, grad, x)
+    find = by_columns if area < NARROW else by_planes
+    add_up(outs, find(grad, x, mean, rstd, at))
+
+
+def by_columns(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
+    """Partial sums (2, parts, channels, area): lanes take neighbours in a sample."""
+    samples, channels, area = x.shape
+    columns = channels * area
+    strips = blocks(columns, WARP)
+    parts = number_of_parts(strips, samples, samples * WARP)
+    partial = workspace(x, (2, parts, channels, area))
+    struct = _struct((at[0], at[1] * area))
+    arguments = (*partial, grad, x, mean, rstd, samples, columns, parts, struct)
+    _columns.launch(strips * parts, (WARP, THREADS // WARP), arguments)
+    return partial
+
+
+def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
+    """Partial sums (2, parts, channels): a block walks along the elements of a channel."""
+    samples, channels, area = x.shape
+    parts = number_of_parts(channels, samples, samples * area)
     partial = workspace(x, (2, parts, channels))
-    inputs = (*partial, grad, x, mean, rstd, samples, channels)
-    if area == 1:
-        _columns.launch(across * parts, (WARP, THREADS // WARP), (*inputs, parts, _struct(at)))
-    else:
-        arguments = (*inputs, area, parts, lanes_along(area), _struct(at))
-        _planes.launch(across * parts, THREADS, arguments)
-    _combine.launch(
-        blocks(channels, THREADS // WARP), (WARP, THREADS // WARP), (*outs, *partial, channels, parts)
-    )
+    arguments = (*partial, grad, x, mean, rstd, samples, channels, area, parts, _struct(at))
+    _planes[is_wide(area, grad, x)].launch(channels * parts, THREADS, arguments)
+    return partial
+
+
+def add_up(outs: tuple, partial: Any) -> None:
+    """(dweight, dbias), each (channels,), from partial sums: (2, parts, channels) or (2, parts, channels, area)."""
+    parts, channels = partial.shape[1:3]
+    arguments = (*outs, *partial, channels, prod(partial.shape[3:]), parts)
+    _combine.launch(blocks(channels, WARP), (WARP, WARP), arguments)
 
 
 def number_of_parts(across: int, samples: int, elements: int) -> int:
     """Into how many parts to cut the samples, where there are ``across`` strips of so many elements each."""
     return max(1, min(ENOUGH_BLOCKS // max(across, 1), samples, elements // PART, MAX_PARTS))
-
-
-def lanes_along(area: int) -> int:
-    """How many threads walk along a sample's elements side by side: a power of two, up to a whole block."""
-    return min(1 << (area - 1).bit_length(), THREADS)
 
 
 def _struct(at: tuple[int, int]) -> dict[str, int]:

@@ -113,7 +113,7 @@ template <typename T, bool WIDE>
 __global__ void sum_chunks(T* partial, const T* g, const long long* order, const long long* sorted,
                            const long long* starts, long long n, long long rows, long long columns,
                            long long chunk) {
-    constexpr int W = WIDE ? Vector<T>::LENGTH : 1;
+    constexpr int W = WIDTH_OF<T, WIDE>;
     const long long begin = blockIdx.x * chunk, end = begin + chunk < n ? begin + chunk : n;
     const long long column = ((long long)blockIdx.y * blockDim.x + threadIdx.x) * W;
     if (column >= columns) return;
@@ -133,7 +133,7 @@ __global__ void sum_chunks(T* partial, const T* g, const long long* order, const
 template <typename T, bool WIDE>
 __global__ void sum_segments(T* out, const T* partial, const T* g, const long long* order,
                              const long long* starts, long long rows, long long columns, long long chunk) {
-    constexpr int W = WIDE ? Vector<T>::LENGTH : 1;
+    constexpr int W = WIDTH_OF<T, WIDE>;
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const long long begin = starts[row], end = starts[row + 1];

@@ -15,7 +15,7 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
 from .segments import segments
-from .vector import VECTOR_BYTES, starts_at_vector
+from .vector import VECTOR_BYTES, is_wide
 
 THREADS = 256  # in a block
 CHUNK = 64  # positions from which on a segment is cut
@@ -26,8 +26,8 @@ _gather_naive = CudaKernel(_source, "gather_naive<T>")
 _gather_vector = CudaKernel(_source, "gather_vector<T>")
 _sum_naive = CudaKernel(_source, "sum_naive<T>")
 _sum_sorted = CudaKernel(_source, "sum_sorted<T>")
-_sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, {wide}>") for wide in ("false", "true")}
-_sum_segments = {wide: CudaKernel(_source, f"sum_segments<T, {wide}>") for wide in ("false", "true")}
+_sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, {str(wide).lower()}>") for wide in (False, True)}
+_sum_segments = {wide: CudaKernel(_source, f"sum_segments<T, {str(wide).lower()}>") for wide in (False, True)}
 
 
 def gather_naive(out: Any, weight: Any, indices: Any) -> None:
@@ -40,11 +40,10 @@ def gather_naive(out: Any, weight: Any, indices: Any) -> None:
 def gather_vector(out: Any, weight: Any, indices: Any) -> None:
     """A thread for each 16 bytes, where rows and arrays are made of such; otherwise as the naive rung."""
     rows, columns, n = _sizes("gather", weight, out, indices)
-    length = VECTOR_BYTES // weight.itemsize
-    if columns % length or not starts_at_vector(out, weight):
+    if not is_wide(columns, out, weight):
         return gather_naive(out, weight, indices)
-    arguments = (out, weight, indices, n, rows, columns)
-    return _gather_vector.launch(blocks(n * columns // length, THREADS), THREADS, arguments)
+    arguments, vectors = (out, weight, indices, n, rows, columns), out.nbytes // VECTOR_BYTES
+    return _gather_vector.launch(blocks(vectors, THREADS), THREADS, arguments)
 
 
 def sum_naive(out: Any, g: Any, indices: Any) -> None:
@@ -67,11 +66,10 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     order, in_order, starts = segments(indices, rows)
     chunk = max(CHUNK, blocks(n, MAX_CHUNKS))
     partial = workspace(g, (blocks(n, chunk), 2, columns))
-    length = VECTOR_BYTES // g.itemsize
-    is_wide = columns % length == 0 and starts_at_vector(out, g, partial)
-    vectors = columns // length if is_wide else columns
+    wide = is_wide(columns, out, g, partial)
+    vectors = columns // (VECTOR_BYTES // g.itemsize) if wide else columns
     lanes = min(1 << max(vectors - 1, 0).bit_length(), THREADS)
-    wide, sizes = str(is_wide).lower(), (rows, columns, chunk)
+    sizes = rows, columns, chunk
     arguments = (partial, g, order, in_order, starts, n, *sizes)
     _sum_chunks[wide].launch((blocks(n, chunk), blocks(vectors, lanes)), lanes, arguments)
     grid, block = blocks(rows, THREADS // lanes), (lanes, THREADS // lanes)

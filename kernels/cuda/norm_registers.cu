@@ -6,15 +6,16 @@
 //   layer_norm_grad_registers   + dx and a share of dweight and dbias in one walk: a block takes many rows, one
 //                               after the other, and has a sum for each column in registers
 //   group_norm_grad_registers   + dx in one walk, with the sums over each plane (one channel of one sample)
-//   column_sums                 the shares of dweight and dbias added up
+//
+// The last two leave partial sums for dweight and dbias, which channel_sums.cu adds up.
 //
 // Norm.cu reads a row three times, which come from the caches, if not from memory: but each walk waits for the
 // one before it, and little is on its way meanwhile. And dweight and dbias cost one more reading of grad and x.
 // Here forward moves the 8 bytes of an element, the gradients 12, and nothing else to speak of.
 //
 // Registers: a thread has up to VECTORS vectors of a row, 32 floats, and as many again for the gradient of group
-// norm; for that of layer norm GRAD_VECTORS of grad, of x, of weight and of both sums. A vector is 16 bytes (WIDE),
-// or one element where rows do not start at a multiple of 16.
+// norm; for that of layer norm GRAD_VECTORS of weight and of both sums, and of grad and of x for two rows. A vector
+// is 16 bytes (WIDE), or one element where rows do not start at a multiple of 16.
 //
 // The order of all additions depends on the shape alone. Arithmetic intensity: as norm.cu, 1 a byte.
 
@@ -23,10 +24,6 @@
 
 constexpr int VECTORS = 8;       // of a row, for each thread
 constexpr int GRAD_VECTORS = 2;  // of layer norm's gradient
-
-// The length of a vector.
-template <typename T, bool WIDE>
-constexpr int WIDTH_OF = WIDE ? Vector<T>::LENGTH : 1;
 
 // The vector at `from`, or zeros.
 template <int WIDTH, typename T>
@@ -145,10 +142,18 @@ __global__ void __launch_bounds__(MAX_THREADS) norm_registers(
 
 // ---- the gradients of layer norm ----
 
-// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x +
-// gridDim.x, ..., and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums.
+// This thread's part of a row of grad and of x, with the row's statistics.
+template <typename T, int WIDTH>
+struct GradRow {
+    Vector<T, WIDTH> grad[GRAD_VECTORS], x[GRAD_VECTORS];
+    T mean, rstd;
+};
+
+// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x + gridDim.x, ...,
+// and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums. It loads the next row before
+// it computes with this one, so that memory is never idle.
 //
-// Grid: x = the partial sums.
+// Grid: x = the partial sums, at most as many as there are rows.
 template <typename T, bool WIDE>
 __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
     T* dx, T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
@@ -163,28 +168,36 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
         for (int i = 0; i < WIDTH; i++) w[k].lane[i] = 1;
         if (weight && first + k * step < end) w[k] = load_vector<WIDTH>(weight + first + k * step);
     }
-    int turn = 0;
-    for (long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
-        Vector<T, WIDTH> a[GRAD_VECTORS], normal[GRAD_VECTORS];  // first of all grad and x
+    const auto load = [&](long long row) {
+        GradRow<T, WIDTH> loaded;
 #pragma unroll
         for (int k = 0; k < GRAD_VECTORS; k++) {
             const long long at = row * columns + first + k * step;
-            a[k] = load_if<WIDTH>(first + k * step < end, grad + at);
-            normal[k] = load_if<WIDTH>(first + k * step < end, x + at);
+            loaded.grad[k] = load_if<WIDTH>(first + k * step < end, grad + at);
+            loaded.x[k] = load_if<WIDTH>(first + k * step < end, x + at);
         }
-        const T m = mean[row], r = rstd[row];
+        loaded.mean = mean[row];
+        loaded.rstd = rstd[row];
+        return loaded;
+    };
+    GradRow<T, WIDTH> next = load(blockIdx.x);
+    int turn = 0;
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+        GradRow<T, WIDTH> now = next;  // grad becomes a, and x normal
+        if (row + gridDim.x < rows) next = load(row + gridDim.x);
         T sum = 0, product = 0;
 #pragma unroll
         for (int k = 0; k < GRAD_VECTORS; k++)
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
-                const T g = a[k].lane[i], n = (normal[k].lane[i] - m) * r;
+                const T g = now.grad[k].lane[i], normal = (now.x[k].lane[i] - now.mean) * now.rstd;
+                const T a = rounded_product(g, w[k].lane[i]);
                 dbias[k].lane[i] += g;
-                dweight[k].lane[i] += g * n;
-                a[k].lane[i] = rounded_product(g, w[k].lane[i]);
-                normal[k].lane[i] = n;
-                sum += a[k].lane[i];
-                product += a[k].lane[i] * n;
+                dweight[k].lane[i] += g * normal;
+                sum += a;
+                product += a * normal;
+                now.grad[k].lane[i] = a;
+                now.x[k].lane[i] = normal;
             }
         sum_over_row(sum, product, turn);
         sum /= T(columns);
@@ -194,8 +207,8 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
             if (first + k * step >= end) break;
 #pragma unroll
             for (int i = 0; i < WIDTH; i++)
-                a[k].lane[i] = (a[k].lane[i] - sum - normal[k].lane[i] * product) * r;
-            store_vector(dx + row * columns + first + k * step, a[k]);
+                now.grad[k].lane[i] = (now.grad[k].lane[i] - sum - now.x[k].lane[i] * product) * now.rstd;
+            store_vector(dx + row * columns + first + k * step, now.grad[k]);
         }
     }
 #pragma unroll
@@ -284,37 +297,5 @@ __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
         for (int i = 0; i < WIDTH; i++)
             g[k].lane[i] = (g[k].lane[i] * w - sum - normal[k].lane[i] * product) * r;
         store_vector(dx + start + at[k], g[k]);
-    }
-}
-
-// ---- sums over rows ----
-
-// a[c] and b[c] = the sums of column c of two matrices (rows, columns). A row of threads takes every 32nd row, a
-// lane a column; then the sums change places in shared memory, and a warp adds up what belongs to one column.
-//
-// Grid: x = ceil(columns / 32); blockDim = (32, 32).
-template <typename T>
-__global__ void __launch_bounds__(WARP * WARP) column_sums(
-    T* a, T* b, const T* partial_a, const T* partial_b, long long rows, long long columns
-) {
-    __shared__ T of_a[WARP][WARP + 1];  // the odd length keeps a column's elements in banks of their own
-    __shared__ T of_b[WARP][WARP + 1];
-    const long long column = (long long)blockIdx.x * WARP + threadIdx.x;
-    T sum_a = 0, sum_b = 0;
-    if (column < columns)
-#pragma unroll 4
-        for (long long row = threadIdx.y; row < rows; row += WARP) {
-            sum_a += partial_a[row * columns + column];
-            sum_b += partial_b[row * columns + column];
-        }
-    of_a[threadIdx.y][threadIdx.x] = sum_a;
-    of_b[threadIdx.y][threadIdx.x] = sum_b;
-    __syncthreads();  // all rows of threads have left theirs
-    sum_a = across_warp<SUM>(of_a[threadIdx.x][threadIdx.y]);
-    sum_b = across_warp<SUM>(of_b[threadIdx.x][threadIdx.y]);
-    const long long summed = (long long)blockIdx.x * WARP + threadIdx.y;
-    if (threadIdx.x == 0 && summed < columns) {
-        a[summed] = sum_a;
-        b[summed] = sum_b;
     }
 }

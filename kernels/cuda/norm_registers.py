@@ -12,15 +12,15 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import norm, workspace
-from .vector import VECTOR_BYTES, starts_at_vector
+from . import channel_sums, norm, workspace
+from .vector import VECTOR_BYTES, is_wide
 
 WARP = 32
-THREADS = 256  # in a block of several rows
+THREADS = 128  # in a block of several rows
 MAX_THREADS = 512  # as in rows.cuh
 VECTORS, GRAD_VECTORS = 8, 2  # as in norm_registers.cu
 MAX_COLUMNS = MAX_THREADS * VECTORS * 4  # of a row of float32, in vectors
-ENOUGH_BLOCKS = 1056  # partial sums of layer norm's gradient: 132 multiprocessors x 8 blocks, an H200's
+ENOUGH_BLOCKS = 528  # partial sums of layer norm's gradient: 132 multiprocessors x 4 blocks, an H200's
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
@@ -33,14 +33,13 @@ _layer_norm = _widths("norm_registers<T, false")
 _group_norm = _widths("norm_registers<T, true")
 _layer_norm_grad = _widths("layer_norm_grad_registers<T")
 _group_norm_grad = _widths("group_norm_grad_registers<T")
-_column_sums = CudaKernel(_source, "column_sums<T>")
 
 
 def layer_norm(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """A row is read once, all of it before the first use, and kept in registers."""
     y, mean, rstd = outs
     rows, columns = norm.sizes("layer norm", 2, x, y, mean, rstd)
-    wide = _is_wide(columns, *(a for a in (x, y, weight, bias) if a is not None))
+    wide = is_wide(columns, *(a for a in (x, y, weight, bias) if a is not None))
     arguments = (y, mean, rstd, x, weight, bias, rows, columns, norm.layout(1, columns, 1), eps)
     if not _forward(_layer_norm[wide], rows, _vectors(x, columns, wide), arguments):
         norm.layer_norm("block", outs, x, weight, bias, eps)
@@ -51,7 +50,7 @@ def group_norm(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     y, mean, rstd = outs
     samples, groups, channels, area = norm.sizes("group norm", 4, x, y, mean, rstd)
     rows, columns = samples * groups, channels * area
-    wide = _is_wide(columns, x, y)
+    wide = is_wide(columns, x, y)
     layout = norm.layout(groups, channels, area)
     arguments = (y, mean, rstd, x, weight, bias, rows, columns, layout, eps)
     if not _forward(_group_norm[wide], rows, _vectors(x, columns, wide), arguments):
@@ -63,21 +62,21 @@ def layer_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight
     dx, dweight, dbias = outs
     rows, columns = norm.sizes("layer norm", 2, x, dx, mean, rstd)
     partial = workspace(x, (2, min(rows, ENOUGH_BLOCKS), columns))
-    wide = _is_wide(columns, dx, grad, x, partial, *(() if weight is None else (weight,)))
+    wide = is_wide(columns, dx, grad, x, partial, *(() if weight is None else (weight,)))
     threads = _threads(_vectors(x, columns, wide), GRAD_VECTORS)
     if threads > MAX_THREADS:
         norm.layer_norm_grad("block", outs, grad, x, mean, rstd, weight)
         return
     arguments = (dx, *partial, grad, x, mean, rstd, weight, rows, columns)
     _layer_norm_grad[wide].launch(partial.shape[1], threads, arguments)
-    _add_up(dweight, dbias, partial)
+    channel_sums.add_up((dweight, dbias), partial)
 
 
 def group_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """One walk over grad and x for dx and for sums over each plane; a second launch adds these."""
     dx, dweight, dbias = outs
     samples, groups, channels, area = norm.sizes("group norm", 4, x, dx, mean, rstd)
-    wide = _is_wide(area, dx, grad, x)
+    wide = is_wide(area, dx, grad, x)
     pieces = channels * blocks(_vectors(x, area, wide), WARP)
     if pieces > MAX_THREADS // WARP * VECTORS:
         norm.group_norm_grad("block", outs, grad, x, mean, rstd, weight)
@@ -85,7 +84,7 @@ def group_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight
     of_planes = workspace(x, (2, samples, groups * channels))
     arguments = (dx, *of_planes, grad, x, mean, rstd, weight, groups, channels, area)
     _group_norm_grad[wide].launch(samples * groups, blocks(pieces, VECTORS) * WARP, arguments)
-    _add_up(dweight, dbias, of_planes)
+    channel_sums.add_up((dweight, dbias), of_planes)
 
 
 def _forward(kernel: CudaKernel, rows: int, vectors: int, arguments: tuple) -> bool:
@@ -96,17 +95,6 @@ def _forward(kernel: CudaKernel, rows: int, vectors: int, arguments: tuple) -> b
     rows_of_block = THREADS // WARP if threads == WARP else 1
     kernel.launch(blocks(rows, rows_of_block), (threads, rows_of_block), arguments)
     return True
-
-
-def _add_up(dweight: Any, dbias: Any, partial: Any) -> None:
-    _, rows, columns = partial.shape
-    arguments = (dweight, dbias, *partial, rows, columns)
-    _column_sums.launch(blocks(columns, WARP), (WARP, WARP), arguments)
-
-
-def _is_wide(columns: int, *arrays: Any) -> bool:
-    """Whether rows of these arrays are made of whole vectors."""
-    return columns % (VECTOR_BYTES // arrays[0].itemsize) == 0 and starts_at_vector(*arrays)
 
 
 def _vectors(x: Any, columns: int, wide: bool) -> int:

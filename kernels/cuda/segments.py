@@ -17,7 +17,7 @@ from . import workspace
 THREADS = 256  # in a block, as in segments.cu
 BITS = 8  # of a digit, as in segments.cu
 DIGITS = 1 << BITS
-TILE = 1024  # the fewest keys that are worth a block of their own
+TILE = 512  # the fewest keys that are worth a block of their own
 MAX_TILES = 256  # each block reads the counts of all
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))

@@ -8,6 +8,10 @@ struct alignas(sizeof(T) * N) Vector {
     T lane[N];
 };
 
+// The length of a vector of 16 bytes (WIDE), or 1, where rows are not made of such vectors.
+template <typename T, bool WIDE>
+constexpr int WIDTH_OF = WIDE ? Vector<T>::LENGTH : 1;
+
 // Whether a vector may start at `data`.
 template <int N, typename T>
 __device__ __forceinline__ bool aligned(const T* data) {

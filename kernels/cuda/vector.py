@@ -12,3 +12,8 @@ VECTOR_BYTES = 16
 def starts_at_vector(*arrays: Any) -> bool:
     """Whether each array's first element lies at a multiple of 16 bytes, as a vector has to."""
     return all(address(array) % VECTOR_BYTES == 0 for array in arrays)
+
+
+def is_wide(columns: int, *arrays: Any) -> bool:
+    """Whether rows of so many ``columns``, of arrays of one dtype, are made of whole vectors."""
+    return columns % (VECTOR_BYTES // arrays[0].itemsize) == 0 and starts_at_vector(*arrays)
