@@ -68,6 +68,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
     """By name: a function of tensors, and the shapes of its inputs. The gradients run too."""
     image = (2, 4, 7, 9)
     normalized, images = ((5, 1061), (1061,), (1061,)), ((3, 6, 13, 15), (6,), (6,))
+    of_vectors, images_of_vectors = ((5, 1064), (1064,), (1064,)), ((3, 6, 13, 16), (6,), (6,))
+    small_images = ((19, 7, 2, 3), (7,), (7,))
     logits = ((7, 1061),)
     return {
         "matmul": (lambda a, b: a @ b, ((37, 41), (41, 35))),
@@ -120,9 +122,15 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "layer norm, gradient": (layer_norm, normalized),
         "group norm": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
         "group norm, gradient": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
+        "layer norm of whole vectors": (layer_norm, of_vectors),
+        "group norm of whole vectors": (lambda x, w, b: FUNCTIONS.group_norm(x, 2, w, b), images_of_vectors),
         "batch norm": (batch_norm, images),
         "batch norm, gradient": (batch_norm, images),
+        "batch norm of whole vectors": (batch_norm, images_of_vectors),
+        "batch norm of small images": (batch_norm, small_images),
         "batch norm, evaluation": (evaluated, images),
+        "evaluation of whole vectors": (evaluated, images_of_vectors),
+        "evaluation of small images": (evaluated, small_images),
         "cross-entropy": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "cross-entropy, gradient": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "attention": (attention, ((2, 5, 7), (2, 9, 7), (2, 9, 6))),
@@ -280,6 +288,45 @@ def unscale_gradients(device: mg.Device) -> list[str]:
     return [] if right else ["scaled loss"]
 
 
+def step_many_parameters(device: mg.Device) -> list[str]:
+    """Run ``optim_many.cu``, which the simulator's optimizers leave to ``optim.cu``, against that one."""
+    xp, rng, wrong = device.xp, np.random.default_rng(0), []
+    sgd, adam = (0.1, 0.0, 0.0, 0.01, False), (0.1, 0.9, 0.99, 1e-8, 0.01, True)
+    momentum = (0.1, 0.9, 0.3, 0.01, False)
+    for dtype in (np.float32, np.float64):
+        drawn = [[np.abs(rng.standard_normal(n)).astype(dtype) for _ in range(4)] for n in (3, 2051)]
+        for name, step, alone, states, flag, options in (
+            ("sgd", cuda.optim_many.sgd_step, cuda.optim.sgd_step, 0, False, sgd),
+            ("momentum", cuda.optim_many.sgd_step, cuda.optim.sgd_step, 1, False, momentum),
+            ("adam", cuda.optim_many.adam_step, cuda.optim.adam_step, 2, 3, adam),
+        ):
+            arrays, others = ([[xp.array(a) for a in row] for row in drawn] for _ in range(2))
+            columns = [list(column) for column in zip(*arrays, strict=True)][: 2 + states]
+            for row in others:
+                given = row[: 2 + states] if states else [*row[:2], None]
+                alone(*given, *options, flag)
+            step(*columns, *([] if states else [[None, None]]), [flag, flag], *options)
+            found, expected = ([a if xp is np else a.get() for row in rows for a in row] for rows in (arrays, others))
+            error = worst_error(found, expected)
+            told = f"{name} of many parameters {np.dtype(dtype).name}"
+            print(f"{told:40} error {error:.1e}", flush=True)
+            if not error < 10 * np.finfo(dtype).eps:
+                wrong.append(told)
+    return wrong
+
+
+def look_for_wrong_indices(device: mg.Device) -> list[str]:
+    """Run ``index_check.cu``, with and without a wrong index among 300."""
+    xp, right, found = device.xp, cuda.index_check.RIGHT, []
+    indices = np.arange(300)
+    for size in (300, 299):
+        wrong = xp.asarray(np.array([right]).view(np.uint64))
+        cuda.index_check.look(wrong, xp.asarray(indices), size)
+        found.append(int((wrong if xp is np else wrong.get()).view(np.int64)[0]))
+    print(f"{'wrong indices':40} {found}", flush=True)
+    return [] if found == [right, 299] else ["wrong indices"]
+
+
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
     """Run one entry of :func:`calls` on every rung and in both dtypes; returns the names of what is wrong."""
     wrong = []
@@ -321,6 +368,8 @@ def main() -> int:
         wrong += check(name, function, [rng.standard_normal(shape) for shape in shapes], device)
 
     wrong += compute_in_halves(device) + unscale_gradients(device)
+    wrong += step_many_parameters(device) + look_for_wrong_indices(device)
+
     modules = set(cuda.MODULES)
     if cuda.matmul_tensor_core.is_supported(device.xp.empty(0)):
         wrong += multiply_on_tensor_cores(device)
