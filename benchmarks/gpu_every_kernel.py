@@ -306,7 +306,9 @@ def step_many_parameters(device: mg.Device) -> list[str]:
                 given = row[: 2 + states] if states else [*row[:2], None]
                 alone(*given, *options, flag)
             step(*columns, *([] if states else [[None, None]]), [flag, flag], *options)
-            found, expected = ([a if xp is np else a.get() for row in rows for a in row] for rows in (arrays, others))
+            found, expected = (
+                [a if xp is np else a.get() for row in rows for a in row] for rows in (arrays, others)
+            )
             error = worst_error(found, expected)
             told = f"{name} of many parameters {np.dtype(dtype).name}"
             print(f"{told:40} error {error:.1e}", flush=True)

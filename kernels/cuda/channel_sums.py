@@ -71,7 +71,7 @@ def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> A
 
 
 def add_up(outs: tuple, partial: Any) -> None:
-    """(dweight, dbias), each (channels,), from partial sums: (2, parts, channels) or (2, parts, channels, area)."""
+    """(dweight, dbias), (channels,), from partial sums (2, parts, channels) or (2, parts, channels, area)."""
     parts, channels = partial.shape[1:3]
     arguments = (*outs, *partial, channels, prod(partial.shape[3:]), parts)
     _combine.launch(blocks(channels, WARP), (WARP, WARP), arguments)

@@ -27,7 +27,7 @@ _look = CudaKernel(_source, "look_for_wrong<T>")
 
 
 def look(wrong: Any, indices: Any, size: int, ignored: int = -1) -> None:
-    """Leave one of the ``indices`` that are outside of [0, size), and not ``ignored``, in ``wrong``, (1,) uint64."""
+    """Leave in ``wrong``, (1,) uint64, one of the ``indices`` outside of [0, size), but for ``ignored``."""
     _look.launch(blocks(indices.size, THREADS), THREADS, (wrong, indices, indices.size, size, ignored))
 
 

@@ -1,8 +1,8 @@
 """Launches ``norm_registers.cu``: layer and group norm, for rows that the registers of a block hold.
 
-The arrays are those of ``norm``. Rows have up to MAX_COLUMNS; those that still do not fit, as they are of float64,
-do not start at a multiple of 16 bytes, or are the gradients', which need more registers, are done by the rung
-*block* of ``norm``.
+The arrays are those of ``norm``. Rows have up to MAX_COLUMNS. Some of these do not fit: of float64,
+those that do not start at a multiple of 16 bytes, and where a gradient needs more registers. The rung
+*block* of ``norm`` does them.
 """
 
 from __future__ import annotations

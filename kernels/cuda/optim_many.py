@@ -34,8 +34,8 @@ _adam = CudaKernel(_source, "adam_steps<T>")
 
 
 def fits(params: Sequence, *columns: Sequence) -> bool:
-    """Whether a launch can change the ``params``, all on one device: they, and what lies beside each, which may
-    be None, are of one dtype, and each beside a parameter is as large as it."""
+    """Whether a launch can change the ``params``, all on one device: they, and what lies beside each (it may
+    be None), are contiguous and of one dtype, and each beside a parameter is as large as it."""
     dtype = params[0].dtype
     return all(
         array is None or (array.dtype == dtype and array.size == param.size and array.flags.c_contiguous)

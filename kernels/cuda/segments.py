@@ -1,4 +1,4 @@
-"""Launches ``segments.cu``: positions grouped by key, through a stable radix sort; on a card or the simulator.
+"""Launches ``segments.cu``: positions grouped by key, by a stable radix sort; on a card or the simulator.
 
 ``keys`` are (n,), int64 and C-contiguous. What is not in [0, size) is in no segment.
 """
@@ -27,8 +27,8 @@ _starts = CudaKernel(_source, "segment_starts")
 
 
 def sort(keys: Any, size: int) -> tuple[Any, Any]:
-    """(order, sorted), int64: the positions of the keys in the order of the sorted keys, and these; keys outside
-    of [0, size) become ``size``, and the last."""
+    """(order, sorted), int64: the keys' positions in the order of the sorted keys, and these; keys outside of
+    [0, size) become ``size``, and the last."""
     n = keys.size
     tile = max(TILE, blocks(n, MAX_TILES))
     tiles = blocks(n, tile)

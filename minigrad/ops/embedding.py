@@ -97,8 +97,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     Raises:
         TypeError: ``input`` does not hold integers.
         ValueError: ``weight`` is no matrix, or ``padding_idx`` none of its rows.
-        IndexError: a number is out of range. A card computes on, with NaN in its place, and the error is raised
-            when a value is brought to the host, or by :func:`minigrad.cuda.synchronize`.
+        IndexError: a number is out of range. A card computes on, with NaN in its place, and the error is
+            raised when a value is brought to the host, or by :func:`minigrad.cuda.synchronize`.
     """
     if not isinstance(input, Variable) or input.dtype.kind not in "iu":
         got = input.dtype if isinstance(input, Variable) else type(input).__name__
@@ -123,6 +123,7 @@ def row_number(name: str, padding_idx: int | None, rows: int) -> int | None:
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------
+
 
 def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
     """The rows of ``g`` (n, columns) summed by ``indices`` (n,) into ``out``, on a type of device."""

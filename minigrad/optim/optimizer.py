@@ -279,7 +279,6 @@ class Update:
                     self.reference(device.xp, own, *arrays, **options)
         mark_written(param)
 
-
     def _in_float32(self, param: Tensor, arrays: Sequence, options: dict) -> None:
         """:meth:`_alone` for a parameter of 16 bits: on copies in float32, which are rounded at the end."""
         device, narrow = param.device, [param._array, *arrays]

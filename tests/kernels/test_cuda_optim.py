@@ -171,7 +171,9 @@ def test_sgd_of_many(xp, dtype, options):
     momentum, dampening, weight_decay, nesterov = options
     drawn = [draw(n, dtype) for n in SIZES]
     params = on_device(xp, [param for param, _ in drawn])
-    velocities = on_device(xp, [np.full(n, np.nan, dtype) for n in SIZES]) if momentum else [None] * len(SIZES)
+    velocities = (
+        on_device(xp, [np.full(n, np.nan, dtype) for n in SIZES]) if momentum else [None] * len(SIZES)
+    )
     for at in range(STEPS):
         grads, first = on_device(xp, [grads[at] for _, grads in drawn]), [at == 0] * len(SIZES)
         optim_many.sgd_step(
