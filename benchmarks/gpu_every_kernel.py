@@ -122,6 +122,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "layer norm, gradient": (layer_norm, normalized),
         "group norm": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
         "group norm, gradient": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
+        "layer norm of few columns": (layer_norm, ((5, 61), (61,), (61,))),
         "layer norm of whole vectors": (layer_norm, of_vectors),
         "group norm of whole vectors": (lambda x, w, b: FUNCTIONS.group_norm(x, 2, w, b), images_of_vectors),
         "batch norm": (batch_norm, images),
