@@ -163,7 +163,8 @@ def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
 
 def batch_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
     """With the batch's statistics; tanh, as the sum of the squares alone does not depend on ``x``."""
-    return mg.tanh(FUNCTIONS.batch_norm(x, None, None, weight, bias, training=True))
+    running = (mg.ones(x.shape[1], dtype=x.dtype, device=x.device) for _ in range(2))
+    return mg.tanh(FUNCTIONS.batch_norm(x, *running, weight, bias, training=True))
 
 
 def evaluated(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:

@@ -13,6 +13,7 @@
 //   batch_norm_grad_naive  one thread for each channel
 //   batch_norm_grad        elementwise; each block adds up its channel's shares of the sums of channel_sums.cu
 //   batch_norm_inference   elementwise, with statistics that are given
+//   batch_norm_follow      the running statistics
 //
 // A block of these walks along the elements of a channel, 16 bytes at a time (planes.cuh). For areas of a few
 // elements, where that would read lines of memory for little of them, blocks go across channels instead:
@@ -209,6 +210,21 @@ __global__ void __launch_bounds__(THREADS) batch_norm_inference(
     const T scale = 1 / sqrt(variance[c] + eps) * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
     const Planes<WIDTH_OF<T, WIDE>> planes(samples, channels, area, c, part, parts);
     normalize(planes, y, x, mean[c], scale, shift);
+}
+
+// The running statistics moved by `momentum` towards those of a batch; `unbiased` is count / (count - 1).
+//
+// Grid: x = a thread for each channel.
+template <typename T>
+__global__ void batch_norm_follow(
+    T* running_mean, T* running_var, const T* mean, const T* rstd, long long channels, T momentum, T unbiased,
+    T eps
+) {
+    const long long c = global_thread_index();
+    if (c >= channels) return;
+    const T variance = 1 / (rstd[c] * rstd[c]) - eps;  // all the digits that count beside eps
+    running_mean[c] = running_mean[c] * (1 - momentum) + mean[c] * momentum;
+    running_var[c] = running_var[c] * (1 - momentum) + (variance < 0 ? T(0) : variance) * unbiased * momentum;
 }
 
 // ---- the gradient ----

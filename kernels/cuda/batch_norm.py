@@ -31,6 +31,7 @@ _naive = CudaKernel(_source, "batch_norm_naive<T>")
 _moments = _widths("batch_norm_moments")
 _normalize = _widths("batch_norm_normalize")
 _inference = _widths("batch_norm_inference")
+_follow = CudaKernel(_source, "batch_norm_follow<T>")
 _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
 _grad = _widths("batch_norm_grad")
 _moments_columns = CudaKernel(_source, "batch_norm_moments_columns<T>")
@@ -81,6 +82,12 @@ def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias:
         return
     parts = number_of_parts(channels, samples, samples * area)
     _inference[is_wide(area, x, y)].launch(channels * parts, THREADS, (*arrays, *sizes, parts, eps))
+
+
+def follow(running: tuple, mean: Any, rstd: Any, momentum: float, unbiased: float, eps: float) -> None:
+    """Move ``running``, (mean, variance), by ``momentum`` towards a batch's; all are (channels,)."""
+    arguments = (*running, mean, rstd, mean.size, momentum, unbiased, eps)
+    _follow.launch(blocks(mean.size, THREADS), THREADS, arguments)
 
 
 def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:

@@ -20,16 +20,18 @@ from functools import partial
 from typing import Any
 
 from minigrad.autograd import mark_written
-from minigrad.dispatch import Spec, enter_quiet, leave_quiet
+from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
+from minigrad.dtypes import FLOAT32, is_half
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.dtypes import FLOAT32, is_half
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import rsqrt, zeros_like
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import reshape
 from minigrad.ops.softmax import WARP_COLUMNS
+
+FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
 
 # ---- the ops ----------------------------------------------------------------------------------------------
 
@@ -320,20 +322,34 @@ def _batch_norm_of_halves(input, running_mean, running_var, *rest):
 
 def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
     """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch."""
-    with running_mean.device.active():
-        quiet = enter_quiet()
-        try:
-            own = running_mean._array
-            own *= 1 - momentum
-            own += mean._array.reshape(own.shape) * momentum
-            var = 1 / (rstd._array * rstd._array) - eps  # all the digits that count beside eps
-            own = running_var._array
-            own *= 1 - momentum
-            own += var.reshape(own.shape).clip(min=0) * (unbiased * momentum)
-        finally:
-            leave_quiet(quiet)
+    device, batch = running_mean.device, (_flat(mean._array), _flat(rstd._array))
+    running = running_mean._array, running_var._array
+    with device.active():
+        if device.type != "cpu" and _are_alike(*running, *batch):
+            cuda.batch_norm.follow(running, *batch, momentum, unbiased, eps)
+        else:
+            _follow_by_arrays(running, *batch, momentum, unbiased, eps)
     mark_written(running_mean)
     mark_written(running_var)
+
+
+def _follow_by_arrays(running, mean, rstd, momentum, unbiased, eps):
+    quiet = enter_quiet()
+    try:
+        own_mean, own_var = running
+        own_mean *= 1 - momentum
+        own_mean += mean * momentum
+        var = 1 / (rstd * rstd) - eps  # all the digits that count beside eps
+        own_var *= 1 - momentum
+        own_var += var.clip(min=0) * (unbiased * momentum)
+    finally:
+        leave_quiet(quiet)
+
+
+def _are_alike(*arrays):
+    """Whether a kernel takes them together."""
+    dtype = arrays[0].dtype
+    return dtype in FLOATS and all(a.dtype == dtype and a.flags.c_contiguous for a in arrays)
 
 
 def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> None:

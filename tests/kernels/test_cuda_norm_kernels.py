@@ -167,6 +167,22 @@ def test_batch_norm_with_given_statistics(run, dtype, shape):
     assert_within(found, terms.sum((0, 2)), (8 + p.count) * p.eps * np.abs(terms).sum((0, 2)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_running_statistics_follow_the_batch(backend, dtype):
+    rng, channels = np.random.default_rng(0), 300
+    running_mean, mean = rng.standard_normal((2, channels)).astype(dtype)
+    running_var, var = rng.random((2, channels)).astype(dtype)
+    var[0] = 0  # of a constant channel: what rounding leaves below 0 counts as 0
+    rstd = 1 / np.sqrt(var + dtype(EPS))
+    found = backend.put(running_mean.copy()), backend.put(running_var.copy())
+    batch_norm.follow(found, backend.put(mean), backend.put(rstd), 0.3, 1.25, EPS)
+    eps, wide = np.finfo(dtype).eps, (1 / rstd.astype(np.float64) ** 2 - EPS).clip(min=0)
+    assert_within(
+        backend.get(found[0]), 0.7 * running_mean + 0.3 * mean, 4 * eps * np.abs([running_mean, mean]).max(0)
+    )
+    assert_within(backend.get(found[1]), 0.7 * running_var + 0.375 * wide, 8 * eps * (1 + running_var))
+
+
 def test_what_does_not_fit_is_refused():
     x, row = np.ones((3, 4), np.float32), np.ones(3, np.float32)
     with pytest.raises(ValueError, match=r"layer norm kernel: expected arrays of 2 dimensions"):
