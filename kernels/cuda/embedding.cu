@@ -7,7 +7,7 @@
 // are (n,), 64-bit. All are C-contiguous. An index outside of [0, rows) gathers NaN, and is left out of sums.
 //
 //   gather_naive    a thread for each element
-//   gather_vector   + 16 bytes for each thread, where rows are made of such
+//   gather_vector   + 16 bytes a load, and two of them on their way, where rows are made of such
 //   sum_naive       the definition: a thread for each element of out looks through all indices
 //   sum_sorted      + the indices sorted before, so that what belongs to a row stands together: its segment
 //   sum_chunks      + long segments cut into chunks, each for a block of its own, which leaves a partial sum
@@ -35,20 +35,31 @@ __global__ void gather_naive(T* out, const T* weight, const long long* indices, 
     out[at] = row >= 0 && row < rows ? weight[row * columns + at % columns] : T(NAN);
 }
 
-// Rows that are made of whole vectors of 16 bytes, in arrays that begin at a multiple of 16.
+// Rows that are made of whole vectors of 16 bytes, in arrays that begin at a multiple of 16. Threads side by side
+// copy a row, two vectors at a time.
 //
-// Grid: x = a thread for each vector of out.
+// Grid: x = the rows of out, blockDim.y of them in a block; blockDim.x threads walk along a row.
 template <typename T>
 __global__ void gather_vector(T* out, const T* weight, const long long* indices, long long n, long long rows,
                               long long columns) {
     constexpr int LENGTH = Vector<T>::LENGTH;
-    const long long at = global_thread_index(), vectors = columns / LENGTH;
-    if (at >= n * vectors) return;
-    const long long row = indices[at / vectors];
-    Vector<T> vector;
-    for (int k = 0; k < LENGTH; k++) vector.lane[k] = T(NAN);
-    if (row >= 0 && row < rows) vector = load_vector(weight + row * columns + at % vectors * LENGTH);
-    store_vector(out + at * LENGTH, vector);
+    const long long i = (long long)blockIdx.x * blockDim.y + threadIdx.y, step = blockDim.x * LENGTH;
+    if (i >= n) return;
+    const long long row = indices[i];
+    const bool known = row >= 0 && row < rows;
+    const auto load = [&](long long column) {
+        Vector<T> vector;
+        for (int k = 0; k < LENGTH; k++) vector.lane[k] = T(NAN);
+        return known ? load_vector(weight + row * columns + column) : vector;
+    };
+    out += i * columns;
+    long long column = threadIdx.x * LENGTH;
+    for (; column + step < columns; column += 2 * step) {
+        const Vector<T> first = load(column), second = load(column + step);
+        store_vector(out + column, first);
+        store_vector(out + column + step, second);
+    }
+    if (column < columns) store_vector(out + column, load(column));
 }
 
 // ---- sum ----

@@ -42,8 +42,9 @@ def gather_vector(out: Any, weight: Any, indices: Any) -> None:
     rows, columns, n = _sizes("gather", weight, out, indices)
     if not is_wide(columns, out, weight):
         return gather_naive(out, weight, indices)
-    arguments, vectors = (out, weight, indices, n, rows, columns), out.nbytes // VECTOR_BYTES
-    return _gather_vector.launch(blocks(vectors, THREADS), THREADS, arguments)
+    lanes = _lanes(blocks(columns * weight.itemsize, 2 * VECTOR_BYTES))
+    grid, block = blocks(n, THREADS // lanes), (lanes, THREADS // lanes)
+    return _gather_vector.launch(grid, block, (out, weight, indices, n, rows, columns))
 
 
 def sum_naive(out: Any, g: Any, indices: Any) -> None:
@@ -68,12 +69,17 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     partial = workspace(g, (blocks(n, chunk), 2, columns))
     wide = is_wide(columns, out, g, partial)
     vectors = columns // (VECTOR_BYTES // g.itemsize) if wide else columns
-    lanes = min(1 << max(vectors - 1, 0).bit_length(), THREADS)
+    lanes = _lanes(vectors)
     sizes = rows, columns, chunk
     arguments = (partial, g, order, in_order, starts, n, *sizes)
     _sum_chunks[wide].launch((blocks(n, chunk), blocks(vectors, lanes)), lanes, arguments)
     grid, block = blocks(rows, THREADS // lanes), (lanes, THREADS // lanes)
     _sum_segments[wide].launch(grid, block, (out, partial, g, order, starts, *sizes))
+
+
+def _lanes(vectors: int) -> int:
+    """How many threads walk along a row of so many vectors: a power of two."""
+    return min(1 << max(vectors - 1, 0).bit_length(), THREADS)
 
 
 def _sizes(what: str, matrix: Any, rows_of_it: Any, indices: Any) -> tuple[int, int, int]:
