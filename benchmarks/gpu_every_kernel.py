@@ -327,8 +327,11 @@ def look_for_wrong_indices(device: mg.Device) -> list[str]:
         wrong = xp.asarray(np.array([right]).view(np.uint64))
         cuda.index_check.look(wrong, xp.asarray(indices), size)
         found.append(int((wrong if xp is np else wrong.get()).view(np.int64)[0]))
+    replaced = xp.empty(300, np.int64)
+    cuda.index_check.replace(xp.zeros(1, np.uint64), replaced, xp.asarray(indices), 299, -100)
+    found.append(int(replaced[299]))
     print(f"{'wrong indices':40} {found}", flush=True)
-    return [] if found == [right, 299] else ["wrong indices"]
+    return [] if found == [right, 299, -100] else ["wrong indices"]
 
 
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:

@@ -24,11 +24,18 @@ RIGHT = np.iinfo(np.int64).min  # no index: what is left where none is wrong
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _look = CudaKernel(_source, "look_for_wrong<T>")
+_replace = CudaKernel(_source, "replace_wrong<T>")
 
 
 def look(wrong: Any, indices: Any, size: int, ignored: int = -1) -> None:
     """Leave in ``wrong``, (1,) uint64, one of the ``indices`` outside of [0, size), but for ``ignored``."""
     _look.launch(blocks(indices.size, THREADS), THREADS, (wrong, indices, indices.size, size, ignored))
+
+
+def replace(wrong: Any, right: Any, indices: Any, size: int, ignored: int) -> None:
+    """As :func:`look`; and ``right``, int64, becomes the ``indices``, with ``ignored`` for the wrong ones."""
+    arguments = (wrong, right, indices, indices.size, size, ignored)
+    _replace.launch(blocks(indices.size, THREADS), THREADS, arguments)
 
 
 class Board:
@@ -45,12 +52,12 @@ class Board:
         self._next = itertools.count()
         words[...] = RIGHT
 
-    def check(self, indices: Any, size: int, error: Callable[[int], Exception], ignored: int = -1) -> None:
-        """Have the card look through ``indices``; ``error(index)`` is what a wrong one raises."""
+    def place_for(self, error: Callable[[int], Exception]) -> Any:
+        """Where a kernel is to leave a wrong index; ``error(index)`` is what that raises."""
         self.raise_found()
         place = next(self._next) % len(self._places)
         self._errors[place] = error
-        look(self._places[place], indices, size, ignored)
+        return self._places[place]
 
     def raise_found(self) -> None:
         """Raise the error of a wrong index that has been found so far, once."""
@@ -66,16 +73,16 @@ class Board:
 _boards: dict[int, Board] = {}
 
 
-def start(indices: Any, size: int, error: Callable[[int], Exception], ignored: int = -1) -> None:
-    """Check ``indices``, an array of the current card, against [0, size), without waiting for the result.
+def place_for(error: Callable[[int], Exception], card: int) -> Any:
+    """Where a kernel on this card is to leave a wrong index: the first argument of :func:`look`.
 
-    :func:`raise_found` raises ``error(index)`` if one is wrong, and so does the next ``start``.
+    The host does not wait for the kernel. :func:`raise_found` raises ``error(index)`` once it has left one,
+    and so does the next ``place_for``.
     """
-    card = indices.device.id
     board = _boards.get(card)
     if board is None:
         board = _boards[card] = _open_board(card)
-    board.check(cupy().ascontiguousarray(indices), size, error, ignored)
+    return board.place_for(error)
 
 
 def raise_found(card: int) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
 from minigrad.devices import cpu as cpu_device
+from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
@@ -37,10 +37,12 @@ def nll_loss(
         ignore_index: targets of this value count for nothing.
 
     Raises:
-        ValueError: shapes do not fit, or a target is out of range; TypeError: targets are not integers.
+        ValueError: shapes do not fit, or a target is out of range. A card computes on, as if that target were
+            ignored, and the error is raised when a value is brought to the host.
+        TypeError: targets are not integers.
     """
     class_dim = 0 if input.ndim == 1 else 1
-    _check_targets("nll_loss", input, target, class_dim, ignore_index)
+    target = _checked_targets("nll_loss", input, target, class_dim, ignore_index)
     if _takes_rows(input, target, weight, reduction):
         options = {"ignore_index": ignore_index, "reduction": reduction}
         return _nll_loss(input, _as_int64(target), weight, **options)
@@ -276,12 +278,12 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     class_dim = 0 if input.ndim == 1 else 1
     if not is_floating(target.dtype) and _takes_rows(input, target, weight, reduction):
-        _check_targets("nll_loss", input, target, class_dim, ignore_index)
+        target = _checked_targets("nll_loss", input, target, class_dim, ignore_index)
         options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
         return _cross_entropy(input, _as_int64(target), weight, **options)
     if not is_floating(target.dtype) and weight is None and label_smoothing == 0.0:
         input = floating(input)
-        _check_targets("nll_loss", input, target, class_dim, ignore_index)
+        target = _checked_targets("nll_loss", input, target, class_dim, ignore_index)
         loss = _class_losses(input, target, class_dim, ignore_index)
         if reduction == "mean":
             return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
@@ -332,7 +334,8 @@ def _class_shape(weight: Any, like: Any, class_dim: int) -> Any:
     return broadcast_to(reshape(weight, shape), like.shape)
 
 
-def _check_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index: int) -> None:
+def _checked_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
+    """``target``, checked. A card does not wait for that: wrong classes count as ignored, and raise later."""
     if x.ndim == 0:
         raise ValueError(f"{name}: input needs a dimension for the classes, got a 0-d tensor")
     if target.dtype.kind not in "iu":
@@ -342,19 +345,31 @@ def _check_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index:
         raise ValueError(
             f"{name}: for input of shape {x.shape} the target must have shape {expected}, got {target.shape}"
         )
-    labels = target._array
+    shape, labels = x.shape, target._array
+    classes = shape[class_dim]
+
+    def error(label: int) -> ValueError:
+        return ValueError(
+            f"{name}: target {label} is out of range: the input has {classes} classes (shape {shape})"
+        )
+
+    if not isinstance(labels, np.ndarray):
+        with target.device.active():
+            place = cuda.index_check.place_for(error, target.device.index)
+            right = target.device.empty(labels.shape, np.int64)
+            given = target.device.xp.ascontiguousarray(labels)
+            cuda.index_check.replace(place, right, given, classes, ignore_index)
+        return wrap(right, target.device)
     quick = target.device is cpu_device and labels.dtype == np.int64 and labels.flags.c_contiguous
-    if quick and cpu.loss.first_out_of_range(labels, x.shape[class_dim], ignore_index) < 0:
-        return
+    if quick and cpu.loss.first_out_of_range(labels, classes, ignore_index) < 0:
+        return target
     if recording_on(target.device) is not None:
-        return  # what a replay would have to wait for: the runs before it have looked
+        return target  # what a replay would have to look for: the runs before it have looked
     with target.device.active():
-        wrong = ((labels < 0) | (labels >= x.shape[class_dim])) & (labels != ignore_index)
+        wrong = ((labels < 0) | (labels >= classes)) & (labels != ignore_index)
         if wrong.any():
-            raise ValueError(
-                f"{name}: target {int(labels[wrong].ravel()[0])} is out of range: the input has "
-                f"{x.shape[class_dim]} classes (shape {x.shape})"
-            )
+            raise error(int(labels[wrong].ravel()[0]))
+    return target
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------
