@@ -74,7 +74,7 @@ def adam_step(
 def adam_arguments(
     lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, step: int | Live
 ) -> tuple:
-    """What the kernels of Adam take after the arrays: the fields of the struct in ``optim.cuh``, and ``live``."""
+    """What the kernels of Adam take after the arrays: the struct of ``optim.cuh``, and ``live``."""
     if isinstance(step, Live):
         factors, live = (1, 0, 1), step.words
     else:

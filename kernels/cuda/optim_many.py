@@ -110,7 +110,8 @@ def _launch(kernel: CudaKernel, columns: Sequence[Sequence], *factors: Any) -> N
         table = {name: _padded(map(address, column)) for name, column in zip(COLUMNS, part, strict=False)}
         table |= {name: _padded(()) for name in COLUMNS[len(part) :]}
         table |= {"size": _padded(param.size for param in params), "blocks_before": _padded(before)}
-        launch.keep([array for column in part for array in column])
+        if launch.keep is not None:
+            launch.keep([array for column in part for array in column])
         with _reading_addresses(params[0]):
             kernel.launch(total, THREADS, (params[0], table | {"count": len(params)}, *factors))
 
