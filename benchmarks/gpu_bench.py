@@ -14,6 +14,9 @@ import minigrad as mg
 
 LONGEST_SAMPLE = 0.5  # seconds; a call slower than this is timed once or twice
 
+# By the format of a row: the matrix rate that is its ceiling.
+RATES = {"float32": "matrix", "tf32": "matrix_tf32", "float16": "matrix_bf16", "bfloat16": "matrix_bf16"}
+
 
 class Bench:
     """The device, PyTorch if it is there, and the way of timing on both."""
@@ -104,7 +107,8 @@ class Bench:
 def finish(bench: Bench, result: dict[str, Any], times: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Add to ``result`` the times, their ratio, the floor, and the share of the ceiling."""
     result["times"] = times
-    compute = result["operations"] / bench.rates["matrix"]
+    rate = RATES[result.get("format", "float32")]
+    compute = result["operations"] / bench.rates.get(rate, bench.rates["matrix"])
     memory = result["bytes"] / bench.rates["copy"]
     result["bound"], result["floor"] = ("matrix", compute) if compute > memory else ("copy", memory)
     result["share"] = result["floor"] / times["minigrad"]["median"]

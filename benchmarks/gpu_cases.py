@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -17,6 +18,8 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.dispatch import Spec
+from minigrad.dtypes import BFLOAT16
+from minigrad.kernels import cuda
 from minigrad.ops.conv import conv2d_input_grad, conv2d_weight_grad
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
@@ -42,6 +45,8 @@ class Case:
         ops: the ops inside that have kernels of ours; the record says which kernel each one ran.
         rung: the kernel to select for the first of ``ops``; None for the one that users get.
         random: whether PyTorch draws numbers of its own, so that its result cannot be compared.
+        format: what the numbers are rounded to, in both libraries: ``"float32"``, ``"float16"``,
+            ``"bfloat16"``, or ``"tf32"``, which is float32 whose factors are rounded.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Case:
     ops: tuple[str, ...] = ()
     rung: str | None = None
     random: bool = False
+    format: str = "float32"
 
 
 @contextlib.contextmanager
@@ -79,6 +85,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
             (1, 1 << 20, 1),
         ]
     yield from matmuls(products, device)
+    yield from tensor_core_matmuls((40,) if small else (4096, 8192), device)
     # (N, C, O, H = W, kernel, stride, padding, groups)
     layers = [(2, 17, 18, 6, 3, 1, 1, 1), (2, 4, 8, 7, 3, 2, 1, 4)]
     transposed = [(2, 3, 17, 5, 4, 2, 1)]
@@ -131,6 +138,30 @@ def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
                 ("matmul",),
                 rung,
             )
+
+
+def tensor_core_matmuls(sizes: tuple[int, ...], device: str) -> Iterator[Case]:
+    """Square products on tensor cores, of rows by rows and of rows by columns: every rung of the device."""
+    modules = {"tensor_core": cuda.matmul_tensor_core, "wgmma": cuda.matmul_wgmma}
+    there = mg.device(device).xp.empty(0, np.float32)
+    rungs = [rung for rung, module in modules.items() if module.is_supported(there)]
+    formats = {"float16": 2, "tf32": 4} | ({"bfloat16": 2} if BFLOAT16 else {})
+    calls = {"a @ b.T": lambda a, b: a @ b.T, "a @ b": lambda a, b: a @ b}
+    for n in sizes:
+        for format, itemsize in formats.items():
+            for (name, call), rung in itertools.product(calls.items(), rungs):
+                yield Case(
+                    f"matmul {format}, {rung}",
+                    f"{n}x{n}x{n}, {name}",
+                    ((n, n), (n, n)),
+                    call,
+                    lambda torch, a, b, call=call: call(a, b),
+                    2.0 * n**3,
+                    3.0 * itemsize * n * n,
+                    ("matmul",),
+                    rung,
+                    format=format,
+                )
 
 
 def convolutions(

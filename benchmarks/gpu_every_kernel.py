@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -114,6 +115,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "avg_pool2d of squares": (lambda x: FUNCTIONS.avg_pool2d(x, 2), ((2, 3, 6, 8),)),
         "adaptive_avg_pool2d": (lambda x: FUNCTIONS.adaptive_avg_pool2d(x, (3, 4)), (image,)),
         "random numbers": (filled, ((13, 37),)),
+        "transposed copies": (transposed, ((13, 37),)),
         "dropout": (lambda x: mg.get_op("dropout")(x, p=0.3, seed=1, offset=2), ((13, 37),)),
         "embedding": (lambda w: FUNCTIONS.embedding(indices(w, 41), w), ((9, 36),)),
         "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 83), w), ((3, 130),)),
@@ -183,6 +185,15 @@ def filled(x: mg.Tensor) -> mg.Tensor:
     return x * 1.0
 
 
+def transposed(x: mg.Tensor) -> mg.Tensor:
+    """``x``, after the kernels that transpose; others test what they give."""
+    if x.device.type != "cpu":
+        for dtype in (np.uint16, np.uint32):
+            whole = x.device.xp.zeros((1, *x.shape), dtype)
+            cuda.transpose.transpose(x.device.xp.empty_like(whole.swapaxes(1, 2), order="C"), whole)
+    return x * 1.0
+
+
 def trained(x: mg.Tensor, grad: mg.Tensor) -> mg.Tensor:
     """``x`` times ``grad``, plus what each optimizer makes of ``x`` in a step."""
     y = x * grad
@@ -239,25 +250,29 @@ def kernels_in(value: Any) -> Iterator[CudaKernel]:
         yield from value.half_kernels if BFLOAT16 else ()
 
 
-def multiply_on_tensor_cores(device: mg.Device) -> list[str]:
-    """Run ``matmul_tensor_core.cu`` in TF32, float16 and bfloat16; returns the names of what is wrong.
+def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
+    """Run a rung of matmul in TF32, float16 and bfloat16, on rows and on columns; returns what is wrong.
 
     Factors of -1, 0 and 1 have exact products and sums in all three. bfloat16 goes as its bits.
     """
-    kernels, xp, rng, wrong = cuda.matmul_tensor_core, device.xp, np.random.default_rng(0), []
+    module, xp, rng, wrong = getattr(cuda, f"matmul_{rung}"), device.xp, np.random.default_rng(0), []
+    run_kernel, run_on_bfloat16 = getattr(module, rung), getattr(module, f"{rung}_bfloat16")
     a, b = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((37, 41), (41, 35)))
-    for name, run_kernel, encode in (
-        ("tf32", kernels.tensor_core, lambda x: x),
-        ("float16", kernels.tensor_core, lambda x: x.astype(np.float16)),
-        ("bfloat16", kernels.tensor_core_bfloat16, lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)),
+    for dtype, run, encode in (
+        ("tf32", run_kernel, lambda x: x),
+        ("float16", run_kernel, lambda x: x.astype(np.float16)),
+        ("bfloat16", run_on_bfloat16, lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)),
     ):
         expected = encode(a @ b)
-        out = xp.empty(expected.shape, expected.dtype)
-        run_kernel(out, xp.asarray(encode(a)), xp.asarray(encode(b)))
-        right = np.array_equal(out if xp is np else out.get(), expected)
-        print(f"matmul on tensor cores {name:17} {'exact' if right else 'wrong'}", flush=True)
+        right = True
+        for a_order, b_order in itertools.product("CF", repeat=2):
+            out = xp.empty(expected.shape, expected.dtype)
+            run(out, xp.asarray(encode(a), order=a_order), xp.asarray(encode(b), order=b_order))
+            right &= np.array_equal(out if xp is np else out.get(), expected)
+        told = f"matmul {rung} {dtype}"
+        print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
         if not right:
-            wrong.append(f"matmul on tensor cores {name}")
+            wrong.append(told)
     return wrong
 
 
@@ -378,11 +393,12 @@ def main() -> int:
     wrong += step_many_parameters(device) + look_for_wrong_indices(device)
 
     modules = set(cuda.MODULES)
-    if cuda.matmul_tensor_core.is_supported(device.xp.empty(0)):
-        wrong += multiply_on_tensor_cores(device)
-    else:
-        print("this card has no tensor cores for matmul_tensor_core")
-        modules.remove("matmul_tensor_core")
+    for rung in ("tensor_core", "wgmma"):
+        if getattr(cuda, f"matmul_{rung}").is_supported(device.xp.empty(0)):
+            wrong += multiply_on_tensor_cores(rung, device)
+        else:
+            print(f"{device} does not have the tensor cores that matmul_{rung} is for")
+            modules.remove(f"matmul_{rung}")
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

@@ -9,7 +9,8 @@ compared between the libraries before anything is timed); then a row for each op
 results are checked against float64, PyTorch's as well as ours).
 
 Both libraries run in this one process: they share the card's stream and clock, keep no threads that would
-disturb each other, and take turns, sample by sample. All is strict float32: PyTorch's TF32 switches are off.
+disturb each other, and take turns, sample by sample. All is strict float32, with PyTorch's TF32 switches off,
+but for the rows that name another format; their ceiling is the matrix rate in that format.
 Times come from CUDA events around several calls, after a warm-up; shown is the median of the samples. The
 calls go around sets of random inputs that together exceed the L2 cache. Where the processor cannot hand out
 work as fast as the card does it, the time is that of handing it out, as it is for users.
@@ -23,11 +24,8 @@ import argparse
 import contextlib
 import datetime
 import functools
-import importlib.util
 import json
 import os
-import re
-import statistics
 import subprocess
 import sys
 import time
@@ -45,7 +43,8 @@ from minigrad.compare import machine
 from minigrad.compare.peaks import card_arithmetic
 from minigrad.kernels.launch import CudaKernel
 
-TOLERANCE = 1e-4  # relative error by norm: strict float32 stays far below, TF32 is above
+# Relative errors by norm: strict float32 stays far below its own, TF32 is above.
+TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3}
 
 EMPTY = "__global__ void empty(float* out, int n) { if (n > 0 && threadIdx.x == 0) out[0] = n; }"
 
@@ -128,25 +127,26 @@ def overheads(bench: Bench) -> dict[str, float]:
 def row(bench: Bench, case: Case) -> dict[str, Any]:
     """Check ``case`` against float64, time it in both libraries, and set it against the floor."""
     result = {"name": case.name, "size": case.size, "operations": case.operations, "bytes": case.bytes}
-    nbytes = 4 * sum(map(np.prod, case.shapes))
+    result["format"], dtype = case.format, "float32" if case.format == "tf32" else case.format
+    nbytes = (2 if "16" in dtype else 4) * sum(map(np.prod, case.shapes))
     sets = int(min(16, max(2, -(-2 * bench.cache_bytes // nbytes))))
     arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
-    ours = [[mg.tensor(a, device=bench.device) for a in group] for group in arrays]
-    with selected(case, bench.device.type):
+    ours = [[mg.tensor(a, device=bench.device).to(dtype) for a in group] for group in arrays]
+    with selected(case, bench.device.type), precision(bench, case):
         result["kernels"] = {op: mg.get_kernel(op, bench.device.type) for op in case.ops}
-        found = bench.array(case.ours(*ours[0]))
-        exact = reference(bench, case, arrays[0])
+        found = bench.array(case.ours(*ours[0]).float())
+        exact = reference(bench, case, [mg.tensor(a, device=bench.device).to(dtype) for a in arrays[0]])
         result["error"] = relative_error(bench.xp, found, exact)
         runs = {"minigrad": around(case.ours, ours)}
         if bench.torch:
-            theirs = [[bench.to_torch(a) for a in group] for group in arrays]
+            theirs = [[bench.to_torch(a).to(getattr(bench.torch, dtype)) for a in group] for group in arrays]
             if not case.random:
-                other = bench.array(case.theirs(bench.torch, *theirs[0]))
+                other = bench.array(case.theirs(bench.torch, *theirs[0]).float())
                 result["torch_error"] = relative_error(bench.xp, other, exact)
             runs["torch"] = around(lambda *tensors: case.theirs(bench.torch, *tensors), theirs)
         del found, exact
         errors = [result[key] for key in ("error", "torch_error") if key in result]
-        if not all(error < TOLERANCE for error in errors):
+        if not all(error < TOLERANCES[case.format] for error in errors):
             result["failure"] = "the result is wrong, or the two libraries compute different things"
             return result
         return finish(bench, result, bench.alternate(runs))
@@ -157,10 +157,25 @@ def selected(case: Case, device: str) -> contextlib.AbstractContextManager:
     return mg.use_kernel(case.ops[0], case.rung, device) if case.rung else contextlib.nullcontext()
 
 
-def reference(bench: Bench, case: Case, arrays: list[Any]) -> Any:
+@contextlib.contextmanager
+def precision(bench: Bench, case: Case) -> Iterator[None]:
+    """A context in which both libraries may round float32 factors to TF32, if that is the row's format."""
+    before, tf32 = mg.get_float32_matmul_precision(), case.format == "tf32"
+    mg.set_float32_matmul_precision("high" if tf32 else before)
+    if bench.torch:
+        bench.torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        mg.set_float32_matmul_precision(before)
+        if bench.torch:
+            bench.torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def reference(bench: Bench, case: Case, inputs: list[Any]) -> Any:
     """The result in float64, by the ops' references."""
     with references(bench.device.type):
-        return bench.array(case.ours(*(mg.tensor(a.astype(np.float64), device=bench.device) for a in arrays)))
+        return bench.array(case.ours(*(x.to(mg.float64) for x in inputs)))
 
 
 # ---- a training step ---------------------------------------------------------------------------------------

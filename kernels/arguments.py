@@ -202,6 +202,7 @@ class StructPacker:
 
     def __init__(self, dtype: np.dtype):
         self.dtype = dtype
+        self.alignment: int = (dtype.metadata or {}).get("alignment", dtype.alignment)
         self.fields = {name: dtype[name] for name in dtype.names or ()}
         offsets: Any = dtype.fields
         format, end = "=", 0

@@ -71,7 +71,7 @@ class Packing:
             elif (packer := binder.structs.get(parameter.type)) is not None:
                 self._structs.append((i, packer))
                 code, size = f"{packer.dtype.itemsize}s", packer.dtype.itemsize
-                alignment = packer.dtype.alignment
+                alignment = packer.alignment
             else:
                 rounded = is_bfloat16(binder.type_of(parameter, types))  # by the binder
                 self._numbers.append((i, frozenset() if rounded else _ACCEPTED[values[i].dtype.kind]))

@@ -80,6 +80,7 @@ _OTHER_NAMES = {
 _KERNEL = re.compile(
     r"(?:\btemplate\s*<(?P<template>[^;{}]*?)>\s*)?(?:\bextern\s+)?__global__\s"
     r"(?:\s*(?:__launch_bounds__\s*\((?P<bounds>[^()]*(?:\([^()]*\)[^()]*)*)\)"
+    r"|__cluster_dims__\s*\([^()]*\)"
     r"|\w+\b(?!\s*\()))*"  # void, static
     r"\s*(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*[;{]"
 )
@@ -142,6 +143,8 @@ class CudaSource:
 
     Args:
         source: the path of a file, or CUDA code (any string with a line break or a brace).
+        architecture: the only one whose instructions the code is written for, such as ``"sm_90a"``; by
+            default it compiles for every card, and for the simulator.
 
     Attributes:
         name: what error messages call it.
@@ -149,7 +152,8 @@ class CudaSource:
 
     path: Path | None
 
-    def __init__(self, source: str | Path):
+    def __init__(self, source: str | Path, architecture: str | None = None):
+        self.architecture = architecture
         if isinstance(source, Path) or not ("\n" in source or "{" in source):
             self.path, self.name = Path(source), Path(source).name
         else:
@@ -191,12 +195,17 @@ class CudaSource:
         return Signature(kernel, template, parameters, bounds[0] if bounds else None)
 
     def struct(self, name: str) -> np.dtype | None:
-        """The struct ``name`` as a structured dtype with C++'s own offsets; None if it is not defined."""
-        found = re.search(rf"\bstruct\s+{re.escape(name)}\s*\{{([^{{}}]*)\}}", self.code)
+        """The struct ``name`` as a structured dtype with C++'s own offsets; None if it is not defined.
+
+        Its metadata hold the struct's ``alignment``, of which NumPy knows only that of the fields.
+        """
+        found = re.search(
+            rf"\bstruct\s+(?:alignas\((\d+)\)\s*)?{re.escape(name)}\s*\{{([^{{}}]*)\}}", self.code
+        )
         if not found:
             return None
         fields = []
-        for declaration in filter(None, map(str.strip, found[1].split(";"))):
+        for declaration in filter(None, map(str.strip, found[2].split(";"))):
             match = re.fullmatch(
                 r"(?P<type>[\w\s]*?\w)\s+(?P<names>\w+\s*(?:\[\s*\d+\s*\])?\s*(?:,.*)?)", declaration
             )
@@ -206,7 +215,11 @@ class CudaSource:
             for field in split_commas(match["names"]):
                 identifier, _, length = field.rstrip("] ").partition("[")
                 fields.append((identifier.strip(), dtype, (int(length),)) if length else (identifier, dtype))
-        return np.dtype(fields, align=True)
+        dtype = np.dtype(fields, align=True)
+        alignment = int(found[1] or dtype.alignment)
+        if dtype.itemsize % alignment:
+            raise ValueError(f"struct {name} in {self.name}: no multiple of alignas({alignment})")
+        return np.dtype(fields, align=True, metadata={"alignment": alignment})
 
 
 def canonical_type(text: str) -> str:

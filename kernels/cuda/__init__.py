@@ -32,6 +32,7 @@ MODULES = (
     "live",
     "matmul",
     "matmul_tensor_core",
+    "matmul_wgmma",
     "norm",
     "norm_registers",
     "optim",
@@ -42,6 +43,7 @@ MODULES = (
     "segments",
     "softmax",
     "split_k",
+    "transpose",
     "unscale",
 )
 """The modules that launch kernels; each is loaded when it is first touched."""

@@ -44,7 +44,8 @@ class CudaBackend:
         cp = cupy()
         cuda, launch_kernel, current_stream = cp.cuda, cp.cuda.driver.launchKernel, cp.cuda.get_current_stream
         several = cuda.runtime.getDeviceCount() > 1
-        module = cp.RawModule(code=source.text, options=OPTIONS, name_expressions=[instance])
+        options = (*OPTIONS, f"-arch={source.architecture}") if source.architecture else OPTIONS
+        module = cp.RawModule(code=source.text, options=options, name_expressions=[instance])
         kernels: dict[int, Any] = {}  # by card: each has a module of its own
         functions: dict[int, tuple[int, int]] = {}  # by card: the driver's, and the shared memory it may take
 

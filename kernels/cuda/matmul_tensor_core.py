@@ -19,11 +19,13 @@ import numpy as np
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module
+from .transpose import transpose
 from .vector import starts_at_vector
 
-TILE_ROWS = 128  # as in matmul_tensor_core.cu
-THREADS = 256
+TILE_M, TILE_N = 128, 128  # as in matmul_tensor_core.cu
+THREADS = 128
 CHUNK_BYTES = 16
+SHARED_BYTES = 3 * (TILE_M + TILE_N) * 4 * CHUNK_BYTES
 MAX_GRID_Z = 65535
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
@@ -59,8 +61,8 @@ def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
         shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (
             stride // array.itemsize for stride in array.strides[:2]
         )
-    grid = (blocks(M, TILE_ROWS) * blocks(N, TILE_ROWS), 1, min(batches, MAX_GRID_Z))
-    kernel.launch(grid, THREADS, (out, strided(a), strided(b), shape))
+    grid = (blocks(M, TILE_M) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
+    kernel.launch(grid, THREADS, (out, strided(a), strided(b), shape), SHARED_BYTES)
 
 
 def _along_k(x: Any) -> Any:
@@ -69,9 +71,16 @@ def _along_k(x: Any) -> Any:
     steps = [stride for size, stride in zip(x.shape[:2], x.strides[:2], strict=True) if size > 1]
     if x.strides[2] == x.itemsize and starts_at_vector(x) and not any(s % CHUNK_BYTES for s in steps):
         return x
-    xp = array_module(x)
+    return padded_rows(x)
+
+
+def padded_rows(x: Any) -> Any:
+    """A copy of ``x`` (batches, rows, K) whose rows are contiguous and multiples of 16 bytes apart."""
     batches, rows, K = x.shape
     per_chunk = CHUNK_BYTES // x.itemsize
-    padded = xp.empty((batches, rows, blocks(K, per_chunk) * per_chunk), x.dtype)
-    padded[:, :, :K] = x
-    return padded[:, :, :K]
+    padded = array_module(x).empty((batches, rows, blocks(K, per_chunk) * per_chunk), x.dtype)[:, :, :K]
+    if x.strides[1] == x.itemsize and K > 1 and x.size:
+        transpose(padded, x.swapaxes(1, 2))
+    else:
+        padded[:] = x
+    return padded

@@ -46,6 +46,11 @@ class SimulatorBackend:
 
     def load(self, source: CudaSource, signature: Signature, instance: str):
         """A launcher of ``instance``, as :class:`minigrad.kernels.launch.Backend` describes it."""
+        if source.architecture:
+            raise KernelLaunchError(
+                f"{instance}: {source.name} is written for cards of {source.architecture} alone, whose "
+                "instructions the simulator does not have"
+            )
         kernel = _Kernel(source, signature, instance)
         kernel.library(_mode())  # so that compile errors come now
         return kernel.launch

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.autograd import Variable, mode
-from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import op
 from minigrad.ops.shape import reshape, transpose, unsqueeze
 from minigrad.precision import get_float32_matmul_precision
@@ -188,8 +188,23 @@ def _suits_tensor_cores(a: Any, b: Any) -> bool:
     return cuda.matmul_tensor_core.is_supported(a)
 
 
-@matmul.kernel("cuda", "sim", name="tensor_core", dtypes="f2 bf16 f4", layout="strided", when=_suits_tensor_cores)
+@matmul.kernel(
+    "cuda", "sim", name="tensor_core", dtypes="f2 bf16 f4", layout="strided", when=_suits_tensor_cores
+)
 def _(out, a, b):
-    """Tensor cores: float16 and bfloat16, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
+    """Tensor cores: 16 bits, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
     xp = cuda.array_module(out)
     cuda.matmul_tensor_core.tensor_core(out, *_batched(xp, out, a, b))
+
+
+def _suits_wgmma(a: Any, b: Any) -> bool:
+    if not cuda.matmul_wgmma.fills_tiles(a.shape[-2], b.shape[-1]):
+        return False
+    return _suits_tensor_cores(a, b) and cuda.matmul_wgmma.is_supported(a)
+
+
+@matmul.kernel("cuda", name="wgmma", dtypes="f2 bf16 f4", layout="strided", when=_suits_wgmma)
+def _(out, a, b):
+    """Tensor cores of compute capability 9.0: tiles in shared memory, which the copy engine fills."""
+    xp = cuda.array_module(out)
+    cuda.matmul_wgmma.wgmma(out, *_batched(xp, out, a, b))

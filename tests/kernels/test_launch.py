@@ -90,6 +90,31 @@ def test_struct_layout():
     assert [dtype.fields[name][1] for name in dtype.names] == [0, 8, 24]
     assert dtype.itemsize == 32
     assert CudaSource(SCALE).struct("Unknown") is None
+    with pytest.raises(ValueError, match=r"struct S in kernel.cu: no multiple of alignas\(16\)"):
+        CudaSource("struct alignas(16) S { int x; };").struct("S")
+
+
+HOPPER = """
+struct alignas(64) Map { unsigned long long words[16]; };
+template <typename T, bool FLAG>
+__global__ void __launch_bounds__(384, 1) __cluster_dims__(2, 1, 1)
+k(T* out, const __grid_constant__ Map map) {}
+"""
+
+
+def test_a_kernel_for_one_architecture(fake_cupy):
+    source = CudaSource(HOPPER, "sm_90a")
+    assert [str(p) for p in source.signature("k").parameters] == ["T* out", "Map map"]
+    assert source.signature("k").max_threads == "384"
+    kernel, words = CudaKernel(source, "k<T, true>"), tuple(range(2**63, 2**63 + 16))
+    kernel.launch(1, 384, (FakeArray(), {"words": words}))
+    assert fake_cupy.modules[0]["options"][-1] == "-arch=sm_90a"
+    ((_, _, packed, *_),) = fake_cupy.launches
+    assert packed == pack("=Q56x16Q", 256, *words)
+    with pytest.raises(
+        KernelLaunchError, match="written for cards of sm_90a alone, whose instructions the sim"
+    ):
+        kernel.launch(1, 384, (X.copy(), {"words": words}))
 
 
 def test_template_arguments():
@@ -353,7 +378,7 @@ def test_cupy_gets_exactly_typed_arguments(fake_cupy):
         kernel.launch((3, 2), 64, (y, x, 2, 5), shared_bytes)
     (module,) = fake_cupy.modules
     assert module["name_expressions"] == ["scale<float>"]
-    assert "-std=c++17" in module["options"]
+    assert "-std=c++17" in module["options"] and "-arch" not in str(module["options"])
     assert module["code"].startswith('#line 1 "kernel.cu"')
     (grid, block, packed, shared, largest), second = fake_cupy.launches
     assert (grid, block, shared, largest) == ((3, 2, 1), (64, 1, 1), 0, 49152)

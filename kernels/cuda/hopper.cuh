@@ -1,0 +1,229 @@
+// What tensor cores of compute capability 9.0 add: products of whole tiles that lie in shared memory (wgmma),
+// copies of tiles by the copy engine (TMA), and barriers that both of them work with. For sm_90a alone.
+//
+// A box is what one copy moves and the unit that tiles are made of: 64 rows of 128 bytes, one after the other
+// (BOX_BYTES), at a multiple of 1024 bytes. Chunk c of 16 bytes of row r stands at c ^ (r % 8), the engine's
+// 128-byte swizzle: 8 rows' chunks of one number fall into different banks.
+//
+// (NVIDIA, PTX ISA: "Asynchronous Warpgroup Level Matrix Instructions", "cp.async.bulk.tensor", "mbarrier".)
+#pragma once
+
+constexpr int BOX_ROWS = 64, BOX_ROW_BYTES = 128, BOX_BYTES = BOX_ROWS * BOX_ROW_BYTES;
+constexpr int WARPGROUP = 128;  // threads: four warps, the first of a number divisible by 4
+
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+    return (unsigned)__cvta_generic_to_shared(pointer);
+}
+
+// ---- barriers in shared memory ----
+//
+// A barrier's phase ends when all expected arrivals, and all bytes that arrivals announced, have come. Phases
+// have parities 0, 1, 0, ...; to wait for parity 1 of a fresh barrier is not to wait.
+
+struct Barrier {
+    unsigned long long state;
+
+    __device__ __forceinline__ void init(int arrivals) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(this)), "r"(arrivals));
+    }
+
+    // Arrives, and has the phase wait for so many bytes of copies.
+    __device__ __forceinline__ void arrive_and_expect(unsigned bytes) {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                     ::"r"(shared_address(this)), "r"(bytes) : "memory");
+    }
+
+    // Arrives at this barrier of another block of the cluster, or of the own one. Not `.release.cluster`:
+    // that waits until the thread's memory traffic is done, and there is none here that others have to see.
+    __device__ __forceinline__ void arrive_at(unsigned block) {
+        asm volatile("{\n"
+                     ".reg .b32 there;\n"
+                     "mapa.shared::cluster.u32 there, %0, %1;\n"
+                     "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                     "}" ::"r"(shared_address(this)), "r"(block) : "memory");
+    }
+
+    __device__ __forceinline__ void wait(int parity) {
+        unsigned done;
+        do {
+            asm volatile("{\n"
+                         ".reg .pred done;\n"
+                         "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                         "selp.u32 %0, 1, 0, done;\n"
+                         "}" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
+        } while (!done);
+    }
+};
+
+// Makes the barriers' init visible to the copy engine and to the cluster.
+__device__ __forceinline__ void fence_barrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// For all threads of all blocks of the cluster.
+__device__ __forceinline__ void sync_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ unsigned block_in_cluster() {
+    unsigned rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// For the threads of a warpgroup; `number`, from 1 on, tells the groups apart.
+__device__ __forceinline__ void sync_warpgroup(int number) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(WARPGROUP) : "memory");
+}
+
+// ---- registers: what one warpgroup gives back, another takes ----
+
+template <int COUNT>
+__device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// ---- copies of boxes ----
+
+// A CUtensorMap: where a tensor of three dimensions lies, and the box that is copied. The launcher has the
+// driver fill it in; the kernel takes it as a `const __grid_constant__` parameter.
+struct alignas(64) TensorMap {
+    unsigned long long words[16];
+};
+
+// Starts the copy of the box at (x, y, z), x being the dimension of the 128 bytes, into `box`. Its bytes
+// count for the barrier. What lies outside of the tensor comes as zeros.
+__device__ __forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int z,
+                                         Barrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4}], [%5];"
+                 ::"r"(shared_address(box)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&barrier))
+                 : "memory");
+}
+
+// The same into the blocks of the cluster whose bits are set, at the same place, for the same barrier in
+// each.
+__device__ __forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int z,
+                                         Barrier& barrier, unsigned short blocks) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
+                 ::"r"(shared_address(box)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&barrier)),
+                   "h"(blocks)
+                 : "memory");
+}
+
+// Starts the copy of a box into the tensor, as far as it lies inside, and closes the thread's group of
+// stores.
+__device__ __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];\n"
+                 "cp.async.bulk.commit_group;"
+                 ::"l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(box)) : "memory");
+}
+
+// Waits until all but this thread's last LEFT stores have read their boxes.
+template <int LEFT>
+__device__ __forceinline__ void wait_for_stores() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory");
+}
+
+// Makes this thread's stores to shared memory visible to the copy engine.
+__device__ __forceinline__ void fence_for_copies() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- wgmma: a warpgroup's sums (64 x 256) += a (64 x 32 bytes) b (32 bytes x 256) ----
+//
+// Thread 32 w + 4 g + t (g < 8, t < 4) holds in sums[n] columns 8 n + 2 t and + 1 of row 16 w + g, and the
+// same of row 16 w + g + 8: a warp's 16 x 8 are those of mma_* in tensor_core.cuh.
+
+// Describes an operand that begins at `address`. If its elements along k are neighbours, a box has 64 rows of
+// the operand, and boxes follow each other; if those along the other side are, a box has 64 steps of k, and
+// the next 64 rows are in the next box. 8 rows of a box are 1024 bytes.
+__device__ __forceinline__ unsigned long long describe_operand(unsigned address) {
+    constexpr unsigned long long SWIZZLE_128 = 1ull << 62;
+    return SWIZZLE_128 | (unsigned long long)(8 * BOX_ROW_BYTES >> 4) << 32 |
+           (unsigned long long)(BOX_BYTES >> 4) << 16 | (address >> 4 & 0x3FFF);
+}
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Waits until at most LEFT committed groups are at work; their sums are not to be touched.
+template <int LEFT>
+__device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+
+#define SUMS_1(n) "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])
+#define SUMS_4(n) SUMS_1(n), SUMS_1(n + 1), SUMS_1(n + 2), SUMS_1(n + 3)
+#define SUMS_16(n) SUMS_4(n), SUMS_4(n + 4), SUMS_4(n + 8), SUMS_4(n + 12)
+#define SUMS_32 SUMS_16(0), SUMS_16(16)
+#define REGISTERS_64                                                                   \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_128                                                                                \
+    REGISTERS_64 ", "                                                                                \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "               \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "               \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "   \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define WGMMA(shape_and_types, registers, sums, add_number, operands)                                  \
+    asm volatile("{\n"                                                                                \
+                 ".reg .pred add;\n"                                                                  \
+                 "setp.ne.b32 add, " add_number ", 0;\n"                                              \
+                 "wgmma.mma_async.sync.aligned." shape_and_types " {" registers "}, " operands ";\n"  \
+                 "}"                                                                                  \
+                 : sums                                                                               \
+                 : "l"(a), "l"(b), "r"(int(add)), "n"(int(A_ALONG_M)), "n"(int(B_ALONG_N)))
+#define WGMMA_128(types, layouts) \
+    WGMMA("m64n128" types, REGISTERS_64, SUMS_16(0), "%66", "%64, %65, add, 1, 1" layouts)
+#define WGMMA_256(types, layouts) \
+    WGMMA("m64n256" types, REGISTERS_128, SUMS_32, "%130", "%128, %129, add, 1, 1" layouts)
+
+template <typename T>
+constexpr bool IS_HALF = false;
+template <>
+constexpr bool IS_HALF<__half> = true;
+
+// sums = a b, or += a b if `add`. a and b are descriptors. A_ALONG_M and B_ALONG_N say that neighbours in
+// memory are along the other side than k; TF32 has no such operands, and does not round floats, but cuts
+// them.
+template <typename T, bool A_ALONG_M, bool B_ALONG_N>
+__device__ __forceinline__ void wgmma(float (&sums)[16][4], unsigned long long a, unsigned long long b,
+                                      bool add) {
+    if constexpr (sizeof(T) == 4)
+        WGMMA_128("k8.f32.tf32.tf32", "");
+    else if constexpr (IS_HALF<T>)
+        WGMMA_128("k16.f32.f16.f16", ", %67, %68");
+    else
+        WGMMA_128("k16.f32.bf16.bf16", ", %67, %68");
+}
+template <typename T, bool A_ALONG_M, bool B_ALONG_N>
+__device__ __forceinline__ void wgmma(float (&sums)[32][4], unsigned long long a, unsigned long long b,
+                                      bool add) {
+    if constexpr (sizeof(T) == 4)
+        WGMMA_256("k8.f32.tf32.tf32", "");
+    else if constexpr (IS_HALF<T>)
+        WGMMA_256("k16.f32.f16.f16", ", %131, %132");
+    else
+        WGMMA_256("k16.f32.bf16.bf16", ", %131, %132");
+}
+#undef WGMMA_256
+#undef WGMMA_128
+#undef WGMMA
+#undef REGISTERS_128
+#undef REGISTERS_64
+#undef SUMS_32
+#undef SUMS_16
+#undef SUMS_4
+#undef SUMS_1

@@ -1,0 +1,123 @@
+"""Launches ``matmul_wgmma.cu``: out (..., M, N) = a (..., M, K) @ b (..., K, N), on a card of capability 9.0.
+
+``out`` is C-contiguous; ``a`` and ``b`` have its batch shape (broadcast by the caller: a batch stride may be
+0) and any strides. All three are float32, all float16, or all uint16 that are the bits of bfloat16. ``out``
+shares no memory with the others. Sums are float32; float32 factors are rounded to TF32.
+
+The copy engine reads ``a`` and ``b`` where they lie if K or, in 16 bits, the other side runs along contiguous
+rows, which are multiples of 16 bytes apart; else it is given copies that are so.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import KernelLaunchError
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import cupy, tensor_map
+from .matmul_tensor_core import padded_rows, tensor_core, tensor_core_bfloat16
+
+TILE_M, TILE_N = 128, 256  # as in matmul_wgmma.cu
+THREADS = 384
+CLUSTER = 2
+STAGES, STAGE_BOXES, OUT_BOXES = 4, 6, 4
+BOX_BYTES = 8192
+SHARED_BYTES = 1024 + (STAGES * STAGE_BOXES + OUT_BOXES) * BOX_BYTES
+COMPUTE_CAPABILITY = 90
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
+
+
+def _by_layout(element: str) -> dict[tuple[bool, bool], CudaKernel]:
+    """The kernels by (whether a's neighbours run along M, whether b's run along N)."""
+    flags = {False: "false", True: "true"}
+    layouts = [(a, b) for a in flags for b in flags]
+    return {
+        (a, b): CudaKernel(_source, f"matmul_wgmma<{element}, {flags[a]}, {flags[b]}>") for a, b in layouts
+    }
+
+
+_tf32 = {(False, False): CudaKernel(_source, "matmul_wgmma<float, false, false>")}
+_half = _by_layout("T")
+_bfloat16_bits = _by_layout("__nv_bfloat16")
+
+
+def wgmma(out: Any, a: Any, b: Any) -> None:
+    """Products of whole tiles in shared memory, which the copy engine fills; float32 is rounded to TF32."""
+    _launch(_tf32 if out.dtype == np.float32 else _half, tensor_core, out, a, b)
+
+
+def wgmma_bfloat16(out: Any, a: Any, b: Any) -> None:
+    """The same for arrays of uint16 that are the bits of bfloat16."""
+    _launch(_bfloat16_bits, tensor_core_bfloat16, out, a, b)
+
+
+def is_supported(array: Any) -> bool:
+    """Whether the device of ``array`` can run these kernels: a card of compute capability 9.0."""
+    return not isinstance(array, np.ndarray) and int(array.device.compute_capability) == COMPUTE_CAPABILITY
+
+
+def fills_tiles(M: int, N: int) -> bool:
+    """Whether an (M, N) product is large enough for a tile: half of its rows are used."""
+    return 2 * min(M, N) >= TILE_M
+
+
+def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any) -> None:
+    *batch_shape, M, N = out.shape
+    K = a.shape[-1]
+    if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
+        raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
+    if not is_supported(out):
+        raise KernelLaunchError(
+            "matmul_wgmma needs a card of compute capability 9.0; the simulator has no wgmma"
+        )
+    if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
+        return other(out, a, b)
+    a, a_along_m = _operand(a)
+    b, b_along_n = _operand(b.swapaxes(-1, -2))
+    batches = a.shape[0]
+    a_map, b_map = (tensor_map.describe(x, as_tf32=x.itemsize == 4) for x in (a, b))
+    whole = out.reshape(batches, M, N)
+    by_boxes = tensor_map.fits(whole)
+    shape = {
+        "M": M,
+        "N": N,
+        "K": K,
+        "batches": batches,
+        "a_batched": int(a.strides[0] > 0),
+        "b_batched": int(b.strides[0] > 0),
+        "out_by_boxes": int(by_boxes),
+    }
+    out_map = tensor_map.describe(whole) if by_boxes else a_map  # which is then not used
+    clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
+    grid = CLUSTER * min(clusters, _multiprocessors(out) // CLUSTER)
+    kernel = kernels[a_along_m, b_along_n]
+    kernel.launch(grid, THREADS, (out, strided(a), strided(b), a_map, b_map, out_map, shape), SHARED_BYTES)
+
+
+def _operand(x: Any) -> tuple[Any, bool]:
+    """``x`` (..., rows, K) for the copy engine, as (batches, rows, K), or (batches, K, rows) and True."""
+    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    turned = x.swapaxes(1, 2)
+    if tensor_map.fits(x):
+        return x, False
+    if x.itemsize == 2 and tensor_map.fits(turned):
+        return turned, True
+    along_rows = x.itemsize == 2 and 0 < abs(x.strides[1]) < abs(x.strides[2])
+    return padded_rows(turned if along_rows else x), along_rows
+
+
+def _multiprocessors(array: Any) -> int:
+    """How many the card of ``array`` has."""
+    return _multiprocessors_of(array.device.id)
+
+
+@cache
+def _multiprocessors_of(index: int) -> int:
+    return cupy().cuda.Device(index).attributes["MultiProcessorCount"]

@@ -1,0 +1,39 @@
+"""Launches ``transpose.cu``: out (batches, columns, rows) = x (batches, rows, columns), transposed.
+
+``out`` and ``x`` are of one dtype of 16 or 32 bits; in each, the elements of a row are neighbours, and rows
+and matrices are any steps apart (those of ``x`` may be the same one, with a step of 0).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+
+TILE, THREADS = 64, 256  # as in transpose.cu
+MAX_GRID_Z = 65535
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_kernels = {
+    2: CudaKernel(_source, "transpose<unsigned short>"),
+    4: CudaKernel(_source, "transpose<unsigned int>"),
+}
+
+
+def transpose(out: Any, x: Any) -> None:
+    """Tiles by way of shared memory: both arrays are accessed in runs of neighbours."""
+    batches, rows, columns = x.shape
+    if out.shape != (batches, columns, rows):
+        raise ValueError(f"transpose kernel: shapes {out.shape} and {x.shape} do not fit")
+    bits = np.dtype(f"u{x.itemsize}")
+    shape = {"rows": rows, "columns": columns, "batches": batches}
+    for name, array in (("x", x), ("out", out)):
+        shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (
+            stride // array.itemsize for stride in array.strides[:2]
+        )
+    grid = (blocks(rows, TILE) * blocks(columns, TILE), 1, min(batches, MAX_GRID_Z))
+    _kernels[x.itemsize].launch(grid, THREADS, (strided(out.view(bits)), strided(x.view(bits)), shape))

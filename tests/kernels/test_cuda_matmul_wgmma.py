@@ -1,0 +1,234 @@
+"""Matrix products by wgmma: the products on a card of compute capability 9.0, and everywhere the launch."""
+
+import numpy as np
+import pytest
+
+from minigrad.kernels.arguments import address, bfloat16_bits
+from minigrad.kernels.cuda import matmul_wgmma, tensor_map
+from minigrad.kernels.errors import KernelLaunchError
+from minigrad.kernels.launch import CudaKernel
+
+# By name: to what the kernel takes, to numbers, the rounding errors of a product, and of the result.
+FORMATS = {
+    "tf32": (lambda x: x, lambda x: x, 2.0**-10 + 2.0**-22, 0),
+    "f16": (lambda x: x.astype(np.float16), lambda x: x, 0, 2.0**-11),
+    "bf16": (bfloat16_bits, lambda x: (x.astype(np.uint32) << 16).view(np.float32), 0, 2.0**-8),
+}
+
+VIEWS = {
+    "as it is": lambda x: x,
+    "transposed": lambda x: np.ascontiguousarray(x.T).T,
+    "rows reversed": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "shifted": lambda x: np.pad(x, ((0, 0), (1, 4)))[:, 1:-4],
+    "in longer rows": lambda x: np.pad(x, ((0, 0), (8, 8)))[:, 8:-8],
+    "in longer columns": lambda x: np.pad(x.T, ((0, 0), (8, 8)))[:, 8:-8].T,
+    "one row": lambda x: np.broadcast_to(x[:1], x.shape),
+}
+
+
+def encoded(name, rng, *shapes):
+    """Random matrices as the kernel takes them."""
+    return [FORMATS[name][0](rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+
+# ---- products ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(backend):
+    """A card that has wgmma."""
+    if not matmul_wgmma.is_supported(backend.put(np.zeros(1))):
+        pytest.skip("wgmma needs a card of compute capability 9.0")
+    return backend
+
+
+def check(card, name, a, b, batch=()):
+    """The kernel's product against float64, of the same factors; what it does not write stays NaN."""
+    encode, numbers, of_product, of_result = FORMATS[name]
+    out = card.put(encode(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, np.float32)))
+    launch = matmul_wgmma.wgmma_bfloat16 if name == "bf16" else matmul_wgmma.wgmma
+    launch(out, *(card.put_strided(np.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b)))
+    a, b = (numbers(np.ascontiguousarray(x)).astype(np.float64) for x in (a, b))
+    expected, magnitude = a @ b, np.abs(a) @ np.abs(b)
+    # A card cuts off the last bits of its sums: https://doi.org/10.7717/peerj-cs.330
+    allowed = (of_product + (a.shape[-1] + 1) * 2.0**-22) * magnitude + of_result * np.abs(expected)
+    smallest = 2.0**-25 if name == "f16" else 0
+    assert (np.abs(numbers(card.get(out)) - expected) <= 1.001 * allowed + smallest).all()
+
+
+# (M, N, K): single elements, odd, whole tiles, a little more, a long K, more tiles than multiprocessors.
+SIZES = [
+    (1, 1, 1),
+    (5, 7, 3),
+    (128, 256, 64),
+    (257, 264, 72),
+    (130, 515, 333),
+    (64, 40, 4096),
+    (2500, 4100, 40),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products(card, name, size, rng):
+    M, N, K = size
+    check(card, name, *encoded(name, rng, (M, K), (K, N)))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_of_views(card, name, view, rng):
+    a, b = encoded(name, rng, (264, 136), (136, 320))
+    for a_view, b_view in ((view, "as it is"), ("as it is", view), (view, view)):
+        check(card, name, VIEWS[a_view](a), VIEWS[b_view](b))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_of_batches(card, name, rng):
+    a, b = encoded(name, rng, (3, 140, 72), (3, 72, 264))
+    check(card, name, a, b, (3,))
+    check(card, name, a, b[1], (3,))
+    check(card, name, a[2], b, (3,))
+    check(card, name, a[:, None, :20], b[:2, :, :9], (3, 2))
+    check(card, name, a.reshape(3, 2, 70, 72).swapaxes(0, 1), b, (2, 3))
+
+
+def test_nan_and_infinity_stay_in_their_rows(card, rng):
+    for name in ("tf32", "f16"):
+        a, b = encoded(name, rng, (300, 200), (200, 64))
+        a[3, 7], a[4, 199], b[:] = np.nan, np.inf, 1
+        out = card.put(np.empty((300, 64), a.dtype))
+        matmul_wgmma.wgmma(out, card.put(a), card.put(b))
+        out = card.get(out)
+        assert np.isnan(out[3]).all() and np.isposinf(out[4]).all()
+        assert np.isfinite(np.delete(out, [3, 4], axis=0)).all()
+
+
+def test_an_output_that_starts_between_two_vectors(card, rng):
+    a, b = encoded("f16", rng, (200, 64), (64, 264))
+    whole, shifted = (
+        card.put(np.full(200 * 264 + n, np.nan, np.float16))[n:].reshape(200, 264) for n in (0, 1)
+    )
+    for out in (whole, shifted):
+        matmul_wgmma.wgmma(out, card.put(a), card.put(b))
+    np.testing.assert_array_equal(card.get(shifted), card.get(whole))
+
+
+# ---- the launch --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What would be launched on a card of 132 multiprocessors: (kernel, grid, maps, shape) of each launch."""
+    seen, launch_other = [], CudaKernel.launch
+
+    def launch(self, grid, block, args, shared_bytes=0):
+        if self.name != "matmul_wgmma":  # which makes a copy
+            return launch_other(self, grid, block, args, shared_bytes)
+        assert (block, shared_bytes) == (matmul_wgmma.THREADS, matmul_wgmma.SHARED_BYTES)
+        self._binder.bind(args)  # the arguments fit the kernel's parameters
+        _, _, _, *maps, shape = args
+        seen.append((self.expression, grid, [m["words"] for m in maps], shape))
+
+    monkeypatch.setattr(CudaKernel, "launch", launch)
+
+    def encode(start, kind, itemsize, sizes, strides):
+        return {"words": (start, kind, itemsize, *sizes, *strides, *(0,) * 8)}
+
+    monkeypatch.setattr(tensor_map, "_encode", encode)
+    monkeypatch.setattr(matmul_wgmma, "is_supported", lambda array: True)
+    monkeypatch.setattr(matmul_wgmma, "_multiprocessors", lambda array: 132)
+    return seen
+
+
+def aligned(*shape, dtype=np.float16):
+    """Zeros that start at a multiple of 16 bytes."""
+    memory = np.zeros(int(np.prod(shape)) + 16, dtype)
+    start = -address(memory) % 16 // memory.itemsize
+    return memory[start : start + int(np.prod(shape))].reshape(shape)
+
+
+def launched(launches, a, b, batch=()):
+    matmul_wgmma.wgmma(aligned(*batch, a.shape[-2], b.shape[-1], dtype=a.dtype), a, b)
+    return launches.pop()
+
+
+def test_operands_in_16_bits_are_read_where_they_lie(launches):
+    a, b = aligned(40, 72), aligned(72, 64)
+    for left, right, layouts in (
+        (a, b, "false, true"),
+        (a, aligned(64, 72).T, "false, false"),
+        (aligned(72, 40).T, b, "true, true"),
+        (a[8:24, 8:64], b[8:64, 8:], "false, true"),
+    ):
+        name, _, maps, shape = launched(launches, left, right)
+        assert name == f"matmul_wgmma<T, {layouts}>"
+        assert [m[0] for m in maps[:2]] == [address(left), address(right)] and shape["out_by_boxes"]
+    name, _, (a_map, b_map, out_map), _ = launched(launches, a, b)
+    assert a_map[1:8] == (1, 2, 72, 40, 1, 144, 5760)  # 16 bits: inner size first, strides in bytes
+    assert b_map[1:8] == (1, 2, 64, 72, 1, 128, 9216)
+    assert out_map[1:8] == (1, 2, 64, 40, 1, 128, 5120)
+
+
+def test_other_operands_are_copied_to_rows_of_whole_vectors(launches):
+    a, b = aligned(40, 72), aligned(72, 64)
+    for left in (aligned(40, 73)[:, 1:], a[::-1], np.broadcast_to(a[:1], (40, 72)), aligned(40, 80)[:, 4:76]):
+        name, _, (a_map, *_), _ = launched(launches, left, b)
+        assert name == "matmul_wgmma<T, false, true>" and a_map[0] != address(left)
+        assert a_map[3:8] == (72, 40, 1, 144, 5760)
+    name, _, (a_map, *_), _ = launched(launches, aligned(72, 41).T[:40], b)
+    assert name == "matmul_wgmma<T, true, true>" and a_map[3:7] == (40, 72, 1, 80)
+    assert launched(launches, a[:, :5], b[:5])[2][0][3:7] == (5, 40, 1, 144)
+
+
+def test_float32_operands_lie_along_k_and_are_rounded(launches):
+    a, b = aligned(40, 36, dtype=np.float32), aligned(36, 64, dtype=np.float32)
+    name, _, (a_map, b_map, out_map), _ = launched(launches, a, b)
+    assert name == "matmul_wgmma<float, false, false>"
+    assert a_map[0] == address(a) and b_map[0] != address(b) and b_map[3:5] == (36, 64)
+    assert [m[1] for m in (a_map, b_map, out_map)] == [11, 11, 2]  # TFLOAT32, TFLOAT32, UINT32
+    b = aligned(64, 36, dtype=np.float32).T
+    assert launched(launches, a, b)[2][1][0] == address(b)
+
+
+def test_batches_share_what_is_broadcast(launches):
+    a, b = np.broadcast_to(aligned(40, 72), (3, 40, 72)), aligned(3, 72, 64)
+    _, _, (a_map, b_map, out_map), shape = launched(launches, a, b, (3,))
+    assert (shape["batches"], shape["a_batched"], shape["b_batched"]) == (3, 0, 1)
+    assert [m[5] for m in (a_map, b_map, out_map)] == [1, 3, 3] and a_map[0] == address(a)
+
+
+def test_the_grid_has_a_block_for_each_multiprocessor_at_most(launches):
+    for (M, N), clusters in (((1, 1), 1), ((257, 257), 4), ((4096, 4096), 66)):
+        _, grid, _, _ = launched(launches, aligned(M, 8), aligned(8, N))
+        assert grid == matmul_wgmma.CLUSTER * clusters
+
+
+def test_an_output_between_vectors_is_stored_by_the_threads(launches):
+    a, b = aligned(40, 72), aligned(72, 64)
+    assert launched(launches, a, b[:, :60])[3]["out_by_boxes"] == 0
+    matmul_wgmma.wgmma(aligned(40 * 64 + 1)[1:].reshape(40, 64), a, b)
+    assert launches.pop()[3]["out_by_boxes"] == 0
+
+
+def test_empty_products_are_left_to_the_other_kernel(launches, monkeypatch):
+    left = []
+    monkeypatch.setattr(matmul_wgmma, "tensor_core", lambda *arrays: left.append(arrays))
+    for M, N, K in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
+        matmul_wgmma.wgmma(*(np.zeros(shape, np.float16) for shape in ((M, N), (M, K), (K, N))))
+    assert len(left) == 3 and not launches
+
+
+def test_shapes_that_do_not_fit():
+    a = np.zeros((3, 4), np.float16)
+    with pytest.raises(ValueError, match=r"shapes \(3, 4\) and \(3, 4\) do not give \(3, 4\)"):
+        matmul_wgmma.wgmma(a, a, a)
+
+
+def test_the_simulator_is_refused():
+    a = np.zeros((4, 4), np.float16)
+    assert not matmul_wgmma.is_supported(a)
+    with pytest.raises(
+        KernelLaunchError, match=r"needs a card of compute capability 9.0; the simulator has no wgmma"
+    ):
+        matmul_wgmma.wgmma(a, a, a)

@@ -1,0 +1,41 @@
+"""The transposing copy, on the simulator and on a card."""
+
+import numpy as np
+import pytest
+
+from minigrad.kernels import sim
+from minigrad.kernels.cuda.transpose import transpose
+
+
+@pytest.fixture(autouse=True)
+def _checks():
+    """The simulator checks every access of memory."""
+    with sim.checks():
+        yield
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32, np.int32])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 3, 130), (2, 65, 64), (1, 127, 5), (3, 0, 4), (0, 4, 5)], ids=str
+)
+def test_transposed(backend, dtype, shape, rng):
+    batches, rows, columns = shape
+    x = rng.integers(-99, 99, shape).astype(dtype)
+    out = backend.put(np.zeros((batches, columns, rows + 3), dtype))
+    transpose(out[:, :, :rows], backend.put(x))
+    np.testing.assert_array_equal(backend.get(out)[:, :, :rows], x.swapaxes(1, 2))
+    assert not backend.get(out)[:, :, rows:].any()
+
+
+def test_views(backend, rng):
+    x = rng.standard_normal((3, 40, 70)).astype(np.float32)
+    for view in (x[:, ::2, 3:60], x[::-1, ::-1], np.broadcast_to(x[:1], x.shape), x.swapaxes(0, 1)):
+        out = backend.put(np.full(view.swapaxes(1, 2).shape, np.nan, np.float32))
+        transpose(out, backend.put_strided(view))
+        np.testing.assert_array_equal(backend.get(out), view.swapaxes(1, 2))
+
+
+def test_shapes_that_do_not_fit():
+    x = np.zeros((1, 2, 3), np.float32)
+    with pytest.raises(ValueError, match=r"shapes \(1, 2, 3\) and \(1, 2, 3\) do not fit"):
+        transpose(x, x)
