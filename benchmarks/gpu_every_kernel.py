@@ -331,7 +331,22 @@ def step_many_parameters(device: mg.Device) -> list[str]:
             print(f"{told:40} error {error:.1e}", flush=True)
             if not error < 10 * np.finfo(dtype).eps:
                 wrong.append(told)
+        wrong += clip_many_gradients(device, [row[1] for row in drawn])
     return wrong
+
+
+def clip_many_gradients(device: mg.Device, grads: list[np.ndarray]) -> list[str]:
+    """The sum of the squares of ``grads``, and their scaling by it."""
+    xp, eps = device.xp, np.finfo(grads[0].dtype).eps
+    total = sum(np.sum(grad.astype(np.float64) ** 2) for grad in grads)
+    given = [xp.array(grad) for grad in grads]
+    factor = cuda.optim_many.squares(given).sum()
+    cuda.optim_many.scale(given, factor)
+    found = [a if xp is np else a.get() for a in given]
+    error = worst_error(found, [grad * total for grad in grads])
+    told = f"the norm of many gradients {grads[0].dtype.name}"
+    print(f"{told:40} error {error:.1e}", flush=True)
+    return [] if error < 50 * eps else [told]
 
 
 def look_for_wrong_indices(device: mg.Device) -> list[str]:

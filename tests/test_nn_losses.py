@@ -181,6 +181,21 @@ def test_clip_grad_norm(p):
     assert nn.utils.clip_grad_norm_(parameters[1], 1.0, p).shape == ()
 
 
+@pytest.mark.parametrize("max_norm", [0.5, 1e3])
+def test_clip_grad_norm_on_every_device(device, max_norm):
+    """More gradients than a launch takes, a large one among them."""
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(n) for n in (*range(1, 70), 2051)]
+    norm = np.sqrt(sum((grad**2).sum() for grad in grads))
+    parameters = [mg.zeros(grad.size, dtype=mg.float64, device=device, requires_grad=True) for grad in grads]
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = mg.tensor(grad, mg.float64, device=device)
+    assert nn.utils.clip_grad_norm_(parameters, max_norm).item() == pytest.approx(norm, rel=1e-12)
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    for parameter, grad in zip(parameters, grads, strict=True):
+        assert_same(parameter.grad, grad * factor, 1e-12)
+
+
 def test_clip_grad_norm_refuses_bad_input():
     parameters = with_gradients([1.0, math.nan])
     with pytest.raises(RuntimeError, match="nan"):

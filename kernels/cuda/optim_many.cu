@@ -1,4 +1,5 @@
-// One step of an optimizer for many parameters, in one launch: the formulas of optim.cu.
+// One step of an optimizer for many parameters, in one launch: the formulas of optim.cu. And the norm of many
+// gradients, with their scaling.
 //
 // A network has dozens of parameters, most of them small. A launch for each takes longer than its work, and does
 // not fill the card. Here the blocks of all parameters form one grid, and a block finds its parameter by a binary
@@ -8,6 +9,7 @@
 // Grid: x = the blocks of all parameters, one parameter after the other; each has those of optim.cu.
 
 #include "optim.cuh"
+#include "rows.cuh"
 
 // Up to 64 parameters: where they, their gradients and what is remembered of them begin, how many elements they
 // have, and how many blocks come before theirs. Kernel parameters have room for 4 KB.
@@ -69,4 +71,47 @@ __global__ void __launch_bounds__(THREADS) adam_steps(
 ) {
     const Adam<T> update(live, new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction);
     update_tensors<T>(tensors, update, tensors.state, tensors.other_state);
+}
+
+// ---- the norm of all gradients ----
+//
+// Of the table, only the gradients are used.
+
+// Calls function(element) for this block's elements of its gradient, by vectors where they fit; WRITES stores what
+// it makes of them.
+template <bool WRITES, typename T, typename Function>
+__device__ __forceinline__ void for_each_of_gradient(const Tensors& tensors, Function function) {
+    constexpr int N = 16 / sizeof(T);
+    const int tensor = parameter_of_block(tensors);
+    T* grad = reinterpret_cast<T*>(tensors.grad[tensor]);
+    const long long n = tensors.size[tensor];
+    const long long begin = (blockIdx.x - tensors.blocks_before[tensor]) * (THREADS * N);
+    if (begin + THREADS * N <= n && aligned<N>(grad)) {
+        Vector<T, N> vector = load_vector<N>(grad + begin + threadIdx.x * N);
+#pragma unroll
+        for (int k = 0; k < N; k++) function(vector.lane[k]);
+        if constexpr (WRITES) store_vector(grad + begin + threadIdx.x * N, vector);
+        return;
+    }
+    for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS) {
+        T element = grad[i];
+        function(element);
+        if constexpr (WRITES) grad[i] = element;
+    }
+}
+
+// partial[block] = the sum of the squares of the block's elements.
+template <typename T>
+__global__ void __launch_bounds__(THREADS) squares_of_gradients(T* partial, Tensors tensors) {
+    T sum = 0;
+    for_each_of_gradient<false, T>(tensors, [&](T element) { sum += element * element; });
+    sum = across_block<SUM>(sum);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// Every gradient times factor[0].
+template <typename T>
+__global__ void __launch_bounds__(THREADS) scale_gradients(const T* factor, Tensors tensors) {
+    const T by = factor[0];
+    for_each_of_gradient<true, T>(tensors, [&](T& element) { element *= by; });
 }

@@ -19,6 +19,7 @@ from .. import launch
 from ..arguments import address
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
+from . import workspace
 from .live import Live
 from .optim import adam_arguments
 from .vector import VECTOR_BYTES
@@ -31,6 +32,8 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _sgd = CudaKernel(_source, "sgd_steps<T>")
 _momentum = CudaKernel(_source, "momentum_steps<T>")
 _adam = CudaKernel(_source, "adam_steps<T>")
+_squares = CudaKernel(_source, "squares_of_gradients<T>")
+_scale = CudaKernel(_source, "scale_gradients<T>")
 
 
 def fits(params: Sequence, *columns: Sequence) -> bool:
@@ -98,22 +101,54 @@ def _alike(numbers: Sequence, *columns: Sequence) -> Iterator[tuple]:
         yield number, *zip(*those, strict=True)
 
 
+def squares(grads: Sequence) -> Any:
+    """A new array of partial sums, whose sum is that of the squares of all elements of ``grads``."""
+    per_block = _per_block(grads[0])
+    partial = workspace(grads[0], sum(blocks(grad.size, per_block) for grad in grads))
+    start = 0
+    for table, total, part in _tables((("grad", grads),)):
+        _launch_with_table(_squares, total, part, partial[start : start + total], table)
+        start += total
+    return partial
+
+
+def scale(grads: Sequence, factor: Any) -> None:
+    """Multiply all ``grads`` by ``factor``, an array of one element."""
+    for table, total, part in _tables((("grad", grads),)):
+        _launch_with_table(_scale, total, part, factor.reshape(1), table)
+
+
 def _launch(kernel: CudaKernel, columns: Sequence[Sequence], *factors: Any) -> None:
-    for start in range(0, len(columns[0]), CAPACITY):
-        part = [column[start : start + CAPACITY] for column in columns]
-        params = part[0]
-        per_block = THREADS * (VECTOR_BYTES // params[0].itemsize)
-        total, before = 0, []
-        for param in params:
+    for table, total, part in _tables(tuple(zip(COLUMNS, columns, strict=False))):
+        _launch_with_table(kernel, total, part, part[0], table, *factors)
+
+
+def _tables(columns: tuple) -> Iterator[tuple[dict, int, list]]:
+    """For each launch: the table of its ``columns``, (name, arrays) each; its blocks; and all its arrays."""
+    for start in range(0, len(columns[0][1]), CAPACITY):
+        parts = {name: arrays[start : start + CAPACITY] for name, arrays in columns}
+        first = next(iter(parts.values()))
+        total, before, per_block = 0, [], _per_block(first[0])
+        for array in first:
             before.append(total)
-            total += blocks(param.size, per_block)
-        table = {name: _padded(map(address, column)) for name, column in zip(COLUMNS, part, strict=False)}
-        table |= {name: _padded(()) for name in COLUMNS[len(part) :]}
-        table |= {"size": _padded(param.size for param in params), "blocks_before": _padded(before)}
-        if launch.keep is not None:
-            launch.keep([array for column in part for array in column])
-        with _reading_addresses(params[0]):
-            kernel.launch(total, THREADS, (params[0], table | {"count": len(params)}, *factors))
+            total += blocks(array.size, per_block)
+        table: dict = {name: _padded(map(address, parts.get(name, ()))) for name in COLUMNS}
+        table |= {"size": _padded(array.size for array in first), "blocks_before": _padded(before)}
+        yield table | {"count": len(first)}, total, [array for part in parts.values() for array in part]
+
+
+def _launch_with_table(
+    kernel: CudaKernel, total: int, arrays: list, first: Any, table: dict, *rest: Any
+) -> None:
+    if launch.keep is not None:
+        launch.keep(arrays)
+    with _reading_addresses(first):
+        kernel.launch(total, THREADS, (first, table, *rest))
+
+
+def _per_block(array: Any) -> int:
+    """How many elements a block has."""
+    return THREADS * (VECTOR_BYTES // array.itemsize)
 
 
 def _padded(numbers: Any) -> list[int]:

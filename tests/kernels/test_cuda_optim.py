@@ -185,6 +185,20 @@ def test_sgd_of_many(xp, dtype, options):
         assert_near(on_host(xp, found), expected[: len(found)], dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [SIZES, [3] * 130, [0, 5, 0, 2051, 0]])
+def test_the_norm_of_many_gradients(xp, dtype, sizes):
+    grads = [draw(n, dtype)[0] for n in sizes]
+    given = on_device(xp, grads)
+    (partial,) = on_host(xp, [optim_many.squares(given)])
+    expected, eps = sum(np.sum(grad.astype(np.float64) ** 2) for grad in grads), np.finfo(dtype).eps
+    # A partial sum has a few terms for each thread, and ten levels of sums over the threads.
+    assert abs(partial.astype(np.float64).sum() - expected) <= 20 * eps * expected
+    optim_many.scale(given, xp.array([0.3], dtype))
+    for found, grad in zip(on_host(xp, given), grads, strict=True):
+        assert np.array_equal(found, grad * dtype(0.3))
+
+
 def test_what_one_launch_takes(xp):
     params = [xp.ones(8), xp.ones((2, 3))]
     grads = [xp.ones(8), xp.ones((2, 3))]
