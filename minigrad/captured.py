@@ -140,7 +140,7 @@ class CapturedStep:
         graph = self._graphs[kind] = _Graph(self.function, (args, options), tensors, device)
         if len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)
-        return graph.replay(tensors, first=True)
+        return graph.run()
 
     def _run(self, arguments: tuple, device: Device) -> Any:
         """The function itself, on ``device``, watched for what no replay can do."""
@@ -160,6 +160,7 @@ class _Graph:
 
     def __init__(self, function: Callable, arguments: tuple, tensors: Sequence[Any], device: Device):
         self.device = device
+        self._in_flight: deque[tuple[Any, Any]] = deque()
         cuda = device.xp.cuda
         with device.active():
             pool = self._pool = cuda.MemoryPool()  # its memory is the graph's, and lives as long
@@ -172,8 +173,10 @@ class _Graph:
                 self.recording.owned.add(memory.mem.ptr)
                 return memory
 
-            with stream, cuda.using_allocator(allocate):
+            with cuda.using_allocator(allocate):
                 self._inputs = [wrap(device.empty(t.shape, t.dtype), device) for t in tensors]
+            self._copy(tensors)
+            with stream, cuda.using_allocator(allocate):
                 inputs = iter(self._inputs)
                 moved = _join(arguments, lambda _: next(inputs))
                 stream.begin_capture()
@@ -185,25 +188,31 @@ class _Graph:
                     raise _explained(error, self.recording) from error
                 self._graph = stream.end_capture()
         self._outputs = _join(outputs, _detached)
-        self._in_flight: deque[tuple[Any, Any]] = deque()
 
-    def replay(self, tensors: Sequence[Any], first: bool = False) -> Any:
-        """Run the step on other inputs; ``first`` is the run whose Python code has just been executed."""
+    def replay(self, tensors: Sequence[Any]) -> Any:
+        """Run the step on other inputs."""
+        with self.device.active():
+            self._copy(tensors)
+            for change in self.recording.before_replay:
+                change()
+        return self.run()
+
+    def run(self) -> Any:
+        """Run the step on the inputs that the graph has: the first time, they are those of the recorded run."""
         recording = self.recording
         with self.device.active():
-            for own, given in zip(self._inputs, tensors, strict=True):
-                self._copy(own._array, given)
-            if not first:
-                for change in recording.before_replay:
-                    change()
             assert recording.numbers is not None
             recording.numbers.write()
             self._graph.launch()
         mark_cells_written(recording.cells)
         return self._outputs
 
-    def _copy(self, own: Any, given: Any) -> None:
-        """Queue a copy of ``given``, a tensor or an array of the host, into an input of the graph."""
+    def _copy(self, tensors: Sequence[Any]) -> None:
+        """Queue copies of tensors, or arrays of the host, into the inputs of the graph."""
+        for own, given in zip(self._inputs, tensors, strict=True):
+            self._copy_one(own._array, given)
+
+    def _copy_one(self, own: Any, given: Any) -> None:
         device = self.device
         source = given._array if isinstance(given, Tensor) else given
         if isinstance(given, Tensor) and given.device.is_card:

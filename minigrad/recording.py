@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minigrad.errors import CaptureError
@@ -45,7 +45,7 @@ class Recording:
         self.kept: dict[int, Any] = {}
         self.before_replay: list[Callable[[], object]] = []
         self.cells: list[list[int]] = []
-        self._watched: list[tuple[Callable[[], Hashable], Hashable]] = []
+        self._watched: list[tuple[Callable[[], Any], Any]] = []
         self._leaves: list[tuple[weakref.ref, Any]] = []
 
     @property
@@ -87,7 +87,7 @@ class Recording:
         assert self.numbers is not None
         return self.numbers.add(format, read)
 
-    def watch(self, state: Callable[[], Hashable]) -> None:
+    def watch(self, state: Callable[[], Any]) -> None:
         """Record the step anew as soon as ``state()`` differs from what it is now."""
         self._watched.append((state, state()))
 

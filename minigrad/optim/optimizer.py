@@ -6,7 +6,7 @@ import copy
 import math
 import numbers
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -179,10 +179,10 @@ class Optimizer:
             state[param] = {key: _own_copy(value, param) for key, value in values.items()}
         self.param_groups, self.state = groups, state
 
-    def _what_is_recorded(self) -> Hashable:
+    def _what_is_recorded(self) -> list:
         """What a recorded step takes from here, but for the learning rates and counts, which it reads anew."""
-        options = [repr({k: v for k, v in g.items() if k not in ("params", "lr")}) for g in self.param_groups]
-        return id(self.state), *options, *[len(group["params"]) for group in self.param_groups]
+        options = [[v for k, v in group.items() if k not in ("params", "lr")] for group in self.param_groups]
+        return [id(self.state), options, [len(group["params"]) for group in self.param_groups]]
 
     def _parameters(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
