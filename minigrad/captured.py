@@ -81,7 +81,6 @@ def capture(
     Raises:
         CaptureError: the step looks at values (``item()``, ``numpy()``, ``bool()``, ``print``), copies from the
             CPU or waits for the card; or an op that it uses cannot be recorded. The message names the op.
-            Targets and indices out of range are looked for in the first ``warmup`` calls only.
         TypeError: an argument is neither a tensor nor hashable.
     """
     if function is None:

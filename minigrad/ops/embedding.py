@@ -12,7 +12,6 @@ from minigrad.dispatch import Spec
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
-from minigrad.recording import recording_on
 
 
 @op(name="embedding")
@@ -108,10 +107,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
         raise ValueError(
             f"embedding: weight must be (num_embeddings, embedding_dim), got shape {weight.shape}"
         )
-    where = input.device
-    # On the CPU the kernel looks itself. On the simulator, the runs before a recorded one have looked.
-    if where is not cpu_device and (where.is_card or recording_on(where) is None):
-        with where.active():
+    if input.device is not cpu_device:  # where the kernel looks itself
+        with input.device.active():
             check_numbers(input._array, weight._array)
     return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, weight.shape[0]))
 
