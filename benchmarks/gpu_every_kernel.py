@@ -49,6 +49,8 @@ LADDERS = {
     "conv2d": CONVOLUTION,
     "grouped conv2d": CONVOLUTION,
     "depthwise conv2d": CONVOLUTION,
+    "conv2d of large tiles": CONVOLUTION,
+    "depthwise conv2d of small squares": CONVOLUTION,
     "conv2d of one channel": CONVOLUTION,
     "dropout": "dropout",
     "embedding": "embedding",
@@ -100,6 +102,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
             lambda x, w: FUNCTIONS.conv2d(x, w, None, (2, 1), 1, 1, 4),
             (image, (8, 1, 3, 3)),
         ),
+        "conv2d of large tiles": (large_tiles, ((1, 40, 3, 3), (72, 40, 1, 1), (40, 72, 3, 1))),
+        "depthwise conv2d of small squares": (small_squares, ((8, 2, 9, 11), (2, 1, 3, 3), (4, 1, 5, 5))),
         # So many outputs that the sums of the weight's gradient are cut into parts.
         "conv2d of one channel": (
             lambda x, w: FUNCTIONS.conv2d(x, w),
@@ -146,6 +150,17 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
 def large_batch(a: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
     """As many products as the large tiles of the register rungs wait for, without their gradients."""
     return a * b.transpose(1, 2) + (a.detach() @ b.detach()).sum()
+
+
+def large_tiles(x: mg.Tensor, w: mg.Tensor, v: mg.Tensor) -> mg.Tensor:
+    """Convolutions of more channels than 32, and than 64, at either end."""
+    return FUNCTIONS.conv2d(FUNCTIONS.conv2d(x, w), v)
+
+
+def small_squares(x: mg.Tensor, w3: mg.Tensor, w5: mg.Tensor) -> mg.Tensor:
+    """Depthwise convolutions of 3x3 and 5x5, at strides of 1 and 2, one after the other."""
+    x = FUNCTIONS.conv2d(FUNCTIONS.conv2d(x, w3, None, 1, 1, 1, 2), w3, None, 2, 1, 1, 2)
+    return FUNCTIONS.conv2d(FUNCTIONS.conv2d(x, w5, None, 1, 2, 1, 2)[:, :2], w5, None, 2, 2, 1, 2)
 
 
 def elementwise(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:

@@ -22,6 +22,8 @@ MODULES = (
     "conv2d",
     "conv2d_depthwise",
     "conv2d_implicit_gemm",
+    "conv2d_pipelined",
+    "conv2d_strips",
     "conv2d_winograd",
     "cross_entropy",
     "elementwise",

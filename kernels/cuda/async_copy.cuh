@@ -7,9 +7,9 @@
 //     copies.wait<0>();                     // until 0 groups are left: this thread's copies are there
 //     __syncthreads();                      // and those of the others
 //
-// Needs compute capability 8.0; below, the kernel traps. On the simulator the copy is made at the wait that
-// must have seen it arrive, and not earlier: who reads before that finds what was there. It counts as a store from
-// its start on: who still reads the old values then, with no barrier in between, has a race.
+// Below compute capability 8.0 the thread makes the copy itself, at once. On the simulator it is made at the
+// wait that must have seen it arrive, and not earlier: who reads before that finds what was there. It counts
+// as a store from its start on: who still reads the old values then, with no barrier in between, has a race.
 #pragma once
 
 struct AsyncCopies {
@@ -32,7 +32,7 @@ struct AsyncCopies {
             asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
                          ::"r"(to), "l"(from), "n"(BYTES), "r"(valid) : "memory");
 #else
-        __trap();
+        Copy{shared, global, BYTES, valid, 0}.arrive();
 #endif
     }
 
@@ -57,27 +57,29 @@ struct AsyncCopies {
 #endif
     }
 
-#if defined(MINIGRAD_SIM)
   private:
     struct Copy {
         void* shared;
         const void* global;
         int bytes, valid, group;
 
-        __forceinline__ void arrive() const {
-            if (valid == bytes && bytes == 16) return move<uint4>();
-            if (valid == bytes && bytes == 8) return move<uint2>();
-            if (valid == bytes) return move<unsigned>();
+        __device__ __forceinline__ void arrive() const {
+            const bool whole = valid == bytes;
+            if ((whole || valid == 0) && bytes == 16) return move<uint4>(whole);
+            if ((whole || valid == 0) && bytes == 8) return move<uint2>(whole);
+            if (whole || valid == 0) return move<unsigned>(whole);
             auto to = static_cast<unsigned char*>(shared);
             auto from = static_cast<const unsigned char*>(global);
             for (int i = 0; i < bytes; i++) to[i] = i < valid ? from[i] : 0;
         }
 
         template <typename Word>
-        __forceinline__ void move() const {
-            *static_cast<Word*>(shared) = *static_cast<const Word*>(global);
+        __device__ __forceinline__ void move(bool whole) const {
+            *static_cast<Word*>(shared) = whole ? *static_cast<const Word*>(global) : Word{};
         }
     };
+
+#if defined(MINIGRAD_SIM)
     static constexpr int CAPACITY = 256;
     Copy copies[CAPACITY];
     int started = 0, groups = 0;

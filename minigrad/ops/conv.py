@@ -279,6 +279,29 @@ def _fills_weight_grad_tiles(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
     return g.shape[1] >= FEWEST_ROWS * groups
 
 
+# With fewer channels than this most of a slice of 16 would be zeros.
+FEWEST_CHANNELS = 8
+
+
+def _fits_pipelined(
+    x: Any, weight: Any, bias: Any = None, *, dilation: Any, groups: int, input_size: Any = None, **_: Any
+) -> bool:
+    rows, channels = weight.shape[0] // groups, weight.shape[1]
+    if input_size is not None:  # the gradient for the input exchanges them
+        rows, channels = channels, rows
+    width = (input_size or x.shape)[-1]
+    enough = rows >= FEWEST_ROWS and channels >= FEWEST_CHANNELS
+    return enough and cuda.conv2d_pipelined.fits(weight.shape, width, dilation)
+
+
+def _fits_weight_grad_pipelined(
+    g: Any, x: Any, *, kernel_size: Any, dilation: Any, groups: int, **_: Any
+) -> bool:
+    weight_shape = g.shape[1], x.shape[1] // groups, *kernel_size
+    enough = g.shape[1] >= FEWEST_ROWS * groups and weight_shape[1] >= FEWEST_CHANNELS
+    return enough and cuda.conv2d_pipelined.fits(weight_shape, x.shape[3], dilation)
+
+
 def _is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
     return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
 
@@ -289,6 +312,16 @@ AMPLIFICATION = 9.0
 
 def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
     return x.shape[1] == groups
+
+
+def _fits_strips(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
+    return weight.shape[1] == 1 and cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation)
+
+
+def _fits_weight_grad_strips(
+    g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **_: Any
+) -> bool:
+    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
 
 
 def _register(
@@ -303,10 +336,19 @@ def _register(
     target.kernel(*device, name=name, when=when, **conditions)(kernel)
 
 
-for _op, _pass, _fills_tiles, _depthwise in (
-    (_conv2d, "forward", _fills_forward_tiles, _is_depthwise),
-    (conv2d_input_grad, "input_grad", _fills_input_grad_tiles, _is_depthwise),
-    (conv2d_weight_grad, "weight_grad", _fills_weight_grad_tiles, _is_weight_grad_depthwise),
+for _op, _pass, _conditions in (
+    (_conv2d, "forward", (_fills_forward_tiles, _fits_pipelined, _is_depthwise, _fits_strips)),
+    (
+        *(conv2d_input_grad, "input_grad"),
+        (_fills_input_grad_tiles, _fits_pipelined, _is_depthwise, _fits_strips),
+    ),
+    (
+        *(conv2d_weight_grad, "weight_grad"),
+        (
+            *(_fills_weight_grad_tiles, _fits_weight_grad_pipelined),
+            *(_is_weight_grad_depthwise, _fits_weight_grad_strips),
+        ),
+    ),
 ):
     for _rung in ("direct", "im2col", "implicit_gemm", "planes"):
         _register(
@@ -319,13 +361,16 @@ for _op, _pass, _fills_tiles, _depthwise in (
         dtypes="f4",
         amplification=AMPLIFICATION,
     )
-    for _rung, _run, _when in (
-        ("direct", getattr(cuda.conv2d, _pass), None),
-        ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles),
-        ("implicit_gemm", getattr(cuda.conv2d_implicit_gemm, _pass), _fills_tiles),
-        ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise),
+    _fills_tiles, _pipelined, _depthwise, _strips = _conditions
+    for _rung, _run, _when, _dtypes in (
+        ("direct", getattr(cuda.conv2d, _pass), None, "f4 f8"),
+        ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles, "f4 f8"),
+        ("implicit_gemm", getattr(cuda.conv2d_implicit_gemm, _pass), _fills_tiles, "f4 f8"),
+        ("pipelined", getattr(cuda.conv2d_pipelined, _pass), _pipelined, "f4"),
+        ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise, "f4 f8"),
+        ("strips", getattr(cuda.conv2d_strips, _pass), _strips, "f4 f8"),
     ):
-        _register(_op, ("cuda", "sim"), _rung, _run, _when)
+        _register(_op, ("cuda", "sim"), _rung, _run, _when, dtypes=_dtypes)
     _register(
         *(_op, ("cuda", "sim"), "winograd", getattr(cuda.conv2d_winograd, _pass), fits_winograd_on_a_card),
         prefer=PREFERS_ON_A_CARD[_pass]["winograd"],

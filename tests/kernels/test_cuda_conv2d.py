@@ -9,14 +9,19 @@ from minigrad.kernels import cuda, sim
 from minigrad.kernels.cuda import conv2d
 from minigrad.kernels.cuda import conv2d_depthwise as depthwise
 from minigrad.kernels.cuda import conv2d_implicit_gemm as gemm
+from minigrad.kernels.cuda import conv2d_pipelined as pipelined
+from minigrad.kernels.cuda import conv2d_strips as strips
 
 RUNGS = {  # (forward, gradient for the input, gradient for the weight)
     "direct": (conv2d.forward, conv2d.input_grad, conv2d.weight_grad),
     "tiled": (gemm.forward_tiled, gemm.input_grad_tiled, gemm.weight_grad_tiled),
     "implicit_gemm": (gemm.forward, gemm.input_grad, gemm.weight_grad),
+    "pipelined": (pipelined.forward, pipelined.input_grad, pipelined.weight_grad),
     "depthwise": (depthwise.forward, depthwise.input_grad, depthwise.weight_grad),
+    "strips": (strips.forward, strips.input_grad, strips.weight_grad),
 }
 DTYPES = [np.float32, np.float64]
+FLOAT32_ALONE = {"pipelined"}
 needs_simulator = pytest.mark.skipif(
     not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
 )
@@ -46,7 +51,15 @@ DEPTHWISE = [
     ((2, 1, 6, 9), (2, 1, 4, 5), (1, 1), (0, 2), (1, 1), 1),  # more taps than a block of weight_grad takes
     ((3, 1, 60, 50), (2, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),  # sums long enough to be cut into parts
 ]
-BOTH = [(rung, case) for rung in RUNGS for case in (DEPTHWISE if rung == "depthwise" else CASES)]
+STRIPS = [
+    *(case for case in DEPTHWISE if strips.fits(case[1][2:], case[2], case[4])),
+    ((2, 2, 17, 10), (4, 1, 3, 3), (2, 2), (1, 1), (1, 1), 2),  # two outputs of each channel
+    ((2, 3, 12, 11), (3, 1, 3, 3), (2, 2), (0, 3), (1, 1), 3),
+    ((9, 1, 10, 9), (3, 1, 5, 5), (1, 1), (2, 3), (1, 1), 1),  # images enough to be cut into parts
+    ((2, 2, 9, 11), (2, 1, 5, 5), (2, 2), (2, 5), (1, 1), 2),
+]
+TAKES = {"depthwise": DEPTHWISE, "strips": STRIPS}
+BOTH = [(rung, case) for rung in RUNGS for case in TAKES.get(rung, CASES)]
 
 
 @pytest.fixture(params=["sim", "cuda"])
@@ -105,8 +118,10 @@ def assert_sums(actual, expected, magnitude, length):
     assert np.all(np.abs(actual - expected) <= bound), np.abs(actual - expected).max()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rung", "case"), BOTH)
+@pytest.mark.parametrize(
+    ("rung", "case", "dtype"),
+    [(r, c, d) for r, c in BOTH for d in DTYPES if r not in FLOAT32_ALONE or d is np.float32],
+)
 def test_convolution_and_its_gradients(run, dtype, rung, case):
     forward, input_grad, weight_grad = RUNGS[rung]
     x, weight, bias, grad, options = inputs(case, dtype)
@@ -130,13 +145,13 @@ def test_convolution_and_its_gradients(run, dtype, rung, case):
 def test_empty_arrays(run, rung):
     forward, input_grad, weight_grad = RUNGS[rung]
     options = (1, 1, 0, 0, 1, 1, 1)
-    x, weight, grad = np.empty((0, 1, 4, 4), "f4"), np.ones((3, 1, 2, 2), "f4"), np.empty((0, 3, 3, 3), "f4")
+    x, weight, grad = np.empty((0, 1, 4, 4), "f4"), np.ones((3, 1, 3, 3), "f4"), np.empty((0, 3, 2, 2), "f4")
     assert run(forward, grad.shape, "f4", x, weight, None, *options).shape == grad.shape
     assert run(input_grad, x.shape, "f4", grad, weight, *options).shape == x.shape
     assert not run(weight_grad, weight.shape, "f4", grad, x, *options).any()
     # No channels: a sum of nothing.
     x, weight, grad = np.empty((1, 0, 4, 4), "f4"), np.empty((3, 0, 2, 2), "f4"), np.ones((1, 3, 3, 3), "f4")
-    if rung != "depthwise":
+    if rung not in TAKES:
         bias = np.arange(3, dtype="f4")
         out = run(forward, grad.shape, "f4", x, weight, bias, *options)
         assert np.array_equal(out, np.broadcast_to(bias[:, None, None], grad.shape))
@@ -178,7 +193,7 @@ def assert_same_specials(actual, expected):
 @pytest.mark.parametrize("rung", RUNGS)
 def test_an_infinite_weight_stays_in_its_channels(run, rung):
     forward, input_grad, _ = RUNGS[rung]
-    case = ((2, 4, 6, 7), (8, 1, 3, 3), (2, 1), (1, 1), (1, 1), 4)
+    case = ((2, 4, 6, 7), (8, 1, 3, 3), (2, 2), (1, 1), (1, 1), 4)
     x, weight, _, grad, options = inputs(case, np.float32)
     weight[3, 0, 0, 1] = np.inf  # of channel 3 of the output, which sees channel 1 of x
     out = run(forward, grad.shape, "f4", x, weight, None, *options)
@@ -186,8 +201,8 @@ def test_an_infinite_weight_stays_in_its_channels(run, rung):
     assert not np.isfinite(out[:, 3, 1:]).any()  # in its first row the tap lies above the image
     grad_x = run(input_grad, x.shape, "f4", grad, weight, *options)
     assert np.isfinite(np.delete(grad_x, 1, axis=1)).all()
-    assert np.isfinite(grad_x[:, 1, ::2]).all()  # the tap reads odd rows alone
-    assert not np.isfinite(grad_x[:, 1, 1:4:2]).any()
+    assert np.isfinite(grad_x[:, 1, ::2]).all()  # the tap reads odd rows alone, and even columns
+    assert not np.isfinite(grad_x[:, 1, 1:4:2, ::2]).any()
 
 
 def test_what_does_not_fit_is_refused():
@@ -204,6 +219,17 @@ def test_what_does_not_fit_is_refused():
             input_grad(x, out, weight, 1, 1, 0, 0, 1, 1, 1)
         with pytest.raises(ValueError, match=r"at least size 1, got \(3, 0\)"):
             weight_grad(weight[..., :0], out, fitting, 1, 1, 0, 0, 1, 1, 1)
+
+
+@needs_simulator
+def test_strips_refuse_other_groups_kernels_strides_and_dilations():
+    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 9, 9), (4, 2, 3, 3), (1, 4, 7, 7)))
+    with pytest.raises(ValueError, match="expected as many groups as channels, 4, got 2"):
+        strips.forward(out, x, weight, None, 1, 1, 0, 0, 1, 1, 2)
+    for kernel, stride, dilation in (((3, 2), 1, 1), ((4, 4), 1, 1), ((3, 3), 3, 1), ((3, 3), 1, 2)):
+        weight = np.ones((4, 1, *kernel), "f4")
+        with pytest.raises(ValueError, match=f"got kernel .*, stride .{stride}, {stride}., dilation"):
+            strips.forward(out, x, weight, None, stride, stride, 0, 0, dilation, dilation, 4)
 
 
 @needs_simulator

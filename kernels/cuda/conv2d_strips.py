@@ -1,0 +1,98 @@
+"""Launches ``conv2d_strips.cu``: depthwise convolution with small kernels, by strips of rows in registers.
+
+Arrays and options are those of :mod:`.conv2d`, with ``groups`` = C; the number of output channels is any
+multiple of it. ``fits`` tells which kernels, strides and dilations there is an instance for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from . import reduce, workspace
+from .conv2d import shape_fields
+
+THREADS = 256  # STRIP_THREADS of conv2d_strips.cu
+KERNELS = (3, 5)
+STRIDES = (1, 2)
+PART = 8  # the fewest images that are worth a block of their own in the weight's gradient
+ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
+
+# Results in a strip, by the stride: the best of 2 to 14 on an H200, for depthwise 3 x 3 layers of 56 x 56.
+ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 7, 2: 2}, "weight_grad": {1: 4, 2: 4}}
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+
+
+def _instances(function: str) -> dict[tuple[int, int], CudaKernel]:
+    return {
+        (kernel, stride): CudaKernel(
+            _source, f"conv2d_strips_{function}<T, {kernel}, {stride}, {ROWS[function][stride]}>"
+        )
+        for kernel in KERNELS
+        for stride in STRIDES
+    }
+
+
+_forward = _instances("forward")
+_input_grad = _instances("input_grad")
+_weight_grad = _instances("weight_grad")
+
+
+def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
+    """Whether the kernel is square, of 3 or 5, the stride 1 or 2 on both axes, and the dilation 1."""
+    (height, width), (down, right) = kernel_size, stride
+    return height == width and height in KERNELS and down == right and down in STRIDES and dilation == (1, 1)
+
+
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+    """For groups of one channel: each thread makes a strip of results, whose pixels it keeps in registers."""
+    shape = _shape(x, weight, out, options, bias)
+    rows = ROWS["forward"][shape["stride_h"]]
+    strips = shape["N"] * shape["O"] * blocks(shape["OH"], rows) * shape["OW"]
+    _forward[_instance(shape)].launch(blocks(strips, THREADS), THREADS, (out, x, weight, bias, shape))
+
+
+def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
+    """For groups of one channel: each thread makes a strip of pixels, of all phases of the stride."""
+    shape = _shape(out, weight, grad_output, options)
+    stride, strips = shape["stride_h"], shape["N"] * shape["C"]
+    for size, pad, length in (
+        (shape["H"], shape["pad_h"], ROWS["input_grad"][stride]),
+        (shape["W"], shape["pad_w"], 1),
+    ):
+        strips *= blocks((size - 1 + pad) // stride - pad // stride + 1, length)
+    _input_grad[_instance(shape)].launch(blocks(strips, THREADS), THREADS, (out, grad_output, weight, shape))
+
+
+def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
+    """For groups of one channel: the sums of all taps stay in registers, over strips of rows."""
+    shape = _shape(x, out, grad_output, options)
+    parts = max(min(ENOUGH_BLOCKS // max(shape["O"], 1), shape["N"] // PART), 1)
+    partial = workspace(out, (out.size, parts)) if parts > 1 else out
+    arguments = (partial, grad_output, x, parts, shape)
+    _weight_grad[_instance(shape)].launch(shape["O"] * parts, THREADS, arguments)
+    if parts > 1:
+        reduce.shuffle(out.reshape(-1), partial)
+
+
+def _instance(shape: dict[str, int]) -> tuple[int, int]:
+    return shape["KH"], shape["stride_h"]
+
+
+def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = None) -> dict[str, int]:
+    """The fields of struct Conv2dShape; ValueError unless there is an instance for them."""
+    shape = shape_fields(x, weight, output, options, bias)
+    if shape["groups"] != shape["C"]:
+        raise ValueError(
+            f"conv2d strips kernel: expected as many groups as channels, {shape['C']}, got {shape['groups']}"
+        )
+    kernel, stride, dilation = weight.shape[2:], options[:2], options[4:6]
+    if not fits(kernel, stride, dilation):
+        raise ValueError(
+            f"conv2d strips kernel: expected a square kernel of {KERNELS}, a stride of {STRIDES} and no "
+            f"dilation, got kernel {kernel}, stride {stride}, dilation {dilation}"
+        )
+    return shape
