@@ -13,8 +13,8 @@ from typing import Any
 
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
-from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
 from minigrad.ops.conv_choice import PREFERS, PREFERS_ON_A_CARD, fits_winograd, fits_winograd_on_a_card
 from minigrad.ops.join import pad
@@ -306,7 +306,7 @@ def _is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilatio
     return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
 
 
-# Of rounding errors by Winograd's matrices, from which tests/kernels/test_conv2d_winograd_kernels.py computes it.
+# Of rounding errors, by Winograd's matrices; tests/kernels/test_conv2d_winograd_kernels.py computes it.
 AMPLIFICATION = 9.0
 
 
