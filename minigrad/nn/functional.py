@@ -6,6 +6,7 @@ and is an error where the graph still needs the old values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -92,8 +93,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
             f"got input of shape {input.shape}"
         )
-    if input.ndim > 1 and weight.ndim == 2 and input.device.type == "cpu":
+    if weight.ndim == 2 and (input.ndim == 2 or (input.ndim > 2 and input.device.type == "cpu")):
         return _linear(input, weight, bias)
+    if weight.ndim == 2 and input.ndim > 2:  # on a card one large product, there and back
+        rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
+        return _linear(rows, weight, bias).reshape(*input.shape[:-1], weight.shape[0])
     out = _matmul(input, weight.T if weight.ndim == 2 else weight)
     return out if bias is None else out + bias
 

@@ -88,7 +88,12 @@ for _name in ("naive", "tiled", "packed", "threaded"):
     _register(getattr(cpu.matmul, _name), _name)
 
 
-@linear.kernel("cuda", "sim", name="product", layout="strided")
+def _has_kernel(x: Any, *rest: Any) -> bool:
+    """Whether matmul has a kernel for this dtype: for 16 bits that takes tensor cores."""
+    return x.itemsize > 2 or cuda.matmul_tensor_core.is_supported(x)
+
+
+@linear.kernel("cuda", "sim", name="product", dtypes="f4 f8 f2 bf16", layout="strided", when=_has_kernel)
 def _(out, x, weight, bias):
     """The best kernel of matmul, then the bias."""
     rows = _rows(out)
@@ -97,7 +102,9 @@ def _(out, x, weight, bias):
         cuda.elementwise.FUNCTIONS["add"](rows, rows, bias)
 
 
-@linear_weight_grad.kernel("cuda", "sim", name="product", layout="strided")
+@linear_weight_grad.kernel(
+    "cuda", "sim", name="product", dtypes="f4 f8 f2 bf16", layout="strided", when=_has_kernel
+)
 def _(out, g, x):
     """The best kernel of matmul."""
     multiply(out, _rows(g).T, _rows(x))
