@@ -15,7 +15,10 @@ import minigrad as mg
 LONGEST_SAMPLE = 0.5  # seconds; a call slower than this is timed once or twice
 
 # By the format of a row: the matrix rate that is its ceiling.
-RATES = {"float32": "matrix", "tf32": "matrix_tf32", "float16": "matrix_bf16", "bfloat16": "matrix_bf16"}
+RATES = {
+    **{"float32": "matrix", "tf32": "matrix_tf32"},
+    **dict.fromkeys(("float16", "bfloat16", "autocast"), "matrix_bf16"),
+}
 
 
 class Bench:

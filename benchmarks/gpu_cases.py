@@ -46,7 +46,8 @@ class Case:
         rung: the kernel to select for the first of ``ops``; None for the one that users get.
         random: whether PyTorch draws numbers of its own, so that its result cannot be compared.
         format: what the numbers are rounded to, in both libraries: ``"float32"``, ``"float16"``,
-            ``"bfloat16"``, or ``"tf32"``, which is float32 whose factors are rounded.
+            ``"bfloat16"``, ``"tf32"``, which is float32 whose factors are rounded, or ``"autocast"``: float32
+            that the call itself rounds to bfloat16.
     """
 
     name: str
@@ -86,6 +87,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         ]
     yield from matmuls(products, device)
     yield from tensor_core_matmuls((40,) if small else (4096, 8192), device)
+    yield from linear_layers(*(36, 20, 40) if small else (8192, 1024, 4096), device)
     # (N, C, O, H = W, kernel, stride, padding, groups)
     layers = [(2, 17, 18, 6, 3, 1, 1, 1), (2, 4, 8, 7, 3, 2, 1, 4)]
     transposed = [(2, 3, 17, 5, 4, 2, 1)]
@@ -162,6 +164,46 @@ def tensor_core_matmuls(sizes: tuple[int, ...], device: str) -> Iterator[Case]:
                     rung,
                     format=format,
                 )
+
+
+def linear_layers(tokens: int, features: int, outputs: int, device: str) -> Iterator[Case]:
+    """A layer of a transformer under autocast: parameters and inputs in float32, products in bfloat16."""
+    if BFLOAT16 is None:
+        return
+    kind = mg.device(device).type
+
+    def ours(x: Any, weight: Any, bias: Any) -> Any:
+        with mg.autocast(kind, BFLOAT16):
+            return mg.nn.functional.linear(x, weight, bias)
+
+    def theirs(torch: Any, x: Any, weight: Any, bias: Any) -> Any:
+        with torch.autocast(_torch_device(kind), torch.bfloat16):
+            return torch.nn.functional.linear(x, weight, bias)
+
+    def weight_gradient(layer: Callable[..., Any], x: Any, weight: Any, bias: Any, g: Any) -> Any:
+        weight, bias = (parameter.detach().requires_grad_() for parameter in (weight, bias))
+        y = layer(x, weight, bias)
+        y.backward(g.to(y.dtype))
+        return weight.grad
+
+    size = f"{tokens}x{features} -> {outputs}"
+    shapes = ((tokens, features), (outputs, features), (outputs,))
+    read, written = FLOAT * sum(map(prod, shapes)), 2 * tokens * outputs
+    operations = 2.0 * tokens * features * outputs
+    yield Case(
+        "linear, autocast", size, shapes, ours, theirs, operations, read + written, ("matmul",), format="autocast"
+    )
+    yield Case(
+        "linear, autocast, weight gradient",
+        size,
+        (*shapes, (tokens, outputs)),
+        lambda *inputs: weight_gradient(ours, *inputs),
+        lambda torch, *inputs: weight_gradient(functools.partial(theirs, torch), *inputs),
+        2 * operations,
+        read + written + FLOAT * (tokens * outputs + outputs * features),
+        ("matmul",),
+        format="autocast",
+    )
 
 
 def convolutions(
@@ -576,14 +618,20 @@ def mnist_cost(batch: int, size: int, channels: int) -> tuple[float, float]:
     return 2.0 * batch * (3 * macs - first), moved
 
 
-def trainer(lib: Any, model: Any) -> Callable[[Any, Any], Any]:
-    """``step(images, labels)``: one step of Adam; returns the loss, which stays on the device."""
+def trainer(
+    lib: Any, model: Any, context: Callable[[], Any] = contextlib.nullcontext
+) -> Callable[[Any, Any], Any]:
+    """``step(images, labels)``: one step of Adam; returns the loss, which stays on the device.
+
+    The loss is found in a ``context()``.
+    """
     optimizer = lib.optim.Adam(model.parameters(), lr=1e-3)
     criterion = lib.nn.CrossEntropyLoss()
 
     def step(images: Any, labels: Any) -> Any:
         optimizer.zero_grad()
-        loss = criterion(model(images), labels)
+        with context():
+            loss = criterion(model(images), labels)
         loss.backward()
         optimizer.step()
         return loss

@@ -39,12 +39,13 @@ from gpu_bench import Bench, around, finish, relative_error
 from gpu_cases import Case, cases, mnist_cnn, mnist_cost, references, trainer
 
 import minigrad as mg
+from minigrad.dtypes import BFLOAT16
 from minigrad.compare import machine
 from minigrad.compare.peaks import card_arithmetic
 from minigrad.kernels.launch import CudaKernel
 
 # Relative errors by norm: strict float32 stays far below its own, TF32 is above.
-TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3}
+TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3, "autocast": 1e-2}
 
 EMPTY = "__global__ void empty(float* out, int n) { if (n > 0 && threadIdx.x == 0) out[0] = n; }"
 
@@ -127,7 +128,7 @@ def overheads(bench: Bench) -> dict[str, float]:
 def row(bench: Bench, case: Case) -> dict[str, Any]:
     """Check ``case`` against float64, time it in both libraries, and set it against the floor."""
     result = {"name": case.name, "size": case.size, "operations": case.operations, "bytes": case.bytes}
-    result["format"], dtype = case.format, "float32" if case.format == "tf32" else case.format
+    result["format"], dtype = case.format, case.format if "16" in case.format else "float32"
     nbytes = (2 if "16" in dtype else 4) * sum(map(np.prod, case.shapes))
     sets = int(min(16, max(2, -(-2 * bench.cache_bytes // nbytes))))
     arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
@@ -182,16 +183,19 @@ def reference(bench: Bench, case: Case, inputs: list[Any]) -> Any:
 
 
 PLAIN, CAPTURED = "MNIST CNN, training step", "MNIST CNN, captured training step"
+AUTOCAST, AUTOCAST_CAPTURED = f"{PLAIN}, autocast", f"{CAPTURED}, autocast"
 
 
 def training_step(bench: Bench, name: str) -> dict[str, Any]:
     """A step of the MNIST CNN with Adam: ours plain or, if ``name`` says so, captured; PyTorch's is eager.
 
-    Checked: the losses of three steps, against float64 on the CPU.
+    With ``autocast`` in the name, both find the loss under it, in bfloat16. Checked: the losses of three steps,
+    against float64 on the CPU.
     """
+    autocast = name in (AUTOCAST, AUTOCAST_CAPTURED)
     batch, size, channels = (4, 8, 2) if bench.quick else (128, 28, 32)
     operations, moved = mnist_cost(batch, size, channels)
-    result = {"name": name, "size": f"batch {batch}"}
+    result = {"name": name, "size": f"batch {batch}", "format": "autocast" if autocast else "float32"}
     result |= {"operations": operations, "bytes": moved}
     images = mg.device("cpu").from_numpy(np.random.default_rng(0).standard_normal((batch, 1, size, size)))
     labels = np.random.default_rng(1).integers(0, 10, batch)
@@ -202,12 +206,14 @@ def training_step(bench: Bench, name: str) -> dict[str, Any]:
         model = mnist_cnn(mg, size, channels).to(dtype)
         model.load_state_dict({name: mg.tensor(value, dtype) for name, value in start.items()})
         inputs = mg.tensor(images, dtype, device=device), mg.tensor(labels, device=device)
-        return trainer(mg, model.to(device)), *inputs
+        rounds = autocast and dtype == mg.float32
+        context = functools.partial(mg.autocast, bench.device.type, "bfloat16", enabled=rounds)
+        return trainer(mg, model.to(device), context), *inputs
 
     exact, *inputs = prepared(mg.float64, "cpu")
     expected = np.array([exact(*inputs).item() for _ in range(3)])
     step, *ours = prepared(mg.float32, bench.device)
-    if name == CAPTURED:
+    if name in (CAPTURED, AUTOCAST_CAPTURED):
         step = mg.capture(step, warmup=1)
     result["error"] = float(np.abs([step(*ours).item() for _ in range(3)] / expected - 1).max())
     runs = {"minigrad": lambda: step(*ours)}
@@ -216,12 +222,13 @@ def training_step(bench: Bench, name: str) -> dict[str, Any]:
         where = f"cuda:{bench.device.index}" if bench.on_card else "cpu"
         model = mnist_cnn(torch, size, channels)
         model.load_state_dict({name: torch.tensor(value) for name, value in start.items()})
-        their_step = trainer(torch, model.to(where))
+        context = functools.partial(torch.autocast, torch.device(where).type, torch.bfloat16, autocast)
+        their_step = trainer(torch, model.to(where), context)
         theirs = torch.tensor(images, dtype=torch.float32, device=where), torch.tensor(labels, device=where)
         losses = [their_step(*theirs).item() for _ in range(3)]
         result["torch_error"] = float(np.abs(losses / expected - 1).max())
         runs["torch"] = lambda: their_step(*theirs)
-    if not all(result.get(key, 0.0) < 1e-3 for key in ("error", "torch_error")):
+    if not all(result.get(key, 0.0) < (2e-2 if autocast else 1e-3) for key in ("error", "torch_error")):
         result["failure"] = "the losses are wrong"
         return result
     return finish(bench, result, bench.alternate(runs))
@@ -274,7 +281,8 @@ def first_line(*command: str) -> str | None:
 
 def measured(bench: Bench) -> Iterator[dict[str, Any]]:
     """Every row in turn. One that fails says why; those after the time is over are left out, and named."""
-    todo = [(name, "", functools.partial(training_step, bench, name)) for name in (PLAIN, CAPTURED)]
+    steps = (PLAIN, CAPTURED, *((AUTOCAST, AUTOCAST_CAPTURED) if BFLOAT16 else ()))
+    todo = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
     todo += [(name, "", run) for name, run in gpu_suite.rows(bench)]
     for case in cases(bench.quick, bench.device.type):
         todo.append((case.name, case.size, functools.partial(row, bench, case)))
