@@ -1,4 +1,4 @@
-"""The rules that choose among the CPU's convolution kernels; a selected kernel runs whatever they say."""
+"""The rules that choose among the kernels of convolution; a selected kernel runs whatever they say."""
 
 import numpy as np
 import pytest
@@ -25,10 +25,10 @@ FORWARD = {
 }
 
 
-def choose(op, *shapes, groups=1, **sizes):
-    arrays = [None if shape is None else np.empty(shape, np.float32) for shape in shapes]
+def choose(op, *shapes, groups=1, device="cpu", dtype=np.float32, **sizes):
+    arrays = [None if shape is None else np.empty(shape, dtype) for shape in shapes]
     options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": groups}
-    return kernel_table(op).choose("cpu", np.dtype(np.float32), arrays, options | sizes).name
+    return kernel_table(op).choose(device, np.dtype(dtype), arrays, options | sizes).name
 
 
 @pytest.mark.parametrize("x, weight, groups, rung", FORWARD.values(), ids=FORWARD)
@@ -79,3 +79,32 @@ def test_answers_follow_the_settings():
             assert choose("conv2d", *many_channels, None) == "implicit_gemm"
             with use_kernel("conv2d", "planes"):
                 assert choose("conv2d", *many_channels, None) == "planes"
+
+
+# ---- on a card ---------------------------------------------------------------------------------------------
+
+ON_A_CARD = {  # channels, outputs, groups, kernel, and the rungs: forward, gradients for input and weight
+    "many channels": (16, 16, 1, (3, 3), ("pipelined", "pipelined", "pipelined")),
+    "first layer": (3, 16, 1, (3, 3), ("implicit_gemm", "direct", "implicit_gemm")),
+    "last layer": (16, 3, 1, (3, 3), ("direct", "implicit_gemm", "direct")),
+    "more taps than pipelined takes": (16, 16, 1, (12, 12), ("implicit_gemm",) * 3),
+    "depthwise": (4, 8, 4, (3, 3), ("strips", "strips", "strips")),
+    "depthwise, another kernel": (4, 8, 4, (4, 3), ("depthwise", "depthwise", "depthwise")),
+    "one channel to many": (1, 32, 1, (5, 5), ("strips", "direct", "strips")),
+}
+
+
+@pytest.mark.parametrize("channels, outputs, groups, kernel, rungs", ON_A_CARD.values(), ids=ON_A_CARD)
+def test_on_a_card(channels, outputs, groups, kernel, rungs):
+    x, weight = (2, channels, 14, 13), (outputs, channels // groups, *kernel)
+    y = 2, outputs, 15 - kernel[0], 14 - kernel[1]
+    options = {"groups": groups, "device": "cuda"}
+    with convolution_precision("highest"):
+        assert choose("conv2d", x, weight, None, **options) == rungs[0]
+        assert choose("conv2d_input_grad", y, weight, input_size=x[2:], **options) == rungs[1]
+        assert choose("conv2d_weight_grad", y, x, kernel_size=kernel, **options) == rungs[2]
+
+
+def test_float64_on_a_card():
+    x, weight = (2, 16, 8, 8), (16, 16, 3, 3)
+    assert choose("conv2d", x, weight, None, device="cuda", dtype=np.float64) == "implicit_gemm"
