@@ -37,7 +37,8 @@ struct WinogradTiles {
     int channels, height, width;
     int pad_h, pad_w;          // the window of tile (0, 0) begins at pixel (-pad_h, -pad_w)
     unsigned rows, columns;    // of tiles in an image
-    unsigned first, count;     // the tiles to transform; they are numbered from that of the first image on
+    unsigned image, first;     // the first tile to transform, counted from the first one of its image
+    unsigned count;            // tiles to transform
     unsigned pitch;            // elements from one channel to the next in the values at a point, >= count
 };
 
@@ -138,7 +139,7 @@ struct Corner {
 
     __device__ __forceinline__ Corner(unsigned tile, const WinogradTiles& s) {
         const unsigned number = s.first + tile, row = number / s.columns;
-        image = row / s.rows;
+        image = s.image + row / s.rows;
         y = int(row % s.rows) * STEP - s.pad_h;
         x = int(number % s.columns) * STEP - s.pad_w;
     }
@@ -158,7 +159,7 @@ __device__ __forceinline__ void images_to_points(float* values, const float* ima
         in_row[i] = tile < s.count && unsigned(at.y + i) < unsigned(s.height);
         in_column[i] = unsigned(at.x + i) < unsigned(s.width);
     }
-    const long long corner = at.image * s.channels * plane + (long long)at.y * s.width + at.x;
+    const long long corner = plane * s.channels * at.image + (long long)at.y * s.width + at.x;
     for (int c = blockIdx.y * blockDim.y + threadIdx.y; c < s.channels; c += gridDim.y * blockDim.y) {
         const float* from = images + corner + c * plane;
         float window[COUNT][COUNT], at_points[POINTS][POINTS];
@@ -195,7 +196,7 @@ winograd_points_to_output(float* out, const float* products, const float* bias, 
     if (tile >= s.count) return;
     const Corner at(tile, s);
     const long long plane = (long long)s.height * s.width, point = (long long)s.channels * s.pitch;
-    const long long corner = at.image * s.channels * plane + (long long)at.y * s.width + at.x;
+    const long long corner = plane * s.channels * at.image + (long long)at.y * s.width + at.x;
     const bool whole_rows = s.width % STEP == 0 && aligned<STEP>(out);  // then all of them start at vectors
     for (int c = blockIdx.y * blockDim.y + threadIdx.y; c < s.channels; c += gridDim.y * blockDim.y) {
         const float* from = products + (long long)c * s.pitch + tile;

@@ -30,6 +30,13 @@ ENOUGH_BLOCKS = 512  # as many as an H200 works on, in products that are sums ov
 PRODUCT_TILE = 64
 SHORTEST_PART = 256  # tiles
 
+# An estimate of the time on an H200, in microseconds: of the launches beyond the implicit GEMM's one; of multiply-adds
+# by matmul.cu and by the implicit GEMM; and of values at points, each of which is written, read and, divided by
+# 2.25, a pixel that is read or written.
+LAUNCHES = 40.0
+PRODUCT_RATE, DEFINITION_RATE = 21e6, 22e6
+VALUE_RATE = 0.6e6
+
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _input_to_points = CudaKernel(_source, "winograd_input_to_points")
 _grad_to_points = CudaKernel(_source, "winograd_grad_to_points")
@@ -58,6 +65,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     matrix products; the sums become the taps."""
     shape = _check(x, out, grad_output, options)
     groups, rows, columns = shape["groups"], shape["O"] // shape["groups"], out.shape[1]
+    pad = shape["pad_h"], shape["pad_w"]
     tiles = _Tiles(grad_output, shape["C"] + shape["O"])
     products = POINTS * groups * blocks(rows, PRODUCT_TILE) * blocks(columns, PRODUCT_TILE)
     parts = max(min(ENOUGH_BLOCKS // max(products, 1), tiles.chunk // SHORTEST_PART), 1)
@@ -67,8 +75,8 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     sums = workspace(out, (tiles.chunks, parts, POINTS, groups, rows, columns))
     xp = array_module(out)
     for number, sums_of_chunk in enumerate(sums):
-        tiles.to_points(_input_to_points, values, x, (shape["pad_h"], shape["pad_w"]), number)
-        tiles.to_points(_grad_to_points, grads, grad_output, (0, 0), number)
+        tiles.launch(_input_to_points, (values, x), x, pad, number, parts * length)
+        tiles.launch(_grad_to_points, (grads, grad_output), grad_output, (0, 0), number, parts * length)
         _multiply(sums_of_chunk, xp.moveaxis(grads, 3, 0), xp.moveaxis(values, (3, 4), (0, 3)))
     count = rows * columns * groups
     arguments = out, sums, count, tiles.chunks * parts
@@ -81,8 +89,19 @@ def fits(kernel_size: tuple[int, ...], stride: tuple[int, int], dilation: tuple[
 
 
 def is_faster(x: tuple[int, ...], weight: tuple[int, ...], pad_h: int, pad_w: int, of_input: bool) -> bool:
-    """Whether the algorithm beats the implicit GEMM on an input (N, C, H, W): not known before it is measured."""
-    return False
+    """Whether the algorithm beats the implicit GEMM on an input (N, C, H, W): an estimate of both.
+
+    ``of_input``: the tiles are those of the input, as for its gradient.
+    """
+    N, _, H, W = x
+    M, K = weight[0] * weight[1] // max(x[1], 1), weight[1]  # channels of a group
+    if not fills_tiles(M, K):
+        return False
+    OH, OW = H + 2 * pad_h - TAPS + 1, W + 2 * pad_w - TAPS + 1
+    rows, columns = (H, W) if of_input else (OH, OW)
+    groups, tiles = x[1] // K, N * blocks(rows, STEP) * blocks(columns, STEP)
+    winograd = LAUNCHES + groups * POINTS * tiles * (M * K / PRODUCT_RATE + (M + K) / VALUE_RATE)
+    return winograd < groups * N * OH * OW * M * K * TAPS**2 / DEFINITION_RATE
 
 
 def _check(
@@ -109,9 +128,9 @@ def _convolve(
     values = workspace(out, (POINTS, groups, K, tiles.chunk))
     products = workspace(out, (POINTS, groups, M, tiles.chunk))
     for number in range(tiles.chunks):
-        tiles.to_points(_input_to_points, values, source, pad, number)
+        tiles.launch(_input_to_points, (values, source), source, pad, number, tiles.chunk)
         _multiply(products, array_module(out).swapaxes(kernels, -1, -2), values)
-        tiles.to_output(out, products, bias, number)
+        tiles.launch(_points_to_output, (out, products, bias), out, (0, 0), number, tiles.chunk)
 
 
 def _multiply(out: Any, a: Any, b: Any) -> None:
@@ -133,23 +152,14 @@ class _Tiles:
         self.chunk = blocks(blocks(self.total, max(chunks, 1)), ROW) * ROW
         self.chunks = blocks(self.total, self.chunk) if self.total else 0
 
-    def to_points(self, kernel: CudaKernel, values: Any, images: Any, pad: tuple[int, int], number: int):
-        """From the images' windows, which begin ``pad`` before the tiles, to (POINTS, ..., tiles): values of
-        tiles beyond the chunk's become zeros."""
-        self._launch(kernel, images, pad, number, values[0].size, lambda images: (values, images))
-
-    def to_output(self, out: Any, products: Any, bias: Any | None, number: int):
-        """And back."""
-        self._launch(
-            *(_points_to_output, out, (0, 0), number, products[0].size), lambda out: (out, products, bias)
-        )
-
-    def _launch(self, kernel: CudaKernel, images: Any, pad: tuple[int, int], number: int, size: int, arrays):
-        """For chunk ``number``; ``arrays`` gives the kernel's, of the images from the chunk's first one on."""
+    def launch(
+        self, kernel: CudaKernel, arrays: tuple, images: Any, pad: tuple[int, int], number: int, pitch: int
+    ) -> None:
+        """Transform chunk ``number`` of ``images``, whose windows begin ``pad`` before the tiles. ``pitch`` tiles
+        have room at each point; those beyond the chunk's become zeros."""
         _, channels, height, width = images.shape
         begin = number * self.chunk
         image, first = divmod(begin, self.rows * self.columns)
-        pitch = size // max(channels, 1)
         shape = {
             "channels": channels,
             "height": height,
@@ -158,9 +168,10 @@ class _Tiles:
             "pad_w": pad[1],
             "rows": self.rows,
             "columns": self.columns,
+            "image": image,
             "first": first,
             "count": min(self.chunk, self.total - begin),
             "pitch": pitch,
         }
         grid = blocks(pitch, BLOCK[0]), min(blocks(channels, BLOCK[1]), MAX_GRID_Y)
-        kernel.launch(grid, BLOCK, (*arrays(images[image:]), shape))
+        kernel.launch(grid, BLOCK, (*arrays, shape))

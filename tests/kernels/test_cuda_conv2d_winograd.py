@@ -181,7 +181,15 @@ def chosen_for_all(shape, dtype=np.float32, **attrs):
 
 
 def test_it_is_taken_where_it_is_faster_and_allowed():
-    assert "winograd" not in chosen_for_all(LARGE)  # yet
-    assert "winograd" not in chosen_for_all((64, 1, 1, (56, 56), (1, 1), 64))
-    with mg.convolution_precision("highest"), mg.use_kernel("conv2d", "winograd"):  # the user's word counts
-        assert "winograd" in chosen_for_all(LARGE)
+    assert chosen_for_all(LARGE) == {"winograd"}
+    assert chosen_for_all((128, 128, 128, (28, 28), (1, 1))) == {"winograd"}
+    assert chosen_for_all((64, 64, 64, (56, 56), (1, 1), 2)) == {"winograd"}  # in 2 groups
+    assert "winograd" not in chosen_for_all(LARGE, np.float64)
+    assert "winograd" not in chosen_for_all((64, 3, 64, (56, 56), (1, 1)))  # too few channels
+    assert "winograd" not in chosen_for_all((64, 1, 1, (56, 56), (1, 1), 64))  # depthwise
+    assert "winograd" not in chosen_for_all((2, 64, 64, (8, 8), (1, 1)))  # launches take longer than the work
+    assert "winograd" not in chosen_for_all(LARGE, stride=(2, 1))
+    with mg.convolution_precision("highest"):
+        assert "winograd" not in chosen_for_all(LARGE)
+        with mg.use_kernel("conv2d", "winograd"):  # the user's word counts
+            assert "winograd" in chosen_for_all(LARGE)
