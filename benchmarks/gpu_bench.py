@@ -30,7 +30,7 @@ class Bench:
         self.on_card = self.device.type == "cuda"
         self.xp = self.device.xp
         self.stop = time.monotonic() + seconds
-        self.samples, self.sample_seconds = (2, 0.0) if quick else (9, 0.005)
+        self.samples, self.sample_seconds = (2, 0.0) if quick else (7, 0.004)
         self.rng = self.xp.random.default_rng(0)
         self.rates: dict[str, float] = {}
         self.torch = self._strict_torch()

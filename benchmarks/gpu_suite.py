@@ -31,15 +31,17 @@ class DeviceData(suite_cases.Data):
         return mg.tensor(array, device=self.bench.device) if ours else self.bench.to_torch(array)
 
 
-def suite_row(bench: Bench, case: suite_cases.Case) -> dict[str, Any]:
+def suite_row(bench: Bench, case: suite_cases.Case, captured: bool) -> dict[str, Any]:
     """Compare the results of both libraries, time both, and set them against the floor.
 
     The floor counts what PyTorch's own counter of operations sees (products, convolutions, attention), and
-    the bytes of the inputs and the results.
+    the bytes of the inputs and the results. A step that is ``captured`` is so on our side alone.
     """
-    result = {"name": f"{case.group}: {case.name}", "size": "", "operations": 0.0}
+    result = {"name": row_name(case, captured), "size": "", "operations": 0.0}
     data = DeviceData(bench, mg, 0)
     ours = [case.build(mg, data)]
+    if captured:
+        ours = [mg.capture(ours[0], device=bench.device, warmup=1)]
     sets = 1
     if case.group not in STATEFUL:
         sets = int(min(16, max(1, -(-2 * bench.cache_bytes // max(1, data.bytes)))))
@@ -79,9 +81,17 @@ def counted(bench: Bench, run: Callable[[], Any]) -> tuple[float, Any]:
     return float(counter.get_total_flops()), result
 
 
+def row_name(case: suite_cases.Case, captured: bool) -> str:
+    """As the table shows it: the group, and the row in it."""
+    return f"{'captured ' * captured}{case.group}: {case.name}"
+
+
 def rows(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """(name, function that measures) of each row."""
-    for case in suite_cases.cases():
-        name = f"{case.group}: {case.name}"
+    """(name, function that measures) of each row: training steps first, on a card plain and captured."""
+    steps = [case for case in suite_cases.cases() if case.group == "training step"]
+    others = [case for case in suite_cases.cases() if case.group != "training step"]
+    every = [(case, captured) for case in steps for captured in (False, True)[: 1 + bench.on_card]]
+    for case, captured in every + [(case, False) for case in others]:
+        name = row_name(case, captured)
         if not bench.quick or re.search(QUICK, name):
-            yield name, functools.partial(suite_row, bench, case)
+            yield name, functools.partial(suite_row, bench, case, captured)

@@ -36,8 +36,8 @@ def page(record: dict[str, Any]) -> Iterator[str]:
         if ": " in row["name"]:
             groups.setdefault(row["name"].partition(": ")[0], []).append(row)
     yield from means(groups)
-    for group in ("training step", *(name for name in groups if name != "training step")):
-        yield from table(group, groups.get(group, []))
+    for group, found in groups.items():
+        yield from table(group, found)
     yield from table("ops and rungs", [row for row in rows if ": " not in row["name"]])
 
 

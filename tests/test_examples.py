@@ -1,6 +1,7 @@
 """The README and the examples do what they say: every Python block and every script is executed."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import minigrad as mg
@@ -99,3 +101,39 @@ def test_train_mnist_refuses_wrong_options(wrong, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode != 0
     assert "must be at least 1" in done.stderr or "unknown device 'tpu'" in done.stderr
+
+
+def test_train_cifar10_runs_and_saves(tmp_path):
+    """On random pictures of two classes, so that it needs no data: dark ones and bright ones."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "cifar10").mkdir()
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        labels = rng.integers(0, 2, (40, 1))
+        pictures = rng.integers(0, 128, (40, 3072)) + 127 * labels
+        content = np.concatenate([labels, pictures], 1).astype(np.uint8)
+        (tmp_path / "cifar10" / name).write_bytes(content.tobytes())
+    options = ("--width", 4, "--epochs", 3, "--batch-size", 20, "--lr", 0.1, "--output", tmp_path / "run")
+    environment = os.environ | {"MINIGRAD_DATA": str(tmp_path)}
+    printed = run(ROOT / "examples/train_cifar10.py", *options, env=environment)
+    assert "CIFAR-10: 200 training and 40 test images, on cpu" in printed
+    accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)%", printed)]
+    assert len(accuracies) == 3 and accuracies[-1] >= 90
+    assert (tmp_path / "run/model.safetensors").stat().st_size > 10_000
+    assert (tmp_path / "run/accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cifar10_pictures_are_shifted_and_mirrored(device):
+    """Every augmented picture is one of the 2 x 9 x 9 windows of the picture with a reflected border."""
+    spec = importlib.util.spec_from_file_location("train_cifar10", ROOT / "examples/train_cifar10.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    pictures = np.random.default_rng(0).standard_normal((20, 3, 12, 10)).astype(np.float32)
+    found = example.augmented(mg.tensor(pictures, device=device)).numpy()
+    padded = np.pad(pictures, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 10), (2, 3))
+    choices = []
+    for n in range(20):
+        same = [(windows[n][..., ::step] == found[n][:, None, None]).all((0, 3, 4)) for step in (1, -1)]
+        assert np.sum(same) == 1
+        choices.append(tuple(np.argwhere(same)[0]))
+    assert len(set(choices)) > 10 and len({mirrored for mirrored, *_ in choices}) == 2
