@@ -165,30 +165,23 @@ __device__ __forceinline__ void wgmma_wait() {
 #define SUMS_1(n) "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])
 #define SUMS_4(n) SUMS_1(n), SUMS_1(n + 1), SUMS_1(n + 2), SUMS_1(n + 3)
 #define SUMS_16(n) SUMS_4(n), SUMS_4(n + 4), SUMS_4(n + 8), SUMS_4(n + 12)
-#define SUMS_32 SUMS_16(0), SUMS_16(16)
-#define REGISTERS_64                                                                   \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define REGISTERS_128                                                                                \
-    REGISTERS_64 ", "                                                                                \
-    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "               \
-    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "               \
-    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "   \
-    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define WGMMA(shape_and_types, registers, sums, add_number, operands)                                  \
-    asm volatile("{\n"                                                                                \
-                 ".reg .pred add;\n"                                                                  \
-                 "setp.ne.b32 add, " add_number ", 0;\n"                                              \
-                 "wgmma.mma_async.sync.aligned." shape_and_types " {" registers "}, " operands ";\n"  \
-                 "}"                                                                                  \
-                 : sums                                                                               \
+#define WGMMA(shape_and_types, layouts)                                                                 \
+    asm volatile("{\n"                                                                                  \
+                 ".reg .pred add;\n"                                                                    \
+                 "setp.ne.b32 add, %130, 0;\n"                                                          \
+                 "wgmma.mma_async.sync.aligned." shape_and_types " {"                                   \
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "               \
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "     \
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "     \
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "     \
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "     \
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "     \
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, "     \
+                 "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, " \
+                 "%124, %125, %126, %127}, %128, %129, add, 1, 1" layouts ";\n"                         \
+                 "}"                                                                                    \
+                 : SUMS_16(0), SUMS_16(16)                                                              \
                  : "l"(a), "l"(b), "r"(int(add)), "n"(int(A_ALONG_M)), "n"(int(B_ALONG_N)))
-#define WGMMA_128(types, layouts) \
-    WGMMA("m64n128" types, REGISTERS_64, SUMS_16(0), "%66", "%64, %65, add, 1, 1" layouts)
-#define WGMMA_256(types, layouts) \
-    WGMMA("m64n256" types, REGISTERS_128, SUMS_32, "%130", "%128, %129, add, 1, 1" layouts)
 
 template <typename T>
 constexpr bool IS_HALF = false;
@@ -196,34 +189,19 @@ template <>
 constexpr bool IS_HALF<__half> = true;
 
 // sums = a b, or += a b if `add`. a and b are descriptors. A_ALONG_M and B_ALONG_N say that neighbours in
-// memory are along the other side than k; TF32 has no such operands, and does not round floats, but cuts
-// them.
-template <typename T, bool A_ALONG_M, bool B_ALONG_N>
-__device__ __forceinline__ void wgmma(float (&sums)[16][4], unsigned long long a, unsigned long long b,
-                                      bool add) {
-    if constexpr (sizeof(T) == 4)
-        WGMMA_128("k8.f32.tf32.tf32", "");
-    else if constexpr (IS_HALF<T>)
-        WGMMA_128("k16.f32.f16.f16", ", %67, %68");
-    else
-        WGMMA_128("k16.f32.bf16.bf16", ", %67, %68");
-}
+// memory are along the other side than k; TF32 has no such operands. It does not round floats, but cuts them.
 template <typename T, bool A_ALONG_M, bool B_ALONG_N>
 __device__ __forceinline__ void wgmma(float (&sums)[32][4], unsigned long long a, unsigned long long b,
                                       bool add) {
+    static_assert(sizeof(T) == 2 || !(A_ALONG_M || B_ALONG_N), "TF32 operands lie along k");
     if constexpr (sizeof(T) == 4)
-        WGMMA_256("k8.f32.tf32.tf32", "");
+        WGMMA("m64n256k8.f32.tf32.tf32", "");
     else if constexpr (IS_HALF<T>)
-        WGMMA_256("k16.f32.f16.f16", ", %131, %132");
+        WGMMA("m64n256k16.f32.f16.f16", ", %131, %132");
     else
-        WGMMA_256("k16.f32.bf16.bf16", ", %131, %132");
+        WGMMA("m64n256k16.f32.bf16.bf16", ", %131, %132");
 }
-#undef WGMMA_256
-#undef WGMMA_128
 #undef WGMMA
-#undef REGISTERS_128
-#undef REGISTERS_64
-#undef SUMS_32
 #undef SUMS_16
 #undef SUMS_4
 #undef SUMS_1

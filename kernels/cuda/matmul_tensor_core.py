@@ -24,8 +24,8 @@ from .vector import starts_at_vector
 
 TILE_M, TILE_N = 128, 128  # as in matmul_tensor_core.cu
 THREADS = 128
-CHUNK_BYTES = 16
-SHARED_BYTES = 3 * (TILE_M + TILE_N) * 4 * CHUNK_BYTES
+CHUNK_BYTES, CHUNKS, STAGES = 16, 4, 3
+SHARED_BYTES = STAGES * (TILE_M + TILE_N) * CHUNKS * CHUNK_BYTES
 MAX_GRID_Z = 65535
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 

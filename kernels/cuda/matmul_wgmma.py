@@ -26,10 +26,10 @@ from .matmul_tensor_core import padded_rows, tensor_core, tensor_core_bfloat16
 TILE_M, TILE_N = 128, 256  # as in matmul_wgmma.cu
 THREADS = 384
 CLUSTER = 2
-STAGES, STAGE_BOXES, OUT_BOXES = 4, 6, 4
-BOX_BYTES = 8192
-SHARED_BYTES = 1024 + (STAGES * STAGE_BOXES + OUT_BOXES) * BOX_BYTES
-COMPUTE_CAPABILITY = 90
+STAGES, STAGE_BOXES, OUT_BOXES = 4, 6, 4  # the last for both consumers
+BOX_BYTES, BOX_ALIGNMENT = 8192, 1024
+SHARED_BYTES = (STAGES * STAGE_BOXES + OUT_BOXES) * BOX_BYTES + BOX_ALIGNMENT
+COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 
