@@ -21,6 +21,7 @@ import numpy as np
 from minigrad.devices import KINDS
 from minigrad.dtypes import FLOAT16, FLOAT32, bfloat16, is_floating, is_half, to_dtype
 from minigrad.graph import Variable, mode
+from minigrad.recording import recorder
 
 __all__ = ["autocast", "get_autocast_dtype", "is_autocast_enabled"]
 
@@ -41,11 +42,12 @@ class _State(NamedTuple):
     """What holds inside a context: the 16-bit dtype by the type of device, and the converted parameters.
 
     ``cache`` is None where nothing is to be kept; contexts inside of one another share it. Its keys are
-    (the id of a parameter, a dtype), its values (the parameter, when it was written to, what it became).
+    (the id of a parameter, a dtype), its values (the parameter, when it was written to, what it became, and the
+    step that was being captured, or None).
     """
 
     dtypes: dict[str, np.dtype]
-    cache: dict[tuple[int, np.dtype], tuple[Variable, int, Variable]] | None
+    cache: dict[tuple[int, np.dtype], tuple[Variable, int, Variable, Any]] | None
 
 
 class autocast(contextlib.ContextDecorator):
@@ -157,9 +159,16 @@ def _converted(tensor: Any, dtype: np.dtype) -> Any:
     written = 0 if tensor._written is None else tensor._written[0]
     key = id(tensor), dtype
     found = cache.get(key)
-    # What was made under no_grad has no graph, and would keep gradients from the parameter.
-    if found is None or found[1] != written or found[2].requires_grad != mode.grad:
-        found = cache[key] = tensor, written, tensor.to(dtype)
+    # What was made under no_grad has no graph, and would keep gradients from the parameter; what was made before
+    # a step is captured is no part of that step, and would not follow the parameter.
+    step = recorder.current
+    if (
+        found is None
+        or found[1] != written
+        or found[2].requires_grad != mode.grad
+        or found[3] is not step
+    ):
+        found = cache[key] = tensor, written, tensor.to(dtype), step
     return found[2]
 
 

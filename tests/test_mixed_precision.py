@@ -9,6 +9,7 @@ import minigrad as mg
 from minigrad import nn
 from minigrad.mixed_precision import mode
 from minigrad.nn import functional as F
+from minigrad.recording import Recording, recorder
 
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -259,6 +260,22 @@ def test_what_is_converted_without_a_graph_does_not_stand_for_one_with(half):
             F.linear(mg.ones(1, 2), weight)
         F.linear(mg.ones(1, 2), weight).sum().backward()
     assert weight.grad.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_captured_step_converts_parameters_itself(half, monkeypatch):
+    x, weight = mg.ones(2, 2), mg.ones(2, 2, requires_grad=True)
+
+    def run():
+        with mg.autocast("cpu", half):
+            F.linear(x, weight)
+            recorder.current = Recording(x.device)
+            try:
+                F.linear(x, weight)
+                F.linear(x, weight)
+            finally:
+                recorder.current = None
+
+    assert conversions(run, weight, monkeypatch) == 2
 
 
 def test_two_losses_share_a_parameter(device, half):
