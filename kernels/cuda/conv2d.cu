@@ -12,8 +12,8 @@
 // Arithmetic intensity: each multiply-add loads an element of both factors, 0.25 operations a byte in
 // float32. The threads of a warp are neighbours in a row of the result, so they share the weight and read
 // neighbouring pixels, and the L1 cache catches most of the KH * KW uses of each pixel; but not the reuse
-// over the channels of out. The next rungs are in conv2d_implicit_gemm.cu, and in conv2d_depthwise.cu for
-// groups of one channel.
+// over the channels of out. The next rungs are in conv2d_implicit_gemm.cu and conv2d_pipelined.cu, and, for
+// groups of one channel, in conv2d_depthwise.cu and conv2d_strips.cu.
 
 #include "conv2d.cuh"
 

@@ -20,9 +20,9 @@
 // In the gradient for the weight, K is the pixels of the batch. A tile has the channels of TAPS taps, so that
 // there too a thread finds one pixel for all that it copies in a step.
 //
-// Arithmetic intensity, in operations for each byte copied: R C / (2 (R + C)) for a tile of R x C: 21 for 64
-// x 128, 32 for 128 x 128. Instructions: in a step of 16 k, 1024 multiply-adds and 64 reads of shared memory,
-// and about 100 for everything else.
+// Arithmetic intensity, in operations for each byte copied: R C / (2 (R + C)) for a tile of R x C: 21 for
+// 64 x 128, 32 for 128 x 128. In a step of 16 k a thread makes 1024 multiply-adds and 64 reads of shared
+// memory, and about 100 instructions for everything else.
 //
 // Entries beyond K are copied as zeros, as the padding is; rows and columns beyond the last are not stored.
 // NaN and infinity: as in conv2d_implicit_gemm.cu.
@@ -143,9 +143,9 @@ __global__ void conv2d_pack_weight(float* packed, const float* weight, int pitch
     packed[global_thread_index()] = inside ? weight[(o * inputs + c) * taps + tap] : 0.0f;
 }
 
-// Along one axis: result number `at` is at * result_stride + first_result, and its tap number t, which has
-// the weight of tap first_tap + t * tap_step, reads the source at * source_stride + first_source + t *
-// source_step.
+// Along one axis: result number `at` stands at at * result_stride + first_result. Its tap number t has the
+// weight of tap first_tap + t * tap_step, and reads the source's element
+// at * source_stride + first_source + t * source_step.
 struct Axis {
     int results, result_size, result_stride, first_result;
     int source_size, source_stride, first_source, source_step;
@@ -356,9 +356,9 @@ conv2d_input_grad_pipelined(float* grad_input, const float* grad_output, const f
 
 // ---- gradient for the weight ----
 
-constexpr int PIXELS = 8;        // K, in a step
+constexpr int PIXELS = 8;  // the K of a step
 constexpr int GRAD_STAGES = 3;
-constexpr int GRAD_ROWS = 64;    // of a tile: channels of out
+constexpr int GRAD_ROWS = 64;  // of a tile: channels of out
 
 // A tile's columns are CHANNELS channels of each of TAPS taps. K is cut into parts of `part_length` pixels,
 // for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups); conv2d_add_taps
