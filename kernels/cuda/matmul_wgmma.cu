@@ -29,8 +29,8 @@
 // From shared memory a wgmma takes (64 + 256) x 32 bytes for 128 cycles of the tensor cores: 80 bytes of the
 // 128 that a cycle can bring.
 //
-// Registers: at the start 65536 / 384 = 168 a thread; the producer's warpgroup gives back all but 24, and the
-// consumers take 240, of which 128 are sums. Shared memory: 4 stages of 48 KB, and 2 boxes of 8 KB for each
+// Registers: at the start 65536 / 384 = 168 a thread; the producer's warpgroup gives back all but 40, and the
+// consumers take 232, of which 128 are sums. Shared memory: 4 stages of 48 KB, and 2 boxes of 8 KB for each
 // consumer: 224 KB of 227.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -224,10 +224,10 @@ matmul_wgmma(T* out, const T* a, const T* b, const __grid_constant__ TensorMap a
     else
         sync_cluster();
     if (warpgroup == 0) {
-        give_registers<24>();
+        give_registers<40>();
         if (threadIdx.x == 0) produce<T, A_ALONG_M, B_ALONG_N>(boxes, ring, a_map, b_map, shape);
     } else {
-        take_registers<240>();
+        take_registers<232>();
         consume<T, A_ALONG_M, B_ALONG_N>(out, boxes, ring, out_map, shape, warpgroup - 1);
     }
     if constexpr (CLUSTER > 1) {
