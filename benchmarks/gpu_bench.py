@@ -16,7 +16,8 @@ LONGEST_SAMPLE = 0.5  # seconds; a call slower than this is timed once or twice
 
 # By the format of a row: the matrix rate that is its ceiling.
 RATES = {
-    **{"float32": "matrix", "tf32": "matrix_tf32"},
+    "float32": "matrix",
+    "tf32": "matrix_tf32",
     **dict.fromkeys(("float16", "bfloat16", "autocast"), "matrix_bf16"),
 }
 

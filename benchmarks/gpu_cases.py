@@ -191,7 +191,15 @@ def linear_layers(tokens: int, features: int, outputs: int, device: str) -> Iter
     read, written = FLOAT * sum(map(prod, shapes)), 2 * tokens * outputs
     operations = 2.0 * tokens * features * outputs
     yield Case(
-        "linear, autocast", size, shapes, ours, theirs, operations, read + written, ("matmul",), format="autocast"
+        "linear, autocast",
+        size,
+        shapes,
+        ours,
+        theirs,
+        operations,
+        read + written,
+        ("matmul",),
+        format="autocast",
     )
     yield Case(
         "linear, autocast, weight gradient",

@@ -39,9 +39,9 @@ from gpu_bench import Bench, around, finish, relative_error
 from gpu_cases import Case, cases, mnist_cnn, mnist_cost, references, trainer
 
 import minigrad as mg
-from minigrad.dtypes import BFLOAT16
 from minigrad.compare import machine
 from minigrad.compare.peaks import card_arithmetic
+from minigrad.dtypes import BFLOAT16
 from minigrad.kernels.launch import CudaKernel
 
 # Relative errors by norm: strict float32 stays far below its own, TF32 is above.
@@ -189,8 +189,8 @@ AUTOCAST, AUTOCAST_CAPTURED = f"{PLAIN}, autocast", f"{CAPTURED}, autocast"
 def training_step(bench: Bench, name: str) -> dict[str, Any]:
     """A step of the MNIST CNN with Adam: ours plain or, if ``name`` says so, captured; PyTorch's is eager.
 
-    With ``autocast`` in the name, both find the loss under it, in bfloat16. Checked: the losses of three steps,
-    against float64 on the CPU.
+    With ``autocast`` in the name, both find the loss under it, in bfloat16. Checked: the losses of three
+    steps, against float64 on the CPU.
     """
     autocast = name in (AUTOCAST, AUTOCAST_CAPTURED)
     batch, size, channels = (4, 8, 2) if bench.quick else (128, 28, 32)

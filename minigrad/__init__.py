@@ -50,6 +50,7 @@ from minigrad.devices import Device, available_devices, device
 from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
 from minigrad.dtypes import bfloat16 as _bfloat16
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
+from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels
 from minigrad.ops import pool as _pool
@@ -134,7 +135,6 @@ from minigrad.ops.reduce import (
 )
 from minigrad.ops.shape import broadcast_to, flatten, flip, permute, reshape, squeeze, transpose, unsqueeze
 from minigrad.ops.softmax import log_softmax, softmax
-from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.precision import (
     convolution_precision,
     get_convolution_precision,

@@ -1,9 +1,9 @@
 """Training in mixed precision, under PyTorch's names: :class:`autocast` and the scale of a loss.
 
-In float16 a small gradient becomes 0: everything below 6e-8 does. The loss, and so every gradient, is therefore
-multiplied by a large number, the scale, and the gradients are divided by it before the optimizer sees them. A
-scale too large makes gradients infinite: then the step is left out and the scale lowered. bfloat16 has the range
-of float32 and needs none of this. ::
+In float16 a small gradient becomes 0: everything below 3e-8 does. The loss, and so every gradient, is
+therefore multiplied by a large number, the scale, and the gradients are divided by it before the optimizer
+sees them. A scale too large makes gradients infinite: then the step is left out and the scale lowered.
+bfloat16 has the range of float32 and needs none of this. ::
 
     scaler = mg.amp.GradScaler()
     for x, target in batches:
@@ -17,7 +17,6 @@ of float32 and needs none of this. ::
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -121,8 +120,8 @@ class GradScaler:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if any(grad.dtype == np.float16 for grad in grads):
             raise ValueError(
-                "unscale_: a gradient is float16, where an infinity may come of the division itself; keep the "
-                "parameters float32 (no model.half()) and compute under autocast"
+                "unscale_: a gradient is float16, where the division itself may lose the number; keep "
+                "the parameters float32 (no model.half()) and compute under autocast"
             )
         record.found = {}
         for grad in grads:
@@ -256,7 +255,7 @@ class GradScaler:
         self._growth_tracker = int(state_dict["_growth_tracker"])
 
 
-# ---- unscaling ------------------------------------------------------------------------------------------------
+# ---- unscaling --------------------------------------------------------------------------------------------
 
 
 def _unscale(xp: Any, grad: Any, *, inverse: float, found: Any) -> None:

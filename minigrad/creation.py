@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating, is_supported, to_dtype
 from minigrad import kernels
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
+from minigrad.dtypes import is_floating, is_supported, to_dtype
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.promotion import get_default_dtype
 from minigrad.random import Generator, default_generator

@@ -1,8 +1,8 @@
 """The dtypes of tensors: NumPy's, and bfloat16, which NumPy lacks.
 
 bfloat16 is float32 with 7 bits of mantissa instead of 23: the same range, two to three decimal digits. Its
-arrays are those of the package ml_dtypes (``pip install "minigrad[bfloat16]"``), which NumPy computes with and
-CuPy knows. Its kind is ``"V"``, that of plain bytes; tensors hold nothing else of that kind.
+arrays are those of the package ml_dtypes (``pip install "minigrad[bfloat16]"``), which NumPy computes with
+and CuPy knows. Its kind is ``"V"``, that of plain bytes; tensors hold nothing else of that kind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ except ImportError:
 else:
     BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-__all__ = ["BFLOAT16", "FLOATING_KINDS", "bfloat16", "is_floating", "is_half", "is_supported",
+__all__ = [
+    "BFLOAT16",
+    "FLOATING_KINDS",
+    "bfloat16",
+    "is_floating",
+    "is_half",
+    "is_supported",
     "names_dtype",
     "to_dtype",
 ]
@@ -52,7 +58,7 @@ def is_half(dtype: np.dtype) -> bool:
 
 def is_supported(dtype: np.dtype) -> bool:
     """Whether there are tensors of this dtype."""
-    return dtype.itemsize <= 8 and dtype.kind in "fiub" or is_bfloat16(dtype)
+    return (dtype.itemsize <= 8 and dtype.kind in "fiub") or is_bfloat16(dtype)
 
 
 def names_dtype(name: str) -> bool:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
 from minigrad.devices import Device, cpu
 from minigrad.dispatch import Spec
+from minigrad.dtypes import is_floating
 from minigrad.recording import recorder
 
 __all__ = [

@@ -15,8 +15,8 @@ import numpy as np
 
 from minigrad.autograd import Variable, mark_written, mode, wrap
 from minigrad.devices import cpu
-from minigrad.dtypes import is_floating
 from minigrad.dispatch import enter_quiet, leave_quiet
+from minigrad.dtypes import is_floating
 from minigrad.op import get_op
 from minigrad.ops import activation, elementwise, index
 

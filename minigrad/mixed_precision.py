@@ -1,7 +1,7 @@
 """Automatic mixed precision: products in 16 bits, what needs digits or range in float32.
 
-Inside ``with autocast(device_type):`` the ops of that type of device convert their floating inputs first, each
-by a policy of its own (https://arxiv.org/abs/1710.03740; the lists are PyTorch's for CUDA):
+Inside ``with autocast(device_type):`` the ops of that type of device convert their floating inputs first,
+each by a policy of its own (https://arxiv.org/abs/1710.03740; the lists are PyTorch's for CUDA):
 
 - *lower*: products of matrices, convolutions, attention and recurrent layers run in the 16-bit dtype;
 - *float32*: powers, exponentials and logarithms, sums, softmax, norms and losses run in float32;
@@ -42,8 +42,8 @@ class _State(NamedTuple):
     """What holds inside a context: the 16-bit dtype by the type of device, and the converted parameters.
 
     ``cache`` is None where nothing is to be kept; contexts inside of one another share it. Its keys are
-    (the id of a parameter, a dtype), its values (the parameter, when it was written to, what it became, and the
-    step that was being captured, or None).
+    (the id of a parameter, a dtype), its values (the parameter, when it was written to, what it became, and
+    the step that was being captured, or None).
     """
 
     dtypes: dict[str, np.dtype]
@@ -131,7 +131,7 @@ def _check_device_type(name: str, device_type: Any) -> None:
         raise ValueError(f"{name}: device_type is one of {', '.join(KINDS)}, got {device_type!r}")
 
 
-# ---- for ops, and for functions that are composed of ops ------------------------------------------------------
+# ---- for ops, and for functions that are composed of ops --------------------------------------------------
 
 
 def cast_inputs(policy: str, args: tuple) -> tuple:
@@ -159,15 +159,10 @@ def _converted(tensor: Any, dtype: np.dtype) -> Any:
     written = 0 if tensor._written is None else tensor._written[0]
     key = id(tensor), dtype
     found = cache.get(key)
-    # What was made under no_grad has no graph, and would keep gradients from the parameter; what was made before
-    # a step is captured is no part of that step, and would not follow the parameter.
+    # What was made under no_grad has no graph, and would keep gradients from the parameter; what was made
+    # before a step is captured is no part of that step, and would not follow the parameter.
     step = recorder.current
-    if (
-        found is None
-        or found[1] != written
-        or found[2].requires_grad != mode.grad
-        or found[3] is not step
-    ):
+    if found is None or found[1] != written or found[2].requires_grad != mode.grad or found[3] is not step:
         found = cache[key] = tensor, written, tensor.to(dtype), step
     return found[2]
 

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import FLOAT32, FLOATING_KINDS, is_floating, is_half
 from minigrad.anomaly import calling_stack, check_outputs
 from minigrad.devices import KINDS, cpu
 from minigrad.dispatch import (
@@ -42,6 +41,7 @@ from minigrad.dispatch import (
     parse_dtypes,
     run_kernel,
 )
+from minigrad.dtypes import FLOAT32, FLOATING_KINDS, is_floating, is_half
 from minigrad.errors import DeviceError
 from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.kernels.cpu import memory
@@ -109,8 +109,8 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable``, ``view``, ``moves``, ``arithmetic``, ``small``, ``add_gradient``,
-            ``saved_outputs``, ``materialize_grads`` as in :class:`Op`.
+        options: ``promote``, ``differentiable``, ``view``, ``moves``, ``arithmetic``, ``small``,
+            ``add_gradient``, ``saved_outputs``, ``materialize_grads`` as in :class:`Op`.
     """
     if reference is None:
         return lambda function: Op(function, name, **options)
@@ -128,8 +128,8 @@ class Op:
             of different floating dtypes are an error.
         differentiable: False for ops without a gradient, such as comparisons.
         view: the output may show the first input's memory.
-        moves: the op moves elements, converts them or looks at their bits, and so computes on 16-bit floats as
-            they are. All others compute on them in float32, and round the result once.
+        moves: the op moves elements, converts them or looks at their bits, and so computes on 16-bit floats
+            as they are. All others compute on them in float32, and round the result once.
         arithmetic: the gradient rules use nothing but ops, and the operators that bare arrays have too; where
             no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
@@ -581,7 +581,9 @@ class Op:
         )
 
     def _check_one_float(self, args: Sequence) -> None:
-        dtypes = [(i, a.dtype) for i, a in enumerate(args) if isinstance(a, Variable) and is_floating(a.dtype)]
+        dtypes = [
+            (i, a.dtype) for i, a in enumerate(args) if isinstance(a, Variable) and is_floating(a.dtype)
+        ]
         if len({t for _, t in dtypes}) > 1:
             found = ", ".join(f"{self.input_name(i)} is {t}" for i, t in dtypes)
             raise TypeError(f"{self.name}: inputs of different dtypes ({found}); convert one with .to(dtype)")

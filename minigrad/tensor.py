@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import bfloat16, is_floating, is_half, is_supported, names_dtype, to_dtype
 from minigrad import autograd
 from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.devices import Device, cpu, find_card, is_pinned, pinned_copy
 from minigrad.devices import device as find_device
+from minigrad.dtypes import bfloat16, is_floating, is_half, is_supported, names_dtype, to_dtype
 from minigrad.errors import DeviceError
 from minigrad.inplace import InPlace
 from minigrad.operators import Operators

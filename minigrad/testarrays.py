@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
 from minigrad.devices import Device
+from minigrad.dtypes import is_floating
 from minigrad.tensor import Tensor
 
 # ---- values -----------------------------------------------------------------------------------------------

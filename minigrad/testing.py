@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
 from minigrad import autograd
 from minigrad.devices import Device, available_devices
 from minigrad.devices import device as find_device
 from minigrad.dispatch import REFERENCE, Kernel, kernel_table, use_kernel
+from minigrad.dtypes import is_floating
 from minigrad.op import Op
 from minigrad.tensor import Tensor
 from minigrad.testarrays import (

@@ -30,7 +30,7 @@ TYPES = {"T": [np.float32, np.float64], "S": [np.float32], "Tap": [np.uint8, np.
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
-    "cast": dict.fromkeys(("To", "From"), [np.float32, np.float16, BFLOAT16]),
+    "cast": {name: [np.float32, np.float16, BFLOAT16] for name in ("To", "From")},
 }
 
 

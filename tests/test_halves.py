@@ -137,7 +137,8 @@ def test_sums_are_formed_in_float32(device, half):
 
 
 @pytest.mark.parametrize(
-    "shapes", [((5, 7), (7, 3)), ((33, 65), (65, 34)), ((2, 9, 8), (2, 8, 5)), ((1, 40), (40, 6)), ((6,), (6,))]
+    "shapes",
+    [((5, 7), (7, 3)), ((33, 65), (65, 34)), ((2, 9, 8), (2, 8, 5)), ((1, 40), (40, 6)), ((6,), (6,))],
 )
 def test_products_of_matrices(device, half, rng, shapes):
     a, b = (drawn(rng, shape, half, device, requires_grad=True) for shape in shapes)
@@ -151,7 +152,9 @@ def test_products_of_matrices(device, half, rng, shapes):
     assert a.grad.dtype == b.grad.dtype == half
     if len(out.shape) == 2:
         exact = wide(g) @ wide(b).T
-        allowed = UNIT[half.name] * np.abs(exact) + out.shape[1] * 2.0**-23 * (np.abs(wide(g)) @ np.abs(wide(b).T))
+        allowed = UNIT[half.name] * np.abs(exact) + out.shape[1] * 2.0**-23 * (
+            np.abs(wide(g)) @ np.abs(wide(b).T)
+        )
         assert (np.abs(wide(a.grad) - exact) <= allowed + SMALLEST).all()
 
 
@@ -185,11 +188,15 @@ def test_layers_and_their_gradients(device, half, rng, name):
     g = drawn(rng, y.shape, half, device)
     y.backward(g)
     y64.backward(g.cpu().double())
-    for (_, p), (_, p64) in zip([("x", x), *layer.named_parameters()], [("x", x64), *exact.named_parameters()], strict=True):
+    for (_, p), (_, p64) in zip(
+        [("x", x), *layer.named_parameters()], [("x", x64), *exact.named_parameters()], strict=True
+    ):
         assert p.grad.dtype == half
         expected = wide(p64.grad)
         # Each of a few roundings on the way is relative to what is summed.
-        np.testing.assert_allclose(wide(p.grad), expected, rtol=4 * bound, atol=4 * bound * np.abs(expected).max())
+        np.testing.assert_allclose(
+            wide(p.grad), expected, rtol=4 * bound, atol=4 * bound * np.abs(expected).max()
+        )
     for (_, b), (_, b64) in zip(layer.named_buffers(), exact.named_buffers(), strict=True):
         np.testing.assert_allclose(wide(b), wide(b64), rtol=bound, atol=bound)
 
@@ -198,7 +205,9 @@ def test_attention_and_lstm(device, half, rng):
     q, k, v = (drawn(rng, (2, 3, 5, 4), half, device, requires_grad=True) for _ in range(3))
     for causal in (False, True):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        exact = F.scaled_dot_product_attention(*(t.detach().cpu().double() for t in (q, k, v)), is_causal=causal)
+        exact = F.scaled_dot_product_attention(
+            *(t.detach().cpu().double() for t in (q, k, v)), is_causal=causal
+        )
         assert out.dtype == half
         np.testing.assert_allclose(wide(out), wide(exact), atol=16 * UNIT[half.name])
     out.sum().backward()
@@ -255,7 +264,9 @@ def test_indexing_and_its_gradient(device, half):
     assert x.grad[:, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("make", [lambda p: mg.optim.SGD(p, 0.1, momentum=0.9), lambda p: mg.optim.AdamW(p, 0.1)])
+@pytest.mark.parametrize(
+    "make", [lambda p: mg.optim.SGD(p, 0.1, momentum=0.9), lambda p: mg.optim.AdamW(p, 0.1)]
+)
 def test_optimizers_compute_in_float32(device, half, rng, make):
     param = drawn(rng, (7, 5), half, device, requires_grad=True)
     param32 = param.detach().float().requires_grad_()
@@ -266,7 +277,9 @@ def test_optimizers_compute_in_float32(device, half, rng, make):
         optimizer.step()
         optimizer32.step()
         assert param.dtype == half
-        np.testing.assert_allclose(wide(param), wide(param32), rtol=8 * UNIT[half.name], atol=8 * UNIT[half.name])
+        np.testing.assert_allclose(
+            wide(param), wide(param32), rtol=8 * UNIT[half.name], atol=8 * UNIT[half.name]
+        )
 
 
 def test_gradients_of_several_uses_are_added(device, half):

@@ -1,4 +1,4 @@
-"""autocast: which op runs in which dtype, what is kept, and what the gradients are; and the scale of a loss."""
+"""autocast: which op runs in which dtype, what is kept, what the gradients are; and the scale of a loss."""
 
 import threading
 
@@ -182,7 +182,9 @@ def test_as_a_decorator_and_in_other_threads(half):
 
 
 def test_defaults_and_errors():
-    assert mg.autocast("cuda").dtype == mg.autocast("sim").dtype == mg.get_autocast_dtype("cuda") == mg.float16
+    assert (
+        mg.autocast("cuda").dtype == mg.autocast("sim").dtype == mg.get_autocast_dtype("cuda") == mg.float16
+    )
     assert mg.amp.autocast is mg.autocast
     with pytest.raises(ValueError, match="device_type"):
         mg.autocast("tpu")

@@ -1,11 +1,11 @@
 """Elementwise kernels, on a card or on the simulator: each is generated from one C++ expression.
 
 A function here is called as ``function(out, x, y)``: ``out`` is C-contiguous and has the shape to which the
-inputs broadcast; an input is an array with any strides, or a number. All are of one floating dtype, but for the
-results of comparisons and the condition of ``where``, which are bools. float16 and bfloat16 are computed with in
-float32, and rounded once. NaN, infinities and -0 give what
-they give in NumPy, but that on a card, as everywhere, float32 numbers below 1.2e-38 count as zero. The
-kernels' two ways through memory stand in ``elementwise.cuh``.
+inputs broadcast; an input is an array with any strides, or a number. All are of one floating dtype, but for
+the results of comparisons and the condition of ``where``, which are bools. float16 and bfloat16 are computed
+with in float32, and rounded once. NaN, infinities and -0 give what they give in NumPy, but that on a card, as
+everywhere, float32 numbers below 1.2e-38 count as zero. The kernels' two ways through memory stand in
+``elementwise.cuh``.
 
 What has no kernel here runs on CuPy's own elementwise functions: arithmetic on integers and bools, logic,
 casts and copies. CuPy generates those in the same way, an expression for each pair of dtypes, and they too
@@ -82,11 +82,16 @@ class Elementwise:
                 + [f"const {stored.get(t, t)}* {x}, {t} {x}_number" for t, x in typed]
             ),
             function=f"[]({arguments}) -> {result} {{ return {expression}; }}",
-            inputs=", ".join(f"Input<{stored.get(t, t)}, {t}, {k}>{{{x}, {x}_number}}" for k, (t, x) in enumerate(typed)),
+            inputs=", ".join(
+                f"Input<{stored.get(t, t)}, {t}, {k}>{{{x}, {x}_number}}" for k, (t, x) in enumerate(typed)
+            ),
         )
         self._pairs = {
             key: tuple(CudaKernel(source, f"{name}_{way}<{types}>") for way in ("flat", "strided"))
-            for source, instances in ((CudaSource(self.code), WIDE), (CudaSource(HEADERS + self.code), HALVES))
+            for source, instances in (
+                (CudaSource(self.code), WIDE),
+                (CudaSource(HEADERS + self.code), HALVES),
+            )
             for key, types in instances.items()
         }
         self.kernels = tuple(kernel for key in WIDE for kernel in self._pairs[key])

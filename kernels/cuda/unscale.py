@@ -15,6 +15,6 @@ _kernel = CudaKernel(CudaSource(Path(__file__).with_suffix(".cu")), "unscale<T>"
 
 
 def unscale(grad: Any, inverse: float, found: Any) -> None:
-    """``grad``, float32 or float64, times ``inverse``; ``found[0]`` (int32) is set to 1 if it is not finite."""
+    """``grad``, float32 or float64, times ``inverse``; ``found[0]`` (int32) becomes 1 if it is not finite."""
     per_block = THREADS * (VECTOR_BYTES // grad.itemsize)
     _kernel.launch(blocks(grad.size, per_block), THREADS, (grad, grad.size, inverse, found))

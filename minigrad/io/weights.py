@@ -15,13 +15,14 @@ import numpy as np
 
 from minigrad.creation import from_numpy
 from minigrad.dtypes import BFLOAT16
-from minigrad.kernels.source import is_bfloat16
 from minigrad.io.files import write_atomically
+from minigrad.kernels.source import is_bfloat16
 from minigrad.tensor import Tensor
 
 __all__ = ["load", "load_file", "save", "save_file"]
 
-# The names of the element types in the file's header, and how NumPy reads them; for bfloat16 see _to_array. Eight-bit floats and complex numbers have no place in minigrad.
+# The names of the element types in the file's header, and how NumPy reads them; for bfloat16 see _to_array.
+# Eight-bit floats and complex numbers have no place in minigrad.
 ELEMENT_TYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),

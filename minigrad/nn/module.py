@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from minigrad.dtypes import bfloat16, is_floating, to_dtype
 from minigrad.autograd import no_grad
 from minigrad.devices import Device, find_card
 from minigrad.devices import device as find_device
+from minigrad.dtypes import bfloat16, is_floating, to_dtype
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import HookHandle, Tensor
 

@@ -10,8 +10,8 @@ import numpy as np
 from minigrad.autograd import mode, wrap
 from minigrad.dtypes import is_floating, is_half
 from minigrad.kernels import cpu, cuda
-from minigrad.mixed_precision import LOWER, autocast, cast_inputs, in_float32
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.mixed_precision import LOWER, autocast, cast_inputs, in_float32
 from minigrad.op import op
 from minigrad.ops.composed import composed_gradient, tensors
 from minigrad.ops.dropout import dropout
@@ -238,7 +238,9 @@ def _has_keys_and_fits_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_
     return k.shape[-2] > 0 and rest[-1] is None and _backward_fits(q, v)
 
 
-@attention.kernel("cuda", "sim", name="online_softmax", dtypes="f4", layout="strided", when=_has_keys_and_fits)
+@attention.kernel(
+    "cuda", "sim", name="online_softmax", dtypes="f4", layout="strided", when=_has_keys_and_fits
+)
 def _(outs, q, k, v, *, is_causal, scale):
     """Tiles of queries, whose scores never leave the multiprocessor: an online softmax walks along the keys."""
     out, lse = outs

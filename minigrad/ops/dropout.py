@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
+from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda, philox
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op

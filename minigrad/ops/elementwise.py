@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
 from minigrad.autograd import Variable, wrap
+from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.small import negative, product

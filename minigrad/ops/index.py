@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
 from minigrad.autograd import Variable, wrap
 from minigrad.dispatch import Spec
+from minigrad.dtypes import is_floating
 from minigrad.kernels import cuda
 from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows

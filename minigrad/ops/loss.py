@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.dtypes import is_floating
 from minigrad.autograd import wrap
+from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu
-from minigrad.mixed_precision import is_autocast_enabled
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.mixed_precision import is_autocast_enabled
 from minigrad.op import Op, op
 from minigrad.ops.activation import sigmoid, softplus
 from minigrad.ops.elementwise import abs, clamp, log, zeros_like

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating, is_half
-from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.dispatch import Spec
+from minigrad.dtypes import is_floating, is_half
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
 from minigrad.ops.shape import broadcast_to, permute, reshape

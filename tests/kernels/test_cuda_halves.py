@@ -1,4 +1,4 @@
-"""The CUDA kernels for floats of 16 bits: conversions, elementwise functions, and what undoes a loss's scale."""
+"""The CUDA kernels of 16-bit floats: conversions, elementwise functions, and what undoes a loss's scale."""
 
 import itertools
 
@@ -10,7 +10,22 @@ from minigrad.kernels.cuda.elementwise import ACTIVATIONS, FUNCTIONS
 
 # Blocks take 1024 or 2048 elements, threads 4 or 8.
 SIZES = [0, 1, 7, 1023, 1024, 1029, 2048, 4101]
-SPECIAL = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 65504.0, 65519.0, 65520.0, 3.3e38, 3.4e38, 1e-7, 2**-24, 1e-40]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    np.inf,
+    -np.inf,
+    np.nan,
+    65504.0,
+    65519.0,
+    65520.0,
+    3.3e38,
+    3.4e38,
+    1e-7,
+    2**-24,
+    1e-40,
+]
 TIES = [1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-23]
 
 
@@ -79,7 +94,9 @@ def apply(backend, name, out_dtype, *inputs):
 
 def in_float32(function, *inputs):
     with np.errstate(all="ignore"):
-        return function(*(x.astype(np.float32) if isinstance(x, np.ndarray) else np.float32(x) for x in inputs))
+        return function(
+            *(x.astype(np.float32) if isinstance(x, np.ndarray) else np.float32(x) for x in inputs)
+        )
 
 
 # One operation in float32, whose result is rounded once more.
