@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
         const T w = value_or(weight, channel[k], T(1));
 #pragma unroll
         for (int i = 0; i < WIDTH; i++)
-            g[k].lane[i] = (g[k].lane[i] * w - sum - normal[k].lane[i] * product) * r;
+            g[k].lane[i] = (rounded_product(g[k].lane[i], w) - sum - normal[k].lane[i] * product) * r;
         store_vector(dx + start + at[k], g[k]);
     }
 }
