@@ -11,7 +11,7 @@
 //   batch_norm_moments     + several blocks for each channel, each with a mean and a variance of its share
 //   batch_norm_normalize     elementwise; each block combines the shares of its channel itself
 //   batch_norm_grad_naive  one thread for each channel
-//   batch_norm_grad        elementwise; each block adds up its channel's shares of the sums of channel_sums.cu
+//   batch_norm_grad        elementwise; each block adds up its channel's shares of channel_sums.cu's sums
 //   batch_norm_inference   elementwise, with statistics that are given
 //   batch_norm_follow      the running statistics
 //
@@ -154,7 +154,9 @@ __global__ void __launch_bounds__(THREADS) batch_norm_moments(
 
 // (x - m) * scale + shift for the elements of a walk.
 template <typename T, int WIDTH>
-__device__ __forceinline__ void normalize(const Planes<WIDTH>& planes, T* y, const T* x, T m, T scale, T shift) {
+__device__ __forceinline__ void normalize(
+    const Planes<WIDTH>& planes, T* y, const T* x, T m, T scale, T shift
+) {
     planes.for_each([&](auto... vectors) {
         const long long at[] = {planes.at(vectors)...};
         Vector<T, WIDTH> elements[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
@@ -302,9 +304,9 @@ __global__ void __launch_bounds__(THREADS) batch_norm_grad(
 
 // ---- areas of a few elements ----
 //
-// A column is an element of a sample, in all samples: there are channels * area. A block of 32 x 8 threads takes
-// 32 neighbouring columns in one part of the samples, eight of these at a time. A load of a warp is one or two
-// whole lines of memory, and a thread stays with one channel.
+// A column is an element of a sample, in all samples: there are channels * area. A block of 32 x 8 threads
+// takes 32 neighbouring columns in one part of the samples, eight of these at a time. A load of a warp is one
+// or two whole lines of memory, and a thread stays with one channel.
 //
 // Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other; blockDim = (32, 8).
 
@@ -313,7 +315,9 @@ constexpr int ROWS = THREADS / WARP;  // of threads
 struct Column {
     long long column, columns, channel, first, end;  // the first sample of this thread, and the part's end
 
-    __device__ __forceinline__ Column(long long samples, long long channels, long long area, long long parts) {
+    __device__ __forceinline__ Column(
+        long long samples, long long channels, long long area, long long parts
+    ) {
         const long long part = blockIdx.x % parts;
         columns = channels * area;
         column = blockIdx.x / parts * WARP + threadIdx.x;

@@ -1,4 +1,4 @@
-// The gradients of a normalisation's weight and bias: for each channel, over all samples and all its elements,
+// The gradients of a normalisation's weight and bias: for each channel, over all samples and elements,
 //
 //   dweight[c] = sum(grad (x - mean) rstd)        dbias[c] = sum(grad)
 //
@@ -10,14 +10,14 @@
 //   channel_sums_naive     the definition: one thread walks one channel
 //   channel_sums_columns   + for small areas: lanes side by side take neighbours in a sample, so loads are
 //                            coalesced; each element of the area has sums of its own
-//   channel_sums_planes    + for others: a block for a channel, whose threads walk along its elements, 16 bytes
-//                            at a time, and two of these in flight
+//   channel_sums_planes    + for others: a block for a channel, whose threads walk along its elements, 16
+//                            bytes at a time, and two of these in flight
 //   channel_sums_combine   the second pass of both
 //
 // There are few channels and many samples. So that a card is filled, the samples are cut into `parts`, each
-// with blocks of its own, which leave partial sums (parts, channels) in a workspace; the second pass adds them.
-// No atomics: the order of the additions depends on the shape alone. Arithmetic intensity: 5 operations for
-// the 8 bytes of an element in float32: the time is that of reading grad and x once.
+// with blocks of its own, which leave partial sums (parts, channels) in a workspace; the second pass adds
+// them. No atomics: the order of the additions depends on the shape alone. Arithmetic intensity: 5 operations
+// for the 8 bytes of an element in float32: the time is that of reading grad and x once.
 
 #include "planes.cuh"
 #include "rows.cuh"
@@ -56,11 +56,12 @@ __global__ void channel_sums_naive(
     dbias[c] = sums.dbias;
 }
 
-// A block of 32 x 8 threads takes 32 neighbouring columns, the elements of a sample, in one part of the samples,
-// eight of these at a time. A load of a warp is one or two whole lines of memory. The eight rows of threads meet
-// in shared memory.
+// A block of 32 x 8 threads takes 32 neighbouring columns, the elements of a sample, in one part of the
+// samples, eight of these at a time. A load of a warp is one or two whole lines of memory. The eight rows of
+// threads meet in shared memory.
 //
-// Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other. at.per_channels is in columns.
+// Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other. at.per_channels is in
+// columns.
 template <typename T>
 __global__ void __launch_bounds__(THREADS) channel_sums_columns(
     T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
@@ -121,15 +122,15 @@ __global__ void __launch_bounds__(THREADS) channel_sums_planes(
     }
 }
 
-// The parts of each channel, and the elements of its area, added up. The partial sums are (parts, channels, area).
-// A lane has a channel, a row of threads every 32nd part; then the sums change places in shared memory, and a warp
-// adds up what belongs to one channel.
+// The parts of each channel, and the elements of its area, added up. The partial sums are (parts, channels,
+// area). A lane has a channel, a row of threads every 32nd part; then the sums change places in shared
+// memory, and a warp adds up what belongs to one channel.
 //
 // Grid: x = ceil(channels / 32); blockDim = (32, 32).
 template <typename T>
 __global__ void __launch_bounds__(WARP* WARP) channel_sums_combine(
-    T* dweight, T* dbias, const T* partial_dweight, const T* partial_dbias, long long channels, long long area,
-    long long parts
+    T* dweight, T* dbias, const T* partial_dweight, const T* partial_dbias, long long channels,
+    long long area, long long parts
 ) {
     __shared__ T dweight_of_row[WARP][WARP + 1];  // the odd length keeps a column in banks of their own
     __shared__ T dbias_of_row[WARP][WARP + 1];

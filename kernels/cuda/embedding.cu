@@ -3,8 +3,9 @@
 //   gather   out[i, :] = weight[indices[i], :]
 //   sum      out[row, :] = the sum of g[i, :] over all i with indices[i] == row, in the order of i
 //
-// Shapes: weight (gather) and out (sum) are (rows, columns); out (gather) and g (sum) are (n, columns); indices
-// are (n,), 64-bit. All are C-contiguous. An index outside of [0, rows) gathers NaN, and is left out of sums.
+// Shapes: weight (gather) and out (sum) are (rows, columns); out (gather) and g (sum) are (n, columns);
+// indices are (n,), 64-bit. All are C-contiguous. An index outside of [0, rows) gathers NaN, and is left out
+// of sums.
 //
 //   gather_naive    a thread for each element
 //   gather_vector   + 16 bytes a load, and two of them on their way, where rows are made of such
@@ -35,8 +36,8 @@ __global__ void gather_naive(T* out, const T* weight, const long long* indices, 
     out[at] = row >= 0 && row < rows ? weight[row * columns + at % columns] : T(NAN);
 }
 
-// Rows that are made of whole vectors of 16 bytes, in arrays that begin at a multiple of 16. Threads side by side
-// copy a row, two vectors at a time.
+// Rows that are made of whole vectors of 16 bytes, in arrays that begin at a multiple of 16. Threads side by
+// side copy a row, two vectors at a time.
 //
 // Grid: x = the rows of out, blockDim.y of them in a block; blockDim.x threads walk along a row.
 template <typename T>
@@ -77,13 +78,13 @@ __global__ void sum_naive(T* out, const T* g, const long long* indices, long lon
     out[at] = sum;
 }
 
-// What belongs to a row: g[order[k], :] for k from starts[row] to starts[row + 1], in that order. Threads side
-// by side do columns side by side. A long segment is walked by a single thread for each column.
+// What belongs to a row: g[order[k], :] for k from starts[row] to starts[row + 1], in that order. Threads
+// side by side do columns side by side. A long segment is walked by a single thread for each column.
 //
 // Grid: x = a thread for each element of out.
 template <typename T>
-__global__ void sum_sorted(T* out, const T* g, const long long* order, const long long* starts, long long rows,
-                           long long columns) {
+__global__ void sum_sorted(T* out, const T* g, const long long* order, const long long* starts,
+                           long long rows, long long columns) {
     const long long at = global_thread_index();
     if (at >= rows * columns) return;
     const long long row = at / columns, column = at % columns;
@@ -119,7 +120,8 @@ __device__ __forceinline__ Vector<T, W> sum_of(Vector<T, W> sum, long long begin
 // it begins in, and one that begins inside of it and goes on behind. Their sums there go to partial[chunk, 0]
 // and partial[chunk, 1]. A thread has a vector of columns (WIDE), where rows are made of such, or one.
 //
-// Grid: x = the chunks, y = the columns or vectors, blockDim.x of them in a block. partial is (chunks, 2, columns).
+// Grid: x = the chunks, y = the columns or vectors, blockDim.x of them in a block. partial is (chunks, 2,
+// columns).
 template <typename T, bool WIDE>
 __global__ void sum_chunks(T* partial, const T* g, const long long* order, const long long* sorted,
                            const long long* starts, long long n, long long rows, long long columns,

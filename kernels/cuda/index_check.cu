@@ -4,8 +4,8 @@
 //                    where there is none
 //   replace_wrong    and right = the indices, with `ignored` for the wrong ones
 //
-// Shapes: indices are (n,), of any integer type; right is (n,), 64-bit; wrong is (1,), in memory of the host that
-// the card can write to.
+// Shapes: indices are (n,), of any integer type; right is (n,), 64-bit; wrong is (1,), in memory of the host
+// that the card can write to.
 //
 // Arithmetic intensity: two comparisons for an index; one read of them. To wrong nothing is written but for
 // mistakes, and of several any one is right.
@@ -33,7 +33,8 @@ __global__ void look_for_wrong(
 // Grid: x = a thread for each index.
 template <typename T>
 __global__ void replace_wrong(
-    unsigned long long* wrong, long long* right, const T* indices, long long n, long long size, long long ignored
+    unsigned long long* wrong, long long* right, const T* indices, long long n, long long size,
+    long long ignored
 ) {
     const long long i = global_thread_index();
     if (i >= n) return;

@@ -1,21 +1,21 @@
-// Layer norm and group norm with their gradients, for rows that the registers of a block hold: norm.cu's formulas
-// and shapes.
+// Layer norm and group norm with their gradients, for rows that the registers of a block hold: norm.cu's
+// formulas and shapes.
 //
-//   norm_registers              a row is read once, 16 bytes a load, all loads before the first use; the walks of
-//                               norm.cu are over registers. A warp for each row, or a block if it is longer
-//   layer_norm_grad_registers   + dx and a share of dweight and dbias in one walk: a block takes many rows, one
-//                               after the other, and has a sum for each column in registers
+//   norm_registers              a row is read once, 16 bytes a load, all loads before the first use; the walks
+//                               of norm.cu are over registers. A warp for each row, a block for a longer one
+//   layer_norm_grad_registers   + dx and a share of dweight and dbias in one walk: a block takes many rows,
+//                               one after the other, and has a sum for each column in registers
 //   group_norm_grad_registers   + dx in one walk, with the sums over each plane (one channel of one sample)
 //
 // The last two leave partial sums for dweight and dbias, which channel_sums.cu adds up.
 //
-// Norm.cu reads a row three times, which come from the caches, if not from memory: but each walk waits for the
-// one before it, and little is on its way meanwhile. And dweight and dbias cost one more reading of grad and x.
-// Here forward moves the 8 bytes of an element, the gradients 12, and nothing else to speak of.
+// Norm.cu reads a row three times, which come from the caches, if not from memory: but each walk waits for
+// the one before it, and little is on its way meanwhile. And dweight and dbias cost one more reading of grad
+// and x. Here forward moves the 8 bytes of an element, the gradients 12, and nothing else to speak of.
 //
-// Registers: a thread has up to VECTORS vectors of a row, 32 floats, and as many again for the gradient of group
-// norm; for that of layer norm GRAD_VECTORS of weight and of both sums, and of grad and of x for two rows. A vector
-// is 16 bytes (WIDE), or one element where rows do not start at a multiple of 16.
+// Registers: a thread has up to VECTORS vectors of a row, 32 floats, and as many again for the gradient of
+// group norm; for that of layer norm GRAD_VECTORS of weight and of both sums, and of grad and of x for two
+// rows. A vector is 16 bytes (WIDE), or one element where rows do not start at a multiple of 16.
 //
 // The order of all additions depends on the shape alone. Arithmetic intensity: as norm.cu, 1 a byte.
 
@@ -31,9 +31,9 @@ __device__ __forceinline__ Vector<T, WIDTH> load_if(bool there, const T* from) {
     return there ? load_vector<WIDTH>(from) : Vector<T, WIDTH>{};
 }
 
-// Two values of each thread summed over the threads that share a row: a warp or, if it is wider, the block. From
-// call to call `turn` is 0 and 1 in turns, so that one barrier is enough: when a warp comes to leave its sums, all
-// have read those that stood there.
+// Two values of each thread summed over the threads that share a row: a warp or, if it is wider, the block.
+// From call to call `turn` is 0 and 1 in turns, so that one barrier is enough: when a warp comes to leave its
+// sums, all have read those that stood there.
 template <typename T>
 __device__ __forceinline__ void sum_over_row(T& a, T& b, int turn) {
     __shared__ T of_warp[2][2][MAX_WARPS];
@@ -149,9 +149,9 @@ struct GradRow {
     T mean, rstd;
 };
 
-// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x + gridDim.x, ...,
-// and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums. It loads the next row before
-// it computes with this one, so that memory is never idle.
+// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x + gridDim.x,
+// ..., and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums. It loads the next
+// row before it computes with this one, so that memory is never idle.
 //
 // Grid: x = the partial sums, at most as many as there are rows.
 template <typename T, bool WIDE>
@@ -222,11 +222,11 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
 
 // ---- the gradients of group norm ----
 //
-// A row is `channels` planes of `area` elements. It is cut into pieces of a vector for each lane of a warp, none
-// of them in two planes: a warp has VECTORS pieces, one after the other, and so few planes.
+// A row is `channels` planes of `area` elements. It is cut into pieces of a vector for each lane of a warp,
+// none of them in two planes: a warp has VECTORS pieces, one after the other, and so few planes.
 
-// Rows of up to blockDim.x / 32 * VECTORS pieces. The sums over a plane go to the sums of the planes, which are
-// (rows, channels): over their samples, these add up to dweight and dbias.
+// Rows of up to blockDim.x / 32 * VECTORS pieces. The sums over a plane go to the sums of the planes, which
+// are (rows, channels): over their samples, these add up to dweight and dbias.
 //
 // Grid: x = the rows.
 template <typename T, bool WIDE>

@@ -1,5 +1,5 @@
-// The formulas of the optimizers, element by element, and the walk over the elements: shared by optim.cu, with
-// one parameter a launch, and optim_many.cu.
+// The formulas of the optimizers, element by element, and the walk over the elements: shared by optim.cu,
+// with one parameter a launch, and optim_many.cu.
 #pragma once
 
 #include "common.cuh"
@@ -7,8 +7,8 @@
 
 constexpr int THREADS = 256;
 
-// Calls update(p, g, states...) for every element of block number `block`, by vectors where they fit: in whole
-// blocks, at aligned addresses. It changes the references that it is given, all but g.
+// Calls update(p, g, states...) for every element of block number `block`, by vectors where they fit: in
+// whole blocks, at aligned addresses. It changes the references that it is given, all but g.
 template <typename T, typename Update, typename... State>
 __device__ __forceinline__ void update_block(
     long long block, T* param, const T* grad, long long n, Update update, State*... states
@@ -46,7 +46,8 @@ struct Sgd {
     }
 };
 
-// new_share is 1 - dampening; at the first step 1, and the velocity 0, so that it becomes the gradient itself.
+// new_share is 1 - dampening; at the first step 1, and the velocity 0, so that it becomes the gradient
+// itself.
 template <typename T>
 struct Momentum {
     T lr, momentum, new_share, weight_decay;

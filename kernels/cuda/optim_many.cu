@@ -1,18 +1,18 @@
 // One step of an optimizer for many parameters, in one launch: the formulas of optim.cu. And the norm of many
 // gradients, with their scaling.
 //
-// A network has dozens of parameters, most of them small. A launch for each takes longer than its work, and does
-// not fill the card. Here the blocks of all parameters form one grid, and a block finds its parameter by a binary
-// search in a table. The table comes with the launch, as a kernel parameter: it lies in constant memory, and
-// needs no copy to the card, though the gradients are other arrays in every step.
+// A network has dozens of parameters, most of them small. A launch for each takes longer than its work, and
+// does not fill the card. Here the blocks of all parameters form one grid, and a block finds its parameter by
+// a binary search in a table. The table comes with the launch, as a kernel parameter: it lies in constant
+// memory, and needs no copy to the card, though the gradients are other arrays in every step.
 //
 // Grid: x = the blocks of all parameters, one parameter after the other; each has those of optim.cu.
 
 #include "optim.cuh"
 #include "rows.cuh"
 
-// Up to 64 parameters: where they, their gradients and what is remembered of them begin, how many elements they
-// have, and how many blocks come before theirs. Kernel parameters have room for 4 KB.
+// Up to 64 parameters: where they, their gradients and what is remembered of them begin, how many elements
+// they have, and how many blocks come before theirs. Kernel parameters have room for 4 KB.
 struct Tensors {
     unsigned long long param[64];
     unsigned long long grad[64];
@@ -38,11 +38,14 @@ __device__ __forceinline__ int parameter_of_block(const Tensors& tensors) {
 
 // Updates this block's elements. The states are the columns of the table that hold them.
 template <typename T, typename Update, typename... Column>
-__device__ __forceinline__ void update_tensors(const Tensors& tensors, Update update, const Column&... states) {
+__device__ __forceinline__ void update_tensors(
+    const Tensors& tensors, Update update, const Column&... states
+) {
     const int i = parameter_of_block(tensors);
     update_block(
         blockIdx.x - tensors.blocks_before[i], reinterpret_cast<T*>(tensors.param[i]),
-        reinterpret_cast<const T*>(tensors.grad[i]), tensors.size[i], update, reinterpret_cast<T*>(states[i])...
+        reinterpret_cast<const T*>(tensors.grad[i]), tensors.size[i], update,
+        reinterpret_cast<T*>(states[i])...
     );
 }
 
@@ -77,8 +80,8 @@ __global__ void __launch_bounds__(THREADS) adam_steps(
 //
 // Of the table, only the gradients are used.
 
-// Calls function(element) for this block's elements of its gradient, by vectors where they fit; WRITES stores what
-// it makes of them.
+// Calls function(element) for this block's elements of its gradient, by vectors where they fit; WRITES stores
+// what it makes of them.
 template <bool WRITES, typename T, typename Function>
 __device__ __forceinline__ void for_each_of_gradient(const Tensors& tensors, Function function) {
     constexpr int N = 16 / sizeof(T);

@@ -5,9 +5,9 @@
 
 constexpr int THREADS = 256;
 
-// The part's vectors are numbered: those of its first sample, of the next one, and so on. A vector lies in one
-// plane, the elements of a channel in a sample. A part has less than 2^31 elements: a 32-bit division is several
-// times quicker.
+// The part's vectors are numbered: those of its first sample, of the next one, and so on. A vector lies in
+// one plane, the elements of a channel in a sample. A part has less than 2^31 elements: a 32-bit division is
+// several times quicker.
 template <int WIDTH>
 struct Planes {
     long long first_sample, start, stride;  // the part's first element, and from one plane to the next
@@ -24,7 +24,9 @@ struct Planes {
         all = unsigned(samples * (part + 1) / parts - first_sample) * of_plane;
     }
 
-    __device__ __forceinline__ long long sample(unsigned vector) const { return first_sample + vector / of_plane; }
+    __device__ __forceinline__ long long sample(unsigned vector) const {
+        return first_sample + vector / of_plane;
+    }
 
     // Where a vector begins.
     __device__ __forceinline__ long long at(unsigned vector) const {
@@ -32,8 +34,8 @@ struct Planes {
         return start + plane * stride + (vector - plane * of_plane) * WIDTH;
     }
 
-    // Calls function(vector, ...) for this thread's vectors, of which neighbours have neighbours: for two at a
-    // time, so that the loads of both are on their way before the first is used, and for a last one.
+    // Calls function(vector, ...) for this thread's vectors, of which neighbours have neighbours: for two at
+    // a time, so that the loads of both are on their way before the first is used, and for a last one.
     template <typename Function>
     __device__ __forceinline__ void for_each(Function function) const {
         unsigned vector = threadIdx.x;

@@ -11,12 +11,13 @@
 //   radix_scatter    the keys of a tile to where they belong by this digit, with their positions
 //   segment_starts   a binary search for each key
 //
-// A digit is a byte. The keys are sorted by the last one, then by the one before it, as many as `size` has. Each
-// sort keeps the order of the one before where digits are equal, so that after the last the keys are sorted
-// altogether. A tile belongs to a block, which finds by itself where its keys go: it adds up the counts of all
-// tiles, few numbers beside the keys. So one digit takes two launches.
+// A digit is a byte. The keys are sorted by the last one, then by the one before it, as many as `size` has.
+// Each sort keeps the order of the one before where digits are equal, so that after the last the keys are
+// sorted altogether. A tile belongs to a block, which finds by itself where its keys go: it adds up the
+// counts of all tiles, few numbers beside the keys. So one digit takes two launches.
 //
-// Arithmetic intensity: none to speak of, for 8 + 32 bytes a key and digit. Few keys take as long as launches do.
+// Arithmetic intensity: none to speak of, for 8 + 32 bytes a key and digit. Few keys take as long as launches
+// do.
 
 #include "rows.cuh"
 
@@ -48,8 +49,8 @@ __global__ void __launch_bounds__(THREADS) radix_count(
     counts[blockIdx.x * DIGITS + threadIdx.x] = of_digit[threadIdx.x];
 }
 
-// Where this tile's first key with the digit threadIdx.x goes: after all smaller digits of all tiles, and after
-// the same digit in the tiles before.
+// Where this tile's first key with the digit threadIdx.x goes: after all smaller digits of all tiles, and
+// after the same digit in the tiles before.
 __device__ __forceinline__ long long first_place(const unsigned int* counts, int tiles) {
     __shared__ long long of_warp[WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -60,7 +61,7 @@ __device__ __forceinline__ long long first_place(const unsigned int* counts, int
         before += t < blockIdx.x ? count : 0;
         total += count;
     }
-    long long up_to = total;  // and then the totals of the smaller digits: a scan over the warp, and the warps
+    long long up_to = total;  // and the totals of the smaller digits, by a scan over the warp, and the warps
     for (int distance = 1; distance < WARP; distance *= 2) {
         const long long other = __shfl_up_sync(ALL_LANES, up_to, distance);
         if (lane >= distance) up_to += other;
@@ -81,7 +82,8 @@ __device__ __forceinline__ unsigned int peers_of(int digit, bool valid) {
     return peers;
 }
 
-// A round takes 256 keys. Among its equal digits a key comes after those of the lanes and of the warps before.
+// A round takes 256 keys. Among its equal digits a key comes after those of the lanes and of the warps
+// before.
 //
 // Grid: x = the tiles. `order` is null for the first digit: 0, 1, 2, ...
 __global__ void __launch_bounds__(THREADS) radix_scatter(
