@@ -23,6 +23,7 @@ THREADS = 256  # in a block, as in planes.cuh
 NARROW = 8  # areas below it are walked across channels: a block's lines of memory would hold other channels
 MAX_PARTS = 128  # so that the second pass is short
 PART = 2048  # the fewest elements that are worth a block of their own
+LARGEST_PART = 2**30  # elements that a block takes: it counts them in 32 bits
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _naive = CudaKernel(_source, "channel_sums_naive<T>")
@@ -79,7 +80,11 @@ def add_up(outs: tuple, partial: Any) -> None:
 
 def number_of_parts(across: int, samples: int, elements: int) -> int:
     """Into how many parts to cut the samples, where there are ``across`` strips of so many elements each."""
-    return max(1, min(ENOUGH_BLOCKS // max(across, 1), samples, elements // PART, MAX_PARTS))
+    if elements > LARGEST_PART * samples:
+        raise ValueError(f"channel sums kernel: a plane has more than 2^30 elements: {elements // samples}")
+    wanted = min(ENOUGH_BLOCKS // max(across, 1), samples, elements // PART, MAX_PARTS)
+    # Parts differ by a sample: one of half the size is never too large.
+    return max(1, wanted, min(samples, blocks(elements, LARGEST_PART // 2)))
 
 
 def _struct(at: tuple[int, int]) -> dict[str, int]:
