@@ -18,7 +18,7 @@ from .segments import segments
 from .vector import VECTOR_BYTES, is_wide
 
 THREADS = 256  # in a block
-CHUNK = 64  # positions from which on a segment is cut
+CHUNK = 32  # positions from which on a segment is cut
 MAX_CHUNKS = 1024  # that a segment is cut into
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -73,6 +73,7 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     sizes = rows, columns, chunk
     arguments = (partial, g, order, in_order, starts, n, *sizes)
     _sum_chunks[wide].launch((blocks(n, chunk), blocks(vectors, lanes)), lanes, arguments)
+    lanes = _lanes(blocks(vectors, 2))  # two vectors for each: rows of few terms have little to load
     grid, block = blocks(rows, THREADS // lanes), (lanes, THREADS // lanes)
     _sum_segments[wide].launch(grid, block, (out, partial, g, order, starts, *sizes))
 
