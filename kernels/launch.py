@@ -192,7 +192,9 @@ class CudaKernel:
     def _deciding_dtypes(self, args: Sequence[Any]) -> Any:
         """The dtypes of the arguments that decide which instance of the kernel is launched."""
         deciding = self._deciding
-        if len(deciding) == 1:  # most kernels, and quicker
+        if not deciding:  # all types are given; most kernels have none or one, which is quicker
+            return deciding
+        if len(deciding) == 1:
             return args[deciding[0]].dtype
         return tuple([args[i].dtype for i in deciding])
 

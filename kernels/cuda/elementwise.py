@@ -94,6 +94,7 @@ class Elementwise:
             )
             for key, types in instances.items()
         }
+        self._chosen: dict[np.dtype, tuple[CudaKernel, CudaKernel, int]] = {}
         self.kernels = tuple(kernel for key in WIDE for kernel in self._pairs[key])
         self.half_kernels = tuple(kernel for key in HALVES for kernel in self._pairs[key])
 
@@ -102,23 +103,30 @@ class Elementwise:
 
     def __call__(self, out: Any, *inputs: Any) -> None:
         arguments, shape, flat, numbers, widest = [out], out.shape, True, False, out.dtype
+        array_type = type(out)
         for x in inputs:
-            if isinstance(x, _NUMBERS):
+            if type(x) is not array_type and isinstance(x, _NUMBERS):
                 arguments += (None, x)
                 numbers = True
             else:
                 arguments += (x, False)
                 flat = flat and x.shape == shape and is_contiguous(x)
-                widest = x.dtype if x.dtype.itemsize > widest.itemsize else widest
-        launched, on_views = self._pairs[_instance(widest)]
+                if x.dtype is not widest and x.dtype.itemsize > widest.itemsize:
+                    widest = x.dtype
+        launched, on_views, per_block = self._chosen.get(widest) or self._choose(widest)
         if numbers and widest.itemsize <= FLOAT32.itemsize:
             arguments[2::2] = [_as_float32(number) for number in arguments[2::2]]
         if flat:
             size = out.size
-            per_block = THREADS * (VECTOR_BYTES // widest.itemsize)
             launched.launch(blocks(size, per_block), THREADS, (*arguments, size))
         else:
             self._launch_strided(on_views, out, inputs, arguments)
+
+    def _choose(self, widest: np.dtype) -> tuple[CudaKernel, CudaKernel, int]:
+        """The kernels for what is as wide as this dtype, and how many elements a block of the first takes."""
+        pair = self._pairs["bfloat16" if is_bfloat16(widest) else widest.name]
+        self._chosen[widest] = *pair, THREADS * (VECTOR_BYTES // widest.itemsize)
+        return self._chosen[widest]
 
     def _launch_strided(self, kernel: CudaKernel, out: Any, inputs: Sequence, arguments: list) -> None:
         arrays = [out, *(x for x in inputs if not isinstance(x, _NUMBERS))]
@@ -138,12 +146,6 @@ class Elementwise:
         arguments[1::2] = [None if x is None else strided(x) for x in arguments[1::2]]
         grid = blocks(out.size, THREADS * layout["lanes"])
         kernel.launch(grid, THREADS, (*arguments, out.size, layout))
-
-
-@lru_cache
-def _instance(widest: np.dtype) -> str:
-    """Which instances compute what is as wide as this dtype, by their name in WIDE or HALVES."""
-    return "bfloat16" if is_bfloat16(widest) else widest.name
 
 
 NUMBER = ((), (), 1)
