@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph import mark_cells_written, wrap
+from minigrad.graph import mark_cells_written, mode, wrap
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
 from minigrad.errors import CaptureError, DeviceError
@@ -56,7 +56,7 @@ def capture(
     needs. The next one is recorded and replayed, and so are all after it: its Python code does not run again.
     Inputs are copied into buffers of the graph, from the host as well. Tensors among the arguments may stand in
     lists, tuples and dicts. For each combination of their shapes and dtypes, and of the other arguments' values,
-    there is a graph of its own, with memory of its own.
+    and for each of ``no_grad`` and ``autocast`` around the call, there is a graph of its own, with memory of its own.
 
     What differs between two steps, each replay gets anew: learning rates, as a schedule sets them between the
     calls, the count of Adam's steps, and random numbers; the results are, bit for bit, those of the plain step.
@@ -122,7 +122,7 @@ class CapturedStep:
         if recorder.current is not None:  # part of another captured step
             return self.function(*args, **options)
         tensors: list[Any] = []
-        kind = _split((args, options), tensors)
+        kind = _modes(), _split((args, options), tensors)
         device = self._device or _device_of(tensors)
         if not device.is_card:
             return self._run((args, options), device)
@@ -182,10 +182,13 @@ class _Graph:
                 try:
                     with _recorded(self.recording):
                         outputs = function(*moved[0], **moved[1])
+                    self._graph = stream.end_capture()
                 except Exception as error:
                     _end_quietly(stream)
-                    raise _explained(error, self.recording) from error
-                self._graph = stream.end_capture()
+                    explained = _explained(error, self.recording)
+                    if explained is None:
+                        raise
+                    raise explained from error
         self._outputs = _join(outputs, _detached)
 
     def replay(self, tensors: Sequence[Any]) -> Any:
@@ -248,17 +251,22 @@ def _end_quietly(stream: Any) -> None:
         pass
 
 
-def _explained(error: Exception, recording: Recording) -> Exception:
-    """What to raise where the recorded step raised ``error``."""
-    capturing = getattr(error, "status", None) in STREAM_CAPTURE_ERRORS or "is capturing" in str(error)
-    if isinstance(error, CaptureError) or not (capturing or "Live" in str(error)):
-        return error
+def _explained(error: Exception, recording: Recording) -> CaptureError | None:
+    """What to raise in place of ``error``, which a recorded step ended in; None if it is the step's own."""
+    refused = getattr(error, "status", None) in STREAM_CAPTURE_ERRORS or "is capturing" in str(error)
+    if isinstance(error, CaptureError) or not (refused or "Live" in str(error)):
+        return None
     return CaptureError(
         f"capture: op {recording.op!r}, or what comes after it, cannot be recorded on {recording.device}: {error}"
     )
 
 
 # ---- tensors among other values ---------------------------------------------------------------------------
+
+
+def _modes() -> tuple:
+    """What else decides which kernels a step launches."""
+    return mode.grad, None if mode.autocast is None else tuple(mode.autocast.dtypes.items())
 
 
 def _is_tensor(value: Any) -> bool:

@@ -102,7 +102,7 @@ class Elementwise:
         return f"<elementwise kernel {self.name}: {self.expression}>"
 
     def __call__(self, out: Any, *inputs: Any) -> None:
-        arguments, shape, flat, numbers, widest = [out], out.shape, True, False, out.dtype
+        arguments, shape, flat, numbers, dtype = [out], out.shape, True, False, out.dtype
         array_type = type(out)
         for x in inputs:
             if type(x) is not array_type and isinstance(x, _NUMBERS):
@@ -111,10 +111,10 @@ class Elementwise:
             else:
                 arguments += (x, False)
                 flat = flat and x.shape == shape and is_contiguous(x)
-                if x.dtype is not widest and x.dtype.itemsize > widest.itemsize:
-                    widest = x.dtype
-        launched, on_views, per_block = self._chosen.get(widest) or self._choose(widest)
-        if numbers and widest.itemsize <= FLOAT32.itemsize:
+                if x.dtype is not dtype and dtype.kind == "b":  # a comparison, or a condition
+                    dtype = x.dtype
+        launched, on_views, per_block = self._chosen.get(dtype) or self._choose(dtype)
+        if numbers and dtype.itemsize <= FLOAT32.itemsize:
             arguments[2::2] = [_as_float32(number) for number in arguments[2::2]]
         if flat:
             size = out.size
@@ -122,11 +122,11 @@ class Elementwise:
         else:
             self._launch_strided(on_views, out, inputs, arguments)
 
-    def _choose(self, widest: np.dtype) -> tuple[CudaKernel, CudaKernel, int]:
-        """The kernels for what is as wide as this dtype, and how many elements a block of the first takes."""
-        pair = self._pairs["bfloat16" if is_bfloat16(widest) else widest.name]
-        self._chosen[widest] = *pair, THREADS * (VECTOR_BYTES // widest.itemsize)
-        return self._chosen[widest]
+    def _choose(self, dtype: np.dtype) -> tuple[CudaKernel, CudaKernel, int]:
+        """The kernels for arrays of this dtype, and how many elements a block of the first takes."""
+        pair = self._pairs["bfloat16" if is_bfloat16(dtype) else dtype.name]
+        self._chosen[dtype] = *pair, THREADS * (VECTOR_BYTES // dtype.itemsize)
+        return self._chosen[dtype]
 
     def _launch_strided(self, kernel: CudaKernel, out: Any, inputs: Sequence, arguments: list) -> None:
         arrays = [out, *(x for x in inputs if not isinstance(x, _NUMBERS))]

@@ -216,3 +216,24 @@ def test_the_second_card(cupy, card_of):
     for i in range(3):
         found = step(mg.full((2,), float(i), device=("cuda:1", "cuda:0", "cpu")[i]))
         assert card_of(found) == 1 and mg.cuda.current_device() == 0
+
+
+def test_contexts_around_the_call_have_graphs_of_their_own(cupy):
+    step, x = mg.capture(lambda x: x @ x, warmup=1), mg.ones(2, 2, device="cuda")
+    for context in (mg.no_grad, mg.enable_grad, lambda: mg.autocast("cuda", mg.float16)):
+        for _ in range(2):
+            with context():
+                found = step(x)
+    assert step.graphs == 3 and found.dtype == mg.float16
+
+
+def test_a_capture_that_ends_in_an_error_is_explained(cupy):
+    def step(x):
+        if "begin capture" in [event[0] for event in cupy.events]:
+            cupy.error = cupy.cuda.runtime.CUDARuntimeError(901, "cudaErrorStreamCaptureInvalidated")
+        return x
+
+    step, x = mg.capture(step, warmup=1), mg.ones(3, device="cuda")
+    step(x)
+    with pytest.raises(CaptureError, match="cannot be recorded on cuda:0: cudaErrorStreamCaptureInvalidated"):
+        step(x)

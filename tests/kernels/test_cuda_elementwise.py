@@ -395,7 +395,7 @@ def test_gradients_of_the_ops(function):
 def test_what_does_not_fit_is_refused():
     x = np.ones((3, 4), np.float32)
     with pytest.raises(
-        TypeError, match=r"add_flat: argument `const T\* y` expects .* float32, got one of float64"
+        TypeError, match=r"add_flat: argument `const S\* y` expects .* float32, got one of float64"
     ):
         FUNCTIONS["add"](np.empty_like(x), x, x.astype(np.float64))
     with pytest.raises(ValueError, match="does not broadcast"):
