@@ -190,7 +190,7 @@ def evaluated(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
 
 
 def filled(x: mg.Tensor) -> mg.Tensor:
-    """``x``, after the kernels that fill an array with random numbers and with live ones; others test these."""
+    """``x``, after the kernels that write random numbers and live ones; others test what these are."""
     if x.device.type != "cpu":
         numbers = cuda.live.LiveNumbers(x.device.xp.zeros(3, np.uint64))
         numbers.add("ddd", lambda: (1.0, 2.0, 3.0))

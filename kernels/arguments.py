@@ -44,7 +44,7 @@ def is_array(value: Any) -> bool:
 
 
 def is_contiguous(array: Any) -> bool:
-    """Whether an array is C-contiguous. CuPy makes an object of an array's flags each time they are asked for."""
+    """Whether an array is C-contiguous. CuPy makes an object of its flags each time they are asked for."""
     return array.flags.c_contiguous if isinstance(array, np.ndarray) else array._c_contiguous
 
 

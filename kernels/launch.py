@@ -36,8 +36,8 @@ MAX_SHARED_BYTES = 227 * 1024  # of one block on compute capability 9.0; other c
 Dimensions = tuple[int, int, int]
 
 Launcher = Callable[..., None]
-"""Called as (the arrays' device, grid, block, the values that the binder made, shared_bytes); of a backend that
-packs, as (the number of the card, grid, block, a Struct, what it packs, shared_bytes)."""
+"""Called as (the arrays' device, grid, block, the values that the binder made, shared_bytes); of a backend
+that packs, as (the number of the card, grid, block, a Struct, what it packs, shared_bytes)."""
 
 
 class Backend(Protocol):
@@ -155,7 +155,7 @@ class CudaKernel:
     def _launch_quickly(
         self, grid: Dimensions, block: Dimensions, args: Sequence[Any], shared_bytes: int
     ) -> bool:
-        """Launch an instance that was launched before; False, and nothing is done, if an argument does not fit."""
+        """Launch an instance that was launched before; False, and nothing done, if something does not fit."""
         try:
             packing, launcher = self._quick[self._deciding_dtypes(args)]
             fitting = packing.fit(args)
@@ -224,13 +224,13 @@ class CudaKernel:
 
 
 keep: Callable[[Sequence[Any]], None] | None = None
-"""Called with the arguments of each launch on a card while a step is recorded: a graph refers to their memory by
-its address alone."""
+"""Called with the arguments of each launch on a card while a step is recorded: a graph refers to their memory
+by its address alone."""
 
 
 @lru_cache(maxsize=4096)  # the same few sizes come in every step of a training
 def _sizes(name: str, grid: Any, block: Any, shared_bytes: int) -> tuple[Dimensions, Dimensions, bool]:
-    """(grid, block, whether they are empty) of a launch of the kernel ``name``; ValueError beyond the limits."""
+    """(grid, block, whether they are empty) of a launch of kernel ``name``; ValueError beyond the limits."""
     grid, block = _dimensions(name, "grid", grid), _dimensions(name, "block", block)
     threads = block[0] * block[1] * block[2]
     if threads > MAX_THREADS_PER_BLOCK or any(map(operator.gt, block, MAX_BLOCK)):
@@ -241,9 +241,7 @@ def _sizes(name: str, grid: Any, block: Any, shared_bytes: int) -> tuple[Dimensi
     if any(map(operator.gt, grid, MAX_GRID)):
         raise ValueError(f"{name}: grid {grid} exceeds the limits {MAX_GRID} along x, y and z")
     if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
-        raise ValueError(
-            f"{name}: shared_bytes is {shared_bytes}; a block has 0 to {MAX_SHARED_BYTES} bytes"
-        )
+        raise ValueError(f"{name}: shared_bytes is {shared_bytes}; a block has 0 to {MAX_SHARED_BYTES} bytes")
     return grid, block, 0 in grid or 0 in block
 
 

@@ -1,7 +1,7 @@
 """A training step recorded once as a CUDA graph, and replayed: :func:`capture`.
 
-To hand one kernel to a card takes some microseconds of Python, longer than many kernels run. A graph holds all
-kernels of a step, with their arguments; the card is handed the whole of it in one launch.
+To hand one kernel to a card takes some microseconds of Python, longer than many kernels run. A graph holds
+all kernels of a step, with their arguments; the card is handed the whole of it in one launch.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
-from minigrad.graph import mark_cells_written, mode, wrap
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
 from minigrad.errors import CaptureError, DeviceError
+from minigrad.graph import mark_cells_written, mode, wrap
 from minigrad.kernels import launch
 from minigrad.kernels.cuda.live import LiveNumbers
 from minigrad.recording import MAX_LIVE_NUMBERS, Recording, recorder
@@ -54,33 +54,34 @@ def capture(
 
     The first ``warmup`` calls run as they would without; they compile kernels and find out what the memory
     needs. The next one is recorded and replayed, and so are all after it: its Python code does not run again.
-    Inputs are copied into buffers of the graph, from the host as well. Tensors among the arguments may stand in
-    lists, tuples and dicts. For each combination of their shapes and dtypes, and of the other arguments' values,
-    and for each of ``no_grad`` and ``autocast`` around the call, there is a graph of its own, with memory of its own.
+    Inputs are copied into buffers of the graph, from the host as well. Tensors among the arguments may stand
+    in lists, tuples and dicts. For each combination of their shapes and dtypes, and of the other arguments'
+    values, and for each of ``no_grad`` and ``autocast`` around the call, there is a graph of its own, with
+    memory of its own.
 
     What differs between two steps, each replay gets anew: learning rates, as a schedule sets them between the
-    calls, the count of Adam's steps, and random numbers; the results are, bit for bit, those of the plain step.
+    calls, the count of Adam's steps, and random numbers. The results are the plain step's, bit for bit.
     A tensor whose array is replaced, and an optimizer that is loaded or whose options change, have the step
     recorded again. All else is as it was when the step was recorded: ``model.train()`` and ``eval()``,
     attributes, Python's own variables.
 
-    On ``cpu`` and ``sim`` the function runs plainly at each call; it is checked that it does not look at values.
+    On ``cpu`` and ``sim`` the function runs plainly at each call; there, too, it must not look at values.
 
     Args:
         function: takes tensors and returns tensors, in lists, tuples and dicts, and anything else.
-        device: where the step computes, and where its inputs are copied to; by default the device of the first
-            tensor among its arguments.
+        device: where the step computes, and where its inputs are copied to; by default the device of the
+            first tensor among its arguments.
         warmup: how many calls of each kind run plainly first; at least 1.
 
     Returns:
         A :class:`CapturedStep`, to be called as ``function`` is, from one thread. The tensors that it returns
         stand in the graph's memory: **the next call overwrites them**. ``clone()`` what must stay, and
-        ``loss.item()`` waits for the step. Gradients that the step leaves in ``grad`` are overwritten, too; it
-        should begin with ``zero_grad()``.
+        ``loss.item()`` waits for the step. Gradients that the step leaves in ``grad`` are overwritten, too;
+        it should begin with ``zero_grad()``.
 
     Raises:
-        CaptureError: the step looks at values (``item()``, ``numpy()``, ``bool()``, ``print``), copies from the
-            CPU or waits for the card; or an op that it uses cannot be recorded. The message names the op.
+        CaptureError: the step looks at values (``item()``, ``numpy()``, ``bool()``, ``print``), copies from
+            the CPU or waits for the card; or an op that it uses cannot be recorded. The message names the op.
         TypeError: an argument is neither a tensor nor hashable.
     """
     if function is None:
@@ -115,7 +116,7 @@ class CapturedStep:
         return len(self._graphs)
 
     def reset(self) -> None:
-        """Forget all graphs, and give their memory back: for what :func:`capture` cannot see to have changed."""
+        """Forget all graphs, and give back their memory: for changes that :func:`capture` cannot see."""
         self._graphs.clear()
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -200,7 +201,7 @@ class _Graph:
         return self.run()
 
     def run(self) -> Any:
-        """Run the step on the inputs that the graph has: the first time, they are those of the recorded run."""
+        """Run the step on the inputs that the graph has: at first, those of the recorded run."""
         recording = self.recording
         with self.device.active():
             assert recording.numbers is not None
@@ -245,19 +246,18 @@ def _recorded(recording: Recording) -> Iterator[None]:
 
 def _end_quietly(stream: Any) -> None:
     """End a capture that has failed; CUDA may say so again."""
-    try:
+    with suppress(RuntimeError):
         stream.end_capture()
-    except RuntimeError:
-        pass
 
 
 def _explained(error: Exception, recording: Recording) -> CaptureError | None:
-    """What to raise in place of ``error``, which a recorded step ended in; None if it is the step's own."""
+    """What to raise in place of ``error``, in which a recorded step ended; None if it is the step's own."""
     refused = getattr(error, "status", None) in STREAM_CAPTURE_ERRORS or "is capturing" in str(error)
     if isinstance(error, CaptureError) or not (refused or "Live" in str(error)):
         return None
     return CaptureError(
-        f"capture: op {recording.op!r}, or what comes after it, cannot be recorded on {recording.device}: {error}"
+        f"capture: op {recording.op!r}, or what comes after it, cannot be recorded on {recording.device}: "
+        f"{error}"
     )
 
 
@@ -315,5 +315,7 @@ def _device_of(tensors: Sequence[Any]) -> Device:
     """The device of the first tensor, of the first on a card if there is one."""
     devices = [tensor.device if isinstance(tensor, Tensor) else cpu for tensor in tensors]
     if not devices:
-        raise DeviceError("capture: the step has no tensor among its arguments that tells its device: give device=")
+        raise DeviceError(
+            "capture: the step has no tensor among its arguments that tells its device: give device="
+        )
     return next((device for device in devices if device.is_card), devices[0])

@@ -97,7 +97,8 @@ class Device:
             return array
         if recorder.current is not None:
             recorder.current.refuse(
-                "a copy from the CPU", "make the tensor on the card, or before the step, or pass it as an argument"
+                "a copy from the CPU",
+                "make the tensor on the card, or before the step, or pass it as an argument",
             )
         with self.active():
             return self.xp.asarray(array, blocking=not non_blocking and is_pinned(array))

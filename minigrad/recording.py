@@ -1,8 +1,8 @@
 """What :func:`minigrad.capture` knows of the step that is running, and what the floors below tell it.
 
 While a thread runs a step that is captured, ``recorder.current`` is its :class:`Recording`, otherwise None.
-Whoever would wait for the card's numbers calls :meth:`Recording.refuse`; whoever uses a number that each replay
-needs anew asks for a :class:`minigrad.kernels.cuda.live.Live` one.
+Whoever would wait for the card's numbers calls :meth:`Recording.refuse`; whoever uses a number that each
+replay needs anew asks for a :class:`minigrad.kernels.cuda.live.Live` one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Recording:
             self.keep(getattr(arg, "array", arg))
 
     def keep(self, array: Any) -> bool:
-        """Keep an array of the device that is not in the graph's own memory; whether it was not kept before."""
+        """Keep an array that is not in the graph's own memory; returns whether it was not kept before."""
         if type(array) is not self.device.array_type or id(array) in self.kept:
             return False
         if getattr(getattr(array.data, "mem", None), "ptr", None) in self.owned:

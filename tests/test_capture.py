@@ -54,7 +54,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(("optimizer", "dtype"), [("Adam", np.float32), ("momentum", np.float64)])
 def test_bits_are_those_of_plain_steps(device, optimizer, dtype):
-    """With a schedule, dropout, running averages, two batch sizes, and inputs from host and device in turns."""
+    """With a schedule, dropout, running averages, two batch sizes, and inputs from host and device."""
     results = []
     for captured in (False, True):
         step, made, model = trainer(device, OPTIMIZERS[optimizer], np.dtype(dtype))
@@ -171,7 +171,9 @@ def test_a_replay_is_a_write_to_the_parameters(device):
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="warmup must be an integer of at least 1, got 0"):
         mg.capture(lambda x: x, warmup=0)
-    with pytest.raises(DeviceError, match="no tensor among its arguments that tells its device: give device="):
+    with pytest.raises(
+        DeviceError, match="no tensor among its arguments that tells its device: give device="
+    ):
         mg.capture(lambda: None)()
     with pytest.raises(CaptureError, match="an argument requires a gradient"):
         mg.capture(lambda x: x)(mg.ones(2, requires_grad=True))

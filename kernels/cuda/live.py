@@ -1,9 +1,9 @@
 """Numbers that change from one replay of a recorded step to the next.
 
-A CUDA graph launches each kernel with the arguments that it had when it was recorded. What differs between two
-steps, such as a learning rate, can be no such argument: it stands in device memory, and is written there before
-each replay. A :class:`Live` takes its place; a launcher that knows of it passes ``words``, a pointer, and null
-in all other launches. A launcher that does not know of it fails: a ``Live`` is not a number.
+A CUDA graph launches each kernel with the arguments that it had when it was recorded. What differs between
+two steps, such as a learning rate, can be no such argument: it stands in device memory, and is written there
+before each replay. A :class:`Live` takes its place; a launcher that knows of it passes ``words``, a pointer,
+and null in all other launches. A launcher that does not know of it fails: a ``Live`` is not a number.
 """
 
 from __future__ import annotations

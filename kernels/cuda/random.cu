@@ -5,8 +5,8 @@
 //   dropout   out[i] = x[i] scale, or 0 where the i-th random word is below the threshold
 //
 // The i-th number depends on seed, offset and i alone (philox.cuh), so dropout keeps no mask: its gradient is
-// dropout itself, on the gradient, with the same seed and offset. In a recorded step these two stand in memory,
-// where `live` points to: each replay has others.
+// dropout itself, on the gradient, with the same seed and offset. In a recorded step these two stand in
+// memory, where `live` points to: each replay has others.
 //
 //   ..._naive    a thread for each element: it computes a block of random words, and uses one or two of them
 //   ..._block    + four elements for each thread: every word is used, and they are moved 16 bytes at a time

@@ -1,8 +1,8 @@
 """Launches ``random.cu``: uniform and normal numbers, and dropout, on a card or on the simulator.
 
 Arrays are C-contiguous, of any shape, float32 or float64. The numbers depend on seed and offset (integers in
-[0, 2^64), or the same live pair) and on their place in the array alone: ``minigrad.kernels.philox`` computes the same, bit for bit,
-but for the normal ones, where each device rounds its own logarithm, sine and cosine.
+[0, 2^64), or the same live pair) and on their place in the array alone: ``minigrad.kernels.philox`` computes
+the same, bit for bit, but for the normal ones, where each device rounds its own logarithm, sine and cosine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from .live import Live
 from ..source import CudaSource
+from .live import Live
 
 THREADS = 256  # in a block
 FOUR = 4  # elements for each thread of the block rungs, as in random.cu

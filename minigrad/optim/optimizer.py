@@ -180,7 +180,7 @@ class Optimizer:
         self.param_groups, self.state = groups, state
 
     def _what_is_recorded(self) -> list:
-        """What a recorded step takes from here, but for the learning rates and counts, which it reads anew."""
+        """What a recorded step takes from here, but for learning rates and counts, which it reads anew."""
         options = [[v for k, v in group.items() if k not in ("params", "lr")] for group in self.param_groups]
         return [id(self.state), options, [len(group["params"]) for group in self.param_groups]]
 

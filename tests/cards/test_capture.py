@@ -1,4 +1,4 @@
-"""Recorded steps without a card: what is copied, counted, watched and refused. The stand-in replays nothing."""
+"""Recorded steps, without a card: what is copied, counted, watched, refused. The stand-in replays nothing."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,9 @@ def of_the_graph(cupy):
     """What has happened since the last call, but for what has to do with none of the graphs."""
     names = [event[0] for event in cupy.events]
     cupy.events.clear()
-    return [name for name in names if name in ("begin capture", "end capture", "launch graph", "set", "copyto")]
+    return [
+        name for name in names if name in ("begin capture", "end capture", "launch graph", "set", "copyto")
+    ]
 
 
 def test_the_calls_of_a_step(cupy):
@@ -164,7 +166,9 @@ def test_an_op_that_cuda_does_not_record_is_named(cupy):
 
     step, x = mg.capture(step, warmup=1), mg.ones(3, device="cuda")
     step(x)
-    with pytest.raises(CaptureError, match="op 'concat', or what comes after it, cannot be recorded on cuda:0: cudaE"):
+    with pytest.raises(
+        CaptureError, match="op 'concat', or what comes after it, cannot be recorded on cuda:0: cudaE"
+    ):
         step(x)
 
 

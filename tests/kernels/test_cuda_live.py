@@ -25,7 +25,9 @@ def test_words_are_written_when_they_change(backend, monkeypatch, rng):
     launches = []
     write = live._write
     monkeypatch.setattr(
-        live, "_write", type("Counted", (), {"launch": lambda *a: launches.append(a[-1]) or write.launch(*a[1:])})()
+        live,
+        "_write",
+        type("Counted", (), {"launch": lambda *a: launches.append(a[-1]) or write.launch(*a[1:])})(),
     )
     words = backend.put(np.full(80, 7, np.uint64))
     place = LiveNumbers(words)
@@ -65,7 +67,9 @@ def test_a_step_of_an_optimizer_with_live_factors(backend, rng, n, dtype):
             optim.sgd_step(param, grad, *(rest if len(rest) > 6 else (None, *rest)))
 
         plain = step(kernel, (param, grad, *velocity), lr, *sgd)
-        for a, b in zip(plain, step(kernel, (param, grad, *velocity), written(backend, "d", lr), *sgd), strict=True):
+        for a, b in zip(
+            plain, step(kernel, (param, grad, *velocity), written(backend, "d", lr), *sgd), strict=True
+        ):
             assert np.array_equal(a, b)
     for decoupled in (False, True):
         options = (lr, 0.9, 0.99, 1e-8, 0.1, decoupled)
@@ -95,5 +99,7 @@ def test_random_numbers_of_a_live_stream(backend, rng, rung, dtype):
 def test_a_kernel_that_knows_of_no_live_numbers_refuses_them(backend):
     kernel = CudaKernel("__global__ void k(float* x, float lr) {}", "k")
     lr = written(backend, "d", 0.1)
-    with pytest.raises(TypeError, match=re.escape("expects a number (float32), got Live <changes in each replay>")):
+    with pytest.raises(
+        TypeError, match=re.escape("expects a number (float32), got Live <changes in each replay>")
+    ):
         kernel.launch(1, 1, (backend.put(np.zeros(1, np.float32)), lr))

@@ -402,7 +402,10 @@ def test_what_was_launched_before_is_checked_as_carefully(fake_cupy):
     fits = [
         ((y, x, 2, np.int64(5)), (256, 1024, 2.0, 5)),
         ((y, x, np.float64(0.1), True), (256, 1024, np.float32(0.1), 1)),
-        ((y, strided(FakeArray(address=4, contiguous=False)), -np.inf, -(2**31)), (256, 4, -np.inf, -(2**31))),
+        (
+            (y, strided(FakeArray(address=4, contiguous=False)), -np.inf, -(2**31)),
+            (256, 4, -np.inf, -(2**31)),
+        ),
         ((y, None, np.nan, 0), (256, 0, np.nan, 0)),
     ]
     for args, expected in fits:
