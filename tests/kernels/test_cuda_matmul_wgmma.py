@@ -91,6 +91,8 @@ def test_products_of_batches(card, name, rng):
     check(card, name, a[2], b, (3,))
     check(card, name, a[:, None, :20], b[:2, :, :9], (3, 2))
     check(card, name, a.reshape(3, 2, 70, 72).swapaxes(0, 1), b, (2, 3))
+    heads = np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1)  # matrices side by side, in longer rows
+    check(card, name, heads, b, (3,))
 
 
 def test_nan_and_infinity_stay_in_their_rows(card, rng):
