@@ -17,22 +17,20 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import array_module, workspace
 from .conv2d import shape_fields
-from .matmul import fills_tiles, naive, vectorized
+from .matmul import fills_tiles, naive
+from .split_k import split_k
 
 STEP, TAPS = 4, 3  # pixels of a tile, and of a kernel, along one side
 POINTS = (STEP + TAPS - 1) ** 2
-THREADS = 256  # as in the .cu
-BLOCK = 64, 4  # neighbouring tiles, and channels, of a block
+BLOCK = 64, 4  # neighbouring tiles, and channels, of a block of THREADS
+WEIGHT_THREADS = 64  # there are few kernels
 MAX_GRID_Y = 65535
 ROW = 32  # tiles are a multiple of it, so that what a warp reads or writes is a line of 128 bytes
 WORKSPACE = 2**28  # bytes of values at points
-ENOUGH_BLOCKS = 512  # as many as an H200 works on, in products that are sums over tiles
-PRODUCT_TILE = 64
-SHORTEST_PART = 256  # tiles
 
-# An estimate of the time on an H200, in microseconds: of the launches beyond the implicit GEMM's one; of multiply-adds
-# by matmul.cu and by the implicit GEMM; and of values at points, each of which is written, read and, divided by
-# 2.25, a pixel that is read or written.
+# An estimate of the time on an H200, in microseconds: of the launches beyond the implicit GEMM's one; of
+# multiply-adds by the matrix products and by the implicit GEMM; and of values at points, each of which is
+# written and read, as is a pixel for 2.25 of them.
 LAUNCHES = 40.0
 PRODUCT_RATE, DEFINITION_RATE = 21e6, 22e6
 VALUE_RATE = 0.6e6
@@ -67,20 +65,16 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     groups, rows, columns = shape["groups"], shape["O"] // shape["groups"], out.shape[1]
     pad = shape["pad_h"], shape["pad_w"]
     tiles = _Tiles(grad_output, shape["C"] + shape["O"])
-    products = POINTS * groups * blocks(rows, PRODUCT_TILE) * blocks(columns, PRODUCT_TILE)
-    parts = max(min(ENOUGH_BLOCKS // max(products, 1), tiles.chunk // SHORTEST_PART), 1)
-    length = blocks(blocks(tiles.chunk, parts), ROW) * ROW
-    values = workspace(out, (POINTS, groups, columns, parts, length))
-    grads = workspace(out, (POINTS, groups, rows, parts, length))
-    sums = workspace(out, (tiles.chunks, parts, POINTS, groups, rows, columns))
-    xp = array_module(out)
-    for number, sums_of_chunk in enumerate(sums):
-        tiles.launch(_input_to_points, (values, x), x, pad, number, parts * length)
-        tiles.launch(_grad_to_points, (grads, grad_output), grad_output, (0, 0), number, parts * length)
-        _multiply(sums_of_chunk, xp.moveaxis(grads, 3, 0), xp.moveaxis(values, (3, 4), (0, 3)))
-    count = rows * columns * groups
-    arguments = out, sums, count, tiles.chunks * parts
-    _points_to_weight.launch(blocks(count, THREADS), THREADS, arguments)
+    values = workspace(out, (POINTS, groups, columns, tiles.chunk))
+    grads = workspace(out, (POINTS, groups, rows, tiles.chunk))
+    sums = workspace(out, (tiles.chunks, POINTS, groups, rows, columns))
+    for number, of_chunk in enumerate(sums):
+        tiles.launch(_input_to_points, (values, x), x, pad, number)
+        tiles.launch(_grad_to_points, (grads, grad_output), grad_output, (0, 0), number)
+        _multiply(of_chunk, grads, array_module(out).swapaxes(values, -1, -2))
+    count = groups * rows * columns
+    grid = blocks(count, WEIGHT_THREADS)
+    _points_to_weight.launch(grid, WEIGHT_THREADS, (out, sums, count, tiles.chunks))
 
 
 def fits(kernel_size: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
@@ -110,8 +104,8 @@ def _check(
     shape = shape_fields(x, weight, output, options, bias)
     if x.dtype != np.float32 or not fits(weight.shape[2:], options[:2], options[4:6]):
         raise ValueError(
-            f"conv2d winograd kernel: float32, 3x3 kernels, and stride and dilation 1 expected, got {x.dtype}, "
-            f"{weight.shape[2:]}, {options[:2]} and {options[4:6]}"
+            f"conv2d winograd kernel: float32, 3x3 kernels, and stride and dilation 1 expected, got "
+            f"{x.dtype}, {weight.shape[2:]}, {options[:2]} and {options[4:6]}"
         )
     return shape
 
@@ -123,19 +117,19 @@ def _convolve(
     kernels = workspace(out, (POINTS, groups, K, M))
     count = groups * K * M
     arguments = kernels, weight, count, K, M, rotated
-    _weight_to_points.launch(blocks(count, THREADS), THREADS, arguments)
+    _weight_to_points.launch(blocks(count, WEIGHT_THREADS), WEIGHT_THREADS, arguments)
     tiles = _Tiles(out, source.shape[1] + out.shape[1])
     values = workspace(out, (POINTS, groups, K, tiles.chunk))
     products = workspace(out, (POINTS, groups, M, tiles.chunk))
     for number in range(tiles.chunks):
-        tiles.launch(_input_to_points, (values, source), source, pad, number, tiles.chunk)
+        tiles.launch(_input_to_points, (values, source), source, pad, number)
         _multiply(products, array_module(out).swapaxes(kernels, -1, -2), values)
-        tiles.launch(_points_to_output, (out, products, bias), out, (0, 0), number, tiles.chunk)
+        tiles.launch(_points_to_output, (out, products, bias), out, (0, 0), number)
 
 
 def _multiply(out: Any, a: Any, b: Any) -> None:
-    """out = a @ b at each point: in tiles, where there is enough for them."""
-    (vectorized if fills_tiles(*out.shape[-2:]) else naive)(out, a, b)
+    """out = a @ b at each point: by the rung that suits its size; without tiles where they would be idle."""
+    (split_k if fills_tiles(*out.shape[-2:]) else naive)(out, a, b)
 
 
 class _Tiles:
@@ -153,10 +147,12 @@ class _Tiles:
         self.chunks = blocks(self.total, self.chunk) if self.total else 0
 
     def launch(
-        self, kernel: CudaKernel, arrays: tuple, images: Any, pad: tuple[int, int], number: int, pitch: int
+        self, kernel: CudaKernel, arrays: tuple, images: Any, pad: tuple[int, int], number: int
     ) -> None:
-        """Transform chunk ``number`` of ``images``, whose windows begin ``pad`` before the tiles. ``pitch`` tiles
-        have room at each point; those beyond the chunk's become zeros."""
+        """Transform chunk ``number`` of ``images``, whose windows begin ``pad`` before the tiles.
+
+        ``arrays`` are the kernel's. Values of tiles beyond the last one become zeros.
+        """
         _, channels, height, width = images.shape
         begin = number * self.chunk
         image, first = divmod(begin, self.rows * self.columns)
@@ -171,7 +167,7 @@ class _Tiles:
             "image": image,
             "first": first,
             "count": min(self.chunk, self.total - begin),
-            "pitch": pitch,
+            "pitch": self.chunk,
         }
-        grid = blocks(pitch, BLOCK[0]), min(blocks(channels, BLOCK[1]), MAX_GRID_Y)
+        grid = blocks(self.chunk, BLOCK[0]), min(blocks(channels, BLOCK[1]), MAX_GRID_Y)
         kernel.launch(grid, BLOCK, (*arrays, shape))

@@ -165,15 +165,13 @@ _SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
 
 
 def _prefers_winograd(function: str, kernels: Any) -> Callable[..., bool]:
-    """Where it is allowed and faster (``is_faster`` of ``kernels`` has the measured rule); with padding as wide
-    as the image it never is."""
+    """Where it is allowed and faster, by ``is_faster`` of ``kernels``; with padding as wide as the image it
+    never is."""
 
     @lru_cache(REMEMBERED)
     def is_faster(first: tuple, second: tuple, size: Any, padding: tuple[int, int], groups: int) -> bool:
         x, weight = _SHAPES[function](first, second, size, groups)
-        return max(padding) < max(x[2:]) and kernels.is_faster(
-            x, weight, *padding, function == "input_grad"
-        )
+        return max(padding) < max(x[2:]) and kernels.is_faster(x, weight, *padding, function == "input_grad")
 
     def prefers(
         first: Any,

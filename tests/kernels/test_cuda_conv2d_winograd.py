@@ -1,4 +1,4 @@
-"""The CUDA kernels of Winograd's convolution against the definition in float64, on the simulator and on a card."""
+"""Winograd's convolution on CUDA against definitions in float64, on the simulator and on a card."""
 
 import itertools
 
@@ -61,13 +61,12 @@ def test_against_the_definition(run, shape, function):
 
 @functions
 @pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
-def test_in_chunks_and_in_parts(run, monkeypatch, shape, function):
-    """Of 16 tiles, so that chunks end within images; and sums over tiles in parts of 8."""
+def test_in_chunks(run, monkeypatch, shape, function):
+    """Of 16 tiles, so that they end within images."""
     channels = shape[1] + shape[2]
     groups = shape[6] if len(shape) > 6 else 1
     monkeypatch.setattr(winograd, "WORKSPACE", 16 * winograd.POINTS * 4 * channels * groups)
     monkeypatch.setattr(winograd, "ROW", 4)
-    monkeypatch.setattr(winograd, "SHORTEST_PART", 8)
     shape = (7, *shape[1:])
     assert_correct(run, function, shape[4], operands(*shape))
 
