@@ -17,8 +17,8 @@ constexpr int MAX_DIMS = 6;
 
 // The dimensions of the output, outermost first, and the inputs' strides in elements (0 where one is
 // broadcast): that of input k along dimension d is stride[MAX_DIMS * k + d]. A thread takes `lanes` neighbours
-// along the last dimension, one or a vector: then that size is a multiple of it, each input's last stride is 0, or 1
-// and its others multiples, and all arrays start where vectors may.
+// along the last dimension, one or a vector. For vectors that dimension's size is a multiple of it, the last
+// stride of an input is 0, or 1 and its others are multiples, and all arrays start where vectors may.
 struct Layout {
     int dims, lanes;
     long long size[6];
@@ -40,7 +40,7 @@ struct Input {
         return data ? neighbours<N>(data + i) : same<N>(number);
     }
 
-    // The vector at the innermost dimension's end of a layout: contiguous there, or one number.
+    // Neighbours along the last dimension of a layout, in which the input is contiguous or one number.
     template <int N>
     __device__ __forceinline__ Vector<T, N> vector(const long long* offsets, const Layout& layout) const {
         const bool varies = data && layout.stride[MAX_DIMS * POSITION + layout.dims - 1] == 1;
