@@ -47,10 +47,11 @@ struct TensorCoreShape {
 
 // Where a chunk of a row stands in a tile. ldmatrix reads the same chunk of 8 rows at a time. A row is 64
 // bytes, half of the 32 banks: with all chunks in order, every other row would wait for the same banks.
-// Instead the chunks of rows 2 r and 2 r + 1 are exchanged (xor) by r mod 4: those of 8 rows fall into 8
-// groups of 4 banks.
+// Instead the chunks of rows 2 r and 2 r + 1, which share a line of 128 bytes, are exchanged (xor) by r mod
+// 4: those of 8 rows fall into 8 groups of 4 banks.
 __device__ __forceinline__ int place_of(int row, int chunk) {
-    return row * CHUNKS + (chunk ^ (row / 2 % CHUNKS));
+    constexpr int ROWS_PER_LINE = 128 / (CHUNKS * CHUNK_BYTES);
+    return row * CHUNKS + (chunk ^ (row / ROWS_PER_LINE % CHUNKS));
 }
 
 // How much of a tile, at most `size`, is inside where `left` remain.
