@@ -173,7 +173,7 @@ for tool in memcheck racecheck; do
         skip "$tool" "compute-sanitizer is not installed"
     fi
 done
-measure=$((LIMIT - SECONDS - 20))
+measure=$((LIMIT - SECONDS - 10))
 stage benchmark 200 "$python" "$root/benchmarks/gpu_vs_torch.py" \
     --seconds "$((measure < 150 ? measure : 150))" --json "$work/benchmark.json"
 if ((LIMIT - SECONDS > 40)); then

@@ -87,11 +87,9 @@ def row_name(case: suite_cases.Case, captured: bool) -> str:
 
 
 def rows(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """(name, function that measures) of each row: training steps first, on a card plain and captured."""
-    steps = [case for case in suite_cases.cases() if case.group == "training step"]
-    others = [case for case in suite_cases.cases() if case.group != "training step"]
-    every = [(case, captured) for case in steps for captured in (False, True)[: 1 + bench.on_card]]
-    for case, captured in every + [(case, False) for case in others]:
-        name = row_name(case, captured)
-        if not bench.quick or re.search(QUICK, name):
-            yield name, functools.partial(suite_row, bench, case, captured)
+    """(name, function that measures) of each row; training steps on a card plain and captured."""
+    for case in suite_cases.cases():
+        for captured in (False, True)[: 1 + (bench.on_card and case.group == "training step")]:
+            name = row_name(case, captured)
+            if not bench.quick or re.search(QUICK, name):
+                yield name, functools.partial(suite_row, bench, case, captured)

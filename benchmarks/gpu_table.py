@@ -1,6 +1,6 @@
 """The record of a card, ``gpu.json``, as a page: what ``gpu_vs_torch.py`` measured, and which tests passed.
 
-    python benchmarks/gpu_table.py benchmarks/results/NAME.json > benchmarks/results/NAME.md
+python benchmarks/gpu_table.py benchmarks/results/NAME.json > benchmarks/results/NAME.md
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     python benchmarks/gpu_vs_torch.py --device sim --quick     # the same code at tiny sizes, with no card
 
 First come the card's own rates, of copying and of multiplying matrices, and the overhead of a launch; then
-the rows that are measured on the processor too, training steps among them (``suite_cases.py``: results are
-compared between the libraries before anything is timed); then a row for each op and rung (``gpu_cases.py``:
-results are checked against float64, PyTorch's as well as ours).
+training steps, plain and captured; then a row for each op and rung (``gpu_cases.py``: results are checked
+against float64, PyTorch's as well as ours); then the rows that are measured on the processor too
+(``suite_cases.py``: results are compared between the libraries before anything is timed).
 
 Both libraries run in this one process: they share the card's stream and clock, keep no threads that would
 disturb each other, and take turns, sample by sample. All is strict float32, with PyTorch's TF32 switches off,
@@ -283,9 +283,11 @@ def measured(bench: Bench) -> Iterator[dict[str, Any]]:
     """Every row in turn. One that fails says why; those after the time is over are left out, and named."""
     steps = (PLAIN, CAPTURED, *((AUTOCAST, AUTOCAST_CAPTURED) if BFLOAT16 else ()))
     todo = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
-    todo += [(name, "", run) for name, run in gpu_suite.rows(bench)]
+    suite = [(name, "", run) for name, run in gpu_suite.rows(bench)]
+    todo += [one for one in suite if "training step" in one[0]]
     for case in cases(bench.quick, bench.device.type):
         todo.append((case.name, case.size, functools.partial(row, bench, case)))
+    todo += [one for one in suite if "training step" not in one[0]]
     for name, size, run in todo:
         if time.monotonic() > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import suite_networks as networks
 import numpy as np
+import suite_networks as networks
 
 Run = Callable[[], Any]
 FORWARD, BOTH = "forward", "forward + backward"
@@ -21,7 +21,7 @@ FORWARD, BOTH = "forward", "forward + backward"
 class Data:
     """Random inputs as tensors of ``lib``: the same numbers for the same seed, in both libraries.
 
-    On the processor they are drawn by NumPy; a device draws its own: see ``DeviceData`` of ``gpu_vs_torch.py``.
+    On the processor they are drawn by NumPy; a device draws its own: ``gpu_suite.py``.
     """
 
     def __init__(self, lib: Any, seed: int = 0, xp: Any = np, device: str = "cpu"):

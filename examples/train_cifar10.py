@@ -134,9 +134,7 @@ def parse_arguments():
     parser.add_argument("--amp", action="store_true", help="products and convolutions in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use only so many images of each set")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/cifar10"), help="folder for what is saved"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/cifar10"), help="folder for what is saved")
     arguments = parser.parse_args()
     for name in ("epochs", "batch_size", "width", "limit"):
         value = getattr(arguments, name)

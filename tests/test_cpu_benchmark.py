@@ -15,8 +15,8 @@ import minigrad as mg
 def benchmark(repo_root, monkeypatch):
     """The modules of the benchmark, by their names."""
     monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
-    import suite_cases
     import cpu_vs_torch
+    import suite_cases
 
     return {"cases": suite_cases, "run": cpu_vs_torch}
 

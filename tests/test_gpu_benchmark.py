@@ -22,7 +22,7 @@ def run(*command, **environment):
         [str(part) for part in command],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env=os.environ | environment,
     )
 
@@ -32,7 +32,7 @@ def quick(repo_root, tmp_path_factory):
     """(the process, the JSON) of the benchmark's small form on the simulator."""
     path = tmp_path_factory.mktemp("gpu") / "benchmark.json"
     script = repo_root / "benchmarks/gpu_vs_torch.py"
-    done = run(sys.executable, script, "--device", "sim", "--quick", "--json", path)
+    done = run(sys.executable, script, "--device", "sim", "--quick", "--seconds", 500, "--json", path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done, json.loads(path.read_text())
 

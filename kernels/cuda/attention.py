@@ -80,7 +80,7 @@ def backward(
 
 def padded(q: Any, v: Any) -> int:
     """The size of the features in tiles, D."""
-    return next(D for D in FORWARD_TILES if D >= max(q.shape[-1], v.shape[-1]))
+    return next(D for D in FORWARD_TILES if max(q.shape[-1], v.shape[-1]) <= D)
 
 
 def forward_bytes(D: int) -> int:

@@ -15,7 +15,8 @@ def compute(backend, q, k, v, grad, causal):
     B, H, L, E = q.shape
     S, V = v.shape[2:]
     out, lse, dq, dk, dv = (
-        backend.put(np.full((B, H, *shape), np.nan, FLOAT)) for shape in ((L, V), (L,), (L, E), (S, E), (S, V))
+        backend.put(np.full((B, H, *shape), np.nan, FLOAT))
+        for shape in ((L, V), (L,), (L, E), (S, E), (S, V))
     )
     q, k, v = map(backend.put_strided, (q, k, v))
     attention.forward(out, lse, q, k, v, causal, SCALE)
@@ -30,7 +31,9 @@ def test_matches_the_definition(backend, size, causal):
     """Scores are sums of E products, all else sums of at most L or S terms of about unit size."""
     tolerance = 4 * (sum(size[2:]) + 10) * np.finfo(FLOAT).eps
     problem = inputs(size, FLOAT)
-    for found, wanted in zip(compute(backend, *problem, causal), by_definition(*problem, causal), strict=True):
+    for found, wanted in zip(
+        compute(backend, *problem, causal), by_definition(*problem, causal), strict=True
+    ):
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
 
 
