@@ -80,7 +80,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "matmul of whole vectors": (lambda a, b: a @ b, ((36, 40), (40, 44))),
         "matmul with a vector": (lambda a, b: a @ b, ((37, 41), (41,))),
         "matmul of a long K": (lambda a, b: a @ b, ((5, 700), (700, 7))),
-        "matmul of a large batch": (large_batch, ((128, 32, 4), (128, 4, 32))),
+        "matmul of a large batch": (large_batch, ((132, 32, 4), (132, 4, 32))),
         "sums of rows": (lambda x: x.sum(1), ((3, 8200),)),
         "largest of rows": (lambda x: x.amax(1), ((3, 8200),)),
         "smallest of rows": (lambda x: x.amin(1), ((3, 8200),)),
@@ -379,6 +379,22 @@ def look_for_wrong_indices(device: mg.Device) -> list[str]:
     return [] if found == [right, 299, -100] else ["wrong indices"]
 
 
+def multiply_in_every_tiling(device: mg.Device) -> list[str]:
+    """Run every instance of ``matmul_warp_tile.cu`` on integers; returns the names of what is wrong."""
+    warp_tile, xp, rng, wrong = cuda.matmul_warp_tile, device.xp, np.random.default_rng(0), []
+    a, b = (rng.integers(-1, 2, (69, 69)).astype(np.float32) for _ in range(2))
+    for kernels, size in ((warp_tile.OF_VECTORS, 68), (warp_tile.OF_ELEMENTS, 69)):
+        left, right = xp.asarray(a[:size, :size].copy()), xp.asarray(b[:size, :size].copy())
+        for tiling, kernel in kernels.items():
+            out = xp.empty((size, size), np.float32)
+            warp_tile.warp_tile(out, left, right, tiling=tiling)
+            exact = np.array_equal(out if xp is np else out.get(), a[:size, :size] @ b[:size, :size])
+            print(f"{kernel.expression:40} {'exact' if exact else 'wrong'}", flush=True)
+            if not exact:
+                wrong.append(kernel.expression)
+    return wrong
+
+
 def check(name: str, function: Callable[..., Any], arrays: list[np.ndarray], device: mg.Device) -> list[str]:
     """Run one entry of :func:`calls` on every rung and in both dtypes; returns the names of what is wrong."""
     wrong = []
@@ -421,7 +437,7 @@ def main() -> int:
 
     wrong += compute_in_halves(device) + unscale_gradients(device)
     wrong += step_many_parameters(device) + look_for_wrong_indices(device)
-
+    wrong += multiply_in_every_tiling(device)
     modules = set(cuda.MODULES)
     for rung in ("tensor_core", "wgmma"):
         if getattr(cuda, f"matmul_{rung}").is_supported(device.xp.empty(0)):

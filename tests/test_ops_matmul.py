@@ -159,22 +159,23 @@ def test_products_by_the_number_of_dimensions():
         mg.mm(a, b)
 
 
-def chosen(a, b, device="sim"):
-    """The kernel that multiplies float32 matrices of these shapes."""
-    operands = [Spec(shape, np.dtype(np.float32)) for shape in (a, b)]
-    return kernel_table("matmul").choose(device, np.dtype(np.float32), operands, {}).name
+def chosen(a, b, device="sim", dtype=np.float32):
+    """The kernel that multiplies matrices of these shapes."""
+    operands = [Spec(shape, np.dtype(dtype)) for shape in (a, b)]
+    return kernel_table("matmul").choose(device, np.dtype(dtype), operands, {}).name
 
 
 def test_the_best_kernel_for_the_shapes_is_chosen():
-    assert chosen((100, 100), (100, 100)) == "vectorized"
-    assert chosen((7, 64, 9), (9, 40)) == "vectorized"
+    assert chosen((100, 100), (100, 100)) == chosen((7, 64, 9), (9, 40)) == "warp_tile"
+    assert chosen((100, 100), (100, 100), dtype=np.float64) == "vectorized"
     assert chosen((128, 784), (784, 10)) == "split_k"  # of 4 tiles, for a card of a hundred multiprocessors
     assert chosen((128, 100), (100, 10)) == chosen((3, 8, 100), (100, 10)) == "tiled"
     assert chosen((100, 1), (1, 10)) == chosen((10, 0), (0, 10)) == chosen((0, 600), (600, 5)) == "tiled"
     assert chosen((1, 4096), (4096, 10)) == chosen((6, 10, 4096), (6, 4096, 1)) == "gemv"
     assert chosen((1, 10**6), (10**6, 1)) == chosen((64, 10**6), (10**6, 64)) == "split_k"
     assert chosen((500, 1, 10**6), (10**6, 1)) == "gemv"  # many products fill the card as they are
-    assert chosen((4096, 4096), (4096, 4096)) == "vectorized"
+    assert chosen((4096, 4096), (4096, 4096)) == "warp_tile"
+    assert chosen((128, 4096), (4096, 4096)) == "split_k"
 
 
 @pytest.mark.parametrize("shapes", [((40, 33), (33, 36)), ((2, 1, 50), (50, 6)), ((3, 520), (520, 4))])

@@ -33,6 +33,7 @@ MODULES = (
     "index_check",
     "live",
     "matmul",
+    "matmul_warp_tile",
     "matmul_tensor_core",
     "matmul_wgmma",
     "norm",

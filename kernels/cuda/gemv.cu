@@ -1,20 +1,25 @@
 // Products of matrices and vectors: out[..., i] = sum over k of a[..., i, k] * b[..., k].
 //
-// Shapes: a is (..., M, K), b is (..., K), out is (..., M): a matrix product with N = 1, which is described as
-// in matmul.cu. A vector times a matrix is the same product with the matrix transposed. K = 0 gives zeros.
+// Shapes: a is (..., M, K), b is (..., K), out is (..., M): a matrix product with N = 1, which is described
+// as in matmul.cu. A vector times a matrix is the same product with the matrix transposed. K = 0 gives zeros.
 //
 //   gemv_rows      the rows of a lie in memory one after the other: a warp, or a block, walks along a row
-//   gemv_columns   the columns do: a warp walks along K with 32 rows side by side
+//   gemv_columns   the columns do: the threads of a block stand side by side along 32 rows, and share out K
+//
+// Both come with VECTOR = 1, for any strides, and with vectors of 16 bytes for arrays that are made of such.
 //
 // Arithmetic intensity: every element of a serves one multiply-add, 0.5 operations a byte in float32, where
-// an H200 can do 14 (67 TFLOP/s, 4.8 TB/s). No tile helps, as nothing is used twice but the short vector, which
-// stays in the caches. All that counts is to read a once, in whole lines of memory, with enough threads. A
-// tiled product would leave 31 of its 32 columns empty.
+// an H200 can do 14 (67 TFLOP/s, 4.8 TB/s). No tile helps, as nothing is used twice but the short vector,
+// which stays in the caches. All that counts is to read a once, in whole lines of memory, with enough bytes
+// on their way at a time: 4.8 TB/s over a latency of some 600 ns are 3 MB, 22 KB for each of 132
+// multiprocessors. A tiled product would leave 31 of its 32 columns empty.
 //
-// The order of the additions depends on the shape alone: there are no atomics.
+// A product of few rows and a long K has too few threads for that: K is cut into parts (split_k.cu). The
+// order of the additions depends on the shape alone: there are no atomics.
 
 #include "matmul.cuh"
 #include "rows.cuh"
+#include "vector.cuh"
 
 // Finds the matrix, the row in it and the vector that belong to element `number` of out.
 template <typename T>
@@ -27,47 +32,70 @@ __device__ __forceinline__ void select_row(const T*& a, const T*& b, const Matmu
 // A warp for each row, or for a long one a block: neighbouring lanes read neighbouring elements. Each has a
 // sum of its own; shuffles add these up.
 //
-// Grid: x = the elements of out, blockDim.y of them in a block; blockDim = (threads of a row, a multiple of
-// 32; rows). More than one warp for a row: one row for the block.
-template <typename T>
+// Grid: x = the elements of out, blockDim.y of them in a block; y = the parts of K; blockDim = (threads of a
+// row, a multiple of 32; rows). More than one warp for a row: one row for the block. VECTOR > 1: K is a
+// multiple of it, and along it a and b are contiguous.
+template <typename T, int VECTOR>
 __global__ void __launch_bounds__(MAX_THREADS)
 gemv_rows(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     const long long number = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (number >= shape.batches * shape.M) return;  // a whole warp, in a block that comes to no barrier
+    const long long K = select_part(a, b, shape);
+    out += number_of_part(shape, 0) * shape.M;
     select_row(a, b, shape, batch, number);
     T sum = 0;
 #pragma unroll 4
-    for (long long k = threadIdx.x; k < shape.K; k += blockDim.x)
-        sum += a[k * shape.a_column_stride] * b[k * shape.b_row_stride];
+    for (long long k = threadIdx.x * VECTOR; k < K; k += blockDim.x * VECTOR) {
+        if constexpr (VECTOR == 1) {
+            sum += a[k * shape.a_column_stride] * b[k * shape.b_row_stride];
+        } else {
+            const Vector<T, VECTOR> x = load_vector<VECTOR>(a + k), y = load_vector<VECTOR>(b + k);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum += x.lane[i] * y.lane[i];
+        }
+    }
     sum = blockDim.x == WARP ? across_warp<SUM>(sum) : across_block<SUM>(sum);
     if (threadIdx.x == 0) out[number] = sum;
 }
 
-// A warp for 32 rows: at each k its lanes read 32 elements of a column, one line of memory. The warps of a
-// block share out K among them, and the first one adds up what they have found.
+// A block for 32 rows, of which every thread has VECTOR: at each k, 32 / VECTOR threads side by side read 32
+// elements of a column, one line of memory. The other threads do the same for other k. In the end they add up
+// what they have found: those of a warp by shuffles, the warps by way of shared memory.
 //
-// Shared memory: 2 KB (float32) or 4 KB (float64). Grid: x = 32 rows for each block, one matrix after the
-// other; blockDim = (32, warps).
-template <typename T>
-__global__ void __launch_bounds__(MAX_THREADS)
-gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
-    __shared__ T sums[MAX_WARPS][WARP];
-    const int lane = threadIdx.x, warp = threadIdx.y;
-    const long long blocks_per_matrix = (shape.M + WARP - 1) / WARP;
-    const long long number = blockIdx.x / blocks_per_matrix;
-    const long long row = blockIdx.x % blocks_per_matrix * WARP + lane;
-    const bool inside = row < shape.M;
+// Shared memory: 4 KB (float32) or 8 KB (float64). Grid: x = 32 rows for each block, one matrix after the
+// other; y = the parts of K. VECTOR > 1: M is a multiple of it, and along it a is contiguous.
+constexpr int COLUMN_THREADS = 1024;
 
-    T sum = 0;
-    if (inside) {
-        select_row(a, b, shape, batch, number * shape.M + row);
+template <typename T, int VECTOR>
+__global__ void __launch_bounds__(COLUMN_THREADS)
+gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
+    constexpr int LANES = WARP / VECTOR;  // that read one line
+    __shared__ T sums[COLUMN_THREADS / WARP][WARP];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % LANES, first = lane * VECTOR;
+    const long long blocks_per_matrix = (shape.M + WARP - 1) / WARP;
+    const long long number = blockIdx.x / blocks_per_matrix, row = blockIdx.x % blocks_per_matrix * WARP;
+
+    T sum[VECTOR] = {};
+    if (row + first < shape.M) {
+        select_row(a, b, shape, batch, number * shape.M + row + first);
+        const long long K = select_part(a, b, shape);
 #pragma unroll 4
-        for (long long k = warp; k < shape.K; k += blockDim.y)
-            sum += a[k * shape.a_column_stride] * b[k * shape.b_row_stride];
+        for (long long k = threadIdx.x / LANES; k < K; k += blockDim.x / LANES) {
+            const T factor = b[k * shape.b_row_stride];
+            const Vector<T, VECTOR> column = load_vector<VECTOR>(a + k * shape.a_column_stride);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum[i] += column.lane[i] * factor;
+        }
     }
-    sums[warp][lane] = sum;
+#pragma unroll
+    for (int i = 0; i < VECTOR; i++) {
+        for (int distance = LANES; distance < WARP; distance *= 2)
+            sum[i] += __shfl_xor_sync(ALL_LANES, sum[i], distance);
+        if (threadIdx.x % WARP < LANES) sums[warp][first + i] = sum[i];
+    }
     __syncthreads();  // the sums of all warps are there
-    if (warp > 0 || !inside) return;
-    for (int other = 1; other < blockDim.y; other++) sum += sums[other][lane];
-    out[number * shape.M + row] = sum;
+    if (warp > 0 || row + threadIdx.x >= shape.M) return;
+    T total = 0;
+    for (int other = 0; other < blockDim.x / WARP; other++) total += sums[other][threadIdx.x];
+    out[number_of_part(shape, number) * shape.M + row + threadIdx.x] = total;
 }

@@ -10,31 +10,57 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .matmul import describe
-from .reduce import row_threads
+from .matmul import Product, describe
+from .vector import VECTOR_BYTES, starts_at_vector
 
 WARP = 32
-THREADS = 256  # in a block of several rows
-MAX_WARPS = 16  # of a block, as in rows.cuh
-STEPS = 16  # along K that a warp should have before the rows get one more
+ROWS_PER_BLOCK = 8  # of rows for which a warp is enough
+ROW_THREADS = 256  # at most, for a long row
+COLUMN_THREADS = 1024  # as in gemv.cu: at most, for 32 rows
+LOADS = 4  # for each thread of a block, before it gets more threads; measured on an H200
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_rows = CudaKernel(_source, "gemv_rows<T>")
-_columns = CudaKernel(_source, "gemv_columns<T>")
+# By the length of a vector.
+_rows = {
+    1: CudaKernel(_source, "gemv_rows<T, 1>"),
+    2: CudaKernel(_source, "gemv_rows<double, 2>"),
+    4: CudaKernel(_source, "gemv_rows<float, 4>"),
+}
+_columns = {
+    1: CudaKernel(_source, "gemv_columns<T, 1>"),
+    2: CudaKernel(_source, "gemv_columns<double, 2>"),
+    4: CudaKernel(_source, "gemv_columns<float, 4>"),
+}
 
 
-def gemv(out: Any, a: Any, b: Any) -> None:
+def gemv(out: Any, a: Any, b: Any, part: int | None = None) -> None:
     """For vectors: the matrix is read once, along its rows or its columns, and threads share out K."""
-    if out.shape[-1] != 1:
-        # x A is A' x, in the same memory.
-        if out.shape[-2] != 1:
-            raise ValueError(f"gemv kernel: neither M nor N is 1 in an output of shape {out.shape}")
-        out, a, b = out.reshape(*out.shape[:-2], out.shape[-1], 1), b.swapaxes(-1, -2), a.swapaxes(-1, -2)
-    product, arguments = describe(out, a, b)
+    if out.shape[-1] != 1 and out.shape[-2] != 1:
+        raise ValueError(f"gemv kernel: neither M nor N is 1 in an output of shape {out.shape}")
+    # x A is A' x, in the same memory.
+    product, arguments = describe(out, a, b, part, transposed=out.shape[-1] != 1)
+    vector = VECTOR_BYTES // out.itemsize
     if product.M > 1 and not product.layout["a_along_k"]:
-        warps = min(max(blocks(product.K, STEPS), 1), MAX_WARPS)
-        _columns.launch(product.batches * blocks(product.M, WARP), (WARP, warps), arguments)
-        return
-    threads = row_threads(product.K)
-    rows_per_block = THREADS // WARP if threads == WARP else 1
-    _rows.launch(blocks(product.batches * product.M, rows_per_block), (threads, rows_per_block), arguments)
+        whole = product.a_vectors and starts_at_vector(arguments[1].array)
+        _launch_columns(product, arguments, vector if whole else 1)
+    else:
+        whole = product.a_vectors and product.b_vectors and starts_at_vector(a, b)
+        _launch_rows(product, arguments, vector if whole else 1)
+
+
+def _launch_rows(product: Product, arguments: tuple, vector: int) -> None:
+    threads = _threads(min(product.K, product.shape["part"]), vector, ROW_THREADS)
+    rows_per_block = ROWS_PER_BLOCK if threads == WARP else 1
+    grid = (blocks(product.batches * product.M, rows_per_block), product.parts)
+    _rows[vector].launch(grid, (threads, rows_per_block), arguments)
+
+
+def _launch_columns(product: Product, arguments: tuple, vector: int) -> None:
+    threads = _threads(WARP * min(product.K, product.shape["part"]), vector, COLUMN_THREADS)
+    grid = (product.batches * blocks(product.M, WARP), product.parts)
+    _columns[vector].launch(grid, threads, arguments)
+
+
+def _threads(elements: int, vector: int, most: int) -> int:
+    """Whole warps for so many elements: LOADS vectors for each thread, if ``most`` are enough for that."""
+    return max(min(blocks(elements, LOADS * vector * WARP) * WARP, most), WARP)

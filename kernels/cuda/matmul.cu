@@ -1,15 +1,16 @@
 // Matrix multiplication: out[..., i, j] = sum over k of a[..., i, k] * b[..., k, j].
 //
-// Shapes: a is (..., M, K), b is (..., K, N), out is (..., M, N). The leading dimensions, the batch, are those
-// of out. a and b have any strides, counted in elements: a transposed matrix or a broadcast batch is read
-// where it lies. out is C-contiguous. K = 0 gives zeros.
+// Shapes: a is (..., M, K), b is (..., K, N), out is (..., M, N). The leading dimensions, the batch, are
+// those of out. a and b have any strides, counted in elements: a transposed matrix or a broadcast batch is
+// read where it lies. out is C-contiguous. K = 0 gives zeros.
 //
 //   matmul_naive           the definition: one thread for each element of out
 //   matmul_tiled           + tiles of a and b in shared memory, each element loaded once for 32 threads
 //   matmul_register_tile   + a patch of out in the registers of each thread: a loaded element serves 8 times more
 //   matmul_vectorized      + 16 bytes a load, and the next tiles on their way while these are multiplied
 //
-// Two more rungs have files of their own: gemv.cu for vectors, and split_k.cu for a long K and few outputs.
+// More rungs have files of their own: matmul_warp_tile.cu, the next one up, for float32; gemv.cu for vectors;
+// split_k.cu for a long K and few outputs.
 //
 // A product makes 2 M N K floating-point operations. What bounds a kernel is how many of them it makes for
 // each byte that it asks of the memory, its arithmetic intensity. In float32, naive loads 8 bytes for 2
@@ -28,7 +29,8 @@
 // The threads of a warp stand side by side in a row of out: they read the same element of a (one load, sent
 // to all) and neighbouring elements of b (one wide load, if b's rows are contiguous).
 //
-// Grid: x = all blocks of out, in rows of ceil(N / blockDim.x) (x alone may exceed 65535); z = the batch.
+// Grid: x = all blocks of out, in rows of ceil(N / blockDim.x) (x alone may exceed 65535); z = the batch. In
+// the rungs above: y = the parts of K.
 template <typename T>
 __global__ void matmul_naive(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     const long long blocks_per_row = (shape.N + blockDim.x - 1) / blockDim.x;
@@ -73,20 +75,22 @@ matmul_tiled(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T *a_row = a, *b_column = b;
         select_batch(a_row, b_column, batch, number);
+        const long long K = select_part(a_row, b_column, shape);
         a_row += row * shape.a_row_stride;
         b_column += column * shape.b_column_stride;
 
         T sum = 0;
-        for (long long k0 = 0; k0 < shape.K; k0 += TILE) {
-            const bool in_a = row < shape.M && k0 + tx < shape.K;
-            const bool in_b = column < shape.N && k0 + ty < shape.K;
+        for (long long k0 = 0; k0 < K; k0 += TILE) {
+            const bool in_a = row < shape.M && k0 + tx < K;
+            const bool in_b = column < shape.N && k0 + ty < K;
             a_tile[ty][tx] = in_a ? a_row[(k0 + tx) * shape.a_column_stride] : T(0);
             b_tile[ty][tx] = in_b ? b_column[(k0 + ty) * shape.b_row_stride] : T(0);
             __syncthreads();  // the tiles are complete before anyone reads them
             for (int k = 0; k < TILE; k++) sum += a_tile[ty][k] * b_tile[k][tx];
             __syncthreads();  // everyone is done with the tiles before they are overwritten
         }
-        if (row < shape.M && column < shape.N) out[(number * shape.M + row) * shape.N + column] = sum;
+        if (row < shape.M && column < shape.N)
+            out[(number_of_part(shape, number) * shape.M + row) * shape.N + column] = sum;
     }
 }
 
@@ -115,14 +119,6 @@ struct Tiling {
     // A tile of a as (k, row) or of b as (k, column): in both, what a thread needs for one k is in one line.
     using Tile = T[DEPTH][PITCH];
 };
-
-// In which direction the elements of each matrix are neighbours in memory: along k, or along its other axis.
-struct Layout {
-    bool a_along_k, b_along_k;
-};
-
-// How much of a tile's side is inside of a matrix that goes on for `left` elements.
-__device__ __forceinline__ int inside(long long left, int side) { return left < side ? int(left) : side; }
 
 // Where this thread stands in the 16 x 16. A warp covers 4 x 8 of them, and not 2 x 16: it then reads 4 + 8
 // different vectors of the tiles for its 32 patches, and not 2 + 16.
@@ -240,6 +236,7 @@ matmul_register_tile(T* out, const T* a, const T* b, MatmulShape shape, Batch ba
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T *a_corner = a, *b_corner = b;
         select_batch(a_corner, b_corner, batch, number);
+        const long long K = select_part(a_corner, b_corner, shape);
         a_corner += row * shape.a_row_stride;
         b_corner += column * shape.b_column_stride;
 
@@ -249,7 +246,7 @@ matmul_register_tile(T* out, const T* a, const T* b, MatmulShape shape, Batch ba
                                          columns, layout.b_along_k);
 
         T sums[PATCH][PATCH] = {};
-        for (long long depth = shape.K; depth > 0; depth -= DEPTH) {
+        for (long long depth = K; depth > 0; depth -= DEPTH) {
             a_loader.load(a_tile, depth);
             b_loader.load(b_tile, depth);
             __syncthreads();  // the tiles are complete before anyone reads them
@@ -257,7 +254,7 @@ matmul_register_tile(T* out, const T* a, const T* b, MatmulShape shape, Batch ba
             __syncthreads();  // everyone is done with the tiles before they are overwritten
         }
 
-        T* out_corner = out + (number * shape.M + row) * shape.N + column;
+        T* out_corner = out + (number_of_part(shape, number) * shape.M + row) * shape.N + column;
 #pragma unroll
         for (int i = 0; i < PATCH; i++)
 #pragma unroll
@@ -339,21 +336,22 @@ matmul_vectorized(T* out, const T* a, const T* b, MatmulShape shape, Batch batch
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T *a_corner = a, *b_corner = b;
         select_batch(a_corner, b_corner, batch, number);
+        const long long K = select_part(a_corner, b_corner, shape);
         a_corner += row * shape.a_row_stride;
         b_corner += column * shape.b_column_stride;
         VectorLoader<T, PATCH> a_loader(a_corner, shape.a_row_stride, shape.a_column_stride, rows,
                                         layout.a_along_k);
         VectorLoader<T, PATCH> b_loader(b_corner, shape.b_column_stride, shape.b_row_stride,
                                         columns, layout.b_along_k);
-        a_loader.fetch(shape.K);
-        b_loader.fetch(shape.K);
+        a_loader.fetch(K);
+        b_loader.fetch(K);
         a_loader.store(a_tile[0]);
         b_loader.store(b_tile[0]);
         __syncthreads();  // the first tiles are complete
 
         T sums[PATCH][PATCH] = {};
         int now = 0;
-        for (long long depth = shape.K; depth > 0; depth -= DEPTH) {
+        for (long long depth = K; depth > 0; depth -= DEPTH) {
             const bool more = depth > DEPTH;
             if (more) {
                 a_loader.fetch(depth - DEPTH);
@@ -368,7 +366,7 @@ matmul_vectorized(T* out, const T* a, const T* b, MatmulShape shape, Batch batch
             __syncthreads();  // the next tiles are complete, and everyone is done with these
         }
 
-        T* out_corner = out + (number * shape.M + row) * shape.N + column;
+        T* out_corner = out + (number_of_part(shape, number) * shape.M + row) * shape.N + column;
 #pragma unroll
         for (int i = 0; i < PATCH; i++)
 #pragma unroll

@@ -2,6 +2,9 @@
 
 ``out`` is C-contiguous; ``a`` and ``b`` have its batch shape (broadcast by the caller: a batch stride may be
 0) and any strides. All three are float32 or all float64, and ``out`` shares no memory with the others.
+
+The rungs from ``tiled`` on take the length of a ``part`` of K: they make a product of each part, for which
+``out`` has a dimension more, in front (see :func:`describe`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from .vector import VECTOR_BYTES, starts_at_vector
 TILE = 32
 SMALL_TILE, LARGE_TILE = 64, 128  # of the register rungs: 16 x 16 threads with 4 x 4 or 8 x 8 elements each
 REGISTER_THREADS = 256
-MULTIPROCESSORS = 128  # that a product should keep busy, about: an A100 has 108, an H200 132
+MULTIPROCESSORS = 132  # of an H200, which the rules of choice are made for; an A100 has 108
 MAX_BATCH_DIMS = 4  # of struct Batch
 MAX_GRID_Z = 65535
 
@@ -43,22 +46,22 @@ def naive(out: Any, a: Any, b: Any) -> None:
     _launch_two_dimensional(_naive, (32, 8), out, a, b)
 
 
-def tiled(out: Any, a: Any, b: Any) -> None:
+def tiled(out: Any, a: Any, b: Any, part: int | None = None) -> None:
     """Tiles of ``a`` and ``b`` in shared memory, so that each element is loaded once for 32 threads."""
-    _launch_two_dimensional(_tiled, (TILE, TILE), out, a, b)
+    _launch_two_dimensional(_tiled, (TILE, TILE), out, a, b, part)
 
 
-def register_tile(out: Any, a: Any, b: Any) -> None:
+def register_tile(out: Any, a: Any, b: Any, part: int | None = None) -> None:
     """A patch of ``out`` in the registers of each thread, so that one shared load serves 4 or 8 sums."""
-    _launch_register_tiles(_register_tile, out, a, b)
+    _launch_register_tiles(_register_tile, out, a, b, part)
 
 
-def vectorized(out: Any, a: Any, b: Any) -> None:
+def vectorized(out: Any, a: Any, b: Any, part: int | None = None) -> None:
     """Loads of 16 bytes, and the next tiles fetched during the arithmetic.
 
     Where rows and columns do not start at multiples of 16 bytes, register_tile does the work.
     """
-    _launch_register_tiles(_vectorized, out, a, b)
+    _launch_register_tiles(_vectorized, out, a, b, part)
 
 
 class Product(NamedTuple):
@@ -67,52 +70,84 @@ class Product(NamedTuple):
     Attributes:
         M, N, K: the sizes.
         batches: how many products of these sizes there are.
+        parts: into how many parts K is cut.
         shape, batch, layout: the fields of the structs MatmulShape, Batch and Layout.
-        whole_vectors: whether rows or columns, of ``a`` and of ``b``, are contiguous and begin and end
-            with whole vectors if the array begins with one; and the rows of ``out`` too.
+        a_vectors, b_vectors: whether the rows or columns of ``a``, of ``b``, are contiguous and begin and
+            end with whole vectors if the array begins with one.
+        out_vectors: the same for the rows of ``out``.
     """
 
     M: int
     N: int
     K: int
     batches: int
+    parts: int
     shape: dict[str, int]
     batch: dict[str, tuple[int, ...]]
     layout: dict[str, bool]
-    whole_vectors: bool
+    a_vectors: bool
+    b_vectors: bool
+    out_vectors: bool
 
 
-def describe(out: Any, a: Any, b: Any) -> tuple[Product, tuple]:
-    """The product, and the arguments that all kernels begin with. ValueError if the shapes do not fit."""
-    product = _describe(out.shape, a.shape, a.strides, b.shape, b.strides, out.itemsize)
+def describe(
+    out: Any, a: Any, b: Any, part: int | None = None, transposed: bool = False
+) -> tuple[Product, tuple]:
+    """The product, and the arguments that all kernels begin with.
+
+    Args:
+        part: the length of the parts of K that become products of their own (the last one may be shorter):
+            ``out`` then has a dimension in front of the others, of these parts.
+        transposed: make the same numbers as ``b' @ a'``, for an ``out`` that lies as its transposed one.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    product = _describe(
+        out.shape, a.shape, a.strides, b.shape, b.strides, out.itemsize, part, transposed
+    )  # fmt: skip
     if product is None:
         # More dimensions than the kernels take, with strides that do not merge: as copies, they merge.
-        return describe(out, a.copy(order="C"), b.copy(order="C"))
+        return describe(out, a.copy(order="C"), b.copy(order="C"), part, transposed)
+    if transposed:
+        a, b = b, a
     return product, (out, strided(a), strided(b), product.shape, product.batch)
 
 
 @lru_cache(maxsize=1024)
 def _describe(
-    out_shape: tuple, a_shape: tuple, a_strides: tuple, b_shape: tuple, b_strides: tuple, itemsize: int
+    out_shape: tuple,
+    a_shape: tuple,
+    a_strides: tuple,
+    b_shape: tuple,
+    b_strides: tuple,
+    itemsize: int,
+    part: int | None,
+    transposed: bool,
 ) -> Product | None:
     """From shapes, and strides in bytes; None if the batch does not fit struct Batch."""
-    *batch_shape, M, N = out_shape
+    *batch_shape, M, N = out_shape if part is None else out_shape[1:]
     K = a_shape[-1]
-    if a_shape != (*batch_shape, M, K) or b_shape != (*batch_shape, K, N):
+    parts = 1 if part is None else blocks(K, part)
+    fits = a_shape == (*batch_shape, M, K) and b_shape == (*batch_shape, K, N)
+    if not fits or (part is not None and out_shape[0] != parts):
         raise ValueError(f"matmul kernel: shapes {a_shape} and {b_shape} do not give {out_shape}")
     a_strides, b_strides = (tuple(stride // itemsize for stride in s) for s in (a_strides, b_strides))
+    if transposed:
+        M, N = N, M
+        a_strides, b_strides = (
+            (*strides[:-2], strides[-1], strides[-2]) for strides in (b_strides, a_strides)
+        )
     batch = collapse_batch(batch_shape, a_strides[:-2], b_strides[:-2])
     if len(batch) > MAX_BATCH_DIMS:
         return None
     size, a_stride, b_stride = zip(*[(1, 0, 0)] * (MAX_BATCH_DIMS - len(batch)), *batch, strict=True)
     (a_row, a_column), (b_row, b_column) = a_strides[-2:], b_strides[-2:]
-    a_along_k, b_along_k = _is_nearer(a_column, a_row), _is_nearer(b_row, b_column)
-    a_near, a_far, a_size = (a_column, a_row, K) if a_along_k else (a_row, a_column, M)
-    b_near, b_far, b_size = (b_row, b_column, K) if b_along_k else (b_column, b_row, N)
-    steps = (a_far, a_size, b_far, b_size, N, *a_stride, *b_stride)
+    a_along_k, b_along_k = _is_nearer(a_column, K, a_row, M), _is_nearer(b_row, K, b_column, N)
     batches = math.prod(batch_shape)
+    vector = VECTOR_BYTES // itemsize
     return Product(
-        *(M, N, K, batches),
+        *(M, N, K, batches, parts),
         shape={
             "M": M,
             "N": N,
@@ -122,18 +157,30 @@ def _describe(
             "b_row_stride": b_row,
             "b_column_stride": b_column,
             "batches": batches,
+            "part": part or max(K, 1),
         },
         batch={"size": size, "a_stride": a_stride, "b_stride": b_stride},
         layout={"a_along_k": a_along_k, "b_along_k": b_along_k},
-        whole_vectors=a_near == b_near == 1 and all(step * itemsize % VECTOR_BYTES == 0 for step in steps),
+        a_vectors=_in_vectors(vector, a_along_k, (a_column, K), (a_row, M), a_stride),
+        b_vectors=_in_vectors(vector, b_along_k, (b_row, K), (b_column, N), b_stride),
+        out_vectors=N % vector == 0,
     )
 
 
-def _is_nearer(stride: int, other: int) -> bool:
+def _is_nearer(stride: int, size: int, other: int, other_size: int) -> bool:
     """Whether neighbours ``stride`` apart are the better ones to load together than those ``other`` apart."""
+    if 1 in (size, other_size):
+        return other_size == 1
     if (stride == 1) != (other == 1):
         return stride == 1
     return abs(stride) < abs(other)
+
+
+def _in_vectors(vector: int, along_k: bool, k: tuple, other: tuple, batch_strides: tuple) -> bool:
+    """Whether a matrix is made of whole vectors; ``k`` and ``other`` are the (stride, size) of its axes."""
+    (near, size), (far, lines) = (k, other) if along_k else (other, k)
+    steps = (size, *batch_strides, *([far] if lines > 1 else []))
+    return near == 1 and all(step % vector == 0 for step in steps)
 
 
 def fills_tiles(M: int, N: int) -> bool:
@@ -141,20 +188,24 @@ def fills_tiles(M: int, N: int) -> bool:
     return 2 * min(M, N) >= SMALL_TILE
 
 
-def _launch_two_dimensional(kernel: CudaKernel, block: tuple[int, int], *arrays: Any) -> None:
-    product, arguments = describe(*arrays)
+def _launch_two_dimensional(
+    kernel: CudaKernel, block: tuple[int, int], out: Any, a: Any, b: Any, part: int | None = None
+) -> None:
+    product, arguments = describe(out, a, b, part)
     tiles = blocks(product.N, block[0]) * blocks(product.M, block[1])
-    kernel.launch((tiles, 1, min(product.batches, MAX_GRID_Z)), block, arguments)
+    kernel.launch((tiles, product.parts, min(product.batches, MAX_GRID_Z)), block, arguments)
 
 
-def _launch_register_tiles(kernels: dict[int, CudaKernel], *arrays: Any) -> None:
-    product, arguments = describe(*arrays)
-    if not (product.whole_vectors and starts_at_vector(*arrays)):
+def _launch_register_tiles(
+    kernels: dict[int, CudaKernel], out: Any, a: Any, b: Any, part: int | None
+) -> None:
+    product, arguments = describe(out, a, b, part)
+    if not (product.a_vectors and product.b_vectors and product.out_vectors and starts_at_vector(out, a, b)):
         kernels = _register_tile
-    large = product.batches * blocks(product.M, LARGE_TILE) * blocks(product.N, LARGE_TILE)
-    tile = LARGE_TILE if arrays[0].dtype == np.float32 and large >= MULTIPROCESSORS else SMALL_TILE
+    large = product.parts * product.batches * blocks(product.M, LARGE_TILE) * blocks(product.N, LARGE_TILE)
+    tile = LARGE_TILE if out.dtype == np.float32 and large >= MULTIPROCESSORS else SMALL_TILE
     tiles = blocks(product.N, tile) * blocks(product.M, tile)
-    grid = (tiles, 1, min(product.batches, MAX_GRID_Z))
+    grid = (tiles, product.parts, min(product.batches, MAX_GRID_Z))
     kernels[tile].launch(grid, REGISTER_THREADS, (*arguments, product.layout))
 
 

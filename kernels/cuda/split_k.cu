@@ -3,8 +3,8 @@
 // Shapes: partial is (parts, size), out is (size), both C-contiguous; size is that of the product.
 //
 // A product of 64 x 64 from K = 100000 is a single tile: one block, and one of a card's 132 multiprocessors
-// at work. Split-K makes a batch of products of it, each with its part of K and a block of its own, and adds
-// them up here. That costs `parts` writes and reads of out, little against the operands when a part of K is
+// at work. Split-K makes products of their own of parts of K, each with blocks of its own, and adds them up
+// here. That costs `parts` writes and reads of out, little against the operands when a part of K is
 // long, and takes no atomics: the order of the additions, and so the bits of out, depend on the shape alone.
 // It is the more accurate as well, for K terms are added in runs of K / parts.
 //
@@ -12,13 +12,29 @@
 
 #include "common.cuh"
 
-// Grid: x = a thread for each element of out.
+// Threads along x have an element of out each; those along y share out its parts, and add up what they have
+// found in a tree: half of them takes over what the other half has, then half of these, and so on.
+//
+// Shared memory: 1 KB (float32) or 2 KB (float64). Grid: x = the elements of out; blockDim = SUM_THREADS in
+// all, of which a power of two along y.
+constexpr int SUM_THREADS = 256;
+
 template <typename T>
-__global__ void split_k_sum(T* out, const T* partial, long long size, long long parts) {
-    const long long number = global_thread_index();
-    if (number >= size) return;
+__global__ void __launch_bounds__(SUM_THREADS)
+split_k_sum(T* out, const T* partial, long long size, long long parts) {
+    __shared__ T sums[SUM_THREADS];
+    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
+    if (number < size) {
 #pragma unroll 4
-    for (long long part = 0; part < parts; part++) sum += partial[part * size + number];
-    out[number] = sum;
+        for (long long part = threadIdx.y; part < parts; part += blockDim.y) sum += partial[part * size + number];
+    }
+    for (int half = blockDim.y / 2; half > 0; half /= 2) {
+        T* mine = sums + threadIdx.y % half * blockDim.x + threadIdx.x;
+        if (threadIdx.y >= half && threadIdx.y < 2 * half) *mine = sum;
+        __syncthreads();  // the sums of the upper half are there
+        if (threadIdx.y < half) sum += *mine;
+        __syncthreads();  // and have been read
+    }
+    if (threadIdx.y == 0 && number < size) out[number] = sum;
 }

@@ -11,12 +11,13 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import array_module, workspace
+from . import workspace
 from .gemv import gemv
-from .matmul import SMALL_TILE, TILE, fills_tiles, tiled, vectorized
+from .matmul import MULTIPROCESSORS, SMALL_TILE, TILE, fills_tiles, tiled, vectorized
+from .matmul_warp_tile import plan, suits, warp_tile
 
-THREADS = 256  # in a block
-ENOUGH_BLOCKS = 256  # two for each multiprocessor, about
+SUM_THREADS = 256  # in a block, as in split_k.cu
+ENOUGH_THREADS = 2**17  # for the second pass: about 1000 for each multiprocessor
 PART = 256  # the shortest part of K that is worth a block of its own
 VECTOR_PART = 4096  # the same for a product with a vector, which does far less for each k
 
@@ -31,35 +32,39 @@ def split_k(out: Any, a: Any, b: Any) -> None:
     """
     *batch, M, N = out.shape
     K = a.shape[-1]
-    parts = parts_of(math.prod(batch), M, N, K)
-    if parts < 2 or b.shape[-2] != K:
-        return _unsplit(out, a, b)
-    # Parts of equal length, of which the first element lies as a whole vector's does, and a rest.
-    length = K // parts // TILE * TILE
-    parts, rest = divmod(K, length)
-    xp = array_module(out)
-    partial = workspace(out, (parts + (rest > 0), *out.shape))
-    in_parts_a = a[..., : K - rest].reshape(*batch, M, parts, length)
-    in_parts_b = b[..., : K - rest, :].reshape(*batch, parts, length, N)
-    _unsplit(partial[:parts], xp.moveaxis(in_parts_a, -2, 0), xp.moveaxis(in_parts_b, -3, 0))
-    if rest:
-        _unsplit(partial[parts], a[..., K - rest :], b[..., K - rest :, :])
-    _sum.launch(blocks(out.size, THREADS), THREADS, (out, partial, out.size, len(partial)))
+    if 1 in (M, N):
+        run = gemv
+    elif suits(out.dtype, M, N):
+        run = warp_tile
+    else:
+        run = vectorized if fills_tiles(M, N) else tiled
+    parts = parts_of(out.dtype, math.prod(batch), M, N, K)
+    if parts < 2:
+        return run(out, a, b)
+    part = blocks(blocks(K, parts), TILE) * TILE  # begins with a whole vector
+    partial = workspace(out, (blocks(K, part), *out.shape))
+    run(partial, a, b, part)
+    add_up(out, partial)
 
 
-def parts_of(batches: int, M: int, N: int, K: int) -> int:
+def add_up(out: Any, partial: Any) -> None:
+    """out = the sum of the parts, which are the first dimension of ``partial``."""
+    size, parts = out.size, len(partial)
+    # A thread for each element, and more for one only where there are too few elements for that.
+    per_element = 1
+    while per_element < min(parts, SUM_THREADS) and size * per_element < ENOUGH_THREADS:
+        per_element *= 2
+    elements = SUM_THREADS // per_element
+    _sum.launch(blocks(size, elements), (elements, per_element), (out, partial, size, parts))
+
+
+def parts_of(dtype: Any, batches: int, M: int, N: int, K: int) -> int:
     """Into how many parts K should be cut; 1 if that is not worth it."""
+    if 0 in (batches, M, N):
+        return 1
+    if 1 not in (M, N) and suits(dtype, M, N):
+        return plan(batches, M, N, K, most_parts=max(K // PART, 1)).parts
     tile = SMALL_TILE if fills_tiles(M, N) else TILE
     busy = batches * blocks(M, tile) * blocks(N, tile)
     part = VECTOR_PART if 1 in (M, N) else PART
-    return max(min(ENOUGH_BLOCKS // max(busy, 1), K // part), 1) if busy else 1
-
-
-def _unsplit(out: Any, a: Any, b: Any) -> None:
-    M, N = out.shape[-2:]
-    if 1 in (M, N):
-        gemv(out, a, b)
-    elif fills_tiles(M, N):
-        vectorized(out, a, b)
-    else:
-        tiled(out, a, b)
+    return max(min(2 * MULTIPROCESSORS // busy, K // part), 1)

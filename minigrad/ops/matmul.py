@@ -144,12 +144,16 @@ def _has_a_vector(a: Any, b: Any) -> bool:
     return a.shape[-2] == 1 or b.shape[-1] == 1
 
 
+def _suits_warp_tiles(a: Any, b: Any) -> bool:
+    return cuda.matmul_warp_tile.suits(a.dtype, a.shape[-2], b.shape[-1])
+
+
 def _has_long_K(a: Any, b: Any) -> bool:
     """Whether K is so long, and the output so small, that its multiply-adds are worth splitting."""
     if a.shape[-1] < 2 * cuda.split_k.PART:  # most products: answered without their batch
         return False
     batches = math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
-    return cuda.split_k.parts_of(batches, a.shape[-2], b.shape[-1], a.shape[-1]) > 1
+    return cuda.split_k.parts_of(a.dtype, batches, a.shape[-2], b.shape[-1], a.shape[-1]) > 1
 
 
 def _register_cuda(run: Any, name: str, when: Any) -> None:
@@ -176,6 +180,7 @@ _register_cuda(cuda.matmul.naive, "naive", None)
 _register_cuda(cuda.matmul.tiled, "tiled", None)
 _register_cuda(cuda.matmul.register_tile, "register_tile", _fills_tiles)
 _register_cuda(cuda.matmul.vectorized, "vectorized", _fills_tiles)
+_register_cuda(cuda.matmul_warp_tile.warp_tile, "warp_tile", _suits_warp_tiles)
 _register_cuda(cuda.gemv.gemv, "gemv", _has_a_vector)
 _register_cuda(cuda.split_k.split_k, "split_k", _has_long_K)
 

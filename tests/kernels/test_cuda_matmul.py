@@ -1,15 +1,19 @@
 """The CUDA kernels of matrix multiplication against NumPy in float64, on the simulator and on a card."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import gemv, matmul, split_k
+from minigrad.kernels.cuda import gemv, matmul, matmul_warp_tile, split_k
 from minigrad.kernels.launch import CudaKernel
 
-RUNGS = [matmul.naive, matmul.tiled, matmul.register_tile, matmul.vectorized, split_k.split_k]
+RUNGS = [
+    *(matmul.naive, matmul.tiled, matmul.register_tile, matmul.vectorized),
+    *(matmul_warp_tile.warp_tile, split_k.split_k),
+]
 DTYPES = [np.float32, np.float64]
 LONG = 2 * split_k.PART  # the shortest K that split_k cuts
 
@@ -162,10 +166,69 @@ def test_vectors_are_loaded_only_where_all_of_them_are_whole(backend, launched):
 @pytest.mark.parametrize("sizes", [(20, 24, 12), (5, 7, 9), (129, 3, 1)])
 def test_large_tiles(backend, kernel, sizes, launched):
     M, N, K = sizes
-    a, b = normal(128, M, K, dtype=np.float32), normal(K, N, dtype=np.float32)
+    a, b = normal(matmul.MULTIPROCESSORS, M, K, dtype=np.float32), normal(K, N, dtype=np.float32)
     check(backend, kernel, a, b)
     check(backend, kernel, a.swapaxes(1, 2).copy().swapaxes(1, 2), b.T.copy().T)
     assert all(name.endswith("<float, 8>") for name in launched) and len(launched) == 2
+
+
+# ---- warp tiles --------------------------------------------------------------------------------------------
+
+TILINGS = [*matmul_warp_tile.OF_VECTORS, *matmul_warp_tile.OF_ELEMENTS]
+
+
+@pytest.mark.parametrize("number", range(len(TILINGS)))
+def test_every_tiling(backend, number, launched):
+    """More than a tile and than a step in every direction, in all layouts, and a rest of K."""
+    tiling, vectors = TILINGS[number], number < len(matmul_warp_tile.OF_VECTORS)
+    M, N, K = tiling.block_m + 4, tiling.block_n + 4, 2 * tiling.depth + 4
+    if not vectors:
+        M, N, K = M - 1, N - 1, K - 1
+    run = functools.partial(matmul_warp_tile.warp_tile, tiling=tiling)
+    a, b = normal(M, K, dtype=np.float32), normal(K, N, dtype=np.float32, seed=1)
+    columns_a, columns_b = a.T.copy().T, b.T.copy().T
+    check(backend, run, a, columns_b)
+    check(backend, run, columns_a, b)
+    in_parts(backend, run, a, b, tiling.depth)
+    kernels = matmul_warp_tile.OF_VECTORS if vectors else matmul_warp_tile.OF_ELEMENTS
+    assert launched == [kernels[tiling].expression] * 3
+
+
+def in_parts(backend, run, a, b, part):
+    """``run`` makes a product of each part of K."""
+    M, K, N = *a.shape, b.shape[1]
+    out = backend.put(np.full((-(-K // part), M, N), np.nan, a.dtype))
+    run(out, backend.put(a), backend.put(b), part)
+    for begin, found in zip(range(0, K, part), backend.get(out), strict=True):
+        of_part = slice(begin, begin + part)
+        expected = a[:, of_part].astype(np.float64) @ b[of_part].astype(np.float64)
+        assert np.allclose(found, expected, rtol=0, atol=1e-5 * part**0.5)
+
+
+@pytest.mark.parametrize("rung", RUNGS[1:-1])
+def test_rungs_make_products_of_parts(backend, rung):
+    a, b = normal(33, 100, dtype=np.float32), normal(100, 35, dtype=np.float32, seed=1)
+    in_parts(backend, rung, a, b, 32)
+    in_parts(backend, gemv.gemv, a, b[:, :1].copy(), 32)
+    in_parts(backend, gemv.gemv, a[:1], b, 32)
+    with pytest.raises(ValueError, match="do not give"):
+        rung(backend.put(np.empty((3, 33, 35), np.float32)), backend.put(a), backend.put(b), 32)
+
+
+def test_plans():
+    """Large tiles for large products, small ones and parts of K where tiles are few."""
+    plan, tile = matmul_warp_tile.plan, matmul_warp_tile
+    assert plan(1, 4096, 4096, 4096)[1:] == (1, tile.LARGE)
+    assert plan(1, 512, 512, 512)[1:] == (1, tile.TINY)
+    assert plan(1, 4096, 4096, 4096, elements=True)[1:] == (1, tile.LARGE_ELEMENTS)
+    assert plan(1, 33, 33, 33, elements=True)[1:] == (1, tile.TINY)
+    assert plan(1, 128, 128, 2**17, most_parts=512).parts * 4 >= matmul.MULTIPROCESSORS
+    assert plan(1, 128, 128, 2**17).parts == plan(1, 8192, 8192, 8192, most_parts=32).parts == 1
+
+
+def test_strides_beyond_32_bits_take_vectorized(launched):
+    a = np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (2, 2), (4 * 2**30, 4))
+    assert not matmul_warp_tile._has_short_strides(matmul.describe(np.empty((2, 2), np.float32), a, a)[0])
 
 
 # ---- vectors -----------------------------------------------------------------------------------------------
@@ -215,19 +278,35 @@ def test_gemv_with_nan_and_infinity(backend):
 
 def test_parts_of_a_long_K():
     """As many parts as there are idle multiprocessors and K can feed."""
-    part, vector_part, blocks = split_k.PART, split_k.VECTOR_PART, split_k.ENOUGH_BLOCKS
-    assert split_k.parts_of(1, 64, 64, 4 * part) == 4
-    assert split_k.parts_of(1, 64, 64, 10**9) == blocks
-    assert split_k.parts_of(2, 128, 128, 10**9) == blocks // 8
-    assert split_k.parts_of(1, 64 * blocks, 64, 10**9) == 1
-    assert split_k.parts_of(1, 1, 1, 2 * vector_part - 1) == 1
-    assert split_k.parts_of(1, 1, 1, 2 * vector_part) == 2
-    assert split_k.parts_of(0, 64, 64, 10**9) == split_k.parts_of(1, 0, 64, 10**9) == 1
+    part, vector_part, blocks = split_k.PART, split_k.VECTOR_PART, 2 * matmul.MULTIPROCESSORS
+
+    def parts(*sizes, dtype=np.float64):
+        return split_k.parts_of(np.dtype(dtype), *sizes)
+
+    assert parts(1, 64, 64, 4 * part) == 4
+    assert parts(1, 64, 64, 10**9) == blocks
+    assert parts(2, 128, 128, 10**9) == blocks // 8
+    assert parts(1, 64 * blocks, 64, 10**9) == 1
+    assert parts(1, 1, 1, 2 * vector_part - 1) == 1
+    assert parts(1, 1, 1, 2 * vector_part) == 2
+    assert parts(0, 64, 64, 10**9) == parts(1, 0, 64, 10**9) == 1
+    assert parts(1, 64, 64, 2 * part - 1, dtype=np.float32) == 1
+    assert parts(1, 64, 64, 64 * part, dtype=np.float32) > 32
 
 
-def test_split_k_makes_one_product_of_parts_and_one_of_the_rest(backend, launched):
+@pytest.mark.parametrize("parts", [1, 2, 5, 300])
+@pytest.mark.parametrize("size", [1, 33, 1000])
+def test_parts_are_added_up(backend, parts, size):
+    partial, out = normal(parts, size), backend.put(np.full(size, np.nan))
+    split_k.add_up(out, backend.put(partial))
+    assert np.allclose(backend.get(out), partial.sum(0), rtol=0, atol=1e-13 * parts)
+
+
+def test_split_k_launches_a_product_of_parts_and_their_sum(backend, launched):
     check(backend, split_k.split_k, normal(33, LONG + 4), normal(LONG + 4, 34, seed=1))
-    assert launched == ["matmul_vectorized<T, 4>", "matmul_vectorized<T, 4>", "split_k_sum<T>"]
+    assert launched == ["matmul_vectorized<T, 4>", "split_k_sum<T>"]
+    check(backend, split_k.split_k, normal(7, LONG, dtype=np.float32), normal(LONG, 8, dtype=np.float32))
+    assert launched[2:] == ["matmul_tiled<T>", "split_k_sum<T>"]
 
 
 # ---- all of them -------------------------------------------------------------------------------------------
@@ -239,7 +318,7 @@ def test_products_refuse_what_does_not_fit():
         with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 4\) do not give \(3, 4\)"):
             kernel(np.empty_like(a), a, a)
         with pytest.raises(
-            TypeError, match=r"argument `const T\* b` expects an array of float32, got one of float64"
+            TypeError, match=r"argument `const (T|float)\* b` expects an array of float32, got one of float64"
         ):
             kernel(np.empty((3, 3), np.float32), a, a.T.astype(np.float64))
     with pytest.raises(ValueError, match=r"neither M nor N is 1 in an output of shape \(3, 3\)"):
