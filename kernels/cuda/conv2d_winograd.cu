@@ -3,29 +3,32 @@
 // The output is cut into tiles of 4 x 4 pixels. The 6 x 6 pixels under a tile, seen as a polynomial, become
 // its values at 6 x 6 points, and so do the kernels; there a convolution is a product, point by point:
 //
-//   forward      V = B^T d B     d: 6 x 6 windows of the input        (36, C, tiles)   winograd_input_to_points
-//                U = G g G^T     g: 3 x 3 kernels                     (36, C, O)       winograd_weight_to_points
-//                M = U^T V       36 products of matrices              (36, O, tiles)   matmul.cu
-//                out = A^T M A   + bias                                                winograd_points_to_output
+//   forward      V = B^T d B    d: 6 x 6 windows of the input      (36, C, tiles)   winograd_input_to_points
+//                U = G g G^T    g: 3 x 3 kernels                   (36, C, O)       winograd_weight_to_points
+//                M = U^T V      36 products of matrices            (36, O, tiles)
+//                out = A^T M A  + bias                                              winograd_points_to_output
 //   input_grad   the same of grad_output, with the kernels rotated by half a turn, and U (36, O, C)
-//   weight_grad  D = E d E^T     d: 4 x 4 tiles of grad_output        (36, O, tiles)   winograd_grad_to_points
-//                S = D V^T       sums over tiles, in parts            (36, O, C)       matmul.cu
-//                grad = E^T (S / N N^T) E                                              winograd_points_to_weight
+//   weight_grad  D = E d E^T    d: 4 x 4 tiles of grad_output      (36, O, tiles)   winograd_grad_to_points
+//                S = D V^T      36 products, sums over tiles       (36, O, C)
+//                grad = E^T (S / N N^T) E                                           winograd_points_to_weight
+//
+// The products are those of the ladder of matmul.cu.
 //
 // The points are 0, +-3/4, +-3/2 and infinity; kernels/cpu/conv2d_winograd.h has the method, its sources, and
 // why these. Rounding errors are some 3 to 5 times those of the definition, and a value that is not finite
 // reaches the whole tile.
 //
-// For the 16 outputs of a tile the products take 36 multiply-adds where the definition takes 144. The price is
-// memory: values at points are 36 / 16 = 2.25 times as many as pixels, written once and read once. With C = O,
-// that is 2 (1 + 2 * 2.25) = 11 floats for each pixel and channel, or 44 bytes, where the products take
+// For the 16 outputs of a tile the products take 36 multiply-adds where the definition takes 144. The price
+// is memory: values at points are 36 / 16 = 2.25 times as many as pixels, written once and read once. With
+// C = O, that is 2 (1 + 2 * 2.25) = 11 floats for each pixel and channel, or 44 bytes, where the products take
 // 2 * 2.25 C = 4.5 C operations: C / 10 for each byte. So with 128 channels a card that does 12 operations in
-// the time of a byte is as busy with the transforms as with the products, where the definition would take
-// 18 C operations. F(2x2, 3x3) would move 4 times as many values as pixels, for 16 products of 36: it needs to
-// keep them on the chip to be worth it.
+// the time of a byte is as busy with moving values as with the products, where the definition would take
+// 18 C operations. F(2x2, 3x3) takes 64 multiply-adds for the 16 outputs and moves 4 times as many values as
+// pixels: it would have to keep them on the chip.
 //
 // A transform has a thread for each tile and channel. The lanes of a warp are neighbouring tiles: what they
-// read are neighbouring windows of a row, and at each point they write 128 bytes in a row.
+// read are neighbouring windows of a row, and at each point they write 128 bytes in a row. Registers: the 36
+// values, those half transformed, and addresses; up to 104, so that 16 warps share a multiprocessor.
 
 #include "vector.cuh"
 
@@ -145,8 +148,8 @@ struct Corner {
     }
 };
 
-// Windows of COUNT x COUNT pixels to points: values (36, channels, pitch). Pixels outside of an image are zeros,
-// and so are the tiles beyond the last one.
+// Windows of COUNT x COUNT pixels to points: values (36, channels, pitch). Pixels outside of an image are
+// zeros, and so are the tiles beyond the last one.
 template <int COUNT>
 __device__ __forceinline__ void images_to_points(float* values, const float* images, const WinogradTiles& s) {
     const unsigned tile = blockIdx.x * blockDim.x + threadIdx.x;
@@ -228,9 +231,9 @@ winograd_points_to_output(float* out, const float* products, const float* bias, 
 
 // ---- weights -----------------------------------------------------------------------------------------------
 
-// U = G g G^T, with G = E / N, transposed: at each point (groups, K, M), for sums over K channels that give M. For
-// the output, kernel (k, m) of a group is that of input channel k and output channel m; for the input's gradient
-// (`rotated` by half a turn) it is the other way round, as the weight lies. Grid: x = all kernels.
+// U = G g G^T, with G = E / N, transposed: at each point (groups, K, M), for sums over K channels that give M.
+// For the output, kernel (k, m) of a group is that of input channel k and output channel m; for the input's
+// gradient (`rotated` by half a turn) it is the other way round, as the weight lies. Grid: x = all kernels.
 __global__ void __launch_bounds__(THREADS)
 winograd_weight_to_points(float* values, const float* weight, long long count, int K, int M, bool rotated) {
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -265,7 +268,7 @@ winograd_points_to_weight(float* grad_weight, const float* sums, long long count
         for (int i = 0; i < POINTS; i++)
 #pragma unroll
             for (int j = 0; j < POINTS; j++)
-                at_points[i][j] += sums[((long long)part * POINTS * POINTS + i * POINTS + j) * count + number];
+                at_points[i][j] += sums[(part * POINTS * POINTS + i * POINTS + j) * count + number];
 #pragma unroll
     for (int i = 0; i < POINTS; i++)
 #pragma unroll
