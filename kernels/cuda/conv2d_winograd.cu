@@ -20,11 +20,11 @@
 //
 // For the 16 outputs of a tile the products take 36 multiply-adds where the definition takes 144. The price
 // is memory: values at points are 36 / 16 = 2.25 times as many as pixels, written once and read once. With
-// C = O, that is 2 (1 + 2 * 2.25) = 11 floats for each pixel and channel, or 44 bytes, where the products take
-// 2 * 2.25 C = 4.5 C operations: C / 10 for each byte. So with 128 channels a card that does 12 operations in
-// the time of a byte is as busy with moving values as with the products, where the definition would take
-// 18 C operations. F(2x2, 3x3) takes 64 multiply-adds for the 16 outputs and moves 4 times as many values as
-// pixels: it would have to keep them on the chip.
+// C = O, that is 2 (1 + 2 * 2.25) = 11 floats, or 44 bytes, for each pixel and channel, where the products
+// take 2 * 2.25 C = 4.5 C operations: C / 10 for each byte. So with 128 channels a card that does 12
+// operations in the time of a byte is as busy with moving values as with the products, where the definition
+// would take 18 C operations. F(2x2, 3x3) takes 64 multiply-adds for the 16 outputs and moves 4 times as many
+// values as pixels: it would have to keep them on the chip.
 //
 // A transform has a thread for each tile and channel. The lanes of a warp are neighbouring tiles: what they
 // read are neighbouring windows of a row, and at each point they write 128 bytes in a row. Registers: the 36
@@ -45,7 +45,7 @@ struct WinogradTiles {
     unsigned pitch;            // elements from one channel to the next in the values at a point, >= count
 };
 
-// ---- the matrices ------------------------------------------------------------------------------------------
+// ---- the matrices ----
 
 constexpr float A = 0.75f, B = 1.5f;  // the points, with 0, -A, -B and infinity
 constexpr float A2 = A * A, B2 = B * B;
@@ -133,7 +133,7 @@ __device__ __forceinline__ void points_to_window(float (&window)[COUNT][COUNT],
     }
 }
 
-// ---- images ------------------------------------------------------------------------------------------------
+// ---- images ----
 
 // Where a tile's window of pixels begins.
 struct Corner {
@@ -229,11 +229,11 @@ winograd_points_to_output(float* out, const float* products, const float* bias, 
     }
 }
 
-// ---- weights -----------------------------------------------------------------------------------------------
+// ---- weights ----
 
-// U = G g G^T, with G = E / N, transposed: at each point (groups, K, M), for sums over K channels that give M.
-// For the output, kernel (k, m) of a group is that of input channel k and output channel m; for the input's
-// gradient (`rotated` by half a turn) it is the other way round, as the weight lies. Grid: x = all kernels.
+// U = G g G^T, with G = E / N: at each point (groups, K, M), for sums over K channels that give M. For the
+// output, kernel (k, m) of a group is that of input channel k and output channel m; for the input's gradient
+// (`rotated` by half a turn) it is the other way round, as the weight lies. Grid: x = all kernels.
 __global__ void __launch_bounds__(THREADS)
 winograd_weight_to_points(float* values, const float* weight, long long count, int K, int M, bool rotated) {
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
