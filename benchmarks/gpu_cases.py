@@ -557,8 +557,8 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
 def attentions(shape: Shape) -> Iterator[Case]:
     """Causal attention of (batch, heads, length, features), and the gradient of the queries.
 
-    Where half of the scores are not needed, two products take length^2 features operations each; the gradients
-    need five products of them.
+    Where half of the scores are not needed, two products take length^2 features operations each; the
+    gradients need five products of them.
     """
     operations, moved = 2.0 * prod(shape) * shape[2], 4 * FLOAT * prod(shape)
 

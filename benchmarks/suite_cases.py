@@ -1,4 +1,4 @@
-"""What both ``cpu_vs_torch.py`` and ``gpu_vs_torch.py`` measure: every row once, for minigrad and PyTorch alike.
+"""What ``cpu_vs_torch.py`` and ``gpu_vs_torch.py`` both measure: rows that run in minigrad and PyTorch alike.
 
 minigrad has PyTorch's names, so a row is a function of the library: ``lib`` is the module ``minigrad`` or
 ``torch``. Both get the same random numbers.

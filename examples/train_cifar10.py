@@ -1,13 +1,14 @@
 """Train a small residual network on CIFAR-10, every picture shifted and mirrored anew on the device itself.
 
-    python examples/train_cifar10.py --device cuda                      # to about 94 %
+    python examples/train_cifar10.py --device cuda                      # 24 epochs on a GPU
     python examples/train_cifar10.py --device cuda --amp                # the same in bfloat16 on tensor cores
     python examples/train_cifar10.py --limit 512 --width 8 --epochs 2   # a look at it without a GPU
 
-The network is the ResNet-9 of David Page's series "How to Train Your ResNet" (2018), which made CIFAR-10 a matter
-of a minute: eight convolutions, two of its stages with a shortcut, and a learning rate that rises for a fifth of
-the training and falls for the rest. The pictures stay on the device as bytes. A step (augmentation, forward,
-backward, update) is recorded as a CUDA graph by ``mg.capture`` and replayed; on other devices it runs plainly.
+The network is the ResNet-9 of David Page's series "How to Train Your ResNet" (2018), which made CIFAR-10 a
+matter of a minute: eight convolutions, two of its stages with a shortcut, and a learning rate that rises for
+a fifth of the training and falls for the rest. The pictures stay on the device as bytes. A step
+(augmentation, forward, backward, update) is recorded as a CUDA graph by ``mg.capture`` and replayed; on other
+devices it runs plainly.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Launches ``attention.cu``: scaled dot-product attention, forward and backward, on a card or on the simulator.
+"""Launches ``attention.cu``: scaled dot-product attention and its gradients, on a card or on the simulator.
 
 All arrays are float32. q is (B, H, L, E), k (B, H, S, E), v (B, H, S, V): features are neighbours, other
 strides are free. out and its gradient are (B, H, L, V), lse is (B, H, L), all C-contiguous. There is at least

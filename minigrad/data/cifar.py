@@ -112,7 +112,8 @@ class CIFAR10(ImageDataset):
             raise DataError(f"{path} is damaged: {error}; delete it and get it again") from error
         if not content or len(content) % RECORD:
             raise DataError(
-                f"{path}: expected records of {RECORD} bytes, the file has {len(content)}; delete it and get it again"
+                f"{path}: expected records of {RECORD} bytes, the file has {len(content)}; "
+                "delete it and get it again"
             )
         records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
         if (largest := records[:, 0].max()) >= len(self.classes):

@@ -25,9 +25,9 @@ Transform = Callable[[Any], Any]
 class ImageDataset(Dataset[tuple[Any, Any]]):
     """Labelled images, kept as bytes; samples are ``(image, label)``.
 
-    An image is a float32 Tensor of shape (channels, height, width) with values in [0, 1], grey ones having one
-    channel, a label an int. The images keep their bytes until they are asked for: a quarter of the memory of
-    float32.
+    An image is a float32 Tensor of shape (channels, height, width) with values in [0, 1], grey ones having
+    one channel; a label is an int. The images keep their bytes until they are asked for: a quarter of the
+    memory of float32.
 
     Args:
         images: uint8, shape (N, height, width) or (N, channels, height, width), values 0 to ``max_value``.
@@ -78,7 +78,7 @@ class ImageDataset(Dataset[tuple[Any, Any]]):
         return [from_numpy(self._scaled(images)), from_numpy(self.targets.numpy().take(rows))]
 
     def as_tensors(self) -> tuple[Tensor, Tensor]:
-        """All samples at once, untransformed: float32 (N, channels, height, width) in [0, 1], and int64 (N,)."""
+        """All samples, untransformed: float32 (N, channels, height, width) in [0, 1], and int64 (N,)."""
         return from_numpy(self._scaled(self.data.numpy())), self.targets
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:

@@ -242,7 +242,7 @@ def _has_keys_and_fits_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_
     "cuda", "sim", name="online_softmax", dtypes="f4", layout="strided", when=_has_keys_and_fits
 )
 def _(outs, q, k, v, *, is_causal, scale):
-    """Tiles of queries, whose scores never leave the multiprocessor: an online softmax walks along the keys."""
+    """Tiles of queries, whose scores stay in registers: an online softmax walks along the keys."""
     out, lse = outs
     cuda.attention.forward(
         _matrices(out), _rows(lse), _matrices(q), _matrices(k), _matrices(v), is_causal, scale

@@ -6,6 +6,8 @@ from attention_problems import SCALE, SIZES, by_definition, inputs
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 variants = pytest.mark.parametrize(("threads", "causal"), [(1, False), (2, True), (3, False), (3, True)])
+
+
 def compute(module, size, dtype, causal, threads):
     """The same by the kernels."""
     B, H, L, S, E, V = size
