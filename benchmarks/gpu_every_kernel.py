@@ -49,8 +49,6 @@ LADDERS = {
     "conv2d": CONVOLUTION,
     "grouped conv2d": CONVOLUTION,
     "depthwise conv2d": CONVOLUTION,
-    "conv2d of large tiles": CONVOLUTION,
-    "depthwise conv2d of small squares": CONVOLUTION,
     "conv2d of one channel": CONVOLUTION,
     "dropout": "dropout",
     "embedding": "embedding",
