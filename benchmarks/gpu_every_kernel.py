@@ -41,6 +41,7 @@ LADDERS = {
     "sums of rows": "sum",
     "largest of rows": "amax",
     "smallest of rows": "amin",
+    "sums of columns": "sum",
     "softmax": "softmax",
     "softmax, gradient": "softmax_grad",
     "log_softmax": "log_softmax",
@@ -50,6 +51,10 @@ LADDERS = {
     "grouped conv2d": CONVOLUTION,
     "depthwise conv2d": CONVOLUTION,
     "conv2d of one channel": CONVOLUTION,
+    "max_pool2d": "max_pool2d",
+    "avg_pool2d": "avg_pool2d",
+    "max_pool2d of tiles": "max_pool2d",
+    "avg_pool2d of tiles": "avg_pool2d",
     "dropout": "dropout",
     "embedding": "embedding",
     "embedding, gradient": "embedding_grad",
@@ -82,6 +87,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "sums of rows": (lambda x: x.sum(1), ((3, 8200),)),
         "largest of rows": (lambda x: x.amax(1), ((3, 8200),)),
         "smallest of rows": (lambda x: x.amin(1), ((3, 8200),)),
+        "sums of columns": (lambda x: x.sum((0, 2)), ((290, 3, 8),)),
+        "extrema of columns": (lambda x: x.amax(0) + x.amin(0), ((290, 9),)),
         "softmax": (lambda x: FUNCTIONS.softmax(x, 1), logits),
         "softmax, gradient": (lambda x: FUNCTIONS.softmax(x, 1), logits),
         "log_softmax": (lambda x: FUNCTIONS.log_softmax(x, 1), logits),
@@ -110,6 +117,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, 3, 2, 1), (image,)),
         "max_pool2d of tiles": (lambda x: FUNCTIONS.max_pool2d(x, 3, 2, 1), ((1, 2, 13, 71),)),
         "avg_pool2d of tiles": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 1, 1), ((1, 2, 7, 37),)),
+        "max_pool2d of strips": (lambda x: strips(x, FUNCTIONS.max_pool2d), (image,)),
+        "avg_pool2d of strips": (lambda x: strips(x, FUNCTIONS.avg_pool2d), (image,)),
         "large max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, (17, 16), 4), ((1, 2, 19, 21),)),
         "avg_pool2d": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 2, 1), (image,)),
         "max_pool2d of squares": (lambda x: FUNCTIONS.max_pool2d(x, 2), ((2, 3, 6, 8),)),
@@ -169,6 +178,11 @@ def elementwise(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
 def attention(q: mg.Tensor, k: mg.Tensor, v: mg.Tensor) -> mg.Tensor:
     """Each query sees the keys up to its own place."""
     return FUNCTIONS.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def strips(x: mg.Tensor, pool: Callable[..., mg.Tensor]) -> mg.Tensor:
+    """3x3 windows at every stride and padding for which there is a kernel."""
+    return pool(x, 3, 1, 1) * pool(x, 3, 2, 1).sum() + pool(x, 3, 1).sum() * pool(x, 3, 2).sum()
 
 
 def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:

@@ -68,20 +68,21 @@ __global__ void cross_entropy_warp(
     if (threadIdx.x == 0) loss[row] = t == ignore_index ? T(0) : log(own.sum()) - (x[t] - own.m);
 }
 
-// A block for each row, for rows so long that a lane would do a hundred elements one after the other.
+// Vectors of 16 bytes, several on their way at a time; a long row has a block for itself.
 //
-// Grid: x = a block for each row; blockDim.x = a multiple of 32.
+// Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
 template <typename T>
-__global__ void __launch_bounds__(MAX_THREADS) cross_entropy_block(
+__global__ void __launch_bounds__(MAX_THREADS) cross_entropy_vectorized(
     T* loss, const T* x, const long long* target, long long rows, long long columns, long long ignore_index
 ) {
-    const long long row = blockIdx.x, t = target[row];
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    const long long t = target[row];
     x += row * columns;
 
     Normalizer<T> own;
-    if (t != ignore_index)
-        for (long long i = threadIdx.x; i < columns; i += blockDim.x) own.add(x[i]);
-    own.add_across_block();
+    if (t != ignore_index) walk(x, columns, -T(INFINITY), [&](auto& part, long long, int) { own.add(part); });
+    own.add_across_row();
     if (threadIdx.x == 0) loss[row] = t == ignore_index ? T(0) : log(own.sum()) - (x[t] - own.m);
 }
 
@@ -133,23 +134,54 @@ __global__ void cross_entropy_grad_warp(
     for (long long i = threadIdx.x; i < columns; i += WARP) out[i] = gradient(g, x[i], own.m, s, i, t);
 }
 
-// Grid: x = a block for each row; blockDim.x = a multiple of 32.
+// Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
 template <typename T>
-__global__ void __launch_bounds__(MAX_THREADS) cross_entropy_grad_block(
+__global__ void __launch_bounds__(MAX_THREADS) cross_entropy_grad_vectorized(
     T* out, const T* grad, const T* x, const long long* target, long long rows, long long columns,
     long long ignore_index
 ) {
-    const long long row = blockIdx.x, t = target[row];
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    const long long t = target[row];
     out += row * columns;
     x += row * columns;
-    if (t == ignore_index) {  // the whole block, before its barrier
-        for (long long i = threadIdx.x; i < columns; i += blockDim.x) out[i] = 0;
-        return;
-    }
+
     Normalizer<T> own;
-    for (long long i = threadIdx.x; i < columns; i += blockDim.x) own.add(x[i]);
-    own.add_across_block();
+    if (t != ignore_index) walk(x, columns, -T(INFINITY), [&](auto& part, long long, int) { own.add(part); });
+    own.add_across_row();
     const T g = grad[row], s = own.sum();
-    for (long long i = threadIdx.x; i < columns; i += blockDim.x)
-        out[i] = gradient(g, x[i], own.m, s, i, t);
+    walk(x, columns, T(0), [&](auto& part, long long begin, int here) {
+        part.each([&](T& element, int i) {
+            element = t == ignore_index ? T(0) : gradient(g, element, own.m, s, begin + i, t);
+        });
+        part.store(out + begin, here);
+    });
+}
+
+// The row stays in registers from its load to its store: memory is read once, and each element takes a single
+// exponential, which is kept.
+//
+// Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
+template <typename T>
+__global__ void __launch_bounds__(MOST_THREADS) cross_entropy_grad_registers(
+    T* out, const T* grad, const T* x, const long long* target, long long rows, int columns,
+    long long ignore_index
+) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    const long long t = target[row];
+    RowPart<T, HELD<T>> part;
+    if (t != ignore_index) {
+        part.load(x + row * columns, columns, -T(INFINITY));
+        Normalizer<T> own;
+        part.each([&](T element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+        const T mine = own.m;
+        part.each([&](T& element, int) { own.s += element = exp(element - mine); });
+        own.add_across_row();
+        const T g = grad[row], scale = g * (exp(mine - own.m) / own.sum());
+        part.each([&](T& element, int i) { element = element * scale - (i == t ? g : T(0)); });
+    } else {
+        part.each([](T& element, int) { element = 0; });
+    }
+    part.store(out + row * columns, columns);
 }

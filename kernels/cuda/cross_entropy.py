@@ -13,17 +13,18 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .reduce import row_threads
+from .reduce import held_threads, row_grid, vector_threads
 
 WARP = 32
 THREADS = 256  # in a block, but for the block rungs
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _cross_entropy = {
-    rung: CudaKernel(_source, f"cross_entropy_{rung}<T>") for rung in ("naive", "warp", "block")
+    rung: CudaKernel(_source, f"cross_entropy_{rung}<T>") for rung in ("naive", "warp", "vectorized")
 }
 _cross_entropy_grad = {
-    rung: CudaKernel(_source, f"cross_entropy_grad_{rung}<T>") for rung in ("naive", "warp", "block")
+    rung: CudaKernel(_source, f"cross_entropy_grad_{rung}<T>")
+    for rung in ("naive", "warp", "vectorized", "registers")
 }
 
 
@@ -39,10 +40,10 @@ def cross_entropy_warp(loss: Any, x: Any, target: Any, ignore_index: int) -> Non
     _launch(_cross_entropy, "warp", x.shape, (loss, x, target), ignore_index)
 
 
-def cross_entropy_block(loss: Any, x: Any, target: Any, ignore_index: int) -> None:
-    """One block for each row, for rows too long for one warp."""
+def cross_entropy_vectorized(loss: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """Loads of 16 bytes, several on their way before the first is used; a long row takes a block."""
     _check(x, target, loss)
-    _launch(_cross_entropy, "block", x.shape, (loss, x, target), ignore_index)
+    _launch(_cross_entropy, "vectorized", x.shape, (loss, x, target), ignore_index)
 
 
 def cross_entropy_grad_naive(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
@@ -57,21 +58,33 @@ def cross_entropy_grad_warp(out: Any, grad: Any, x: Any, target: Any, ignore_ind
     _launch(_cross_entropy_grad, "warp", x.shape, (out, grad, x, target), ignore_index)
 
 
-def cross_entropy_grad_block(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
-    """One block for each row, for rows too long for one warp."""
+def cross_entropy_grad_vectorized(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """Loads of 16 bytes, several on their way before the first is used; a long row takes a block."""
     _check(x, target, grad, out)
-    _launch(_cross_entropy_grad, "block", x.shape, (out, grad, x, target), ignore_index)
+    _launch(_cross_entropy_grad, "vectorized", x.shape, (out, grad, x, target), ignore_index)
+
+
+def cross_entropy_grad_registers(out: Any, grad: Any, x: Any, target: Any, ignore_index: int) -> None:
+    """The row stays in registers between its load and its store; an exponential for each element, not two."""
+    _check(x, target, grad, out)
+    held = held_threads(x.shape[1], x.itemsize) is not None
+    rung = "registers" if held else "vectorized"
+    _launch(_cross_entropy_grad, rung, x.shape, (out, grad, x, target), ignore_index)
 
 
 def _launch(
     rungs: dict[str, CudaKernel], rung: str, shape: tuple[int, int], arrays: tuple, ignore_index: int
 ) -> None:
     rows, columns = shape
-    grid, block = {
-        "naive": (blocks(rows, THREADS), (THREADS,)),
-        "warp": (blocks(rows, THREADS // WARP), (WARP, THREADS // WARP)),
-        "block": (rows, (row_threads(columns),)),
-    }[rung]
+    itemsize = arrays[0].itemsize
+    if rung == "naive":
+        grid, block = blocks(rows, THREADS), (THREADS, 1)
+    elif rung == "warp":
+        grid, block = row_grid(rows, WARP)
+    elif rung == "vectorized":
+        grid, block = row_grid(rows, vector_threads(columns, itemsize))
+    else:
+        grid, block = row_grid(rows, held_threads(columns, itemsize))
     rungs[rung].launch(grid, block, (*arrays, rows, columns, ignore_index))
 
 

@@ -157,15 +157,46 @@ __device__ __forceinline__ T logistic_slope(T x) {
     return e * larger * larger;
 }
 
-// Phi(x) of the normal distribution, by erfc so that small values keep their digits.
+// exp(-x^2 / 2), which the normal distribution and its density share. In float32 the exponent is rounded twice:
+// the relative error grows to x^2 / 2 ulp, in results that fall with it.
 template <typename T>
-__device__ __forceinline__ T normal_cdf(T x) {
+__device__ __forceinline__ T bell(T x) {
+    if constexpr (sizeof(T) == 4) return exp2f(x * x * -0.72134752f);  // log2(e) / 2
+    return exp(T(-0.5) * x * x);
+}
+
+// Phi(x) of the normal distribution, from e = bell(x); small values keep their digits. In float32 it takes a third
+// of the instructions of erfc: Phi(-a) / e, a >= 0, is t times a polynomial of t = 1 / (1 + 0.2625 a)
+// (fitted to a relative error of 1.5e-8 at most; with the roundings Phi has 4 + x^2 / 2 ulp).
+template <typename T>
+__device__ __forceinline__ T normal_cdf(T x, T e) {
+    if constexpr (sizeof(T) == 4) {
+        const float t = __fdividef(1.0f, 1.0f + 0.2625f * fabsf(x));
+        float tail = 0.030968476f;
+        tail = tail * t - 0.14989009f;
+        tail = tail * t + 0.23698567f;
+        tail = tail * t - 0.13593204f;
+        tail = tail * t + 0.15089434f;
+        tail = tail * t + 0.055098675f;
+        tail = tail * t + 0.10301194f;
+        tail = tail * t + 0.10411146f;
+        tail = tail * t + 0.10475151f;
+        tail *= e * t;
+        return x < 0 ? tail : 1 - tail;
+    }
     return T(0.5) * erfc(x * T(-0.70710678118654752440));  // sqrt(1 / 2)
 }
 
 template <typename T>
-__device__ __forceinline__ T normal_density(T x) {
-    return exp(T(-0.5) * x * x) * T(0.39894228040143267794);  // 1 / sqrt(2 pi)
+__device__ __forceinline__ T gelu(T x) {
+    return x * normal_cdf(x, bell(x));
+}
+
+// Phi(x) + x times the density.
+template <typename T>
+__device__ __forceinline__ T gelu_derivative(T x) {
+    const T e = bell(x);
+    return normal_cdf(x, e) + x * (e * T(0.39894228040143267794));  // 1 / sqrt(2 pi)
 }
 
 // The tanh form of gelu is x logistic(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3): 0.5 (1 + tanh(u)) is

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rows.cuh"
+#include "vector.cuh"
 
 // The online normaliser (https://arxiv.org/abs/1805.02867): the largest of the elements seen so far, m, and
 // s = sum(exp(x - m)) over them. When a larger element comes, the sum is scaled by exp(old m - new m), as if
@@ -24,6 +25,24 @@ struct Normalizer {
         } else {
             s += exp(x - m);  // a NaN, too, comes here
         }
+    }
+
+    // All elements of a part of a row. The largest of them is found first: one scaling for the part, and no branch
+    // for an element.
+    template <int COUNT>
+    __device__ __forceinline__ void add(RowPart<T, COUNT>& part) {
+        T largest = m;
+        part.each([&](T x, int) { largest = fmax(largest, x); });
+        s *= exp(m - largest);
+        m = largest;
+        part.each([&](T x, int) { s += term(x - m); });
+    }
+
+    // exp(x) for x <= 0, as a term of a sum of which the largest is 1. In float32 it is the card's own exp2, whose
+    // error of up to |x| ulp is none to the sum, as |x| exp(x) < 0.4.
+    static __device__ __forceinline__ T term(T x) {
+        if constexpr (sizeof(T) == 4) return exp2f(x * 1.4426950f);  // log2(e)
+        return exp(x);
     }
 
     // The sum with the smaller m is scaled, never the other one: a.add(b) has the same bits as b.add(a).
@@ -50,8 +69,8 @@ struct Normalizer {
     // Of the elements of all threads of the block, in each of them; blocks of one dimension and whole warps.
     // One barrier; once in a kernel.
     __device__ __forceinline__ void add_across_block() {
-        __shared__ T m_of_warp[MAX_WARPS];
-        __shared__ T s_of_warp[MAX_WARPS];
+        __shared__ T m_of_warp[WARP];
+        __shared__ T s_of_warp[WARP];
         const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
         add_across_warp();
         if (lane == 0) {
@@ -67,4 +86,34 @@ struct Normalizer {
         }
         add_across_warp();
     }
+
+    // Of the elements of all threads that share a row, blockDim.x of them: a warp or a block.
+    __device__ __forceinline__ void add_across_row() {
+        if (blockDim.x == WARP) {
+            add_across_warp();
+        } else {
+            add_across_block();
+        }
+    }
 };
+
+// The vectors of a row that a thread holds in registers: 32 float32 or 8 float64. With 1024 threads, which
+// leaves each of them 64 registers, a block holds a row of 32768 or 8192 elements.
+template <typename T>
+constexpr int HELD = sizeof(T) == 4 ? 8 : 4;
+constexpr int MOST_THREADS = 1024;
+
+// The walk of a thread along a row too long to be held, some vectors at a time. Calls f(part, row + where it
+// begins, how many elements there are).
+constexpr int UNROLL = 4;
+
+template <typename T, typename Function>
+__device__ __forceinline__ void walk(const T* row, long long length, T otherwise, Function f) {
+    const long long step = (long long)blockDim.x * Vector<T>::LENGTH * UNROLL;
+    for (long long begin = 0; begin < length; begin += step) {
+        RowPart<T, UNROLL> part;
+        const int here = int(length - begin < step ? length - begin : step);
+        part.load(row + begin, here, otherwise);
+        f(part, begin, here);
+    }
+}

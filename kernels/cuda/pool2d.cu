@@ -157,9 +157,11 @@ __global__ void max_pool2d_input_grad_scatter(T* grad_input, const T* grad_outpu
 // ---- 2 x 2 windows at stride 2 ----
 //
 // The commonest pooling: no padding, no dilation, rows of whole vectors. A thread takes the windows under one
-// vector of 16 bytes, two in float32 and one in float64: a vector of the upper row and one of the lower.
+// vector of 16 bytes, two in float32 and one in float64: a vector of the upper row and one of the lower. It does
+// so for SQUARES such groups of windows, which a block's threads apart, and loads all before it uses the first.
 //
 // Grid: x = a thread for so many windows.
+constexpr int SQUARES = 2;
 
 template <typename T>
 struct Square {
@@ -182,83 +184,122 @@ struct Square {
         store_vector(to + first, values);
     }
 
-    __device__ __forceinline__ Square(const Pool2dShape& s) {
-        first = global_thread_index() * WINDOWS;
+    __device__ __forceinline__ Square(const Pool2dShape& s, int k) {
+        first = (((long long)blockIdx.x * SQUARES + k) * blockDim.x + threadIdx.x) * WINDOWS;
         exists = first < s.planes * s.OH * s.OW;
         const Position at(first, s.OH, s.OW);
         corner = (at.plane * s.H + 2 * at.y) * s.W + 2 * at.x;
     }
 };
 
+// The input under the windows of a thread.
+template <typename T>
+struct TwoRows {
+    Vector<T> upper[SQUARES], lower[SQUARES];
+
+    __device__ __forceinline__ TwoRows(const T* input, const Pool2dShape& s) {
+#pragma unroll
+        for (int k = 0; k < SQUARES; k++) {
+            const Square<T> square(s, k);
+            if (!square.exists) continue;
+            upper[k] = load_vector(input + square.corner);
+            lower[k] = load_vector(input + square.corner + s.W);
+        }
+    }
+};
+
 template <typename T, typename Tap>
 __global__ void max_pool2d_vectorized(T* out, Tap* taps, const T* input, Pool2dShape s) {
-    const Square<T> square(s);
-    if (!square.exists) return;
-    const Vector<T> upper = load_vector(input + square.corner);
-    const Vector<T> lower = load_vector(input + square.corner + s.W);
-    typename Square<T>::template Each<T> values;
-    typename Square<T>::template Each<Tap> winners;
+    const TwoRows<T> rows(input, s);
 #pragma unroll
-    for (int w = 0; w < Square<T>::WINDOWS; w++) {
-        Largest<T> largest(0);
-        largest.see(upper.lane[2 * w], 0);
-        largest.see(upper.lane[2 * w + 1], 1);
-        largest.see(lower.lane[2 * w], 2);
-        largest.see(lower.lane[2 * w + 1], 3);
-        values.lane[w] = largest.value;
-        winners.lane[w] = Tap(largest.tap);
+    for (int k = 0; k < SQUARES; k++) {
+        const Square<T> square(s, k);
+        if (!square.exists) continue;
+        typename Square<T>::template Each<T> values;
+        typename Square<T>::template Each<Tap> winners;
+#pragma unroll
+        for (int w = 0; w < Square<T>::WINDOWS; w++) {
+            Largest<T> largest(0);
+            largest.see(rows.upper[k].lane[2 * w], 0);
+            largest.see(rows.upper[k].lane[2 * w + 1], 1);
+            largest.see(rows.lower[k].lane[2 * w], 2);
+            largest.see(rows.lower[k].lane[2 * w + 1], 3);
+            values.lane[w] = largest.value;
+            winners.lane[w] = Tap(largest.tap);
+        }
+        square.store(out, values);
+        square.store(taps, winners);
     }
-    square.store(out, values);
-    square.store(taps, winners);
 }
 
 template <typename T, typename Tap>
 __global__ void max_pool2d_input_grad_vectorized(T* grad_input, const T* grad_output, const Tap* taps,
                                                  Pool2dShape s) {
-    const Square<T> square(s);
-    if (!square.exists) return;
-    const auto gradients = square.load(grad_output);
-    const auto winners = square.load(taps);
-    Vector<T> upper, lower;
+    typename Square<T>::template Each<T> gradients[SQUARES];
+    typename Square<T>::template Each<Tap> winners[SQUARES];
 #pragma unroll
-    for (int w = 0; w < Square<T>::WINDOWS; w++) {
-        const T gradient = gradients.lane[w];
-        const int tap = winners.lane[w];
-        upper.lane[2 * w] = tap == 0 ? gradient : T(0);
-        upper.lane[2 * w + 1] = tap == 1 ? gradient : T(0);
-        lower.lane[2 * w] = tap == 2 ? gradient : T(0);
-        lower.lane[2 * w + 1] = tap == 3 ? gradient : T(0);
+    for (int k = 0; k < SQUARES; k++) {
+        const Square<T> square(s, k);
+        if (!square.exists) continue;
+        gradients[k] = square.load(grad_output);
+        winners[k] = square.load(taps);
     }
-    store_results(grad_input + square.corner, upper);
-    store_results(grad_input + square.corner + s.W, lower);
+#pragma unroll
+    for (int k = 0; k < SQUARES; k++) {
+        const Square<T> square(s, k);
+        if (!square.exists) continue;
+        Vector<T> upper, lower;
+#pragma unroll
+        for (int w = 0; w < Square<T>::WINDOWS; w++) {
+            const T gradient = gradients[k].lane[w];
+            const int tap = winners[k].lane[w];
+            upper.lane[2 * w] = tap == 0 ? gradient : T(0);
+            upper.lane[2 * w + 1] = tap == 1 ? gradient : T(0);
+            lower.lane[2 * w] = tap == 2 ? gradient : T(0);
+            lower.lane[2 * w + 1] = tap == 3 ? gradient : T(0);
+        }
+        store_results(grad_input + square.corner, upper);
+        store_results(grad_input + square.corner + s.W, lower);
+    }
 }
 
 template <typename T>
 __global__ void avg_pool2d_vectorized(T* out, const T* input, Pool2dShape s, T divisor) {
-    const Square<T> square(s);
-    if (!square.exists) return;
-    const Vector<T> upper = load_vector(input + square.corner);
-    const Vector<T> lower = load_vector(input + square.corner + s.W);
-    typename Square<T>::template Each<T> means;
+    const TwoRows<T> rows(input, s);
 #pragma unroll
-    for (int w = 0; w < Square<T>::WINDOWS; w++)
-        means.lane[w] =
-            (upper.lane[2 * w] + upper.lane[2 * w + 1] + lower.lane[2 * w] + lower.lane[2 * w + 1]) / divisor;
-    square.store(out, means);
+    for (int k = 0; k < SQUARES; k++) {
+        const Square<T> square(s, k);
+        if (!square.exists) continue;
+        const Vector<T>&upper = rows.upper[k], &lower = rows.lower[k];
+        typename Square<T>::template Each<T> means;
+#pragma unroll
+        for (int w = 0; w < Square<T>::WINDOWS; w++)
+            means.lane[w] =
+                (upper.lane[2 * w] + upper.lane[2 * w + 1] + lower.lane[2 * w] + lower.lane[2 * w + 1]) / divisor;
+        square.store(out, means);
+    }
 }
 
 template <typename T>
 __global__ void avg_pool2d_input_grad_vectorized(T* grad_input, const T* grad_output, Pool2dShape s,
                                                  T divisor) {
-    const Square<T> square(s);
-    if (!square.exists) return;
-    const auto gradients = square.load(grad_output);
-    Vector<T> row;
+    typename Square<T>::template Each<T> gradients[SQUARES];
 #pragma unroll
-    for (int w = 0; w < Square<T>::WINDOWS; w++)
-        row.lane[2 * w] = row.lane[2 * w + 1] = gradients.lane[w] / divisor;
-    store_results(grad_input + square.corner, row);
-    store_results(grad_input + square.corner + s.W, row);
+    for (int k = 0; k < SQUARES; k++) {
+        const Square<T> square(s, k);
+        if (square.exists) gradients[k] = square.load(grad_output);
+    }
+#pragma unroll
+    for (int k = 0; k < SQUARES; k++) {
+        const Square<T> square(s, k);
+        if (!square.exists) continue;
+        Vector<T> row;
+#pragma unroll
+        for (int w = 0; w < Square<T>::WINDOWS; w++)
+            row.lane[2 * w] = row.lane[2 * w + 1] = gradients[k].lane[w] / divisor;
+        store_results(grad_input + square.corner, row);
+        store_results(grad_input + square.corner + s.W, row);
+    }
 }
 
 // How an average divides: by `divisor` if that is not 0, else by the window's size, where the padding (but
@@ -420,6 +461,170 @@ __global__ void avg_pool2d_tiled(T* out, const T* input, Pool2dShape s, AvgDivis
         if (staged.x >= s.OW) continue;
         out[staged.number(row)] = empty ? T(0) : sum / avg_divisor<T>(rows, columns, how);
     }
+}
+
+// ---- 3 x 3 windows ----
+//
+// At stride 1 or 2, with a padding of 0 or 1. A thread takes as many neighbouring columns of windows as a vector
+// has elements, and walks down. Of each row of the input it makes what the windows need of three columns, once,
+// and keeps it in registers for the up to three rows of windows that this row belongs to: no shared memory and
+// no barrier. It asks for BATCH rows before it uses the first.
+//
+// Grid: x = a thread for each strip of columns and each segment of `rows` rows of windows, of each plane.
+
+template <typename T, int STRIDE, int PAD>
+struct Rolling {
+    static constexpr int WINDOWS = Vector<T>::LENGTH;
+    static constexpr int REACH = (WINDOWS - 1) * STRIDE + 3;  // columns under them
+    static constexpr int BATCH = STRIDE == 1 ? 4 : 2;         // rows of the input
+    static constexpr int KEPT = 3 - STRIDE;                   // rows that the next windows need, too
+    using Elements = T[REACH];
+
+    const Pool2dShape& s;
+    const T* plane;
+    long long number;  // of the plane
+    int first, end;    // rows of windows
+    int column;        // the first window's
+    bool whole;        // whether the input may be read in vectors
+
+    __device__ __forceinline__ Rolling(const T* input, const Pool2dShape& s, int rows) : s(s) {
+        const int segments = ceil_div(s.OH, rows), strips = ceil_div(s.OW, WINDOWS);
+        const Position at(global_thread_index(), segments, strips);
+        number = at.plane;
+        plane = input + number * s.H * s.W;
+        first = at.y * rows;
+        end = min(first + rows, s.OH);
+        column = at.x * WINDOWS;
+        whole = s.W % WINDOWS == 0 && aligned<WINDOWS>(input);
+    }
+
+    __device__ __forceinline__ bool exists() const { return number < s.planes; }
+
+    // The elements of row y under the windows, and `padding` where there are none.
+    __device__ __forceinline__ void load(Elements& to, int y, T padding) const {
+        const bool inside = y >= 0 && y < s.H;
+        const T* row = plane + (long long)y * s.W;
+        const int start = column * STRIDE;  // of the first vector; PAD elements stand before it
+        if (whole) {
+#pragma unroll
+            for (int v = 0; v < STRIDE; v++) {
+                const int x = start + v * WINDOWS;
+                Vector<T> elements;
+                for (int n = 0; n < WINDOWS; n++) elements.lane[n] = padding;
+                if (inside && x < s.W) elements = load_vector(row + x);
+#pragma unroll
+                for (int n = 0; n < WINDOWS; n++) to[PAD + v * WINDOWS + n] = elements.lane[n];
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < REACH; k++) {
+            if (whole && k >= PAD && k < PAD + STRIDE * WINDOWS) continue;
+            const int x = start - PAD + k;
+            to[k] = inside && x >= 0 && x < s.W ? row[x] : padding;
+        }
+    }
+
+    // For every row of windows calls reduce(elements, a row's) once for each row of the input, and
+    // finish(row, three rows').
+    template <typename Row, typename Reduce, typename Finish>
+    __device__ __forceinline__ void down(T padding, Reduce reduce, Finish finish) const {
+        Row rows[KEPT + BATCH];
+        Elements elements[BATCH];
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) load(elements[k], first * STRIDE - PAD + k, padding);
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) rows[k] = reduce(elements[k]);
+        for (int row = first; row < end; row += BATCH / STRIDE) {
+#pragma unroll
+            for (int k = 0; k < BATCH; k++) load(elements[k], row * STRIDE - PAD + KEPT + k, padding);
+#pragma unroll
+            for (int k = 0; k < BATCH; k++) rows[KEPT + k] = reduce(elements[k]);
+#pragma unroll
+            for (int k = 0; k < BATCH / STRIDE; k++)
+                if (row + k < end) finish(row + k, rows + k * STRIDE);
+#pragma unroll
+            for (int k = 0; k < KEPT; k++) rows[k] = rows[BATCH + k];
+        }
+    }
+
+    template <typename Value>
+    __device__ __forceinline__ void store(Value* to, int row, const Vector<Value, WINDOWS>& values) const {
+        to += (number * s.OH + row) * s.OW + column;
+        if (s.OW % WINDOWS == 0 && aligned<WINDOWS>(to)) {
+            store_vector(to, values);
+            return;
+        }
+#pragma unroll
+        for (int w = 0; w < WINDOWS; w++)
+            if (column + w < s.OW) to[w] = values.lane[w];
+    }
+};
+
+template <typename T, typename Tap, int STRIDE, int PAD>
+__global__ void __launch_bounds__(256) max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int rows) {
+    using Strip = Rolling<T, STRIDE, PAD>;
+    constexpr int WINDOWS = Strip::WINDOWS;
+    const Strip strip(input, s, rows);
+    if (!strip.exists()) return;
+    struct Row {
+        T value[WINDOWS];
+        int tap[WINDOWS];
+    };
+    const auto reduce = [](const typename Strip::Elements& elements) {
+        Row row;
+#pragma unroll
+        for (int w = 0; w < WINDOWS; w++) {
+            Largest<T> largest(0);
+            largest.value = elements[w * STRIDE];
+            largest.see(elements[w * STRIDE + 1], 1);
+            largest.see(elements[w * STRIDE + 2], 2);
+            row.value[w] = largest.value, row.tap[w] = largest.tap;
+        }
+        return row;
+    };
+    strip.template down<Row>(-T(INFINITY), reduce, [&](int y, const Row* rows) {
+        const Range inside = taps_inside(y * STRIDE - PAD, 3, 1, s.H);
+        Vector<T, WINDOWS> values;
+        Vector<Tap, WINDOWS> winners;
+#pragma unroll
+        for (int w = 0; w < WINDOWS; w++) {
+            const Range columns = taps_inside((strip.column + w) * STRIDE - PAD, 3, 1, s.W);
+            Largest<T> largest(first_tap(inside, columns, 3));  // padding is never larger
+#pragma unroll
+            for (int i = 0; i < 3; i++) largest.see(rows[i].value[w], 3 * i + rows[i].tap[w]);
+            values.lane[w] = largest.value, winners.lane[w] = Tap(largest.tap);
+        }
+        strip.store(out, y, values);
+        strip.store(taps, y, winners);
+    });
+}
+
+template <typename T, int STRIDE, int PAD>
+__global__ void __launch_bounds__(256) avg_pool2d_rolling(T* out, const T* input, Pool2dShape s, AvgDivisor how, int rows) {
+    using Strip = Rolling<T, STRIDE, PAD>;
+    constexpr int WINDOWS = Strip::WINDOWS;
+    const Strip strip(input, s, rows);
+    if (!strip.exists()) return;
+    using Row = Vector<T, WINDOWS>;
+    const auto reduce = [](const typename Strip::Elements& elements) {
+        Row row;
+#pragma unroll
+        for (int w = 0; w < WINDOWS; w++)
+            row.lane[w] = elements[w * STRIDE] + elements[w * STRIDE + 1] + elements[w * STRIDE + 2];
+        return row;
+    };
+    strip.template down<Row>(T(0), reduce, [&](int y, const Row* rows) {
+        const AvgWindow window(y, 3, STRIDE, PAD, s.H);
+        Row means;
+#pragma unroll
+        for (int w = 0; w < WINDOWS; w++) {
+            const AvgWindow columns(strip.column + w, 3, STRIDE, PAD, s.W);
+            const bool empty = !window.inside.length() || !columns.inside.length();
+            const T sum = rows[0].lane[w] + rows[1].lane[w] + rows[2].lane[w];
+            means.lane[w] = empty ? T(0) : sum / avg_divisor<T>(window, columns, how);
+        }
+        strip.store(out, y, means);
+    });
 }
 
 // The windows along one axis that cover position `at`: those that start in (at - kernel, at].

@@ -25,6 +25,8 @@ TILE_WINDOWS = 1024  # in a tile, at most
 TILE_BYTES = 24 * 1024  # of shared memory, at most: pool2d.cu tells why
 BANKS_BYTES = 128  # of shared memory, that are served at a time: 32 banks of 4 bytes
 WARP = 32
+SQUARES_OF_THREAD = 2  # SQUARES in pool2d.cu
+SEGMENT_ROWS = 16  # of windows, that a thread of the rolling rungs walks down
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _max_pool2d = CudaKernel(_source, "max_pool2d<T, Tap>")
@@ -39,6 +41,16 @@ _max_pool2d_input_grad_scatter = CudaKernel(_source, "max_pool2d_input_grad_scat
 _max_pool2d_input_grad_vectorized = CudaKernel(_source, "max_pool2d_input_grad_vectorized<T, Tap>")
 _avg_pool2d_vectorized = CudaKernel(_source, "avg_pool2d_vectorized<T>")
 _avg_pool2d_input_grad_vectorized = CudaKernel(_source, "avg_pool2d_input_grad_vectorized<T>")
+_max_pool2d_rolling = {
+    (stride, pad): CudaKernel(_source, f"max_pool2d_rolling<T, Tap, {stride}, {pad}>")
+    for stride in (1, 2)
+    for pad in (0, 1)
+}
+_avg_pool2d_rolling = {
+    (stride, pad): CudaKernel(_source, f"avg_pool2d_rolling<T, {stride}, {pad}>")
+    for stride in (1, 2)
+    for pad in (0, 1)
+}
 _adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
 _adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
 
@@ -158,6 +170,24 @@ def avg_pool2d_tiled(out: Any, x: Any, *options: Any) -> None:
     _launch_tiles(_avg_pool2d_tiled, tile, out, x, shape, _divisor(include_pad, divisor))
 
 
+def max_pool2d_rolling(out: Any, taps: Any, x: Any, *options: int) -> None:
+    """For 3x3 windows: a thread walks down a strip, and keeps the last rows' results in registers."""
+    if not takes_rolling(options):
+        return max_pool2d_tiled(out, taps, x, *options)
+    shape = _shape(x, out, *options)
+    _check_taps(taps, out, *options[:2])
+    _launch_strips(_max_pool2d_rolling[options[2], options[4]], out, taps, x, shape)
+
+
+def avg_pool2d_rolling(out: Any, x: Any, *options: Any) -> None:
+    """For 3x3 windows: a thread walks down a strip, and keeps the last rows' results in registers."""
+    *window, include_pad, divisor = options
+    if not takes_rolling(tuple(window)):
+        return avg_pool2d_tiled(out, x, *options)
+    shape = _shape(x, out, *window)
+    _launch_strips(_avg_pool2d_rolling[window[2], window[4]], out, x, shape, _divisor(include_pad, divisor))
+
+
 def max_pool2d_vectorized(out: Any, taps: Any, x: Any, *options: int) -> None:
     """For 2x2 windows side by side: loads of 16 bytes, of two rows at a time; neighbours stored as one."""
     if not _takes_vectors(options, x, out, taps):
@@ -216,9 +246,16 @@ def _launch(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
 
 
 def _launch_vectors(kernel: CudaKernel, small: Any, *arguments: Any) -> None:
-    """``small`` has an element for each window; a thread takes those under one vector of its dtype."""
-    windows = VECTOR_BYTES // (2 * small.itemsize)
+    """``small`` has an element for each window; a thread takes those under some vectors of its dtype."""
+    windows = SQUARES_OF_THREAD * (VECTOR_BYTES // (2 * small.itemsize))
     kernel.launch(blocks(small.size, windows * THREADS), THREADS, arguments)
+
+
+def _launch_strips(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
+    planes, (OH, OW) = math.prod(out.shape[:2]), out.shape[2:]
+    rows = max(blocks(OH, max(blocks(OH, SEGMENT_ROWS), 1)), 1)  # segments of like height
+    threads = planes * blocks(OH, rows) * blocks(OW, VECTOR_BYTES // out.itemsize)
+    kernel.launch(blocks(threads, THREADS), THREADS, (out, *arguments, rows))
 
 
 def _launch_tiles(kernel: CudaKernel, tile: dict[str, int], out: Any, *arguments: Any) -> None:
@@ -280,6 +317,13 @@ def worth_tiles(pooled: tuple[int, int], options: tuple[int, ...], itemsize: int
     axes = zip(pooled, kernel, stride, dilation, strict=True)
     overlap = any(n > 1 and (k - 1) * d >= s for n, k, s, d in axes)
     return overlap and math.prod(pooled) >= WARP and tile_of(pooled, options, itemsize) is not None
+
+
+def takes_rolling(options: tuple[int, ...]) -> bool:
+    """Whether the rolling rungs take a pooling: 3x3 windows at stride 1 or 2, with a padding of 0 or 1."""
+    kernel, stride, pad, dilation = (options[k : k + 2] for k in (0, 2, 4, 6))
+    square = stride[0] == stride[1] and pad[0] == pad[1] and (dilation or (1, 1)) == (1, 1)
+    return tuple(kernel) == (3, 3) and square and stride[0] in (1, 2) and pad[0] in (0, 1)
 
 
 def do_not_overlap(*options: int) -> bool:

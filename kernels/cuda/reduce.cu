@@ -17,6 +17,7 @@
 // accurate: the error of a sum of n terms grows with n in naive, with n / threads + log(threads) above it.
 
 #include "rows.cuh"
+#include "vector.cuh"
 
 // The definition. The 32 threads of a warp read at the same time elements that lie a row apart, from 32 lines
 // of memory; of each line, the other elements come from the cache if they are still there.
@@ -80,16 +81,109 @@ reduce_shuffle(T* out, const T* x, long long rows, long long columns) {
     if (threadIdx.x == 0) out[row] = value;
 }
 
-// Split: a single row of ten million elements is one block to reduce_shuffle, and one block is one of the
-// card's 132 multiprocessors. Here each of a row's `parts` goes to a block of its own, which reduces it to
-// partial[row, part]; these are a (rows, parts) matrix, and reduce_shuffle does the rest.
+// Vectors: a thread asks for UNROLL vectors of 16 bytes before it uses the first, so that a multiprocessor has
+// some hundred KB on their way, where single elements leave it 8 KB: with the memory's latency, what is on its way
+// is what sets the rate. Each lane of the vectors has a partial value of its own, so that additions do not wait
+// for one another either.
+constexpr int UNROLL = 4;
+
+template <Operation OP, typename T>
+__device__ __forceinline__ T own_vectors(const T* row, long long length) {
+    using Part = RowPart<T, UNROLL>;
+    constexpr int N = Part::N;
+    const long long step = (long long)blockDim.x * N * UNROLL;
+    T partial[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) partial[n] = neutral<OP, T>();
+    for (long long begin = 0; begin < length; begin += step) {
+        Part part;
+        part.load(row + begin, int(length - begin < step ? length - begin : step), neutral<OP, T>());
+#pragma unroll
+        for (int k = 0; k < UNROLL; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++) partial[n] = combine<OP>(partial[n], part.vector[k].lane[n]);
+    }
+#pragma unroll
+    for (int n = 1; n < N; n++) partial[0] = combine<OP>(partial[0], partial[n]);
+    return partial[0];
+}
+
+// Grid and block as those of reduce_shuffle.
+template <typename T, Operation OP>
+__global__ void __launch_bounds__(MAX_THREADS)
+reduce_vectorized(T* out, const T* x, long long rows, long long columns) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    const T value = across_row<OP>(own_vectors<OP>(x + row * columns, columns));
+    if (threadIdx.x == 0) out[row] = value;
+}
+
+// Split: a single row of ten million elements is one block to reduce_vectorized, and one block is one of the
+// card's 132 multiprocessors. Here each of a row's parts, of `length` elements but for the last, goes to a block
+// of its own, which reduces it to partial[row, part]; these are a (rows, parts) matrix, and reduce_vectorized
+// does the rest.
 //
 // Grid: x = rows * parts blocks, the parts of a row one after the other.
 template <typename T, Operation OP>
-__global__ void reduce_split(T* partial, const T* x, long long columns, long long parts) {
-    const long long row = blockIdx.x / parts, part = blockIdx.x % parts;
-    const long long length = (columns + parts - 1) / parts;
-    const long long begin = part * length, end = begin + length < columns ? begin + length : columns;
-    const T value = across_block<OP>(own_share<OP>(x + row * columns, begin, end));
+__global__ void __launch_bounds__(MAX_THREADS)
+reduce_split(T* partial, const T* x, long long columns, long long parts, long long length) {
+    const long long row = blockIdx.x / parts, begin = blockIdx.x % parts * length;
+    const long long rest = columns - begin;
+    const T value = across_block<OP>(own_vectors<OP>(x + row * columns + begin, rest < length ? rest : length));
     if (threadIdx.x == 0) partial[blockIdx.x] = value;
+}
+
+// ---- down the columns ----
+//
+// out[o, c] = the sum, largest or smallest element of x[o, :, c]: x is (outer, rows, columns), out is
+// (outer, columns), both C-contiguous. The threads side by side take neighbouring columns, a vector each, and
+// walk down: a warp reads 512 bytes of a row, UNROLL rows at a time. The threads of a block that stand below
+// each other, at rows blockDim.y apart, combine their values in shared memory, in their order. The rows are cut
+// into parts for many blocks, and what they leave, partial[o, part, c], is reduced by a second launch of the same
+// kernel.
+//
+// Grid: x = strips of blockDim.x vectors of columns, y = parts of `length` rows, z = outer.
+// Block: (a power of two up to 32, so many that there are COLUMN_THREADS). Shared memory: 4 KB.
+constexpr int COLUMN_THREADS = 256;
+
+template <typename T, Operation OP>
+__global__ void __launch_bounds__(COLUMN_THREADS)
+reduce_columns(T* out, const T* x, long long rows, long long columns, long long length) {
+    constexpr int N = Vector<T>::LENGTH;
+    __shared__ Vector<T> below[COLUMN_THREADS];
+    const long long column = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    const long long begin = blockIdx.y * length, end = begin + length < rows ? begin + length : rows;
+    const int here = int(columns - column < N ? columns - column : N);
+    const T* from = x + blockIdx.z * rows * columns + column;
+    const bool whole = columns % N == 0 && aligned<N>(x);
+    Vector<T> value;
+#pragma unroll
+    for (int n = 0; n < N; n++) value.lane[n] = neutral<OP, T>();
+
+    for (long long row = begin + threadIdx.y; row < end; row += UNROLL * blockDim.y) {
+        Vector<T> part[UNROLL];
+#pragma unroll
+        for (int k = 0; k < UNROLL; k++) {
+            const bool exists = row + k * blockDim.y < end;
+            const T* at = from + (row + k * blockDim.y) * columns;
+            if (whole && exists && here > 0) {
+                part[k] = load_vector(at);
+            } else {
+#pragma unroll
+                for (int n = 0; n < N; n++) part[k].lane[n] = exists && n < here ? at[n] : neutral<OP, T>();
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < UNROLL; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++) value.lane[n] = combine<OP>(value.lane[n], part[k].lane[n]);
+    }
+    below[threadIdx.y * blockDim.x + threadIdx.x] = value;
+    __syncthreads();  // all have left their values
+    if (threadIdx.y > 0 || here <= 0) return;
+    for (int k = 1; k < blockDim.y; k++)
+        for (int n = 0; n < N; n++)
+            value.lane[n] = combine<OP>(value.lane[n], below[k * blockDim.x + threadIdx.x].lane[n]);
+    out += (blockIdx.z * (long long)gridDim.y + blockIdx.y) * columns + column;
+    for (int n = 0; n < here; n++) out[n] = value.lane[n];
 }

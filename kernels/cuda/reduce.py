@@ -1,26 +1,35 @@
-"""Launches ``reduce.cu``: the sum, largest or smallest element of each row, on a card or on the simulator.
+"""Launches ``reduce.cu``: the sum, largest or smallest element of rows or columns, on a card or the simulator.
 
-``x`` is (rows, columns), ``out`` is (rows,), both C-contiguous and both float32 or both float64.
+For rows ``x`` is (rows, columns) and ``out`` is (rows,), both C-contiguous and both float32 or both float64.
 ``operation`` is ``"sum"``, ``"max"`` or ``"min"``. A row without elements gives 0, -infinity or infinity; one
 with a NaN gives NaN. The result's bits depend on the shape alone, not on the card or on the run.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
+from .vector import VECTOR_BYTES
 
 WARP = 32
 THREADS = 256  # in a block
 TREE_THREADS = 256  # as in reduce.cu
 ELEMENTS_PER_THREAD = 8  # that a thread should have before its row gets more threads
 MAX_THREADS = 512  # as in rows.cuh
-PART = 4096  # the fewest elements that are worth a block of their own
+UNROLL = 4  # as in reduce.cu
+HELD_VECTORS = {4: 8, 8: 4}  # by the size of an element: what a thread holds of a row, as in normalizer.cuh
+MOST_THREADS = 1024
+ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
+PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
+ENOUGH_PARTS = 4096  # several times as many: the last blocks to end leave little of the card idle
+ENOUGH_COLUMN_BLOCKS = 2048
+MAX_OUTER = 65535  # of a grid's third dimension
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
@@ -32,7 +41,9 @@ def _by_operation(rung: str) -> dict[str, CudaKernel]:
 _naive = _by_operation("naive")
 _tree = _by_operation("tree")
 _shuffle = _by_operation("shuffle")
+_vectorized = _by_operation("vectorized")
 _split = _by_operation("split")
+_columns = _by_operation("columns")
 
 
 def naive(out: Any, x: Any, operation: str = "sum") -> None:
@@ -49,28 +60,104 @@ def tree(out: Any, x: Any, operation: str = "sum") -> None:
 
 def shuffle(out: Any, x: Any, operation: str = "sum") -> None:
     """Values are combined between registers; a short row takes one warp, a longer one up to a block."""
-    rows, columns = _sizes(out, x)
-    threads = row_threads(columns)
-    rows_per_block = THREADS // WARP if threads == WARP else 1
-    kernel = _chosen(_shuffle, operation)
-    kernel.launch(blocks(rows, rows_per_block), (threads, rows_per_block), (out, x, rows, columns))
+    _launch_rows(_shuffle, out, x, operation, row_threads(_sizes(out, x)[1]))
+
+
+def vectorized(out: Any, x: Any, operation: str = "sum") -> None:
+    """Loads of 16 bytes, several on their way before the first is used."""
+    _launch_rows(_vectorized, out, x, operation, vector_threads(_sizes(out, x)[1], x.itemsize))
 
 
 def split(out: Any, x: Any, operation: str = "sum") -> None:
     """Long rows, where they are few, are cut into parts for many blocks; a second launch combines these."""
     rows, columns = _sizes(out, x)
-    parts = min(ENOUGH_BLOCKS // max(rows, 1), columns // PART)
+    length = part_of(columns, ENOUGH_PARTS // max(rows, 1), PART)
+    parts = blocks(columns, length)
     if parts <= 1:
-        return shuffle(out, x, operation)
+        return vectorized(out, x, operation)
     partial = workspace(x, (rows, parts))
-    _chosen(_split, operation).launch(rows * parts, THREADS, (partial, x, columns, parts))
-    return shuffle(out, partial, operation)
+    kernel = _chosen(_split, operation)
+    kernel.launch(rows * parts, THREADS, (partial, x, columns, parts, length))
+    return vectorized(out, partial, operation)
+
+
+def columns(out: Any, x: Any, operation: str = "sum") -> None:
+    """Down the columns of each of some matrices: lanes side by side, parts of the rows for many blocks.
+
+    ``x`` is (outer, rows, columns), ``out`` is (outer, columns).
+    """
+    if x.ndim != 3 or out.shape != (x.shape[0], x.shape[2]):
+        raise ValueError(f"reduce kernel: cannot reduce the columns of {x.shape} to {out.shape}")
+    outer, rows, width = x.shape
+    if outer > MAX_OUTER:
+        for first in range(0, outer, MAX_OUTER):
+            columns(out[first : first + MAX_OUTER], x[first : first + MAX_OUTER], operation)
+        return
+    vectors = blocks(width, VECTOR_BYTES // x.itemsize)
+    across = min(1 << max(vectors - 1, 0).bit_length(), WARP)
+    down, strips = THREADS // across, blocks(vectors, across)
+    length = part_of(rows, ENOUGH_COLUMN_BLOCKS // max(outer * strips, 1), down * UNROLL)
+    parts = max(blocks(rows, length), 1)
+    kernel = _chosen(_columns, operation)
+    block = (across, down)
+    if parts == 1:
+        return kernel.launch((strips, 1, outer), block, (out, x, rows, width, length))
+    partial = workspace(x, (outer, parts, width))
+    kernel.launch((strips, parts, outer), block, (partial, x, rows, width, length))
+    kernel.launch((strips, 1, outer), block, (out, partial, parts, width, parts))
+
+
+def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum") -> None:
+    """Any axes, a run of neighbouring ones at a time, the last first: as the columns, or rows, of matrices.
+
+    ``x`` has any number of axes, of which ``out`` lacks those of ``dim``, in rising order (or has them with size 1).
+    """
+    while dim:
+        end = dim[-1] + 1
+        run = next(n for n in range(1, end + 1) if end - n - 1 not in dim)
+        begin, dim = end - run, dim[:-run]
+        outer, rows, inner = (math.prod(x.shape[a:b]) for a, b in ((0, begin), (begin, end), (end, x.ndim)))
+        y = workspace(x, (outer, inner)) if dim else out.reshape(outer, inner)
+        if inner == 1:
+            split(y.reshape(outer), x.reshape(outer, rows), operation)
+        else:
+            columns(y, x.reshape(outer, rows, inner), operation)
+        x = y.reshape(*x.shape[:begin], *[1] * run, *x.shape[end:])
+
+
+def part_of(length: int, parts: int, least: int) -> int:
+    """The length of a part where ``length`` is cut into at most so many, each a multiple of ``least``."""
+    return max(blocks(blocks(length, max(parts, 1)), least), 1) * least
+
+
+def _launch_rows(kernels: dict[str, CudaKernel], out: Any, x: Any, operation: str, threads: int) -> None:
+    grid, block = row_grid(x.shape[0], threads)
+    _chosen(kernels, operation).launch(grid, block, (out, x, *x.shape))
+
+
+def row_grid(rows: int, threads: int) -> tuple[int, tuple[int, int]]:
+    """The grid and the block for rows that so many threads share: if one warp, a block has several rows."""
+    rows_per_block = THREADS // WARP if threads == WARP else 1
+    return blocks(rows, rows_per_block), (threads, rows_per_block)
+
+
+def vector_threads(columns: int, itemsize: int) -> int:
+    """How many threads share a row: whole warps, with UNROLL vectors and more for each thread."""
+    warps = columns * itemsize // (WARP * VECTOR_BYTES * UNROLL * ROUNDS)
+    return min(max(warps, 1) * WARP, THREADS)
 
 
 def row_threads(columns: int) -> int:
     """How many threads share a row: whole warps, and about ELEMENTS_PER_THREAD elements for each thread."""
     warps = blocks(columns, WARP * ELEMENTS_PER_THREAD)
     return min(max(warps, 1) * WARP, MAX_THREADS)
+
+
+def held_threads(columns: int, itemsize: int, arrays: int = 1) -> int | None:
+    """How many threads hold a row of each of some arrays in registers; None if it is too long."""
+    held = HELD_VECTORS[itemsize] // arrays * VECTOR_BYTES
+    warps = max(blocks(columns * itemsize, WARP * held), 1)
+    return warps * WARP if warps * WARP <= MOST_THREADS else None
 
 
 def _sizes(out: Any, x: Any) -> tuple[int, int]:

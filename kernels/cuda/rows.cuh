@@ -42,10 +42,17 @@ __device__ __forceinline__ T across_warp(T value) {
 // the warps by way of shared memory. Blocks of one dimension and whole warps; once in a kernel.
 template <Operation OP, typename T>
 __device__ __forceinline__ T across_block(T value) {
-    __shared__ T of_warp[MAX_WARPS];
+    __shared__ T of_warp[WARP];  // a block has at most 32 warps
     const int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     value = across_warp<OP>(value);
     if (lane == 0) of_warp[threadIdx.x / WARP] = value;
     __syncthreads();  // all warps have left their values
     return across_warp<OP>(lane < warps ? of_warp[lane] : neutral<OP, T>());
+}
+
+// The values of the threads of a row combined, where blockDim.x threads share one: a warp, of which a block
+// then has several, or a whole block.
+template <Operation OP, typename T>
+__device__ __forceinline__ T across_row(T value) {
+    return blockDim.x == WARP ? across_warp<OP>(value) : across_block<OP>(value);
 }

@@ -71,23 +71,54 @@ __global__ void softmax_warp(T* out, const T* x, long long rows, long long colum
     for (long long i = threadIdx.x; i < columns; i += WARP) out[i] = normalized<LOGARITHM>(x[i], m, by);
 }
 
-// A block for each row, for rows so long that a lane would do a hundred elements one after the other. The
-// online normaliser leaves two walks, one to read and one to read and write, with a single barrier between
-// them, and still takes one exponential for an element in each.
+// Vectors of 16 bytes, several on their way at a time, and m and s found together: the online normaliser leaves
+// two walks, one to read and one to read and write. A long row has a block for itself, with a single barrier.
 //
-// Grid: x = a block for each row; blockDim.x = a multiple of 32.
+// Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
 template <typename T, bool LOGARITHM>
 __global__ void __launch_bounds__(MAX_THREADS)
-softmax_block(T* out, const T* x, long long rows, long long columns) {
-    out += blockIdx.x * columns;
-    x += blockIdx.x * columns;
+softmax_vectorized(T* out, const T* x, long long rows, long long columns) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    out += row * columns;
+    x += row * columns;
 
-    Normalizer<T> row;
-    for (long long i = threadIdx.x; i < columns; i += blockDim.x) row.add(x[i]);
-    row.add_across_block();
-    const T by = divisor<LOGARITHM>(row.sum());
-    for (long long i = threadIdx.x; i < columns; i += blockDim.x)
-        out[i] = normalized<LOGARITHM>(x[i], row.m, by);
+    Normalizer<T> own;
+    walk(x, columns, -T(INFINITY), [&](auto& part, long long, int) { own.add(part); });
+    own.add_across_row();
+    const T by = divisor<LOGARITHM>(own.sum());
+    walk(x, columns, T(0), [&](auto& part, long long begin, int here) {
+        part.each([&](T& element, int) { element = normalized<LOGARITHM>(element, own.m, by); });
+        part.store(out + begin, here);
+    });
+}
+
+// The row stays in registers from its load to its store: memory is read once, and each element takes a single
+// exponential, which is kept.
+//
+// Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
+template <typename T, bool LOGARITHM>
+__global__ void __launch_bounds__(MOST_THREADS)
+softmax_registers(T* out, const T* x, long long rows, int columns) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    RowPart<T, HELD<T>> part;
+    part.load(x + row * columns, columns, -T(INFINITY));
+    Normalizer<T> own;
+    part.each([&](T element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+    const T mine = own.m;
+    part.each([&](T& element, int) {
+        if constexpr (LOGARITHM) {
+            own.s += Normalizer<T>::term(element - mine);
+        } else {
+            element = exp(element - mine);
+            own.s += element;
+        }
+    });
+    own.add_across_row();
+    const T by = LOGARITHM ? log(own.sum()) : exp(mine - own.m) / own.sum();
+    part.each([&](T& element, int) { element = LOGARITHM ? (element - own.m) - by : element * by; });
+    part.store(out + row * columns, columns);
 }
 
 // ---- gradients ----
@@ -109,6 +140,15 @@ template <bool LOGARITHM, typename T>
 __device__ __forceinline__ T gradient(T grad, T y, T sum) {
     if constexpr (LOGARITHM) return grad - exp(y) * sum;
     return (grad - sum) * y;
+}
+
+// Calls f(an element of a, that of b at the same place) for each.
+template <typename T, int COUNT, typename Function>
+__device__ __forceinline__ void for_both(RowPart<T, COUNT>& a, const RowPart<T, COUNT>& b, Function f) {
+#pragma unroll
+    for (int k = 0; k < COUNT; k++)
+#pragma unroll
+        for (int n = 0; n < a.N; n++) f(a.vector[k].lane[n], b.vector[k].lane[n]);
 }
 
 // Grid: x = a thread for each row.
@@ -134,13 +174,45 @@ __global__ void softmax_grad_warp(T* out, const T* grad, const T* y, long long r
     for (long long i = begin; i < end; i += WARP) out[i] = gradient<LOGARITHM>(grad[i], y[i], sum);
 }
 
-// Grid: x = a block for each row; blockDim.x = a multiple of 32.
+// Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
 template <typename T, bool LOGARITHM>
 __global__ void __launch_bounds__(MAX_THREADS)
-softmax_grad_block(T* out, const T* grad, const T* y, long long rows, long long columns) {
-    const long long begin = blockIdx.x * columns + threadIdx.x, end = (blockIdx.x + 1) * columns;
+softmax_grad_vectorized(T* out, const T* grad, const T* y, long long rows, long long columns) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    out += row * columns;
+    grad += row * columns;
+    y += row * columns;
     T sum = 0;
-    for (long long i = begin; i < end; i += blockDim.x) sum += summand<LOGARITHM>(grad[i], y[i]);
-    sum = across_block<SUM>(sum);
-    for (long long i = begin; i < end; i += blockDim.x) out[i] = gradient<LOGARITHM>(grad[i], y[i], sum);
+    const auto both = [&](auto f) {
+        walk(grad, columns, T(0), [&](auto& g, long long begin, int here) {
+            RowPart<T, UNROLL> of_y;
+            of_y.load(y + begin, here, T(0));
+            f(g, of_y, begin, here);
+        });
+    };
+    both([&](auto& g, auto& of_y, long long, int) {
+        for_both(g, of_y, [&](T& grad, T y) { sum += summand<LOGARITHM>(grad, y); });
+    });
+    sum = across_row<SUM>(sum);
+    both([&](auto& g, auto& of_y, long long begin, int here) {
+        for_both(g, of_y, [&](T& grad, T y) { grad = gradient<LOGARITHM>(grad, y, sum); });
+        g.store(out + begin, here);
+    });
+}
+
+// As in softmax_registers, with half as many vectors of each of the two arrays.
+template <typename T, bool LOGARITHM>
+__global__ void __launch_bounds__(MOST_THREADS)
+softmax_grad_registers(T* out, const T* grad, const T* y, long long rows, int columns) {
+    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    RowPart<T, HELD<T> / 2> g, of_y;
+    g.load(grad + row * columns, columns, T(0));
+    of_y.load(y + row * columns, columns, T(0));
+    T sum = 0;
+    for_both(g, of_y, [&](T& grad, T y) { sum += summand<LOGARITHM>(grad, y); });
+    sum = across_row<SUM>(sum);
+    for_both(g, of_y, [&](T& grad, T y) { grad = gradient<LOGARITHM>(grad, y, sum); });
+    g.store(out + row * columns, columns);
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .reduce import row_threads
+from .reduce import held_threads, row_grid, vector_threads
 
 WARP = 32
 THREADS = 256  # in a block, but for the block rungs
@@ -23,7 +23,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 def _rungs(kernel: str, logarithm: bool) -> dict[str, CudaKernel]:
     return {
         rung: CudaKernel(_source, f"{kernel}_{rung}<T, {str(logarithm).lower()}>")
-        for rung in ("naive", "warp", "block")
+        for rung in ("naive", "warp", "vectorized", "registers")
     }
 
 
@@ -43,9 +43,14 @@ def softmax_warp(out: Any, x: Any) -> None:
     _warp(_softmax, out, x)
 
 
-def softmax_block(out: Any, x: Any) -> None:
-    """One block for each row; one walk finds both its largest element and the sum, by online normalisers."""
-    _block(_softmax, out, x)
+def softmax_vectorized(out: Any, x: Any) -> None:
+    """Loads of 16 bytes; one walk finds both a row's largest element and the sum, by online normalisers."""
+    _vectorized(_softmax, out, x)
+
+
+def softmax_registers(out: Any, x: Any) -> None:
+    """The row stays in registers between its load and its store; an exponential for each element, not two."""
+    _registers(_softmax, out, x)
 
 
 def log_softmax_naive(out: Any, x: Any) -> None:
@@ -58,9 +63,14 @@ def log_softmax_warp(out: Any, x: Any) -> None:
     _warp(_log_softmax, out, x)
 
 
-def log_softmax_block(out: Any, x: Any) -> None:
-    """One block for each row; one walk finds both its largest element and the sum, by online normalisers."""
-    _block(_log_softmax, out, x)
+def log_softmax_vectorized(out: Any, x: Any) -> None:
+    """Loads of 16 bytes; one walk finds both a row's largest element and the sum, by online normalisers."""
+    _vectorized(_log_softmax, out, x)
+
+
+def log_softmax_registers(out: Any, x: Any) -> None:
+    """The row stays in registers between its load and its store; an exponential for each element, not two."""
+    _registers(_log_softmax, out, x)
 
 
 def softmax_grad_naive(out: Any, grad: Any, y: Any) -> None:
@@ -73,9 +83,14 @@ def softmax_grad_warp(out: Any, grad: Any, y: Any) -> None:
     _warp(_softmax_grad, out, grad, y)
 
 
-def softmax_grad_block(out: Any, grad: Any, y: Any) -> None:
-    """One block for each row, for rows too long for one warp."""
-    _block(_softmax_grad, out, grad, y)
+def softmax_grad_vectorized(out: Any, grad: Any, y: Any) -> None:
+    """Loads of 16 bytes, several on their way before the first is used."""
+    _vectorized(_softmax_grad, out, grad, y)
+
+
+def softmax_grad_registers(out: Any, grad: Any, y: Any) -> None:
+    """The row, of both arrays, stays in registers between its load and its store."""
+    _registers(_softmax_grad, out, grad, y)
 
 
 def log_softmax_grad_naive(out: Any, grad: Any, y: Any) -> None:
@@ -88,9 +103,14 @@ def log_softmax_grad_warp(out: Any, grad: Any, y: Any) -> None:
     _warp(_log_softmax_grad, out, grad, y)
 
 
-def log_softmax_grad_block(out: Any, grad: Any, y: Any) -> None:
-    """One block for each row, for rows too long for one warp."""
-    _block(_log_softmax_grad, out, grad, y)
+def log_softmax_grad_vectorized(out: Any, grad: Any, y: Any) -> None:
+    """Loads of 16 bytes, several on their way before the first is used."""
+    _vectorized(_log_softmax_grad, out, grad, y)
+
+
+def log_softmax_grad_registers(out: Any, grad: Any, y: Any) -> None:
+    """The row, of both arrays, stays in registers between its load and its store."""
+    _registers(_log_softmax_grad, out, grad, y)
 
 
 def _naive(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
@@ -104,9 +124,19 @@ def _warp(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
     rungs["warp"].launch(blocks(rows, block[1]), block, (out, *inputs, rows, columns))
 
 
-def _block(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+def _vectorized(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
     rows, columns = _sizes(out, *inputs)
-    rungs["block"].launch(rows, row_threads(columns), (out, *inputs, rows, columns))
+    grid, block = row_grid(rows, vector_threads(columns, out.itemsize))
+    rungs["vectorized"].launch(grid, block, (out, *inputs, rows, columns))
+
+
+def _registers(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+    rows, columns = _sizes(out, *inputs)
+    threads = held_threads(columns, out.itemsize, len(inputs))
+    if threads is None:
+        return _vectorized(rungs, out, *inputs)
+    grid, block = row_grid(rows, threads)
+    rungs["registers"].launch(grid, block, (out, *inputs, rows, columns))
 
 
 def _sizes(out: Any, *inputs: Any) -> tuple[int, int]:

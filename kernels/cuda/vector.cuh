@@ -55,3 +55,62 @@ __device__ __forceinline__ void store_results(double* to, const Vector<double>& 
                  : "memory");
 #endif
 }
+
+// A thread's part of a row of `length` elements that a block's threads along x share: their vectors lie side by
+// side, COUNT times. Past the row's end stands `otherwise`. Who gets which element does not depend on whether
+// vectors may start at the row, so a result has the same bits either way; unless they all may, it takes single
+// loads.
+template <typename T, int COUNT>
+struct RowPart {
+    static constexpr int N = Vector<T>::LENGTH;
+    Vector<T> vector[COUNT];
+
+    static __device__ __forceinline__ bool whole(const T* row, int length) {
+        return length % N == 0 && aligned<N>(row);
+    }
+
+    // Where vector k starts.
+    static __device__ __forceinline__ int start(int k) { return (threadIdx.x + k * blockDim.x) * N; }
+
+    // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time.
+    __device__ __forceinline__ void load(const T* row, int length, T otherwise) {
+        if (whole(row, length)) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                if (start(k) < length) {
+                    vector[k] = load_vector(row + start(k));
+                } else {
+                    for (int n = 0; n < N; n++) vector[k].lane[n] = otherwise;
+                }
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++)
+                vector[k].lane[n] = start(k) + n < length ? row[start(k) + n] : otherwise;
+    }
+
+    __device__ __forceinline__ void store(T* row, int length) const {
+        if (whole(row, length)) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                if (start(k) < length) store_vector(row + start(k), vector[k]);
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++)
+                if (start(k) + n < length) row[start(k) + n] = vector[k].lane[n];
+    }
+
+    // Calls f(element, its number in the row) for each element, in order, also for those past the end.
+    template <typename Function>
+    __device__ __forceinline__ void each(Function f) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++) f(vector[k].lane[n], start(k) + n);
+    }
+};

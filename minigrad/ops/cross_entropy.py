@@ -21,7 +21,7 @@ from minigrad.ops.index import take_along_dim
 from minigrad.ops.loss import ones_like, reduce_loss
 from minigrad.ops.reduce import largest_of_rows, sum
 from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
-from minigrad.ops.softmax import WARP_COLUMNS, log_softmax, softmax, softmax_grad
+from minigrad.ops.softmax import log_softmax, softmax, softmax_grad
 
 
 def nll_loss(
@@ -414,21 +414,12 @@ def _is_plain(x: Any, target: Any, weight: Any, *, label_smoothing: float, **opt
     return x.size > 0 and weight is None and label_smoothing == 0
 
 
-def _has_long_rows(x: Any, *rest: Any, **options: Any) -> bool:
-    return _is_plain(x, *rest, **options) and x.shape[1] > WARP_COLUMNS
-
-
 def _grad_is_plain(g: Any, *inputs: Any, **options: Any) -> bool:
     return _is_plain(*inputs, **options)
 
 
-def _grad_has_long_rows(g: Any, *inputs: Any, **options: Any) -> bool:
-    return _has_long_rows(*inputs, **options)
-
-
-def _register_cuda(rung: str, when: Any, grad_when: Any) -> None:
+def _register_cuda(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_{rung}")
-    run_grad = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
 
     def kernel(out, x, target, weight, *, ignore_index, label_smoothing, reduction):
         if reduction == "none":
@@ -440,20 +431,27 @@ def _register_cuda(rung: str, when: Any, grad_when: Any) -> None:
             with np.errstate(invalid="ignore"):  # the mean over nothing is NaN
                 out /= (target != ignore_index).sum()
 
-    def grad_kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
+    kernel.__doc__ = run.__doc__
+    _cross_entropy.kernel("cuda", "sim", name=rung, when=_is_plain)(kernel)
+
+
+def _register_cuda_grad(rung: str) -> None:
+    run = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
+
+    def kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
         if reduction != "none":
             xp = cuda.array_module(x)
             if reduction == "mean":
                 with np.errstate(divide="ignore", invalid="ignore"):  # over nothing: no row reads it
                     g = g / (target != ignore_index).sum()
             g = xp.ascontiguousarray(xp.broadcast_to(g, x.shape[:1]), x.dtype)
-        run_grad(out, g, x, target, ignore_index)
+        run(out, g, x, target, ignore_index)
 
-    kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
-    _cross_entropy.kernel("cuda", "sim", name=rung, when=when)(kernel)
-    cross_entropy_grad.kernel("cuda", "sim", name=rung, when=grad_when)(grad_kernel)
+    kernel.__doc__ = run.__doc__
+    cross_entropy_grad.kernel("cuda", "sim", name=rung, when=_grad_is_plain)(kernel)
 
 
-_register_cuda("naive", _is_plain, _grad_is_plain)
-_register_cuda("warp", _is_plain, _grad_is_plain)
-_register_cuda("block", _has_long_rows, _grad_has_long_rows)
+for _rung in ("naive", "warp", "vectorized"):
+    _register_cuda(_rung)
+for _rung in ("naive", "warp", "vectorized", "registers"):
+    _register_cuda_grad(_rung)

@@ -29,7 +29,7 @@ from minigrad.op import Op, op
 from minigrad.ops.elementwise import rsqrt, zeros_like
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import reshape
-from minigrad.ops.softmax import WARP_COLUMNS
+
 
 FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
 
@@ -359,6 +359,10 @@ def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> N
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------
+
+
+# A row of more columns than this is long enough for the block rung to beat one warp.
+WARP_COLUMNS = 1024
 
 
 def _flat(parameter: Any) -> Any:

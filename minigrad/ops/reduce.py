@@ -377,6 +377,10 @@ for _op, _run in (
     _register_cpu(_op, _run)
 
 
+def _is_contiguous(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+    return bool(dim) and x.flags.c_contiguous
+
+
 def _register(target: Op, operation: str, run: Any) -> None:
     def kernel(out, x, *, dim, keepdim):
         run(out.reshape(out.size), x.reshape(out.size, _count(x.shape, dim)), operation)
@@ -385,6 +389,17 @@ def _register(target: Op, operation: str, run: Any) -> None:
     target.kernel("cuda", "sim", name=run.__name__, when=_are_rows)(kernel)
 
 
+def _register_columns(target: Op, operation: str) -> None:
+    def kernel(out, x, *, dim, keepdim):
+        cuda.reduce.axes(out, x, dim, operation)
+
+    kernel.__doc__ = cuda.reduce.axes.__doc__
+    target.kernel("cuda", "sim", name="columns", when=_is_contiguous)(kernel)
+
+
 for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
-    for _run in (cuda.reduce.naive, cuda.reduce.tree, cuda.reduce.shuffle, cuda.reduce.split):
+    _register_columns(_op, _operation)
+    for _run in (
+        *(cuda.reduce.naive, cuda.reduce.tree, cuda.reduce.shuffle, cuda.reduce.vectorized, cuda.reduce.split),
+    ):
         _register(_op, _operation, _run)

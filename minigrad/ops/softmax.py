@@ -89,20 +89,12 @@ def _along(target: Op, name: str, x: Any, dim: int) -> Any:
 
 # ---- kernels ----------------------------------------------------------------------------------------------
 
-# A row of more columns than this is long enough for the block rung to beat one warp.
-WARP_COLUMNS = 1024
-
-
 def _is_filled(x: Any, *rest: Any, dim: int) -> bool:
     return x.size > 0
 
 
 def _has_rows(x: Any, *rest: Any, dim: int) -> bool:
     return x.size > 0 and dim in (-1, x.ndim - 1)
-
-
-def _has_long_rows(x: Any, *rest: Any, dim: int) -> bool:
-    return _has_rows(x, dim=dim) and x.shape[-1] > WARP_COLUMNS
 
 
 def _register_cpu(target: Op, run: Any) -> None:
@@ -124,5 +116,5 @@ def _register_cuda(target: Op, run: Any, name: str, when: Any) -> None:
 
 for _op in (_softmax, softmax_grad, _log_softmax, log_softmax_grad):
     _register_cpu(_op, getattr(cpu.softmax, _op.name))
-    for _name, _when in (("naive", _has_rows), ("warp", _has_rows), ("block", _has_long_rows)):
-        _register_cuda(_op, getattr(cuda.softmax, f"{_op.name}_{_name}"), _name, _when)
+    for _name in ("naive", "warp", "vectorized", "registers"):
+        _register_cuda(_op, getattr(cuda.softmax, f"{_op.name}_{_name}"), _name, _has_rows)

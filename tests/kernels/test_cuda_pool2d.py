@@ -18,9 +18,14 @@ DTYPES = [np.float32, np.float64]
 RUNGS = {  # of max pooling: (forward, gradient for the input)
     "naive": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad),
     "tiled": (pool2d.max_pool2d_tiled, pool2d.max_pool2d_input_grad),
+    "rolling": (pool2d.max_pool2d_rolling, pool2d.max_pool2d_input_grad),
     "scatter": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad_scatter),
     "vectorized": (pool2d.max_pool2d_vectorized, pool2d.max_pool2d_input_grad_vectorized),
 }
+
+AVERAGES = [
+    *(pool2d.avg_pool2d, pool2d.avg_pool2d_tiled, pool2d.avg_pool2d_rolling, pool2d.avg_pool2d_vectorized)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +59,10 @@ POOLINGS = [
     ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),  # and a row in no window
     ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (4, 4)),  # or in half of one
     ((1, 1, 67, 35), (3, 3), (1, 1), (1, 1), (1, 1), (67, 35)),  # several tiles along both axes
+    ((2, 1, 18, 16), (3, 3), (1, 1), (1, 1), (1, 1), (18, 16)),  # strips under whole vectors, two segments
+    ((1, 2, 5, 7), (3, 3), (1, 1), (0, 0), (1, 1), (3, 5)),
+    ((1, 2, 37, 24), (3, 3), (2, 2), (1, 1), (1, 1), (19, 12)),
+    ((1, 1, 8, 16), (3, 3), (2, 2), (0, 0), (1, 1), (4, 8)),
     ((2, 1, 20, 73), (5, 3), (2, 2), (2, 1), (1, 1), (10, 37)),  # in phases of the stride
     ((1, 1, 21, 34), (2, 3), (1, 3), (0, 1), (4, 2), (17, 11)),  # with dilation
 ]
@@ -103,7 +112,8 @@ def test_max_pool2d(backend, run, rung, dtype, tap_dtype, case):
 
 
 @pytest.mark.parametrize(
-    "forward", [pool2d.max_pool2d, pool2d.max_pool2d_tiled, pool2d.max_pool2d_vectorized]
+    "forward",
+    [pool2d.max_pool2d, pool2d.max_pool2d_tiled, pool2d.max_pool2d_rolling, pool2d.max_pool2d_vectorized],
 )
 def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     x = np.full((1, 1, 2, 8), -np.inf, np.float32)
@@ -145,7 +155,7 @@ def test_avg_pool2d(backend, run, count_include_pad, divisor, case):
             expected_grad[:, :, y, xx] += grad[:, :, oh, ow] / by
     for dtype in DTYPES:
         options = (*kernel, *stride, *padding, count_include_pad, divisor)
-        for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_tiled, pool2d.avg_pool2d_vectorized):
+        for forward in AVERAGES:
             actual = run(forward, out_shape, dtype, x.astype(dtype), *options)
             assert_sums(actual, expected, np.abs(x).max() * 9, 9)
         for input_grad in (pool2d.avg_pool2d_input_grad, pool2d.avg_pool2d_input_grad_vectorized):

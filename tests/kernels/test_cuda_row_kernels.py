@@ -25,7 +25,7 @@ def assert_within(actual, expected, bound):
 
 # ---- reductions --------------------------------------------------------------------------------------------
 
-REDUCTIONS = [reduce.naive, reduce.tree, reduce.shuffle, reduce.split]
+REDUCTIONS = [reduce.naive, reduce.tree, reduce.shuffle, reduce.vectorized, reduce.split]
 LONG = [(1, 8192), (3, 20001), (2, 12289)]  # rows that split cuts into parts, of unequal lengths
 
 
@@ -39,6 +39,51 @@ def test_sums_and_extrema(run, kernel, dtype, shape):
     assert_within(run(kernel, shape[0], dtype, x), wide.sum(1), bound)
     assert np.array_equal(run(kernel, shape[0], dtype, x, "max"), x.max(1, initial=-np.inf))
     assert np.array_equal(run(kernel, shape[0], dtype, x, "min"), x.min(1, initial=np.inf))
+
+
+# (outer, rows, columns): one part and several, of strips of vectors and of single columns.
+MATRICES = [(1, 7, 5), (3, 70, 33), (1, 3000, 3), (2, 1100, 260), (2, 0, 4), (0, 3, 4), (2, 3, 0)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", MATRICES)
+def test_sums_and_extrema_of_columns(run, dtype, shape):
+    x = normal(*shape, dtype=dtype)
+    wide, out = x.astype(np.float64), (shape[0], shape[2])
+    bound = (shape[1] + 1) * np.finfo(dtype).eps * np.abs(wide).sum(1)
+    assert_within(run(reduce.columns, out, dtype, x), wide.sum(1), bound)
+    assert np.array_equal(run(reduce.columns, out, dtype, x, "max"), x.max(1, initial=-np.inf))
+    assert np.array_equal(run(reduce.columns, out, dtype, x, "min"), x.min(1, initial=np.inf))
+
+
+@pytest.mark.parametrize("dim", [(0,), (1,), (3,), (0, 2), (1, 3), (0, 2, 3), (0, 1, 2), (0, 1, 3)])
+def test_sums_over_any_axes(run, dim):
+    x = normal(5, 3, 4, 7, dtype=np.float32)
+    expected, bound = x.astype(np.float64).sum(dim), 1e-5 * np.abs(x).sum(dim)
+    assert_within(run(reduce.axes, expected.shape, "f4", x, dim), expected, bound)
+    assert np.array_equal(run(reduce.axes, expected.shape, "f4", x, dim, "max"), x.max(dim))
+
+
+def test_columns_keep_nan_to_themselves(run):
+    x = normal(1, 300, 6, dtype=np.float32)
+    x[0, 0, 1], x[0, 150, 2], x[0, 299, 5] = np.nan, np.nan, np.nan
+    for operation in ("sum", "max", "min"):
+        found = run(reduce.columns, (1, 6), "f4", x, operation, fill=77)[0]
+        assert np.isnan(found).tolist() == [False, True, True, False, False, True]
+
+
+@pytest.mark.parametrize("kernel", [reduce.vectorized, reduce.split])
+@pytest.mark.parametrize("columns", [1000, 8192])
+def test_sums_have_the_same_bits_wherever_they_start(run, kernel, columns):
+    """Where vectors may not start, single elements are added in the same order."""
+    flat = normal(3 * columns + 1, dtype=np.float32)
+    x = flat[:-1].reshape(3, columns)
+    shifted = np.concatenate([flat[:1], flat[:-1]])
+
+    def moved(out, x):
+        kernel(out, x[1:].reshape(3, columns))
+
+    assert np.array_equal(run(kernel, 3, "f4", x), run(moved, 3, "f4", shifted))
 
 
 @pytest.mark.parametrize("kernel", REDUCTIONS)
@@ -72,11 +117,13 @@ def test_reductions_refuse_what_does_not_fit():
         reduce.split(np.empty(3, np.float32), x, "mean")
     with pytest.raises(TypeError, match="expects an array of float32, got one of float64"):
         reduce.tree(np.empty(3, np.float32), x.astype(np.float64))
+    with pytest.raises(ValueError, match=r"cannot reduce the columns of \(3, 4\) to \(4,\)"):
+        reduce.columns(np.empty(4, np.float32), x)
 
 
 # ---- softmax -----------------------------------------------------------------------------------------------
 
-RUNGS = ["naive", "warp", "block"]
+RUNGS = ["naive", "warp", "vectorized", "registers"]
 
 
 def log_softmax(x):
@@ -169,7 +216,7 @@ def test_softmax_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"arrays of one shape, got \(4, 3\), \(3, 4\)"):
         softmax.softmax_warp(np.empty((4, 3), np.float32), x)
     with pytest.raises(ValueError, match=r"\(rows, columns\) arrays"):
-        softmax.log_softmax_block(x.ravel(), x.ravel())
+        softmax.log_softmax_registers(x.ravel(), x.ravel())
     with pytest.raises(TypeError, match="expects an array of float32, got one of float64"):
         softmax.softmax_grad_naive(x.copy(), x, x.astype(np.float64))
 
@@ -194,6 +241,8 @@ def test_every_thread_order_gives_the_same_bits(columns):
         for kernel in REDUCTIONS:
             found.append(np.empty(3, np.float32))
             kernel(found[-1], x)
+        found.append(np.empty((1, 3), np.float32))
+        reduce.columns(found[-1], x.reshape(1, columns, 3))
         return b"".join(out.tobytes() for out in found)
 
     expected = results()

@@ -31,7 +31,7 @@ def apply(kernel, shape, *args):
         kernel(out, *args)
 
 
-A, B, ROWS = normal(33, 40), normal(40, 35), normal(9, 300)
+A, B, ROWS, LONG = normal(33, 40), normal(40, 35), normal(9, 300), normal(3, 2051)
 IMAGE, WEIGHT, GRAD, OPTIONS = (
     normal(2, 4, 9, 8),
     normal(6, 2, 3, 3),
@@ -54,10 +54,11 @@ CALLS = {
     "reduce_tree": (reduce, lambda: apply(reduce.tree, 9, ROWS)),
     "reduce_shuffle": (reduce, lambda: apply(reduce.shuffle, 9, ROWS)),
     "reduce_split": (reduce, lambda: apply(reduce.split, 1, normal(1, 12289))),
+    "reduce_columns": (reduce, lambda: apply(reduce.columns, (1, 5), normal(1, 3000, 5))),
     "softmax_naive": (softmax, lambda: apply(softmax.softmax_naive, (9, 300), ROWS)),
     "softmax_warp": (softmax, lambda: apply(softmax.softmax_warp, (9, 300), ROWS)),
-    "softmax_block": (softmax, lambda: apply(softmax.softmax_block, (9, 300), ROWS)),
-    "softmax_grad_block": (softmax, lambda: apply(softmax.softmax_grad_block, (9, 300), ROWS, ROWS)),
+    "softmax_vectorized": (softmax, lambda: apply(softmax.softmax_vectorized, (3, 2051), LONG)),
+    "softmax_grad_registers": (softmax, lambda: apply(softmax.softmax_grad_registers, (3, 2051), LONG, LONG)),
     "conv2d_forward": (conv2d, lambda: apply(conv2d.forward, (2, 6, 5, 4), IMAGE, WEIGHT, None, *OPTIONS)),
     "conv2d_weight_grad": (conv2d, lambda: apply(conv2d.weight_grad, (6, 2, 3, 3), GRAD, IMAGE, *OPTIONS)),
     "max_pool2d": (pool2d, max_pool),
@@ -94,11 +95,14 @@ MUTANTS = [
     (
         "reduce_split",
         "reduce.cu",
-        "begin + length < columns ? begin + length : columns",
-        "begin + length",
+        "rest < length ? rest : length",
+        "length",
         BEYOND,
     ),
     ("reduce_split", "reduce.cu", "blockIdx.x / parts", "blockIdx.x / (parts - 1)", BEYOND),
+    ("reduce_columns", "reduce.cu", "__syncthreads();  // all have", ";  // all have", RACE),
+    ("reduce_columns", "reduce.cu", "exists && n < here", "exists", BEYOND),
+    ("reduce_columns", "reduce.cu", "n < here; n++) out", "n < N; n++) out", f"{BEYOND}|race on out"),
     ("softmax_naive", "softmax.cu", "i < columns; i++) m", "i <= columns; i++) m", BEYOND),
     ("softmax_warp", "softmax.cu", "row >= rows", "row > rows", BEYOND),
     (
@@ -108,13 +112,20 @@ MUTANTS = [
         "i = threadIdx.x; i < columns - 1; i += WARP) out",
         UNWRITTEN,
     ),
-    ("softmax_block", "normalizer.cuh", "__syncthreads();", ";", RACE),
-    ("softmax_block", "normalizer.cuh", "lane < warps", "lane <= warps", GARBAGE),
+    ("softmax_vectorized", "normalizer.cuh", "__syncthreads();", ";", RACE),
+    ("softmax_vectorized", "normalizer.cuh", "lane < warps", "lane <= warps", GARBAGE),
     (
-        "softmax_grad_block",
-        "softmax.cu",
-        "i = begin; i < end; i += blockDim.x) out",
-        "i = begin; i <= end; i += blockDim.x) out",
+        "softmax_grad_registers",
+        "vector.cuh",
+        "start(k) + n < length ? row",
+        "start(k) < length ? row",
+        BEYOND,
+    ),
+    (
+        "softmax_grad_registers",
+        "vector.cuh",
+        "if (start(k) + n < length) row",
+        "if (start(k) < length) row",
         f"{BEYOND}|race on out",
     ),
     ("conv2d_forward", "conv2d.cu", "y >= s.H", "y > s.H", BEYOND),
@@ -162,7 +173,7 @@ def change(monkeypatch, tmp_path):
     def change(call, file, old, new):
         module, _ = CALLS[call]
         stem = module.__name__.rpartition(".")[2]
-        for name in {f"{stem}.cu", file}:
+        for name in {f"{stem}.cu", *(path.name for path in CUDA_DIRECTORY.glob("*.cuh"))}:
             text = (CUDA_DIRECTORY / name).read_text()
             start = text.index(f" {call}(") if f" {call}(" in text else 0
             head = text[:start]
