@@ -7,14 +7,15 @@
 // [0, columns), or is ignore_index: its row has a loss and a gradient of 0. A row with a NaN or +infinity, or
 // of nothing but -infinity, becomes NaN.
 //
-//   ..._naive    the definition: one thread walks one row
-//   ..._warp     + a warp for each row: neighbouring lanes read neighbours; m and s found in one walk
-//   ..._block    + a block for each row, for rows too long for one warp
+//   ..._naive       the definition: one thread walks one row
+//   ..._warp        + a warp for each row: neighbouring lanes read neighbours; m and s found in one walk
+//   ..._vectorized  + 16 bytes a load and several on their way; a block for each long row
+//   ..._registers   + of the gradient: the row kept in registers, and with it the exponentials
 //
 // What is saved beside log-softmax, then a choice from it, is memory traffic. The loss takes one walk along a
 // row and writes one number for it; log-softmax would write as much as it reads. The gradient finds m and s
-// anew from the logits, so nothing but these is kept for it. Arithmetic intensity: about 15 operations, most
-// of an exponential, for the 4 bytes of an element in float32, 4 a byte, where an H200 can do 14 (67 TFLOP/s,
+// anew from the logits, so nothing but these is kept for it. Arithmetic intensity: about 10 operations, most
+// of an exponential, for the 4 bytes of an element in float32, 2.5 a byte, where an H200 can do 14 (67 TFLOP/s,
 // 4.8 TB/s): the kernels are bound by memory.
 
 #include "normalizer.cuh"
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_vectorized(
 // ---- the gradient ----
 //
 // The rungs are those above, with one more walk, which writes. It reads the row from the caches if that is
-// not too long.
+// not too long; the last rung has it in registers.
 
 // Grid: x = a thread for each row.
 template <typename T>

@@ -2,8 +2,8 @@
 
 ``x`` is (rows, columns), ``target`` (rows,), int64; ``loss`` and ``grad``, the loss's gradient, are (rows,);
 all C-contiguous, and all but the target float32 or all float64. Targets must lie in [0, columns), which is
-not checked here, or be ``ignore_index``. The naive rungs are the definition; of the others, *warp* is made
-for rows of up to about a thousand columns and *block* for longer ones.
+not checked here, or be ``ignore_index``. The naive rungs are the definition; *registers* keeps a row of up to
+32768 float32 or 8192 float64, and leaves longer ones to *vectorized*.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..source import CudaSource
 from .reduce import held_threads, row_grid, vector_threads
 
 WARP = 32
-THREADS = 256  # in a block, but for the block rungs
+THREADS = 256  # in a block of the naive rungs
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _cross_entropy = {

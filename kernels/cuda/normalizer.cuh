@@ -1,8 +1,7 @@
 // The largest element of a row and the sum of its exponentials, found together in one walk.
 #pragma once
 
-#include "rows.cuh"
-#include "vector.cuh"
+#include "row_vectors.cuh"
 
 // The online normaliser (https://arxiv.org/abs/1805.02867): the largest of the elements seen so far, m, and
 // s = sum(exp(x - m)) over them. When a larger element comes, the sum is scaled by exp(old m - new m), as if
@@ -96,24 +95,3 @@ struct Normalizer {
         }
     }
 };
-
-// The vectors of a row that a thread holds in registers: 32 float32 or 8 float64. With 1024 threads, which
-// leaves each of them 64 registers, a block holds a row of 32768 or 8192 elements.
-template <typename T>
-constexpr int HELD = sizeof(T) == 4 ? 8 : 4;
-constexpr int MOST_THREADS = 1024;
-
-// The walk of a thread along a row too long to be held, some vectors at a time. Calls f(part, row + where it
-// begins, how many elements there are).
-constexpr int UNROLL = 4;
-
-template <typename T, typename Function>
-__device__ __forceinline__ void walk(const T* row, long long length, T otherwise, Function f) {
-    const long long step = (long long)blockDim.x * Vector<T>::LENGTH * UNROLL;
-    for (long long begin = 0; begin < length; begin += step) {
-        RowPart<T, UNROLL> part;
-        const int here = int(length - begin < step ? length - begin : step);
-        part.load(row + begin, here, otherwise);
-        f(part, begin, here);
-    }
-}

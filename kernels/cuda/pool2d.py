@@ -26,7 +26,7 @@ TILE_BYTES = 24 * 1024  # of shared memory, at most: pool2d.cu tells why
 BANKS_BYTES = 128  # of shared memory, that are served at a time: 32 banks of 4 bytes
 WARP = 32
 SQUARES_OF_THREAD = 2  # SQUARES in pool2d.cu
-SEGMENT_ROWS = 16  # of windows, that a thread of the rolling rungs walks down
+SEGMENT_ROWS = 28  # of windows, that a thread of the rolling rungs walks down
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _max_pool2d = CudaKernel(_source, "max_pool2d<T, Tap>")
@@ -41,16 +41,8 @@ _max_pool2d_input_grad_scatter = CudaKernel(_source, "max_pool2d_input_grad_scat
 _max_pool2d_input_grad_vectorized = CudaKernel(_source, "max_pool2d_input_grad_vectorized<T, Tap>")
 _avg_pool2d_vectorized = CudaKernel(_source, "avg_pool2d_vectorized<T>")
 _avg_pool2d_input_grad_vectorized = CudaKernel(_source, "avg_pool2d_input_grad_vectorized<T>")
-_max_pool2d_rolling = {
-    (stride, pad): CudaKernel(_source, f"max_pool2d_rolling<T, Tap, {stride}, {pad}>")
-    for stride in (1, 2)
-    for pad in (0, 1)
-}
-_avg_pool2d_rolling = {
-    (stride, pad): CudaKernel(_source, f"avg_pool2d_rolling<T, {stride}, {pad}>")
-    for stride in (1, 2)
-    for pad in (0, 1)
-}
+_max_pool2d_rolling = {n: CudaKernel(_source, f"max_pool2d_rolling<T, Tap, {n}>") for n in (1, 2)}  # by stride
+_avg_pool2d_rolling = {n: CudaKernel(_source, f"avg_pool2d_rolling<T, {n}>") for n in (1, 2)}
 _adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
 _adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
 
@@ -172,20 +164,19 @@ def avg_pool2d_tiled(out: Any, x: Any, *options: Any) -> None:
 
 def max_pool2d_rolling(out: Any, taps: Any, x: Any, *options: int) -> None:
     """For 3x3 windows: a thread walks down a strip, and keeps the last rows' results in registers."""
-    if not takes_rolling(options):
+    if not (in_strips(x.shape[2:], out.shape[2:], options, x.itemsize) and starts_at_vector(x, out, taps)):
         return max_pool2d_tiled(out, taps, x, *options)
-    shape = _shape(x, out, *options)
     _check_taps(taps, out, *options[:2])
-    _launch_strips(_max_pool2d_rolling[options[2], options[4]], out, taps, x, shape)
+    _launch_strips(_max_pool2d_rolling[options[2]], out, taps, x, _shape(x, out, *options))
 
 
 def avg_pool2d_rolling(out: Any, x: Any, *options: Any) -> None:
     """For 3x3 windows: a thread walks down a strip, and keeps the last rows' results in registers."""
     *window, include_pad, divisor = options
-    if not takes_rolling(tuple(window)):
+    if not (in_strips(x.shape[2:], out.shape[2:], tuple(window), x.itemsize) and starts_at_vector(x, out)):
         return avg_pool2d_tiled(out, x, *options)
-    shape = _shape(x, out, *window)
-    _launch_strips(_avg_pool2d_rolling[window[2], window[4]], out, x, shape, _divisor(include_pad, divisor))
+    kernel, shape = _avg_pool2d_rolling[window[2]], _shape(x, out, *window)
+    _launch_strips(kernel, out, x, shape, _divisor(include_pad, divisor))
 
 
 def max_pool2d_vectorized(out: Any, taps: Any, x: Any, *options: int) -> None:
@@ -253,8 +244,8 @@ def _launch_vectors(kernel: CudaKernel, small: Any, *arguments: Any) -> None:
 
 def _launch_strips(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
     planes, (OH, OW) = math.prod(out.shape[:2]), out.shape[2:]
-    rows = max(blocks(OH, max(blocks(OH, SEGMENT_ROWS), 1)), 1)  # segments of like height
-    threads = planes * blocks(OH, rows) * blocks(OW, VECTOR_BYTES // out.itemsize)
+    rows = blocks(OH, blocks(OH, SEGMENT_ROWS))  # segments of like height
+    threads = planes * blocks(OH, rows) * (OW * out.itemsize // VECTOR_BYTES)
     kernel.launch(blocks(threads, THREADS), THREADS, (out, *arguments, rows))
 
 
@@ -319,11 +310,13 @@ def worth_tiles(pooled: tuple[int, int], options: tuple[int, ...], itemsize: int
     return overlap and math.prod(pooled) >= WARP and tile_of(pooled, options, itemsize) is not None
 
 
-def takes_rolling(options: tuple[int, ...]) -> bool:
-    """Whether the rolling rungs take a pooling: 3x3 windows at stride 1 or 2, with a padding of 0 or 1."""
-    kernel, stride, pad, dilation = (options[k : k + 2] for k in (0, 2, 4, 6))
-    square = stride[0] == stride[1] and pad[0] == pad[1] and (dilation or (1, 1)) == (1, 1)
-    return tuple(kernel) == (3, 3) and square and stride[0] in (1, 2) and pad[0] in (0, 1)
+def in_strips(size: tuple, pooled: tuple, options: tuple[int, ...], itemsize: int) -> bool:
+    """Whether the rolling rungs take a pooling of planes of ``size`` to planes of ``pooled``: 3x3 windows, all of
+    which begin above the input's end, and rows of whole vectors."""
+    (H, W), (OH, OW), stride = size, pooled, options[2]
+    if stride not in (1, 2) or (*options, 1, 1)[:8] != (3, 3, stride, stride, 1, 1, 1, 1):
+        return False
+    return 0 < OH <= (H + stride) // stride and OW * stride == W and OW * itemsize % VECTOR_BYTES == 0
 
 
 def do_not_overlap(*options: int) -> bool:

@@ -3,10 +3,13 @@
 // Shapes: x is (rows, columns), out is (rows), both C-contiguous. The sum of no elements is 0; a NaN in a row
 // makes any of its results NaN.
 //
-//   reduce_naive     the definition: one thread walks one row
-//   reduce_tree      + a block for each row: threads side by side read it, then halve in shared memory
-//   reduce_shuffle   + values combined between registers: one barrier, where the tree has one for each level
-//   reduce_split     + several blocks for each row, where there are too few rows to fill the card
+//   reduce_naive       the definition: one thread walks one row
+//   reduce_tree        + a block for each row: threads side by side read it, then halve in shared memory
+//   reduce_shuffle     + values combined between registers: one barrier, where the tree has one for each level
+//   reduce_vectorized  + 16 bytes a load, and several loads on their way before the first is used
+//   reduce_split       + several blocks for each row, where there are too few rows to fill the card
+//
+// and reduce_columns, for sums and extrema over another axis than the last.
 //
 // Arithmetic intensity: one addition for each element, 0.25 a byte in float32, however it is done. An H200
 // can do 14 (67 TFLOP/s over 4.8 TB/s), so the time is that of reading x once, and all that the rungs improve
@@ -16,8 +19,7 @@
 // Each thread or block makes several partial sums before they meet, so the higher rungs are also the more
 // accurate: the error of a sum of n terms grows with n in naive, with n / threads + log(threads) above it.
 
-#include "rows.cuh"
-#include "vector.cuh"
+#include "row_vectors.cuh"
 
 // The definition. The 32 threads of a warp read at the same time elements that lie a row apart, from 32 lines
 // of memory; of each line, the other elements come from the cache if they are still there.
@@ -81,28 +83,20 @@ reduce_shuffle(T* out, const T* x, long long rows, long long columns) {
     if (threadIdx.x == 0) out[row] = value;
 }
 
-// Vectors: a thread asks for UNROLL vectors of 16 bytes before it uses the first, so that a multiprocessor has
-// some hundred KB on their way, where single elements leave it 8 KB: with the memory's latency, what is on its way
-// is what sets the rate. Each lane of the vectors has a partial value of its own, so that additions do not wait
-// for one another either.
-constexpr int UNROLL = 4;
-
+// Vectors of 16 bytes, several on their way before the first is used. Each lane of the vectors has a partial value of
+// its own, so that additions do not wait for one another either.
 template <Operation OP, typename T>
 __device__ __forceinline__ T own_vectors(const T* row, long long length) {
-    using Part = RowPart<T, UNROLL>;
-    constexpr int N = Part::N;
-    const long long step = (long long)blockDim.x * N * UNROLL;
+    constexpr int N = Vector<T>::LENGTH;
     T partial[N];
 #pragma unroll
     for (int n = 0; n < N; n++) partial[n] = neutral<OP, T>();
-    for (long long begin = 0; begin < length; begin += step) {
-        Part part;
-        part.load(row + begin, int(length - begin < step ? length - begin : step), neutral<OP, T>());
+    walk(row, length, neutral<OP, T>(), [&](const RowPart<T, UNROLL>& part, long long, int) {
 #pragma unroll
         for (int k = 0; k < UNROLL; k++)
 #pragma unroll
             for (int n = 0; n < N; n++) partial[n] = combine<OP>(partial[n], part.vector[k].lane[n]);
-    }
+    });
 #pragma unroll
     for (int n = 1; n < N; n++) partial[0] = combine<OP>(partial[0], partial[n]);
     return partial[0];

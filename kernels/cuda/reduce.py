@@ -21,14 +21,14 @@ THREADS = 256  # in a block
 TREE_THREADS = 256  # as in reduce.cu
 ELEMENTS_PER_THREAD = 8  # that a thread should have before its row gets more threads
 MAX_THREADS = 512  # as in rows.cuh
-UNROLL = 4  # as in reduce.cu
-HELD_VECTORS = {4: 8, 8: 4}  # by the size of an element: what a thread holds of a row, as in normalizer.cuh
+UNROLL = 4  # as in row_vectors.cuh
+HELD_VECTORS = {4: 8, 8: 4}  # by the size of an element: what a thread holds of a row, as in row_vectors.cuh
 MOST_THREADS = 1024
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 ENOUGH_PARTS = 4096  # several times as many: the last blocks to end leave little of the card idle
-ENOUGH_COLUMN_BLOCKS = 2048
+ENOUGH_COLUMN_BLOCKS = 512  # that walk down long columns: fewer, so that there are few partial sums
 MAX_OUTER = 65535  # of a grid's third dimension
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))

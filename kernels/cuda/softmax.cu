@@ -7,15 +7,17 @@
 // (LOGARITHM) for log_softmax. An element of -infinity has probability 0. A row with a NaN or +infinity, or
 // of nothing but -infinity, becomes NaN: it has no softmax.
 //
-//   ..._naive    the definition: one thread walks one row
-//   ..._warp     + a warp for each row: neighbouring lanes read neighbours, and combine by shuffles
-//   ..._block    + a block for each row, and m and s found together, in one walk instead of two
+//   ..._naive       the definition: one thread walks one row
+//   ..._warp        + a warp for each row: neighbouring lanes read neighbours, and combine by shuffles
+//   ..._vectorized  + 16 bytes a load and several on their way; m and s found together, in one walk; a block for
+//                   each long row
+//   ..._registers   + the row kept in registers, and with it the exponentials: memory is read once
 //
-// Arithmetic intensity: about 30 operations for an element, most of them in its two exponentials, for the 8
-// bytes of reading and writing it once in float32: 4 a byte, where an H200 can do 14 (67 TFLOP/s, 4.8 TB/s).
-// The kernels are bound by memory. They read a row three times, or twice with _block; a row that fits the
-// caches comes from memory once. So what counts is that loads are coalesced and that there are many of them
-// at a time. The next rung would keep the row in registers between its walks.
+// Arithmetic intensity: about 20 operations for an element, most of them in its exponential, for the 8 bytes
+// of reading and writing it once in float32: 2.5 a byte, where an H200 can do 14 (67 TFLOP/s, 4.8 TB/s). The
+// kernels are bound by memory. They read a row three times, with _vectorized twice and with _registers once; a
+// row that fits the caches comes from memory once. So what counts is that loads are coalesced and that there
+// are many of them at a time.
 
 #include "normalizer.cuh"
 

@@ -2,7 +2,8 @@
 
 All arrays are (rows, columns), C-contiguous, all float32 or all float64. In the gradients, ``grad`` is that
 of the output and ``y`` the output itself, of softmax or of log-softmax. The naive rungs are the definition;
-of the others, *warp* is made for rows of up to about a thousand columns and *block* for longer ones.
+*registers* keeps a row of up to 32768 float32 or 8192 float64, half of that in the gradients, and leaves longer
+ones to *vectorized*.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..source import CudaSource
 from .reduce import held_threads, row_grid, vector_threads
 
 WARP = 32
-THREADS = 256  # in a block, but for the block rungs
+THREADS = 256  # in a block, but where a row needs more
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 

@@ -388,8 +388,9 @@ def _worth_tiles(x, *, kernel, stride, padding, size, dilation=(1, 1), **options
     return cuda.pool2d.worth_tiles(tuple(size), window, x.dtype.itemsize)
 
 
-def _takes_rolling(x, *, kernel, stride, padding, dilation=(1, 1), **options):
-    return x.size > 0 and cuda.pool2d.takes_rolling((*kernel, *stride, *padding, *dilation))
+def _in_strips(x, *, kernel, stride, padding, size, dilation=(1, 1), **options):
+    window = (*kernel, *stride, *padding, *dilation)
+    return x.size > 0 and cuda.pool2d.in_strips(x.shape[2:], tuple(size), window, x.dtype.itemsize)
 
 
 def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_size=None, **options):
@@ -403,7 +404,7 @@ def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_
 _CUDA = ("cuda", "sim")
 _register_max(_max_pool2d, _CUDA, "naive", cuda.pool2d.max_pool2d)
 _register_max(_max_pool2d, _CUDA, "tiled", cuda.pool2d.max_pool2d_tiled, _worth_tiles)
-_register_max(_max_pool2d, _CUDA, "rolling", cuda.pool2d.max_pool2d_rolling, _takes_rolling)
+_register_max(_max_pool2d, _CUDA, "rolling", cuda.pool2d.max_pool2d_rolling, _in_strips)
 _register_max(_max_pool2d, _CUDA, "vectorized", cuda.pool2d.max_pool2d_vectorized, _in_squares)
 _register_max(max_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.max_pool2d_input_grad)
 _register_max(
@@ -415,7 +416,7 @@ _register_max(
 _register_max(max_pool2d_gather, _CUDA, "naive", cuda.pool2d.max_pool2d_gather)
 _register_avg(_avg_pool2d, _CUDA, "naive", cuda.pool2d.avg_pool2d)
 _register_avg(_avg_pool2d, _CUDA, "tiled", cuda.pool2d.avg_pool2d_tiled, _worth_tiles)
-_register_avg(_avg_pool2d, _CUDA, "rolling", cuda.pool2d.avg_pool2d_rolling, _takes_rolling)
+_register_avg(_avg_pool2d, _CUDA, "rolling", cuda.pool2d.avg_pool2d_rolling, _in_strips)
 _register_avg(_avg_pool2d, _CUDA, "vectorized", cuda.pool2d.avg_pool2d_vectorized, _in_squares)
 _register_avg(avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.avg_pool2d_input_grad)
 _register_avg(

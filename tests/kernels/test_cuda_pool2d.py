@@ -59,10 +59,8 @@ POOLINGS = [
     ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (3, 4)),  # and a row in no window
     ((1, 2, 7, 8), (2, 2), (2, 2), (0, 0), (1, 1), (4, 4)),  # or in half of one
     ((1, 1, 67, 35), (3, 3), (1, 1), (1, 1), (1, 1), (67, 35)),  # several tiles along both axes
-    ((2, 1, 18, 16), (3, 3), (1, 1), (1, 1), (1, 1), (18, 16)),  # strips under whole vectors, two segments
-    ((1, 2, 5, 7), (3, 3), (1, 1), (0, 0), (1, 1), (3, 5)),
-    ((1, 2, 37, 24), (3, 3), (2, 2), (1, 1), (1, 1), (19, 12)),
-    ((1, 1, 8, 16), (3, 3), (2, 2), (0, 0), (1, 1), (4, 8)),
+    ((2, 1, 18, 16), (3, 3), (1, 1), (1, 1), (1, 1), (18, 16)),  # strips of whole vectors
+    ((1, 2, 73, 24), (3, 3), (2, 2), (1, 1), (1, 1), (37, 12)),
     ((2, 1, 20, 73), (5, 3), (2, 2), (2, 1), (1, 1), (10, 37)),  # in phases of the stride
     ((1, 1, 21, 34), (2, 3), (1, 3), (0, 1), (4, 2), (17, 11)),  # with dilation
 ]
@@ -122,6 +120,22 @@ def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     out = run(forward, (1, 1, 1, 4), "f4", taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
     assert np.array_equal(out[0, 0, 0], np.float32([-np.inf, np.nan, np.inf, -np.inf]), equal_nan=True)
     assert backend.get(taps)[0, 0, 0].tolist() == [0, 2, 2, 0]  # the last NaN wins; of equals, the first
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_strips_find_nan_and_infinity_like_the_definition(backend, run, stride):
+    """NaNs here and there, of which the last in a window counts, and windows of nothing but -infinity."""
+    rng = np.random.default_rng(stride)
+    x = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.inf], (2, 3, 11, 16)).astype(np.float32)
+    x[1][rng.random(x[1].shape) < 0.1] = np.nan
+    x[0, 1, :, :9] = -np.inf
+    size, options = (2, 3, 11 // stride, 16 // stride), (3, 3, stride, stride, 1, 1, 1, 1)
+    found = []
+    for forward in (pool2d.max_pool2d, pool2d.max_pool2d_rolling):
+        taps = backend.put(np.full(size, 99, np.uint8))
+        found.append((run(forward, size, "f4", taps, x, *options, fill=77), backend.get(taps)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("forward", [pool2d.max_pool2d, pool2d.max_pool2d_tiled])
@@ -250,7 +264,8 @@ def test_a_window_too_large_for_a_tile_is_pooled_without(backend, run, launched)
 @pytest.mark.parametrize(
     ("size", "geometry", "rung"),
     [
-        ((7, 8), (3, 1, 1), "_tiled"),
+        ((7, 9), (3, 1, 1), "_tiled"),
+        ((7, 8), (3, 1, 1), "_rolling"),
         ((12, 14), (5, 2, 2), "_tiled"),
         ((3, 40), ((3, 2), 1), "_tiled"),
         ((6, 6), (3, 1), ""),  # 16 windows, half of a warp

@@ -116,14 +116,14 @@ MUTANTS = [
     ("softmax_vectorized", "normalizer.cuh", "lane < warps", "lane <= warps", GARBAGE),
     (
         "softmax_grad_registers",
-        "vector.cuh",
+        "row_vectors.cuh",
         "start(k) + n < length ? row",
         "start(k) < length ? row",
         BEYOND,
     ),
     (
         "softmax_grad_registers",
-        "vector.cuh",
+        "row_vectors.cuh",
         "if (start(k) + n < length) row",
         "if (start(k) < length) row",
         f"{BEYOND}|race on out",

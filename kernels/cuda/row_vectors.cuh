@@ -1,0 +1,88 @@
+// A row of a matrix read in vectors of 16 bytes by the threads that share it, several vectors at a time.
+#pragma once
+
+#include "rows.cuh"
+#include "vector.cuh"
+
+// The vectors of a row that a thread asks for before it uses the first. With some thousand threads on a
+// multiprocessor that is 64 KB on their way at a time, where single elements are 4 KB: the rate of memory is what is
+// on its way, divided by its latency.
+constexpr int UNROLL = 4;
+
+// The vectors of a row that a thread can hold in registers: 32 float32 or 8 float64. With 1024 threads, which
+// leaves each of them 64 registers, a block holds a row of 32768 or 8192 elements.
+template <typename T>
+constexpr int HELD = sizeof(T) == 4 ? 8 : 4;
+constexpr int MOST_THREADS = 1024;
+
+// A thread's part of a row of `length` elements that a block's threads along x share: their vectors lie side by
+// side, COUNT times. Past the row's end stands `otherwise`. Who gets which element does not depend on whether
+// vectors may start at the row, so a result has the same bits either way; unless they all may, it takes single
+// loads.
+template <typename T, int COUNT>
+struct RowPart {
+    static constexpr int N = Vector<T>::LENGTH;
+    Vector<T> vector[COUNT];
+
+    static __device__ __forceinline__ bool whole(const T* row, int length) {
+        return length % N == 0 && aligned<N>(row);
+    }
+
+    // Where vector k starts.
+    static __device__ __forceinline__ int start(int k) { return (threadIdx.x + k * blockDim.x) * N; }
+
+    // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time.
+    __device__ __forceinline__ void load(const T* row, int length, T otherwise) {
+        if (whole(row, length)) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                if (start(k) < length) {
+                    vector[k] = load_vector(row + start(k));
+                } else {
+                    for (int n = 0; n < N; n++) vector[k].lane[n] = otherwise;
+                }
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++)
+                vector[k].lane[n] = start(k) + n < length ? row[start(k) + n] : otherwise;
+    }
+
+    __device__ __forceinline__ void store(T* row, int length) const {
+        if (whole(row, length)) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k++)
+                if (start(k) < length) store_vector(row + start(k), vector[k]);
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++)
+                if (start(k) + n < length) row[start(k) + n] = vector[k].lane[n];
+    }
+
+    // Calls f(element, its number in the row) for each element, in order, also for those past the end.
+    template <typename Function>
+    __device__ __forceinline__ void each(Function f) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int n = 0; n < N; n++) f(vector[k].lane[n], start(k) + n);
+    }
+};
+
+// A thread's walk along a row of any length, UNROLL vectors at a time. Calls f(part, where it begins, how many
+// elements of the row are in the block's parts).
+template <typename T, typename Function>
+__device__ __forceinline__ void walk(const T* row, long long length, T otherwise, Function f) {
+    const long long step = (long long)blockDim.x * Vector<T>::LENGTH * UNROLL;
+    for (long long begin = 0; begin < length; begin += step) {
+        RowPart<T, UNROLL> part;
+        const int here = int(length - begin < step ? length - begin : step);
+        part.load(row + begin, here, otherwise);
+        f(part, begin, here);
+    }
+}
