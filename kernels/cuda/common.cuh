@@ -33,14 +33,9 @@ struct Position {
     long long plane;
     int y, x;
 
+    Position() = default;
+
     __device__ __forceinline__ Position(long long number, int height, int width) {
-        if (number >> 32 == 0) {  // a division of 64 bits takes about a hundred instructions, one of 32 twenty
-            const unsigned row = unsigned(number) / width;
-            x = unsigned(number) - row * width;
-            plane = row / height;
-            y = row - unsigned(plane) * height;
-            return;
-        }
         x = int(number % width);
         number /= width;
         y = int(number % height);

@@ -22,8 +22,8 @@ TREE_THREADS = 256  # as in reduce.cu
 ELEMENTS_PER_THREAD = 8  # that a thread should have before its row gets more threads
 MAX_THREADS = 512  # as in rows.cuh
 UNROLL = 4  # as in row_vectors.cuh
-HELD_VECTORS = {4: 8, 8: 4}  # by the size of an element: what a thread holds of a row, as in row_vectors.cuh
-MOST_THREADS = 1024
+HELD_VECTORS = {4: 8, 8: 4}  # of a row, that a thread holds, by the size of an element, as in row_vectors.cuh
+MOST_THREADS = {4: 1024, 8: 512}  # that hold a row
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
@@ -157,7 +157,7 @@ def held_threads(columns: int, itemsize: int, arrays: int = 1) -> int | None:
     """How many threads hold a row of each of some arrays in registers; None if it is too long."""
     held = HELD_VECTORS[itemsize] // arrays * VECTOR_BYTES
     warps = max(blocks(columns * itemsize, WARP * held), 1)
-    return warps * WARP if warps * WARP <= MOST_THREADS else None
+    return warps * WARP if warps * WARP <= MOST_THREADS[itemsize] else None
 
 
 def _sizes(out: Any, x: Any) -> tuple[int, int]:

@@ -10,10 +10,11 @@
 constexpr int UNROLL = 4;
 
 // The vectors of a row that a thread can hold in registers: 32 float32 or 8 float64. With 1024 threads, which
-// leaves each of them 64 registers, a block holds a row of 32768 or 8192 elements.
+// leaves each of them 64 registers, a block holds a row of 32768 float32; with 512 one of 4096 float64.
 template <typename T>
 constexpr int HELD = sizeof(T) == 4 ? 8 : 4;
-constexpr int MOST_THREADS = 1024;
+template <typename T>
+constexpr int MOST_THREADS = sizeof(T) == 4 ? 1024 : 512;
 
 // A thread's part of a row of `length` elements that a block's threads along x share: their vectors lie side by
 // side, COUNT times. Past the row's end stands `otherwise`. Who gets which element does not depend on whether
@@ -43,11 +44,12 @@ struct RowPart {
                 }
             return;
         }
+        int left = length - start(0);
+        row += start(0);
 #pragma unroll
-        for (int k = 0; k < COUNT; k++)
+        for (int k = 0; k < COUNT; k++, row += blockDim.x * N, left -= blockDim.x * N)
 #pragma unroll
-            for (int n = 0; n < N; n++)
-                vector[k].lane[n] = start(k) + n < length ? row[start(k) + n] : otherwise;
+            for (int n = 0; n < N; n++) vector[k].lane[n] = n < left ? row[n] : otherwise;
     }
 
     __device__ __forceinline__ void store(T* row, int length) const {
@@ -57,11 +59,13 @@ struct RowPart {
                 if (start(k) < length) store_vector(row + start(k), vector[k]);
             return;
         }
+        int left = length - start(0);
+        row += start(0);
 #pragma unroll
-        for (int k = 0; k < COUNT; k++)
+        for (int k = 0; k < COUNT; k++, row += blockDim.x * N, left -= blockDim.x * N)
 #pragma unroll
             for (int n = 0; n < N; n++)
-                if (start(k) + n < length) row[start(k) + n] = vector[k].lane[n];
+                if (n < left) row[n] = vector[k].lane[n];
     }
 
     // Calls f(element, its number in the row) for each element, in order, also for those past the end.

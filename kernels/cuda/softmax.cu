@@ -100,7 +100,7 @@ softmax_vectorized(T* out, const T* x, long long rows, long long columns) {
 //
 // Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
 template <typename T, bool LOGARITHM>
-__global__ void __launch_bounds__(MOST_THREADS)
+__global__ void __launch_bounds__(MOST_THREADS<T>)
 softmax_registers(T* out, const T* x, long long rows, int columns) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
@@ -205,7 +205,7 @@ softmax_grad_vectorized(T* out, const T* grad, const T* y, long long rows, long 
 
 // As in softmax_registers, with half as many vectors of each of the two arrays.
 template <typename T, bool LOGARITHM>
-__global__ void __launch_bounds__(MOST_THREADS)
+__global__ void __launch_bounds__(MOST_THREADS<T>)
 softmax_grad_registers(T* out, const T* grad, const T* y, long long rows, int columns) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
