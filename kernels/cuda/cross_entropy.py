@@ -3,7 +3,7 @@
 ``x`` is (rows, columns), ``target`` (rows,), int64; ``loss`` and ``grad``, the loss's gradient, are (rows,);
 all C-contiguous, and all but the target float32 or all float64. Targets must lie in [0, columns), which is
 not checked here, or be ``ignore_index``. The naive rungs are the definition; *registers* keeps a row of up to
-32768 float32 or 4096 float64, and leaves longer ones to *vectorized*.
+32768 float32 or 2048 float64, and leaves longer ones to *vectorized*.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@
 // on its way, divided by its latency.
 constexpr int UNROLL = 4;
 
-// The vectors of a row that a thread can hold in registers: 32 float32 or 8 float64. With 1024 threads, which
-// leaves each of them 64 registers, a block holds a row of 32768 float32; with 512 one of 4096 float64.
+// The vectors of a row that a thread can hold in registers: 32 float32 or 4 float64. With 1024 threads, which
+// leaves each of them 64 registers, a block holds a row of 32768 float32; with 512 one of 2048 float64.
 template <typename T>
-constexpr int HELD = sizeof(T) == 4 ? 8 : 4;
+constexpr int HELD = sizeof(T) == 4 ? 8 : 2;
 template <typename T>
 constexpr int MOST_THREADS = sizeof(T) == 4 ? 1024 : 512;
 
