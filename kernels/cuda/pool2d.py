@@ -41,7 +41,8 @@ _max_pool2d_input_grad_scatter = CudaKernel(_source, "max_pool2d_input_grad_scat
 _max_pool2d_input_grad_vectorized = CudaKernel(_source, "max_pool2d_input_grad_vectorized<T, Tap>")
 _avg_pool2d_vectorized = CudaKernel(_source, "avg_pool2d_vectorized<T>")
 _avg_pool2d_input_grad_vectorized = CudaKernel(_source, "avg_pool2d_input_grad_vectorized<T>")
-_max_pool2d_rolling = {n: CudaKernel(_source, f"max_pool2d_rolling<T, Tap, {n}>") for n in (1, 2)}  # by stride
+# By the stride.
+_max_pool2d_rolling = {n: CudaKernel(_source, f"max_pool2d_rolling<T, Tap, {n}>") for n in (1, 2)}
 _avg_pool2d_rolling = {n: CudaKernel(_source, f"avg_pool2d_rolling<T, {n}>") for n in (1, 2)}
 _adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
 _adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
@@ -311,8 +312,10 @@ def worth_tiles(pooled: tuple[int, int], options: tuple[int, ...], itemsize: int
 
 
 def in_strips(size: tuple, pooled: tuple, options: tuple[int, ...], itemsize: int) -> bool:
-    """Whether the rolling rungs take a pooling of planes of ``size`` to planes of ``pooled``: 3x3 windows, all of
-    which begin above the input's end, and rows of whole vectors."""
+    """Whether the rolling rungs take a pooling of planes of ``size`` to planes of ``pooled``.
+
+    They do with 3x3 windows, all of which begin above the input's end, and rows of whole vectors.
+    """
     (H, W), (OH, OW), stride = size, pooled, options[2]
     if stride not in (1, 2) or (*options, 1, 1)[:8] != (3, 3, stride, stride, 1, 1, 1, 1):
         return False

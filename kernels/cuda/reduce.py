@@ -1,4 +1,4 @@
-"""Launches ``reduce.cu``: the sum, largest or smallest element of rows or columns, on a card or the simulator.
+"""Launches ``reduce.cu``: the sum, largest or smallest element of rows or columns, on a card or simulated.
 
 For rows ``x`` is (rows, columns) and ``out`` is (rows,), both C-contiguous and both float32 or both float64.
 ``operation`` is ``"sum"``, ``"max"`` or ``"min"``. A row without elements gives 0, -infinity or infinity; one
@@ -110,7 +110,8 @@ def columns(out: Any, x: Any, operation: str = "sum") -> None:
 def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum") -> None:
     """Any axes, a run of neighbouring ones at a time, the last first: as the columns, or rows, of matrices.
 
-    ``x`` has any number of axes, of which ``out`` lacks those of ``dim``, in rising order (or has them with size 1).
+    ``x`` has any number of axes; of those in ``dim``, which are in rising order, ``out`` has none, or has
+    them with size 1.
     """
     while dim:
         end = dim[-1] + 1

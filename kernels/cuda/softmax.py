@@ -2,8 +2,8 @@
 
 All arrays are (rows, columns), C-contiguous, all float32 or all float64. In the gradients, ``grad`` is that
 of the output and ``y`` the output itself, of softmax or of log-softmax. The naive rungs are the definition;
-*registers* keeps a row of up to 32768 float32 or 2048 float64, half of that in the gradients, and leaves longer
-ones to *vectorized*.
+*registers* keeps a row of up to 32768 float32 or 2048 float64, half of that in the gradients, and leaves
+longer ones to *vectorized*.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from minigrad.ops.elementwise import rsqrt, zeros_like
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import reshape
 
-
 FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
 
 # ---- the ops ----------------------------------------------------------------------------------------------

@@ -399,7 +399,5 @@ def _register_columns(target: Op, operation: str) -> None:
 
 for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
     _register_columns(_op, _operation)
-    for _run in (
-        *(cuda.reduce.naive, cuda.reduce.tree, cuda.reduce.shuffle, cuda.reduce.vectorized, cuda.reduce.split),
-    ):
-        _register(_op, _operation, _run)
+    for _name in ("naive", "tree", "shuffle", "vectorized", "split"):
+        _register(_op, _operation, getattr(cuda.reduce, _name))

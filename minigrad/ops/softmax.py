@@ -89,6 +89,7 @@ def _along(target: Op, name: str, x: Any, dim: int) -> Any:
 
 # ---- kernels ----------------------------------------------------------------------------------------------
 
+
 def _is_filled(x: Any, *rest: Any, dim: int) -> bool:
     return x.size > 0
 
