@@ -55,9 +55,10 @@ def suite_row(bench: Bench, case: suite_cases.Case, captured: bool) -> dict[str,
         result["operations"], other = counted(bench, theirs[0])
         if not case.random:
             pairs = zip(found, as_list(other), strict=True)
-            result["error"] = max(
+            errors = (
                 relative_error(bench.xp, bench.array(a), bench.array(b)) for a, b in pairs if a is not None
             )
+            result["error"] = max(errors, default=0.0)
         del other
         runs["torch"] = around(lambda run: run(), [[run] for run in theirs])
     del found

@@ -37,7 +37,7 @@ Dimensions = tuple[int, int, int]
 
 Launcher = Callable[..., None]
 """Called as (the arrays' device, grid, block, the values that the binder made, shared_bytes); of a backend
-that packs, as (the number of the card, grid, block, a Struct, what it packs, shared_bytes)."""
+that packs, as (the number of the card, grid, block, a Packing, what it packs, shared_bytes)."""
 
 
 class Backend(Protocol):
@@ -162,7 +162,7 @@ class CudaKernel:
             if fitting is None:
                 return False
             card, values = fitting
-            launcher(card, grid, block, packing.struct, values, shared_bytes)
+            launcher(card, grid, block, packing, values, shared_bytes)
         except (AttributeError, IndexError, KeyError, TypeError, OverflowError, StructError):
             return False
         if keep is not None:
@@ -182,7 +182,7 @@ class CudaKernel:
             launcher(device, grid, block, values, shared_bytes)
             return
         packing = Packing(self._binder, types, values, type(arrays[0]))
-        launcher(device.id, grid, block, packing.struct, packing.bound(values), shared_bytes)
+        launcher(device.id, grid, block, packing, packing.bound(values), shared_bytes)
         if keep is not None:
             keep(args)
         if all(args[i] is not None for i in self._binder.deciding):

@@ -6,7 +6,10 @@ through the binder, and from what it found a :class:`Packing` is made, whose che
 can only say that something does not fit; the binder then says what.
 
 CUDA takes the arguments of a launch as one block of memory, each at a multiple of its own alignment, as the
-fields of a struct.
+fields of a struct. With one exception: an argument aligned to more than 16 bytes, such as a tensor map,
+stands at a multiple of that in the card's own memory of parameters, which begins somewhere else. A cubin of
+sm_90a has a pointer and a struct of alignas(64) at 0 and 48, for its parameters begin at 528. Where there is
+such an argument, the driver is told where each one stands in the block, and moves them itself.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ module struct says."""
 HEADER_BYTES = 16
 """Before the arguments, which start at a multiple of 16, stands their size."""
 
+BLOCK_ALIGNMENT = 16
+"""Of the arguments that may stand in the block as the card has them."""
+
 _POINTER = "Q"
 _POINTER_BYTES = 8
 
@@ -49,6 +55,7 @@ class Packing:
 
     Attributes:
         struct: packs the arguments' size and what :meth:`fit` returns.
+        places: where each argument stands in the block, if the driver must be told; else empty.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class Packing:
         self._numbers: list[tuple[int, frozenset]] = []
         self._structs: list[tuple[int, Any]] = []
         format, end = f"=Q{HEADER_BYTES - 8}x", 0
+        places, largest = [], 0
         for i, parameter in enumerate(binder.signature.parameters):
             if parameter.is_pointer:
                 dtype, vector = binder.elements_of(parameter, types)
@@ -79,8 +87,11 @@ class Packing:
                 size = alignment = values[i].dtype.itemsize
             padding = -end % alignment
             format += f"{padding}x{code}"
+            places.append(end + padding)
             end += padding + size
+            largest = max(largest, alignment)
         self.struct = Struct(format)
+        self.places = tuple(places) if largest > BLOCK_ALIGNMENT else ()
 
     def fit(self, args: Sequence[Any]) -> tuple[int, list] | None:
         """(the number of the card, what ``struct`` packs), or None if the binder must look at ``args``."""

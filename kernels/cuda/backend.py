@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from struct import Struct
 from typing import Any
 
 from ..errors import KernelCompileError, KernelLaunchError
-from ..packing import HEADER_BYTES
+from ..packing import HEADER_BYTES, Packing
 from ..source import CUDA_DIRECTORY, CudaSource, Signature
 from . import cupy
 from .guard import explain, last_launched
@@ -61,11 +60,11 @@ class CudaBackend:
             return functions[card]
 
         def launch(
-            card: int, grid: tuple, block: tuple, struct: Struct, values: list, shared_bytes: int
+            card: int, grid: tuple, block: tuple, packing: Packing, values: list, shared_bytes: int
         ) -> None:
             if several and cuda.runtime.getDevice() != card:
                 with cuda.Device(card):
-                    return launch(card, grid, block, struct, values, shared_bytes)
+                    return launch(card, grid, block, packing, values, shared_bytes)
             try:
                 function, most = functions.get(card) or prepare(card, shared_bytes)
                 if shared_bytes > most:
@@ -74,9 +73,14 @@ class CudaBackend:
                 if card not in memory.cards:
                     cuda.runtime.memGetInfo()  # makes the card's context that of this thread
                     memory.cards.add(card)
+                struct = packing.struct
                 struct.pack_into(memory.bytes, 0, struct.size - HEADER_BYTES, *values)
                 stream = current_stream().ptr
-                launch_kernel(function, *grid, *block, shared_bytes, stream, 0, memory.address)
+                if packing.places:
+                    each = memory.addresses(packing.places)
+                    launch_kernel(function, *grid, *block, shared_bytes, stream, each, 0)
+                else:
+                    launch_kernel(function, *grid, *block, shared_bytes, stream, 0, memory.address)
             except (cuda.driver.CUDADriverError, cuda.runtime.CUDARuntimeError) as error:
                 explained = explain(error, card, launching=instance)
                 if explained is None:
@@ -102,7 +106,7 @@ class _Memory:
         cards: the cards whose context the thread has.
     """
 
-    __slots__ = ("_at", "_list", "address", "bytes", "cards")
+    __slots__ = ("_addresses", "_at", "_list", "address", "bytes", "cards")
 
     def __init__(self) -> None:
         self.bytes = bytearray(HEADER_BYTES + MAX_ARGUMENT_BYTES)
@@ -113,6 +117,16 @@ class _Memory:
         )
         self.address = ctypes.addressof(self._list)
         self.cards: set[int] = set()
+        self._addresses: dict[tuple[int, ...], Any] = {}
+
+    def addresses(self, places: tuple[int, ...]) -> int:
+        """The address of a list of addresses: of the arguments that stand at ``places``."""
+        found = self._addresses.get(places)
+        if found is None:
+            first = ctypes.addressof(self._at) + HEADER_BYTES
+            found = (ctypes.c_void_p * len(places))(*(first + place for place in places))
+            self._addresses[places] = found
+        return ctypes.addressof(found)
 
 
 class _OfThread(threading.local):

@@ -98,23 +98,25 @@ HOPPER = """
 struct alignas(64) Map { unsigned long long words[16]; };
 template <typename T, bool FLAG>
 __global__ void __launch_bounds__(384, 1) __cluster_dims__(2, 1, 1)
-k(T* out, const __grid_constant__ Map map) {}
+k(T* out, const __grid_constant__ Map map, int n) {}
 """
 
 
 def test_a_kernel_for_one_architecture(fake_cupy):
     source = CudaSource(HOPPER, "sm_90a")
-    assert [str(p) for p in source.signature("k").parameters] == ["T* out", "Map map"]
+    assert [str(p) for p in source.signature("k").parameters] == ["T* out", "Map map", "int n"]
     assert source.signature("k").max_threads == "384"
     kernel, words = CudaKernel(source, "k<T, true>"), tuple(range(2**63, 2**63 + 16))
-    kernel.launch(1, 384, (FakeArray(), {"words": words}))
+    fake_cupy.sizes = (8, 128, 4)
+    for n in (5, 6):
+        kernel.launch(1, 384, (FakeArray(), {"words": words}, n))
+        *_, (_, _, packed, *_) = fake_cupy.launches
+        assert packed == [pack("=Q", 256), pack("=16Q", *words), pack("=i", n)]
     assert fake_cupy.modules[0]["options"][-1] == "-arch=sm_90a"
-    ((_, _, packed, *_),) = fake_cupy.launches
-    assert packed == pack("=Q56x16Q", 256, *words)
     with pytest.raises(
         KernelLaunchError, match="written for cards of sm_90a alone, whose instructions the sim"
     ):
-        kernel.launch(1, 384, (X.copy(), {"words": words}))
+        kernel.launch(1, 384, (X.copy(), {"words": words}, 5))
 
 
 def test_template_arguments():
@@ -347,12 +349,17 @@ def fake_cupy(monkeypatch):
             cupy.kernel = self
 
     def launch_kernel(function, x, y, z, bx, by, bz, shared_bytes, stream, params, extra):
-        assert (function, stream, params) == (4711, 7, 0)
+        assert (function, stream) == (4711, 7)
+        assert (params == 0) != (extra == 0)
         if cupy.error:
             raise cupy.error
-        pointer, arguments, size, size_at, end = (ctypes.c_void_p * 5).from_address(extra)
-        assert (pointer, size, end, arguments % 16) == (1, 2, None, 0)
-        packed = ctypes.string_at(arguments, ctypes.c_size_t.from_address(size_at).value)
+        if params:  # each argument at an address of its own
+            addresses = (ctypes.c_void_p * len(cupy.sizes)).from_address(params)
+            packed = [ctypes.string_at(*one) for one in zip(addresses, cupy.sizes, strict=True)]
+        else:
+            pointer, arguments, size, size_at, end = (ctypes.c_void_p * 5).from_address(extra)
+            assert (pointer, size, end, arguments % 16) == (1, 2, None, 0)
+            packed = ctypes.string_at(arguments, ctypes.c_size_t.from_address(size_at).value)
         most = cupy.kernel.max_dynamic_shared_size_bytes
         cupy.launches.append(((x, y, z), (bx, by, bz), packed, shared_bytes, most))
 
