@@ -30,10 +30,12 @@ WORKSPACE = 2**28  # bytes of values at points
 
 # An estimate of the time on an H200, in microseconds: of the launches beyond the implicit GEMM's one; of
 # multiply-adds by the matrix products and by the implicit GEMM; and of values at points, each of which is
-# written and read, as is a pixel for 2.25 of them.
+# written and read, as is a pixel for 2.25 of them. Measured there on 26 November 2026, forward, gradients for
+# input and weight, beside the best implicit GEMM: 64x64x56x56 -> 64: 310, 313, 236 (353, 344, 408);
+# 128x128x28x28 -> 128: 323, 335, 354 (671, 655, 798). The estimate says 271 (336) and 387 (673).
 LAUNCHES = 40.0
-PRODUCT_RATE, DEFINITION_RATE = 21e6, 22e6
-VALUE_RATE = 0.6e6
+PRODUCT_RATE, DEFINITION_RATE = 16e6, 22e6
+VALUE_RATE = 0.5e6
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _input_to_points = CudaKernel(_source, "winograd_input_to_points")
