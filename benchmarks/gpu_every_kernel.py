@@ -82,6 +82,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "batched matmul": (lambda a, b: a @ b.transpose(1, 2), ((3, 5, 33), (3, 7, 33))),
         "matmul of whole vectors": (lambda a, b: a @ b, ((36, 40), (40, 44))),
         "matmul with a vector": (lambda a, b: a @ b, ((37, 41), (41,))),
+        "matmul with an aligned vector": (lambda a, b: a @ b, ((36, 40), (40,))),
+        "matmul of an aligned vector": (lambda a, b: a @ b, ((40,), (40, 36))),
         "matmul of a long K": (lambda a, b: a @ b, ((5, 700), (700, 7))),
         "matmul of a large batch": (large_batch, ((132, 32, 4), (132, 4, 32))),
         "sums of rows": (lambda x: x.sum(1), ((3, 8200),)),
