@@ -208,7 +208,19 @@ def _suits_wgmma(a: Any, b: Any) -> bool:
     return _suits_tensor_cores(a, b) and cuda.matmul_wgmma.is_supported(a)
 
 
-@matmul.kernel("cuda", name="wgmma", dtypes="f2 bf16 f4", layout="strided", when=_suits_wgmma)
+def _only_if_selected(*_: Any) -> bool:
+    """For a kernel whose tests have yet to pass on a card: ``use_kernel`` chooses it, nothing else does."""
+    return False
+
+
+@matmul.kernel(
+    "cuda",
+    name="wgmma",
+    dtypes="f2 bf16 f4",
+    layout="strided",
+    when=_suits_wgmma,
+    prefer=_only_if_selected,
+)
 def _(out, a, b):
     """Tensor cores of compute capability 9.0: tiles in shared memory, which the copy engine fills."""
     xp = cuda.array_module(out)
