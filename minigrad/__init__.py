@@ -34,6 +34,8 @@ from minigrad.creation import (
     full,
     full_like,
     linspace,
+    logspace,
+    multinomial,
     ones,
     ones_like,
     rand,
@@ -43,6 +45,8 @@ from minigrad.creation import (
     randn_like,
     randperm,
     tensor,
+    tril_indices,
+    triu_indices,
     zeros,
     zeros_like,
 )
@@ -55,6 +59,28 @@ from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels
 from minigrad.ops import pool as _pool
 from minigrad.ops.activation import relu, sigmoid, tanh
+from minigrad.ops.arithmetic import (
+    acosh,
+    addcdiv,
+    addcmul,
+    asinh,
+    atan2,
+    atanh,
+    exp2,
+    fmod,
+    frac,
+    hypot,
+    lerp,
+    logaddexp,
+    logit,
+    nan_to_num,
+    xlogy,
+)
+from minigrad.ops.counting import bincount, bucketize, searchsorted, unique
+from minigrad.ops.cumulative import cumprod, diff
+from minigrad.ops.diagonal import diag, diag_embed, diagonal, trace
+from minigrad.ops.distance import cdist, cosine_similarity
+from minigrad.ops.einsum import einsum, inner, tensordot
 from minigrad.ops.elementwise import (
     abs,
     acos,
@@ -113,10 +139,23 @@ from minigrad.ops.elementwise import add as add
 from minigrad.ops.elementwise import mul as mul
 from minigrad.ops.elementwise import sub as sub
 from minigrad.ops.index import gather, nonzero, take_along_dim
-from minigrad.ops.join import chunk, concat, split, stack, unbind
+from minigrad.ops.join import (
+    chunk,
+    concat,
+    hstack,
+    meshgrid,
+    narrow,
+    repeat_interleave,
+    roll,
+    select,
+    split,
+    stack,
+    unbind,
+    vstack,
+)
+from minigrad.ops.matmul import addmm, baddbmm, bmm, dot, mm, mv, outer
 from minigrad.ops.matmul import apply as matmul
-from minigrad.ops.matmul import bmm, dot, mm, outer
-from minigrad.ops.order import argsort, max, min, sort, topk
+from minigrad.ops.order import argsort, kthvalue, max, median, min, quantile, sort, topk
 from minigrad.ops.reduce import (
     all,
     amax,
@@ -124,6 +163,7 @@ from minigrad.ops.reduce import (
     any,
     argmax,
     argmin,
+    count_nonzero,
     cumsum,
     logsumexp,
     mean,
@@ -133,7 +173,31 @@ from minigrad.ops.reduce import (
     sum,
     var,
 )
-from minigrad.ops.shape import broadcast_to, flatten, flip, permute, reshape, squeeze, transpose, unsqueeze
+from minigrad.ops.scatter import (
+    index_add,
+    index_copy,
+    index_fill,
+    index_select,
+    masked_fill,
+    masked_select,
+    scatter,
+    scatter_add,
+    take,
+)
+from minigrad.ops.shape import (
+    broadcast_to,
+    flatten,
+    flip,
+    movedim,
+    permute,
+    ravel,
+    reshape,
+    squeeze,
+    tile,
+    transpose,
+    unflatten,
+    unsqueeze,
+)
 from minigrad.ops.softmax import log_softmax, softmax
 from minigrad.precision import (
     convolution_precision,
@@ -147,6 +211,8 @@ from minigrad.random import Generator, manual_seed
 from minigrad.tensor import Tensor, is_tensor
 
 cat, clip = concat, clamp
+swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
+arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
 
 float16 = half = _np.dtype(_np.float16)
 float32 = float = _np.dtype(_np.float32)

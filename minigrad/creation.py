@@ -176,6 +176,34 @@ def linspace(
     return _finish(where.from_numpy(array), where, requires_grad)
 
 
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``steps`` numbers from base^start to base^end, whose logarithms are equally far apart."""
+    array = np.logspace(start, end, steps, base=base, dtype=to_dtype(dtype or get_default_dtype()))
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy(array), where, requires_grad)
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Tensor:
+    """(2, n): the rows and columns (int64) of a row x col matrix that :func:`tril` does not set to 0."""
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy(np.stack(np.tril_indices(row, offset, col))), where, False)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Tensor:
+    """(2, n): the rows and columns (int64) of a row x col matrix that :func:`triu` does not set to 0."""
+    where = find_device(device or cpu)
+    return _finish(where.from_numpy(np.stack(np.triu_indices(row, offset, col))), where, False)
+
+
 def eye(
     n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -249,6 +277,49 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that ``input`` has for each element, else 0; of its shape, dtype and device."""
     uniform = rand_like(input, generator=generator)
     return (uniform < input).to(dtype=input.dtype)
+
+
+def multinomial(
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
+    """``num_samples`` numbers (int64) in [0, n), each with the probability that ``input`` gives to it.
+
+    Args:
+        input: weights (n,) or (rows, n), not negative; they need not add up to 1.
+        num_samples: how many for each row.
+        replacement: whether a number may be drawn again. If not, so many weights must be above 0.
+        generator: the source of random numbers. They are drawn on the CPU.
+
+    Returns:
+        (num_samples,) or (rows, num_samples).
+
+    Raises:
+        ValueError: a weight is negative, NaN or infinite, a row has none above 0, or too few.
+    """
+    weights = np.asarray(input.device.to_numpy(input.detach()._array), np.float64)
+    if weights.ndim not in (1, 2) or num_samples < 1:
+        raise ValueError(
+            f"multinomial: expected weights (n,) or (rows, n) and at least one sample, got shape "
+            f"{input.shape} and {num_samples}"
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("multinomial: the weights must be finite and not negative")
+    enough = 1 if replacement else num_samples
+    if ((weights > 0).sum(-1) < enough).any():
+        raise ValueError(
+            f"multinomial: a row has fewer than {enough} weights above 0, for {num_samples} samples"
+        )
+    numbers = (generator or default_generator).numpy
+    rows = weights.reshape(-1, weights.shape[-1])
+    if replacement:
+        sums = np.cumsum(rows, 1)
+        places = numbers.random((len(rows), num_samples)) * sums[:, -1:]
+        drawn = np.stack([np.searchsorted(s, p, side="right") for s, p in zip(sums, places, strict=True)])
+    else:  # exponential times of these rates come in the order of draws without replacement
+        with np.errstate(divide="ignore"):
+            drawn = np.argsort(numbers.exponential(size=rows.shape) / rows, 1)[:, :num_samples]
+    drawn = drawn.reshape(*weights.shape[:-1], num_samples).astype(np.int64)
+    return _finish(input.device.from_numpy(drawn), input.device, False)
 
 
 def _drawn(

@@ -19,7 +19,7 @@ from minigrad.devices import Device, cpu, find_card, is_pinned, pinned_copy
 from minigrad.devices import device as find_device
 from minigrad.dtypes import bfloat16, is_floating, is_half, is_supported, names_dtype, to_dtype
 from minigrad.errors import DeviceError
-from minigrad.inplace import InPlace
+from minigrad.methods import Methods
 from minigrad.operators import Operators
 from minigrad.ops import activation, elementwise, index, join, matmul, order, reduce, shape, softmax
 from minigrad.ops.transfer import transfer
@@ -31,7 +31,7 @@ _next_handle = itertools.count().__next__
 
 
 @autograd.tensor_class
-class Tensor(Operators, InPlace):
+class Tensor(Operators, Methods):
     """A multi-dimensional array that takes part in automatic differentiation.
 
     Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like; ``Tensor(data)`` makes one of the
@@ -401,14 +401,6 @@ class Tensor(Operators, InPlace):
     def clamp(self, min: Any = None, max: Any = None) -> Tensor:
         """Each element limited to [min, max]."""
         return elementwise.clamp(self, min=min, max=max)
-
-    def masked_fill_(self, mask: Tensor, value: Any) -> Tensor:
-        """Elements where ``mask`` is true become ``value``."""
-        return self._in_place(Tensor.masked_fill, mask, value)
-
-    def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
-        """``value`` where ``mask`` is true."""
-        return elementwise.where(mask, value, self)
 
     def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """self + alpha other"""

@@ -381,6 +381,15 @@ def loss_cases(backward):
 # The shape of the indices, columns, rows.
 EMBEDDINGS = [((4, 2), 3, 5), ((7,), 130, 6), ((40,), 5, 1), ((200,), 20, 3), ((0,), 4, 3), ((), 2, 3)]
 
+# A tensor, its diagonal, and which one that is.
+DIAGONALS = [
+    ((3, 4), (3,), {"offset": 1, "dim1": 0, "dim2": 1}),
+    ((3, 3), (2,), {"offset": -1, "dim1": 0, "dim2": 1}),
+    ((3, 2, 4), (2, 3), {"offset": 0, "dim1": 2, "dim2": 0}),
+    ((2, 3), (0,), {"offset": 5, "dim1": 0, "dim2": 1}),
+    ((0, 3), (0,), {"offset": 0, "dim1": 0, "dim2": 1}),
+]
+
 CASES = {
     # arithmetic
     **each(["add", "sub", "mul"], TWO),
@@ -398,7 +407,12 @@ CASES = {
     **each(["sigmoid", "tanh", "relu", "silu", "gelu", "gelu_tanh", "sign", "clone", "contiguous"], ONE),
     **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
     **each(["log", "log2", "log10", "sqrt"], POSITIVE),
-    **each(["log1p", "asin", "acos", "tan"], INSIDE),
+    **each(["log1p", "asin", "acos", "tan", "atanh"], INSIDE),
+    **each(["asinh", "exp2"], ONE),
+    "acosh": [case(uniform(1.2, 3.0, s)) for s in SHAPES + LARGER],
+    **each(["atan2", "hypot"], [case(uniform(0.2, 2.0, s), s) for s in SHAPES]),
+    "fmod": [case(uniform(0.1, 0.9, s), uniform(1.0, 2.0, s)) for s in SHAPES]
+    + [case(uniform(-3, -2, 4), 7.0)],
     **each(["relu_grad", "tanh_grad", "sigmoid_grad"], [case(s, s) for s in SHAPES + LARGER]),
     **each(["silu_grad", "gelu_grad", "gelu_tanh_grad"], [case(s, s) for s in SHAPES + LARGER]),
     "leaky_relu": [case(s, negative_slope=0.1) for s in SHAPES + LARGER],
@@ -437,6 +451,7 @@ CASES = {
         for dim in {0, len(s) - 1}
         for reverse in (False, True)
     ],
+    "cumprod": [case(s, dim=d, length=s[d]) for s in [*SHAPES[1:], (3, 9)] for d in {0, len(s) - 1}],
     "argsort": [case(s, dim=0) for s in SHAPES[1:]],
     # shape
     "reshape": [
@@ -453,6 +468,8 @@ CASES = {
         case((1, 4), shape=(3, 4)),
     ],
     "flip": [case((3, 4), dims=(0, 1)), case((3, 4), dims=(1,)), case((0, 2), dims=(0,))],
+    "diagonal": [case(shape, **options) for shape, _, options in DIAGONALS],
+    "diagonal_backward": [case(line, shape=shape, **options) for shape, line, options in DIAGONALS],
     "concat": [case((2, 3), (4, 3), dim=0), case((2, 3), dim=1), case((0, 3), (2, 3), (1, 3), dim=0)],
     "pad": [case((2, 3), widths=((1, 0), (2, 3)), value=1.5), case((0,), widths=((1, 1),), value=0.0)],
     # indexing

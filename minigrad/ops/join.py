@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from minigrad.op import op
 from minigrad.ops.index import getitem
-from minigrad.ops.shape import unsqueeze
+from minigrad.ops.shape import broadcast_to, reshape, transpose, unsqueeze
 
 
 @op(name="concat", promote=True, moves=True)
@@ -82,6 +84,91 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
         raise ValueError(f"chunk: chunks must be at least 1, got {chunks}")
     size = x.shape[_axis("chunk", dim, x.ndim)]
     return split(x, max(1, -(-size // chunks)), dim)
+
+
+def narrow(x: Any, dim: int, start: int, length: int) -> Any:
+    """The ``length`` elements from ``start`` on along ``dim``: a view."""
+    axis = _axis("narrow", dim, x.ndim)
+    size = x.shape[axis]
+    first = start + size if start < 0 else start
+    if length < 0 or not 0 <= first <= size - length:
+        raise ValueError(
+            f"narrow: start {start} and length {length} do not fit into dim {dim} of size {size}"
+        )
+    return getitem(x, index=(*(slice(None),) * axis, slice(first, first + length)))
+
+
+def select(x: Any, dim: int, index: int) -> Any:
+    """The part at ``index`` along ``dim``, which it no longer has: a view."""
+    axis = _axis("select", dim, x.ndim)
+    if not -x.shape[axis] <= index < x.shape[axis]:
+        raise IndexError(f"select: index {index} is out of range for dim {dim} of size {x.shape[axis]}")
+    return getitem(x, index=(*(slice(None),) * axis, int(index)))
+
+
+def hstack(tensors: Sequence) -> Any:
+    """``tensors`` one after the other along dim 1; vectors along their only dimension."""
+    tensors = [reshape(t, (1,)) if t.ndim == 0 else t for t in _nonempty("hstack", tensors)]
+    return concat(tensors, 0 if tensors[0].ndim == 1 else 1)
+
+
+def vstack(tensors: Sequence) -> Any:
+    """``tensors`` one after the other along dim 0; vectors as rows."""
+    tensors = _nonempty("vstack", tensors)
+    return concat([reshape(t, (1, t.numel())) if t.ndim < 2 else t for t in tensors], 0)
+
+
+def roll(x: Any, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Any:
+    """``x`` with its elements moved on by ``shifts`` along ``dims``; what falls off the end comes in at the
+    start. Without ``dims``, the flattened tensor is rolled."""
+    if dims is None:
+        if not isinstance(shifts, int):
+            raise ValueError(f"roll: several shifts ({shifts}) need as many dims")
+        return reshape(roll(reshape(x, (x.numel(),)), shifts, 0), x.shape)
+    steps, axes = ((v,) if isinstance(v, int) else tuple(v) for v in (shifts, dims))
+    if len(steps) != len(axes):
+        raise ValueError(f"roll: shifts {shifts} and dims {dims} differ in length")
+    for step, dim in zip(steps, axes, strict=True):
+        axis = _axis("roll", dim, x.ndim)
+        size = x.shape[axis]
+        if size and (first := -step % size):
+            x = concat([narrow(x, axis, first, size - first), narrow(x, axis, 0, first)], axis)
+    return x
+
+
+def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
+    """Each element ``repeats`` times, one after the other, along ``dim`` or in the flattened tensor.
+
+    ``repeats`` is a number, or a tensor of one for each element along ``dim``.
+    """
+    if dim is None:
+        x, dim = reshape(x, (x.numel(),)), 0
+    axis = _axis("repeat_interleave", dim, x.ndim)
+    counts = repeats.tolist() if hasattr(repeats, "tolist") else repeats
+    size = x.shape[axis]
+    if isinstance(counts, list) and len(counts) not in (1, size):
+        raise ValueError(f"repeat_interleave: expected {size} repeats for dim {dim}, got {len(counts)}")
+    if np.min(counts, initial=0) < 0:
+        raise ValueError(f"repeat_interleave: repeats must not be negative, got {counts}")
+    numbers = x.device.from_numpy(np.repeat(np.arange(size), counts))
+    return getitem(x, index=(*(slice(None),) * axis, numbers))
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple:
+    """Vectors as the coordinates of a grid: of each a tensor of the grid's shape, as a view.
+
+    ``indexing="xy"`` exchanges the first two axes, as Cartesian coordinates have them.
+    """
+    if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):
+        tensors = tuple(tensors[0])
+    if indexing not in ("ij", "xy"):
+        raise ValueError(f"meshgrid: indexing must be 'ij' or 'xy', got {indexing!r}")
+    if any(t.ndim > 1 for t in _nonempty("meshgrid", tensors)):
+        raise ValueError(f"meshgrid: expected vectors, got shapes {', '.join(str(t.shape) for t in tensors)}")
+    shape = tuple(t.numel() for t in tensors)
+    axes = [tuple(-1 if i == axis else 1 for i in range(len(shape))) for axis in range(len(shape))]
+    grids = [broadcast_to(reshape(t, a), shape) for t, a in zip(tensors, axes, strict=True)]
+    return tuple(transpose(g, 0, 1) if indexing == "xy" and len(shape) > 1 else g for g in grids)
 
 
 @op(name="pad", moves=True)

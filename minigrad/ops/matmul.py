@@ -98,6 +98,30 @@ def bmm(a: Any, b: Any) -> Any:
     return apply(*_of_dimensions("bmm", 3, a, b))
 
 
+def mv(a: Any, b: Any) -> Any:
+    """The product of a matrix and a vector."""
+    if a.ndim != 2 or b.ndim != 1:
+        raise ValueError(f"mv: expected a matrix and a vector, got shapes {a.shape} and {b.shape}")
+    return apply(a, b)
+
+
+def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """beta input + alpha mat1 @ mat2, for matrices; ``input`` is broadcast."""
+    return _weighted_sum(input, mm(mat1, mat2), beta, alpha)
+
+
+def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """beta input + alpha batch1 @ batch2, for batches of matrices; ``input`` is broadcast."""
+    return _weighted_sum(input, bmm(batch1, batch2), beta, alpha)
+
+
+def _weighted_sum(input: Any, product: Any, beta: float, alpha: float) -> Any:
+    product = product if alpha == 1 else product * alpha
+    if beta == 0:  # what input holds, NaN too, does not matter then
+        return product
+    return product + (input if beta == 1 else input * beta)
+
+
 def dot(a: Any, b: Any) -> Any:
     """The inner product of two vectors."""
     return apply(*_of_dimensions("dot", 1, a, b))

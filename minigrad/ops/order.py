@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.autograd import Variable
 from minigrad.dispatch import Spec
+from minigrad.dtypes import is_floating
 from minigrad.op import op
-from minigrad.ops.elementwise import maximum, minimum
+from minigrad.ops.elementwise import isnan, maximum, minimum, where
 from minigrad.ops.index import getitem, take_along_dim
+from minigrad.ops.join import stack
 from minigrad.ops.reduce import amax, amin, argmax, argmin, normalize_dim
-from minigrad.ops.shape import flip, reshape
+from minigrad.ops.shape import flip, reshape, squeeze
 
 
 class Ordered(NamedTuple):
@@ -57,8 +61,8 @@ def _(x, *, dim):
     return Spec(x.shape, np.dtype(np.int64))
 
 
-def argsort(x: Any, dim: int = -1, descending: bool = False) -> Any:
-    """The indices (int64) that sort ``x`` along ``dim``; equal elements stay in their order."""
+def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """The indices (int64) that sort ``x`` along ``dim``; equal elements stay in their order, always."""
     if x.ndim == 0:
         return argmax(x)
     (axis,) = normalize_dim("argsort", dim, x.ndim)
@@ -68,16 +72,103 @@ def argsort(x: Any, dim: int = -1, descending: bool = False) -> Any:
     return flip(x.shape[axis] - 1 - _argsort(flip(x, (axis,)), dim=axis), (axis,))
 
 
-def sort(x: Any, dim: int = -1, descending: bool = False) -> Ordered:
-    """``x`` sorted along ``dim``, and the indices that sort it; equal elements stay in their order."""
+def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Ordered:
+    """``x`` sorted along ``dim``, and the indices that sort it; equal elements always stay in order."""
     indices = argsort(x, dim, descending)
     return Ordered(take_along_dim(x, indices, dim), indices)
 
 
-def topk(x: Any, k: int, dim: int = -1, largest: bool = True) -> Ordered:
-    """The ``k`` largest (or smallest) elements along ``dim``, the best one first, and their indices."""
+def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
+    """The ``k`` largest (or smallest) elements along ``dim``, the best one first, and their indices.
+
+    ``sorted`` is there for PyTorch's sake: they always are.
+    """
     if x.ndim == 0 or not 0 <= k <= x.shape[normalize_dim("topk", dim, x.ndim)[0]]:
         raise ValueError(f"topk: k = {k} does not fit into dim {dim} of a tensor of shape {x.shape}")
     (axis,) = normalize_dim("topk", dim, x.ndim)
     indices = getitem(argsort(x, axis, largest), index=(*(slice(None),) * axis, slice(k)))
     return Ordered(take_along_dim(x, indices, axis), indices)
+
+
+def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Ordered:
+    """The ``k``-th smallest element along ``dim``, counted from 1, and its index."""
+    if x.ndim == 0:
+        return Ordered(x, argmax(x))
+    (axis,) = normalize_dim("kthvalue", dim, x.ndim)
+    if not 1 <= k <= x.shape[axis]:
+        raise ValueError(f"kthvalue: k = {k} does not fit into dim {dim} of a tensor of shape {x.shape}")
+    place = (*(slice(None),) * axis, slice(k - 1, k))
+    indices = getitem(_argsort(x, dim=axis), index=place)
+    values = take_along_dim(x, indices, axis)
+    return Ordered(values, indices) if keepdim else Ordered(squeeze(values, axis), squeeze(indices, axis))
+
+
+def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The median, the lower of the two of an even number; NaN where there is one.
+
+    With ``dim``, (values, indices) along it.
+    """
+    if dim is None:
+        return median(reshape(x, (x.numel(),)), 0).values
+    if x.ndim == 0:
+        return Ordered(x, argmax(x))
+    (axis,) = normalize_dim("median", dim, x.ndim)
+    if x.shape[axis] == 0:
+        raise ValueError(f"median: no elements along dim {dim} of a tensor of shape {x.shape}")
+    order = _argsort(x, dim=axis)
+    middle, last = (x.shape[axis] - 1) // 2, x.shape[axis] - 1
+    lower, top = (getitem(order, index=(*(slice(None),) * axis, slice(i, i + 1))) for i in (middle, last))
+    if is_floating(x.dtype):  # NaN is sorted to the end
+        lower = where(isnan(take_along_dim(x, top, axis)), top, lower)
+    values = take_along_dim(x, lower, axis)
+    return Ordered(values, lower) if keepdim else Ordered(squeeze(values, axis), squeeze(lower, axis))
+
+
+def quantile(
+    x: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Any:
+    """The ``q``-quantiles of ``x`` along ``dim``, or of all elements; NaN where there is one.
+
+    Args:
+        x: a floating tensor.
+        q: a number in [0, 1], or a vector of them, whose axis is then the output's first.
+        dim: the axis.
+        keepdim: keep it, with size 1.
+        interpolation: between the two elements nearby: ``"linear"``, ``"lower"``, ``"higher"``,
+            ``"nearest"`` or ``"midpoint"``.
+    """
+    if interpolation not in _SHARES:
+        raise ValueError(f"quantile: interpolation is one of {', '.join(_SHARES)}, got {interpolation!r}")
+    shares = np.asarray(q.tolist() if hasattr(q, "tolist") else q, np.float64)
+    if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(f"quantile: q must be a number in [0, 1] or a vector of such, got {q}")
+    kept = (1,) * x.ndim if dim is None else None
+    if dim is None:
+        x, dim = reshape(x, (x.numel(),)), 0
+    (axis,) = normalize_dim("quantile", dim, x.ndim)
+    if x.shape[axis] == 0:
+        raise ValueError(f"quantile: no elements along dim {dim} of a tensor of shape {x.shape}")
+    ordered = sort(x, axis).values
+    has_nan = isnan(getitem(ordered, index=(*(slice(None),) * axis, slice(-1, None))))
+    found = []
+    for share in shares.reshape(-1):
+        place = float(share) * (x.shape[axis] - 1)
+        low = math.floor(place)
+        high = builtins.min(low + 1, x.shape[axis] - 1)
+        below, above = (
+            getitem(ordered, index=(*(slice(None),) * axis, slice(i, i + 1))) for i in (low, high)
+        )
+        weight = _SHARES[interpolation](place - low)
+        value = where(has_nan, math.nan, below + (above - below) * weight if weight else below)
+        found.append(reshape(value, kept) if keepdim and kept else value if keepdim else squeeze(value, axis))
+    return stack(found) if shares.ndim else found[0]
+
+
+_SHARES: dict[str, Any] = {
+    "linear": lambda beyond: beyond,
+    "lower": lambda beyond: 0.0,
+    "higher": lambda beyond: float(beyond > 0),
+    "nearest": lambda beyond: float(builtins.round(beyond)),
+    "midpoint": lambda beyond: 0.5 if beyond else 0.0,
+}
+"""By how much of their difference the result is above the lower of the two elements nearby."""

@@ -74,7 +74,7 @@ def _reduced_shape(x, *, dim, keepdim):
 
 def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The sum over ``dim``; integers and bools are summed as int64."""
-    return _sum(_widened(x), dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
+    return _sum(widened(x), dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
 
 
 @op(name="sum_of_squares")
@@ -86,7 +86,7 @@ _sum_of_squares.shape(_reduced_shape)
 _sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: x * restore(g * 2.0, x.shape, dim))
 
 
-def _widened(x: Any) -> Any:
+def widened(x: Any) -> Any:
     """Integers and bools as int64, in which sums and products are formed."""
     return x if is_floating(x.dtype) or x.dtype == _int64 else cast(x, dtype=_int64)
 
@@ -286,7 +286,7 @@ def _(g, _y, x, *, dim, keepdim):
 
 def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The product over ``dim``; integers and bools are multiplied as int64."""
-    return _prod(_widened(x), dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
+    return _prod(widened(x), dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
 
 
 @op(name="cumsum")
@@ -309,7 +309,7 @@ def _cumsum_cpu(out, x, *, dim, reverse):
 def cumsum(x: Any, dim: int) -> Any:
     """The sums of the elements up to each along ``dim``; integers and bools are summed as int64."""
     axes = normalize_dim("cumsum", dim, x.ndim)
-    return _cumsum(_widened(x), dim=axes[0]) if axes else _widened(x)
+    return _cumsum(widened(x), dim=axes[0]) if axes else widened(x)
 
 
 @op(name="any", differentiable=False)
@@ -330,6 +330,11 @@ def any(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """Whether all elements over ``dim`` are true (non-zero)."""
     return _all(x, dim=normalize_dim("all", dim, x.ndim), keepdim=keepdim)
+
+
+def count_nonzero(x: Any, dim: Dim = None) -> Any:
+    """How many elements over ``dim`` are not 0, as int64."""
+    return sum(x != 0, dim)
 
 
 def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:

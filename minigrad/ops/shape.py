@@ -85,6 +85,20 @@ def transpose(x: Any, dim0: int, dim1: int) -> Any:
     return _permute(x, dims=tuple(dims))
 
 
+def movedim(x: Any, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Any:
+    """``x`` with the axes ``source`` moved to ``destination``, the others in their order: a view."""
+    from minigrad.ops.reduce import normalize_dim
+
+    pairs = [(s,) if isinstance(s, int) else tuple(s) for s in (source, destination)]
+    if len(pairs[0]) != len(pairs[1]):
+        raise ValueError(f"movedim: source {source} and destination {destination} differ in length")
+    for dims in pairs:
+        normalize_dim("movedim", dims, x.ndim)
+    moved = {d % x.ndim: s % x.ndim for s, d in zip(*pairs, strict=True)}
+    others = (axis for axis in range(x.ndim) if axis not in moved.values())
+    return _permute(x, dims=tuple(moved[axis] if axis in moved else next(others) for axis in range(x.ndim)))
+
+
 @op(name="broadcast_to", view=True)
 def _broadcast_to(xp, x, *, shape):
     return xp.broadcast_to(x, shape)
@@ -128,6 +142,24 @@ def unsqueeze(x: Any, dim: int) -> Any:
     return _reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 
+def unflatten(x: Any, dim: int, sizes: tuple[int, ...]) -> Any:
+    """``x`` with the axis ``dim`` made several, of ``sizes``; one of them may be -1."""
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"unflatten: dim {dim} is out of range for a tensor of {x.ndim} dimensions")
+    at, sizes = dim % x.ndim, tuple(sizes)
+    if sizes.count(-1) == 1:
+        known = -math.prod(sizes)
+        sizes = tuple(x.shape[at] // max(known, 1) if n == -1 else n for n in sizes)
+    if math.prod(sizes) != x.shape[at] or min(sizes, default=0) < 0:
+        raise ValueError(f"unflatten: sizes {sizes} do not multiply to {x.shape[at]}, the size of dim {dim}")
+    return _reshape(x, shape=(*x.shape[:at], *sizes, *x.shape[at + 1 :]))
+
+
+def ravel(x: Any) -> Any:
+    """``x`` as a vector: a view where the memory's layout allows, else a copy."""
+    return reshape(x, (x.numel(),))
+
+
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``x`` with the axes from ``start_dim`` to ``end_dim`` (included) made one."""
     if x.ndim == 0:
@@ -150,6 +182,11 @@ def repeat(x: Any, sizes: tuple[int, ...]) -> Any:
     rows = reshape(x, tuple(n for size in own for n in (1, size)))
     stretched = broadcast_to(rows, tuple(n for pair in zip(sizes, own, strict=True) for n in pair))
     return reshape(contiguous(stretched), tuple(n * size for n, size in zip(sizes, own, strict=True)))
+
+
+def tile(x: Any, dims: Any) -> Any:
+    """``x`` repeated ``dims[i]`` times along axis i, as a copy; missing counts in front are 1."""
+    return repeat(x, (1,) * (x.ndim - len(dims)) + tuple(dims))
 
 
 @op(name="flip", view=True)

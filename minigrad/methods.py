@@ -1,0 +1,136 @@
+"""Methods of a tensor that are functions of :mod:`minigrad.ops`, under the names and orders of PyTorch.
+
+Those that :mod:`minigrad.tensor` spells out itself are not here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from minigrad.inplace import InPlace
+from minigrad.ops import (
+    arithmetic,
+    counting,
+    cumulative,
+    diagonal,
+    einsum,
+    elementwise,
+    join,
+    matmul,
+    order,
+    reduce,
+    scatter,
+    shape,
+)
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["Methods"]
+
+
+class Methods(InPlace):
+    """What computes a new tensor from this one, and what writes at numbered positions of it."""
+
+    asinh, acosh, atanh, exp2 = arithmetic.asinh, arithmetic.acosh, arithmetic.atanh, arithmetic.exp2
+    asin, acos, atan, sinh, cosh = (
+        elementwise.asin,
+        elementwise.acos,
+        elementwise.atan,
+        elementwise.sinh,
+        elementwise.cosh,
+    )
+    log2, log10, trunc, frac = elementwise.log2, elementwise.log10, elementwise.trunc, arithmetic.frac
+    atan2, hypot, fmod, remainder = (
+        arithmetic.atan2,
+        arithmetic.hypot,
+        arithmetic.fmod,
+        elementwise.remainder,
+    )
+    lerp, addcmul, addcdiv, logaddexp = (
+        arithmetic.lerp,
+        arithmetic.addcmul,
+        arithmetic.addcdiv,
+        arithmetic.logaddexp,
+    )
+    logit, xlogy, nan_to_num = arithmetic.logit, arithmetic.xlogy, arithmetic.nan_to_num
+    logical_and, logical_or, logical_xor = (
+        elementwise.logical_and,
+        elementwise.logical_or,
+        elementwise.logical_xor,
+    )
+    unique, bincount, cumprod, diff = counting.unique, counting.bincount, cumulative.cumprod, cumulative.diff
+    diagonal, diag, diag_embed, trace = (
+        diagonal.diagonal,
+        diagonal.diag,
+        diagonal.diag_embed,
+        diagonal.trace,
+    )
+    mv, addmm, baddbmm, inner = matmul.mv, matmul.addmm, matmul.baddbmm, einsum.inner
+    kthvalue, median, quantile = order.kthvalue, order.median, order.quantile
+    count_nonzero = reduce.count_nonzero
+    index_select, index_add, index_copy, index_fill = (
+        scatter.index_select,
+        scatter.index_add,
+        scatter.index_copy,
+        scatter.index_fill,
+    )
+    masked_select, masked_fill, take = scatter.masked_select, scatter.masked_fill, scatter.take
+    scatter, scatter_add = scatter.scatter, scatter.scatter_add
+    narrow, select, roll, repeat_interleave = join.narrow, join.select, join.roll, join.repeat_interleave
+    movedim, moveaxis, swapaxes, unflatten, ravel = (
+        shape.movedim,
+        shape.movedim,
+        shape.transpose,
+        shape.unflatten,
+        shape.ravel,
+    )
+
+    def tile(self, *dims: Any) -> Tensor:
+        """Repeated along each axis, as a copy; missing counts in front are 1."""
+        return shape.tile(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
+
+    def new_full(self: Any, size: Any, fill_value: Any, *, dtype: Any = None) -> Tensor:
+        """``fill_value`` in another shape, with this tensor's device, and its dtype unless given."""
+        from minigrad.creation import full
+
+        return full(size, fill_value, dtype=dtype or self.dtype, device=self.device)
+
+    def new_empty(self: Any, *size: Any, dtype: Any = None) -> Tensor:
+        """Uninitialised, of another shape, with this tensor's device, and its dtype unless given."""
+        from minigrad.creation import empty
+
+        return empty(*size, dtype=dtype or self.dtype, device=self.device)
+
+    def multinomial(
+        self: Any, num_samples: int, replacement: bool = False, *, generator: Any = None
+    ) -> Tensor:
+        """Numbers drawn with this tensor's elements as probabilities: see :func:`minigrad.multinomial`."""
+        from minigrad.creation import multinomial
+
+        return multinomial(self, num_samples, replacement, generator=generator)
+
+    def masked_fill_(self, mask: Tensor, value: Any) -> Tensor:
+        """Elements where ``mask`` is true become ``value``."""
+        return self._in_place(scatter.masked_fill, mask, value)
+
+    def scatter_(self, dim: int, index: Tensor, src: Any, *, reduce: str | None = None) -> Tensor:
+        """``src`` is written at the positions ``index`` along ``dim``: see :func:`minigrad.scatter`."""
+        written = scatter.scatter_add if reduce == "add" else scatter.scatter
+        return self._in_place(written, dim, index, src)
+
+    def scatter_add_(self, dim: int, index: Tensor, src: Tensor) -> Tensor:
+        """``src`` is added at the positions ``index`` along ``dim``: see :func:`minigrad.scatter_add`."""
+        return self._in_place(scatter.scatter_add, dim, index, src)
+
+    def index_add_(self, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+        """alpha times ``source`` is added at the numbers ``index`` along ``dim``."""
+        return self._in_place(scatter.index_add, dim, index, source if alpha == 1 else source * alpha)
+
+    def index_copy_(self, dim: int, index: Tensor, source: Tensor) -> Tensor:
+        """``source`` is written at the numbers ``index`` along ``dim``."""
+        return self._in_place(scatter.index_copy, dim, index, source)
+
+    def index_fill_(self, dim: int, index: Tensor, value: Any) -> Tensor:
+        """``value`` is written at the numbers ``index`` along ``dim``."""
+        return self._in_place(scatter.index_fill, dim, index, value)

@@ -1,0 +1,128 @@
+"""More arithmetic: functions of two variables, inverse hyperbolic ones, and compositions of other ops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.dtypes import is_floating
+from minigrad.op import op
+from minigrad.ops.elementwise import (
+    _function,
+    abs,
+    add,
+    as_dtype,
+    clamp,
+    div,
+    exp,
+    floating,
+    isnan,
+    log,
+    log1p,
+    maximum,
+    mul,
+    sqrt,
+    trunc,
+    where,
+)
+
+asinh = _function("asinh", "arcsinh", lambda g, _z, x: g / sqrt(x * x + 1.0))
+acosh = _function("acosh", "arccosh", lambda g, _z, x: g / sqrt(x * x - 1.0))
+atanh = _function("atanh", "arctanh", lambda g, _z, x: g / (1.0 - x * x))
+exp2 = _function("exp2", "exp2", lambda g, z, _x: g * (z * math.log(2.0)))
+
+
+@op(promote=True, name="atan2")
+def _atan2(xp, y, x):
+    return xp.arctan2(y, x)
+
+
+_atan2.grad(
+    y=lambda g, _z, y, x: g * (x / (x * x + y * y)),
+    x=lambda g, _z, y, x: g * (-y / (x * x + y * y)),
+)
+
+
+def atan2(y: Any, x: Any) -> Any:
+    """The angle in (-pi, pi] of the point (x, y)."""
+    return _atan2(floating(y), floating(x))
+
+
+@op(promote=True, name="hypot")
+def _hypot(xp, x, y):
+    return xp.hypot(x, y)
+
+
+_hypot.grad(x=lambda g, z, x, _y: g * (x / z), y=lambda g, z, _x, y: g * (y / z))
+
+
+def hypot(x: Any, y: Any) -> Any:
+    """sqrt(x^2 + y^2), computed without overflow."""
+    return _hypot(floating(x), floating(y))
+
+
+@op(promote=True)
+def fmod(xp, x, y):
+    """The remainder of x / y, with the sign of x."""
+    return xp.fmod(x, y)
+
+
+fmod.grad(x=lambda g, _z, _x, _y: g, y=lambda g, _z, x, y: -g * trunc(div(x, y)))
+
+
+def frac(x: Any) -> Any:
+    """x - trunc(x)"""
+    return x - trunc(x)
+
+
+def lerp(start: Any, end: Any, weight: Any) -> Any:
+    """start + weight (end - start)"""
+    return add(start, mul(weight, end - start))
+
+
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """input + value tensor1 tensor2"""
+    product = mul(tensor1, tensor2)
+    return add(input, product if value == 1 else product * value)
+
+
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """input + value tensor1 / tensor2"""
+    quotient = div(tensor1, tensor2)
+    return add(input, quotient if value == 1 else quotient * value)
+
+
+def logaddexp(x: Any, y: Any) -> Any:
+    """log(exp(x) + exp(y)), computed without overflow."""
+    x, y = floating(x), floating(y)
+    distance = abs(x - y)
+    # Of two equal infinities the difference is NaN; their larger one is the answer.
+    return maximum(x, y) + log1p(exp(-where(isnan(distance) & (x == y), math.inf, distance)))
+
+
+def xlogy(x: Any, y: Any) -> Any:
+    """x log(y), and 0 where x is 0, unless y is NaN."""
+    without_limit = (x == 0) & ((y <= 0) | (y == math.inf))
+    return mul(x, log(where(without_limit, 1.0, floating(y))))
+
+
+def logit(x: Any, eps: float | None = None) -> Any:
+    """log(x / (1 - x)), the inverse of the sigmoid; with ``eps``, x is limited to [eps, 1 - eps] first."""
+    x = floating(x)
+    if eps is not None:
+        x = clamp(x, eps, 1.0 - eps)
+    return log(x) - log1p(-x)
+
+
+def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:
+    """``x`` with NaN and the infinities replaced by numbers; infinities by the dtype's limits, by default."""
+    if not is_floating(x.dtype):
+        return x
+    limits = np.finfo(x.dtype) if x.dtype.kind == "f" else np.finfo(np.float32)
+    replaced = where(isnan(x), as_dtype(nan, x.dtype, x.device), x)
+    for infinity, value, limit in ((math.inf, posinf, limits.max), (-math.inf, neginf, limits.min)):
+        number = float(limit) if value is None else value
+        replaced = where(replaced == infinity, as_dtype(number, x.dtype, x.device), replaced)
+    return replaced

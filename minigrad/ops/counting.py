@@ -1,0 +1,77 @@
+"""Counting values: which there are, and how often. None of these is differentiable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import wrap
+
+
+def unique(
+    x: Any,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    """The values of ``x``, each once, in order.
+
+    Args:
+        x: a tensor.
+        sorted: there for PyTorch's sake: they always are.
+        return_inverse: also return where each element's value is among them, in the shape of ``x``.
+        return_counts: also return how often each occurs.
+        dim: take the parts of ``x`` along this axis for the values, instead of its elements.
+
+    Returns:
+        The values, or a tuple of them and what else was asked for. Every NaN is a value of its own.
+    """
+    device = x.device
+    with device.active():
+        found = device.xp.unique(x._array, return_inverse=True, return_counts=True, axis=dim, equal_nan=False)
+        values, inverse, counts = found
+        inverse = inverse.reshape(x.shape if dim is None else -1)
+        results = [wrap(values, device)]
+        if return_inverse:
+            results.append(wrap(inverse.astype(np.int64, copy=False), device))
+        if return_counts:
+            results.append(wrap(counts.astype(np.int64, copy=False), device))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
+    """How often each of the numbers 0, 1, ... occurs in the vector ``x``, or the sum of its ``weights``.
+
+    ``minlength`` is the least length of the output. Counts are int64, sums of weights float64.
+    """
+    if x.ndim != 1 or x.dtype.kind not in "iu":
+        raise ValueError(f"bincount: expected a vector of integers, got {x.dtype} of shape {x.shape}")
+    if weights is not None and weights.shape != x.shape:
+        raise ValueError(f"bincount: weights must have shape {x.shape}, got {weights.shape}")
+    with x.device.active():
+        if x.numel() and int(x._array.min()) < 0:
+            raise ValueError(f"bincount: the numbers must not be negative, got {int(x._array.min())}")
+        given = None if weights is None else weights._array
+        return wrap(x.device.xp.bincount(x._array, given, minlength), x.device)
+
+
+def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> Any:
+    """Where each of the ``values`` would be put into the vector ``sorted_sequence`` to keep it in order.
+
+    Before equal elements, or with ``right`` behind them; int64, in the shape of ``values``.
+    """
+    if sorted_sequence.ndim != 1:
+        raise ValueError(f"searchsorted: expected a vector, got shape {sorted_sequence.shape}")
+    device = sorted_sequence.device
+    with device.active():
+        found = device.xp.searchsorted(
+            sorted_sequence._array, values._array, side="right" if right else "left"
+        )
+        return wrap(device.xp.asarray(found).astype(np.int64, copy=False), device)
+
+
+def bucketize(input: Any, boundaries: Any, *, right: bool = False) -> Any:
+    """:func:`searchsorted` of ``input`` among the vector ``boundaries``."""
+    return searchsorted(boundaries, input, right=right)
