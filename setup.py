@@ -126,8 +126,9 @@ setup(
         "minigrad.utils",
     ],
     package_dir={"minigrad.kernels": "kernels"},
+    exclude_package_data={"": ["*.pyc"]},
     package_data={
-        "minigrad": ["py.typed", "*.pxd"],
+        "minigrad": ["py.typed", "*.pxd", "templates/file/*", "templates/package/**/*"],
         "minigrad.data": ["*.npz"],
         "minigrad.kernels.cuda": ["*.cu", "*.cuh"],
         "minigrad.kernels.sim": ["*.h", "*.cpp"],

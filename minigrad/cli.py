@@ -1,4 +1,4 @@
-"""The command ``minigrad``: ``minigrad info``, ``minigrad compare`` and ``minigrad sim-profile``."""
+"""The command ``minigrad``: ``info``, ``compare``, ``sim-profile`` and ``new-kernel``."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_compare(commands)
     _add_sim_profile(commands)
+    _add_new_kernel(commands)
     return parser
 
 
@@ -135,6 +136,31 @@ def _add_sim_profile(commands: Any) -> None:
     parser.add_argument("target", metavar="TARGET", help="a ladder, or the path of a Python program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own arguments")
     parser.set_defaults(run=_sim_profile)
+
+
+def _add_new_kernel(commands: Any) -> None:
+    parser = commands.add_parser(
+        "new-kernel",
+        help="write an op of your own, with kernels for the CPU and for CUDA, ready to run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.dedent(
+            """\
+            Writes NAME.py, with a reference in NumPy terms, a gradient and a CUDA kernel, and test_NAME.py.
+            Both run as they are, with a GPU or without one: put your own operation in the place of the
+            example. With --package it writes a folder NAME that pip can install, with the kernel in a file
+            of its own, tests and a README."""
+        ),
+    )
+    parser.add_argument("name", metavar="NAME", help="the op's name, such as smooth_step")
+    parser.add_argument("--package", action="store_true", help="a package with pyproject.toml, not a file")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the folder to write into, made if it is missing; by default the current one",
+    )
+    parser.set_defaults(run=_new_kernel)
 
 
 def _thread_count(text: str) -> int:
@@ -254,6 +280,38 @@ def _sim_profile(options: argparse.Namespace) -> int:
             "nor the path of a Python program"
         )
     return OK
+
+
+# ---- minigrad new-kernel ----------------------------------------------------------------------------------
+
+
+def _new_kernel(options: argparse.Namespace) -> int:
+    from minigrad.new_kernel import NewKernelError, new_kernel
+
+    name, folder = options.name, options.directory
+    try:
+        written = new_kernel(name, package=options.package, directory=folder)
+    except NewKernelError as error:
+        raise UsageError(str(error)) from None
+    print("written:", *written, sep="\n  ")
+    if options.package:
+        steps = {
+            f"cd {folder / name}": "",
+            'python -m pip install -e ".[test]"': "install it; changes count at once",
+            "python -m pytest": "check every kernel and the gradients",
+        }
+    else:
+        steps = {
+            **({f"cd {folder}": ""} if folder != Path() else {}),
+            f"python {name}.py": "check every kernel and the gradients",
+            f"python -m pytest test_{name}.py": "the checks alone, as tests",
+        }
+    width = max(map(len, steps))
+    print("\nNext:", *(f"{step:{width}}  {what}".rstrip() for step, what in steps.items()), sep="\n  ")
+    return OK
+
+
+# ---- what is shown ----------------------------------------------------------------------------------------
 
 
 class _Progress:

@@ -58,7 +58,8 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["info", "--help"], ["compare", "--help"], ["sim-profile", "--help"]]
+    "arguments",
+    [["--help"], *([command, "--help"] for command in ("info", "compare", "sim-profile", "new-kernel"))],
 )
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as error:

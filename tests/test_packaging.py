@@ -78,8 +78,8 @@ def test_wheel_holds_every_level_and_what_runs_the_simulator(wheel):
     for file in (ROOT / "kernels").rglob("*"):
         if file.suffix in (".cu", ".cuh") or (file.parent.name == "sim" and file.suffix in (".h", ".cpp")):
             assert f"minigrad/kernels/{file.relative_to(ROOT / 'kernels')}" in names
-    for file in (ROOT / "minigrad").rglob("*.py"):
-        assert str(file.relative_to(ROOT)) in names
+    for file in (*(ROOT / "minigrad").rglob("*.py"), *(ROOT / "minigrad/templates").rglob("*.*")):
+        assert "__pycache__" in file.parts or str(file.relative_to(ROOT)) in names
     if os.uname().machine == "x86_64":
         for level in ("x86_64_v2", "x86_64_v3", "x86_64_v4"):
             assert any(name.startswith(f"minigrad/kernels/cpu/{level}/matmul") for name in names)
@@ -105,6 +105,7 @@ def test_wheel_works_outside_the_checkout(wheel, installed):
     assert "used" in installed("python", "-c", USE.format(version=wheel.name.split("-")[1]))
     assert "minigrad" in installed("minigrad", "--version")
     assert "matmul" in installed("python", "-m", "minigrad", "info")
+    assert "pyproject.toml" in installed("minigrad", "new-kernel", "soft_length", "--package")
 
 
 def test_the_compiled_engine_passes_the_engine_s_tests(installed):

@@ -1,0 +1,29 @@
+"""Tests of example_op: every kernel against the reference, and the gradients."""
+
+import minigrad as mg
+import numpy as np
+from minigrad.testing import case, check_op
+
+from example_op import example_op
+
+# Shapes of the inputs, and attributes. Shapes that broadcast, are empty, or are no
+# multiple of a block are where mistakes hide.
+CASES = [
+    case((), (), gradient=False),
+    case((1000,), (1000,), gradient=False),  # differences of so many would take long
+    case((33, 1), (1, 17)),
+    case((0, 3), (0, 3)),
+    case((4, 5), (4, 5), epsilon=2.0),
+]
+
+
+def test_kernels_and_gradients():
+    """Every kernel on every device of this machine; the first and the second gradient."""
+    check_op(example_op, CASES)
+
+
+def test_values():
+    """The reference is what all else is compared with; known values check it."""
+    x, y = mg.tensor([3.0, 5.0]), mg.tensor([4.0, 12.0])
+    lengths = example_op(x, y, epsilon=0.0).numpy()
+    np.testing.assert_allclose(lengths, [5.0, 13.0], rtol=1e-6)
