@@ -123,6 +123,7 @@ setup(
         "minigrad.nn",
         "minigrad.ops",
         "minigrad.optim",
+        "minigrad.optim.lr_scheduler",
         "minigrad.utils",
     ],
     package_dir={"minigrad.kernels": "kernels"},

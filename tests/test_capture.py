@@ -49,10 +49,24 @@ def batches(count, dtype=np.float32):
 OPTIMIZERS = {
     "Adam": lambda params: mg.optim.Adam(params, lr=0.01),
     "momentum": lambda params: mg.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "amsgrad": lambda params: mg.optim.AdamW(params, lr=0.01, amsgrad=True),
+    "RMSprop": lambda params: mg.optim.RMSprop(params, lr=0.01, momentum=0.5),
+    "Adagrad": lambda params: mg.optim.Adagrad(params, lr=0.01, lr_decay=0.1),
+    "Lion": lambda params: mg.optim.Lion(params, lr=0.01, weight_decay=0.1),
 }
 
 
-@pytest.mark.parametrize(("optimizer", "dtype"), [("Adam", np.float32), ("momentum", np.float64)])
+@pytest.mark.parametrize(
+    ("optimizer", "dtype"),
+    [
+        ("Adam", np.float32),
+        ("momentum", np.float64),
+        ("amsgrad", np.float32),
+        ("RMSprop", np.float32),
+        ("Adagrad", np.float32),
+        ("Lion", np.float32),
+    ],
+)
 def test_bits_are_those_of_plain_steps(device, optimizer, dtype):
     """With a schedule, dropout, running averages, two batch sizes, and inputs from host and device."""
     results = []

@@ -58,6 +58,15 @@ def adam(p, grads, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=Fa
     return np.array(values)
 
 
+def lion(p, grads, lr, betas=(0.9, 0.99), weight_decay=0):
+    values, m = [], 0
+    for g in grads:
+        p = p * (1 - lr * weight_decay) - lr * np.sign(betas[0] * m + (1 - betas[0]) * g)
+        m = betas[1] * m + (1 - betas[1]) * g
+        values.append(p)
+    return np.array(values)
+
+
 CASES = [
     (optim.SGD, sgd, {"lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.9}),
@@ -68,7 +77,11 @@ CASES = [
     (optim.Adam, adam, {"lr": 0.01, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.3}),
     (optim.Adam, adam, {"lr": 0.01, "maximize": True}),
     (optim.AdamW, lambda *a, **o: adam(*a, **o, decoupled=True), {"lr": 0.01, "weight_decay": 0.3}),
+    (optim.Lion, lion, {"lr": 0.01, "betas": (0.5, 0.8), "weight_decay": 0.3}),
 ]
+EVERY_OPTIMIZER = [
+    optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Lion, optim.Muon,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("made", "definition", "options"), CASES)
@@ -93,7 +106,7 @@ def test_float32_stays_close(made, definition, options):
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("made", [optim.SGD, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("made", EVERY_OPTIMIZER)
 def test_layout_and_device_do_not_matter(made):
     grads = gradients(3)
     expected = trajectory(made([p := start()], lr=0.1), p, grads)
@@ -186,7 +199,7 @@ def test_groups_have_options_of_their_own():
     assert repr(optimizer).startswith("SGD (\nParameter Group 0\n    dampening: 0.0\n    lr: 1.0\n")
 
 
-@pytest.mark.parametrize("made", [optim.SGD, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("made", EVERY_OPTIMIZER)
 def test_bad_parameters_are_refused(made):
     parameter = start()
     for params, error, text in (
@@ -219,6 +232,13 @@ def test_bad_parameters_are_refused(made):
         (optim.Adam, {"betas": 0.9}, "pair"),
         (optim.Adam, {"eps": -1e-8}, "eps"),
         (optim.AdamW, {"weight_decay": -0.1}, "AdamW: weight_decay"),
+        (optim.RMSprop, {"alpha": 1.0}, "RMSprop: alpha"),
+        (optim.RMSprop, {"momentum": -1.0}, "RMSprop: momentum"),
+        (optim.Adagrad, {"lr_decay": -1.0}, "Adagrad: lr_decay"),
+        (optim.Adadelta, {"rho": 1.5}, "Adadelta: rho"),
+        (optim.Lion, {"betas": (0.9, 1.0)}, r"Lion: betas\[1\]"),
+        (optim.Muon, {"ns_steps": 1.5}, "Muon: ns_steps"),
+        (optim.Muon, {"adjust_lr_fn": "other"}, "Muon: adjust_lr_fn .* got 'other'"),
     ],
 )
 def test_bad_options_are_refused(made, options, text):
@@ -238,6 +258,20 @@ def test_a_gradient_that_does_not_fit_is_told():
         optimizer.step()
 
 
+def test_muon_steps_along_an_orthogonal_matrix():
+    parameter = nn.Parameter(mg.zeros(6, 20))
+    optimizer = optim.Muon([parameter], lr=0.5, momentum=0.0, weight_decay=0.0)
+    parameter.grad = grad = mg.randn(6, 20)
+    optimizer.step()
+    step = -parameter.detach().numpy().astype(np.float64) / 0.5
+    U, _, Vt = np.linalg.svd(grad.numpy().astype(np.float64), full_matrices=False)
+    shares = np.diag(U.T @ step @ Vt.T)
+    assert ((shares > 0.65) & (shares < 1.25)).all()  # what five iterations reach
+    np.testing.assert_allclose(U @ np.diag(shares) @ Vt, step, atol=1e-4)
+    with pytest.raises(ValueError, match=r"parameter 1 has shape \(7,\); only matrices"):
+        optim.Muon([parameter, nn.Parameter(mg.zeros(7))])
+
+
 def test_nan_gradients_flow():
     parameter = nn.Parameter(mg.ones(2))
     parameter.grad = mg.tensor([math.nan, 1.0])
@@ -245,7 +279,15 @@ def test_nan_gradients_flow():
     assert math.isnan(parameter.tolist()[0]) and parameter.tolist()[1] == 0.5
 
 
-@pytest.mark.parametrize("made", [lambda p: optim.SGD(p, lr=0.1, momentum=0.9), optim.Adam])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: optim.Adam(p, amsgrad=True),
+        lambda p: optim.RMSprop(p, momentum=0.9, centered=True),
+        *EVERY_OPTIMIZER[1:],
+    ],
+)
 @pytest.mark.parametrize("kept", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
 def test_training_resumes_where_it_was_saved(made, kept):
     grads = gradients(8)
@@ -285,9 +327,14 @@ def test_a_state_that_does_not_fit_changes_nothing():
     with pytest.raises(ValueError, match="lr"):
         optimizer.load_state_dict(state)
     state["param_groups"][0]["lr"] = 0.1
-    state["state"] = {7: {"step": 3}}
-    with pytest.raises(ValueError, match="number 7"):
-        optimizer.load_state_dict(state)
+    averages = {"step": 3, "exp_avg": mg.zeros(7, 5), "exp_avg_sq": mg.zeros(5, 7)}
+    for bad, text in (
+        ({7: averages}, "number 7"),
+        ({0: {"momentum_buffer": mg.zeros(7, 5)}}, "parameter 0 lacks 'exp_avg', 'exp_avg_sq'"),
+        ({1: averages}, r"parameter 1 has 'exp_avg_sq' of shape \(5, 7\), the parameter has \(7, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            optimizer.load_state_dict({**state, "state": bad})
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
@@ -351,7 +398,7 @@ def test_a_schedule_resumes():
     resumed.load_state_dict(schedule.state_dict())
     resumed.step()
     assert resumed.last_epoch == 4 and resumed.get_last_lr() == [0.25]
-    with pytest.raises(ValueError, match="unknown keys"):
+    with pytest.raises(ValueError, match=r"unknown keys \['T_max'\] and lacks \['step_size'"):
         resumed.load_state_dict({"T_max": 3})
 
 
@@ -365,3 +412,27 @@ def test_schedules_refuse_bad_input():
         lr_scheduler.StepLR([start()], 3)
     with pytest.raises(KeyError, match="initial_lr"):
         lr_scheduler.StepLR(optimizer, 3, last_epoch=5)
+    step = lr_scheduler.StepLR(optimizer, 3)
+    plateau = lr_scheduler.ReduceLROnPlateau(optimizer)
+    other = lr_scheduler.StepLR(optim.SGD([start()]), 3)
+    for make, error, text in (
+        (lambda: lr_scheduler.LinearLR(optimizer, 0.0), ValueError, "start_factor must be above 0"),
+        (lambda: lr_scheduler.ConstantLR(optimizer, 2.0), ValueError, r"factor must be in \[0, 1\], got 2"),
+        (lambda: lr_scheduler.OneCycleLR(optimizer, 1.0), ValueError, "give total_steps"),
+        (lambda: lr_scheduler.OneCycleLR(optimizer, [1.0, 2.0], 5), ValueError, "2 rates max_lr for 1"),
+        (lambda: lr_scheduler.OneCycleLR(optim.Adagrad([start()]), 1.0, 5), ValueError, "has no momentum"),
+        (lambda: lr_scheduler.ReduceLROnPlateau(optimizer, "low"), ValueError, "got 'low'"),
+        (lambda: lr_scheduler.SequentialLR(optimizer, [step, step], []), ValueError, "one milestone less"),
+        (lambda: lr_scheduler.SequentialLR(optimizer, [step, other], [3]), ValueError, "another optimizer"),
+        (lambda: lr_scheduler.ChainedScheduler([step, plateau]), TypeError, "ReduceLROnPlateau, which"),
+    ):
+        with pytest.raises(error, match=text):
+            make()
+
+
+def test_a_cycle_ends():
+    schedule = lr_scheduler.OneCycleLR(optim.SGD([start()], momentum=0.9), 1.0, total_steps=3)
+    for _ in range(3):
+        schedule.step()
+    with pytest.raises(ValueError, match="step 4 of a schedule of 3"):
+        schedule.step()

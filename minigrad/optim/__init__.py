@@ -1,8 +1,23 @@
 """Optimizers and learning-rate schedules, with PyTorch's names (``torch.optim``)."""
 
 from minigrad.optim import lr_scheduler
+from minigrad.optim.adagrad import Adadelta, Adagrad
 from minigrad.optim.adam import Adam, AdamW
+from minigrad.optim.lion import Lion
+from minigrad.optim.muon import Muon
 from minigrad.optim.optimizer import Optimizer
+from minigrad.optim.rmsprop import RMSprop
 from minigrad.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "Muon",
+    "Optimizer",
+    "RMSprop",
+    "lr_scheduler",
+]

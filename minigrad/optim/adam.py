@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
-from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.cuda.live import Live
-from minigrad.optim.optimizer import Optimizer, Update, check_number, refuse_first_step
+from minigrad.optim.optimizer import Optimizer, Update, check_number, live_number
 from minigrad.recording import Recording, recording_on
 from minigrad.tensor import Tensor
 
@@ -59,6 +58,36 @@ def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_dec
     )
 
 
+def _amsgrad_step(
+    xp,
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    max_exp_avg_sq,
+    *,
+    beta1,
+    beta2,
+    eps,
+    l2,
+    shrink,
+    step_size,
+    correction,
+):
+    if shrink is not None:
+        param *= shrink
+    if l2:
+        grad = grad + l2 * param
+    exp_avg += (1 - beta1) * (grad - exp_avg)
+    exp_avg_sq *= beta2
+    exp_avg_sq += (1 - beta2) * grad * grad
+    xp.maximum(max_exp_avg_sq, exp_avg_sq, out=max_exp_avg_sq)
+    param -= step_size * exp_avg / (xp.sqrt(max_exp_avg_sq) / correction + eps)
+
+
+amsgrad_step = Update(_amsgrad_step, "amsgrad_step")
+
+
 class Adam(Optimizer):
     """Adam: each element moves by about lr, whatever the scale of its gradient; https://arxiv.org/abs/1412.6980.
 
@@ -71,7 +100,10 @@ class Adam(Optimizer):
         betas: (beta1, beta2), how slowly the averages of g and of g^2 move; in [0, 1).
         eps: keeps the division finite.
         weight_decay: added to the gradient, times the parameter (an L2 penalty); see :class:`AdamW`.
+        amsgrad: divide by the largest average of g^2 so far, so that steps never grow again;
+            https://openreview.net/forum?id=ryQu7f-RZ.
         maximize: climb instead of descending.
+        foreach, fused: accepted for PyTorch's sake: all parameters are always changed in one pass.
     """
 
     decoupled: ClassVar[bool] = False
@@ -83,14 +115,18 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
     ):
         defaults = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
             "maximize": maximize,
         }
         super().__init__(params, defaults)
@@ -100,18 +136,18 @@ class Adam(Optimizer):
         name = type(self).__name__
         for option in ("lr", "eps", "weight_decay"):
             check_number(name, option, group[option])
-        betas = group["betas"]
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ValueError(f"{name}: betas must be a pair of numbers, got {betas!r}")
-        for i, beta in enumerate(betas):
-            check_number(name, f"betas[{i}]", beta, below=1.0)
+        check_betas(name, group["betas"])
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The averages of g and of g^2."""
+        return ("exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * group["amsgrad"])
 
     def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
         """One step of the parameters of a group."""
-        states = [self.state[param] for param in params]
-        for param, state in zip(params, states, strict=True):
-            if not state:
-                _start(param, state)
+        states = self._started(params, group)
+        if group["amsgrad"]:
+            self._update_amsgrad(params, grads, states, group)
+            return
         steps = [state["step"] + 1 for state in states]
         beta1, beta2 = group["betas"]
         recording = recording_on(params[0].device)
@@ -153,13 +189,41 @@ class Adam(Optimizer):
                 of_step[step] = recording.live("ddd", partial(factors, param))
         return [of_step[step] for step in steps]
 
+    def _update_amsgrad(
+        self, params: list[Tensor], grads: list[Any], states: list[dict], group: dict[str, Any]
+    ) -> None:
+        self._count_step(params)
+        device, decay, (beta1, beta2) = params[0].device, group["weight_decay"], group["betas"]
 
-def _start(param: Tensor, state: dict[str, Any]) -> None:
-    refuse_first_step(param)
-    state["step"] = 0
-    with param.device.active():
-        for name in ("exp_avg", "exp_avg_sq"):
-            state[name] = wrap(param.device.xp.zeros(param.shape, param.dtype), param.device)
+        def step_size(state: dict[str, Any]) -> float:
+            return group["lr"] / (1 - beta1 ** state["step"])
+
+        def correction(state: dict[str, Any]) -> float:
+            return math.sqrt(1 - beta2 ** state["step"])
+
+        shrinks = self.decoupled and decay
+        amsgrad_step(
+            params,
+            grads,
+            *[[state[name]._array for state in states] for name in self.state_names(group)],
+            each={
+                "step_size": [live_number(device, partial(step_size, state)) for state in states],
+                "correction": [live_number(device, partial(correction, state)) for state in states],
+            },
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            l2=0.0 if self.decoupled else decay,
+            shrink=live_number(device, lambda: 1 - group["lr"] * decay) if shrinks else None,
+        )
+
+
+def check_betas(owner: str, betas: Any) -> None:
+    """Raise ValueError unless ``betas`` is a pair of numbers in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"{owner}: betas must be a pair of numbers, got {betas!r}")
+    for i, beta in enumerate(betas):
+        check_number(owner, f"betas[{i}]", beta, below=1.0)
 
 
 class AdamW(Adam):
@@ -178,7 +242,10 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay, maximize=maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import enable_grad, mark_written, wrap
+from minigrad.devices import Device
 from minigrad.dispatch import Kernel, kernel_table, parse_dtypes
 from minigrad.dtypes import is_half
+from minigrad.kernels.cuda.live import Live
 from minigrad.recording import recorder, recording_on
 from minigrad.tensor import Tensor
 
-__all__ = ["Optimizer", "Update", "check_number", "refuse_first_step"]
+__all__ = ["Optimizer", "Update", "check_number", "live_number", "refuse_first_step"]
 
 # What a kernel of an Update takes: the arrays of one parameter, or lists of those of many.
 STRIDED, LISTS = "strided", "lists"
@@ -60,6 +62,13 @@ class Optimizer:
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError if an option of ``group`` is out of range."""
 
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...] | None:
+        """The tensors that the state of each parameter of ``group`` has, all of the parameter's shape.
+
+        A state that is loaded is checked for them. None, the default: nothing is known.
+        """
+        return None
+
     def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change ``param`` in place.
 
@@ -75,6 +84,31 @@ class Optimizer:
         """Change the parameters of a group that have gradients; by default :meth:`update` each."""
         for param, grad in zip(params, grads, strict=True):
             self.update(param, grad, self.state[param], group)
+
+    def _started(self, params: list[Tensor], group: dict[str, Any], value: float = 0.0) -> list[dict]:
+        """The states of ``params``; a new one is at step 0, its tensors filled with ``value``."""
+        states = [self.state[param] for param in params]
+        for param, state in zip(params, states, strict=True):
+            if not state:
+                refuse_first_step(param)
+                state["step"] = 0
+                with param.device.active():
+                    for name in self.state_names(group) or ():
+                        filled = param.device.xp.full(param.shape, value, param.dtype)
+                        state[name] = wrap(filled, param.device)
+        return states
+
+    def _count_step(self, params: list[Tensor]) -> None:
+        """Add 1 to the steps of ``params``, and in each replay of a recorded step again."""
+
+        def advance() -> None:
+            for param in params:
+                self.state[param]["step"] += 1
+
+        recording = recording_on(params[0].device)
+        if recording is not None:
+            recording.before_replay.append(advance)
+        advance()
 
     # ---- use -------------------------------------------------------------------------------------------
 
@@ -152,7 +186,8 @@ class Optimizer:
         """Continue from what :meth:`state_dict` gave for parameters in the same order.
 
         Raises:
-            ValueError: the groups differ in number or size, or an option is out of range; nothing is changed.
+            ValueError: the groups differ in number or size, an option is out of range, or the state is of
+                another optimizer or of parameters of other shapes; nothing is changed.
         """
         name = type(self).__name__
         saved = list(state_dict["param_groups"])
@@ -163,7 +198,7 @@ class Optimizer:
                 f"{name}: the state is of parameter groups of sizes {saved_sizes}, the optimizer has {sizes}"
             )
         groups = [
-            {**copy.deepcopy(dict(new)), "params": own["params"]}
+            {**self.defaults, **copy.deepcopy(dict(new)), "params": own["params"]}
             for new, own in zip(saved, self.param_groups, strict=True)
         ]
         for group in groups:
@@ -171,12 +206,15 @@ class Optimizer:
         parameter_of = dict(
             zip((n for group in saved for n in group["params"]), self._parameters(), strict=True)
         )
+        names_of = {param: self.state_names(group) for group in groups for param in group["params"]}
         state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for number, values in state_dict["state"].items():
             if number not in parameter_of:
                 raise ValueError(f"{name}: the state has no parameter with the number {number!r}")
             param = parameter_of[number]
-            state[param] = {key: _own_copy(value, param) for key, value in values.items()}
+            if (problem := _misfit(values, param, names_of[param])) is not None:
+                raise ValueError(f"{name}: the state of parameter {number} {problem}")
+            state[param] = {key: _own_copy(key, value, param) for key, value in values.items()}
         self.param_groups, self.state = groups, state
 
     def _what_is_recorded(self) -> list:
@@ -202,7 +240,7 @@ class Update:
     in the same way; but it writes into its arrays, and knows no gradient.
 
     Args:
-        reference: ``reference(xp, param, *arrays, **options)``; an array may be None.
+        reference: ``reference(xp, param, *arrays, **options)``, elementwise; an array may be None.
         name: the name that its kernels are told by.
     """
 
@@ -275,6 +313,7 @@ class Update:
                     kernel.run(own, *arrays, **options)
                     break
             else:
+                options = {name: _placed(value, own.dtype) for name, value in options.items()}
                 with np.errstate(all="ignore"):
                     self.reference(device.xp, own, *arrays, **options)
         mark_written(param)
@@ -295,6 +334,12 @@ def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> 
     """Raise ValueError unless 0 <= value < below; NaN is refused."""
     if not isinstance(value, numbers.Real) or not 0.0 <= float(value) < below:
         raise ValueError(f"{owner}: {name} must be a number in [0, {below}), got {value!r}")
+
+
+def live_number(device: Device, read: Callable[[], float]) -> Any:
+    """``read()``; in a step that is being recorded, a :class:`Live` that each replay reads anew."""
+    recording = recording_on(device)
+    return float(read()) if recording is None else recording.live("d", lambda: (float(read()),))
 
 
 def refuse_first_step(param: Tensor) -> None:
@@ -327,9 +372,31 @@ def _gradient(param: Tensor, maximize: bool) -> Any:
         return param.device.xp.asarray(-array)  # NumPy gives a scalar for zero dimensions
 
 
-def _own_copy(value: Any, param: Tensor) -> Any:
+def _placed(value: Any, dtype: np.dtype) -> Any:
+    """A live number as a 0-d array of ``dtype``, to compute with; anything else as it is."""
+    if isinstance(value, Live) and value.format == "d":
+        return value.words[0].astype(dtype)
+    return value
+
+
+def _misfit(values: Mapping[str, Any], param: Tensor, names: tuple[str, ...] | None) -> str | None:
+    """Why saved values cannot be the state of ``param``, or None."""
+    if names is None or not values:
+        return None
+    missing = [name for name in names if not isinstance(values.get(name), Tensor)]
+    if missing:
+        return f"lacks {', '.join(map(repr, missing))}: it is of another optimizer, or of other options"
+    for name, value in values.items():
+        if isinstance(value, Tensor) and name != "step" and value.shape != param.shape:
+            return f"has {name!r} of shape {value.shape}, the parameter has {param.shape}"
+    return None
+
+
+def _own_copy(name: str, value: Any, param: Tensor) -> Any:
     """A copy of a saved value, tensors on the parameter's device and, if floating, of its dtype."""
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
+    if name == "step":  # a tensor in PyTorch
+        return int(value.item())
     dtype = param.dtype if value.is_floating_point() else None
     return value.detach().to(device=param.device, dtype=dtype, copy=True)

@@ -8,8 +8,7 @@ from typing import Any
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.optim.optimizer import Optimizer, Update, check_number, refuse_first_step
-from minigrad.recording import recording_on
+from minigrad.optim.optimizer import Optimizer, Update, check_number, live_number, refuse_first_step
 from minigrad.tensor import Tensor
 
 __all__ = ["SGD"]
@@ -72,6 +71,7 @@ class SGD(Optimizer):
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
         nesterov: Nesterov's momentum; needs momentum, and no dampening.
         maximize: climb instead of descending.
+        foreach, fused: accepted for PyTorch's sake: all parameters are always changed in one pass.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
     ):
         defaults = {
             "lr": lr,
@@ -105,18 +107,19 @@ class SGD(Optimizer):
                 f"momentum {group['momentum']} and dampening {group['dampening']}"
             )
 
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The velocity begins with the first gradient, and is not there before."""
+        return ()
+
     def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
         """One step of the parameters of a group."""
-        recording = recording_on(params[0].device)
-        lr: Any = float(group["lr"])
-        if recording is not None:
-            lr = recording.live("d", lambda: (float(group["lr"]),))
+        lr = live_number(params[0].device, lambda: group["lr"])
         velocities: list[Any] = [None] * len(params)
         first_steps = [False] * len(params)
         if group["momentum"]:
             for i, param in enumerate(params):
                 state = self.state[param]
-                if "momentum_buffer" not in state:
+                if state.get("momentum_buffer") is None:
                     refuse_first_step(param)
                     first_steps[i] = True
                     with param.device.active():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import captured
+from minigrad import captured, optim
 from minigrad.errors import CaptureError
 
 X, Y = np.arange(20, dtype=np.float32).reshape(4, 5), np.array([0, 1, 2, 1])
@@ -75,6 +75,35 @@ def test_numbers_are_those_of_the_step_to_come(cupy):
             assert (seed, offset) == (11, offsets[-1])
             factors = live_numbers(step)[2:5].view(np.float64)
             assert tuple(factors) == (1, 0.1 / i / (1 - 0.9**i), np.sqrt(1 - 0.999**i))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda p, lr: optim.Adam(p, lr, amsgrad=True), [0.2 / (1 - 0.9**3), np.sqrt(1 - 0.999**3)]),
+        (lambda p, lr: optim.RMSprop(p, lr, momentum=0.9, centered=True), [0.2]),
+        (lambda p, lr: optim.Adagrad(p, lr, lr_decay=0.5), [0.2 / (1 + 2 * 0.5)]),
+        (optim.Adadelta, [0.2]),
+        (lambda p, lr: optim.Lion(p, lr, weight_decay=0.5), [0.2, 1 - 0.2 * 0.5]),
+        (lambda p, lr: optim.Muon(p, lr, momentum=0.5), [0.2 * np.sqrt(8 / 5), 1 - 0.2 * 0.1]),
+    ],
+)
+def test_rates_and_counts_of_every_optimizer_are_live(cupy, make, expected):
+    model = mg.nn.Linear(5, 8, bias=False).to("cuda")
+    optimizer = make(model.parameters(), lr=0.1)
+
+    def plain(x):
+        optimizer.zero_grad()
+        model(x).sum().backward()
+        optimizer.step()
+
+    step = mg.capture(plain, device="cuda", warmup=1)
+    for _ in range(2):
+        step(X)
+    optimizer.param_groups[0]["lr"] = 0.2
+    step(X)
+    assert step.graphs == 1
+    assert live_numbers(step)[: len(expected)].view(np.float64).tolist() == expected
 
 
 def test_sgd_has_one_live_number(cupy):
