@@ -426,6 +426,7 @@ CASES = {
     # Differences of what is rounded to float16 say nothing of a gradient.
     "cast": [case(s, dtype=np.dtype(t)) for s in SHAPES for t in (np.float64, np.int64)]
     + [case(s, dtype=np.dtype(np.float16), gradient=False) for s in SHAPES],
+    "hardtanh": [case(s, min=-0.5, max=0.7) for s in SHAPES + LARGER],
     "clamp": [case(s, min=lo, max=hi) for s in SHAPES for lo, hi in ((-0.5, 0.5), (None, 0.3), (0.0, None))],
     # comparison, logic, selection
     **each(["eq", "ne", "lt", "le", "gt", "ge"], TWO[:-2] + INTEGERS),
@@ -584,6 +585,7 @@ LARGE = {
     "larger_share": large(MANY, MANY, (183,)),
     "clamp": large(MANY, min=-0.5, max=0.5),
     "clamp_grad": large(MANY, MANY, min=-0.5, max=0.5),
+    "hardtanh": large(MANY, min=-0.5, max=0.5),
 }
 
 

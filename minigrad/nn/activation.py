@@ -7,39 +7,58 @@ does overwrite it.
 
 from __future__ import annotations
 
+from typing import Any
+
+from minigrad.creation import full
 from minigrad.nn import functional as F
 from minigrad.nn.module import Module
+from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
+    "SELU",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
     "LeakyReLU",
     "LogSigmoid",
-    "LogSoftmax",
+    "Mish",
+    "PReLU",
     "ReLU",
+    "ReLU6",
     "SiLU",
     "Sigmoid",
-    "Softmax",
     "Softplus",
+    "Softshrink",
+    "Softsign",
     "Tanh",
+    "Tanhshrink",
+    "Threshold",
 ]
 
 
-class ReLU(Module):
-    """max(x, 0)"""
+class _Overwriting(Module):
+    """An activation whose only argument is ``inplace``."""
 
     def __init__(self, inplace: bool = False):
         super().__init__()
         self.inplace = inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        """max(input, 0)"""
-        return F.relu(input)
-
     def extra_repr(self) -> str:
         """``inplace``, where it is set."""
         return "inplace=True" if self.inplace else ""
+
+
+class ReLU(_Overwriting):
+    """max(x, 0)"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """max(input, 0)"""
+        return F.relu(input)
 
 
 class LeakyReLU(Module):
@@ -59,6 +78,34 @@ class LeakyReLU(Module):
         return f"negative_slope={self.negative_slope}" + (", inplace=True" if self.inplace else "")
 
 
+class PReLU(Module):
+    """x where x > 0, else weight x, with a slope that is learned; https://arxiv.org/abs/1502.01852
+
+    Args:
+        num_parameters: 1, or the number of the input's channels (axis 1), each of which has then its own.
+        init: what the slopes start with.
+        device, dtype: of the parameter; float32 on the CPU by default.
+    """
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None):
+        super().__init__()
+        self.num_parameters = num_parameters
+        self.init = init
+        self.weight = Parameter(full((num_parameters,), float(init), device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Set the slopes to what they started with."""
+        self.weight.data.fill_(self.init)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        """The number of slopes."""
+        return f"num_parameters={self.num_parameters}"
+
+
 class ELU(Module):
     """x where x > 0, else alpha (exp(x) - 1); https://arxiv.org/abs/1511.07289"""
 
@@ -76,20 +123,37 @@ class ELU(Module):
         return f"alpha={self.alpha}" + (", inplace=True" if self.inplace else "")
 
 
-class SiLU(Module):
-    """x sigmoid(x), also called swish; https://arxiv.org/abs/1702.03118"""
+class CELU(ELU):
+    """x where x > 0, else alpha (exp(x / alpha) - 1); https://arxiv.org/abs/1704.07483"""
 
-    def __init__(self, inplace: bool = False):
-        super().__init__()
-        self.inplace = inplace
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.celu(input, self.alpha)
+
+
+class SELU(_Overwriting):
+    """scale elu(x, alpha), with the numbers that keep mean 0 and variance 1;
+    https://arxiv.org/abs/1706.02515"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.selu(input)
+
+
+class SiLU(_Overwriting):
+    """x sigmoid(x), also called swish; https://arxiv.org/abs/1702.03118"""
 
     def forward(self, input: Tensor) -> Tensor:
         """The function of each element."""
         return F.silu(input)
 
-    def extra_repr(self) -> str:
-        """``inplace``, where it is set."""
-        return "inplace=True" if self.inplace else ""
+
+class Mish(_Overwriting):
+    """x tanh(log(1 + exp(x))); https://arxiv.org/abs/1908.08681"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.mish(input)
 
 
 class GELU(Module):
@@ -137,6 +201,22 @@ class Tanh(Module):
         return F.tanh(input)
 
 
+class Tanhshrink(Module):
+    """x - tanh(x)"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.tanhshrink(input)
+
+
+class Softsign(Module):
+    """x / (1 + |x|)"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.softsign(input)
+
+
 class Softplus(Module):
     """log(1 + exp(beta x)) / beta; x itself where beta x is above ``threshold``"""
 
@@ -154,33 +234,96 @@ class Softplus(Module):
         return f"beta={self.beta}, threshold={self.threshold}"
 
 
-class Softmax(Module):
-    """exp(x) / sum(exp(x)) over ``dim``"""
+# ---- pieces of straight lines -----------------------------------------------------------------------------
 
-    def __init__(self, dim: int):
+
+class Hardtanh(Module):
+    """Each element limited to [min_val, max_val]."""
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False):
         super().__init__()
-        self.dim = dim
+        if not min_val < max_val:
+            raise ValueError(f"Hardtanh: min_val must be below max_val, got {min_val} and {max_val}")
+        self.min_val = min_val
+        self.max_val = max_val
+        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        """Numbers that add up to 1 along ``dim``."""
-        return F.softmax(input, self.dim)
+        """The function of each element."""
+        return F.hardtanh(input, self.min_val, self.max_val)
 
     def extra_repr(self) -> str:
-        """The axis."""
-        return f"dim={self.dim}"
+        """The arguments."""
+        inplace = ", inplace=True" if self.inplace else ""
+        return f"min_val={self.min_val}, max_val={self.max_val}{inplace}"
 
 
-class LogSoftmax(Module):
-    """The logarithm of the softmax over ``dim``"""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.dim = dim
+class ReLU6(_Overwriting):
+    """min(max(x, 0), 6)"""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Log-probabilities along ``dim``."""
-        return F.log_softmax(input, self.dim)
+        """The function of each element."""
+        return F.relu6(input)
+
+
+class Hardsigmoid(_Overwriting):
+    """relu6(x + 3) / 6"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.hardsigmoid(input)
 
     def extra_repr(self) -> str:
-        """The axis."""
-        return f"dim={self.dim}"
+        """Nothing, as in PyTorch."""
+        return ""
+
+
+class Hardswish(Hardsigmoid):
+    """x relu6(x + 3) / 6; https://arxiv.org/abs/1905.02244"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.hardswish(input)
+
+
+class Softshrink(Module):
+    """x moved towards 0 by ``lambd``, and 0 within [-lambd, lambd]."""
+
+    def __init__(self, lambd: float = 0.5):
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.softshrink(input, self.lambd)
+
+    def extra_repr(self) -> str:
+        """The argument."""
+        return str(self.lambd)
+
+
+class Hardshrink(Softshrink):
+    """x, but 0 within [-lambd, lambd]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.hardshrink(input, self.lambd)
+
+
+class Threshold(Module):
+    """x where x > threshold, else ``value``"""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False):
+        super().__init__()
+        self.threshold = threshold
+        self.value = value
+        self.inplace = inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.threshold(input, self.threshold, self.value)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        inplace = ", inplace=True" if self.inplace else ""
+        return f"threshold={self.threshold}, value={self.value}{inplace}"

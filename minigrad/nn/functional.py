@@ -12,22 +12,36 @@ from collections.abc import Callable
 import numpy as np
 
 from minigrad.autograd import mode, wrap
+from minigrad.creation import rand_like
 from minigrad.dtypes import is_half
 from minigrad.mixed_precision import LOWER, WIDER, cast_inputs, in_float32
 from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
-from minigrad.ops.activation import gelu, sigmoid, tanh
+from minigrad.ops.activation import gelu, glu, hardshrink, prelu, sigmoid, softshrink, softsign, tanh
 from minigrad.ops.attention import scaled_dot_product_attention
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.cross_entropy import cross_entropy, nll_loss
+from minigrad.ops.distance import cosine_similarity, pairwise_distance
 from minigrad.ops.embedding import embedding
 from minigrad.ops.join import pad
+from minigrad.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from minigrad.ops.linear import linear as _linear
 from minigrad.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    huber_loss,
     l1_loss,
     mse_loss,
+    smooth_l1_loss,
+)
+from minigrad.ops.margin_loss import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
 )
 from minigrad.ops.matmul import apply as _matmul
 from minigrad.ops.norm import batch_norm, group_norm, layer_norm
@@ -42,34 +56,64 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
     "conv2d",
     "conv_transpose2d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "dropout",
     "dropout2d",
     "elu",
     "embedding",
+    "gaussian_nll_loss",
     "gelu",
+    "glu",
     "group_norm",
+    "gumbel_softmax",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
     "logsigmoid",
+    "margin_ranking_loss",
     "max_pool2d",
+    "mish",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "normalize",
     "one_hot",
     "pad",
+    "pairwise_distance",
+    "poisson_nll_loss",
+    "prelu",
     "relu",
+    "relu6",
     "scaled_dot_product_attention",
+    "selu",
     "sigmoid",
     "silu",
+    "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
+    "softmin",
     "softplus",
+    "softshrink",
+    "softsign",
     "tanh",
+    "tanhshrink",
+    "threshold",
+    "triplet_margin_loss",
 ]
 
 
@@ -128,6 +172,73 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
         return in_float32(softplus, input, beta, threshold, policy=WIDER)
     scaled = input * beta
     return elementwise.where(scaled > threshold, input, activation.softplus(scaled) / beta)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(x, 0), 6)"""
+    return _apply(activation.relu6, input, inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where x > 0, else alpha (exp(x / alpha) - 1); https://arxiv.org/abs/1704.07483"""
+    return _apply(lambda x: activation.celu(x, alpha), input, inplace)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """scale elu(x, alpha), with fixed numbers; https://arxiv.org/abs/1706.02515"""
+    return _apply(activation.selu, input, inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x tanh(log(1 + exp(x))); https://arxiv.org/abs/1908.08681"""
+    return _apply(activation.mish, input, inplace)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """Each element limited to [min_val, max_val]; outside, and at the bounds, the gradient is 0."""
+    return _apply(lambda x: activation.hardtanh(x, min_val, max_val), input, inplace)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """relu6(x + 3) / 6"""
+    return _apply(activation.hardsigmoid, input, inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x relu6(x + 3) / 6; https://arxiv.org/abs/1905.02244"""
+    return _apply(activation.hardswish, input, inplace)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """x where x > threshold, else ``value``"""
+    return _apply(lambda x: activation.threshold(x, threshold, value), input, inplace)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """x - tanh(x)"""
+    return input - tanh(input)
+
+
+def softmin(input: Tensor, dim: int) -> Tensor:
+    """softmax(-x) over ``dim``"""
+    return softmax(-input, dim)
+
+
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    """A sample of a softened choice with probabilities softmax(logits), differentiable for the logits.
+
+    ``tau`` is the temperature. With ``hard``, the output is the unit vector of the choice itself, and only
+    its gradient that of the softened one; https://arxiv.org/abs/1611.01144. ``eps`` has no meaning, as in
+    PyTorch.
+    """
+    gumbels = -elementwise.log(-elementwise.log(rand_like(logits)))
+    soft = softmax((logits + gumbels) / tau, dim)
+    if not hard:
+        return soft
+    choice = elementwise.zeros_like(soft).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
+    return choice - soft.detach() + soft
 
 
 def logsigmoid(input: Tensor) -> Tensor:

@@ -12,17 +12,20 @@ from minigrad.tensor import Tensor
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss", "NLLLoss"]
 
 
-class _Loss(Module):
+class Loss(Module):
+    """What all losses share: how that of many elements is made one number."""
+
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
+
     def __init__(self, reduction: str = "mean"):
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(
-                f"{type(self).__name__}: reduction is 'mean', 'sum' or 'none', got {reduction!r}"
-            )
+        if reduction not in self.reductions:
+            allowed = " or ".join([", ".join(map(repr, self.reductions[:-1])), repr(self.reductions[-1])])
+            raise ValueError(f"{type(self).__name__}: reduction is {allowed}, got {reduction!r}")
         self.reduction = reduction
 
 
-class L1Loss(_Loss):
+class L1Loss(Loss):
     """|input - target|"""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -30,7 +33,7 @@ class L1Loss(_Loss):
         return F.l1_loss(input, target, self.reduction)
 
 
-class MSELoss(_Loss):
+class MSELoss(Loss):
     """(input - target)^2"""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ class MSELoss(_Loss):
         return F.mse_loss(input, target, self.reduction)
 
 
-class NLLLoss(_Loss):
+class NLLLoss(Loss):
     """The negative of the log-probability that the input gives to each target class.
 
     Args:
@@ -60,7 +63,7 @@ class NLLLoss(_Loss):
         )
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(Loss):
     """The cross-entropy between the softmax of the input and the target.
 
     Args:
@@ -94,7 +97,7 @@ class CrossEntropyLoss(_Loss):
         )
 
 
-class BCELoss(_Loss):
+class BCELoss(Loss):
     """The cross-entropy between two-class probabilities; ``weight`` is multiplied to each element's loss."""
 
     weight: Tensor | None
@@ -108,7 +111,7 @@ class BCELoss(_Loss):
         return F.binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
 
 
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(Loss):
     """:class:`BCELoss` of the sigmoid of the input, computed without overflow.
 
     Args:

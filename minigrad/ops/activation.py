@@ -14,16 +14,21 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.elementwise import (
     _erf,
+    clamp,
+    clamp_grad,
     exp,
     expm1,
     floating,
     log1p,
     maximum,
+    register_clamp,
     register_cpu,
     register_cuda,
     where,
     zeros_like,
 )
+from minigrad.ops.join import split
+from minigrad.ops.shape import reshape
 
 
 @op(arithmetic=True, small=small.relu)
@@ -212,14 +217,115 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     return _leaky_relu(floating(x), negative_slope=float(negative_slope))
 
 
+def prelu(x: Any, weight: Any) -> Any:
+    """x where x > 0, else weight x; ``weight`` has one element, or one for each channel (axis 1)."""
+    if weight.ndim > 1 or (weight.numel() != 1 and (x.ndim < 2 or weight.numel() != x.shape[1])):
+        raise ValueError(
+            f"prelu: weight must have 1 element, or one for each channel of the input (shape {x.shape}), "
+            f"got shape {weight.shape}"
+        )
+    slope = reshape(weight, (-1, *(1,) * (x.ndim - 2))) if x.ndim > 1 else reshape(weight, (1,) * x.ndim)
+    return where(x > 0, x, x * slope)
+
+
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """x where x > 0, else alpha (exp(x) - 1)."""
     return where(x > 0, x, expm1(where(x > 0, 0.0, x)) * alpha)
 
 
+def celu(x: Any, alpha: float = 1.0) -> Any:
+    """x where x > 0, else alpha (exp(x / alpha) - 1), whose slope at 0 is 1 for every alpha."""
+    if alpha == 0:
+        raise ValueError("celu: alpha must not be 0")
+    return where(x > 0, x, expm1(where(x > 0, 0.0, x) * (1.0 / alpha)) * alpha)
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def selu(x: Any) -> Any:
+    """scale elu(x, alpha), with the numbers for which mean 0 and variance 1 are a fixed point."""
+    return elu(x, SELU_ALPHA) * SELU_SCALE
+
+
 def softplus(x: Any) -> Any:
     """log(1 + exp(x)), computed without overflow."""
     return maximum(x, 0.0) + log1p(exp(-x.abs()))
+
+
+def mish(x: Any) -> Any:
+    """x tanh(log(1 + exp(x)))."""
+    return x * tanh(softplus(x))
+
+
+def softsign(x: Any) -> Any:
+    """x / (1 + |x|)."""
+    return x / (x.abs() + 1.0)
+
+
+def glu(x: Any, dim: int = -1) -> Any:
+    """a sigmoid(b), with a and b the halves of ``x`` along ``dim``."""
+    if x.ndim == 0 or x.shape[dim] % 2:
+        raise ValueError(f"glu: dim {dim} must have an even size, got shape {x.shape}")
+    a, b = split(x, x.shape[dim] // 2, dim)
+    return a * sigmoid(b)
+
+
+# ---- pieces of straight lines -----------------------------------------------------------------------------
+
+
+@op(name="hardtanh")
+def _hardtanh(xp, x, *, min, max):
+    return xp.clip(x, min, max)
+
+
+def _hardtanh_grad(g, _y, x, *, min, max):
+    """As that of clamp, but 0 at the bounds too: to be between them is to be between their neighbours."""
+    real = np.float64 if x.dtype == np.float64 else np.float32
+    inner = (np.nextafter(real(min), real(np.inf)), np.nextafter(real(max), real(-np.inf)))
+    return clamp_grad(g, x, min=float(inner[0]), max=float(inner[1]))
+
+
+_hardtanh.grad(x=_hardtanh_grad)
+
+
+def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """Each element limited to [min_val, max_val]; there the gradient is 0, at the bounds too."""
+    if not min_val < max_val:
+        raise ValueError(f"hardtanh: min_val must be below max_val, got {min_val} and {max_val}")
+    return _hardtanh(floating(x), min=float(min_val), max=float(max_val))
+
+
+def relu6(x: Any) -> Any:
+    """min(max(x, 0), 6)."""
+    return hardtanh(x, 0.0, 6.0)
+
+
+def hardsigmoid(x: Any) -> Any:
+    """relu6(x + 3) / 6."""
+    return relu6(x + 3.0) * (1.0 / 6.0)
+
+
+def hardswish(x: Any) -> Any:
+    """x relu6(x + 3) / 6."""
+    return x * hardsigmoid(x)
+
+
+def softshrink(x: Any, lambd: float = 0.5) -> Any:
+    """``x`` moved towards 0 by ``lambd``, and 0 within [-lambd, lambd]."""
+    if lambd < 0:
+        raise ValueError(f"softshrink: lambd must not be negative, got {lambd}")
+    return x - clamp(x, -float(lambd), float(lambd))
+
+
+def hardshrink(x: Any, lambd: float = 0.5) -> Any:
+    """``x``, but 0 within [-lambd, lambd]."""
+    return where((x >= -lambd) & (x <= lambd), 0.0, x)
+
+
+def threshold(x: Any, threshold: float, value: float) -> Any:
+    """``x`` where it is above ``threshold``, else ``value``."""
+    return where(x <= threshold, value, x)
 
 
 for _op, _run in (
@@ -238,6 +344,7 @@ for _op, _run in (
 ):
     register_cpu(_op, _run)
 register_cpu(relu, cpu.elementwise.relu, prefer=cpu.elementwise.is_large)
+register_clamp(_hardtanh)
 
 
 def _leaky_relu_cpu(out, x, *, negative_slope):

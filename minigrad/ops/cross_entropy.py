@@ -41,7 +41,7 @@ def nll_loss(
         TypeError: targets are not integers.
     """
     class_dim = 0 if input.ndim == 1 else 1
-    target = _checked_targets("nll_loss", input, target, class_dim, ignore_index)
+    target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
     if _takes_rows(input, target, weight, reduction):
         options = {"ignore_index": ignore_index, "reduction": reduction}
         return _nll_loss(input, _as_int64(target), weight, **options)
@@ -277,12 +277,12 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     class_dim = 0 if input.ndim == 1 else 1
     if not is_floating(target.dtype) and _takes_rows(input, target, weight, reduction):
-        target = _checked_targets("nll_loss", input, target, class_dim, ignore_index)
+        target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
         options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
         return _cross_entropy(input, _as_int64(target), weight, **options)
     if not is_floating(target.dtype) and weight is None and label_smoothing == 0.0:
         input = floating(input)
-        target = _checked_targets("nll_loss", input, target, class_dim, ignore_index)
+        target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
         loss = _class_losses(input, target, class_dim, ignore_index)
         if reduction == "mean":
             return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
@@ -333,7 +333,7 @@ def _class_shape(weight: Any, like: Any, class_dim: int) -> Any:
     return broadcast_to(reshape(weight, shape), like.shape)
 
 
-def _checked_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
+def checked_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
     """``target``, checked. A card does not wait for that: wrong classes count as ignored, and raise later."""
     if x.ndim == 0:
         raise ValueError(f"{name}: input needs a dimension for the classes, got a 0-d tensor")

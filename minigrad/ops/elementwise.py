@@ -518,8 +518,16 @@ def _with_bounds(run: Callable) -> Callable:
     return kernel
 
 
+def register_clamp(target: Op) -> None:
+    """Give ``target``, an op with attributes ``min`` and ``max``, the kernels of clamp."""
+    register_cuda(target, _with_bounds(cuda.elementwise.FUNCTIONS["clamp"]))
+    _register_cpu(target, _clamp_cpu, cpu.elementwise.clamp, prefer=cpu.elementwise.is_large)
+
+
 for _name, _run in cuda.elementwise.FUNCTIONS.items():
-    if _name in ("clamp", "clamp_grad"):
+    if _name == "clamp":
+        continue
+    if _name == "clamp_grad":
         register_cuda(get_op(_name), _with_bounds(_run))
     elif _name == "where":
         register_cuda(_where, _run, dtypes="?", when=_are_floating_or_halves)
@@ -559,5 +567,5 @@ def _clamp_grad_cpu(out, g, x, *, min, max):
 
 
 _register_cpu(pow, _power_kernel, _power_kernel, when=_is_easy_power, prefer=cpu.elementwise.is_large)
-_register_cpu(_clamp, _clamp_cpu, cpu.elementwise.clamp, prefer=cpu.elementwise.is_large)
+register_clamp(_clamp)
 _register_cpu(clamp_grad, _clamp_grad_cpu, cpu.elementwise.clamp_grad, prefer=cpu.elementwise.is_large)

@@ -15,7 +15,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import is_autocast_enabled
 from minigrad.op import Op, op
 from minigrad.ops.activation import sigmoid, softplus
-from minigrad.ops.elementwise import abs, clamp, log, zeros_like
+from minigrad.ops.elementwise import abs, clamp, log, square, zeros_like
 from minigrad.ops.reduce import mean, sum
 
 
@@ -30,7 +30,7 @@ def reduce_loss(name: str, loss: Any, reduction: str) -> Any:
     raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', got {reduction!r}")
 
 
-def _check_same_shape(name: str, x: Any, target: Any) -> None:
+def check_same_shape(name: str, x: Any, target: Any) -> None:
     if x.shape != target.shape:
         raise ValueError(f"{name}: input has shape {x.shape}, target {target.shape}; they must be equal")
 
@@ -141,21 +141,71 @@ def _fused(target: Op, input: Any, other: Any, reduction: str) -> Any:
     return target(input, other, reduction=reduction)
 
 
-def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """|input - target|; both of one shape."""
-    _check_same_shape("l1_loss", input, target)
+def l1_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None) -> Any:
+    """|input - target|; both of one shape, and ``weight``, with which the mean is weighted."""
+    check_same_shape("l1_loss", input, target)
+    if weight is not None:
+        return _weighted("l1_loss", abs(input - target), weight, reduction)
     loss = _fused(_l1_loss, input, target, reduction)
     return reduce_loss("l1_loss", abs(input - target), reduction) if loss is None else loss
 
 
-def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """(input - target)^2; both of one shape."""
-    _check_same_shape("mse_loss", input, target)
+def mse_loss(input: Any, target: Any, reduction: str = "mean", weight: Any = None) -> Any:
+    """(input - target)^2; both of one shape, and ``weight``, with which the mean is weighted."""
+    check_same_shape("mse_loss", input, target)
+    if weight is not None:
+        return _weighted("mse_loss", square(input - target), weight, reduction)
     loss = _fused(_mse_loss, input, target, reduction)
     if loss is not None:
         return loss
     difference = input - target
     return reduce_loss("mse_loss", difference * difference, reduction)
+
+
+def _weighted(name: str, losses: Any, weight: Any, reduction: str) -> Any:
+    _check_weight(name, losses, weight)
+    if reduction == "mean":
+        return sum(losses * weight) / sum(weight)
+    return reduce_loss(name, losses * weight, reduction)
+
+
+def _check_weight(name: str, input: Any, weight: Any) -> None:
+    if weight.shape != input.shape:
+        raise ValueError(f"{name}: weight must have the input's shape {input.shape}, got {weight.shape}")
+
+
+def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """d^2 / (2 beta) where d = |input - target| is below ``beta``, else d - beta / 2; both of one shape."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    check_same_shape("smooth_l1_loss", input, target)
+    return reduce_loss("smooth_l1_loss", _huber(input - target, beta) * (1.0 / beta), reduction)
+
+
+def huber_loss(
+    input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None
+) -> Any:
+    """d^2 / 2 where d = |input - target| is below ``delta``, else delta (d - delta / 2); both of one shape.
+
+    ``weight``, of that shape, is multiplied to each element's loss; the mean is over the elements even then.
+    """
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be positive, got {delta}")
+    check_same_shape("huber_loss", input, target)
+    loss = _huber(input - target, delta)
+    if weight is not None:
+        _check_weight("huber_loss", input, weight)
+        loss = loss * weight
+    return reduce_loss("huber_loss", loss, reduction)
+
+
+def _huber(difference: Any, delta: float) -> Any:
+    """q (d - q / 2), where q is d limited to ``delta``: a square below it, a line above."""
+    distance = abs(difference)
+    limited = clamp(distance, max=delta)
+    return limited * (distance - limited * 0.5)
 
 
 # ---- two classes ------------------------------------------------------------------------------------------
@@ -191,7 +241,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
     Raises:
         ValueError: shapes do not fit, or an input is not a probability (NaN is none).
     """
-    _check_same_shape("binary_cross_entropy", input, target)
+    check_same_shape("binary_cross_entropy", input, target)
     if is_autocast_enabled(input.device.type):
         raise RuntimeError(
             "binary_cross_entropy: under autocast a probability may have been rounded to 0 or 1; pass the "
@@ -214,7 +264,7 @@ def binary_cross_entropy_with_logits(
 
     ``pos_weight``, broadcast to the input, is multiplied to the part of positive targets.
     """
-    _check_same_shape("binary_cross_entropy_with_logits", input, target)
+    check_same_shape("binary_cross_entropy_with_logits", input, target)
     if weight is None and pos_weight is None:
         fused = _fused(_logits_loss, input, target, reduction)
         if fused is not None:
