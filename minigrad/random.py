@@ -8,6 +8,7 @@ rounds its own logarithm, sine and cosine. Integers and permutations are drawn o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ MAX_SEED = 2**63
 class Generator:
     """A source of random numbers with its own seed; functions that draw take one as ``generator``.
 
-    Its state is the seed, the number of streams that were taken from it, and the state of a NumPy generator.
+    Its state is the seed, how many streams and seeds were taken from it, and the state of a NumPy generator.
     Without a seed, the operating system gives one.
     """
 
@@ -40,6 +41,7 @@ class Generator:
             raise ValueError(f"manual_seed: the seed must be an integer in [0, 2^63), got {seed!r}")
         self._seed = int(seed)
         self._offset = 0
+        self._forks = 0
         self._numpy: np.random.Generator | None = None
         return self
 
@@ -49,6 +51,14 @@ class Generator:
         if self._numpy is None:
             self._numpy = np.random.Generator(np.random.Philox(self._seed))
         return self._numpy
+
+    def next_seed(self) -> int:
+        """A seed for what draws by itself. All of them differ, and taking one changes no other number."""
+        with self._lock:
+            fork = self._seed, self._forks
+            self._forks += 1
+        digest = hashlib.blake2b(repr(fork).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") % MAX_SEED
 
     def next_stream(self, device: Device | None = None) -> tuple[Any, Any]:
         """The (seed, offset) of a stream of :mod:`minigrad.kernels.philox` that nobody has had before.
@@ -74,12 +84,12 @@ class Generator:
     def get_state(self) -> Mapping[str, Any]:
         """Everything that determines the numbers to come."""
         numpy = None if self._numpy is None else self._numpy.bit_generator.state
-        return {"seed": self._seed, "offset": self._offset, "numpy": numpy}
+        return {"seed": self._seed, "offset": self._offset, "forks": self._forks, "numpy": numpy}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`get_state` gave."""
         self.manual_seed(state["seed"])
-        self._offset = state["offset"]
+        self._offset, self._forks = state["offset"], state["forks"]
         if state["numpy"] is not None:
             self.numpy.bit_generator.state = state["numpy"]
 

@@ -6,6 +6,7 @@ from minigrad.data.dataloader import DataLoader
 from minigrad.data.dataset import Dataset, IterableDataset, Subset, TensorDataset, random_split
 from minigrad.data.idx import DataError, read_idx
 from minigrad.data.images import MNIST, Digits, FashionMNIST, ImageDataset
+from minigrad.data.sample_random import sample_random
 from minigrad.data.sampler import (
     BatchSampler,
     RandomSampler,
@@ -35,4 +36,5 @@ __all__ = [
     "default_convert",
     "random_split",
     "read_idx",
+    "sample_random",
 ]

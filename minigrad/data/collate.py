@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from minigrad.creation import from_numpy
-from minigrad.devices import cpu
+from minigrad.devices import Device, cpu
 from minigrad.ops.join import stack
 from minigrad.tensor import Tensor
 
-__all__ = ["default_collate", "default_convert", "pin"]
+__all__ = ["default_collate", "default_convert", "move", "pin"]
 
 
 def default_collate(samples: Sequence[Any]) -> Any:
@@ -70,6 +70,13 @@ def pin(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return batch.pin_memory() if batch.device is cpu else batch
     return _map_parts(pin, batch)
+
+
+def move(batch: Any, device: Device) -> Any:
+    """``batch`` with its tensors on ``device``, all else as it is; nothing is waited for."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return _map_parts(lambda part: move(part, device), batch)
 
 
 def _map_parts(function: Callable[[Any], Any], sample: Any) -> Any:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator as Generator_
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from minigrad.data.collate import Collate, default_collate, default_convert, pin
+from minigrad.data.collate import Collate, default_collate, default_convert, move, pin
 from minigrad.data.dataset import IterableDataset, get_batch, get_samples
 from minigrad.data.prefetch import prefetch
+from minigrad.data.sample_random import batch_random
 from minigrad.data.sampler import BatchSampler, RandomSampler, SequentialSampler, choose_generator, chunked
+from minigrad.devices import Device
+from minigrad.devices import device as find_device
 from minigrad.kernels import cuda
-from minigrad.random import Generator
+from minigrad.random import Generator, default_generator
 
 __all__ = ["DataLoader"]
 
@@ -25,8 +32,8 @@ class DataLoader:
     Arguments have PyTorch's names, order and defaults. They differ in one thing: workers are threads of this
     process, since NumPy and minigrad's kernels release the interpreter lock. So nothing is pickled, a
     worker's exception arrives with its own traceback, and batches are the same, in the same order, for any
-    number of workers (as long as the samples themselves are: a random transform that runs in several threads
-    should derive its randomness from the sample).
+    number of workers; random transforms draw from a generator of the batch (:func:`sample_random`). Its place
+    in an epoch is part of a checkpoint: see :meth:`state_dict`.
 
     Args:
         dataset: anything with ``__getitem__`` and ``__len__``, or an :class:`IterableDataset`. A batch is
@@ -46,6 +53,8 @@ class DataLoader:
         pin_memory: put the tensors of a batch in page-locked memory, from which
             ``to("cuda", non_blocking=True)`` copies while the program goes on. Without a card, nothing is
             done.
+        device: where the tensors of a batch are put. A card is handed its copy, from pinned memory, without
+            being waited for.
         persistent_workers: accepted for PyTorch's sake; threads start in microseconds, so none is kept.
 
     Raises:
@@ -68,6 +77,7 @@ class DataLoader:
         seed: int | None = None,
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
+        device: str | Device | None = None,
     ):
         self.dataset = dataset
         self.num_workers = _natural("num_workers", num_workers)
@@ -75,7 +85,10 @@ class DataLoader:
         self.generator = choose_generator(generator, seed)
         self.collate_fn = collate_fn or (default_convert if batch_size is None else default_collate)
         self.drop_last = drop_last
-        self.pin_memory = pin_memory
+        self.device = None if device is None else find_device(device)
+        self.pin_memory = pin_memory or (self.device is not None and self.device.is_card)
+        self._epoch: _Epoch | None = None  # the one that goes on
+        self._resumed: _Epoch | None = None  # the one to go on with
         self._streams = isinstance(dataset, IterableDataset)
         self._check_choices(batch_size, shuffle, sampler, batch_sampler)
 
@@ -109,12 +122,43 @@ class DataLoader:
             raise ValueError("DataLoader: drop_last needs batches, but batch_size is None")
 
     def __iter__(self) -> Iterator[Any]:
+        epoch, self._resumed = self._resumed or _Epoch(), None
+        batches = self._batches(epoch)
+        self._epoch = epoch
+        try:
+            for batch in batches:
+                epoch.position += 1
+                yield self._on_device(batch)
+        finally:
+            batches.close()
+            if self._epoch is epoch:
+                self._epoch = None
+
+    def _batches(self, epoch: _Epoch) -> Generator_[Any, None, None]:
+        """The batches of an epoch from its position on."""
+        jobs = self._start(epoch)
         if self._streams:
-            return self._iterate_stream()
-        if self.num_workers == 0:
+            yield from self._stream(jobs)
+        elif self.num_workers == 0:
             # Not map(): a StopIteration that escapes from a data set must not look like the epoch's end.
-            return (self._load(job) for job in self._jobs)
-        return prefetch(self._load, self._jobs, self.num_workers, self._ahead)
+            yield from (self._load(epoch.seed, job) for job in jobs)
+        else:
+            load = functools.partial(self._load, epoch.seed)
+            yield from prefetch(load, jobs, self.num_workers, self._ahead)
+
+    def _start(self, epoch: _Epoch) -> Iterator[Any]:
+        """What an epoch goes through, each with its number; for one that is resumed, what is left of it."""
+        order = _generator_of(self.batch_sampler) or _generator_of(self.sampler) or self.generator
+        if epoch.start is None:
+            epoch.seed = self.generator.next_seed()
+            epoch.start = order.get_state()
+            return enumerate(iter(self._jobs))
+        now = order.get_state()
+        order.set_state(epoch.start)
+        jobs = enumerate(iter(self._jobs))
+        deque(itertools.islice(jobs, epoch.position), maxlen=0)
+        order.set_state(now)
+        return jobs
 
     def __len__(self) -> int:
         """The number of batches of an epoch (of samples, without batches)."""
@@ -124,22 +168,31 @@ class DataLoader:
 
     @property
     def _jobs(self) -> Any:
-        """What one epoch goes through: the indices of each batch, or, without batches, of each sample."""
-        return self.sampler if self.batch_sampler is None else self.batch_sampler
+        """What one epoch goes through: the indices of each batch, or, without batches, of each sample.
+
+        For a stream, the samples themselves.
+        """
+        if not self._streams:
+            return self.sampler if self.batch_sampler is None else self.batch_sampler
+        if self.batch_size is None:
+            return self.dataset
+        return chunked(self.dataset, self.batch_size, self.drop_last)
 
     @property
     def _ahead(self) -> int:
         """How many batches the workers load before they are asked for."""
         return self.num_workers * (self.prefetch_factor or 0)
 
-    def _load(self, job: Any) -> Any:
-        """The batch of the indices ``job``, or, without batches, the sample with the index ``job``."""
+    def _load(self, seed: int, numbered_job: tuple[int, Any]) -> Any:
+        """The batch of the indices of a job, or, without batches, the sample with its index."""
+        number, job = numbered_job
         try:
-            if self.batch_sampler is None:
-                return self._pinned(self.collate_fn(self.dataset[job]))
-            if self.collate_fn is default_collate:
-                return self._pinned(get_batch(self.dataset, job))
-            return self._pinned(self.collate_fn(get_samples(self.dataset, job)))
+            with batch_random(seed, number):
+                if self.batch_sampler is None:
+                    return self._pinned(self.collate_fn(self.dataset[job]))
+                if self.collate_fn is default_collate:
+                    return self._pinned(get_batch(self.dataset, job))
+                return self._pinned(self.collate_fn(get_samples(self.dataset, job)))
         except Exception as error:
             error.add_note(
                 f"raised while the DataLoader loaded {_describe(job)} of {type(self.dataset).__name__}"
@@ -149,16 +202,70 @@ class DataLoader:
     def _pinned(self, batch: Any) -> Any:
         return pin(batch) if self.pin_memory and cuda.is_available() else batch
 
-    def _iterate_stream(self) -> Iterator[Any]:
-        samples: Iterable[Any] = self.dataset
-        if self.batch_size is not None:
-            samples = chunked(samples, self.batch_size, self.drop_last)
-        batches = (self._pinned(self.collate_fn(sample)) for sample in samples)
+    def _on_device(self, batch: Any) -> Any:
+        return batch if self.device is None else move(batch, self.device)
+
+    def _stream(self, samples: Iterator[Any]) -> Iterator[Any]:
+        batches = (self._pinned(self.collate_fn(sample)) for _, sample in samples)
         if self.num_workers == 0:
             return batches
         # One worker, since a stream has one order.
         loaded = prefetch(lambda _: next(batches, _END), itertools.repeat(None), 1, self._ahead)
         return itertools.takewhile(lambda batch: batch is not _END, loaded)
+
+    # ---- where it is -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is: between two epochs, or in one, whose order can then be found again.
+
+        A batch counts as soon as it has been handed out. The state of minigrad's global generator is not in
+        it; :func:`minigrad.io.save_checkpoint` keeps that by itself.
+        """
+        epoch = self._epoch or self._resumed
+        return {
+            "epoch": None if epoch is None or epoch.start is None else vars(epoch).copy(),
+            "generator": None if self.generator is default_generator else self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Have the next ``iter()`` go on where :meth:`state_dict` was called, in the middle of an epoch, too.
+
+        Raises:
+            ValueError: the state is of a loader with a generator of its own, and this one has none, or the
+                other way round.
+        """
+        epoch, generator = state_dict["epoch"], state_dict["generator"]
+        if (generator is None) != (self.generator is default_generator):
+            raise ValueError(
+                "DataLoader: the state is of a loader with a generator or a seed of its own, or this one is; "
+                "make both in the same way"
+            )
+        if generator is not None:
+            self.generator.set_state(generator)
+        self._epoch, self._resumed = None, None if epoch is None else _Epoch(**epoch)
+
+
+@dataclass
+class _Epoch:
+    """One walk through a data set.
+
+    Attributes:
+        start: the state, at its beginning, of the generator that orders it; None before.
+        seed: of the random numbers of its batches.
+        position: how many batches were handed out.
+    """
+
+    start: Mapping[str, Any] | None = None
+    seed: int = 0
+    position: int = 0
+
+
+def _generator_of(sampler: Any) -> Generator | None:
+    """The generator of a sampler, or of the one within it."""
+    generator = getattr(sampler, "generator", None) or getattr(
+        getattr(sampler, "sampler", None), "generator", None
+    )
+    return generator if isinstance(generator, Generator) else None
 
 
 def _natural(name: str, value: Any) -> int:

@@ -6,6 +6,7 @@ file never runs code that came with it, unlike Python's pickles; PyTorch, JAX an
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from types import ModuleType
@@ -19,7 +20,7 @@ from minigrad.io.files import write_atomically
 from minigrad.kernels.source import is_bfloat16
 from minigrad.tensor import Tensor
 
-__all__ = ["load", "load_file", "save", "save_file"]
+__all__ = ["load", "load_file", "read_arrays", "save", "save_file"]
 
 # The names of the element types in the file's header, and how NumPy reads them; for bfloat16 see _to_array.
 # Eight-bit floats and complex numbers have no place in minigrad.
@@ -78,6 +79,14 @@ def load_file(path: str | os.PathLike[str], device: Any = "cpu") -> dict[str, Te
         ValueError: the file is truncated, damaged, not a safetensors file, or of an unknown element type.
         ImportError: the safetensors package is missing: ``pip install "minigrad[io]"``.
     """
+    tensors = {name: from_numpy(array) for name, array in read_arrays(path)[0].items()}
+    if str(device) == "cpu":
+        return tensors
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(the tensors of a safetensors file as arrays, its metadata); raises what :func:`load_file` does."""
     safetensors = _import_safetensors()
     path = os.fspath(path)
     with open(path, "rb") as file:
@@ -86,10 +95,9 @@ def load_file(path: str | os.PathLike[str], device: Any = "cpu") -> dict[str, Te
         entries = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: {_what_is_wrong(content)}: {error}") from error
-    tensors = {name: from_numpy(_to_array(path, name, entry)) for name, entry in entries}
-    if str(device) == "cpu":
-        return tensors
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    # The header has been checked by now: its length, then JSON.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {name: _to_array(path, name, entry) for name, entry in entries}, header.get("__metadata__") or {}
 
 
 def save(obj: Mapping[str, Tensor], f: str | os.PathLike[str]) -> None:
