@@ -1,30 +1,31 @@
 /* Reductions of reduce.pyx, a template: the including file defines
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
  *   NAME(f)               the name of f for this type: f_f32 or f_f64,
- *   MASK                  the vector that comparisons give: i32v or i64v.
+ *   MASK                  the vector that comparisons give: i32v or i64v,
+ *   VECTORS, SHORT, APART the vectors of a strip, the lengths of short and of long rows.
  *
  * For each reduction f below
  *   f_columns(out, x, step, rows, columns)   out[j] = the reduction of x[i * step + j] over i < rows,
  *   f_rows(out, x, step, rows, columns)      out[i] = that of x[i * step + j] over j < columns;
  * rows (columns) >= 1. A strip of columns, VECTORS of them side by side, is reduced down all rows in registers,
- * two rows at a time. A long row is seen as a strip itself, whose vectors lie apart: memory is then read in
- * VECTORS streams, which is quicker than in one. Their results are reduced to one at the end.
+ * two rows at a time. VECTORS rows are summed together, as a strip with a vector in each of them: a loop is then
+ * begun and ended once for all of them, and their sums across the lanes do not wait for each other. A row by itself
+ * is seen as a strip whose vectors lie side by side, or, if it is long, apart: memory is then read in VECTORS
+ * streams, which is quicker than in one. Their results are reduced to one at the end.
  *
  * Error of sums. Rows are added in pairs, the pairs of BLOCK rows one after another, the sums of blocks in pairs,
  * of pairs again in pairs, as bits are carried in a counter. So an element passes BLOCK / 2 + log2(rows / BLOCK)
  * = 4 + log2(rows) additions. Along a row of n elements, rows is n / STRIP; one addition, of what is left of
- * whole strips, and log2(STRIP) follow: 5 + log2(n) in all. reduce.pyx adds the sums of chunks in the same way:
- * fewer than 8 STRIP of them take up to 4 additions more than their logarithm, so 9 + log2(n) along a long row;
- * and 8 + log2(rows) down many rows. The bound of the error is that times the rounding unit and the sum of
- * magnitudes. NumPy's pairwise sum has 11 + log2(n) along a row (blocks of 128 in 8 sums), and rows - 1 down
- * columns.
+ * whole strips, and log2(STRIP) follow: 5 + log2(n) in all. Of rows together, rows is n / LANES; one addition and
+ * log2(LANES) follow: as many. reduce.pyx adds the sums of chunks in the same way: fewer than 8 STRIP of them take
+ * up to 4 additions more than their logarithm, so 9 + log2(n) along a long row; and 8 + log2(rows) down many rows.
+ * The bound of the error is that times the rounding unit and the sum of magnitudes. NumPy's pairwise sum has
+ * 11 + log2(n) along a row (blocks of 128 in 8 sums), and rows - 1 down columns.
  */
 
 #include "lanes.h"
 
-#define VECTORS 4 /* of a strip: with two that are read, and for extrema as many masks, 10 of 16 registers */
 #define STRIP (VECTORS * LANES)
-#define APART 4096 /* elements of a row from which on its streams lie in pages of their own */
 
 /* How two results become one. Of a number and NaN the extrema are NaN, as in NumPy. */
 ALWAYS_INLINE VECTOR NAME(combine)(int kind, VECTOR a, VECTOR b) {
@@ -185,7 +186,7 @@ ALWAYS_INLINE REAL NAME(short_row)(int kind, const REAL *x, ptrdiff_t n) {
 }
 
 ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
-    if (n <= 16) return NAME(short_row)(kind, x, n);
+    if (n <= SHORT) return NAME(short_row)(kind, x, n);
     VECTOR v[VECTORS];
     ptrdiff_t j = n / STRIP * STRIP;
     const int whole = j > 0, left = j < n;
@@ -204,6 +205,26 @@ ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
     return NAME(across)(kind, v[0]);
 }
 
+/* The sums (products) of VECTORS rows. */
+ALWAYS_INLINE void NAME(rows_together)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t n) {
+    VECTOR v[VECTORS];
+    const ptrdiff_t whole = n / LANES * LANES;
+    NAME(strip)(kind, v, x, LANES, step, n / LANES, WHOLE);
+    if (whole < n)
+        UNROLL for (int k = 0; k < VECTORS; k++)
+            v[k] = NAME(combine)(kind, v[k], NAME(take)(kind, x + k * step, whole, n));
+    UNROLL for (int k = 0; k < VECTORS; k++) out[k] = NAME(across)(kind, v[k]);
+}
+
+/* Extrema keep to a row: in rows apart GCC does not join the lanes of extreme() to one instruction. */
+ALWAYS_INLINE void NAME(rows_of)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
+                                 ptrdiff_t columns) {
+    ptrdiff_t i = 0;
+    if (kind != MAX && kind != MIN && SHORT < columns && columns < APART)
+        for (; i + VECTORS <= rows; i += VECTORS) NAME(rows_together)(kind, out + i, x + i * step, step, columns);
+    for (; i < rows; i++) out[i] = NAME(row_of)(kind, x + i * step, columns);
+}
+
 #define REDUCTION(name, kind)                                                                            \
     MAYBE_UNUSED void NAME(name##_columns)(void *out, const void *x, ptrdiff_t step, ptrdiff_t rows,     \
                                            ptrdiff_t columns) {                                          \
@@ -211,8 +232,7 @@ ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
     }                                                                                                    \
     MAYBE_UNUSED void NAME(name##_rows)(void *out, const void *x, ptrdiff_t step, ptrdiff_t rows,        \
                                         ptrdiff_t columns) {                                             \
-        for (ptrdiff_t i = 0; i < rows; i++)                                                             \
-            ((REAL *)out)[i] = NAME(row_of)(kind, (const REAL *)x + i * step, columns);                  \
+        NAME(rows_of)(kind, out, x, step, rows, columns);                                                \
     }
 
 REDUCTION(sum, SUM)
@@ -223,9 +243,7 @@ REDUCTION(min, MIN)
 
 #undef ELEMENTS
 #undef WHOLE
-#undef VECTORS
 #undef STRIP
-#undef APART
 #undef REDUCTION
 #undef REAL
 #undef VECTOR

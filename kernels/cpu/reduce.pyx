@@ -25,6 +25,10 @@ cdef extern from *:
 
     enum { SUM, SUM_OF_SQUARES, PROD, MAX, MIN };
 
+    #define VECTORS 4  /* of a strip: with two that are read, and for extrema as many masks, 10 of 16 registers */
+    #define SHORT 16   /* elements of a row up to which it is no strip */
+    #define APART 4096 /* elements of a row from which on its streams lie in pages of their own */
+
     #define REAL float
     #define VECTOR f32v
     #define MASK i32v
@@ -39,6 +43,7 @@ cdef extern from *:
     #define NAME(f) f##_f64
     #include "reduce.h"
     """
+    const int VECTORS, APART
     reduction sum_rows_f32, sum_of_squares_rows_f32, prod_rows_f32, max_rows_f32, min_rows_f32
     reduction sum_rows_f64, sum_of_squares_rows_f64, prod_rows_f64, max_rows_f64, min_rows_f64
     reduction sum_columns_f32, sum_of_squares_columns_f32, prod_columns_f32, max_columns_f32
@@ -104,14 +109,15 @@ cdef class Reduction:
         cdef char *to = <char *>cnp.PyArray_DATA(results)
         cdef const char *source = <const char *>cnp.PyArray_DATA(x)
         cdef int part, parts = threads_for(rows * columns, WORK_PER_THREAD, threads)
+        cdef Py_ssize_t unit = VECTORS if columns < APART else 1  # the same rows together for all threads
         with nogil:
             if parts == 1 or tasks == 1:
                 run_rows(f, to, source, columns, chunks, 0, tasks, itemsize)
             else:
                 for part in prange(parts, num_threads=parts, schedule="static"):
                     run_rows(
-                        f, to, source, columns, chunks, share(tasks, part, parts, 1),
-                        share(tasks, part + 1, parts, 1), itemsize,
+                        f, to, source, columns, chunks, share(tasks, part, parts, unit),
+                        share(tasks, part + 1, parts, unit), itemsize,
                     )
         if chunks > 1:
             (self if self.rest is None else self.rest).reduce_rows(out, results, rows, chunks, dtype, 1)

@@ -67,7 +67,7 @@ def test_extrema_are_exact_and_products_close(reduce, dtype, shape):
 
 
 @pytest.mark.parametrize("name", ["sum", "sum_of_squares", "prod", "max", "min"])
-@pytest.mark.parametrize("shape", [(200_003,), (40, 5000), (5000, 40), (8, 30, 900)])
+@pytest.mark.parametrize("shape", [(200_003,), (40, 5000), (5000, 40), (1003, 97), (8, 30, 900)])
 def test_the_thread_count_changes_no_bit(reduce, dtype, name, shape):
     x = (1 + 1e-3 * np.random.default_rng(3).standard_normal(shape)).astype(dtype)
     for axes in groups(reduce, x):
