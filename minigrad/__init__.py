@@ -237,6 +237,7 @@ _LAZY = {
     "nn": "minigrad.nn",
     "optim": "minigrad.optim",
     "testing": "minigrad.testing",
+    "train": "minigrad.train",
     "utils": "minigrad.utils",
 }
 
