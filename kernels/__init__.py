@@ -15,4 +15,6 @@ def __getattr__(name: str) -> Any:
     """Load a part when it is first touched: the simulator and the launch layer are not always needed."""
     if name in ("cpu", "cuda", "launch", "sim"):
         return import_module(f"{__name__}.{name}")
+    if name == "cython_module":
+        return import_module(f"{__name__}.cython_source").cython_module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,14 +107,27 @@ class CudaKernel:
         return arguments
 
     @cached_property
-    def _binder(self) -> ArgumentBinder:
+    def given_types(self) -> dict[str, np.dtype]:
+        """The types that the kernel's name gives to template parameters: ``{"T": dtype}``."""
         given = zip(self.signature.template.items(), self._template_arguments, strict=True)
-        fixed = {
+        return {
             parameter: NUMBER_TYPES[canonical_type(argument)]
             for (parameter, kind), argument in given
             if kind == "typename" and argument != parameter
         }
-        return ArgumentBinder(self.source, self.signature, fixed)
+
+    @cached_property
+    def _binder(self) -> ArgumentBinder:
+        return ArgumentBinder(self.source, self.signature, self.given_types)
+
+    def check(self) -> None:
+        """Raise now, rather than on first use, what is wrong with the name or the signature."""
+        for parameter in self._binder.signature.parameters:
+            known = parameter.type in NUMBER_TYPES or parameter.type in self.signature.template
+            if not parameter.is_pointer and not known and parameter.type not in self._binder.structs:
+                raise ValueError(
+                    f"{self.name}: `{parameter}` has a type that is neither a number nor a known struct"
+                )
 
     def __repr__(self) -> str:
         return f"CudaKernel({self.source.name!r}, {self.expression!r})"

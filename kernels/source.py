@@ -194,6 +194,17 @@ class CudaSource:
         bounds = split_commas(head["bounds"] or "")
         return Signature(kernel, template, parameters, bounds[0] if bounds else None)
 
+    def comment(self, kernel: str) -> str:
+        """The first paragraph of the comment right above the ``__global__`` function named ``kernel``."""
+        before = self.text[: self._kernels[kernel].start()].rstrip()
+        found = re.search(
+            r"(?:/\*(?P<block>(?:(?!\*/).)*)\*/|(?P<lines>(?:^[ \t]*//[^\n]*\n?)+))\Z", before, re.S | re.M
+        )
+        if not found:
+            return ""
+        lines = re.sub(r"^[ \t]*(?://+|\*+)", "", found["block"] or found["lines"] or "", flags=re.M)
+        return " ".join(re.split(r"\n\s*\n", lines.strip())[0].split())
+
     def struct(self, name: str) -> np.dtype | None:
         """The struct ``name`` as a structured dtype with C++'s own offsets; None if it is not defined.
 

@@ -246,6 +246,8 @@ def __getattr__(name: str):
     """Load the floors above the engine when they are first touched, so that importing minigrad is quick."""
     if name in _LAZY:
         return _import_module(_LAZY[name])
+    if name == "Launch":
+        return _import_module("minigrad.cuda_kernels").Launch
     if name in ("save", "load"):
         return getattr(_import_module("minigrad.io"), name)
     if name == "bfloat16":
@@ -254,4 +256,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, "load", "save"])
+    return sorted([*globals(), *_LAZY, "Launch", "load", "save"])

@@ -23,9 +23,10 @@ gradient of a gradient needs no rule of its own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +49,9 @@ from minigrad.kernels.cpu import memory
 from minigrad.mixed_precision import POLICIES, cast_inputs
 from minigrad.promotion import result_dtype
 from minigrad.recording import recorder
+
+if TYPE_CHECKING:
+    from minigrad.cuda_kernels import Launch
 
 __all__ = ["Op", "get_op", "op"]
 
@@ -141,6 +145,7 @@ class Op:
             arrive there as Specs, and may be changed in place. By default all.
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
             the rules are given None in its place.
+        outputs: the names of several outputs, by which kernels from source refer to them.
     """
 
     def __init__(
@@ -157,6 +162,7 @@ class Op:
         add_gradient: Callable | None = None,
         saved_outputs: Sequence[int] | None = None,
         materialize_grads: bool = True,
+        outputs: Sequence[str] = (),
     ):
         self.name = name or reference.__name__
         self.reference = reference
@@ -169,6 +175,7 @@ class Op:
         self.add_gradient = add_gradient
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads
+        self.outputs = tuple(outputs)
         self.__doc__ = reference.__doc__
         self.kernels = kernel_table(self.name)
         self.autocast = POLICIES.get(self.name)
@@ -293,6 +300,103 @@ class Op:
             return run
 
         return register
+
+    def cuda(
+        self,
+        source: str | Path,
+        kernel: str | Mapping[Any, str] | Sequence[Launch] | None = None,
+        *,
+        args: str | Sequence[str] | None = None,
+        launch: str | Callable = "1d",
+        block: int | Sequence[int] = 256,
+        shared: int | str = 0,
+        scratch: Mapping[str, Callable] | None = None,
+        name: str | None = None,
+        dtypes: str | Sequence | None = None,
+        summary: str = "",
+        **options: Any,
+    ) -> Op:
+        """Register a kernel from CUDA source, for cards and for the simulator; compiled on first use. ::
+
+            swish.cuda("swish.cu")
+            swish.cuda(code, "swish<T>", args="out, x, beta, n=out.size", launch="1d", block=256)
+            matmul.cuda(code, "tiled<T>", args="out, a, b, m=a.shape[0], n=b.shape[1], k=a.shape[1]",
+                        launch=lambda out, a, b: ((blocks(b.shape[1], 16), blocks(a.shape[0], 16)), (16, 16)))
+
+        Args:
+            source: CUDA code, or the path of a ``.cu`` file, relative to the caller's.
+            kernel: the ``__global__`` function, with its template arguments; by default one of the op's name.
+                A dict gives one for each dtype. A list of :class:`Launch` makes several launches, each with
+                the arguments that follow.
+            args: what the function's parameters get: Python expressions over the outputs (``out``, ``outs``
+                or their names), the inputs, the attributes and the scratch arrays, in order or as
+                ``parameter=expression``. A parameter that is left out gets what bears its own name. There
+                are also ``n`` (``out.size``), ``rows`` and ``columns`` (of the first input, the last of its
+                dimensions being a row), ``itemsize`` and ``np``.
+            launch: ``"1d"``, a thread for each element of the output; ``"rows"``, a block for each row of the
+                first input; or ``f(out, *inputs, **attributes)``, which returns (grid, block) or (grid,
+                block, bytes of shared memory).
+            block: the threads of a block, for ``"1d"`` and ``"rows"``.
+            shared: the bytes of dynamic shared memory of a block, or an expression, which may use ``block``.
+            scratch: arrays that one launch leaves to the next: by name, ``f(out, *inputs, **attributes)``,
+                which returns a shape, or (shape, dtype).
+            name: its name on the ladder; by default the function's.
+            dtypes: of the first array input; by default what the function takes: ``"f4 f8"`` for a template.
+            summary: what it adds; by default the comment above the function.
+            options: ``layout``, ``when``, ``prefer``, ``amplification`` as in :meth:`kernel`.
+
+        Raises:
+            ValueError, TypeError, FileNotFoundError: something does not fit the function's signature.
+        """
+        from minigrad.cuda_kernels import Launch, register_cuda
+
+        if kernel is None or isinstance(kernel, (str, Mapping)):
+            kernel = [Launch(kernel, args, launch, block, shared)]
+        elif args is not None or launch != "1d" or shared != 0:
+            raise TypeError(f"op {self.name!r}, cuda: args, launch and shared belong to each Launch")
+        register_cuda(self, source, kernel, scratch, name, dtypes, summary, options)
+        return self
+
+    def cython(
+        self,
+        source: str | Path,
+        function: str | None = None,
+        *,
+        args: str | Sequence[str] | None = None,
+        name: str = "cython",
+        dtypes: str | Sequence | None = None,
+        flags: Sequence[str] = (),
+        directives: Mapping[str, Any] | None = None,
+        summary: str = "",
+        **options: Any,
+    ) -> Op:
+        """Register a kernel for the CPU from Cython source; compiled on first use, and kept on disk. ::
+
+            swish.cython('''
+            from libc.math cimport exp
+            def swish(floating[::1] out, const floating[::1] x, double beta):
+                for i in range(x.shape[0]):
+                    out[i] = x[i] / (1 + exp(-beta * x[i]))
+            ''')
+
+        Args:
+            source: Cython code, or the path of a ``.pyx`` file, relative to the caller's.
+            function: the function (``def`` or ``cpdef``); by default one of the op's name.
+            args: as for :meth:`cuda`; there is also ``threads``, minigrad's number of threads. An array that
+                meets a parameter of one dimension is flattened.
+            name: its name on the ladder.
+            dtypes: of the first array input; by default what the first array parameter takes.
+            flags, directives: as for :func:`minigrad.kernels.cython_module`.
+            summary: what it adds; by default the first paragraph of the function's docstring.
+            options: ``layout``, ``when``, ``prefer``, ``amplification`` as in :meth:`kernel`.
+
+        Raises:
+            ValueError, TypeError, FileNotFoundError: something does not fit the function's signature.
+        """
+        from minigrad.cython_kernels import register_cython
+
+        register_cython(self, source, function, args, name, dtypes, summary, flags, directives, options)
+        return self
 
     # ---- application -----------------------------------------------------------------------------------
 

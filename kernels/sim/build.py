@@ -8,18 +8,17 @@ library at the same time do not disturb each other, and one that is interrupted 
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .. import cache
 from ..errors import KernelCompileError
 
 HEADERS = Path(__file__).parent
@@ -61,11 +60,7 @@ def compiler() -> str | None:
 def cache_directory() -> Path:
     """Where the simulator's libraries are kept: ``sim`` in ``$MINIGRAD_CACHE``, or else in
     ``minigrad`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    root = os.environ.get("MINIGRAD_CACHE")
-    if root:
-        return Path(root).expanduser() / "sim"
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "minigrad" / "sim"
+    return cache.cache_directory("sim")
 
 
 def load_kernel(code: str, name: str, mode: str = "plain") -> ctypes.CDLL:
@@ -140,7 +135,7 @@ def _cached(name: str, suffix: str, command: str, ingredients: Sequence[str]) ->
 
 def _compile(command: str, code: str, name: str, target: Path, arguments: Sequence[str]) -> None:
     """Compile ``code``, which ``arguments`` may take as standard input, into the file ``target``."""
-    with _temporary(target) as temporary:
+    with cache.new_file(target, "the simulator") as temporary:
         result = subprocess.run(
             [*shlex.split(command), *FLAGS, f"-I{HEADERS}", *arguments, "-o", temporary],
             input=code,
@@ -152,42 +147,22 @@ def _compile(command: str, code: str, name: str, target: Path, arguments: Sequen
 
 
 def _write(target: Path, text: str) -> None:
-    with _temporary(target) as temporary:
+    with cache.new_file(target, "the simulator") as temporary:
         Path(temporary).write_text(text)
 
 
-@contextmanager
-def _temporary(target: Path) -> Iterator[str]:
-    """A new file, which becomes ``target`` at the end of the ``with`` block unless an exception ends it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=target.stem + "-", suffix=".tmp", dir=target.parent)
-        os.close(handle)
-    except OSError as error:
-        raise KernelCompileError(
-            f"the simulator cannot write to its cache {target.parent} ({error.strerror}): "
-            "set MINIGRAD_CACHE to a directory that it can write to"
-        ) from error
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-@cache
+@functools.cache
 def _read(name: str) -> str:
     return (HEADERS / name).read_text()
 
 
-@cache
+@functools.cache
 def headers() -> str:
     """All the simulator's headers in one string, to be hashed."""
     return "".join(path.read_text() for path in sorted(HEADERS.glob("*.h")))
 
 
-@cache
+@functools.cache
 def compiler_version(command: str) -> str:
     """What the compiler says of itself."""
     return subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True).stdout
