@@ -1,6 +1,6 @@
 # Types for the compiled engine: what op.py leaves open. Needed to build only.
 
-cimport cython
+from cython cimport final, locals
 
 from minigrad.dispatch cimport KernelTable
 from minigrad.graph cimport Node, Variable
@@ -11,7 +11,7 @@ cpdef list _as_specs(rule_result, dtype)
 cpdef tuple _broadcast_shape(list arrays)
 
 
-@cython.final
+@final
 cdef class Op:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
@@ -22,12 +22,12 @@ cdef class Op:
     cdef public bint promote, differentiable, view, moves, arithmetic_rules, variadic
     cdef public Py_ssize_t arity
 
-    @cython.locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)
+    @locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)
     cpdef apply(self, tuple args, dict attrs)
     cpdef _record(self, tuple args, dict attrs, device, list outputs, needs)
-    @cython.locals(table=KernelTable, specs=list)
+    @locals(table=KernelTable, specs=list)
     cpdef _compute(self, device, dtype, list arrays, dict attrs)
-    @cython.locals(arguments=tuple)
+    @locals(arguments=tuple)
     cpdef _run_reference(self, device, list arrays, dict attrs)
-    @cython.locals(i=Py_ssize_t, found=list, arguments=tuple)
+    @locals(i=Py_ssize_t, found=list, arguments=tuple)
     cpdef list apply_gradient(self, g, y, inputs, dict attrs, list needed)
