@@ -301,6 +301,18 @@ def test_profile_of_a_program(capsys, tmp_path):
 
 
 @needs_simulator
+def test_a_profiled_program_imports_what_lies_beside_it(capsys, tmp_path):
+    (tmp_path / "kernels_beside.py").write_text(PROGRAM.partition("for argument")[0])
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import numpy as np\nfrom kernels_beside import scale\n"
+        "scale.launch(1, 32, (np.ones(32, np.float32), 2.0))"
+    )
+    assert cli.main(["sim-profile", str(program)]) == 0
+    assert "scale: 1 blocks of 32 threads" in capsys.readouterr().out
+
+
+@needs_simulator
 def test_profile_refuses_what_is_neither_ladder_nor_program(capsys):
     assert "'matmull' is neither a ladder (matmul, conv2d," in refused(capsys, "sim-profile", "matmull")
     assert "nor the path of a Python program" in refused(capsys, "sim-profile", "missing.py")

@@ -59,13 +59,14 @@ def profile_ladder(name: str) -> Iterator[tuple[str, list[LaunchProfile]]]:
 
 def profile_script(path: Path, arguments: Sequence[str] = ()) -> list[LaunchProfile]:
     """Run a Python program as a main program, with its ``arguments``; every launch on the simulator."""
-    before = sys.argv
+    before = sys.argv, sys.path
     sys.argv = [str(path), *arguments]
+    sys.path = [str(path.parent.resolve()), *sys.path]  # as Python does, for what the program imports
     try:
         with sim.profile() as launches, contextlib.suppress(SystemExit):
             runpy.run_path(str(path), run_name="__main__")
     finally:
-        sys.argv = before
+        sys.argv, sys.path = before
     return launches
 
 
