@@ -145,11 +145,12 @@ def _add_new_kernel(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=textwrap.dedent(
             """\
-            Writes NAME.py, with a reference in NumPy terms, a gradient and a CUDA kernel, and test_NAME.py.
-            Both run as they are, with a GPU or without one: put your own operation in the place of the
-            example. With --package it writes a folder NAME that pip can install, with the kernel in a file
-            of its own, tests and a README."""
+            Writes NAME.py, with a reference in NumPy terms, a gradient, a Cython kernel and a CUDA
+            kernel, and test_NAME.py. Both run as they are, with a GPU or without one: put your own operation
+            in the place of the example. With --package it writes a folder NAME that pip can install, with
+            the kernels in files of their own, tests and a README."""
         ),
+        epilog="docs/tutorial-kernel.md goes from a NumPy function to a tiled CUDA kernel in half an hour.",
     )
     parser.add_argument("name", metavar="NAME", help="the op's name, such as smooth_step")
     parser.add_argument("--package", action="store_true", help="a package with pyproject.toml, not a file")
@@ -299,11 +300,12 @@ def _new_kernel(options: argparse.Namespace) -> int:
             f"cd {folder / name}": "",
             'python -m pip install -e ".[test]"': "install it; changes count at once",
             "python -m pytest": "check every kernel and the gradients",
+            "python benchmark.py": "time the kernels",
         }
     else:
         steps = {
             **({f"cd {folder}": ""} if folder != Path() else {}),
-            f"python {name}.py": "check every kernel and the gradients",
+            f"python {name}.py": "check every kernel and the gradients, then time the kernels",
             f"python -m pytest test_{name}.py": "the checks alone, as tests",
         }
     width = max(map(len, steps))

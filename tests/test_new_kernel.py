@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -44,9 +45,9 @@ def test_a_file_checks_itself_and_passes_its_tests(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert everything(folder) == [Path(f"{NAME}.py"), Path(f"test_{NAME}.py")]
     assert f"cd {folder}" in printed and f"python {NAME}.py" in printed
-    assert f"{NAME}: every kernel and the gradients are right" in run(
-        sys.executable, f"{NAME}.py", cwd=folder
-    )
+    printed = run(sys.executable, f"{NAME}.py", cwd=folder)
+    assert f"{NAME}: every kernel and the gradients are right" in printed
+    assert re.search(r"^cython +[\d.]+ ms$", printed, re.M)
     assert " passed" in run(sys.executable, "-m", "pytest", "-q", f"test_{NAME}.py", cwd=folder)
 
 
@@ -63,10 +64,11 @@ def test_a_package_installs_and_passes_its_tests(tmp_path, capsys):
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-build-isolation", "--no-index")
     run(*pip, "--quiet", "-e", ".[test]", cwd=tmp_path / NAME)
     assert " passed" in run(python, "-m", "pytest", "-q", cwd=tmp_path / NAME)
+    assert re.search(r"^cython +[\d.]+ ms$", run(python, "benchmark.py", cwd=tmp_path / NAME), re.M)
 
     run(*pip, "--quiet", "--no-deps", "--target", tmp_path / "copy", ".", cwd=tmp_path / NAME)
     shipped = {path.name for path in (tmp_path / "copy" / NAME).iterdir()}
-    assert {"ops.py", f"{NAME}.cu"} <= shipped
+    assert {"ops.py", f"{NAME}.cu", f"{NAME}.pyx"} <= shipped
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,7 +1,7 @@
 """example_op: an operation of your own for minigrad, with a gradient and kernels, in one file.
 
-    python example_op.py                  check every kernel and the gradients
-    python -m pytest test_example_op.py   the same as tests
+    python example_op.py                  check the kernels and the gradients, and time
+    python -m pytest test_example_op.py   the checks alone, as tests
 
 As it stands it computes sqrt(x**2 + y**2 + epsilon), the length of the vectors (x, y).
 Put your own operation in its place from the top down: first the reference, then the
@@ -9,8 +9,9 @@ gradient, then the kernels. Run the file after each step. You need no GPU: where
 is none, the CUDA kernel runs on the simulator alone.
 """
 
+from timeit import repeat
+
 import minigrad as mg
-from minigrad.kernels.launch import CudaKernel, blocks
 from minigrad.testing import case, check_op
 
 # 1. The reference: what the operation is. `xp` is NumPy, or CuPy on a card. It runs
@@ -19,7 +20,7 @@ from minigrad.testing import case, check_op
 
 
 @mg.op
-def example_op(xp, x, y, *, epsilon=1e-6):
+def example_op(xp, x, y, *, epsilon: float = 1e-6):
     """sqrt(x**2 + y**2 + epsilon) of each pair of elements."""
     return xp.sqrt(x * x + y * y + epsilon)
 
@@ -34,28 +35,50 @@ def _(g, out, x, y, *, epsilon):
     return g * x / out, g * y / out
 
 
-# 3. The CUDA kernel, for cards ("cuda") and for the simulator ("sim"). minigrad has
-#    made `out`, and has brought x and y to its shape, contiguous.
+# 3. A kernel for the CPU, in Cython: Python with types, which becomes C. It is compiled
+#    when it first runs, and then kept. minigrad has made `out`, and has brought x and y
+#    to its shape, contiguous; each parameter gets what bears its name.
 
-code = CudaKernel(
+example_op.cython(
     """
-    // One thread for each element. T is float or double.
-    template <typename T>
-    __global__ void example_op_kernel(T* out, const T* x, const T* y, T epsilon, long long n) {
-        long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-        if (i < n) out[i] = sqrt(x[i] * x[i] + y[i] * y[i] + epsilon);
-    }""",
-    "example_op_kernel<T>",
+from cython cimport floating
+from libc.math cimport sqrt
+
+
+def example_op(
+    floating[::1] out, const floating[::1] x, const floating[::1] y, floating epsilon
+):
+    '''One element after the other.'''
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = sqrt(x[i] * x[i] + y[i] * y[i] + epsilon)
+""",
+    layout="broadcast",
 )
 
 
-@example_op.kernel("cuda", "sim", name="cuda", layout="broadcast")
-def _(out, x, y, *, epsilon):
-    """One thread for each element."""
-    code.launch(blocks(out.size, 256), 256, (out, x, y, epsilon, out.size))
+# 4. A kernel in CUDA, for cards ("cuda") and for the simulator ("sim"). T is float or
+#    double, and n is the number of elements of `out`.
+
+example_op.cuda(
+    """
+    // One thread for each element.
+    template <typename T>
+    __global__ void example_op_kernel(
+        T* out, const T* x, const T* y, T epsilon, long long n
+    ) {
+        long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+        if (i < n) out[i] = sqrt(x[i] * x[i] + y[i] * y[i] + epsilon);
+    }
+    """,
+    "example_op_kernel<T>",
+    launch="1d",
+    name="cuda",
+    layout="broadcast",
+)
 
 
-# 4. What to check: shapes of the inputs, and attributes. Shapes that broadcast, are
+# 5. What to check: shapes of the inputs, and attributes. Shapes that broadcast, are
 #    empty, or are no multiple of a block are where mistakes hide.
 
 CASES = [
@@ -66,6 +89,21 @@ CASES = [
     case((4, 5), (4, 5), epsilon=2.0),
 ]
 
+
+# 6. What to measure. On the simulator time says nothing; what a kernel asks of a card is
+#    shown by `minigrad sim-profile`.
+
+
+def measure():
+    """Print the time of each CPU kernel for a million elements, the best of five."""
+    x, y = mg.randn(1000, 1000), mg.randn(1000, 1000)
+    for name in ("reference", "cython"):
+        with mg.use_kernel("example_op", name, "cpu"):
+            times = repeat(lambda: example_op(x, y), number=1)
+        print(f"{name:9} {1000 * min(times):8.2f} ms")
+
+
 if __name__ == "__main__":
     check_op(example_op, CASES)
     print("example_op: every kernel and the gradients are right")
+    measure()

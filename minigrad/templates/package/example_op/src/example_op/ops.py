@@ -5,10 +5,7 @@ Put your own operation in its place: first the reference, then the gradient, the
 kernels.
 """
 
-from pathlib import Path
-
 import minigrad as mg
-from minigrad.kernels.launch import CudaKernel, blocks
 
 # The reference: what the operation is. `xp` is NumPy, or CuPy on a card. It runs
 # wherever no kernel fits, and every kernel must give what it gives. The parameters
@@ -16,7 +13,7 @@ from minigrad.kernels.launch import CudaKernel, blocks
 
 
 @mg.op
-def example_op(xp, x, y, *, epsilon=1e-6):
+def example_op(xp, x, y, *, epsilon: float = 1e-6):
     """sqrt(x**2 + y**2 + epsilon) of each pair of elements."""
     return xp.sqrt(x * x + y * y + epsilon)
 
@@ -30,14 +27,21 @@ def _(g, out, x, y, *, epsilon):
     return g * x / out, g * y / out
 
 
-# The CUDA kernel, for cards ("cuda") and for the simulator ("sim"). minigrad has made
-# `out`, and has brought x and y to its shape, contiguous.
+# The kernels. minigrad makes `out`, and brings x and y to its shape, contiguous; each
+# parameter of a kernel gets what bears its name (`n` is the size of `out`). They are
+# compiled when they first run, and then kept. The CUDA kernel runs on cards ("cuda")
+# and on the simulator ("sim"): a thread for each element, in blocks of 256.
 
-source = Path(__file__).parent / "example_op.cu"
-cuda = CudaKernel(source, "example_op_kernel<T>")
+example_op.cython(
+    "example_op.pyx",
+    layout="broadcast",
+)
 
-
-@example_op.kernel("cuda", "sim", name="cuda", layout="broadcast")
-def _(out, x, y, *, epsilon):
-    """One thread for each element."""
-    cuda.launch(blocks(out.size, 256), 256, (out, x, y, epsilon, out.size))
+example_op.cuda(
+    "example_op.cu",
+    "example_op_kernel<T>",
+    launch="1d",
+    block=256,
+    name="cuda",
+    layout="broadcast",
+)
