@@ -1,7 +1,8 @@
 """The overhead of a tiny op, forward and backward, in minigrad and in PyTorch.
 
 On four elements the arithmetic costs nothing, so what is left is the library itself: the call, the choice of
-a kernel, the graph, the walk back. Each case is a chain of 100 ops, timed per op. Each library runs in a
+a kernel, the graph, the walk back. Each case is a chain of 100 ops, timed per op. `exp` is computed once by
+minigrad's own op and once by the same op as a user of minigrad or of PyTorch defines it. Each library runs in a
 process of its own, so that neither's threads disturb the other's; the processes alternate, so that both meet
 the same load. Shown are the medians over the rounds of each process's best time, and PyTorch's over
 minigrad's: above 1 minigrad is quicker.
@@ -28,6 +29,7 @@ def cases(lib) -> dict[str, Callable[[], object]]:
     """The chains, by their names, on ``lib``: minigrad, or PyTorch under the same names."""
     x = lib.rand(4, requires_grad=True)
     ones = lib.ones(4)
+    own_exp = exp_of_a_user(lib)
 
     def mul():
         y = x
@@ -47,6 +49,18 @@ def cases(lib) -> dict[str, Callable[[], object]]:
             y = -y
         y.backward(ones)
 
+    def exp(function):
+        with lib.no_grad():
+            start = x - 1
+        start.requires_grad_()
+
+        def run():
+            for _ in range(CHAIN):
+                y = function(start)
+            y.backward(ones)
+
+        return run
+
     def mul_forward():
         y = x
         with lib.no_grad():
@@ -58,7 +72,30 @@ def cases(lib) -> dict[str, Callable[[], object]]:
         "x + y, forward + backward": add,
         "-x, forward + backward": neg,
         "x * y, no_grad": mul_forward,
+        "exp(x), forward": exp(lib.exp),
+        "a user's exp(x), forward": exp(own_exp),
     }
+
+
+def exp_of_a_user(lib) -> Callable:
+    """exp, as a user of ``lib`` defines it."""
+    if lib.__name__ == "minigrad":
+        own = lib.op(lambda xp, x: xp.exp(x), name="own_exp")
+        own.grad(x=lambda g, y, _x: g * y)
+        return own
+
+    class OwnExp(lib.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y = x.exp()
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[0]
+
+    return OwnExp.apply
 
 
 def measure(library: str) -> dict[str, float]:

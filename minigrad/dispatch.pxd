@@ -6,7 +6,9 @@ cimport cython
 @cython.final
 cdef class KernelTable:
     cdef public object op
-    cdef public list kernels
+    cdef public list kernels, scoped
+    cdef public bint takes_small
+    cdef bint _replaced
     cdef public dict selected
     cdef dict _candidates
 

@@ -83,6 +83,9 @@ class KernelTable:
         self.op = op
         self.kernels: list[Kernel] = []
         self.selected: dict[str, str] = {}  # device type -> name, set by use_kernel
+        self.scoped: list[Kernel] = []  # functions given to use_kernel, which come before all others
+        self.takes_small = True  # whether Op.small, which knows no kernels, may stand in for them
+        self._replaced = False
         self._forget()
 
     def add(self, kernel: Kernel) -> None:
@@ -102,8 +105,19 @@ class KernelTable:
         self.selected = names
         self._forget()
 
+    def scope(self, kernels: list[Kernel]) -> None:
+        """Make ``kernels`` those that come before all others."""
+        self.scoped = kernels
+        self._forget()
+
+    def takes_all(self) -> None:
+        """From now on the kernels compute small arrays, too."""
+        self._replaced = True
+        self._forget()
+
     def _forget(self) -> None:
         """Start a new cache: another thread may just be adding to the old one what is no longer so."""
+        self.takes_small = not (self.selected or self.scoped or self._replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
 
     def candidates(self, device_type: str, dtype: np.dtype) -> tuple[Kernel, ...]:
@@ -115,7 +129,8 @@ class KernelTable:
             fitting = [k for k in self.kernels if device_type in k.devices and dtype in k.dtypes]
             if chosen is not None:
                 fitting = [k for k in fitting if k.name == chosen]
-            found = known[dtype] = tuple(reversed(fitting))
+            scoped = [k for k in self.scoped if device_type in k.devices and dtype in k.dtypes]
+            found = known[dtype] = tuple(reversed([*fitting, *scoped]))
         return found
 
     def choose(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
@@ -196,14 +211,28 @@ except ImportError:  # a NumPy with other internals
 
 
 @contextlib.contextmanager
-def use_kernel(op: str, name: str, device: str | None = None) -> Iterator[None]:
-    """Run the op named ``op`` with the kernel called ``name`` inside this context.
+def use_kernel(
+    op: str,
+    name: str | Callable[..., None],
+    device: str | None = None,
+    *,
+    dtypes: str | Sequence = "f4 f8",
+    layout: str = "contiguous",
+    when: Callable[..., bool] | None = None,
+) -> Iterator[None]:
+    """Run the op named ``op`` with the kernel called ``name``, or a function, inside this context. ::
+
+        with mg.use_kernel("matmul", my_matmul, device="cpu", dtypes="f4", when=lambda a, b: a.ndim == 2):
+            model(x)
 
     Args:
         op: an op's name, such as ``"matmul"``.
-        name: a kernel's name as :func:`list_kernels` shows it, or ``"reference"``.
-        device: a device type; by default every device that has a kernel of this name. Where the kernel
-            has no version for an input's dtype, the reference runs.
+        name: a kernel's name as :func:`list_kernels` shows it, or ``"reference"``; or a function
+            ``run(out, *inputs, **attributes)``, a kernel that is there in this context alone. Where its
+            conditions do not fit, the usual kernels run.
+        device: a device type; by default every device that has a kernel of this name, and ``"cpu"`` for a
+            function. Where the kernel has no version for an input's dtype, the reference runs.
+        dtypes, layout, when: of a function, as for :meth:`Op.kernel`.
 
     The selection holds for the whole process, not for one thread.
 
@@ -215,6 +244,17 @@ def use_kernel(op: str, name: str, device: str | None = None) -> Iterator[None]:
         raise ValueError(f"use_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
     if device is not None and device not in KINDS:
         raise ValueError(f"use_kernel: unknown device type {device!r}, expected one of {', '.join(KINDS)}")
+    if callable(name):
+        if layout not in LAYOUTS:
+            raise ValueError(f"use_kernel: {op!r}: the layout is one of {LAYOUTS}, got {layout!r}")
+        own = getattr(name, "__name__", "function")
+        kernel = Kernel(op, own, (device or "cpu",), parse_dtypes(dtypes), name, layout, when, "")
+        table.scope([*table.scoped, kernel])
+        try:
+            yield
+        finally:
+            table.scope([k for k in table.scoped if k is not kernel])
+        return
     wanted: tuple[str, ...] = KINDS if device is None else (device,)
     if name != REFERENCE:
         having = {kind for k in table.kernels if k.name == name for kind in k.devices}

@@ -19,7 +19,7 @@ cdef class Op:
     cdef public KernelTable kernels
     cdef public dict _saves
     cdef public list _rules
-    cdef public bint promote, differentiable, view, moves, arithmetic_rules, variadic
+    cdef public bint has_options, promote, differentiable, view, moves, arithmetic_rules, variadic
     cdef public Py_ssize_t arity
 
     @locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)

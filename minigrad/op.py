@@ -47,6 +47,8 @@ from minigrad.errors import DeviceError
 from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.kernels.cpu import memory
 from minigrad.mixed_precision import POLICIES, cast_inputs
+from minigrad.op_options import attribute_types
+from minigrad.op_options import call as call_with_options
 from minigrad.promotion import result_dtype
 from minigrad.recording import recorder
 
@@ -60,6 +62,10 @@ _SCALARS = (float, int, bool)
 
 LARGE_ARRAY = 1 << 17
 """The bytes of an input from which on NumPy is told to use minigrad's allocator, which takes 0.5 us."""
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _has_large(arrays: list) -> bool:
@@ -114,7 +120,8 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
     Args:
         name: the op's name; by default the function's.
         options: ``promote``, ``differentiable``, ``view``, ``moves``, ``arithmetic``, ``small``,
-            ``add_gradient``, ``saved_outputs``, ``materialize_grads`` as in :class:`Op`.
+            ``add_gradient``, ``saved_outputs``, ``materialize_grads``, ``outputs``, ``returns``,
+            ``non_differentiable``, ``in_place`` as in :class:`Op`.
     """
     if reference is None:
         return lambda function: Op(function, name, **options)
@@ -146,6 +153,13 @@ class Op:
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
             the rules are given None in its place.
         outputs: the names of several outputs, by which kernels from source refer to them.
+        returns: how many of several outputs a call returns; the others are for the gradient alone, whose rule
+            is given all of them, and the gradients of all of them: those of the others come from the second
+            order.
+        non_differentiable: names of inputs that never get a gradient, whatever their dtype.
+        in_place: the name of an input that the call writes: the only output becomes its new value, and the
+            call returns it. The reference and the kernels compute that value and leave the input alone.
+            Allowed, and refused, as for ``x.add_(y)``.
     """
 
     def __init__(
@@ -163,6 +177,9 @@ class Op:
         saved_outputs: Sequence[int] | None = None,
         materialize_grads: bool = True,
         outputs: Sequence[str] = (),
+        returns: int | None = None,
+        non_differentiable: Sequence[str] = (),
+        in_place: str | None = None,
     ):
         self.name = name or reference.__name__
         self.reference = reference
@@ -176,6 +193,9 @@ class Op:
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads
         self.outputs = tuple(outputs)
+        self.returns = returns
+        self.non_differentiable = _names(non_differentiable)
+        self.in_place = in_place
         self.__doc__ = reference.__doc__
         self.kernels = kernel_table(self.name)
         self.autocast = POLICIES.get(self.name)
@@ -184,6 +204,7 @@ class Op:
         self._joint_rule: Callable | None = None
         self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._read_signature()
+        self._check_options()
         self._rules = [self._no_rule(i) for i in range(len(self.inputs))]
         _ops[self.name] = self
 
@@ -212,6 +233,21 @@ class Op:
         self.arity = len(self.inputs)
         self.optional = sum(p.default is not p.empty for p in inputs if p.kind != keyword)
         self.attributes = {p.name: p.default for p in inputs if p.kind == keyword}
+
+    def _check_options(self) -> None:
+        self.attribute_types = attribute_types(self.reference, self.attributes)
+        for option in (*self.non_differentiable, *([] if self.in_place is None else [self.in_place])):
+            if option not in self.inputs or self.variadic:
+                raise ValueError(
+                    f"op {self.name!r} has no input {option!r}; it has: {', '.join(self.inputs)}"
+                )
+        if self.returns is not None and not (isinstance(self.returns, int) and self.returns > 0):
+            raise ValueError(
+                f"op {self.name!r}: returns is how many outputs a call returns, got {self.returns!r}"
+            )
+        self.has_options = bool(
+            self.attribute_types or self.non_differentiable or self.in_place or self.returns is not None
+        )
 
     def input_name(self, i: int) -> str:
         return f"{self.inputs[0]}[{i}]" if self.variadic else self.inputs[i]
@@ -293,7 +329,11 @@ class Op:
 
         def register(run: Callable) -> Callable:
             summary = " ".join((inspect.getdoc(run) or "").partition("\n\n")[0].split())
+            if not callable(run):
+                raise TypeError(f"op {self.name!r}: a kernel is a function of arrays, got {run!r:.60}")
             own, accepted = str(name or getattr(run, "__name__", "kernel")), parse_dtypes(dtypes)
+            if self.small is not None and not (getattr(run, "__module__", "") or "").startswith("minigrad."):
+                self.kernels.takes_all()  # what replaces a kernel of minigrad's is for small arrays too
             self.kernels.add(
                 Kernel(self.name, own, devices, accepted, run, layout, when, summary, prefer, amplification)
             )
@@ -405,6 +445,8 @@ class Op:
             attrs = self._complete(attrs)
         if len(args) != self.arity and not self.variadic:
             args = self._complete_inputs(args)
+        if self.has_options:
+            return call_with_options(self, args, attrs)
         return self.apply(args, attrs)
 
     def apply(self, args: tuple, attrs: dict) -> Any:
@@ -486,7 +528,7 @@ class Op:
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
         """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
         table = self.kernels
-        if self.small is not None and device is cpu and not table.selected:
+        if self.small is not None and device is cpu and table.takes_small:
             result = self.small(*arrays)
             if result is not None:
                 return result
@@ -514,7 +556,18 @@ class Op:
                 )
             return result
         if isinstance(result, (tuple, list)):
-            return tuple([device.xp.asarray(r) for r in result])
+            results = tuple([device.xp.asarray(r) for r in result])
+            shapes = [r.shape for r in results]
+            if specs is not None and shapes != [tuple(spec[0]) for spec in specs]:
+                raise RuntimeError(
+                    f"op {self.name!r}: the reference returned the shapes {shapes}, its shape rule says "
+                    f"{[tuple(spec[0]) for spec in specs]}"
+                )
+            return results
+        if result is None:
+            raise TypeError(
+                f"op {self.name!r}: the reference returned None; it must return an array, or a tuple of them"
+            )
         return device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
 
     def _compute_in_float32(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:

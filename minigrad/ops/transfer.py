@@ -9,7 +9,7 @@ from minigrad.devices import Device
 from minigrad.op import Op
 
 
-def _moved(xp: Any, x: Any, *, source: Device, target: Device, non_blocking: bool = False) -> Any:
+def _moved(xp: Any, x: Any, *, source: Device, target: Device, non_blocking=False) -> Any:
     if source.is_card and target.is_card:
         return target.from_card(x, source)
     array = source.to_numpy(x) if source.is_card else x
