@@ -138,7 +138,8 @@ def _write_in_place(op: Op, args: tuple, attrs: dict) -> Any:
     at = op.inputs.index(op.in_place)
     if not isinstance(args[at], Variable):
         raise TypeError(
-            f"op {op.name!r} writes its input {op.in_place!r}: expected a tensor, got {type(args[at]).__name__}"
+            f"op {op.name!r} writes its input {op.in_place!r}: expected a tensor, "
+            f"got {type(args[at]).__name__}"
         )
     target: Any = args[at]
 
