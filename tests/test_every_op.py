@@ -200,6 +200,13 @@ ADAPTIVE = [
     ((2, 1, 6, 6), (6, 6)),
 ]
 
+# Images, their patches as columns, and the windows.
+FOLDS = [
+    ((2, 3, 5, 6), (2, 12, 20), {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}),
+    ((1, 2, 7, 5), (1, 12, 12), {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}),
+    ((0, 1, 4, 4), (0, 4, 4), {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1)}),
+]
+
 LAYER_NORMS = [
     # x, the number of axes that are normalised over
     ((3, 5), 1),
@@ -550,6 +557,8 @@ CASES = {
     "adaptive_avg_pool2d_input_grad": [
         case((*s[:2], *size), input_size=s[2:], length=49) for s, size in ADAPTIVE
     ],
+    "unfold": [case(shape, **options) for shape, _, options in FOLDS],
+    "fold": [case(columns, size=shape[2:], length=9, **options) for shape, columns, options in FOLDS],
     **class_loss_cases(),
     **each(LOSSES, loss_cases(False)),
     **each([f"{name}_grad" for name in LOSSES], loss_cases(True)),

@@ -12,7 +12,7 @@ from minigrad import optim
 
 torch = pytest.importorskip("torch")
 
-IMAGES, TABLE, SEQUENCE = (3, 4, 9, 8), (6, 4), (5, 4, 3)
+IMAGES, SIGNALS, TABLE, SEQUENCE = (3, 4, 9, 8), (3, 4, 11), (6, 4), (5, 4, 3)
 
 
 def twins(make, **options):
@@ -46,6 +46,50 @@ LAYERS = [
     (IMAGES, lambda m: m.ConvTranspose2d(4, 6, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=1)),
     (IMAGES, lambda m: m.ConvTranspose2d(4, 6, 3, padding=2, dilation=2, groups=2, bias=False)),
     (IMAGES, lambda m: m.ConvTranspose2d(4, 2, 3, padding=2, output_padding=2, dilation=3)),
+    (IMAGES, lambda m: m.Conv2d(4, 2, (2, 4), padding="same")),
+    (IMAGES, lambda m: m.Conv2d(4, 2, (2, 4), padding="same", padding_mode="reflect")),
+    (IMAGES, lambda m: m.Conv2d(4, 2, 3, padding=(1, 2), padding_mode="circular", bias=False)),
+    (SIGNALS, lambda m: m.Conv1d(4, 6, 3)),
+    (SIGNALS, lambda m: m.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)),
+    (SIGNALS, lambda m: m.Conv1d(4, 6, 4, padding="same")),
+    (SIGNALS[1:], lambda m: m.Conv1d(4, 6, 3, padding=2, padding_mode="replicate")),
+    (SIGNALS, lambda m: m.ConvTranspose1d(4, 6, 3)),
+    (SIGNALS, lambda m: m.ConvTranspose1d(4, 6, 3, 3, 1, output_padding=2, groups=2, dilation=2)),
+    (SIGNALS, lambda m: m.MaxPool1d(3, stride=2, padding=1, ceil_mode=True)),
+    (SIGNALS[1:], lambda m: m.MaxPool1d(2, dilation=2)),
+    (SIGNALS, lambda m: m.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False)),
+    (SIGNALS, lambda m: m.AdaptiveAvgPool1d(4)),
+    (SIGNALS, lambda m: m.AdaptiveMaxPool1d(4)),
+    (IMAGES, lambda m: m.AdaptiveMaxPool2d((4, 3))),
+    (IMAGES, lambda m: m.AdaptiveMaxPool2d((3, None))),
+    (IMAGES[1:], lambda m: m.AdaptiveMaxPool2d(12)),
+    (IMAGES, lambda m: m.Upsample(scale_factor=2)),
+    (IMAGES, lambda m: m.Upsample(size=(5, 13))),
+    (IMAGES, lambda m: m.Upsample(scale_factor=(1.7, 0.6), mode="nearest-exact")),
+    (IMAGES, lambda m: m.Upsample(scale_factor=2, mode="bilinear")),
+    (IMAGES, lambda m: m.Upsample(size=(5, 13), mode="bilinear", align_corners=True)),
+    (IMAGES, lambda m: m.Upsample(scale_factor=(1.7, 0.6), mode="bilinear")),
+    (IMAGES, lambda m: m.Upsample(size=(5, 13), mode="area")),
+    (SIGNALS, lambda m: m.Upsample(size=25, mode="linear")),
+    (IMAGES, lambda m: m.UpsamplingBilinear2d(scale_factor=3)),
+    (IMAGES, lambda m: m.PixelShuffle(2)),
+    ((2, 3, 6, 9), lambda m: m.PixelUnshuffle(3)),
+    (IMAGES, lambda m: m.ChannelShuffle(2)),
+    (IMAGES, lambda m: m.Unfold((3, 2), dilation=(1, 2), padding=1, stride=(2, 1))),
+    ((2, 12, 30), lambda m: m.Fold((7, 8), (3, 2), dilation=(1, 2), stride=(1, 1))),
+    (IMAGES, lambda m: m.ReflectionPad2d((1, 2, 0, 3))),
+    (SIGNALS, lambda m: m.ReflectionPad1d(2)),
+    (IMAGES, lambda m: m.ReplicationPad2d((1, 2, 0, 9))),
+    (SIGNALS[1:], lambda m: m.ReplicationPad1d((0, 2))),
+    (IMAGES, lambda m: m.CircularPad2d(3)),
+    (IMAGES, lambda m: m.ZeroPad2d((1, -2, 0, 3))),
+    (SIGNALS, lambda m: m.ConstantPad1d((2, 1), 3.5)),
+    (SIGNALS, lambda m: m.InstanceNorm1d(4)),
+    (IMAGES, lambda m: m.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+    (IMAGES, lambda m: m.InstanceNorm2d(4, affine=True, track_running_stats=True).eval()),
+    (SEQUENCE, lambda m: m.RMSNorm(3)),
+    (IMAGES, lambda m: m.RMSNorm((9, 8), eps=1e-2, elementwise_affine=False)),
+    ((3, 12), lambda m: m.Unflatten(1, (3, -1))),
     (IMAGES, lambda m: m.MaxPool2d(2)),
     (IMAGES, lambda m: m.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)),
     (IMAGES, lambda m: m.MaxPool2d((2, 3), stride=1, dilation=2)),
@@ -104,6 +148,7 @@ LAYERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # which PyTorch warns of
 @pytest.mark.parametrize(("shape", "make"), LAYERS)
 def test_layers(shape, make):
     mine, theirs = twins(make)
@@ -342,6 +387,21 @@ def test_functions():
     assert_same(F.pad(mine, (1, 2, 0, 3), value=7.0), G.pad(theirs, (1, 2, 0, 3), value=7.0))
     labels = np.array([[0, 2], [1, 1]])
     assert_same(F.one_hot(mg.tensor(labels), 4), G.one_hot(torch.tensor(labels), 4))
+
+
+def test_max_pooling_with_indices_and_back():
+    x = random(IMAGES)
+    results = []
+    for module, tensor in ((nn, mg.tensor), (torch.nn, torch.tensor)):
+        a = tensor(x, requires_grad=True)
+        values, places = module.MaxPool2d(3, 3, 1, return_indices=True)(a)
+        back = module.MaxUnpool2d(3, 3, 1)(values, places, IMAGES)
+        (back * tensor(random(IMAGES, 1))).sum().backward()
+        uneven = module.AdaptiveMaxPool2d((4, 3), return_indices=True)(tensor(x))
+        signal = module.MaxPool1d(3, return_indices=True)(tensor(x[0]))
+        results.append([values, places, back, a.grad, *uneven, *signal])
+    for one, other in zip(*results, strict=True):
+        assert_same(one, other)
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0, float("inf")])

@@ -126,7 +126,7 @@ def test_conv2d_named_padding():
         ((4, 4, 3), {"padding": -1}, "padding"),
         ((4, 4, 3), {"padding": "full"}, "'same'"),
         ((4, 4, 3), {"padding": "same", "stride": 2}, "stride 1"),
-        ((4, 4, 3), {"padding_mode": "reflect"}, "padding_mode"),
+        ((4, 4, 3), {"padding_mode": "mirror"}, "padding_mode"),
         ((-4, 4, 3), {}, "in_channels"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from minigrad.creation import empty
 from minigrad.nn import functional as F
@@ -11,29 +11,32 @@ from minigrad.nn.linear import reset_weight_and_bias
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.ops.conv import transposed_size
+from minigrad.ops.one_dimension import single
 from minigrad.ops.windows import pair
 from minigrad.tensor import Tensor
 
-__all__ = ["Conv2d", "ConvTranspose2d"]
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
 
 
 class _Convolution(Module):
     """What the layers share: their options, how their parameters start, and how they print."""
 
+    axes: ClassVar[int] = 2
     weight: Parameter
     bias: Parameter | None
     padding: Any
-    output_padding = (0, 0)
+    output_padding: tuple[int, ...] | None = None
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int],
-        dilation: int | tuple[int, int],
+        kernel_size: Any,
+        stride: Any,
+        dilation: Any,
         groups: int,
         padding_mode: str,
+        modes: Sequence[str] = ("zeros",),
     ):
         super().__init__()
         name = type(self).__name__
@@ -44,15 +47,24 @@ class _Convolution(Module):
                 raise ValueError(
                     f"{name}: {argument} must be an integer that {groups} groups divide, got {channels!r}"
                 )
-        if padding_mode != "zeros":
-            raise ValueError(f"{name}: padding_mode must be 'zeros', got {padding_mode!r}")
+        if padding_mode not in modes:
+            allowed = " or ".join(map(repr, modes))
+            raise ValueError(f"{name}: padding_mode must be {allowed}, got {padding_mode!r}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = pair(name, "kernel_size", kernel_size, 1)
-        self.stride = pair(name, "stride", stride, 1)
-        self.dilation = pair(name, "dilation", dilation, 1)
+        self.kernel_size = self._sizes("kernel_size", kernel_size, 1)
+        self.stride = self._sizes("stride", stride, 1)
+        self.dilation = self._sizes("dilation", dilation, 1)
         self.groups = groups
         self.padding_mode = padding_mode
+
+    def _sizes(self, what: str, value: Any, least: int) -> tuple[int, ...]:
+        """An option as one number for each axis."""
+        name = type(self).__name__
+        if self.axes == 2:
+            return pair(name, what, value, least)
+        size = single(name, what, value)
+        return pair(name, what, size, least)[:1]
 
     def _make_parameters(self, channels: tuple[int, int], bias: bool, device: Any, dtype: Any) -> None:
         self.weight = Parameter(empty((*channels, *self.kernel_size), device=device, dtype=dtype))
@@ -70,15 +82,21 @@ class _Convolution(Module):
         text = (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         )
-        if self.padding != (0, 0):
+        zeros, ones = (0,) * self.axes, (1,) * self.axes
+        if self.padding != zeros:
             text += f", padding={self.padding}"
-        if self.dilation != (1, 1):
+        if self.dilation != ones:
             text += f", dilation={self.dilation}"
-        if self.output_padding != (0, 0):
+        if self.output_padding not in (None, zeros):
             text += f", output_padding={self.output_padding}"
         if self.groups != 1:
             text += f", groups={self.groups}"
-        return text if self.bias is not None else text + ", bias=False"
+        if self.bias is None:
+            text += ", bias=False"
+        return text if self.padding_mode == "zeros" else text + f", padding_mode={self.padding_mode}"
+
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class Conv2d(_Convolution):
@@ -91,7 +109,8 @@ class Conv2d(_Convolution):
             the input's size; needs stride 1).
         groups: channels are split into so many groups that do not see one another.
         bias: whether a number is added to each output channel.
-        padding_mode: ``"zeros"``, the only one there is.
+        padding_mode: what is around the image: ``"zeros"``, or as the modes of F.pad ``"reflect"``,
+            ``"replicate"`` or ``"circular"``.
         device, dtype: of the parameters; float32 on the CPU by default.
 
     Attributes:
@@ -116,22 +135,48 @@ class Conv2d(_Convolution):
         device: Any = None,
         dtype: Any = None,
     ):
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode, PADDING_MODES
+        )
         self.padding = self._checked_padding(padding)
         self._make_parameters((out_channels, in_channels // groups), bias, device, dtype)
 
-    def _checked_padding(self, padding: int | tuple[int, int] | str) -> tuple[int, int] | str:
+    def _checked_padding(self, padding: Any) -> tuple[int, ...] | str:
         if not isinstance(padding, str):
-            return pair("Conv2d", "padding", padding, 0)
+            return self._sizes("padding", padding, 0)
+        name = type(self).__name__
         if padding not in ("valid", "same"):
-            raise ValueError(f"Conv2d: padding is a number, a pair, 'valid' or 'same', got {padding!r}")
-        if padding == "same" and self.stride != (1, 1):
-            raise ValueError(f"Conv2d: padding 'same' needs stride 1, got {self.stride}")
+            raise ValueError(f"{name}: padding is a number, a pair, 'valid' or 'same', got {padding!r}")
+        if padding == "same" and self.stride != (1,) * self.axes:
+            raise ValueError(f"{name}: padding 'same' needs stride 1, got {self.stride}")
         return padding
+
+    def _widths(self) -> list[int]:
+        """The borders that F.pad is to make for a padding mode: (before, after) of the last axis first."""
+        if self.padding == "valid":
+            return [0] * (2 * self.axes)
+        if self.padding == "same":
+            reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return [width for r in reach[::-1] for width in (r // 2, r - r // 2)]
+        return [width for p in self.padding[::-1] for width in (p, p)]
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, OH, OW); the N may be left out."""
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        convolution: Any = F.conv2d if self.axes == 2 else F.conv1d
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._widths(), self.padding_mode), 0
+        return convolution(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class Conv1d(Conv2d):
+    """One-dimensional convolution over signals (N, in_channels, L).
+
+    The arguments are those of :class:`Conv2d`, as one number each, and so are the attributes: the weight has
+    the shape (out_channels, in_channels / groups, K).
+    """
+
+    axes = 1
 
 
 class ConvTranspose2d(_Convolution):
@@ -173,8 +218,8 @@ class ConvTranspose2d(_Convolution):
         dtype: Any = None,
     ):
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
-        self.padding = pair("ConvTranspose2d", "padding", padding, 0)
-        self.output_padding = pair("ConvTranspose2d", "output_padding", output_padding, 0)
+        self.padding = self._sizes("padding", padding, 0)
+        self.output_padding = self._sizes("output_padding", output_padding, 0)
         self._make_parameters((in_channels, out_channels // groups), bias, device, dtype)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
@@ -183,7 +228,8 @@ class ConvTranspose2d(_Convolution):
         ``output_size``, (OH, OW) or the whole shape, takes the place of ``output_padding``: of the sizes
         that a convolution with these options makes (H, W), the one to go back to.
         """
-        return F.conv_transpose2d(
+        convolution: Any = F.conv_transpose2d if self.axes == 2 else F.conv_transpose1d
+        return convolution(
             input,
             self.weight,
             self.bias,
@@ -194,19 +240,29 @@ class ConvTranspose2d(_Convolution):
             self.dilation,
         )
 
-    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
+    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         """The output padding that leads to ``output_size``."""
-        if len(output_size) not in (2, input.ndim):
+        name, axes = type(self).__name__, self.axes
+        if len(output_size) not in (axes, input.ndim):
             raise ValueError(
-                f"ConvTranspose2d: output_size must have 2 or {input.ndim} elements, got {tuple(output_size)}"
+                f"{name}: output_size must have {axes} or {input.ndim} elements, got {tuple(output_size)}"
             )
-        height, width = output_size[-2:]
+        wanted = tuple(output_size[-axes:])
         least = transposed_size(input.shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        extra = height - least[0], width - least[1]
+        extra = tuple(w - n for w, n in zip(wanted, least, strict=True))
         if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
-            most = least[0] + self.stride[0] - 1, least[1] + self.stride[1] - 1
+            most = tuple(n + s - 1 for n, s in zip(least, self.stride, strict=True))
             raise ValueError(
-                f"ConvTranspose2d: output_size must be from {least} to {most} for an input of shape "
-                f"{input.shape}, got {(height, width)}"
+                f"{name}: output_size must be from {least} to {most} for an input of shape {input.shape}, "
+                f"got {wanted}"
             )
         return extra
+
+
+class ConvTranspose1d(ConvTranspose2d):
+    """The transpose of :class:`Conv1d`, which enlarges signals (N, in_channels, L) by its stride.
+
+    The arguments are those of :class:`ConvTranspose2d`, as one number each, and so are the attributes.
+    """
+
+    axes = 1

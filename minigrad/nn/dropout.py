@@ -6,7 +6,7 @@ from minigrad.nn import functional as F
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
-__all__ = ["Dropout", "Dropout2d"]
+__all__ = ["Dropout", "Dropout1d", "Dropout2d"]
 
 
 class Dropout(Module):
@@ -40,3 +40,11 @@ class Dropout2d(Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Of the input's shape."""
         return F.dropout2d(input, self.p, self.training)
+
+
+class Dropout1d(Dropout):
+    """As :class:`Dropout2d`, for (N, C, L) or (C, L)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape."""
+        return F.dropout1d(input, self.p, self.training)

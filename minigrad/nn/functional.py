@@ -18,12 +18,15 @@ from minigrad.mixed_precision import LOWER, WIDER, cast_inputs, in_float32
 from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, glu, hardshrink, prelu, sigmoid, softshrink, softsign, tanh
+from minigrad.ops.adaptive_max_pool import adaptive_max_pool2d, max_unpool2d
 from minigrad.ops.attention import scaled_dot_product_attention
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
 from minigrad.ops.embedding import embedding
-from minigrad.ops.join import pad
+from minigrad.ops.fold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
+from minigrad.ops.instance_norm import instance_norm, rms_norm
+from minigrad.ops.interpolate import interpolate
 from minigrad.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from minigrad.ops.linear import linear as _linear
 from minigrad.ops.loss import (
@@ -45,27 +48,45 @@ from minigrad.ops.margin_loss import (
 )
 from minigrad.ops.matmul import apply as _matmul
 from minigrad.ops.norm import batch_norm, group_norm, layer_norm
+from minigrad.ops.one_dimension import (
+    adaptive_avg_pool1d,
+    adaptive_max_pool1d,
+    avg_pool1d,
+    conv1d,
+    conv_transpose1d,
+    max_pool1d,
+)
+from minigrad.ops.padding import pad
 from minigrad.ops.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from minigrad.ops.reduce import amax, amin, norm
 from minigrad.ops.softmax import log_softmax, softmax
 from minigrad.tensor import Tensor
 
 __all__ = [
+    "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "channel_shuffle",
+    "conv1d",
     "conv2d",
+    "conv_transpose1d",
     "conv_transpose2d",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
     "dropout",
+    "dropout1d",
     "dropout2d",
     "elu",
     "embedding",
+    "fold",
     "gaussian_nll_loss",
     "gelu",
     "glu",
@@ -77,6 +98,8 @@ __all__ = [
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -85,7 +108,9 @@ __all__ = [
     "log_softmax",
     "logsigmoid",
     "margin_ranking_loss",
+    "max_pool1d",
     "max_pool2d",
+    "max_unpool2d",
     "mish",
     "mse_loss",
     "multi_margin_loss",
@@ -95,10 +120,13 @@ __all__ = [
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "relu",
     "relu6",
+    "rms_norm",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",
@@ -114,6 +142,7 @@ __all__ = [
     "tanhshrink",
     "threshold",
     "triplet_margin_loss",
+    "unfold",
 ]
 
 
@@ -255,6 +284,15 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     """In training, each channel of (N, C, H, W) or (N, C, L) set to zero with probability ``p``, the others
     scaled by 1 / (1 - p); https://arxiv.org/abs/1411.4280."""
     return _apply(lambda x: _dropout.dropout2d(x, p, training), input, inplace)
+
+
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """As :func:`dropout2d`, for (N, C, L) or (C, L)."""
+    if input.ndim == 2:
+        return dropout1d(input.unsqueeze(0), p, training).squeeze(0)
+    if input.ndim != 3:
+        raise ValueError(f"dropout1d: expected (N, C, L) or (C, L), got shape {input.shape}")
+    return dropout2d(input, p, training, inplace)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

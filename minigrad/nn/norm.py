@@ -16,7 +16,15 @@ from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "LayerNorm",
+    "RMSNorm",
+]
 
 
 class BatchNorm(Module):
@@ -244,6 +252,102 @@ class GroupNorm(Module):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class RMSNorm(Module):
+    """x / sqrt(mean(x^2) + eps) weight, with the mean over an input's last axes; arXiv:1910.07467.
+
+    Args:
+        normalized_shape: the sizes of these axes; an integer for the last one alone.
+        eps: added to the mean; by default the dtype's smallest eps with 1 + eps > 1.
+        elementwise_affine: whether there is a weight.
+        device, dtype: of the parameter; float32 on the CPU by default.
+
+    Attributes:
+        weight: of shape ``normalized_shape``, starting with 1, or None.
+    """
+
+    weight: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape = shape
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        weight = Parameter(ones(shape, device=device, dtype=dtype)) if elementwise_affine else None
+        self.register_parameter("weight", weight)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to 1."""
+        _reset(self.weight, None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape, (..., *normalized_shape)."""
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class InstanceNorm(BatchNorm):
+    """As :class:`BatchNorm`, but with mean and variance of each channel of each sample; arXiv:1607.08022.
+
+    By default there are no weight and bias and no running averages. The batch may be left out.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape."""
+        (batched,) = self.dimensions
+        if input.ndim not in (batched - 1, batched) or input.shape[1 - batched] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: expected {batched}D or {batched - 1}D input of {self.num_features} "
+                f"channels, got shape {input.shape}"
+            )
+        if input.ndim < batched:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        return F.instance_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+
+
+class InstanceNorm1d(InstanceNorm):
+    """Instance normalisation of (N, C, L) or (C, L)."""
+
+    dimensions = (3,)
+
+
+class InstanceNorm2d(InstanceNorm):
+    """Instance normalisation of images (N, C, H, W) or (C, H, W)."""
+
+    dimensions = (4,)
 
 
 def _reset(weight: Parameter | None, bias: Parameter | None) -> None:

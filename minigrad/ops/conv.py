@@ -17,7 +17,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
 from minigrad.ops.conv_choice import PREFERS, PREFERS_ON_A_CARD, fits_winograd, fits_winograd_on_a_card
-from minigrad.ops.join import pad
+from minigrad.ops.padding import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
 
@@ -123,7 +123,7 @@ def conv2d(
         weight: (O, C / groups, KH, KW).
         bias: (O,), or None.
         stride, padding, dilation: one number, or (vertical, horizontal). ``padding`` is in zeros on each
-            side; ``"valid"`` means 0, and ``"same"`` keeps the size (stride 1, odd dilated kernels).
+            side; ``"valid"`` means 0, and ``"same"`` keeps the size (stride 1).
         groups: channels are split into so many groups that do not see one another.
 
     Returns:
@@ -138,6 +138,8 @@ def conv2d(
     _check_shapes("conv2d", input, weight, bias, groups)
     stride = pair("conv2d", "stride", stride, 1)
     dilation = pair("conv2d", "dilation", dilation, 1)
+    if padding == "same":
+        input = _made_even(input, weight.shape[2:], dilation)
     padding = _padding(padding, weight.shape[2:], stride, dilation)
     return _conv2d(input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
@@ -213,11 +215,11 @@ def conv_transpose2d(
 
 def transposed_size(
     shape: tuple[int, ...], kernel: tuple, stride: tuple, padding: tuple, dilation: tuple
-) -> tuple[int, int]:
-    """The smallest (H, W) that conv2d with these options takes to the last two dimensions of ``shape``."""
-    axes = zip(shape[-2:], kernel, stride, padding, dilation, strict=True)
-    height, width = ((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in axes)
-    return height, width
+) -> tuple[int, ...]:
+    """The smallest (H, W) that conv2d with these options takes to the last two dimensions of ``shape``; in
+    one dimension, the smallest (L,)."""
+    axes = zip(shape[-len(kernel) :], kernel, stride, padding, dilation, strict=True)
+    return tuple([(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in axes])
 
 
 def _check_shapes(name: str, x: Any, weight: Any, bias: Any, groups: int, transposed: bool = False) -> None:
@@ -243,17 +245,20 @@ def _check_shapes(name: str, x: Any, weight: Any, bias: Any, groups: int, transp
         raise ValueError(f"{name}: images and kernels must have at least size 1 {shapes}")
 
 
+def _made_even(x: Any, kernel: tuple, dilation: tuple) -> Any:
+    """``x`` with the row below and the column on the right that "same" adds more for even kernels."""
+    bottom, right = (d * (k - 1) % 2 for d, k in zip(dilation, kernel, strict=True))
+    return pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
 def _padding(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> tuple[int, int]:
     if padding == "valid":
         return 0, 0
     if padding == "same":
-        reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-        if stride != (1, 1) or any(r % 2 for r in reach):
-            raise ValueError(
-                f"conv2d: padding 'same' needs stride 1 and an odd dilated kernel, got stride {stride}, "
-                f"kernel {kernel}, dilation {dilation}"
-            )
-        return reach[0] // 2, reach[1] // 2
+        if stride != (1, 1):
+            raise ValueError(f"conv2d: padding 'same' needs stride 1, got stride {stride}")
+        vertical, horizontal = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        return vertical // 2, horizontal // 2
     if isinstance(padding, str):
         raise ValueError(f"conv2d: padding is a number, a pair, 'valid' or 'same', got {padding!r}")
     return pair("conv2d", "padding", padding, 0)

@@ -183,19 +183,6 @@ def _(g, _y, _x, *, widths, value):
     )
 
 
-def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Any:
-    """``x`` with borders of ``value``; ``pad`` is (before, after) of the last axis, of the one before, ..."""
-    if mode != "constant":
-        raise ValueError(f"pad: mode must be 'constant', got {mode!r}")
-    if len(pad) % 2 or len(pad) > 2 * x.ndim:
-        raise ValueError(f"pad: expected at most {x.ndim} pairs (before, after), got {tuple(pad)}")
-    if min(pad, default=0) < 0:
-        raise ValueError(f"pad: widths must not be negative, got {tuple(pad)}")
-    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
-    widths = ((0, 0),) * (x.ndim - len(pairs)) + tuple(reversed(pairs))
-    return _pad(x, widths=widths, value=value)
-
-
 def _nonempty(name: str, tensors: Sequence) -> list:
     tensors = list(tensors)
     if not tensors:

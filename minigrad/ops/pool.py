@@ -126,7 +126,7 @@ def max_pool2d(
     the flattened H x W plane, as int64.
     """
     name = "max_pool2d"
-    if _is_single_image(name, input):
+    if is_single_image(name, input):
         pooled = max_pool2d(
             input.unsqueeze(0), kernel_size, stride, padding, dilation, ceil_mode, return_indices
         )
@@ -222,7 +222,7 @@ def avg_pool2d(
     that number instead. The other arguments are as in :func:`max_pool2d`.
     """
     name = "avg_pool2d"
-    if _is_single_image(name, input):
+    if is_single_image(name, input):
         pooled = avg_pool2d(
             input.unsqueeze(0), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
         )
@@ -245,7 +245,7 @@ def avg_pool2d(
 # ---- adaptive average pooling -----------------------------------------------------------------------------
 
 
-def _bins(size: int, count: int) -> list[tuple[int, int]]:
+def bins(size: int, count: int) -> list[tuple[int, int]]:
     """``count`` bins over ``size`` elements: bin i is [floor(i size / count), ceil((i+1) size / count))."""
     return [(i * size // count, -((-(i + 1) * size) // count)) for i in range(count)]
 
@@ -253,7 +253,7 @@ def _bins(size: int, count: int) -> list[tuple[int, int]]:
 def _bin_matrix(xp, size, count, dtype):
     """(count, size): row i averages bin i."""
     matrix = np.zeros((count, size), dtype)
-    for i, (start, stop) in enumerate(_bins(size, count)):
+    for i, (start, stop) in enumerate(bins(size, count)):
         matrix[i, start:stop] = 1 / (stop - start)
     return xp.asarray(matrix)
 
@@ -294,22 +294,24 @@ def _(g, *, input_size):
 def adaptive_avg_pool2d(input: Any, output_size: int | tuple[int | None, int | None]) -> Any:
     """``input`` (N, C, H, W) or (C, H, W) averaged to ``output_size``; None keeps a size."""
     name = "adaptive_avg_pool2d"
-    if _is_single_image(name, input):
+    if is_single_image(name, input):
         return adaptive_avg_pool2d(input.unsqueeze(0), output_size).squeeze(0)
+    return _adaptive_avg_pool2d(input, size=adaptive_size(name, input, output_size))
+
+
+def adaptive_size(name: str, x: Any, output_size: Any) -> tuple[int, int]:
+    """``output_size`` as a pair, with the image's own sizes where it has None."""
+    if 0 in x.shape[2:]:
+        raise ValueError(f"{name}: the image is empty (input shape {x.shape})")
     if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
-        kept = [own if n is None else n for n, own in zip(output_size, input.shape[2:], strict=True)]
-        size = pair(name, "output_size", kept, 1)
-    else:
-        size = pair(name, "output_size", output_size, 1)
-    if 0 in input.shape[2:]:
-        raise ValueError(f"{name}: the image is empty (input shape {input.shape})")
-    return _adaptive_avg_pool2d(input, size=size)
+        output_size = [own if n is None else n for n, own in zip(output_size, x.shape[2:], strict=True)]
+    return pair(name, "output_size", output_size, 1)
 
 
 # ---- checks -----------------------------------------------------------------------------------------------
 
 
-def _is_single_image(name: str, x: Any) -> bool:
+def is_single_image(name: str, x: Any) -> bool:
     if x.ndim not in (3, 4):
         raise ValueError(f"{name}: input needs 4 dimensions (N, C, H, W), or 3 for one image; got {x.shape}")
     return x.ndim == 3
