@@ -121,6 +121,7 @@ setup(
         "minigrad.kernels.cuda",
         "minigrad.kernels.sim",
         "minigrad.nn",
+        "minigrad.nn.utils",
         "minigrad.ops",
         "minigrad.optim",
         "minigrad.optim.lr_scheduler",

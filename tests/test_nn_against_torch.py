@@ -169,55 +169,6 @@ def test_layers(shape, make):
         assert_same(b, c, name)
 
 
-RECURRENT = [
-    lambda m: m.LSTM(3, 5),
-    lambda m: m.LSTM(3, 5, num_layers=2, bias=False),
-    lambda m: m.LSTM(3, 5, 2, bidirectional=True),
-    lambda m: m.LSTM(3, 5, batch_first=True, bidirectional=True),
-    lambda m: m.LSTM(3, 17, 3, dropout=0.5).eval(),
-]
-
-
-@pytest.mark.parametrize("make", RECURRENT)
-@pytest.mark.parametrize("shape", [(6, 4, 3), (1, 1, 3), (6, 3)], ids=str)
-@pytest.mark.parametrize("with_state", [False, True])
-def test_lstm(make, shape, with_state):
-    mine, theirs = twins(make)
-    assert repr(mine) == repr(theirs)
-    assert list(mine.state_dict()) == list(theirs.state_dict())
-    cells = mine.num_layers * (2 if mine.bidirectional else 1)
-    batch = () if len(shape) == 2 else (shape[0 if mine.batch_first else 1],)
-    arrays = [random(shape), *(random((cells, *batch, mine.hidden_size), seed) for seed in (1, 2))]
-    results = []
-    for net, tensor in ((mine, mg.tensor), (theirs, torch.tensor)):
-        inputs = [tensor(a, requires_grad=True) for a in arrays]
-        y, (h, c) = net(inputs[0], tuple(inputs[1:])) if with_state else net(inputs[0])
-        total = sum((part * tensor(random(tuple(part.shape), 3))).sum() for part in (y, h, c))
-        total.backward()
-        used = inputs if with_state else inputs[:1]
-        results.append([y, h, c, *(x.grad for x in used), *(p.grad for p in net.parameters())])
-    for one, other in zip(*results, strict=True):
-        assert_same(one, other)
-
-
-@pytest.mark.parametrize("make", [lambda m: m.LSTMCell(3, 5), lambda m: m.LSTMCell(3, 17, bias=False)])
-@pytest.mark.parametrize("batch", [(4,), ()], ids=str)
-def test_lstm_cell(make, batch):
-    mine, theirs = twins(make)
-    assert repr(mine) == repr(theirs)
-    assert list(mine.state_dict()) == list(theirs.state_dict())
-    results = []
-    for net, tensor in ((mine, mg.tensor), (theirs, torch.tensor)):
-        x = tensor(random((*batch, 3)), requires_grad=True)
-        state = net(x)
-        for _ in range(2):
-            state = net(x * 0.5, state)
-        (state[0] * state[1]).sum().backward()
-        results.append([*state, x.grad, *(p.grad for p in net.parameters())])
-    for one, other in zip(*results, strict=True):
-        assert_same(one, other)
-
-
 SEEN = np.random.default_rng(5).random((5, 7)) < 0.5
 SEEN[2] = False  # a query that sees nothing
 ATTENTIONS = [

@@ -1,0 +1,238 @@
+"""The layers of transformers, encoders and decoders; https://arxiv.org/abs/1706.03762."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from minigrad.nn import functional as F
+from minigrad.nn.attention import MultiheadAttention
+from minigrad.nn.container import ModuleList
+from minigrad.nn.dropout import Dropout
+from minigrad.nn.linear import Linear
+from minigrad.nn.module import Module
+from minigrad.nn.norm import LayerNorm
+from minigrad.tensor import Tensor
+
+__all__ = [
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+]
+
+ACTIVATIONS: dict[str, Callable] = {"relu": F.relu, "gelu": F.gelu}
+
+
+class _Layer(Module):
+    """What both layers share: the feed-forward block, and where the norm of a block stands."""
+
+    norm_first: bool
+    activation: Callable
+    linear1: Linear
+    linear2: Linear
+    dropout: Dropout
+
+    def _set_options(self, activation: str | Callable, norm_first: bool) -> None:
+        if isinstance(activation, str) and activation not in ACTIVATIONS:
+            raise ValueError(f"{type(self).__name__}: activation is 'relu' or 'gelu', got {activation!r}")
+        self.activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        self.norm_first = norm_first
+
+    def _around(self, x: Tensor, norm: Module, block: Callable, dropout: Module) -> Tensor:
+        """The block's output added to ``x``."""
+        if self.norm_first:
+            return x + dropout(block(norm(x)))
+        return norm(x + dropout(block(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+class TransformerEncoderLayer(_Layer):
+    """Self-attention, then two linear layers; around each an addition and a layer norm.
+
+    Args:
+        d_model: the size of an element of the sequence.
+        nhead: the number of heads.
+        dim_feedforward: the size between the two linear layers.
+        dropout: the probability of all dropouts.
+        activation: ``"relu"``, ``"gelu"``, or a function.
+        layer_norm_eps: of the layer norms.
+        batch_first: the input is (N, L, d_model) rather than (L, N, d_model).
+        norm_first: each block gets the norm of its input, instead of its output being normalised.
+        bias: whether linear layers and norms have one.
+        device, dtype: of the parameters; float32 on the CPU by default.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        place = {"device": device, "dtype": dtype}
+        self._set_options(activation, norm_first)
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **place)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, **place)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, **place)
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Of the input's shape; the masks are those of :class:`MultiheadAttention`."""
+
+        def attend(x: Tensor) -> Tensor:
+            return self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)[0]
+
+        x = self._around(src, self.norm1, attend, self.dropout1)
+        return self._around(x, self.norm2, self._feed_forward, self.dropout2)
+
+
+class TransformerDecoderLayer(_Layer):
+    """Self-attention, attention to an encoder's output, then two linear layers.
+
+    The arguments are those of :class:`TransformerEncoderLayer`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        place = {"device": device, "dtype": dtype}
+        self._set_options(activation, norm_first)
+        attention = {"batch_first": batch_first, **place}
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, **attention)
+        self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, **attention)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, **place)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, **place)
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
+        self.norm3 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
+        self.dropout3 = Dropout(dropout)
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Of the shape of ``tgt``; ``memory`` is the encoder's output. The masks are those of
+        :class:`MultiheadAttention`."""
+
+        def attend(x: Tensor) -> Tensor:
+            return self.self_attn(x, x, x, tgt_key_padding_mask, False, tgt_mask, is_causal=tgt_is_causal)[0]
+
+        def attend_to_memory(x: Tensor) -> Tensor:
+            return self.multihead_attn(
+                x, memory, memory, memory_key_padding_mask, False, memory_mask, is_causal=memory_is_causal
+            )[0]
+
+        x = self._around(tgt, self.norm1, attend, self.dropout1)
+        x = self._around(x, self.norm2, attend_to_memory, self.dropout2)
+        return self._around(x, self.norm3, self._feed_forward, self.dropout3)
+
+
+class TransformerEncoder(Module):
+    """``num_layers`` copies of ``encoder_layer`` in a chain, and ``norm``, if there is one, behind them.
+
+    ``enable_nested_tensor`` and ``mask_check`` are there for PyTorch's sake.
+    """
+
+    def __init__(
+        self,
+        encoder_layer: TransformerEncoderLayer,
+        num_layers: int,
+        norm: Module | None = None,
+        enable_nested_tensor: bool = True,
+        mask_check: bool = True,
+    ):
+        super().__init__()
+        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
+        self.num_layers = num_layers
+        self.norm = norm
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
+        """Of the input's shape; the masks are those of :class:`MultiheadAttention`."""
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask, bool(is_causal))
+        return src if self.norm is None else self.norm(src)
+
+
+class TransformerDecoder(Module):
+    """``num_layers`` copies of ``decoder_layer`` in a chain, and ``norm``, if there is one, behind them."""
+
+    def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None):
+        super().__init__()
+        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
+        self.num_layers = num_layers
+        self.norm = norm
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Of the shape of ``tgt``; the arguments are those of :class:`TransformerDecoderLayer`."""
+        for layer in self.layers:
+            tgt = layer(
+                tgt,
+                memory,
+                tgt_mask,
+                memory_mask,
+                tgt_key_padding_mask,
+                memory_key_padding_mask,
+                bool(tgt_is_causal),
+                memory_is_causal,
+            )
+        return tgt if self.norm is None else self.norm(tgt)
