@@ -1,9 +1,11 @@
 """Data sets and the loader that feeds them to a network, with PyTorch's names (``torch.utils.data``)."""
 
+from minigrad.data import transforms
 from minigrad.data.cifar import CIFAR10
 from minigrad.data.collate import default_collate, default_convert
 from minigrad.data.dataloader import DataLoader
-from minigrad.data.dataset import Dataset, IterableDataset, Subset, TensorDataset, random_split
+from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from minigrad.data.folder import ImageFolder, read_image
 from minigrad.data.idx import DataError, read_idx
 from minigrad.data.images import MNIST, Digits, FashionMNIST, ImageDataset
 from minigrad.data.sample_random import sample_random
@@ -13,18 +15,23 @@ from minigrad.data.sampler import (
     Sampler,
     SequentialSampler,
     SubsetRandomSampler,
+    WeightedRandomSampler,
 )
+from minigrad.data.small_sets import Iris, TinyShakespeare
 
 __all__ = [
     "CIFAR10",
     "MNIST",
     "BatchSampler",
+    "ConcatDataset",
     "DataError",
     "DataLoader",
     "Dataset",
     "Digits",
     "FashionMNIST",
     "ImageDataset",
+    "ImageFolder",
+    "Iris",
     "IterableDataset",
     "RandomSampler",
     "Sampler",
@@ -32,9 +39,13 @@ __all__ = [
     "Subset",
     "SubsetRandomSampler",
     "TensorDataset",
+    "TinyShakespeare",
+    "WeightedRandomSampler",
     "default_collate",
     "default_convert",
     "random_split",
     "read_idx",
+    "read_image",
     "sample_random",
+    "transforms",
 ]

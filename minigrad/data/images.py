@@ -32,7 +32,8 @@ class ImageDataset(Dataset[tuple[Any, Any]]):
     Args:
         images: uint8, shape (N, height, width) or (N, channels, height, width), values 0 to ``max_value``.
         labels: integers, shape (N,), indices into ``classes``.
-        transform: applied to the image Tensor of each sample.
+        transform: applied to the image Tensor of each sample; those of :mod:`minigrad.data.transforms`, to
+            whole batches.
         target_transform: applied to the label of each sample.
 
     Attributes:
@@ -71,11 +72,14 @@ class ImageDataset(Dataset[tuple[Any, Any]]):
 
     def get_batch(self, indices: Sequence[int]) -> Any:
         """The batch ``[images, labels]``: float32 (B, channels, height, width) and int64 (B,)."""
-        if self.transform is not None or self.target_transform is not None:
+        whole = self.transform is None or getattr(self.transform, "takes_batches", False)
+        if not whole or self.target_transform is not None:
             return default_collate([self[index] for index in indices])
         rows = np.asarray(indices, np.int64)
-        images = self.data.numpy().take(rows, axis=0)
-        return [from_numpy(self._scaled(images)), from_numpy(self.targets.numpy().take(rows))]
+        images: Any = from_numpy(self._scaled(self.data.numpy().take(rows, axis=0)))
+        if self.transform is not None:
+            images = self.transform(images)
+        return [images, from_numpy(self.targets.numpy().take(rows))]
 
     def as_tensors(self) -> tuple[Tensor, Tensor]:
         """All samples, untransformed: float32 (N, channels, height, width) in [0, 1], and int64 (N,)."""

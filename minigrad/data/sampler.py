@@ -10,7 +10,14 @@ import numpy as np
 
 from minigrad.random import Generator, default_generator
 
-__all__ = ["BatchSampler", "RandomSampler", "Sampler", "SequentialSampler", "SubsetRandomSampler"]
+__all__ = [
+    "BatchSampler",
+    "RandomSampler",
+    "Sampler",
+    "SequentialSampler",
+    "SubsetRandomSampler",
+    "WeightedRandomSampler",
+]
 
 
 class Sampler:
@@ -93,6 +100,43 @@ class SubsetRandomSampler(Sampler):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+class WeightedRandomSampler(Sampler):
+    """``num_samples`` indices, each with a probability in proportion to its weight.
+
+    Args:
+        weights: of the indices 0, 1, ...; not negative, of any sum above 0.
+        replacement: whether an index may come again.
+        generator: a source of random numbers; by default, minigrad's global one.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        num_samples: int,
+        replacement: bool = True,
+        generator: Generator | None = None,
+    ):
+        self.weights = np.asarray(weights, np.float64)
+        if self.weights.ndim != 1 or not (self.weights >= 0).all() or not 0 < self.weights.sum() < np.inf:
+            raise ValueError("WeightedRandomSampler: weights are numbers of at least 0, not all of them 0")
+        possible = np.count_nonzero(self.weights)
+        if num_samples < 0 or (not replacement and num_samples > possible):
+            raise ValueError(
+                f"WeightedRandomSampler: cannot draw {num_samples} of {possible} indices, replacement is "
+                f"{replacement}"
+            )
+        self.num_samples, self.replacement = num_samples, replacement
+        self.generator = choose_generator(generator)
+
+    def __iter__(self) -> Iterator[int]:
+        shares = self.weights / self.weights.sum()
+        chosen = self.generator.numpy.choice(len(shares), self.num_samples, self.replacement, shares)
+        return iter(chosen.tolist())
+
+    def __len__(self) -> int:
+        return self.num_samples
 
 
 class BatchSampler(Sampler):

@@ -1,0 +1,130 @@
+"""Folders of pictures, Iris, Tiny Shakespeare, data sets in a row, weighted samplers."""
+
+import os
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.data import (
+    ConcatDataset,
+    DataError,
+    DataLoader,
+    ImageFolder,
+    Iris,
+    TinyShakespeare,
+    WeightedRandomSampler,
+)
+from minigrad.data.transforms import Compose, Resize, ToTensor
+
+needs_data = pytest.mark.skipif("MINIGRAD_DATA" not in os.environ, reason="MINIGRAD_DATA names no folder")
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    image_module = pytest.importorskip("PIL.Image")
+    for name in ("cat/b.png", "cat/more/a.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image_module.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_an_image_folder(folder):
+    dataset = ImageFolder(folder, Compose([Resize((4, 5)), ToTensor()]))
+    assert dataset.classes == ["cat", "dog"] and dataset.targets == [0, 0, 1]
+    assert [os.path.basename(path) for path, _ in dataset.samples] == ["b.png", "a.png", "1.png"]
+    images, labels = next(iter(DataLoader(dataset, 3, num_workers=2)))
+    assert images.shape == (3, 3, 4, 5) and labels.tolist() == [0, 0, 1]
+    assert ImageFolder(folder)[0][0].size == (12, 9)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None])
+def test_a_file_that_is_no_picture_is_named(folder, content):
+    path = folder / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    with pytest.raises(DataError, match=r"dog/1\.png: not a picture, or a damaged one") as raised:
+        list(DataLoader(ImageFolder(folder, ToTensor()), 1, num_workers=2))
+    assert "samples [2] of ImageFolder" in raised.value.__notes__[0]
+
+
+def test_folders_without_pictures(folder, tmp_path):
+    (tmp_path / "bird").mkdir()
+    with pytest.raises(FileNotFoundError, match="bird has no picture"):
+        ImageFolder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no folders"):
+        ImageFolder(tmp_path / "bird")
+
+
+@needs_data
+def test_iris():
+    features, labels = Iris().as_tensors()
+    assert features.shape == (150, 4) and features[0].tolist() == pytest.approx([5.1, 3.5, 1.4, 0.2])
+    assert np.bincount(labels.numpy()).tolist() == [50, 50, 50] and Iris()[149][1].item() == 2
+
+
+@needs_data
+def test_tiny_shakespeare():
+    train, test = TinyShakespeare(block_size=8), TinyShakespeare(train=False)
+    assert len(train.text) + len(test.text) == 1115394 and len(train.vocabulary) == 65
+    inputs, targets = train[0]
+    assert train.decode(inputs) == "First Ci" and train.decode(targets) == "irst Cit"
+    assert (train.encode("First Ci") == inputs).all()
+    batch = next(iter(DataLoader(train, 4, shuffle=True, seed=0)))
+    assert batch[0].shape == (4, 8) and (batch[0][:, 1:] == batch[1][:, :-1]).all()
+    assert train[-1][1][-1].item() == train.data[-1].item()
+    with pytest.raises(IndexError):
+        train[len(train)]
+    with pytest.raises(ValueError, match="'é' is not in the vocabulary"):
+        train.encode("é")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "make", "text"),
+    [
+        (
+            "iris/iris.data",
+            b"5.1,3.5,1.4,0.2,Iris-setosa\n5.1,x,1.4,0.2,Iris-setosa",
+            Iris,
+            "line 2 is '5.1,x",
+        ),
+        ("iris/iris.data", b"5.1,3.5,1.4,0.2,Iris-setosa\n", Iris, "expected 150 irises, found 1"),
+        ("iris/iris.data", b"<html>", Iris, "line 1 is '<html>'"),
+        ("iris/iris.data", b"1,2,3,Iris-setosa", Iris, "3 numbers"),
+        ("tinyshakespeare/input.txt", b"\xff\xfe", TinyShakespeare, "not a text in UTF-8"),
+        ("tinyshakespeare/input.txt", b"To be", TinyShakespeare, "4 characters are too few"),
+    ],
+)
+def test_damaged_files_are_told(tmp_path, name, content, make, text):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=text) as raised:
+        make(tmp_path)
+    assert name in str(raised.value) and "again" in str(raised.value)
+    assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [Iris, TinyShakespeare])
+def test_missing_files(tmp_path, make):
+    with pytest.raises(FileNotFoundError, match="pass download=True"):
+        make(tmp_path, download=False)
+
+
+def test_data_sets_in_a_row():
+    joined = ConcatDataset([[1, 2], [], [3, 4, 5]])
+    assert [joined[i] for i in range(-5, 5)] == [1, 2, 3, 4, 5] * 2 and len(joined) == 5
+    assert [batch.tolist() for batch in DataLoader(joined, 2)] == [[1, 2], [3, 4], [5]]
+    with pytest.raises(IndexError, match="index 5 of 5"):
+        joined[5]
+    with pytest.raises(ValueError, match="no data sets"):
+        ConcatDataset([])
+
+
+def test_weighted_samples():
+    drawn = np.bincount(list(WeightedRandomSampler([1, 0, 3], 4000, generator=mg.Generator(0))))
+    assert drawn[1] == 0 and abs(drawn[0] - 1000) < 5 * np.sqrt(4000 * 0.25 * 0.75)
+    once = list(WeightedRandomSampler([1, 0, 3, 2], 3, replacement=False))
+    assert sorted(once) == [0, 2, 3]
+    for weights, count, replacement in (([-1, 2], 1, True), ([0, 0], 1, True), ([1, 0], 2, False)):
+        with pytest.raises(ValueError, match="WeightedRandomSampler"):
+            WeightedRandomSampler(weights, count, replacement)
