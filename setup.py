@@ -132,6 +132,7 @@ setup(
     package_data={
         "minigrad": ["py.typed", "*.pxd", "templates/file/*", "templates/package/**/*"],
         "minigrad.data": ["*.npz"],
+        "minigrad.kernels.cpu": ["*.h"],
         "minigrad.kernels.cuda": ["*.cu", "*.cuh"],
         "minigrad.kernels.sim": ["*.h", "*.cpp"],
     },

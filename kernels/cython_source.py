@@ -61,7 +61,8 @@ def cython_module(
 ) -> ModuleType:
     """The module that ``source`` compiles to, from the cache or newly compiled (which takes seconds).
 
-    OpenMP is there (``from cython.parallel import prange``), and so is NumPy (``cimport numpy``). The
+    OpenMP is there (``from cython.parallel import prange``), and so are NumPy (``cimport numpy``) and the
+    headers of minigrad's own kernels (``cdef extern from "arrays.h"``: vectors, a matrix product). The
     instruction set is that of minigrad's own kernels, the best that this processor has. The directives are
     those for speed: ``boundscheck``, ``wraparound`` and ``initializedcheck`` off, ``cdivision`` on. An index
     out of range is then not found: ``directives={"boundscheck": True}`` finds it.
@@ -102,13 +103,16 @@ class _Code(NamedTuple):
     flags: list[str]
 
 
+HEADERS = Path(cpu.__file__).parent
+"""Where the headers of minigrad's own kernels are, for any source to include: ``arrays.h``, ``gemm.h``."""
+
 SHARED = _Code("cython_memoryview", "", None, [], [*FLAGS, "-O1"])
 """What Cython adds to each module that has memoryviews, some 30,000 lines of C: compiled once for all."""
 
 
 def _module(code: _Code) -> ModuleType:
     command = _compiler()
-    beside = _beside(code.folder)
+    beside = _beside(code.folder) + (_beside(HEADERS) if '.h"' in code.text else "")
     key = "\0".join((code.text, beside, *code.options, *code.flags, *_versions(command)))
     key = hashlib.sha256(key.encode()).hexdigest()[:24]
     with _compiling:
@@ -140,7 +144,7 @@ def _build(code: _Code, module_name: str, library: Path, command: str) -> None:
             pyx.write_text(code.text)
             what = ["--line-directives", *beside, *code.options, "-o", c, str(pyx)]
         _run([sys.executable, "-m", "cython", "-3", "--module-name", module_name, *what], code, scratch)
-        includes = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}", *beside]
+        includes = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}", *beside, f"-I{HEADERS}"]
         _run([*shlex.split(command), c, *includes, *code.flags, "-o", target, "-lm"], code, scratch)
 
 

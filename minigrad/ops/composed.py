@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from minigrad.autograd import enable_grad, grad, mode
+from minigrad.op import Op
 from minigrad.ops.activation import tanh
 from minigrad.ops.elementwise import exp, zeros_like
 from minigrad.ops.join import stack
@@ -40,6 +41,24 @@ def composed_gradient(function: Callable, inputs: Sequence, grad_outputs: Sequen
         targets = [x for x in copies if x is not None]
         found = iter(grad(outputs, targets, grads, create_graph=create_graph, allow_unused=True))
         return [None if x is None else _or_zeros(next(found), x) for x in copies]
+
+
+def from_reference(op: Op) -> Callable:
+    """A gradient rule for ``op``: its reference runs on tensors, whose ops have gradients of their own.
+
+    It is meant for an op that computes a gradient, fused, and whose own gradient is wanted for the second
+    order alone: ``bias_gelu_grad.grad(from_reference(bias_gelu_grad))``. The reference may use operators,
+    methods that tensors have too, and what :data:`tensors` holds.
+    """
+
+    def rule(g: Any, _y: Any, *inputs: Any, **attributes: Any) -> list:
+        def function(*copies: Any) -> tuple:
+            found = op.reference(tensors, *copies, **attributes)
+            return found if isinstance(found, tuple) else (found,)
+
+        return composed_gradient(function, inputs, g if isinstance(g, tuple) else (g,))
+
+    return rule
 
 
 def _copy(x: Any, create_graph: bool) -> Any:
