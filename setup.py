@@ -125,6 +125,7 @@ setup(
         "minigrad.ops",
         "minigrad.optim",
         "minigrad.optim.lr_scheduler",
+        "minigrad.testing",
         "minigrad.utils",
     ],
     package_dir={"minigrad.kernels": "kernels"},

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.testing import Case, _default_cases, _draw
+from minigrad.testing import Case
+from minigrad.testing.cases import as_cases, draw
 
 _spec = importlib.util.spec_from_file_location("every_op", Path(__file__).parents[1] / "test_every_op.py")
 every_op = importlib.util.module_from_spec(_spec)
@@ -19,7 +20,7 @@ def results(op, case, device):
     """The outputs of one call, and the gradients of their squares' sum."""
     rng, inputs = np.random.default_rng(0), []
     for value in case.inputs:
-        drawn = _draw(value, np.dtype(np.float32), rng)
+        drawn = draw(value, np.dtype(np.float32), rng)
         if isinstance(drawn, np.ndarray):
             drawn = mg.tensor(drawn, device=device)
             drawn.requires_grad = drawn.is_floating_point() and op.differentiable
@@ -43,7 +44,7 @@ def reference_alone(name):
 @pytest.mark.parametrize("name", sorted(every_op.CASES))
 def test_op(cupy, card_of, name, kernels):
     op = mg.get_op(name)
-    first = next(iter(every_op.CASES[name] or _default_cases(op)[3:]))
+    first = next(iter(every_op.CASES[name] or as_cases(op, None)[3:]))
     case = first if isinstance(first, Case) else mg.testing.case(*first)
     expected = results(op, case, "cpu")
     with kernels(name):
