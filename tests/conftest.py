@@ -10,6 +10,8 @@ import pytest
 import minigrad as mg
 import minigrad.testing
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _data = ROOT.parent / "shared" / "data"

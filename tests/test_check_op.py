@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+import minigrad.compare
 from minigrad.dispatch import _tables
+from minigrad.kernels import sim
+from minigrad.kernels.launch import CudaKernel, blocks
 from minigrad.op import _ops
 from minigrad.testing import case, check_op
 
@@ -338,3 +341,259 @@ def test_a_sound_kernel(name):
     row = next(row for row in report.kernels if row.kernel == "under_test")
     assert row.calls > 0 and 0 < row.error <= 1 and row.device == "cpu"
     assert ("called the op's reference" in str(report)) == (kernel is half_of_the_time_the_reference)
+
+
+# ---- kernels in CUDA, on the simulator --------------------------------------------------------------------
+
+CUDA = """
+template <typename T>
+__global__ void swish(T* out, const T* x, T beta, long long n) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    %s
+}"""
+
+CUDA_RIGHT = "if (i < n) out[i] = x[i] / (1 + exp(-beta * x[i]));"
+
+CUDA_CHEATS = {
+    "nothing": ("", "the kernel wrote nothing"),
+    "zeros": ("if (i < n) out[i] = 0;", "the kernel wrote zeros"),
+    "no tail": (f"if (i < n / 4 * 4) {CUDA_RIGHT}", "the last 3 of 15 elements were not written: a tail"),
+    "one block": (f"if (blockIdx.x == 0) {CUDA_RIGHT}", "were not written: a tail"),
+    "no check of the size": (CUDA_RIGHT.replace("i < n", "true"), "KernelAccessError"),
+    "read past the input": (CUDA_RIGHT.replace("x[i] /", "x[i + 1] * 0 + x[i] /"), "KernelAccessError"),
+    "added to the output": (CUDA_RIGHT.replace("= x", "+= x"), "was added to what the output's"),
+    "ignored attribute": (CUDA_RIGHT.replace("-beta *", "-"), "is the attribute 'beta' passed on?"),
+    "float32": (CUDA_RIGHT.replace("exp(", "expf("), "float64, contiguous inputs"),
+    "no NaN": ("if (i < n) { T v = x[i] == x[i] ? x[i] : 0; out[i] = v / (1 + exp(-beta * v)); }", "is nan"),
+}  # fmt: skip
+
+
+def check_on_sim(body, dtypes="f4 f8"):
+    swish = make_swish()
+    code = CudaKernel(CUDA % body, "swish<T>")
+
+    @swish.kernel("cuda", "sim", name="under_test")
+    def _(out, x, *, beta):
+        code.launch(blocks(out.size, 256), 256, (out, x, beta, out.size))
+
+    return check_op(swish, CASES, devices=["sim"], dtypes=dtypes, seed=1, gradients=False)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("name", CUDA_CHEATS)
+def test_a_cheating_kernel_on_the_simulator(name):
+    body, words = CUDA_CHEATS[name]
+    with pytest.raises(Exception) as error:
+        check_on_sim(body, "f8" if name == "float32" else "f4")
+    text = "\n".join([type(error.value).__name__, str(error.value), *getattr(error.value, "__notes__", ())])
+    assert words in text and "check_op: swish" in text and "on sim, kernel 'under_test'" in text
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_a_sound_kernel_on_the_simulator():
+    report = check_on_sim(CUDA_RIGHT)
+    assert "device cpu" not in str(report) and "device cuda: not checked" in str(report)
+
+
+# ---- gradients --------------------------------------------------------------------------------------------
+
+
+def make_weighted(rule):
+    @mg.op
+    def weighted(xp, x, y):
+        return x * x * y
+
+    weighted.grad(rule)
+    return weighted
+
+
+GRADIENT_CHEATS = {
+    "zeros": (lambda g, z, x, y: (g * 0.0, g * 0.0), "gradient for input 0 is wrong"),
+    "exchanged": (lambda g, z, x, y: (g * x * x, g * 2.0 * x * y), "is wrong"),
+    "sign": (lambda g, z, x, y: (g * 2.0 * x * y, -g * x * x), "gradient for input 1 is wrong"),
+    "no g": (lambda g, z, x, y: (2.0 * x * y, x * x), "is wrong"),
+    "none": (lambda g, z, x, y: (g * 2.0 * x * y, None), "has no gradient for its input 'y'"),
+    "one value": (lambda g, z, x, y: (g * 2.0 * x * y, (g * x * x).mean()), "1"),
+    "second order cut": (lambda g, z, x, y: (g * 2.0 * (x * y).detach(), g * x * x), "gradgradcheck"),
+    "second order cut by the output": (
+        lambda g, z, x, y: (g * 2.0 * x * y, g * (x * x).detach()),
+        "gradgradcheck",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENT_CHEATS)
+def test_a_cheating_gradient(name):
+    rule, words = GRADIENT_CHEATS[name]
+    op = make_weighted(rule)
+    text = message(lambda: check_op(op, [case((3, 5), (3, 5))], devices=["cpu"], seed=1))
+    assert words in text and "check_op: weighted((3, 5), (3, 5)) on cpu" in text
+
+
+def test_a_sound_gradient_is_in_the_report():
+    op = make_weighted(lambda g, z, x, y: (g * 2.0 * x * y, g * x * x))
+    report = check_op(op, [case((3, 5), (5,)), case((2,), 2.0, gradient=False)], devices=["cpu"])
+    assert "gradient and second gradient on cpu, kernel 'reference', float64: checked in 1 cases" in str(
+        report
+    )
+    report = check_op(op, [case((3, 5), (5,))], devices=["cpu"], gradients=False)
+    assert "not checked, as gradients=False" in str(report)
+
+
+# ---- the reference ----------------------------------------------------------------------------------------
+
+
+def test_a_reference_that_gives_back_its_input():
+    @mg.op
+    def same(xp, x):
+        return x[...]
+
+    assert "lies in the memory of input 'x'" in message(lambda: check_op(same, devices=["cpu"]))
+
+
+def test_a_reference_of_another_dtype():
+    @mg.op
+    def scaled(xp, x):
+        return x * np.float64(2)
+
+    scaled.kernel("cpu")(lambda out, x: np.multiply(x, 2, out=out))
+    text = message(lambda: check_op(scaled, devices=["cpu"]))
+    assert "output 0 is float64, where kernels give float32" in text
+
+
+# ---- what check_op tells ----------------------------------------------------------------------------------
+
+
+def test_the_report(capsys):
+    swish = make_swish()
+    swish.kernel("cpu", name="under_test", dtypes="f4")(right)
+    swish.kernel("cuda", name="naive")(right)
+    report = check_op(swish, CASES, devices=["cpu"], seed=5, verbose=True)
+    text = str(report)
+    assert capsys.readouterr().out == text + "\n" and report.seed == 5
+    assert text.startswith("check_op: swish is right (seed=5)") and "% of what is allowed" in text
+    assert "device cuda: not checked, with its kernels naive" in text
+    assert "no kernel on cpu takes float64" in text
+
+
+def test_what_an_op_with_a_shape_rule_was_not_tried_with():
+    @mg.op
+    def row_sums(xp, x, *, scale=1):
+        return x.sum(axis=-1) * scale
+
+    row_sums.shape(lambda x, *, scale: x.shape[:-1])
+    row_sums.grad(lambda g, y, x, *, scale: g.unsqueeze(-1) * mg.ones_like(x) * scale)
+    text = str(check_op(row_sums, [case((3, 5))], devices=["cpu"]))
+    assert "no case has a single element" in text and "no case has an empty input" in text
+    assert "no case has more than 1024 elements" in text and "attribute 'scale'" in text
+    assert "odd number" not in text
+
+
+def test_no_case_and_no_such_kernel():
+    swish = make_swish()
+    with pytest.raises(ValueError, match="no case for op 'swish'"):
+        check_op(swish, [])
+    with pytest.raises(ValueError, match=r"no kernel 'fast'; it has: reference"):
+        check_op(swish, CASES, devices=["cpu"], kernels=["fast"])
+
+
+def test_the_same_seed_gives_the_same_failure_when_less_is_checked():
+    swish = make_swish()
+    swish.kernel("cpu", name="under_test")(is_inaccurate)
+    texts = [
+        message(lambda only=only: check_op(swish, CASES, devices=["cpu"], seed=3, kernels=only))
+        for only in (None, ["under_test"])
+    ]
+    assert texts[0] == texts[1]
+
+
+# ---- inside pytest ----------------------------------------------------------------------------------------
+
+
+def test_parametrize_makes_a_test_of_each_kernel_and_case(pytester):
+    pytester.makepyfile(
+        """
+        import numpy as np
+        import minigrad as mg
+        from minigrad.testing import case
+
+        @mg.op
+        def doubled(xp, x):
+            return x * 2
+
+        @doubled.grad
+        def _(g, y, x):
+            return g * 2.0
+
+        @doubled.kernel("cpu", name="good")
+        def _(out, x):
+            np.multiply(x, 2, out=out)
+
+        @doubled.kernel("cpu", name="bad", when=lambda x: x.size > 10)
+        def _(out, x):
+            out[...] = 0
+
+        @doubled.kernel("cuda", name="card")
+        def _(out, x):
+            np.multiply(x, 2, out=out)
+
+        @mg.testing.parametrize(doubled, [case((3, 5)), case((2,))], seed=0)
+        def test_doubled(check):
+            check()
+        """
+    )
+    result = pytester.runpytest_inprocess("-rA", "-p", "no:cacheprovider")
+    text = result.stdout.str()
+    assert (
+        "PASSED test_parametrize_makes_a_test_of_each_kernel_and_case.py::test_doubled[cpu-good-((3, 5))]"
+        in text
+    )
+    assert (
+        "FAILED test_parametrize_makes_a_test_of_each_kernel_and_case.py::test_doubled[cpu-bad-((3, 5))]"
+        in text
+    )
+    assert "kernel 'bad' does not take doubled((2,))" in text and "cpu-gradients]" in text
+    assert "the kernel wrote zeros" in text
+
+
+# ---- bench_op ---------------------------------------------------------------------------------------------
+
+BRIEF = mg.compare.Effort(rounds=2, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1)
+
+
+def test_bench_op_times_what_is_right_and_says_what_is_not(tmp_path):
+    swish = make_swish()
+    swish.kernel("cpu", name="numpy")(right)
+    swish.kernel("cpu", name="wrong")(writes_zeros)
+    swish.kernel("cpu", name="elsewhere", when=lambda x, *, beta: x.size > 10**6)(right)
+    against = {"by sigmoid": lambda x: x * mg.sigmoid(x), "other": lambda x: x + 1.0}
+    table = mg.testing.bench_op(
+        swish, [case((40, 30))], devices=["cpu"], against=against, effort=BRIEF, seed=0
+    )
+    by_name = {record.rung: record for record in table}
+    assert list(by_name) == ["reference", "by sigmoid", "other", "numpy", "wrong", "elsewhere"]
+    assert by_name["numpy"].seconds > 0 and by_name["numpy"].bytes == 2 * 40 * 30 * 4
+    assert table.ratio(by_name["reference"]) == 1 and table.ratio(by_name["by sigmoid"]) > 0
+    assert by_name["wrong"].seconds is None and "wrong" in by_name["wrong"].failure
+    assert by_name["other"].seconds is None and by_name["elsewhere"].refused
+    text = str(table)
+    assert "swish((40, 30))" in text and "GB/s" in text and "cpu wrong: not timed" in text
+
+
+def test_bench_op_draws_a_ladder(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "ladder.png"
+    swish = make_swish()
+    swish.kernel("cpu", name="numpy")(right)
+    mg.testing.bench_op(swish, [case((40,))], devices=["cpu"], output=path, effort=BRIEF)
+    assert path.stat().st_size > 1000
+
+
+def test_bench_op_never_draws_the_simulator(tmp_path):
+    swish = make_swish()
+    if not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    options = {"effort": BRIEF, "devices": ["sim"]}
+    assert "(simulated)" in str(mg.testing.bench_op(swish, [case((40,))], **options))
+    with pytest.raises(ValueError, match="nothing to draw"):
+        mg.testing.bench_op(swish, [case((40,))], output=tmp_path / "ladder.png", **options)

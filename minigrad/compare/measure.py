@@ -25,7 +25,7 @@ from minigrad.dispatch import list_kernels
 from minigrad.kernels import cuda
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads
 
-__all__ = ["Effort", "run"]
+__all__ = ["FULL", "QUICK", "Effort", "run", "take_turns", "told"]
 
 PAUSE = 0.04  # seconds; OpenBLAS's idle threads spin for some 25 ms
 
@@ -100,7 +100,7 @@ def run(
             rungs[name] = []
             stop = time.monotonic() + session.effort.ladder
             session.climb(name, chosen, threads, rungs[name])
-            session.time(name, rungs[name], stop)
+            take_turns(rungs[name], session.effort, stop, lambda text, name=name: progress(f"{name}: {text}"))
             _close(rungs[name])
             peaks.sample(LADDERS[name].bound)
     except KeyboardInterrupt:
@@ -172,7 +172,7 @@ class _Session:
                 rung.failure = str(reason)
                 break
             except Exception as reason:  # a user's kernel may raise anything, and a card's memory be full
-                rung.failure = _told(f"failed at {problem.size}", reason)
+                rung.failure = told(f"failed at {problem.size}", reason)
                 break
             rung.error = max(rung.error or 0.0, error)
             if problem in sizes:  # the first calls at the odd size pay for loading and compiling
@@ -182,23 +182,25 @@ class _Session:
         if rung.failure is not None:
             rung.close()
 
-    def time(self, name: str, rungs: list[Rung], stop: float) -> None:
-        """Time the rungs that were right, in turns, until ``stop`` on the monotonic clock."""
-        effort = self.effort
-        for number in range(effort.rounds):
-            if number >= 2 and time.monotonic() > stop:
-                break
-            self.progress(f"{name}: timing, round {number + 1} of {effort.rounds}")
-            for rung in rungs:
-                slow = rung.estimate > effort.slow
-                if rung.failure is not None or (slow and number >= effort.slow_rounds):
-                    continue
-                time.sleep(PAUSE)
-                try:
-                    rung.sample(effort.turn)
-                except Exception as reason:
-                    rung.failure = _told("failed", reason)
-                    rung.close()
+
+def take_turns(
+    rungs: Sequence[Rung], effort: Effort, stop: float, progress: Callable[[str], None] = lambda text: None
+) -> None:
+    """Time the rungs that were right, in turns, until ``stop`` on the monotonic clock."""
+    for number in range(effort.rounds):
+        if number >= 2 and time.monotonic() > stop:
+            break
+        progress(f"timing, round {number + 1} of {effort.rounds}")
+        for rung in rungs:
+            slow = rung.estimate > effort.slow
+            if rung.failure is not None or (slow and number >= effort.slow_rounds):
+                continue
+            time.sleep(PAUSE)
+            try:
+                rung.sample(effort.turn)
+            except Exception as reason:
+                rung.failure = told("failed", reason)
+                rung.close()
 
 
 def _rungs(name: str, where: Device, threads: int) -> list[Rung]:
@@ -245,7 +247,7 @@ def _devices(wanted: Sequence[str | Device] | None) -> tuple[list[Device], str]:
     return list(dict.fromkeys(device(one) for one in wanted)), ""
 
 
-def _told(what: str, error: Exception) -> str:
+def told(what: str, error: Exception) -> str:
     """``failed: ValueError: ...`` on one line."""
     return f"{what}: {type(error).__name__}: {error}".splitlines()[0]
 

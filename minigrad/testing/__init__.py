@@ -10,20 +10,26 @@ They raise an AssertionError that shows the worst element when a check fails.
 """
 
 from minigrad.testing.arrays import LAYOUTS, assert_close, tolerance
+from minigrad.testing.bench import OpTable, bench_op
 from minigrad.testing.cases import Case, case
 from minigrad.testing.check import check_op
 from minigrad.testing.gradients import gradcheck, gradgradcheck
+from minigrad.testing.parametrize import Check, parametrize
 from minigrad.testing.report import KernelReport, Report
 
 __all__ = [
     "LAYOUTS",
     "Case",
+    "Check",
     "KernelReport",
+    "OpTable",
     "Report",
     "assert_close",
+    "bench_op",
     "case",
     "check_op",
     "gradcheck",
     "gradgradcheck",
+    "parametrize",
     "tolerance",
 ]

@@ -57,7 +57,7 @@ def errors_of(actual: np.ndarray, expected: np.ndarray, length: int = 1, magnitu
         magnitude = np.sqrt(np.mean(expected[finite].astype(np.float64) ** 2)) if finite.any() else 0.0
     smallest = float(np.finfo(actual.dtype).smallest_subnormal)
     with np.errstate(all="ignore"):
-        allowed = tolerance(actual.dtype, length) * (np.abs(expected) + magnitude) + smallest
+        allowed = tolerance(actual.dtype, length) * (np.abs(expected) + magnitude) + length * smallest
         difference = np.abs(actual.astype(np.float64) - expected)
         # In the smaller dtype a finite value may overflow; otherwise NaN and infinities are where they were.
         rounded = expected.astype(actual.dtype)

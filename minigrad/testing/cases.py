@@ -187,7 +187,8 @@ def _resized(one: Case, kind: str) -> Iterator[Case]:
         new = {n: side + 2 * i for i, n in enumerate(sizes)}
     inputs = tuple(tuple(new.get(n, n) for n in i) if isinstance(i, tuple) else i for i in one.inputs)
     if inputs != one.inputs:
-        yield one._replace(inputs=inputs)
+        length = one.length and max(one.length, sum(new.values()))
+        yield one._replace(inputs=inputs, length=length)
 
 
 def _other_attributes(op: Op, cases: Sequence[Case]) -> Iterator[Case]:

@@ -141,7 +141,8 @@ class Session:
 
     # ---- kernels ---------------------------------------------------------------------------------------
 
-    def check_kernels(self) -> None:
+    def check_kernels(self, all_run: bool = True) -> None:
+        """Check every kernel; with ``all_run``, each must have run."""
         watches = {key: Watch(self.op, *key) for key in self._rows}
         for number, one in enumerate(self.cases):
             for trial in self._trials(number, one):
@@ -152,7 +153,7 @@ class Session:
         for (device, kernel), watch in watches.items():
             row = self._rows[device, kernel]
             where = f"check_op: {self.op.name} on {device}: "
-            if not row.calls and kernel.name != SMALL:
+            if all_run and not row.calls and kernel.name != SMALL:
                 raise AssertionError(
                     f"{where}no case made kernel {kernel.name!r} run (on what is not empty); add one that "
                     "meets its condition and dtypes"
