@@ -100,7 +100,7 @@ def run(
             rungs[name] = []
             stop = time.monotonic() + session.effort.ladder
             session.climb(name, chosen, threads, rungs[name])
-            take_turns(rungs[name], session.effort, stop, lambda text, name=name: progress(f"{name}: {text}"))
+            take_turns(name, rungs[name], session.effort, stop, progress)
             _close(rungs[name])
             peaks.sample(LADDERS[name].bound)
     except KeyboardInterrupt:
@@ -184,13 +184,17 @@ class _Session:
 
 
 def take_turns(
-    rungs: Sequence[Rung], effort: Effort, stop: float, progress: Callable[[str], None] = lambda text: None
+    name: str,
+    rungs: Sequence[Rung],
+    effort: Effort,
+    stop: float,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Time the rungs that were right, in turns, until ``stop`` on the monotonic clock."""
     for number in range(effort.rounds):
         if number >= 2 and time.monotonic() > stop:
             break
-        progress(f"timing, round {number + 1} of {effort.rounds}")
+        progress(f"{name}: timing, round {number + 1} of {effort.rounds}")
         for rung in rungs:
             slow = rung.estimate > effort.slow
             if rung.failure is not None or (slow and number >= effort.slow_rounds):

@@ -126,7 +126,7 @@ def bench_op(
             rungs = [rung for device in where for rung in _rungs(problem, device, against or {})]
             for rung in rungs:
                 _prepare(rung, problem)
-            take_turns(rungs, effort, time.monotonic() + effort.ladder)
+            take_turns(op.name, rungs, effort, time.monotonic() + effort.ladder)
             title = f"{op.name}{one}" + (f" {dtype}" if dtype != np.float32 else "")
             records = [make_record(title, op.name, rung, Peaks([], [])) for rung in rungs]
             table += with_steps([replace(record, dtype=str(dtype)) for record in records])
