@@ -440,6 +440,37 @@ def test_a_sound_gradient_is_in_the_report():
     assert "not checked, as gradients=False" in str(report)
 
 
+def test_ops_that_write_in_place_have_inputs_without_gradient_or_outputs_for_it_alone():
+    @mg.op(in_place="x", non_differentiable=("mask",))
+    def blended(xp, x, y, mask):
+        return x * mask + y * y * (1 - mask)
+
+    blended.grad(lambda g, _z, _x, y, mask: (g * mask, g * 2.0 * y * (1.0 - mask), None))
+    cases = [case((3, 5), (3, 5), (3, 5))]
+    text = str(check_op(blended, cases, devices=["cpu"]))
+    assert "written in place" in text and "'mask' has no gradient" in text and "checked in 1 cases" in text
+    blended.kernel("cpu", name="rude")(lambda out, x, y, mask: np.copyto(x, x * mask + y * y * (1 - mask)))
+    assert "changed its input 'x'" in message(lambda: check_op(blended, cases, devices=["cpu"]))
+
+    @mg.op(returns=1)
+    def squared(xp, x):
+        return x * x, 2 * x
+
+    squared.grad(lambda g, y, x: g[0] * y[1])
+    kernel = squared.kernel("cpu", name="under_test")
+    kernel(lambda outs, x: None)
+    text = message(lambda: check_op(squared, devices=["cpu"]))
+    assert "the reference gives 2 outputs, kernels are given 1" in text
+    squared.shape(lambda x: [x.shape, x.shape])
+
+    @squared.kernel("cpu", name="under_test")
+    def _(outs, x):
+        outs[0][...], outs[1][...] = x * x, x
+
+    text = message(lambda: check_op(squared, [case((3, 5))], devices=["cpu"], gradients=False))
+    assert "output 1: " in text and "each element is 0.5 times" in text
+
+
 # ---- the reference ----------------------------------------------------------------------------------------
 
 

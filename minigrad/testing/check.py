@@ -237,13 +237,22 @@ class Session:
         tensors = [
             tensor_in_layout(v, device, "contiguous") if isinstance(v, np.ndarray) else v for v in values
         ]
-        tracked = [t for t in tensors if isinstance(t, Tensor) and t.dtype == np.float64]
+        tracked = [
+            t
+            for i, t in enumerate(tensors)
+            if isinstance(t, Tensor)
+            and t.dtype == np.float64
+            and self.op.input_name(i) not in self.op.non_differentiable
+        ]
         for t in tracked:
             t.requires_grad_()
         if not tracked:
             return False
 
         def call(*arguments: Any) -> Any:
+            if self.op.in_place is not None:  # which no input of a gradient check may be
+                at = self.op.inputs.index(self.op.in_place)
+                arguments = (*arguments[:at], arguments[at].clone(), *arguments[at + 1 :])
             return self.op(*arguments, **one.attrs)
 
         seed = int(rng.integers(2**32))
@@ -257,6 +266,10 @@ class Session:
     def finish(self) -> Report:
         """The report, with what was not covered."""
         notes = self.report.notes
+        for name in self.op.non_differentiable:
+            self.report.gradients.append(f"input {name!r} has no gradient: it is declared non-differentiable")
+        if self.op.in_place is not None:
+            self.report.gradients.append(f"input {self.op.in_place!r} is written in place, by the call alone")
         for kind, words in WORDS.items():
             if kind not in self.kinds:
                 notes.append(f"sizes: no case has {words}")

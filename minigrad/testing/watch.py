@@ -50,8 +50,14 @@ class Watch:
         before = self.calls
         soil(self.device, tensors, garbage)
         with autograd.no_grad(), np.errstate(all="ignore"), self._alone(garbage, look):
-            outputs = as_tuple(self.op(*tensors, **attrs))
+            outputs = as_tuple(self._apply(tensors, attrs))
         return outputs if self.calls > before else None
+
+    def _apply(self, tensors: Sequence, attrs: dict) -> Any:
+        """All outputs, those that only the gradient sees too; what an op writes in place as an output."""
+        if self.op.in_place is None and self.op.returns is None:
+            return self.op(*tensors, **attrs)
+        return self.op.apply(tuple(tensors), self.op._complete(attrs))
 
     def check_earlier_outputs(self) -> None:
         """Raise an AssertionError if an output has changed since its call returned; then forget all."""
