@@ -81,8 +81,8 @@ def _check_reference(trial: Trial, tensors: Sequence, outputs: Sequence) -> None
     dtypes = op_dtypes(op, [t._array if isinstance(t, Tensor) else t for t in tensors], trial.first.attrs)
     if dtypes is not None and len(dtypes) != len(outputs):
         raise AssertionError(
-            f"the reference gives {len(outputs)} outputs, kernels are given {len(dtypes)}: let @{op.name}.shape "
-            "return a list, with a shape for each output"
+            f"the reference gives {len(outputs)} outputs, kernels are given {len(dtypes)}: let "
+            f"@{op.name}.shape return a list, with a shape for each output"
         )
     for k, y in enumerate(outputs):
         if dtypes is not None and y.dtype != dtypes[k]:
