@@ -573,7 +573,7 @@ NO_SPECIAL_VALUES = (
     *("adaptive_avg_pool2d", "adaptive_avg_pool2d_input_grad"),
     *("conv2d", "conv2d_input_grad", "conv2d_weight_grad"),
     *("attention", "attention_grad", "log_softmax_grad", "cross_entropy_grad"),
-    *("batch_norm", "batch_norm_grad", "group_norm_grad", "layer_norm_grad"),
+    *("batch_norm", "batch_norm_grad", "group_norm", "group_norm_grad", "layer_norm", "layer_norm_grad"),
 )
 for name in NO_SPECIAL_VALUES:
     CASES[name] = [one._replace(special=False) for one in CASES[name]]
