@@ -6,7 +6,7 @@ packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-6
 names in the environment variable ``MINIGRAD_LEVELS``, separated by spaces, only those are built, which is
 quicker.
 
-Wheels also hold four files of the engine in compiled form, each beside the Python that it is compiled from
+Wheels also hold six files of the engine in compiled form, each beside the Python that it is compiled from
 and that it stands in for. An editable install has the Python alone.
 
 Everything that is not about compiling stands in ``pyproject.toml``.
@@ -23,7 +23,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CPU = Path("kernels/cpu")
-ENGINE = ("minigrad.autograd", "minigrad.dispatch", "minigrad.graph", "minigrad.op")
+ENGINE = tuple(
+    f"minigrad.{name}" for name in ("autograd", "dispatch", "graph", "op", "op_definition", "op_inputs")
+)
 
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS = {f"x86_64_{v}": [f"-march=x86-64-{v}"] for v in ("v2", "v3", "v4")}

@@ -43,7 +43,7 @@ def calling_stack() -> list:
 
 _ENGINE = tuple(
     os.path.join(os.path.dirname(__file__), f"{name}.py")
-    for name in ("anomaly", "inplace", "op", "operators", "tensor")
+    for name in ("anomaly", "inplace", "op", "op_inputs", "op_options", "operators", "tensor")
 )
 
 

@@ -20,7 +20,7 @@ from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.source import NUMBER_TYPES, CudaSource, Parameter
 
 if TYPE_CHECKING:
-    from minigrad.op import Op
+    from minigrad.op_definition import OpDefinition
 
 __all__ = ["Launch"]
 
@@ -61,7 +61,9 @@ class _Step:
         code: the lines that launch it.
     """
 
-    def __init__(self, launch: Launch, source: CudaSource, arguments: Arguments, op: Op, number: int):
+    def __init__(
+        self, launch: Launch, source: CudaSource, arguments: Arguments, op: OpDefinition, number: int
+    ):
         self.launch, self.arguments, self.who = launch, arguments, arguments.who
         chosen = op.name if launch.kernel is None else launch.kernel
         names = chosen if isinstance(chosen, Mapping) else {None: chosen}
@@ -189,7 +191,7 @@ class _Scratch:
 
 
 def register_cuda(
-    op: Op,
+    op: OpDefinition,
     source: Any,
     launches: Launch | Sequence[Launch],
     scratch: Mapping[str, Callable] | None,

@@ -16,7 +16,7 @@ from minigrad.kernels.cython_source import cython_module
 from minigrad.kernels.source import split_commas
 
 if TYPE_CHECKING:
-    from minigrad.op import Op
+    from minigrad.op_definition import OpDefinition
 
 C_NAMES = {
     np.dtype(code): name
@@ -63,7 +63,7 @@ class _Functions(dict):
 
 
 def register_cython(
-    op: Op,
+    op: OpDefinition,
     source: Any,
     function: str | None,
     args: str | Sequence[str] | None,

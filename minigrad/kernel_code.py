@@ -25,7 +25,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.launch import blocks, strided
 
 if TYPE_CHECKING:
-    from minigrad.op import Op
+    from minigrad.op_definition import OpDefinition
 
 FUNCTIONS = ("abs", "bool", "float", "int", "len", "max", "min", "range", "round", "sum", "tuple")
 GIVEN = {
@@ -119,7 +119,7 @@ class Arguments:
         scratch: the names of the kernel's own arrays.
     """
 
-    def __init__(self, op: Op, who: str, scratch: Iterable[str] = ()):
+    def __init__(self, op: OpDefinition, who: str, scratch: Iterable[str] = ()):
         self.who = who
         self.inputs, self.variadic = op.inputs, op.variadic
         self.attributes = tuple(op.attributes)

@@ -4,6 +4,7 @@ from cython cimport final, locals
 
 from minigrad.dispatch cimport KernelTable
 from minigrad.graph cimport Node, Variable
+from minigrad.op_definition cimport OpDefinition
 
 
 cpdef bint _has_large(list arrays)
@@ -12,16 +13,7 @@ cpdef tuple _broadcast_shape(list arrays)
 
 
 @final
-cdef class Op:
-    cdef dict __dict__  # for what no hot path reads
-    cdef object __weakref__
-    cdef public object name, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small, add_gradient, autocast
-    cdef public KernelTable kernels
-    cdef public dict _saves
-    cdef public list _rules
-    cdef public bint has_options, promote, differentiable, view, moves, arithmetic_rules, variadic
-    cdef public Py_ssize_t arity
-
+cdef class Op(OpDefinition):
     @locals(variable=Variable, arrays=list, outputs=list, scalars=bint, mixed=bint)
     cpdef apply(self, tuple args, dict attrs)
     cpdef _record(self, tuple args, dict attrs, device, list outputs, needs)

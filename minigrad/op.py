@@ -23,49 +23,28 @@ gradient of a gradient needs no rule of its own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from minigrad.anomaly import calling_stack, check_outputs
-from minigrad.devices import KINDS, cpu
-from minigrad.dispatch import (
-    LAYOUTS,
-    Kernel,
-    Spec,
-    enter_quiet,
-    kernel_table,
-    leave_quiet,
-    parse_dtypes,
-    run_kernel,
-)
+from minigrad.devices import cpu
+from minigrad.dispatch import Spec, enter_quiet, leave_quiet, run_kernel
 from minigrad.dtypes import FLOAT32, FLOATING_KINDS, is_floating, is_half
-from minigrad.errors import DeviceError
 from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.kernels.cpu import memory
-from minigrad.mixed_precision import POLICIES, cast_inputs
-from minigrad.op_options import attribute_types
+from minigrad.mixed_precision import cast_inputs
+from minigrad.op_definition import OpDefinition, _ops
+from minigrad.op_inputs import SCALARS, check_broadcast, device_error, harmonise
 from minigrad.op_options import call as call_with_options
-from minigrad.promotion import result_dtype
 from minigrad.recording import recorder
-
-if TYPE_CHECKING:
-    from minigrad.cuda_kernels import Launch
 
 __all__ = ["Op", "get_op", "op"]
 
-_ops: dict[str, Op] = {}
-_SCALARS = (float, int, bool)
-
 LARGE_ARRAY = 1 << 17
 """The bytes of an input from which on NumPy is told to use minigrad's allocator, which takes 0.5 us."""
-
-
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _has_large(arrays: list) -> bool:
@@ -128,7 +107,7 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
     return Op(reference, name, **options)
 
 
-class Op:
+class Op(OpDefinition):
     """An operation on tensors. Call it with tensors; see :func:`op` for how to make one.
 
     Args:
@@ -162,281 +141,12 @@ class Op:
             Allowed, and refused, as for ``x.add_(y)``.
     """
 
-    def __init__(
-        self,
-        reference: Callable,
-        name: str | None = None,
-        *,
-        promote: bool = False,
-        differentiable: bool = True,
-        view: bool = False,
-        moves: bool = False,
-        arithmetic: bool = False,
-        small: Callable | None = None,
-        add_gradient: Callable | None = None,
-        saved_outputs: Sequence[int] | None = None,
-        materialize_grads: bool = True,
-        outputs: Sequence[str] = (),
-        returns: int | None = None,
-        non_differentiable: Sequence[str] = (),
-        in_place: str | None = None,
-    ):
-        self.name = name or reference.__name__
-        self.reference = reference
-        self.promote = promote
-        self.differentiable = differentiable
-        self.view = view
-        self.moves = moves or view
-        self.arithmetic_rules = arithmetic
-        self.small = small
-        self.add_gradient = add_gradient
-        self.saved_outputs = saved_outputs
-        self.materialize_grads = materialize_grads
-        self.outputs = tuple(outputs)
-        self.returns = returns
-        self.non_differentiable = _names(non_differentiable)
-        self.in_place = in_place
-        self.__doc__ = reference.__doc__
-        self.kernels = kernel_table(self.name)
-        self.autocast = POLICIES.get(self.name)
-        self._shape_rule: Callable | None = None
-        self._dtype_rule: Callable | None = None
-        self._joint_rule: Callable | None = None
-        self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
-        self._read_signature()
-        self._check_options()
-        self._rules = [self._no_rule(i) for i in range(len(self.inputs))]
-        _ops[self.name] = self
-
-    def __repr__(self) -> str:
-        return f"<op {self.name}({', '.join(self.inputs)})>"
-
     def __reduce__(self) -> tuple:
         return get_op, (self.name,)
 
     def __get__(self, instance: Any, owner: Any) -> Any:
         """As an attribute of a class, an op is a method."""
         return self if instance is None else MethodType(self, instance)
-
-    def _read_signature(self) -> None:
-        parameters = list(inspect.signature(self.reference).parameters.values())
-        kinds = [p.kind for p in parameters]
-        if not parameters or kinds[0] not in (
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            inspect.Parameter.POSITIONAL_ONLY,
-        ):
-            raise TypeError(f"op {self.name!r}: the reference's first parameter is the array module, `xp`")
-        inputs = parameters[1:]
-        self.variadic = inspect.Parameter.VAR_POSITIONAL in kinds
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        self.inputs = tuple(p.name for p in inputs if p.kind != keyword)
-        self.arity = len(self.inputs)
-        self.optional = sum(p.default is not p.empty for p in inputs if p.kind != keyword)
-        self.attributes = {p.name: p.default for p in inputs if p.kind == keyword}
-
-    def _check_options(self) -> None:
-        self.attribute_types = attribute_types(self.reference, self.attributes)
-        for option in (*self.non_differentiable, *([] if self.in_place is None else [self.in_place])):
-            if option not in self.inputs or self.variadic:
-                raise ValueError(
-                    f"op {self.name!r} has no input {option!r}; it has: {', '.join(self.inputs)}"
-                )
-        if self.returns is not None and not (isinstance(self.returns, int) and self.returns > 0):
-            raise ValueError(
-                f"op {self.name!r}: returns is how many outputs a call returns, got {self.returns!r}"
-            )
-        self.has_options = bool(
-            self.attribute_types or self.non_differentiable or self.in_place or self.returns is not None
-        )
-
-    def input_name(self, i: int) -> str:
-        return f"{self.inputs[0]}[{i}]" if self.variadic else self.inputs[i]
-
-    # ---- definition ------------------------------------------------------------------------------------
-
-    def grad(self, rule: Callable | None = None, **rules: Callable) -> Any:
-        """Define the gradient: ``rule(g, y, *inputs, **attributes)``, on tensors.
-
-        ``g`` is the gradient of the output ``y`` (tuples, if there are several outputs). There are two
-        forms. As a decorator, the rule returns one gradient per input: a tuple, or a single tensor where
-        there is one input; None means no gradient. With keywords, each input has a rule of its own, which
-        runs only if that input needs a gradient::
-
-            mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
-
-        What a rule does not need is not kept for it: a parameter whose name starts with an underscore
-        arrives as a :class:`~minigrad.dispatch.Spec` (shape and dtype only), an only output as None: its
-        shape and dtype are those of ``g``.
-        """
-        if rule is not None:
-            self._joint_rule = rule
-            self._saves.clear()
-            return rule
-        for name, one in rules.items():
-            if name not in self.inputs:
-                raise ValueError(f"op {self.name!r} has no input {name!r}; it has: {', '.join(self.inputs)}")
-            self._rules[self.inputs.index(name)] = one
-        self._saves.clear()
-        return self
-
-    def shape(self, rule: Callable) -> Callable:
-        """Decorator: ``rule(*inputs, **attributes)`` gives the output's shape, and refuses bad inputs.
-
-        It is called with arrays before the reference or a kernel runs, and raises what the user will see.
-        It returns a shape (the dtype is then the first input's), a :class:`Spec`, or for several outputs a
-        list of them. Without it, outputs have the shape that the inputs broadcast to.
-        """
-        self._shape_rule = rule
-        return rule
-
-    def dtype(self, rule: Callable) -> Callable:
-        """Decorator: ``rule(*inputs, **attributes)`` gives the dtype of an output that is broadcast.
-
-        It is called with arrays before a kernel runs. Without it, the dtype is that of the first array input.
-        """
-        self._dtype_rule = rule
-        return rule
-
-    def kernel(
-        self,
-        *devices: str,
-        name: str | None = None,
-        dtypes: str | Sequence = "f4 f8",
-        layout: str = "contiguous",
-        when: Callable[..., bool] | None = None,
-        prefer: Callable[..., bool] | None = None,
-        amplification: float | None = None,
-    ) -> Callable:
-        """Decorator: register ``run(out, *inputs, **attributes)`` as a kernel of this op.
-
-        Args:
-            devices: device types: ``"cpu"``, ``"cuda"``, ``"sim"``.
-            name: its name on the ladder; by default the function's.
-            dtypes: dtypes of the first array input that it accepts, as NumPy codes or dtypes.
-            layout: ``"contiguous"``, ``"strided"`` or ``"broadcast"``: see :mod:`minigrad.dispatch`.
-            when: ``when(*inputs, **attributes)`` on arrays; the kernel runs only where it is true.
-            prefer: ``prefer(*inputs, **attributes)``; where it is false, the kernel runs only if
-                :func:`use_kernel` selects it.
-            amplification: for an algorithm that loses digits: how many times the definition's rounding errors
-                its own may be, relative to the result's largest elements. :func:`check_op` allows for it.
-
-        The last kernel registered is preferred. The first paragraph of its docstring is shown in listings.
-        """
-        if not devices or set(devices) - set(KINDS):
-            raise ValueError(f"op {self.name!r}: a kernel's devices are among {KINDS}, got {devices}")
-        if layout not in LAYOUTS:
-            raise ValueError(f"op {self.name!r}: a kernel's layout is one of {LAYOUTS}, got {layout!r}")
-
-        def register(run: Callable) -> Callable:
-            summary = " ".join((inspect.getdoc(run) or "").partition("\n\n")[0].split())
-            if not callable(run):
-                raise TypeError(f"op {self.name!r}: a kernel is a function of arrays, got {run!r:.60}")
-            own, accepted = str(name or getattr(run, "__name__", "kernel")), parse_dtypes(dtypes)
-            if self.small is not None and not (getattr(run, "__module__", "") or "").startswith("minigrad."):
-                self.kernels.takes_all()  # what replaces a kernel of minigrad's is for small arrays too
-            self.kernels.add(
-                Kernel(self.name, own, devices, accepted, run, layout, when, summary, prefer, amplification)
-            )
-            return run
-
-        return register
-
-    def cuda(
-        self,
-        source: str | Path,
-        kernel: str | Mapping[Any, str] | Sequence[Launch] | None = None,
-        *,
-        args: str | Sequence[str] | None = None,
-        launch: str | Callable = "1d",
-        block: int | Sequence[int] = 256,
-        shared: int | str = 0,
-        scratch: Mapping[str, Callable] | None = None,
-        name: str | None = None,
-        dtypes: str | Sequence | None = None,
-        summary: str = "",
-        **options: Any,
-    ) -> Op:
-        """Register a kernel from CUDA source, for cards and for the simulator; compiled on first use. ::
-
-            swish.cuda("swish.cu")
-            swish.cuda(code, "swish<T>", args="out, x, beta, n=out.size", launch="1d", block=256)
-            matmul.cuda(code, "tiled<T>", args="out, a, b, m=a.shape[0], n=b.shape[1], k=a.shape[1]",
-                        launch=lambda out, a, b: ((blocks(b.shape[1], 16), blocks(a.shape[0], 16)), (16, 16)))
-
-        Args:
-            source: CUDA code, or the path of a ``.cu`` file, relative to the caller's.
-            kernel: the ``__global__`` function, with its template arguments; by default one of the op's name.
-                A dict gives one for each dtype. A list of :class:`Launch` makes several launches, each with
-                the arguments that follow.
-            args: what the function's parameters get: Python expressions over the outputs (``out``, ``outs``
-                or their names), the inputs, the attributes and the scratch arrays, in order or as
-                ``parameter=expression``. A parameter that is left out gets what bears its own name. There
-                are also ``n`` (``out.size``), ``rows`` and ``columns`` (of the first input, the last of its
-                dimensions being a row), ``itemsize`` and ``np``.
-            launch: ``"1d"``, a thread for each element of the output; ``"rows"``, a block for each row of the
-                first input; or ``f(out, *inputs, **attributes)``, which returns (grid, block) or (grid,
-                block, bytes of shared memory).
-            block: the threads of a block, for ``"1d"`` and ``"rows"``.
-            shared: the bytes of dynamic shared memory of a block, or an expression, which may use ``block``.
-            scratch: arrays that one launch leaves to the next: by name, ``f(out, *inputs, **attributes)``,
-                which returns a shape, or (shape, dtype).
-            name: its name on the ladder; by default the function's.
-            dtypes: of the first array input; by default what the function takes: ``"f4 f8"`` for a template.
-            summary: what it adds; by default the comment above the function.
-            options: ``layout``, ``when``, ``prefer``, ``amplification`` as in :meth:`kernel`.
-
-        Raises:
-            ValueError, TypeError, FileNotFoundError: something does not fit the function's signature.
-        """
-        from minigrad.cuda_kernels import Launch, register_cuda
-
-        if kernel is None or isinstance(kernel, (str, Mapping)):
-            kernel = [Launch(kernel, args, launch, block, shared)]
-        elif args is not None or launch != "1d" or shared != 0:
-            raise TypeError(f"op {self.name!r}, cuda: args, launch and shared belong to each Launch")
-        register_cuda(self, source, kernel, scratch, name, dtypes, summary, options)
-        return self
-
-    def cython(
-        self,
-        source: str | Path,
-        function: str | None = None,
-        *,
-        args: str | Sequence[str] | None = None,
-        name: str = "cython",
-        dtypes: str | Sequence | None = None,
-        flags: Sequence[str] = (),
-        directives: Mapping[str, Any] | None = None,
-        summary: str = "",
-        **options: Any,
-    ) -> Op:
-        """Register a kernel for the CPU from Cython source; compiled on first use, and kept on disk. ::
-
-            swish.cython('''
-            from libc.math cimport exp
-            def swish(floating[::1] out, const floating[::1] x, double beta):
-                for i in range(x.shape[0]):
-                    out[i] = x[i] / (1 + exp(-beta * x[i]))
-            ''')
-
-        Args:
-            source: Cython code, or the path of a ``.pyx`` file, relative to the caller's.
-            function: the function (``def`` or ``cpdef``); by default one of the op's name.
-            args: as for :meth:`cuda`; there is also ``threads``, minigrad's number of threads. An array that
-                meets a parameter of one dimension is flattened.
-            name: its name on the ladder.
-            dtypes: of the first array input; by default what the first array parameter takes.
-            flags, directives: as for :func:`minigrad.kernels.cython_module`.
-            summary: what it adds; by default the first paragraph of the function's docstring.
-            options: ``layout``, ``when``, ``prefer``, ``amplification`` as in :meth:`kernel`.
-
-        Raises:
-            ValueError, TypeError, FileNotFoundError: something does not fit the function's signature.
-        """
-        from minigrad.cython_kernels import register_cython
-
-        register_cython(self, source, function, args, name, dtypes, summary, flags, directives, options)
-        return self
 
     # ---- application -----------------------------------------------------------------------------------
 
@@ -476,20 +186,20 @@ class Op:
                     device = variable.device
                     dtype = array.dtype
                 elif variable.device is not device:
-                    raise self._device_error(args)
+                    raise device_error(self, args)
                 elif array.dtype is not dtype and (self.promote or is_floating(array.dtype)):
                     mixed = True  # numbers of classes or rows beside floats are none to convert
                 if variable.requires_grad:
                     needs |= bit
             else:
                 arrays.append(arg)
-                if type(arg) in _SCALARS:
+                if type(arg) in SCALARS:
                     scalars = True
                 elif arg is not None or not self.optional:
                     mixed = True
             bit <<= 1
         if mixed or device is None or (scalars and dtype.kind not in FLOATING_KINDS):
-            harmonised = self._harmonise(args, device)
+            harmonised = harmonise(self, args, device)
             if harmonised is not None:
                 return self.apply(harmonised, attrs)
 
@@ -589,7 +299,7 @@ class Op:
         try:
             return self.reference(*arguments, **attrs) if attrs else self.reference(*arguments)
         except ValueError:
-            self._check_broadcast(arrays)
+            check_broadcast(self, arrays)
             raise
         except memory.NumpyMemoryError as error:
             raise memory.explain(error) from error
@@ -597,19 +307,6 @@ class Op:
             leave_quiet(quiet)
             if entered is not None:
                 memory.leave(entered)
-
-    def _check_broadcast(self, arrays: Sequence) -> None:
-        """Say so if what the reference stumbled over are shapes that do not broadcast."""
-        if self.variadic or self._shape_rule is not None:
-            return
-        shapes = [tuple(a.shape) for a in arrays if hasattr(a, "shape")]
-        try:
-            np.broadcast_shapes(*shapes)
-        except ValueError:
-            raise ValueError(
-                f"{self.name}: the shapes {' and '.join(map(str, shapes))} do not broadcast; counted from "
-                "the last dimension, sizes must be equal, or one of them 1"
-            ) from None
 
     # ---- the gradient ----------------------------------------------------------------------------------
 
@@ -641,20 +338,6 @@ class Op:
                 raise self._no_gradient(i)
         return [None if need is None else grad for need, grad in zip(needed, found, strict=True)]
 
-    def _no_rule(self, i: int) -> Callable:
-        """The rule of input ``i`` as long as none is defined."""
-
-        def rule(*args: Any, **attrs: Any) -> None:
-            raise self._no_gradient(i)
-
-        return rule
-
-    def _no_gradient(self, i: int) -> RuntimeError:
-        return RuntimeError(
-            f"op {self.name!r} has no gradient for its input {self.input_name(i)!r}: define one with "
-            f"@{self.name}.grad, or pass the input through detach()"
-        )
-
     def _what_to_save(self, needs: int, count: int) -> tuple[tuple[bool, ...], bool]:
         """Which inputs, and whether the outputs, the rules for the inputs in ``needs`` look at."""
         if self._joint_rule is not None:
@@ -677,76 +360,3 @@ class Op:
         if not self.variadic:
             self._saves[needs] = saves
         return saves
-
-    # ---- the less common paths of a call ---------------------------------------------------------------
-
-    def _complete(self, attrs: dict) -> dict:
-        complete = {**self.attributes, **attrs}
-        unknown = [name for name in attrs if name not in self.attributes]
-        missing = [name for name, value in complete.items() if value is inspect.Parameter.empty]
-        if unknown or missing:
-            what = f"has no attribute {unknown[0]!r}" if unknown else f"needs the attribute {missing[0]!r}"
-            raise TypeError(
-                f"op {self.name!r} {what}; its attributes: {', '.join(self.attributes) or 'none'}"
-            )
-        return complete
-
-    def _complete_inputs(self, args: tuple) -> tuple:
-        lacking = len(self.inputs) - len(args)
-        if 0 <= lacking <= self.optional:
-            return args + (None,) * lacking
-        expected = str(len(self.inputs))
-        if self.optional:
-            expected = f"{len(self.inputs) - self.optional} to {expected}"
-        raise TypeError(
-            f"op {self.name!r} takes {expected} inputs ({', '.join(self.inputs)}), got {len(args)}"
-        )
-
-    def _harmonise(self, args: tuple, device: Any) -> tuple | None:
-        """``args`` with arrays made tensors, and brought to one dtype; None if there was nothing to do."""
-        device = device or cpu
-        changed = [self._as_input(a, device) for a in args]
-        if self.promote:
-            dtype = result_dtype(a if a is None or type(a) in _SCALARS else a._array for a in changed)
-            cast = _ops["cast"]
-            changed = [
-                cast(a, dtype=dtype) if isinstance(a, Variable) and a._array.dtype != dtype else a
-                for a in changed
-            ]
-            if all(type(a) in _SCALARS for a in changed):
-                changed[0] = wrap(device.from_numpy(np.asarray(changed[0], dtype)), device)
-        else:
-            self._check_one_float(changed)
-            if all(type(a) in _SCALARS for a in changed):
-                changed[0] = wrap(
-                    device.from_numpy(np.asarray(changed[0], result_dtype(changed[:1]))), device
-                )
-        return None if all(a is b for a, b in zip(args, changed, strict=True)) else tuple(changed)
-
-    def _as_input(self, arg: Any, device: Any) -> Any:
-        """A tensor, a Python scalar, None as they are; a NumPy scalar as Python's; an array as a tensor."""
-        if isinstance(arg, Variable) or type(arg) in _SCALARS or (arg is None and self.optional):
-            return arg
-        if isinstance(arg, np.generic) and arg.dtype.kind in "fiub":
-            return arg.item()
-        if isinstance(arg, (np.ndarray, list, tuple)) and device.type != "cuda":
-            array = np.asarray(arg)
-            if array.dtype.kind in "fiub":
-                return wrap(array, device)
-        raise TypeError(
-            f"op {self.name!r}: expected a tensor or a number, got {type(arg).__name__}: {arg!r:.60}"
-        )
-
-    def _check_one_float(self, args: Sequence) -> None:
-        dtypes = [
-            (i, a.dtype) for i, a in enumerate(args) if isinstance(a, Variable) and is_floating(a.dtype)
-        ]
-        if len({t for _, t in dtypes}) > 1:
-            found = ", ".join(f"{self.input_name(i)} is {t}" for i, t in dtypes)
-            raise TypeError(f"{self.name}: inputs of different dtypes ({found}); convert one with .to(dtype)")
-
-    def _device_error(self, args: tuple) -> DeviceError:
-        places = ", ".join(
-            f"{self.input_name(i)} on {a.device}" for i, a in enumerate(args) if isinstance(a, Variable)
-        )
-        return DeviceError(f"{self.name}: tensors of different devices ({places}); move one with .to(device)")
