@@ -190,7 +190,11 @@ def _low_precision(found: WrongOutput) -> str:
             limit = 8.0 * float(np.finfo(smaller).eps) * found.oracle.length**0.5 * magnitude
             limit = limit + float(np.finfo(smaller).smallest_normal)
             fits = found.errors.difference <= limit
-        if fits.all() and np.isfinite(found.errors.difference).all() and found.errors.wrong.sum() > found.actual.size / 4:
+        if (
+            fits.all()
+            and np.isfinite(found.errors.difference).all()
+            and found.errors.wrong.sum() > found.actual.size / 4
+        ):
             return (
                 f"it is as exact as {smaller}: is something computed in {smaller} (a variable, a constant "
                 "like 1.0f, a function like expf)?"
