@@ -107,6 +107,22 @@ def test_they_are_what_pytorch_computes(rng):
             np.testing.assert_allclose(u.grad.numpy(), v.grad.numpy(), 1e-9, 1e-10)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 3, "padding": 4, "dilation": 2}, {"stride": 2}, {"padding": 9}]
+)
+def test_a_convolution_is_pytorchs(rng, options):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here")
+    arrays = rng.standard_normal((2, 5, 31)), rng.standard_normal((4, 5, 6))
+    a = [mg.tensor(v, requires_grad=True) for v in arrays]
+    b = [torch.tensor(v, requires_grad=True) for v in arrays]
+    y, z = example("conv1d").conv1d(*a, **options), torch.nn.functional.conv1d(*b, **options)
+    np.testing.assert_allclose(y.detach().numpy(), z.detach().numpy(), 1e-9, 1e-10)
+    y.square().sum().backward()
+    z.square().sum().backward()
+    for u, v in zip(a, b, strict=True):
+        np.testing.assert_allclose(u.grad.numpy(), v.grad.numpy(), 1e-9, 1e-9)
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("sim", marks=needs_sim)])
 def test_a_softmax_of_infinities_is_the_references(device):
     inf, nan = np.inf, np.nan

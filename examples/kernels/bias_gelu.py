@@ -72,17 +72,17 @@ cdef extern from "arrays.h" nogil:  # exp in vectors: the C library's would take
     double exp_array(void *x, Py_ssize_t n, size_t size)
 cdef void row(floating *y, const floating *g, const floating *x, const floating *bias, Py_ssize_t n,
               bint grad) noexcept nogil:
-    cdef floating A = 0.044715, C2 = 1.5957691216057308, z, s
+    cdef floating A = 0.044715, C2 = 1.5957691216057308, one = 1, z, s  # a bare 1.0 would be a double
     cdef Py_ssize_t i
     for i in range(n):
         z = x[i] + bias[i]
         y[i] = -C2 * (z + A * z * z * z)
     exp_array(y, n, sizeof(floating))
     for i in range(0 if grad else n):
-        y[i] = (x[i] + bias[i]) / (1 + y[i])
+        y[i] = (x[i] + bias[i]) / (one + y[i])
     for i in range(n if grad else 0):
-        z, s = x[i] + bias[i], 1 / (1 + y[i])
-        y[i] = g[i] * (s + z * s * (1 - s) * C2 * (1 + 3 * A * z * z))
+        z, s = x[i] + bias[i], one / (one + y[i])
+        y[i] = g[i] * (s + z * s * (one - s) * C2 * (one + (A + A + A) * z * z))
 def rows(floating[::1] y, const floating[::1] g, const floating[::1] x, const floating[::1] bias, bint grad,
          int threads):
     cdef Py_ssize_t n = max(bias.shape[0], 1), at
