@@ -118,4 +118,5 @@ def owner_of(array: np.ndarray) -> np.ndarray:
 
 
 def _poison(size: int) -> np.ndarray:
-    return np.resize(PATTERN, size)
+    words = -(-size // PATTERN.size)
+    return np.full(words, PATTERN.view(np.uint32)).view(np.uint8)[:size]

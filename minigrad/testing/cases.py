@@ -176,7 +176,7 @@ def _resized(one: Case, kind: str) -> Iterator[Case]:
     """``one`` with other sizes, equal ones still equal: sizes of 1, which may be broadcast, stay."""
     shapes = [s for s in one.inputs if isinstance(s, tuple)]
     sizes = sorted({n for shape in shapes for n in shape} - {0, 1})
-    dimensions = max(sum(n > 1 for n in shape) for shape in shapes)
+    dimensions = sum(n > 1 for n in np.broadcast_shapes(*shapes))
     if kind == "one element":
         new = dict.fromkeys(sizes, 1)
     elif kind == "empty":
