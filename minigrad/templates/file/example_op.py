@@ -9,10 +9,8 @@ gradient, then the kernels. Run the file after each step. You need no GPU: where
 is none, the CUDA kernel runs on the simulator alone.
 """
 
-from timeit import repeat
-
 import minigrad as mg
-from minigrad.testing import case, check_op
+from minigrad.testing import bench_op, case, check_op
 
 # 1. The reference: what the operation is. `xp` is NumPy, or CuPy on a card. It runs
 #    wherever no kernel fits, and every kernel must give what it gives. The parameters
@@ -88,20 +86,13 @@ CASES = [
 ]
 
 
-# 6. What to measure. On the simulator time says nothing; what a kernel asks of a card is
-#    shown by `minigrad sim-profile`.
+# 6. What to time: a million elements. On the simulator time says nothing; what a kernel
+#    asks of a card is shown by `minigrad sim-profile`.
 
-
-def measure():
-    """Print the time of each CPU kernel for a million elements, the best of five."""
-    x, y = mg.randn(1000, 1000), mg.randn(1000, 1000)
-    for name in ("reference", "cython"):
-        with mg.use_kernel("example_op", name, "cpu"):
-            times = repeat(lambda: example_op(x, y), number=1)
-        print(f"{name:9} {1000 * min(times):8.2f} ms")
+TIMED = [case((1000, 1000), (1000, 1000))]
 
 
 if __name__ == "__main__":
     check_op(example_op, CASES)
     print("example_op: every kernel and the gradients are right")
-    measure()
+    print(bench_op(example_op, TIMED))

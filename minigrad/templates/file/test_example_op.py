@@ -2,14 +2,15 @@
 
 import minigrad as mg
 import numpy as np
-from minigrad.testing import check_op
+from minigrad.testing import parametrize
 
 from example_op import CASES, example_op
 
 
-def test_kernels_and_gradients():
-    """Every kernel on every device of this machine; the first and the second gradient."""
-    check_op(example_op, CASES)
+@parametrize(example_op, CASES)
+def test_kernels_and_gradients(check):
+    """A test for each device, kernel and case; on each device one of the gradients."""
+    check()
 
 
 def test_values():

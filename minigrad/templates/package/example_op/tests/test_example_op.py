@@ -2,7 +2,7 @@
 
 import minigrad as mg
 import numpy as np
-from minigrad.testing import case, check_op
+from minigrad.testing import case, parametrize
 
 from example_op import example_op
 
@@ -15,9 +15,10 @@ CASES = [
 ]
 
 
-def test_kernels_and_gradients():
-    """Every kernel on every device of this machine; the first and the second gradient."""
-    check_op(example_op, CASES)
+@parametrize(example_op, CASES)
+def test_kernels_and_gradients(check):
+    """A test for each device, kernel and case; on each device one of the gradients."""
+    check()
 
 
 def test_values():
