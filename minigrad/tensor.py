@@ -508,7 +508,7 @@ def is_tensor(value: object) -> bool:
 class HookHandle:
     """What :meth:`Tensor.register_hook` returns; :meth:`remove` takes the hook away again."""
 
-    def __init__(self, hooks: dict[int, Callable], number: int):
+    def __init__(self, hooks: dict[int, Any], number: int):
         self._hooks = hooks
         self._number = number
 

@@ -26,7 +26,7 @@ from minigrad.nn.activation import (
     Threshold,
 )
 from minigrad.nn.attention import MultiheadAttention
-from minigrad.nn.container import ModuleDict, ModuleList, Sequential
+from minigrad.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from minigrad.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from minigrad.nn.dropout import Dropout, Dropout1d, Dropout2d
 from minigrad.nn.embedding import Embedding
@@ -175,6 +175,8 @@ __all__ = [
     "PReLU",
     "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",

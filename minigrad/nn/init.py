@@ -19,11 +19,14 @@ from minigrad.tensor import Tensor
 __all__ = [
     "calculate_gain",
     "constant_",
+    "dirac_",
+    "eye_",
     "kaiming_normal_",
     "kaiming_uniform_",
     "normal_",
     "ones_",
     "orthogonal_",
+    "sparse_",
     "trunc_normal_",
     "uniform_",
     "xavier_normal_",
@@ -40,9 +43,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
         return math.sqrt(2.0 / (1.0 + slope * slope))
+    convolutions = (f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
     gains = {
         "linear": 1.0,
-        "conv2d": 1.0,
+        **dict.fromkeys(convolutions, 1.0),
         "sigmoid": 1.0,
         "tanh": 5.0 / 3.0,
         "relu": math.sqrt(2.0),
@@ -117,6 +121,48 @@ def zeros_(tensor: Tensor) -> Tensor:
 def ones_(tensor: Tensor) -> Tensor:
     """Every element 1."""
     return constant_(tensor, 1.0)
+
+
+def eye_(tensor: Tensor) -> Tensor:
+    """A matrix with ones on its diagonal and zeros elsewhere: what goes in comes out."""
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: expected two dimensions, got shape {tensor.shape}")
+    return _assign(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """A convolution's weight (out, in / groups, ...) that passes on as many input channels as there are.
+
+    A one stands in the middle of the kernel from input to output channel i of each group; the rest is 0.
+
+    Raises:
+        ValueError: not 3 to 5 dimensions, or ``groups`` does not divide the output channels.
+    """
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError(f"dirac_: expected 3 to 5 dimensions, got shape {tensor.shape}")
+    out_channels, in_channels, *kernel_size = tensor.shape
+    if groups < 1 or out_channels % groups:
+        raise ValueError(f"dirac_: groups must divide the {out_channels} output channels, got {groups}")
+    values = np.zeros(tensor.shape)
+    middle = tuple(size // 2 for size in kernel_size)
+    per_group = out_channels // groups
+    for group in range(groups):
+        for i in range(min(per_group, in_channels)):
+            values[(group * per_group + i, i, *middle)] = 1.0
+    return _assign(tensor, values)
+
+
+def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None) -> Tensor:
+    """A matrix, normal with mean 0, with ceil(``sparsity`` rows) zeros in each column; Martens 2010."""
+    if tensor.ndim != 2:
+        raise ValueError(f"sparse_: expected two dimensions, got shape {tensor.shape}")
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparse_: sparsity must lie in [0, 1], got {sparsity}")
+    zeros = math.ceil(sparsity * tensor.shape[0])
+    values = (randn(*tensor.shape, dtype=np.float64, generator=generator) * std)._array
+    order = randn(*tensor.shape, dtype=np.float64, generator=generator)._array.argsort(0)
+    np.put_along_axis(values, order[:zeros], 0.0, axis=0)
+    return _assign(tensor, values)
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import where, zeros_like
 from minigrad.ops.matmul import matmul
 from minigrad.ops.reduce import any as any_of
-from minigrad.ops.shape import broadcast_to, transpose
+from minigrad.ops.shape import broadcast_to, reshape, transpose
 from minigrad.ops.softmax import softmax
 
 
@@ -97,6 +97,7 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Any:
     """softmax(scale query key^T + mask) value.
 
@@ -108,6 +109,8 @@ def scaled_dot_product_attention(
         dropout_p: the probability with which a weight is dropped; the others are scaled by 1 / (1 - p).
         is_causal: query i sees the keys 0 to i only; not together with ``attn_mask``.
         scale: 1 / sqrt(E) by default.
+        enable_gqa: query is (..., Hq, L, E), and key and value have H heads, a divisor of Hq: each is shared
+            by Hq / H queries that follow each other (grouped-query attention, arXiv:2305.13245).
 
     Returns:
         (..., L, V).
@@ -115,6 +118,14 @@ def scaled_dot_product_attention(
     name = "scaled_dot_product_attention"
     if mode.autocast is not None:
         query, key, value = cast_inputs(LOWER, (query, key, value))
+    if enable_gqa:
+        heads = [x.shape[-3] if x.ndim > 2 else 0 for x in (query, key, value)]
+        if any(not n or heads[0] % n for n in heads):
+            raise ValueError(
+                f"{name}: with enable_gqa the heads of key and value must divide those of query, got shapes "
+                f"{query.shape}, {key.shape} and {value.shape}"
+            )
+        key, value = _repeat_heads(key, heads[0]), _repeat_heads(value, heads[0])
     if is_half(query.dtype):  # the kernels are those of float32
         options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
         with autocast(query.device.type, enabled=False):
@@ -144,6 +155,15 @@ def scaled_dot_product_attention(
         attn_mask = _lower_triangle(query, query.shape[-2], key.shape[-2])
     scores = matmul(query, transpose(key, -1, -2)) * scale
     return matmul(dropout(_weights(scores, attn_mask), dropout_p), value)
+
+
+def _repeat_heads(x: Any, heads: int) -> Any:
+    """(..., H, S, E) as (..., heads, S, E), each head heads / H times in a row."""
+    *batch, H, S, E = x.shape
+    if heads == H:
+        return x
+    repeated = broadcast_to(reshape(x, (*batch, H, 1, S, E)), (*batch, H, heads // H, S, E))
+    return reshape(repeated, (*batch, heads, S, E))
 
 
 def _lower_triangle(like: Any, rows: int, columns: int) -> Any:

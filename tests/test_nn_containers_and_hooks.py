@@ -1,0 +1,239 @@
+"""Lists and dictionaries of parameters, the hooks of modules, and starting values, compared with PyTorch."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad.nn.functional as F
+from minigrad import nn
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
+
+
+def parameters(*shapes):
+    return [nn.Parameter(mg.randn(*shape)) for shape in shapes]
+
+
+def test_a_list_of_parameters_is_registered():
+    first, second, third = parameters((2,), (3,), (4, 5))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterList([first, second])
+
+    net = Net()
+    net.weights.append(third)
+    assert [name for name, _ in net.named_parameters()] == ["weights.0", "weights.1", "weights.2"]
+    assert list(net.weights) == [first, second, third] and net.weights[-1] is third and len(net.weights) == 3
+    assert list(net.weights[1:]) == [second, third] and isinstance(net.weights[1:], nn.ParameterList)
+    assert "(2): Parameter containing: [float32 of size 4x5]" in repr(net)
+    with pytest.raises(IndexError, match="index 3 is out of range for 3 parameters"):
+        net.weights[3]
+    other = Net()
+    other.weights.extend([mg.zeros(4, 5)])
+    other.load_state_dict(net.state_dict())
+    np.testing.assert_array_equal(other.weights[2].detach().numpy(), third.detach().numpy())
+    assert [p.shape for p in copy.deepcopy(net).weights] == [(2,), (3,), (4, 5)]
+
+
+def test_a_tensor_becomes_a_parameter():
+    x = mg.ones(3)
+    weights = nn.ParameterList([x])
+    weights += [mg.zeros(2)]
+    weights[0] = mg.full((3,), 7.0)
+    weights.insert(1, x)
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in weights)
+    assert [p.tolist() for p in weights] == [[7.0] * 3, [1.0] * 3, [0.0] * 2]
+    del weights[0]
+    assert [name for name, _ in weights.named_parameters()] == ["0", "1"]
+    with pytest.raises(TypeError, match="ParameterList: expected a Tensor, got int"):
+        weights.append(3)
+
+
+def test_a_dictionary_of_parameters_is_registered():
+    left, right = parameters((2,), (3,))
+    chosen = nn.ParameterDict({"left": left})
+    chosen["right"] = right
+    assert chosen.keys() == list(chosen) == ["left", "right"] and "left" in chosen and len(chosen) == 2
+    assert chosen.setdefault("left", mg.zeros(9)) is left and chosen.get("up") is None
+    assert isinstance(chosen.setdefault("up", mg.zeros(9)), nn.Parameter)
+    assert list(chosen.state_dict()) == ["left", "right", "up"]
+    assert chosen.pop("right") is right and chosen.values()[0] is left
+    with pytest.raises(KeyError, match="right"):
+        del chosen["right"]
+    chosen.clear()
+    assert not list(chosen.parameters())
+
+
+def hook_calls(nn, x):
+    """What hooks of every kind see, and the output."""
+    seen = []
+
+    class Scale(nn.Module):
+        def forward(self, x, factor=1.0):
+            return x * factor
+
+    layer = Scale()
+    layer.register_forward_pre_hook(lambda m, args: seen.append("pre"))
+    layer.register_forward_pre_hook(
+        lambda m, args, kwargs: ((args[0] + 1,), {"factor": kwargs["factor"] * 10}), with_kwargs=True
+    )
+    layer.register_forward_pre_hook(lambda m, args: seen.append("first"), prepend=True)
+    layer.register_forward_hook(lambda m, args, output: seen.append(output.sum().item()))
+    layer.register_forward_hook(
+        lambda m, args, kwargs, output: output + kwargs["factor"], with_kwargs=True, prepend=True
+    )
+    removed = layer.register_forward_hook(lambda m, args, output: output * 0)
+    removed.remove()
+    return layer(x, factor=2.0).tolist(), seen
+
+
+def test_hooks_see_arguments_by_name_in_their_order():
+    output, seen = hook_calls(nn, mg.arange(3.0))
+    assert output == [40.0, 60.0, 80.0] and seen == ["first", "pre", 180.0]
+
+
+@needs_torch
+def test_hooks_are_pytorchs():
+    assert hook_calls(nn, mg.arange(3.0)) == hook_calls(torch.nn, torch.arange(3.0))
+
+
+def calls_after_an_error(nn, stage):
+    seen = []
+
+    def fail(*_):
+        raise ValueError("broken")
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            return fail() if stage == "forward" else x
+
+    layer = Broken()
+    layer.register_forward_hook(lambda m, args, output: seen.append("before"), always_call=True)
+    if stage == "hook":
+        layer.register_forward_hook(fail)
+    layer.register_forward_hook(lambda m, args, output: seen.append(output), always_call=True)
+    layer.register_forward_hook(lambda m, args, output: seen.append("never"))
+    with pytest.raises(ValueError, match="broken"):
+        layer(1)
+    return seen
+
+
+@pytest.mark.parametrize(("stage", "expected"), [("forward", ["before", None]), ("hook", ["before", 1])])
+def test_some_hooks_are_called_after_an_error(stage, expected):
+    assert calls_after_an_error(nn, stage) == expected
+
+
+@needs_torch
+def test_a_hook_after_an_error_in_forward_is_pytorchs():
+    assert calls_after_an_error(nn, "forward") == calls_after_an_error(torch.nn, "forward")
+
+
+def test_an_error_of_a_hook_does_not_hide_that_of_forward():
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda m, args, output: output.missing, always_call=True)
+    with pytest.warns(UserWarning, match="always_call failed"), pytest.raises(ValueError):
+        layer(mg.ones(3, 5))
+
+
+def test_a_pre_hook_with_kwargs_returns_both():
+    layer = nn.Identity()
+    layer.register_forward_pre_hook(lambda m, args, kwargs: args, with_kwargs=True)
+    with pytest.raises(RuntimeError, match=r"returns None or \(args, kwargs\)"):
+        layer(1)
+
+
+def test_a_buffer_by_its_path():
+    net = nn.Sequential(nn.BatchNorm1d(3))
+    assert net.get_buffer("0.running_mean") is net[0].running_mean
+    with pytest.raises(AttributeError, match="no buffer 'weight'"):
+        net.get_buffer("0.weight")
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((5, 3, 4), 1), ((4, 5, 3, 2), 1), ((6, 2, 3, 3), 3), ((4, 1, 1, 3, 5), 2)]
+)
+def test_dirac(shape, groups):
+    theirs = torch.nn.init.dirac_(torch.empty(shape), groups)
+    np.testing.assert_array_equal(nn.init.dirac_(mg.empty(*shape), groups).numpy(), theirs.numpy())
+
+
+def test_a_dirac_convolution_passes_its_input_on():
+    layer = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
+    nn.init.dirac_(layer.weight, groups=2)
+    x = mg.randn(2, 4, 5, 7)
+    np.testing.assert_allclose(layer(x).detach().numpy(), x.numpy(), rtol=1e-6)
+
+
+def test_eye():
+    np.testing.assert_array_equal(nn.init.eye_(mg.empty(3, 5)).numpy(), np.eye(3, 5))
+
+
+@pytest.mark.parametrize(("sparsity", "zeros"), [(0.0, 0), (0.1, 2), (0.5, 6), (1.0, 11)])
+def test_sparse(sparsity, zeros):
+    values = nn.init.sparse_(mg.empty(11, 200), sparsity, std=0.5, generator=mg.Generator(1)).numpy()
+    assert ((values == 0).sum(0) == zeros).all()
+    rest = values[values != 0]
+    if rest.size:
+        # The deviation of a standard deviation from n samples is std / sqrt(2 n).
+        assert abs(rest.std() - 0.5) < 5 * 0.5 / math.sqrt(2 * rest.size)
+        assert abs(rest.mean()) < 5 * 0.5 / math.sqrt(rest.size)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nn.init.eye_(mg.empty(3)), "eye_: expected two dimensions"),
+        (lambda: nn.init.dirac_(mg.empty(3, 3)), "dirac_: expected 3 to 5 dimensions"),
+        (lambda: nn.init.dirac_(mg.empty(3, 3, 3), 2), "dirac_: groups must divide the 3 output channels"),
+        (lambda: nn.init.sparse_(mg.empty(3, 3, 3), 0.1), "sparse_: expected two dimensions"),
+        (lambda: nn.init.sparse_(mg.empty(3, 3), 1.5), r"sparse_: sparsity must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_init_refuses_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["linear", "conv1d", "conv3d", "conv_transpose2d", "selu", "leaky_relu"])
+def test_gains(name):
+    assert nn.init.calculate_gain(name) == torch.nn.init.calculate_gain(name)
+
+
+@needs_torch
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"mask": True}])
+@pytest.mark.parametrize("heads", [(6, 2, 3), (4, 4, 4), (5, 1, 1)])
+def test_grouped_queries(heads, options):
+    rng = np.random.default_rng(sum(heads))
+    arrays = [rng.standard_normal((2, h, n, 3)) for h, n in zip(heads, (5, 7, 7), strict=True)]
+    mask = rng.random((5, 7)) < 0.7
+    mask[:, 0] = True
+    results = []
+    for tensor, attention in (
+        (mg.tensor, F.scaled_dot_product_attention),
+        (torch.tensor, torch.nn.functional.scaled_dot_product_attention),
+    ):
+        inputs = [tensor(a, requires_grad=True) for a in arrays]
+        chosen = {"attn_mask": tensor(mask)} if "mask" in options else options
+        out = attention(*inputs, enable_gqa=True, **chosen)
+        (out * out).sum().backward()
+        results.append([out.detach().numpy(), *(x.grad.numpy() for x in inputs)])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_grouped_queries_need_a_divisor():
+    query, key = mg.randn(4, 5, 3), mg.randn(3, 7, 3)
+    with pytest.raises(ValueError, match="heads of key and value must divide"):
+        F.scaled_dot_product_attention(query, key, key, enable_gqa=True)
