@@ -171,8 +171,9 @@ def _style(axes: Any, low: float, high: float) -> None:
 def _header(axes: Any, name: str, size: str, peaks: str) -> None:
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     left = -(LEFT - 0.25) / (WIDTH - LEFT - RIGHT)
-    axes.annotate(name, (left, 1), xytext=(0, 10), size=16, weight="bold", color=INK, **place)
-    axes.annotate(size, (0, 1), xytext=(0, 12), size=10.5, color=MUTED, **place)
+    named = axes.annotate(name, (left, 1), xytext=(0, 10), size=16, weight="bold", color=INK, **place)
+    after = {**place, "xycoords": named, "va": "baseline"}  # the name of a call may be long
+    axes.annotate(size, (1, 0), xytext=(12, 5), size=10.5, color=MUTED, **after)
     axes.annotate(peaks, (1, 1), xytext=(0, 12), size=10.5, color=MUTED, ha="right", **place)
 
 
