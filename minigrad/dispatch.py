@@ -85,7 +85,8 @@ class KernelTable:
         self.selected: dict[str, str] = {}  # device type -> name, set by use_kernel
         self.scoped: list[Kernel] = []  # functions given to use_kernel, which come before all others
         self.takes_small = True  # whether Op.small, which knows no kernels, may stand in for them
-        self._replaced = False
+        self.is_replaced = False  # whether a kernel of the user's stands beside minigrad's own
+        self._extended = False
         self._forget()
 
     def add(self, kernel: Kernel) -> None:
@@ -110,14 +111,15 @@ class KernelTable:
         self.scoped = kernels
         self._forget()
 
-    def takes_all(self) -> None:
-        """From now on the kernels compute small arrays, too."""
-        self._replaced = True
+    def extend(self) -> None:
+        """From now on there are kernels of the user's, which compute small arrays, too."""
+        self._extended = True
         self._forget()
 
     def _forget(self) -> None:
         """Start a new cache: another thread may just be adding to the old one what is no longer so."""
-        self.takes_small = not (self.selected or self.scoped or self._replaced)
+        self.is_replaced = bool(self.scoped) or self._extended
+        self.takes_small = not (self.selected or self.is_replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
 
     def candidates(self, device_type: str, dtype: np.dtype) -> tuple[Kernel, ...]:

@@ -26,6 +26,12 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def _is_the_user_s(run: Callable) -> bool:
+    """Whether a kernel is none of minigrad's own: a function of another module, or made of source code."""
+    module = getattr(run, "__module__", None) or ""
+    return not module.startswith("minigrad.") or module.endswith((".cuda_kernels", ".cython_kernels"))
+
+
 class OpDefinition:
     """An op without its call. The arguments are described at :class:`minigrad.op.Op`."""
 
@@ -228,8 +234,8 @@ class OpDefinition:
             if not callable(run):
                 raise TypeError(f"op {self.name!r}: a kernel is a function of arrays, got {run!r:.60}")
             own, accepted = str(name or getattr(run, "__name__", "kernel")), parse_dtypes(dtypes)
-            if self.small is not None and not (getattr(run, "__module__", "") or "").startswith("minigrad."):
-                self.kernels.takes_all()  # what replaces a kernel of minigrad's is for small arrays too
+            if _is_the_user_s(run):
+                self.kernels.extend()
             self.kernels.add(
                 Kernel(self.name, own, devices, accepted, run, layout, when, summary, prefer, amplification)
             )

@@ -250,6 +250,29 @@ def test_a_function_replaces_a_built_in_in_its_scope():
     assert calls == [(3, 4)] * 2 and mg.list_kernels("matmul") == before
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+def test_layers_use_a_function_in_place_of_matmul(shape):
+    """Forward and backward: a linear layer is a product and a sum then."""
+    calls = []
+
+    def mine(out, a, b):
+        calls.append((a.shape, b.shape))
+        np.matmul(a, b, out=out)
+
+    layer, x = mg.nn.Linear(5, 4), mg.randn(*shape, requires_grad=True)
+    layer(x).square().sum().backward()
+    expected = [t.grad.numpy() for t in (x, *layer.parameters())]
+    for t in (x, *layer.parameters()):
+        t.grad = None
+    with mg.use_kernel("matmul", mine):
+        layer(x).square().sum().backward()
+    assert calls[0] == ((6, 5), (5, 4)) and len(calls) == 3
+    for t, wanted in zip((x, *layer.parameters()), expected, strict=True):
+        np.testing.assert_allclose(t.grad.numpy(), wanted, rtol=1e-4, atol=1e-5)
+    layer(x)
+    assert len(calls) == 3
+
+
 def test_a_function_replaces_what_computes_small_arrays():
     def minus(out, x, y):
         np.subtract(x, y, out=out)

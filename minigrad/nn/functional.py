@@ -13,6 +13,7 @@ import numpy as np
 
 from minigrad.autograd import mode, wrap
 from minigrad.creation import rand_like
+from minigrad.dispatch import kernel_table
 from minigrad.dtypes import is_half
 from minigrad.mixed_precision import LOWER, WIDER, cast_inputs, in_float32
 from minigrad.ops import activation, elementwise
@@ -146,6 +147,9 @@ __all__ = [
 ]
 
 
+_products = kernel_table("matmul")
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight^T + bias.
 
@@ -166,11 +170,12 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
             f"got input of shape {input.shape}"
         )
-    if weight.ndim == 2 and (input.ndim == 2 or (input.ndim > 2 and input.device.type == "cpu")):
+    fused = not _products.is_replaced  # else it is a product, by the user's kernel, and a sum
+    if fused and weight.ndim == 2 and (input.ndim == 2 or (input.ndim > 2 and input.device.type == "cpu")):
         return _linear(input, weight, bias)
     if weight.ndim == 2 and input.ndim > 2:  # on a card one large product, there and back
         rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
-        return _linear(rows, weight, bias).reshape(*input.shape[:-1], weight.shape[0])
+        return linear(rows, weight, bias).reshape(*input.shape[:-1], weight.shape[0])
     out = _matmul(input, weight.T if weight.ndim == 2 else weight)
     return out if bias is None else out + bias
 
