@@ -44,7 +44,7 @@ print("used", where, cpu.isa, cpu.available_levels())
 
 
 def run(*command, **options):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=580, **options)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1800, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
