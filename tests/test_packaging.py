@@ -109,7 +109,10 @@ def test_wheel_works_outside_the_checkout(wheel, installed):
 
 
 def test_the_compiled_engine_passes_the_engine_s_tests(installed):
-    names = ("autograd", "graph_memory", "in_place", "op_api", "dispatch", "tensor", "promotion")
+    names = (
+        *("autograd", "graph_memory", "in_place", "op_api", "op_options"),
+        *("dispatch", "tensor", "promotion"),
+    )
     files = [ROOT / f"tests/test_{name}.py" for name in names]
     # pytest comes from this environment; minigrad cannot, for an editable install is no folder in there.
     site = sysconfig.get_path("purelib")
