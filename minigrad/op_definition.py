@@ -26,7 +26,7 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _is_the_user_s(run: Callable) -> bool:
+def _is_user_defined(run: Callable) -> bool:
     """Whether a kernel is none of minigrad's own: a function of another module, or made of source code."""
     module = getattr(run, "__module__", None) or ""
     return not module.startswith("minigrad.") or module.endswith((".cuda_kernels", ".cython_kernels"))
@@ -234,7 +234,7 @@ class OpDefinition:
             if not callable(run):
                 raise TypeError(f"op {self.name!r}: a kernel is a function of arrays, got {run!r:.60}")
             own, accepted = str(name or getattr(run, "__name__", "kernel")), parse_dtypes(dtypes)
-            if _is_the_user_s(run):
+            if _is_user_defined(run):
                 self.kernels.extend()
             self.kernels.add(
                 Kernel(self.name, own, devices, accepted, run, layout, when, summary, prefer, amplification)

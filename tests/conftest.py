@@ -9,6 +9,8 @@ import pytest
 
 import minigrad as mg
 import minigrad.testing
+from minigrad.dispatch import _tables
+from minigrad.op import _ops
 
 pytest_plugins = ["pytester"]
 
@@ -47,6 +49,33 @@ def device(request) -> mg.Device:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     mg.manual_seed(0)
+
+
+@pytest.fixture
+def forget_ops():
+    """Ops that a test defines go when it ends."""
+    before = set(_ops), set(_tables)
+    yield
+    for name in set(_ops) - before[0]:
+        del _ops[name]
+    for name in set(_tables) - before[1]:
+        del _tables[name]
+
+
+@pytest.fixture
+def swish(forget_ops):
+    """An op of the user's, with a gradient and no kernel."""
+
+    @mg.op
+    def swish(xp, x, *, beta=1.0):
+        return x / (1 + xp.exp(-beta * x))
+
+    @swish.grad
+    def _(g, y, x, *, beta):
+        s = mg.sigmoid(x * beta)
+        return g * (s + x * beta * s * (1.0 - s))
+
+    return swish
 
 
 _SUMMARY = pytest.StashKey[dict[str, list[str]]]()

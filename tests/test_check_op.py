@@ -5,22 +5,11 @@ import pytest
 
 import minigrad as mg
 import minigrad.compare
-from minigrad.dispatch import _tables
 from minigrad.kernels import sim
 from minigrad.kernels.launch import CudaKernel, blocks
-from minigrad.op import _ops
 from minigrad.testing import case, check_op
 
-
-@pytest.fixture(autouse=True)
-def _forget_ops():
-    """Ops that a test defines go when it ends."""
-    before = set(_ops), set(_tables)
-    yield
-    for name in set(_ops) - before[0]:
-        del _ops[name]
-    for name in set(_tables) - before[1]:
-        del _tables[name]
+pytestmark = pytest.mark.usefixtures("forget_ops")
 
 
 def make_swish():

@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.dispatch import Spec, _tables
-from minigrad.op import _ops
+from minigrad.dispatch import Spec
 from minigrad.testing import case, check_op, gradcheck, gradgradcheck
 
-
-@pytest.fixture(autouse=True)
-def _forget_ops():
-    """Ops that a test defines go when it ends."""
-    before = set(_ops), set(_tables)
-    yield
-    for name in set(_ops) - before[0]:
-        del _ops[name]
-    for name in set(_tables) - before[1]:
-        del _tables[name]
+pytestmark = pytest.mark.usefixtures("forget_ops")
 
 
 def make_swish(gradient=None):

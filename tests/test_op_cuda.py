@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.dispatch import _tables
 from minigrad.errors import KernelAccessError, KernelCompileError
 from minigrad.kernels.launch import blocks
-from minigrad.op import _ops
 from minigrad.testing import case, check_op
 
 SWISH = """
@@ -37,14 +35,7 @@ __global__ void row_sum(T* out, const T* x, long long columns) {
 }"""
 
 
-@pytest.fixture(autouse=True)
-def _forget_ops():
-    before = set(_ops), set(_tables)
-    yield
-    for name in set(_ops) - before[0]:
-        del _ops[name]
-    for name in set(_tables) - before[1]:
-        del _tables[name]
+pytestmark = pytest.mark.usefixtures("forget_ops")
 
 
 @pytest.fixture(params=["sim", "cuda"])
@@ -53,20 +44,6 @@ def gpu(request):
         return mg.device(request.param)
     except mg.errors.DeviceError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture
-def swish():
-    @mg.op
-    def swish(xp, x, *, beta=1.0):
-        return x / (1 + xp.exp(-beta * x))
-
-    @swish.grad
-    def _(g, y, x, *, beta):
-        s = mg.sigmoid(x * beta)
-        return g * (s + x * beta * s * (1.0 - s))
-
-    return swish
 
 
 def make_row_sum():

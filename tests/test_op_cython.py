@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.dispatch import _tables
 from minigrad.errors import KernelCompileError
 from minigrad.kernels import cython_module
-from minigrad.op import _ops
 from minigrad.testing import case, check_op
 
 if importlib.util.find_spec("Cython") is None:
@@ -38,28 +36,7 @@ def swish(floating[::1] out, const floating[::1] x, double beta):
 TINY = "def answer():\n    return {}\n"
 
 
-@pytest.fixture(autouse=True)
-def _forget_ops():
-    before = set(_ops), set(_tables)
-    yield
-    for name in set(_ops) - before[0]:
-        del _ops[name]
-    for name in set(_tables) - before[1]:
-        del _tables[name]
-
-
-@pytest.fixture
-def swish():
-    @mg.op
-    def swish(xp, x, *, beta=1.0):
-        return x / (1 + xp.exp(-beta * x))
-
-    @swish.grad
-    def _(g, y, x, *, beta):
-        s = mg.sigmoid(x * beta)
-        return g * (s + x * beta * s * (1.0 - s))
-
-    return swish
+pytestmark = pytest.mark.usefixtures("forget_ops")
 
 
 @pytest.fixture

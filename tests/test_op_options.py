@@ -7,19 +7,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.dispatch import _tables
 from minigrad.op import _ops
 from minigrad.testing import gradcheck, gradgradcheck
 
-
-@pytest.fixture(autouse=True)
-def _forget_ops():
-    before = set(_ops), set(_tables)
-    yield
-    for name in set(_ops) - before[0]:
-        del _ops[name]
-    for name in set(_tables) - before[1]:
-        del _tables[name]
+pytestmark = pytest.mark.usefixtures("forget_ops")
 
 
 # ---- attributes with types --------------------------------------------------------------------------------
