@@ -19,7 +19,7 @@ each_example = pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for p
 
 @each_example
 def test_an_example_runs_and_draws(example, tmp_path):
-    """It ends well, complains of nothing, and writes ``NAME.png`` to the folder it is given, and only there."""
+    """It ends well, complains of nothing, and writes ``NAME.png`` to its folder, and nothing elsewhere."""
     # Nothing is downloaded: the data are those of MINIGRAD_DATA, or what earlier downloads have left.
     environment = {"MINIGRAD_DATA": str(cache_folder())} | os.environ
     elsewhere, output = tmp_path / "elsewhere", tmp_path / "output"
@@ -28,7 +28,8 @@ def test_an_example_runs_and_draws(example, tmp_path):
         [sys.executable, example, "--quick", "--output", output],
         capture_output=True, text=True, timeout=300, env=environment, cwd=elsewhere,
     )  # fmt: skip
-    if done.returncode and (missing := re.search(r"^FileNotFoundError: (.+ is missing.*)", done.stderr, re.M)):
+    missing = re.search(r"^FileNotFoundError: (.+ is missing.*)", done.stderr, re.MULTILINE)
+    if done.returncode and missing:
         pytest.skip(missing[1])
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     progress_bar = re.compile(r"\d+%\|")
