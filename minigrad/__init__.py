@@ -248,6 +248,8 @@ def __getattr__(name: str):
         return _import_module(_LAZY[name])
     if name == "Launch":
         return _import_module("minigrad.cuda_kernels").Launch
+    if name == "draw_graph":
+        return _import_module("minigrad.graph_drawing").draw_graph
     if name in ("save", "load"):
         return getattr(_import_module("minigrad.io"), name)
     if name == "bfloat16":
@@ -256,4 +258,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, "Launch", "load", "save"])
+    return sorted([*globals(), *_LAZY, "Launch", "draw_graph", "load", "save"])
