@@ -236,6 +236,7 @@ _LAZY = {
     "memory": "minigrad.memory",
     "nn": "minigrad.nn",
     "optim": "minigrad.optim",
+    "plot": "minigrad.plot",
     "testing": "minigrad.testing",
     "train": "minigrad.train",
     "utils": "minigrad.utils",

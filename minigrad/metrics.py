@@ -122,23 +122,6 @@ class History(list[dict[str, float]]):
         Raises:
             ImportError: Matplotlib is missing: ``pip install "minigrad[plot]"``.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError('a picture needs Matplotlib: pip install "minigrad[plot]"') from error
-        names = list(dict.fromkeys(name.removeprefix("val_") for epoch in self for name in epoch))
-        figure = Figure(figsize=(4.5 * max(1, len(names)), 3.5), layout="constrained")
-        epochs = range(1, len(self) + 1)
-        for place, name in enumerate(names, 1):
-            axis = figure.add_subplot(1, len(names), place)
-            for key, label, style in ((name, "training", "o--"), (f"val_{name}", "validation", "o-")):
-                values = self[key]
-                if any(value is not None for value in values):
-                    drawn = [float("nan") if value is None else value for value in values]
-                    axis.plot(epochs, drawn, style, label=label)
-            axis.set(xlabel="epoch", ylabel=name)
-            axis.grid(alpha=0.3)
-            axis.legend()
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+        from minigrad.plot import training_curves  # when it is needed: few draw
+
+        return training_curves(self, path=path)

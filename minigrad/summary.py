@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from minigrad.creation import zeros
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
-__all__ = ["ModelSummary", "summary"]
+__all__ = ["ModelSummary", "evaluating", "summary"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class ModelSummary:
         return "\n".join([lines[0], rule, *lines[1:], rule, tail])
 
 
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """A context in which ``model`` is in evaluation mode and computes no gradients; then it is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def summary(model: Module, *inputs: Any) -> ModelSummary:
     """Run ``model`` once, in evaluation mode and without gradients, and tell what each layer gives.
 
@@ -69,15 +83,12 @@ def summary(model: Module, *inputs: Any) -> ModelSummary:
                 rows.append((path or "(model)", type(module).__name__, _shape(output), count))
 
             handles.append(module.register_forward_hook(note))
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with no_grad():
-            model.eval()(*arguments)
+        with evaluating(model):
+            model(*arguments)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     parameters = list(model.parameters())
     return ModelSummary(
         rows,
