@@ -116,6 +116,7 @@ setup(
     packages=[
         "minigrad",
         "minigrad.compare",
+        "minigrad.compare.chapters",
         "minigrad.data",
         "minigrad.io",
         "minigrad.kernels",
@@ -134,6 +135,7 @@ setup(
     exclude_package_data={"": ["*.pyc"]},
     package_data={
         "minigrad": ["py.typed", "*.pxd", "templates/file/*", "templates/package/**/*"],
+        "minigrad.compare": ["recorded/*.json"],
         "minigrad.data": ["*.npz"],
         "minigrad.kernels.cpu": ["*.h"],
         "minigrad.kernels.cuda": ["*.cu", "*.cuh"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import runpy
 import shutil
 import sys
 import tempfile
 import textwrap
 import time
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ __all__ = ["main"]
 OK, WRONG, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses; WRONG means that a rung gave a wrong result or failed."""
 
+CHAPTERS = ("machine", "ladder", "roofline", "size", "batch", "network", "precision", "simulator")
 LADDERS = ("matmul", "conv2d", "pooling")
 DEFAULT_OUTPUT = "minigrad-compare"
 
@@ -78,24 +82,46 @@ def _add_info(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
-        help="what makes each step up the ladders of kernels faster, measured here",
+        help="why GPUs speed up deep learning, measured, drawn and explained on this machine",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=textwrap.dedent(
             """\
-            Climbs the ladders of matmul, conv2d and pooling, from plain Python and the naive loop to the
-            fastest kernel, with NumPy beside them, and the GPU's kernels where there is a GPU. Every rung
-            is first checked against NumPy in float64; a wrong one is reported and not timed. Shows times,
-            rates and shares of the machine's own measured peak, and draws a picture."""
+            Measures, in chapters, why a GPU is faster than a processor, when it is not, and what made each
+            step faster:
+
+              machine    cores, vectors, caches, the card; their measured peaks
+              ladder     matmul, conv2d and pooling, from plain Python to the fastest kernel
+              roofline   every rung between the limits of arithmetic and of memory
+              size       from tiny to large: where the GPU overtakes, what a call and the transfers cost
+              batch      the same network at batch 1 to 1024
+              network    a CNN learns to read digits; where the time of its layers goes
+              precision  float64, float32, and on a card TF32, bfloat16, float16: speed and error
+              simulator  what the threads of a naive and of a tiled CUDA kernel ask of the memory
+
+            Every result is first checked against float64; a wrong one is reported and not timed. Without a
+            GPU its columns come from a recorded run, and say so. Kernels of your own are rungs, too."""
         ),
-        epilog="Takes some 80 seconds on two cores, with --quick under 20. Ctrl-C reports what was measured.",
+        epilog="Takes under two minutes on two cores, with --quick under 20 seconds, with --full some five "
+        "minutes. Ctrl-C reports what was measured.",
     )
     parser.add_argument(
         "--only",
         action="append",
-        choices=LADDERS,
-        help="climb one ladder alone (may be repeated)",
+        choices=(*CHAPTERS, *LADDERS),
+        metavar="CHAPTER",
+        help=f"one chapter, or one ladder, alone (may be repeated): {', '.join((*CHAPTERS, *LADDERS))}",
     )
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions")
+    how_long = parser.add_mutually_exclusive_group()
+    how_long.add_argument("--quick", action="store_true", help="smaller sizes and fewer repetitions")
+    how_long.add_argument("--full", action="store_true", help="larger sizes and more repetitions")
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="a module, or a .py file, that registers kernels of your own (may be repeated)",
+    )
     parser.add_argument(
         "--device",
         action="append",
@@ -111,9 +137,15 @@ def _add_compare(commands: Any) -> None:
         type=Path,
         default=Path(DEFAULT_OUTPUT),
         metavar="DIR",
-        help=f"folder for the picture (PNG and SVG) and the results (JSON); by default {DEFAULT_OUTPUT}",
+        help=f"folder for the pictures (PNG and SVG) and the results (JSON); by default {DEFAULT_OUTPUT}",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
+    parser.add_argument("--open", action="store_true", help="show the report in the web browser")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="also write what the card did as a recorded run, to be shown on machines without one",
+    )
     parser.set_defaults(run=_compare)
 
 
@@ -184,7 +216,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _info_text(found: dict[str, Any], width: int) -> str:
-    from minigrad.compare.table import count
+    from minigrad.compare.numbers import count
 
     caches = ", ".join(f"{name} {size // 1024} KB" for name, size in found["caches"].items())
     rows = [
@@ -219,10 +251,14 @@ def _field(name: str, value: str, width: int) -> str:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from minigrad.compare import measure, picture
+    from minigrad.compare import measure
     from minigrad.compare.table import render
 
     _check_writable(options.output)
+    for name in options.imports:
+        _import(name)
+    if options.record:
+        _check_card(options.device)
     progress = _Progress()
     try:
         comparison = measure.run(
@@ -230,25 +266,76 @@ def _compare(options: argparse.Namespace) -> int:
             devices=options.device,
             threads=options.threads,
             quick=options.quick,
+            full=options.full,
             progress=progress,
         )
     finally:
         progress.clear()
     print(comparison.to_json() if options.json else render(comparison, _width()))
+    _write(comparison, options)
+    if comparison.interrupted:
+        return INTERRUPTED
+    wrong = any(record.failure and not record.refused for record in comparison)
+    return WRONG if wrong or any(c.failed for c in comparison.chapters.values()) else OK
+
+
+def _write(comparison: Any, options: argparse.Namespace) -> None:
+    """Write the files, tell which, and open the report."""
+    from minigrad.compare import picture, recording
+
+    notes = sys.stderr if options.json else sys.stdout
+    paths: list[Path] = []
     try:
-        paths = comparison.save(options.output) if comparison else []
+        if comparison.chapters:
+            paths = comparison.save(options.output)
+        if options.record:
+            paths.append(recording.save(comparison, options.output))
     except OSError as error:
         raise UsageError(f"--output {options.output}: {error.strerror or error}") from None
-    notes = sys.stderr if options.json else sys.stdout
+    except ValueError as error:  # Ctrl-C came before the card's turn
+        print(f"No recorded run: {error}", file=notes)
     if paths:
         print(f"\nwritten: {', '.join(map(str, paths))}", file=notes)
     if not picture.is_available():
         print(picture.INSTALL, file=notes)
     elif comparison and not picture.drawable(comparison):
         print("No picture: nothing was measured but on the simulator, or every rung was wrong", file=notes)
-    if comparison.interrupted:
-        return INTERRUPTED
-    return WRONG if any(record.failure and not record.refused for record in comparison) else OK
+    if options.open:
+        _open(paths)
+
+
+def _open(paths: Sequence[Path]) -> None:
+    """Show the report in the web browser; if there is none, the first picture."""
+    for suffix in (".html", ".png"):
+        for path in paths:
+            if path.suffix == suffix:
+                webbrowser.open(path.resolve().as_uri())
+                return
+
+
+def _import(name: str) -> None:
+    """Import a module, or run a Python file, for the kernels that it registers."""
+    sys.path.insert(0, "")  # as `python -m` does
+    try:
+        if name.endswith(".py"):
+            runpy.run_path(name, run_name=Path(name).stem)
+        else:
+            importlib.import_module(name)
+    except Exception as error:
+        raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path.remove("")
+
+
+def _check_card(devices: Sequence[str] | None) -> None:
+    """Refuse to record what no card will have measured."""
+    from minigrad.kernels import cuda
+
+    reason = cuda.why_unavailable()
+    if reason:
+        raise UsageError(f"--record needs a card: {reason}")
+    if devices is not None and not any(name.startswith("cuda") for name in devices):
+        raise UsageError("--record needs a card, and --device names none")
 
 
 def _check_writable(folder: Path) -> None:

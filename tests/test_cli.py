@@ -9,18 +9,18 @@ import pytest
 
 import minigrad as mg
 from minigrad import cli
-from minigrad.compare import Effort, machine, measure, peaks, picture
+from minigrad.compare import Effort, machine, measure, peaks, picture, session
 from minigrad.dispatch import kernel_table
 from minigrad.kernels import cuda, sim
 
-TINY = Effort(rounds=1, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1)
+TINY = Effort(rounds=1, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1, chapter=0.0, training=0.0)
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch, tmp_path):
     """Little effort, and a current directory that may be written to."""
-    monkeypatch.setattr(measure, "FULL", TINY)
-    monkeypatch.setattr(measure, "QUICK", TINY)
+    for name in ("STANDARD", "FULL", "QUICK"):
+        monkeypatch.setattr(measure, name, TINY)
     monkeypatch.setattr(peaks, "STREAM_BYTES", 1 << 16)
     monkeypatch.setattr(peaks, "BURST", 1e-4)
     monkeypatch.chdir(tmp_path)
@@ -225,12 +225,12 @@ def test_wrong_kernel_sets_the_exit_status(capsys):
 
 
 def test_interrupted(capsys, monkeypatch, tmp_path):
-    def take_turns(name, rungs, *rest):
+    def in_turns(rungs, *rest):
         for rung in rungs[:2]:
             rung.sample(0.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "take_turns", take_turns)
+    monkeypatch.setattr(session, "in_turns", in_turns)
     assert cli.main(["compare", "--device", "cpu", "--threads", "1"]) == 130
     out = capsys.readouterr().out
     assert "Interrupted: this is what was measured until then." in out

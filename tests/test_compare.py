@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.compare import LADDERS, Comparison, Effort, Record, peaks, picture, table
+from minigrad.compare import LADDERS, Comparison, Effort, Record, machine, numbers, peaks, picture
 from minigrad.compare.records import with_steps
 from minigrad.compare.rungs import RungError, Trial
 from minigrad.compare.worker import NumpyRung
@@ -16,7 +16,8 @@ from minigrad.dispatch import kernel_table
 from minigrad.kernels import sim
 from minigrad.kernels.launch import CudaKernel
 
-TINY = Effort(rounds=2, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1)
+TINY = Effort(rounds=2, turn=0.0, longest=0.01, slow=1.0, slow_rounds=1, chapter=0.0, training=0.0)
+ALL_LADDERS = list(LADDERS)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def comparison():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peaks, "STREAM_BYTES", 1 << 16)
         patch.setattr(peaks, "BURST", 1e-4)
-        return mg.compare.run(devices="cpu", threads=2, effort=TINY, seed=0)
+        return mg.compare.run(ALL_LADDERS, devices="cpu", threads=2, effort=TINY, seed=0)
 
 
 def by_rung(comparison, rung):
@@ -120,7 +121,10 @@ def test_every_kernel_is_a_rung(comparison):
 
 def test_comparison_as_json(comparison):
     found = json.loads(comparison.to_json())
-    assert {"format", "date", "interrupted", "no_gpu", "notes", "machine", "peaks", "records"} == set(found)
+    assert set(found) == {
+        *("format", "date", "interrupted", "no_gpu", "notes", "machine"),
+        *("peaks", "recordings", "records", "chapters"),
+    }
     assert [set(row) for row in found["records"]] == [{f.name for f in fields(Record)}] * len(comparison)
     assert found["records"][0]["samples"] == list(comparison[0].samples)
     assert all(row["rate"] > 0 for row in found["peaks"])
@@ -142,7 +146,9 @@ def test_only_one_ladder_and_any_thread_count():
 
 
 def test_wrong_arguments_are_refused_at_once():
-    with pytest.raises(ValueError, match="no ladder is named 'sorting'; there are: matmul"):
+    with pytest.raises(
+        ValueError, match="no chapter or ladder is named 'sorting'; there are: machine, ladder"
+    ):
         mg.compare.run(only="sorting")
     with pytest.raises(mg.errors.DeviceError, match="unknown device 'tpu'"):
         mg.compare.run(devices="tpu")
@@ -165,7 +171,7 @@ def test_simulator(tmp_path):
         mg.device("sim")
     except mg.errors.DeviceError as error:
         pytest.skip(str(error))
-    found = mg.compare.run(devices="sim", effort=TINY)
+    found = mg.compare.run(ALL_LADDERS, devices="sim", effort=TINY)
     assert {record.rung for record in found.ladder("matmul")} >= {"naive", "tiled"}
     for record in taken(found, "conv2d pipelined"):
         assert record.correct and record.threads is None
@@ -194,14 +200,19 @@ class PretendedCard:
         return getattr(np, name)
 
 
+def pretend_name(monkeypatch):
+    row = {"device": "cuda:0", "available": True, "name": "Pretended", "reason": ""}
+    monkeypatch.setattr(machine, "devices", lambda: [row])
+
+
 def test_card(monkeypatch):
     """All that happens on a card but its kernels, which the simulator runs."""
     if not sim.is_available():
         pytest.skip("no C++ compiler")
     monkeypatch.setattr(peaks, "card_arithmetic", lambda device, repeats: [2e12] * repeats)
-    monkeypatch.setattr(table, "card_name", lambda spec: "Pretended")
+    pretend_name(monkeypatch)
     card = mg.Device("cuda", 0, PretendedCard())
-    found = mg.compare.run(devices=[card], effort=TINY)
+    found = mg.compare.run(ALL_LADDERS, devices=[card], effort=TINY)
     assert found.ladders == ["matmul", "conv2d", "pooling"]
     for record in taken(found, "matmul wgmma"):
         assert record.correct and record.threads is None and record.device == "cuda:0"
@@ -219,7 +230,7 @@ def test_card_without_memory(monkeypatch):
         raise MemoryError("out of memory allocating 1,073,741,824 bytes")
 
     monkeypatch.setattr(peaks, "card_arithmetic", full)
-    monkeypatch.setattr(table, "card_name", lambda spec: "Pretended")
+    pretend_name(monkeypatch)
     monkeypatch.setattr(mg.Device, "from_numpy", full)
     found = mg.compare.run(only="matmul", devices=[mg.Device("cuda", 0, PretendedCard())], effort=TINY)
     assert {record.failure for record in found} == {
@@ -305,7 +316,7 @@ def test_interrupted_run_keeps_what_was_measured(tmp_path):
         if "matmul: timing, round 2" in text:
             raise KeyboardInterrupt
 
-    found = mg.compare.run(devices="cpu", threads=1, effort=TINY, progress=progress)
+    found = mg.compare.run(ALL_LADDERS, devices="cpu", threads=1, effort=TINY, progress=progress)
     assert found.interrupted and found.ladders == ["matmul"]
     assert all(record.rate for record in found)
     assert "Interrupted" in found.table()
@@ -406,18 +417,18 @@ def test_multiply_adds_of_the_card():
 
 
 def test_numbers_as_text():
-    assert [table.significant(x) for x in (0.01234, 0.5, 4.567, 78.91, 117.4, 5234)] == [
+    assert [numbers.significant(x) for x in (0.01234, 0.5, 4.567, 78.91, 117.4, 5234)] == [
         "0.0123", "0.5", "4.57", "78.9", "117", "5234",
     ]  # fmt: skip
-    assert [table.seconds(x) for x in (1.234, 0.0456, 7.89e-6, 5e-8)] == [
+    assert [numbers.seconds(x) for x in (1.234, 0.0456, 7.89e-6, 5e-8)] == [
         "1.23 s",
         "45.6 ms",
         "7.89 us",
         "50 ns",
     ]
-    assert [table.share(x) for x in (0.917, 0.0343, 0.0002, None)] == ["92 %", "3.4 %", "0.02 %", ""]
-    assert [table.times(x) for x in (1.87, 86.2, None)] == ["x1.9", "x86", ""]
-    assert table.per_second(4.3e12, "B/s") == "4.3 TB/s"
+    assert [numbers.share(x) for x in (0.917, 0.0343, 0.0002, None)] == ["92 %", "3.4 %", "0.02 %", ""]
+    assert [numbers.times(x) for x in (1.87, 86.2, None)] == ["x1.9", "x86", ""]
+    assert numbers.per_second(4.3e12, "B/s") == "4.3 TB/s"
 
 
 # ---- the files --------------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
-"""The comparison: what each step up the ladders of kernels brings, on this machine.
+"""The comparison: why GPUs speed up deep learning, on this machine, in chapters.
 
 >>> import minigrad as mg
 >>> comparison = mg.compare.run(only="matmul", quick=True)
 >>> print(comparison.table())                                     # doctest: +SKIP
 >>> [(r.rung, r.threads, r.rate, r.peak_share) for r in comparison]  # doctest: +SKIP
+>>> comparison.chapters["ladder"].findings                        # doctest: +SKIP
 
 On the command line it is ``minigrad compare``.
 """
 
-from minigrad.compare.measure import Effort, run
+from minigrad.compare.comparison import Chapter, Comparison
+from minigrad.compare.measure import run
 from minigrad.compare.problems import LADDERS
-from minigrad.compare.records import Comparison, Record
+from minigrad.compare.records import Record
+from minigrad.compare.timing import Effort
 
-__all__ = ["LADDERS", "Comparison", "Effort", "Record", "run"]
+__all__ = ["LADDERS", "Chapter", "Comparison", "Effort", "Record", "run"]

@@ -45,13 +45,16 @@ LADDERS: dict[str, tuple[str, Callable[..., Any], tuple[tuple[int, ...], ...]]] 
 }
 
 
-def profile_ladder(name: str) -> Iterator[tuple[str, list[LaunchProfile]]]:
-    """For each rung of a ladder of LADDERS its name and its launches; none if it does not take this size."""
+def profile_ladder(
+    name: str, rungs: Sequence[str] | None = None
+) -> Iterator[tuple[str, list[LaunchProfile]]]:
+    """For each of ``rungs``, by default all of a ladder of LADDERS, its name and its launches; none if it
+    does not take this size."""
     op, call, shapes = LADDERS[name]
     mg.manual_seed(0)
     inputs = [_normal(*shape) for shape in shapes]
     for kernel in mg.list_kernels(op, "sim"):
-        if mg.float32 in kernel.dtypes:
+        if mg.float32 in kernel.dtypes and (rungs is None or kernel.name in rungs):
             with mg.use_kernel(op, kernel.name, "sim"), sim.profile() as launches:
                 call(*inputs)
             yield kernel.name, launches

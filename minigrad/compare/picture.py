@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from minigrad.compare.records import Comparison, Record
-from minigrad.compare.table import count, share, significant, times
+from minigrad.compare.comparison import Comparison
+from minigrad.compare.numbers import count, share, significant, times
+from minigrad.compare.records import Record
 
 __all__ = ["INSTALL", "draw", "drawable", "is_available", "save"]
 

@@ -1,20 +1,14 @@
-"""What a comparison gives: a tidy list of records, and the machine that they were measured on."""
+"""The records of the ladders: one for each rung, on each device, with each number of threads."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from minigrad.compare.peaks import Peaks
 from minigrad.compare.rungs import Rung
+from minigrad.compare.timing import Timing
 
-__all__ = ["Comparison", "Record", "make_record", "with_steps"]
-
-FORMAT = 1  # of the JSON
+__all__ = ["Record", "make_record", "with_steps"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,8 @@ class Record:
         step: the rate over that of the rung before (with more threads: over its own with one).
         transfer_seconds: on a card, the time to copy the inputs there and the result back; not in
             ``seconds``.
-        samples: all times, in seconds.
+        samples: all times, in seconds; none where only their median was recorded.
+        recorded: None if measured on this machine, otherwise the label of the recorded run.
     """
 
     ladder: str
@@ -77,94 +72,19 @@ class Record:
     step: float | None
     transfer_seconds: float | None
     samples: tuple[float, ...]
-
-
-class Comparison(list):
-    """A list of :class:`Record`, with the machine that they come from.
-
-    Attributes:
-        machine: the processor, the devices and the software, as a dict.
-        peaks: the measured peaks: dicts of device, threads, bound and rate (per second).
-        date: when it was measured, ISO 8601.
-        interrupted: whether Ctrl-C ended it early; it then holds what was measured until then.
-        notes: other things that went wrong, a sentence each.
-        no_gpu: in one sentence, why no GPU was measured; empty if one was, or none was asked for.
-    """
-
-    def __init__(self, machine: dict[str, Any], date: str):
-        super().__init__()
-        self.machine = machine
-        self.date = date
-        self.peaks: list[dict[str, Any]] = []
-        self.interrupted = False
-        self.no_gpu = ""
-        self.notes: list[str] = []
-
-    def peak(self, device: str, threads: int | None, bound: str) -> float | None:
-        """A measured peak in operations or bytes per second, or None."""
-        for row in self.peaks:
-            if (row["device"], row["threads"], row["bound"]) == (device, threads, bound):
-                return row["rate"]
-        return None
-
-    def ladder(self, name: str) -> list[Record]:
-        """The records of one ladder."""
-        return [record for record in self if record.ladder == name]
-
-    @property
-    def ladders(self) -> list[str]:
-        """The names of the ladders that have records."""
-        return list(dict.fromkeys(record.ladder for record in self))
-
-    def table(self, width: int = 100) -> str:
-        """The results as text for a terminal of ``width`` columns."""
-        from minigrad.compare.table import render
-
-        return render(self, width)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return {
-            "format": FORMAT,
-            "date": self.date,
-            "interrupted": self.interrupted,
-            "no_gpu": self.no_gpu,
-            "notes": self.notes,
-            "machine": self.machine,
-            "peaks": self.peaks,
-            "records": [asdict(record) for record in self],
-        }
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write ``results.json``, and where matplotlib is installed ``ladder.png`` and ``ladder.svg``.
-
-        Returns the paths written. The folder is made if it is not there. No picture is drawn if nothing
-        was measured but on the simulator.
-        """
-        from minigrad.compare import picture
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        results = folder / "results.json"
-        results.write_text(self.to_json() + "\n")
-        if not picture.is_available() or not picture.drawable(self):
-            return [results]
-        return [results, *picture.save(self, folder)]
+    recorded: str | None = None
 
 
 def make_record(ladder: str, op: str, rung: Rung, peaks: Peaks) -> Record:
     """The record of a rung, with what was measured of it until now."""
-    problem, times = rung.problem, np.array(rung.samples)
-    measured = len(times) > 0 and rung.failure is None and problem is not None
-    seconds = float(np.median(times)) if measured else None
+    problem = rung.problem
+    measured = rung.failure is None and problem is not None
+    timing = Timing.of(rung.samples if measured else ())
+    seconds = timing.seconds
     simulated = rung.device.type == "sim"
     rate = problem.work / seconds if seconds and problem and not simulated else None
     bound = problem.bound if problem else "compute"
     peak = peaks.get(str(rung.device), rung.threads, bound)
-    lower, upper = np.percentile(times, (25, 75)) if measured else (0.0, 0.0)
     return Record(
         ladder=ladder,
         op=op,
@@ -179,11 +99,7 @@ def make_record(ladder: str, op: str, rung: Rung, peaks: Peaks) -> Record:
         failure=rung.failure,
         refused=rung.refused,
         error=rung.error,
-        seconds=seconds,
-        seconds_min=float(times.min()) if measured else None,
-        seconds_max=float(times.max()) if measured else None,
-        spread=float((upper - lower) / 2 / seconds) if seconds else None,
-        calls=len(times) if measured else 0,
+        **asdict(timing),
         operations=problem.operations if problem else 0,
         bytes=problem.bytes if problem else 0,
         bound=bound,

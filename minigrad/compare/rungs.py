@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ import numpy as np
 
 from minigrad.autograd import no_grad
 from minigrad.compare.problems import Problem
+from minigrad.compare.timing import active, sample_calls, warm_up
 from minigrad.devices import Device, device
 from minigrad.dispatch import Kernel, KernelTable, kernel_table, use_kernel
-from minigrad.kernels.cpu.threads import num_threads
 
 __all__ = [
     "ArrayRung",
@@ -34,11 +33,6 @@ __all__ = [
     "Trial",
     "summary",
 ]
-
-SHORTEST = 1e-3  # seconds: shorter calls are timed several at a time, so that the clock's own cost is lost
-LONG = 0.3  # seconds: a call this long warms itself up
-TRIES = 3  # calls to estimate a time from, if they are short
-MAX_SAMPLES = 40  # in one turn
 
 
 class RungError(Exception):
@@ -132,7 +126,7 @@ class Rung:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Inside this context calls run this rung's code, on its device, with its threads."""
-        with self.device.active(), num_threads(self.threads) if self.threads else contextlib.nullcontext():
+        with active(self.device, self.threads):
             yield
 
     def solve(self, problem: Problem, inputs: list[np.ndarray]) -> np.ndarray:
@@ -141,14 +135,7 @@ class Rung:
         self.problem = problem
         with self.active():
             cpu_time, own_time = time.process_time(), time.thread_time()
-            self.estimate = math.inf
-            for _ in range(TRIES):  # the first call may have had to load something, or met another program
-                start = time.perf_counter()
-                output = self._call()
-                self.device.synchronize()
-                self.estimate = min(self.estimate, time.perf_counter() - start)
-                if self.estimate > LONG / TRIES:
-                    break
+            self.estimate, output = warm_up(self._call, self.device.synchronize)
             own_time = time.thread_time() - own_time
             # Threads that share the work use the processor's time; the clock would also count other programs.
             self.parallel = time.process_time() - cpu_time > 1.3 * own_time
@@ -156,23 +143,9 @@ class Rung:
 
     def sample(self, budget: float) -> None:
         """Time calls for about ``budget`` seconds, at least one, and add them to ``samples``."""
-        call, synchronize, clock = self._call, self.device.synchronize, time.perf_counter
-        assert call is not None
+        assert self._call is not None
         with self.active():
-            if self.estimate < LONG:
-                call()
-                synchronize()
-            calls = max(1, math.ceil(SHORTEST / max(self.estimate, 1e-9)))
-            stop = clock() + budget
-            for _ in range(MAX_SAMPLES):
-                start = clock()
-                for _ in range(calls):
-                    call()
-                synchronize()
-                end = clock()
-                self.samples.append((end - start) / calls)
-                if end >= stop:
-                    break
+            self.samples += sample_calls(self._call, self.device.synchronize, self.estimate, budget)
 
     def close(self) -> None:
         """Let go of the arrays."""
@@ -194,7 +167,7 @@ class KernelRung(Rung):
         with self.active(), _must_take(self.kernel, problem):
             output = problem.run(*tensors)
         if self.device.type == "cuda":
-            self.transfer_seconds = _transfer_seconds(self.device, inputs, output)
+            self.transfer_seconds = transfer_seconds(self.device, inputs, output)
         return lambda: problem.run(*tensors)
 
     def result(self, output: Any) -> np.ndarray:
@@ -260,7 +233,7 @@ def _must_take(kernel: Kernel, problem: Problem) -> Iterator[None]:
         del table.choose
 
 
-def _transfer_seconds(device: Device, inputs: list[np.ndarray], output: Any) -> float:
+def transfer_seconds(device: Device, inputs: list[np.ndarray], output: Any) -> float:
     """Seconds to copy the inputs to the card and the result back, the median of five."""
     seconds = []
     for _ in range(5):

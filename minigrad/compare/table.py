@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from minigrad.compare.machine import card_name
-from minigrad.compare.records import Comparison, Record
+from minigrad.compare.comparison import Chapter, Comparison
+from minigrad.compare.numbers import count, megabytes, per_second, seconds, share, significant, times
+from minigrad.compare.records import Record
 
-__all__ = ["count", "heading", "per_second", "render", "seconds", "share", "significant", "times"]
+__all__ = ["heading", "render"]
 
 NARROWEST = 30  # columns for the sentence on what a rung adds; with fewer it gets lines of its own
 BUSY = 0.3  # of the cores: with more load than this, other programs disturb the times
@@ -16,18 +19,86 @@ WIDTHS = (14, 7, 8, 8, 8, 8, 7)
 
 
 def render(comparison: Comparison, width: int = 100) -> str:
-    """The tables of all ladders, one for each kind of device."""
+    """All chapters: their tables and findings. Of a whole run, the tables that say most."""
+    whole = len(comparison.chapters) > 3
     parts = [heading(comparison)]
-    for name in comparison.ladders:
-        records = comparison.ladder(name)
-        for device in dict.fromkeys(record.device for record in records):
-            parts.append(_ladder(name, device, [r for r in records if r.device == device], width))
+    for chapter in comparison.chapters.values():
+        parts += _chapter(comparison, chapter, whole, width)
+    if not comparison.chapters:  # a ladder alone, of an older file or of bench_op
+        parts += _ladders(comparison, comparison, width)
     parts += [_wrapped(f"Note: {note}", width) for note in comparison.notes]
     if comparison.no_gpu:
         parts.append(_wrapped(no_gpu(comparison), width))
     if comparison.interrupted:
         parts.append("Interrupted: this is what was measured until then.")
     return "\n\n".join(parts)
+
+
+def _chapter(comparison: Comparison, chapter: Chapter, whole: bool, width: int) -> list[str]:
+    """A chapter's heading, its tables, its findings and its notes."""
+    heading = f"{chapter.title}: {chapter.question}"
+    parts = [f"{heading}\n{'=' * min(len(heading), width)}"]
+    if chapter.name == "ladder":
+        parts += _ladders(comparison, [*chapter.rows, *chapter.recorded_rows], width)
+    else:
+        parts += _tables(chapter, whole)
+    sentences = [_wrapped(sentence, width, "* ") for sentence in chapter.findings]
+    sentences += [_wrapped(f"Note: {note}", width) for note in chapter.notes]
+    if sentences:
+        parts.append("\n".join(sentences))
+    return parts if len(parts) > 1 else []
+
+
+def _tables(chapter: Chapter, whole: bool) -> list[str]:
+    """A chapter's tables, what was measured here apart from what was recorded elsewhere."""
+    from minigrad.compare.chapters import CHAPTERS
+
+    module = CHAPTERS[chapter.name]
+    parts = []
+    for table, columns in module.COLUMNS.items():
+        if whole and table not in module.SHORT:
+            continue
+        own, recorded = chapter.tables.get(table, []), chapter.recorded.get(table, [])
+        if own:
+            parts.append(_grid(columns, own))
+        if recorded:
+            parts.append(f"Recorded on {recorded[0].recorded}:\n{_grid(columns, recorded)}")
+    return parts
+
+
+def _grid(columns: Sequence[tuple[str, Callable[[Any], str]]], rows: Sequence[Any]) -> str:
+    """Rows under their headings; text to the left, what begins with a number to the right. A column in which
+    nothing stands is left out."""
+    cells = [[heading, *(text(row) for row in rows)] for heading, text in columns]
+    cells = [column for column in cells if any(column[1:])]
+    lines = []
+    widths = [max(map(len, column)) for column in cells]
+    for line in zip(*cells, strict=True):
+        padded = [
+            cell.rjust(width) if _numeric(column[1:]) else cell.ljust(width)
+            for cell, width, column in zip(line, widths, cells, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _numeric(column: Sequence[str]) -> bool:
+    filled = [cell for cell in column if cell]
+    return sum(cell[0].isdigit() or cell[:2] in ("+-", "x1") for cell in filled) > len(filled) / 2
+
+
+def _ladders(comparison: Comparison, records: Sequence[Record], width: int) -> list[str]:
+    """The tables of the ladders, one for each device, the recorded ones apart."""
+    groups: dict[tuple[str, str | None, str], list[Record]] = {}
+    for ladder in dict.fromkeys(record.ladder for record in records):
+        for record in records:
+            if record.ladder == ladder:
+                groups.setdefault((ladder, record.recorded, record.device), []).append(record)
+    parts = []
+    for (ladder, label, device), rows in groups.items():
+        where = f"a card, recorded on {label}" if label else _where(comparison, device)
+        parts.append(_ladder(ladder, where, rows, width))
+    return parts
 
 
 def heading(comparison: Comparison) -> str:
@@ -41,7 +112,7 @@ def heading(comparison: Comparison) -> str:
     for device in dict.fromkeys(row["device"] for row in comparison.peaks):
         bounds = dict.fromkeys(row["bound"] for row in comparison.peaks if row["device"] == device)
         measured = ", ".join(_peaks(comparison, device, bound) for bound in bounds)
-        lines.append(f"measured peak of {_where(device)}: {measured}")
+        lines.append(f"measured peak of {_where(comparison, device)}: {measured}")
     load, cores = comparison.machine["load"], comparison.machine["cores"]
     if load is not None and load > BUSY * cores:
         lines.append(
@@ -70,18 +141,19 @@ def _peaks(comparison: Comparison, device: str, bound: str) -> str:
     return f"{what} " + " and ".join(rates)
 
 
-def _where(device: str) -> str:
-    return f"{device} ({card_name(device)})" if device.startswith("cuda") else device
+def _where(comparison: Comparison, device: str) -> str:
+    return f"{device} ({comparison.device_name(device)})" if device.startswith("cuda") else device
 
 
-def _ladder(name: str, device: str, records: list[Record], width: int) -> str:
+def _ladder(name: str, where: str, records: list[Record], width: int) -> str:
     measured = [r for r in records if r.seconds is not None]
     main = max(measured or records, key=lambda r: r.operations)
     unit = main.unit
-    work = f"{significant(main.operations / 1e9)} GFLOP" if main.bound == "compute" else _bytes(main.bytes)
-    title = f"{name} on {_where(device)}: {main.size}, float32, {work} a call"
+    work = f"{significant(main.operations / 1e9)} GFLOP" if main.bound == "compute" else megabytes(main.bytes)
+    title = f"{name} on {where}: {main.size}, float32, {work} a call"
     lines = [title, "-" * min(len(title), width)]
-    if device == "sim":
+    simulated = records[0].device == "sim"
+    if simulated:
         lines.append(
             _wrapped(
                 "The simulator runs the kernels thread by thread to check them: its times say nothing "
@@ -90,7 +162,7 @@ def _ladder(name: str, device: str, records: list[Record], width: int) -> str:
             )
         )
     columns = [column.format(unit=unit) for column in COLUMNS]
-    if device == "sim":
+    if simulated:
         columns = [f"sim {column}" if column == "time" else column for column in columns]
     lines.append(_row(columns) + "  what it adds")
     told: set[str] = set()
@@ -119,7 +191,7 @@ def _lines(record: Record, adds: str, width: int) -> list[str]:
             record.rung,
             threads,
             seconds(record.seconds),
-            f"+-{share(record.spread)}",
+            "" if record.spread is None else f"+-{share(record.spread)}",
             significant(record.rate / 1e9) if record.rate else "",
             share(record.peak_share),
             times(record.step),
@@ -143,51 +215,3 @@ def _row(cells: list[str]) -> str:
 
 def _wrapped(text: str, width: int, indent: str = "") -> str:
     return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=" " * len(indent))
-
-
-# ---- numbers ----------------------------------------------------------------------------------------------
-
-
-def significant(value: float) -> str:
-    """Three significant digits, and all of a large number: 0.0123, 4.56, 78.9, 12345."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def seconds(value: float | None) -> str:
-    """A time with its unit: 1.23 s, 45.6 ms, 7.89 us."""
-    if value is None:
-        return ""
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= size:
-            return f"{significant(value / size)} {unit}"
-    return f"{significant(value / 1e-9)} ns"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage of two digits or so: 92 %, 3.4 %, 0.02 %."""
-    if value is None:
-        return ""
-    percent = 100 * value
-    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
-
-
-def times(value: float | None) -> str:
-    """A factor: x1.9, x86."""
-    return "" if value is None else f"x{value:.0f}" if value >= 9.95 else f"x{value:.2g}"
-
-
-def per_second(rate: float, unit: str) -> str:
-    """A rate with a prefix: 117 GFLOP/s, 4.3 TB/s."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if rate >= size:
-            return f"{significant(rate / size)} {prefix}{unit}"
-    return f"{significant(rate / 1e3)} k{unit}"
-
-
-def count(number: int | None, noun: str) -> str:
-    """``1 core``, ``2 cores``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _bytes(number: int) -> str:
-    return f"{significant(number / 1e6)} MB"

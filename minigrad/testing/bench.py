@@ -17,12 +17,13 @@ import numpy as np
 
 from minigrad.autograd import no_grad
 from minigrad.compare import machine, picture
-from minigrad.compare.measure import FULL, Effort, take_turns, told
+from minigrad.compare.comparison import Comparison
+from minigrad.compare.numbers import seconds, share, significant, times
 from minigrad.compare.peaks import Peaks
 from minigrad.compare.problems import Problem
-from minigrad.compare.records import Comparison, Record, make_record, with_steps
+from minigrad.compare.records import Record, make_record, with_steps
 from minigrad.compare.rungs import KernelRung, RefusedError, Rung
-from minigrad.compare.table import seconds, share, significant, times
+from minigrad.compare.timing import STANDARD, Effort, in_turns, told
 from minigrad.creation import from_numpy
 from minigrad.devices import Device, available_devices
 from minigrad.devices import device as find_device
@@ -85,7 +86,7 @@ def bench_op(
     dtypes: str | Sequence = "f4",
     against: Mapping[str, Callable] | None = None,
     output: str | Path | None = None,
-    effort: Effort = FULL,
+    effort: Effort = STANDARD,
     seed: int | None = None,
 ) -> OpTable:
     """Time the reference and all kernels of an op, in turns; each is checked before it is timed.
@@ -126,7 +127,7 @@ def bench_op(
             rungs = [rung for device in where for rung in _rungs(problem, device, against or {})]
             for rung in rungs:
                 _prepare(rung, problem)
-            take_turns(op.name, rungs, effort, time.monotonic() + effort.ladder)
+            in_turns(rungs, effort, time.monotonic() + effort.ladder, op.name)
             title = f"{op.name}{one}" + (f" {dtype}" if dtype != np.float32 else "")
             records = [make_record(title, op.name, rung, Peaks([], [])) for rung in rungs]
             table += with_steps([replace(record, dtype=str(dtype)) for record in records])
