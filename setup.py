@@ -123,6 +123,7 @@ setup(
         "minigrad.kernels.cpu",
         "minigrad.kernels.cuda",
         "minigrad.kernels.sim",
+        "minigrad.models",
         "minigrad.nn",
         "minigrad.nn.utils",
         "minigrad.ops",

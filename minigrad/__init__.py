@@ -234,6 +234,7 @@ _LAZY = {
     "data": "minigrad.data",
     "io": "minigrad.io",
     "memory": "minigrad.memory",
+    "models": "minigrad.models",
     "nn": "minigrad.nn",
     "optim": "minigrad.optim",
     "plot": "minigrad.plot",

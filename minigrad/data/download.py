@@ -23,14 +23,16 @@ class RemoteFiles:
     Attributes:
         name: the data set's name in messages.
         folder: the folder that holds the files, below the data root.
-        mirrors: addresses that the file names are appended to, tried in order.
+        mirrors: addresses that the file names are appended to, tried in order; or none.
         sha256: file name to the sha256 of its content, in hexadecimal.
+        origin: where the files are from if there is no mirror, as a sentence.
     """
 
     name: str
     folder: str
     mirrors: Sequence[str]
     sha256: Mapping[str, str]
+    origin: str = ""
 
     def path(self, filename: str, root: str | os.PathLike[str] | None = None, download: bool = True) -> Path:
         """The local path of ``filename``, downloaded first if need be.
@@ -49,6 +51,11 @@ class RemoteFiles:
         path = base / self.folder / filename
         if path.is_file():
             return path
+        if not self.mirrors:
+            raise FileNotFoundError(
+                f"{path} is missing, and there is no address to download {self.name} from. {self.origin}. "
+                f"Put the file there, or set MINIGRAD_DATA to the folder that holds {self.folder}/{filename}"
+            )
         if environment:
             raise FileNotFoundError(
                 f"{path} is missing: MINIGRAD_DATA is set to {environment!r}, so {self.name} is read from "
