@@ -130,7 +130,7 @@ class Op(OpDefinition):
         saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
             arrive there as Specs, and may be changed in place. By default all.
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
-            the rules are given None in its place.
+            the rules are given None in its place, and may return None.
         outputs: the names of several outputs, by which kernels from source refer to them.
         returns: how many of several outputs a call returns; the others are for the gradient alone, whose rule
             is given all of them, and the gradients of all of them: those of the others come from the second
@@ -334,7 +334,7 @@ class Op(OpDefinition):
                 f"the gradient of {self.name!r} returned {len(found)} values for {len(needed)} inputs"
             )
         for i, (need, grad) in enumerate(zip(needed, found, strict=True)):
-            if need is not None and grad is None:
+            if need is not None and grad is None and self.materialize_grads:
                 raise self._no_gradient(i)
         return [None if need is None else grad for need, grad in zip(needed, found, strict=True)]
 

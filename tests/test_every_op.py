@@ -578,6 +578,7 @@ for name in NO_SPECIAL_VALUES:
     CASES[name] = [one._replace(special=False) for one in CASES[name]]
 
 ELSEWHERE = {
+    "gate": "tests/test_nn_containers_and_hooks.py: it only stands in the graph",
     "max_pool2d_indices": "tests/test_ops_pool.py: it gives positions",
     "setitem": "tests/test_ops_index.py: it writes into its input",
     "to_device": "tests/test_dispatch.py: its output is on another device",

@@ -374,7 +374,7 @@ def test_forward_hooks():
     first.remove()
     second.remove()
     assert layer(x) is x and len(seen) == 2
-    assert nn.Identity()._forward_hooks is None
+    assert nn.Identity()._hooks is None
 
 
 def test_forward_must_be_defined():

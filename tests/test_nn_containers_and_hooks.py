@@ -152,6 +152,148 @@ def test_a_pre_hook_with_kwargs_returns_both():
         layer(1)
 
 
+def numbers(grads):
+    """The values; None also for zeros, which PyTorch gives where no gradient has come."""
+    return [None if g is None or not g.any() else g.tolist() for g in grads]
+
+
+def backward_hook_calls(nn, tensor, change=False, data_alone=False, again=False):
+    """What backward hooks see of a layer of several inputs and outputs, and the gradients that result."""
+    seen = []
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(tensor([2.0, 3.0]))
+
+        def forward(self, x, factor, y, unused=None):
+            return x * self.weight * factor, "no tensor", y * x, y.sum()
+
+    def pre_hook(module, grad_output):
+        seen.append(("pre", numbers(grad_output)))
+        return tuple(g if g is None else g * 2 for g in grad_output) if change else None
+
+    def hook(module, grad_input, grad_output):
+        seen.append((numbers(grad_input), numbers(grad_output)))
+        return tuple(g if g is None else g + 1 for g in grad_input) if change else None
+
+    layer = Layer()
+    layer.register_full_backward_hook(hook)
+    layer.register_full_backward_pre_hook(pre_hook)
+    layer.register_full_backward_hook(lambda *_: seen.append("first"), prepend=True)
+    layer.register_full_backward_hook(lambda *_: seen.append("never")).remove()
+    x = tensor([1.0, 4.0], requires_grad=not data_alone)
+    y = tensor([5.0, 6.0])
+    first, _, second, _ = layer(x * 1.0, 10.0, y, y)
+    loss = first.sum() if data_alone else (first * second).sum()
+    loss.backward(retain_graph=again)
+    if again:
+        loss.backward()
+    return seen, None if data_alone else x.grad.tolist(), layer.weight.grad.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of PyTorch, where data come alone
+@pytest.mark.parametrize("options", [{}, {"change": True}, {"data_alone": True}, {"again": True}])
+def test_backward_hooks_see_and_replace_gradients(options):
+    seen, x_grad, weight_grad = backward_hook_calls(nn, mg.tensor, **options)
+    if options:
+        assert len(seen) == (6 if "again" in options else 3)
+    else:
+        # first = 10 x w, second = x y: the loss is the sum of 10 w y x^2
+        assert seen[0] == ("pre", [[5.0, 24.0], None, [20.0, 120.0], None]) and seen[1] == "first"
+        assert x_grad == [200.0, 1440.0] and weight_grad == [50.0, 960.0]
+        assert seen[2][0] == [x_grad, None, None, None]
+    if torch is not None:
+        assert (seen, x_grad, weight_grad) == backward_hook_calls(torch.nn, torch.tensor, **options)
+
+
+@needs_torch
+def test_backward_hooks_in_a_network_are_pytorchs():
+    results = []
+    for library, tensor, module in ((mg, mg.tensor, nn), (torch, torch.tensor, torch.nn)):
+        net = module.Sequential(module.Linear(3, 4), module.Tanh(), module.Linear(4, 2))
+        with library.no_grad():
+            for i, p in enumerate(net.parameters()):
+                p.copy_(library.arange(float(p.numel())).reshape(p.shape) / 10 - i / 5)
+        seen = []
+        for part in (net, *net):
+            part.register_full_backward_hook(
+                lambda m, before, after, seen=seen: seen.append((type(m).__name__, *before, *after))
+            )
+        x = tensor([[1.0, -2.0, 0.5]], requires_grad=True)
+        (net(x) ** 2).sum().backward()
+        results.append((seen, x.grad))
+    (mine, gradient), (theirs, other) = results
+    assert (
+        [row[0] for row in mine] == [row[0] for row in theirs] == ["Linear", "Tanh", "Linear", "Sequential"]
+    )
+    for row, expected in zip(mine, theirs, strict=True):
+        for g, h in zip(row[1:], expected[1:], strict=True):
+            np.testing.assert_allclose(g.numpy(), h.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient.numpy(), other.numpy(), rtol=1e-5)
+
+
+def test_backward_hooks_of_second_order():
+    layer, seen = nn.Tanh(), []
+    layer.register_full_backward_hook(lambda m, before, after: (before[0] * 3,))
+    layer.register_full_backward_hook(lambda m, before, after: seen.append(before[0]))
+    x = mg.tensor([0.3, -0.7], mg.float64, requires_grad=True)
+    (first,) = mg.autograd.grad(layer(x).sum(), x, create_graph=True)
+    t = np.tanh([0.3, -0.7])
+    np.testing.assert_allclose(first.detach().numpy(), 3 * (1 - t**2), rtol=1e-12)
+    (second,) = mg.autograd.grad(first.sum(), x)
+    np.testing.assert_allclose(second.numpy(), -6 * t * (1 - t**2), rtol=1e-12)
+    assert seen[0].requires_grad
+
+
+def test_a_named_tuple_of_outputs_stays_one():
+    packed = nn.utils.rnn.pack_sequence([mg.randn(3, 2, requires_grad=True), mg.randn(1, 2)])
+    layer, seen = nn.Identity(), []
+    layer.register_full_backward_hook(lambda m, before, after: seen.append([None, *after].index(None, 1)))
+    output = layer(packed)
+    assert isinstance(output, nn.utils.rnn.PackedSequence)
+    output.data.sum().backward()
+    assert seen == [2]  # the data alone have a gradient
+
+
+def test_backward_hooks_change_no_values_and_need_no_graph():
+    layer, seen = nn.Linear(3, 2), []
+    x = mg.randn(4, 3)
+    expected = layer(x).tolist()
+    layer.register_full_backward_hook(lambda *_: seen.append(1))
+    with mg.no_grad():
+        output = layer(x)
+    assert output.tolist() == expected and not output.requires_grad
+    layer(x).sum().backward()
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda g: (g[0][:1],), r"grad_input of the shapes \[\(1, 3\)\], expected \[\(4, 3\)\]"),
+        (lambda g: (*g, None), r"grad_input of the shapes \[\(4, 3\), None\]"),
+    ],
+)
+def test_a_backward_hook_returns_what_fits(answer, message):
+    layer = nn.Linear(3, 2)
+    layer.register_full_backward_hook(lambda m, before, after: answer(before))
+    with pytest.raises(RuntimeError, match="Linear: a backward hook returned a " + message):
+        layer(mg.randn(4, 3, requires_grad=True)).sum().backward()
+
+
+def test_backward_hooks_warn_of_an_output_they_cannot_watch():
+    class Listed(nn.Module):
+        def forward(self, x):
+            return [x]
+
+    layer = Listed()
+    layer.register_full_backward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="a tensor or a tuple of tensors, got list") as warned:
+        layer(mg.ones(2, requires_grad=True))
+    assert warned[0].filename == __file__
+
+
 def test_a_buffer_by_its_path():
     net = nn.Sequential(nn.BatchNorm1d(3))
     assert net.get_buffer("0.running_mean") is net[0].running_mean

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -13,15 +11,14 @@ from minigrad.autograd import no_grad
 from minigrad.devices import Device, find_card
 from minigrad.devices import device as find_device
 from minigrad.dtypes import bfloat16, is_floating, to_dtype
+from minigrad.nn.hooks import Hooked
 from minigrad.nn.parameter import Parameter
-from minigrad.tensor import HookHandle, Tensor
+from minigrad.tensor import Tensor
 
 __all__ = ["IncompatibleKeys", "Module"]
 
 PARAMETER, BUFFER, MODULE = "parameter", "buffer", "module"
 _EXPECTED = {PARAMETER: "nn.Parameter or None", BUFFER: "a Tensor or None", MODULE: "nn.Module or None"}
-
-_next_handle = itertools.count().__next__
 
 
 class IncompatibleKeys(NamedTuple):
@@ -31,15 +28,7 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-class _Hook(NamedTuple):
-    """A function called before or after forward, and how."""
-
-    function: Callable
-    with_kwargs: bool
-    always_call: bool = False
-
-
-class Module:
+class Module(Hooked):
     """The base class of all layers and networks.
 
     A subclass calls ``super().__init__()``, assigns parameters and other modules to its attributes, and
@@ -62,16 +51,10 @@ class Module:
     """
 
     training: bool = True
-    _forward_hooks: dict[int, _Hook] | None = None
-    _forward_pre_hooks: dict[int, _Hook] | None = None
 
     def __init__(self) -> None:
         self._roles: dict[str, str] = {}
         self._unsaved: set[str] = set()  # the buffers that are not part of the state_dict
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the output; every subclass defines it."""
-        raise NotImplementedError(f"module {type(self).__name__} does not define forward()")
 
     # ---- registration ----------------------------------------------------------------------------------
 
@@ -387,94 +370,6 @@ class Module:
         fn(self)
         return self
 
-    # ---- calling ---------------------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._forward_pre_hooks is None and self._forward_hooks is None:
-            return self.forward(*args, **kwargs)
-        waiting = dict(self._forward_hooks or {})  # not called yet
-        output = None
-        try:
-            for pre_hook in list((self._forward_pre_hooks or {}).values()):
-                args, kwargs = self._call_pre_hook(pre_hook, args, kwargs)
-            output = self.forward(*args, **kwargs)
-            for number in list(waiting):
-                replaced = self._call_hook(waiting.pop(number), args, kwargs, output)
-                output = output if replaced is None else replaced
-        except Exception:
-            for hook in waiting.values():
-                if hook.always_call:
-                    self._call_after_error(hook, args, kwargs, output)
-            raise
-        return output
-
-    def _call_pre_hook(self, hook: _Hook, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """What the hook makes of the arguments."""
-        if not hook.with_kwargs:
-            replaced = hook.function(self, args)
-            if replaced is None:
-                return args, kwargs
-            return (replaced if isinstance(replaced, tuple) else (replaced,)), kwargs
-        replaced = hook.function(self, args, kwargs)
-        if replaced is None:
-            return args, kwargs
-        if not isinstance(replaced, tuple) or len(replaced) != 2:
-            raise RuntimeError(
-                f"{type(self).__name__}: a forward pre-hook with kwargs returns None or (args, kwargs), "
-                f"got {replaced!r}"
-            )
-        return replaced
-
-    def _call_hook(self, hook: _Hook, args: tuple, kwargs: dict, output: Any) -> Any:
-        if hook.with_kwargs:
-            return hook.function(self, args, kwargs, output)
-        return hook.function(self, args, output)
-
-    def _call_after_error(self, hook: _Hook, args: tuple, kwargs: dict, output: Any) -> None:
-        """Call a hook although forward has failed; an error of its own must not hide the first."""
-        try:
-            self._call_hook(hook, args, kwargs, output)
-        except Exception as error:
-            warnings.warn(
-                f"{type(self).__name__}: a forward hook with always_call failed after an error: {error!r}",
-                stacklevel=3,
-            )
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> HookHandle:
-        """Call ``hook(module, args)`` before forward; what it returns, if anything, replaces ``args``.
-
-        Args:
-            hook: the function.
-            prepend: whether it is called before the hooks that are there, rather than after them.
-            with_kwargs: call ``hook(module, args, kwargs)``, which returns None or ``(args, kwargs)``.
-        """
-        if self._forward_pre_hooks is None:
-            self._forward_pre_hooks = {}
-        return _add_hook(self._forward_pre_hooks, _Hook(hook, with_kwargs), prepend)
-
-    def register_forward_hook(
-        self,
-        hook: Callable[..., Any],
-        *,
-        prepend: bool = False,
-        with_kwargs: bool = False,
-        always_call: bool = False,
-    ) -> HookHandle:
-        """Call ``hook(module, args, output)`` after forward; what it returns, if anything, is the output.
-
-        Args:
-            hook: the function.
-            prepend: whether it is called before the hooks that are there, rather than after them.
-            with_kwargs: call ``hook(module, args, kwargs, output)``.
-            always_call: call it although forward, or a hook before it, raises; ``output`` is then what there
-                is, None before forward has returned, and what the hook returns is ignored.
-        """
-        if self._forward_hooks is None:
-            self._forward_hooks = {}
-        return _add_hook(self._forward_hooks, _Hook(hook, with_kwargs, always_call), prepend)
-
     # ---- printing --------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
@@ -512,13 +407,3 @@ def _misfit(key: str, target: Tensor, value: Any) -> str | None:
 
 def _is_dtype_name(arg: Any) -> bool:
     return isinstance(arg, str) and arg.partition(":")[0] not in ("cpu", "cuda", "sim")
-
-
-def _add_hook(hooks: dict[int, _Hook], hook: _Hook, prepend: bool) -> HookHandle:
-    number = _next_handle()
-    others = dict(hooks) if prepend else {}
-    if prepend:
-        hooks.clear()
-    hooks[number] = hook
-    hooks.update(others)
-    return HookHandle(hooks, number)
