@@ -7,6 +7,13 @@ import minigrad as mg
 import minigrad.nn.functional as F
 from minigrad import nn
 
+try:
+    import torch
+except ImportError:
+    torch = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
+
 WEIGHT = np.arange(15.0).reshape(5, 3)
 
 
@@ -67,6 +74,67 @@ def test_from_pretrained():
     assert list(layer.state_dict()) == ["weight"]
 
 
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
+def test_long_vectors_are_scaled_down(norm_type, device, rng):
+    values = rng.standard_normal((7, 4))
+    values[5] = 0.01
+    indices = np.array([[0, 5, 3], [3, 6, 0]])
+    layer = nn.Embedding.from_pretrained(
+        mg.tensor(values, device=device), freeze=False, max_norm=0.5, norm_type=norm_type
+    )
+    out = layer(mg.tensor(indices, device=device))
+    norms = np.linalg.norm(values, norm_type, axis=1, keepdims=True)
+    used = np.isin(np.arange(7), indices)[:, None]
+    expected = np.where(used & (norms > 0.5), values * 0.5 / (norms + 1e-7), values)
+    now = device.to_numpy(layer.weight.detach()._array)
+    np.testing.assert_allclose(now, expected, rtol=1e-12)
+    assert np.array_equal(
+        now[[1, 2, 4, 5]], values[[1, 2, 4, 5]]
+    )  # unused ones and short ones: the same bits
+    assert np.array_equal(device.to_numpy(out.detach()._array), now[indices])
+    out.sum().backward()
+    assert device.to_numpy(layer.weight.grad._array)[3].tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_gradients_are_divided_by_frequency(padding_idx, device):
+    weight = mg.tensor(WEIGHT, device=device, requires_grad=True)
+    indices = mg.tensor([[1, 2, 1], [1, 4, 2]], device=device)
+    y = F.embedding(indices, weight, padding_idx, scale_grad_by_freq=True)
+    (first,) = mg.autograd.grad((y**3).sum(), weight, create_graph=True)
+    kept = np.array([0, 1, padding_idx is None, 0, 1])[:, None]
+    assert np.allclose(device.to_numpy(first.detach()._array), 3 * WEIGHT**2 * kept, rtol=1e-14)
+    first.sum().backward()  # through the embedding once more, which divides once more
+    frequency = np.array([1, 3, 2, 1, 1])[:, None]
+    assert np.allclose(device.to_numpy(weight.grad._array), 6 * WEIGHT * kept / frequency, rtol=1e-14)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding_idx": 3, "max_norm": 0.8, "scale_grad_by_freq": True},
+        {"max_norm": 1.5, "norm_type": 1.0},
+        {"padding_idx": -2, "scale_grad_by_freq": True},
+        {"padding_idx": 1},
+    ],
+)
+def test_options_are_pytorchs(options, rng):
+    values, indices = rng.standard_normal((6, 3)), np.array([[3, 1, 4], [1, 5, 1]])
+    results = []
+    for library, module in ((mg, nn), (torch, torch.nn)):
+        layer = module.Embedding(6, 3, dtype=library.float64, **options)
+        with library.no_grad():
+            layer.weight.copy_(library.tensor(values))
+        out = layer(library.tensor(indices))
+        (out**3).sum().backward()
+        results.append((out.detach(), layer.weight.detach(), layer.weight.grad, repr(layer)))
+    (*mine, text), (*theirs, expected) = results
+    assert text == expected
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -76,6 +144,7 @@ def test_from_pretrained():
         (lambda w: F.embedding(mg.tensor([[-1]]), w), IndexError, "index -1 is out of range"),
         (lambda w: F.embedding(mg.tensor([0]), w[0]), ValueError, r"\(num_embeddings.*got shape \(3,\)"),
         (lambda w: F.embedding(mg.tensor([0]), w, 5), ValueError, "padding_idx 5 is none of the 5 rows"),
+        (lambda w: F.embedding(mg.tensor([0]), w, sparse=True), ValueError, "sparse gradients are not"),
         (lambda w: nn.Embedding(4, 2, padding_idx=-5), ValueError, "Embedding: padding_idx -5"),
         (lambda w: nn.Embedding(-1, 2), ValueError, "num_embeddings must be an integer of at least 0"),
         (lambda w: nn.Embedding.from_pretrained(w[0]), ValueError, r"two dimensions, got shape \(3,\)"),

@@ -23,6 +23,11 @@ class Embedding(Module):
         num_embeddings, embedding_dim: the number of vectors, and their length.
         padding_idx: a vector that starts as 0 and gets no gradient, for what fills up short sequences;
             negative ones count from the end.
+        max_norm: if given, those of the vectors that a batch asks for and that are longer are first scaled to
+            this length, in place.
+        norm_type: the p of the p-norm by which ``max_norm`` measures.
+        scale_grad_by_freq: divide a vector's gradient by how often the batch asks for it.
+        sparse: there for PyTorch's sake; gradients are whole matrices.
         device, dtype: of the vectors; float32 on the CPU by default.
 
     Attributes:
@@ -34,6 +39,10 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -45,25 +54,36 @@ class Embedding(Module):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = row_number("Embedding", padding_idx, num_embeddings)
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        self.sparse = sparse
         self.weight = Parameter(empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
     def from_pretrained(
-        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Embedding:
         """A layer whose weight is ``embeddings`` (num_embeddings, embedding_dim), in the same memory.
 
         Args:
             embeddings: the vectors; that of ``padding_idx`` is kept as it is.
             freeze: whether they get no gradient.
-            padding_idx: as for the layer.
+            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: as for the layer.
         """
         if embeddings.ndim != 2:
             raise ValueError(
                 f"Embedding.from_pretrained: expected two dimensions, got shape {embeddings.shape}"
             )
-        layer = cls(0, 0)
+        layer = cls(0, 0, None, max_norm, norm_type, scale_grad_by_freq, sparse)
         layer.num_embeddings, layer.embedding_dim = embeddings.shape
         layer.padding_idx = row_number("Embedding", padding_idx, embeddings.shape[0])
         layer.weight = Parameter(embeddings, requires_grad=not freeze)
@@ -78,9 +98,23 @@ class Embedding(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers (...) in [0, num_embeddings) to (..., embedding_dim)."""
-        return F.embedding(input, self.weight, self.padding_idx)
+        return F.embedding(
+            input,
+            self.weight,
+            self.padding_idx,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.sparse,
+        )
 
     def extra_repr(self) -> str:
-        """The sizes, and the padding if there is one."""
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        """The sizes, and what is not as usual."""
+        options = (
+            ("padding_idx", None),
+            ("max_norm", None),
+            ("norm_type", 2.0),
+            ("scale_grad_by_freq", False),
+        )
+        shown = [f", {name}={getattr(self, name)}" for name, usual in options if getattr(self, name) != usual]
+        return f"{self.num_embeddings}, {self.embedding_dim}{''.join(shown)}"

@@ -24,12 +24,12 @@ from minigrad.ops.attention import scaled_dot_product_attention
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
-from minigrad.ops.embedding import embedding
 from minigrad.ops.fold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
 from minigrad.ops.instance_norm import instance_norm, rms_norm
 from minigrad.ops.interpolate import interpolate
 from minigrad.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from minigrad.ops.linear import linear as _linear
+from minigrad.ops.lookup import embedding
 from minigrad.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,

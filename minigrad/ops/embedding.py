@@ -1,4 +1,7 @@
-"""Embedding: rows of a matrix by their numbers, and the gradient, which sums rows."""
+"""Embedding: rows of a matrix by their numbers, and the gradient, which sums rows.
+
+The function that users call, with its options, is in :mod:`minigrad.ops.lookup`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Variable, wrap
-from minigrad.devices import cpu as cpu_device
+from minigrad.autograd import wrap
 from minigrad.dispatch import Spec
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -15,7 +17,7 @@ from minigrad.op import op
 
 
 @op(name="embedding")
-def _embedding(xp, weight, indices, *, padding_idx=None):
+def embedding_rows(xp, weight, indices, *, padding_idx=None):
     """weight[indices]; the row ``padding_idx`` gets no gradient."""
     if xp is np:
         check_numbers(indices, weight)
@@ -38,7 +40,7 @@ def check_numbers(numbers: Any, weight: Any) -> None:
         raise error(int(numbers[wrong].ravel()[0]))
 
 
-@_embedding.shape
+@embedding_rows.shape
 def _(weight, indices, *, padding_idx):
     return Spec((*indices.shape, weight.shape[1]), weight.dtype)
 
@@ -62,13 +64,13 @@ def add_at(xp: Any, out: Any, index: Any, values: Any) -> None:
     xp.add.at(out, index, values)
 
 
-_embedding.grad(
+embedding_rows.grad(
     weight=lambda g, _y, _weight, indices, *, padding_idx: embedding_grad(
         g, indices, num_embeddings=_weight.shape[0], padding_idx=padding_idx
     )
 )
 embedding_grad.grad(
-    g=lambda gg, _z, _g, indices, *, num_embeddings, padding_idx: _embedding(
+    g=lambda gg, _z, _g, indices, *, num_embeddings, padding_idx: embedding_rows(
         _without_row(gg, padding_idx), indices, padding_idx=padding_idx
     )
 )
@@ -81,36 +83,6 @@ def _without_row(x: Any, row: int | None) -> Any:
         mask = x.device.xp.ones((x.shape[0], 1), x.dtype)
         mask[row] = 0
     return x * wrap(mask, x.device)
-
-
-def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
-    """The rows of ``weight`` whose numbers stand in ``input``.
-
-    Args:
-        input: integers of any shape (...), in [0, num_embeddings).
-        weight: (num_embeddings, embedding_dim).
-        padding_idx: a row that gets no gradient; negative ones count from the end.
-
-    Returns:
-        (..., embedding_dim). Its gradient has the same bits in every run, on a card too.
-
-    Raises:
-        TypeError: ``input`` does not hold integers.
-        ValueError: ``weight`` is no matrix, or ``padding_idx`` none of its rows.
-        IndexError: a number is out of range. A card computes on, with NaN in its place, and the error is
-            raised when a value is brought to the host, or by :func:`minigrad.cuda.synchronize`.
-    """
-    if not isinstance(input, Variable) or input.dtype.kind not in "iu":
-        got = input.dtype if isinstance(input, Variable) else type(input).__name__
-        raise TypeError(f"embedding: input must be a tensor of integers, got {got}")
-    if weight.ndim != 2:
-        raise ValueError(
-            f"embedding: weight must be (num_embeddings, embedding_dim), got shape {weight.shape}"
-        )
-    if input.device is not cpu_device:  # where the kernel looks itself
-        with input.device.active():
-            check_numbers(input._array, weight._array)
-    return _embedding(weight, input, padding_idx=row_number("embedding", padding_idx, weight.shape[0]))
 
 
 def row_number(name: str, padding_idx: int | None, rows: int) -> int | None:
@@ -151,10 +123,10 @@ def _register_gather(name: str, run: Any) -> None:
         run(out.reshape(-1, weight.shape[1]), weight, _numbers(indices))
 
     kernel.__doc__ = run.__doc__
-    _embedding.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
+    embedding_rows.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
 
 
-@_embedding.kernel("cpu", name="rows", when=_has_elements)
+@embedding_rows.kernel("cpu", name="rows", when=_has_elements)
 def _(out, weight, indices, *, padding_idx):
     """Each row is a copy of memory; threads divide the indices."""
     try:
