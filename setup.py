@@ -138,7 +138,7 @@ setup(
         "minigrad": ["py.typed", "*.pxd", "templates/file/*", "templates/package/**/*"],
         "minigrad.compare": ["recorded/*.json"],
         "minigrad.data": ["*.npz"],
-        "minigrad.kernels.cpu": ["*.h"],
+        "minigrad.kernels.cpu": ["*.h", "*.pxd"],
         "minigrad.kernels.cuda": ["*.cu", "*.cuh"],
         "minigrad.kernels.sim": ["*.h", "*.cpp"],
     },

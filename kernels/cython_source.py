@@ -62,7 +62,7 @@ def cython_module(
     """The module that ``source`` compiles to, from the cache or newly compiled (which takes seconds).
 
     OpenMP is there (``from cython.parallel import prange``), and so are NumPy (``cimport numpy``) and the
-    headers of minigrad's own kernels (``cdef extern from "arrays.h"``: vectors, a matrix product). The
+    headers of minigrad's own kernels (``from arrays cimport gemm``: a matrix product, vectors; arrays.h). The
     instruction set is that of minigrad's own kernels, the best that this processor has. The directives are
     those for speed: ``boundscheck``, ``wraparound`` and ``initializedcheck`` off, ``cdivision`` on. An index
     out of range is then not found: ``directives={"boundscheck": True}`` finds it.
@@ -106,13 +106,15 @@ class _Code(NamedTuple):
 HEADERS = Path(cpu.__file__).parent
 """Where the headers of minigrad's own kernels are, for any source to include: ``arrays.h``, ``gemm.h``."""
 
+INCLUDES_HEADERS = re.compile(r'\.h"|^\s*(from\s+arrays\s+cimport|cimport\s+arrays)\b', re.M)
+
 SHARED = _Code("cython_memoryview", "", None, [], [*FLAGS, "-O1"])
 """What Cython adds to each module that has memoryviews, some 30,000 lines of C: compiled once for all."""
 
 
 def _module(code: _Code) -> ModuleType:
     command = _compiler()
-    beside = _beside(code.folder) + (_beside(HEADERS) if '.h"' in code.text else "")
+    beside = _beside(code.folder) + (_beside(HEADERS) if INCLUDES_HEADERS.search(code.text) else "")
     key = "\0".join((code.text, beside, *code.options, *code.flags, *_versions(command)))
     key = hashlib.sha256(key.encode()).hexdigest()[:24]
     with _compiling:
@@ -142,7 +144,7 @@ def _build(code: _Code, module_name: str, library: Path, command: str) -> None:
         if code is not SHARED:
             pyx = Path(scratch, f"{code.name}.pyx")
             pyx.write_text(code.text)
-            what = ["--line-directives", *beside, *code.options, "-o", c, str(pyx)]
+            what = ["--line-directives", *beside, f"-I{HEADERS}", *code.options, "-o", c, str(pyx)]
         _run([sys.executable, "-m", "cython", "-3", "--module-name", module_name, *what], code, scratch)
         includes = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}", *beside, f"-I{HEADERS}"]
         _run([*shlex.split(command), c, *includes, *code.flags, "-o", target, "-lm"], code, scratch)

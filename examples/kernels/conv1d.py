@@ -6,11 +6,9 @@ al. 2014, https://arxiv.org/abs/1410.0759). The gradient of x is a convolution o
 that of weight one of x with g in place of the weight, where stride and dilation change places.
 """
 
-import timeit
-
 import minigrad as mg
 from minigrad.kernels.launch import blocks
-from minigrad.testing import case, check_op
+from minigrad.testing import bench_op, case, check_op
 
 
 @mg.op
@@ -73,13 +71,9 @@ __global__ void implicit_gemm(T* out, const T* x, const T* weight, long long B, 
 """
 CYTHON = """
 import numpy as np
+from arrays cimport gemm, gemm_workspace  # C = A B or C += A B, of any strides, overlapping ones too
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-cdef extern from "arrays.h" nogil:  # C = A B, or C += A B: A and B have any strides, also overlapping ones
-    Py_ssize_t gemm_workspace(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, size_t size)
-    void gemm(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const void *a, Py_ssize_t a_row, Py_ssize_t a_col,
-              const void *b, Py_ssize_t b_row, Py_ssize_t b_col, void *c, Py_ssize_t c_row, int add,
-              void *workspace, size_t size)
 
 def conv1d(floating[:, :, ::1] out, const floating[:, :, ::1] x, const floating[:, :, ::1] weight,
            Py_ssize_t stride, Py_ssize_t dilation, int threads):
@@ -109,8 +103,6 @@ EMPTY = [case((0, 2, 8), (3, 2, 3)), case((2, 0, 8), (3, 0, 3)), case((2, 1, 9),
 STRIDED = case((2, 3, 19), (4, 3, 5), stride=2, padding=3, dilation=2)
 CHECKS = {conv1d: [STRIDED, case((1, 9, 40), (66, 9, 3), padding=1), *EMPTY]}
 if __name__ == "__main__":
-    print(check_op(conv1d, CHECKS[conv1d]) or "conv1d: all kernels are right")
-    x, w = mg.randn(8, 64, 4096), mg.randn(64, 64, 5)
-    runs = lambda: sum(w[..., k] @ x[..., k : k + 4092] for k in range(5)), lambda: conv1d(x, w)
-    ops, fused = (min(timeit.repeat(run, number=1, repeat=10)) * 1e3 for run in runs)
-    print(f"8 x 64 x 4096: as ops {ops:.2f} ms, fused {fused:.2f} ms, {ops / fused:.2f} times as fast")
+    print(check_op(conv1d, CHECKS[conv1d]))
+    ops = {"as ops": lambda x, w: sum(w[..., k] @ x[..., k : k + 4092] for k in range(5))}
+    print(bench_op(conv1d, [case((8, 64, 4096), (64, 64, 5))], against=ops))

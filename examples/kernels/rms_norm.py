@@ -7,11 +7,9 @@ lane's register, with no barrier, and finds the row in the cache when it scales 
 anew, one sum beside another.
 """
 
-import timeit
-
 import minigrad as mg
 from minigrad.ops.composed import from_reference
-from minigrad.testing import case, check_op
+from minigrad.testing import bench_op, case, check_op
 
 
 @mg.op
@@ -67,11 +65,10 @@ __global__ void gradient(T* dx, T* dweight, const T* g, const T* x, const T* wei
 }
 """
 CYTHON = """
+from arrays cimport dot_array  # in vectors, with several sums side by side: one would wait for itself
 from cython cimport floating
 from cython.parallel cimport prange
 from libc.math cimport sqrt
-cdef extern from "arrays.h" nogil:  # in vectors, with several sums side by side: one would wait for itself
-    double dot_array(const void *x, const void *y, Py_ssize_t n, size_t size)
 def rms_norm(floating[:, ::1] out, const floating[:, ::1] x, const floating[::1] weight, double eps,
              int threads):
     cdef Py_ssize_t n = x.shape[1], row, i
@@ -110,8 +107,6 @@ CHECKS = {
 }
 if __name__ == "__main__":
     for op, cases in CHECKS.items():
-        print(check_op(op, cases) or f"{op.name}: all kernels are right")
-    x, weight = mg.randn(4096, 1024), mg.randn(1024)
-    runs = lambda: x * ((x * x).mean(-1, keepdim=True) + 1e-6) ** -0.5 * weight, lambda: rms_norm(x, weight)
-    ops, fused = (min(timeit.repeat(run, number=1, repeat=20)) * 1e3 for run in runs)
-    print(f"4096 x 1024: as ops {ops:.2f} ms, fused {fused:.2f} ms, {ops / fused:.2f} times as fast")
+        print(check_op(op, cases))
+    ops = {"as ops": lambda x, weight: x * ((x * x).mean(-1, keepdim=True) + 1e-6) ** -0.5 * weight}
+    print(bench_op(rms_norm, [case((4096, 1024), (1024,))], against=ops))
