@@ -137,7 +137,8 @@ class Op(OpDefinition):
             order.
         non_differentiable: names of inputs that never get a gradient, whatever their dtype.
         in_place: the name of an input that the call writes: the only output becomes its new value, and the
-            call returns it. The reference and the kernels compute that value and leave the input alone.
+            call returns it. The reference and the kernels compute that value and leave the input alone; it
+            is copied there in the end, so that no kernel finds its output and an input in the same memory.
             Allowed, and refused, as for ``x.add_(y)``.
     """
 

@@ -21,6 +21,11 @@ def uniform(low, high, shape):
     return lambda rng: rng.uniform(low, high, shape)
 
 
+def normal(shape):
+    """An input of normal random numbers, among which no special ones are put."""
+    return lambda rng: rng.standard_normal(shape)
+
+
 def apart(shape):
     """Random numbers of which no two are closer than a finite difference's step: no ties, no kinks nearby."""
 
@@ -118,18 +123,22 @@ def convolutions():
 
 
 def conv_cases(which):
+    """Where zeros are padded, kernels may multiply them by NaN or skip them: no NaN in the other factor."""
     cases = []
     for x, weight, output, options in convolutions():
-        forward = weight[1] * weight[2] * weight[3]
+        is_padded = options["padding"] != (0, 0)
         if which == "forward":
-            cases.append(case(x, weight, None, length=forward, **options))
-            cases.append(case(x, weight, (weight[0],), length=forward, **options))
-        elif which == "input":
+            length = weight[1] * weight[2] * weight[3]
+            taps = normal(weight) if is_padded else weight
+            cases.append(case(x, taps, None, length=length, **options))
+            cases.append(case(x, taps, (weight[0],), length=length, **options))
+        elif which == "input":  # a convolution with padding, whatever that of the forward pass is
             length = weight[0] * weight[2] * weight[3]
-            cases.append(case(output, weight, input_size=x[2:], length=length, **options))
+            cases.append(case(output, normal(weight), input_size=x[2:], length=length, **options))
         else:
             length = max(x[0] * output[2] * output[3], 1)
-            cases.append(case(output, x, kernel_size=weight[2:], length=length, **options))
+            g = normal(output) if is_padded else output
+            cases.append(case(g, x, kernel_size=weight[2:], length=length, **options))
     return cases
 
 
@@ -331,8 +340,8 @@ def attention_cases(backward):
         q, k, v, out, lse = (*batch, L, E), (*batch, S, E), (*batch, S, V), (*batch, L, V), (*batch, L)
         for is_causal in (False, True):
             options = {"is_causal": is_causal, "scale": 0.4, "length": 4 * (S + E + V), "gradient": S < 5}
-            if not backward:
-                yield case(q, k, v, **options)
+            if not backward:  # what is hidden may be multiplied by 0, or left out
+                yield case(q, k, v, special=not is_causal, **options)
                 continue
             options.update(length=options["length"] * (L + 1), gradient=S < 4)
             shifts = uniform(2.0, 3.0, lse)  # near the logarithms of the sums
@@ -566,12 +575,10 @@ CASES = {
     **each(["softmax_grad", "log_softmax_grad"], softmax_cases(2)),
 }
 
-# How far NaN and infinities in an input reach is a matter of the algorithm: zeros that pad or mask are left
-# out or multiplied; and in a gradient, infinite and finite factors come in some order.
+# Gradients in which infinite and finite factors meet, whose order decides between infinity and NaN; and
+# norms, whose mean of a row with an infinity is NaN where it is put together from those of parts.
 NO_SPECIAL_VALUES = (
-    *("adaptive_avg_pool2d", "adaptive_avg_pool2d_input_grad"),
-    *("conv2d", "conv2d_input_grad", "conv2d_weight_grad"),
-    *("attention", "attention_grad", "log_softmax_grad", "cross_entropy_grad"),
+    *("attention_grad", "log_softmax_grad", "cross_entropy_grad"),
     *("batch_norm", "batch_norm_grad", "group_norm", "group_norm_grad", "layer_norm", "layer_norm_grad"),
 )
 for name in NO_SPECIAL_VALUES:

@@ -168,3 +168,20 @@ X, W = mg.ones(1, 4, 5, 5), mg.ones(2, 4, 3, 3)
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("kernel", [k.name for k in mg.kernels.list("conv2d_input_grad", "cpu")])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_nan_in_a_tap_reaches_the_pixels_of_the_tap_alone(rng, kernel, stride):
+    if kernel == "winograd":
+        pytest.skip("Winograd's transforms spread NaN over a tile")
+    weight, n = rng.standard_normal((2, 3, 3, 3)).astype("f4"), 8
+    weight[1, 0, 0, 2] = np.nan
+    out = (n + 2 - 3) // stride + 1
+    g = rng.standard_normal((1, 2, out, out)).astype("f4")
+    options = {"stride": (stride,) * 2, "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    with mg.use_kernel("conv2d_input_grad", kernel):
+        dx = mg.get_op("conv2d_input_grad")(mg.tensor(g), mg.tensor(weight), input_size=(n, n), **options)
+    expected = np.zeros((1, 3, n + 2, n + 2), bool)
+    expected[0, 0, : out * stride : stride, 2 : 2 + out * stride : stride] = True
+    assert np.array_equal(np.isnan(dx.numpy()), expected[..., 1:-1, 1:-1])

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -339,6 +341,21 @@ def _has_few_outputs_of_channel(_: Any, weight: Any, *, groups: int, **__: Any) 
     return weight.shape[0] <= MOST_OUTPUTS_OF_CHANNEL * groups
 
 
+def _input_grad_planes(out: Any, g: Any, weight: Any, *options: int) -> None:
+    # It multiplies zeros around g too: NaN or infinity in a tap would reach pixels that the tap does not.
+    finite = np.isfinite(weight.sum())
+    run = cpu.conv2d.input_grad_planes if finite else cpu.conv2d.input_grad_direct
+    run(out, g, weight, *options)
+
+
+_input_grad_planes.__doc__ = cpu.conv2d.input_grad_planes.__doc__
+
+
+def _run_on_cpu(which: str, rung: str) -> Any:
+    name = f"{which}_{rung}"
+    return _input_grad_planes if name == "input_grad_planes" else getattr(cpu.conv2d, name)
+
+
 def _register(
     target: Op, device: tuple[str, ...], name: str, run: Any, when: Any = None, **conditions: Any
 ) -> None:
@@ -367,7 +384,7 @@ for _op, _pass, _conditions in (
 ):
     for _rung in ("direct", "im2col", "implicit_gemm", "planes"):
         _register(
-            *(_op, ("cpu",), _rung, getattr(cpu.conv2d, f"{_pass}_{_rung}")),
+            *(_op, ("cpu",), _rung, _run_on_cpu(_pass, _rung)),
             prefer=PREFERS[_pass].get(_rung),
         )
     _register(

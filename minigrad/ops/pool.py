@@ -250,27 +250,30 @@ def bins(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, -((-(i + 1) * size) // count)) for i in range(count)]
 
 
-def _bin_matrix(xp, size, count, dtype):
-    """(count, size): row i averages bin i."""
-    matrix = np.zeros((count, size), dtype)
-    for i, (start, stop) in enumerate(bins(size, count)):
-        matrix[i, start:stop] = 1 / (stop - start)
-    return xp.asarray(matrix)
+def _bin_means(xp, x, count):
+    """The means of ``count`` bins over the last dimension."""
+    return xp.stack([x[..., start:stop].mean(-1) for start, stop in bins(x.shape[-1], count)], -1)
+
+
+def _spread(xp, g, size):
+    """Each element of the last dimension spread evenly over its bin of ``size`` elements."""
+    out = xp.zeros((*g.shape[:-1], size), g.dtype)
+    for i, (start, stop) in enumerate(bins(size, g.shape[-1])):
+        out[..., start:stop] += g[..., i : i + 1] / (stop - start)
+    return out
 
 
 @op(name="adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(xp, x, *, size):
-    rows = _bin_matrix(xp, x.shape[2], size[0], x.dtype)
-    columns = _bin_matrix(xp, x.shape[3], size[1], x.dtype)
-    return xp.einsum("ih,nchw,jw->ncij", rows, x, columns, optimize=True)
+    columns = _bin_means(xp, x, size[1])
+    return xp.swapaxes(_bin_means(xp, xp.swapaxes(columns, 2, 3), size[0]), 2, 3)
 
 
 @op
 def adaptive_avg_pool2d_input_grad(xp, g, *, input_size):
     """Each element of ``g`` spread evenly over its bin."""
-    rows = _bin_matrix(xp, input_size[0], g.shape[2], g.dtype)
-    columns = _bin_matrix(xp, input_size[1], g.shape[3], g.dtype)
-    return xp.einsum("ih,ncij,jw->nchw", rows, g, columns, optimize=True)
+    columns = _spread(xp, g, input_size[1])
+    return xp.swapaxes(_spread(xp, xp.swapaxes(columns, 2, 3), input_size[0]), 2, 3)
 
 
 _adaptive_avg_pool2d.grad(

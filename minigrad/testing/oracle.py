@@ -72,12 +72,21 @@ class Trial:
     """One case in one dtype and layout, with several sets of inputs of the same shapes.
 
     They are drawn from the seed and the numbers of case, dtype and layout alone, so that a failure comes
-    again when less is checked.
+    again when less is checked. With ``like``, a trial of the case in another layout, the first are those of
+    that one: what the reference finds for them is known then.
     """
 
-    def __init__(self, op: Op, one: Case, dtype: np.dtype, layout: str, seed: tuple[int, ...]):
+    def __init__(
+        self,
+        op: Op,
+        one: Case,
+        dtype: np.dtype,
+        layout: str,
+        seed: tuple[int, ...],
+        like: Trial | None = None,
+    ):
         self.op, self.case, self.dtype, self.layout = op, one, dtype, layout
-        self._seed = seed
+        self._seed, self._like = seed, like
 
     def _draw(self, number: int, alter: Callable | None = None) -> Oracle:
         rng = np.random.default_rng((*self._seed, number))
@@ -89,7 +98,7 @@ class Trial:
 
     @cached_property
     def first(self) -> Oracle:
-        return self._draw(0)
+        return self._draw(0) if self._like is None else self._like.first
 
     @cached_property
     def second(self) -> Oracle:
