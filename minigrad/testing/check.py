@@ -175,7 +175,7 @@ class Session:
         if one.derived:  # their sizes matter, and one layout at a time
             layouts = ("contiguous", LAYOUTS[1 + number % (len(LAYOUTS) - 1)])
         for d, dtype in enumerate(dtypes):
-            contiguous = None
+            contiguous: Trial | None = None
             for k, layout in enumerate(layouts):
                 like = None if layout == "stride 0" else contiguous  # there only one row is seen
                 trial = Trial(self.op, one, dtype, layout, (self.seed, number, d, k), like)
