@@ -117,6 +117,7 @@ setup(
         "minigrad",
         "minigrad.compare",
         "minigrad.compare.chapters",
+        "minigrad.compare.report",
         "minigrad.data",
         "minigrad.io",
         "minigrad.kernels",
@@ -137,6 +138,7 @@ setup(
     package_data={
         "minigrad": ["py.typed", "*.pxd", "templates/file/*", "templates/package/**/*"],
         "minigrad.compare": ["recorded/*.json"],
+        "minigrad.compare.report": ["*.html", "*.css"],
         "minigrad.data": ["*.npz"],
         "minigrad.kernels.cpu": ["*.h", "*.pxd"],
         "minigrad.kernels.cuda": ["*.cu", "*.cuh"],

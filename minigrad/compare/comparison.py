@@ -186,20 +186,21 @@ class Comparison(list):
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write ``results.json``, and where matplotlib is installed ``ladder.png`` and ``ladder.svg``.
+        """Write ``results.json``, the page ``report.html``, and where matplotlib is installed its pictures.
 
-        Returns the paths written. The folder is made if it is not there. No picture is drawn if nothing
-        was measured but on the simulator.
+        Returns the paths written. The folder is made if it is not there. No ladder is drawn if nothing was
+        measured but on the simulator.
         """
-        from minigrad.compare import picture
+        from minigrad.compare import picture, report
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         results = folder / "results.json"
         results.write_text(self.to_json() + "\n")
-        if not picture.is_available() or not picture.drawable(self):
-            return [results]
-        return [results, *picture.save(self, folder)]
+        paths = [results, *report.save(self, folder)]
+        if picture.is_available() and picture.drawable(self):
+            paths += picture.save(self, folder)
+        return paths
 
 
 def _chapter_dict(chapter: Chapter) -> dict[str, Any]:
