@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import math
 import os
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigrad.io import save_checkpoint
+from minigrad.io.files import write_atomically
 from minigrad.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 if TYPE_CHECKING:
@@ -175,10 +177,11 @@ class CSVLog(Callback):
     def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Write all epochs so far, so that a training that is resumed has all of them, too."""
         names = list(dict.fromkeys(name for epoch in trainer.history for name in epoch))
-        with open(self.path, "w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *names])
-            writer.writeheader()
-            writer.writerows({"epoch": i, **epoch} for i, epoch in enumerate(trainer.history, 1))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *names])
+        writer.writeheader()
+        writer.writerows({"epoch": i, **epoch} for i, epoch in enumerate(trainer.history, 1))
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 class TensorBoardLog(Callback):

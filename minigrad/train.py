@@ -71,8 +71,8 @@ class Trainer:
         model: moved to ``device``.
         optimizer: of the model's parameters; needed by :meth:`fit`.
         loss: ``loss(outputs, targets)``, the mean over the batch; needed by :meth:`fit`.
-        metrics: ``"accuracy"``, ``"top5"`` (any number), a :class:`Metric`, or a function
-            ``f(outputs, targets)`` whose mean is taken.
+        metrics: a list of ``"accuracy"``, ``"top5"`` (any number), a :class:`Metric`, or a function
+            ``f(outputs, targets)`` whose mean is taken; one alone needs no list.
         device: where to compute; by default where the model is.
         max_grad_norm: gradients are scaled so that their norm is at most this.
         dtype: ``mg.float16`` or ``mg.bfloat16`` for mixed precision (:class:`minigrad.autocast`).
@@ -88,7 +88,7 @@ class Trainer:
         model: Module,
         optimizer: Optimizer | None = None,
         loss: Callable[[Any, Any], Tensor] | None = None,
-        metrics: Sequence[str | Metric | Callable[[Any, Any], Any]] = (),
+        metrics: str | Metric | Sequence[str | Metric | Callable[[Any, Any], Any]] = (),
         *,
         device: str | Device | None = None,
         max_grad_norm: float | None = None,
@@ -100,7 +100,8 @@ class Trainer:
         self.device = find_device(device)
         self.model = model.to(self.device)
         self.optimizer, self.loss = optimizer, loss
-        self.metrics = [make_metric(metric) for metric in metrics]
+        single = isinstance(metrics, (str, Metric))
+        self.metrics = [make_metric(metric) for metric in ([metrics] if single else metrics)]
         self.max_grad_norm = max_grad_norm
         self.dtype = dtype
         self.scaler = GradScaler(enabled=dtype == np.float16)
@@ -133,10 +134,12 @@ class Trainer:
             resume: the path of a :class:`Checkpoint` to go on from.
 
         Raises:
-            ValueError: there is no optimizer or no loss.
+            ValueError: there is no optimizer or no loss, or ``epochs`` is no number of epochs.
         """
         if self.optimizer is None or self.loss is None:
             raise ValueError("Trainer.fit: training needs an optimizer and a loss")
+        if not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(f"Trainer.fit: epochs must be an integer of at least 0, got {epochs!r}")
         self._loader, self.stop = _loader(data, shuffle=True), False
         # Checkpoints are the last to be told, so that what they save is the others' states after the epoch.
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))

@@ -7,6 +7,9 @@ import pytest
 
 import minigrad as mg
 import minigrad.nn.functional as F
+from minigrad import nn, optim
+from minigrad.data import Digits
+from minigrad.train import Trainer
 
 IMAGE, KERNEL = mg.ones(1, 2, 4, 4), mg.ones(3, 2, 3, 3)
 
@@ -104,6 +107,78 @@ def test_numbers_from_tensors():
         mg.zeros(2, -1)
     with pytest.raises(TypeError, match="int64"):
         mg.zeros(2, dtype=mg.int64, requires_grad=True)
+
+
+# ---- labels, and what models, optimizers and trainers are given --------------------------------------------
+
+SCORES, LABELS = mg.ones(4, 3), mg.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        (mg.tensor([1, 2, 3, 2]), ValueError, "target 3 is out of range: the input has 3 classes.*from 0"),
+        (mg.tensor([0, 1, -1, 1]), ValueError, "target -1 is out of range"),
+        (LABELS.float(), ValueError, r"class numbers must be integers: target\.long\(\)"),
+        (LABELS > 0, TypeError, "targets must be integers.*got bool"),
+        (LABELS[:3], ValueError, r"target must have shape \(4,\), got \(3,\)"),
+        (LABELS.unsqueeze(1), ValueError, r"target must have shape \(4,\), got \(4, 1\)"),
+        (LABELS.tolist(), TypeError, r"target must be a tensor, got list; .*mg\.tensor"),
+        (LABELS.numpy(), TypeError, "target must be a tensor, got ndarray"),
+        (None, TypeError, "target must be a tensor, got NoneType"),
+    ],
+)
+def test_labels_that_are_wrong(labels, error, words):
+    with pytest.raises(error, match=f"cross_entropy: .*{words}"):
+        nn.CrossEntropyLoss()(SCORES, labels)
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.binary_cross_entropy_with_logits, F.nll_loss])
+def test_losses_of_what_is_no_tensor(loss):
+    with pytest.raises(TypeError, match=f"{loss.__name__}: target must be a tensor, got list"):
+        loss(SCORES, [[0.0] * 3] * 4)
+    with pytest.raises(TypeError, match=f"{loss.__name__}: input must be a tensor, got tuple"):
+        loss((SCORES, SCORES), SCORES)
+
+
+def test_a_wrong_label_leaves_a_training_as_it_was():
+    model = nn.Linear(3, 3)
+    trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9), nn.CrossEntropyLoss())
+    before = model.weight.tolist()
+    with pytest.raises(ValueError, match=r"target [567] is out of range"):
+        trainer.fit((SCORES, LABELS + 5), progress=False)
+    assert model.weight.tolist() == before and model.weight.grad is None
+    assert trainer.fit((SCORES, LABELS), progress=False)["loss"][0] > 0
+
+
+def test_arrays_go_through_a_network():
+    image = np.ones((2, 1, 4, 4), np.float32)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 2)), nn.Linear(2, 3)
+    )
+    assert model(image).shape == (2, 4, 3)
+    assert nn.Sequential(nn.Flatten(), nn.Linear(16, 3))(image).shape == (2, 3)
+
+
+def test_an_optimizer_of_a_model():
+    with pytest.raises(
+        TypeError, match=r"SGD: params must be a list of tensors, got a Linear: .*parameters\(\)"
+    ):
+        optim.SGD(nn.Linear(2, 2), lr=0.1)
+
+
+@pytest.mark.parametrize("epochs", [-1, 1.5, "3", None])
+def test_a_number_of_epochs(epochs):
+    model = nn.Linear(3, 3)
+    trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), "accuracy")
+    with pytest.raises(ValueError, match="epochs must be an integer of at least 0, got"):
+        trainer.fit((SCORES, LABELS), epochs, progress=False)
+    assert list(trainer.evaluate((SCORES, LABELS))) == ["loss", "accuracy"]
+
+
+def test_the_wrong_part_of_a_data_set():
+    with pytest.raises(ValueError, match="Digits: train must be True or False, got 'test'"):
+        Digits(train="test")
 
 
 # ---- sizes that overflow ----------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """Data sets from files: IDX, MNIST, Fashion-MNIST, the digits that ship along, and where files come from."""
 
 import builtins
+import dataclasses
 import gzip
+import hashlib
+import http.server
 import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 
 from minigrad import data
 from minigrad.data import MNIST, DataError, DataLoader, Digits, FashionMNIST, Subset, read_idx
-from minigrad.data.download import cache_folder
+from minigrad.data.download import RemoteFiles, cache_folder
 
 SIBLING = Path(__file__).parents[2] / "shared" / "data"
 
@@ -305,6 +309,59 @@ def test_pooch_itself_refuses_a_wrong_checksum(tmp_path, no_environment, monkeyp
     assert not list(no_environment.rglob("*.gz"))
 
 
+class _Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves the digits' images; below /broken/, half of the file, and then the connection is gone."""
+
+    content = b"labels of MNIST" * 1000
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        broken = self.path.startswith("/broken/")
+        self.wfile.write(self.content[: len(self.content) // 2] if broken else self.content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    """The address of a server on this machine."""
+    pytest.importorskip("pooch")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Mirror) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("second", ["broken", "whole"])
+def test_a_connection_that_breaks_off(no_environment, mirror, second):
+    """Nothing of half a file is kept, and the next mirror is asked."""
+    digest = hashlib.sha256(_Mirror.content).hexdigest()
+    files = RemoteFiles("Toy", "toy", (f"{mirror}/broken/", f"{mirror}/{second}/"), {"labels.gz": digest})
+    if second == "broken":
+        with pytest.raises(OSError, match=r"cannot download labels\.gz of Toy") as raised:
+            files.path("labels.gz")
+        assert str(raised.value).count("/broken/labels.gz: ") == 2
+        assert list(no_environment.rglob("*")) == [no_environment / "toy"]
+        files = dataclasses.replace(files, mirrors=(f"{mirror}/whole/",))  # what is tried again, later
+    assert files.path("labels.gz").read_bytes() == _Mirror.content
+
+
+def test_a_download_that_the_user_stops(no_environment, mirror, monkeypatch):
+    def stop(self, url, output_file, pooch, **options):
+        Path(output_file).write_bytes(b"half of")
+        raise KeyboardInterrupt
+
+    files = RemoteFiles("Toy", "toy", (f"{mirror}/whole/",), {"labels.gz": "0" * 64})
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        files.path("labels.gz")
+    assert list(no_environment.rglob("*")) == [no_environment / "toy"]
+
+
 def test_without_pooch_the_message_names_the_extra(no_environment, monkeypatch):
     real_import = builtins.__import__
 
@@ -320,8 +377,6 @@ def test_without_pooch_the_message_names_the_extra(no_environment, monkeypatch):
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
 def test_the_checksums_are_those_of_the_real_files(real_files, kind):
-    import hashlib
-
     assert len(kind.files.sha256) == 4
     for name, expected in kind.files.sha256.items():
         content = (real_files / kind.files.folder / name).read_bytes()

@@ -257,15 +257,17 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, weights, monkeypatch, ste
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_that_stops_half_way_leaves_the_earlier_file(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_write_that_stops_half_way_leaves_the_earlier_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"earlier")
 
     def half(file):
         file.write(b"half of")
-        raise KeyboardInterrupt
+        file.flush()
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         write_atomically(path, half)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
 

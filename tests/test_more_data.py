@@ -1,6 +1,8 @@
 """Folders of pictures, Iris, Tiny Shakespeare, data sets in a row, weighted samplers."""
 
 import os
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -64,6 +66,24 @@ def test_iris():
 
 
 @needs_data
+def test_tensorflow_s_split_of_iris():
+    def flowers(*data_sets):
+        return Counter(
+            (*lengths.tolist(), kind.item()) for data_set in data_sets for lengths, kind in data_set
+        )
+
+    train, test = Iris(train=True), Iris(train=False)
+    assert flowers(train, test) == flowers(Iris())
+    assert [np.bincount(part.tensors[1].numpy()).tolist() for part in (train, test)] == [
+        [42, 36, 42],
+        [8, 14, 8],
+    ]
+    assert repr(test) == "Iris(30 samples of (4,) float32, () int64)"
+    with pytest.raises(ValueError, match="Iris: train must be True or False, got 'all'"):
+        Iris(train="all")
+
+
+@needs_data
 def test_tiny_shakespeare():
     train, test = TinyShakespeare(block_size=8), TinyShakespeare(train=False)
     assert len(train.text) + len(test.text) == 1115394 and len(train.vocabulary) == 65
@@ -91,6 +111,19 @@ def test_tiny_shakespeare():
         ("iris/iris.data", b"5.1,3.5,1.4,0.2,Iris-setosa\n", Iris, "expected 150 irises, found 1"),
         ("iris/iris.data", b"<html>", Iris, "line 1 is '<html>'"),
         ("iris/iris.data", b"1,2,3,Iris-setosa", Iris, "3 numbers"),
+        (
+            "iris/iris_training.csv",
+            b"120,4,a,b,c\n6.4,2.8,5.6,2.2,3",
+            partial(Iris, train=True),
+            "line 2 is '6.4",
+        ),
+        (
+            "iris/iris_test.csv",
+            b"30,4,a,b,c\n6.4,2.8,5.6,2.2,2",
+            partial(Iris, train=False),
+            "30 irises, found 1",
+        ),
+        ("iris/iris_test.csv", b"", partial(Iris, train=False), "30 irises, found 0"),
         ("tinyshakespeare/input.txt", b"\xff\xfe", TinyShakespeare, "not a text in UTF-8"),
         ("tinyshakespeare/input.txt", b"To be", TinyShakespeare, "4 characters are too few"),
     ],
@@ -104,7 +137,7 @@ def test_damaged_files_are_told(tmp_path, name, content, make, text):
     assert (tmp_path / name).read_bytes() == content
 
 
-@pytest.mark.parametrize("make", [Iris, TinyShakespeare])
+@pytest.mark.parametrize("make", [Iris, partial(Iris, train=True), TinyShakespeare])
 def test_missing_files(tmp_path, make):
     with pytest.raises(FileNotFoundError, match="pass download=True"):
         make(tmp_path, download=False)

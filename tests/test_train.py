@@ -1,6 +1,8 @@
 """The trainer: it does what the plain loop does, goes on where it was, and its callbacks do their part."""
 
 import csv
+import errno
+import os
 import struct
 
 import numpy as np
@@ -182,6 +184,20 @@ def test_logs(tmp_path):
     assert [event.get(2) for event in events] == [None, 1, 2] and events[0][3] == b"brain.Event:2"
     assert np.float32(made.history[1]["loss"]) == scalars(events[2][5])["loss"]
     assert scalars(events[2][5])["lr"] == np.float32(1e-2)
+
+
+def test_a_full_disk_leaves_the_earlier_log(tmp_path, monkeypatch):
+    made, log = trainer(), CSVLog(tmp_path / "log.csv")
+    made.fit(digits(50), 1, callbacks=[log], progress=False)
+    before = log.path.read_bytes()
+
+    def full_disk(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        made.fit(digits(50), 2, callbacks=[log], progress=False)
+    assert log.path.read_bytes() == before and list(tmp_path.iterdir()) == [log.path]
 
 
 def fields(message):

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from minigrad.data.dataset import check_train
 from minigrad.data.download import cache_folder
 from minigrad.data.idx import DataError
 from minigrad.data.images import ImageDataset, Transform
@@ -55,6 +56,7 @@ class CIFAR10(ImageDataset):
         transform: Transform | None = None,
         target_transform: Transform | None = None,
     ):
+        check_train(self, train)
         names = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
         # All are located before the first is read, so that a missing one shows at once.
         paths = [self._path(name, root, download) for name in names]

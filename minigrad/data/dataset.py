@@ -64,6 +64,16 @@ class TensorDataset(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return self.tensors[0].shape[0]
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{tuple(tensor.shape[1:])} {tensor.dtype}" for tensor in self.tensors)
+        return f"{type(self).__name__}({len(self)} samples of {shapes})"
+
+
+def check_train(dataset: Dataset, train: Any) -> None:
+    """ValueError for ``train="test"``, which is true."""
+    if train not in (True, False):
+        raise ValueError(f"{type(dataset).__name__}: train must be True or False, got {train!r}")
+
 
 class Subset(Dataset[Sample]):
     """The samples of ``dataset`` at ``indices``, in that order."""

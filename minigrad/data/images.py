@@ -12,7 +12,7 @@ import numpy as np
 
 from minigrad.creation import from_numpy
 from minigrad.data.collate import default_collate
-from minigrad.data.dataset import Dataset
+from minigrad.data.dataset import Dataset, check_train
 from minigrad.data.download import RemoteFiles
 from minigrad.data.idx import DataError, read_idx
 from minigrad.tensor import Tensor
@@ -108,6 +108,7 @@ class _IdxImages(ImageDataset):
         transform: Transform | None = None,
         target_transform: Transform | None = None,
     ):
+        check_train(self, train)
         prefix = "train" if train else "t10k"
         # Both files are located before the first is read, so that a missing one shows at once.
         images_path, labels_path = (
@@ -232,6 +233,7 @@ class Digits(ImageDataset):
         transform: Transform | None = None,
         target_transform: Transform | None = None,
     ):
+        check_train(self, train)
         with np.load(Path(__file__).with_name("digits.npz")) as arrays:
             images, labels = arrays["images"], arrays["labels"]
         part = slice(0, self.TRAIN_COUNT) if train else slice(self.TRAIN_COUNT, None)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minigrad.creation import from_numpy
-from minigrad.data.dataset import Dataset, TensorDataset
+from minigrad.data.dataset import Dataset, TensorDataset, check_train
 from minigrad.data.download import RemoteFiles
 from minigrad.data.idx import DataError
 from minigrad.tensor import Tensor
@@ -22,16 +22,20 @@ class Iris(TensorDataset):
     """150 irises of three kinds; samples are (lengths and widths of sepal and petal in cm, kind).
 
     Fisher, "The Use of Multiple Measurements in Taxonomic Problems", 1936,
-    https://doi.org/10.24432/C56C76 (CC BY 4.0). They stand ordered by kind: see :func:`random_split`.
+    https://doi.org/10.24432/C56C76 (CC BY 4.0). All 150 stand ordered by kind: see :func:`random_split`.
 
     Args:
         root: the folder that holds ``iris/iris.data``, or will after the download. By default the folder
             named by the environment variable ``MINIGRAD_DATA``, and without that the user's cache.
+        train: True for the 120 irises of TensorFlow's ``iris_training.csv``, False for the 30 others, of its
+            ``iris_test.csv``, None for all.
         download: fetch a missing file, checked by sha256. Needs ``pip install "minigrad[data]"``. Never done
             into ``MINIGRAD_DATA``.
 
     Attributes:
-        tensors: float32 (150, 4), and int64 (150,).
+        tensors: float32 (N, 4), and int64 (N,).
+        classes: the names of the kinds.
+        features: the names of what was measured.
 
     Raises:
         FileNotFoundError: the file is missing and may not be downloaded.
@@ -39,20 +43,43 @@ class Iris(TensorDataset):
     """
 
     classes: ClassVar[Sequence[str]] = ("Iris-setosa", "Iris-versicolor", "Iris-virginica")
+    features: ClassVar[Sequence[str]] = ("sepal length", "sepal width", "petal length", "petal width")
     files: ClassVar[RemoteFiles] = RemoteFiles(
         name="Iris",
         folder="iris",
         mirrors=("https://archive.ics.uci.edu/ml/machine-learning-databases/iris/",),
         sha256={"iris.data": "6f608b71a7317216319b4d27b4d9bc84e6abd734eda7872b71a458569e2656c0"},
     )
+    split_files: ClassVar[RemoteFiles] = RemoteFiles(
+        name="Iris",
+        folder="iris",
+        mirrors=("https://storage.googleapis.com/download.tensorflow.org/data/",),
+        sha256={
+            "iris_training.csv": "c4c7652b14da06ba63b37f9f47d2e9aa4edced85701c9f8fce37501a1ca792e4",
+            "iris_test.csv": "3b6dde8ad159a8545d4b4d8290a9cc7d49a9a8803d6ffe755884269371cc1eb1",
+        },
+    )
 
-    def __init__(self, root: str | os.PathLike[str] | None = None, download: bool = True):
-        path = self.files.path("iris.data", root, download)
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        train: bool | None = None,
+        download: bool = True,
+    ):
+        if train is None:
+            path, count = self.files.path("iris.data", root, download), 150
+            lines, kinds = path.read_text(errors="replace").split(), tuple(self.classes)
+        else:
+            check_train(self, train)
+            name, count = ("iris_training.csv", 120) if train else ("iris_test.csv", 30)
+            path = self.split_files.path(name, root, download)
+            # The first line is "120,4,setosa,versicolor,virginica", and a kind is its number.
+            lines, kinds = path.read_text(errors="replace").split()[1:], ("0", "1", "2")
         features, labels = [], []
-        for number, line in enumerate(path.read_text(errors="replace").split(), 1):
+        for number, line in enumerate(lines, 1 if train is None else 2):
             try:
                 *lengths, kind = line.split(",")
-                labels.append(self.classes.index(kind))
+                labels.append(kinds.index(kind))
                 features.append([float(length) for length in lengths])
                 if len(lengths) != 4:
                     raise ValueError(f"{len(lengths)} numbers")
@@ -61,8 +88,8 @@ class Iris(TensorDataset):
                     f"{path}: line {number} is {line!r:.60}, not four numbers and a kind ({error}); delete "
                     "the file and get it again"
                 ) from error
-        if len(labels) != 150:
-            raise DataError(f"{path}: expected 150 irises, found {len(labels)}; get the file again")
+        if len(labels) != count:
+            raise DataError(f"{path}: expected {count} irises, found {len(labels)}; get the file again")
         super().__init__(from_numpy(np.array(features, np.float32)), from_numpy(np.array(labels)))
 
     def as_tensors(self) -> tuple[Tensor, Tensor]:
@@ -104,6 +131,7 @@ class TinyShakespeare(Dataset[tuple[Tensor, Tensor]]):
         download: bool = True,
         block_size: int = 64,
     ):
+        check_train(self, train)
         path = self.files.path("input.txt", root, download)
         try:
             text = path.read_text("utf-8")

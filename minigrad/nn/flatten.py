@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minigrad.nn.module import Module
+from minigrad.ops.shape import flatten, unflatten
 from minigrad.tensor import Tensor
 
 __all__ = ["Flatten", "Unflatten"]
@@ -18,7 +19,7 @@ class Flatten(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, a, b, ...) to (N, a b ...), a view where the input is contiguous."""
-        return input.flatten(self.start_dim, self.end_dim)
+        return flatten(input, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
         """The range of axes."""
@@ -35,7 +36,7 @@ class Unflatten(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., a b, ...) to (..., a, b, ...), a view where the input is contiguous."""
-        return input.unflatten(self.dim, self.unflattened_size)
+        return unflatten(input, self.dim, self.unflattened_size)
 
     def extra_repr(self) -> str:
         """The axis and its sizes."""

@@ -18,7 +18,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.elementwise import as_dtype, cast, floating, where, zeros_like
 from minigrad.ops.index import take_along_dim
-from minigrad.ops.loss import ones_like, reduce_loss
+from minigrad.ops.loss import check_tensors, ones_like, reduce_loss
 from minigrad.ops.reduce import largest_of_rows, sum
 from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
 from minigrad.ops.softmax import log_softmax, softmax, softmax_grad
@@ -40,6 +40,7 @@ def nll_loss(
             ignored, and the error is raised when a value is brought to the host.
         TypeError: targets are not integers.
     """
+    check_tensors("nll_loss", input=input, target=target)
     class_dim = 0 if input.ndim == 1 else 1
     target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
     if _takes_rows(input, target, weight, reduction):
@@ -275,18 +276,19 @@ def cross_entropy(
     """
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    check_tensors("cross_entropy", input=input, target=target)
     class_dim = 0 if input.ndim == 1 else 1
     if not is_floating(target.dtype) and _takes_rows(input, target, weight, reduction):
-        target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
+        target = checked_targets("cross_entropy", input, target, class_dim, ignore_index)
         options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
         return _cross_entropy(input, _as_int64(target), weight, **options)
     if not is_floating(target.dtype) and weight is None and label_smoothing == 0.0:
         input = floating(input)
-        target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
+        target = checked_targets("cross_entropy", input, target, class_dim, ignore_index)
         loss = _class_losses(input, target, class_dim, ignore_index)
         if reduction == "mean":
             return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
-        return reduce_loss("nll_loss", loss, reduction)
+        return reduce_loss("cross_entropy", loss, reduction)
     log_probabilities = log_softmax(input, class_dim)
     if is_floating(target.dtype):
         return _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction)
@@ -315,7 +317,7 @@ def _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoo
     if target.shape != log_probabilities.shape:
         raise ValueError(
             f"cross_entropy: target probabilities need the input's shape {log_probabilities.shape}, "
-            f"got {target.shape}"
+            f"got {target.shape}; class numbers must be integers: target.long()"
         )
     classes = log_probabilities.shape[class_dim]
     target = target * (1.0 - label_smoothing) + label_smoothing / classes
@@ -349,7 +351,8 @@ def checked_targets(name: str, x: Any, target: Any, class_dim: int, ignore_index
 
     def error(label: int) -> ValueError:
         return ValueError(
-            f"{name}: target {label} is out of range: the input has {classes} classes (shape {shape})"
+            f"{name}: target {label} is out of range: the input has {classes} classes (shape {shape}), "
+            "numbered from 0"
         )
 
     if not isinstance(labels, np.ndarray):

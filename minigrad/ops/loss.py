@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from minigrad.autograd import wrap
 from minigrad.dtypes import is_floating
+from minigrad.graph import Variable
 from minigrad.kernels import cpu
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import is_autocast_enabled
@@ -30,7 +33,18 @@ def reduce_loss(name: str, loss: Any, reduction: str) -> Any:
     raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', got {reduction!r}")
 
 
+def check_tensors(name: str, types: Any = Variable, **arguments: Any) -> None:
+    """TypeError for what a loss cannot be computed of: a list of labels, a model's tuple of outputs."""
+    for argument, value in arguments.items():
+        if not isinstance(value, types):
+            raise TypeError(
+                f"{name}: {argument} must be a tensor, got {type(value).__name__}; of an array or a list of "
+                "numbers, mg.tensor(...) makes one"
+            )
+
+
 def check_same_shape(name: str, x: Any, target: Any) -> None:
+    check_tensors(name, (Variable, np.ndarray), input=x, target=target)
     if x.shape != target.shape:
         raise ValueError(f"{name}: input has shape {x.shape}, target {target.shape}; they must be equal")
 

@@ -48,6 +48,11 @@ class Optimizer:
                 f"{type(self).__name__}: params must be a list of tensors or of dicts, "
                 f"got a single {type(params).__name__}"
             )
+        if hasattr(params, "parameters"):
+            raise TypeError(
+                f"{type(self).__name__}: params must be a list of tensors, got a {type(params).__name__}: "
+                "pass its .parameters()"
+            )
         self.defaults = defaults
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
