@@ -41,8 +41,8 @@ class ModelSummary:
             for row in cells
         ]
         rule = "-" * len(lines[0])
-        megabytes = self.bytes / 1e6
-        tail = f"{self.total:,} parameters, {self.trainable:,} of them trained, {megabytes:.2f} MB"
+        size = f"{self.bytes / 1e6:.2f} MB" if self.bytes >= 1e5 else f"{self.bytes / 1e3:.2f} kB"
+        tail = f"{self.total:,} parameters, {self.trainable:,} of them trained, {size}"
         return "\n".join([lines[0], rule, *lines[1:], rule, tail])
 
 

@@ -265,7 +265,7 @@ def test_a_summary_counts_each_parameter_once():
         ("(2, 2, 2, 2)", 20), ("(2, 2, 2, 2)", 4), ("(2, 8)", 0), ("(2, 8)", 72), ("(2, 8)", 0),
     ]  # fmt: skip
     assert (found.total, found.trainable, found.bytes) == (96, 88, 384)
-    assert str(found).splitlines()[-1] == "96 parameters, 88 of them trained, 0.00 MB"
+    assert str(found).splitlines()[-1] == "96 parameters, 88 of them trained, 0.38 kB"
     assert (
         model.training
         and model[1].running_mean.tolist() == running
