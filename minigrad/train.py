@@ -100,8 +100,8 @@ class Trainer:
         self.device = find_device(device)
         self.model = model.to(self.device)
         self.optimizer, self.loss = optimizer, loss
-        single = isinstance(metrics, (str, Metric))
-        self.metrics = [make_metric(metric) for metric in ([metrics] if single else metrics)]
+        several = [metrics] if isinstance(metrics, (str, Metric)) else metrics
+        self.metrics = [make_metric(metric) for metric in several]
         self.max_grad_norm = max_grad_norm
         self.dtype = dtype
         self.scaler = GradScaler(enabled=dtype == np.float16)
