@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import minigrad as mg
 from minigrad import models, nn
 from minigrad.data import DataError, read_image
+from minigrad.data.download import RemoteFiles
+from minigrad.models.tflite import read_tflite
 from minigrad.models.weights import ImageClassification
 
 BILINEAR = 2  # as Pillow numbers it
@@ -122,22 +125,40 @@ def test_a_new_head_and_the_gradients_below_it():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("environment", [True, False])
-def test_missing_files_are_told(name, environment, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("MINIGRAD_DATA", raising=False)
-    if environment:
-        monkeypatch.setenv("MINIGRAD_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=rf"{name}.*\.safetensors is missing.*github.*MINIGRAD_DATA"):
+def test_missing_files_are_told(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGRAD_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=rf"{name}/\S+ is missing.*github.*MINIGRAD_DATA"):
         models.get_model(name, weights="DEFAULT")
     models.get_model(name)  # random weights need no file
+
+
+def test_what_has_no_address_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("MINIGRAD_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"there is no address to download SqueezeNet 1\.1 from"):
+        models.squeezenet1_1(weights="DEFAULT")
+
+
+def test_what_was_downloaded_is_checked(tmp_path, monkeypatch):
+    """MobileNetV2 is fetched as the TensorFlow Lite file, where no safetensors file is there."""
+    fetched = []
+
+    def download(files, path):
+        fetched.append(path.name)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"TFL3")
+
+    monkeypatch.setattr(RemoteFiles, "_download", download)
+    with pytest.raises(DataError, match=r"quant\.tflite is damaged, or not the file expected"):
+        models.MobileNet_V2_Weights.DEFAULT.get_state_dict(tmp_path)
+    assert fetched == ["mobilenet_v2_1.0_224_quant.tflite"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "another file"])
 def test_a_damaged_file_is_told(trained, damage, tmp_path):
     name, _, weights = trained
     shutil.copytree(data(name), tmp_path / name, copy_function=shutil.copyfile)
-    path = tmp_path / name / weights.value.filename
+    path = tmp_path / name / next(iter(weights.value.states))
     content = bytearray(path.read_bytes())
     if damage == "truncated":
         del content[-1000:]
@@ -146,6 +167,74 @@ def test_a_damaged_file_is_told(trained, damage, tmp_path):
     path.write_bytes(b"<html>not found</html>" if damage == "another file" else content)
     with pytest.raises(DataError, match=rf"{path.name} is damaged, or not the file expected: its sha256"):
         weights.get_state_dict(tmp_path)
+
+
+# ---- TensorFlow Lite's files ------------------------------------------------------------------------------
+
+
+def write(out: bytearray, value) -> int:
+    """Append a FlatBuffers table (a dict), a vector of tables (a list) or of numbers; where it starts."""
+    if isinstance(value, np.ndarray):
+        start = len(out)
+        out += struct.pack("<I", len(value)) + value.tobytes()
+        return start
+    if isinstance(value, list):
+        start = len(out)
+        out += struct.pack("<I", len(value)) + bytes(4 * len(value))
+        children = list(enumerate(value, 1))
+    else:
+        fields = max(value) + 1
+        places = [4 + 4 * list(value).index(field) if field in value else 0 for field in range(fields)]
+        out += struct.pack(f"<{2 + fields}H", 4 + 2 * fields, 4 + 4 * len(value), *places)
+        start = len(out)
+        out += struct.pack("<i", 4 + 2 * fields) + bytes(4 * len(value))
+        children = [(places[field] // 4, child) for field, child in value.items()]
+    for place, child in children:
+        here = start + 4 * place
+        number = child if isinstance(child, int) else write(out, child) - here
+        out[here : here + 4] = struct.pack("<I", number)
+    return start
+
+
+@pytest.fixture
+def tflite_file(tmp_path, rng):
+    """(a file with a quantized and a plain tensor and one that is computed, the values of the two)."""
+    levels, plain = rng.integers(0, 256, (2, 3), dtype=np.uint8), rng.standard_normal(4, np.float32)
+
+    def tensor(name, kind, buffer, shape, **more):
+        fields = {0: np.array(shape, "<i4"), 1: kind, 2: buffer, 3: np.frombuffer(name.encode(), "u1")}
+        return fields | ({4: more["quantization"]} if more else {})
+
+    quantization = {2: np.array([0.5], "<f4"), 3: np.array([7], "<i8")}
+    tensors = [
+        tensor("quantized", 3, 1, (2, 3), quantization=quantization),
+        tensor("plain", 0, 2, (4,)),
+        tensor("computed", 0, 0, (1, 5)),
+    ]
+    buffers = [{1: 0}, {0: levels.reshape(-1)}, {0: plain.view("u1")}]  # the first without data
+    out = bytearray(b"....TFL3")
+    root = write(out, {0: 3, 2: [{0: tensors}], 4: buffers})
+    out[:4] = struct.pack("<I", root)
+    path = tmp_path / "network.tflite"
+    path.write_bytes(out)
+    return path, {"quantized": (levels.astype(np.float32) - 7) * 0.5, "plain": plain}
+
+
+def test_a_tensorflow_lite_file(tflite_file):
+    path, expected = tflite_file
+    found = read_tflite(path)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32 and (found[name].numpy() == values).all()
+
+
+def test_damaged_tensorflow_lite_files_are_told(tflite_file):
+    path, _ = tflite_file
+    content = path.read_bytes()
+    for length in range(0, len(content) - 1, 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"network\.tflite: (not|a damaged) "):
+            read_tflite(path)
 
 
 # ---- without weights --------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from minigrad.data import (
     ConcatDataset,
     DataError,
     DataLoader,
+    Flowers,
     ImageFolder,
     Iris,
     TinyShakespeare,
     WeightedRandomSampler,
+    read_image,
 )
 from minigrad.data.transforms import Compose, Resize, ToTensor
 
@@ -56,6 +58,35 @@ def test_folders_without_pictures(folder, tmp_path):
         ImageFolder(tmp_path)
     with pytest.raises(FileNotFoundError, match="has no folders"):
         ImageFolder(tmp_path / "bird")
+
+
+def test_a_photograph_is_turned_as_the_camera_was_held(tmp_path, rng):
+    image_module = pytest.importorskip("PIL.Image")
+    pixels = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    picture = image_module.fromarray(pixels)
+    picture.getexif()[0x0112] = 6  # held upright: the first row is the right column
+    picture.save(tmp_path / "upright.png", exif=picture.getexif())
+    assert (np.array(read_image(tmp_path / "upright.png")) == np.rot90(pixels, -1)).all()
+
+
+def test_missing_flowers(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGRAD_DATA", str(tmp_path))
+    for train, folder in ((True, "train"), (False, "val")):
+        with pytest.raises(FileNotFoundError, match=rf"flowers5/{folder} is missing.*photos.*MINIGRAD_DATA"):
+            Flowers(train=train)
+
+
+@needs_data
+def test_the_five_flowers():
+    if not os.path.isdir(os.path.join(os.environ["MINIGRAD_DATA"], "flowers5")):
+        pytest.skip("MINIGRAD_DATA lacks flowers5/")
+    for train, count in ((True, 400), (False, 150)):
+        flowers = Flowers(train=train)
+        assert flowers.classes == ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
+        assert len(flowers) == count and set(flowers.targets) == set(range(5))
+        picture, label = flowers[-1]
+        assert max(picture.size) == 256 and label == 4
+    assert repr(flowers).startswith("Flowers(150 pictures of 5 classes in")
 
 
 @needs_data

@@ -5,7 +5,7 @@ from minigrad.data.cifar import CIFAR10
 from minigrad.data.collate import default_collate, default_convert
 from minigrad.data.dataloader import DataLoader
 from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
-from minigrad.data.folder import ImageFolder, read_image
+from minigrad.data.folder import Flowers, ImageFolder, read_image
 from minigrad.data.idx import DataError, read_idx
 from minigrad.data.images import MNIST, Digits, FashionMNIST, ImageDataset
 from minigrad.data.sample_random import sample_random
@@ -29,6 +29,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "FashionMNIST",
+    "Flowers",
     "ImageDataset",
     "ImageFolder",
     "Iris",

@@ -1,4 +1,4 @@
-"""Pictures in folders, one folder for each class."""
+"""Pictures in folders, one folder for each class; five kinds of flowers are such."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.data.dataset import Dataset
+from minigrad.data.download import cache_folder
 from minigrad.data.idx import DataError
 
-__all__ = ["ImageFolder", "read_image"]
+__all__ = ["Flowers", "ImageFolder", "read_image"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def read_image(path: str | os.PathLike[str]) -> Any:
-    """The picture in a file, as a Pillow image of three colours.
+    """The picture in a file, as a Pillow image of three colours, turned as the camera was held.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -24,12 +25,12 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         ImportError: Pillow is missing: ``pip install "minigrad[images]"``.
     """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError('reading pictures needs Pillow: pip install "minigrad[images]"') from error
     with open(path, "rb") as file:
         try:
-            return Image.open(file).convert("RGB")
+            return ImageOps.exif_transpose(Image.open(file)).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{os.fspath(path)}: not a picture, or a damaged one: {error}") from error
 
@@ -97,4 +98,40 @@ class ImageFolder(Dataset[tuple[Any, Any]]):
         return image, target
 
     def __repr__(self) -> str:
-        return f"ImageFolder({len(self)} pictures of {len(self.classes)} classes in {self.root})"
+        return f"{type(self).__name__}({len(self)} pictures of {len(self.classes)} classes in {self.root})"
+
+
+class Flowers(ImageFolder):
+    """Photographs of five kinds of flowers, their longer side 256 pixels: 400 to train with, 150 to test.
+
+    A part of TensorFlow's flower_photos (CC BY 2.0), of which pictures of people, or without a visible
+    flower, were left out. Samples are ``(picture, label)``.
+
+    Args:
+        root: the folder that holds ``flowers5/train/<class>/*.jpg`` and ``flowers5/val/<class>/*.jpg``. By
+            default the folder named by the environment variable ``MINIGRAD_DATA``, and without that the
+            user's cache (``~/.cache/minigrad``). It cannot be downloaded; other flowers will do.
+        train: the 400 training pictures, else the 150 others.
+        transform, target_transform: as of :class:`ImageFolder`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        train: bool = True,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+    ):
+        base = Path(root or os.environ.get("MINIGRAD_DATA") or cache_folder()).expanduser()
+        folder = base / "flowers5" / ("train" if train else "val")
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is missing: it holds a folder of pictures for each kind of flower, such as those "
+                "of http://download.tensorflow.org/example_images/flower_photos.tgz. Put them there, or set "
+                "MINIGRAD_DATA to the folder that holds flowers5/"
+            )
+        super().__init__(folder, transform, target_transform)
+        self.train = train

@@ -5,8 +5,14 @@
     scores = model(weights.transforms()(picture).unsqueeze(0))
     print(weights.meta["categories"][scores.argmax().item()])
 
-The networks are torchvision's, name by name, so that the state dict of a network there fits the one here. The
-weights are others, see :class:`SqueezeNet1_1_Weights` and :class:`MobileNet_V2_Weights`.
+The weights are those of the networks' authors, see :class:`SqueezeNet1_1_Weights` and
+:class:`MobileNet_V2_Weights`. The networks are torchvision's, name by name, so that its weights fit, too.
+Where it is installed::
+
+    state = torchvision.models.mobilenet_v2(weights="DEFAULT").state_dict()
+    safetensors.torch.save_file(state, "mobilenet_v2.safetensors")
+
+and then here ``models.mobilenet_v2().load_state_dict(mg.load("mobilenet_v2.safetensors"))``.
 """
 
 from minigrad.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from minigrad import nn
 from minigrad.data.download import RemoteFiles
+from minigrad.io.weights import load_file
+from minigrad.models.tflite import read_tflite
 from minigrad.models.weights import ImageClassification, Weights, WeightsEnum, load_weights
 from minigrad.nn import functional as F
 from minigrad.tensor import Tensor
@@ -24,6 +27,8 @@ SETTING = (  # expansion, output channels, blocks, stride of the first block: ta
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+LABELS_SHA256 = "b8aaeb5630c62626a7d124a05c0e14230a7ffdd2136a31d0190a4fb71c1d82f1"
+
 BLOCKS = sum(count for _, _, count, _ in SETTING)
 
 NormLayer = Callable[[int], nn.Module]
@@ -209,6 +214,23 @@ def from_tensorflow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def from_tflite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the TensorFlow Lite file in PyTorch's layouts, under names such as "Conv_1.weight"."""
+    state = {}
+    part = re.compile(r"MobilenetV2/([^;]+?)(?:/Conv2d_1c_1x1)?/(weights_quant|BatchNorm_Fold/bias|biases)")
+    for names, tensor in tensors.items():
+        found = part.search(names)  # of several operations that were merged into one; none for a shape
+        if found is None:
+            continue
+        layer, kind = found.groups()
+        if kind == "weights_quant":  # (output, H, W, input), or depthwise (1, H, W, channels)
+            dims = (3, 0, 1, 2) if layer.endswith("/depthwise") else (0, 3, 1, 2)
+            state[f"{layer}.weight"] = tensor.permute(dims)
+        else:
+            state[f"{layer}.bias"] = tensor
+    return state
+
+
 def read_labels(text: str) -> list[str]:
     """The first name in each line but the first."""
     return [line.partition(",")[0] for line in text.splitlines()[1:]]
@@ -226,17 +248,22 @@ class MobileNet_V2_Weights(WeightsEnum):
         files=RemoteFiles(
             name="MobileNetV2",
             folder="mobilenet_v2",
-            mirrors=(),
+            mirrors=(
+                "https://raw.githubusercontent.com/google-coral/test_data/"
+                "104342d2d3480b3e66203073dac24f4e2dbb4c41/",
+            ),
             sha256={
                 "mobilenet_v2_1.0_224.safetensors": "16ad558da94bd92e9fcdd4f22f51c2f8b9e478327cf3ced23a6da723a8cc8bb7",  # noqa: E501
-                "imagenet_labels_1001.txt": "b8aaeb5630c62626a7d124a05c0e14230a7ffdd2136a31d0190a4fb71c1d82f1",  # noqa: E501
+                "mobilenet_v2_1.0_224_quant.tflite": "7aad0c74c5e3c06e5eb3c827e13304fdd68a83da6087d92ee169c24ff9fd4776",  # noqa: E501
+                "imagenet_labels_1001.txt": LABELS_SHA256,
+                "imagenet_labels.txt": LABELS_SHA256,
             },
-            origin="The network is mobilenet_v2_1.0_224_quant.tflite of "
-            "https://github.com/google-coral/test_data, stored as safetensors",
         ),
-        filename="mobilenet_v2_1.0_224.safetensors",
-        labels=("imagenet_labels_1001.txt", read_labels),
-        convert=from_tensorflow,
+        states={
+            "mobilenet_v2_1.0_224.safetensors": lambda path: from_tensorflow(load_file(path)),
+            "mobilenet_v2_1.0_224_quant.tflite": lambda path: from_tensorflow(from_tflite(read_tflite(path))),
+        },
+        labels={"imagenet_labels_1001.txt": read_labels, "imagenet_labels.txt": read_labels},
         transforms=partial(
             ImageClassification,
             crop_size=224,

@@ -7,6 +7,7 @@ from typing import Any
 
 from minigrad import nn
 from minigrad.data.download import RemoteFiles
+from minigrad.io.weights import load_file
 from minigrad.models.weights import ImageClassification, Weights, WeightsEnum, load_weights
 from minigrad.ops.join import concat
 from minigrad.tensor import Tensor
@@ -125,9 +126,8 @@ class SqueezeNet1_1_Weights(WeightsEnum):
             },
             origin="The network is that of https://github.com/forresti/SqueezeNet, stored as safetensors",
         ),
-        filename="squeezenet1_1.safetensors",
-        labels=("synset_words.txt", read_synsets),
-        convert=from_caffe,
+        states={"squeezenet1_1.safetensors": lambda path: from_caffe(load_file(path))},
+        labels={"synset_words.txt": read_synsets},
         transforms=partial(
             ImageClassification,
             crop_size=227,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -14,7 +15,6 @@ from typing import Any, Self
 from minigrad.data.download import RemoteFiles
 from minigrad.data.idx import DataError
 from minigrad.data.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
-from minigrad.io.weights import load_file
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -47,19 +47,17 @@ class Weights:
     """One set of weights.
 
     Attributes:
-        files: the weights, and the names of the classes.
-        filename: of the weights, a safetensors file, among ``files``.
-        labels: the text file of the classes' names, and what reads them in its text.
-        convert: makes the network's state dict of what is in the file.
+        files: the weights, and the names of the classes, maybe in several forms.
+        states: name to reader of the files that hold the weights; a reader makes a state dict.
+        labels: name to reader of the text files that hold the classes' names; a reader splits a text.
         transforms: makes the function from a picture to the network's input.
         config: the arguments that the network must be made with.
         description: what is to be known of them: ``num_params``, ``source`` and so on.
     """
 
     files: RemoteFiles
-    filename: str
-    labels: tuple[str, Callable[[str], list[str]]]
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    states: Mapping[str, Callable[[Path], dict[str, Tensor]]]
+    labels: Mapping[str, Callable[[str], list[str]]]
     transforms: partial[ImageClassification]
     config: Mapping[str, Any]
     description: Mapping[str, Any]
@@ -93,11 +91,12 @@ class WeightsEnum(Enum):
                 ``MINIGRAD_DATA`` names, and without that the user's cache (``~/.cache/minigrad``).
 
         Raises:
-            FileNotFoundError: the file is missing; the message tells where to get it.
+            FileNotFoundError: it is missing, and may not be downloaded; the message tells where to get it.
+            OSError, ImportError: the download failed, or pooch, which it needs, is missing.
             DataError: it is damaged, or another one.
         """
-        path = self._path(self.value.filename, root)
-        return self.value.convert(load_file(path))
+        path = self._find(self.value.states, root)
+        return self.value.states[path.name](path)
 
     @property
     def transforms(self) -> Callable[..., ImageClassification]:
@@ -107,14 +106,20 @@ class WeightsEnum(Enum):
     @property
     def meta(self) -> dict[str, Any]:
         """What is known of them: ``categories``, the classes' names in order, ``num_params``, ``source``."""
-        filename, read = self.value.labels
-        return {"categories": read(self._path(filename).read_text("utf-8")), **self.value.description}
+        path = self._find(self.value.labels)
+        categories = self.value.labels[path.name](path.read_text("utf-8"))
+        return {"categories": categories, **self.value.description}
 
-    def _path(self, filename: str, root: str | os.PathLike[str] | None = None) -> Path:
-        """The local path of one of the files, whose content has been checked."""
-        files = self.value.files
-        path = files.path(filename, root)
-        found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), files.sha256[filename]
+    def _find(self, filenames: Iterable[str], root: str | os.PathLike[str] | None = None) -> Path:
+        """The first of these files that is there, else the last one, downloaded; its content is checked."""
+        files, (*others, last) = self.value.files, filenames
+        for filename in others:
+            with contextlib.suppress(FileNotFoundError):
+                path = files.path(filename, root, download=False)
+                break
+        else:
+            path = files.path(last, root)
+        found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), files.sha256[path.name]
         if found != expected:
             raise DataError(
                 f"{path} is damaged, or not the file expected: its sha256 is {found}, not {expected}. "
