@@ -81,7 +81,7 @@ def plot(accuracies, images, labels, probabilities, path):
     axis.invert_yaxis()
     confidence, guesses = probabilities.max(1)
     wrong = [i for i in confidence.argsort(descending=True).tolist() if guesses[i] != labels[i]]
-    axes = right.subplots(2, 4).flat
+    axes = right.subplots(2, 4).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, i in zip(axes, wrong, strict=False):
@@ -93,8 +93,8 @@ def plot(accuracies, images, labels, probabilities, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photo", type=Path, help="tell what is on it, with the network saved before")
-    parser.add_argument("--quick", action="store_true", help="each twelfth flower, one epoch")
-    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning")
+    parser.add_argument("--quick", action="store_true", help="each sixteenth flower, one epoch")
+    parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--seed", type=int, default=0)
@@ -109,7 +109,7 @@ def main():
         model.load_state_dict(mg.load(saved))
         return classify(args.photo, model, args.device)
 
-    every, epochs = (12, 1) if args.quick else (1, args.epochs)
+    every, epochs = (16, 1) if args.quick else (1, args.epochs)
     (images, labels), (test_images, test_labels) = (
         [part.to(args.device) for part in load(train, every)] for train in (True, False)
     )
@@ -135,7 +135,7 @@ def main():
     test("frozen", model.classifier, apply(head, test_views))
 
     head.append(model.classifier)
-    fit(head, views, labels, epochs, lr=1e-4)
+    fit(head, views, labels, epochs, lr=2e-4)
     probabilities = test("fine-tuned", head, test_views)
     mg.save(model.state_dict(), saved)
     try:

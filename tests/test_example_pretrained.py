@@ -31,7 +31,7 @@ def test_recognise_names_what_is_in_photographs(data, tmp_path):
     done = run(EXAMPLES / "recognise.py", *photos, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("koala", "pizza"):
-        assert re.search(rf"^{name}\.jpg .*\n +9\d\.\d\d%  {name}$", done.stdout, re.MULTILINE)
+        assert re.search(rf"^{name}\.jpg .*\n +[89]\d\.\d\d%  {name}$", done.stdout, re.MULTILINE)
     assert (tmp_path / "recognise.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -46,10 +46,10 @@ def test_recognise_names_a_file_that_is_no_picture(content, tmp_path):
     assert done.stderr.startswith("recognise: ") and expected in done.stderr and str(path) in done.stderr
 
 
-def test_transfer_learns_from_a_twelfth_of_the_flowers_and_knows_another(data, tmp_path):
+def test_transfer_learns_from_a_sixteenth_of_the_flowers_and_knows_another(data, tmp_path):
     done = run(EXAMPLES / "transfer.py", "--quick", "--output", tmp_path)
     assert done.returncode == 0, done.stderr
-    accuracies = re.findall(r"^(\S+): ([\d.]+)% of 13 test flowers", done.stdout, re.MULTILINE)
+    accuracies = re.findall(r"^(\S+): ([\d.]+)% of 10 test flowers", done.stdout, re.MULTILINE)
     assert [name for name, _ in accuracies] == ["pixels", "frozen", "fine-tuned"]
     assert min(float(accuracies[1][1]), float(accuracies[2][1])) >= 60  # chance is 20
     photo = sorted((data / "flowers5/val/sunflowers").iterdir())[1]
