@@ -56,9 +56,10 @@ def fit(model, views, labels, epochs, lr):
             print(f"    epoch {epoch}: loss {total / len(labels):.4f}", flush=True)
 
 
-def classify(path, model, device):
-    """Print how likely each kind of flower is to be on a photograph."""
+def classify(path, model, saved, device):
+    """Print how likely each kind of flower is to be on a photograph, for the network that was saved."""
     try:
+        model.load_state_dict(mg.load(saved))
         image = WEIGHTS.transforms()(read_image(path))
     except (DataError, OSError) as error:
         raise SystemExit(f"transfer: {error}") from None
@@ -106,8 +107,7 @@ def main():
     model.to(args.device)
     saved = args.output / "transfer.safetensors"
     if args.photo:
-        model.load_state_dict(mg.load(saved))
-        return classify(args.photo, model, args.device)
+        return classify(args.photo, model, saved, args.device)
 
     every, epochs = (16, 1) if args.quick else (1, args.epochs)
     (images, labels), (test_images, test_labels) = (

@@ -46,6 +46,12 @@ def test_recognise_names_a_file_that_is_no_picture(content, tmp_path):
     assert done.stderr.startswith("recognise: ") and expected in done.stderr and str(path) in done.stderr
 
 
+def test_transfer_says_that_no_network_was_saved(data, tmp_path):
+    done = run(EXAMPLES / "transfer.py", "--photo", data / "photos/cat.jpg", "--output", tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.match(r"transfer: .*No such file.*transfer\.safetensors", done.stderr)
+
+
 def test_transfer_learns_from_a_sixteenth_of_the_flowers_and_knows_another(data, tmp_path):
     done = run(EXAMPLES / "transfer.py", "--quick", "--output", tmp_path)
     assert done.returncode == 0, done.stderr
