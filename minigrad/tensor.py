@@ -445,48 +445,6 @@ class Tensor(Operators, Methods):
     maximum, minimum, clip = elementwise.maximum, elementwise.minimum, clamp
     isclose, allclose, equal = elementwise.isclose, elementwise.allclose, elementwise.equal
 
-    def square(self) -> Tensor:
-        """Each element squared."""
-        return elementwise.square(self)
-
-    def sign(self) -> Tensor:
-        """-1, 0 or 1 by the sign of each element."""
-        return elementwise.sign(self)
-
-    def isnan(self) -> Tensor:
-        """Whether each element is NaN."""
-        return elementwise.isnan(self)
-
-    def isinf(self) -> Tensor:
-        """Whether each element is infinite."""
-        return elementwise.isinf(self)
-
-    def isfinite(self) -> Tensor:
-        """Whether each element is neither infinite nor NaN."""
-        return elementwise.isfinite(self)
-
-    def logical_not(self) -> Tensor:
-        """Whether each element is zero."""
-        return elementwise.logical_not(self)
-
-    def new_zeros(self, *size: Any, dtype: Any = None) -> Tensor:
-        """Zeros of another shape, with this tensor's device, and its dtype unless given."""
-        from minigrad.creation import zeros
-
-        return zeros(*size, dtype=dtype or self.dtype, device=self.device)
-
-    def new_ones(self, *size: Any, dtype: Any = None) -> Tensor:
-        """Ones of another shape, with this tensor's device, and its dtype unless given."""
-        from minigrad.creation import ones
-
-        return ones(*size, dtype=dtype or self.dtype, device=self.device)
-
-    def new_tensor(self, data: Any, dtype: Any = None) -> Tensor:
-        """A tensor of ``data``, with this tensor's device, and its dtype unless given."""
-        from minigrad.creation import tensor
-
-        return tensor(data, dtype or self.dtype, self.device)
-
     def clone(self) -> Tensor:
         """A copy, which gradients flow through."""
         return elementwise.clone(self)

@@ -21,12 +21,10 @@ from minigrad.ops.elementwise import (
     floating,
     log1p,
     maximum,
-    register_clamp,
-    register_cpu,
-    register_cuda,
     where,
     zeros_like,
 )
+from minigrad.ops.elementwise_kernels import register_clamp, register_cpu, register_cuda
 from minigrad.ops.join import split
 from minigrad.ops.shape import reshape
 
