@@ -26,19 +26,41 @@ ACTIVATIONS: dict[str, Callable] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class _Layer(Module):
-    """What both layers share: the feed-forward block, and where the norm of a block stands."""
+    """What both layers share: arguments, the feed-forward block, and where the norm of a block stands."""
 
-    norm_first: bool
-    activation: Callable
-    linear1: Linear
-    linear2: Linear
-    dropout: Dropout
+    attentions: tuple[str, ...]  # the names of the blocks before the feed-forward one
 
-    def _set_options(self, activation: str | Callable, norm_first: bool) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
         if isinstance(activation, str) and activation not in ACTIVATIONS:
             raise ValueError(f"{type(self).__name__}: activation is 'relu' or 'gelu', got {activation!r}")
-        self.activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        self.activation: Callable = ACTIVATIONS[activation] if isinstance(activation, str) else activation
         self.norm_first = norm_first
+        place = {"device": device, "dtype": dtype}
+        for name in self.attentions:
+            attention = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **place)
+            self.add_module(name, attention)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, **place)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, **place)
+        blocks = range(1, len(self.attentions) + 2)
+        for i in blocks:
+            self.add_module(f"norm{i}", LayerNorm(d_model, layer_norm_eps, bias=bias, **place))
+        for i in blocks:
+            self.add_module(f"dropout{i}", Dropout(dropout))
 
     def _around(self, x: Tensor, norm: Module, block: Callable, dropout: Module) -> Tensor:
         """The block's output added to ``x``."""
@@ -66,31 +88,12 @@ class TransformerEncoderLayer(_Layer):
         device, dtype: of the parameters; float32 on the CPU by default.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__()
-        place = {"device": device, "dtype": dtype}
-        self._set_options(activation, norm_first)
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, **place)
-        self.linear1 = Linear(d_model, dim_feedforward, bias, **place)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, **place)
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
+    attentions = ("self_attn",)
+    self_attn: MultiheadAttention
+    norm1: LayerNorm
+    norm2: LayerNorm
+    dropout1: Dropout
+    dropout2: Dropout
 
     def forward(
         self,
@@ -114,35 +117,15 @@ class TransformerDecoderLayer(_Layer):
     The arguments are those of :class:`TransformerEncoderLayer`.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__()
-        place = {"device": device, "dtype": dtype}
-        self._set_options(activation, norm_first)
-        attention = {"batch_first": batch_first, **place}
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, **attention)
-        self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, **attention)
-        self.linear1 = Linear(d_model, dim_feedforward, bias, **place)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, **place)
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
-        self.norm3 = LayerNorm(d_model, layer_norm_eps, bias=bias, **place)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
-        self.dropout3 = Dropout(dropout)
+    attentions = ("self_attn", "multihead_attn")
+    self_attn: MultiheadAttention
+    multihead_attn: MultiheadAttention
+    norm1: LayerNorm
+    norm2: LayerNorm
+    norm3: LayerNorm
+    dropout1: Dropout
+    dropout2: Dropout
+    dropout3: Dropout
 
     def forward(
         self,
