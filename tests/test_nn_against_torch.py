@@ -72,6 +72,11 @@ LAYERS = [
     (IMAGES, lambda m: m.Upsample(size=(5, 13), mode="area")),
     (SIGNALS, lambda m: m.Upsample(size=25, mode="linear")),
     (IMAGES, lambda m: m.UpsamplingBilinear2d(scale_factor=3)),
+    (IMAGES, lambda m: m.UpsamplingNearest2d(scale_factor=3)),
+    (SIGNALS, lambda m: m.CircularPad1d((2, 1))),
+    (SIGNALS, lambda m: m.ZeroPad1d((3, 0))),
+    (IMAGES, lambda m: m.ConstantPad2d((0, 2, 1, 3), -1.5)),
+    (TABLE, lambda m: m.Hardsigmoid()),
     (IMAGES, lambda m: m.PixelShuffle(2)),
     ((2, 3, 6, 9), lambda m: m.PixelUnshuffle(3)),
     (IMAGES, lambda m: m.ChannelShuffle(2)),
@@ -271,6 +276,26 @@ LOSSES_OF_SEVERAL = [
 ]
 
 
+DISTANCES = [
+    lambda m: m.CosineSimilarity(),
+    lambda m: m.CosineSimilarity(0, eps=0.5),
+    lambda m: m.PairwiseDistance(),
+    lambda m: m.PairwiseDistance(1.0, eps=1e-3, keepdim=True),
+]
+
+
+@pytest.mark.parametrize("make", DISTANCES)
+def test_distances(make):
+    results = []
+    for module, tensor in ((nn, mg.tensor), (torch.nn, torch.tensor)):
+        inputs = [tensor(random((6, 4), seed), requires_grad=True) for seed in range(2)]
+        y = make(module)(*inputs)
+        (y * y).sum().backward()
+        results.append((y, *(x.grad for x in inputs)))
+    for one, other in zip(*results, strict=True):
+        assert_same(one, other)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(("name", "shapes", "targets", "options"), LOSSES_OF_SEVERAL)
 def test_losses_of_several_inputs(name, shapes, targets, options, reduction):
@@ -282,6 +307,41 @@ def test_losses_of_several_inputs(name, shapes, targets, options, reduction):
         results.append((loss, *(x.grad for x in inputs)))
     for one, other in zip(*results, strict=True):
         assert_same(one, other)
+
+
+SEQUENCES = "test_sequences_against_torch.py"
+COMPARED_ELSEWHERE = {
+    **dict.fromkeys(["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"], SEQUENCES),
+    **dict.fromkeys(["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"], SEQUENCES),
+    **dict.fromkeys(["TransformerDecoder", "TransformerDecoderLayer"], SEQUENCES),
+    "Embedding": "test_embedding.py",
+    "MaxUnpool2d": "test_nn_against_torch.py",
+}
+NOT_COMPARED = {
+    "Module": "it computes nothing",
+    **dict.fromkeys(["ModuleDict", "ModuleList", "ParameterDict", "ParameterList"], "they compute nothing"),
+    **dict.fromkeys(["Dropout1d", "Dropout2d"], "their random numbers are others: test_nn_layers.py"),
+}
+
+
+def test_every_layer_and_loss_is_compared(repo_root):
+    made = set()
+
+    class Noting:
+        def __getattr__(self, name):
+            made.add(name)
+            return getattr(nn, name)
+
+    for make in (*(make for _, make in LAYERS), *DISTANCES):
+        make(Noting())
+    made.update(row[0] for row in (*LOSSES, *LOSSES_OF_SEVERAL))
+    exported = [name for name in nn.__all__ if isinstance(getattr(nn, name), type)]
+    layers = {name for name in exported if issubclass(getattr(nn, name), nn.Module)}
+    missing = layers - made - set(COMPARED_ELSEWHERE) - set(NOT_COMPARED)
+    assert not missing, f"compare with PyTorch, in LAYERS or LOSSES, or say why not: {sorted(missing)}"
+    assert not made & {*COMPARED_ELSEWHERE, *NOT_COMPARED} and {*COMPARED_ELSEWHERE, *NOT_COMPARED} <= layers
+    for name, file in COMPARED_ELSEWHERE.items():
+        assert name in (repo_root / "tests" / file).read_text(), f"{file} compares {name} no longer"
 
 
 def test_what_losses_take_besides():
