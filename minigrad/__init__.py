@@ -76,6 +76,17 @@ from minigrad.ops.arithmetic import (
     nan_to_num,
     xlogy,
 )
+from minigrad.ops.combining import (
+    block_diag,
+    cartesian_prod,
+    column_stack,
+    combinations,
+    cross,
+    dstack,
+    kron,
+    rot90,
+    tensor_split,
+)
 from minigrad.ops.counting import bincount, bucketize, searchsorted, unique
 from minigrad.ops.cumulative import cumprod, diff
 from minigrad.ops.diagonal import diag, diag_embed, diagonal, trace
@@ -87,6 +98,10 @@ from minigrad.ops.elementwise import (
     allclose,
     asin,
     atan,
+    bitwise_and,
+    bitwise_not,
+    bitwise_or,
+    bitwise_xor,
     ceil,
     clamp,
     cos,
@@ -199,6 +214,7 @@ from minigrad.ops.shape import (
     unsqueeze,
 )
 from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.ops.statistics import aminmax, corrcoef, cov, histc, nanmean, nansum, trapezoid
 from minigrad.precision import (
     convolution_precision,
     get_convolution_precision,
@@ -212,6 +228,7 @@ from minigrad.tensor import Tensor, is_tensor
 
 cat, clip = concat, clamp
 swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
+row_stack, trapz = vstack, trapezoid
 arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
 
 float16 = half = _np.dtype(_np.float16)

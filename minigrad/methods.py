@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad.inplace import InPlace
 from minigrad.ops import (
     arithmetic,
+    combining,
     counting,
     cumulative,
     diagonal,
@@ -21,6 +22,7 @@ from minigrad.ops import (
     reduce,
     scatter,
     shape,
+    statistics,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +71,20 @@ class Methods(InPlace):
     mv, addmm, baddbmm, inner = matmul.mv, matmul.addmm, matmul.baddbmm, einsum.inner
     kthvalue, median, quantile = order.kthvalue, order.median, order.quantile
     count_nonzero = reduce.count_nonzero
+    nansum, nanmean, aminmax = statistics.nansum, statistics.nanmean, statistics.aminmax
+    cov, corrcoef, histc = statistics.cov, statistics.corrcoef, statistics.histc
+    kron, cross, rot90, tensor_split = (
+        combining.kron,
+        combining.cross,
+        combining.rot90,
+        combining.tensor_split,
+    )
+    bitwise_and, bitwise_or, bitwise_xor, bitwise_not = (
+        elementwise.bitwise_and,
+        elementwise.bitwise_or,
+        elementwise.bitwise_xor,
+        elementwise.bitwise_not,
+    )
     index_select, index_add, index_copy, index_fill = (
         scatter.index_select,
         scatter.index_add,

@@ -135,6 +135,75 @@ def test_options_are_pytorchs(options, rng):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10)
 
 
+BAGS = np.array([3, 1, 4, 1, 5, 1, 2, 0, 3])
+
+
+@needs_torch
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize(
+    ("input", "offsets", "options"),
+    [
+        (BAGS.reshape(3, 3), None, {}),
+        (BAGS, [0, 4, 4, 7], {}),  # the second is empty
+        (BAGS, [0, 2, 9], {"include_last_offset": True, "padding_idx": 1}),
+        (BAGS.reshape(1, 9), None, {"max_norm": 0.8}),
+        (BAGS[:0], [0, 0], {}),
+    ],
+)
+def test_bags_are_pytorchs(input, offsets, options, mode, rng):
+    values, results = rng.standard_normal((6, 3)), []
+    for library, module in ((mg, nn), (torch, torch.nn)):
+        layer = module.EmbeddingBag(6, 3, mode=mode, dtype=library.float64, **options)
+        with library.no_grad():
+            layer.weight.copy_(library.tensor(values))
+        out = layer(library.tensor(input), None if offsets is None else library.tensor(offsets))
+        (out**3).sum().backward()
+        results.append((out.detach(), layer.weight.detach(), layer.weight.grad))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_of_bags_are_divided_by_frequency():
+    # By the definition: PyTorch 2.13 divides by the frequencies of other numbers, on the processor.
+    weight = mg.tensor(np.ones((6, 3)), requires_grad=True)
+    F.embedding_bag(
+        mg.tensor(BAGS), weight, mg.tensor([0, 4]), mode="sum", scale_grad_by_freq=True
+    ).sum().backward()
+    np.testing.assert_allclose(weight.grad.numpy(), 1.0, rtol=1e-12)
+
+
+@needs_torch
+def test_weighted_bags_are_pytorchs(rng):
+    values, weights, results = rng.standard_normal((6, 3)), rng.standard_normal(9), []
+    for library, module in ((mg, F), (torch, torch.nn.functional)):
+        weight, share = (library.tensor(a, requires_grad=True) for a in (values, weights))
+        out = module.embedding_bag(
+            library.tensor(BAGS), weight, library.tensor([0, 4]), mode="sum", per_sample_weights=share
+        )
+        (out**3).sum().backward()
+        results.append((out.detach(), weight.grad, share.grad))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "options", "message"),
+    [
+        (None, {}, r"or \(n,\) with offsets; got shape \(9,\)"),
+        ([1, 4], {}, "offsets rise from 0"),
+        ([0, 5, 4], {}, "offsets rise from 0"),
+        ([0, 5], {"include_last_offset": True}, "the last offset is 5, the input has 9"),
+        ([0], {"mode": "median"}, "mode is one of"),
+        ([0], {"per_sample_weights": mg.ones(9)}, "need mode='sum'"),
+    ],
+)
+def test_bags_refuse_what_does_not_fit(offsets, options, message):
+    with pytest.raises(ValueError, match="embedding_bag: .*" + message):
+        F.embedding_bag(
+            mg.tensor(BAGS), mg.tensor(WEIGHT), None if offsets is None else mg.tensor(offsets), **options
+        )
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [

@@ -40,6 +40,20 @@ def test_linear(shape):
     assert_same(layer.bias.grad, g_rows.sum(0))
 
 
+def test_alpha_dropout_keeps_mean_and_variance():
+    layer, n = nn.AlphaDropout(0.3), 100_000
+    x = mg.randn(n, dtype=mg.float64).requires_grad_()
+    y = layer(x)
+    # Five standard deviations of a mean, and of a variance of numbers whose fourth moment is below 4.
+    assert abs(y.mean().item()) < 5 / np.sqrt(n) and abs(y.var().item() - 1) < 5 * np.sqrt(3 / n)
+    y.sum().backward()
+    dropped = x.grad.numpy() == 0
+    assert abs(dropped.mean() - 0.3) < 5 * np.sqrt(0.21 / n)
+    assert (y.detach().numpy()[dropped] == y.detach().numpy()[dropped][0]).all()
+    layer.eval()
+    assert layer(x) is x and not nn.AlphaDropout(1.0)(x).detach().numpy().any()
+
+
 def test_linear_without_bias_and_bad_input():
     layer = nn.Linear(3, 2, bias=False)
     assert layer.bias is None and list(layer.state_dict()) == ["weight"]

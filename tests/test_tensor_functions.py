@@ -273,6 +273,109 @@ FUNCTIONS |= {
 }
 
 
+HOLES = np.array([[1.5, np.nan, 2.0, -1.0], [np.nan, 3.0, 0.5, 2.0]])
+FUNCTIONS |= {
+    "kron": ([(2, 3), (4, 1, 2)], lambda m, x, y: m.kron(x, y), np.kron),
+    "kron of vectors": ([(2,), (3,)], lambda m, x, y: x.kron(y), np.kron),
+    "block_diag": (
+        [(2, 3), (1, 2), (), (2,)],
+        lambda m, *x: m.block_diag(*x),
+        lambda a, b, c, d: np.concatenate([
+            np.pad(a, ((0, 0), (0, 5))),
+            np.pad(b, ((0, 0), (3, 3))),
+            np.pad(c.reshape(1, 1), ((0, 0), (5, 2))),
+            np.pad(d.reshape(1, 2), ((0, 0), (6, 0))),
+        ]),
+    ),
+    "cartesian_prod": (
+        [(2,), (3,), (2,)],
+        lambda m, *x: m.cartesian_prod(*x),
+        lambda a, b, c: np.array([(i, j, k) for i in a for j in b for k in c]),
+    ),
+    "combinations": (
+        [(4,)],
+        lambda m, x: m.combinations(x, 3),
+        lambda x: np.array([x[[0, 1, 2]], x[[0, 1, 3]], x[[0, 2, 3]], x[[1, 2, 3]]]),
+    ),
+    "combinations with replacement": (
+        [(2,)],
+        lambda m, x: m.combinations(x, with_replacement=True),
+        lambda x: x[[[0, 0], [0, 1], [1, 1]]],
+    ),
+    "column_stack": ([(3,), (3, 2)], lambda m, *x: m.column_stack(x), lambda *x: np.column_stack(x)),
+    "dstack": ([(2, 3), (2, 3)], lambda m, *x: m.dstack(x), lambda *x: np.dstack(x)),
+    "dstack of vectors": ([(3,), (3,)], lambda m, *x: m.dstack(x), lambda *x: np.dstack(x)),
+    "row_stack": ([(3,), (2, 3)], lambda m, *x: m.row_stack(x), lambda *x: np.vstack(x)),
+    **{
+        f"rot90 {k}": (
+            [(2, 3, 4)],
+            lambda m, x, k=k: m.rot90(x, k, (2, 0)),
+            lambda x, k=k: np.rot90(x, k, (2, 0)),
+        )
+        for k in (-1, 0, 1, 2, 3)
+    },
+    "tensor_split": ([(7, 2)], lambda m, x: m.tensor_split(x, 3), lambda x: np.array_split(x, 3)),
+    "tensor_split at": (
+        [(2, 7)],
+        lambda m, x: x.tensor_split((2, 2, -2, 9), dim=1),
+        lambda x: (x[:, :2], x[:, 2:2], x[:, 2:5], x[:, 5:], x[:, 7:]),
+    ),
+    "cross": ([(4, 3), (4, 3)], lambda m, x, y: m.cross(x, y, dim=-1), np.cross),
+    "cross along 0": ([(3, 2), (3, 2)], lambda m, x, y: x.cross(y, dim=0), partial(np.cross, axis=0)),
+    "nansum": ([HOLES], lambda m, x: m.nansum(x), np.nansum),
+    "nanmean": ([HOLES], lambda m, x: x.nanmean(1, keepdim=True), lambda x: np.nanmean(x, 1)[:, None]),
+    "aminmax": ([(3, 4)], lambda m, x: m.aminmax(x, dim=1), lambda x: (x.min(1), x.max(1))),
+    "cov": ([(3, 9)], lambda m, x: m.cov(x), np.cov),
+    "cov of a vector": ([(9,)], lambda m, x: x.cov(correction=0), lambda x: np.cov(x, ddof=0)),
+    "corrcoef": ([(3, 9)], lambda m, x: m.corrcoef(x), np.corrcoef),
+    "trapezoid": ([(3, 5)], lambda m, y: m.trapezoid(y, dx=0.5), partial(np.trapezoid, dx=0.5)),
+    "trapezoid at places": (
+        [(3, 5), (5,)],
+        lambda m, y, x: m.trapezoid(y, x),
+        lambda y, x: np.trapezoid(y, x),
+    ),
+    "trapz": ([(3, 5), (3, 5)], lambda m, y, x: m.trapz(y, x), np.trapezoid),
+}  # fmt: skip
+
+
+def test_bitwise_functions():
+    a, b = np.array([6, 3, 0], np.int64), np.array([5, 1, 7], np.int64)
+    x, y = mg.tensor(a), mg.tensor(b)
+    assert mg.bitwise_and(x, y).tolist() == (a & b).tolist() == x.bitwise_and(y).tolist()
+    assert mg.bitwise_or(x, y).tolist() == (a | b).tolist()
+    assert mg.bitwise_xor(x, 1).tolist() == (a ^ 1).tolist()
+    assert mg.bitwise_not(x).tolist() == (~a).tolist()
+    assert mg.bitwise_not(mg.tensor([True, False])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("limits", [(), (-1.0, 1.5)])
+def test_histograms(limits):
+    x = RNG.standard_normal((30, 4))
+    found = mg.histc(mg.tensor(x), 7, *limits)
+    span = limits or (x.min(), x.max())
+    assert found.tolist() == np.histogram(x, 7, span)[0].tolist() and found.dtype == mg.float64
+    torch = pytest.importorskip("torch")
+    assert found.tolist() == torch.histc(torch.tensor(x), 7, *limits).tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mg.block_diag(mg.ones(1, 2, 3)), "block_diag: tensor 0 has more than two dimensions"),
+        (lambda: mg.cartesian_prod(mg.ones(2), mg.ones(2, 2)), "cartesian_prod: expected vectors, tensor 1"),
+        (lambda: mg.combinations(mg.ones(2, 2)), "combinations: expected a vector"),
+        (lambda: mg.cross(mg.ones(2), mg.ones(3)), "cross: dim -1 must have size 3"),
+        (lambda: mg.rot90(mg.ones(2, 2), dims=(1, -1)), "rot90: dims must be two different ones"),
+        (lambda: mg.tensor_split(mg.ones(2), 0), "tensor_split: the number of pieces must be positive"),
+        (lambda: mg.cov(mg.ones(1, 2, 3)), "cov: expected at most two dimensions"),
+        (lambda: mg.histc(mg.ones(2), 0), "histc: needs bins of at least 1"),
+    ],
+)
+def test_combining_refuses_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def drawn(inputs):
     rng = np.random.default_rng(3)
     return [x if isinstance(x, np.ndarray) else rng.standard_normal(x) for x in inputs]

@@ -28,10 +28,10 @@ from minigrad.nn.activation import (
 from minigrad.nn.attention import MultiheadAttention
 from minigrad.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from minigrad.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from minigrad.nn.dropout import Dropout, Dropout1d, Dropout2d
-from minigrad.nn.embedding import Embedding
+from minigrad.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d
+from minigrad.nn.embedding import Embedding, EmbeddingBag
 from minigrad.nn.flatten import Flatten, Unflatten
-from minigrad.nn.linear import Identity, Linear
+from minigrad.nn.linear import Bilinear, Identity, Linear
 from minigrad.nn.loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from minigrad.nn.margin_loss import (
     CosineEmbeddingLoss,
@@ -57,6 +57,7 @@ from minigrad.nn.norm import (
     InstanceNorm1d,
     InstanceNorm2d,
     LayerNorm,
+    LocalResponseNorm,
     RMSNorm,
 )
 from minigrad.nn.padding import (
@@ -115,12 +116,14 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AlphaDropout",
     "AvgPool1d",
     "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Bilinear",
     "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
@@ -137,6 +140,7 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Embedding",
+    "EmbeddingBag",
     "Flatten",
     "Fold",
     "GRUCell",
@@ -157,6 +161,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",

@@ -6,7 +6,7 @@ from minigrad.nn import functional as F
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
-__all__ = ["Dropout", "Dropout1d", "Dropout2d"]
+__all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d"]
 
 
 class Dropout(Module):
@@ -48,3 +48,14 @@ class Dropout1d(Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Of the input's shape."""
         return F.dropout1d(input, self.p, self.training)
+
+
+class AlphaDropout(Dropout):
+    """As :class:`Dropout`, for networks of SELU: mean and variance stay. https://arxiv.org/abs/1706.02515
+
+    Elements that are dropped take SELU's lowest value, and all are scaled and shifted.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape."""
+        return F.alpha_dropout(input, self.p, self.training)

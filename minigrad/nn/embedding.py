@@ -13,7 +13,7 @@ from minigrad.nn.parameter import Parameter
 from minigrad.ops.embedding import row_number
 from minigrad.tensor import Tensor
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "EmbeddingBag"]
 
 
 class Embedding(Module):
@@ -91,10 +91,7 @@ class Embedding(Module):
 
     def reset_parameters(self) -> None:
         """Draw the vectors anew."""
-        init.normal_(self.weight)
-        if self.padding_idx is not None:
-            with no_grad():
-                self.weight[self.padding_idx] = 0.0
+        _draw(self.weight, self.padding_idx)
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers (...) in [0, num_embeddings) to (..., embedding_dim)."""
@@ -118,3 +115,80 @@ class Embedding(Module):
         )
         shown = [f", {name}={getattr(self, name)}" for name, usual in options if getattr(self, name) != usual]
         return f"{self.num_embeddings}, {self.embedding_dim}{''.join(shown)}"
+
+
+class EmbeddingBag(Module):
+    """The vectors of several things, such as the words of a text, combined to one.
+
+    Args:
+        num_embeddings, embedding_dim: the number of vectors, and their length.
+        max_norm, norm_type, scale_grad_by_freq, sparse: as for :class:`Embedding`.
+        mode: ``"sum"``, ``"mean"`` or ``"max"`` of the vectors.
+        include_last_offset: the offsets have one more, the number of elements.
+        padding_idx: a number that belongs to no bag; its vector starts as 0.
+        device, dtype: of the vectors; float32 on the CPU by default.
+
+    Attributes:
+        weight: (num_embeddings, embedding_dim), normal with mean 0 and variance 1 at the start.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        *,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.max_norm, self.norm_type = max_norm, norm_type
+        self.scale_grad_by_freq, self.mode, self.sparse = scale_grad_by_freq, mode, sparse
+        self.include_last_offset = include_last_offset
+        self.padding_idx = row_number("EmbeddingBag", padding_idx, num_embeddings)
+        self.weight = Parameter(empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        _draw(self.weight, self.padding_idx)
+
+    def forward(
+        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> Tensor:
+        """Integers (bags, size), or (n,) with the offsets (bags,), to (bags, embedding_dim)."""
+        return F.embedding_bag(
+            input,
+            self.weight,
+            offsets,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.mode,
+            self.sparse,
+            per_sample_weights,
+            self.include_last_offset,
+            self.padding_idx,
+        )
+
+    def extra_repr(self) -> str:
+        """The sizes, and what is not as usual."""
+        options = (("max_norm", None), ("norm_type", 2.0), ("scale_grad_by_freq", False))
+        shown = [f", {name}={getattr(self, name)}" for name, usual in options if getattr(self, name) != usual]
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        sizes = f"{self.num_embeddings}, {self.embedding_dim}"
+        return f"{sizes}{''.join(shown)}, mode={self.mode!r}{padding}"
+
+
+def _draw(weight: Parameter, padding_idx: int | None) -> None:
+    init.normal_(weight)
+    if padding_idx is not None:
+        with no_grad():
+            weight[padding_idx] = 0.0

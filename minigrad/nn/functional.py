@@ -21,9 +21,11 @@ from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, glu, hardshrink, prelu, sigmoid, softshrink, softsign, tanh
 from minigrad.ops.adaptive_max_pool import adaptive_max_pool2d, max_unpool2d
 from minigrad.ops.attention import scaled_dot_product_attention
+from minigrad.ops.bags import embedding_bag
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
+from minigrad.ops.einsum import einsum
 from minigrad.ops.fold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
 from minigrad.ops.instance_norm import instance_norm, rms_norm
 from minigrad.ops.interpolate import interpolate
@@ -68,9 +70,11 @@ __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "batch_norm",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
@@ -87,6 +91,7 @@ __all__ = [
     "dropout2d",
     "elu",
     "embedding",
+    "embedding_bag",
     "fold",
     "gaussian_nll_loss",
     "gelu",
@@ -106,6 +111,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "margin_ranking_loss",
@@ -298,6 +304,41 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     if input.ndim != 3:
         raise ValueError(f"dropout1d: expected (N, C, L) or (C, L), got shape {input.shape}")
     return dropout2d(input, p, training, inplace)
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """In training, each element set to SELU's lowest value with probability ``p``; then all are scaled and
+    shifted, so that mean 0 and variance 1 stay. https://arxiv.org/abs/1706.02515"""
+    if not training or p == 0:
+        return input
+    lowest = -1.7580993408473766  # -scale alpha of SELU
+    drawn = _dropout.dropout(elementwise.zeros_like(input.detach()) + 1.0, p, True)
+    kept = (drawn != 0).to(input.dtype)
+    scale = 1.0 / math.sqrt((1.0 - p) * (1.0 + p * lowest * lowest)) if p < 1 else 0.0
+    return _apply(lambda x: (x * kept + (1.0 - kept) * lowest) * scale - scale * lowest * p, input, inplace)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y_k = x1^T W_k x2 + b_k, of (..., in1), (..., in2) and a weight (out, in1, in2): (..., out)"""
+    if input1.shape[:-1] != input2.shape[:-1] or (input1.shape[-1], input2.shape[-1]) != weight.shape[1:]:
+        raise ValueError(
+            f"bilinear: expected inputs (..., {weight.shape[1]}) and (..., {weight.shape[2]}) for a weight "
+            f"{weight.shape}, got {input1.shape} and {input2.shape}"
+        )
+    out = einsum("...i,kij,...j->...k", input1, weight, input2)
+    return out if bias is None else out + bias
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """x / (k + alpha mean(x^2 over the ``size`` channels around it))^beta, for (N, C, ...)"""
+    if input.ndim < 3:
+        raise ValueError(f"local_response_norm: expected (N, C, ...), got shape {input.shape}")
+    samples, channels = input.shape[:2]
+    squares = (input * input).reshape(samples, 1, channels, -1)
+    energy = avg_pool2d(pad(squares, (0, 0, size // 2, (size - 1) // 2)), (size, 1), 1)
+    return input / (energy.reshape(input.shape) * alpha + k) ** beta
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "LayerNorm",
+    "LocalResponseNorm",
     "RMSNorm",
 ]
 
@@ -355,3 +356,22 @@ def _reset(weight: Parameter | None, bias: Parameter | None) -> None:
     for parameter, value in ((weight, 1.0), (bias, 0.0)):
         if parameter is not None:
             init.constant_(parameter, value)
+
+
+class LocalResponseNorm(Module):
+    """Divides each element by the energy of the channels beside its own, as AlexNet does.
+
+    y = x / (k + alpha mean(x^2 over the ``size`` channels around it))^beta
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...), of the same shape."""
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
