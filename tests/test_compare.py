@@ -2,16 +2,16 @@
 
 import json
 from dataclasses import asdict, fields, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pretended_card import PretendedCard
 
 import minigrad as mg
 from minigrad.compare import LADDERS, Comparison, Effort, Record, machine, numbers, peaks, picture
 from minigrad.compare.records import with_steps
 from minigrad.compare.rungs import RungError, Trial
-from minigrad.compare.worker import NumpyRung
+from minigrad.compare.worker import NumpyProcess, NumpyRung
 from minigrad.dispatch import kernel_table
 from minigrad.kernels import sim
 from minigrad.kernels.launch import CudaKernel
@@ -181,25 +181,6 @@ def test_simulator(tmp_path):
     assert [path.name for path in found.save(tmp_path)] == ["results.json"]
 
 
-class PretendedCard:
-    """CuPy's part of a card, played by NumPy; kernels given NumPy arrays run on the simulator."""
-
-    def __init__(self):
-        idle = SimpleNamespace(synchronize=lambda: None)
-        self.cuda = SimpleNamespace(Device=lambda index: idle, get_current_stream=lambda: idle)
-
-    @staticmethod
-    def asarray(array, dtype=None, blocking=False):
-        return np.asarray(array, dtype)
-
-    @staticmethod
-    def asnumpy(array):
-        return np.array(array)
-
-    def __getattr__(self, name):
-        return getattr(np, name)
-
-
 def pretend_name(monkeypatch):
     row = {"device": "cuda:0", "available": True, "name": "Pretended", "reason": ""}
     monkeypatch.setattr(machine, "devices", lambda: [row])
@@ -336,7 +317,8 @@ def test_run_interrupted_before_anything_was_measured():
 
 
 def test_numpy_runs_in_a_process_of_its_own(rng):
-    rung = NumpyRung(LADDERS["matmul"], threads=1)
+    process = NumpyProcess(threads=1)
+    rung = NumpyRung(LADDERS["matmul"], process)
     problem = LADDERS["matmul"].odd()
     trial = Trial(problem, rng)
     try:
@@ -345,13 +327,13 @@ def test_numpy_runs_in_a_process_of_its_own(rng):
         assert len(rung.samples) == 1 and not rung.parallel
         with pytest.raises(ValueError):  # the child's errors come back
             rung.solve(problem, trial.inputs[::-1])
-        rung._process.kill()
-        rung._process.wait()
+        process._process.kill()
+        process._process.wait()
         with pytest.raises(RungError, match="has ended"):
             rung.sample(0.0)
     finally:
-        rung.close()
-    rung.close()
+        process.close()
+    process.close()
 
 
 def test_steps_compare_rates(comparison):

@@ -12,7 +12,8 @@ On the command line it is ``minigrad compare``.
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.measure import run
 from minigrad.compare.problems import LADDERS
+from minigrad.compare.recording import recorded_run
 from minigrad.compare.records import Record
 from minigrad.compare.timing import Effort
 
-__all__ = ["LADDERS", "Chapter", "Comparison", "Effort", "Record", "run"]
+__all__ = ["LADDERS", "Chapter", "Comparison", "Effort", "Record", "recorded_run", "run"]

@@ -165,7 +165,7 @@ class Comparison(list):
         comparison = cls(found["machine"], found["date"])
         for name in ("interrupted", "no_gpu", "notes", "peaks", "recordings"):
             setattr(comparison, name, found.get(name, getattr(comparison, name)))
-        comparison += [_row(Record, values) for values in found["records"]]
+        comparison += [_row(Record, {"refused": False, **values}) for values in found["records"]]
         for name, values in found.get("chapters", {}).items():
             comparison.chapters[name] = _load_chapter(comparison, name, values)
         return comparison

@@ -91,7 +91,7 @@ def run(
     except KeyboardInterrupt:
         comparison.interrupted = True
     finally:
-        session.peaks.release()
+        session.close()
         default_generator.set_state(before)
     _complete(session)
     return comparison

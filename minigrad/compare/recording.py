@@ -15,17 +15,31 @@ from typing import Any
 
 from minigrad.compare.comparison import Chapter, Comparison
 
-__all__ = ["attach", "save", "shipped"]
+__all__ = ["attach", "recorded_run", "save", "shipped"]
+
+
+def folder() -> Any:
+    """Where the recorded runs lie that ship with minigrad."""
+    return resources.files("minigrad.compare").joinpath("recorded")
 
 
 def shipped() -> list[tuple[dict[str, Any], Comparison]]:
     """The recorded runs that ship with minigrad, the newest first: where each comes from, and its rows."""
     found = []
-    for path in resources.files("minigrad.compare").joinpath("recorded").iterdir():
+    for path in folder().iterdir():
         if path.name.endswith(".json"):
             values = json.loads(path.read_text())
             found.append((values["recording"], Comparison.from_dict(values)))
     return sorted(found, key=lambda one: one[0]["date"], reverse=True)
+
+
+def recorded_run() -> Comparison:
+    """The newest recorded run of a card that ships with minigrad: its rows, in chapters.
+
+    They were not measured on this machine: ``run.machine``, ``run.date`` and ``run.device_name("cuda:0")``
+    tell where and when they were.
+    """
+    return shipped()[0][1]
 
 
 def label(recording: dict[str, Any]) -> str:

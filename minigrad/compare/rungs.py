@@ -96,6 +96,7 @@ class Rung:
         estimate: about how many seconds a call takes.
         patience: the share of the longest time for a call that this rung may take.
         amplification: how many times larger its rounding errors may be than those of the definition.
+        elsewhere: whether it runs in a process of its own.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Rung:
     estimate: float = 0.0
     patience: float = 1.0
     amplification: float = 1.0
+    elsewhere: bool = False
     _call: Callable[[], Any] | None = None
 
     def solver(self, problem: Problem, inputs: list[np.ndarray]) -> Callable[[], Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.peaks import Peaks
 from minigrad.compare.timing import Effort, Sampled, in_turns
+from minigrad.compare.worker import NumpyProcess
 from minigrad.devices import Device
 
 __all__ = ["Session"]
@@ -29,6 +30,7 @@ class Session:
         progress: called with a line of text at each stage.
         comparison: what is filled.
         peaks: the best rates seen so far.
+        numpy: by number of threads, the process in which NumPy runs.
     """
 
     devices: list[Device]
@@ -40,6 +42,27 @@ class Session:
     progress: Callable[[str], None]
     comparison: Comparison
     peaks: Peaks
+    numpy: dict[int, NumpyProcess] = field(default_factory=dict)
+
+    def numpy_process(self, threads: int) -> NumpyProcess:
+        """The process whose BLAS library has so many threads."""
+        return self.numpy.setdefault(threads, NumpyProcess(threads))
+
+    def start_numpy(self) -> None:
+        """Start what the processor's ladders need, to load while the first rungs are checked."""
+        if any(device.type == "cpu" for device in self.devices):
+            for threads in {1, self.threads}:
+                self.numpy_process(threads).start()
+
+    def sample_peaks(self, bound: str) -> None:
+        """Measure the peaks of ``"compute"`` or ``"memory"`` once more."""
+        self.peaks.sample(bound, repeats=1 if self.quick else 3)
+
+    def close(self) -> None:
+        """End the processes, and free the long arrays."""
+        for process in self.numpy.values():
+            process.close()
+        self.peaks.release()
 
     def timed_devices(self, chapter: Chapter) -> list[tuple[Device, int | None]]:
         """The devices whose times mean something, with their threads; of the simulator the chapter says

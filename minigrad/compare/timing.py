@@ -34,7 +34,8 @@ __all__ = [
     "warm_up",
 ]
 
-PAUSE = 0.04  # seconds; OpenBLAS's idle threads spin for some 25 ms
+PAUSE = 0.005  # seconds; OpenMP's idle threads spin for a few milliseconds
+LONG_PAUSE = 0.04  # seconds, after another process: OpenBLAS's idle threads spin for some 25 ms
 SHORTEST = 1e-3  # seconds: shorter calls are timed several at a time, so that the clock's own cost is lost
 LONG = 0.3  # seconds: a call this long warms itself up
 TRIES = 3  # calls to estimate a time from, if they are short
@@ -65,13 +66,13 @@ class Effort(NamedTuple):
 
 
 STANDARD = Effort(
-    rounds=9, turn=0.1, longest=2.0, slow=0.5, slow_rounds=3, ladder=17.0, chapter=7.0, training=14.0
+    rounds=9, turn=0.1, longest=2.0, slow=0.5, slow_rounds=3, ladder=16.0, chapter=7.0, training=14.0
 )
 QUICK = Effort(
-    rounds=4, turn=0.03, longest=0.2, slow=0.1, slow_rounds=2, ladder=2.5, chapter=1.2, training=1.5
+    rounds=3, turn=0.02, longest=0.06, slow=0.03, slow_rounds=2, ladder=1.5, chapter=0.7, training=1.0
 )
 FULL = Effort(
-    rounds=15, turn=0.2, longest=4.0, slow=1.0, slow_rounds=5, ladder=60.0, chapter=30.0, training=90.0
+    rounds=15, turn=0.2, longest=4.0, slow=1.0, slow_rounds=5, ladder=50.0, chapter=25.0, training=90.0
 )
 
 
@@ -155,6 +156,8 @@ class Call:
         failure: why it was not timed, if it was not.
     """
 
+    elsewhere = False
+
     def __init__(self, function: Callable[[], Any], device: Device, threads: int | None):
         self.device, self.threads = device, threads
         self.samples: list[float] = []
@@ -186,10 +189,17 @@ class Call:
 
 
 class Sampled(Protocol):
-    """What :func:`in_turns` times: a :class:`Call`, or a rung of a ladder."""
+    """What :func:`in_turns` times: a :class:`Call`, or a rung of a ladder.
+
+    Attributes:
+        estimate: about how many seconds a call takes.
+        failure: why it is not timed, if it is not.
+        elsewhere: whether it runs in a process of its own.
+    """
 
     estimate: float
     failure: str | None
+    elsewhere: bool
 
     def sample(self, budget: float) -> None: ...
     def close(self) -> None: ...
@@ -206,6 +216,7 @@ def in_turns(
 
     ``progress("name: timing, round 2 of 9")`` is called before each round.
     """
+    elsewhere = False
     for number in range(effort.rounds):
         if number >= 2 and time.monotonic() > stop:
             break
@@ -214,7 +225,8 @@ def in_turns(
             slow = call.estimate > effort.slow
             if call.failure is not None or (slow and number >= effort.slow_rounds):
                 continue
-            time.sleep(PAUSE)
+            time.sleep(LONG_PAUSE if elsewhere or call.elsewhere else PAUSE)
+            elsewhere = call.elsewhere
             try:
                 call.sample(effort.turn)
             except Exception as reason:

@@ -19,7 +19,7 @@ from minigrad.compare.problems import Problem
 from minigrad.compare.rungs import ArrayRung, Rung, RungError
 from minigrad.devices import device
 
-__all__ = ["NumpyRung"]
+__all__ = ["NumpyProcess", "NumpyRung"]
 
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -30,30 +30,22 @@ THREAD_VARIABLES = (
 )
 
 
-class NumpyRung(Rung):
-    """NumPy's solution, timed in a child process whose BLAS library has ``threads`` threads."""
+class NumpyProcess:
+    """A child process whose BLAS library has ``threads`` threads; it starts when it is first asked."""
 
-    def __init__(self, problem_type: type[Problem], threads: int):
-        super().__init__("numpy", "library", problem_type.numpy_adds, device("cpu"), threads)
+    def __init__(self, threads: int):
+        self.threads = threads
         self._process: subprocess.Popen | None = None
 
-    def solve(self, problem: Problem, inputs: list[np.ndarray]) -> np.ndarray:
-        result, self.estimate, self.parallel = self._ask("solve", problem, inputs)
-        self.problem = problem
-        return result
-
-    def sample(self, budget: float) -> None:
-        self.samples += self._ask("sample", budget)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()  # closes the pipes too
-            self._process = None
-
-    def _ask(self, *request: Any) -> Any:
+    def start(self) -> None:
+        """Start the process, if it does not run; it may load while others work."""
         if self._process is None:
-            self._process = self._start()
+            self._process = self._popen()
+
+    def ask(self, *request: Any) -> Any:
+        """The child's answer. Raises RungError if it has ended, and what the child has raised."""
+        self.start()
+        assert self._process is not None
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None and answers is not None
         try:
@@ -66,7 +58,14 @@ class NumpyRung(Rung):
             raise answer
         return answer
 
-    def _start(self) -> subprocess.Popen:
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()  # closes the pipes too
+            self._process = None
+
+    def _popen(self) -> subprocess.Popen:
         environment = {
             **os.environ,
             **dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
@@ -81,6 +80,25 @@ class NumpyRung(Rung):
             env=environment,
             start_new_session=True,  # Ctrl-C is for the parent, which then ends this process
         )
+
+
+class NumpyRung(Rung):
+    """NumPy's solution, timed in a process of its own, which may serve one ladder after another."""
+
+    def __init__(self, problem_type: type[Problem], process: NumpyProcess):
+        super().__init__("numpy", "library", problem_type.numpy_adds, device("cpu"), process.threads)
+        self.process, self.elsewhere = process, True
+
+    def solve(self, problem: Problem, inputs: list[np.ndarray]) -> np.ndarray:
+        result, self.estimate, self.parallel = self.process.ask("solve", problem, inputs)
+        self.problem = problem
+        return result
+
+    def sample(self, budget: float) -> None:
+        self.samples += self.process.ask("sample", budget)
+
+    def close(self) -> None:
+        """Nothing: whoever made the process ends it."""
 
 
 def serve() -> None:

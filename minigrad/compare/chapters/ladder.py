@@ -34,14 +34,15 @@ def measure(session: Session, chapter: Chapter) -> None:
     try:
         for name in session.ladders:
             session.progress("measuring the machine's peak")
-            session.peaks.sample(LADDERS[name].bound)
+            session.sample_peaks(LADDERS[name].bound)
+            session.start_numpy()
             rungs[name] = []
             stop = time.monotonic() + session.effort.ladder
             for device in session.devices:
                 _climb(session, name, device, rungs[name])
             session.take_turns(name, rungs[name], stop)
             _close(rungs[name])
-            session.peaks.sample(LADDERS[name].bound)
+            session.sample_peaks(LADDERS[name].bound)
     finally:
         for name, climbed in rungs.items():
             _close(climbed)
@@ -55,14 +56,14 @@ def _climb(session: Session, name: str, device: Device, done: list[Rung]) -> Non
     """Check the ladder's rungs up to the sizes they are measured at, and add each to ``done``."""
     trials: dict[Problem, Trial] = {}
     problem_type = LADDERS[name]
-    for rung in _rungs(name, device, session.threads):
+    for rung in _rungs(session, name, device):
         session.progress(f"{name}: checking {rung.name} on {device}")
         done.append(rung)
         _climb_one(session, problem_type, rung, trials)
         if rung.threads is None or rung.threads == 1:
             continue
         if rung.parallel and not rung.failure:  # then its time on one thread is of interest too
-            single = _on_one_thread(rung, problem_type)
+            single = _on_one_thread(session, rung, problem_type)
             done.insert(-1, single)
             _climb_one(session, problem_type, single, trials)
         elif not rung.failure:
@@ -102,7 +103,7 @@ def _climb_one(
         rung.close()
 
 
-def _rungs(name: str, where: Device, threads: int) -> list[Rung]:
+def _rungs(session: Session, name: str, where: Device) -> list[Rung]:
     """The rungs of a ladder on a device: plain Python, the kernels, and the array library."""
     problem_type = LADDERS[name]
     kernels = [
@@ -117,15 +118,15 @@ def _rungs(name: str, where: Device, threads: int) -> list[Rung]:
         return rungs
     return [
         PythonRung(problem_type),
-        *(KernelRung(kernel, where, threads) for kernel in kernels),
-        NumpyRung(problem_type, threads),
+        *(KernelRung(kernel, where, session.threads) for kernel in kernels),
+        NumpyRung(problem_type, session.numpy_process(session.threads)),
     ]
 
 
-def _on_one_thread(rung: Rung, problem_type: type[Problem]) -> Rung:
+def _on_one_thread(session: Session, rung: Rung, problem_type: type[Problem]) -> Rung:
     if isinstance(rung, KernelRung):
         return KernelRung(rung.kernel, rung.device, 1)
-    return NumpyRung(problem_type, 1)
+    return NumpyRung(problem_type, session.numpy_process(1))
 
 
 def _close(rungs: list[Rung]) -> None:

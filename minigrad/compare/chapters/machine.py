@@ -39,7 +39,7 @@ def measure(session: Session, chapter: Chapter) -> None:
             Fact(device=str(device), what=what, value=value, unit=unit) for what, value, unit in facts
         ]
     for bound in PEAKS:
-        session.peaks.sample(bound)
+        session.sample_peaks(bound)
 
 
 def complete(comparison: Comparison, chapter: Chapter) -> None:

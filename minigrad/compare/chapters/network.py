@@ -64,7 +64,7 @@ SHORT = ("training", "layers")
 NETWORK = "MNIST CNN"
 BATCH = 128
 LEARNING_RATE = 2e-3
-TESTS = 8  # tests in a training run
+TESTS, QUICK_TESTS = 8, 4  # in a training run
 TEST_IMAGES, QUICK_TEST_IMAGES, TEST_BATCH = 2000, 500, 500
 SEED = 0
 
@@ -162,7 +162,7 @@ def _train(data: _Data, session: Session, chapter: Chapter, device: Device, thre
             if spent >= next_test:
                 session.progress(f"network: {device} has learned from {step * BATCH} images")
                 test()
-                next_test += budget / TESTS
+                next_test += budget / (QUICK_TESTS if session.quick else TESTS)
             start = time.perf_counter()
             batch = next(batches, None)
             if batch is None or (spent >= budget and step):

@@ -39,7 +39,7 @@ SHORT = ()
 def measure(session: Session, chapter: Chapter) -> None:
     """Make sure that both peaks are there; the ladder's rungs are placed when all is measured."""
     for bound in ("compute", "memory"):
-        session.peaks.sample(bound)
+        session.sample_peaks(bound)
 
 
 def complete(comparison: Comparison, chapter: Chapter) -> None:
