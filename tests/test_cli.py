@@ -9,7 +9,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import cli
-from minigrad.compare import Effort, machine, measure, peaks, picture, session
+from minigrad.compare import Comparison, Effort, machine, measure, peaks, picture, session
 from minigrad.dispatch import kernel_table
 from minigrad.kernels import cuda, sim
 
@@ -68,7 +68,7 @@ def test_help(arguments, capsys):
     text = capsys.readouterr().out
     assert text.startswith("usage: minigrad")
     if arguments[0] == "compare":
-        for option in ("--only", "--quick", "--device", "--threads", "--output", "--json"):
+        for option in ("--only", "--quick", "--full", "--device", "--output", "--json", "--open", "--record"):
             assert option in text
 
 
@@ -182,9 +182,68 @@ def test_compare_says_why_there_is_no_gpu(capsys, monkeypatch):
     assert "No GPU: the reason." in out and "minigrad compare --device sim" in out
 
 
+OWN_KERNEL = """
+import numpy as np
+import minigrad as mg
+
+@mg.get_op("matmul").kernel("cpu", name="from_elsewhere")
+def multiply(out, a, b):
+    '''Somebody's own.'''
+    np.matmul(a, b, out=out)
+"""
+
+
+@pytest.mark.parametrize("name", ["own_kernels_of_a_test", "own_kernels_of_a_test.py"])
+def test_own_kernels_are_rungs(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "own_kernels_of_a_test", raising=False)
+    (tmp_path / "own_kernels_of_a_test.py").write_text(OWN_KERNEL)
+    table = kernel_table("matmul")
+    before = list(table.kernels)
+    try:
+        assert cli.main(["compare", "--only=matmul", "--device=cpu", "--threads=1", "--import", name]) == 0
+    finally:
+        table.kernels = before
+        table.select({})
+    out = capsys.readouterr().out
+    assert "from_elsewhere" in out and "Somebody's own." in out
+
+
+def test_a_module_that_cannot_be_imported(capsys, tmp_path, no_measuring):
+    (tmp_path / "half.py").write_text("1 / 0")
+    assert "--import half.py: ZeroDivisionError: division by zero" in refused(
+        capsys, "compare", "--import", "half.py"
+    )
+    assert "--import nowhere: ModuleNotFoundError" in refused(capsys, "compare", "--import", "nowhere")
+
+
+def test_recording_needs_a_card(capsys, monkeypatch, no_measuring):
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: "the reason")
+    assert "--record needs a card: the reason" in refused(capsys, "compare", "--record")
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: "")
+    assert "--device names none" in refused(capsys, "compare", "--record", "--device", "cpu")
+
+
+def test_open_shows_the_report(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(cli.webbrowser, "open", opened.append)
+    cli._open([tmp_path / "results.json", tmp_path / "a.png"])
+    cli._open([tmp_path / "a.png", tmp_path / "report.html"])
+    cli._open([tmp_path / "results.json"])
+    assert opened == [(tmp_path / "a.png").as_uri(), (tmp_path / "report.html").as_uri()]
+
+
+def test_compare_a_chapter(capsys, tmp_path):
+    assert cli.main(["compare", "--only", "precision", "--quick", "--device", "cpu", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "The number format: What do fewer bits bring, and what do they cost?" in out
+    assert "float64" in out and "matmul on cpu:" not in out
+    assert Comparison.load(tmp_path / "minigrad-compare").chapters["precision"].rows
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--quick", "--full"], "not allowed with argument"),
         (["--only", "sorting"], "invalid choice: 'sorting'"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--threads", "0"], "must be a whole number from 1 to 1024, got '0'"),
