@@ -84,7 +84,7 @@ def _grid(columns: Sequence[tuple[str, Callable[[Any], str]]], rows: Sequence[An
 
 def _numeric(column: Sequence[str]) -> bool:
     filled = [cell for cell in column if cell]
-    return sum(cell[0].isdigit() or cell[:2] in ("+-", "x1") for cell in filled) > len(filled) / 2
+    return sum(cell[0].isdigit() or cell.startswith("+-") for cell in filled) > len(filled) / 2
 
 
 def _ladders(comparison: Comparison, records: Sequence[Record], width: int) -> list[str]:

@@ -5,18 +5,21 @@ A larger batch gives each kernel more to do, and the cost of calling it is share
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from minigrad import capture
 from minigrad.autograd import no_grad
+from minigrad.compare.attempt import Attempt, finished, time_in_turns
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.networks import check_outputs, mnist_cnn, normal_images, training_step
 from minigrad.compare.numbers import seconds, share, significant
 from minigrad.compare.rows import BatchPoint
-from minigrad.compare.rungs import RungError
 from minigrad.compare.session import Session
-from minigrad.compare.timing import Call, told
+from minigrad.compare.timing import Call
 from minigrad.creation import from_numpy
 from minigrad.devices import Device
 
@@ -44,88 +47,64 @@ FORWARD, STEP, CAPTURED = "forward", "training step", "captured training step"
 
 
 @dataclass
-class _Trial:
+class BatchAttempt(Attempt):
     """A network in one mode, at one batch size."""
 
-    mode: str
-    batch: int
-    device: Device
-    threads: int | None
-    call: Call | None = None
-    failure: str | None = None
-    error: float | None = None
+    mode: str = field(kw_only=True)
+    batch: int = field(kw_only=True)
+
+    def prepare(self, rng: np.random.Generator) -> None:
+        images, labels = normal_images(rng, self.batch)
+        model = mnist_cnn().to(self.device)
+        self.error = check_outputs(mnist_cnn, model, images, self.device)
+        x, target = from_numpy(images).to(self.device), from_numpy(labels).to(self.device)
+        run = training_step(model, x, target)
+        if self.mode == FORWARD:
+            run = no_grad()(lambda: model(x))
+        elif self.mode == CAPTURED:
+            run = capture(run, device=self.device, warmup=1)
+            for _ in range(2):  # plainly, then to record it: from here on it is replayed
+                run()
+        self.call = Call(run, self.device, self.threads)
+        self.call.prepare()
 
     def row(self) -> BatchPoint:
-        timing: dict[str, Any] = {"failure": self.failure}
-        if self.call and not self.failure:
-            timing = self.call.timing()
-        found = timing.get("seconds")
         return BatchPoint(
-            device=str(self.device),
-            threads=self.threads,
             network=NETWORK,
             mode=self.mode,
             batch=self.batch,
-            samples_per_second=self.batch / found if found else None,
-            error=self.error,
-            **timing,
+            samples_per_second=self.batch / self.seconds if self.seconds else None,
+            **self.measured,
         )
 
 
 def measure(session: Session, chapter: Chapter) -> None:
     """Check each batch size against float64, then time all of them in turns."""
     stop = session.deadline()
-    trials: list[_Trial] = []
+    attempts: list[BatchAttempt] = []
     try:
         for device, threads in session.timed_devices(chapter):
-            modes = (FORWARD, STEP, CAPTURED) if device.type == "cuda" else (FORWARD, STEP)
-            for mode in modes:
-                _prepare_all(session, mode, device, threads, trials)
-        session.take_turns("batch", [t.call for t in trials if t.call and not t.failure], stop)
+            for mode in (FORWARD, STEP, CAPTURED) if device.type == "cuda" else (FORWARD, STEP):
+                _prepare_all(session, mode, device, threads, attempts)
+        time_in_turns(session, "batch", attempts, stop)
     finally:
-        done = [trial for trial in trials if trial.failure or (trial.call and trial.call.samples)]
-        chapter.tables["points"] = [trial.row() for trial in done]
+        chapter.tables["points"] = [attempt.row() for attempt in finished(attempts)]
 
 
 def _prepare_all(
-    session: Session, mode: str, device: Device, threads: int | None, trials: list[_Trial]
+    session: Session, mode: str, device: Device, threads: int | None, attempts: list[BatchAttempt]
 ) -> None:
-    before: _Trial | None = None
+    """Prepare the batches from the smallest on, until a call would take too long."""
+    before: BatchAttempt | None = None
     for batch in QUICK_BATCHES if session.quick else BATCHES:
         estimate = before.call.estimate * batch / before.batch if before and before.call else 0.0
         if estimate > session.effort.longest:
             break
         session.progress(f"batch: checking a {mode} with {batch} on {device}")
-        trial = _Trial(mode, batch, device, threads)
-        trials.append(trial)
-        try:
-            _prepare(session, trial)
-        except RungError as reason:
-            trial.failure = str(reason)
-        except Exception as reason:
-            trial.failure = told("failed", reason)
-        if trial.failure:
+        before = BatchAttempt(device, threads, mode=mode, batch=batch)
+        attempts.append(before)
+        if not before.try_to(partial(before.prepare, session.rng)):
             break
-        before = trial
-
-
-def _prepare(session: Session, trial: _Trial) -> None:
-    images, labels = normal_images(session.rng, trial.batch)
-    model = mnist_cnn().to(trial.device)
-    trial.error = check_outputs(mnist_cnn, model, images, trial.device)
-    x, target = from_numpy(images).to(trial.device), from_numpy(labels).to(trial.device)
-    if trial.mode == FORWARD:
-
-        def run() -> Any:
-            with no_grad():
-                return model(x)
-
-    else:
-        run = training_step(model, x, target)
-        if trial.mode == CAPTURED:
-            run = capture(run, device=trial.device)
-    trial.call = Call(run, trial.device, trial.threads)
-    trial.call.prepare()
 
 
 # ---- what it says -----------------------------------------------------------------------------------------

@@ -129,54 +129,77 @@ def load_data(chapter: Chapter, test_images: int) -> _Data:
 # ---- training ---------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Training:
+    """A training run on one device, and where it stands."""
+
+    data: _Data
+    device: Device
+    threads: int | None
+    step: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        manual_seed(SEED)  # every device begins with the same weights
+        self.model = mnist_cnn(self.data.size).to(self.device)
+        self.optimizer = optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
+        self.losses: list[Tensor] = []
+
+    @property
+    def samples(self) -> int:
+        return min(self.step * BATCH, len(self.data.train))
+
+    def learn(self, batches: Iterator[tuple[Tensor, Tensor]]) -> bool:
+        """Fetch a batch and make a step, both timed; whether there was a batch."""
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return False
+        self.losses.append(_step(self.model, self.optimizer, *batch))
+        self.device.synchronize()
+        self.seconds += time.perf_counter() - start
+        self.step += 1
+        return True
+
+    def test(self) -> TrainingPoint:
+        """The state of the run; what this takes is not counted."""
+        losses = [loss.item() for loss in self.losses]
+        self.losses.clear()
+        test_loss, accuracy = _test(self.model, self.data, self.device)
+        return TrainingPoint(
+            device=str(self.device),
+            dataset=self.data.name,
+            threads=self.threads,
+            step=self.step,
+            samples=self.samples,
+            seconds=self.seconds,
+            train_loss=float(np.mean(losses)) if losses else None,
+            test_loss=test_loss,
+            test_accuracy=accuracy,
+            test_samples=self.data.test_images,
+        )
+
+
 def _train(data: _Data, session: Session, chapter: Chapter, device: Device, threads: int | None) -> None:
     """Train for the seconds of the effort, or for an epoch; every device sees the same batches."""
-    manual_seed(SEED)
-    model = mnist_cnn(data.size).to(device)
-    optimizer = optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    budget, spent, step = session.effort.training, 0.0, 0
-    losses: list[Tensor] = []
-    batches = _batches(data, device)
-    next_test = 0.0
-
-    def test() -> None:
-        loss, accuracy = _test(model, data, device)
-        chapter.tables["training"].append(
-            TrainingPoint(
-                device=str(device),
-                dataset=data.name,
-                threads=threads,
-                step=step,
-                samples=min(step * BATCH, len(data.train)),
-                seconds=spent,
-                train_loss=float(np.mean([loss.item() for loss in losses])) if losses else None,
-                test_loss=loss,
-                test_accuracy=accuracy,
-                test_samples=data.test_images,
-            )
-        )
-        losses.clear()
-
+    budget = session.effort.training
+    between_tests = budget / (QUICK_TESTS if session.quick else TESTS)
+    points = chapter.tables["training"]
     with active(device, threads):
-        while True:
-            if spent >= next_test:
-                session.progress(f"network: {device} has learned from {step * BATCH} images")
-                test()
-                next_test += budget / (QUICK_TESTS if session.quick else TESTS)
-            start = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None or (spent >= budget and step):
-                break
-            losses.append(_step(model, optimizer, *batch))
-            device.synchronize()
-            spent += time.perf_counter() - start
-            step += 1
-        if losses:
-            test()
-    parameters = sum(p.numel() for p in model.parameters())
-    images = min(step * BATCH, len(data.train))
+        _Training(data, device, threads).learn(_batches(data, device))  # loads and compiles the kernels
+        run, batches = _Training(data, device, threads), _batches(data, device)
+        points.append(run.test())
+        next_test = between_tests
+        while run.learn(batches) and run.seconds < budget:
+            if run.seconds >= next_test:
+                session.progress(f"network: {device} has learned from {run.samples} images")
+                points.append(run.test())
+                next_test += between_tests
+        if run.losses:
+            points.append(run.test())
+    parameters = sum(p.numel() for p in run.model.parameters())
     facts: list[tuple[str, float | str, str]] = [("data set", data.name, ""), ("parameters", parameters, "")]
-    facts.append(("time of an image", spent / images, "s"))
+    facts.append(("time of an image", run.seconds / run.samples, "s"))
     chapter.tables["facts"] += [
         Fact(device=str(device), what=what, value=value, unit=unit) for what, value, unit in facts
     ]

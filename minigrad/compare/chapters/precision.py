@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minigrad.autograd import no_grad
+from minigrad.compare.attempt import Attempt, finished, time_in_turns
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.numbers import seconds, share, significant
 from minigrad.compare.problems import Conv2d, Matmul, Problem
 from minigrad.compare.rows import PrecisionPoint
 from minigrad.compare.rungs import RungError
 from minigrad.compare.session import Session
-from minigrad.compare.timing import Call, told
+from minigrad.compare.timing import Call
 from minigrad.creation import from_numpy
 from minigrad.devices import Device
 from minigrad.dtypes import to_dtype
@@ -51,72 +53,55 @@ CHECKED_ROWS = 16
 
 
 @dataclass
-class _Trial:
-    problem: Problem
-    format: str
-    device: Device
-    threads: int | None
-    call: Call | None = None
-    failure: str | None = None
-    error: float | None = None
+class PrecisionAttempt(Attempt):
+    """A problem in one number format."""
+
+    problem: Problem = field(kw_only=True)
+    format: str = field(kw_only=True)
+
+    def prepare(self, inputs: list[np.ndarray]) -> None:
+        dtype = to_dtype("float32" if self.format == "tf32" else self.format)
+        tensors = [from_numpy(array).to(self.device).to(dtype) for array in inputs]
+        given = [tensor.to(np.float64).numpy() for tensor in tensors]
+        self.call = Call(_run(self.problem, tensors, self.format), self.device, self.threads)
+        output = self.call.prepare()
+        self.error = error_of(self.problem, given, output.to(np.float64).numpy())
+        if not self.error <= tolerance(self.format):
+            raise RungError(f"wrong: an error of {self.error:.1e}")
 
     def row(self) -> PrecisionPoint:
-        timing: dict[str, Any] = {"failure": self.failure}
-        if self.call and not self.failure:
-            timing = self.call.timing()
-        found = timing.get("seconds")
+        operations = self.problem.operations
         return PrecisionPoint(
-            device=str(self.device),
-            threads=self.threads,
             op=self.problem.op,
             size=self.problem.size,
             format=self.format,
-            operations=self.problem.operations,
-            rate=self.problem.operations / found if found else None,
-            error=self.error,
-            **timing,
+            operations=operations,
+            rate=operations / self.seconds if self.seconds else None,
+            **self.measured,
         )
 
 
 def measure(session: Session, chapter: Chapter) -> None:
     """Find the error of each format, then time all of them in turns."""
     stop = session.deadline()
-    trials: list[_Trial] = []
+    attempts: list[PrecisionAttempt] = []
     try:
         for device, threads in session.timed_devices(chapter):
             for problem in _problems(device, session.quick):
                 inputs = [array.astype(np.float64) for array in problem.inputs(session.rng)]
                 for name in FORMATS[device.type]:
                     session.progress(f"precision: checking {problem.op} in {name} on {device}")
-                    trials.append(_Trial(problem, name, device, threads))
-                    _prepare(trials[-1], inputs)
-        session.take_turns("precision", [t.call for t in trials if t.call and not t.failure], stop)
+                    attempts.append(PrecisionAttempt(device, threads, problem=problem, format=name))
+                    attempts[-1].try_to(partial(attempts[-1].prepare, inputs))
+        time_in_turns(session, "precision", attempts, stop)
     finally:
-        done = [trial for trial in trials if trial.failure or (trial.call and trial.call.samples)]
-        chapter.tables["points"] = [trial.row() for trial in done]
+        chapter.tables["points"] = [attempt.row() for attempt in finished(attempts)]
 
 
 def _problems(device: Device, quick: bool) -> list[Problem]:
     side = (256 if quick else 512) if device.type == "cpu" else (2048 if quick else 4096)
     batch = (1 if quick else 4) if device.type == "cpu" else 32
     return [Matmul(side, side, side), Conv2d(batch, 64, 28, 28, 64)]
-
-
-def _prepare(trial: _Trial, inputs: list[np.ndarray]) -> None:
-    problem, name = trial.problem, trial.format
-    try:
-        dtype = to_dtype("float32" if name == "tf32" else name)
-        tensors = [from_numpy(array).to(trial.device).to(dtype) for array in inputs]
-        given = [tensor.to(to_dtype("float64")).numpy() for tensor in tensors]
-        trial.call = Call(_run(problem, tensors, name), trial.device, trial.threads)
-        output = trial.call.prepare()
-        trial.error = error_of(problem, given, output.to(to_dtype("float64")).numpy())
-        if not trial.error <= tolerance(name):
-            raise RungError(f"wrong: an error of {trial.error:.1e}")
-    except RungError as reason:
-        trial.failure = str(reason)
-    except Exception as reason:
-        trial.failure = told("failed", reason)
 
 
 def _run(problem: Problem, tensors: list[Any], name: str) -> Callable[[], Any]:

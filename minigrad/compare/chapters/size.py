@@ -8,19 +8,21 @@ chooses, on data that lie on the device; the way there and back is told apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from minigrad.autograd import no_grad
+from minigrad.compare.attempt import Attempt, finished, time_in_turns
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.numbers import quantity, seconds, share, significant
 from minigrad.compare.problems import Matmul, Problem
 from minigrad.compare.rows import Fact, SizePoint
 from minigrad.compare.rungs import RungError, transfer_seconds
 from minigrad.compare.session import Session
-from minigrad.compare.timing import Call, Timing, sample_calls, told, warm_up
+from minigrad.compare.timing import Call, Timing, sample_calls, warm_up
 from minigrad.creation import from_numpy
 from minigrad.devices import Device
 from minigrad.kernels.launch import CudaKernel
@@ -83,56 +85,52 @@ class Add(Problem):
 
 
 @dataclass
-class _Trial:
+class SizeAttempt(Attempt):
     """A problem on a device."""
 
-    problem: Problem
-    device: Device
-    threads: int | None
-    call: Call | None = None
-    failure: str | None = None
-    error: float | None = None
+    problem: Problem = field(kw_only=True)
     transfer_seconds: float | None = None
+
+    def prepare(self, rng: np.random.Generator) -> None:
+        problem, inputs = self.problem, self.problem.inputs(rng)
+        tensors = [from_numpy(array).to(self.device) for array in inputs]
+        self.call = Call(lambda: problem.run(*tensors), self.device, self.threads)
+        output = self.call.prepare()
+        self.error = check(problem, inputs, output.numpy(), rng)
+        if self.device.type == "cuda":
+            self.transfer_seconds = transfer_seconds(self.device, inputs, output)
 
     def row(self) -> SizePoint:
         problem = self.problem
-        timing: dict[str, Any] = (
-            self.call.timing() if self.call and not self.failure else {"failure": self.failure}
-        )
-        found = timing.get("seconds")
         return SizePoint(
-            device=str(self.device),
-            threads=self.threads,
             op=problem.op,
             n=problem.shapes[0][0],
             size=problem.size,
             operations=problem.operations,
             bytes=problem.bytes,
             unit=problem.unit,
-            rate=problem.work / found if found else None,
-            error=self.error,
+            rate=problem.work / self.seconds if self.seconds else None,
             transfer_seconds=self.transfer_seconds,
-            **timing,
+            **self.measured,
         )
 
 
 def measure(session: Session, chapter: Chapter) -> None:
     """Check each size, then time all of them in turns."""
     stop = session.deadline()
-    trials: list[_Trial] = []
+    attempts: list[SizeAttempt] = []
+    devices = session.timed_devices(chapter)
     try:
-        for device, threads in session.timed_devices(chapter):
+        for device, threads in devices:
             for problems in _problems(device, session.quick):
-                _prepare_all(session, problems, device, threads, trials)
-        calls = [trial.call for trial in trials if trial.call and not trial.failure]
-        session.take_turns("sizes", calls, stop)
-        for device, _ in session.timed_devices(Chapter("", "", "")):
+                _prepare_all(session, problems, device, threads, attempts)
+        time_in_turns(session, "size", attempts, stop)
+        for device, _ in devices:
             if device.type == "cuda":
                 session.progress("size: launches and transfers")
                 chapter.tables["costs"] += card_costs(device)
     finally:
-        done = [trial for trial in trials if trial.failure or (trial.call and trial.call.samples)]
-        chapter.tables["points"] = [trial.row() for trial in done]
+        chapter.tables["points"] = [attempt.row() for attempt in finished(attempts)]
         chapter.tables["costs"] += _call_costs(chapter.tables["points"])
 
 
@@ -145,38 +143,25 @@ def _problems(device: Device, quick: bool) -> list[list[Problem]]:
 
 
 def _prepare_all(
-    session: Session, problems: list[Problem], device: Device, threads: int | None, trials: list[_Trial]
+    session: Session,
+    problems: list[Problem],
+    device: Device,
+    threads: int | None,
+    attempts: list[SizeAttempt],
 ) -> None:
     """Prepare the problems from the smallest on, until a call would take too long."""
-    before: _Trial | None = None
+    before: SizeAttempt | None = None
     for problem in problems:
-        if before and before.call:
-            expected = before.call.estimate * problem.work / before.problem.work
-            if expected > session.effort.longest:
-                break
-        session.progress(f"size: checking {problem.op} {problem.size} on {device}")
-        trial = _Trial(problem, device, threads)
-        trials.append(trial)
-        _prepare(session, trial)
-        if trial.failure:
+        expected = (
+            before.call.estimate * problem.work / before.problem.work if before and before.call else 0.0
+        )
+        if expected > session.effort.longest:
             break
-        before = trial
-
-
-def _prepare(session: Session, trial: _Trial) -> None:
-    problem = trial.problem
-    try:
-        inputs = problem.inputs(session.rng)
-        tensors = [from_numpy(array).to(trial.device) for array in inputs]
-        trial.call = Call(lambda: problem.run(*tensors), trial.device, trial.threads)
-        output = trial.call.prepare()
-        trial.error = check(problem, inputs, output.numpy(), session.rng)
-        if trial.device.type == "cuda":
-            trial.transfer_seconds = transfer_seconds(trial.device, inputs, output)
-    except RungError as reason:
-        trial.failure = str(reason)
-    except Exception as reason:
-        trial.failure = told("failed", reason)
+        session.progress(f"size: checking {problem.op} {problem.size} on {device}")
+        before = SizeAttempt(device, threads, problem=problem)
+        attempts.append(before)
+        if not before.try_to(partial(before.prepare, session.rng)):
+            break
 
 
 def check(problem: Problem, inputs: list[np.ndarray], result: np.ndarray, rng: np.random.Generator) -> float:
@@ -285,7 +270,7 @@ def _growth(op: str, rows: dict[int, Any]) -> list[str]:
         return [f"{op} on the processor: the rate hardly depends on the size."]
     return [
         f"{op} on the processor: {small.size} takes {seconds(small.seconds)}; at {best.size} the rate is "
-        f"{significant(factor)} times as high, for the cost of the call itself no longer counts."
+        f"{significant(factor)} times as high: more work shares the cost of a call."
     ]
 
 
