@@ -144,7 +144,7 @@ def main() -> None:
     root = Path(__file__).parents[1]
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else root / "docs" / "roofline.png"
     l1 = l1_bandwidth()
-    found = compare.run(devices=["cpu"], progress=lambda text: print(text, file=sys.stderr))
+    found = compare.run(list(LADDERS), devices=["cpu"], progress=lambda text: print(text, file=sys.stderr))
     for row in points(found):
         share = f"{row['l1']:.2f}" if row["l1"] else "-"
         print(

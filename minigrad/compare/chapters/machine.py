@@ -96,30 +96,31 @@ def _simulator(session: Session, device: Device) -> list[tuple[str, float | str,
 
 def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
     found = []
-    own, cards = _facts(chapter.rows, "cpu"), _facts(_card_rows(chapter), None)
-    compute, memory, threads = _best(chapter.rows, "compute"), _best(chapter.rows, "memory"), own.get("cores")
-    if compute and threads:
-        lanes = own.get("floats in a vector")
+    own, card = [row for row in chapter.rows if row.device == "cpu"], _card_rows(chapter)
+    facts, of_card = _by_name(own), _by_name(card)
+    compute, memory = _best(own, "compute"), _best(own, "memory")
+    if compute:
+        threads, lanes = facts.get("threads"), facts.get("floats in a vector")
+        with_threads = f" with {count(int(threads), 'thread')}" if threads else ""
+        with_lanes = f", {lanes} floats in a vector" if lanes else ""
         found.append(
-            f"The processor reaches {per_second(compute, 'FLOP/s')} in float32 with "
-            f"{count(int(own.get('threads', threads)), 'thread')}"
-            + (f", {lanes} floats in a vector" if lanes else "")
-            + "."
+            f"The processor reaches {per_second(compute, 'FLOP/s')} in float32{with_threads}{with_lanes}."
         )
     if compute and memory:
         found.append(
-            f"Its memory delivers {per_second(memory, 'B/s')}: in the time in which one float of 4 bytes "
-            f"arrives, {significant(4 * compute / memory)} operations could be done. Who does fewer with "
-            "it waits for memory."
+            f"The processor's memory delivers {per_second(memory, 'B/s')}: in the time in which one float of "
+            f"4 bytes arrives, {significant(4 * compute / memory)} operations could be done. Who does fewer "
+            "with it waits for memory."
         )
-    card = _best(_card_rows(chapter), "compute"), _best(_card_rows(chapter), "memory")
-    if compute and memory and card[0] and card[1]:
-        sms = cards.get("multiprocessors (SMs)")
-        name = cards.get("name", "the GPU")
+    card_compute, card_memory = _best(card, "compute"), _best(card, "memory")
+    if compute and memory and card_compute and card_memory:
+        sms = of_card.get("multiprocessors (SMs)")
+        name = of_card.get("name", card[0].device)
+        where = f"{name} (recorded)" if card[0].recorded else name
         has = f" with its {sms} multiprocessors" if sms else ""
         found.append(
-            f"{name}{_on(chapter)}{has} does {significant(card[0] / compute)} times this processor's "
-            f"arithmetic, and its memory delivers {significant(card[1] / memory)} times as much."
+            f"{where}{has} does {significant(card_compute / compute)} times this processor's arithmetic, "
+            f"and its memory delivers {significant(card_memory / memory)} times as much."
         )
     return found
 
@@ -129,17 +130,11 @@ def _card_rows(chapter: Chapter) -> list[Any]:
     return own or chapter.recorded_rows
 
 
-def _on(chapter: Chapter) -> str:
-    rows = _card_rows(chapter)
-    return " (recorded)" if rows and rows[0].recorded else ""
-
-
-def _facts(rows: list[Any], device: str | None) -> dict[str, Any]:
-    return {row.what: row.value for row in rows if device in (None, row.device)}
+def _by_name(rows: list[Any]) -> dict[str, Any]:
+    return {row.what: row.value for row in rows}
 
 
 def _best(rows: list[Any], bound: str) -> float | None:
-    """The largest of the peaks of the processor, or of a card if ``rows`` are a card's."""
+    """The largest of the peaks among the facts of a device."""
     what, _ = PEAKS[bound]
-    where = "cuda" if all(row.device.startswith("cuda") for row in rows) else "cpu"
-    return max((row.value for row in rows if row.what == what and row.device.startswith(where)), default=None)
+    return max((row.value for row in rows if row.what == what), default=None)

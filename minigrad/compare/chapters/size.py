@@ -152,10 +152,8 @@ def _prepare_all(
     """Prepare the problems from the smallest on, until a call would take too long."""
     before: SizeAttempt | None = None
     for problem in problems:
-        expected = (
-            before.call.estimate * problem.work / before.problem.work if before and before.call else 0.0
-        )
-        if expected > session.effort.longest:
+        a_piece = before.call.estimate / before.problem.work if before and before.call else 0.0
+        if a_piece * problem.work > session.effort.longest:
             break
         session.progress(f"size: checking {problem.op} {problem.size} on {device}")
         before = SizeAttempt(device, threads, problem=problem)
