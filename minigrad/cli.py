@@ -144,7 +144,13 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument(
         "--record",
         action="store_true",
-        help="also write what the card did as a recorded run, to be shown on machines without one",
+        help="also write what the card did as a recorded run, for --recorded on machines without one",
+    )
+    parser.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="FILE",
+        help="show this recorded run beside the machine, in place of the one that ships with minigrad",
     )
     parser.set_defaults(run=_compare)
 
@@ -259,6 +265,8 @@ def _compare(options: argparse.Namespace) -> int:
         _import(name)
     if options.record:
         _check_card(options.device)
+    if options.recorded:
+        _check_recorded(options.recorded)
     progress = _Progress()
     try:
         comparison = measure.run(
@@ -267,6 +275,7 @@ def _compare(options: argparse.Namespace) -> int:
             threads=options.threads,
             quick=options.quick,
             full=options.full,
+            recorded=options.recorded,
             progress=progress,
         )
     finally:
@@ -325,6 +334,17 @@ def _import(name: str) -> None:
         raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from None
     finally:
         sys.path.remove("")
+
+
+def _check_recorded(path: Path) -> None:
+    from minigrad.compare import recording
+
+    try:
+        recording.load(path)
+    except OSError as error:
+        raise UsageError(f"--recorded {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"--recorded: {error}") from None
 
 
 def _check_card(devices: Sequence[str] | None) -> None:

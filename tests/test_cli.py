@@ -223,6 +223,12 @@ def test_recording_needs_a_card(capsys, monkeypatch, no_measuring):
     assert "--device names none" in refused(capsys, "compare", "--record", "--device", "cpu")
 
 
+def test_recorded_run_that_is_none(capsys, tmp_path, no_measuring):
+    (tmp_path / "other.json").write_text("{}")
+    assert "other.json is no recorded run" in refused(capsys, "compare", "--recorded", "other.json")
+    assert "--recorded none.json: No such file" in refused(capsys, "compare", "--recorded", "none.json")
+
+
 def test_open_shows_the_report(monkeypatch, tmp_path):
     opened = []
     monkeypatch.setattr(cli.webbrowser, "open", opened.append)

@@ -382,9 +382,12 @@ def test_record_and_load_it_elsewhere(on_a_card, tmp_path, monkeypatch):
     path = recording.save(on_a_card, tmp_path / "records")
     assert path.name == f"recorded-pretended-{on_a_card.date[:10]}.json"
     monkeypatch.setattr(recording, "folder", lambda: path.parent)
-    (origin, run), *rest = recording.shipped()
+    (origin, shipped), *rest = recording.shipped()
     assert not rest and origin["card"] == "Pretended"
-    assert {row.device for row in run.chapters["size"].rows} == {"cuda:0"}
+    assert {row.device for row in shipped.chapters["size"].rows} == {"cuda:0"}
+    found = run("size", recorded=path)  # a run of its own choice, though a device was named
+    assert {row.recorded for row in found.chapters["size"].recorded_rows} == set(found.recordings)
+    assert found.recordings == {recording.label(origin): origin}
     here = Comparison(on_a_card.machine, on_a_card.date)
     here.chapters = {name: begin(name) for name in ("machine", "size", "batch")}
     recording.attach(here)

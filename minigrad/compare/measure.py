@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,7 @@ def run(
     full: bool = False,
     effort: Effort | None = None,
     seed: int | None = None,
+    recorded: str | Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Measure the chapters: check every result, time it, and compare it with the machine's own peak.
@@ -52,6 +55,7 @@ def run(
         full: more rounds and larger sizes, for several minutes.
         effort: how long to measure, in place of what ``quick`` and ``full`` choose.
         seed: of the random inputs; by default other numbers each time.
+        recorded: a recorded run to show beside this machine, in place of the one that ships with minigrad.
         progress: called with a line of text at each stage.
 
     Returns:
@@ -59,12 +63,14 @@ def run(
         what was measured until then, and its ``interrupted`` is true.
 
     Raises:
-        ValueError: an unknown chapter or ladder, a wrong number of threads, or ``quick`` with ``full``.
-        DeviceError: a device cannot be used.
+        ValueError: an unknown chapter or ladder, a wrong number of threads, ``quick`` with ``full``, or
+            ``recorded`` is no recorded run.
+        DeviceError: a device cannot be used. OSError: ``recorded`` cannot be read.
     """
     if quick and full:
         raise ValueError("compare: choose one of quick and full")
     names, ladders = _chosen(only)
+    beside = None if recorded is None else recording.load(recorded)
     chosen, no_gpu = _devices(devices)
     threads = get_num_threads() if threads is None else threads
     with num_threads(threads):  # refuses a wrong number before anything is measured
@@ -93,7 +99,7 @@ def run(
     finally:
         session.close()
         default_generator.set_state(before)
-    _complete(session)
+    _complete(session, beside)
     return comparison
 
 
@@ -107,7 +113,7 @@ def _measure(session: Session, names: list[str]) -> None:
             chapter.failed = True
 
 
-def _complete(session: Session) -> None:
+def _complete(session: Session, beside: tuple[dict[str, Any], Comparison] | None) -> None:
     """The peaks, what follows from the rows, the recorded run, and the findings."""
     comparison, peaks = session.comparison, session.peaks
     comparison.peaks = [
@@ -122,8 +128,8 @@ def _complete(session: Session) -> None:
         complete = getattr(CHAPTERS[name], "complete", None)
         if complete:
             complete(comparison, chapter)
-    if comparison.no_gpu:
-        recording.attach(comparison)
+    if beside or comparison.no_gpu:
+        recording.attach(comparison, beside)
     for name, chapter in comparison.chapters.items():
         chapter.findings = CHAPTERS[name].findings(comparison, chapter)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from minigrad.compare.comparison import Chapter, Comparison
 
-__all__ = ["attach", "recorded_run", "save", "shipped"]
+__all__ = ["attach", "load", "recorded_run", "save", "shipped"]
 
 
 def folder() -> Any:
@@ -25,12 +25,25 @@ def folder() -> Any:
 
 def shipped() -> list[tuple[dict[str, Any], Comparison]]:
     """The recorded runs that ship with minigrad, the newest first: where each comes from, and its rows."""
-    found = []
-    for path in folder().iterdir():
-        if path.name.endswith(".json"):
-            values = json.loads(path.read_text())
-            found.append((values["recording"], Comparison.from_dict(values)))
+    found = [_read(path) for path in folder().iterdir() if path.name.endswith(".json")]
     return sorted(found, key=lambda one: one[0]["date"], reverse=True)
+
+
+def load(path: str | Path) -> tuple[dict[str, Any], Comparison]:
+    """A recorded run that ``minigrad compare --record`` has written: where it comes from, and its rows.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is no recorded run.
+    """
+    try:
+        return _read(Path(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no recorded run: {error}") from None
+
+
+def _read(path: Any) -> tuple[dict[str, Any], Comparison]:
+    values = json.loads(path.read_text())
+    return values["recording"], Comparison.from_dict(values)
 
 
 def recorded_run() -> Comparison:
@@ -47,12 +60,10 @@ def label(recording: dict[str, Any]) -> str:
     return f"{recording['card']}, {recording['date'][:10]}, minigrad {recording['minigrad']}"
 
 
-def attach(comparison: Comparison) -> None:
-    """Give each chapter the rows of the newest recorded run; a chapter that it has none for says so."""
-    runs = shipped()
-    if not runs:
-        return
-    origin, run = runs[0]
+def attach(comparison: Comparison, recorded: tuple[dict[str, Any], Comparison] | None = None) -> None:
+    """Give each chapter the rows of a recorded run, by default the newest that ships with minigrad; a chapter
+    that it has none for says so."""
+    origin, run = recorded or shipped()[0]
     name = label(origin)
     comparison.recordings[name] = origin
     for chapter in comparison.chapters.values():

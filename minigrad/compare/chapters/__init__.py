@@ -3,8 +3,8 @@
 A chapter's module has NAME, TITLE and QUESTION; TABLES, the type of the rows of each of its tables;
 COLUMNS, how the terminal shows them, and SHORT, the tables that it shows of a whole run; ``measure(session,
 chapter)``, which fills the tables, and where need be ``complete(comparison, chapter)``, which adds what
-follows from the other chapters; and ``findings(comparison, chapter)``, the sentences that follow from the rows.
-A finding is left out where its numbers are missing.
+follows from the other chapters; and ``findings(comparison, chapter)``, the sentences that follow from the
+rows. A finding is left out where its numbers are missing.
 """
 
 from __future__ import annotations
