@@ -30,7 +30,7 @@ def _tiny(monkeypatch, tmp_path):
 def no_measuring(monkeypatch):
     """Fails the test if anything is measured."""
 
-    def sample(*args):
+    def sample(*args, **options):
         raise AssertionError("measured, although the command line is wrong")
 
     monkeypatch.setattr(peaks.Peaks, "sample", sample)
@@ -305,7 +305,7 @@ def test_interrupted(capsys, monkeypatch, tmp_path):
 
 
 def test_interrupted_before_anything_was_measured(capsys, monkeypatch):
-    def sample(*args):
+    def sample(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(peaks.Peaks, "sample", sample)
