@@ -1,13 +1,12 @@
-"""The data loader: batches of samples from a data set, shuffled, and loaded ahead by threads."""
+"""The data loader: batches of samples from a data set, shuffled, and loaded ahead by threads or processes."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generator_
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +29,10 @@ class DataLoader:
     """Iterates over ``dataset`` in batches; each ``iter()`` is one epoch.
 
     Arguments have PyTorch's names, order and defaults. They differ in one thing: workers are threads of this
-    process, since NumPy and minigrad's kernels release the interpreter lock. So nothing is pickled, a
-    worker's exception arrives with its own traceback, and batches are the same, in the same order, for any
-    number of workers; random transforms draw from a generator of the batch (:func:`sample_random`). Its place
-    in an epoch is part of a checkpoint: see :meth:`state_dict`.
+    process, unless processes are asked for, since NumPy and minigrad's kernels release the interpreter lock.
+    So nothing is pickled, and a worker's exception arrives with its own traceback. Batches are the same, in
+    the same order, for any number of workers of either kind; random transforms draw from a generator of the
+    batch (:func:`sample_random`). Its place in an epoch is part of a checkpoint: see :meth:`state_dict`.
 
     Args:
         dataset: anything with ``__getitem__`` and ``__len__``, or an :class:`IterableDataset`. A batch is
@@ -45,6 +44,12 @@ class DataLoader:
             ``sampler`` and ``drop_last``.
         num_workers: threads that load ahead; 0 loads in the caller's thread. An iterable data set is read by
             one thread however many are allowed.
+        worker_type: ``"thread"``, or ``"process"`` for a data set whose ``__getitem__`` is mostly Python,
+            which only processes run side by side. Batches are then copied from process to process, and the
+            data set and ``collate_fn`` must be picklable.
+        multiprocessing_context: how processes are started: ``"forkserver"``, the default, ``"spawn"``,
+            ``"fork"``, or a context of :mod:`multiprocessing`.
+        worker_init_fn: called in each worker with its number, before it loads.
         collate_fn: makes a batch of a list of samples (default: :func:`default_collate`).
         drop_last: leave out the last batch if it is not full.
         generator: a source of random numbers for shuffling; by default, minigrad's global one.
@@ -55,10 +60,12 @@ class DataLoader:
             done.
         device: where the tensors of a batch are put. A card is handed its copy, from pinned memory, without
             being waited for.
-        persistent_workers: accepted for PyTorch's sake; threads start in microseconds, so none is kept.
+        persistent_workers: keep processes, and their copies of the data set, from epoch to epoch. Threads
+            start in microseconds, so none is kept.
 
     Raises:
         ValueError: arguments that are out of range or contradict each other.
+        RuntimeError: when it iterates: a process was killed, or the data set cannot be sent to one.
     """
 
     def __init__(
@@ -73,6 +80,9 @@ class DataLoader:
         pin_memory: bool = False,
         drop_last: bool = False,
         *,
+        worker_type: str = "thread",
+        worker_init_fn: Callable[[int], Any] | None = None,
+        multiprocessing_context: Any = None,
         generator: Generator | None = None,
         seed: int | None = None,
         prefetch_factor: int | None = None,
@@ -90,6 +100,11 @@ class DataLoader:
         self._epoch: _Epoch | None = None  # the one that goes on
         self._resumed: _Epoch | None = None  # the one to go on with
         self._streams = isinstance(dataset, IterableDataset)
+        self.worker_type = _check_worker_type(worker_type, self._streams)
+        self.worker_init_fn = worker_init_fn
+        self.multiprocessing_context = multiprocessing_context
+        self.persistent_workers = persistent_workers
+        self._processes: Any = None  # those that persist
         self._check_choices(batch_size, shuffle, sampler, batch_sampler)
 
         if sampler is None:
@@ -137,14 +152,42 @@ class DataLoader:
     def _batches(self, epoch: _Epoch) -> Generator_[Any, None, None]:
         """The batches of an epoch from its position on."""
         jobs = self._start(epoch)
+        load = _Load(self.dataset, self.collate_fn, self.batch_sampler is not None)
         if self._streams:
             yield from self._stream(jobs)
         elif self.num_workers == 0:
             # Not map(): a StopIteration that escapes from a data set must not look like the epoch's end.
-            yield from (self._load(epoch.seed, job) for job in jobs)
+            yield from (self._pinned(load((epoch.seed, *job))) for job in jobs)
+        elif self.worker_type == "thread":
+            yield from self._prefetch(load, epoch.seed, jobs, self.worker_init_fn)
         else:
-            load = functools.partial(self._load, epoch.seed)
-            yield from prefetch(load, jobs, self.num_workers, self._ahead)
+            processes = self._start_processes(load, epoch.seed)
+
+            def end(failed: bool) -> None:
+                if failed or processes is not self._processes:
+                    processes.stop()
+
+            yield from self._prefetch(processes, epoch.seed, jobs, end=end)
+
+    def _start_processes(self, load: _Load, seed: int) -> Any:
+        if self._processes is not None and self._processes.are_alive():
+            return self._processes
+        from minigrad.data.processes import WorkerProcesses  # takes long to import, and few need it
+
+        started = WorkerProcesses(
+            load, self.num_workers, self.worker_init_fn, seed, self.multiprocessing_context
+        )
+        if self.persistent_workers:
+            self._processes = started
+        return started
+
+    def _prefetch(
+        self, load: Callable, seed: int, jobs: Iterator, init: Callable | None = None, end: Any = None
+    ) -> Generator_[Any, None, None]:
+        def load_pinned(job: tuple[int, Any]) -> Any:
+            return self._pinned(load((seed, *job)))
+
+        return prefetch(load_pinned, jobs, self.num_workers, self._ahead, init, end)
 
     def _start(self, epoch: _Epoch) -> Iterator[Any]:
         """What an epoch goes through, each with its number; for one that is resumed, what is left of it."""
@@ -182,22 +225,6 @@ class DataLoader:
     def _ahead(self) -> int:
         """How many batches the workers load before they are asked for."""
         return self.num_workers * (self.prefetch_factor or 0)
-
-    def _load(self, seed: int, numbered_job: tuple[int, Any]) -> Any:
-        """The batch of the indices of a job, or, without batches, the sample with its index."""
-        number, job = numbered_job
-        try:
-            with batch_random(seed, number):
-                if self.batch_sampler is None:
-                    return self._pinned(self.collate_fn(self.dataset[job]))
-                if self.collate_fn is default_collate:
-                    return self._pinned(get_batch(self.dataset, job))
-                return self._pinned(self.collate_fn(get_samples(self.dataset, job)))
-        except Exception as error:
-            error.add_note(
-                f"raised while the DataLoader loaded {_describe(job)} of {type(self.dataset).__name__}"
-            )
-            raise
 
     def _pinned(self, batch: Any) -> Any:
         return pin(batch) if self.pin_memory and cuda.is_available() else batch
@@ -246,6 +273,35 @@ class DataLoader:
 
 
 @dataclass
+class _Load:
+    """What loads a batch: all that a worker has to know.
+
+    Attributes:
+        batched: whether a job has the indices of a batch, rather than that of a sample.
+    """
+
+    dataset: Any
+    collate_fn: Collate
+    batched: bool
+
+    def __call__(self, numbered_job: tuple[int, int, Any]) -> Any:
+        """The batch of a job: (the epoch's seed, the number of the batch, what it is made of)."""
+        seed, number, job = numbered_job
+        try:
+            with batch_random(seed, number):
+                if not self.batched:
+                    return self.collate_fn(self.dataset[job])
+                if self.collate_fn is default_collate:
+                    return get_batch(self.dataset, job)
+                return self.collate_fn(get_samples(self.dataset, job))
+        except Exception as error:
+            error.add_note(
+                f"raised while the DataLoader loaded {_describe(job)} of {type(self.dataset).__name__}"
+            )
+            raise
+
+
+@dataclass
 class _Epoch:
     """One walk through a data set.
 
@@ -276,6 +332,14 @@ def _natural(name: str, value: Any) -> int:
     if number < 0:
         raise ValueError(f"DataLoader: {name} must be an integer, 0 or more, got {value!r}")
     return number
+
+
+def _check_worker_type(worker_type: str, streams: bool) -> str:
+    if worker_type not in ("thread", "process"):
+        raise ValueError(f"DataLoader: worker_type is 'thread' or 'process', got {worker_type!r}")
+    if streams and worker_type == "process":
+        raise ValueError("DataLoader: an IterableDataset is read by a thread; processes need indices")
+    return worker_type
 
 
 def _check_prefetch_factor(prefetch_factor: int | None, num_workers: int) -> int | None:
