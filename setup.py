@@ -119,6 +119,7 @@ setup(
         "minigrad.compare.chapters",
         "minigrad.compare.report",
         "minigrad.data",
+        "minigrad.distributions",
         "minigrad.io",
         "minigrad.kernels",
         "minigrad.kernels.cpu",

@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 from minigrad import autograd, errors, random
-from minigrad.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from minigrad.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigrad.captured import CapturedStep, capture
 from minigrad.creation import (
     arange,
@@ -36,6 +36,7 @@ from minigrad.creation import (
     linspace,
     logspace,
     multinomial,
+    normal,
     ones,
     ones_like,
     rand,
@@ -104,6 +105,7 @@ from minigrad.ops.elementwise import (
     bitwise_xor,
     ceil,
     clamp,
+    clone,
     cos,
     cosh,
     div,
@@ -213,6 +215,23 @@ from minigrad.ops.shape import (
     unflatten,
     unsqueeze,
 )
+from minigrad.ops.short_names import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_tensors,
+    clamp_max,
+    clamp_min,
+    detach,
+    dist,
+    fliplr,
+    flipud,
+    isin,
+    numel,
+    std_mean,
+    t,
+    var_mean,
+)
 from minigrad.ops.softmax import log_softmax, softmax
 from minigrad.ops.statistics import aminmax, corrcoef, cov, histc, nanmean, nansum, trapezoid
 from minigrad.precision import (
@@ -223,13 +242,26 @@ from minigrad.precision import (
     set_float32_matmul_precision,
 )
 from minigrad.promotion import get_default_dtype, set_default_dtype
-from minigrad.random import Generator, manual_seed
+from minigrad.random import Generator, get_rng_state, initial_seed, manual_seed, set_rng_state
 from minigrad.tensor import Tensor, is_tensor
+from minigrad.typed import (
+    BoolTensor,
+    ByteTensor,
+    CharTensor,
+    DoubleTensor,
+    FloatTensor,
+    HalfTensor,
+    IntTensor,
+    LongTensor,
+    ShortTensor,
+)
 
-cat, clip = concat, clamp
+cat, concatenate, clip, ger = concat, concat, clamp, outer
 swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
 row_stack, trapz = vstack, trapezoid
 arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
+negative, absolute, true_divide = neg, abs, div
+greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne
 
 float16 = half = _np.dtype(_np.float16)
 float32 = float = _np.dtype(_np.float32)
@@ -239,6 +271,8 @@ int32 = int = _np.dtype(_np.int32)
 int64 = long = _np.dtype(_np.int64)
 uint8 = _np.dtype(_np.uint8)
 bool = _np.dtype(_np.bool_)
+short, dtype, Size = int16, _np.dtype, tuple
+finfo, iinfo, broadcast_shapes = _np.finfo, _np.iinfo, _np.broadcast_shapes
 
 kernels.list = list_kernels  # from here, because the kernels' floor knows nothing of ops
 
@@ -246,9 +280,11 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "amp": "minigrad.amp",
+    "backends": "minigrad.backends",
     "compare": "minigrad.compare",
     "cuda": "minigrad.cuda",
     "data": "minigrad.data",
+    "distributions": "minigrad.distributions",
     "io": "minigrad.io",
     "memory": "minigrad.memory",
     "models": "minigrad.models",

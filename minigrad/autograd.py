@@ -19,6 +19,7 @@ from minigrad.anomaly import check_gradients, detect_anomaly, set_detect_anomaly
 from minigrad.devices import Device, cpu, explain, find_card
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.dtypes import is_half
+from minigrad.function import Function
 from minigrad.graph import (
     LARGE,
     Node,
@@ -36,12 +37,14 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op
 
 __all__ = [
+    "Function",
     "Node",
     "Variable",
     "backward",
     "detect_anomaly",
     "enable_grad",
     "grad",
+    "inference_mode",
     "is_grad_enabled",
     "mark_written",
     "mode",
@@ -483,6 +486,13 @@ class set_grad_enabled(_GradMode):
     def __call__(self, function: Any) -> Any:
         self.__exit__()  # what is decorated sets it at each call, not now
         return super().__call__(function)
+
+
+def inference_mode(mode: bool | Callable = True) -> Any:
+    """As :class:`no_grad`, which saves as much here; ``inference_mode(False)`` changes nothing."""
+    if callable(mode):
+        return no_grad()(mode)
+    return _GradMode(is_grad_enabled() and not mode)
 
 
 def is_grad_enabled() -> bool:

@@ -238,6 +238,28 @@ def randn(
     return _drawn("normal", _size(size), generator, dtype, device, requires_grad)
 
 
+def normal(
+    mean: Any, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, **options: Any
+) -> Tensor:
+    """Normal, with means and standard deviations that are tensors, or numbers and then of ``size``.
+
+    ``options`` (dtype, device, requires_grad) are those of :func:`randn`, for numbers alone.
+    """
+    given = next((v for v in (mean, std) if isinstance(v, Tensor)), None)
+    if given is None:
+        if size is None:
+            raise TypeError("normal: mean and std are numbers, so it needs a size")
+        requires_grad = options.pop("requires_grad", False)
+        drawn = randn(_size((size,)), generator=generator, **options) * std + mean
+        return drawn.requires_grad_() if requires_grad else drawn
+    if size is not None or options:
+        raise TypeError("normal: size, dtype and device are those of the tensor that is given")
+    shape = np.broadcast_shapes(*(v.shape for v in (mean, std) if isinstance(v, Tensor)))
+    noise = randn(shape, generator=generator, dtype=given.dtype, device=given.device)
+    detached = [v.detach() if isinstance(v, Tensor) else v for v in (mean, std)]
+    return noise * detached[1] + detached[0]
+
+
 def randint(
     low: int,
     high: Any,

@@ -24,6 +24,7 @@ from minigrad.memory import (
     memory_reserved,
     reset_peak_memory_stats,
 )
+from minigrad.random import default_generator
 from minigrad.streams import Event, Stream, current_stream, default_stream, stream
 
 __all__ = [
@@ -126,6 +127,14 @@ def get_device_capability(device: str | int | Device | None = None) -> tuple[int
     """The compute capability of a card: (9, 0) for Hopper."""
     properties = get_device_properties(device)
     return properties.major, properties.minor
+
+
+def manual_seed(seed: int) -> None:
+    """As :func:`minigrad.manual_seed`: there is one generator for all devices."""
+    default_generator.manual_seed(seed)
+
+
+manual_seed_all = manual_seed
 
 
 def synchronize(device: str | int | Device | None = None) -> None:

@@ -18,7 +18,7 @@ from minigrad.devices import cpu
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.dtypes import is_floating
 from minigrad.op import get_op
-from minigrad.ops import activation, elementwise, index
+from minigrad.ops import activation, arithmetic, elementwise, index
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -46,6 +46,17 @@ _WRITING: dict[Any, tuple] = {
     elementwise.div: (get_op("div"), _writing(np.divide)),
 }
 """For each arithmetic op the one that holds its kernels, and what writes small results over an input."""
+
+
+def _unary(op: Callable) -> Callable:
+    """The method that replaces a tensor's elements by ``op`` of them."""
+    name = getattr(op, "name", getattr(op, "__name__", "op"))
+
+    def method(self: Any) -> Tensor:
+        return self._in_place(op)
+
+    method.__name__, method.__doc__ = f"{name}_", f"self = {name}(self)"
+    return method
 
 
 class InPlace(Variable):
@@ -182,6 +193,29 @@ class InPlace(Variable):
     __itruediv__ = div_
     __ipow__ = pow_
 
+    def remainder_(self, other: Any) -> Tensor:
+        """self = remainder(self, other)"""
+        return self._in_place(elementwise.remainder, other)
+
+    def lerp_(self, end: Any, weight: Any) -> Tensor:
+        """self = self + weight (end - self)"""
+        return self._in_place(arithmetic.lerp, end, weight)
+
+    def addcmul_(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Tensor:
+        """self += value tensor1 tensor2"""
+        return self._in_place(elementwise.add, tensor1 * tensor2 * value)
+
+    def addcdiv_(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Tensor:
+        """self += value tensor1 / tensor2"""
+        return self._in_place(elementwise.add, tensor1 / tensor2 * value)
+
+    abs_, neg_, sign_ = _unary(elementwise.abs), _unary(elementwise.neg), _unary(elementwise.sign)
+    exp_, log_, log1p_ = _unary(elementwise.exp), _unary(elementwise.log), _unary(elementwise.log1p)
+    sqrt_, rsqrt_, square_ = _unary(elementwise.sqrt), _unary(elementwise.rsqrt), _unary(elementwise.square)
+    sin_, cos_, reciprocal_ = _unary(elementwise.sin), _unary(elementwise.cos), _unary(elementwise.reciprocal)
+    floor_, ceil_, round_ = _unary(elementwise.floor), _unary(elementwise.ceil), _unary(elementwise.round)
+    sigmoid_, tanh_ = _unary(activation.sigmoid), _unary(activation.tanh)
+
     def relu_(self) -> Tensor:
         """self = relu(self)"""
         return self._in_place(activation.relu)
@@ -189,6 +223,16 @@ class InPlace(Variable):
     def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
         """self = clamp(self, min, max)"""
         return self._in_place(elementwise.clamp, min, max)
+
+    clip_ = clamp_
+
+    def clamp_min_(self, min: Any) -> Tensor:
+        """self = max(self, min)"""
+        return self.clamp_(min=min)
+
+    def clamp_max_(self, max: Any) -> Tensor:
+        """self = min(self, max)"""
+        return self.clamp_(max=max)
 
     def fill_(self: Any, value: Any) -> Tensor:
         """Every element becomes ``value``."""
@@ -217,6 +261,20 @@ class InPlace(Variable):
 
         drawn = rand(self.shape, generator=generator, dtype=self.dtype, device=self.device)
         return self.copy_(drawn * (high - low) + low)
+
+    def exponential_(self, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with numbers whose density is lambd exp(-lambd x)."""
+        from minigrad.creation import rand
+
+        drawn = rand(self.shape, generator=generator, dtype=self.dtype, device=self.device)
+        return self.copy_(elementwise.log1p(-drawn) * (-1.0 / lambd))
+
+    def random_(self, low: int, high: int | None = None, *, generator: Any = None) -> Tensor:
+        """Fill with whole numbers in [low, high), or in [0, low)."""
+        from minigrad.creation import randint
+
+        low, high = (0, low) if high is None else (low, high)
+        return self.copy_(randint(low, high, self.shape, generator=generator, device=self.device))
 
     def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
         """Fill with 1, with probability ``p`` (a number, or a tensor that is broadcast), and 0."""

@@ -22,6 +22,7 @@ from minigrad.ops import (
     reduce,
     scatter,
     shape,
+    short_names,
     statistics,
 )
 
@@ -126,6 +127,24 @@ class Methods(InPlace):
         """Whether each element is zero."""
         return elementwise.logical_not(self)
 
+    negative, absolute, multiply, divide, subtract, floor_divide = (
+        elementwise.neg,
+        elementwise.abs,
+        elementwise.mul,
+        elementwise.div,
+        elementwise.sub,
+        elementwise.floor_divide,
+    )
+    greater, greater_equal, less, less_equal, not_equal = (
+        elementwise.gt,
+        elementwise.ge,
+        elementwise.lt,
+        elementwise.le,
+        elementwise.ne,
+    )
+    clamp_min, clamp_max, dist = short_names.clamp_min, short_names.clamp_max, short_names.dist
+    broadcast_to, fliplr, flipud = shape.broadcast_to, short_names.fliplr, short_names.flipud
+
     def tile(self, *dims: Any) -> Tensor:
         """Repeated along each axis, as a copy; missing counts in front are 1."""
         return shape.tile(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
@@ -147,6 +166,16 @@ class Methods(InPlace):
         from minigrad.creation import tensor
 
         return tensor(data, dtype or self.dtype, self.device)
+
+    def reshape_as(self: Any, other: Tensor) -> Tensor:
+        """In ``other``'s shape."""
+        return self.reshape(other.shape)
+
+    def bernoulli(self: Any, *, generator: Any = None) -> Tensor:
+        """1 with this tensor's elements as probabilities, else 0: see :func:`minigrad.bernoulli`."""
+        from minigrad.creation import bernoulli
+
+        return bernoulli(self, generator=generator)
 
     def new_full(self: Any, size: Any, fill_value: Any, *, dtype: Any = None) -> Tensor:
         """``fill_value`` in another shape, with this tensor's device, and its dtype unless given."""

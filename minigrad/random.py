@@ -19,7 +19,14 @@ import numpy as np
 from minigrad.devices import Device
 from minigrad.recording import recording_on
 
-__all__ = ["Generator", "default_generator", "manual_seed"]
+__all__ = [
+    "Generator",
+    "default_generator",
+    "get_rng_state",
+    "initial_seed",
+    "manual_seed",
+    "set_rng_state",
+]
 
 MAX_SEED = 2**63
 
@@ -44,6 +51,10 @@ class Generator:
         self._forks = 0
         self._numpy: np.random.Generator | None = None
         return self
+
+    def initial_seed(self) -> int:
+        """The seed that it started from."""
+        return self._seed
 
     @property
     def numpy(self) -> np.random.Generator:
@@ -100,3 +111,18 @@ default_generator = Generator()
 def manual_seed(seed: int) -> Generator:
     """Seed the process's generator; the same seed gives the same numbers on every device."""
     return default_generator.manual_seed(seed)
+
+
+def initial_seed() -> int:
+    """The seed of the process's generator."""
+    return default_generator.initial_seed()
+
+
+def get_rng_state() -> Mapping[str, Any]:
+    """The state of the process's generator: a mapping, where PyTorch has a tensor."""
+    return default_generator.get_state()
+
+
+def set_rng_state(new_state: Mapping[str, Any]) -> None:
+    """Continue from what :func:`get_rng_state` gave."""
+    default_generator.set_state(new_state)

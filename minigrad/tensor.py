@@ -71,7 +71,16 @@ class Tensor(Operators, Methods):
         """The number of elements."""
         return self._array.size
 
-    nelement = numel
+    nelement, ndimension = numel, dim
+
+    def element_size(self) -> int:
+        """The bytes of one element."""
+        return self._array.itemsize
+
+    def stride(self, dim: int | None = None) -> Any:
+        """How many elements apart neighbours lie in memory, along each dimension or along one."""
+        strides = tuple(step // self._array.itemsize for step in self._array.strides)
+        return strides if dim is None else strides[dim]
 
     @property
     def is_cuda(self) -> bool:
@@ -210,6 +219,11 @@ class Tensor(Operators, Methods):
         self.requires_grad = requires_grad
         return self
 
+    def detach_(self) -> Tensor:
+        """Leave the graph: this tensor becomes a leaf that requires no gradient."""
+        self._node, self._index, self.requires_grad = None, 0, False
+        return self
+
     def detach(self) -> Tensor:
         """The same memory, outside the graph."""
         out = wrap(self._array, self.device)
@@ -340,6 +354,18 @@ class Tensor(Operators, Methods):
     def long(self) -> Tensor:
         """As int64."""
         return self.to(np.int64)
+
+    def short(self) -> Tensor:
+        """As int16."""
+        return self.to(np.int16)
+
+    def byte(self) -> Tensor:
+        """As uint8."""
+        return self.to(np.uint8)
+
+    def char(self) -> Tensor:
+        """As int8."""
+        return self.to(np.int8)
 
     def bool(self) -> Tensor:
         """As bool: whether each element is not zero."""

@@ -10,6 +10,7 @@ import struct
 import numpy as np
 import pytest
 
+import minigrad as mg
 from minigrad.creation import from_numpy
 from minigrad.devices import device as find_device
 from minigrad.errors import DeviceError
@@ -163,8 +164,57 @@ def test_weights_of_and_for_another_device(tmp_path, weights, name):
 )
 def test_what_is_not_a_state_dict_is_refused(tmp_path, obj, error, message):
     with pytest.raises(error, match=message):
-        save(obj, tmp_path / "w.safetensors")
+        save_file(obj, tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+# Values of other kinds
+
+
+def test_values_in_lists_and_dicts_come_back(tmp_path):
+    path = tmp_path / "run.safetensors"
+    model, again = (mg.nn.Linear(3, 2) for _ in range(2))
+    optimizer = mg.optim.Adam(model.parameters())
+    model(mg.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saved = {
+        "epoch": 3,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": float("inf"),
+        7: [None, True, "text", (mg.arange(3), np.ones((2, 0)))],
+    }
+    save(saved, path)
+    loaded = load(path)
+    assert list(loaded) == list(saved)
+    assert (loaded["epoch"], loaded["best"], loaded[7][:3]) == (3, float("inf"), [None, True, "text"])
+    tensor, array = loaded[7][3]
+    assert isinstance(tensor, Tensor) and tensor.tolist() == [0, 1, 2]
+    assert type(array) is np.ndarray and array.shape == (2, 0)
+    again.load_state_dict(loaded["model"])
+    assert_same(again.state_dict(), model.state_dict())
+    mg.optim.Adam(again.parameters()).load_state_dict(loaded["optimizer"])
+    for value in ([1, 2], 5, mg.ones(2)):
+        save(value, path)
+        assert np.array_equal(load(path), value)
+
+
+def test_values_are_data(tmp_path):
+    with pytest.raises(TypeError, match=r"save: it is a Linear; .* save its state_dict"):
+        save(mg.nn.Linear(1, 1), tmp_path / "model.safetensors")
+    with pytest.raises(TypeError, match=r"\.0\.f is a function"):
+        save([{"f": test_values_are_data}], tmp_path / "f.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_values_are_refused(tmp_path):
+    path = tmp_path / "values.safetensors"
+    save([mg.ones(4), 1], path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        load(path)
 
 
 def test_metadata_is_text(tmp_path, weights):

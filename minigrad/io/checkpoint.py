@@ -18,16 +18,14 @@ import copy
 import json
 import os
 import random
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from minigrad.creation import from_numpy
+from minigrad.io.values import checksum, decode, encode
 from minigrad.io.weights import read_arrays, save_file
 from minigrad.random import Generator, default_generator
-from minigrad.tensor import Tensor
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -57,10 +55,10 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
         access = _access(part)
         tree[name] = {
             "restores": access is not None,
-            "state": _encode(part if access is None else access[0](), name, arrays),
+            "state": encode(part if access is None else access[0](), name, arrays),
         }
     text = json.dumps(tree)
-    save_file(arrays, path, {"format": FORMAT, "tree": text, "crc32": _checksum(text, arrays)})
+    save_file(arrays, path, {"format": FORMAT, "tree": text, "crc32": checksum(text, arrays)})
 
 
 def load_checkpoint(path: str | os.PathLike[str], /, *, strict: bool = True, **parts: Any) -> dict[str, Any]:
@@ -150,46 +148,6 @@ def _access(part: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
     return None
 
 
-# ---- values as JSON and tensors ---------------------------------------------------------------------------
-
-
-def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """``value`` as JSON; its tensors go to ``arrays``, under their ``path``."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        while path in arrays:
-            path += "'"
-        tensor = isinstance(value, Tensor)
-        arrays[path] = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-        return {"tensor" if tensor else "array": path}
-    if isinstance(value, Mapping):
-        return {"dict": [[_encode(k, path, {}), _encode(v, f"{path}.{k}", arrays)] for k, v in value.items()]}
-    if isinstance(value, (list, tuple)):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_encode(v, f"{path}.{i}", arrays) for i, v in enumerate(value)]}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(
-        f"save_checkpoint: {path} is a {type(value).__name__}; expected numbers, text, tensors, arrays, and "
-        "lists, tuples and dicts of these, or an object with state_dict() and load_state_dict()"
-    )
-
-
-def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of :func:`_encode`."""
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "dict":
-        return {_decode(k, arrays): _decode(v, arrays) for k, v in content}
-    if kind in ("tensor", "array"):
-        array = arrays[content]
-        return from_numpy(array) if kind == "tensor" else array
-    values = [_decode(v, arrays) for v in content]
-    return tuple(values) if kind == "tuple" else values
-
-
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The parts of the checkpoint ``path``, whose content is checked."""
     arrays, metadata = read_arrays(path)
@@ -198,17 +156,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{os.fspath(path)}: a safetensors file, but not a {FORMAT}; weights alone are read by load()"
         )
     text = metadata.get("tree", "")
-    if metadata.get("crc32") != _checksum(text, arrays):
+    if metadata.get("crc32") != checksum(text, arrays):
         raise ValueError(f"{os.fspath(path)}: the checkpoint is damaged: its content has another checksum")
     return {
-        name: {**entry, "state": _decode(entry["state"], arrays)} for name, entry in json.loads(text).items()
+        name: {**entry, "state": decode(entry["state"], arrays)} for name, entry in json.loads(text).items()
     }
-
-
-def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Of the header's JSON and all values, in the order of their names."""
-    crc = zlib.crc32(text.encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc) if array.size else crc
-    return f"{crc:08x}"

@@ -20,7 +20,7 @@ from minigrad.io.files import write_atomically
 from minigrad.kernels.source import is_bfloat16
 from minigrad.tensor import Tensor
 
-__all__ = ["load", "load_file", "read_arrays", "save", "save_file"]
+__all__ = ["load_file", "read_arrays", "save_file"]
 
 # The names of the element types in the file's header, and how NumPy reads them; for bfloat16 see _to_array.
 # Eight-bit floats and complex numbers have no place in minigrad.
@@ -98,30 +98,6 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
     # The header has been checked by now: its length, then JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return {name: _to_array(path, name, entry) for name, entry in entries}, header.get("__metadata__") or {}
-
-
-def save(obj: Mapping[str, Tensor], f: str | os.PathLike[str]) -> None:
-    """Write a state dict to ``f``, a safetensors file: ``save(model.state_dict(), "model.safetensors")``.
-
-    PyTorch's name for :func:`save_file`, which lists the errors.
-    """
-    save_file(obj, f)
-
-
-def load(
-    f: str | os.PathLike[str], map_location: Any = None, *, weights_only: bool = True
-) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file: ``model.load_state_dict(load("model.safetensors"))``.
-
-    PyTorch's name for :func:`load_file`, which lists the errors.
-
-    Args:
-        map_location: the device to put the tensors on (default: the CPU).
-        weights_only: must be True: nothing but tensors is ever loaded.
-    """
-    if not weights_only:
-        raise ValueError("load: weights_only=False is not possible: minigrad never runs code from a file")
-    return load_file(f, "cpu" if map_location is None else map_location)
 
 
 def _import_safetensors() -> ModuleType:

@@ -109,6 +109,6 @@ def for_each_group(name: str, what: str, values: Any, optimizer: Optimizer) -> l
 
 
 def check_count(owner: str, name: str, value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, (int, float)) or value < 1 or value != int(value):
         raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
-    return value
+    return int(value)

@@ -1,18 +1,24 @@
-"""A training script as one writes it for PyTorch. Only the imports say minigrad.
-
-The suite runs it: it learns the handwritten digits that ship with minigrad, at least 92 % of the test images,
-which come from writers that the network has not seen.
-"""
+"""A convolutional network with batch norm learns digits; AdamW, StepLR, clipped gradients."""
 
 import argparse
+
+from digit_images import load_digits
 
 import minigrad as torch
 import minigrad.nn as nn
 import minigrad.nn.functional as F
 from minigrad import optim
-from minigrad.data import Digits
 from minigrad.optim.lr_scheduler import StepLR
-from minigrad.utils.data import DataLoader
+from minigrad.utils.data import DataLoader, TensorDataset
+
+
+def load(train):
+    images, labels = load_digits(train)
+    return TensorDataset(torch.tensor(images, dtype=torch.float32).unsqueeze(1) / 255, torch.tensor(labels))
+
+
+def test_loader():
+    return DataLoader(load(train=False), batch_size=256)
 
 
 class Net(nn.Module):
@@ -44,7 +50,7 @@ class Net(nn.Module):
 
 def train(model, device, loader, optimizer, criterion):
     model.train()
-    total_loss = 0.0
+    losses = []
     for data, target in loader:
         data, target = data.to(device), target.to(device)
         optimizer.zero_grad()
@@ -53,8 +59,8 @@ def train(model, device, loader, optimizer, criterion):
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), max_norm=5.0)
         optimizer.step()
-        total_loss += loss.item() * data.size(0)
-    return total_loss / len(loader.dataset)
+        losses.append(loss.item())
+    return losses
 
 
 def evaluate(model, device, loader):
@@ -81,31 +87,27 @@ def main(argv=None):
 
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
-    train_loader = DataLoader(Digits(train=True), batch_size=args.batch_size, shuffle=True)
-    test_loader = DataLoader(Digits(train=False), batch_size=256)
+    train_loader = DataLoader(load(train=True), batch_size=args.batch_size, shuffle=True)
 
     model = Net().to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.AdamW(model.parameters(), lr=args.lr)
     scheduler = StepLR(optimizer, step_size=3, gamma=0.5)
 
+    losses = []
     for epoch in range(1, args.epochs + 1):
-        loss = train(model, device, train_loader, optimizer, criterion)
-        acc = evaluate(model, device, test_loader)
-        print(f"epoch {epoch}  loss {loss:.4f}  accuracy {acc:.1%}  lr {scheduler.get_last_lr()[0]:.1e}")
+        losses += train(model, device, train_loader, optimizer, criterion)
+        acc = evaluate(model, device, test_loader())
+        print(
+            f"epoch {epoch}  loss {losses[-1]:.4f}  accuracy {acc:.1%}  lr {scheduler.get_last_lr()[0]:.1e}"
+        )
         scheduler.step()
 
     torch.save(model.state_dict(), args.save)
     restored = Net().to(device)
     restored.load_state_dict(torch.load(args.save))
-    return acc, evaluate(restored, device, test_loader)
-
-
-def test_the_script_learns_the_digits(tmp_path, capsys):
-    accuracy, restored_accuracy = main(["--save", str(tmp_path / "digits.safetensors")])
-    assert accuracy >= 0.92
-    assert restored_accuracy == accuracy
-    assert capsys.readouterr().out.count("epoch") == 8
+    assert evaluate(restored, device, test_loader()) == acc
+    return losses
 
 
 if __name__ == "__main__":

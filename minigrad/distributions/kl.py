@@ -1,0 +1,78 @@
+"""The Kullback-Leibler divergence of pairs of distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minigrad.distributions.continuous import Normal, Uniform
+from minigrad.distributions.discrete import Bernoulli, Categorical
+from minigrad.distributions.distribution import Distribution, Independent, sum_rightmost
+from minigrad.ops.activation import softplus
+from minigrad.ops.elementwise import log, where
+from minigrad.ops.reduce import sum
+from minigrad.tensor import Tensor
+
+__all__ = ["kl_divergence", "register_kl"]
+
+_FORMULAS: dict[tuple[type, type], Callable] = {}
+
+
+def register_kl(type_p: type[Distribution], type_q: type[Distribution]) -> Callable[[Callable], Callable]:
+    """Decorate ``function(p, q)`` as the divergence of a ``type_p`` from a ``type_q``."""
+
+    def register(function: Callable) -> Callable:
+        _FORMULAS[type_p, type_q] = function
+        return function
+
+    return register
+
+
+def kl_divergence(p: Distribution, q: Distribution) -> Tensor:
+    """KL(p || q), the mean of log(p / q) under p, in nats.
+
+    Raises:
+        NotImplementedError: there is no formula for the pair; see :func:`register_kl`.
+    """
+    for type_p in type(p).__mro__:
+        for type_q in type(q).__mro__:
+            if (type_p, type_q) in _FORMULAS:
+                return _FORMULAS[type_p, type_q](p, q)
+    raise NotImplementedError(f"kl_divergence: no formula for {type(p).__name__} and {type(q).__name__}")
+
+
+@register_kl(Normal, Normal)
+def _(p: Normal, q: Normal) -> Tensor:
+    ratio = (p.scale / q.scale) ** 2
+    distance = ((p.loc - q.loc) / q.scale) ** 2
+    return 0.5 * (ratio + distance - 1 - log(ratio))
+
+
+@register_kl(Uniform, Uniform)
+def _(p: Uniform, q: Uniform) -> Tensor:
+    outside = (q.low > p.low) | (q.high < p.high)
+    return where(outside, np.inf, log((q.high - q.low) / (p.high - p.low)))
+
+
+@register_kl(Bernoulli, Bernoulli)
+def _(p: Bernoulli, q: Bernoulli) -> Tensor:
+    ones = p.probs * (softplus(-q.logits) - softplus(-p.logits))
+    ones = where(p.probs == 0, 0.0, where(q.probs == 0, np.inf, ones))
+    zeros = (1 - p.probs) * (softplus(q.logits) - softplus(p.logits))
+    zeros = where(p.probs == 1, 0.0, where(q.probs == 1, np.inf, zeros))
+    return ones + zeros
+
+
+@register_kl(Categorical, Categorical)
+def _(p: Categorical, q: Categorical) -> Tensor:
+    terms = p.probs * (p.logits - q.logits)
+    terms = where(q.probs == 0, np.inf, terms)
+    return sum(where(p.probs == 0, 0.0, terms), -1)
+
+
+@register_kl(Independent, Independent)
+def _(p: Independent, q: Independent) -> Tensor:
+    if p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
+        raise NotImplementedError("kl_divergence: the two Independent have different event dimensions")
+    return sum_rightmost(kl_divergence(p.base_dist, q.base_dist), p.reinterpreted_batch_ndims)

@@ -1,0 +1,110 @@
+"""``save`` and ``load``, PyTorch's names: values in a safetensors file.
+
+Tensors are the file's tensors; all else, numbers and text in lists and dicts, is JSON in its header. A dict
+of nothing but tensors, as ``state_dict()`` of a model is, makes a plain file of weights, for others too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minigrad.creation import from_numpy
+from minigrad.io.weights import load_file, read_arrays, save_file
+from minigrad.tensor import Tensor
+
+__all__ = ["checksum", "decode", "encode", "load", "save"]
+
+FORMAT = "minigrad values 1"
+
+
+def save(obj: Any, f: str | os.PathLike[str]) -> None:
+    """Write a state dict, or any numbers, text and tensors in lists, tuples and dicts, to the file ``f``.
+
+    ``save(model.state_dict(), "model.safetensors")``, or ``save({"epoch": 3, "model": model.state_dict(),
+    "optimizer": optimizer.state_dict()}, "run.safetensors")``.
+
+    Raises:
+        TypeError: a value that is none of these, such as a model itself. Besides, as :func:`save_file`.
+    """
+    if isinstance(obj, Mapping) and all(
+        isinstance(name, str) and isinstance(value, (Tensor, np.ndarray)) for name, value in obj.items()
+    ):
+        save_file(obj, f)
+        return
+    arrays: dict[str, np.ndarray] = {}
+    text = json.dumps(encode(obj, "", arrays))
+    save_file(arrays, f, {"format": FORMAT, "tree": text, "crc32": checksum(text, arrays)})
+
+
+def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: bool = True) -> Any:
+    """What :func:`save` wrote: ``model.load_state_dict(load("model.safetensors"))``.
+
+    Files of weights by others, in the safetensors format, are read as well. Damaged and missing ones raise
+    what :func:`load_file` does.
+
+    Args:
+        map_location: the device to put the tensors on (default: the CPU).
+        weights_only: must be True: nothing but data is ever loaded.
+    """
+    if not weights_only:
+        raise ValueError("load: weights_only=False is not possible: minigrad never runs code from a file")
+    device = "cpu" if map_location is None else map_location
+    arrays, metadata = read_arrays(f)
+    if metadata.get("format") != FORMAT:
+        return load_file(f, device)
+    text = metadata.get("tree", "")
+    if metadata.get("crc32") != checksum(text, arrays):
+        raise ValueError(f"{os.fspath(f)}: the file is damaged: its content has another checksum")
+    return decode(json.loads(text), arrays, device)
+
+
+def encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """``value`` as JSON; its tensors go to ``arrays``, under their ``path``."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        while path in arrays:
+            path += "'"
+        tensor = isinstance(value, Tensor)
+        arrays[path] = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        return {"tensor" if tensor else "array": path}
+    if isinstance(value, Mapping):
+        return {"dict": [[encode(k, path, {}), encode(v, f"{path}.{k}", arrays)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [encode(v, f"{path}.{i}", arrays) for i, v in enumerate(value)]}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"save: {path or 'it'} is a {type(value).__name__}; expected numbers, text, tensors, arrays, and "
+        "lists, tuples and dicts of these; of an object, save its state_dict()"
+    )
+
+
+def decode(value: Any, arrays: Mapping[str, np.ndarray], device: Any = "cpu") -> Any:
+    """The inverse of :func:`encode`, with tensors on ``device``."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "dict":
+        return {decode(k, arrays): decode(v, arrays, device) for k, v in content}
+    if kind in ("tensor", "array"):
+        array = arrays[content]
+        return from_numpy(array).to(device) if kind == "tensor" else array
+    values = [decode(v, arrays, device) for v in content]
+    return tuple(values) if kind == "tuple" else values
+
+
+def checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Of the header's JSON and all values, in the order of their names."""
+    crc = zlib.crc32(text.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc) if array.size else crc
+    return f"{crc:08x}"

@@ -1,0 +1,109 @@
+"""Functions of PyTorch that are other functions, or two of them, under a name of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.autograd import wrap
+from minigrad.ops import elementwise, reduce, shape
+
+__all__ = [
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
+    "broadcast_tensors",
+    "clamp_max",
+    "clamp_min",
+    "detach",
+    "dist",
+    "fliplr",
+    "flipud",
+    "isin",
+    "numel",
+    "std_mean",
+    "t",
+    "var_mean",
+]
+
+
+def clamp_min(input: Any, min: Any) -> Any:
+    """Each element at least ``min``."""
+    return elementwise.clamp(input, min=min)
+
+
+def clamp_max(input: Any, max: Any) -> Any:
+    """Each element at most ``max``."""
+    return elementwise.clamp(input, max=max)
+
+
+def detach(input: Any) -> Any:
+    """The same memory, outside the graph."""
+    return input.detach()
+
+
+def numel(input: Any) -> int:
+    """The number of elements."""
+    return input.numel()
+
+
+def t(input: Any) -> Any:
+    """The matrix transposed; what has fewer dimensions, as it is."""
+    return input if input.ndim < 2 else input.T
+
+
+def dist(input: Any, other: Any, p: float = 2) -> Any:
+    """The p-norm of ``input`` - ``other``."""
+    return reduce.norm(input - other, p)
+
+
+def var_mean(input: Any, dim: Any = None, *, correction: int = 1, keepdim: bool = False) -> tuple:
+    """(variance, mean) over ``dim``, or over all."""
+    options = {"dim": dim, "keepdim": keepdim}
+    return reduce.var(input, correction=correction, **options), reduce.mean(input, **options)
+
+
+def std_mean(input: Any, dim: Any = None, *, correction: int = 1, keepdim: bool = False) -> tuple:
+    """(standard deviation, mean) over ``dim``, or over all."""
+    options = {"dim": dim, "keepdim": keepdim}
+    return reduce.std(input, correction=correction, **options), reduce.mean(input, **options)
+
+
+def flipud(input: Any) -> Any:
+    """With the order along the first dimension reversed."""
+    return shape.flip(input, (0,))
+
+
+def fliplr(input: Any) -> Any:
+    """With the order along the second dimension reversed."""
+    return shape.flip(input, (1,))
+
+
+def broadcast_tensors(*tensors: Any) -> tuple:
+    """``tensors``, each as a view of the shape that they broadcast to."""
+    common = np.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    return tuple(shape.broadcast_to(tensor, common) for tensor in tensors)
+
+
+def atleast_1d(input: Any) -> Any:
+    """With one dimension, if it has none."""
+    return input.reshape(1) if input.ndim == 0 else input
+
+
+def atleast_2d(input: Any) -> Any:
+    """With two dimensions, if it has fewer: new ones in front."""
+    return input.reshape(1, input.numel()) if input.ndim < 2 else input
+
+
+def atleast_3d(input: Any) -> Any:
+    """With three dimensions, if it has fewer: a matrix gets one behind, a vector one on each side."""
+    return input if input.ndim > 2 else atleast_2d(input).unsqueeze(-1)
+
+
+def isin(elements: Any, test_elements: Any, *, invert: bool = False) -> Any:
+    """Whether each element is one of ``test_elements``, a tensor; with ``invert``, whether it is not."""
+    device = elements.device
+    with device.active():
+        found = device.xp.isin(elements._array, test_elements._array, invert=invert)
+    return wrap(found, device)

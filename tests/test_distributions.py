@@ -1,0 +1,133 @@
+"""minigrad.distributions: densities against PyTorch's, samples against the moments, errors."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import distributions
+from minigrad.distributions import Bernoulli, Categorical, Independent, Normal, Uniform, kl_divergence
+
+RNG = np.random.default_rng(5)
+POSITIVE = RNG.uniform(0.2, 2, (2, 4, 3))
+SIGNED = RNG.standard_normal((2, 4, 3))
+SHARES = RNG.uniform(0.05, 0.95, (2, 4, 3))
+
+# name: parameters of two distributions, values
+CASES = {
+    "normal": ("Normal", {"loc": SIGNED, "scale": POSITIVE}, RNG.standard_normal((4, 3))),
+    "uniform": ("Uniform", {"low": SIGNED, "high": SIGNED + POSITIVE}, SIGNED[0] + 0.3 * POSITIVE[0]),
+    "bernoulli probs": ("Bernoulli", {"probs": SHARES}, RNG.integers(0, 2, (4, 3)).astype(float)),
+    "bernoulli logits": ("Bernoulli", {"logits": 3 * SIGNED}, RNG.integers(0, 2, (4, 3)).astype(float)),
+    "categorical probs": ("Categorical", {"probs": POSITIVE}, RNG.integers(0, 3, (5, 4))),
+    "categorical logits": ("Categorical", {"logits": SIGNED}, RNG.integers(0, 3, (5, 4))),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def both_libraries():
+    torch = pytest.importorskip("torch")
+    return (mg, distributions), (torch, torch.distributions)
+
+
+@each_case
+def test_densities_and_their_gradients_are_pytorch_s(case):
+    kind, parameters, values = case
+    results = []
+    for lib, family in both_libraries():
+        tensors = {k: lib.tensor(v[0], requires_grad=True) for k, v in parameters.items()}
+        others = {k: lib.tensor(v[1] - 0.5 * (k == "low") + 5 * (k == "high")) for k, v in parameters.items()}
+        p, q = getattr(family, kind)(**tensors), getattr(family, kind)(**others)
+        found = [p.log_prob(lib.tensor(values)), p.entropy(), family.kl_divergence(p, q), p.perplexity()]
+        if kind != "Categorical":
+            found += [p.mean + 0 * p.variance, p.variance, p.stddev]
+        if kind in ("Normal", "Uniform"):
+            found.append(p.cdf(lib.tensor(values)))
+        sum((x * x).sum() for x in found if np.isfinite(x.detach().numpy()).all()).backward()
+        assert tuple(p.batch_shape) == found[1].shape and tuple(p.event_shape) == ()
+        results.append([x.detach().numpy() for x in found] + [t.grad.numpy() for t in tensors.values()])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@each_case
+def test_samples_have_the_mean_and_the_variance(case):
+    kind, parameters, _ = case
+    mg.manual_seed(3)
+    p = getattr(distributions, kind)(**{k: mg.tensor(v[0]) for k, v in parameters.items()})
+    drawn = p.sample((20_000,)).numpy()
+    assert drawn.shape == (20_000, *p.batch_shape)
+    if kind == "Categorical":
+        for choice in range(3):
+            share, expected = (drawn == choice).mean(0), p.probs.numpy()[..., choice]
+            assert np.abs(share - expected).max() < 5 * 0.5 / np.sqrt(20_000)
+    else:
+        deviation = p.stddev.numpy()
+        assert (np.abs(drawn.mean(0) - p.mean.numpy()) < 5 * deviation / np.sqrt(20_000)).all()
+        np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.05)
+
+
+def test_draws_of_a_normal_carry_gradients():
+    loc, scale = mg.zeros(3, requires_grad=True), mg.full((3,), 2.0, requires_grad=True)
+    p = Normal(loc, scale)
+    assert not p.sample().requires_grad
+    drawn = p.rsample((5,))
+    drawn.sum().backward()
+    np.testing.assert_allclose(loc.grad.numpy(), 5)
+    np.testing.assert_allclose(scale.grad.numpy(), drawn.detach().numpy().sum(0) / 2, rtol=1e-6)
+    with pytest.raises(NotImplementedError, match="sample"):
+        Categorical(probs=mg.ones(3)).rsample()
+
+
+def test_numbers_broadcast_and_shapes_extend():
+    assert Normal(0.0, mg.ones(2, 3)).sample((4,)).shape == (4, 2, 3)
+    assert Normal(0.0, 1.0).sample().shape == ()
+    assert Categorical(probs=mg.ones(2, 0, 3)).sample((4,)).shape == (4, 2, 0)
+    assert Categorical(probs=mg.ones(3)).sample().dtype == np.int64
+    assert Bernoulli(0.25).log_prob(mg.tensor(1.0)).item() == pytest.approx(np.log(0.25), rel=1e-6)
+    support = Categorical(probs=mg.ones(2, 3)).enumerate_support()
+    np.testing.assert_array_equal(support.numpy(), [[0, 0], [1, 1], [2, 2]])
+
+
+def test_independent_adds_over_the_event():
+    p = Independent(Normal(mg.zeros(2, 3), mg.ones(2, 3)), 1)
+    q = Independent(Normal(mg.ones(2, 3), mg.ones(2, 3)), 1)
+    assert (p.batch_shape, p.event_shape) == ((2,), (3,))
+    value = mg.randn(5, 2, 3)
+    np.testing.assert_allclose(
+        p.log_prob(value).numpy(), p.base_dist.log_prob(value).numpy().sum(-1), rtol=1e-6
+    )
+    np.testing.assert_allclose(kl_divergence(p, q).numpy(), [1.5, 1.5])
+    assert p.rsample((7,)).shape == (7, 2, 3)
+
+
+def test_impossible_choices():
+    p = Categorical(probs=mg.tensor([0.0, 1.0]))
+    assert p.entropy().item() == pytest.approx(0, abs=1e-6)
+    assert (p.sample((100,)).numpy() == 1).all()
+    assert kl_divergence(Categorical(probs=mg.tensor([0.5, 0.5])), p).item() == np.inf
+    logits = Categorical(logits=mg.tensor([-np.inf, 0.0]))
+    assert logits.log_prob(mg.tensor([0, 1])).tolist() == [-np.inf, 0]
+    assert logits.entropy().item() == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Normal(0.0, 0.0), "scale must be above 0"),
+        (lambda: Normal(float("nan"), 1.0), "loc must be a number"),
+        (lambda: Uniform(1.0, 1.0), "high - low must be above 0"),
+        (lambda: Bernoulli(1.5), r"probs must be in \[0, 1\], got 1.5"),
+        (lambda: Bernoulli(0.5, 0.5), "either probs or logits, got both"),
+        (lambda: Categorical(), "either probs or logits, got none"),
+        (lambda: Categorical(mg.tensor([-1.0, 2.0])), "at least 0, got -1"),
+        (lambda: Categorical(mg.zeros(2)), "sum of probs must be above 0"),
+        (lambda: Categorical(mg.ones(2)).log_prob(mg.tensor(2)), "integer from 0 to 1, got 2"),
+        (lambda: Bernoulli(0.5).log_prob(mg.tensor(0.5)), "0 or 1"),
+        (lambda: Independent(Normal(0.0, 1.0), 1), "at most 0 dimensions"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+    with pytest.raises(NotImplementedError, match="Normal and Uniform"):
+        kl_divergence(Normal(0.0, 1.0), Uniform(0.0, 1.0))

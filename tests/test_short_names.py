@@ -1,0 +1,156 @@
+"""Names that PyTorch has beside others: small functions, writes in place, typed tensors, random states."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+
+VALUES = np.random.default_rng(4).uniform(0.3, 0.9, (2, 3)).astype(np.float32)
+
+FUNCTIONS = {
+    "clamp_min": lambda lib, x: lib.clamp_min(x, 0.5),
+    "clamp_max": lambda lib, x: lib.clamp_max(x, 0.5),
+    "clone": lambda lib, x: lib.clone(x),
+    "detach": lambda lib, x: lib.detach(x),
+    "numel": lambda lib, x: lib.tensor(lib.numel(x)),
+    "t": lambda lib, x: lib.t(x),
+    "t of a vector": lambda lib, x: lib.t(x[0]),
+    "dist": lambda lib, x: lib.dist(x, x[:1] * 2, 3),
+    "var_mean": lambda lib, x: lib.stack(lib.var_mean(x, 1, correction=0)),
+    "std_mean": lambda lib, x: lib.stack(lib.std_mean(x, dim=0)),
+    "flipud": lambda lib, x: lib.flipud(x),
+    "fliplr": lambda lib, x: lib.fliplr(x),
+    "broadcast_tensors": lambda lib, x: sum(lib.broadcast_tensors(x, x[:, :1], x[0])),
+    "atleast_1d": lambda lib, x: lib.atleast_1d(x[0, 0]),
+    "atleast_2d": lambda lib, x: lib.atleast_2d(x[0]),
+    "atleast_3d": lambda lib, x: lib.atleast_3d(x[0]) + lib.atleast_3d(x[0, 0]),
+    "atleast_3d of a matrix": lambda lib, x: lib.atleast_3d(x),
+    "isin": lambda lib, x: lib.isin(x, x[0]).float() + lib.isin(x, x[1], invert=True).float(),
+    "concatenate": lambda lib, x: lib.concatenate([x, x]),
+    "reshape_as": lambda lib, x: x.reshape_as(x.T),
+    "comparisons": lambda lib, x: x.greater(0.5).float() + 2 * lib.less_equal(x, 0.6).float(),
+    "stride": lambda lib, x: lib.tensor([*x.T.stride(), x.stride(0), x.element_size()]),
+    "narrow types": lambda lib, x: (x * 9).byte().float() + (x * 9).short().float() + (x * 9).char().float(),
+    "typed": lambda lib, x: x.type(lib.DoubleTensor).float() + lib.FloatTensor([1, 2, 3]),
+    "mask": lambda lib, x: lib.nn.Transformer.generate_square_subsequent_mask(3).exp() @ x.T,
+    "inference_mode": lambda lib, x: lib.inference_mode()(lambda: x * 2)(),
+}
+WRITES = [
+    *("abs_", "neg_", "sign_", "exp_", "log_", "log1p_", "sqrt_", "rsqrt_", "square_", "sin_", "cos_"),
+    *("reciprocal_", "floor_", "ceil_", "round_", "sigmoid_", "tanh_", "relu_"),
+]
+WRITES_WITH_ARGUMENTS = {
+    "remainder_": lambda x: x.remainder_(0.25),
+    "lerp_": lambda x: x.lerp_(x.detach() * 3, 0.25),
+    "addcmul_": lambda x: x.addcmul_(x.detach() + 1, x.detach() + 2, value=0.5),
+    "addcdiv_": lambda x: x.addcdiv_(x.detach() + 1, x.detach() + 2, value=0.5),
+    "clip_": lambda x: x.clip_(0.4, 0.6),
+    "clamp_min_": lambda x: x.clamp_min_(0.4),
+    "clamp_max_": lambda x: x.clamp_max_(0.6),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_pytorch_s(name):
+    torch = pytest.importorskip("torch")
+    ours, theirs = (FUNCTIONS[name](lib, lib.tensor(VALUES)) for lib in (mg, torch))
+    assert ours.shape == tuple(theirs.shape)
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*WRITES, *WRITES_WITH_ARGUMENTS])
+def test_writes_in_place_and_their_gradients_are_pytorch_s(name):
+    torch = pytest.importorskip("torch")
+    write = WRITES_WITH_ARGUMENTS.get(name, lambda x: getattr(x, name)())
+    found = []
+    for lib in (mg, torch):
+        leaf = lib.tensor(VALUES, requires_grad=True)
+        x = leaf * 1
+        assert write(x) is x
+        (x * x).sum().backward()
+        found.append((x.detach().numpy(), leaf.grad.numpy()))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_new_methods_say_what_they_do():
+    for name in WRITES:
+        assert inspect.getdoc(getattr(mg.Tensor, name)).startswith("self = ")
+
+
+def test_random_fills():
+    mg.manual_seed(0)
+    x = mg.empty(20_000).exponential_(2.0).numpy()
+    assert (x >= 0).all() and x.mean() == pytest.approx(0.5, rel=0.05)
+    whole = mg.empty(1000).random_(2, 5).numpy()
+    assert set(whole) == {2, 3, 4} and set(mg.empty(1000).random_(2).tolist()) == {0, 1}
+    assert mg.full((1000,), 0.25).bernoulli().mean().item() == pytest.approx(0.25, abs=0.1)
+
+
+def test_normal_takes_tensors_and_numbers():
+    mg.manual_seed(0)
+    means, deviations = mg.arange(3.0), mg.tensor([0.1, 0.2, 0.3])
+    drawn = mg.stack([mg.normal(means, deviations) for _ in range(2000)]).numpy()
+    np.testing.assert_allclose(drawn.mean(0), [0, 1, 2], atol=0.05)
+    np.testing.assert_allclose(drawn.std(0), [0.1, 0.2, 0.3], rtol=0.1)
+    assert mg.normal(5.0, 0.0, (2, 3)).tolist() == [[5.0] * 3] * 2
+    assert mg.normal(0.0, 1.0, (2,), dtype=mg.float64, requires_grad=True).requires_grad
+    assert mg.normal(mg.zeros(2, 1), mg.ones(3)).shape == (2, 3)
+    with pytest.raises(TypeError, match="needs a size"):
+        mg.normal(0.0, 1.0)
+    with pytest.raises(TypeError, match="those of the tensor"):
+        mg.normal(means, 1.0, (3,))
+
+
+def test_typed_tensors():
+    assert mg.LongTensor([1, 2]).dtype == mg.int64 and mg.FloatTensor(2, 3).shape == (2, 3)
+    assert mg.ByteTensor().shape == (0,)
+    assert isinstance(mg.ones(2), mg.FloatTensor) and not isinstance(mg.ones(2), mg.LongTensor)
+    assert mg.BoolTensor([0, 2]).tolist() == [False, True]
+
+
+def test_random_states():
+    mg.manual_seed(11)
+    mg.rand(3)
+    state = mg.get_rng_state()
+    first = mg.rand(3), mg.randperm(5)
+    mg.set_rng_state(state)
+    again = mg.rand(3), mg.randperm(5)
+    assert all(mg.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert mg.initial_seed() == 11
+    mg.cuda.manual_seed_all(12)
+    assert mg.initial_seed() == 12
+
+
+def test_inference_mode_and_detach_in_place():
+    x = mg.ones(2, requires_grad=True)
+    with mg.inference_mode():
+        assert not (x * 2).requires_grad
+    with mg.inference_mode(False):
+        assert (x * 2).requires_grad
+    y = x * 2
+    assert y.detach_() is y and y.is_leaf and not y.requires_grad
+
+
+def test_switches_of_other_libraries_may_be_set():
+    mg.backends.cudnn.benchmark = True
+    assert not mg.backends.cudnn.is_available() and not mg.backends.mps.is_available()
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_transformer_computes_what_pytorch_s_computes(batch_first):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    src, tgt = rng.standard_normal((4, 3, 8)), rng.standard_normal((4, 3, 8))
+    outputs, weights = [], None
+    for lib in (mg, torch):
+        model = lib.nn.Transformer(8, 2, 2, 1, 16, 0.0, "gelu", batch_first=batch_first, dtype=lib.float64)
+        weights = weights or {k: v.detach().numpy() for k, v in model.state_dict().items()}
+        model.load_state_dict({k: lib.from_numpy(v) for k, v in weights.items()})
+        mask = model.generate_square_subsequent_mask(3 if batch_first else 4, dtype=lib.float64)
+        outputs.append(model(lib.from_numpy(src), lib.from_numpy(tgt), tgt_mask=mask).detach().numpy())
+    np.testing.assert_allclose(*outputs, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="8 features"):
+        mg.nn.Transformer(8, 2, 1, 1, 16)(mg.zeros(1, 1, 7), mg.zeros(1, 1, 8))
