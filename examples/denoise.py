@@ -93,18 +93,17 @@ def plot(clean, results, path):
     """Ten digits before the damage; then, for each kind of it, after it, and repaired."""
     from matplotlib.figure import Figure
 
-    rows = {"original": clean}
+    rows = [("original", clean)]
     for name, (damaged, repaired, before, after) in results.items():
-        rows |= {f"{name}\n{before:.1f} dB": damaged, f"repaired\n{after:.1f} dB": repaired}
-    figure = Figure(figsize=(8, 4.3), layout="constrained")
-    for axis, (label, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        axis.imshow(
-            images[:12, 0].permute(1, 0, 2).reshape(28, -1).cpu().numpy(), cmap="gray", vmin=0, vmax=1
-        )
+        rows += [(f"{name}\n{before:.1f} dB", damaged), (f"repaired\n{after:.1f} dB", repaired)]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    for axis, (label, images) in zip(figure.subplots(len(rows), 1), rows, strict=True):
+        strip = images[:10, 0].permute(1, 0, 2).reshape(28, -1).cpu().numpy()
+        axis.imshow(strip, cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.suptitle("Test images that the autoencoder has never seen")
-    figure.savefig(path, dpi=80)
+    figure.suptitle("Digits that the autoencoder has never seen, repaired")
+    figure.savefig(path, dpi=75)
 
 
 def main():
