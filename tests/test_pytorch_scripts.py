@@ -55,7 +55,7 @@ def test_a_script_runs_and_learns(name, capsys):
     finally:
         minigrad.set_num_threads(threads)
     assert np.isfinite(losses).all() and len(losses) >= 10
-    if name not in ("dcgan", "reinforce"):  # whose losses are those of a game
+    if name not in ("dcgan", "reinforce", "polynomial"):  # two games, and fits that the script compares
         assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
     assert capsys.readouterr().out
 
@@ -77,7 +77,7 @@ class DrawnByNumPy:
         )
         patch(samplers.RandomSampler, "__iter__", lambda s: iter(self.rng.permutation(len(s)).tolist()))
         categorical = importlib.import_module(f"{library}.distributions").Categorical
-        patch(categorical, "sample", self.choose)
+        patch(categorical, "sample", lambda distribution: self.choose(distribution))
         base = lib.optim.Optimizer
         patch(base, "__init__", self.starting_optimizer(base.__init__))
 
@@ -102,14 +102,11 @@ class DrawnByNumPy:
             lib = sys.modules[self.library]
             for param in (param for group in groups for param in group["params"]):
                 values = param.detach().numpy()
-                if values.size > 1 and (values != values.flat[0]).any():
+                if values.size == 1 or (values != values.flat[0]).any():
                     bound = 1 / np.sqrt(values[0].size if values.ndim > 1 else values.size)
-                    drawn = self.rng.uniform(-bound, bound, values.shape).astype(values.dtype)
+                    drawn = np.array(self.rng.uniform(-bound, bound, values.shape), values.dtype)
                     with lib.no_grad():
                         param.copy_(lib.from_numpy(drawn))
-                elif values.ndim == 0:
-                    with lib.no_grad():
-                        param.fill_(self.rng.uniform(-1, 1))
             init(optimizer, groups, defaults)
 
         return __init__
@@ -131,12 +128,13 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @each_script
 def test_a_script_computes_what_it_computes_with_torch(name):
     """The first losses, which rounding errors have not yet driven apart."""
     pytest.importorskip("torch")
     ours, theirs = (losses_of(name, library, ARGUMENTS.get(name, [])) for library in ("minigrad", "torch"))
-    assert ours.shape == theirs.shape or name == "reinforce"
+    assert ours.shape == theirs.shape
     first = 10
     tolerance = 1e-9 if name == "time_sequence" else 1e-4
     np.testing.assert_allclose(ours[:first], theirs[:first], rtol=tolerance, atol=tolerance)
@@ -145,9 +143,9 @@ def test_a_script_computes_what_it_computes_with_torch(name):
 def test_the_digits_are_learned(capsys):
     """At least 92 % of the test images, which come from writers that the network has not seen."""
     script = load_script("digits", "minigrad")
-    script.main(["--save", "digits.safetensors"])
+    script.main(["--save", "digits.pt"])
     accuracies = re.findall(r"accuracy ([\d.]+)%", capsys.readouterr().out)
     assert len(accuracies) == 8 and float(accuracies[-1]) >= 92
     model = script.Net()
-    model.load_state_dict(minigrad.load("digits.safetensors"))
+    model.load_state_dict(minigrad.load("digits.pt"))
     assert f"{script.evaluate(model, 'cpu', script.test_loader()):.1%}" == f"{accuracies[-1]}%"

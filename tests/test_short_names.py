@@ -139,6 +139,7 @@ def test_switches_of_other_libraries_may_be_set():
     assert not mg.backends.cudnn.is_available() and not mg.backends.mps.is_available()
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_the_transformer_computes_what_pytorch_s_computes(batch_first):
     torch = pytest.importorskip("torch")

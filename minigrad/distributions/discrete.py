@@ -32,7 +32,6 @@ class Bernoulli(Distribution):
 
     def __init__(self, probs: Any = None, logits: Any = None, validate_args: bool | None = None):
         _check_one("Bernoulli", probs, logits)
-        self._given = "logits" if probs is None else "probs"
         (given,) = broadcast_parameters(logits if probs is None else probs)
         super().__init__(given.shape, (), validate_args)
         if probs is None:
@@ -91,9 +90,8 @@ class Categorical(Distribution):
     ):
         _check_one("Categorical", probs, logits)
         given: Any = logits if probs is None else probs
-        self._given = "logits" if probs is None else "probs"
         if given.ndim < 1:
-            raise ValueError(f"Categorical: {self._given} needs at least one dimension")
+            raise ValueError("Categorical: the parameter needs at least one dimension, got none")
         super().__init__(given.shape[:-1], (), validate_args)
         if probs is None:
             self._require("logits", given, "a number", lambda x: x == x)

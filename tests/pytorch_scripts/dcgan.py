@@ -128,7 +128,7 @@ def main(argv=None):
             if i % 10 == 0:
                 print(
                     "[%d/%d][%d/%d] Loss_D: %.4f Loss_G: %.4f D(x): %.4f D(G(z)): %.4f / %.4f"
-                    % (epoch, opt.niter, i, len(dataloader), errD, errG.item(), D_x, D_G_z1, D_G_z2)
+                    % (epoch, opt.niter, i, len(dataloader), errD.item(), errG.item(), D_x, D_G_z1, D_G_z2)
                 )
     fake = netG(fixed_noise)
     image = fake.detach().cpu().numpy()

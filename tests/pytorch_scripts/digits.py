@@ -82,7 +82,7 @@ def main(argv=None):
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--save", default="digits.safetensors")
+    parser.add_argument("--save", default="digits.pt")
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)

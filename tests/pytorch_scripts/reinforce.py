@@ -90,7 +90,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="REINFORCE example")
     parser.add_argument("--gamma", type=float, default=0.99, metavar="G")
     parser.add_argument("--seed", type=int, default=543, metavar="N")
-    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--log-interval", type=int, default=10, metavar="N")
     args = parser.parse_args(argv)
 
