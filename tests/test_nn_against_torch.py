@@ -318,6 +318,7 @@ COMPARED_ELSEWHERE = {
     **dict.fromkeys(["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"], SEQUENCES),
     **dict.fromkeys(["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"], SEQUENCES),
     **dict.fromkeys(["TransformerDecoder", "TransformerDecoderLayer"], SEQUENCES),
+    "Transformer": "test_short_names.py",
     **dict.fromkeys(["Embedding", "EmbeddingBag"], "test_embedding.py"),
     "MaxUnpool2d": "test_nn_against_torch.py",
     "Hardsigmoid": "test_nn_against_torch.py",  # in float32 alone: PyTorch's gradient has a 1/6 in float32
