@@ -30,12 +30,14 @@ WIDTHS = {"wide": 9.2, "narrow": 4.3}
 
 
 def pair(draw: Callable[[bool], Any], name: str, description: str) -> str:
-    """``draw(narrow)`` as two drawings, of which the page's style shows one."""
-    drawings = (
-        f'<div class="{kind}">{inline(draw(kind == "narrow"), f"{name}-{kind}", description)}</div>'
-        for kind in WIDTHS
-    )
-    return "\n".join(drawings)
+    """``draw(narrow)`` as two drawings, of which the page's style shows one; empty if it draws nothing."""
+    parts = []
+    for kind in WIDTHS:
+        figure = draw(kind == "narrow")
+        if figure is None:
+            return ""
+        parts.append(f'<div class="{kind}">{inline(figure, f"{name}-{kind}", description)}</div>')
+    return "<figure>{}</figure>".format("\n".join(parts))
 
 
 def inline(figure: Any, name: str, description: str) -> str:
