@@ -11,6 +11,7 @@ import reports
 
 from minigrad.compare import Comparison, report
 from minigrad.compare.report import bars, themed, views
+from minigrad.compare.rows import Fact
 
 VOID = {"meta", "link", "br", "path", "use", "rect", "line"}
 pytest.importorskip("matplotlib", reason="the page's curves need matplotlib: pip install minigrad[plot]")
@@ -67,6 +68,22 @@ def test_the_page_has_every_chapter_with_what_it_says(made, page):
             assert words in page.text
     targets = [attributes["href"] for attributes in page.all("a")]
     assert targets == [f"#{name}" for name in made.chapters]
+
+
+def test_the_page_begins_with_the_answers():
+    made = reports.comparison(rows=0)
+    peaks = {"peak arithmetic, float32": (1e11, 5e13), "memory bandwidth": (2e10, 4e12)}
+    for table, device, label, place in (("tables", "cpu", None, 0), ("recorded", "cuda:0", reports.LABEL, 1)):
+        getattr(made.chapters["machine"], table)["facts"] = [
+            Fact(device=device, recorded=label, what=what, value=rates[place])
+            for what, rates in peaks.items()
+        ]
+    sentence = (
+        "cuda:0 (recorded) does 500 times this processor's arithmetic, and its memory delivers 200 times"
+    )
+    assert made.answers == {"Why is a GPU faster?": f"{sentence} as much."}
+    assert sentence in Page(report.render(made)).text
+    assert Comparison(made.machine, "2026-11-26").answers == {}
 
 
 def test_the_page_needs_no_other_file_and_no_network(page):

@@ -98,6 +98,15 @@ class Comparison(list):
         """The sentences of all chapters."""
         return [sentence for chapter in self.chapters.values() for sentence in chapter.findings]
 
+    @property
+    def answers(self) -> dict[str, str]:
+        """The answers to the questions of the whole comparison, as far as its rows allow."""
+        from minigrad.compare.chapters import ANSWERS
+
+        chapters = {q: (module, self.chapters.get(module.NAME)) for q, module in ANSWERS.items()}
+        found = {q: module.answer(self, chapter) for q, (module, chapter) in chapters.items() if chapter}
+        return {question: sentence for question, sentence in found.items() if sentence}
+
     def peak(self, device: str, threads: int | None, bound: str) -> float | None:
         """A measured peak in operations or bytes per second, or None."""
         for row in self.peaks:

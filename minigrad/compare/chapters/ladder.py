@@ -147,6 +147,15 @@ def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
     return found
 
 
+def answer(comparison: Comparison, chapter: Chapter) -> str:
+    """What made each step faster: the largest step of the first ladder that has one."""
+    for name in comparison.ladders:
+        own = [r for r in chapter.rows if r.ladder == name and r.rate and r.device == "cpu"]
+        if sentence := _largest_step(name, [r for r in own if r.kind == "kernel"]):
+            return sentence
+    return ""
+
+
 def _climbed(name: str, records: list[Record]) -> list[str]:
     """From the first rung to the best kernel; the largest step; the share of the peak."""
     kernels = [r for r in records if r.kind == "kernel"]
@@ -160,16 +169,20 @@ def _climbed(name: str, records: list[Record]) -> list[str]:
     if best is not first and _rate(best) > _rate(first):
         start = "plain Python" if first.kind == "python" else first.rung
         sentence += f"; that is {significant(_rate(best) / _rate(first))} times {start}"
-    found = [sentence + "."]
+    step = _largest_step(name, kernels)
+    return [sentence + ".", *([step] if step else [])]
+
+
+def _largest_step(name: str, kernels: list[Record]) -> str:
     steps = [r for r in kernels if r.step and r.step > 1 and r.rung != kernels[0].rung]
-    if steps:
-        largest = max(steps, key=lambda r: r.step or 0.0)
-        adds = f" ({largest.adds.rstrip('.')})" if largest.adds else ""
-        found.append(
-            f"{name}: the largest step from kernel to kernel is {_called(largest)}, "
-            f"{significant(largest.step or 0.0)} times the one before it{adds}."
-        )
-    return found
+    if not steps:
+        return ""
+    largest = max(steps, key=lambda r: r.step or 0.0)
+    adds = f" ({largest.adds.rstrip('.')})" if largest.adds else ""
+    return (
+        f"{name}: the largest step from kernel to kernel is {_called(largest)}, "
+        f"{significant(largest.step or 0.0)} times the one before it{adds}."
+    )
 
 
 def _beside_the_card(

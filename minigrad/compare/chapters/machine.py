@@ -96,8 +96,8 @@ def _simulator(session: Session, device: Device) -> list[tuple[str, float | str,
 
 def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
     found = []
-    own, card = [row for row in chapter.rows if row.device == "cpu"], _card_rows(chapter)
-    facts, of_card = _by_name(own), _by_name(card)
+    own = [row for row in chapter.rows if row.device == "cpu"]
+    facts = _by_name(own)
     compute, memory = _best(own, "compute"), _best(own, "memory")
     if compute:
         threads, lanes = facts.get("threads"), facts.get("floats in a vector")
@@ -112,17 +112,24 @@ def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
             f"4 bytes arrives, {significant(4 * compute / memory)} operations could be done. Who does fewer "
             "with it waits for memory."
         )
-    card_compute, card_memory = _best(card, "compute"), _best(card, "memory")
-    if compute and memory and card_compute and card_memory:
-        sms = of_card.get("multiprocessors (SMs)")
-        name = of_card.get("name", card[0].device)
-        where = f"{name} (recorded)" if card[0].recorded else name
-        has = f" with its {sms} multiprocessors" if sms else ""
-        found.append(
-            f"{where}{has} does {significant(card_compute / compute)} times this processor's arithmetic, "
-            f"and its memory delivers {significant(card_memory / memory)} times as much."
-        )
-    return found
+    return found + ([sentence] if (sentence := answer(comparison, chapter)) else [])
+
+
+def answer(comparison: Comparison, chapter: Chapter) -> str:
+    """Why a GPU is faster: the card beside the processor."""
+    own, card = [row for row in chapter.rows if row.device == "cpu"], _card_rows(chapter)
+    rates = [_best(rows, bound) for bound in PEAKS for rows in (own, card)]
+    if not all(rates):
+        return ""
+    compute, card_compute, memory, card_memory = (rate or 0.0 for rate in rates)
+    facts = _by_name(card)
+    name, sms = facts.get("name", card[0].device), facts.get("multiprocessors (SMs)")
+    where = f"{name} (recorded)" if card[0].recorded else name
+    has = f" with its {sms} multiprocessors" if sms else ""
+    return (
+        f"{where}{has} does {significant(card_compute / compute)} times this processor's arithmetic, "
+        f"and its memory delivers {significant(card_memory / memory)} times as much."
+    )
 
 
 def _card_rows(chapter: Chapter) -> list[Any]:

@@ -249,13 +249,27 @@ def _call_costs(points: list[SizePoint]) -> list[Fact]:
 def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
     found = []
     for op in dict.fromkeys(row.op for row in chapter.rows):
-        own = [row for row in chapter.rows if row.op == op and row.seconds]
-        cpu = {row.n: row for row in own if row.device == "cpu"}
-        here = [row for row in own if row.device.startswith("cuda")]
-        there = [row for row in chapter.recorded_rows if row.op == op and row.seconds]
-        card = {row.n: row for row in (here or there)}
+        cpu, card = _by_size(chapter, op)
         found += _growth(op, cpu) + _overtaking(comparison, op, cpu, card)
     return found
+
+
+def answer(comparison: Comparison, chapter: Chapter) -> str:
+    """When a GPU is faster, and when it is not: from which size on it overtakes the processor."""
+    for op in dict.fromkeys(row.op for row in chapter.rows):
+        found = _overtaking(comparison, op, *_by_size(chapter, op))
+        if found:
+            return " ".join(found)
+    return ""
+
+
+def _by_size(chapter: Chapter, op: str) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The rows of an op by their size: of the processor, and of the card that is here or was recorded."""
+    own = [row for row in chapter.rows if row.op == op and row.seconds]
+    here = [row for row in own if row.device.startswith("cuda")]
+    there = [row for row in chapter.recorded_rows if row.op == op and row.seconds]
+    cpu = {row.n: row for row in own if row.device == "cpu"}
+    return cpu, {row.n: row for row in (here or there)}
 
 
 def _growth(op: str, rows: dict[int, Any]) -> list[str]:

@@ -47,6 +47,7 @@ def render(comparison: Comparison) -> str:
     return Template(_resource("page.html")).substitute(
         title=TITLE,
         lead=LEAD,
+        answers=_answers(comparison),
         style=_resource("style.css"),
         origin=_origin(comparison),
         warnings="\n".join(f'<p class="warning">{_text(text)}</p>' for text in _warnings(comparison)),
@@ -56,6 +57,12 @@ def render(comparison: Comparison) -> str:
         # In a script element only this could end it.
         results=comparison.to_json().replace("</", "<\\/"),
     )
+
+
+def _answers(comparison: Comparison) -> str:
+    items = (f"<dt>{_text(q)}</dt><dd>{_text(answer)}</dd>" for q, answer in comparison.answers.items())
+    found = "\n".join(items)
+    return f'<dl class="answers">\n{found}\n</dl>' if found else ""
 
 
 def _link(chapter: Chapter, number: int) -> str:
