@@ -1,11 +1,14 @@
 """Transforms of images: what each does, the same for images, batches and workers, and Pillow's pictures."""
 
+import math
+
 import numpy as np
 import pytest
 
 import minigrad as mg
 from minigrad.data import DataLoader, Digits, ImageDataset
 from minigrad.data import transforms as T
+from minigrad.data.resample import inverse_affine, warp
 
 RANDOM = [
     T.RandomCrop(5, padding=2),
@@ -69,6 +72,34 @@ def test_quarters_of_a_turn_are_exact(rng):
         np.testing.assert_allclose(turned, np.rot90(image, 1, (1, 2)), atol=1e-6)  # float32 weights
     moved = T.RandomAffine(0, scale=(2, 2))(image)
     assert (moved[:, 2, 2] == image[:, 2, 2]).all() and (moved[:, 0, 0] == image[:, 1, 1]).all()
+
+
+def sampled(image, y, x, fill):
+    """``image`` (H, W) at (y, x), between its four pixels, by the definition."""
+    value = 0.0
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            inside = 0 <= row < image.shape[0] and 0 <= column < image.shape[1]
+            weight = (1 - abs(y - row)) * (1 - abs(x - column))
+            value += weight * (image[row, column] if inside else fill)
+    return value
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_image_of_a_batch_is_turned_by_itself(rng, dtype):
+    """Scaled by s and turned by d, a pixel comes from where turning back and shrinking leads."""
+    images = rng.standard_normal((3, 2, 5, 7)).astype(dtype)
+    degrees, move, scale = rng.uniform(-180, 180, 3), rng.integers(-3, 4, (3, 2)), rng.uniform(0.5, 2, 3)
+    matrices = inverse_affine(degrees, move, scale, np.zeros((3, 2)))
+    found = warp(images, matrices, fill=4.0, bilinear=True)
+    assert found.dtype == dtype
+    for n, row, column in np.ndindex(3, 5, 7):
+        x, y = column - 3 - move[n, 0], row - 2 - move[n, 1]
+        cos, sin = math.cos(math.radians(degrees[n])), math.sin(math.radians(degrees[n]))
+        x, y = (cos * x + sin * y) / scale[n], (cos * y - sin * x) / scale[n]
+        for channel in range(2):
+            expected = sampled(images[n, channel], y + 2, x + 3, 4.0)
+            assert abs(found[n, channel, row, column] - expected) < 4e-6  # four float32 weights of values < 8
 
 
 def test_resize_is_pillows(rng):

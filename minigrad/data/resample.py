@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 __all__ = ["as_dtype", "inverse_affine", "resize", "warp"]
@@ -31,47 +29,73 @@ def _triangles(size: int, new_size: int) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, fill: float, bilinear: bool) -> np.ndarray:
-    """``image`` (C, H, W) through an affine map around its middle.
+def warp(images: np.ndarray, matrices: np.ndarray, fill: float, bilinear: bool) -> np.ndarray:
+    """``images`` (N, C, H, W), each through an affine map of its own around its middle.
 
     Args:
-        matrix: (2, 3); takes (x, y, 1) of a result, counted from the middle, to (x, y) in ``image``.
+        matrices: (N, 2, 3); each takes (x, y, 1) of a result, counted from the middle, to (x, y) in its
+            image.
         fill: what is outside.
         bilinear: interpolate, rather than take the nearest pixel.
     """
-    height, width = image.shape[-2:]
-    middle = np.array([(width - 1) / 2, (height - 1) / 2])
-    y, x = np.mgrid[:height, :width]
-    points = np.stack([x - middle[0], y - middle[1], np.ones_like(x, float)])
-    x, y = np.tensordot(matrix, points, 1) + middle[:, None, None]
+    N, C, height, width = images.shape
+    # A border of what is outside, one pixel wide above and two below, is all that coordinates can reach once
+    # they are limited to it: those of pixels [-1, height], each with its neighbour.
+    widths = ((0, 0), (0, 0), (1, 2), (1, 2))
+    padded = np.pad(images, widths, constant_values=np.asarray(fill, images.dtype))
+    y, x = _sources(matrices, height, width)
     if not bilinear:
-        return _pixels(image, np.floor(y + 0.5).astype(int), np.floor(x + 0.5).astype(int), fill)
-    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+        y, x = np.floor(y + 0.5), np.floor(x + 0.5)
+    top, left = np.floor(y), np.floor(x)
+    stride = width + 3
+    places = ((top + 1) * stride + (left + 1)).astype(np.intp)
+    places += (np.arange(N) * (C * (height + 3) * stride))[:, None, None]
     down, right = (y - top).astype(np.float32), (x - left).astype(np.float32)
-    mixed = sum(
-        _pixels(image, top + i, left + j, fill) * (down if i else 1 - down) * (right if j else 1 - right)
-        for i in (0, 1)
-        for j in (0, 1)
-    )
-    return as_dtype(np.asarray(mixed), image.dtype)
+    result = np.empty_like(images, order="C")
+    for channel in range(C):
+        pixels = padded.reshape(-1)[channel * (height + 3) * stride :]
+        if bilinear:
+            upper = _between(pixels[places], pixels[1:][places], right)
+            lower = _between(pixels[stride:][places], pixels[stride + 1 :][places], right)
+            result[:, channel] = as_dtype(_between(upper, lower, down), images.dtype)
+        else:
+            result[:, channel] = pixels[places]
+    return result
 
 
-def _pixels(image: np.ndarray, y: np.ndarray, x: np.ndarray, fill: float) -> np.ndarray:
-    height, width = image.shape[-2:]
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    found = image[:, np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
-    return np.where(inside, found, np.asarray(fill, image.dtype))
+def _sources(matrices: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """y and x (N, H, W) of where each pixel comes from, limited to one pixel outside of the image."""
+    across = np.arange(width) - (width - 1) / 2
+    down = np.arange(height)[:, None] - (height - 1) / 2
+    m = matrices[..., None, None]
+    x = m[:, 0, 0] * across + (m[:, 0, 1] * down + (m[:, 0, 2] + (width - 1) / 2))
+    y = m[:, 1, 0] * across + (m[:, 1, 1] * down + (m[:, 1, 2] + (height - 1) / 2))
+    return np.clip(y, -1, height, out=y), np.clip(x, -1, width, out=x)
+
+
+def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """a where ``share`` is 0, b where it is 1."""
+    return a * (1 - share) + b * share
 
 
 def inverse_affine(
-    degrees: float, translate: tuple[float, float], scale: float, shear: tuple[float, float]
+    degrees: np.ndarray, translate: np.ndarray, scale: np.ndarray, shear: np.ndarray
 ) -> np.ndarray:
-    """The matrix for :func:`warp` that turns by ``degrees``, shears, scales, and moves by pixels."""
-    angle, shear_x, shear_y = (math.radians(value) for value in (degrees, *shear))
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    slant = np.array([[1, -math.tan(shear_x)], [0, 1]]) @ np.array([[1, 0], [-math.tan(shear_y), 1]])
-    back = np.linalg.inv(scale * turn @ slant)
-    return np.concatenate([back, -back @ np.array(translate)[:, None]], 1)
+    """The matrices (N, 2, 3) for :func:`warp` that turn by ``degrees``, shear, scale, and move by pixels.
+
+    ``degrees`` and ``scale`` are (N,), ``translate`` and ``shear`` (N, 2), x first.
+    """
+    angle, (shear_x, shear_y) = np.radians(degrees), np.tan(np.radians(shear.T))
+    turn = _matrices(np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle))
+    one, zero = np.ones_like(angle), np.zeros_like(angle)
+    slant = _matrices(one, -shear_x, zero, one) @ _matrices(one, zero, -shear_y, one)
+    back = np.linalg.inv(scale[:, None, None] * turn @ slant)
+    return np.concatenate([back, -back @ translate[..., None]], 2)
+
+
+def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """(N, 2, 2), of rows (a, b) and (c, d)."""
+    return np.stack([a, b, c, d], 1).reshape(-1, 2, 2)
 
 
 def as_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

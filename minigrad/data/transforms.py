@@ -319,19 +319,19 @@ class RandomAffine(Transform):
     def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Each by a map of its own."""
         height, width = images.shape[-2:]
-        result = np.empty_like(images, order="C")
-        for out, image in zip(result, images, strict=True):
-            degrees, scale = (
-                rng.uniform(self.degrees[0], self.degrees[1]),
-                rng.uniform(self.scale[0], self.scale[1]),
-            )
-            x, y = (share * side for share, side in zip(self.translate, (width, height), strict=True))
-            moved = tuple(float(np.rint(rng.uniform(-m, m))) for m in (x, y))
-            low_x, high_x, low_y, high_y = self.shear
-            shear = rng.uniform(low_x, high_x), rng.uniform(low_y, high_y)
-            matrix = inverse_affine(degrees, (moved[0], moved[1]), scale, shear)
-            out[:] = warp(image, matrix, self.fill, self.interpolation == "bilinear")
-        return result
+        (low_x, high_x, low_y, high_y), (x, y) = self.shear, self.translate
+        ranges = [
+            self.degrees,
+            self.scale,
+            (-x * width, x * width),
+            (-y * height, y * height),
+            (low_x, high_x),
+            (low_y, high_y),
+        ]
+        degrees, scale, *rest = rng.uniform(*np.transpose(ranges), (len(images), len(ranges))).T
+        translate, shear = np.rint(rest[:2]).T, np.stack(rest[2:], 1)
+        matrices = inverse_affine(degrees, translate, scale, shear)
+        return warp(images, matrices, self.fill, self.interpolation == "bilinear")
 
 
 class RandomRotation(RandomAffine):
