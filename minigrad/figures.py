@@ -52,7 +52,7 @@ def square_root_norm() -> Any:
 def whole_numbers() -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator("auto", integer=True)
+    return MaxNLocator("auto", integer=True, min_n_ticks=1)
 
 
 def saved(figure: Figure, path: Path | None) -> Figure:

@@ -260,7 +260,7 @@ def feature_maps(
     maps = _outputs(model, _one_image(image), names)
     rows = math.ceil(len(names) / 4)
     across = math.ceil(len(names) / rows)
-    figure = make_figure(3 * across, 3.3 * rows)
+    figure = make_figure(3 * across, 3.5 * rows + (0.3 if title else 0))
     for place, (name, output) in enumerate(maps.items(), 1):
         channels, height, width = output.shape[1:]
         axis = figure.add_subplot(rows, across, place)
@@ -268,7 +268,8 @@ def feature_maps(
         shown = f"{channels}" if channels <= count else f"{count} of {channels}"
         kind = type(model.get_submodule(name)).__name__
         axis.set_title(f"{name or 'model'}: {kind}\n{shown} maps of {height}x{width}", size=9)
-        axis.set_axis_off()
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     if title:
         figure.suptitle(title)
     return saved(figure, path)
