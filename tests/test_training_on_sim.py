@@ -1,4 +1,4 @@
-"""The network of examples/train_mnist.py learns on the simulator as it does on the CPU."""
+"""The network of examples/mnist_cnn.py learns on the simulator as it does on the CPU."""
 
 import importlib.util
 
@@ -15,7 +15,7 @@ BATCH, STEPS = 2, 3
 
 
 def network(root):
-    spec = importlib.util.spec_from_file_location("train_mnist", root / "examples" / "train_mnist.py")
+    spec = importlib.util.spec_from_file_location("mnist_cnn", root / "examples" / "mnist_cnn.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     mg.manual_seed(1)
