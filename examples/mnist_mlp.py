@@ -92,7 +92,7 @@ def main():
     mg.save(model.state_dict(), arguments.output / "model.safetensors")
     title = f"Learned by heart: {train_accuracy:.1%}. Read when never seen before: {test_accuracy:.1%}"
     mg.plot.training_curves(history, title=title, path=arguments.output / "mnist_mlp.png")
-    title = "What the first hidden units look for: red is ink, blue is none"
+    title = "What the first hidden units look for: ink where it is red, none where it is blue"
     mg.plot.filters(model[1], count=24, columns=8, title=title, path=arguments.output / "filters.png")
 
 
