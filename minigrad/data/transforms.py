@@ -328,7 +328,8 @@ class RandomAffine(Transform):
             (low_x, high_x),
             (low_y, high_y),
         ]
-        degrees, scale, *rest = rng.uniform(*np.transpose(ranges), (len(images), len(ranges))).T
+        low, high = np.transpose(ranges)
+        degrees, scale, *rest = rng.uniform(low, high, (len(images), len(ranges))).T
         translate, shear = np.rint(rest[:2]).T, np.stack(rest[2:], 1)
         matrices = inverse_affine(degrees, translate, scale, shear)
         return warp(images, matrices, self.fill, self.interpolation == "bilinear")
