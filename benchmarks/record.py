@@ -240,9 +240,9 @@ NOTES = {
     ],
     "batch": ["Recorded: one batch size, 128."],
     "network": [
-        "Recorded: the training run is examples/train_mnist.py, with dropout and a falling learning rate; "
-        "its seconds hold the tests after each epoch, and in the first the compilation of the kernels. The "
-        "layers were not recorded."
+        "Recorded: the training run is benchmarks/results/2026-11-26-h200-train-mnist.txt, with dropout and "
+        "a falling learning rate; its seconds hold the tests after each epoch, and in the first the "
+        "compilation of the kernels. The layers were not recorded."
     ],
     "precision": [
         "Recorded: of a @ b.T where the factors have 16 bits or TF32; float64, and the faster kernel wgmma, "

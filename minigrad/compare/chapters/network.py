@@ -118,7 +118,7 @@ def load_data(chapter: Chapter, test_images: int) -> _Data:
         chapter.notes.append(
             "MNIST is not on this machine, so the network learns the Digits that ship with minigrad, of 8x8 "
             "pixels: times and accuracy are not those of MNIST. MINIGRAD_DATA names the folder that holds "
-            "mnist/; examples/train_mnist.py downloads it."
+            "mnist/; examples/mnist_cnn.py downloads it."
         )
     pixels, _ = train.get_batch(range(0, len(train), 10))
     return _Data(
