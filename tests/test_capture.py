@@ -53,6 +53,9 @@ OPTIMIZERS = {
     "RMSprop": lambda params: mg.optim.RMSprop(params, lr=0.01, momentum=0.5),
     "Adagrad": lambda params: mg.optim.Adagrad(params, lr=0.01, lr_decay=0.1),
     "Lion": lambda params: mg.optim.Lion(params, lr=0.01, weight_decay=0.1),
+    "Adamax": lambda params: mg.optim.Adamax(params, lr=0.01),
+    "NAdam": lambda params: mg.optim.NAdam(params, lr=0.01, weight_decay=0.1, decoupled_weight_decay=True),
+    "RAdam": lambda params: mg.optim.RAdam(params, lr=0.01, betas=(0.5, 0.8)),
 }
 
 
@@ -65,6 +68,9 @@ OPTIMIZERS = {
         ("RMSprop", np.float32),
         ("Adagrad", np.float32),
         ("Lion", np.float32),
+        ("Adamax", np.float32),
+        ("NAdam", np.float32),
+        ("RAdam", np.float32),
     ],
 )
 def test_bits_are_those_of_plain_steps(device, optimizer, dtype):

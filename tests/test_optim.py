@@ -81,6 +81,7 @@ CASES = [
 ]
 EVERY_OPTIMIZER = [
     optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Lion, optim.Muon,
+    optim.Adamax, optim.NAdam, optim.RAdam,
 ]  # fmt: skip
 
 
@@ -235,6 +236,9 @@ def test_bad_parameters_are_refused(made):
         (optim.RMSprop, {"alpha": 1.0}, "RMSprop: alpha"),
         (optim.RMSprop, {"momentum": -1.0}, "RMSprop: momentum"),
         (optim.Adagrad, {"lr_decay": -1.0}, "Adagrad: lr_decay"),
+        (optim.Adamax, {"betas": (0.9, 1.0)}, r"Adamax: betas\[1\]"),
+        (optim.NAdam, {"momentum_decay": -1.0}, "NAdam: momentum_decay"),
+        (optim.RAdam, {"eps": -1.0}, "RAdam: eps"),
         (optim.Adadelta, {"rho": 1.5}, "Adadelta: rho"),
         (optim.Lion, {"betas": (0.9, 1.0)}, r"Lion: betas\[1\]"),
         (optim.Muon, {"ns_steps": 1.5}, "Muon: ns_steps"),

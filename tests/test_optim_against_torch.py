@@ -26,6 +26,20 @@ OPTIMIZERS = [
     ("Adagrad", {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.1, "initial_accumulator_value": 0.5}),
     ("Adadelta", {}),
     ("Adadelta", {"lr": 0.5, "rho": 0.5, "weight_decay": 0.1, "maximize": True}),
+    ("Adamax", {"lr": 0.1}),
+    ("Adamax", {"betas": (0.5, 0.8), "eps": 0.1, "weight_decay": 0.1, "maximize": True}),
+    ("NAdam", {"lr": 0.1}),
+    (
+        "NAdam",
+        {"betas": (0.5, 0.8), "eps": 0.1, "weight_decay": 0.1, "momentum_decay": 0.2, "maximize": True},
+    ),
+    ("NAdam", {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"lr": 0.1}),  # five steps do not reach the division
+    ("RAdam", {"betas": (0.5, 0.6), "weight_decay": 0.1, "maximize": True}),
+    (
+        "RAdam",
+        {"lr": 0.1, "betas": (0.5, 0.8), "eps": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
 ]
 
 
@@ -47,6 +61,16 @@ class Both:
         return self.ours.detach().numpy(), self.theirs.detach().numpy()
 
 
+@pytest.fixture
+def scalars_in_float64():
+    """PyTorch keeps the product of NAdam's momenta in its default dtype, whatever that of the parameters."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("scalars_in_float64")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("shape", [(5, 7), (), (0, 3), (40000,)])
@@ -70,6 +94,7 @@ def test_muon_but_for_the_rounding_of_bfloat16(adjust, shape, rng):
     np.testing.assert_allclose(ours, theirs, atol=3 * 0.1 * 0.05 * 2)
 
 
+@pytest.mark.usefixtures("scalars_in_float64")
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
 def test_pytorchs_state_is_understood(name, options, rng):
     both = Both(name, options, (5, 7))

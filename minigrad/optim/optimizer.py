@@ -19,10 +19,13 @@ from minigrad.kernels.cuda.live import Live
 from minigrad.recording import recorder, recording_on
 from minigrad.tensor import Tensor
 
-__all__ = ["Optimizer", "Update", "check_number", "live_number", "refuse_first_step"]
+__all__ = ["Optimizer", "Update", "check_number", "in_each_step", "live_number", "refuse_first_step"]
 
 # What a kernel of an Update takes: the arrays of one parameter, or lists of those of many.
 STRIDED, LISTS = "strided", "lists"
+
+# The numbers among what is remembered for a parameter. PyTorch saves them as tensors.
+NUMBERS: dict[str, type] = {"step": int, "mu_product": float}
 
 
 class Optimizer:
@@ -110,10 +113,7 @@ class Optimizer:
             for param in params:
                 self.state[param]["step"] += 1
 
-        recording = recording_on(params[0].device)
-        if recording is not None:
-            recording.before_replay.append(advance)
-        advance()
+        in_each_step(params[0].device, advance)
 
     # ---- use -------------------------------------------------------------------------------------------
 
@@ -347,6 +347,14 @@ def live_number(device: Device, read: Callable[[], float]) -> Any:
     return float(read()) if recording is None else recording.live("d", lambda: (float(read()),))
 
 
+def in_each_step(device: Device, action: Callable[[], None]) -> None:
+    """``action()``, and in each replay of a step that is being recorded, again."""
+    recording = recording_on(device)
+    if recording is not None:
+        recording.before_replay.append(action)
+    action()
+
+
 def refuse_first_step(param: Tensor) -> None:
     """Raise CaptureError if a graph is being made: what starts with zeros would do so in each replay."""
     recording = recording_on(param.device)
@@ -392,7 +400,7 @@ def _misfit(values: Mapping[str, Any], param: Tensor, names: tuple[str, ...] | N
     if missing:
         return f"lacks {', '.join(map(repr, missing))}: it is of another optimizer, or of other options"
     for name, value in values.items():
-        if isinstance(value, Tensor) and name != "step" and value.shape != param.shape:
+        if isinstance(value, Tensor) and name not in NUMBERS and value.shape != param.shape:
             return f"has {name!r} of shape {value.shape}, the parameter has {param.shape}"
     return None
 
@@ -401,7 +409,7 @@ def _own_copy(name: str, value: Any, param: Tensor) -> Any:
     """A copy of a saved value, tensors on the parameter's device and, if floating, of its dtype."""
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
-    if name == "step":  # a tensor in PyTorch
-        return int(value.item())
+    if name in NUMBERS:
+        return NUMBERS[name](value.item())
     dtype = param.dtype if value.is_floating_point() else None
     return value.detach().to(device=param.device, dtype=dtype, copy=True)
