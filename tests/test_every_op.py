@@ -323,6 +323,34 @@ def lstm_weight_grad_cases():
         yield case((T, N, 4 * H), (T, N, E), (N, H), (T, N, H), **options)
 
 
+def rnn_cases(backward):
+    for T, N, _, H, reverse in LSTMS:
+        for nonlinearity in ("tanh", "relu"):
+            options = {
+                "reverse": reverse, "nonlinearity": nonlinearity, "length": 4 * H * T, "gradient": H < 4,
+            }  # fmt: skip
+            if backward:
+                yield case((T, N, H), uniform(0.1, 0.9, (T, N, H)), (H, H), **options)
+            else:
+                yield case((T, N, H), (N, H), (H, H), **options)
+
+
+def gru_cases():
+    for T, N, _, H, reverse in LSTMS:
+        options = {"reverse": reverse, "length": 8 * H * T, "gradient": H < 4}
+        for bias in ((3 * H,), None):
+            yield case((T, N, 3 * H), (N, H), (3 * H, H), bias, **options)
+
+
+def gru_grad_cases():
+    """With every choice of the outputs that a gradient came for."""
+    for T, N, _, H, reverse in LSTMS:
+        inputs = ((3 * H, H), (N, H), (T, N, H), uniform(0.1, 0.9, (T, 4, N, H)))
+        states, gates = (T, N, H), (T, 4, N, H)
+        for g in ((states, None), (states, gates), (None, gates)):
+            yield case(*inputs, *g, reverse=reverse, length=16 * H * T, gradient=H * T < 6)
+
+
 # The leading dimensions, L, S, E, V. The gradients of the small ones are checked.
 ATTENTIONS = [
     ((), 3, 4, 2, 3),
@@ -552,6 +580,10 @@ CASES = {
     "lstm": list(lstm_cases()),
     "lstm_grad": list(lstm_grad_cases()),
     "lstm_weight_grad": list(lstm_weight_grad_cases()),
+    "rnn": list(rnn_cases(backward=False)),
+    "rnn_grad": list(rnn_cases(backward=True)),
+    "gru": list(gru_cases()),
+    "gru_grad": list(gru_grad_cases()),
     "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],
     "conv2d": conv_cases("forward"),
     "conv2d_input_grad": conv_cases("input"),

@@ -46,13 +46,14 @@ def test_dropout_between_layers_acts_in_training_only(rng):
     np.testing.assert_array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
 
 
-def test_lstm_on_every_device(device, rng):
+@pytest.mark.parametrize("made", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_on_every_device(made, device, rng):
     """In float64, against the CPU's kernels."""
-    layer = nn.LSTM(3, 4, 2, bidirectional=True, dtype=mg.float64)
+    layer = made(3, 4, 2, bidirectional=True, dtype=mg.float64)
     array = rng.standard_normal((3, 2, 3))
     results = []
     for place in (mg.device("cpu"), device):
-        twin = nn.LSTM(3, 4, 2, bidirectional=True, dtype=mg.float64).to(place)
+        twin = made(3, 4, 2, bidirectional=True, dtype=mg.float64).to(place)
         twin.load_state_dict(layer.state_dict())
         x = mg.tensor(array, device=place, requires_grad=True)
         twin(x)[0].sum().backward()

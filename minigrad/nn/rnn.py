@@ -20,8 +20,9 @@ from minigrad.nn.utils.rnn import (
     packed_lengths,
     pad_packed_sequence,
 )
-from minigrad.ops.join import concat, split, stack, unbind
+from minigrad.ops.join import concat, stack
 from minigrad.ops.lstm import lstm
+from minigrad.ops.rnn import gru, rnn
 from minigrad.ops.scatter import index_select
 from minigrad.tensor import Tensor
 
@@ -115,16 +116,9 @@ class _PlainUnit(_Recurrent):
         self.nonlinearity = nonlinearity
 
     def _run(self, x: Tensor, state: Sequence[Tensor], suffix: str, reverse: bool) -> tuple[Tensor, ...]:
-        activation = F.tanh if self.nonlinearity == "tanh" else F.relu
         weight_ih, weight_hh, bias_ih, bias_hh = self._parameters_of(suffix)
-        bias = None if bias_ih is None else bias_ih + bias_hh
-        projected = unbind(F.linear(x, weight_ih, bias))
-        (h,) = state
-        steps = []
-        for z in projected[::-1] if reverse else projected:
-            h = activation(z + F.linear(h, weight_hh))
-            steps.append(h)
-        return (stack(steps[::-1] if reverse else steps),)
+        z = F.linear(x, weight_ih, None if bias_ih is None else bias_ih + bias_hh)
+        return (rnn(z, *state, weight_hh, nonlinearity=self.nonlinearity, reverse=reverse),)
 
 
 class _GatedUnit(_Recurrent):
@@ -134,18 +128,8 @@ class _GatedUnit(_Recurrent):
 
     def _run(self, x: Tensor, state: Sequence[Tensor], suffix: str, reverse: bool) -> tuple[Tensor, ...]:
         weight_ih, weight_hh, bias_ih, bias_hh = self._parameters_of(suffix)
-        H = self.hidden_size
-        gates, news = split(F.linear(x, weight_ih, bias_ih), [2 * H, H], 2)
-        steps_of = list(zip(unbind(gates), unbind(news), strict=True))
-        (h,) = state
-        steps = []
-        for gate, new in steps_of[::-1] if reverse else steps_of:
-            gate_h, new_h = split(F.linear(h, weight_hh, bias_hh), [2 * H, H], 1)
-            r, z = split(F.sigmoid(gate + gate_h), H, 1)
-            n = F.tanh(new + r * new_h)
-            h = n + z * (h - n)
-            steps.append(h)
-        return (stack(steps[::-1] if reverse else steps),)
+        hidden, _ = gru(F.linear(x, weight_ih, bias_ih), *state, weight_hh, bias_hh, reverse=reverse)
+        return (hidden,)
 
 
 class LSTMCell(_LongShortTermMemory):

@@ -38,13 +38,13 @@ def lstm(xp, x, h0, c0, weight_ih, weight_hh, bias=None, *, reverse=False):
     projected = get_op("linear").reference(xp, x, weight_ih, bias)
     h, c = h0, c0
     steps = []
-    for t in _times(x.shape[0], reverse):
-        i, f, g, o = _quarters(projected[t] + h @ weight_hh.T)
+    for t in times(x.shape[0], reverse):
+        i, f, g, o = quarters(projected[t] + h @ weight_hh.T)
         i, f, g, o = sigmoid(xp, i), sigmoid(xp, f), xp.tanh(g), sigmoid(xp, o)
         c = f * c + i * g
         h = o * xp.tanh(c)
-        steps.append((h, c, _joined(xp, i, f, g, o)))
-    return tuple(xp.stack(parts) for parts in zip(*_in_order(steps, reverse), strict=True))
+        steps.append((h, c, joined(xp, i, f, g, o)))
+    return tuple(xp.stack(parts) for parts in zip(*in_order(steps, reverse), strict=True))
 
 
 @op(materialize_grads=False)
@@ -52,24 +52,24 @@ def lstm_grad(xp, weight_hh, c0, c, gates, grad_y=None, grad_c=None, grad_gates=
     """The gradients of ``lstm``'s z, h0 and c0, from those of its three outputs that have one."""
     dh = dc = dz = None
     steps = []
-    for t in _times(gates.shape[0], not reverse):
+    for t in times(gates.shape[0], not reverse):
         before = t + 1 if reverse else t - 1
         c_before = c[before] if 0 <= before < gates.shape[0] else c0
-        i, f, g, o = _quarters(gates[t])
+        i, f, g, o = quarters(gates[t])
         tanh_c = xp.tanh(c[t])
-        dh = _total(dz if dz is None else dz @ weight_hh, grad_y if grad_y is None else grad_y[t])
-        dc = _total(dc, grad_c if grad_c is None else grad_c[t])
+        dh = total(dz if dz is None else dz @ weight_hh, grad_y if grad_y is None else grad_y[t])
+        dc = total(dc, grad_c if grad_c is None else grad_c[t])
         if dh is None:
             dh = c0 * 0
-        dc = _total(dc, dh * o * (1 - tanh_c * tanh_c))
+        dc = total(dc, dh * o * (1 - tanh_c * tanh_c))
         slopes = dc * g, dc * c_before, dc * i, dh * tanh_c
         if grad_gates is not None:
-            slopes = tuple(s + extra for s, extra in zip(slopes, _quarters(grad_gates[t]), strict=True))
+            slopes = tuple(s + extra for s, extra in zip(slopes, quarters(grad_gates[t]), strict=True))
         di, df, dg, do = slopes
-        dz = _joined(xp, di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o))
+        dz = joined(xp, di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o))
         dc = dc * f
         steps.append(dz)
-    return xp.stack(_in_order(steps, not reverse)), dz @ weight_hh, dc
+    return xp.stack(in_order(steps, not reverse)), dz @ weight_hh, dc
 
 
 @op
@@ -145,25 +145,25 @@ def _(dz, x, h0, hidden, *, reverse):
 # ---- the pieces of a step, for arrays and for tensors -----------------------------------------------------
 
 
-def _times(T: int, reverse: bool) -> range:
+def times(T: int, reverse: bool) -> range:
     return range(T - 1, -1, -1) if reverse else range(T)
 
 
-def _in_order(steps: list, reverse: bool) -> list:
+def in_order(steps: list, reverse: bool) -> list:
     return steps[::-1] if reverse else steps
 
 
-def _quarters(z: Any) -> Iterator:
+def quarters(z: Any) -> Iterator:
     H = z.shape[1] // 4
     return (z[:, k * H : (k + 1) * H] for k in range(4))
 
 
-def _joined(xp: Any, *quarters: Any) -> Any:
-    N, H = quarters[0].shape
-    return xp.stack(quarters, 1).reshape(N, 4 * H)
+def joined(xp: Any, *parts: Any) -> Any:
+    N, H = parts[0].shape
+    return xp.stack(parts, 1).reshape(N, len(parts) * H)
 
 
-def _total(x: Any, y: Any) -> Any:
+def total(x: Any, y: Any) -> Any:
     """The sum of what is there."""
     if x is None or y is None:
         return y if x is None else x
