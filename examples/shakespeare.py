@@ -80,7 +80,7 @@ def write(model, data, temperature, length=700):
 def plot(history, samples, path):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
     top, below = figure.subfigures(2, 1, height_ratios=(3, 4))
     axis = top.subplots()
     for name, losses in history.items():
@@ -89,11 +89,11 @@ def plot(history, samples, path):
     axis.set_title(f"A char-LSTM reads Shakespeare: {bits_of(history['validation'][-1])}")
     axis.legend()
     for axis, (temperature, text) in zip(below.subplots(1, len(samples)), samples.items(), strict=True):
-        lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 40) or [""]]
-        axis.text(0, 1, "\n".join(lines[:20]), family="monospace", size=7.5, va="top")
+        lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 50) or [""]]
+        axis.text(0, 1, "\n".join(lines[:25]), family="monospace", size=7, va="top")
         axis.set_title(f"written at temperature {temperature}", size=10, loc="left")
         axis.axis("off")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=78)
 
 
 def bits_of(nats):
