@@ -159,10 +159,35 @@ def _run(command: Sequence[str], code: _Code, scratch: str) -> None:
     said = (done.stderr.strip() or done.stdout.strip()).replace(
         f"{scratch}/", f"{code.folder}/" if code.folder else ""
     )
+    said = _in_source_lines(said, code, Path(scratch, f"{code.name}.c"))
     advice = ""
     if "Python.h: No such file" in said:
         advice = "\nPython's headers are missing: install them (Debian, Ubuntu: apt install python3-dev)"
     raise KernelCompileError(f"{code.name}.pyx does not compile:\n{said}{advice}")
+
+
+def _in_source_lines(said: str, code: _Code, c: Path) -> str:
+    """``said`` with lines of the C code that came from the source as they are told as lines of the source.
+
+    These are the C code in an ``extern`` block, and the headers; Cython itself tells all other lines so.
+    """
+    said = re.sub(r"^ *\d+ \|", "      |", said, flags=re.M)  # the numbers beside excerpts
+    c_lines = c.read_text().splitlines() if c.exists() else []
+    own = [line.strip() for line in code.text.splitlines()]
+
+    def place(found: re.Match) -> str:
+        line = c_lines[int(found["line"]) - 1].strip()
+        header = re.fullmatch(r"#include\s*(?P<name>[\"<].+[\">])", line)
+        at = [n for n, text in enumerate(own, 1) if text == line or (header and header["name"] in text)]
+        return f"{code.name}.pyx:{at[0]}" if len(at) == 1 else found[0]
+
+    name = re.escape(f"{code.name}.c")
+    said = re.sub(rf"(?<!\w){name}:(?P<line>\d+)", place, said)
+    return (
+        said
+        if re.search(rf"{name}:\d", said)
+        else re.sub(rf"^{name}:", f"{code.name}.pyx:", said, flags=re.M)
+    )
 
 
 def _load(name: str, library: Path) -> ModuleType:

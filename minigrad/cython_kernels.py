@@ -31,6 +31,9 @@ C_NAMES = {
 }
 """How Cython names the versions of a function for the members of a fused type."""
 
+TYPES = {name: dtype for dtype, name in C_NAMES.items() if name != "char"}
+"""The dtypes of C's types."""
+
 _FUNCTION = re.compile(
     r"^(?:def|cpdef(?:\s+[\w\[\]:, ]+?)?)\s+(?P<name>\w+)\s*\((?P<parameters>(?:[^()]|\([^()]*\))*)\)", re.M
 )
@@ -42,6 +45,7 @@ class _Parameter(NamedTuple):
     name: str
     type: str
     dimensions: int
+    text: str
 
 
 class _Functions(dict):
@@ -87,7 +91,8 @@ def register_cython(
         expression = bound[parameter.name]
         is_array = arguments.is_array(expression) or expression in arguments.inputs
         if parameter.dimensions == 1 and is_array:
-            expression = f"{expression}.ravel()"
+            absent = "None if {0} is None else " if expression in op.inputs[op.arity - op.optional :] else ""
+            expression = f"({absent}{{0}}.ravel())".format(expression)
         values.append(expression)
         if parameter.dimensions and deciding is None:
             deciding, first_type = bound[parameter.name], parameter.type
@@ -100,12 +105,40 @@ def register_cython(
     def explain(error: Exception, names: dict) -> None:
         if "read-only" in str(error):
             error = ValueError(f"{error}: declare the arrays that are read as const: `const float[::1] x`")
+        else:
+            types = {**TYPES, first_type: getattr(names.get(deciding), "dtype", None)}
+            for parameter in parameters:
+                if parameter.dimensions and bound[parameter.name] in names:
+                    _check_array(who, parameter, names[bound[parameter.name]], types)
         arguments.explain(error, names, pairs, origin)
 
     version = "functions[None]" if deciding is None else f"functions[{deciding}.dtype]"
     run = arguments.function([f"{version}({', '.join(values)})"], {"functions": functions}, explain)
     run.__name__, run.__doc__ = name, summary or found_summary
     op.kernel("cpu", name=name, dtypes=accepted, **options)(run)
+
+
+def _check_array(who: str, parameter: _Parameter, value: Any, types: Mapping[str, Any]) -> None:
+    """Raise if ``value`` is no array that ``parameter`` takes; ``types`` has the dtypes of element types."""
+    expects = f"{who}: the parameter `{parameter.text}` expects an array"
+    if value is None:  # of an input that may be left out; Cython's arrays may be None
+        return
+    if not isinstance(value, np.ndarray):
+        raise TypeError(
+            f'{expects}, got {type(value).__name__} {value!r:.60}: layout="broadcast" makes an array of a '
+            "number, or let when= leave numbers to the reference"
+        )
+    if parameter.dimensions not in (1, value.ndim):
+        raise ValueError(
+            f"{expects} of {parameter.dimensions} dimensions, got one of shape {value.shape}: reshape it "
+            "with args=, or let when= leave other shapes to the reference"
+        )
+    dtype = types.get(parameter.type)
+    if dtype is not None and value.dtype != dtype:
+        raise ValueError(
+            f"{expects} of {dtype}, got one of {value.dtype}: let when= leave other dtypes to the reference, "
+            "or declare a type that fits"
+        )
 
 
 def _read(text: str, function: str, who: str) -> tuple[list[_Parameter], str]:
@@ -132,4 +165,4 @@ def _parameter(text: str, who: str) -> _Parameter:
         raise ValueError(f"{who}: cannot read the parameter `{text}` of the function; expected `type name`")
     element = re.sub(r"\bconst\b", "", match["type"]).strip()
     dimensions = len(match["dimensions"].split(",")) if match["dimensions"] else 0
-    return _Parameter(match["name"], element, dimensions)
+    return _Parameter(match["name"], element, dimensions, declaration)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-import inspect
 import linecache
 import math
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,11 +90,18 @@ class Origin:
         if before is None:
             return message
         file = Path(self._file).name
+        message = re.sub(rf"^{re.escape(self._name)}(?=: )", file, message, flags=re.M)  # "x.cu: In function"
         return re.sub(
             rf"(?<!\w){re.escape(self._name)}(?P<by>[:(])(?P<line>\d+)",
             lambda found: f"{file}{found['by']}{int(found['line']) + before}",
             message,
         )
+
+    def place_of(self, error: BaseException) -> str:
+        """The line of the source that raised ``error``, `` (file:line)``; empty if none did."""
+        name = self.source.name if isinstance(self.source, Path) else self._name
+        lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == name]
+        return self.in_callers_lines(f" ({name}:{lines[-1]})") if lines else ""
 
     def _lines_before(self) -> int | None:
         """How many lines stand before the source in the caller's file; None if it is not there as it is."""
@@ -120,7 +127,7 @@ class Arguments:
     """
 
     def __init__(self, op: OpDefinition, who: str, scratch: Iterable[str] = ()):
-        self.who = who
+        self.who, self._op = who, op
         self.inputs, self.variadic = op.inputs, op.variadic
         self.attributes = tuple(op.attributes)
         self.outputs = tuple(op.outputs)
@@ -231,14 +238,7 @@ class Arguments:
 
     def check_rule(self, rule: Any, what: str) -> None:
         """Raise unless ``rule`` can be called as ``rule(out, *inputs, **attributes)``."""
-        inputs = ("x",) if self.variadic else self.inputs
-        try:
-            inspect.signature(rule).bind("out", *inputs, **dict.fromkeys(self.attributes))
-        except TypeError as error:
-            expected = ", ".join(("out", *self.inputs, *(("*", *self.attributes) if self.attributes else ())))
-            raise TypeError(f"{self.who}: {what} is a function of ({expected}): {error}") from None
-        except ValueError:  # a callable that tells no signature
-            return
+        self._op.check_callable(rule, f"{self.who}: {what}", "out")
 
     def call_of(self, name: str) -> str:
         """Code that calls a function of the user's as ``name(out, *inputs, **attributes)``."""
@@ -268,5 +268,6 @@ class Arguments:
                 ) from None
         if isinstance(error, BufferError):
             error = ValueError(str(error))
-        if type(error) in (TypeError, ValueError) and not str(error).startswith(self.who):
-            raise type(error)(f"{self.who}: {error}") from None
+        explained = (TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError)
+        if type(error) in explained and not str(error).startswith(self.who):
+            raise type(error)(f"{self.who}: {error}{origin.place_of(error)}") from None

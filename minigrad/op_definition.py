@@ -26,6 +26,11 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def _is_own(function: Callable) -> bool:
+    """Whether a function is one of minigrad's own."""
+    return (getattr(function, "__module__", None) or "").startswith("minigrad.")
+
+
 def _is_user_defined(run: Callable) -> bool:
     """Whether a kernel is none of minigrad's own: a function of another module, or made of source code."""
     module = getattr(run, "__module__", None) or ""
@@ -55,6 +60,7 @@ class OpDefinition:
         in_place: str | None = None,
     ):
         self.name = name or reference.__name__
+        self._check_name(reference)
         self.reference = reference
         self.promote = promote
         self.differentiable = differentiable
@@ -65,7 +71,7 @@ class OpDefinition:
         self.add_gradient = add_gradient
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads
-        self.outputs = tuple(outputs)
+        self.outputs = _names(outputs)
         self.returns = returns
         self.non_differentiable = _names(non_differentiable)
         self.in_place = in_place
@@ -83,6 +89,36 @@ class OpDefinition:
 
     def __repr__(self) -> str:
         return f"<op {self.name}({', '.join(self.inputs)})>"
+
+    def _check_name(self, reference: Callable) -> None:
+        """Refuse the name of one of minigrad's own ops, which all of minigrad would then call."""
+        known = _ops.get(self.name)
+        if known is not None and _is_own(known.reference) and not _is_own(reference):
+            raise ValueError(
+                f"minigrad has an op {self.name!r} already: choose another name, or give that op a kernel of "
+                f'your own: @mg.get_op("{self.name}").kernel("cpu")'
+            )
+
+    def check_callable(self, function: Any, what: str, *leading: str) -> None:
+        """Raise unless ``function`` can be called with ``leading``, then inputs and attributes.
+
+        What a TypeError says begins with ``what``, which the function is. minigrad's own functions, which
+        its tests call, are not looked at: that would slow the import.
+        """
+        if _is_own(function):
+            return
+        given = (*leading, *(("x",) if self.variadic else self.inputs))
+        try:
+            inspect.signature(function).bind(*given, **dict.fromkeys(self.attributes))
+        except TypeError:
+            inputs = f"*{self.inputs[0]}" if self.variadic else ", ".join(self.inputs)
+            star = "*" if self.attributes and not self.variadic else ""
+            expected = ", ".join(filter(None, (*leading, inputs, star, *self.attributes)))
+            raise TypeError(
+                f"{what} is a function of ({expected}), got one of {inspect.signature(function)}"
+            ) from None
+        except ValueError:  # a callable that tells no signature
+            return
 
     def _read_signature(self) -> None:
         parameters = list(inspect.signature(self.reference).parameters.values())
@@ -150,8 +186,10 @@ class OpDefinition:
         expected = str(len(self.inputs))
         if self.optional:
             expected = f"{len(self.inputs) - self.optional} to {expected}"
+        inputs = f"{expected} input{'' if expected == '1' else 's'}"
         raise TypeError(
-            f"op {self.name!r} takes {expected} inputs ({', '.join(self.inputs)}), got {len(args)}"
+            f"op {self.name!r} takes {inputs} ({', '.join(self.inputs)}), got {len(args)}"
+            + (f"; attributes are passed by name: {', '.join(self.attributes)}" if self.attributes else "")
         )
 
     # ---- rules and kernels -------------------------------------------------------------------------------
@@ -170,13 +208,16 @@ class OpDefinition:
         arrives as a :class:`~minigrad.dispatch.Spec` (shape and dtype only), an only output as None: its
         shape and dtype are those of ``g``.
         """
+        what = f"op {self.name!r}: a gradient rule"
         if rule is not None:
+            self.check_callable(rule, what, "g", "y")
             self._joint_rule = rule
             self._saves.clear()
             return rule
         for name, one in rules.items():
             if name not in self.inputs:
                 raise ValueError(f"op {self.name!r} has no input {name!r}; it has: {', '.join(self.inputs)}")
+            self.check_callable(one, what, "g", "y")
             self._rules[self.inputs.index(name)] = one
         self._saves.clear()
         return self
@@ -188,6 +229,7 @@ class OpDefinition:
         It returns a shape (the dtype is then the first input's), a :class:`Spec`, or for several outputs a
         list of them. Without it, outputs have the shape that the inputs broadcast to.
         """
+        self.check_callable(rule, f"op {self.name!r}: the shape rule")
         self._shape_rule = rule
         return rule
 
@@ -196,6 +238,7 @@ class OpDefinition:
 
         It is called with arrays before a kernel runs. Without it, the dtype is that of the first array input.
         """
+        self.check_callable(rule, f"op {self.name!r}: the dtype rule")
         self._dtype_rule = rule
         return rule
 
@@ -234,6 +277,11 @@ class OpDefinition:
             if not callable(run):
                 raise TypeError(f"op {self.name!r}: a kernel is a function of arrays, got {run!r:.60}")
             own, accepted = str(name or getattr(run, "__name__", "kernel")), parse_dtypes(dtypes)
+            who = f"op {self.name!r}, kernel {own!r}"
+            self.check_callable(run, f"{who}: a kernel", "out")
+            for condition, rule in (("when", when), ("prefer", prefer)):
+                if rule is not None:
+                    self.check_callable(rule, f"{who}: {condition}")
             if _is_user_defined(run):
                 self.kernels.extend()
             self.kernels.add(

@@ -137,6 +137,46 @@ def swish(float[::1] out, float[::1] x, double beta):
     assert str(found.value).startswith("op 'swish', kernel 'cython'")
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (
+            (np.ones((2, 3), "f4"), 2.0),
+            r'`const float\[::1\] b` expects an array, got float 2.0: layout="broadcast"',
+        ),
+        (
+            (np.ones((2, 3), "f4"), np.ones(3, "i8")),
+            r"`const float\[::1\] b` expects an array of float32, got one of int64",
+        ),
+        (
+            (np.ones(3, "f4"), np.ones(3, "f4")),
+            r"`float\[:, ::1\] out` expects.* 2 dimensions, got one of shape \(3,\)",
+        ),
+    ],
+)
+def test_the_array_that_does_not_fit_is_named(inputs, words):
+    added = mg.op(lambda xp, a, b: a + b, name="added")
+    added.cython(
+        "def added(float[:, ::1] out, const float[:, ::1] a, const float[::1] b):\n    out[0, 0] = a[0, 0]\n"
+    )
+    with pytest.raises((TypeError, ValueError), match=f"op 'added', kernel 'cython': the parameter {words}"):
+        added.kernels.kernels[0].run(np.ones(inputs[0].shape, "f4"), *inputs)
+
+
+def test_an_error_at_run_time_tells_the_line_of_this_file(swish):
+    code = """
+    def swish(float[::1] out, float[::1] x, double beta):
+        out[x.shape[0]] = 1  # out of bounds
+    """
+    swish.cython(code, directives={"boundscheck": True})
+    with open(__file__) as file:
+        number = next(i for i, line in enumerate(file, 1) if "= 1  # out of bounds" in line)
+    with pytest.raises(
+        IndexError, match=rf"op 'swish', kernel 'cython': Out of.*\(test_op_cython\.py:{number}\)"
+    ):
+        swish(mg.ones(4))
+
+
 # ---- kernels.cython_module --------------------------------------------------------------------------------
 
 
@@ -206,6 +246,11 @@ def test_a_c_error_tells_the_line_of_the_source(cache):
     code = "cdef extern from *:\n    double sin(char x, int y)\ndef f(x):\n    return sin(3, x)\n"
     with pytest.raises(KernelCompileError, match=r"f\.pyx does not compile(.|\n)*f\.pyx:4"):
         cython_module(code, name="f")
+    code = 'cdef extern from *:\n    """\n    int f = no_such;\n    """\n'
+    with pytest.raises(KernelCompileError, match=r"^g\.pyx does not(.|\n)*g\.pyx:3:.*no_such"):
+        cython_module(code, name="g")
+    with pytest.raises(KernelCompileError, match=r"h\.pyx:2:.*no_such\.h"):
+        cython_module('\ncdef extern from "no_such.h":\n    int f\n', name="h")
     with pytest.raises(KernelCompileError, match="no-such-flag"):
         cython_module(TINY.format(1), flags=["-fno-such-flag"])
     with pytest.raises(ValueError, match="-ffast-math"):
