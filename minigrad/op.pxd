@@ -8,7 +8,7 @@ from minigrad.op_definition cimport OpDefinition
 
 
 cpdef bint _has_large(list arrays)
-cpdef list _as_specs(rule_result, dtype)
+cpdef list _as_specs(op, rule_result, dtype)
 cpdef tuple _broadcast_shape(list arrays)
 
 

@@ -63,15 +63,18 @@ def cast_array(device: Any, array: Any, dtype: np.dtype) -> Any:
     return _ops["cast"]._compute(device, array.dtype, [array], {"dtype": dtype})
 
 
-def _as_specs(rule_result: Any, dtype: np.dtype) -> list:
-    """What a shape rule returned, as (shape, dtype) of each output."""
+def _as_specs(op: str, rule_result: Any, dtype: np.dtype) -> list:
+    """What the shape rule of ``op`` returned, as (shape, dtype) of each output."""
     if type(rule_result) is tuple:
         return [(rule_result, dtype)]
     if isinstance(rule_result, Spec):
         return [rule_result]
     if isinstance(rule_result, list):
         return [r if isinstance(r, Spec) else (tuple(r), dtype) for r in rule_result]
-    return [(tuple(rule_result), dtype)]
+    raise TypeError(
+        f"op {op!r}: the shape rule returns a shape (a tuple), a Spec(shape, dtype), or a list of them, one "
+        f"for each output; it returned {rule_result!r:.80}"
+    )
 
 
 def _broadcast_shape(arrays: list) -> tuple:
@@ -249,7 +252,7 @@ class Op(OpDefinition):
                 return self._compute_in_float32(device, dtype, arrays, attrs)
         specs = None
         if self._shape_rule is not None:
-            specs = _as_specs(self._shape_rule(*arrays, **attrs), dtype)
+            specs = _as_specs(self.name, self._shape_rule(*arrays, **attrs), dtype)
         if table.kernels:
             kernel = table.choose(device.type, dtype, arrays, attrs)
             if kernel is not None:
@@ -260,6 +263,8 @@ class Op(OpDefinition):
                 return run_kernel(kernel, device, arrays, attrs, specs)
         result = self._run_reference(device, arrays, attrs)
         if type(result) is device.array_type:
+            if self.outputs and len(self.outputs) != 1:
+                raise self._wrong_outputs(1)
             if specs is not None and result.shape != specs[0][0]:
                 raise RuntimeError(
                     f"op {self.name!r}: the reference returned shape {result.shape}, "
@@ -268,6 +273,8 @@ class Op(OpDefinition):
             return result
         if isinstance(result, (tuple, list)):
             results = tuple([device.xp.asarray(r) for r in result])
+            if self.outputs and len(self.outputs) != len(results):
+                raise self._wrong_outputs(len(results))
             shapes = [r.shape for r in results]
             if specs is not None and shapes != [tuple(spec[0]) for spec in specs]:
                 raise RuntimeError(
@@ -279,7 +286,19 @@ class Op(OpDefinition):
             raise TypeError(
                 f"op {self.name!r}: the reference returned None; it must return an array, or a tuple of them"
             )
-        return device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
+        array = device.xp.asarray(result)  # NumPy gives a scalar for zero dimensions
+        if array.dtype.kind in "OSU":
+            raise TypeError(
+                f"op {self.name!r}: the reference must return an array of numbers, or a tuple of them, got "
+                f"{type(result).__name__} {result!r:.60}"
+            )
+        return array
+
+    def _wrong_outputs(self, count: int) -> RuntimeError:
+        return RuntimeError(
+            f"op {self.name!r} has {len(self.outputs)} outputs ({', '.join(self.outputs)}), and the "
+            f"reference returned {count}"
+        )
 
     def _compute_in_float32(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
         """:meth:`_compute` for floats of 16 bits: on float32, and what comes out rounded to ``dtype``."""

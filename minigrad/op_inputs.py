@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import cpu
+from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
 from minigrad.errors import DeviceError
 from minigrad.graph import Variable, wrap
@@ -41,6 +42,11 @@ def _as_input(op: OpDefinition, arg: Any, device: Any) -> Any:
     """A tensor, a Python scalar, None as they are; a NumPy scalar as Python's; an array as a tensor."""
     if isinstance(arg, Variable) or type(arg) in SCALARS or (arg is None and op.optional):
         return arg
+    if isinstance(arg, Spec):
+        raise TypeError(
+            f"op {op.name!r}: got the shape and dtype alone of {arg}: a gradient rule is not given what it "
+            "names with an underscore; name it without, and it is kept"
+        )
     if isinstance(arg, np.generic) and arg.dtype.kind in "fiub":
         return arg.item()
     if isinstance(arg, (np.ndarray, list, tuple)) and device.type != "cuda":

@@ -94,6 +94,8 @@ def _to_tuple(value: Any, inner: list, several: bool) -> tuple:
 def call(op: Op, args: tuple, attrs: dict) -> Any:
     """The call of an op that has options, with all inputs and attributes."""
     if op.attribute_types:
+        if attrs.keys() != op.attributes.keys():  # as many, but one has another name
+            attrs = op._complete(attrs)
         attrs = _convert(op, attrs)
     if op.non_differentiable:
         args = tuple(

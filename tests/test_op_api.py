@@ -49,8 +49,8 @@ def test_defaults_of_attributes():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda op: op(), "'swish'.*1 inputs.*got 0"),
-        (lambda op: op(mg.ones(1), mg.ones(1)), "'swish'.*1 inputs.*got 2"),
+        (lambda op: op(), "'swish'.*1 input .*got 0"),
+        (lambda op: op(mg.ones(1), mg.ones(1)), "'swish'.*1 input .*got 2.*by name: beta"),
         (lambda op: op(mg.ones(1), gamma=1.0), "gamma"),
         (lambda op: op(mg.ones(1), beta=1.0, gamma=1.0), "'swish'.*'gamma'.*beta"),
         (lambda op: op("text"), "'swish'.*str"),
@@ -62,6 +62,52 @@ def test_defaults_of_attributes():
 def test_wrong_calls(call, words):
     with pytest.raises(TypeError, match=words):
         call(make_swish())
+
+
+def test_a_misnamed_attribute_among_those_with_types():
+    @mg.op
+    def scaled(xp, x, *, by: float = 2.0):
+        return x * by
+
+    with pytest.raises(TypeError, match="op 'scaled' has no attribute 'bye'; its attributes: by"):
+        scaled(mg.ones(1), bye=3.0)
+
+
+@pytest.mark.parametrize(
+    ("register", "words"),
+    [
+        (
+            lambda op: op.kernel("cpu", name="own")(lambda out, x: None),
+            r"kernel 'own': a kernel is.*\(out, x, \*, beta\), got one of \(out, x\)",
+        ),
+        (
+            lambda op: op.kernel("cpu", name="own", when=lambda x: True)(lambda out, x, *, beta: None),
+            r"kernel 'own': when is.*\(x, \*, beta\)",
+        ),
+        (
+            lambda op: op.grad(lambda g, x, *, beta: g),
+            r"a gradient rule is a function of \(g, y, x, \*, beta\)",
+        ),
+        (lambda op: op.grad(x=lambda g, y, x: g), r"a gradient rule.*got one of \(g, y, x\)"),
+        (
+            lambda op: op.shape(lambda x, y, *, beta: x.shape),
+            r"the shape rule is a function of \(x, \*, beta\)",
+        ),
+        (lambda op: op.dtype(lambda x: x.dtype), r"the dtype rule is a function of \(x, \*, beta\)"),
+    ],
+)
+def test_functions_of_other_parameters_than_the_op_s(register, words):
+    swish = make_swish()
+    with pytest.raises(TypeError, match=f"op 'swish'.*{words}"):
+        register(swish)
+    assert mg.list_kernels("swish") == [] and swish(mg.ones(1)).shape == (1,)
+
+
+def test_the_names_of_minigrad_s_own_ops_are_taken():
+    with pytest.raises(ValueError, match=r'an op \'relu\' already.*@mg.get_op\("relu"\).kernel\("cpu"\)'):
+        mg.op(lambda xp, x: x * 0, name="relu")
+    assert mg.relu(mg.ones(1)).item() == 1
+    assert make_swish() is not make_swish()  # one's own may be defined anew
 
 
 def test_a_missing_attribute():
@@ -133,6 +179,33 @@ def test_a_reference_that_contradicts_its_shape_rule():
         liar(mg.ones(3))
 
 
+@pytest.mark.parametrize("returned", [None, 3, 3.5])
+def test_a_shape_rule_that_returns_no_shape(returned):
+    swish = make_swish()
+    swish.shape(lambda x, *, beta: returned)
+    with pytest.raises(TypeError, match=f"op 'swish': the shape rule returns a shape .*returned {returned}"):
+        swish(mg.ones(3))
+
+
+def test_a_reference_that_returns_something_else():
+    text = mg.op(lambda xp, x: "text", name="text")
+    with pytest.raises(TypeError, match=r"op 'text': the reference must return an array.*str 'text'"):
+        text(mg.ones(1))
+    for count in 1, 3:
+        halves = mg.op(lambda xp, x, *, n: (x,) * n if n > 1 else x, name="halves", outputs=("left", "right"))
+        with pytest.raises(RuntimeError, match=rf"2 outputs \(left, right\).*reference returned {count}"):
+            halves(mg.ones(1), n=count)
+
+
+def test_check_op_misses_a_shape_rule():
+    row_sum = mg.op(lambda xp, x: x.sum(-1), name="row_sum")
+    row_sum.kernel("cpu", name="own")(lambda out, x: np.sum(x, -1, out=out))
+    with pytest.raises(
+        AssertionError, match=r"has the shape \(3, 4\).*returned \(3,\): define @row_sum.shape"
+    ):
+        check_op(row_sum, [case((3, 4))], devices=["cpu"])
+
+
 def test_rules_per_input_run_only_where_needed():
     ran = []
 
@@ -162,6 +235,12 @@ def test_names_with_an_underscore_arrive_as_specs():
     product(mg.ones(2, requires_grad=True), mg.ones(3, 2)).sum().backward()
     assert tuple(seen["x"]) == ((2,), np.dtype("f4")) and seen["x"].ndim == 1 and seen["x"].size == 2
     assert isinstance(seen["y"], mg.Tensor)
+
+
+def test_a_rule_that_uses_what_it_named_with_an_underscore():
+    swish = make_swish(lambda g, _y, _x, *, beta: g * _x)
+    with pytest.raises(TypeError, match=r"op 'mul'.*shape and dtype alone.*underscore"):
+        swish(mg.ones(3, requires_grad=True)).sum().backward()
 
 
 def test_integer_inputs_get_no_gradient():

@@ -103,7 +103,7 @@ def op_dtypes(op: Op, inputs: Sequence, attrs: dict) -> list[np.dtype] | None:
     """The dtypes that a kernel's outputs would have; None if there is neither a kernel nor a rule."""
     first = next(a.dtype for a in inputs if hasattr(a, "dtype"))
     if op._shape_rule is not None:
-        return [spec[1] for spec in _as_specs(op._shape_rule(*inputs, **attrs), first)]
+        return [spec[1] for spec in _as_specs(op.name, op._shape_rule(*inputs, **attrs), first)]
     if op._dtype_rule is not None:
         return [op._dtype_rule(*inputs, **attrs)]
     return [first] if op.kernels.kernels else None

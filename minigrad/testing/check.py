@@ -149,6 +149,7 @@ class Session:
         watches = {key: Watch(self.op, *key) for key in self._rows}
         for number, one in enumerate(self.cases):
             for trial in self._trials(number, one):
+                self._check_shape_rule(trial)
                 for (device, kernel), watch in watches.items():
                     if self._applies(device, kernel, trial, number):
                         with _context(self.op, device, kernel.name, trial, self.seed):
@@ -167,6 +168,19 @@ class Session:
                     "the op's reference. Remove it, and the reference runs; or let when= say what it computes"
                 )
             row.delegations, row.looked_into = watch.delegations, watch.looked_into
+
+    def _check_shape_rule(self, trial: Trial) -> None:
+        """Raise if a kernel's output has another shape than the reference's, for want of a shape rule."""
+        if self.op._shape_rule is not None or not kernel_table(self.op.name).kernels:
+            return
+        given = np.broadcast_shapes(*(v.shape for v in trial.first.values if isinstance(v, np.ndarray)))
+        returned = trial.first.expected[0].shape
+        if returned != given:
+            raise AssertionError(
+                f"check_op: {self.op.name}{trial.case}: without a shape rule, a kernel's output has the "
+                f"shape {given}, which the inputs broadcast to; the reference returned {returned}: define "
+                f"@{self.op.name}.shape"
+            )
 
     def _trials(self, number: int, one: Case) -> Iterator[Trial]:
         """The case in every dtype and layout."""
