@@ -1,8 +1,8 @@
 """FlashAttention: softmax(q k^T / sqrt(E)) v and its gradients, with no (L, S) matrix in memory.
 
 Scores are made in tiles, used, and thrown away (Dao et al. 2022, https://arxiv.org/abs/2205.14135): on a card
-key by key, with the normaliser of online_softmax.py; on the processor in whole rows; backward anew, in tensor
-ops, which run on every device. Only the gradient's own gradient, and the reference, hold as much as a matrix.
+key by key, as in online_softmax.py; on the processor in whole rows; backward anew, in tensor ops. A matrix is
+held by the gradient's gradient and the reference, which a card runs beyond 64 features (32 in float64).
 """
 
 import minigrad as mg
