@@ -12,6 +12,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from minigrad.compare.comparison import Chapter
 from minigrad.compare.numbers import count
 from minigrad.compare.report.themed import COLOURS, WIDTHS, style
@@ -23,6 +25,8 @@ INK, MUTED = COLOURS["ink"], COLOURS["muted"]
 LABEL = 8.5  # points
 LEGEND_WIDTH = 46  # characters
 LINE = 1.6  # points
+TOP, BOTTOM, LEFT, RIGHT, BETWEEN = 0.55, 0.58, 0.95, 0.2, 1.1  # inches around panels
+LEGEND_LINE = 0.19  # inches
 
 
 def roofline(chapter: Chapter, narrow: bool = False) -> Any:
@@ -54,7 +58,7 @@ def roofline(chapter: Chapter, narrow: bool = False) -> Any:
     for ladder in dict.fromkeys(point.ladder for point in points):
         axes.plot([], [], MARKERS.get(ladder, "D"), color=MUTED, label=ladder)
     axes.plot([], [], "o", color=MUTED, mfc="none", label="hollow: Python, a library, or recorded")
-    _legend(figure, axes, columns=1 if narrow else 3)
+    _finish(figure, [axes], narrow, columns=1 if narrow else 3)
     return figure
 
 
@@ -82,7 +86,7 @@ def size(chapter: Chapter, narrow: bool = False) -> Any:
         style(axes, title=op, x=f"n: {what}", y="rate")
         _rates(axes.yaxis, mine[0].unit.lstrip("G"))
         _plain(axes.xaxis, powers_of_two=True)
-    _legend(figure, panels[0], columns=1 if narrow else 3)
+    _finish(figure, panels, narrow, columns=1 if narrow else 3)
     return figure
 
 
@@ -107,7 +111,7 @@ def batch(chapter: Chapter, narrow: bool = False) -> Any:
         style(axes, title=mode, x="images in a batch", y="images per second")
         _rates(axes.yaxis, "")
         _plain(axes.xaxis, powers_of_two=True)
-    _legend(figure, *panels, columns=1 if narrow else 3)
+    _finish(figure, panels, narrow, columns=1 if narrow else 3)
     return figure
 
 
@@ -125,7 +129,7 @@ def network(chapter: Chapter, narrow: bool = False) -> Any:
     style(accuracy, title="accuracy", x="seconds of training", y="% of the test images")
     loss.set_yscale("log")
     _plain(loss.yaxis)
-    _legend(figure, loss, columns=1 if narrow else 3)
+    _finish(figure, [loss, accuracy], narrow, columns=1 if narrow else 3)
     return figure
 
 
@@ -137,12 +141,9 @@ def _figure(narrow: bool, height: float, panels: int = 1, phone_height: float = 
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     width = WIDTHS["narrow" if narrow else "wide"]
-    rows, columns = (panels, 1) if narrow else (math.ceil(panels / 3), min(panels, 3))
-    figure = Figure(figsize=(width, (phone_height if narrow else height) * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for unused in axes[panels:]:
-        unused.remove()
-    return figure, axes[:panels]
+    rows, columns = (panels, 1) if narrow else (1, panels)
+    figure = Figure(figsize=(width, (phone_height if narrow else height) * rows))
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
 def _all_rows(chapter: Chapter, table: str) -> list[Any]:
@@ -212,17 +213,19 @@ def _name_points(axes: Any, points: Sequence[Any]) -> None:
 
 
 def _rates(axis: Any, unit: str) -> None:
-    """Ticks at powers of ten, with prefixes: 10 GFLOP/s."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    """Whole decades, with ticks at powers of ten and prefixes: 10 GFLOP/s."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+    low, high = axis.get_view_interval()
+    axis.axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
     axis.set_major_locator(LogLocator(numticks=12))
     axis.set_major_formatter(EngFormatter(unit=unit, sep=" " if unit else ""))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())  # which would take most of the time to draw
 
 
 def _plain(axis: Any, powers_of_two: bool = False) -> None:
     """Ticks as plain numbers: 0.1, 1, 10, or 64, 128, with a k or an M at large ones."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     def short(value: float, _: int) -> str:
         if powers_of_two and value >= 1 << 20:
@@ -230,15 +233,29 @@ def _plain(axis: Any, powers_of_two: bool = False) -> None:
         return f"{value / 1024:g}k" if powers_of_two and value >= 1 << 13 else f"{value:g}"
 
     axis.set_major_formatter(FuncFormatter(short))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())  # which would take most of the time to draw
 
 
-def _legend(figure: Any, *panels: Any, columns: int) -> None:
-    """One line of entries under the picture, each once."""
+def _finish(figure: Any, panels: Sequence[Any], narrow: bool, columns: int) -> None:
+    """Add the legend below the panels, each entry once, and give everything its room.
+
+    A layout that matplotlib finds by itself would take longer than all the drawing.
+    """
     entries: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(textwrap.fill(label, LEGEND_WIDTH), handle)
     columns = min(columns, len(entries))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=columns, frameon=False,
-                  fontsize=LABEL + 0.5, labelcolor=MUTED)  # fmt: skip
+    figure.legend(entries.values(), entries.keys(), loc="lower left", ncols=columns, frameon=False,
+                  fontsize=LABEL + 0.5, labelcolor=MUTED, borderaxespad=0.2)  # fmt: skip
+    heights = [label.count("\n") + 1 for label in entries]
+    lines = max(sum(column) for column in np.array_split(heights, columns))
+
+    width, height = figure.get_size_inches()
+    bottom = BOTTOM + LEGEND_LINE * lines
+    height += bottom - BOTTOM
+    figure.set_size_inches(width, height)
+    inside = (height - bottom - TOP - (len(panels) - 1) * BETWEEN) / len(panels) if narrow else 1
+    across = (width - LEFT - RIGHT - (len(panels) - 1) * LEFT) / len(panels)
+    figure.subplots_adjust(left=LEFT / width, right=1 - RIGHT / width, hspace=BETWEEN / inside,
+                           top=1 - TOP / height, bottom=bottom / height, wspace=LEFT / across)  # fmt: skip
