@@ -5,6 +5,7 @@ import pytest
 
 import minigrad as mg
 import minigrad.compare
+from minigrad.dispatch import KernelTable
 from minigrad.kernels import sim
 from minigrad.kernels.launch import CudaKernel, blocks
 from minigrad.testing import case, check_op
@@ -598,6 +599,21 @@ def test_bench_op_times_what_is_right_and_says_what_is_not(tmp_path):
     assert by_name["other"].seconds is None and by_name["elsewhere"].refused
     text = str(table)
     assert "swish((40, 30))" in text and "GB/s" in text and "cpu wrong: not timed" in text
+
+
+def test_bench_op_replaces_no_method_of_the_kernel_table():
+    """A compiled table, as wheels have it, lets none be replaced."""
+    swish, looks = make_swish(), []
+
+    def always(x, *, beta):
+        looks.append(vars(swish.kernels).keys() & vars(KernelTable).keys())
+        return True
+
+    swish.kernel("cpu", name="own", when=always)(right)
+    before = mg.list_kernels("swish")
+    table = mg.testing.bench_op(swish, [case((40,))], devices=["cpu"], effort=BRIEF)
+    assert next(record for record in table if record.rung == "own").seconds > 0
+    assert looks and not any(looks) and mg.list_kernels("swish") == before
 
 
 def test_bench_op_draws_a_ladder(tmp_path):

@@ -21,7 +21,7 @@ from minigrad.autograd import no_grad
 from minigrad.compare.problems import Problem
 from minigrad.compare.timing import active, sample_calls, warm_up
 from minigrad.devices import Device, device
-from minigrad.dispatch import Kernel, KernelTable, kernel_table, use_kernel
+from minigrad.dispatch import Kernel, kernel_table, use_kernel
 
 __all__ = [
     "ArrayRung",
@@ -218,21 +218,23 @@ def _must_take(kernel: Kernel, problem: Problem) -> Iterator[None]:
     """Inside this context the dispatcher chooses ``kernel`` for its op, or RefusedError says that it cannot.
 
     A kernel that refuses an input leaves it to the reference, silently; its time must not be taken for
-    the kernel's.
+    the kernel's. So the only other kernel is one that takes all else, and refuses. (The table itself may be
+    compiled, so that no method of it can be replaced.)
     """
     table = kernel_table(kernel.op)
 
-    def choose(*args: Any) -> Kernel | None:
-        chosen = KernelTable.choose(table, *args)
-        if chosen is not kernel:
-            raise RefusedError(f"does not take {problem.size}: the reference would have run instead")
-        return chosen
+    def refuse(*_args: Any, **_attrs: Any) -> None:
+        raise RefusedError(f"does not take {problem.size}: the reference would have run instead")
 
-    table.choose = choose  # type: ignore[method-assign, assignment]
+    dtypes = (*kernel.dtypes, *map(np.dtype, "?bhilqBHILQefd"))
+    kernels = table.kernels
+    table.kernels = [kernel._replace(run=refuse, dtypes=dtypes, when=None, prefer=None), kernel]
+    table.select(table.selected)  # and forget earlier choices
     try:
         yield
     finally:
-        del table.choose
+        table.kernels = kernels
+        table.select(table.selected)
 
 
 def transfer_seconds(device: Device, inputs: list[np.ndarray], output: Any) -> float:
