@@ -178,7 +178,7 @@ def test_simulator(tmp_path):
         assert record.seconds and record.rate is record.peak_share is record.step is None
     assert "say nothing about a card" in " ".join(found.table().split())
     assert "sim time" in found.table()
-    assert [path.name for path in found.save(tmp_path)] == ["results.json"]
+    assert [path.name for path in found.save(tmp_path)] == ["results.json", "report.html"]
 
 
 def pretend_name(monkeypatch):
@@ -420,7 +420,7 @@ def test_save_writes_results_and_pictures(comparison, tmp_path):
     pytest.importorskip("matplotlib")
     folder = tmp_path / "new" / "folder"
     paths = comparison.save(folder)
-    assert [path.name for path in paths] == ["results.json", "ladder.png", "ladder.svg"]
+    assert [path.name for path in paths] == ["results.json", "report.html", "ladder.png", "ladder.svg"]
     assert json.loads(paths[0].read_text())["records"][0] == json.loads(json.dumps(asdict(comparison[0])))
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     assert "<svg" in paths[2].read_text()
@@ -428,7 +428,7 @@ def test_save_writes_results_and_pictures(comparison, tmp_path):
 
 def test_save_without_matplotlib(comparison, tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "is_available", lambda: False)
-    assert [path.name for path in comparison.save(tmp_path)] == ["results.json"]
+    assert [path.name for path in comparison.save(tmp_path)] == ["results.json", "report.html"]
 
 
 def test_picture_with_a_card(comparison):

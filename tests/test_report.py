@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import reports
 
-from minigrad.compare import Comparison, report
+from minigrad.compare import Comparison, picture, report
 from minigrad.compare.report import bars, themed, views
 from minigrad.compare.rows import Fact
 
@@ -106,9 +106,9 @@ def test_each_picture_comes_in_two_widths_in_the_page_s_colours(text, page):
     assert [attributes.get("class") for attributes in page.all("div")].count("narrow") == drawn
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert len(pictures) == 2 * drawn
-    for picture in pictures:
-        assert not set(re.findall(r"#[0-9a-f]{6}\b", picture)) & set(themed.COLOURS.values())
-        assert set(re.findall(r"var\(--([\w-]+)\)", picture)) <= set(themed.COLOURS)
+    for drawing in pictures:
+        assert not set(re.findall(r"#[0-9a-f]{6}\b", drawing)) & set(themed.COLOURS.values())
+        assert set(re.findall(r"var\(--([\w-]+)\)", drawing)) <= set(themed.COLOURS)
     for role in themed.COLOURS:
         assert text.count(f"--{role}:") == 3  # light, dark, paper
 
@@ -169,8 +169,7 @@ def test_an_interrupted_comparison_shows_the_chapters_that_it_has():
 
 
 def test_without_matplotlib_the_page_says_what_its_curves_need(monkeypatch, tmp_path):
-    for module in (report, views):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(picture, "is_available", lambda: False)
     made = reports.comparison()
     assert report.save(made, tmp_path) == [tmp_path / "report.html"]
     page = Page((tmp_path / "report.html").read_text())
@@ -184,6 +183,19 @@ def test_save_writes_the_page_and_its_pictures(made, tmp_path):
     assert [path.name for path in paths] == ["report.html", *names]
     for path in paths[1:]:
         assert path.read_bytes().startswith((b"\x89PNG", b"<?xml"))
+
+
+@pytest.mark.parametrize("name", ["ladder", *views.PICTURES])
+def test_draw_returns_a_figure(made, name):
+    assert made.draw(name).get_axes()
+
+
+def test_draw_says_what_it_cannot_draw(made):
+    with pytest.raises(ValueError, match="are ladder, roofline, size, batch, network; got 'pie'"):
+        made.draw("pie")
+    for name in ("ladder", "roofline"):
+        with pytest.raises(ValueError, match=f"nothing was measured for the picture {name}"):
+            Comparison(made.machine, made.date).draw(name)
 
 
 # ---- bars -------------------------------------------------------------------------------------------------

@@ -136,6 +136,30 @@ class Comparison(list):
             return f"the {self.recordings[row.recorded]['card']} (recorded)"
         return "this processor" if row.device == "cpu" else f"{row.device} ({self.device_name(row.device)})"
 
+    def draw(self, name: str = "ladder") -> Any:
+        """The picture of a chapter, as a matplotlib Figure: which a notebook shows, and ``savefig`` writes.
+
+        Args:
+            name: ``"ladder"``, ``"roofline"``, ``"size"``, ``"batch"`` or ``"network"``.
+
+        Raises:
+            ValueError: no such picture, or nothing was measured for it.
+            ImportError: matplotlib is not installed.
+        """
+        from minigrad.compare import picture, report
+
+        if name != "ladder" and name not in report.PICTURES:
+            raise ValueError(f"draw: the pictures are ladder, {', '.join(report.PICTURES)}; got {name!r}")
+        if not picture.is_available():
+            raise ImportError(picture.INSTALL)
+        if name == "ladder":
+            figure = picture.draw(self) if picture.drawable(self) else None
+        else:
+            figure = report.PICTURES[name](self.chapters[name], False) if name in self.chapters else None
+        if figure is None:
+            raise ValueError(f"draw: nothing was measured for the picture {name}")
+        return figure
+
     def table(self, width: int = 100) -> str:
         """The results as text for a terminal of ``width`` columns."""
         from minigrad.compare.table import render

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from minigrad.compare import picture
 from minigrad.compare.chapters import CHAPTERS
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.numbers import count
@@ -29,7 +29,7 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
     page = folder / "report.html"
     page.write_text(render(comparison), encoding="utf-8")
     paths = [page]
-    if find_spec("matplotlib") is not None:
+    if picture.is_available():
         for name, chapter in comparison.chapters.items():
             figure = PICTURES[name](chapter, False) if name in PICTURES else None
             if figure is not None:
@@ -133,7 +133,7 @@ def _warnings(comparison: Comparison) -> list[str]:
         found.append(no_gpu(comparison))
     for label, run in comparison.recordings.items():
         found.append(f"Recorded elsewhere, not on this machine: {label}. {run.get('source', '')}".strip())
-    if find_spec("matplotlib") is None:
+    if not picture.is_available():
         found.append(NO_PICTURES)
     return found
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from typing import Any
 
+from minigrad.compare import picture
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.numbers import (
     count,
@@ -168,7 +168,7 @@ def sentences(texts: Iterable[str]) -> str:
 
 
 def _curves(draw: Draw, chapter: Chapter, description: str) -> str:
-    if find_spec("matplotlib") is None:
+    if not picture.is_available():
         return ""
     return pair(lambda narrow: draw(chapter, narrow), chapter.name, description)
 
