@@ -422,8 +422,8 @@ def test_save_writes_results_and_pictures(comparison, tmp_path):
     paths = comparison.save(folder)
     assert [path.name for path in paths] == ["results.json", "report.html", "ladder.png", "ladder.svg"]
     assert json.loads(paths[0].read_text())["records"][0] == json.loads(json.dumps(asdict(comparison[0])))
-    assert paths[1].read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in paths[2].read_text()
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in paths[3].read_text()
 
 
 def test_save_without_matplotlib(comparison, tmp_path, monkeypatch):
