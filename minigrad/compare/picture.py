@@ -64,7 +64,7 @@ def draw(comparison: Comparison) -> Any:
     ladders = {name: _rows(comparison.ladder(name)) for name in comparison.ladders}
     ladders = {name: rows for name, rows in ladders.items() if rows}
     height = sum(HEADER + ROW * len(rows) + FOOTER for rows in ladders.values()) + TOP + BOTTOM
-    with rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "path"}):
+    with rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "none"}):
         figure = Figure(figsize=(WIDTH, height))
         figure.text(0.25 / WIDTH, 1 - 0.38 / height, _title(comparison), size=18, weight="bold", color=INK)
         figure.text(0.25 / WIDTH, 1 - 0.66 / height, _subtitle(comparison), size=11, color=MUTED)

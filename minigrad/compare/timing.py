@@ -69,7 +69,7 @@ STANDARD = Effort(
     rounds=9, turn=0.1, longest=2.0, slow=0.5, slow_rounds=3, ladder=16.0, chapter=7.0, training=14.0
 )
 QUICK = Effort(
-    rounds=3, turn=0.02, longest=0.06, slow=0.03, slow_rounds=2, ladder=1.2, chapter=0.5, training=0.8
+    rounds=3, turn=0.015, longest=0.04, slow=0.02, slow_rounds=2, ladder=1.2, chapter=0.4, training=0.6
 )
 FULL = Effort(
     rounds=15, turn=0.2, longest=4.0, slow=1.0, slow_rounds=5, ladder=50.0, chapter=25.0, training=90.0

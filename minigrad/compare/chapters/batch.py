@@ -42,7 +42,7 @@ SHORT = ("points",)
 
 NETWORK = "MNIST CNN"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-QUICK_BATCHES = (1, 8, 64, 256)
+QUICK_BATCHES = (1, 8, 64, 128)
 FORWARD, STEP, CAPTURED = "forward", "training step", "captured training step"
 
 
