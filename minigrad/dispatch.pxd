@@ -8,7 +8,6 @@ cdef class KernelTable:
     cdef public object op
     cdef public list kernels, scoped
     cdef public bint takes_small, is_replaced
-    cdef bint _extended
     cdef public dict selected
     cdef dict _candidates
 

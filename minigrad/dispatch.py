@@ -62,6 +62,7 @@ class Kernel(NamedTuple):
         amplification: how many times the rounding errors of the op's definition its own may be, then relative
             to the largest elements of the result; None for a kernel that computes the definition.
         summary: what this rung adds, in a sentence or two.
+        is_users: whether it is not one of minigrad's own.
     """
 
     op: str
@@ -74,6 +75,7 @@ class Kernel(NamedTuple):
     summary: str
     prefer: Callable[..., bool] | None = None
     amplification: float | None = None
+    is_users: bool = False
 
 
 class KernelTable:
@@ -86,7 +88,6 @@ class KernelTable:
         self.scoped: list[Kernel] = []  # functions given to use_kernel, which come before all others
         self.takes_small = True  # whether Op.small, which knows no kernels, may stand in for them
         self.is_replaced = False  # whether a kernel of the user's stands beside minigrad's own
-        self._extended = False
         self._forget()
 
     def add(self, kernel: Kernel) -> None:
@@ -111,14 +112,9 @@ class KernelTable:
         self.scoped = kernels
         self._forget()
 
-    def extend(self) -> None:
-        """From now on there are kernels of the user's, which compute small arrays, too."""
-        self._extended = True
-        self._forget()
-
     def _forget(self) -> None:
         """Start a new cache: another thread may just be adding to the old one what is no longer so."""
-        self.is_replaced = bool(self.scoped) or self._extended
+        self.is_replaced = bool(self.scoped) or any(k.is_users for k in self.kernels)
         self.takes_small = not (self.selected or self.is_replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
 

@@ -282,10 +282,20 @@ class OpDefinition:
             for condition, rule in (("when", when), ("prefer", prefer)):
                 if rule is not None:
                     self.check_callable(rule, f"{who}: {condition}")
-            if _is_user_defined(run):
-                self.kernels.extend()
             self.kernels.add(
-                Kernel(self.name, own, devices, accepted, run, layout, when, summary, prefer, amplification)
+                Kernel(
+                    self.name,
+                    own,
+                    devices,
+                    accepted,
+                    run,
+                    layout,
+                    when,
+                    summary,
+                    prefer,
+                    amplification,
+                    is_users=_is_user_defined(run),
+                )
             )
             return run
 

@@ -51,15 +51,22 @@ def _seed() -> None:
     mg.manual_seed(0)
 
 
-@pytest.fixture
-def forget_ops():
-    """Ops that a test defines go when it ends."""
-    before = set(_ops), set(_tables)
+def _restore_ops():
+    """Until the end: ops and kernels that were defined since the start are forgotten."""
+    ops, kernels = set(_ops), {name: list(table.kernels) for name, table in _tables.items()}
     yield
-    for name in set(_ops) - before[0]:
+    for name in set(_ops) - ops:
         del _ops[name]
-    for name in set(_tables) - before[1]:
+    for name in set(_tables) - set(kernels):
         del _tables[name]
+    for name, before in kernels.items():
+        if _tables[name].kernels != before:
+            _tables[name].kernels = before
+            _tables[name].select({})
+
+
+forget_ops = pytest.fixture(_restore_ops)  # those of a test go when it ends
+_forget_ops_of_a_module = pytest.fixture(_restore_ops, scope="module", autouse=True)
 
 
 @pytest.fixture
