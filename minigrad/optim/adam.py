@@ -58,22 +58,16 @@ def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_dec
     )
 
 
-def _amsgrad_step(
-    xp,
-    param,
-    grad,
-    exp_avg,
-    exp_avg_sq,
-    max_exp_avg_sq,
-    *,
-    beta1,
-    beta2,
-    eps,
-    l2,
-    shrink,
-    step_size,
-    correction,
-):
+def decay_and_average(param, grad, exp_avg, exp_avg_sq, *, beta1, beta2, l2, shrink):
+    """What Adam's relatives begin with, in place: weight decay of either kind, the averages of g and of g^2.
+
+    Args:
+        l2: added to the gradient, times the parameter; 0 for none.
+        shrink: the factor of the parameter (decoupled weight decay), or None.
+
+    Returns:
+        g, which the averages have taken in.
+    """
     if shrink is not None:
         param *= shrink
     if l2:
@@ -81,6 +75,13 @@ def _amsgrad_step(
     exp_avg += (1 - beta1) * (grad - exp_avg)
     exp_avg_sq *= beta2
     exp_avg_sq += (1 - beta2) * grad * grad
+    return grad
+
+
+def _amsgrad_step(
+    xp, param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, *, eps, step_size, correction, **averaging
+):
+    decay_and_average(param, grad, exp_avg, exp_avg_sq, **averaging)
     xp.maximum(max_exp_avg_sq, exp_avg_sq, out=max_exp_avg_sq)
     param -= step_size * exp_avg / (xp.sqrt(max_exp_avg_sq) / correction + eps)
 

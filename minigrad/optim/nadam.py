@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from minigrad.optim.adam import check_betas
+from minigrad.optim.adam import check_betas, decay_and_average
 from minigrad.optim.optimizer import Optimizer, Update, check_number, in_each_step, live_number
 from minigrad.tensor import Tensor
 
@@ -14,16 +14,9 @@ __all__ = ["NAdam"]
 
 
 def _nadam_step(
-    xp, param, grad, exp_avg, exp_avg_sq,
-    *, beta1, beta2, eps, l2, shrink, correction, grad_rate, average_rate,
-):  # fmt: skip
-    if shrink is not None:
-        param *= shrink
-    if l2:
-        grad = grad + l2 * param
-    exp_avg += (1 - beta1) * (grad - exp_avg)
-    exp_avg_sq *= beta2
-    exp_avg_sq += (1 - beta2) * grad * grad
+    xp, param, grad, exp_avg, exp_avg_sq, *, eps, correction, grad_rate, average_rate, **averaging
+):
+    grad = decay_and_average(param, grad, exp_avg, exp_avg_sq, **averaging)
     param -= (grad_rate * grad + average_rate * exp_avg) / (xp.sqrt(exp_avg_sq / correction) + eps)
 
 

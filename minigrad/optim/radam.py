@@ -7,23 +7,15 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from minigrad.optim.adam import check_betas
+from minigrad.optim.adam import check_betas, decay_and_average
 from minigrad.optim.optimizer import Optimizer, Update, check_number, live_number
 from minigrad.tensor import Tensor
 
 __all__ = ["RAdam"]
 
 
-def _radam_step(
-    xp, param, grad, exp_avg, exp_avg_sq, *, beta1, beta2, eps, l2, shrink, step_size, rectification
-):
-    if shrink is not None:
-        param *= shrink
-    if l2:
-        grad = grad + l2 * param
-    exp_avg += (1 - beta1) * (grad - exp_avg)
-    exp_avg_sq *= beta2
-    exp_avg_sq += (1 - beta2) * grad * grad
+def _radam_step(xp, param, grad, exp_avg, exp_avg_sq, *, eps, step_size, rectification, **averaging):
+    decay_and_average(param, grad, exp_avg, exp_avg_sq, **averaging)
     # Without a branch on the host: a recorded step passes from one case to the other.
     adapted = xp.where(xp.asarray(rectification) > 0, rectification / (xp.sqrt(exp_avg_sq) + eps), 1)
     param -= step_size * exp_avg * adapted
