@@ -305,13 +305,24 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
     return wrong
 
 
+def calls_in_halves() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
+    """As :func:`calls`, of what has kernels for floats of 16 bits, with numbers that float16 can hold."""
+    known = calls()
+    return {
+        **{name: known[name] for name in ("elementwise", "elementwise on views", "cross-entropy")},
+        "softmax": (lambda x: FUNCTIONS.softmax(x, 1) * 64, ((7, 1061),)),
+        "log_softmax": (lambda x: FUNCTIONS.log_softmax(x, 1) / 64, ((7, 1061),)),
+        "sums of rows": (lambda x: x.sum(1) / 64, ((3, 8200),)),
+        "sums of columns": (lambda x: x.sum((0, 2)) / 64, ((290, 3, 8),)),
+    }
+
+
 def compute_in_halves(device: mg.Device) -> list[str]:
-    """The elementwise entries of :func:`calls` in floats of 16 bits; returns the names of what is wrong."""
+    """Run :func:`calls_in_halves`; returns the names of what is wrong."""
     wrong, rng, bounds = [], np.random.default_rng(0), {np.dtype(np.float16): 4e-3}
     if BFLOAT16:
         bounds[BFLOAT16] = 3e-2
-    for name in ("elementwise", "elementwise on views"):
-        function, shapes = calls()[name]
+    for name, (function, shapes) in calls_in_halves().items():
         for half, bound in bounds.items():
             inputs = [rng.standard_normal(shape).astype(half) for shape in shapes]
             expected = run(function, [a.astype(np.float64) for a in inputs], "cpu")

@@ -24,7 +24,15 @@ import numpy as np
 
 from .arguments import ArgumentBinder, strided
 from .packing import Packing
-from .source import NUMBER_TYPES, CudaSource, Signature, canonical_type, split_commas, type_of_dtype
+from .source import (
+    NUMBER_TYPES,
+    CudaSource,
+    Signature,
+    canonical_type,
+    computed_dtype,
+    split_commas,
+    type_of_dtype,
+)
 
 __all__ = ["Backend", "CudaKernel", "blocks", "strided"]
 
@@ -218,7 +226,9 @@ class CudaKernel:
             with self._loading:
                 launcher = self._loaded.get(key)
                 if launcher is None:
-                    launcher = backend.load(self.source, self.signature, self.instance(types))
+                    halves = any(computed_dtype(dtype) != dtype for dtype in types.values())
+                    source = self.source.with_halves if halves else self.source
+                    launcher = backend.load(source, self.signature, self.instance(types))
                     self._loaded[key] = launcher
         return launcher
 

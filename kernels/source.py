@@ -60,6 +60,9 @@ VECTOR_TYPES = {
 }
 """The C++ vector types, which a kernel may point to: the dtype of an element, and how many there are."""
 
+HALF_HEADERS = "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"
+"""Where ``__half`` and ``__nv_bfloat16`` are defined. Not every machine with a card has these files."""
+
 _OTHER_NAMES = {
     "unsigned": "unsigned int",
     "long": "long long",
@@ -93,6 +96,11 @@ _TYPE_OF_DTYPE = {
 def is_bfloat16(dtype: np.dtype) -> bool:
     """Whether ``dtype`` stands for ``__nv_bfloat16``: BFLOAT16 itself, or the package ml_dtypes' bfloat16."""
     return dtype is BFLOAT16 or (dtype.kind == "V" and dtype.name == "bfloat16")
+
+
+def computed_dtype(dtype: np.dtype) -> np.dtype:
+    """What kernels compute with where arrays are of ``dtype``: float32 for floats of 16 bits."""
+    return NUMBER_TYPES["float"] if dtype == np.float16 or is_bfloat16(dtype) else dtype
 
 
 def type_of_dtype(dtype: np.dtype) -> str | None:
@@ -172,6 +180,13 @@ class CudaSource:
     def code(self) -> str:
         """``text`` with comments and string literals blanked; every character keeps its place."""
         return blank_comments(self.text)
+
+    @cached_property
+    def with_halves(self) -> CudaSource:
+        """The same code after HALF_HEADERS: for templates whose types may be floats of 16 bits."""
+        source = CudaSource(HALF_HEADERS + self.text, self.architecture)
+        source.name = self.name
+        return source
 
     @cached_property
     def _kernels(self) -> dict[str, re.Match]:

@@ -21,12 +21,12 @@ from minigrad.kernels import cuda
 from minigrad.kernels.cuda.backend import OPTIONS
 from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
-from minigrad.kernels.source import BFLOAT16, CUDA_DIRECTORY, CudaSource
+from minigrad.kernels.source import BFLOAT16, CUDA_DIRECTORY, CudaSource, computed_dtype
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
 
 # The types that each template parameter stands for, and those of kernels that take others.
-TYPES = {"T": [np.float32, np.float64], "S": [np.float32], "Tap": [np.uint8, np.int32]}
+TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
@@ -108,13 +108,28 @@ def source_of(module):
     return kernels_of(module)[0].source
 
 
-def instances(kernel):
+def instances(kernel, floats=(np.float32, np.float64)):
     """Every C++ name that ``kernel`` is launched under: ``["scale<float>", "scale<double>"]``."""
     parameters = [name for name, kind in kernel.signature.template.items() if kind == "typename"]
-    types = TYPES_OF_KERNEL.get(kernel.name, TYPES)
+    computed = [computed_dtype(np.dtype(dtype)) for dtype in floats]
+    types = {**TYPES, "T": floats, "C": computed} | TYPES_OF_KERNEL.get(kernel.name, {})
+    if "Out" in parameters:
+        types["T"] = types["Out"] = list(dict.fromkeys([*floats, *computed]))
     choices = itertools.product(*(types[name] for name in parameters))
-    names = [kernel.instance(dict(zip(parameters, choice, strict=True))) for choice in choices]
-    return list(dict.fromkeys(names))
+    chosen = [dict(zip(parameters, map(np.dtype, choice), strict=True)) for choice in choices]
+    fitting = [choice for choice in chosen if go_together(floats, **choice)]
+    return list(dict.fromkeys(map(kernel.instance, fitting)))
+
+
+def go_together(floats, T=None, C=None, Out=None, **_):
+    """Whether C is what T is computed with; and of Out and T, which are not both new, one is of the other."""
+    if C is not None:
+        return C is computed_dtype(T)
+    if Out is not None:
+        return (Out in floats or T in floats) and (
+            Out is T or Out is computed_dtype(T) or T is computed_dtype(Out)
+        )
+    return True
 
 
 def test_every_kernel_of_every_source_is_launched_by_its_module():
@@ -170,6 +185,29 @@ def test_source_compiles(name, architecture, summary):
             "registers of a thread, and static shared memory of a block",
             f"{architecture:7} {kernel:34} {registers:3} registers {shared:6} bytes",
         )
+
+
+# The kernels that take floats of 16 bits, too, by the modules that launch them.
+HALVES = {
+    "softmax": "vectorized|registers",
+    "cross_entropy": "vectorized|registers",
+    "reduce": "(vectorized|split|columns)<.*SUM",
+}
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", HALVES)
+def test_kernels_of_16_bits_compile(name, architecture):
+    module = getattr(cuda, name)
+    kernels = [kernel for kernel in kernels_of(module) if re.search(HALVES[name], kernel.expression)]
+    names = [instance for kernel in kernels for instance in instances(kernel, (np.float16, BFLOAT16))]
+    worked, log, _ = compile_with_nvrtc(source_of(module).with_halves.text, names, architecture)
+    assert worked, log
+    assert "warning" not in log, log
+    needs = resources(log)
+    assert needs.keys() == {kernel.name for kernel in kernels}
+    assert all(spills == 0 for _, _, spills in needs.values()), log
 
 
 @needs_nvrtc

@@ -9,6 +9,21 @@
 #define NAN __int_as_float(0x7FFFFFFF)
 #endif
 
+// What numbers stored as T are computed with: those of 16 bits (__half, __nv_bfloat16) in float, and rounded once,
+// where they are stored.
+template <typename T, int BYTES = sizeof(T)>
+struct ComputedType {
+    using type = T;
+};
+
+template <typename T>
+struct ComputedType<T, 2> {
+    using type = float;
+};
+
+template <typename T>
+using Computed = typename ComputedType<T>::type;
+
 // This thread's number in a one-dimensional grid.
 __device__ __forceinline__ long long global_thread_index() {
     return (long long)blockIdx.x * blockDim.x + threadIdx.x;

@@ -9,7 +9,8 @@
 //
 //   ..._naive       the definition: one thread walks one row
 //   ..._warp        + a warp for each row: neighbouring lanes read neighbours; m and s found in one walk
-//   ..._vectorized  + 16 bytes a load and several on their way; a block for each long row
+//   ..._vectorized  + 16 bytes a load and several on their way; a block for each long row. From here on x, loss and
+//                   their gradients may be of 16 bits, and are computed with in float32
 //   ..._registers   + of the gradient: the row kept in registers, and with it the exponentials
 //
 // What is saved beside log-softmax, then a choice from it, is memory traffic. The loss takes one walk along a
@@ -72,19 +73,19 @@ __global__ void cross_entropy_warp(
 // Vectors of 16 bytes, several on their way at a time; a long row has a block for itself.
 //
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
-template <typename T>
+template <typename T, typename C>
 __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_vectorized(
-    T* loss, const T* x, const long long* target, long long rows, long long columns, long long ignore_index
+    C* loss, const T* x, const long long* target, long long rows, long long columns, long long ignore_index
 ) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     const long long t = target[row];
     x += row * columns;
 
-    Normalizer<T> own;
-    if (t != ignore_index) walk(x, columns, -T(INFINITY), [&](auto& part, long long, int) { own.add(part); });
+    Normalizer<C> own;
+    if (t != ignore_index) walk(x, columns, -C(INFINITY), [&](auto& part, long long, int) { own.add(part); });
     own.add_across_row();
-    if (threadIdx.x == 0) loss[row] = t == ignore_index ? T(0) : log(own.sum()) - (x[t] - own.m);
+    if (threadIdx.x == 0) loss[row] = t == ignore_index ? C(0) : log(own.sum()) - (C(x[t]) - own.m);
 }
 
 // ---- the gradient ----
@@ -136,9 +137,9 @@ __global__ void cross_entropy_grad_warp(
 }
 
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
-template <typename T>
+template <typename T, typename C>
 __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_grad_vectorized(
-    T* out, const T* grad, const T* x, const long long* target, long long rows, long long columns,
+    T* out, const C* grad, const T* x, const long long* target, long long rows, long long columns,
     long long ignore_index
 ) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
@@ -147,13 +148,13 @@ __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_grad_vectorized(
     out += row * columns;
     x += row * columns;
 
-    Normalizer<T> own;
-    if (t != ignore_index) walk(x, columns, -T(INFINITY), [&](auto& part, long long, int) { own.add(part); });
+    Normalizer<C> own;
+    if (t != ignore_index) walk(x, columns, -C(INFINITY), [&](auto& part, long long, int) { own.add(part); });
     own.add_across_row();
-    const T g = grad[row], s = own.sum();
-    walk(x, columns, T(0), [&](auto& part, long long begin, int here) {
-        part.each([&](T& element, int i) {
-            element = t == ignore_index ? T(0) : gradient(g, element, own.m, s, begin + i, t);
+    const C g = grad[row], s = own.sum();
+    walk(x, columns, C(0), [&](auto& part, long long begin, int here) {
+        part.each([&](C& element, int i) {
+            element = t == ignore_index ? C(0) : gradient(g, element, own.m, s, begin + i, t);
         });
         part.store(out + begin, here);
     });
@@ -163,9 +164,9 @@ __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_grad_vectorized(
 // exponential, which is kept. In float32 its relative error is |x - m| ulp, as that of the difference already is.
 //
 // Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
-template <typename T>
+template <typename T, typename C>
 __global__ void __launch_bounds__(MOST_THREADS<T>) cross_entropy_grad_registers(
-    T* out, const T* grad, const T* x, const long long* target, long long rows, int columns,
+    T* out, const C* grad, const T* x, const long long* target, long long rows, int columns,
     long long ignore_index
 ) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
@@ -173,16 +174,16 @@ __global__ void __launch_bounds__(MOST_THREADS<T>) cross_entropy_grad_registers(
     const long long t = target[row];
     RowPart<T, HELD<T>> part;
     if (t != ignore_index) {
-        part.load(x + row * columns, columns, -T(INFINITY));
-        Normalizer<T> own;
-        part.each([&](T element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
-        const T mine = own.m;
-        part.each([&](T& element, int) { own.s += element = Normalizer<T>::term(element - mine); });
+        part.load(x + row * columns, columns, -C(INFINITY));
+        Normalizer<C> own;
+        part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+        const C mine = own.m;
+        part.each([&](C& element, int) { own.s += element = Normalizer<C>::term(element - mine); });
         own.add_across_row();
-        const T g = grad[row], scale = g * (exp(mine - own.m) / own.sum());
-        part.each([&](T& element, int i) { element = element * scale - (i == t ? g : T(0)); });
+        const C g = grad[row], scale = g * (exp(mine - own.m) / own.sum());
+        part.each([&](C& element, int i) { element = element * scale - (i == t ? g : C(0)); });
     } else {
-        part.each([](T& element, int) { element = 0; });
+        part.each([](C& element, int) { element = 0; });
     }
     part.store(out + row * columns, columns);
 }

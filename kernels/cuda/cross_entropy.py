@@ -1,9 +1,10 @@
 """Launches ``cross_entropy.cu``: the cross-entropy of rows of logits, and its gradient.
 
 ``x`` is (rows, columns), ``target`` (rows,), int64; ``loss`` and ``grad``, the loss's gradient, are (rows,);
-all C-contiguous, and all but the target float32 or all float64. Targets must lie in [0, columns), which is
+all C-contiguous, and all but the target float32 or all float64. From *vectorized* on ``x`` and its gradient
+may also be float16 or bfloat16, with loss and grad in float32. Targets must lie in [0, columns), which is
 not checked here, or be ``ignore_index``. The naive rungs are the definition; *registers* keeps a row of up to
-32768 float32 or 2048 float64, and leaves longer ones to *vectorized*.
+2048 float64 or 32768 of the others, and leaves longer ones to *vectorized*.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ WARP = 32
 THREADS = 256  # in a block of the naive rungs
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_cross_entropy = {
-    rung: CudaKernel(_source, f"cross_entropy_{rung}<T>") for rung in ("naive", "warp", "vectorized")
-}
-_cross_entropy_grad = {
-    rung: CudaKernel(_source, f"cross_entropy_grad_{rung}<T>")
-    for rung in ("naive", "warp", "vectorized", "registers")
-}
+
+
+def _rungs(kernel: str, *names: str) -> dict[str, CudaKernel]:
+    types = {"naive": "T", "warp": "T"}
+    return {rung: CudaKernel(_source, f"{kernel}_{rung}<{types.get(rung, 'T, C')}>") for rung in names}
+
+
+_cross_entropy = _rungs("cross_entropy", "naive", "warp", "vectorized")
+_cross_entropy_grad = _rungs("cross_entropy_grad", "naive", "warp", "vectorized", "registers")
 
 
 def cross_entropy_naive(loss: Any, x: Any, target: Any, ignore_index: int) -> None:
@@ -76,7 +79,7 @@ def _launch(
     rungs: dict[str, CudaKernel], rung: str, shape: tuple[int, int], arrays: tuple, ignore_index: int
 ) -> None:
     rows, columns = shape
-    itemsize = arrays[0].itemsize
+    itemsize = arrays[-2].itemsize  # of x
     if rung == "naive":
         grid, block = blocks(rows, THREADS), (THREADS, 1)
     elif rung == "warp":

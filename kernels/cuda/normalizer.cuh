@@ -28,8 +28,8 @@ struct Normalizer {
 
     // All elements of a part of a row. The largest of them is found first: one scaling for the part, and no branch
     // for an element.
-    template <int COUNT>
-    __device__ __forceinline__ void add(RowPart<T, COUNT>& part) {
+    template <typename Stored, int COUNT>
+    __device__ __forceinline__ void add(RowPart<Stored, COUNT>& part) {
         T largest = m;
         part.each([&](T x, int) { largest = fmax(largest, x); });
         s *= exp(m - largest);

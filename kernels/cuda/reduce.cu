@@ -6,7 +6,8 @@
 //   reduce_naive       the definition: one thread walks one row
 //   reduce_tree        + a block for each row: threads side by side read it, then halve in shared memory
 //   reduce_shuffle     + values combined between registers: one barrier, where the tree has one for each level
-//   reduce_vectorized  + 16 bytes a load, and several loads on their way before the first is used
+//   reduce_vectorized  + 16 bytes a load, and several loads on their way before the first is used. From here on x
+//                      and out may be of 16 bits: the sums, and what one launch leaves to the next, are float32
 //   reduce_split       + several blocks for each row, where there are too few rows to fill the card
 //
 // and reduce_columns, for sums and extrema over another axis than the last.
@@ -86,12 +87,13 @@ reduce_shuffle(T* out, const T* x, long long rows, long long columns) {
 // Vectors of 16 bytes, several on their way before the first is used. Each lane of the vectors has a partial value of
 // its own, so that additions do not wait for one another either.
 template <Operation OP, typename T>
-__device__ __forceinline__ T own_vectors(const T* row, long long length) {
+__device__ __forceinline__ Computed<T> own_vectors(const T* row, long long length) {
+    using C = Computed<T>;
     constexpr int N = Vector<T>::LENGTH;
-    T partial[N];
+    C partial[N];
 #pragma unroll
-    for (int n = 0; n < N; n++) partial[n] = neutral<OP, T>();
-    walk(row, length, neutral<OP, T>(), [&](const RowPart<T, UNROLL>& part, long long, int) {
+    for (int n = 0; n < N; n++) partial[n] = neutral<OP, C>();
+    walk(row, length, neutral<OP, C>(), [&](const RowPart<T, UNROLL>& part, long long, int) {
 #pragma unroll
         for (int k = 0; k < UNROLL; k++)
 #pragma unroll
@@ -103,13 +105,13 @@ __device__ __forceinline__ T own_vectors(const T* row, long long length) {
 }
 
 // Grid and block as those of reduce_shuffle.
-template <typename T, Operation OP>
+template <typename Out, typename T, Operation OP>
 __global__ void __launch_bounds__(MAX_THREADS)
-reduce_vectorized(T* out, const T* x, long long rows, long long columns) {
+reduce_vectorized(Out* out, const T* x, long long rows, long long columns) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
-    const T value = across_row<OP>(own_vectors<OP>(x + row * columns, columns));
-    if (threadIdx.x == 0) out[row] = value;
+    const Computed<T> value = across_row<OP>(own_vectors<OP>(x + row * columns, columns));
+    if (threadIdx.x == 0) out[row] = Out(value);
 }
 
 // Split: a single row of ten million elements is one block to reduce_vectorized, and one block is one of the
@@ -118,12 +120,13 @@ reduce_vectorized(T* out, const T* x, long long rows, long long columns) {
 // does the rest.
 //
 // Grid: x = rows * parts blocks, the parts of a row one after the other.
-template <typename T, Operation OP>
+template <typename C, typename T, Operation OP>
 __global__ void __launch_bounds__(MAX_THREADS)
-reduce_split(T* partial, const T* x, long long columns, long long parts, long long length) {
+reduce_split(C* partial, const T* x, long long columns, long long parts, long long length) {
     const long long row = blockIdx.x / parts, begin = blockIdx.x % parts * length;
     const long long rest = columns - begin;
-    const T value = across_block<OP>(own_vectors<OP>(x + row * columns + begin, rest < length ? rest : length));
+    const long long here = rest < length ? rest : length;
+    const C value = across_block<OP>(own_vectors<OP>(x + row * columns + begin, here));
     if (threadIdx.x == 0) partial[blockIdx.x] = value;
 }
 
@@ -137,34 +140,35 @@ reduce_split(T* partial, const T* x, long long columns, long long parts, long lo
 // kernel.
 //
 // Grid: x = strips of blockDim.x vectors of columns, y = parts of `length` rows, z = outer.
-// Block: (a power of two up to 32, so many that there are COLUMN_THREADS). Shared memory: 4 KB.
+// Block: (a power of two up to 32, so many that there are COLUMN_THREADS). Shared memory: 4 KB, of 16 bits 8 KB.
 constexpr int COLUMN_THREADS = 256;
 
-template <typename T, Operation OP>
+template <typename Out, typename T, Operation OP>
 __global__ void __launch_bounds__(COLUMN_THREADS)
-reduce_columns(T* out, const T* x, long long rows, long long columns, long long length) {
+reduce_columns(Out* out, const T* x, long long rows, long long columns, long long length) {
+    using C = Computed<T>;
     constexpr int N = Vector<T>::LENGTH;
-    __shared__ Vector<T> below[COLUMN_THREADS];
+    __shared__ Vector<C, N> below[COLUMN_THREADS];
     const long long column = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
     const long long begin = blockIdx.y * length, end = begin + length < rows ? begin + length : rows;
     const int here = int(columns - column < N ? columns - column : N);
     const T* from = x + blockIdx.z * rows * columns + column;
     const bool whole = columns % N == 0 && aligned<N>(x);
-    Vector<T> value;
+    Vector<C, N> value;
 #pragma unroll
-    for (int n = 0; n < N; n++) value.lane[n] = neutral<OP, T>();
+    for (int n = 0; n < N; n++) value.lane[n] = neutral<OP, C>();
 
     for (long long row = begin + threadIdx.y; row < end; row += UNROLL * blockDim.y) {
-        Vector<T> part[UNROLL];
+        Vector<C, N> part[UNROLL];
 #pragma unroll
         for (int k = 0; k < UNROLL; k++) {
             const bool exists = row + k * blockDim.y < end;
             const T* at = from + (row + k * blockDim.y) * columns;
             if (whole && exists && here > 0) {
-                part[k] = load_vector(at);
+                part[k] = converted<C>(load_vector(at));
             } else {
 #pragma unroll
-                for (int n = 0; n < N; n++) part[k].lane[n] = exists && n < here ? at[n] : neutral<OP, T>();
+                for (int n = 0; n < N; n++) part[k].lane[n] = exists && n < here ? C(at[n]) : neutral<OP, C>();
             }
         }
 #pragma unroll
@@ -179,5 +183,5 @@ reduce_columns(T* out, const T* x, long long rows, long long columns, long long 
         for (int n = 0; n < N; n++)
             value.lane[n] = combine<OP>(value.lane[n], below[k * blockDim.x + threadIdx.x].lane[n]);
     out += (blockIdx.z * (long long)gridDim.y + blockIdx.y) * columns + column;
-    for (int n = 0; n < here; n++) out[n] = value.lane[n];
+    for (int n = 0; n < here; n++) out[n] = Out(value.lane[n]);
 }

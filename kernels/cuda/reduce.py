@@ -1,6 +1,7 @@
 """Launches ``reduce.cu``: the sum, largest or smallest element of rows or columns, on a card or simulated.
 
-For rows ``x`` is (rows, columns) and ``out`` is (rows,), both C-contiguous and both float32 or both float64.
+For rows ``x`` is (rows, columns) and ``out`` is (rows,), both C-contiguous and of one dtype: float32 or
+float64; from *vectorized* on also float16 or bfloat16, with sums in float32, and then a float32 ``out`` too.
 ``operation`` is ``"sum"``, ``"max"`` or ``"min"``. A row without elements gives 0, -infinity or infinity; one
 with a NaN gives NaN. The result's bits depend on the shape alone, not on the card or on the run.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..source import CudaSource, computed_dtype
 from . import workspace
 from .vector import VECTOR_BYTES
 
@@ -22,8 +23,12 @@ TREE_THREADS = 256  # as in reduce.cu
 ELEMENTS_PER_THREAD = 8  # that a thread should have before its row gets more threads
 MAX_THREADS = 512  # as in rows.cuh
 UNROLL = 4  # as in row_vectors.cuh
-HELD_VECTORS = {4: 8, 8: 2}  # of a row, that a thread holds, by the size of an element, as in row_vectors.cuh
-MOST_THREADS = {4: 1024, 8: 512}  # that hold a row
+HELD_VECTORS = {
+    2: 4,
+    4: 8,
+    8: 2,
+}  # of a row, that a thread holds, by the size of an element, as in row_vectors.cuh
+MOST_THREADS = {2: 1024, 4: 1024, 8: 512}  # that hold a row
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
@@ -34,16 +39,17 @@ MAX_OUTER = 65535  # of a grid's third dimension
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _by_operation(rung: str) -> dict[str, CudaKernel]:
-    return {name: CudaKernel(_source, f"reduce_{rung}<T, {name.upper()}>") for name in ("sum", "max", "min")}
+def _by_operation(rung: str, types: str = "T") -> dict[str, CudaKernel]:
+    names = ("sum", "max", "min")
+    return {name: CudaKernel(_source, f"reduce_{rung}<{types}, {name.upper()}>") for name in names}
 
 
 _naive = _by_operation("naive")
 _tree = _by_operation("tree")
 _shuffle = _by_operation("shuffle")
-_vectorized = _by_operation("vectorized")
-_split = _by_operation("split")
-_columns = _by_operation("columns")
+_vectorized = _by_operation("vectorized", "Out, T")
+_split = _by_operation("split", "C, T")
+_columns = _by_operation("columns", "Out, T")
 
 
 def naive(out: Any, x: Any, operation: str = "sum") -> None:
@@ -75,7 +81,7 @@ def split(out: Any, x: Any, operation: str = "sum") -> None:
     parts = blocks(columns, length)
     if parts <= 1:
         return vectorized(out, x, operation)
-    partial = workspace(x, (rows, parts))
+    partial = workspace(x, (rows, parts), computed_dtype(x.dtype))
     kernel = _chosen(_split, operation)
     kernel.launch(rows * parts, THREADS, (partial, x, columns, parts, length))
     return vectorized(out, partial, operation)
@@ -93,18 +99,23 @@ def columns(out: Any, x: Any, operation: str = "sum") -> None:
         for first in range(0, outer, MAX_OUTER):
             columns(out[first : first + MAX_OUTER], x[first : first + MAX_OUTER], operation)
         return
-    vectors = blocks(width, VECTOR_BYTES // x.itemsize)
-    across = min(1 << max(vectors - 1, 0).bit_length(), WARP)
-    down, strips = THREADS // across, blocks(vectors, across)
-    length = part_of(rows, ENOUGH_COLUMN_BLOCKS // max(outer * strips, 1), down * UNROLL)
+    strips, block = _strips(width, x.itemsize)
+    length = part_of(rows, ENOUGH_COLUMN_BLOCKS // max(outer * strips, 1), block[1] * UNROLL)
     parts = max(blocks(rows, length), 1)
     kernel = _chosen(_columns, operation)
-    block = (across, down)
     if parts == 1:
         return kernel.launch((strips, 1, outer), block, (out, x, rows, width, length))
-    partial = workspace(x, (outer, parts, width))
+    partial = workspace(x, (outer, parts, width), computed_dtype(x.dtype))
     kernel.launch((strips, parts, outer), block, (partial, x, rows, width, length))
+    strips, block = _strips(width, partial.itemsize)
     kernel.launch((strips, 1, outer), block, (out, partial, parts, width, parts))
+
+
+def _strips(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
+    """How many strips of columns there are, and the block for each: threads across, and down."""
+    vectors = blocks(width, VECTOR_BYTES // itemsize)
+    across = min(1 << max(vectors - 1, 0).bit_length(), WARP)
+    return blocks(vectors, across), (across, THREADS // across)
 
 
 def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum") -> None:
@@ -118,7 +129,7 @@ def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum") -> None
         run = next(n for n in range(1, end + 1) if end - n - 1 not in dim)
         begin, dim = end - run, dim[:-run]
         outer, rows, inner = (math.prod(x.shape[a:b]) for a, b in ((0, begin), (begin, end), (end, x.ndim)))
-        y = workspace(x, (outer, inner)) if dim else out.reshape(outer, inner)
+        y = workspace(x, (outer, inner), computed_dtype(x.dtype)) if dim else out.reshape(outer, inner)
         if inner == 1:
             split(y.reshape(outer), x.reshape(outer, rows), operation)
         else:

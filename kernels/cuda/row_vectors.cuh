@@ -9,21 +9,23 @@
 // on its way, divided by its latency.
 constexpr int UNROLL = 4;
 
-// The vectors of a row that a thread can hold in registers: 32 float32 or 4 float64. With 1024 threads, which
-// leaves each of them 64 registers, a block holds a row of 32768 float32; with 512 one of 2048 float64.
+// The vectors of a row that a thread can hold in registers: 32 float32 (or of 16 bits, as such) or 4 float64. With
+// 1024 threads, which leaves each of them 64 registers, a block holds a row of 32768 float32; with 512 one of 2048
+// float64.
 template <typename T>
-constexpr int HELD = sizeof(T) == 4 ? 8 : 2;
+constexpr int HELD = sizeof(T) == 8 ? 2 : 32 / Vector<T>::LENGTH;
 template <typename T>
-constexpr int MOST_THREADS = sizeof(T) == 4 ? 1024 : 512;
+constexpr int MOST_THREADS = sizeof(T) == 8 ? 512 : 1024;
 
 // A thread's part of a row of `length` elements that a block's threads along x share: their vectors lie side by
 // side, COUNT times. Past the row's end stands `otherwise`. Who gets which element does not depend on whether
 // vectors may start at the row, so a result has the same bits either way; unless they all may, it takes single
-// loads.
+// loads. Elements of 16 bits are kept as float32.
 template <typename T, int COUNT>
 struct RowPart {
+    using C = Computed<T>;
     static constexpr int N = Vector<T>::LENGTH;
-    Vector<T> vector[COUNT];
+    Vector<C, N> vector[COUNT];
 
     static __device__ __forceinline__ bool whole(const T* row, int length) {
         return length % N == 0 && aligned<N>(row);
@@ -33,12 +35,12 @@ struct RowPart {
     static __device__ __forceinline__ int start(int k) { return (threadIdx.x + k * blockDim.x) * N; }
 
     // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time.
-    __device__ __forceinline__ void load(const T* row, int length, T otherwise) {
+    __device__ __forceinline__ void load(const T* row, int length, C otherwise) {
         if (whole(row, length)) {
 #pragma unroll
             for (int k = 0; k < COUNT; k++)
                 if (start(k) < length) {
-                    vector[k] = load_vector(row + start(k));
+                    vector[k] = converted<C>(load_vector(row + start(k)));
                 } else {
                     for (int n = 0; n < N; n++) vector[k].lane[n] = otherwise;
                 }
@@ -49,14 +51,14 @@ struct RowPart {
 #pragma unroll
         for (int k = 0; k < COUNT; k++, row += blockDim.x * N, left -= blockDim.x * N)
 #pragma unroll
-            for (int n = 0; n < N; n++) vector[k].lane[n] = n < left ? row[n] : otherwise;
+            for (int n = 0; n < N; n++) vector[k].lane[n] = n < left ? C(row[n]) : otherwise;
     }
 
     __device__ __forceinline__ void store(T* row, int length) const {
         if (whole(row, length)) {
 #pragma unroll
             for (int k = 0; k < COUNT; k++)
-                if (start(k) < length) store_vector(row + start(k), vector[k]);
+                if (start(k) < length) store_vector(row + start(k), converted<T>(vector[k]));
             return;
         }
         int left = length - start(0);
@@ -65,7 +67,7 @@ struct RowPart {
         for (int k = 0; k < COUNT; k++, row += blockDim.x * N, left -= blockDim.x * N)
 #pragma unroll
             for (int n = 0; n < N; n++)
-                if (n < left) row[n] = vector[k].lane[n];
+                if (n < left) row[n] = T(vector[k].lane[n]);
     }
 
     // Calls f(element, its number in the row) for each element, in order, also for those past the end.
@@ -81,7 +83,7 @@ struct RowPart {
 // A thread's walk along a row of any length, UNROLL vectors at a time. Calls f(part, where it begins, how many
 // elements of the row are in the block's parts).
 template <typename T, typename Function>
-__device__ __forceinline__ void walk(const T* row, long long length, T otherwise, Function f) {
+__device__ __forceinline__ void walk(const T* row, long long length, Computed<T> otherwise, Function f) {
     const long long step = (long long)blockDim.x * Vector<T>::LENGTH * UNROLL;
     for (long long begin = 0; begin < length; begin += step) {
         RowPart<T, UNROLL> part;

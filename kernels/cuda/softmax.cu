@@ -10,7 +10,7 @@
 //   ..._naive       the definition: one thread walks one row
 //   ..._warp        + a warp for each row: neighbouring lanes read neighbours, and combine by shuffles
 //   ..._vectorized  + 16 bytes a load and several on their way; m and s found together, in one walk; a block for
-//                   each long row
+//                   each long row. From here on the arrays may be of 16 bits, and are computed with in float32
 //   ..._registers   + the row kept in registers, and with it the exponentials: memory is read once
 //
 // Arithmetic intensity: about 20 operations for an element, most of them in its exponential, for the 8 bytes
@@ -85,12 +85,13 @@ softmax_vectorized(T* out, const T* x, long long rows, long long columns) {
     out += row * columns;
     x += row * columns;
 
-    Normalizer<T> own;
-    walk(x, columns, -T(INFINITY), [&](auto& part, long long, int) { own.add(part); });
+    using C = Computed<T>;
+    Normalizer<C> own;
+    walk(x, columns, -C(INFINITY), [&](auto& part, long long, int) { own.add(part); });
     own.add_across_row();
-    const T by = divisor<LOGARITHM>(own.sum());
-    walk(x, columns, T(0), [&](auto& part, long long begin, int here) {
-        part.each([&](T& element, int) { element = normalized<LOGARITHM>(element, own.m, by); });
+    const C by = divisor<LOGARITHM>(own.sum());
+    walk(x, columns, C(0), [&](auto& part, long long begin, int here) {
+        part.each([&](C& element, int) { element = normalized<LOGARITHM>(element, own.m, by); });
         part.store(out + begin, here);
     });
 }
@@ -104,22 +105,23 @@ __global__ void __launch_bounds__(MOST_THREADS<T>)
 softmax_registers(T* out, const T* x, long long rows, int columns) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    using C = Computed<T>;
     RowPart<T, HELD<T>> part;
-    part.load(x + row * columns, columns, -T(INFINITY));
-    Normalizer<T> own;
-    part.each([&](T element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
-    const T mine = own.m;
-    part.each([&](T& element, int) {
+    part.load(x + row * columns, columns, -C(INFINITY));
+    Normalizer<C> own;
+    part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+    const C mine = own.m;
+    part.each([&](C& element, int) {
         if constexpr (LOGARITHM) {
-            own.s += Normalizer<T>::term(element - mine);
+            own.s += Normalizer<C>::term(element - mine);
         } else {
             element = exp(element - mine);
             own.s += element;
         }
     });
     own.add_across_row();
-    const T by = LOGARITHM ? log(own.sum()) : exp(mine - own.m) / own.sum();
-    part.each([&](T& element, int) { element = LOGARITHM ? (element - own.m) - by : element * by; });
+    const C by = LOGARITHM ? log(own.sum()) : exp(mine - own.m) / own.sum();
+    part.each([&](C& element, int) { element = LOGARITHM ? (element - own.m) - by : element * by; });
     part.store(out + row * columns, columns);
 }
 
@@ -185,20 +187,20 @@ softmax_grad_vectorized(T* out, const T* grad, const T* y, long long rows, long 
     out += row * columns;
     grad += row * columns;
     y += row * columns;
-    T sum = 0;
+    Computed<T> sum = 0;
     const auto both = [&](auto f) {
-        walk(grad, columns, T(0), [&](auto& g, long long begin, int here) {
+        walk(grad, columns, Computed<T>(0), [&](auto& g, long long begin, int here) {
             RowPart<T, UNROLL> of_y;
-            of_y.load(y + begin, here, T(0));
+            of_y.load(y + begin, here, Computed<T>(0));
             f(g, of_y, begin, here);
         });
     };
     both([&](auto& g, auto& of_y, long long, int) {
-        for_both(g, of_y, [&](T& grad, T y) { sum += summand<LOGARITHM>(grad, y); });
+        for_both(g, of_y, [&](auto& grad, auto y) { sum += summand<LOGARITHM>(grad, y); });
     });
     sum = across_row<SUM>(sum);
     both([&](auto& g, auto& of_y, long long begin, int here) {
-        for_both(g, of_y, [&](T& grad, T y) { grad = gradient<LOGARITHM>(grad, y, sum); });
+        for_both(g, of_y, [&](auto& grad, auto y) { grad = gradient<LOGARITHM>(grad, y, sum); });
         g.store(out + begin, here);
     });
 }
@@ -210,11 +212,11 @@ softmax_grad_registers(T* out, const T* grad, const T* y, long long rows, int co
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     RowPart<T, HELD<T> / 2> g, of_y;
-    g.load(grad + row * columns, columns, T(0));
-    of_y.load(y + row * columns, columns, T(0));
-    T sum = 0;
-    for_both(g, of_y, [&](T& grad, T y) { sum += summand<LOGARITHM>(grad, y); });
+    g.load(grad + row * columns, columns, Computed<T>(0));
+    of_y.load(y + row * columns, columns, Computed<T>(0));
+    Computed<T> sum = 0;
+    for_both(g, of_y, [&](auto& grad, auto y) { sum += summand<LOGARITHM>(grad, y); });
     sum = across_row<SUM>(sum);
-    for_both(g, of_y, [&](T& grad, T y) { grad = gradient<LOGARITHM>(grad, y, sum); });
+    for_both(g, of_y, [&](auto& grad, auto y) { grad = gradient<LOGARITHM>(grad, y, sum); });
     g.store(out + row * columns, columns);
 }

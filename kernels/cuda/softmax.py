@@ -1,9 +1,9 @@
 """Launches ``softmax.cu``: softmax, its logarithm and their gradients, on a card or on the simulator.
 
-All arrays are (rows, columns), C-contiguous, all float32 or all float64. In the gradients, ``grad`` is that
-of the output and ``y`` the output itself, of softmax or of log-softmax. The naive rungs are the definition;
-*registers* keeps a row of up to 32768 float32 or 2048 float64, half of that in the gradients, and leaves
-longer ones to *vectorized*.
+All arrays are (rows, columns), C-contiguous, and of one dtype: float32 or float64; from *vectorized* on also
+float16 or bfloat16. In the gradients, ``grad`` is that of the output and ``y`` the output itself, of softmax
+or of log-softmax. The naive rungs are the definition; *registers* keeps a row of up to 2048 float64 or 32768
+of the others, half of that in the gradients, and leaves longer ones to *vectorized*.
 """
 
 from __future__ import annotations

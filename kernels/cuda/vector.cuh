@@ -34,6 +34,25 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T, N>& vector) 
     *reinterpret_cast<Vector<T, N>*>(to) = vector;
 }
 
+template <typename A, typename B>
+constexpr bool IS_SAME = false;
+
+template <typename A>
+constexpr bool IS_SAME<A, A> = true;
+
+// The same numbers as another type: widened, or rounded.
+template <typename To, typename From, int N>
+__device__ __forceinline__ Vector<To, N> converted(const Vector<From, N>& from) {
+    if constexpr (IS_SAME<To, From>) {
+        return from;
+    } else {
+        Vector<To, N> to;
+#pragma unroll
+        for (int k = 0; k < N; k++) to.lane[k] = To(from.lane[k]);
+        return to;
+    }
+}
+
 // One store to global memory, for a vector put together of results that nvcc, left to itself, makes a store for
 // each of: the instruction is spelled out.
 __device__ __forceinline__ void store_results(float* to, const Vector<float>& vector) {

@@ -15,6 +15,7 @@ from minigrad.devices import cpu as cpu_device
 from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.kernels.source import computed_dtype
 from minigrad.op import op
 from minigrad.ops.elementwise import as_dtype, cast, floating, where, zeros_like
 from minigrad.ops.index import take_along_dim
@@ -421,37 +422,45 @@ def _grad_is_plain(g: Any, *inputs: Any, **options: Any) -> bool:
     return _is_plain(*inputs, **options)
 
 
+def _dtypes(rung: str) -> str:
+    return "f4 f8" if rung in ("naive", "warp") else "f4 f8 f2 bf16"
+
+
 def _register_cuda(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_{rung}")
 
     def kernel(out, x, target, weight, *, ignore_index, label_smoothing, reduction):
-        if reduction == "none":
+        computed = computed_dtype(x.dtype)
+        if reduction == "none" and computed == x.dtype:
             return run(out, x, target, ignore_index)
-        losses = cuda.workspace(x, x.shape[:1])
+        losses = cuda.workspace(x, x.shape[:1], computed)
         run(losses, x, target, ignore_index)
-        out[...] = losses.sum()
+        if reduction != "none":
+            losses = losses.sum()
         if reduction == "mean":
             with np.errstate(invalid="ignore"):  # the mean over nothing is NaN
-                out /= (target != ignore_index).sum()
+                losses = losses / (target != ignore_index).sum()
+        out[...] = losses
 
     kernel.__doc__ = run.__doc__
-    _cross_entropy.kernel("cuda", "sim", name=rung, when=_is_plain)(kernel)
+    _cross_entropy.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_is_plain)(kernel)
 
 
 def _register_cuda_grad(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
 
     def kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
+        xp = cuda.array_module(x)
         if reduction != "none":
-            xp = cuda.array_module(x)
             if reduction == "mean":
                 with np.errstate(divide="ignore", invalid="ignore"):  # over nothing: no row reads it
                     g = g / (target != ignore_index).sum()
-            g = xp.ascontiguousarray(xp.broadcast_to(g, x.shape[:1]), x.dtype)
+            g = xp.broadcast_to(g, x.shape[:1])
+        g = xp.ascontiguousarray(g, computed_dtype(x.dtype))
         run(out, g, x, target, ignore_index)
 
     kernel.__doc__ = run.__doc__
-    cross_entropy_grad.kernel("cuda", "sim", name=rung, when=_grad_is_plain)(kernel)
+    cross_entropy_grad.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_grad_is_plain)(kernel)
 
 
 for _rung in ("naive", "warp", "vectorized"):

@@ -391,7 +391,8 @@ def _register(target: Op, operation: str, run: Any) -> None:
         run(out.reshape(out.size), x.reshape(out.size, _count(x.shape, dim)), operation)
 
     kernel.__doc__ = run.__doc__
-    target.kernel("cuda", "sim", name=run.__name__, when=_are_rows)(kernel)
+    dtypes = "f4 f8 f2 bf16" if run.__name__ in ("vectorized", "split") else "f4 f8"
+    target.kernel("cuda", "sim", name=run.__name__, dtypes=dtypes, when=_are_rows)(kernel)
 
 
 def _register_columns(target: Op, operation: str) -> None:
@@ -399,7 +400,7 @@ def _register_columns(target: Op, operation: str) -> None:
         cuda.reduce.axes(out, x, dim, operation)
 
     kernel.__doc__ = cuda.reduce.axes.__doc__
-    target.kernel("cuda", "sim", name="columns", when=_is_contiguous)(kernel)
+    target.kernel("cuda", "sim", name="columns", dtypes="f4 f8 f2 bf16", when=_is_contiguous)(kernel)
 
 
 for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):

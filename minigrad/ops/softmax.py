@@ -106,16 +106,17 @@ def _register_cpu(target: Op, run: Any) -> None:
     target.kernel("cpu", name="vectorized", when=_is_filled)(kernel)
 
 
-def _register_cuda(target: Op, run: Any, name: str, when: Any) -> None:
+def _register_cuda(target: Op, run: Any, name: str, dtypes: str) -> None:
     def kernel(out, *arrays, dim):
         rows = (-1, out.shape[-1])
         run(out.reshape(rows), *(a.reshape(rows) for a in arrays))
 
     kernel.__doc__ = run.__doc__
-    target.kernel("cuda", "sim", name=name, when=when)(kernel)
+    target.kernel("cuda", "sim", name=name, dtypes=dtypes, when=_has_rows)(kernel)
 
 
 for _op in (_softmax, softmax_grad, _log_softmax, log_softmax_grad):
     _register_cpu(_op, getattr(cpu.softmax, _op.name))
     for _name in ("naive", "warp", "vectorized", "registers"):
-        _register_cuda(_op, getattr(cuda.softmax, f"{_op.name}_{_name}"), _name, _has_rows)
+        _dtypes = "f4 f8" if _name in ("naive", "warp") else "f4 f8 f2 bf16"
+        _register_cuda(_op, getattr(cuda.softmax, f"{_op.name}_{_name}"), _name, _dtypes)

@@ -1,0 +1,150 @@
+"""The CUDA kernels that work on rows, with arrays of 16-bit floats: computed in float32, and rounded once.
+
+The oracle is NumPy in float64 on the rounded inputs. A result may be off by what the float32 kernels may be,
+and by half a unit in its last place.
+"""
+
+import numpy as np
+import pytest
+
+from minigrad.kernels.cuda import cross_entropy, reduce, softmax
+
+SHAPES = [(3, 8), (3, 33), (2, 1000), (1, 33000), (0, 4), (4, 0)]
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request):
+    if request.param == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    return np.dtype(np.float16)
+
+
+def normal(dtype, *shape, seed=0, scale=1.0):
+    """Random numbers as ``dtype``, and the same in float64."""
+    x = (scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
+    return x, x.astype(np.float64)
+
+
+def assert_rounded(actual, exact, error):
+    """``actual``, in 16 bits, is ``exact`` but for ``error`` and one rounding."""
+    tiny, unit = (2.0**-25, 2.0**-11) if actual.dtype == np.float16 else (2.0**-134, 2.0**-8)
+    assert actual.shape == exact.shape
+    off, bound = np.abs(actual.astype(np.float64) - exact), error + unit * (np.abs(exact) + error) + tiny
+    assert (off <= bound).all(), f"off by {off.max()}"
+
+
+EPS = np.finfo(np.float32).eps
+STEPS = 64  # additions that one number takes part in, at most: threads sum side by side, then as a tree
+
+
+@pytest.mark.parametrize("kernel", [reduce.vectorized, reduce.split])
+@pytest.mark.parametrize("shape", [(3, 8), (3, 1001), (2, 12289), (4, 0)])
+def test_sums_of_rows(run, half, kernel, shape):
+    x, wide = normal(half, *shape)
+    error = STEPS * EPS * np.abs(wide).sum(1)
+    assert_rounded(run(kernel, shape[0], half, x), wide.sum(1), error)
+
+
+@pytest.mark.parametrize("shape", [(3, 70, 33), (1, 3000, 8), (2, 0, 4)])
+def test_sums_of_columns(run, half, shape):
+    x, wide = normal(half, *shape)
+    error = STEPS * EPS * np.abs(wide).sum(1)
+    assert_rounded(run(reduce.columns, (shape[0], shape[2]), half, x), wide.sum(1), error)
+
+
+def test_sums_over_any_axes_are_rounded_once(run, half):
+    x, wide = normal(half, 5, 3, 4, 7)
+    assert_rounded(
+        run(reduce.axes, (3, 7), half, x, (0, 2)), wide.sum((0, 2)), 30 * EPS * np.abs(wide).sum((0, 2))
+    )
+
+
+def test_a_sum_may_pass_the_largest_half_on_its_way(run, half):
+    x = np.full((2, 4096), 60000, half)
+    x[:, ::2] *= -1
+    assert not run(reduce.split, 2, half, x).any()
+
+
+def test_extrema(run, half):
+    x, wide = normal(half, 3, 9000)
+    x[1, 8000] = np.nan
+    found = run(reduce.split, 3, half, x, "max").astype(np.float64)
+    np.testing.assert_array_equal(found, [wide[0].max(), np.nan, wide[2].max()])
+    np.testing.assert_array_equal(
+        run(reduce.split, 3, half, x, "min")[::2].astype(np.float64), wide.min(1)[::2]
+    )
+
+
+def log_softmax(x):
+    shifted = x - x.max(axis=1, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True, initial=0.0 if x.size else 1.0))
+
+
+@pytest.mark.parametrize("rung", ["vectorized", "registers"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_softmax_and_its_logarithm(run, half, rung, shape):
+    x, wide = normal(half, *shape, scale=5)
+    logs = log_softmax(wide)
+    spread = np.ptp(wide, axis=1, keepdims=True) if shape[1] else 0
+    relative = (8 + 2 * spread + STEPS) * EPS
+    out = run(getattr(softmax, f"softmax_{rung}"), shape, half, x)
+    assert_rounded(out, np.exp(logs), relative * np.exp(logs))
+    out = run(getattr(softmax, f"log_softmax_{rung}"), shape, half, x)
+    assert_rounded(out, logs, relative + EPS * np.abs(logs))
+
+
+@pytest.mark.parametrize("rung", ["vectorized", "registers"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_of_softmax(run, half, rung, shape):
+    exact_logs = log_softmax(normal(half, *shape)[1])
+    y, logs = np.exp(exact_logs).astype(half), exact_logs.astype(half)
+    grad, g = normal(half, *shape, seed=1)
+    p, exp_logs = y.astype(np.float64), np.exp(logs.astype(np.float64))
+    error = (4 + STEPS) * EPS * (np.abs(g).sum(axis=1, keepdims=True) + np.abs(g))
+    out = run(getattr(softmax, f"softmax_grad_{rung}"), shape, half, grad, y)
+    assert_rounded(out, p * (g - (g * p).sum(axis=1, keepdims=True)), error)
+    out = run(getattr(softmax, f"log_softmax_grad_{rung}"), shape, half, grad, logs)
+    assert_rounded(out, g - exp_logs * g.sum(axis=1, keepdims=True), error)
+
+
+def test_rows_that_start_between_vectors_have_the_same_bits(run, half):
+    flat, _ = normal(half, 3 * 1000 + 1)
+    x = flat[:-1].reshape(3, 1000)
+    shifted = np.concatenate([flat[:1], flat[:-1]])
+
+    def moved(out, x):
+        softmax.softmax_registers(out, x[1:].reshape(3, 1000))
+
+    assert (
+        run(softmax.softmax_registers, x.shape, half, x).tobytes()
+        == run(moved, x.shape, half, shifted).tobytes()
+    )
+
+
+def test_softmax_of_special_values(run, half):
+    x = np.zeros((4, 40), half)
+    x[0, :-2], x[1, 2], x[2, 3], x[3] = -np.inf, np.nan, np.inf, -np.inf
+    for rung in ("vectorized", "registers"):
+        out = run(getattr(softmax, f"softmax_{rung}"), x.shape, half, x, fill=77).astype(np.float64)
+        assert not out[0, :-2].any() and (out[0, -2:] == 0.5).all() and np.isnan(out[1:]).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (4, 33), (3, 1000)])
+def test_cross_entropy(run, half, shape):
+    """The loss and the gradient that comes for it are float32."""
+    x, wide = normal(half, *shape, scale=3)
+    target = np.arange(shape[0]) * 5 % shape[1]
+    target[1] = -100
+    kept, logs = target != -100, log_softmax(wide)
+    expected = np.where(kept, -logs[np.arange(shape[0]), target.clip(0)], 0)
+    found = run(cross_entropy.cross_entropy_vectorized, shape[0], np.float32, x, target, -100)
+    error = (30 + STEPS) * EPS
+    assert (np.abs(found - expected) <= error * (1 + np.abs(wide).max())).all()
+    g = np.random.default_rng(2).standard_normal(shape[0]).astype(np.float32)
+    onehot = np.arange(shape[1]) == target[:, None]
+    expected = np.where(kept, g, 0)[:, None].astype(np.float64) * (np.exp(logs) - onehot)
+    for rung in ("vectorized", "registers"):
+        kernel = getattr(cross_entropy, f"cross_entropy_grad_{rung}")
+        assert_rounded(
+            run(kernel, shape, half, g, x, target, -100), expected, error * np.abs(expected) + error * 3
+        )
