@@ -217,7 +217,7 @@ def test_elementwise_functions_of_16_bits_compile(name, architecture):
     function = (cuda.elementwise.FUNCTIONS | cuda.elementwise.ACTIVATIONS)[name]
     names = [instance for kernel in function.half_kernels for instance in instances(kernel)]
     assert len(set(names)) == 4
-    worked, log, _ = compile_with_nvrtc(function.half_kernels[0].source.text, names, architecture)
+    worked, log, _ = compile_with_nvrtc(function.half_kernels[0].source.with_halves.text, names, architecture)
     assert worked, log
     assert "warning" not in log, log
     assert all(spills == 0 for _, _, spills in resources(log).values()), log

@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(THREADS) {name}_strided({parameters}, long lon
 }}
 """
 
-HEADERS = "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"  # which not every machine with a card has
 WIDE = {"float32": "float, float", "float64": "double, double"}
 HALVES = {"float16": "__half, float", "bfloat16": "__nv_bfloat16, float"}
 """By the dtype's name, the types S of what is stored and T of what is computed with."""
@@ -86,13 +85,10 @@ class Elementwise:
                 f"Input<{stored.get(t, t)}, {t}, {k}>{{{x}, {x}_number}}" for k, (t, x) in enumerate(typed)
             ),
         )
+        source = CudaSource(self.code)
         self._pairs = {
             key: tuple(CudaKernel(source, f"{name}_{way}<{types}>") for way in ("flat", "strided"))
-            for source, instances in (
-                (CudaSource(self.code), WIDE),
-                (CudaSource(HEADERS + self.code), HALVES),
-            )
-            for key, types in instances.items()
+            for key, types in (WIDE | HALVES).items()
         }
         self._chosen: dict[np.dtype, tuple[CudaKernel, CudaKernel, int]] = {}
         self.kernels = tuple(kernel for key in WIDE for kernel in self._pairs[key])
