@@ -122,6 +122,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         yield from attentions(shape)
     yield from dropouts((6, 20) if small else (65536, 1024), device)
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
+    for sizes in [(3, 2, 5, 6)] if small else [(64, 32, 65, 128), (64, 32, 64, 256), (128, 64, 512, 512)]:
+        yield from recurrent_layers(*sizes)
 
 
 def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
@@ -480,6 +482,55 @@ def embeddings(tokens: int, rows: int, columns: int, device: str) -> Iterator[Ca
         FLOAT * (prod(y) + prod(weight)),
         ("embedding_grad",),
     )
+
+
+def recurrent_layers(T: int, N: int, E: int, H: int) -> Iterator[Case]:
+    """A layer over a sequence, forward, and forward with backward, which gives all gradients."""
+    for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+        layer = recurrent_layer(name, E, H)
+        size = f"T={T} N={N} {E} -> {H}"
+        products = 2.0 * T * N * gates * H * (E + H)
+        moved = FLOAT * (T * N * (E + H) + gates * H * (E + H + 2))
+        yield Case(
+            name,
+            size,
+            ((T, N, E),),
+            lambda x, layer=layer: layer(mg, x.dtype, x.device)(x)[0],
+            lambda torch, x, layer=layer: layer(torch, x.dtype, x.device)(x)[0],
+            products,
+            moved,
+        )
+        yield Case(
+            f"{name}, forward + backward",
+            size,
+            ((T, N, E), (T, N, H)),
+            lambda x, g, layer=layer: layer_gradient(layer(mg, x.dtype, x.device), x, g),
+            lambda torch, x, g, layer=layer: layer_gradient(layer(torch, x.dtype, x.device), x, g),
+            3 * products,
+            3 * moved + 2 * FLOAT * T * N * gates * H,
+        )
+
+
+def recurrent_layer(name: str, inputs: int, hidden: int) -> Callable[[Any, Any, Any], Any]:
+    """What makes a layer of a library, with a dtype and on a device: always with the same weights."""
+    weights = {
+        key: value.numpy().copy() for key, value in getattr(mg.nn, name)(inputs, hidden).state_dict().items()
+    }
+
+    @functools.cache
+    def layer(lib: Any, dtype: Any, device: Any) -> Any:
+        made = getattr(lib.nn, name)(inputs, hidden)
+        made.load_state_dict({key: lib.tensor(value) for key, value in weights.items()})
+        return made.to(device, dtype)
+
+    return layer
+
+
+def layer_gradient(layer: Any, x: Any, g: Any) -> Any:
+    """The gradient for ``x`` of a recurrent layer; those of its weights are found, too."""
+    for parameter in layer.parameters():
+        parameter.grad = None
+    return input_gradient(lambda x: layer(x)[0], x, g)
 
 
 def norms(matrix: Shape, images: Shape) -> Iterator[Case]:

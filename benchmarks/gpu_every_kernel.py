@@ -153,7 +153,25 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "attention of 40 features": (attention, ((3, 40), (5, 40), (5, 3))),
         "attention of 65 features": (attention, ((3, 65), (5, 65), (5, 3))),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
+        **recurrent_layers(),
     }
+
+
+def recurrent_layers() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
+    """Entries of :func:`calls`, for a batch of one row and of several."""
+    lstm, gru, rnn = (mg.get_op(name) for name in ("lstm", "gru", "rnn"))
+    found: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {}
+    for rows in (1, 3):
+        state = (rows, 5)
+        weights = ((20, 4), (20, 5), (20,))
+        found[f"lstm of {rows} rows"] = (lambda *x: lstm(*x)[0], ((2, rows, 4), state, state, *weights))
+        found[f"gru of {rows} rows"] = (lambda *x: gru(*x)[0], ((2, rows, 15), state, (15, 5), (15,)))
+        for name in ("tanh", "relu"):
+            found[f"rnn of {rows} rows, {name}"] = (
+                lambda *x, name=name: rnn(*x, nonlinearity=name),
+                ((2, rows, 5), state, (5, 5)),
+            )
+    return found
 
 
 def large_batch(a: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
@@ -217,7 +235,7 @@ def filled(x: mg.Tensor) -> mg.Tensor:
 def transposed(x: mg.Tensor) -> mg.Tensor:
     """``x``, after the kernels that transpose; others test what they give."""
     if x.device.type != "cpu":
-        for dtype in (np.uint16, np.uint32):
+        for dtype in (np.uint16, np.uint32, np.uint64):
             whole = x.device.xp.zeros((1, *x.shape), dtype)
             cuda.transpose.transpose(x.device.xp.empty_like(whole.swapaxes(1, 2), order="C"), whole)
     return x * 1.0

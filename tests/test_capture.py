@@ -95,6 +95,37 @@ def test_bits_are_those_of_plain_steps(device, optimizer, dtype):
     assert step.graphs == (2 if device.is_card else 0)
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_recorded(device, layer):
+    """Truncated backpropagation through time, with gradients that are clipped."""
+    results = []
+    for captured in (False, True):
+        mg.manual_seed(1)
+        model = nn.ModuleList([nn.Embedding(7, 4), layer(4, 6), nn.Linear(6, 7)]).to(device)
+        optimizer = mg.optim.Adam(model.parameters(), lr=0.01)
+
+        def step(x, target, state, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            hidden, state = model[1](model[0](x), state if layer is nn.LSTM else state[0])
+            loss = nn.functional.cross_entropy(model[2](hidden).flatten(0, 1), target.flatten())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            return loss, state if layer is nn.LSTM else [state, state]
+
+        step = mg.capture(step, device=device, warmup=1) if captured else step
+        rng, state, losses = np.random.default_rng(0), [mg.zeros(1, 3, 6, device=device)] * 2, []
+        for _ in range(4):
+            x, target = (mg.tensor(rng.integers(0, 7, (5, 3)), device=device) for _ in range(2))
+            loss, state = step(x, target, state)
+            losses.append(loss.item())
+            state = [part.detach().clone() for part in state]
+        results.append((losses, [value.numpy() for value in model.state_dict().values()]))
+    (losses, parameters), (captured_losses, captured_parameters) = results
+    assert losses == captured_losses
+    assert all(np.array_equal(a, b) for a, b in zip(parameters, captured_parameters, strict=True))
+
+
 def test_the_outputs_belong_to_the_graph(device):
     @mg.capture(warmup=1)
     def double(pair, *, scale):

@@ -42,6 +42,7 @@ MODULES = (
     "optim_many",
     "pool2d",
     "random",
+    "recurrent",
     "reduce",
     "segments",
     "softmax",

@@ -40,6 +40,13 @@ __device__ __forceinline__ T value_or(const T* array, long long at, T otherwise)
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
+// 1 / (1 + exp(-x)): exp of what is not positive cannot overflow.
+template <typename T>
+__device__ __forceinline__ T logistic(T x) {
+    const T e = exp(-fabs(x));
+    return (x < 0 ? e : T(1)) / (1 + e);
+}
+
 // ceil(a / b) for b > 0; C++'s own division rounds towards zero.
 __device__ __forceinline__ int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 

@@ -143,14 +143,7 @@ __device__ __forceinline__ T floor_of_quotient(T x, T y) {
     return quotient - below > T(0.5) ? below + 1 : below;
 }
 
-// 1 / (1 + exp(-x)): exp of what is not positive cannot overflow.
-template <typename T>
-__device__ __forceinline__ T logistic(T x) {
-    const T e = exp(-fabs(x));
-    return (x < 0 ? e : T(1)) / (1 + e);
-}
-
-// Its derivative s (1 - s), as e / (1 + e)^2: where s is near 1, 1 - s has lost its digits.
+// The derivative s (1 - s) of the logistic function s, as e / (1 + e)^2: where s is near 1, 1 - s has lost its digits.
 template <typename T>
 __device__ __forceinline__ T logistic_slope(T x) {
     const T e = exp(-fabs(x)), larger = 1 / (1 + e);

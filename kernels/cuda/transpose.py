@@ -1,7 +1,7 @@
 """Launches ``transpose.cu``: out (batches, columns, rows) = x (batches, rows, columns), transposed.
 
-``out`` and ``x`` are of one dtype of 16 or 32 bits; in each, the elements of a row are neighbours, and rows
-and matrices are any steps apart (those of ``x`` may be the same one, with a step of 0).
+``out`` and ``x`` are of one dtype of 16, 32 or 64 bits; in each, the elements of a row are neighbours, and
+rows and matrices are any steps apart (those of ``x`` may be the same one, with a step of 0).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _kernels = {
     2: CudaKernel(_source, "transpose<unsigned short>"),
     4: CudaKernel(_source, "transpose<unsigned int>"),
+    8: CudaKernel(_source, "transpose<unsigned long long>"),
 }
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.composed import composed_gradient, tensors
 from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.join import concat
 from minigrad.ops.linear import linear
-from minigrad.ops.matmul import matmul
+from minigrad.ops.matmul import matmul, multiply
 from minigrad.ops.shape import unsqueeze
 
 
@@ -196,3 +196,34 @@ def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
 def _(outs, dz, x, h0, hidden, *, reverse):
     """Both products and the sum of dz in one walk: each block of dz is packed once for all three."""
     cpu.lstm.weight_grad(*outs, dz, x, h0, hidden, reverse, get_num_threads())
+
+
+@lstm.kernel("cuda", "sim", name="fused_step")
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+    """The inputs of all steps in one product; then a launch for each step, from its product to its state."""
+    gates = outs[2]
+    multiply(_rows(gates), _rows(x), weight_ih.T)
+    cuda.recurrent.lstm(outs, h0, c0, weight_hh, bias, reverse)
+
+
+@lstm_grad.kernel("cuda", "sim", name="fused_step", when=_has_outer_gradients)
+def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
+    """A launch for each step, as in the forward direction."""
+    cuda.recurrent.lstm_grad(outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse)
+
+
+@lstm_weight_grad.kernel("cuda", "sim", name="products")
+def _(outs, dz, x, h0, hidden, *, reverse):
+    """A product for each weight, over all steps, and a sum down the columns of dz."""
+    grad_ih, grad_hh, grad_bias = outs
+    xp, dz = cuda.array_module(dz), _rows(dz)
+    before = xp.concatenate([hidden[1:], h0[None]] if reverse else [h0[None], hidden[:-1]])
+    multiply(grad_ih, dz.T, _rows(x))
+    multiply(grad_hh, dz.T, _rows(before))
+    cuda.reduce.columns(grad_bias[None], dz[None])
+
+
+def _rows(sequence: Any) -> Any:
+    """(T, N, features) as (T * N, features)."""
+    T, N, features = sequence.shape
+    return sequence.reshape(T * N, features)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.composed import composed_gradient, from_reference, tensors
@@ -258,3 +258,27 @@ def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
         elementwise.mul(dh, dh, u, threads)
         cpu.matmul.threaded(work, db[t], weight_hh, threads)
         elementwise.add(dh, dh, work, threads)
+
+
+@rnn.kernel("cuda", "sim", name="fused_step")
+def _(out, z, h0, weight_hh, *, nonlinearity, reverse):
+    """A launch for each step, from the product with the state before to the new state."""
+    cuda.recurrent.rnn(out, z, h0, weight_hh, nonlinearity, reverse)
+
+
+@rnn_grad.kernel("cuda", "sim", name="fused_step")
+def _(out, g, y, weight_hh, *, nonlinearity, reverse):
+    """A launch for each step, as in the forward direction."""
+    cuda.recurrent.rnn_grad(out, g, y, weight_hh, nonlinearity, reverse)
+
+
+@gru.kernel("cuda", "sim", name="fused_step")
+def _(outs, z, h0, weight_hh, bias_hh, *, reverse):
+    """A launch for each step, from the product with the state before to the new state."""
+    cuda.recurrent.gru(outs, z, h0, weight_hh, bias_hh, reverse)
+
+
+@gru_grad.kernel("cuda", "sim", name="fused_step", when=_is_of_states_alone)
+def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
+    """A launch for each step, as in the forward direction."""
+    cuda.recurrent.gru_grad(outs, weight_hh, h0, y, gates, grad_y, reverse)

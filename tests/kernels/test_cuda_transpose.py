@@ -14,7 +14,7 @@ def _checks():
         yield
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32, np.int32])
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32, np.int32, np.float64])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 3, 130), (2, 65, 64), (1, 127, 5), (3, 0, 4), (0, 4, 5)], ids=str
 )
