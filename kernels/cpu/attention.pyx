@@ -24,6 +24,11 @@ cdef extern from *:
     """
     #include "gemm.h"
     #include "vector_math.h"
+
+    #if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC optimize("schedule-insns") /* interleaves the vectors whose exponentials are computed together */
+    #endif
+
     #define log_f32 logf
     #define log_f64 log
 
