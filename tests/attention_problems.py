@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# B, H, L, S, E, V: around the edges of vectors, tiles, blocks of 24, 48 and 64 queries, of 64 and 128 keys.
+# B, H, L, S, E, V: around the edges of vectors, tiles, blocks of 64 queries, of 64 and 128 keys.
 SIZES = [
     (1, 1, 1, 1, 1, 1),
     (2, 3, 5, 7, 4, 9),

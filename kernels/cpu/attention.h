@@ -14,7 +14,7 @@
 enum {
     NAME(GRAD_QUERIES) = 64, /* of a block, backward, where they are the depth of two products */
     NAME(GRAD_KEYS) = 128,   /* of a block, backward: 64 x 144 float32 scores, and their gradients, stay in L2 */
-    NAME(GRAD_ROW) = NAME(GRAD_KEYS) + NAME(NR), /* no power of two, so that a column's elements lie in all sets */
+    NAME(GRAD_ROW) = NAME(GRAD_KEYS) + NAME(NR), /* no power of two, so that a column lies in all sets of L1 */
 };
 
 ALWAYS_INLINE ptrdiff_t NAME(panels)(ptrdiff_t columns, ptrdiff_t depth) {
@@ -25,7 +25,7 @@ ALWAYS_INLINE void NAME(scale_array)(ptrdiff_t n, REAL scale, REAL *x) {
     for (ptrdiff_t i = 0; i < n; i++) x[i] *= scale;
 }
 
-/* In place of the elements from `seen` on, up to the end of their group of vectors: minus infinity. */
+/* Minus infinity from `seen` up to the end of the tile. */
 ALWAYS_INLINE void NAME(hide)(ptrdiff_t seen, REAL *scores) {
     for (ptrdiff_t j = seen; j % NAME(NR); j++) scores[j] = -(REAL)INFINITY;
 }
@@ -107,8 +107,9 @@ ALWAYS_INLINE void NAME(score_gradients)(ptrdiff_t seen, ptrdiff_t count, REAL l
     for (ptrdiff_t j = seen; j < count; j++) p[j] = g[j] = 0;
 }
 
-/* One block of keys, from `key` on, against all queries that see any of it. A tile of scores is computed if any of
- * it is seen, and a product's sum begins, or ends, where the first query, or last key, is that is. */
+/* One block of keys, from `key` on, against all queries that see any of it. A tile of scores is computed only if
+ * some query sees some of it; the sums of dk and dv begin at the first query that sees a key, and those of dq end
+ * with the last key that is seen. */
 MAYBE_UNUSED void NAME(attention_backward_keys)(ptrdiff_t L, ptrdiff_t E, ptrdiff_t V, ptrdiff_t key,
                                                 ptrdiff_t keys, int causal, double scale, const REAL *q,
                                                 ptrdiff_t q_row, const REAL *k, ptrdiff_t k_row,
