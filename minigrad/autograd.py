@@ -81,6 +81,7 @@ def run_backward(
 
     quiet = enter_quiet()
     before, mode.grad = mode.grad, create_graph
+    targets_before, mode.targets = mode.targets, captured
     autocast, mode.autocast = mode.autocast, None  # gradients have the dtypes of the forward pass
     left: list = []
     try:
@@ -103,7 +104,7 @@ def run_backward(
     finally:
         if left:
             left[0].use()
-        mode.grad, mode.autocast = before, autocast
+        mode.grad, mode.autocast, mode.targets = before, autocast, targets_before
         leave_quiet(quiet)
     found = [
         leaves.get(id(t), (None,))[0] if t._node is None else captured[t._node.number, t._index]

@@ -43,6 +43,7 @@ class _Mode(threading.local):
     anomaly = False  # look for NaN after each op?
     autocast: Any = None  # see minigrad.mixed_precision
     bare: Device | None = None  # in a gradient rule that is given bare arrays, their device
+    targets: Any = ()  # in a walk back, the outputs whose gradient was asked for, (a node's number, index)
 
 
 mode = _Mode()

@@ -1,7 +1,7 @@
 /* The time steps of lstm.pyx for some rows of a batch, a template: the including file defines
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
  *   NAME(f)               the name of f for this type: f_f32 or f_f64,
- * and includes gemm.h, vector_math.h and elementwise.h, of which `logistic` is used.
+ * and includes stdint.h, gemm.h, vector_math.h and elementwise.h, of which `logistic` is used.
  *
  * The gates of an element stand H apart, in PyTorch's order: input, forget, cell, output.
  */
@@ -89,12 +89,24 @@ MAYBE_UNUSED void NAME(lstm_cells)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t 
         }
 }
 
+/* Looks up what x contributes to a tile: row r of z gets row numbers[r] of `projected` (.., 4 H), of each gate the
+ * hidden units j .. j + columns. */
+MAYBE_UNUSED void NAME(lstm_look_up)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t H, const REAL *projected,
+                                     const int64_t *numbers, ptrdiff_t j, REAL *z) {
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (int k = 0; k < NAME(GATES); k++, z += NAME(NR)) {
+            const REAL *from = projected + (numbers[r] * NAME(GATES) + NAME(lstm_gate)(k)) * H + j;
+            for (ptrdiff_t unit = 0; unit < NAME(NR); unit++) z[unit] = unit < columns ? from[unit] : 0;
+        }
+}
+
 /* One step: the pre-activations of NR hidden units and some rows, all four gates, and at once what becomes of
  * them. They stand in a tile of their own: in `gates`, whose rows may lie a power of two apart, they would
- * evict one another from L1. */
+ * evict one another from L1. With `numbers`, the rows of x are those of `x` that these name, multiplied with
+ * weight_ih before, and E is 0; numbers may be NULL. */
 MAYBE_UNUSED void NAME(lstm_forward)(ptrdiff_t rows, ptrdiff_t E, ptrdiff_t H, const REAL *packed,
-                                     const REAL *x, const REAL *h_previous, const REAL *c_previous, REAL *h,
-                                     REAL *c, REAL *gates) {
+                                     const REAL *x, const int64_t *numbers, const REAL *h_previous,
+                                     const REAL *c_previous, REAL *h, REAL *c, REAL *gates) {
     REAL z[NAME(TILE) * NAME(ROW)] __attribute__((aligned(64)));
     const ptrdiff_t panel = (E + H) * NAME(NR);
     for (ptrdiff_t j = 0; j < H; j += NAME(NR)) {
@@ -102,11 +114,13 @@ MAYBE_UNUSED void NAME(lstm_forward)(ptrdiff_t rows, ptrdiff_t E, ptrdiff_t H, c
         packed += NAME(ROW);
         for (ptrdiff_t r = 0; r < rows; r += NAME(TILE)) {
             const ptrdiff_t some = NAME(smaller)(rows - r, NAME(TILE)), at = r * H + j;
+            if (numbers) NAME(lstm_look_up)(some, NAME(smaller)(H - j, NAME(NR)), H, x, numbers + r, j, z);
             for (int k = 0; k < NAME(GATES); k++) {
                 const REAL *from_x = packed + k * panel, *from_h = from_x + E * NAME(NR);
                 REAL *to = z + k * NAME(NR);
-                NAME(gemm_panels)(some, NAME(NR), E, x + r * E, E, 1, from_x, E, to, NAME(ROW),
-                                  bias + k * NAME(NR), 0);
+                if (!numbers)
+                    NAME(gemm_panels)(some, NAME(NR), E, x + r * E, E, 1, from_x, E, to, NAME(ROW),
+                                      bias + k * NAME(NR), 0);
                 NAME(gemm_panels)(some, NAME(NR), H, h_previous + r * H, H, 1, from_h, H, to, NAME(ROW), to,
                                   NAME(ROW));
             }

@@ -16,13 +16,15 @@ rows on the arithmetic is the limit, and for fewer the reading of the weights fr
 """
 
 from cython.parallel cimport prange
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 include "arguments.pxi"
 
 cdef extern from *:
     """
+    #include <stdint.h>
+
     #include "gemm.h"
     #include "vector_math.h"
 
@@ -71,11 +73,11 @@ cdef extern from *:
     void lstm_pack_backward_f32(Py_ssize_t H, const float *weight_hh, float *packed) nogil
     void lstm_pack_backward_f64(Py_ssize_t H, const double *weight_hh, double *packed) nogil
     void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const float *packed, const float *x,
-                          const float *h_previous, const float *c_previous, float *h, float *c,
-                          float *gates) nogil
+                          const int64_t *numbers, const float *h_previous, const float *c_previous, float *h,
+                          float *c, float *gates) nogil
     void lstm_forward_f64(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const double *packed, const double *x,
-                          const double *h_previous, const double *c_previous, double *h, double *c,
-                          double *gates) nogil
+                          const int64_t *numbers, const double *h_previous, const double *c_previous, double *h,
+                          double *c, double *gates) nogil
     Py_ssize_t lstm_weight_grad_workspace_f32(Py_ssize_t E, Py_ssize_t H) nogil
     Py_ssize_t lstm_weight_grad_workspace_f64(Py_ssize_t E, Py_ssize_t H) nogil
     void lstm_weight_grad_f32(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
@@ -104,7 +106,8 @@ cdef struct Sequence:
     void *packed              # the weights, in panels
     const void *h0
     const void *c0
-    const void *x
+    const void *x             # or the projections that `numbers` name
+    const int64_t *numbers    # (T, N), or NULL
     void *y
     void *c
     void *gates
@@ -120,36 +123,55 @@ def forward(cnp.ndarray y not None, cnp.ndarray c not None, cnp.ndarray gates no
             cnp.ndarray weight_ih not None, cnp.ndarray weight_hh not None, cnp.ndarray bias, bint reverse,
             int threads):
     """All steps: the hidden states ``y``, the cell states ``c`` and the values of the gates."""
-    cdef Sequence s = sizes_of(gates, weight_hh, reverse)
-    for array, width in ((y, s.H), (c, s.H), (gates, 4 * s.H)):
-        check_output(array, s.dtype)
-        check_shape(array, (s.T, s.N, width))
+    cdef Sequence s = sequence_of(y, c, gates, h0, c0, weight_hh, reverse)
     if cnp.PyArray_NDIM(x) != 3:
         raise ValueError("lstm kernel: x must have 3 dimensions")
     s.E = x.shape[2]
     check_array(x, s.dtype, (s.T, s.N, s.E))
-    check_array(h0, s.dtype, (s.N, s.H))
-    check_array(c0, s.dtype, (s.N, s.H))
     check_array(weight_ih, s.dtype, (4 * s.H, s.E))
     cdef const void *b = NULL
     if bias is not None:
         check_array(bias, s.dtype, (4 * s.H,))
         b = cnp.PyArray_DATA(bias)
-    s.y, s.c, s.gates = cnp.PyArray_DATA(y), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
-    s.x, s.h0, s.c0 = cnp.PyArray_DATA(x), cnp.PyArray_DATA(h0), cnp.PyArray_DATA(c0)
-    cdef const void *w_ih = cnp.PyArray_DATA(weight_ih)
+    s.x = cnp.PyArray_DATA(x)
+    run_forward(&s, cnp.PyArray_DATA(weight_ih), cnp.PyArray_DATA(weight_hh), b, threads)
+
+
+def forward_of_lookup(cnp.ndarray y not None, cnp.ndarray c not None, cnp.ndarray gates not None,
+                      cnp.ndarray projected not None, cnp.ndarray numbers not None, cnp.ndarray h0 not None,
+                      cnp.ndarray c0 not None, cnp.ndarray weight_hh not None, bint reverse, int threads):
+    """As *forward*, where x_t weight_ih^T + bias is the row of ``projected`` (rows, 4 H) that ``numbers`` (T, N),
+    int64, names."""
+    cdef Sequence s = sequence_of(y, c, gates, h0, c0, weight_hh, reverse)
+    if cnp.PyArray_NDIM(projected) != 2:
+        raise ValueError("lstm kernel: projected must have 2 dimensions")
+    check_array(projected, s.dtype, (projected.shape[0], 4 * s.H))
+    check_array(numbers, cnp.NPY_INT64, (s.T, s.N))
+    s.x, s.numbers = cnp.PyArray_DATA(projected), <const int64_t *> cnp.PyArray_DATA(numbers)
+    cdef Py_ssize_t i
+    for i in range(s.T * s.N):
+        if not 0 <= s.numbers[i] < projected.shape[0]:
+            raise ValueError(f"lstm kernel: number {s.numbers[i]} is none of {projected.shape[0]} rows")
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
+    run_forward(&s, w_hh, w_hh, NULL, threads)  # of weight_ih, no column is read
+
+
+cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, const void *bias,
+                     int threads) except -1:
+    """Packs the weights and walks."""
     cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t size = (lstm_packed_size_f32 if is_float else lstm_packed_size_f64)(s.E, s.H)
     cdef void *allocation = allocate(size, s.dtype, &s.packed)
     with nogil:
         if is_float:
-            lstm_pack_forward_f32(s.E, s.H, <float *> w_ih, <float *> w_hh, <float *> b, <float *> s.packed)
+            lstm_pack_forward_f32(s.E, s.H, <const float *> weight_ih, <const float *> weight_hh,
+                                  <const float *> bias, <float *> s.packed)
         else:
-            lstm_pack_forward_f64(s.E, s.H, <double *> w_ih, <double *> w_hh, <double *> b,
-                                  <double *> s.packed)
-        run(&s, False, parts_of(&s, s.E + s.H, threads))
+            lstm_pack_forward_f64(s.E, s.H, <const double *> weight_ih, <const double *> weight_hh,
+                                  <const double *> bias, <double *> s.packed)
+        run(s, False, parts_of(s, s.E + s.H, threads))
     free(allocation)
+    return 0
 
 
 def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndarray grad_c0 not None,
@@ -236,6 +258,21 @@ cdef void grad_rows(const LstmWeightGrad *p, int dtype, void *workspace, Py_ssiz
 # ---- the arguments -----------------------------------------------------------------------------------------
 
 
+cdef Sequence sequence_of(cnp.ndarray y, cnp.ndarray c, cnp.ndarray gates, cnp.ndarray h0, cnp.ndarray c0,
+                          cnp.ndarray weight_hh, bint reverse) except *:
+    """What both ways forward have: all but x."""
+    cdef Sequence s = sizes_of(gates, weight_hh, reverse)
+    for array, width in ((y, s.H), (c, s.H), (gates, 4 * s.H)):
+        check_output(array, s.dtype)
+        check_shape(array, (s.T, s.N, width))
+    check_array(h0, s.dtype, (s.N, s.H))
+    check_array(c0, s.dtype, (s.N, s.H))
+    s.y, s.c, s.gates = cnp.PyArray_DATA(y), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
+    s.h0, s.c0 = cnp.PyArray_DATA(h0), cnp.PyArray_DATA(c0)
+    s.E, s.numbers = 0, NULL
+    return s
+
+
 cdef Sequence sizes_of(cnp.ndarray gates, cnp.ndarray weight, bint reverse) except *:
     cdef Sequence s
     s.dtype = real_type(gates)
@@ -305,18 +342,22 @@ cdef void walk(const Sequence *s, bint back, int part, int parts) noexcept nogil
 
 
 cdef void walk_forward(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    cdef Py_ssize_t step, t, at, x_at
+    cdef Py_ssize_t step, t, row, at
+    cdef const int64_t *numbers = NULL
     cdef const real *h = <const real *> s.h0 + first * s.H
     cdef const real *c = <const real *> s.c0 + first * s.H
     for step in range(s.T):
         t = s.T - 1 - step if s.reverse else step
-        at, x_at = (t * s.N + first) * s.H, (t * s.N + first) * s.E
+        row = t * s.N + first
+        at = row * s.H
+        if s.numbers:
+            numbers = s.numbers + row
         if real is float:
-            lstm_forward_f32(rows, s.E, s.H, packed, <const float *> s.x + x_at, h, c, <float *> s.y + at,
-                             <float *> s.c + at, <float *> s.gates + 4 * at)
+            lstm_forward_f32(rows, s.E, s.H, packed, <const float *> s.x + row * s.E, numbers, h, c,
+                             <float *> s.y + at, <float *> s.c + at, <float *> s.gates + 4 * at)
         else:
-            lstm_forward_f64(rows, s.E, s.H, packed, <const double *> s.x + x_at, h, c, <double *> s.y + at,
-                             <double *> s.c + at, <double *> s.gates + 4 * at)
+            lstm_forward_f64(rows, s.E, s.H, packed, <const double *> s.x + row * s.E, numbers, h, c,
+                             <double *> s.y + at, <double *> s.c + at, <double *> s.gates + 4 * at)
         h, c = <const real *> s.y + at, <const real *> s.c + at
 
 

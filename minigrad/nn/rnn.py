@@ -22,6 +22,7 @@ from minigrad.nn.utils.rnn import (
 )
 from minigrad.ops.join import concat, stack
 from minigrad.ops.lstm import lstm
+from minigrad.ops.repeated_rows import repeated_rows
 from minigrad.ops.rnn import gru, rnn
 from minigrad.ops.scatter import index_select
 from minigrad.tensor import Tensor
@@ -100,7 +101,8 @@ class _LongShortTermMemory(_Recurrent):
         if self.bias:
             bias = getattr(self, "bias_ih" + suffix) + getattr(self, "bias_hh" + suffix)
         weights = (getattr(self, name + suffix) for name in ("weight_ih", "weight_hh"))
-        hidden, cells, _ = lstm(x, *state, *weights, bias, reverse=reverse)
+        numbers = repeated_rows(x, self.gates * self.hidden_size)
+        hidden, cells, _ = lstm(x, *state, *weights, bias, numbers, reverse=reverse)
         return hidden, cells
 
 

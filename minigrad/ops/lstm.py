@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
@@ -17,11 +20,12 @@ from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.join import concat
 from minigrad.ops.linear import linear
 from minigrad.ops.matmul import matmul, multiply
+from minigrad.ops.repeated_rows import first_places, projection_grads
 from minigrad.ops.shape import unsqueeze
 
 
 @op(materialize_grads=False)
-def lstm(xp, x, h0, c0, weight_ih, weight_hh, bias=None, *, reverse=False):
+def lstm(xp, x, h0, c0, weight_ih, weight_hh, bias=None, numbers=None, *, reverse=False):
     """(T, N, E) -> hidden states (T, N, H), cell states (T, N, H) and gates (T, N, 4 H).
 
     z = x_t weight_ih^T + h_{t-1} weight_hh^T + bias has the pre-activations of the gates i, f, g and o side
@@ -32,6 +36,8 @@ def lstm(xp, x, h0, c0, weight_ih, weight_hh, bias=None, *, reverse=False):
         h0, c0: (N, H), the states before the first step.
         weight_ih, weight_hh: (4 H, E) and (4 H, H), of the input and of the hidden state.
         bias: (4 H,), or None.
+        numbers: (T, N), integers from 0 on, or None: vectors of x with the same number are equal, so that a
+            kernel may multiply each of them once; see :mod:`minigrad.ops.repeated_rows`.
         reverse: the first step is the last in time; the results stay where their inputs are.
     """
     sigmoid = get_op("sigmoid").reference
@@ -82,12 +88,16 @@ def lstm_weight_grad(xp, dz, x, h0, hidden, *, reverse=False):
 
 
 @lstm.grad
-def _(g, y, x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+def _(g, y, x, h0, c0, weight_ih, weight_hh, bias, numbers, *, reverse):
     hidden, c, gates = y
     dz, grad_h0, grad_c0 = lstm_grad(weight_hh, c0, c, gates, *g, reverse=reverse)
-    grad_ih, grad_hh, grad_bias = lstm_weight_grad(dz, x, h0, hidden, reverse=reverse)
-    grad_x = matmul(dz, weight_ih) if x.requires_grad else None
-    return grad_x, grad_h0, grad_c0, grad_ih, grad_hh, grad_bias
+    if numbers is None or mode.grad:  # what is differentiated again has the plain derivatives
+        grad_ih, grad_hh, grad_bias = lstm_weight_grad(dz, x, h0, hidden, reverse=reverse)
+        grad_x = matmul(dz, weight_ih) if x.requires_grad else None
+    else:
+        _, grad_hh, grad_bias = lstm_weight_grad(dz, x[..., :0], h0, hidden, reverse=reverse)
+        grad_x, grad_ih = projection_grads(dz, x, weight_ih, numbers)
+    return grad_x, grad_h0, grad_c0, grad_ih, grad_hh, grad_bias, None
 
 
 @lstm_grad.grad
@@ -114,7 +124,7 @@ def _(g, _y, dz, x, h0, hidden, *, reverse):
 
 
 @lstm.shape
-def _(x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+def _(x, h0, c0, weight_ih, weight_hh, bias, numbers, *, reverse):
     H = weight_hh.shape[-1]
     if weight_hh.shape != (4 * H, H):
         raise ValueError(f"lstm: weight_hh must have shape (4 H, H), got {weight_hh.shape}")
@@ -126,6 +136,7 @@ def _(x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
         ("bias", bias, (4 * H,)),
         ("h0", h0, (N, H)),
         ("c0", c0, (N, H)),
+        ("numbers", numbers, (T, N)),
     ):
         if array is not None and array.shape != shape:
             raise ValueError(f"lstm: {name} must have shape {shape}, got {array.shape}")
@@ -174,10 +185,23 @@ def total(x: Any, y: Any) -> Any:
 
 
 @lstm.kernel("cpu", name="fused_sequence")
-def _(outs, x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     """All steps in one call: the weights packed once, the gates' functions on tiles that lie in cache, and
     each thread with its own rows of the batch from the first step to the last."""
     cpu.lstm.forward(*outs, x, h0, c0, weight_ih, weight_hh, bias, reverse, get_num_threads())
+
+
+def _has_numbers(*inputs: Any, **_: Any) -> bool:
+    return inputs[-1] is not None and inputs[-1].size > 0
+
+
+@lstm.kernel("cpu", name="projected_once", when=_has_numbers)
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, numbers, *, reverse):
+    """Adds the lookup of projections: each different vector of x meets weight_ih once, before the first step."""
+    rows = x.reshape(-1, x.shape[2])[first_places(numbers)]
+    projected, threads = np.empty((len(rows), len(weight_ih)), x.dtype), get_num_threads()
+    cpu.matmul.threaded(projected, rows, weight_ih.T, threads, bias)
+    cpu.lstm.forward_of_lookup(*outs, projected, numbers, h0, c0, weight_hh, reverse, threads)
 
 
 def _has_outer_gradients(

@@ -1,0 +1,100 @@
+"""Products with rows that a lookup repeats: the projection of looked-up rows is a lookup of projected rows.
+
+    x = table[indices]     so     x W^T = (table W^T)[indices]
+
+A batch of 32 x 64 characters shows 65 different ones at most. A recurrent layer over their embedding multiplies
+these 65 rows with its weight, in place of 2048. Backward, the gradients dz of all places t that show the row
+k are added up first, and only their sums S_k are multiplied:
+
+    dW = sum over t of dz_t^T x_t = sum over k of S_k^T row_k       S_k = sum of dz_t over all t that show k
+
+The gradient of x is dz W, one row for each place, of which the embedding then adds those that show the same
+row. These sums are S_k W. So where nobody looks at the gradient on its way, S_k W is sent from the first
+place that shows row k, and nothing from the others: what reaches the table is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.devices import cpu
+from minigrad.graph import Node, mode, wrap
+from minigrad.op import get_op
+from minigrad.ops.embedding import embedding_grad, embedding_rows
+from minigrad.ops.linear import linear_weight_grad
+from minigrad.ops.matmul import matmul
+
+__all__ = ["first_places", "projection_grads", "repeated_rows"]
+
+_permute = get_op("permute")
+
+LEAST_WORK = 1 << 18
+"""Elements of a product's result below which to look for repetitions takes longer than it saves."""
+
+
+def repeated_rows(x: Any, columns: int) -> Any:
+    """For each row of ``x`` (..., E) the number of its kind, (...): rows with the same number are equal.
+
+    None where that is not known, or does not pay for a product with ``columns`` columns. It is known of the
+    output of an embedding, and of a transposition of it, if the embedding's node is there (so not under
+    ``no_grad``). Whoever changed ``x`` since, rows that should be equal are compared.
+    """
+    if x.device is not cpu or mode.autocast is not None or math.prod(x.shape[:-1]) * columns < LEAST_WORK:
+        return None
+    node, order = x._node, None
+    if node is not None and node.op is _permute and node.attrs["dims"][-1] == x.ndim - 1:
+        node, order = node.edges[0], node.attrs["dims"][:-1]
+    if not isinstance(node, Node) or node.op is not embedding_rows or node.inputs is None:
+        return None
+    indices = node.inputs[1]._array
+    if order is not None:
+        indices = indices.transpose(order)
+    _, numbers = np.unique(indices, return_inverse=True)
+    numbers = numbers.reshape(x.shape[:-1])
+    first = first_places(numbers)
+    if 2 * len(first) > numbers.size:
+        return None
+    kinds = x._array[np.unravel_index(first, numbers.shape)]
+    return wrap(numbers, cpu) if np.array_equal(kinds[numbers], x._array) else None
+
+
+def first_places(numbers: np.ndarray) -> np.ndarray:
+    """For each kind of row its first place in the flat ``numbers``."""
+    flat = numbers.reshape(-1)
+    first = np.empty(flat.max() + 1, np.int64)
+    first[flat[::-1]] = np.arange(flat.size - 1, -1, -1)  # of several values, the last one stays
+    return first
+
+
+def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, Any]:
+    """The gradients of ``x`` and ``weight``, from that of the product z = x weight^T.
+
+    Args:
+        dz: (..., N).
+        x: (..., K), a tensor as :func:`repeated_rows` found it.
+        weight: (N, K).
+        numbers: (...), what it returned.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    first = wrap(first_places(numbers._array), cpu)
+    sums = embedding_grad(dz, numbers, num_embeddings=len(first._array))
+    grad_weight = linear_weight_grad(sums, embedding_rows(rows, first))
+    if not x.requires_grad:
+        return None, grad_weight
+    if _is_watched(x):
+        return matmul(dz, weight), grad_weight
+    grad_rows = embedding_grad(matmul(sums, weight), first, num_embeddings=rows.shape[0])
+    return grad_rows.reshape(x.shape), grad_weight
+
+
+def _is_watched(x: Any) -> bool:
+    """Whether anyone but the embedding sees the gradient of ``x``: a hook, or who asked ``grad`` for it."""
+    node = x._node
+    while isinstance(node, Node) and not node.hooks and (node.number, 0) not in mode.targets:
+        if node.op is embedding_rows:
+            return False
+        node = node.edges[0] if node.op is _permute else None
+    return True
