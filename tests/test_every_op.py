@@ -305,7 +305,10 @@ def lstm_cases():
     for T, N, E, H, reverse in LSTMS:
         options = {"reverse": reverse, "length": 8 * (E + H) * T, "gradient": H < 4}
         for bias in ((4 * H,), None):
-            yield case((T, N, E), (N, H), (N, H), (4 * H, E), (4 * H, H), bias, **options)
+            yield case((T, N, E), (N, H), (N, H), (4 * H, E), (4 * H, H), bias, None, **options)
+            constant = uniform(0.5, 0.5, (T, N, E))  # the vectors are equal, whatever their numbers
+            inputs = constant, (N, H), (N, H), (4 * H, E), (4 * H, H), bias, integers(0, 3, (T, N))
+            yield case(*inputs, **options | {"gradient": False})
 
 
 def lstm_grad_cases():
@@ -568,6 +571,15 @@ CASES = {
         case((36, 520), (68, 520), (68,), length=520),
         case((2, 0), (3, 0), (3,), length=1),
         case((0, 4, 2), (3, 2), (3,), length=2),
+    ],
+    "linear_of_repeated": [
+        case((*n, K), (N, K), bias, None, length=K + 1)
+        for n, K, N in (((3,), 4, 5), ((2, 3), 0, 3), ((0, 2), 3, 2))
+        for bias in ((N,), None)
+    ]
+    + [  # the rows are equal, whatever their numbers
+        case(uniform(0.5, 0.5, (4, 3, K)), (N, K), (N,), integers(0, 3, (4, 3)), length=K + 1, gradient=False)
+        for K, N in ((4, 5), (17, 33))
     ],
     "linear_weight_grad": [
         case((3, 4), (3, 5), length=3),

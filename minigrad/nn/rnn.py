@@ -22,7 +22,7 @@ from minigrad.nn.utils.rnn import (
 )
 from minigrad.ops.join import concat, stack
 from minigrad.ops.lstm import lstm
-from minigrad.ops.repeated_rows import repeated_rows
+from minigrad.ops.repeated_rows import linear_of_repeated, repeated_rows
 from minigrad.ops.rnn import gru, rnn
 from minigrad.ops.scatter import index_select
 from minigrad.tensor import Tensor
@@ -106,6 +106,12 @@ class _LongShortTermMemory(_Recurrent):
         return hidden, cells
 
 
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the inputs of all steps contribute: one product."""
+    numbers = repeated_rows(x, weight.shape[0])
+    return F.linear(x, weight, bias) if numbers is None else linear_of_repeated(x, weight, bias, numbers)
+
+
 class _PlainUnit(_Recurrent):
     """The step of both plain layers: h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or ReLU in its place."""
 
@@ -119,7 +125,7 @@ class _PlainUnit(_Recurrent):
 
     def _run(self, x: Tensor, state: Sequence[Tensor], suffix: str, reverse: bool) -> tuple[Tensor, ...]:
         weight_ih, weight_hh, bias_ih, bias_hh = self._parameters_of(suffix)
-        z = F.linear(x, weight_ih, None if bias_ih is None else bias_ih + bias_hh)
+        z = _project(x, weight_ih, None if bias_ih is None else bias_ih + bias_hh)
         return (rnn(z, *state, weight_hh, nonlinearity=self.nonlinearity, reverse=reverse),)
 
 
@@ -130,7 +136,7 @@ class _GatedUnit(_Recurrent):
 
     def _run(self, x: Tensor, state: Sequence[Tensor], suffix: str, reverse: bool) -> tuple[Tensor, ...]:
         weight_ih, weight_hh, bias_ih, bias_hh = self._parameters_of(suffix)
-        hidden, _ = gru(F.linear(x, weight_ih, bias_ih), *state, weight_hh, bias_hh, reverse=reverse)
+        hidden, _ = gru(_project(x, weight_ih, bias_ih), *state, weight_hh, bias_hh, reverse=reverse)
         return (hidden,)
 
 

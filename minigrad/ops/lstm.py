@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -20,7 +18,7 @@ from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.join import concat
 from minigrad.ops.linear import linear
 from minigrad.ops.matmul import matmul, multiply
-from minigrad.ops.repeated_rows import first_places, projection_grads
+from minigrad.ops.repeated_rows import has_numbers, project_each_kind, projection_grads
 from minigrad.ops.shape import unsqueeze
 
 
@@ -124,7 +122,7 @@ def _(g, _y, dz, x, h0, hidden, *, reverse):
 
 
 @lstm.shape
-def _(x, h0, c0, weight_ih, weight_hh, bias, numbers, *, reverse):
+def _(x, h0, c0, weight_ih, weight_hh, bias=None, numbers=None, *, reverse):
     H = weight_hh.shape[-1]
     if weight_hh.shape != (4 * H, H):
         raise ValueError(f"lstm: weight_hh must have shape (4 H, H), got {weight_hh.shape}")
@@ -191,17 +189,11 @@ def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     cpu.lstm.forward(*outs, x, h0, c0, weight_ih, weight_hh, bias, reverse, get_num_threads())
 
 
-def _has_numbers(*inputs: Any, **_: Any) -> bool:
-    return inputs[-1] is not None and inputs[-1].size > 0
-
-
-@lstm.kernel("cpu", name="projected_once", when=_has_numbers)
+@lstm.kernel("cpu", name="projected_once", when=has_numbers)
 def _(outs, x, h0, c0, weight_ih, weight_hh, bias, numbers, *, reverse):
-    """Adds the lookup of projections: each different vector of x meets weight_ih once, before the first step."""
-    rows = x.reshape(-1, x.shape[2])[first_places(numbers)]
-    projected, threads = np.empty((len(rows), len(weight_ih)), x.dtype), get_num_threads()
-    cpu.matmul.threaded(projected, rows, weight_ih.T, threads, bias)
-    cpu.lstm.forward_of_lookup(*outs, projected, numbers, h0, c0, weight_hh, reverse, threads)
+    """Adds the lookup of projections: weight_ih meets each different vector of x once, before all steps."""
+    projected = project_each_kind(x, weight_ih, bias, numbers)
+    cpu.lstm.forward_of_lookup(*outs, projected, numbers, h0, c0, weight_hh, reverse, get_num_threads())
 
 
 def _has_outer_gradients(
@@ -223,7 +215,7 @@ def _(outs, dz, x, h0, hidden, *, reverse):
 
 
 @lstm.kernel("cuda", "sim", name="fused_step")
-def _(outs, x, h0, c0, weight_ih, weight_hh, bias, *, reverse):
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     """The inputs of all steps in one product; then a launch for each step, from its product to its state."""
     gates = outs[2]
     multiply(_rows(gates), _rows(x), weight_ih.T)

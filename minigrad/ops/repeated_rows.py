@@ -2,9 +2,9 @@
 
     x = table[indices]     so     x W^T = (table W^T)[indices]
 
-A batch of 32 x 64 characters shows 65 different ones at most. A recurrent layer over their embedding multiplies
-these 65 rows with its weight, in place of 2048. Backward, the gradients dz of all places t that show the row
-k are added up first, and only their sums S_k are multiplied:
+A batch of 32 x 64 characters shows 65 different ones at most. A recurrent layer over their embedding
+multiplies these 65 rows with its weight, in place of 2048. Backward, the gradients dz of all places t that
+show the row k are added up first, and only their sums S_k are multiplied:
 
     dW = sum over t of dz_t^T x_t = sum over k of S_k^T row_k       S_k = sum of dz_t over all t that show k
 
@@ -21,15 +21,19 @@ from typing import Any
 import numpy as np
 
 from minigrad.devices import cpu
+from minigrad.dispatch import kernel_table
 from minigrad.graph import Node, mode, wrap
-from minigrad.op import get_op
+from minigrad.kernels import cpu as cpu_kernels
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.op import get_op, op
 from minigrad.ops.embedding import embedding_grad, embedding_rows
-from minigrad.ops.linear import linear_weight_grad
+from minigrad.ops.linear import linear, linear_weight_grad
 from minigrad.ops.matmul import matmul
 
-__all__ = ["first_places", "projection_grads", "repeated_rows"]
+__all__ = ["linear_of_repeated", "project_each_kind", "projection_grads", "repeated_rows"]
 
-_permute = get_op("permute")
+_permute, _sum = get_op("permute"), get_op("sum")
+_products = kernel_table("matmul")
 
 LEAST_WORK = 1 << 18
 """Elements of a product's result below which to look for repetitions takes longer than it saves."""
@@ -38,11 +42,14 @@ LEAST_WORK = 1 << 18
 def repeated_rows(x: Any, columns: int) -> Any:
     """For each row of ``x`` (..., E) the number of its kind, (...): rows with the same number are equal.
 
-    None where that is not known, or does not pay for a product with ``columns`` columns. It is known of the
-    output of an embedding, and of a transposition of it, if the embedding's node is there (so not under
-    ``no_grad``). Whoever changed ``x`` since, rows that should be equal are compared.
+    None where that is not known, does not pay for a product with ``columns`` columns, or is not wanted: under
+    autocast, or where another kernel for products was selected. It is known of the output of an embedding,
+    and of a transposition of it, if the embedding's node is there (so not under ``no_grad``). ``x`` may have
+    been changed since: rows that should be equal are compared.
     """
-    if x.device is not cpu or mode.autocast is not None or math.prod(x.shape[:-1]) * columns < LEAST_WORK:
+    if x.device is not cpu or mode.autocast is not None or _products.is_replaced or _products.selected:
+        return None
+    if math.prod(x.shape[:-1]) * columns < LEAST_WORK:
         return None
     node, order = x._node, None
     if node is not None and node.op is _permute and node.attrs["dims"][-1] == x.ndim - 1:
@@ -54,17 +61,21 @@ def repeated_rows(x: Any, columns: int) -> Any:
         indices = indices.transpose(order)
     _, numbers = np.unique(indices, return_inverse=True)
     numbers = numbers.reshape(x.shape[:-1])
-    first = first_places(numbers)
-    if 2 * len(first) > numbers.size:
+    rows = different_rows(x._array, numbers)
+    if 2 * len(rows) > numbers.size or not np.array_equal(rows[numbers], x._array):
         return None
-    kinds = x._array[np.unravel_index(first, numbers.shape)]
-    return wrap(numbers, cpu) if np.array_equal(kinds[numbers], x._array) else None
+    return wrap(numbers, cpu)
 
 
-def first_places(numbers: np.ndarray) -> np.ndarray:
-    """For each kind of row its first place in the flat ``numbers``."""
+def different_rows(x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The rows of ``x`` by their ``numbers``, each once: (kinds, E)."""
+    return x[np.unravel_index(_first_places(numbers), numbers.shape)]
+
+
+def _first_places(numbers: np.ndarray) -> np.ndarray:
+    """For each kind of row its first place in the flat ``numbers``; 0 for one that is not there."""
     flat = numbers.reshape(-1)
-    first = np.empty(flat.max() + 1, np.int64)
+    first = np.zeros(flat.max() + 1, np.int64)
     first[flat[::-1]] = np.arange(flat.size - 1, -1, -1)  # of several values, the last one stays
     return first
 
@@ -78,8 +89,8 @@ def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, A
         weight: (N, K).
         numbers: (...), what it returned.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    first = wrap(first_places(numbers._array), cpu)
+    rows = x.reshape(math.prod(numbers.shape), x.shape[-1])
+    first = wrap(_first_places(numbers._array), cpu)
     sums = embedding_grad(dz, numbers, num_embeddings=len(first._array))
     grad_weight = linear_weight_grad(sums, embedding_rows(rows, first))
     if not x.requires_grad:
@@ -98,3 +109,53 @@ def _is_watched(x: Any) -> bool:
             return False
         node = node.edges[0] if node.op is _permute else None
     return True
+
+
+# ---- the projection as an op of its own -------------------------------------------------------------------
+
+
+@op
+def linear_of_repeated(xp, x, weight, bias=None, numbers=None):
+    """``linear``, where rows of x with the same one of ``numbers`` (...), integers from 0 on, are equal."""
+    return linear.reference(xp, x, weight, bias)
+
+
+@linear_of_repeated.grad
+def _(g, _z, x, weight, bias, numbers):
+    if numbers is None or mode.grad:  # what is differentiated again has the plain derivatives
+        grad_x, grad_weight = matmul(g, weight) if x.requires_grad else None, linear_weight_grad(g, x)
+    else:
+        grad_x, grad_weight = projection_grads(g, x, weight, numbers)
+    grad_bias = None if bias is None else _sum(g, dim=tuple(range(g.ndim - 1)), keepdim=False)
+    return grad_x, grad_weight, grad_bias, None
+
+
+@linear_of_repeated.shape
+def _(x, weight, bias=None, numbers=None):
+    if numbers is not None and numbers.shape != x.shape[:-1]:
+        raise ValueError(
+            f"linear_of_repeated: numbers must have the shape {x.shape[:-1]} of the rows, got {numbers.shape}"
+        )
+    return linear._shape_rule(x, weight, bias)
+
+
+def has_numbers(*inputs: Any, **_: Any) -> bool:
+    """Whether the last input of an op, the numbers of the kinds, is there."""
+    return inputs[-1] is not None and inputs[-1].size > 0
+
+
+def project_each_kind(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, numbers: np.ndarray) -> Any:
+    """The different rows of ``x``, projected: (kinds, N)."""
+    rows = different_rows(x, numbers)
+    projected = np.empty((len(rows), len(weight)), x.dtype)
+    cpu_kernels.matmul.threaded(projected, rows, weight.T, get_num_threads(), bias)
+    return projected
+
+
+@linear_of_repeated.kernel("cpu", name="projected_once", when=has_numbers)
+def _(out, x, weight, bias, numbers):
+    """One product for each kind of row, whose result is then copied to all its places."""
+    projected = project_each_kind(x, weight, bias, numbers)
+    cpu_kernels.embedding.gather(
+        out.reshape(numbers.size, len(weight)), projected, numbers.reshape(-1), get_num_threads()
+    )

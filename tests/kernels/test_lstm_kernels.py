@@ -228,3 +228,45 @@ def test_weight_grad_rejects_what_would_corrupt_memory(kernel_module):
     ]:
         with pytest.raises(error):
             module.weight_grad(*(bad if i == position else a for i, a in enumerate(good)), False, 1)
+
+
+def lookup(size, dtype):
+    """The inputs of a lookup: projected and numbers; then h0, c0 and weight_hh."""
+    T, N, _, H = size
+    _, h0, c0, _, weight_hh, *_ = arrays(size, dtype)
+    rng = np.random.default_rng(T + N + H)
+    return rng.standard_normal((3, 4 * H)).astype(dtype), rng.integers(0, 3, (T, N)), h0, c0, weight_hh
+
+
+@sizes
+@walks
+def test_forward_of_lookup(kernel_module, size, dtype, threads, reverse):
+    """The projections take the place of x: the identity is its weight."""
+    T, N, _, H = size
+    projected, numbers, h0, c0, weight_hh = lookup(size, dtype)
+    outs = empty([(T, N, H), (T, N, H), (T, N, 4 * H)], dtype)
+    kernel_module("lstm").forward_of_lookup(*outs, projected, numbers, h0, c0, weight_hh, reverse, threads)
+    exact = [a.astype(float) for a in (projected[numbers], h0, c0, np.eye(4 * H), weight_hh)]
+    for out, wanted in zip(outs, forward_by_definition(*exact, 0, reverse), strict=True):
+        assert_steps_close(out, wanted, size, dtype)
+
+
+def test_forward_of_lookup_rejects_what_would_corrupt_memory(kernel_module):
+    size = 3, 2, 4, 5
+    projected, numbers, h0, c0, weight_hh = lookup(size, np.float64)
+    outs = run_forward(kernel_module("lstm"), size, np.float64, False, 1)
+    good = [*outs, projected, numbers, h0, c0, weight_hh]
+    for position, bad, error in [
+        (3, projected[:, :5], ValueError),
+        (3, projected[0], ValueError),
+        (3, projected.astype(np.float32), TypeError),
+        (4, numbers.astype(np.int32), TypeError),
+        (4, numbers[:2], ValueError),
+        (4, numbers + 1, ValueError),
+        (4, numbers - 1, ValueError),
+        (5, h0[0], ValueError),
+    ]:
+        with pytest.raises(error):
+            kernel_module("lstm").forward_of_lookup(
+                *(bad if i == position else array for i, array in enumerate(good)), False, 1
+            )
