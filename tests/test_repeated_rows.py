@@ -45,6 +45,7 @@ def test_rows_that_are_not_known_to_repeat(rng, monkeypatch):
     assert repeated_rows(x.clone(), 4 * H) is None
     assert repeated_rows(x.transpose(1, 2), 4 * H) is None
     assert repeated_rows(weight, 4 * H) is None
+    assert repeated_rows(F.embedding(numbers, table(rng, np.float16)), 4 * H) is None
     assert repeated_rows(F.embedding(mg.arange(WORDS), weight), 4 * H) is None  # each once
     assert repeated_rows(F.embedding(numbers[:0], weight), 4 * H) is None
     with mg.no_grad():

@@ -5,11 +5,15 @@
     c_t = f c_{t-1} + i g                              (N, H)
     h_t = o tanh(c_t)                                  (N, H)
 
-There is one rung, *fused_sequence*. Its ideas: the weights are packed for the GEMM's tiles once for all steps;
+The first rung is *fused_sequence*. Its ideas: the weights are packed for the GEMM's tiles once for all steps;
 the pre-activations of a few hidden units pass to the gates' functions while they lie in L1, and are never
 written to memory; and the rows of a batch never meet, so that a thread takes its rows from the first step to
 the last, and no step waits. The weights' gradients are two products that share one factor, dz^T: *weight_grad*
 packs it once for both, and adds up its rows, which are the bias's gradient, while it lies in the cache.
+
+The second, *projected_once*, is for an x that shows few different vectors, such as the output of an embedding of
+characters. Their products with weight_ih are made before; a step looks them up, *forward_of_lookup*, and is
+left with the product with h.
 
 A step makes 8 N H (E + H) operations on the weights' 4 H (E + H) elements: 2 N for each, so that from some 16
 rows on the arithmetic is the limit, and for fewer the reading of the weights from cache.

@@ -22,6 +22,7 @@ import numpy as np
 
 from minigrad.devices import cpu
 from minigrad.dispatch import kernel_table
+from minigrad.dtypes import is_half
 from minigrad.graph import Node, mode, wrap
 from minigrad.kernels import cpu as cpu_kernels
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -42,14 +43,14 @@ LEAST_WORK = 1 << 18
 def repeated_rows(x: Any, columns: int) -> Any:
     """For each row of ``x`` (..., E) the number of its kind, (...): rows with the same number are equal.
 
-    None where that is not known, does not pay for a product with ``columns`` columns, or is not wanted: under
-    autocast, or where another kernel for products was selected. It is known of the output of an embedding,
-    and of a transposition of it, if the embedding's node is there (so not under ``no_grad``). ``x`` may have
-    been changed since: rows that should be equal are compared.
+    None where that is not known, does not pay for a product with ``columns`` columns, or is not wanted: for
+    16 bits, in which sums of gradients lose digits, or where another kernel for products was selected. It is
+    known of the output of an embedding, and of a transposition of it, if the embedding's node is there (so
+    not under ``no_grad``). ``x`` may have been changed since: rows that should be equal are compared.
     """
-    if x.device is not cpu or mode.autocast is not None or _products.is_replaced or _products.selected:
+    if math.prod(x.shape[:-1]) * columns < LEAST_WORK or x.device is not cpu or is_half(x.dtype):
         return None
-    if math.prod(x.shape[:-1]) * columns < LEAST_WORK:
+    if mode.autocast is not None or _products.is_replaced or _products.selected:
         return None
     node, order = x._node, None
     if node is not None and node.op is _permute and node.attrs["dims"][-1] == x.ndim - 1:
