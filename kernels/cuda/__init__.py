@@ -32,6 +32,7 @@ MODULES = (
     "gemv",
     "index_check",
     "live",
+    "loss",
     "matmul",
     "matmul_warp_tile",
     "matmul_tensor_core",

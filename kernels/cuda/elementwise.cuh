@@ -122,6 +122,12 @@ __device__ __forceinline__ T smaller(T x, T y) {
     return x < y || isnan(x) ? x : y;
 }
 
+// 1, -1, 0 or NaN.
+template <typename T>
+__device__ __forceinline__ T sign_of(T x) {
+    return x > 0 ? T(1) : x < 0 ? T(-1) : x == 0 ? T(0) : x;
+}
+
 // x - floor(x / y) y, exactly: of y's sign.
 template <typename T>
 __device__ __forceinline__ T remainder_of_floor(T x, T y) {

@@ -436,11 +436,11 @@ def _register_cuda(rung: str) -> None:
         losses = cuda.workspace(x, x.shape[:1], computed)
         run(losses, x, target, ignore_index)
         if reduction != "none":
-            losses = losses.sum()
-        if reduction == "mean":
-            with np.errstate(invalid="ignore"):  # the mean over nothing is NaN
-                losses = losses / (target != ignore_index).sum()
-        out[...] = losses
+            total = out if computed == x.dtype else cuda.workspace(x, (), computed)
+            cuda.loss.class_mean(total, losses, target if reduction == "mean" else None, ignore_index)
+            losses = total
+        if losses is not out:
+            out[...] = losses
 
     kernel.__doc__ = run.__doc__
     _cross_entropy.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_is_plain)(kernel)
@@ -450,13 +450,11 @@ def _register_cuda_grad(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
 
     def kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
-        xp = cuda.array_module(x)
+        g = cuda.array_module(x).ascontiguousarray(g, computed_dtype(x.dtype))
         if reduction != "none":
-            if reduction == "mean":
-                with np.errstate(divide="ignore", invalid="ignore"):  # over nothing: no row reads it
-                    g = g / (target != ignore_index).sum()
-            g = xp.broadcast_to(g, x.shape[:1])
-        g = xp.ascontiguousarray(g, computed_dtype(x.dtype))
+            of_rows = cuda.workspace(x, x.shape[:1], g.dtype)
+            cuda.loss.class_mean(of_rows, g, target if reduction == "mean" else None, ignore_index)
+            g = of_rows
         run(out, g, x, target, ignore_index)
 
     kernel.__doc__ = run.__doc__

@@ -13,7 +13,7 @@ import numpy as np
 from minigrad.autograd import wrap
 from minigrad.dtypes import is_floating
 from minigrad.graph import Variable
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import is_autocast_enabled
 from minigrad.op import Op, op
@@ -95,6 +95,16 @@ def _elementwise_loss(name: str, value: Any, slope: Any) -> tuple[Op, Op]:
     def _(out, g, x, target, *, reduction):
         """One walk, in vectors."""
         run_grad(out, g, x, target, _scale(x, reduction), get_num_threads())
+
+    @forward.kernel("cuda", "sim", name="fused", when=_is_one_shape)
+    def _(out, x, target, *, reduction):
+        """One walk, in vectors, by as many blocks as there are parts; no loss of an element is written."""
+        cuda.loss.total(out, x, target, name, x.size if reduction == "mean" else 1)
+
+    @backward.kernel("cuda", "sim", name="fused", when=_grad_is_one_shape)
+    def _(out, g, x, target, *, reduction):
+        """One walk, in vectors."""
+        cuda.loss.gradient(out, g, x, target, name, _scale(x, reduction))
 
     return forward, backward
 
