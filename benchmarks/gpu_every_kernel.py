@@ -153,8 +153,23 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "attention of 40 features": (attention, ((3, 40), (5, 40), (5, 3))),
         "attention of 65 features": (attention, ((3, 65), (5, 65), (5, 3))),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
+        "losses of elements": (losses, ((13, 37), (13, 37))),
+        "statistics of rows": (statistics, ((5, 61),)),
         **recurrent_layers(),
     }
+
+
+def losses(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+    """Means of losses of elements, and of classes."""
+    functions = FUNCTIONS.mse_loss, FUNCTIONS.l1_loss, FUNCTIONS.binary_cross_entropy_with_logits
+    return sum(f(x, y) for f in functions) + FUNCTIONS.cross_entropy(x, indices(x, 13))
+
+
+def statistics(x: mg.Tensor) -> mg.Tensor:
+    """What more than a sum takes, of each row."""
+    places = x.argmax(1, keepdim=True), x.argmin(1, keepdim=True)
+    extrema = x.amax(1) + sum(mg.take_along_dim(x, place, 1).sum(1) for place in places)
+    return x.var(1) + x.norm(dim=1) + extrema + x.cumsum(1).sum(1) + x.cumsum(0).sum(1)
 
 
 def recurrent_layers() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:

@@ -89,7 +89,7 @@ from minigrad.ops.combining import (
     tensor_split,
 )
 from minigrad.ops.counting import bincount, bucketize, searchsorted, unique
-from minigrad.ops.cumulative import cumprod, diff
+from minigrad.ops.cumulative import cumprod, cumsum, diff
 from minigrad.ops.diagonal import diag, diag_embed, diagonal, trace
 from minigrad.ops.distance import cdist, cosine_similarity
 from minigrad.ops.einsum import einsum, inner, tensordot
@@ -181,7 +181,6 @@ from minigrad.ops.reduce import (
     argmax,
     argmin,
     count_nonzero,
-    cumsum,
     logsumexp,
     mean,
     norm,

@@ -21,7 +21,18 @@ from minigrad.dtypes import bfloat16, is_floating, is_half, is_supported, names_
 from minigrad.errors import DeviceError
 from minigrad.methods import Methods
 from minigrad.operators import Operators
-from minigrad.ops import activation, elementwise, index, join, matmul, order, reduce, shape, softmax
+from minigrad.ops import (
+    activation,
+    cumulative,
+    elementwise,
+    index,
+    join,
+    matmul,
+    order,
+    reduce,
+    shape,
+    softmax,
+)
 from minigrad.ops.transfer import transfer
 from minigrad.promotion import get_default_dtype
 
@@ -467,7 +478,7 @@ class Tensor(Operators, Methods):
     gather, take_along_dim, nonzero = index.gather, index.take_along_dim, index.nonzero
     split, chunk, unbind = join.split, join.chunk, join.unbind
     max, min, sort, argsort, topk = order.max, order.min, order.sort, order.argsort, order.topk
-    cumsum, tril, triu = reduce.cumsum, elementwise.tril, elementwise.triu
+    cumsum, tril, triu = cumulative.cumsum, elementwise.tril, elementwise.triu
     maximum, minimum, clip = elementwise.maximum, elementwise.minimum, clamp
     isclose, allclose, equal = elementwise.isclose, elementwise.allclose, elementwise.equal
 

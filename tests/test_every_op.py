@@ -80,6 +80,19 @@ def reductions(make=lambda shape: shape, empty=True):
     return [case(make(shape), dim=dim, keepdim=keep) for shape, dim in cases for keep in (False, True)]
 
 
+def extremum_grad_cases():
+    """Rows in which two elements are the largest."""
+
+    def rows_of_two(rng):
+        return np.stack([rng.permutation([0.0, 1.0, 1.0, -1.0]) for _ in range(3)])
+
+    return [
+        case((3,), lambda rng: np.ones(3), rows_of_two, dim=(1,), keepdim=False, gradient=False),
+        case((3, 1), lambda rng: np.ones((3, 1)), rows_of_two, dim=(1,), keepdim=True, gradient=False),
+        case((1, 4), (1, 4), (3, 4), dim=(0,), keepdim=True, gradient=False),
+    ]
+
+
 def indices():
     return [
         ((5,), slice(1, 4)),
@@ -483,6 +496,9 @@ CASES = {
     # reductions
     **each(["sum", "sum_of_squares", "prod"], reductions()),
     **each(["amax", "amin"], reductions(apart, empty=False)),
+    "var": [case(*one.inputs, **one.attrs, divisor=2.5) for one in reductions(empty=False)],
+    "square_root": POSITIVE,
+    "extremum_grad": extremum_grad_cases(),
     **each(["any", "all"], reductions(bools)),
     **each(
         ["argmax", "argmin"],

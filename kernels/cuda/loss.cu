@@ -4,7 +4,7 @@
 //                ABSOLUTE |x - t|;  SQUARED (x - t)^2;  LOGISTIC log(1 + exp(x)) - x t, of logits x
 //   class_mean   the sum of the losses of rows, divided by how many of the rows have a target that counts
 //
-// Shapes: x and target are (n,), contiguous. As in reduce.cu: vectors of 16 bytes, several on their way at a time,
+// Shapes: x and target are (n,), contiguous; target may be null, for zeros. As in reduce.cu: vectors of 16 bytes, several on their way at a time,
 // and a block for each part of `length` elements, whose results another launch adds up. The order of the additions
 // depends on n alone.
 //
@@ -30,8 +30,8 @@ loss_sum(T* out, const T* x, const T* target, long long n, long long length, T d
     const long long begin = blockIdx.x * length, rest = n - begin;
     T sum[N] = {};  // one for each lane of the vectors: additions do not wait for one another
     walk(x + begin, rest < length ? rest : length, T(0), [&](auto& part, long long first, int here) {
-        RowPart<T, UNROLL> targets;
-        targets.load(target + begin + first, here, T(0));
+        RowPart<T, UNROLL> targets{};
+        if (target) targets.load(target + begin + first, here, T(0));
 #pragma unroll
         for (int k = 0; k < UNROLL; k++)
 #pragma unroll

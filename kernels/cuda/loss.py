@@ -29,7 +29,7 @@ def total(out: Any, x: Any, target: Any, loss: str, divisor: float) -> None:
     """The sum of a loss over all elements, divided: one launch, or two where there are many.
 
     Args:
-        out: of one element; ``x`` and ``target`` of any shape, one that is not empty.
+        out: of one element; ``x`` and ``target``, None for zeros, of any shape, one that is not empty.
         loss: ``"l1_loss"``, ``"mse_loss"`` or ``"binary_cross_entropy_with_logits"``.
     """
     length = part_of(x.size, ENOUGH_PARTS, PART)

@@ -24,9 +24,12 @@ __device__ __forceinline__ T neutral() {
 // The extrema are NaN if either operand is: a NaN among the elements is never lost.
 template <Operation OP, typename T>
 __device__ __forceinline__ T combine(T a, T b) {
-    if constexpr (OP == SUM) return a + b;
-    if constexpr (OP == MAX) return b > a || isnan(b) ? b : a;
-    return b < a || isnan(b) ? b : a;
+    if constexpr (OP == SUM)
+        return a + b;
+    else if constexpr (OP == MAX)
+        return b > a || isnan(b) ? b : a;
+    else
+        return b < a || isnan(b) ? b : a;
 }
 
 // The values of a warp combined, in each of its threads. With every step the lanes hold the result of twice

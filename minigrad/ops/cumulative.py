@@ -1,14 +1,51 @@
-"""Products up to each element, and differences of neighbours."""
+"""Sums and products up to each element, and differences of neighbours."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.index import getitem
 from minigrad.ops.join import concat, stack, unbind
 from minigrad.ops.reduce import normalize_dim, widened
+
+
+@op(name="cumsum")
+def _cumsum(xp, x, *, dim, reverse=False):
+    """The sums up to each element along ``dim``; with ``reverse``, from each element on."""
+    if reverse:
+        return xp.flip(xp.cumsum(xp.flip(x, dim), axis=dim), dim)
+    return xp.cumsum(x, axis=dim)
+
+
+_cumsum.grad(x=lambda g, _y, _x, *, dim, reverse: _cumsum(g, dim=dim, reverse=not reverse))
+
+
+@_cumsum.kernel("cpu", name="together")
+def _cumsum_cpu(out, x, *, dim, reverse):
+    """Several rows or columns together, as each sum waits for the one before; carried in float64."""
+    cpu.cumsum.cumsum(out, x, dim, reverse, get_num_threads())
+
+
+def _has_columns(x: Any, *, dim: int, reverse: bool) -> bool:
+    """Whether rows are walked along, or columns, of which a thread has each, are many or short."""
+    length = x.shape[dim]
+    return dim == x.ndim - 1 or length <= 4096 or x.size >= 4096 * length
+
+
+@_cumsum.kernel("cuda", "sim", name="scan", when=_has_columns)
+def _(out, x, *, dim, reverse):
+    """Rows by warps and blocks, whose threads pass their sums on; columns by a thread each."""
+    cuda.cumsum.cumsum(out, x, dim, reverse)
+
+
+def cumsum(x: Any, dim: int) -> Any:
+    """The sums of the elements up to each along ``dim``; integers and bools are summed as int64."""
+    axes = normalize_dim("cumsum", dim, x.ndim)
+    return _cumsum(widened(x), dim=axes[0]) if axes else widened(x)
 
 
 @op(name="cumprod")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.devices import cpu as cpu_device
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating, is_half
 from minigrad.graph import LARGE
@@ -17,7 +18,8 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
-from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, sqrt, where, zeros_like
+from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, where, zeros_like
+from minigrad.ops.elementwise_kernels import register_cpu, register_cuda
 from minigrad.ops.shape import broadcast_to, permute, reshape
 
 _int64 = np.dtype(np.int64)
@@ -112,10 +114,28 @@ def var(
         return in_float32(var, x, dim, unbiased, keepdim, correction=correction)
     correction = correction if unbiased is None else int(unbiased)
     dim = normalize_dim("var", dim, x.ndim)
+    divisor = float(max(_count(x.shape, dim) - correction, 0))
+    if x.device is not cpu_device:
+        return _var(x, dim=dim, keepdim=keepdim, divisor=divisor)
     centred = x - mean(x, dim, keepdim=True)
-    return _sum(centred * centred, dim=dim, keepdim=keepdim) / float(
-        max(_count(x.shape, dim) - correction, 0)
-    )
+    return _sum(centred * centred, dim=dim, keepdim=keepdim) / divisor
+
+
+@op(name="var")
+def _var(xp, x, *, dim, keepdim, divisor):
+    """The sum of the squared deviations from the mean, over ``divisor``."""
+    centred = x - xp.mean(x, axis=dim, keepdims=True)
+    return xp.sum(centred * centred, axis=dim, keepdims=keepdim) / divisor
+
+
+@_var.shape
+def _(x, *, dim, keepdim, divisor):
+    return _reduced_shape(x, dim=dim, keepdim=keepdim)
+
+
+@_var.grad
+def _(g, _y, x, *, dim, keepdim, divisor):
+    return (x - mean(x, dim, keepdim=True)) * restore(g * 2.0 / divisor, x.shape, dim)
 
 
 def std(
@@ -151,9 +171,22 @@ def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> 
 
 def _root(x: Any, p: float) -> Any:
     """The p-th root, whose gradient at 0 is taken to be 0."""
+    if p == 2:
+        return _square_root(x)
     zero = x == 0
-    positive = where(zero, 1.0, x)
-    return where(zero, 0.0, sqrt(positive) if p == 2 else positive ** (1.0 / p))
+    return where(zero, 0.0, where(zero, 1.0, x) ** (1.0 / p))
+
+
+@op(name="square_root")
+def _square_root(xp, x):
+    """sqrt(x); its gradient at 0, which is infinite from above, is taken to be 0."""
+    return xp.sqrt(x)
+
+
+@_square_root.grad
+def _(g, y, _x):
+    zero = y == 0
+    return where(zero, 0.0, g * 0.5 / where(zero, 1.0, y))
 
 
 def _count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
@@ -178,8 +211,27 @@ def _amin(xp, x, *, dim, keepdim):
 
 def _extremum_grad(g, y, x, *, dim, keepdim):
     """Shared evenly among the elements that attain the extremum."""
+    if x.device is not cpu_device:
+        return extremum_grad(g, y, x, dim=dim, keepdim=keepdim)
     best = cast(x == restore(y, x.shape, dim), dtype=x.dtype)
     return best * restore(g / _sum(best, dim=dim, keepdim=keepdim), x.shape, dim)
+
+
+@op
+def extremum_grad(xp, g, y, x, *, dim, keepdim):
+    """The gradient g of ``x``'s extrema ``y``, shared evenly among the elements that attain them."""
+    kept = tuple(1 if axis in dim else size for axis, size in enumerate(x.shape))
+    best = (x == y.reshape(kept)).astype(x.dtype)
+    return best * (g.reshape(kept) / best.sum(axis=dim, keepdims=True))
+
+
+extremum_grad.shape(lambda g, y, x, *, dim, keepdim: x.shape)
+
+
+@extremum_grad.grad
+def _(gg, _z, g, y, x, *, dim, keepdim):
+    shares = extremum_grad(zeros_like(g) + 1.0, y, x, dim=dim, keepdim=keepdim)
+    return _sum(gg * shares, dim=dim, keepdim=keepdim), zeros_like(y), zeros_like(x)
 
 
 _amax.grad(x=_extremum_grad)
@@ -289,29 +341,6 @@ def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     return _prod(widened(x), dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
 
 
-@op(name="cumsum")
-def _cumsum(xp, x, *, dim, reverse=False):
-    """The sums up to each element along ``dim``; with ``reverse``, from each element on."""
-    if reverse:
-        return xp.flip(xp.cumsum(xp.flip(x, dim), axis=dim), dim)
-    return xp.cumsum(x, axis=dim)
-
-
-_cumsum.grad(x=lambda g, _y, _x, *, dim, reverse: _cumsum(g, dim=dim, reverse=not reverse))
-
-
-@_cumsum.kernel("cpu", name="together")
-def _cumsum_cpu(out, x, *, dim, reverse):
-    """Several rows or columns together, as each sum waits for the one before; carried in float64."""
-    cpu.cumsum.cumsum(out, x, dim, reverse, get_num_threads())
-
-
-def cumsum(x: Any, dim: int) -> Any:
-    """The sums of the elements up to each along ``dim``; integers and bools are summed as int64."""
-    axes = normalize_dim("cumsum", dim, x.ndim)
-    return _cumsum(widened(x), dim=axes[0]) if axes else widened(x)
-
-
 @op(name="any", differentiable=False)
 def _any(xp, x, *, dim, keepdim):
     return xp.any(x, axis=dim, keepdims=keepdim)
@@ -407,3 +436,70 @@ for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
     _register_columns(_op, _operation)
     for _name in ("naive", "tree", "shuffle", "vectorized", "split"):
         _register(_op, _operation, getattr(cuda.reduce, _name))
+
+
+# On cards and on the simulator, rows that a block has the registers for; the references do the others.
+
+
+def _holds_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool, **_: Any) -> bool:
+    return _are_rows(x, dim=dim, keepdim=keepdim) and cuda.row_statistics.holds(
+        _count(x.shape, dim), x.itemsize
+    )
+
+
+@_var.kernel("cuda", "sim", name="registers", when=_holds_rows)
+def _(out, x, *, dim, keepdim, divisor):
+    """A row is read once, and kept in registers between its mean and its deviations."""
+    rows = x.reshape(out.size, _count(x.shape, dim))
+    cuda.row_statistics.squares(out.reshape(out.size), rows, divisor, centred=True)
+
+
+def _holds_or_takes_all(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+    whole = len(dim) == x.ndim and x.size > 0 and x.flags.c_contiguous
+    return whole or _holds_rows(x, dim=dim, keepdim=keepdim)
+
+
+@_sum_of_squares.kernel("cuda", "sim", name="registers", when=_holds_or_takes_all)
+def _(out, x, *, dim, keepdim):
+    """A row, or a part of a large one, for each block; nothing is written but sums."""
+    if out.size == 1 and x.size > 0:
+        cuda.loss.total(out, x, None, "mse_loss", 1)
+    else:
+        rows = x.reshape(out.size, _count(x.shape, dim))
+        cuda.row_statistics.squares(out.reshape(out.size), rows, 1, centred=False)
+
+
+LONGEST_ROW, ENOUGH_ROWS = 1 << 15, 128
+"""Rows are for a block each if they are no longer, or if there are enough of them to fill a card."""
+
+
+def _suit_blocks(x: Any, dim: tuple[int, ...]) -> bool:
+    if not _are_rows(x, dim=dim, keepdim=False):
+        return False
+    columns = _count(x.shape, dim)
+    return 0 < columns <= LONGEST_ROW or x.size >= ENOUGH_ROWS * columns > 0
+
+
+@extremum_grad.kernel("cuda", "sim", name="rows", when=lambda g, y, x, *, dim, keepdim: _suit_blocks(x, dim))
+def _(out, g, y, x, *, dim, keepdim):
+    """Two walks along a row: to count its extrema, and to write."""
+    rows = (y.size, _count(x.shape, dim))
+    grad, extrema = g.reshape(y.size), y.reshape(y.size)
+    cuda.row_statistics.extremum_grad(out.reshape(rows), grad, extrema, x.reshape(rows))
+
+
+def _register_arg(target: Op, operation: str) -> None:
+    def axes(x: Any, dim: int | None) -> tuple[int, ...]:
+        return tuple(range(x.ndim)) if dim is None else (dim,)
+
+    @target.kernel("cuda", "sim", name="rows", when=lambda x, *, dim, keepdim: _suit_blocks(x, axes(x, dim)))
+    def _(out, x, *, dim, keepdim):
+        """One walk along a row, with the best value and its place; ties go to the first."""
+        rows = x.reshape(out.size, _count(x.shape, axes(x, dim)))
+        cuda.row_statistics.arg_extremum(out.reshape(out.size), rows, operation)
+
+
+_register_arg(_argmax, "max")
+_register_arg(_argmin, "min")
+register_cpu(_square_root, cpu.elementwise.sqrt, prefer=cpu.elementwise.is_large)
+register_cuda(_square_root, cuda.elementwise.FUNCTIONS["sqrt"])

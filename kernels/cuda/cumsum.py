@@ -1,0 +1,31 @@
+"""Launches ``cumsum.cu``: the sums up to each element along an axis, on a card or on the simulator.
+
+``out`` and ``x`` are C-contiguous, of one shape, and both float32 or both float64.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from .reduce import row_grid, row_threads
+
+THREADS = 256  # in a block of columns
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_rows = CudaKernel(_source, "cumsum_rows<T>")
+_columns = CudaKernel(_source, "cumsum_columns<T>")
+
+
+def cumsum(out: Any, x: Any, dim: int, reverse: bool = False) -> None:
+    """One launch: rows by warps and blocks, whose threads pass sums on; columns by a thread each."""
+    outer, length, inner = math.prod(x.shape[:dim]), x.shape[dim], math.prod(x.shape[dim + 1 :])
+    if inner == 1:
+        grid, block = row_grid(outer, row_threads(length))
+        _rows.launch(grid, block, (out, x, outer, length, int(reverse)))
+    else:
+        grid = blocks(outer * inner, THREADS)
+        _columns.launch(grid, THREADS, (out, x, outer, length, inner, int(reverse)))
