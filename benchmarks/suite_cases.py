@@ -229,6 +229,13 @@ LAYERS = (
     Layer("depthwise", 8, 128, 56, 128, 3, padding=1, groups=128),
     Layer("depthwise strided", 8, 128, 56, 128, 3, stride=2, padding=1, groups=128),
     Layer("depthwise", 8, 128, 28, 128, 5, padding=2, groups=128),
+    *(
+        Layer("MobileNetV2", 8, C, size, C, 3, stride=stride, padding=1, groups=C)
+        for C, size, stride in (
+            *((96, 112, 2), (144, 56, 2), (192, 28, 2), (576, 14, 2)),
+            *((32, 112, 1), (144, 56, 1), (384, 14, 1), (960, 7, 1)),
+        )
+    ),
     Layer("4 groups", 8, 128, 28, 128, 3, padding=1, groups=4),
     Layer("32 groups", 8, 128, 28, 128, 3, padding=1, groups=32),
     Layer("to RGB", 8, 32, 64, 3, 3, padding=1),
@@ -533,14 +540,16 @@ def embeddings() -> Iterator[Case]:
 
 
 def recurrences() -> Iterator[Case]:
-    for T, N, inputs, hidden, layers in ((64, 32, 65, 128, 1), (64, 32, 128, 256, 2), (16, 1, 32, 32, 1)):
+    usual, large, small = (64, 32, 65, 128, 1), (64, 32, 128, 256, 2), (16, 1, 32, 32, 1)
+    for kind, sizes in {"LSTM": (usual, large, small), "GRU": (usual, small), "RNN": (usual, small)}.items():
+        for T, N, inputs, hidden, layers in sizes:
 
-        def make(lib, data, T=T, N=N, inputs=inputs, hidden=hidden, layers=layers):
-            lstm = data.fill(lib.nn.LSTM(inputs, hidden, layers))
-            x = data.normal(T, N, inputs, grad=True)
-            return lambda: lstm(x)[0], (x, *lstm.parameters())
+            def make(lib, data, kind=kind, T=T, N=N, inputs=inputs, hidden=hidden, layers=layers):
+                module = data.fill(getattr(lib.nn, kind)(inputs, hidden, layers))
+                x = data.normal(T, N, inputs, grad=True)
+                return lambda: module(x)[0], (x, *module.parameters())
 
-        yield from passes("LSTM", f"T={T}, N={N}, {inputs} -> {hidden}, {layers} layers", make)
+            yield from passes(kind, f"T={T}, N={N}, {inputs} -> {hidden}, {layers} layers", make)
 
 
 def attentions() -> Iterator[Case]:
