@@ -9,6 +9,8 @@
  *   multiply_planes_T(height, width, taps, tap, x, x_row, g, g_row, sums)
  *       the sum over the lanes of sums[p] += the sum of g[i * g_row + j] * x[i * x_row + j + tap[p]]
  *       over i < height, j < width; p < taps. Rows of g and x must be readable up to LANES elements.
+ *   copy_elements_T(n, x, to), split_row_T(n, x, even, odd), join_row_T(n, even, odd, to)
+ *       n elements copied; those at even and at odd places parted, and put together again.
  *
  * Arithmetic intensity. A tile of several channels makes channels * vectors multiply-adds for each vector
  * that it loads, as a GEMM tile does. One channel, as in a depthwise convolution, has a tile of 8 rows: a
@@ -38,6 +40,8 @@ typedef struct {
 
 #define real float
 #define NAME(x) x##_f32
+#define short_vector f32x4
+#define short_vector_u f32x4_u
 #define vector f32v
 #define vector_u f32v_u
 #define vector_mask i32v
@@ -45,6 +49,8 @@ typedef struct {
 #include "conv2d_planes_template.h"
 #undef real
 #undef NAME
+#undef short_vector
+#undef short_vector_u
 #undef vector
 #undef vector_u
 #undef vector_mask
@@ -52,6 +58,8 @@ typedef struct {
 
 #define real double
 #define NAME(x) x##_f64
+#define short_vector f64x2
+#define short_vector_u f64x2_u
 #define vector f64v
 #define vector_u f64v_u
 #define vector_mask i64v
@@ -59,6 +67,8 @@ typedef struct {
 #include "conv2d_planes_template.h"
 #undef real
 #undef NAME
+#undef short_vector
+#undef short_vector_u
 #undef vector
 #undef vector_u
 #undef vector_mask

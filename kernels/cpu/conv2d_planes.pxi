@@ -29,6 +29,12 @@ cdef extern from "conv2d_planes.h" nogil:
     void multiply_planes_f64(
         Py_ssize_t height, Py_ssize_t width, Py_ssize_t taps, const Py_ssize_t *tap, const double *x,
         Py_ssize_t x_row, const double *g, Py_ssize_t g_row, double *sums)
+    void copy_elements_f32(Py_ssize_t n, const float *x, float *to)
+    void copy_elements_f64(Py_ssize_t n, const double *x, double *to)
+    void split_row_f32(Py_ssize_t n, const float *x, float *even, float *odd)
+    void split_row_f64(Py_ssize_t n, const double *x, double *even, double *odd)
+    void join_row_f32(Py_ssize_t n, const float *even, const float *odd, float *to)
+    void join_row_f64(Py_ssize_t n, const double *even, const double *odd, double *to)
 
 # The workspace: the packed weights of all phases, the biases, and for each thread planes and a scratch of
 # interleaved phases. In elements.
@@ -134,12 +140,15 @@ cdef void pack_plane_weights(const Conv *conv, const Phase *phase, const Product
 
 cdef inline Py_ssize_t panel_begin(const Product *product, Py_ssize_t panel) noexcept nogil:
     """The first channel of a panel: all panels are nearly as large."""
+    if panel == 0 or panel == product.panels:  # without a division, which takes as long as 40 multiply-adds
+        return 0 if panel == 0 else product.channels
     return panel * product.channels // product.panels
 
 
 cdef void run_unit(const Conv *conv, const Planes *plan, const Product *product, const PlaneBuffers *buffers,
                    Py_ssize_t unit, const real *weights, real *planes) noexcept nogil:
-    cdef Py_ssize_t first_row = unit % plan.bands * plan.band_rows, image_group = unit // plan.bands
+    cdef Py_ssize_t image_group = unit if plan.bands == 1 else unit // plan.bands
+    cdef Py_ssize_t first_row = (unit - image_group * plan.bands) * plan.band_rows
     cdef Py_ssize_t row_phase, panel, plane = product.height * product.width
     cdef Py_ssize_t source_size = plan.channels * plan.height * plan.width
     cdef real *result = <real *> product.result + image_group * product.channels * plane
@@ -206,12 +215,8 @@ cdef void interleave_phases(const Planes *plan, Py_ssize_t channels, Py_ssize_t 
         for i in range(rows):
             row = scratch + (c * rows + i) * longest
             out = result + c * plane + i * row_step
-            if step == 2:  # in one loop, for which the compiler finds a shuffle
-                for j in range(width // 2):
-                    out[2 * j] = row[j]
-                    out[2 * j + 1] = row[size + j]
-                if width % 2:
-                    out[width - 1] = row[longest - 1]
+            if step == 2:
+                join_row(width, row, row + size, out)
             else:
                 for phase in range(step):
                     for j in range(ceil_divide(width - phase, step)):
@@ -314,3 +319,24 @@ cdef inline void multiply_planes(
         multiply_planes_f32(height, width, taps, tap, x, x_row, g, g_row, sums)
     else:
         multiply_planes_f64(height, width, taps, tap, x, x_row, g, g_row, sums)
+
+
+cdef inline void copy_elements(Py_ssize_t n, const real *x, real *to) noexcept nogil:
+    if real is float:
+        copy_elements_f32(n, x, to)
+    else:
+        copy_elements_f64(n, x, to)
+
+
+cdef inline void split_row(Py_ssize_t n, const real *x, real *even, real *odd) noexcept nogil:
+    if real is float:
+        split_row_f32(n, x, even, odd)
+    else:
+        split_row_f64(n, x, even, odd)
+
+
+cdef inline void join_row(Py_ssize_t n, const real *even, const real *odd, real *to) noexcept nogil:
+    if real is float:
+        join_row_f32(n, even, odd, to)
+    else:
+        join_row_f64(n, even, odd, to)

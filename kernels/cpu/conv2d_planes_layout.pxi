@@ -115,13 +115,14 @@ cdef inline Py_ssize_t from_top(const Axis *axis, Py_ssize_t u) noexcept nogil:
 
 cdef void copy_planes(const Planes *plan, const real *source, Py_ssize_t first_output,
                       real *planes) noexcept nogil:
-    """What the outputs from row ``first_output`` on read. What lies behind the columns stays as it is."""
+    """What the outputs from row ``first_output`` on read. What lies behind the columns stays as it is; so do
+    rows of padding where there is one band, for they are the same each time, and zero from the start."""
     cdef Py_ssize_t c, r, first = first_output * plan.step_h + plan.low_h
     for c in range(plan.channels):
         for r in range(plan.rows):
             if 0 <= first + r < plan.height:
                 copy_plane_row(plan, source + (c * plan.height + first + r) * plan.width, planes)
-            else:
+            elif plan.bands > 1:
                 memset(planes, 0, plan.row_size * sizeof(real))
             planes += plan.row_size
 
@@ -130,17 +131,18 @@ cdef inline void copy_plane_row(const Planes *plan, const real *source, real *ro
     """The columns that exist; the others of a row are zero from the start."""
     cdef Py_ssize_t first = max(0, -plan.low_w), last = min(plan.columns, plan.width - plan.low_w)
     cdef Py_ssize_t part, place, begin, end, step = plan.step_w
+    if first >= last:
+        return
     if step == 1:
-        if first < last:
-            memcpy(row + first, source + (first + plan.low_w), (last - first) * sizeof(real))
+        copy_elements(last - first, source + (first + plan.low_w), row + first)
+        return
+    if step == 2:
+        split_row(last - first, source + (first + plan.low_w), row + first % 2 * plan.part_size + first // 2,
+                  row + (first + 1) % 2 * plan.part_size + (first + 1) // 2)
         return
     for part in range(step):
         begin = ceil_divide(first - part, step) if first > part else 0
         end = ceil_divide(last - part, step) if last > part else 0
-        if step == 2:  # a constant, for which the compiler finds a shuffle
-            for place in range(begin, end):
-                row[place] = source[2 * place + (part + plan.low_w)]
-        else:
-            for place in range(begin, end):
-                row[place] = source[place * step + (part + plan.low_w)]
+        for place in range(begin, end):
+            row[place] = source[place * step + (part + plan.low_w)]
         row += plan.part_size

@@ -89,20 +89,29 @@ ALWAYS_INLINE void NAME(plane_bands)(const int channels, const int column, const
     }
 }
 
-/* Rows narrower than a vector: into a scratch tile, of which the valid columns are kept. */
-ALWAYS_INLINE void NAME(narrow_planes)(const int channels, const int rows, const plane_taps *t, const real *x,
-                                       const real *weight, const real *start, real *y)
+/* Rows narrower than a vector, of taps in columns if column > 1. Their tile is a scratch, from which each row is
+ * stored as a vector: what it holds too much goes where the next rows will stand. In the last rows, or where
+ * other rows lie in between, the valid columns alone are stored. */
+ALWAYS_INLINE void NAME(narrow_planes)(const int channels, const int column, const int rows,
+                                       const plane_taps *t, const real *x, const real *weight,
+                                       const real *start, real *y)
 {
     real scratch[PLANE_CHANNELS * PLANE_VECTORS * LANES];
     plane_taps tile = *t;
     tile.y_row = LANES, tile.y_plane = rows * LANES;
+    const ptrdiff_t last = t->y_row == t->width ? t->height * t->width - LANES : -1; /* where a vector fits */
     for (ptrdiff_t band = 0; band < t->height; band += rows) {
         const ptrdiff_t i = band + rows <= t->height ? band : t->height - rows;
-        NAME(plane_tile)(channels, rows, 1, &tile, x + i * t->x_row, weight, start, scratch);
-        for (int c = 0; c < channels; c++)
-            for (int r = 0; r < rows; r++)
-                for (ptrdiff_t j = 0; j < t->width; j++)
-                    y[c * t->y_plane + (i + r) * t->y_row + j] = scratch[(c * rows + r) * LANES + j];
+        if (column > 1)
+            NAME(plane_column_tile)(column, rows, &tile, x + i * t->x_row, weight, start, scratch);
+        else
+            NAME(plane_tile)(channels, rows, 1, &tile, x + i * t->x_row, weight, start, scratch);
+        UNROLL for (int c = 0; c < channels; c++)
+            UNROLL for (int r = 0; r < rows; r++) {
+                const vector row = *(const vector_u *)(scratch + (c * rows + r) * LANES);
+                const ptrdiff_t at = (i + r) * t->y_row;
+                NAME(store)(y + c * t->y_plane + at, at <= last ? LANES : t->width, row);
+            }
     }
 }
 
@@ -112,9 +121,9 @@ ALWAYS_INLINE void NAME(plane_channels)(const int channels, const int tile, cons
                                         const real *x, const real *weight, const real *start, real *y)
 {
     if (t->width < LANES && t->height < tile)
-        NAME(narrow_planes)(channels, 1, t, x, weight, start, y);
+        NAME(narrow_planes)(channels, 1, 1, t, x, weight, start, y);
     else if (t->width < LANES)
-        NAME(narrow_planes)(channels, tile, t, x, weight, start, y);
+        NAME(narrow_planes)(channels, 1, tile, t, x, weight, start, y);
     else if (t->width >= tile * LANES && tile <= 4)
         NAME(plane_bands)(channels, 1, 1, tile, t, x, weight, start, y);
     else if (t->height >= tile)
@@ -127,7 +136,9 @@ ALWAYS_INLINE void NAME(plane_channels)(const int channels, const int tile, cons
 ALWAYS_INLINE void NAME(one_plane)(const plane_taps *t, const real *x, const real *weight, const real *start,
                                    real *y)
 {
-    if (t->width < LANES || t->height < 4)
+    if (t->width < LANES && t->height >= 4 && t->column == 3)
+        NAME(narrow_planes)(1, 3, 4, t, x, weight, start, y);
+    else if (t->width < LANES || t->height < 4)
         NAME(plane_channels)(1, 4, t, x, weight, start, y);
     else if (t->column == 3 && t->height >= 8)
         NAME(plane_bands)(1, 3, 8, 1, t, x, weight, start, y);
@@ -156,6 +167,77 @@ NEVER_INLINE void NAME(correlate_planes)(int channels, const plane_taps *taps, c
         case 6: NAME(plane_channels)(6, 2, &t, x, weight, start, y); break;
     }
 }
+
+/* ---- rows of planes ---------------------------------------------------------------------------------------
+ *
+ * They are short: 7 to 56 elements in most networks. So there is no loop for what is left of whole vectors: the
+ * last vector ends where the row ends, and overlaps its neighbour. */
+
+enum { NAME(SHORT_LANES) = 16 / sizeof(real) }; /* elements of a 128-bit vector, which every level has */
+
+MAYBE_UNUSED void NAME(copy_elements)(ptrdiff_t n, const real *x, real *to)
+{
+    if (n >= LANES) {
+        for (ptrdiff_t j = 0; j < n - LANES; j += LANES) *(vector_u *)(to + j) = *(const vector_u *)(x + j);
+        *(vector_u *)(to + n - LANES) = *(const vector_u *)(x + n - LANES);
+    } else if (n >= NAME(SHORT_LANES)) {
+        const ptrdiff_t last = n - NAME(SHORT_LANES);
+        *(short_vector_u *)to = *(const short_vector_u *)x;
+        *(short_vector_u *)(to + last) = *(const short_vector_u *)(x + last);
+    } else {
+        for (ptrdiff_t j = 0; j < n; j++) to[j] = x[j];
+    }
+}
+
+ALWAYS_INLINE short_vector NAME(even_places)(short_vector low, short_vector high)
+{
+    short_vector found;
+    UNROLL for (int k = 0; k < NAME(SHORT_LANES); k++)
+        found[k] = 2 * k < NAME(SHORT_LANES) ? low[2 * k] : high[2 * k - NAME(SHORT_LANES)];
+    return found;
+}
+
+ALWAYS_INLINE short_vector NAME(odd_places)(short_vector low, short_vector high)
+{
+    short_vector found;
+    UNROLL for (int k = 0; k < NAME(SHORT_LANES); k++)
+        found[k] = 2 * k + 1 < NAME(SHORT_LANES) ? low[2 * k + 1] : high[2 * k + 1 - NAME(SHORT_LANES)];
+    return found;
+}
+
+/* even[k], odd[k] = x[2 k], x[2 k + 1] for k < n / 2; and the last of an odd number. */
+MAYBE_UNUSED void NAME(split_row)(ptrdiff_t n, const real *x, real *even, real *odd)
+{
+    const ptrdiff_t half = n / 2;
+    for (ptrdiff_t k = 0; half >= NAME(SHORT_LANES) && k < half; k += NAME(SHORT_LANES)) {
+        const ptrdiff_t at = k < half - NAME(SHORT_LANES) ? k : half - NAME(SHORT_LANES);
+        const short_vector low = *(const short_vector_u *)(x + 2 * at), high = *(const short_vector_u *)(x + 2 * at + NAME(SHORT_LANES));
+        *(short_vector_u *)(even + at) = NAME(even_places)(low, high);
+        *(short_vector_u *)(odd + at) = NAME(odd_places)(low, high);
+    }
+    for (ptrdiff_t k = 0; half < NAME(SHORT_LANES) && k < half; k++) even[k] = x[2 * k], odd[k] = x[2 * k + 1];
+    if (n % 2) even[half] = x[n - 1];
+}
+
+MAYBE_UNUSED void NAME(join_row)(ptrdiff_t n, const real *even, const real *odd, real *to)
+{
+    const ptrdiff_t half = n / 2;
+    for (ptrdiff_t k = 0; half >= NAME(SHORT_LANES) && k < half; k += NAME(SHORT_LANES)) {
+        const ptrdiff_t at = k < half - NAME(SHORT_LANES) ? k : half - NAME(SHORT_LANES);
+        const short_vector e = *(const short_vector_u *)(even + at), o = *(const short_vector_u *)(odd + at);
+        short_vector low, high;
+        UNROLL for (int i = 0; i < NAME(SHORT_LANES); i++) {
+            low[i] = i % 2 ? o[i / 2] : e[i / 2];
+            high[i] = i % 2 ? o[(NAME(SHORT_LANES) + i) / 2] : e[(NAME(SHORT_LANES) + i) / 2];
+        }
+        *(short_vector_u *)(to + 2 * at) = low;
+        *(short_vector_u *)(to + 2 * at + NAME(SHORT_LANES)) = high;
+    }
+    for (ptrdiff_t k = 0; half < NAME(SHORT_LANES) && k < half; k++) to[2 * k] = even[k], to[2 * k + 1] = odd[k];
+    if (n % 2) to[n - 1] = even[half];
+}
+
+/* ---- products of planes ----------------------------------------------------------------------------------- */
 
 /* The products of a vector, of which only the lanes in `kept` count: the others may be infinite. */
 ALWAYS_INLINE vector NAME(kept_products)(vector g, vector x, vector_mask kept)
