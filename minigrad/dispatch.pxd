@@ -7,7 +7,7 @@ cimport cython
 cdef class KernelTable:
     cdef public object op
     cdef public list kernels, scoped
-    cdef public bint takes_small, is_replaced
+    cdef public bint takes_shortcuts, is_replaced
     cdef public dict selected
     cdef dict _candidates
 

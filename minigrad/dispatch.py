@@ -86,7 +86,7 @@ class KernelTable:
         self.kernels: list[Kernel] = []
         self.selected: dict[str, str] = {}  # device type -> name, set by use_kernel
         self.scoped: list[Kernel] = []  # functions given to use_kernel, which come before all others
-        self.takes_small = True  # whether Op.small, which knows no kernels, may stand in for them
+        self.takes_shortcuts = True  # whether Op.small and Op.direct may stand in for the kernels
         self.is_replaced = False  # whether a kernel of the user's stands beside minigrad's own
         self._forget()
 
@@ -115,7 +115,7 @@ class KernelTable:
     def _forget(self) -> None:
         """Start a new cache: another thread may just be adding to the old one what is no longer so."""
         self.is_replaced = bool(self.scoped) or any(k.is_users for k in self.kernels)
-        self.takes_small = not (self.selected or self.is_replaced)
+        self.takes_shortcuts = not (self.selected or self.is_replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
 
     def candidates(self, device_type: str, dtype: np.dtype) -> tuple[Kernel, ...]:

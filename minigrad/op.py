@@ -127,6 +127,10 @@ class Op(OpDefinition):
             no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
             it returns the output, or None where it does not apply. For ops without attributes.
+        direct: not given here but set beside the op's kernels: ``direct(*inputs, **attributes)``, asked after
+            ``small``, allocates an output of the CPU and runs the kernel at once, or returns None. A few
+            questions in compiled code take the place of the shape rule, the conditions of the kernels and
+            their wrappers, which cost as much as 100,000 elements where the data has filled the caches.
         add_gradient: ``add_gradient(total, g, **attributes)`` adds the gradient of the only input to
             ``total``, an array of its shape, in place: what the rule gives and the engine then adds, without
             an array of its own. For ops that look at a part of their input.
@@ -242,10 +246,15 @@ class Op(OpDefinition):
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
         """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
         table = self.kernels
-        if self.small is not None and device is cpu and table.takes_small:
-            result = self.small(*arrays)
-            if result is not None:
-                return result
+        if device is cpu and table.takes_shortcuts:
+            if self.small is not None:
+                result = self.small(*arrays)
+                if result is not None:
+                    return result
+            if self.direct is not None:
+                result = self.direct(*arrays, **attrs) if attrs else self.direct(*arrays)
+                if result is not None:
+                    return result
         if dtype.itemsize == 2 and not self.moves and is_half(dtype):
             kernel = table.choose(device.type, dtype, arrays, attrs) if table.kernels else None
             if kernel is None:

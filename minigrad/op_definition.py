@@ -68,6 +68,7 @@ class OpDefinition:
         self.moves = moves or view
         self.arithmetic_rules = arithmetic
         self.small = small
+        self.direct: Callable | None = None
         self.add_gradient = add_gradient
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads

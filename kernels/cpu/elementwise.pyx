@@ -15,6 +15,8 @@ former runs at the speed of memory, the latter gains from polynomials in vector 
 
 from cython.parallel cimport prange
 
+from minigrad.kernels.cpu.memory import empty
+
 include "arguments.pxi"
 include "tiles.pxi"
 
@@ -62,6 +64,32 @@ cdef enum:
     CHEAP = 32768
     COSTLY = 16384
     LARGE = 32768  # results of fewer elements NumPy's loops, which need no setting up, have done sooner
+    FEW = 1024  # up to here they have so even where nothing but ``new`` stands before a kernel
+
+cdef object BOOL = cnp.PyArray_DescrFromType(cnp.NPY_BOOL)
+
+
+cdef inline bint is_real(cnp.ndarray array, int dtype) noexcept:
+    """Whether it holds float32 or float64 numbers, of type number ``dtype``, that can be read in place."""
+    return (
+        (dtype == cnp.NPY_FLOAT32 or dtype == cnp.NPY_FLOAT64)
+        and cnp.PyArray_TYPE(array) == dtype
+        and cnp.PyArray_ISBEHAVED_RO(array)
+    )
+
+
+cdef inline bint stretch(cnp.npy_intp *sizes, int *ndim, cnp.ndarray array) noexcept:
+    """Lets ``sizes``, the innermost first, take in an array; False if it does not broadcast with them."""
+    cdef int d, own = cnp.PyArray_NDIM(array)
+    cdef cnp.npy_intp size
+    for d in range(own):
+        size = cnp.PyArray_DIM(array, own - 1 - d)
+        if d >= ndim[0] or sizes[d] == 1:
+            sizes[d] = size
+        elif size != 1 and size != sizes[d]:
+            return False
+    ndim[0] = max(ndim[0], own)
+    return True
 
 
 def is_large(*inputs, **attributes):
@@ -125,10 +153,40 @@ cdef class Function:
     def __call__(self, cnp.ndarray out, *arguments):
         if len(arguments) != self.arity + 1:
             raise TypeError(f"{self.__name__} takes out, {self.arity} inputs and threads")
+        self.compute(out, arguments)
+
+    def new(self, *arguments):
+        """The function of inputs and threads as a new array; None if the inputs are not floats of one dtype,
+        arrays or numbers, that broadcast to at least ``FEW`` elements."""
+        cdef cnp.npy_intp sizes[MAX_DIMS]
+        cdef cnp.ndarray first = None
+        cdef int k, ndim = 0
+        cdef Py_ssize_t n = 1
+        if self.takes_bool or len(arguments) != self.arity + 1:
+            return None
+        for k in range(self.arity):
+            x = arguments[k]
+            if k < self.arrays and type(x) is cnp.ndarray:
+                if first is None:
+                    first = <cnp.ndarray>x
+                if not is_real(<cnp.ndarray>x, cnp.PyArray_TYPE(first)) or not stretch(sizes, &ndim, x):
+                    return None
+            elif type(x) is not float and type(x) is not int:
+                return None
+        for k in range(ndim):
+            n *= sizes[k]
+        if first is None or n < FEW:
+            return None
+        shape = tuple([sizes[ndim - 1 - k] for k in range(ndim)])
+        cdef cnp.ndarray out = empty(shape, BOOL if self.returns_bool else first.dtype)
+        self.compute(out, arguments)
+        return out
+
+    cdef int compute(self, cnp.ndarray out, tuple arguments) except -1:
         cdef int dtype = self.common_dtype(out, arguments)
         check_output(out, cnp.NPY_BOOL if self.returns_bool else dtype)
         if cnp.PyArray_SIZE(out) == 0:
-            return
+            return 0
         cdef float float_numbers[MAX_INPUTS]
         cdef double numbers[MAX_INPUTS]
         cdef Tiling tiling
@@ -151,6 +209,7 @@ cdef class Function:
         merge_dims(&tiling, out)
         choose_tile(&tiling)
         self.run(&tiling, dtype, cnp.PyArray_SIZE(out), arguments[self.arity])
+        return 0
 
     cdef int common_dtype(self, cnp.ndarray out, tuple arguments) except -1:
         """The type number of the floating inputs."""

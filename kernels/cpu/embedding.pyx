@@ -18,6 +18,8 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
+from minigrad.kernels.cpu.memory import empty
+
 include "arguments.pxi"
 
 # Elements that are added, and bytes that are copied or cleared, below which another thread costs more than it
@@ -45,12 +47,17 @@ cdef Py_ssize_t copy_rows(
 
 def gather(cnp.ndarray out, cnp.ndarray weight, cnp.ndarray indices, int threads):
     """The rows of ``weight`` that ``indices`` name; IndexError if one names none."""
-    cdef int dtype = real_type(weight), part, parts
+    cdef int dtype = real_type(weight)
     check_input(weight, dtype)
     check_input(indices, cnp.NPY_INT64)
     check_output(out, dtype)
     check_rows("gather", weight, out, indices)
-    cdef Py_ssize_t n = indices.shape[0], rows = weight.shape[0], wrong = 0
+    gather_all(out, weight, indices, threads)
+
+
+cdef int gather_all(cnp.ndarray out, cnp.ndarray weight, cnp.ndarray indices, int threads) except -1:
+    cdef int part, parts
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(indices), rows = weight.shape[0], wrong = 0
     cdef Py_ssize_t row_bytes = weight.shape[1] * cnp.PyArray_ITEMSIZE(weight)
     cdef char *out_data = <char *>cnp.PyArray_DATA(out)
     cdef const char *weight_data = <const char *>cnp.PyArray_DATA(weight)
@@ -67,6 +74,29 @@ def gather(cnp.ndarray out, cnp.ndarray weight, cnp.ndarray indices, int threads
                 )
     if wrong:
         raise IndexError(f"gather: {wrong} of {n} indices are none of the {rows} rows")
+    return 0
+
+
+def new(weight, indices, int threads):
+    """As a new array ``weight[indices]``, indices of any shape; None if they are not contiguous arrays, of
+    float32 or float64 and int64, with elements. IndexError as in :func:`gather`."""
+    if type(weight) is not cnp.ndarray or type(indices) is not cnp.ndarray:
+        return None
+    cdef cnp.ndarray matrix = <cnp.ndarray>weight, numbers = <cnp.ndarray>indices, out
+    cdef int dtype = cnp.PyArray_TYPE(matrix)
+    if (
+        (dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64)
+        or cnp.PyArray_TYPE(numbers) != cnp.NPY_INT64
+        or cnp.PyArray_NDIM(matrix) != 2
+        or not cnp.PyArray_ISCARRAY_RO(matrix)
+        or not cnp.PyArray_ISCARRAY_RO(numbers)
+        or cnp.PyArray_SIZE(matrix) == 0
+        or cnp.PyArray_SIZE(numbers) == 0
+    ):
+        return None
+    out = empty((<object>numbers).shape + (matrix.shape[1],), matrix.dtype)
+    gather_all(out, matrix, numbers, threads)
+    return out
 
 
 cdef int check_rows(str name, cnp.ndarray matrix, cnp.ndarray taken, cnp.ndarray indices) except -1:

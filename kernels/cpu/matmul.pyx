@@ -25,6 +25,8 @@ from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
+from minigrad.kernels.cpu.memory import empty
+
 include "arguments.pxi"
 
 cdef extern from "gemm.h" nogil:
@@ -141,19 +143,42 @@ def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not
     where packing would cost more than it saves."""
     cdef Problem problem
     read_problem(&problem, out, a, b)
+    run_threaded(&problem, threads, bias)
+
+
+def product(a, b, int threads):
+    """``a @ b`` by *threaded* as a new array; None if they are not two matrices that it takes as they are."""
+    if type(a) is not cnp.ndarray or type(b) is not cnp.ndarray:
+        return None
+    cdef cnp.ndarray left = <cnp.ndarray> a, right = <cnp.ndarray> b, out
+    cdef int dtype = cnp.PyArray_TYPE(left)
+    if ((dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64)
+            or cnp.PyArray_NDIM(left) != 2 or cnp.PyArray_NDIM(right) != 2
+            or cnp.PyArray_DIM(left, 1) != cnp.PyArray_DIM(right, 0)
+            or not is_readable(left, dtype) or not is_readable(right, dtype)):
+        return None
+    out = empty((cnp.PyArray_DIM(left, 0), cnp.PyArray_DIM(right, 1)), left.dtype)
+    cdef Problem problem
+    read_problem(&problem, out, left, right)
+    run_threaded(&problem, threads, None)
+    return out
+
+
+cdef int run_threaded(Problem *p, int threads, cnp.ndarray bias) except -1:
     if bias is not None:
-        check_input(bias, problem.dtype)
-        if cnp.PyArray_NDIM(bias) != 1 or bias.shape[0] != problem.N:
-            raise ValueError(f"matmul kernel: bias must have shape ({problem.N},), got {(<object> bias).shape}")
-        problem.bias = cnp.PyArray_DATA(bias)
-    fold_batch_into_rows(&problem)
-    cdef Grid grid = choose_grid(&problem, threads)
-    if splits_depth(&problem, grid.threads):
-        run_parts(&problem, grid.threads)
-    elif shares_panels(&problem, grid.threads):
-        run_rows(&problem, grid.threads)
+        check_input(bias, p.dtype)
+        if cnp.PyArray_NDIM(bias) != 1 or bias.shape[0] != p.N:
+            raise ValueError(f"matmul kernel: bias must have shape ({p.N},), got {(<object> bias).shape}")
+        p.bias = cnp.PyArray_DATA(bias)
+    fold_batch_into_rows(p)
+    cdef Grid grid = choose_grid(p, threads)
+    if splits_depth(p, grid.threads):
+        run_parts(p, grid.threads)
+    elif shares_panels(p, grid.threads):
+        run_rows(p, grid.threads)
     else:
-        run_blocks(&problem, grid, False)
+        run_blocks(p, grid, False)
+    return 0
 
 
 # ---- naive and tiled ---------------------------------------------------------------------------------------
@@ -453,6 +478,17 @@ cdef int check_matrices(cnp.ndarray array, int ndim, int dtype) except -1:
         if array.strides[axis] % cnp.PyArray_ITEMSIZE(array):
             raise ValueError("matmul kernel: strides of inputs must be multiples of the item size")
     return 0
+
+
+cdef inline bint is_readable(cnp.ndarray array, int dtype) noexcept:
+    """What :func:`check_matrices` asks of an input, of any number of dimensions."""
+    cdef int axis
+    if cnp.PyArray_TYPE(array) != dtype or not cnp.PyArray_ISBEHAVED_RO(array):
+        return False
+    for axis in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_STRIDE(array, axis) % cnp.PyArray_ITEMSIZE(array):
+            return False
+    return True
 
 
 cdef inline Py_ssize_t batch_offset(Problem *p, Py_ssize_t *strides, Py_ssize_t index) noexcept nogil:

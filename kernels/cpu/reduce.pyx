@@ -13,6 +13,8 @@ Arithmetic intensity: one operation for each element read, so the speed of memor
 
 from cython.parallel cimport prange
 
+from minigrad.kernels.cpu.memory import empty
+
 include "arguments.pxi"
 
 ctypedef void (*reduction)(
@@ -64,6 +66,29 @@ cdef class Reduction:
     cdef double identity  # the result over nothing
     cdef bint has_identity
     cdef readonly str __name__, __doc__
+
+    def new(self, x, tuple axes, bint keepdim, int threads):
+        """The reduction as a new array; None if x is no contiguous array with elements whose axes fit."""
+        if type(x) is not cnp.ndarray:
+            return None
+        cdef cnp.ndarray array = <cnp.ndarray>x, out
+        cdef int d, dtype = cnp.PyArray_TYPE(array)
+        if (
+            (dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64)
+            or not cnp.PyArray_ISCARRAY_RO(array)
+            or cnp.PyArray_SIZE(array) == 0
+            or not fits(array, axes)
+        ):
+            return None
+        cdef list shape = []
+        for d in range(cnp.PyArray_NDIM(array)):
+            if d not in axes:
+                shape.append(cnp.PyArray_DIM(array, d))
+            elif keepdim:
+                shape.append(1)
+        out = empty(tuple(shape), array.dtype)
+        self(out, array, axes, threads)
+        return out
 
     def __call__(self, cnp.ndarray out, cnp.ndarray x, tuple axes, int threads):
         cdef int dtype = real_type(x)
@@ -210,7 +235,7 @@ cdef int merged_sizes(cnp.ndarray x, tuple axes, Py_ssize_t *sizes) except -1:
     return 0
 
 
-def fits(cnp.ndarray x, tuple axes):
+cpdef bint fits(cnp.ndarray x, tuple axes):
     """Whether ``axes`` are in at most two groups of neighbours, of which the second is the last axes."""
     cdef int d, k = 0
     for d in range(cnp.PyArray_NDIM(x)):

@@ -50,13 +50,14 @@ def register_cuda(target: Op, run: Callable, **options: Any) -> None:
     target.kernel("cuda", "sim", name="vectorized", layout="strided", **options)(run)
 
 
-def register_cpu(target: Op, run: Callable, **options: Any) -> None:
+def register_cpu(target: Op, run: Any, **options: Any) -> None:
     """Make ``run``, a function of ``cpu.elementwise``, a kernel of ``target``."""
 
     def kernel(out, *inputs):
         run(out, *inputs, get_num_threads())
 
     _register_cpu(target, kernel, run, **options)
+    target.direct = lambda *inputs: run.new(*inputs, get_num_threads())
 
 
 def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -> None:

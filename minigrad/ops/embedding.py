@@ -136,6 +136,17 @@ def _(out, weight, indices, *, padding_idx):
         raise
 
 
+def _direct_rows(weight, indices, *, padding_idx):
+    try:
+        return cpu.embedding.new(weight, indices, get_num_threads())
+    except IndexError:
+        check_numbers(indices, weight)
+        raise
+
+
+embedding_rows.direct = _direct_rows
+
+
 @embedding_grad.kernel("cpu", name="by_columns", when=_has_elements)
 def _(out, g, indices, *, num_embeddings, padding_idx):
     """Cleared, then each row added as a vector, in the order of the indices; threads divide the columns."""

@@ -397,8 +397,12 @@ def _register_cpu(target: Op, run: Any) -> None:
     def kernel(out, x, *, dim, keepdim):
         run(out, x, dim, get_num_threads())
 
+    def direct(x, *, dim, keepdim):
+        return run.new(x, dim, keepdim, get_num_threads())
+
     kernel.__doc__ = run.__doc__
     target.kernel("cpu", name="vectorized", when=_have_kernel)(kernel)
+    target.direct = direct
 
 
 for _op, _run in (

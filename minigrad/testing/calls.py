@@ -22,7 +22,7 @@ from minigrad.testing.arrays import (
 )
 from minigrad.testing.diagnosis import WrongOutput, likely_cause
 from minigrad.testing.oracle import Oracle, Trial
-from minigrad.testing.watch import SMALL, Watch
+from minigrad.testing.watch import SHORTCUTS, Watch
 
 REFERENCE_SLACK = 8.0
 """How many times what is allowed the reference's own error may be."""
@@ -60,7 +60,7 @@ def check_trial(trial: Trial, watch: Watch) -> tuple[int, float]:
             _check_reference(trial, tensors, outputs)
         results.append([to_numpy(y).copy() for y in outputs])
         for k, actual in enumerate(results[-1]):
-            garbage = None if watch.kernel.name in (REFERENCE, SMALL) else OUTPUT_GARBAGE[turn]
+            garbage = None if watch.kernel.name in (REFERENCE, *SHORTCUTS) else OUTPUT_GARBAGE[turn]
             worst = max(worst, _check_output(k, actual, oracle, turns[:turn], trial, watch, garbage))
     watch.check_earlier_outputs()
     if len(turns) == 3 and not (watch.device.is_card and watch.kernel.name == REFERENCE):

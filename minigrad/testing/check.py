@@ -29,7 +29,7 @@ from minigrad.testing.cases import (
 from minigrad.testing.gradients import gradcheck, gradgradcheck
 from minigrad.testing.oracle import Trial
 from minigrad.testing.report import KernelReport, Report
-from minigrad.testing.watch import SMALL, Watch
+from minigrad.testing.watch import SHORTCUTS, Watch
 
 SIMULATED = 1 << 14
 """The most elements of an array of a derived case on the simulator, which takes a thread for each."""
@@ -154,7 +154,7 @@ class Session:
         for (device, kernel), watch in watches.items():
             row = self._rows[device, kernel]
             where = f"check_op: {self.op.name} on {device}: "
-            if all_run and not row.calls and kernel.name != SMALL:
+            if all_run and not row.calls and kernel.name not in SHORTCUTS:
                 raise AssertionError(
                     f"{where}no case made kernel {kernel.name!r} run (on what is not empty); add one that "
                     "meets its condition and dtypes"
@@ -233,7 +233,8 @@ class Session:
             self.report.gradients.append("gradients: none, the op is not differentiable")
             return
         for device in self.devices:
-            names = list(dict.fromkeys(k.name for _, k in self._rows if _ == device and k.name != SMALL))
+            own = (k.name for on, k in self._rows if on == device and k.name not in SHORTCUTS)
+            names = list(dict.fromkeys(own))
             for name in dict.fromkeys((*names[:1], *names[-1:])):
                 checked = sum(self._check_gradient(device, name, k, elements) for k in range(len(self.given)))
                 words = (
@@ -325,12 +326,12 @@ class Session:
 
 
 def rungs(op: Op, device: Device, names: Iterable[str] | None = None) -> list[Kernel]:
-    """The ways in which the op is computed on a device: its reference, its kernels, its function for small
-    arrays."""
+    """The ways in which the op is computed on a device: its reference, its kernels, its functions that stand
+    in for kernels."""
     own = [k for k in kernel_table(op.name).kernels if device.type in k.devices]
     own.insert(0, Kernel(op.name, REFERENCE, (device.type,), (), op.reference, "strided", None, ""))
-    if op.small is not None and device.type == "cpu":
-        own.insert(1, own[0]._replace(name=SMALL))
+    if device.type == "cpu":
+        own[1:1] = [own[0]._replace(name=name) for name in SHORTCUTS if getattr(op, name) is not None]
     return own if names is None else [k for k in own if k.name in set(names)]
 
 

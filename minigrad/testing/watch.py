@@ -17,8 +17,8 @@ from minigrad.tensor import Tensor
 from minigrad.testing.arrays import GUARD, guarded
 from minigrad.testing.oracle import as_tuple
 
-SMALL = "small"
-"""The name under which an op's function for small arrays is checked."""
+SHORTCUTS = ("small", "direct")
+"""The names under which an op's functions that stand in for its kernels are checked."""
 
 
 class Written(NamedTuple):
@@ -77,8 +77,8 @@ class Watch:
             with use_kernel(self.op.name, REFERENCE, self.device.type):
                 yield
             return
-        if self.kernel.name == SMALL:
-            with self._small_function():
+        if self.kernel.name in SHORTCUTS:
+            with self._shortcut(self.kernel.name):
                 yield
             return
 
@@ -97,21 +97,22 @@ class Watch:
             table.select(selected)
 
     @contextlib.contextmanager
-    def _small_function(self) -> Iterator[None]:
-        """Note the calls of the op's function for small arrays."""
-        small = self.op.small
-        assert small is not None
+    def _shortcut(self, name: str) -> Iterator[None]:
+        """Note the calls of the op's function ``name``, and leave out the other one."""
+        functions = {shortcut: getattr(self.op, shortcut) for shortcut in SHORTCUTS}
 
-        def watched(*arrays: Any) -> Any:
-            result = small(*arrays)
+        def watched(*arrays: Any, **attrs: Any) -> Any:
+            result = functions[name](*arrays, **attrs)
             self.calls += result is not None
             return result
 
-        self.op.small = watched
+        for shortcut in SHORTCUTS:
+            setattr(self.op, shortcut, watched if shortcut == name else None)
         try:
             yield
         finally:
-            self.op.small = small
+            for shortcut, function in functions.items():
+                setattr(self.op, shortcut, function)
 
     def _run(self, out: Any, inputs: Sequence, attrs: dict, garbage: int, look: bool) -> None:
         outs = out if isinstance(out, tuple) else (out,)
