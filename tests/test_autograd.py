@@ -280,7 +280,7 @@ def test_no_grad_holds_for_one_thread():
 
 
 def test_a_decorated_function_may_run_in_two_threads_at_once():
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=300)
     after = {}
 
     @mg.no_grad()

@@ -159,7 +159,7 @@ def test_no_process_outlives_the_program(sent, context):
             os.killpg(program.pid, sent)  # as a terminal does
         else:
             program.kill()
-        _, errors = program.communicate(timeout=60)
+        _, errors = program.communicate(timeout=300)
     assert sent == signal.SIGKILL or errors.rstrip().endswith("KeyboardInterrupt")
     deadline = time.monotonic() + 60
     while is_running(pid) and time.monotonic() < deadline:

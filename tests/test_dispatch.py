@@ -242,6 +242,6 @@ def test_unknown_devices():
 
 def test_the_parts_of_kernels_load_when_touched():
     code = "import minigrad as mg; mg.kernels.sim.checks, mg.kernels.launch.CudaKernel, mg.kernels.cuda"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     with pytest.raises(AttributeError, match="no attribute 'tpu'"):
         _ = mg.kernels.tpu

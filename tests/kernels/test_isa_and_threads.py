@@ -15,7 +15,7 @@ from minigrad.kernels.cpu import threads
 LEVELS = cpu.available_levels()
 
 
-def run_python(code, timeout=60, **environment):
+def run_python(code, timeout=300, **environment):
     """Runs ``code`` in an interpreter of its own, with these variables set (None: unset)."""
     env = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
     for name in ("MINIGRAD_ISA", "MINIGRAD_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -267,7 +267,7 @@ def test_forked_worker_processes_of_multiprocessing():
 import multiprocessing
 with multiprocessing.get_context("fork").Pool(2) as pool:
     results = [pool.apply_async(work) for _ in range(4)]
-    assert all(np.array_equal(result.get(timeout=30), expected) for result in results)
+    assert all(np.array_equal(result.get(timeout=300), expected) for result in results)
 print("done")
 """
     )
@@ -283,6 +283,6 @@ def test_kernels_may_run_in_several_python_threads():
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=60)
+        worker.join(timeout=300)
     for out in results:
         np.testing.assert_array_equal(out, expected)
