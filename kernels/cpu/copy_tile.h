@@ -10,7 +10,7 @@ MAYBE_UNUSED void NAME(copy_tile)(REAL *to, ptrdiff_t to_row, const REAL *from, 
     ptrdiff_t i = 0;
 #ifdef TRANSPOSES
     enum { BLOCK = NAME(TRANSPOSE) };
-    if (from_row == 1 && from_column != 1) { /* what is left of whole blocks: columns here, rows below */
+    if (from_row == 1 && from_column != 0 && from_column != 1) { /* what is left of whole blocks: columns here, rows below */
         ptrdiff_t j = 0;
         for (; j + BLOCK <= columns; j += BLOCK) /* down the rows first: they share cache lines */
             for (i = 0; i + BLOCK <= rows; i += BLOCK)
@@ -25,9 +25,10 @@ MAYBE_UNUSED void NAME(copy_tile)(REAL *to, ptrdiff_t to_row, const REAL *from, 
         const REAL *source = from + i * from_row;
         if (from_column == 1)
             memcpy(row, source, columns * sizeof(REAL));
-        else if (from_column == 0)
-            for (ptrdiff_t j = 0; j < columns; j++) row[j] = source[0];
-        else
+        else if (from_column == 0) {
+            const REAL value = source[0]; /* read once: for all that the compiler knows, it may lie in the row */
+            for (ptrdiff_t j = 0; j < columns; j++) row[j] = value;
+        } else
             for (ptrdiff_t j = 0; j < columns; j++) row[j] = source[j * from_column];
     }
 }

@@ -160,3 +160,38 @@ def test_a_selected_kernel_comes_first():
     with mg.use_kernel("test_small_op", "reference"):
         test_small_op(mg.ones(3))
     assert ran == ["small", "reference", "reference"]
+
+
+@pytest.mark.parametrize(
+    ("own", "shape"),
+    [
+        *(((3, 1), (3, 5)), ((5,), (3, 5)), ((), (2, 3)), ((1, 1), (0, 4)), ((0,), (2, 0))),
+        ((2, 1, 3), (4, 2, 5, 3)),
+    ],
+)
+def test_a_view_is_stretched_as_by_numpy(dtype, own, shape):
+    x = np.random.default_rng().standard_normal(own).astype(dtype)
+    for array in (x, np.repeat(x, 2, -1)[..., ::-2] if own else x, x.T.copy().T):
+        view, expected = small.stretch(array, shape), np.broadcast_to(array, shape)
+        assert view.strides == expected.strides and view.dtype == expected.dtype and not view.flags.writeable
+        assert view.flags.c_contiguous == expected.flags.c_contiguous and view.base is not None
+        np.testing.assert_array_equal(view, expected)
+    x = np.ones(4, dtype)
+    view = small.stretch(x, (3, 4))
+    x[0] = 7
+    del x  # the view keeps the memory
+    assert (view[:, 0] == 7).all()
+
+
+def test_what_stretches_in_another_way(dtype):
+    x = np.ones((3, 2), dtype)
+    for array in (
+        x.astype(np.int64),
+        x.astype(np.float16),
+        x.astype(x.dtype.newbyteorder()),
+        x.tolist(),
+        1.0,
+    ):
+        assert small.stretch(array, (4, 3, 2)) is None
+    for shape in ((2,), (3, 3), (2, 2), (-1, 3, 2), (1,) * 63 + (3, 2)):
+        assert small.stretch(x, shape) is None
