@@ -245,7 +245,7 @@ static void memory_free(void *data) {
             while (memory.oldest != block && memory.oldest->freed_at < block->freed_at - memory.idle)
                 return_oldest();
         } else {
-            block->freed_at = block->older ? block->older->freed_at : 0;
+            block->freed_at = block->older ? block->older->freed_at : now();
         }
         size_t most = stats->held + memory.most_cached;
         shrink_to(most < memory.limit ? most : memory.limit);

@@ -347,3 +347,12 @@ for size in (1, 1000, 1 << 22):
 print(mg.memory.memory_reserved("cpu") - before)
 """
     assert run(code, MINIGRAD_NO_CPU_MEMORY_CACHING="1").strip() == "0"
+
+
+def test_a_small_block_that_was_freed_first_is_not_taken_for_an_idle_one():
+    small, mapped = allocator.empty(2048, np.float32), allocator.empty(MB, np.float32)
+    place, taken = address(small), allocator.statistics()["taken"]
+    del small
+    del mapped  # at this, what is idle goes back
+    again = allocator.empty(2048, np.float32)
+    assert address(again) == place and allocator.statistics()["taken"] == taken
