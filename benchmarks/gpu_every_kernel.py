@@ -338,14 +338,27 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
     return wrong
 
 
+# The calls whose numbers float16 can hold.
+UNSCALED = (
+    "elementwise",
+    "elementwise on views",
+    "cross-entropy",
+    "embedding",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+)
+
+
 def calls_in_halves() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
     """As :func:`calls`, of what has kernels for floats of 16 bits, with numbers that float16 can hold."""
     known = calls()
     return {
-        **{name: known[name] for name in ("elementwise", "elementwise on views", "cross-entropy")},
+        **{name: known[name] for name in UNSCALED},
         "softmax": (lambda x: FUNCTIONS.softmax(x, 1) * 64, ((7, 1061),)),
         "log_softmax": (lambda x: FUNCTIONS.log_softmax(x, 1) / 64, ((7, 1061),)),
         "sums of rows": (lambda x: x.sum(1) / 64, ((3, 8200),)),
+        "max_pool2d of strips": (lambda x: strips(x, FUNCTIONS.max_pool2d) / 64, ((2, 2, 7, 16),)),
+        "avg_pool2d of strips": (lambda x: strips(x, FUNCTIONS.avg_pool2d), ((2, 2, 7, 16),)),
         "sums of columns": (lambda x: x.sum((0, 2)) / 64, ((290, 3, 8),)),
     }
 

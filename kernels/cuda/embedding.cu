@@ -18,6 +18,8 @@
 // differently each time. Here every element of out is written once, by one thread, from sums whose order
 // depends on the indices alone: the same bits in every run.
 //
+// Of 16 bits are the arrays of the gather, and of the last two rungs, whose sums are float32 (C).
+//
 // Arithmetic intensity: at most one addition for 4 bytes read. All are bound by memory, and the rungs change
 // how much of it is asked for at a time. Naive sums read n indices for every element of out.
 
@@ -97,15 +99,16 @@ __global__ void sum_sorted(T* out, const T* g, const long long* order, const lon
 // the first is added.
 constexpr int IN_FLIGHT = 4;
 
-template <int W, typename T, typename From>
-__device__ __forceinline__ Vector<T, W> sum_of(Vector<T, W> sum, long long begin, long long end, From from) {
-    const auto add = [&](const Vector<T, W>& term) {
+template <int W, typename C, typename From>
+__device__ __forceinline__ Vector<C, W> sum_of(Vector<C, W> sum, long long begin, long long end, From from) {
+    using Terms = decltype(load_vector<W>(from(begin)));
+    const auto add = [&](const Terms& term) {
 #pragma unroll
-        for (int i = 0; i < W; i++) sum.lane[i] += term.lane[i];
+        for (int i = 0; i < W; i++) sum.lane[i] += C(term.lane[i]);
     };
     long long k = begin;
     for (; k + IN_FLIGHT <= end; k += IN_FLIGHT) {
-        Vector<T, W> terms[IN_FLIGHT];
+        Terms terms[IN_FLIGHT];
 #pragma unroll
         for (int i = 0; i < IN_FLIGHT; i++) terms[i] = load_vector<W>(from(k + i));
 #pragma unroll
@@ -122,8 +125,8 @@ __device__ __forceinline__ Vector<T, W> sum_of(Vector<T, W> sum, long long begin
 //
 // Grid: x = the chunks, y = the columns or vectors, blockDim.x of them in a block. partial is (chunks, 2,
 // columns).
-template <typename T, bool WIDE>
-__global__ void sum_chunks(T* partial, const T* g, const long long* order, const long long* sorted,
+template <typename T, typename C, bool WIDE>
+__global__ void sum_chunks(C* partial, const T* g, const long long* order, const long long* sorted,
                            const long long* starts, long long n, long long rows, long long columns,
                            long long chunk) {
     constexpr int W = WIDTH_OF<T, WIDE>;
@@ -136,15 +139,15 @@ __global__ void sum_chunks(T* partial, const T* g, const long long* order, const
     partial += blockIdx.x * 2 * columns + column;
     if (is_long(first)) {
         const long long stop = starts[first + 1] < end ? starts[first + 1] : end;
-        store_vector(partial, sum_of<W>(Vector<T, W>{}, begin, stop, from));
+        store_vector(partial, sum_of<W>(Vector<C, W>{}, begin, stop, from));
     }
     if (last != first && is_long(last))
-        store_vector(partial + columns, sum_of<W>(Vector<T, W>{}, starts[last], end, from));
+        store_vector(partial + columns, sum_of<W>(Vector<C, W>{}, starts[last], end, from));
 }
 
 // Grid: x = the rows of out, blockDim.y of them in a block; blockDim.x threads walk along the columns.
-template <typename T, bool WIDE>
-__global__ void sum_segments(T* out, const T* partial, const T* g, const long long* order,
+template <typename T, typename C, bool WIDE>
+__global__ void sum_segments(T* out, const C* partial, const T* g, const long long* order,
                              const long long* starts, long long rows, long long columns, long long chunk) {
     constexpr int W = WIDTH_OF<T, WIDE>;
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
@@ -153,13 +156,13 @@ __global__ void sum_segments(T* out, const T* partial, const T* g, const long lo
     const long long first = begin / chunk, chunks = (end + chunk - 1) / chunk;
     const bool inside = begin > first * chunk;  // the segment begins inside of its first chunk
     for (long long column = threadIdx.x * W; column < columns; column += blockDim.x * W) {
-        Vector<T, W> sum{};
+        Vector<C, W> sum{};
         if (end - begin > chunk) {
             sum = load_vector<W>(partial + (2 * first + inside) * columns + column);
             sum = sum_of<W>(sum, first + 1, chunks, [&](long long k) { return partial + 2 * k * columns + column; });
         } else {
             sum = sum_of<W>(sum, begin, end, [&](long long k) { return g + order[k] * columns + column; });
         }
-        store_vector(out + row * columns + column, sum);
+        store_vector(out + row * columns + column, converted<T>(sum));
     }
 }

@@ -1,9 +1,9 @@
 """Launches ``embedding.cu``: rows of a matrix gathered, and summed, by their numbers; card or simulator.
 
 ``gather``: ``weight`` is (rows, columns), ``out`` is (n, columns). ``sum``: ``g`` is (n, columns), ``out`` is
-(rows, columns). ``indices`` are (n,), int64. All are C-contiguous; floats are float32 or float64. An index
-outside of [0, rows) gathers NaN, and is left out of sums. A sum's bits depend on its inputs alone, not on the
-run.
+(rows, columns). ``indices`` are (n,), int64. All are C-contiguous; floats are float32 or float64, in the
+gathers and the split sums also float16 or bfloat16. An index outside of [0, rows) gathers NaN, and is left
+out of sums. A sum's bits depend on its inputs alone, not on the run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..source import CudaSource, computed_dtype
 from . import workspace
 from .segments import segments
 from .vector import VECTOR_BYTES, is_wide
@@ -26,8 +26,10 @@ _gather_naive = CudaKernel(_source, "gather_naive<T>")
 _gather_vector = CudaKernel(_source, "gather_vector<T>")
 _sum_naive = CudaKernel(_source, "sum_naive<T>")
 _sum_sorted = CudaKernel(_source, "sum_sorted<T>")
-_sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, {str(wide).lower()}>") for wide in (False, True)}
-_sum_segments = {wide: CudaKernel(_source, f"sum_segments<T, {str(wide).lower()}>") for wide in (False, True)}
+_sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, C, {str(wide).lower()}>") for wide in (False, True)}
+_sum_segments = {
+    wide: CudaKernel(_source, f"sum_segments<T, C, {str(wide).lower()}>") for wide in (False, True)
+}
 
 
 def gather_naive(out: Any, weight: Any, indices: Any) -> None:
@@ -66,7 +68,7 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     rows, columns, n = _sizes("sum", out, g, indices)
     order, in_order, starts = segments(indices, rows)
     chunk = max(CHUNK, blocks(n, MAX_CHUNKS))
-    partial = workspace(g, (blocks(n, chunk), 2, columns))
+    partial = workspace(g, (blocks(n, chunk), 2, columns), computed_dtype(g.dtype))
     wide = is_wide(columns, out, g, partial)
     vectors = columns // (VECTOR_BYTES // g.itemsize) if wide else columns
     lanes = _lanes(vectors)

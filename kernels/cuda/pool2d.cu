@@ -16,6 +16,8 @@
 //   ..._vectorized   for 2x2 windows side by side: vectors of 16 bytes from and to two rows at a time, and
 //                    the results of neighbours stored as one
 //
+// Arrays may be of 16 bits: their elements are compared and added in float32.
+//
 // Arithmetic intensity: a 2x2 window at stride 2 reads 16 bytes and writes 5 for 3 comparisons. The kernels
 // are bound by memory; the threads of a warp are neighbours in a row of the result, so that the lines of
 // memory that they touch are used whole.
@@ -87,13 +89,14 @@ __global__ void max_pool2d(T* out, Tap* taps, const T* input, Pool2dShape s) {
     const Range rows = taps_inside(y0, s.kernel_h, s.dilation_h, s.H);
     const Range columns = taps_inside(x0, s.kernel_w, s.dilation_w, s.W);
 
-    Largest<T> largest(first_tap(rows, columns, s.kernel_w));
+    using C = Computed<T>;
+    Largest<C> largest(first_tap(rows, columns, s.kernel_w));
     for (int i = rows.begin; i < rows.end; i++) {
         const T* row = plane + (long long)(y0 + i * s.dilation_h) * s.W;
         for (int j = columns.begin; j < columns.end; j++)
-            largest.see(row[x0 + j * s.dilation_w], i * s.kernel_w + j);
+            largest.see(C(row[x0 + j * s.dilation_w]), i * s.kernel_w + j);
     }
-    out[number] = largest.value;
+    out[number] = T(largest.value);
     taps[number] = Tap(largest.tap);
 }
 
@@ -105,7 +108,8 @@ __global__ void max_pool2d_input_grad(T* grad_input, const T* grad_output, const
     if (number >= s.planes * s.H * s.W) return;
     const Position at = position_of(number, s.H, s.W);
     const long long plane = at.plane * s.OH * s.OW;
-    T sum = 0;
+    using C = Computed<T>;
+    C sum = 0;
     for (int i = 0; i < s.kernel_h; i++) {
         const int start_y = at.y + s.pad_h - i * s.dilation_h;
         if (start_y < 0 || start_y % s.stride_h != 0 || start_y / s.stride_h >= s.OH) continue;
@@ -114,10 +118,10 @@ __global__ void max_pool2d_input_grad(T* grad_input, const T* grad_output, const
             const int start_x = at.x + s.pad_w - j * s.dilation_w;
             if (start_x < 0 || start_x % s.stride_w != 0 || start_x / s.stride_w >= s.OW) continue;
             const long long window = row + start_x / s.stride_w;
-            if (taps[window] == i * s.kernel_w + j) sum += grad_output[window];
+            if (taps[window] == i * s.kernel_w + j) sum += C(grad_output[window]);
         }
     }
-    grad_input[number] = sum;
+    grad_input[number] = T(sum);
 }
 
 // The input at each window's winning tap: the adjoint of max_pool2d_input_grad, for second gradients.
@@ -222,6 +226,7 @@ struct TwoRows {
 
 template <typename T, typename Tap>
 __global__ void max_pool2d_vectorized(T* out, Tap* taps, const T* input, Pool2dShape s) {
+    using C = Computed<T>;
     const TwoRows<T> rows(input, s);
 #pragma unroll
     for (int k = 0; k < SQUARES; k++) {
@@ -231,12 +236,12 @@ __global__ void max_pool2d_vectorized(T* out, Tap* taps, const T* input, Pool2dS
         typename Square<T>::template Each<Tap> winners;
 #pragma unroll
         for (int w = 0; w < Square<T>::WINDOWS; w++) {
-            Largest<T> largest(0);
-            largest.see(rows.upper[k].lane[2 * w], 0);
-            largest.see(rows.upper[k].lane[2 * w + 1], 1);
-            largest.see(rows.lower[k].lane[2 * w], 2);
-            largest.see(rows.lower[k].lane[2 * w + 1], 3);
-            values.lane[w] = largest.value;
+            Largest<C> largest(0);
+            largest.see(C(rows.upper[k].lane[2 * w]), 0);
+            largest.see(C(rows.upper[k].lane[2 * w + 1]), 1);
+            largest.see(C(rows.lower[k].lane[2 * w]), 2);
+            largest.see(C(rows.lower[k].lane[2 * w + 1]), 3);
+            values.lane[w] = T(largest.value);
             winners.lane[w] = Tap(largest.tap);
         }
         square.store(out, values);
@@ -276,25 +281,26 @@ __global__ void max_pool2d_input_grad_vectorized(T* grad_input, const T* grad_ou
 }
 
 template <typename T>
-__global__ void avg_pool2d_vectorized(T* out, const T* input, Pool2dShape s, T divisor) {
+__global__ void avg_pool2d_vectorized(T* out, const T* input, Pool2dShape s, int divisor) {
     const TwoRows<T> rows(input, s);
 #pragma unroll
     for (int k = 0; k < SQUARES; k++) {
         const Square<T> square(s, k);
         if (!square.exists) continue;
-        const Vector<T>&upper = rows.upper[k], &lower = rows.lower[k];
+        const auto upper = converted<Computed<T>>(rows.upper[k]), lower = converted<Computed<T>>(rows.lower[k]);
         typename Square<T>::template Each<T> means;
 #pragma unroll
         for (int w = 0; w < Square<T>::WINDOWS; w++)
             means.lane[w] =
-                (upper.lane[2 * w] + upper.lane[2 * w + 1] + lower.lane[2 * w] + lower.lane[2 * w + 1]) / divisor;
+                T((upper.lane[2 * w] + upper.lane[2 * w + 1] + lower.lane[2 * w] + lower.lane[2 * w + 1]) /
+                  Computed<T>(divisor));
         square.store(out, means);
     }
 }
 
 template <typename T>
 __global__ void avg_pool2d_input_grad_vectorized(T* grad_input, const T* grad_output, Pool2dShape s,
-                                                 T divisor) {
+                                                 int divisor) {
     typename Square<T>::template Each<T> gradients[SQUARES];
 #pragma unroll
     for (int k = 0; k < SQUARES; k++) {
@@ -308,7 +314,7 @@ __global__ void avg_pool2d_input_grad_vectorized(T* grad_input, const T* grad_ou
         Vector<T> row;
 #pragma unroll
         for (int w = 0; w < Square<T>::WINDOWS; w++)
-            row.lane[2 * w] = row.lane[2 * w + 1] = gradients[k].lane[w] / divisor;
+            row.lane[2 * w] = row.lane[2 * w + 1] = T(Computed<T>(gradients[k].lane[w]) / Computed<T>(divisor));
         store_results(grad_input + square.corner, row);
         store_results(grad_input + square.corner + s.W, row);
     }
@@ -342,10 +348,10 @@ __device__ T avg_divisor(const AvgWindow& rows, const AvgWindow& columns, AvgDiv
 }
 
 template <typename T>
-__device__ T sum_of(const T* plane, int width, Range rows, Range columns) {
-    T sum = 0;
+__device__ Computed<T> sum_of(const T* plane, int width, Range rows, Range columns) {
+    Computed<T> sum = 0;
     for (int y = rows.begin; y < rows.end; y++)
-        for (int x = columns.begin; x < columns.end; x++) sum += plane[(long long)y * width + x];
+        for (int x = columns.begin; x < columns.end; x++) sum += Computed<T>(plane[(long long)y * width + x]);
     return sum;
 }
 
@@ -358,8 +364,9 @@ __global__ void avg_pool2d(T* out, const T* input, Pool2dShape s, AvgDivisor how
     const AvgWindow rows(at.y, s.kernel_h, s.stride_h, s.pad_h, s.H);
     const bool empty = !rows.inside.length() || !columns.inside.length();
     const T* plane = input + at.plane * s.H * s.W;
-    const T sum = sum_of(plane, s.W, rows.inside, columns.inside);
-    out[number] = empty ? T(0) : sum / avg_divisor<T>(rows, columns, how);
+    using C = Computed<T>;
+    const C sum = sum_of(plane, s.W, rows.inside, columns.inside);
+    out[number] = T(empty ? C(0) : sum / avg_divisor<C>(rows, columns, how));
 }
 
 // ---- Windows that overlap, in tiles ----
@@ -448,30 +455,32 @@ struct StagedInput {
 
 template <typename T, typename Tap>
 __global__ void max_pool2d_tiled(T* out, Tap* taps, const T* input, Pool2dShape s, PoolTile tile) {
-    const StagedInput<T> staged(input, -T(INFINITY), s, tile);
+    using C = Computed<T>;
+    const StagedInput<T> staged(input, T(-C(INFINITY)), s, tile);
     const Range columns = taps_inside(staged.x * s.stride_w - s.pad_w, s.kernel_w, s.dilation_w, s.W);
     for (int row = threadIdx.y; row < staged.rows(); row += blockDim.y) {
         const int y0 = (staged.first_y + row) * s.stride_h - s.pad_h;
         const Range rows = taps_inside(y0, s.kernel_h, s.dilation_h, s.H);
-        Largest<T> largest(first_tap(rows, columns, s.kernel_w));  // padding is never larger
-        staged.window(row, [&](T element, int tap) { largest.see(element, tap); });
+        Largest<C> largest(first_tap(rows, columns, s.kernel_w));  // padding is never larger
+        staged.window(row, [&](T element, int tap) { largest.see(C(element), tap); });
         if (staged.x >= s.OW) continue;
-        out[staged.number(row)] = largest.value;
+        out[staged.number(row)] = T(largest.value);
         taps[staged.number(row)] = Tap(largest.tap);
     }
 }
 
 template <typename T>
 __global__ void avg_pool2d_tiled(T* out, const T* input, Pool2dShape s, AvgDivisor how, PoolTile tile) {
+    using C = Computed<T>;
     const StagedInput<T> staged(input, T(0), s, tile);
     const AvgWindow columns(staged.x, s.kernel_w, s.stride_w, s.pad_w, s.W);
     for (int row = threadIdx.y; row < staged.rows(); row += blockDim.y) {
         const AvgWindow rows(staged.first_y + row, s.kernel_h, s.stride_h, s.pad_h, s.H);
         const bool empty = !rows.inside.length() || !columns.inside.length();
-        T sum = 0;
-        staged.window(row, [&](T element, int) { sum += element; });
+        C sum = 0;
+        staged.window(row, [&](T element, int) { sum += C(element); });
         if (staged.x >= s.OW) continue;
-        out[staged.number(row)] = empty ? T(0) : sum / avg_divisor<T>(rows, columns, how);
+        out[staged.number(row)] = T(empty ? C(0) : sum / avg_divisor<C>(rows, columns, how));
     }
 }
 
@@ -491,6 +500,7 @@ __global__ void avg_pool2d_tiled(T* out, const T* input, Pool2dShape s, AvgDivis
 
 template <typename T, int STRIDE>
 struct Strip {
+    using C = Computed<T>;
     static constexpr int WINDOWS = Vector<T>::LENGTH;
     static constexpr int REACH = (WINDOWS - 1) * STRIDE + 3;  // columns under them: one before the vectors
     static constexpr int BATCH = 2;                           // rows of the input
@@ -514,20 +524,20 @@ struct Strip {
     __device__ __forceinline__ bool exists() const { return plane < s.planes; }
 
     // The elements of row y under the windows, and `padding` where there are none.
-    __device__ __forceinline__ void load(T* to, int y, T padding) const {
+    __device__ __forceinline__ void load(C* to, int y, C padding) const {
         const bool inside = y >= 0 && y < s.H;
         const T* row = first + (long long)y * s.W;
 #pragma unroll
         for (int v = 0; v < STRIDE; v++) {
-            Vector<T> elements;
+            Vector<C, WINDOWS> elements;
 #pragma unroll
             for (int n = 0; n < WINDOWS; n++) elements.lane[n] = padding;
-            if (inside) elements = load_vector(row + v * WINDOWS);
+            if (inside) elements = converted<C>(load_vector(row + v * WINDOWS));
 #pragma unroll
             for (int n = 0; n < WINDOWS; n++) to[1 + v * WINDOWS + n] = elements.lane[n];
         }
-        to[0] = inside && column > 0 ? row[-1] : padding;
-        if (STRIDE == 1) to[REACH - 1] = inside && column + WINDOWS < s.W ? row[WINDOWS] : padding;
+        to[0] = inside && column > 0 ? C(row[-1]) : padding;
+        if (STRIDE == 1) to[REACH - 1] = inside && column + WINDOWS < s.W ? C(row[WINDOWS]) : padding;
     }
 
     // Combines neighbours in threes: out[w] of in[w STRIDE], in[w STRIDE + 1], in[w STRIDE + 2], in this order.
@@ -549,8 +559,8 @@ constexpr int PAIR = STRIDE == 1 && OUTPUTS % 2 == 0 ? 2 : 1;
     // Calls each(row of windows, the rows of the input under BATCH / STRIDE of them) down the segment, after
     // take(k, elements) has been called for every row k of these that is new.
     template <typename Take, typename Keep, typename Each>
-    __device__ __forceinline__ void down(T padding, Take take, Keep keep, Each each) const {
-        T elements[BATCH][REACH];
+    __device__ __forceinline__ void down(C padding, Take take, Keep keep, Each each) const {
+        C elements[BATCH][REACH];
 #pragma unroll
         for (int k = 0; k < KEPT; k++) load(elements[k], begin * STRIDE - 1 + k, padding);
 #pragma unroll
@@ -588,24 +598,25 @@ __device__ __forceinline__ Placed<T> larger_of(Placed<T> a, Placed<T> b) {
 template <typename T, typename Tap, int STRIDE>
 struct MaxStrip {
     using Of = Strip<T, STRIDE>;
+    using C = Computed<T>;
     static constexpr int WINDOWS = Of::WINDOWS, OUTPUTS = Of::BATCH / STRIDE;
-    Placed<T> rows[WINDOWS][Of::KEPT + Of::BATCH];  // the largest of three columns
+    Placed<C> rows[WINDOWS][Of::KEPT + Of::BATCH];  // the largest of three columns
 
     template <bool NANS>
-    __device__ __forceinline__ void take(int k, const T* elements) {
-        Placed<T> in[Of::REACH], largest[WINDOWS];
+    __device__ __forceinline__ void take(int k, const C* elements) {
+        Placed<C> in[Of::REACH], largest[WINDOWS];
 #pragma unroll
         for (int c = 0; c < Of::REACH; c++) in[c] = {elements[c], 3 * k + c};
-        Of::template in_threes<WINDOWS>(in, largest, larger_of<NANS, T>);
+        Of::template in_threes<WINDOWS>(in, largest, larger_of<NANS, C>);
 #pragma unroll
         for (int w = 0; w < WINDOWS; w++) rows[w][k] = largest[w];
     }
 
     template <bool NANS>
     __device__ __forceinline__ void each(const Of& strip, int y, T* out, Tap* taps) const {
-        Placed<T> largest[WINDOWS][OUTPUTS];
+        Placed<C> largest[WINDOWS][OUTPUTS];
 #pragma unroll
-        for (int w = 0; w < WINDOWS; w++) Of::template in_threes<OUTPUTS>(rows[w], largest[w], larger_of<NANS, T>);
+        for (int w = 0; w < WINDOWS; w++) Of::template in_threes<OUTPUTS>(rows[w], largest[w], larger_of<NANS, C>);
 #pragma unroll
         for (int k = 0; k < OUTPUTS; k++) {
             if (y + k >= strip.end) continue;
@@ -615,8 +626,8 @@ struct MaxStrip {
             for (int w = 0; w < WINDOWS; w++) {
                 int tap = largest[w][k].place - 3 * k * STRIDE - w * STRIDE;
                 // Nothing is larger than the padding: the first element of the input.
-                if (largest[w][k].value == -T(INFINITY)) tap = (y + k == 0 ? 3 : 0) + (strip.column + w == 0);
-                values.lane[w] = largest[w][k].value;
+                if (largest[w][k].value == -C(INFINITY)) tap = (y + k == 0 ? 3 : 0) + (strip.column + w == 0);
+                values.lane[w] = T(largest[w][k].value);
                 winners.lane[w] = Tap(tap);
             }
             strip.store(out, y + k, values);
@@ -631,12 +642,13 @@ template <typename T, typename Tap, int STRIDE>
 __global__ void __launch_bounds__(256)
 max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int rows) {
     using Of = Strip<T, STRIDE>;
+    using C = Computed<T>;
     const Of strip(input, s, rows);
     if (!strip.exists()) return;
     MaxStrip<T, Tap, STRIDE> of;
     bool nans = false;
-    const auto take = [&](int k, const T* elements) {
-        T sum = elements[0];
+    const auto take = [&](int k, const C* elements) {
+        C sum = elements[0];
 #pragma unroll
         for (int c = 1; c < Of::REACH; c++) sum += elements[c];
         nans = nans || isnan(sum);
@@ -651,7 +663,7 @@ max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int rows) {
         for (int w = 0; w < Of::WINDOWS; w++)
             of.rows[w][to] = {of.rows[w][from].value, of.rows[w][from].place - 3 * Of::BATCH};
     };
-    strip.down(-T(INFINITY), take, keep, [&](int y) {
+    strip.down(-C(INFINITY), take, keep, [&](int y) {
         if (nans) {
             of.template each<true>(strip, y, out, taps);
         } else {
@@ -664,17 +676,18 @@ template <typename T, int STRIDE>
 __global__ void __launch_bounds__(256)
 avg_pool2d_rolling(T* out, const T* input, Pool2dShape s, AvgDivisor how, int rows) {
     using Of = Strip<T, STRIDE>;
+    using C = Computed<T>;
     constexpr int WINDOWS = Of::WINDOWS, OUTPUTS = Of::BATCH / STRIDE;
     const Of strip(input, s, rows);
     if (!strip.exists()) return;
-    T sums[WINDOWS][Of::KEPT + Of::BATCH], factor[WINDOWS];
+    C sums[WINDOWS][Of::KEPT + Of::BATCH], factor[WINDOWS];
     const AvgWindow three(1, 3, 1, 1, 3);  // rows of the input, as nearly all windows have
 #pragma unroll
     for (int w = 0; w < WINDOWS; w++)
-        factor[w] = 1 / avg_divisor<T>(three, AvgWindow(strip.column + w, 3, STRIDE, 1, s.W), how);
-    const auto add = [](T a, T b) { return a + b; };
-    const auto take = [&](int k, const T* elements) {
-        T of_three[WINDOWS];
+        factor[w] = 1 / avg_divisor<C>(three, AvgWindow(strip.column + w, 3, STRIDE, 1, s.W), how);
+    const auto add = [](C a, C b) { return a + b; };
+    const auto take = [&](int k, const C* elements) {
+        C of_three[WINDOWS];
         Of::template in_threes<WINDOWS>(elements, of_three, add);
 #pragma unroll
         for (int w = 0; w < WINDOWS; w++) sums[w][k] = of_three[w];
@@ -683,8 +696,8 @@ avg_pool2d_rolling(T* out, const T* input, Pool2dShape s, AvgDivisor how, int ro
 #pragma unroll
         for (int w = 0; w < WINDOWS; w++) sums[w][to] = sums[w][from];
     };
-    strip.down(T(0), take, keep, [&](int y) {
-        T sum[WINDOWS][OUTPUTS];
+    strip.down(C(0), take, keep, [&](int y) {
+        C sum[WINDOWS][OUTPUTS];
 #pragma unroll
         for (int w = 0; w < WINDOWS; w++) Of::template in_threes<OUTPUTS>(sums[w], sum[w], add);
 #pragma unroll
@@ -694,10 +707,10 @@ avg_pool2d_rolling(T* out, const T* input, Pool2dShape s, AvgDivisor how, int ro
             Vector<T, WINDOWS> means;
 #pragma unroll
             for (int w = 0; w < WINDOWS; w++) {
-                means.lane[w] = sum[w][k] * factor[w];
+                means.lane[w] = T(sum[w][k] * factor[w]);
                 if (window.inside.length() == 3) continue;
                 const AvgWindow columns(strip.column + w, 3, STRIDE, 1, s.W);
-                means.lane[w] = sum[w][k] / avg_divisor<T>(window, columns, how);
+                means.lane[w] = T(sum[w][k] / avg_divisor<C>(window, columns, how));
             }
             strip.store(out, y + k, means);
         }
@@ -719,15 +732,16 @@ __global__ void avg_pool2d_input_grad(T* grad_input, const T* grad_output, Pool2
     const Range ow = windows_over(at.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
     const Range oh = windows_over(at.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
     const T* plane = grad_output + at.plane * s.OH * s.OW;
-    T sum = 0;
+    using C = Computed<T>;
+    C sum = 0;
     for (int i = oh.begin; i < oh.end; i++) {
         const AvgWindow rows(i, s.kernel_h, s.stride_h, s.pad_h, s.H);
         for (int j = ow.begin; j < ow.end; j++) {
             const AvgWindow columns(j, s.kernel_w, s.stride_w, s.pad_w, s.W);
-            sum += plane[(long long)i * s.OW + j] / avg_divisor<T>(rows, columns, how);
+            sum += C(plane[(long long)i * s.OW + j]) / avg_divisor<C>(rows, columns, how);
         }
     }
-    grad_input[number] = sum;
+    grad_input[number] = T(sum);
 }
 
 struct AdaptiveShape {
@@ -756,7 +770,8 @@ __global__ void adaptive_avg_pool2d(T* out, const T* input, AdaptiveShape s) {
     const Range columns = adaptive_window(at.x, s.W, s.OW);
     const Range rows = adaptive_window(at.y, s.H, s.OH);
     const T* plane = input + at.plane * s.H * s.W;
-    out[number] = sum_of(plane, s.W, rows, columns) / T((long long)rows.length() * columns.length());
+    const auto elements = Computed<T>((long long)rows.length() * columns.length());
+    out[number] = T(sum_of(plane, s.W, rows, columns) / elements);
 }
 
 template <typename T>
@@ -767,13 +782,14 @@ __global__ void adaptive_avg_pool2d_input_grad(T* grad_input, const T* grad_outp
     const Range ow = adaptive_windows_over(at.x, s.W, s.OW);
     const Range oh = adaptive_windows_over(at.y, s.H, s.OH);
     const T* plane = grad_output + at.plane * s.OH * s.OW;
-    T sum = 0;
+    using C = Computed<T>;
+    C sum = 0;
     for (int i = oh.begin; i < oh.end; i++) {
         const int rows = adaptive_window(i, s.H, s.OH).length();
         for (int j = ow.begin; j < ow.end; j++) {
             const int columns = adaptive_window(j, s.W, s.OW).length();
-            sum += plane[(long long)i * s.OW + j] / T((long long)rows * columns);
+            sum += C(plane[(long long)i * s.OW + j]) / C((long long)rows * columns);
         }
     }
-    grad_input[number] = sum;
+    grad_input[number] = T(sum);
 }

@@ -1,7 +1,7 @@
 """Launches ``pool2d.cu``: pooling and its gradients, on a card or on the simulator.
 
-Arrays are C-contiguous: inputs and their gradients (N, C, H, W), outputs and theirs (N, C, OH, OW), all
-float32 or all float64; taps (N, C, OH, OW) are uint8 (windows of at most 256 elements) or int32. Windows may
+Arrays are C-contiguous: inputs and their gradients (N, C, H, W), outputs and theirs (N, C, OH, OW), all of
+one floating dtype; taps (N, C, OH, OW) are uint8 (windows of at most 256 elements) or int32. Windows may
 hang over the far border of the input, as with ``ceil_mode``.
 """
 

@@ -74,3 +74,8 @@ __device__ __forceinline__ void store_results(double* to, const Vector<double>& 
                  : "memory");
 #endif
 }
+
+template <typename T>
+__device__ __forceinline__ void store_results(T* to, const Vector<T>& vector) {
+    store_vector(to, vector);
+}

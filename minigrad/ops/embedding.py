@@ -123,7 +123,7 @@ def _register_gather(name: str, run: Any) -> None:
         run(out.reshape(-1, weight.shape[1]), weight, _numbers(indices))
 
     kernel.__doc__ = run.__doc__
-    embedding_rows.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
+    embedding_rows.kernel("cuda", "sim", name=name, dtypes="f4 f8 f2 bf16", when=_has_elements)(kernel)
 
 
 @embedding_rows.kernel("cpu", name="rows", when=_has_elements)
@@ -158,7 +158,8 @@ def _register_sum(name: str, run: Any) -> None:
         run(out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
 
     kernel.__doc__ = run.__doc__
-    embedding_grad.kernel("cuda", "sim", name=name, when=_has_elements)(kernel)
+    dtypes = "f4 f8 f2 bf16" if name == "split" else "f4 f8"
+    embedding_grad.kernel("cuda", "sim", name=name, dtypes=dtypes, when=_has_elements)(kernel)
 
 
 for _name in ("naive", "vector"):

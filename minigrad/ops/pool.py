@@ -337,6 +337,10 @@ def _threads() -> tuple[int, ...]:
     return (get_num_threads(),)
 
 
+def _dtypes(devices: tuple[str, ...]) -> str:
+    return "f4 f8" if devices == ("cpu",) else "f4 f8 f2 bf16"
+
+
 def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
     threads = _threads if devices == ("cpu",) else tuple
 
@@ -345,7 +349,7 @@ def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any, whe
         run(*outs, *arrays, *kernel, *stride, *padding, *dilation, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, when=when)(kernel)
+    target.kernel(*devices, name=name, dtypes=_dtypes(devices), when=when)(kernel)
 
 
 def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
@@ -355,7 +359,7 @@ def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any, whe
         run(out, x, *kernel, *stride, *padding, int(include_pad), divisor, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, when=when)(kernel)
+    target.kernel(*devices, name=name, dtypes=_dtypes(devices), when=when)(kernel)
 
 
 def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
@@ -365,7 +369,7 @@ def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any
         run(out, x, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name)(kernel)
+    target.kernel(*devices, name=name, dtypes=_dtypes(devices))(kernel)
 
 
 for _rung in ("naive", "vectorized"):

@@ -1,4 +1,4 @@
-"""The CUDA kernels that work on rows, with arrays of 16-bit floats: computed in float32, and rounded once.
+"""The CUDA kernels of reductions and layers, for 16-bit floats: computed in float32, and rounded once.
 
 The oracle is NumPy in float64 on the rounded inputs. A result may be off by what the float32 kernels may be,
 and by half a unit in its last place.
@@ -7,7 +7,7 @@ and by half a unit in its last place.
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import cross_entropy, reduce, softmax
+from minigrad.kernels.cuda import cross_entropy, embedding, pool2d, reduce, softmax
 
 SHAPES = [(3, 8), (3, 33), (2, 1000), (1, 33000), (0, 4), (4, 0)]
 
@@ -148,3 +148,97 @@ def test_cross_entropy(run, half, shape):
         assert_rounded(
             run(kernel, shape, half, g, x, target, -100), expected, error * np.abs(expected) + error * 3
         )
+
+
+# ---- pooling: the naive rung in float64 is the definition --------------------------------------------------
+
+# (rung, (N, C, H, W), kernel, stride, padding)
+POOLINGS = [
+    ("", (2, 3, 7, 5), (3, 2), (2, 1), (1, 1)),
+    ("_tiled", (1, 1, 20, 37), (5, 3), (2, 2), (2, 1)),
+    ("_rolling", (2, 1, 18, 16), (3, 3), (1, 1), (1, 1)),
+    ("_rolling", (1, 2, 20, 32), (3, 3), (2, 2), (1, 1)),
+    ("_vectorized", (2, 3, 6, 16), (2, 2), (2, 2), (0, 0)),
+]
+
+
+def pooled_shape(shape, kernel, stride, padding):
+    sizes = zip(shape[2:], kernel, stride, padding, strict=True)
+    return (*shape[:2], *((n + 2 * p - k) // s + 1 for n, k, s, p in sizes))
+
+
+@pytest.mark.parametrize(("rung", "shape", "kernel", "stride", "padding"), POOLINGS)
+def test_pooling(run, backend, half, rung, shape, kernel, stride, padding):
+    x, _ = normal(half, *shape)
+    x.flat[shape[-1] + 2] = np.nan
+    wide = x.astype(np.float64)
+    out_shape, window = pooled_shape(shape, kernel, stride, padding), (*kernel, *stride, *padding)
+
+    def largest(name, x):
+        taps = backend.put(np.zeros(out_shape, np.uint8))
+        found = run(lambda out, x: getattr(pool2d, name)(out, taps, x, *window, 1, 1), out_shape, x.dtype, x)
+        return found.astype(np.float64), backend.get(taps)
+
+    for found, expected in zip(largest(f"max_pool2d{rung}", x), largest("max_pool2d", wide), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    expected = run(pool2d.avg_pool2d, out_shape, np.float64, wide, *window, 1, None)
+    found = run(getattr(pool2d, f"avg_pool2d{rung}"), out_shape, half, x, *window, 1, None)
+    known = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(found.astype(np.float32)), ~known)
+    assert_rounded(found[known], expected[known], 16 * EPS * np.nanmax(np.abs(wide)))
+
+
+GRADIENTS = [
+    ("", (2, 3, 7, 5), (3, 2), (2, 1), (1, 1)),
+    ("_scatter", (2, 1, 10, 11), (3, 2), (3, 4), (1, 1)),
+    ("_vectorized", (2, 3, 6, 16), (2, 2), (2, 2), (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("rung", "shape", "kernel", "stride", "padding"), GRADIENTS)
+def test_gradients_of_pooling(run, half, rung, shape, kernel, stride, padding):
+    out_shape, window = pooled_shape(shape, kernel, stride, padding), (*kernel, *stride, *padding)
+    g, wide = normal(half, *out_shape)
+    taps = np.random.default_rng(1).integers(0, kernel[0] * kernel[1], out_shape).astype(np.uint8)
+    expected = run(pool2d.max_pool2d_input_grad, shape, np.float64, wide, taps, *window, 1, 1)
+    found = run(getattr(pool2d, f"max_pool2d_input_grad{rung}"), shape, half, g, taps, *window, 1, 1)
+    assert_rounded(found, expected, 9 * EPS * np.abs(wide).max())
+    if rung != "_scatter":
+        expected = run(pool2d.avg_pool2d_input_grad, shape, np.float64, wide, *window, 1, None)
+        found = run(getattr(pool2d, f"avg_pool2d_input_grad{rung}"), shape, half, g, *window, 1, None)
+        assert_rounded(found, expected, 9 * EPS * np.abs(wide).max())
+
+
+def test_adaptive_pooling(run, half):
+    x, wide = normal(half, 2, 3, 7, 5)
+    expected = run(pool2d.adaptive_avg_pool2d, (2, 3, 3, 2), np.float64, wide)
+    assert_rounded(run(pool2d.adaptive_avg_pool2d, (2, 3, 3, 2), half, x), expected, 9 * EPS * 4)
+    expected = run(pool2d.adaptive_avg_pool2d_input_grad, (2, 3, 9, 7), np.float64, wide)
+    assert_rounded(run(pool2d.adaptive_avg_pool2d_input_grad, (2, 3, 9, 7), half, x), expected, 9 * EPS * 4)
+
+
+# ---- embedding ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (4, 64)])
+def test_embedding(run, half, shape):
+    weight, _ = normal(half, *shape)
+    indices = np.array([1, shape[0] - 1, -1, 0, 1])
+    expected = weight.astype(np.float32)[indices]
+    expected[2] = np.nan
+    for kernel in (embedding.gather_naive, embedding.gather_vector):
+        found = run(kernel, (5, shape[1]), half, weight, indices).astype(np.float32)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("rows", "columns", "n"), [(3, 5, 40), (2, 64, 300)])
+def test_gradient_of_embedding(run, half, rows, columns, n):
+    """A long segment is cut into chunks, whose sums are float32."""
+    g, wide = normal(half, n, columns)
+    indices = np.random.default_rng(1).integers(0, rows, n)
+    expected, magnitude = np.zeros((rows, columns)), np.zeros((rows, columns))
+    np.add.at(expected, indices, wide)
+    np.add.at(magnitude, indices, np.abs(wide))
+    assert_rounded(
+        run(embedding.sum_split, (rows, columns), half, g, indices), expected, STEPS * EPS * magnitude
+    )
