@@ -118,7 +118,7 @@ class Op(OpDefinition):
             tuple of arrays. It is what runs where no kernel fits, and the oracle of every kernel.
         name: the op's name, one for all that its kernels, errors and gradients are told by.
         promote: bring all inputs to one dtype first, by PyTorch's rules (for arithmetic). Otherwise inputs
-            of different floating dtypes are an error.
+            of different floating dtypes are an error; or stay as they are, if this is None.
         differentiable: False for ops without a gradient, such as comparisons.
         view: the output may show the first input's memory.
         moves: the op moves elements, converts them or looks at their bits, and so computes on 16-bit floats
@@ -195,7 +195,9 @@ class Op(OpDefinition):
                     dtype = array.dtype
                 elif variable.device is not device:
                     raise device_error(self, args)
-                elif array.dtype is not dtype and (self.promote or is_floating(array.dtype)):
+                elif array.dtype is not dtype and (
+                    self.promote or (self.promote is False and is_floating(array.dtype))
+                ):
                     mixed = True  # numbers of classes or rows beside floats are none to convert
                 if variable.requires_grad:
                     needs |= bit
@@ -314,7 +316,11 @@ class Op(OpDefinition):
         wide = [cast_array(device, a, FLOAT32) if _is_half_array(a) else a for a in arrays]
         results = self._compute(device, FLOAT32, wide, attrs)
         if type(results) is tuple:
-            return tuple([cast_array(device, r, dtype) if r.dtype == FLOAT32 else r for r in results])
+            dtypes = [dtype] * len(results)
+            if self._shape_rule is not None:
+                dtypes = [t for _, t in _as_specs(self.name, self._shape_rule(*arrays, **attrs), dtype)]
+            pairs = zip(results, dtypes, strict=True)
+            return tuple([cast_array(device, r, t) if r.dtype == FLOAT32 != t else r for r, t in pairs])
         return cast_array(device, results, dtype) if results.dtype == FLOAT32 else results
 
     def _run_reference(self, device: Any, arrays: list, attrs: dict) -> Any:

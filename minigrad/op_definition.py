@@ -45,7 +45,7 @@ class OpDefinition:
         reference: Callable,
         name: str | None = None,
         *,
-        promote: bool = False,
+        promote: bool | None = False,
         differentiable: bool = True,
         view: bool = False,
         moves: bool = False,

@@ -32,7 +32,8 @@ def harmonise(op: OpDefinition, args: tuple, device: Any) -> tuple | None:
         if all(type(a) in SCALARS for a in changed):
             changed[0] = wrap(device.from_numpy(np.asarray(changed[0], dtype)), device)
     else:
-        _check_one_float(op, changed)
+        if op.promote is False:
+            _check_one_float(op, changed)
         if all(type(a) in SCALARS for a in changed):
             changed[0] = wrap(device.from_numpy(np.asarray(changed[0], result_dtype(changed[:1]))), device)
     return None if all(a is b for a, b in zip(args, changed, strict=True)) else tuple(changed)

@@ -30,6 +30,11 @@ TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
+    "attention_row_sums": {"T": [np.float32]},
+    **{
+        f"attention_tensor_core{kernel}": {"T": [np.float16, BFLOAT16]}
+        for kernel in ("", "_grad_keys", "_grad_queries")
+    },
     "cast": {name: [np.float32, np.float16, BFLOAT16] for name in ("To", "From")},
 }
 

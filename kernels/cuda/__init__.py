@@ -16,6 +16,7 @@ import numpy as np
 
 MODULES = (
     "attention",
+    "attention_tensor_core",
     "batch_norm",
     "cast",
     "channel_sums",

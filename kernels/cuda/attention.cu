@@ -23,38 +23,13 @@
 // matrices of (rows, features) lie in shared memory as they do in global memory, with rows 4 floats longer:
 // then 8 lanes that read 16 bytes each of 8 rows reach all 32 banks. For 64 multiply-adds a thread loads 8
 // vectors.
+#include "attention.cuh"
 #include "rows.cuh"
 #include "vector.cuh"
 
 constexpr int SIDE = 16;  // of the square of threads: thread (y, x) has rows y, y + 16, ... and columns x, ...
 constexpr int THREADS = SIDE * SIDE;
 constexpr int PAD = 4;
-
-// The problem, but for the pointers. Strides are counted in elements: of a batch, a head, a row.
-struct AttentionShape {
-    long long heads, L, S;
-    long long q_stride[3], k_stride[3], v_stride[3];
-    int E, V;
-    float scale;
-    bool is_causal;
-};
-
-// Which matrix, and which of its blocks of rows, the block of threads has. The last rows come first: where
-// is_causal, they see the most keys.
-struct Task {
-    long long matrix, first_row;
-
-    __device__ __forceinline__ Task(long long rows, int rows_of_block) {
-        const long long blocks = (rows + rows_of_block - 1) / rows_of_block;
-        matrix = blockIdx.x / blocks;
-        first_row = (blocks - 1 - blockIdx.x % blocks) * rows_of_block;
-    }
-
-    __device__ __forceinline__ const float* of(const float* x, const long long (&stride)[3],
-                                               long long heads) const {
-        return x + matrix / heads * stride[0] + matrix % heads * stride[1];
-    }
-};
 
 __device__ __forceinline__ int thread_row() { return threadIdx.x / SIDE; }
 __device__ __forceinline__ int thread_column() { return threadIdx.x % SIDE; }
@@ -250,18 +225,14 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
 }
 
 // out[row] = sum(g * y) of (rows, V) matrices. Grid: x = a warp for each row, blockDim.y of them in a block.
-__global__ void attention_row_sums(float* out, const float* g, const float* y, long long rows, int V) {
+template <typename T>
+__global__ void attention_row_sums(float* out, const T* g, const T* y, long long rows, int V) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // the whole warp
     float sum = 0;
-    for (int i = threadIdx.x; i < V; i += WARP) sum += g[row * V + i] * y[row * V + i];
+    for (int i = threadIdx.x; i < V; i += WARP) sum += float(g[row * V + i]) * float(y[row * V + i]);
     sum = across_warp<SUM>(sum);
     if (threadIdx.x == 0) out[row] = sum;
-}
-
-// Whether a query sees a key, both of this matrix.
-__device__ __forceinline__ bool sees(const AttentionShape& shape, long long query, long long key) {
-    return query < shape.L && key < shape.S && (!shape.is_causal || key <= query);
 }
 
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k, v, q, g and transposed p.

@@ -7,6 +7,7 @@ one key, and at most ``MAX_FEATURES`` features.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ PAD = 4  # of the rows of a tile, as in attention.cu
 FLOAT = 4  # bytes
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_row_sums = CudaKernel(_source, "attention_row_sums")
+_row_sums = CudaKernel(_source, "attention_row_sums<T>")
 
 
 # By the size of the features, D: how many queries and keys are in a tile.
@@ -46,7 +47,7 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     _forward[D].launch(
         B * H * blocks(L, queries),
         THREADS,
-        (out, lse, strided(q), strided(k), strided(v), _shape(q, k, v, is_causal, scale)),
+        (out, lse, strided(q), strided(k), strided(v), shape_of(q, k, v, is_causal, scale)),
         shared_bytes=forward_bytes(D),
     )
 
@@ -66,21 +67,25 @@ def backward(
 ) -> None:
     """The gradients of ``q``, ``k`` and ``v`` for ``g``, that of ``out``; probabilities are computed anew."""
     B, H, L, _ = q.shape
-    S, V = v.shape[-2:]
-    D = padded(q, v)
+    S, D = v.shape[2], padded(q, v)
     queries, keys = BACKWARD_TILES[D]
-    row_sums = workspace(lse, lse.shape)
-    rows = THREADS // WARP
-    _row_sums.launch(blocks(lse.size, rows), (WARP, rows), (row_sums, g, out, lse.size, V))
-    inputs = g, strided(q), strided(k), strided(v), lse, row_sums, _shape(q, k, v, is_causal, scale)
+    row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
+    inputs = g, strided(q), strided(k), strided(v), lse, row_sums, shape_of(q, k, v, is_causal, scale)
     shared_bytes = backward_bytes(D)
     _grad_keys[D].launch(B * H * blocks(S, keys), THREADS, (dk, dv, *inputs), shared_bytes)
     _grad_queries[D].launch(B * H * blocks(L, queries), THREADS, (dq, *inputs), shared_bytes)
 
 
-def padded(q: Any, v: Any) -> int:
+def row_sums_of(sums: Any, g: Any, out: Any) -> Any:
+    """``sums`` (float32), filled with sum(g * out) of each query."""
+    rows = THREADS // WARP
+    _row_sums.launch(blocks(sums.size, rows), (WARP, rows), (sums, g, out, sums.size, out.shape[-1]))
+    return sums
+
+
+def padded(q: Any, v: Any, tiles: Iterable[int] = FORWARD_TILES) -> int:
     """The size of the features in tiles, D."""
-    return next(D for D in FORWARD_TILES if max(q.shape[-1], v.shape[-1]) <= D)
+    return next(D for D in tiles if max(q.shape[-1], v.shape[-1]) <= D)
 
 
 def forward_bytes(D: int) -> int:
@@ -95,7 +100,8 @@ def backward_bytes(D: int) -> int:
     return FLOAT * (2 * (queries + keys) * (D + PAD) + queries * keys + PAD * max(queries, keys))
 
 
-def _shape(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> dict[str, Any]:
+def shape_of(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> dict[str, Any]:
+    """The fields of struct AttentionShape."""
     strides = {
         f"{name}_stride": tuple(step // x.itemsize for step in x.strides[:3])
         for name, x in (("q", q), ("k", k), ("v", v))

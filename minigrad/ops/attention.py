@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import mode, wrap
+from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating, is_half
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.kernels.source import computed_dtype
 from minigrad.mixed_precision import LOWER, autocast, cast_inputs, in_float32
 from minigrad.op import op
 from minigrad.ops.composed import composed_gradient, tensors
@@ -31,7 +33,7 @@ def attention(xp, q, k, v, *, is_causal=False, scale=1.0):
         is_causal: query i sees the keys 0 to i only.
 
     Returns:
-        (..., L, V) and (..., L).
+        (..., L, V) and (..., L), the latter in float32 where q is of 16 bits.
     """
     scores = _scores(xp, q, k, is_causal, scale)
     if scores.shape[-1]:
@@ -43,7 +45,7 @@ def attention(xp, q, k, v, *, is_causal=False, scale=1.0):
     return xp.matmul(e, v) / total[..., None], largest[..., 0] + xp.log(total)
 
 
-@op(materialize_grads=False)
+@op(materialize_grads=False, promote=None)
 def attention_grad(xp, g, q, k, v, out, lse, grad_lse=None, *, is_causal=False, scale=1.0):
     """The gradients of q, k and v, from those of ``attention``'s outputs ``out`` and ``lse``."""
     p = xp.exp(_scores(xp, q, k, is_causal, scale) - lse[..., None])
@@ -74,14 +76,16 @@ def _(g, y, q, k, v, *, is_causal, scale):
 @attention_grad.grad
 def _(g, _z, grad_out, q, k, v, out, lse, grad_lse, *, is_causal, scale):
     def composed(*inputs):
-        return attention_grad.reference(tensors, *inputs, is_causal=is_causal, scale=scale)
+        wide = [x if x is None else x.to(computed_dtype(x.dtype)) for x in inputs]
+        found = attention_grad.reference(tensors, *wide, is_causal=is_causal, scale=scale)
+        return tuple(y.to(x.dtype) for y, x in zip(found, (q, k, v), strict=True))
 
     return composed_gradient(composed, (grad_out, q, k, v, out, lse, grad_lse), g)
 
 
 @attention.shape
 def _(q, k, v, *, is_causal, scale):
-    return [(*q.shape[:-1], v.shape[-1]), q.shape[:-1]]
+    return [(*q.shape[:-1], v.shape[-1]), Spec(q.shape[:-1], computed_dtype(q.dtype))]
 
 
 @attention_grad.shape
@@ -126,7 +130,7 @@ def scaled_dot_product_attention(
                 f"{query.shape}, {key.shape} and {value.shape}"
             )
         key, value = _repeat_heads(key, heads[0]), _repeat_heads(value, heads[0])
-    if is_half(query.dtype):  # the kernels are those of float32
+    if is_half(query.dtype) and not (attn_mask is None and dropout_p == 0):  # composed, in float32
         options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
         with autocast(query.device.type, enabled=False):
             return in_float32(scaled_dot_product_attention, query, key, value, **options)
@@ -235,19 +239,23 @@ def _(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
 
 
 def _features_fit(bytes_needed: Any) -> Any:
-    """A condition: as many features as the CUDA kernels take, and a card with the shared memory for them."""
+    """A condition: as many features as the CUDA kernels take, and a card with the shared memory for them.
+
+    ``bytes_needed(q, v)`` is how much a block takes.
+    """
 
     def fit(q: Any, v: Any) -> bool:
         if not 0 < max(q.shape[-1], v.shape[-1]) <= cuda.attention.MAX_FEATURES:
             return False
-        needed = bytes_needed(cuda.attention.padded(q, v))
+        needed = bytes_needed(q, v)
         return isinstance(q, np.ndarray) or needed <= q.device.attributes["MaxSharedMemoryPerBlockOptin"]
 
     return fit
 
 
-_forward_fits = _features_fit(lambda D: cuda.attention.forward_bytes(D))
-_backward_fits = _features_fit(lambda D: cuda.attention.backward_bytes(D))
+_forward_fits = _features_fit(lambda q, v: cuda.attention.forward_bytes(cuda.attention.padded(q, v)))
+_backward_fits = _features_fit(lambda q, v: cuda.attention.backward_bytes(cuda.attention.padded(q, v)))
+_tensor_cores_fit = _features_fit(lambda q, v: cuda.attention_tensor_core.bytes_needed(q, v))
 
 
 def _has_keys_and_fits(q: Any, k: Any, v: Any, **_: Any) -> bool:
@@ -258,24 +266,44 @@ def _has_keys_and_fits_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_
     return k.shape[-2] > 0 and rest[-1] is None and _backward_fits(q, v)
 
 
-@attention.kernel(
-    "cuda", "sim", name="online_softmax", dtypes="f4", layout="strided", when=_has_keys_and_fits
-)
-def _(outs, q, k, v, *, is_causal, scale):
-    """Tiles of queries, whose scores stay in registers: an online softmax walks along the keys."""
-    out, lse = outs
-    cuda.attention.forward(
-        _matrices(out), _rows(lse), _matrices(q), _matrices(k), _matrices(v), is_causal, scale
-    )
+def _has_keys_and_tensor_cores(q: Any, k: Any, v: Any, **_: Any) -> bool:
+    return k.shape[-2] > 0 and cuda.attention_tensor_core.is_supported(q) and _tensor_cores_fit(q, v)
 
 
-@attention_grad.kernel(
-    "cuda", "sim", name="recompute", dtypes="f4", layout="strided", when=_has_keys_and_fits_backward
+def _is_for_tensor_cores_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_: Any) -> bool:
+    return rest[-1] is None and _has_keys_and_tensor_cores(q, k, v)
+
+
+def _register_cuda(run: Any, dtypes: str, rungs: tuple[str, str], fits: Any, fits_backward: Any) -> None:
+    """Register the kernels of a module of ``cuda``, of the attention and of its gradients."""
+
+    def kernel(outs, q, k, v, *, is_causal, scale):
+        out, lse = outs
+        run.forward(_matrices(out), _rows(lse), _matrices(q), _matrices(k), _matrices(v), is_causal, scale)
+
+    def grad_kernel(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
+        g, out = (_contiguous(_matrices(x)) for x in (g, out))
+        arrays = [_matrices(x) for x in (*outs, g, q, k, v, out)]
+        run.backward(*arrays, _rows(lse), is_causal, scale)
+
+    kernel.__doc__, grad_kernel.__doc__ = run.forward.__doc__, run.backward.__doc__
+    name, grad_name = rungs
+    options = {"dtypes": dtypes, "layout": "strided"}
+    attention.kernel("cuda", "sim", name=name, when=fits, **options)(kernel)
+    attention_grad.kernel("cuda", "sim", name=grad_name, when=fits_backward, **options)(grad_kernel)
+
+
+_register_cuda(
+    cuda.attention,
+    "f4",
+    ("online_softmax", "recompute"),
+    _has_keys_and_fits,
+    _has_keys_and_fits_backward,
 )
-def _(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
-    """Tiles of queries and keys, whose probabilities are computed anew; no atomics."""
-    g, out = (_contiguous(_matrices(x)) for x in (g, out))
-    arrays = (_matrices(x) for x in outs)
-    cuda.attention.backward(
-        *arrays, g, _matrices(q), _matrices(k), _matrices(v), out, _rows(lse), is_causal, scale
-    )
+_register_cuda(
+    cuda.attention_tensor_core,
+    "f2 bf16",
+    ("tensor_core", "tensor_core"),
+    _has_keys_and_tensor_cores,
+    _is_for_tensor_cores_backward,
+)

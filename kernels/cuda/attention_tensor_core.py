@@ -1,0 +1,102 @@
+"""Launches ``attention_tensor_core.cu``: attention and its gradients in 16 bits, on a card or simulated.
+
+The arrays are those of ``attention``, float16 or bfloat16 but for lse, which is float32. The kernels read q,
+k, v and g where they lie if rows are multiples of 16 bytes apart; else they are given copies that are so.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import workspace
+from .attention import padded, row_sums_of, shape_of
+from .matmul_tensor_core import CHUNK_BYTES, is_supported, padded_rows
+from .vector import starts_at_vector
+
+__all__ = ["backward", "bytes_needed", "forward", "is_supported"]
+
+THREADS = 128  # as in attention_tensor_core.cu
+PER_CHUNK = 8  # elements
+
+# By the size of the features, D: how many queries and keys are in a tile.
+FORWARD_TILES = {64: (128, 64), 128: (128, 32)}
+GRAD_KEYS_TILES = {64: (32, 128), 128: (32, 64)}
+GRAD_QUERIES_TILES = {64: (128, 32), 128: (64, 32)}
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+
+
+def _instances(kernel: str, tiles: dict[int, tuple[int, int]]) -> dict[int, CudaKernel]:
+    return {D: CudaKernel(_source, f"{kernel}<T, {D}, {q}, {k}>") for D, (q, k) in tiles.items()}
+
+
+_forward = _instances("attention_tensor_core", FORWARD_TILES)
+_grad_keys = _instances("attention_tensor_core_grad_keys", GRAD_KEYS_TILES)
+_grad_queries = _instances("attention_tensor_core_grad_queries", GRAD_QUERIES_TILES)
+
+
+def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> None:
+    """``out`` and ``lse``: products on tensor cores, whose scores and probabilities stay in registers."""
+    B, H, L, _ = q.shape
+    D = padded(q, v, FORWARD_TILES)
+    queries, keys = FORWARD_TILES[D]
+    q, k, v = map(_with_whole_chunks, (q, k, v))
+    arguments = (out, lse, strided(q), strided(k), strided(v), shape_of(q, k, v, is_causal, scale))
+    shared_bytes = _tile_bytes(D, queries + 2 * keys)
+    _forward[D].launch(B * H * blocks(L, queries), THREADS, arguments, shared_bytes)
+
+
+def backward(
+    dq: Any,
+    dk: Any,
+    dv: Any,
+    g: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    is_causal: bool,
+    scale: float,
+) -> None:
+    """The gradients of ``q``, ``k`` and ``v`` for ``g``, that of ``out``; probabilities are computed anew."""
+    B, H, L, _ = q.shape
+    D = padded(q, v, FORWARD_TILES)
+    row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
+    q, k, v, g = map(_with_whole_chunks, (q, k, v, g))
+    g_stride = g.strides[2] // g.itemsize if L > 1 else g.shape[-1]
+    shape = shape_of(q, k, v, is_causal, scale)
+    inputs = strided(g), strided(q), strided(k), strided(v), lse, row_sums, g_stride, shape
+    queries, keys = GRAD_KEYS_TILES[D]
+    grid, shared_bytes = B * H * blocks(k.shape[2], keys), _tile_bytes(D, 2 * keys + 4 * queries)
+    _grad_keys[D].launch(grid, THREADS, (dk, dv, *inputs), shared_bytes)
+    queries, keys = GRAD_QUERIES_TILES[D]
+    grid, shared_bytes = B * H * blocks(L, queries), _tile_bytes(D, 2 * queries + 4 * keys)
+    _grad_queries[D].launch(grid, THREADS, (dq, *inputs), shared_bytes)
+
+
+def bytes_needed(q: Any, v: Any) -> int:
+    """The most shared memory that a block of these kernels takes."""
+    D = padded(q, v, FORWARD_TILES)
+    return max(
+        _tile_bytes(D, FORWARD_TILES[D][0] + 2 * FORWARD_TILES[D][1]),
+        _tile_bytes(D, 4 * GRAD_KEYS_TILES[D][0] + 2 * GRAD_KEYS_TILES[D][1]),
+        _tile_bytes(D, 2 * GRAD_QUERIES_TILES[D][0] + 4 * GRAD_QUERIES_TILES[D][1]),
+    )
+
+
+def _tile_bytes(D: int, rows: int) -> int:
+    return rows * (D // PER_CHUNK + 1) * CHUNK_BYTES
+
+
+def _with_whole_chunks(x: Any) -> Any:
+    """``x`` (B, H, rows, features), or a copy of it, with rows that are multiples of 16 bytes apart."""
+    steps = [stride for size, stride in zip(x.shape[:3], x.strides[:3], strict=True) if size > 1]
+    if starts_at_vector(x) and not any(step % CHUNK_BYTES for step in steps):
+        return x
+    B, H, rows, features = x.shape
+    return padded_rows(x.reshape(math.prod((B, H)), rows, features)).reshape(B, H, rows, features)
