@@ -345,6 +345,8 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
 
 # The calls whose numbers float16 can hold.
 UNSCALED = (
+    "attention",
+    "attention of 65 features",
     "elementwise",
     "elementwise on views",
     "cross-entropy",

@@ -30,7 +30,6 @@ TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
-    "attention_row_sums": {"T": [np.float32]},
     **{
         f"attention_tensor_core{kernel}": {"T": [np.float16, BFLOAT16]}
         for kernel in ("", "_grad_keys", "_grad_queries")
@@ -195,6 +194,7 @@ def test_source_compiles(name, architecture, summary):
 
 # The kernels that take floats of 16 bits, too, by the modules that launch them.
 HALVES = {
+    "attention": "row_sums",
     "softmax": "vectorized|registers",
     "cross_entropy": "vectorized|registers",
     "embedding": "gather|chunks|segments",

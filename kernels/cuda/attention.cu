@@ -235,6 +235,11 @@ __global__ void attention_row_sums(float* out, const T* g, const T* y, long long
     if (threadIdx.x == 0) out[row] = sum;
 }
 
+// Whether a query sees a key, both of this matrix.
+__device__ __forceinline__ bool sees(const AttentionShape& shape, long long query, long long key) {
+    return query < shape.L && key < shape.S && (!shape.is_causal || key <= query);
+}
+
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k, v, q, g and transposed p.
 template <int D, int QUERIES, int KEYS>
 __global__ void __launch_bounds__(THREADS, 2)

@@ -26,8 +26,3 @@ struct Task {
         return x + matrix / heads * stride[0] + matrix % heads * stride[1];
     }
 };
-
-// Whether a query sees a key, both of this matrix.
-__device__ __forceinline__ bool sees(const AttentionShape& shape, long long query, long long key) {
-    return query < shape.L && key < shape.S && (!shape.is_causal || key <= query);
-}

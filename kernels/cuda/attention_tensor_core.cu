@@ -175,11 +175,13 @@ __device__ __forceinline__ void store_rows(T* out, float (&sums)[M][F][4], const
     }
 }
 
+__device__ __forceinline__ int at_most(long long n, int most) { return n < most ? int(n) : most; }
+
 // How many of the keys from `first` on a query sees, at most `most`.
 __device__ __forceinline__ int visible(const AttentionShape& shape, long long query, long long first, int most) {
     long long end = shape.S;
     if (shape.is_causal && query + 1 < end) end = query + 1;
-    return end - first < most ? int(end - first < 0 ? 0 : end - first) : most;
+    return end < first ? 0 : at_most(end - first, most);
 }
 
 // The online softmax of a lane's rows, of scores that count in powers of 2. A lane adds up its own columns.
@@ -301,8 +303,8 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 struct OfQuery {
     float log_sum, inner;
 
-    __device__ __forceinline__ OfQuery(const float* lse, const float* row_sums, long long query, long long L)
-        : log_sum(query < L ? lse[query] * LOG2_E : 0), inner(query < L ? row_sums[query] : 0) {}
+    __device__ __forceinline__ OfQuery(const float* lse, const float* row_sums, long long query, bool exists)
+        : log_sum(exists ? lse[query] * LOG2_E : 0), inner(exists ? row_sums[query] : 0) {}
 
     // Turns a score into its probability, and the gradient of that into that of the score, but for the scale.
     __device__ __forceinline__ void apply(float& p, float& dp, float scale, bool sees) const {
@@ -340,6 +342,7 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
     k_tile.template start<KEYS>(copies, k, shape.k_stride[2], task.first_row, shape.S, shape.E);
     v_tile.template start<KEYS>(copies, v, shape.v_stride[2], task.first_row, shape.S, shape.V);
     start(begin, 0);
+    const int keys = at_most(shape.S - task.first_row, KEYS);
     float k_sums[M][D / 8][4] = {}, v_sums[M][D / 8][4] = {};
     int stage = 0;
     for (long long first = begin; first < shape.L; first += QUERIES, stage ^= 1) {
@@ -350,16 +353,21 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
         float p[M][N][4] = {}, dp[M][N][4] = {};
         multiply_rows(p, k_tile, q_tile);
         multiply_rows(dp, v_tile, g_tile);
+        const int queries = at_most(shape.L - first, QUERIES);
+        // Key `row` is the one before query `column` if row + ahead < column.
+        const int ahead = shape.is_causal ? -at_most(first - task.first_row, KEYS) : -KEYS;
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const long long query = first + column_of(n, i % 2);
-                const OfQuery of(lse, row_sums, query, shape.L);
+                const int column = column_of(n, i % 2);
+                const OfQuery of(lse + first, row_sums + first, column, column < queries);
 #pragma unroll
-                for (int m = 0; m < M; m++)
-                    of.apply(p[m][n][i], dp[m][n][i], shape.scale,
-                             sees(shape, query, task.first_row + row_of<M>(m, i / 2)));
+                for (int m = 0; m < M; m++) {
+                    const int row = row_of<M>(m, i / 2);
+                    const bool sees = column < queries && row < keys && row + ahead <= column;
+                    of.apply(p[m][n][i], dp[m][n][i], shape.scale, sees);
+                }
             }
         multiply(v_sums, p, g_tile);
         multiply(k_sums, dp, q_tile);
@@ -417,7 +425,7 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const long long query = task.first_row + row_of<M>(m, half);
-                const OfQuery of(lse, row_sums, query, shape.L);
+                const OfQuery of(lse, row_sums, query, query < shape.L);
                 const int end = visible(shape, query, first, KEYS);
 #pragma unroll
                 for (int n = 0; n < N; n++)

@@ -24,7 +24,7 @@ PER_CHUNK = 8  # elements
 
 # By the size of the features, D: how many queries and keys are in a tile.
 FORWARD_TILES = {64: (128, 64), 128: (128, 32)}
-GRAD_KEYS_TILES = {64: (32, 128), 128: (32, 64)}
+GRAD_KEYS_TILES = {64: (64, 64), 128: (32, 64)}
 GRAD_QUERIES_TILES = {64: (128, 32), 128: (64, 32)}
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
