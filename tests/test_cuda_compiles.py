@@ -31,7 +31,7 @@ TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
     **{
-        f"attention_tensor_core{kernel}": {"T": [np.float16, BFLOAT16]}
+        f"attention_tensor_core{kernel}": {"T": [np.float16]}
         for kernel in ("", "_grad_keys", "_grad_queries")
     },
     "cast": {name: [np.float32, np.float16, BFLOAT16] for name in ("To", "From")},
