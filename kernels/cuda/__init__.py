@@ -25,6 +25,8 @@ MODULES = (
     "conv2d_implicit_gemm",
     "conv2d_pipelined",
     "conv2d_strips",
+    "conv2d_tensor_core",
+    "conv2d_tensor_core_weight_grad",
     "conv2d_winograd",
     "cross_entropy",
     "cumsum",

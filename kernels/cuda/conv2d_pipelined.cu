@@ -28,7 +28,8 @@
 // NaN and infinity: as in conv2d_implicit_gemm.cu.
 
 #include "async_copy.cuh"
-#include "conv2d.cuh"
+#include "conv2d_sums.cuh"
+#include "conv2d_task.cuh"
 #include "vector.cuh"
 
 constexpr int PATCH = 8;
@@ -143,26 +144,6 @@ __global__ void conv2d_pack_weight(float* packed, const float* weight, int pitch
     packed[global_thread_index()] = inside ? weight[(o * inputs + c) * taps + tap] : 0.0f;
 }
 
-// Along one axis: result number `at` stands at at * result_stride + first_result. Its tap number t has the
-// weight of tap first_tap + t * tap_step, and reads the source's element
-// at * source_stride + first_source + t * source_step.
-struct Axis {
-    int results, result_size, result_stride, first_result;
-    int source_size, source_stride, first_source, source_step;
-    int taps, first_tap, tap_step;
-};
-
-// What a block makes. It stands in shared memory: kept in registers, it would cost them during the
-// multiplication.
-struct Task {
-    Axis vertical, horizontal;
-    int images, groups, group;
-    int rows, channels;  // of a group
-    int all_taps, taps_across;
-    int first_row;
-    long long first_column;
-};
-
 struct TapPlace {
     int down, right, source;  // from the pixel that the first tap reads to that of this one
     int weight;               // from the slice's first weight to the first of this tap
@@ -195,7 +176,7 @@ struct TileCopier {
         left = task.channels - first_k;
         weights = packed + (long long)task.group * slices * slice + threadIdx.x / VECTORS * pitch +
                   task.first_row + threadIdx.x % VECTORS * 4;
-        const long long columns = (long long)task.images * task.vertical.results * task.horizontal.results;
+        const long long columns = task.columns();
 #pragma unroll
         for (int p = 0; p < PIXELS; p++) {
             const long long column = task.first_column + threadIdx.x % COLUMNS + p * THREADS;
@@ -242,7 +223,7 @@ __device__ __forceinline__ void store_patch(float* out, const float (&sums)[PATC
                                             const Task& task) {
     const Axis &vertical = task.vertical, &horizontal = task.horizontal;
     const Patches<ROWS, COLUMNS> patches;
-    const long long columns = (long long)task.images * vertical.results * horizontal.results;
+    const long long columns = task.columns();
     const long long plane = (long long)vertical.result_size * horizontal.result_size;
     const bool in_order = vertical.result_stride == 1 && horizontal.result_stride == 1;
     const bool vectors = in_order && plane % 4 == 0 && aligned<4>(out);
@@ -308,24 +289,9 @@ __global__ void __launch_bounds__(ROWS * COLUMNS / 64, RESIDENT_BLOCKS<ROWS * CO
 conv2d_forward_pipelined(float* out, const float* input, const float* packed, const float* bias,
                          Conv2dShape s) {
     __shared__ Task task;
-    if (threadIdx.x == 0) {
-        const int rows = s.O / s.groups;
-        const int row_tiles = (rows + ROWS - 1) / ROWS;
-        const long long columns = (long long)s.N * s.OH * s.OW;
-        const Position at(blockIdx.x / row_tiles, s.groups, int((columns + COLUMNS - 1) / COLUMNS));
-        task = {{s.OH, s.OH, 1, 0, s.H, s.stride_h, -s.pad_h, s.dilation_h, s.KH, 0, 1},
-                {s.OW, s.OW, 1, 0, s.W, s.stride_w, -s.pad_w, s.dilation_w, s.KW, 0, 1},
-                s.N, s.groups, at.y, rows, s.C / s.groups, s.KH * s.KW, s.KW,
-                int(blockIdx.x % row_tiles) * ROWS, (long long)at.x * COLUMNS};
-    }
+    if (threadIdx.x == 0) task = forward_task<ROWS, COLUMNS>(s);
     __syncthreads();  // the task is known
     make_tile<ROWS, COLUMNS, STAGES>(out, input, packed, bias, task);
-}
-
-__device__ __forceinline__ Axis axis_of_phase(const Phase& phase, int size, int outputs, int stride, int step,
-                                              int output_step) {
-    return {phase.pixels, size, stride, phase.number, outputs, 1, phase.first_output, -output_step,
-            phase.taps, phase.first, step};
 }
 
 // Grid: x = the tiles of all groups, for each phase as many as the largest one has; the number of phases is
@@ -335,22 +301,9 @@ __global__ void __launch_bounds__(ROWS * COLUMNS / 64, RESIDENT_BLOCKS<ROWS * CO
 conv2d_input_grad_pipelined(float* grad_input, const float* grad_output, const float* packed, Conv2dShape s,
                             TapSteps steps) {
     __shared__ Task task;
-    if (threadIdx.x == 0) {
-        const int rows = s.C / s.groups, row_tiles = (rows + ROWS - 1) / ROWS;
-        const int phases_w = min(s.stride_w, s.W);
-        const long long largest_phase =
-            (long long)s.N * ((s.H - 1) / s.stride_h + 1) * ((s.W - 1) / s.stride_w + 1);
-        const Position at(blockIdx.x / row_tiles, s.groups, int((largest_phase + COLUMNS - 1) / COLUMNS));
-        const int number = int(at.plane);
-        const Phase vertical(number / phases_w, s.H, s.KH, s.stride_h, s.pad_h, s.dilation_h, steps.step_h);
-        const Phase horizontal(number % phases_w, s.W, s.KW, s.stride_w, s.pad_w, s.dilation_w, steps.step_w);
-        task = {axis_of_phase(vertical, s.H, s.OH, s.stride_h, steps.step_h, steps.output_step_h),
-                axis_of_phase(horizontal, s.W, s.OW, s.stride_w, steps.step_w, steps.output_step_w),
-                s.N, s.groups, at.y, rows, s.O / s.groups, s.KH * s.KW, s.KW,
-                int(blockIdx.x % row_tiles) * ROWS, (long long)at.x * COLUMNS};
-    }
+    if (threadIdx.x == 0) task = input_grad_task<ROWS, COLUMNS>(s, steps);
     __syncthreads();  // the task is known
-    if (task.first_column >= (long long)s.N * task.vertical.results * task.horizontal.results) return;
+    if (task.first_column >= task.columns()) return;
     make_tile<ROWS, COLUMNS, STAGES>(grad_input, grad_output, packed, nullptr, task);
 }
 
@@ -439,25 +392,8 @@ conv2d_weight_grad_pipelined(float* partial, const float* grad_output, const flo
     }
 }
 
-// out (weights, taps) = the sum over all parts of partial (parts, taps, weights). Each of the PART_THREADS
-// threads in a column of the block adds every PART_THREADS-th part, and the first their sums.
-//
-// Grid: x = 32 elements in memory order of partial, for each block of 32 x PART_THREADS.
-constexpr int PART_THREADS = 8;
-
+// Adds the parts (conv2d_sums.cuh).
 __global__ void __launch_bounds__(32 * PART_THREADS)
 conv2d_add_taps(float* out, const float* partial, long long weights, int taps, int parts) {
-    __shared__ float of_thread[PART_THREADS][32];
-    const long long element = (long long)blockIdx.x * 32 + threadIdx.x, elements = weights * taps;
-    float sum = 0;
-    if (element < elements) {
-#pragma unroll 4
-        for (int part = threadIdx.y; part < parts; part += PART_THREADS)
-            sum += partial[part * elements + element];
-    }
-    of_thread[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();  // all have left theirs
-    if (threadIdx.y > 0 || element >= elements) return;
-    for (int other = 1; other < PART_THREADS; other++) sum += of_thread[other][threadIdx.x];
-    out[element % weights * taps + element / weights] = sum;
+    add_taps(out, partial, weights, taps, parts);
 }

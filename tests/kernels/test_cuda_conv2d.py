@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from convolution_problems import CASES, by_definition, output_shape
 
 from minigrad.kernels import cuda, sim
 from minigrad.kernels.cuda import conv2d
@@ -26,22 +27,6 @@ needs_simulator = pytest.mark.skipif(
     not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
 )
 
-# (N, C, H, W), (O, C/groups, KH, KW), stride, padding, dilation, groups
-CASES = [
-    ((1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),
-    ((2, 3, 7, 6), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    ((2, 4, 9, 8), (6, 2, 3, 2), (2, 3), (1, 0), (1, 2), 2),
-    ((1, 3, 5, 11), (6, 1, 1, 5), (1, 2), (0, 4), (2, 1), 3),
-    ((3, 2, 4, 4), (5, 2, 1, 1), (2, 2), (0, 0), (1, 1), 1),
-    ((2, 1, 5, 5), (2, 1, 3, 3), (1, 1), (4, 4), (1, 1), 1),  # some windows see padding only
-    ((1, 2, 6, 6), (1, 2, 2, 2), (3, 3), (0, 0), (1, 1), 1),  # some pixels are in no window
-    ((1, 2, 3, 4), (2, 2, 2, 3), (7, 9), (3, 4), (1, 1), 1),  # strides beyond the image
-    ((1, 2, 13, 12), (2, 2, 4, 3), (4, 6), (3, 2), (2, 4), 1),  # strides and dilations with common divisors
-    ((2, 3, 9, 8), (66, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),  # more rows than a tile has
-    ((2, 66, 6, 7), (3, 66, 2, 3), (2, 1), (1, 0), (1, 2), 1),
-    ((2, 36, 7, 7), (34, 18, 3, 2), (1, 2), (1, 1), (1, 1), 2),
-    ((3, 1, 22, 21), (2, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),  # sums long enough to be cut into parts
-]
 DEPTHWISE = [
     *(case for case in CASES if case[1][1] == 1),
     ((2, 3, 35, 34), (3, 1, 3, 3), (1, 1), (1, 1), (1, 1), 3),  # more than a tile
@@ -79,36 +64,12 @@ def run(request):
     return run
 
 
-def output_shape(case):
-    (N, _, *size), (O, _, *kernel), *options, _ = case  # noqa: E741
-    axes = zip(size, kernel, *options, strict=True)
-    return N, O, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
-
-
 def inputs(case, dtype=np.float64):
     """Random x, weight, bias and gradient of the output, and the options as the kernels take them."""
     shapes = case[0], case[1], case[1][:1], output_shape(case)
     arrays = [np.random.default_rng(i).standard_normal(s).astype(dtype) for i, s in enumerate(shapes)]
     _, _, stride, padding, dilation, groups = case
     return *arrays, (*stride, *padding, *dilation, groups)
-
-
-def by_definition(x, weight, grad, options):
-    """The output without bias, and the gradients for x and weight, in float64: a sum over all weights."""
-    sh, sw, ph, pw, dh, dw, groups = options
-    x, weight, grad = (a.astype(np.float64) for a in (x, weight, grad))
-    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
-    out, padded_grad, weight_grad = np.zeros(grad.shape), np.zeros(padded.shape), np.zeros(weight.shape)
-    (O, channels, _, _), (OH, OW) = weight.shape, grad.shape[2:]  # noqa: E741
-    for o, c, i, j in np.ndindex(weight.shape):
-        rows = slice(i * dh, i * dh + (OH - 1) * sh + 1, sh)
-        columns = slice(j * dw, j * dw + (OW - 1) * sw + 1, sw)
-        pixels = slice(None), o // (O // groups) * channels + c, rows, columns
-        out[:, o] += weight[o, c, i, j] * padded[pixels]
-        padded_grad[pixels] += weight[o, c, i, j] * grad[:, o]
-        weight_grad[o, c, i, j] = (padded[pixels] * grad[:, o]).sum()
-    H, W = x.shape[2:]
-    return out, padded_grad[:, :, ph : ph + H, pw : pw + W], weight_grad
 
 
 def assert_sums(actual, expected, magnitude, length):

@@ -1,0 +1,214 @@
+// Convolution and the gradient for its input on tensor cores: the rung after conv2d_pipelined.cu, whose
+// products these are (conv2d_task.cuh), with groups = 1.
+//
+//   out[n, o, pixel] = bias[o] + sum over tap, c of weights[o, tap, c] * source[n, pixel at tap, c]
+//
+// Shapes: weights is (rows, taps, channels) and source (N, H, W, channels): channels last, so that they are
+// neighbours along K, as mma wants them, and a chunk of 16 bytes has one tap and one pixel. Pixels and taps
+// are multiples of 16 bytes apart; of the channels beyond the last nothing is read. out is (N, rows, OH, OW),
+// C-contiguous, as the tensors are. Elements are floats, whose factors are rounded to TF32, __half or
+// __nv_bfloat16; sums are float32, and rounded once. What is not channels last is transposed by a launch in
+// front (transpose.cu), which moves 2 N C H W elements. For a 3x3 layer of stride 1 the product takes 18 O
+// operations for each of these: in 16 bits at O = 64 288 for a byte moved, at O = 256 1152. With the 206 that
+// an H200 has for a byte of its memory, the transposition takes 0.7, or 0.2, of the product's time at best; of
+// a 1x1 layer's it takes more than the product.
+//
+// A block makes TILE_M channels x TILE_N pixels in the loop of tensor_core_tiles.cuh. Its tile of the source
+// is gathered by cp.async, which writes zeros where a tap lies in the padding. Where each pixel stands is
+// found once, and kept in shared memory: a thread has 4 pixels, for which it has no registers left.
+//
+// Arithmetic intensity of a step, in operations for each byte copied: as in matmul_tensor_core.cu 64 in 16
+// bits for a tile of 128 x 128, 43 for 64 x 128. The taps of a pixel are its neighbours' pixels: most of these
+// bytes come from the caches.
+//
+// The padding's zeros are multiplied with like any number: where a weight is infinite and its pixel lies
+// outside, out is NaN, as in the reference. NaN or infinity reaches the results that it is part of, and no
+// others: a column's sums are its own, and so are a row's.
+//
+// Registers: 128 sums of a thread, and 32 of fragments, in a tile of 128 x 128; two blocks share a
+// multiprocessor, or three of 64 x 128. Shared memory: 48 or 36 KB of tiles, 3 KB of places.
+#include "conv2d_task.cuh"
+#include "tensor_core_tiles.cuh"
+
+constexpr int TILE_N = 128;       // pixels
+constexpr int OUTSIDE = -(1 << 30);  // a coordinate that no tap brings back into the source
+
+template <int TILE_M>
+constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : 3;  // of a multiprocessor
+
+// The pixel that the first tap reads for a column, and the element of the source where it begins.
+struct alignas(16) SourcePixel {
+    int y, x;
+    long long begin;
+};
+
+// Behind the tiles in shared memory: what a column reads, and where its result stands in channel 0 of out, or
+// -1 beyond the last column.
+struct Places {
+    SourcePixel sources[TILE_N];
+    long long results[TILE_N];
+
+    __device__ __forceinline__ void find(const Task& task, int column, long long pitch) {
+        const Axis &vertical = task.vertical, &horizontal = task.horizontal;
+        const long long number = task.first_column + column, last = task.columns() - 1;
+        const Position at(min(number, last), vertical.results, horizontal.results);
+        const int y = at.y * vertical.source_stride + vertical.first_source;
+        const int x = at.x * horizontal.source_stride + horizontal.first_source;
+        const long long row = at.plane * vertical.source_size + y;
+        sources[column] = {number > last ? OUTSIDE : y, x, (row * horizontal.source_size + x) * pitch};
+        const int result_y = at.y * vertical.result_stride + vertical.first_result;
+        const int result_x = at.x * horizontal.result_stride + horizontal.first_result;
+        const long long result_row = at.plane * task.rows * vertical.result_size + result_y;
+        results[column] = number > last ? -1 : result_row * horizontal.result_size + result_x;
+    }
+};
+
+// Brings a thread's part of the tiles: of every LOADED_ROWS-th row or pixel one chunk, of the same tap and
+// channels. K runs over the taps, in a tap over the channels.
+template <typename T, typename Tiling>
+struct TileCopier {
+    static constexpr int LOADED_ROWS = Tiling::THREADS / CHUNKS;
+    static_assert(LOADED_ROWS % 8 == 0, "the chunks of a thread's rows are exchanged alike");
+
+    const Task& task;
+    const Places& places;
+    const T* weights;  // of the thread's first row
+    const T* source;
+    long long weight_pitch, source_pitch;
+    int channel = threadIdx.x % CHUNKS * PER_CHUNK<T>, tap_y = 0, tap_x = 0;
+
+    __device__ __forceinline__ TileCopier(const T* source, const T* weights, long long source_pitch,
+                                          long long weight_pitch, const Task& task, const Places& places)
+        : task(task),
+          places(places),
+          weights(weights + (task.first_row + threadIdx.x / CHUNKS) * task.all_taps * weight_pitch),
+          source(source),
+          weight_pitch(weight_pitch),
+          source_pitch(source_pitch) {
+        if (task.horizontal.taps == 0) tap_y = task.vertical.taps;
+        find_tap();
+    }
+
+    __device__ __forceinline__ int padded_channels() const {
+        return (task.channels + PER_CHUNK<T> - 1) / PER_CHUNK<T> * PER_CHUNK<T>;
+    }
+
+    __device__ __forceinline__ long long steps() const {
+        const long long taps = (long long)task.vertical.taps * task.horizontal.taps;
+        return (taps * padded_channels() + STEP<T> - 1) / STEP<T>;
+    }
+
+    // On to the tap that `channel` belongs to.
+    __device__ __forceinline__ void find_tap() {
+        while (channel >= padded_channels() && tap_y < task.vertical.taps) {
+            channel -= padded_channels();
+            if (++tap_x < task.horizontal.taps) continue;
+            tap_x = 0;
+            tap_y++;
+        }
+    }
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* a_tile, uint4* b_tile) {
+        const Axis &vertical = task.vertical, &horizontal = task.horizontal;
+        const int first = threadIdx.x / CHUNKS;
+        const int to = AlongK<T, TILE_N>::place_of(first, threadIdx.x % CHUNKS);
+        const long long bytes = (long long)(task.channels - channel) * int(sizeof(T));
+        const int valid = tap_y < vertical.taps ? inside(bytes, CHUNK_BYTES) : 0;
+        const int tap = (vertical.first_tap + tap_y * vertical.tap_step) * task.taps_across +
+                        horizontal.first_tap + tap_x * horizontal.tap_step;
+        const T* row = weights + tap * weight_pitch + channel;
+        const int rows = task.rows - task.first_row - first;
+#pragma unroll
+        for (int i = 0; i < Tiling::TILE_M; i += LOADED_ROWS) {
+            copies.copy<CHUNK_BYTES>(&a_tile[to + i * CHUNKS], row, i < rows ? valid : 0);
+            row += LOADED_ROWS * task.all_taps * weight_pitch;
+        }
+        const int down = tap_y * vertical.source_step, right = tap_x * horizontal.source_step;
+        const T* from = source + ((long long)down * horizontal.source_size + right) * source_pitch + channel;
+#pragma unroll
+        for (int i = 0; i < TILE_N; i += LOADED_ROWS) {
+            const SourcePixel pixel = places.sources[first + i];
+            const bool is_inside = unsigned(pixel.y + down) < unsigned(vertical.source_size) &&
+                                   unsigned(pixel.x + right) < unsigned(horizontal.source_size);
+            copies.copy<CHUNK_BYTES>(&b_tile[to + i * CHUNKS], from + pixel.begin, is_inside ? valid : 0);
+        }
+        channel += STEP<T>;
+        find_tap();
+    }
+};
+
+// Stores a warp's sums, plus the bias of their rows, which may be null: pairs where two pixels are neighbours
+// in out and aligned.
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const T* bias, const Task& task,
+                                      const Places& places) {
+    const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
+    const bool even = plane % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
+    const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
+        const int row = task.first_row + Tiling::warp_row() + 8 * half + lane / 4;
+        if (row >= task.rows) continue;
+        const float start = bias ? float(bias[row]) : 0.0f;
+#pragma unroll
+        for (int n = 0; n < Tiling::WARP_N / 8; n++) {
+            const long long at = places.results[first_column + 8 * n];
+            const long long next = places.results[first_column + 8 * n + 1];
+            const float* const two = &sums[half / 2][n][half % 2 * 2];
+            const Pair<T> pair = {T(two[0] + start), T(two[1] + start)};
+            T* const to = out + row * plane;
+            if (even && at % 2 == 0 && next == at + 1) {
+                *reinterpret_cast<Pair<T>*>(to + at) = pair;
+            } else {
+                if (at >= 0) to[at] = pair.left;
+                if (next >= 0) to[next] = pair.right;
+            }
+        }
+    }
+}
+
+// Makes a block's tile, once all its threads see the task.
+template <typename T, int TILE_M>
+__device__ __forceinline__ void make_tile(T* out, const T* source, const T* weights, const T* bias,
+                                          long long source_pitch, long long weight_pitch, const Task& task) {
+    using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
+    extern __shared__ uint4 tiles[];
+    Places& places = *reinterpret_cast<Places*>(tiles + Tiling::TILES);
+    static_assert(Tiling::THREADS == TILE_N, "a thread finds the place of a column");
+    places.find(task, threadIdx.x, source_pitch);
+    __syncthreads();  // all have found theirs
+
+    typename Tiling::Sums sums = {};
+    AsyncCopies copies;
+    TileCopier<T, Tiling> copier(source, weights, source_pitch, weight_pitch, task, places);
+    multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
+        sums, tiles, copier.steps(), copies,
+        [&](uint4* a_tile, uint4* b_tile) { copier.start(copies, a_tile, b_tile); });
+    store<T, Tiling>(out, sums, bias, task, places);
+}
+
+// Grid: x = the tiles, those of the same pixels side by side; bias may be null. A pitch is how many elements
+// the pixels of the source, or the taps of the weights, are apart.
+template <typename T, int TILE_M>
+__global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
+conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, long long source_pitch,
+                           long long weight_pitch, Conv2dShape s) {
+    __shared__ Task task;
+    if (threadIdx.x == 0) task = forward_task<TILE_M, TILE_N>(s);
+    __syncthreads();  // the task is known
+    make_tile<T, TILE_M>(out, source, weights, bias, source_pitch, weight_pitch, task);
+}
+
+// Grid: as input_grad_task has it. Here the source is the output's gradient, and the rows of the weights are
+// channels of the input.
+template <typename T, int TILE_M>
+__global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
+conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, long long source_pitch,
+                              long long weight_pitch, Conv2dShape s, TapSteps steps) {
+    __shared__ Task task;
+    if (threadIdx.x == 0) task = input_grad_task<TILE_M, TILE_N>(s, steps);
+    __syncthreads();  // the task is known
+    if (task.first_column >= task.columns()) return;
+    make_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), source_pitch, weight_pitch,
+                         task);
+}

@@ -1,0 +1,169 @@
+// The gradient of convolution for its weight on tensor cores: the rung after conv2d_pipelined.cu, with groups
+// = 1.
+//
+//   out[o, c, tap] = sum over n, pixel of grad_output[n, o, pixel] * input[n, c, pixel at tap]
+//
+// Shapes: grad_output is (pixels, O) and input (N, H, W, C), channels last, with pixels multiples of 16 bytes
+// apart, as for conv2d_tensor_core.cu; out is (O, C, KH, KW), C-contiguous. Elements are floats, whose factors
+// are rounded to TF32, __half or __nv_bfloat16; sums are float32, and rounded once.
+//
+// K is the pixels of the batch, and channels last are neighbours across it: a tile has a line for each pixel
+// (AcrossK), which ldmatrix transposes in 16 bits; floats, which it cannot, are read one by one. The columns
+// are the chunks of 16 bytes of all taps, one tap after the other: a thread copies the same channels of the
+// same tap in every step, and walks over the pixels.
+//
+// K is cut into parts, for blocks of their own, which write their sums to `partial` (parts, taps, O, C); a
+// second launch adds them: no atomics, always the same order.
+//
+// Arithmetic intensity, registers and shared memory of tiles: as in conv2d_tensor_core.cu. In a step of floats
+// a warp reads 32 times 128 bytes of shared memory for 32 mma, so that it is bound by these.
+#include "conv2d.cuh"
+#include "conv2d_sums.cuh"
+#include "tensor_core_tiles.cuh"
+
+constexpr int TILE_N = 128;  // channels of taps
+
+// Blocks that share a multiprocessor. The addresses of floats take more registers than three blocks leave, and
+// than there are beside 128 sums: their tiles have 64 rows.
+template <typename T, int TILE_M>
+constexpr int MIN_BLOCKS = TILE_M == 128 || sizeof(T) == 4 ? 2 : 3;
+
+// The part of a tile that a thread brings: chunk `chunk` of every AT_ONCE-th line, from line `first` on.
+template <typename T, int SIDE>
+struct Lines {
+    static constexpr int LINE = AcrossK<T, SIDE>::LINE, AT_ONCE = 128 / LINE;
+    static_assert(AT_ONCE % (sizeof(T) == 2 ? 8 : 4) == 0, "the chunks of a thread's lines are exchanged alike");
+    const int chunk = threadIdx.x % LINE, first = threadIdx.x / LINE;
+};
+
+// Of the pixels of the output, from number `begin` to `end`, the gradients of TILE_M channels.
+template <typename T, int TILE_M>
+struct GradCopier : Lines<T, TILE_M> {
+    using Base = Lines<T, TILE_M>;
+    const T* from;
+    long long pitch;
+    int left;   // pixels from the next line of this thread on
+    int valid;  // bytes of its chunk
+
+    __device__ __forceinline__ GradCopier(const T* grads, long long pitch, long long begin, long long end,
+                                          int first_row, int rows)
+        : pitch(pitch), left(int(end - begin) - Base::first) {
+        const int row = first_row + Base::chunk * PER_CHUNK<T>;
+        from = grads + (begin + Base::first) * pitch + row;
+        valid = max(inside((long long)(rows - row) * int(sizeof(T)), CHUNK_BYTES), 0);
+    }
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
+        uint4* to = &tile[AcrossK<T, TILE_M>::place_of(Base::first, Base::chunk)];
+#pragma unroll
+        for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
+            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > 0 ? valid : 0);
+            from += Base::AT_ONCE * pitch;
+            left -= Base::AT_ONCE;
+        }
+    }
+};
+
+// Of the same pixels, what the taps of TILE_N columns read.
+template <typename T>
+struct InputCopier : Lines<T, TILE_N> {
+    using Base = Lines<T, TILE_N>;
+    const Conv2dShape& s;
+    const T* input;  // this thread's channels
+    long long pitch;
+    int down, right;  // from the pixel of the output, times the stride, to the one that the tap reads
+    int left, valid;
+    Position at;
+    const Position step;
+
+    __device__ __forceinline__ InputCopier(const T* input, long long pitch, long long begin, long long end,
+                                           int first_chunk, const Conv2dShape& s)
+        : s(s),
+          pitch(pitch),
+          left(int(end - begin) - Base::first),
+          at(begin + Base::first, s.OH, s.OW),
+          step(Base::AT_ONCE, s.OH, s.OW) {
+        const int chunks = (s.C + PER_CHUNK<T> - 1) / PER_CHUNK<T>;  // of a tap
+        const int number = first_chunk + Base::chunk, tap = number / chunks;
+        const int channel = number % chunks * PER_CHUNK<T>;
+        this->input = input + channel;
+        valid = tap < s.KH * s.KW ? inside((long long)(s.C - channel) * int(sizeof(T)), CHUNK_BYTES) : 0;
+        down = tap / s.KW * s.dilation_h - s.pad_h;
+        right = tap % s.KW * s.dilation_w - s.pad_w;
+    }
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
+        uint4* to = &tile[AcrossK<T, TILE_N>::place_of(Base::first, Base::chunk)];
+#pragma unroll
+        for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
+            const int y = at.y * s.stride_h + down, x = at.x * s.stride_w + right;
+            const bool is_inside = left > 0 && unsigned(y) < unsigned(s.H) && unsigned(x) < unsigned(s.W);
+            const T* from = input + ((at.plane * s.H + y) * s.W + x) * pitch;
+            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, is_inside ? valid : 0);
+            at.advance(step, s.OH, s.OW);
+            left -= Base::AT_ONCE;
+        }
+    }
+};
+
+// Stores a warp's sums to a part (taps, O, C).
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store(float* part, const typename Tiling::Sums& sums, int first_row,
+                                      int first_chunk, const Conv2dShape& s) {
+    const int chunks = (s.C + PER_CHUNK<T> - 1) / PER_CHUNK<T>;
+    const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < Tiling::WARP_N / 8; n++) {
+        const int column = first_column + 8 * n, number = first_chunk + column / PER_CHUNK<T>;
+        const int tap = number / chunks, channel = number % chunks * PER_CHUNK<T> + column % PER_CHUNK<T>;
+        if (tap >= s.KH * s.KW || channel >= s.C) continue;
+#pragma unroll
+        for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
+            const int row = first_row + Tiling::warp_row() + 8 * half + lane / 4;
+            if (row >= s.O) continue;
+            float* to = part + ((long long)tap * s.O + row) * s.C + channel;
+            const float* const two = &sums[half / 2][n][half % 2 * 2];
+            if (s.C % 2 == 0) {
+                *reinterpret_cast<Pair<float>*>(to) = {two[0], two[1]};
+            } else {
+                to[0] = two[0];
+                if (channel + 1 < s.C) to[1] = two[1];
+            }
+        }
+    }
+}
+
+// Grid: x = the tiles, those of the same columns side by side, for each part of part_length pixels. A pitch is
+// how many elements pixels are apart.
+template <typename T, int TILE_M>
+__global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
+conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, long long grad_pitch,
+                               long long input_pitch, long long part_length, Conv2dShape s) {
+    using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
+    extern __shared__ uint4 tiles[];
+    constexpr int TILE_CHUNKS = TILE_N / PER_CHUNK<T>;
+    const int chunks = (s.C + PER_CHUNK<T> - 1) / PER_CHUNK<T> * s.KH * s.KW;
+    const Position tile(blockIdx.x, (chunks + TILE_CHUNKS - 1) / TILE_CHUNKS, (s.O + TILE_M - 1) / TILE_M);
+    const int first_row = tile.x * TILE_M, first_chunk = tile.y * TILE_CHUNKS;
+    const long long begin = tile.plane * part_length;
+    const long long end = min(begin + part_length, (long long)s.N * s.OH * s.OW);
+
+    GradCopier<T, TILE_M> grad_copier(grads, grad_pitch, begin, end, first_row, s.O);
+    InputCopier<T> input_copier(input, input_pitch, begin, end, first_chunk, s);
+    typename Tiling::Sums sums = {};
+    AsyncCopies copies;
+    multiply_tiles<T, Tiling, AcrossK<T, TILE_M>, AcrossK<T, TILE_N>>(
+        sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
+            grad_copier.start(copies, a_tile);
+            input_copier.start(copies, b_tile);
+        });
+    float* part = partial + tile.plane * s.KH * s.KW * s.O * s.C;
+    store<T, Tiling>(part, sums, first_row, first_chunk, s);
+}
+
+// Adds the parts (conv2d_sums.cuh).
+template <typename T>
+__global__ void __launch_bounds__(32 * PART_THREADS)
+conv2d_add_taps_tensor_core(T* out, const float* partial, long long weights, int taps, int parts) {
+    add_taps(out, partial, weights, taps, parts);
+}

@@ -1,0 +1,80 @@
+"""Launches ``conv2d_tensor_core_weight_grad.cu``: the gradient of convolution for its weight, on tensor cores.
+
+Arrays and options are those of :mod:`.conv2d_tensor_core`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import workspace
+from .conv2d_tensor_core import THREADS, channels_last, one_group, padded_pitch
+from .matmul import MULTIPROCESSORS
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES
+
+TILE_N = 128  # channels of taps, as in conv2d_tensor_core_weight_grad.cu
+PART_THREADS = 8
+PART = 512  # the fewest pixels that are worth a block of their own
+LONGEST_PART = 1 << 30
+ELEMENTS = "float", "__half", "__nv_bfloat16"
+ROWS = 64, 128  # of a tile; of floats the first alone
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+
+
+_weight_grad = {
+    (element, rows): CudaKernel(_source, f"conv2d_weight_grad_tensor_core<{element}, {rows}>")
+    for element in ELEMENTS
+    for rows in (ROWS[:1] if element == "float" else ROWS)
+}
+_add_taps = {
+    element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element}>") for element in ELEMENTS
+}
+
+
+def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
+    """Tensor cores on tiles that are transposed on their way; blocks share the long sums over all pixels."""
+    element = "float" if out.dtype == np.float32 else "__half" if out.dtype == np.float16 else "__nv_bfloat16"
+    _run(element, out, grad_output, x, options)
+
+
+def weight_grad_bfloat16(out: Any, grad_output: Any, x: Any, *options: int) -> None:
+    """The same for arrays of uint16 that are the bits of bfloat16."""
+    _run("__nv_bfloat16", out, grad_output, x, options)
+
+
+def _run(element: str, out: Any, grad_output: Any, x: Any, options: tuple) -> None:
+    shape = one_group(x, out, grad_output, options)
+    if 0 in out.shape:
+        return
+    rows, taps, pixels = shape["O"], shape["KH"] * shape["KW"], shape["N"] * shape["OH"] * shape["OW"]
+    large = element != "float" and 2 * blocks(rows, 128) == blocks(rows, 64)
+    tile = ROWS[large]
+    tiles = blocks(rows, tile) * blocks(padded_pitch(shape["C"], x.itemsize) * taps, TILE_N)
+    parts, length = _parts(pixels, tiles, _resident_blocks(element, tile) * MULTIPROCESSORS, x.itemsize)
+    grads, grad_pitch = channels_last(grad_output)
+    source, source_pitch = channels_last(x)
+    partial = workspace(out, (parts, out.size), np.float32)
+    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, shape)
+    shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
+    _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, shared_bytes)
+    grid = blocks(out.size, 32)
+    _add_taps[element].launch(grid, (32, PART_THREADS), (out, partial, out.size // taps, taps, parts))
+
+
+def _resident_blocks(element: str, tile: int) -> int:
+    """How many blocks share a multiprocessor: the .cu file's MIN_BLOCKS."""
+    return 2 if tile == 128 or element == "float" else 3
+
+
+def _parts(pixels: int, tiles: int, at_a_time: int, itemsize: int) -> tuple[int, int]:
+    """Into how many parts to cut sums over ``pixels``, and the length of one, a multiple of a step."""
+    step = CHUNKS * CHUNK_BYTES // itemsize
+    wanted = max(min(at_a_time // tiles, pixels // PART), blocks(pixels, LONGEST_PART), 1)
+    length = max(blocks(blocks(pixels, wanted), step), 1) * step
+    return max(blocks(pixels, length), 1), length

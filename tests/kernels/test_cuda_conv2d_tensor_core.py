@@ -1,0 +1,211 @@
+"""Convolution on tensor cores against the definition in float64, on the simulator and on a card."""
+
+import numpy as np
+import pytest
+from convolution_problems import CASES, by_definition, output_shape
+
+from minigrad.kernels import sim
+from minigrad.kernels.arguments import bfloat16_bits
+from minigrad.kernels.cuda import conv2d_tensor_core as tensor_core
+from minigrad.kernels.cuda import conv2d_tensor_core_weight_grad as of_weight
+
+# By name: to what the kernels take, to numbers, the rounding errors of a product, and of the result.
+FORMATS = {
+    "tf32": (lambda x: x.astype(np.float32), lambda x: x, 2.0**-10 + 2.0**-22, 0),
+    "f16": (lambda x: x.astype(np.float16), lambda x: x, 0, 2.0**-11),
+    "bf16": (bfloat16_bits, lambda x: (x.astype(np.uint32) << 16).view(np.float32), 0, 2.0**-8),
+}
+PASSES = {
+    name: (tensor_core.forward, tensor_core.input_grad, of_weight.weight_grad) for name in ("tf32", "f16")
+} | {
+    "bf16": (
+        *(tensor_core.forward_bfloat16, tensor_core.input_grad_bfloat16),
+        of_weight.weight_grad_bfloat16,
+    )
+}
+
+ODD = ((2, 9, 8, 7), (5, 9, 3, 2), (2, 1), (1, 1), (1, 2), 1)
+# (N, C, H, W), (O, C, KH, KW), stride, padding, dilation, groups
+LAYERS = [
+    *(case for case in CASES if case[-1] == 1),
+    ODD,
+    ((1, 3, 20, 18), (7, 3, 7, 7), (2, 2), (3, 3), (1, 1), 1),  # a first layer: several taps in a step
+    ((2, 40, 6, 5), (70, 40, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    ((1, 24, 12, 13), (129, 24, 3, 3), (1, 1), (1, 1), (1, 1), 1),  # more rows, and pixels, than a tile has
+    ((1, 130, 3, 4), (24, 130, 3, 3), (1, 1), (2, 2), (1, 1), 1),
+]
+
+
+def as_channels_last(x):
+    """The same numbers, stored as (N, H, W, C)."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def inputs(name, case):
+    """Random x, weight, bias and gradient of the output as the kernels take them, and the options."""
+    shapes = case[0], case[1], case[1][:1], output_shape(case)
+    encode = FORMATS[name][0]
+    arrays = [
+        encode(np.random.default_rng(i).standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)
+    ]
+    _, _, stride, padding, dilation, groups = case
+    return *arrays, (*stride, *padding, *dilation, groups)
+
+
+@pytest.fixture
+def place(backend):
+    """Where the kernels run: the simulator, and a card that has tensor cores for them."""
+    if not tensor_core.is_supported(backend.put(np.zeros(1))):
+        pytest.skip("the card's compute capability is below 8.0")
+    return backend
+
+
+def run(place, name, kernel, shape, *args):
+    """What ``kernel`` writes, as numbers; what it does not stays NaN."""
+    encode, numbers, *_ = FORMATS[name]
+    out = place.put(encode(np.full(shape, np.nan, np.float32)))
+    kernel(out, *(place.put_strided(a) if isinstance(a, np.ndarray) else a for a in args))
+    return numbers(place.get(out))
+
+
+def results(place, name, x, weight, bias, grad, options):
+    """The output with bias, and the gradients for x and for the weight."""
+    forward, input_grad, weight_grad = PASSES[name]
+    return (
+        run(place, name, forward, grad.shape, x, weight, bias, *options),
+        run(place, name, input_grad, x.shape, grad, weight, *options),
+        run(place, name, weight_grad, weight.shape, grad, x, *options),
+    )
+
+
+def check(place, name, arrays, options):
+    """The three results against float64, of the same numbers; returns them."""
+    _, numbers, of_product, of_result = FORMATS[name]
+    x, weight, bias, grad = (numbers(np.ascontiguousarray(a)).astype(np.float64) for a in arrays)
+    found = results(place, name, *arrays, options)
+    expected = list(by_definition(x, weight, grad, options))
+    magnitudes = list(by_definition(abs(x), abs(weight), abs(grad), options))
+    expected[0] += bias[:, None, None]
+    magnitudes[0] += abs(bias[:, None, None])
+    # The sums run over the channels' zeros too, up to 8 for each channel.
+    lengths = weight[0].size + 1, weight[:, 0].size, grad[:, 0].size
+    for result, exact, magnitude, length in zip(found, expected, magnitudes, lengths, strict=True):
+        # A card cuts off the last bits of its sums: https://doi.org/10.7717/peerj-cs.330
+        allowed = (of_product + (length + 1) * 2.0**-22) * magnitude + of_result * np.abs(exact)
+        smallest = 2.0**-25 if name == "f16" else 0
+        assert result.shape == exact.shape
+        assert (np.abs(result - exact) <= 1.001 * allowed + smallest).all()
+    return found
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_convolution_and_its_gradients(place, name, case):
+    *arrays, options = inputs(name, case)
+    check(place, name, arrays, options)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_channels_last_are_read_where_they_lie(place, name, monkeypatch):
+    *arrays, options = inputs(name, ((2, 16, 5, 6), (24, 16, 3, 2), (1, 2), (1, 1), (1, 1), 1))
+    x, weight, bias, grad = arrays
+    expected = check(place, name, arrays, options)
+    transposed = []
+    transpose = tensor_core.transpose
+    monkeypatch.setattr(
+        tensor_core, "transpose", lambda out, x: (transposed.append(x.shape), transpose(out, x))
+    )
+    found = results(
+        place, name, *(as_channels_last(a) if a.ndim == 4 else a for a in (x, weight, bias, grad)), options
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
+    assert len(transposed) == 1  # the weight, for the gradient for the input, which wants its rows last
+    # Of more channels, at whole vectors: their neighbours are not read.
+    wide = np.full((*x.shape[:1], *x.shape[2:], 32), x.flat[0])
+    wide[..., 8:24] = x.transpose(0, 2, 3, 1)
+    run(place, name, PASSES[name][0], grad.shape, wide[..., 8:24].transpose(0, 3, 1, 2), weight, bias, *options)
+    assert len(transposed) == 2  # the weight alone, again
+
+
+@pytest.mark.parametrize("view", ["rows reversed", "broadcast", "columns in order"])
+def test_views_are_copied(place, view):
+    *arrays, options = inputs("f16", ((2, 8, 5, 6), (4, 8, 3, 2), (1, 1), (1, 1), (1, 1), 1))
+    x, weight, bias, grad = arrays
+    x = {
+        "rows reversed": lambda: np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1],
+        "broadcast": lambda: np.broadcast_to(x[:1], x.shape),
+        "columns in order": lambda: np.ascontiguousarray(x.swapaxes(2, 3)).swapaxes(2, 3),
+    }[view]()
+    check(place, "f16", [x, weight, bias, grad], options)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_empty_arrays(place, name):
+    encode = FORMATS[name][0]
+    options = (1, 1, 0, 0, 1, 1, 1)
+    for N, C in ((0, 1), (1, 0), (2, 3)):
+        x, weight = (encode(np.ones(s, np.float32)) for s in ((N, C, 4, 4), (3, C, 3, 3)))
+        grad, bias = encode(np.ones((N, 3, 2, 2), np.float32)), encode(np.arange(3, dtype=np.float32))
+        out, grad_x, grad_weight = results(place, name, x, weight, bias, grad, options)
+        assert (out == 9 * C + np.arange(3)[:, None, None]).all()
+        assert grad_x.shape == x.shape
+        assert (grad_weight == 4 * N).all()
+    x, weight, grad = (encode(np.ones(s, np.float32)) for s in ((1, 3, 4, 4), (0, 3, 3, 3), (1, 0, 2, 2)))
+    _, grad_x, _ = results(place, name, x, weight, None, grad, options)
+    assert not grad_x.any()
+
+
+@pytest.mark.parametrize("case", [ODD, LAYERS[1], LAYERS[-4]], ids=str)
+@pytest.mark.parametrize("name", ["tf32", "bf16"])
+def test_nan_and_infinity_reach_what_they_are_part_of_and_nothing_else(place, name, case):
+    encode, numbers, *_ = FORMATS[name]
+    forward, input_grad, weight_grad = PASSES[name]
+    x, weight, _, grad, options = inputs(name, case)
+    for array in (x, grad):
+        special = array.copy()
+        last = array.shape[0] - 1
+        special[0, 0, 0, -1], special[last, -1, -1, 0] = encode(np.array([np.nan, np.inf], np.float32))
+        of_x, of_grad = (special, grad) if array is x else (x, special)
+        with np.errstate(invalid="ignore"):
+            expected = by_definition(numbers(of_x), numbers(weight), numbers(of_grad), options)
+        found = (
+            run(place, name, forward, grad.shape, of_x, weight, None, *options),
+            run(place, name, input_grad, x.shape, of_grad, weight, *options),
+            run(place, name, weight_grad, weight.shape, of_grad, of_x, *options),
+        )
+        for one, other in zip(found, expected, strict=True):
+            assert np.array_equal(np.isfinite(one), np.isfinite(other))
+            there = ~np.isfinite(other)
+            assert np.array_equal(one[there], other[there], equal_nan=True)
+
+
+def test_groups_are_refused():
+    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 5, 5), (2, 2, 3, 3), (1, 2, 3, 3)))
+    options = (1, 1, 0, 0, 1, 1, 2)
+    with pytest.raises(ValueError, match="expected 1 group, got 2"):
+        tensor_core.forward(out, x, weight, None, *options)
+    with pytest.raises(ValueError, match="expected 1 group, got 2"):
+        tensor_core.input_grad(x, out, weight, *options)
+    with pytest.raises(ValueError, match="expected 1 group, got 2"):
+        of_weight.weight_grad(weight, out, x, *options)
+
+
+# ---- on the simulator alone --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("name", ["tf32", "f16"])
+def test_every_order_of_the_threads_gives_the_same_bits_and_no_race(name):
+    class Simulator:
+        put = put_strided = get = staticmethod(lambda array: array)
+
+    *arrays, options = inputs(name, ODD)
+    expected = results(Simulator, name, *arrays, options)
+    with sim.checks(), sim.stress(4):
+        found = results(Simulator, name, *arrays, options)
+    for seed, workers in ((1, 1), (12345, 3)):
+        with sim.seed(seed), sim.num_threads(workers):
+            found += results(Simulator, name, *arrays, options)
+    for number, result in enumerate(found):
+        assert np.array_equal(result, expected[number % 3])
