@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -317,19 +318,21 @@ def kernels_in(value: Any) -> Iterator[CudaKernel]:
         yield from value.half_kernels if BFLOAT16 else ()
 
 
-def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
-    """Run a rung of matmul in TF32, float16 and bfloat16, on rows and on columns; returns what is wrong.
+# What a kernel's name ends with, and what makes its arrays of float32. Factors of -1, 0 and 1 have exact
+# products and sums in all three. bfloat16 goes as its bits.
+TENSOR_CORE_FORMATS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "tf32": ("", lambda x: x),
+    "float16": ("", lambda x: x.astype(np.float16)),
+    "bfloat16": ("_bfloat16", lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)),
+}
 
-    Factors of -1, 0 and 1 have exact products and sums in all three. bfloat16 goes as its bits.
-    """
+
+def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
+    """Run a rung of matmul in every format, on rows and on columns; returns what is wrong."""
     module, xp, rng, wrong = getattr(cuda, f"matmul_{rung}"), device.xp, np.random.default_rng(0), []
-    run_kernel, run_on_bfloat16 = getattr(module, rung), getattr(module, f"{rung}_bfloat16")
     a, b = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((37, 41), (41, 35)))
-    for dtype, run, encode in (
-        ("tf32", run_kernel, lambda x: x),
-        ("float16", run_kernel, lambda x: x.astype(np.float16)),
-        ("bfloat16", run_on_bfloat16, lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)),
-    ):
+    for dtype, (suffix, encode) in TENSOR_CORE_FORMATS.items():
+        run = getattr(module, rung + suffix)
         expected = encode(a @ b)
         right = True
         for a_order, b_order in itertools.product("CF", repeat=2):
@@ -368,6 +371,38 @@ def calls_in_halves() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ..
         "avg_pool2d of strips": (lambda x: both_strides(x, FUNCTIONS.avg_pool2d), ((2, 2, 7, 16),)),
         "sums of columns": (lambda x: x.sum((0, 2)) / 64, ((290, 3, 8),)),
     }
+
+
+def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
+    """Run convolution and its gradients in every format and tile; returns what is wrong."""
+    xp, rng, wrong = device.xp, np.random.default_rng(0), []
+    forward, of_weight = cuda.conv2d_tensor_core, cuda.conv2d_tensor_core_weight_grad
+    options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
+    numbers = *options["stride"], *options["padding"], *options["dilation"], options["groups"]
+    for channels, tile in ((9, 64), (70, 128)):
+        shapes = (1, channels, 5, 6), (channels, channels, 3, 2), (1, channels, 3, 5)
+        x, w, g = (mg.tensor(rng.integers(-1, 2, shape).astype(np.float32)) for shape in shapes)
+        expected = (
+            mg.get_op("conv2d")(x, w, None, **options),
+            mg.get_op("conv2d_input_grad")(g, w, input_size=(5, 6), **options),
+            mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **options),
+        )
+        for name, (suffix, encode) in TENSOR_CORE_FORMATS.items():
+            passes = (
+                (functools.partial(getattr(forward, f"forward{suffix}"), tile=tile), (x, w), (None,)),
+                (functools.partial(getattr(forward, f"input_grad{suffix}"), tile=tile), (g, w), ()),
+                (getattr(of_weight, f"weight_grad{suffix}"), (g, x), ()),
+            )
+            right = True
+            for (run, inputs, bias), result in zip(passes, expected, strict=True):
+                bits = encode(result.numpy())
+                out = xp.empty(bits.shape, bits.dtype)
+                run(out, *(xp.asarray(encode(tensor.numpy())) for tensor in inputs), *bias, *numbers)
+                right &= np.array_equal(out if xp is np else out.get(), bits)
+            told = f"conv2d tensor_core {name}, {channels} channels"
+            print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
+            wrong += [] if right else [told]
+    return wrong
 
 
 def compute_in_halves(device: mg.Device) -> list[str]:
@@ -523,6 +558,11 @@ def main() -> int:
         else:
             print(f"{device} does not have the tensor cores that matmul_{rung} is for")
             modules.remove(f"matmul_{rung}")
+    if cuda.conv2d_tensor_core.is_supported(device.xp.empty(0)):
+        wrong += convolve_on_tensor_cores(device)
+    else:
+        print(f"{device} does not have the tensor cores that conv2d_tensor_core is for")
+        modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad"}
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

@@ -25,12 +25,13 @@ def get_float32_matmul_precision() -> str:
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """Set how exact the products of float32 matrices are.
+    """Set how exact the products of float32 matrices are, and of convolutions as such products.
 
     Args:
         precision: ``"highest"``: true float32. ``"high"`` and ``"medium"``: where a device has tensor
             cores, factors are rounded to TF32 (10 bits of mantissa: an error of up to 2^-10 of each product)
-            and sums are float32.
+            and sums are float32. So are those of convolutions with 16 channels and more, without groups;
+            PyTorch sets these apart, by ``torch.backends.cudnn.allow_tf32``.
 
     Raises:
         ValueError: ``precision`` is none of these.

@@ -1,5 +1,7 @@
 """Convolution: the definition as loops, every rung through autograd, gradients, bad arguments."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,9 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 import minigrad.nn.functional as F
+from minigrad import nn
+from minigrad.kernels import cuda
+from minigrad.kernels.launch import CudaKernel
 
 
 def conv2d_by_definition(x, weight, bias, stride, padding, dilation, groups):
@@ -185,3 +190,87 @@ def test_nan_in_a_tap_reaches_the_pixels_of_the_tap_alone(rng, kernel, stride):
     expected = np.zeros((1, 3, n + 2, n + 2), bool)
     expected[0, 0, : out * stride : stride, 2 : 2 + out * stride : stride] = True
     assert np.array_equal(np.isnan(dx.numpy()), expected[..., 1:-1, 1:-1])
+
+
+# ---- tensor cores: on the simulator as on a card ----------------------------------------------------------
+
+
+@pytest.fixture
+def card(device, monkeypatch):
+    """A device with CUDA kernels, and the names of those that were launched."""
+    if device.type == "cpu":
+        pytest.skip("CUDA kernels run on cards, and on the simulator")
+    if not cuda.conv2d_tensor_core.is_supported(device.xp.zeros(1)):
+        pytest.skip("the card's compute capability is below 8.0")
+    launched, launch = [], CudaKernel.launch
+
+    def noted(self, *args):
+        launched.append(self.name)
+        launch(self, *args)
+
+    monkeypatch.setattr(CudaKernel, "launch", noted)
+    return device, launched
+
+
+TENSOR_CORE_PASSES = {f"conv2d_{which}_tensor_core" for which in ("forward", "input_grad", "weight_grad")}
+
+
+def a_step(device, channels=16, **options):
+    """The output of a layer, its parameters' gradients and the input's, in float64; and the same by NumPy."""
+    layer, x = nn.Conv2d(channels, 18, 3, padding=1, **options), mg.randn(2, channels, 5, 4)
+    found = []
+    for at, dtype, kernel in ((device, "float32", None), ("cpu", "float64", "reference")):
+        own, inputs = layer.to(at).to(dtype), x.to(at).to(dtype).requires_grad_()
+        own.zero_grad()
+        names = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad") if kernel else ()
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                stack.enter_context(mg.use_kernel(name, kernel, "cpu"))
+            y = own(inputs)
+            y.to(dtype).square().sum().backward()
+        assert {str(p.dtype) for p in own.parameters()} == {dtype}
+        grads = [own.weight.grad, own.bias.grad, inputs.grad]
+        assert {str(g.dtype) for g in grads} == {dtype}
+        found.append([t.detach().cpu().double().numpy() for t in (y, *grads)])
+    return found
+
+
+def relative_errors(found, expected):
+    return [np.linalg.norm(f - e) / np.linalg.norm(e) for f, e in zip(found, expected, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_under_autocast_all_passes_run_on_tensor_cores(card, name):
+    if name == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    device, launched = card
+    with mg.autocast(device.type, getattr(mg, name)):
+        found, expected = a_step(device)
+    assert launched.count("conv2d_forward_tensor_core") == 1
+    assert set(launched) >= TENSOR_CORE_PASSES
+    unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[name]
+    # Rounded: x, weight and bias; y; its gradient, which is made of it; and the results.
+    assert max(relative_errors(found, expected)) < 6 * unit
+
+
+def test_under_autocast_groups_are_left_to_the_other_kernels(card):
+    device, launched = card
+    with mg.autocast(device.type, mg.float16):
+        found, expected = a_step(device, groups=2)
+    assert not TENSOR_CORE_PASSES & set(launched)
+    assert max(relative_errors(found, expected)) < 6 * 2.0**-11
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("channels", [15, 16])
+def test_tf32_is_used_where_it_is_allowed_and_fills_tiles(card, precision, channels):
+    device, launched = card
+    before = mg.get_float32_matmul_precision()
+    mg.set_float32_matmul_precision(precision)
+    try:
+        found, expected = a_step(device, channels)
+    finally:
+        mg.set_float32_matmul_precision(before)
+    rounds = precision == "high" and channels == 16
+    assert TENSOR_CORE_PASSES & set(launched) == (TENSOR_CORE_PASSES if rounds else set())
+    assert max(relative_errors(found, expected)) < (6 * 2.0**-11 if rounds else 1e-5)

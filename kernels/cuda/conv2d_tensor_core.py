@@ -43,37 +43,49 @@ _input_grad = _by_rows("conv2d_input_grad_tensor_core", "T")
 _input_grad_bfloat16 = _by_rows("conv2d_input_grad_tensor_core", "__nv_bfloat16")
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
-    """Tensor cores on tiles that are copied ahead, channels last; float32 is rounded to TF32."""
-    _run_forward(_forward, out, x, weight, bias, options)
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None) -> None:
+    """Tensor cores on tiles that are copied ahead, channels last; float32 is rounded to TF32.
+
+    A ``tile`` of so many rows, 64 or 128, is taken in place of the one that suits the sizes.
+    """
+    _run_forward(_forward, out, x, weight, bias, options, tile)
 
 
-def forward_bfloat16(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward_bfloat16(
+    out: Any, x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None
+) -> None:
     """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run_forward(_forward_bfloat16, out, x, weight, bias, options)
+    _run_forward(_forward_bfloat16, out, x, weight, bias, options, tile)
 
 
-def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
+def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
     """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
-    _run_input_grad(_input_grad, out, grad_output, weight, options)
+    _run_input_grad(_input_grad, out, grad_output, weight, options, tile)
 
 
-def input_grad_bfloat16(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
+def input_grad_bfloat16(
+    out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None
+) -> None:
     """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run_input_grad(_input_grad_bfloat16, out, grad_output, weight, options)
+    _run_input_grad(_input_grad_bfloat16, out, grad_output, weight, options, tile)
 
 
-def _run_forward(kernels: dict, out: Any, x: Any, weight: Any, bias: Any | None, options: tuple) -> None:
+def _run_forward(
+    kernels: dict, out: Any, x: Any, weight: Any, bias: Any | None, options: tuple, tile: int | None
+) -> None:
     shape = one_group(x, weight, out, options, bias)
     source, source_pitch = channels_last(x)
     weights, weight_pitch = channels_last(weight)
+    bias = None if bias is None else array_module(bias).ascontiguousarray(bias)
     columns = blocks(shape["N"] * shape["OH"] * shape["OW"], TILE_N)
-    tile = _tile_rows(shape["O"], columns)
+    tile = tile or _tile_rows(shape["O"], columns)
     arguments = (out, strided(source), strided(weights), bias, source_pitch, weight_pitch, shape)
     kernels[tile].launch(blocks(shape["O"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
 
 
-def _run_input_grad(kernels: dict, out: Any, grad_output: Any, weight: Any, options: tuple) -> None:
+def _run_input_grad(
+    kernels: dict, out: Any, grad_output: Any, weight: Any, options: tuple, tile: int | None
+) -> None:
     shape = one_group(out, weight, grad_output, options)
     source, source_pitch = channels_last(grad_output)
     weights, weight_pitch = _outputs_last(weight)
@@ -82,7 +94,7 @@ def _run_input_grad(kernels: dict, out: Any, grad_output: Any, weight: Any, opti
         phases *= min(stride, size)
         pixels *= blocks(size, stride)  # of the largest phase
     columns = blocks(pixels, TILE_N) * phases
-    tile = _tile_rows(shape["C"], columns)
+    tile = tile or _tile_rows(shape["C"], columns)
     pitches = source_pitch, weight_pitch
     arguments = (out, strided(source), strided(weights), *pitches, shape, tap_steps(shape))
     kernels[tile].launch(blocks(shape["C"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
@@ -143,7 +155,7 @@ def _outputs_last(weight: Any) -> tuple[Any, int]:
 
 
 def _tile_rows(rows: int, column_tiles: int) -> int:
-    """The height of a tile: the larger, if it covers ``rows`` with no more and leaves no part of a card idle."""
+    """The height of a tile: the larger, if it covers ``rows`` with no more, and there are tiles enough."""
     large = blocks(rows, 128)
     return 128 if 2 * large == blocks(rows, 64) and large * column_tiles >= MULTIPROCESSORS else 64
 

@@ -1,4 +1,4 @@
-"""Launches ``conv2d_tensor_core_weight_grad.cu``: the gradient of convolution for its weight, on tensor cores.
+"""Launches ``conv2d_tensor_core_weight_grad.cu``: on tensor cores the gradient of convolution for its weight.
 
 Arrays and options are those of :mod:`.conv2d_tensor_core`.
 """
@@ -21,20 +21,15 @@ TILE_N = 128  # channels of taps, as in conv2d_tensor_core_weight_grad.cu
 PART_THREADS = 8
 PART = 512  # the fewest pixels that are worth a block of their own
 LONGEST_PART = 1 << 30
-ELEMENTS = "float", "__half", "__nv_bfloat16"
-ROWS = 64, 128  # of a tile; of floats the first alone
+ROWS = {"float": (64,), "__half": (64, 128), "__nv_bfloat16": (64, 128)}  # of a tile, by the element
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-
-
 _weight_grad = {
     (element, rows): CudaKernel(_source, f"conv2d_weight_grad_tensor_core<{element}, {rows}>")
-    for element in ELEMENTS
-    for rows in (ROWS[:1] if element == "float" else ROWS)
+    for element in ROWS
+    for rows in ROWS[element]
 }
-_add_taps = {
-    element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element}>") for element in ELEMENTS
-}
+_add_taps = {element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element}>") for element in ROWS}
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -53,8 +48,7 @@ def _run(element: str, out: Any, grad_output: Any, x: Any, options: tuple) -> No
     if 0 in out.shape:
         return
     rows, taps, pixels = shape["O"], shape["KH"] * shape["KW"], shape["N"] * shape["OH"] * shape["OW"]
-    large = element != "float" and 2 * blocks(rows, 128) == blocks(rows, 64)
-    tile = ROWS[large]
+    tile = ROWS[element][-1] if 2 * blocks(rows, 128) == blocks(rows, 64) else 64
     tiles = blocks(rows, tile) * blocks(padded_pitch(shape["C"], x.itemsize) * taps, TILE_N)
     parts, length = _parts(pixels, tiles, _resident_blocks(element, tile) * MULTIPROCESSORS, x.itemsize)
     grads, grad_pitch = channels_last(grad_output)

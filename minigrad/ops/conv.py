@@ -22,6 +22,7 @@ from minigrad.ops.conv_choice import PREFERS, PREFERS_ON_A_CARD, fits_winograd, 
 from minigrad.ops.padding import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
+from minigrad.precision import get_float32_matmul_precision
 
 # ---- the three ops ----------------------------------------------------------------------------------------
 
@@ -341,6 +342,25 @@ def _has_few_outputs_of_channel(_: Any, weight: Any, *, groups: int, **__: Any) 
     return weight.shape[0] <= MOST_OUTPUTS_OF_CHANNEL * groups
 
 
+def _suits_tensor_cores(first: Any, _second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
+    rounds = first.dtype != np.float32 or get_float32_matmul_precision() != "highest"
+    return groups == 1 and rounds and cuda.conv2d_tensor_core.is_supported(first)
+
+
+# In 16 bits whatever the sizes, as the other kernels need everything converted to float32 and back. Of floats
+# from 16 channels at both ends: with fewer most of a tile's 64 rows, or of its steps of 16 channels, would be
+# zeros. An estimate from the tiles' sizes, which a card has yet to confirm.
+FEWEST_CHANNELS_OF_TF32 = 16
+
+
+def _prefers_tensor_cores(
+    first: Any, second: Any, bias: Any = None, *, kernel_size: Any = None, **_: Any
+) -> bool:
+    # The channels at both ends: the gradient for the weight is given the output's gradient and the input.
+    ends = second.shape[:2] if kernel_size is None else (first.shape[1], second.shape[1])
+    return first.dtype != np.float32 or min(ends) >= FEWEST_CHANNELS_OF_TF32
+
+
 def _input_grad_planes(out: Any, g: Any, weight: Any, *options: int) -> None:
     # It multiplies zeros around g too: NaN or infinity in a tap would reach pixels that the tap does not.
     finite = np.isfinite(weight.sum())
@@ -354,6 +374,13 @@ _input_grad_planes.__doc__ = cpu.conv2d.input_grad_planes.__doc__
 def _run_on_cpu(which: str, rung: str) -> Any:
     name = f"{which}_{rung}"
     return _input_grad_planes if name == "input_grad_planes" else getattr(cpu.conv2d, name)
+
+
+_ON_TENSOR_CORES = {
+    "forward": cuda.conv2d_tensor_core.forward,
+    "input_grad": cuda.conv2d_tensor_core.input_grad,
+    "weight_grad": cuda.conv2d_tensor_core_weight_grad.weight_grad,
+}
 
 
 def _register(
@@ -410,4 +437,10 @@ for _op, _pass, _conditions in (
         prefer=PREFERS_ON_A_CARD[_pass]["winograd"],
         dtypes="f4",
         amplification=AMPLIFICATION,
+    )
+    _register(
+        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], _suits_tensor_cores),
+        prefer=_prefers_tensor_cores,
+        dtypes="f2 bf16 f4",
+        layout="strided",
     )
