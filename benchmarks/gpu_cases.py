@@ -108,7 +108,11 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         # Two layers that double an image, as a generator or a decoder has them.
         transposed = [(64, 128, 64, 28, 4, 2, 1), (64, 256, 128, 14, 2, 2, 0)]
     for layer in layers:
-        yield from convolutions(*layer, device)
+        yield from convolutions(layer, device)
+    # The first layer of a ResNet, those of stride 1 and 2, a 1x1, and one of its last.
+    on_tensor_cores = [(64, 3, 64, 224, 7, 2, 3, 1), *layers[1:5], (64, 512, 512, 7, 3, 1, 1, 1)]
+    for layer in layers[:1] if small else on_tensor_cores:
+        yield from tensor_core_convolutions(layer, device)
     for layer in transposed:
         yield transposed_convolution(*layer, device)
     planes = (2, 3, 6, 8) if small else (64, 64, 112, 112)
@@ -221,26 +225,78 @@ def linear_layers(tokens: int, features: int, outputs: int, device: str) -> Iter
     )
 
 
-def convolutions(
-    N: int,
-    C: int,
-    O: int,  # noqa: E741
-    H: int,
-    K: int,
-    stride: int,
-    padding: int,
-    groups: int,
-    device: str,
-) -> Iterator[Case]:
+Layer = tuple[int, int, int, int, int, int, int, int]
+"""(N, C, O, H = W, kernel, stride, padding, groups)"""
+
+
+def convolutions(layer: Layer, device: str) -> Iterator[Case]:
     """The three passes of one layer, with every rung that takes it."""
+    for name, op, shapes, ours, theirs, attributes in convolution_passes(layer):
+        for rung in rungs_that_take(op, shapes, attributes, device):
+            size, cost = layer_size(layer), layer_cost(layer, FLOAT)
+            yield Case(f"conv2d {name}, {rung}", size, shapes, ours, theirs, *cost, (op.name,), rung)
+
+
+def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
+    """The three passes of one layer on tensor cores. PyTorch is given its tensors with channels last."""
+    if not cuda.conv2d_tensor_core.is_supported(mg.device(device).xp.empty(0, np.float32)):
+        return
+    formats = {"float16": 2, "tf32": 4} | ({"bfloat16": 2} if BFLOAT16 else {})
+    for format, itemsize in formats.items():
+        for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
+            yield Case(
+                f"conv2d {name} {format}, tensor_core",
+                layer_size(layer),
+                shapes,
+                ours,
+                with_channels_last(theirs),
+                *layer_cost(layer, itemsize),
+                (op.name,),
+                "tensor_core",
+                format=format,
+            )
+
+
+def with_channels_last(call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call`` of PyTorch on copies of its tensors with channels last, each of which is made once."""
+    copies: dict[int, tuple[Any, Any]] = {}  # by the tensor, which is kept
+
+    def copied(torch: Any, *tensors: Any) -> Any:
+        for tensor in tensors:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor, tensor.contiguous(memory_format=torch.channels_last)
+        return call(torch, *(copies[id(tensor)][1] for tensor in tensors))
+
+    return copied
+
+
+def layer_shapes(layer: Layer) -> tuple[Shape, Shape, Shape]:
+    """Of the input, the weight and the output."""
+    N, C, O, H, K, stride, padding, groups = layer  # noqa: E741
     out = (H + 2 * padding - K) // stride + 1
-    x, weight, y = (N, C, H, H), (O, C // groups, K, K), (N, O, out, out)
-    options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (1, 1), "groups": groups}
+    return (N, C, H, H), (O, C // groups, K, K), (N, O, out, out)
+
+
+def layer_size(layer: Layer) -> str:
+    """What the table shows."""
+    N, C, O, H, K, stride, _, groups = layer  # noqa: E741
     size = f"{N}x{C}x{H}x{H} -> {O}, {K}x{K}" + (f"/{stride}" if stride > 1 else "")
-    size += f", {groups} groups" if groups > 1 else ""
-    cost = (2.0 * prod(y) * C // groups * K * K, FLOAT * (prod(x) + prod(weight) + prod(y)))
+    return size + (f", {groups} groups" if groups > 1 else "")
+
+
+def layer_cost(layer: Layer, itemsize: int) -> tuple[float, float]:
+    """(operations, bytes) of one pass."""
+    x, weight, y = layer_shapes(layer)
+    return 2.0 * prod(y) * prod(weight[1:]), itemsize * (prod(x) + prod(weight) + prod(y))
+
+
+def convolution_passes(layer: Layer) -> list[tuple]:
+    """Of each pass: its name, op, inputs' shapes, our call and PyTorch's, and the op's attributes."""
+    _, _, _, H, K, stride, padding, groups = layer
+    x, weight, y = layer_shapes(layer)
+    options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "dilation": (1, 1), "groups": groups}
     input_options, weight_options = options | {"input_size": (H, H)}, options | {"kernel_size": (K, K)}
-    passes = [
+    return [
         (
             "forward",
             conv2d_forward,
@@ -266,9 +322,6 @@ def convolutions(
             weight_options,
         ),
     ]
-    for name, op, shapes, ours, theirs, attributes in passes:
-        for rung in rungs_that_take(op, shapes, attributes, device):
-            yield Case(f"conv2d {name}, {rung}", size, shapes, ours, theirs, *cost, (op.name,), rung)
 
 
 def rungs_that_take(op: Any, shapes: tuple[Shape, ...], attributes: dict, device: str) -> list[str]:

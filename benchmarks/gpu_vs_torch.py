@@ -164,13 +164,13 @@ def precision(bench: Bench, case: Case) -> Iterator[None]:
     before, tf32 = mg.get_float32_matmul_precision(), case.format == "tf32"
     mg.set_float32_matmul_precision("high" if tf32 else before)
     if bench.torch:
-        bench.torch.backends.cuda.matmul.allow_tf32 = tf32
+        bench.torch.backends.cuda.matmul.allow_tf32 = bench.torch.backends.cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
         mg.set_float32_matmul_precision(before)
         if bench.torch:
-            bench.torch.backends.cuda.matmul.allow_tf32 = False
+            bench.torch.backends.cuda.matmul.allow_tf32 = bench.torch.backends.cudnn.allow_tf32 = False
 
 
 def reference(bench: Bench, case: Case, inputs: list[Any]) -> Any:
