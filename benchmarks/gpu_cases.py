@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -124,10 +124,24 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     yield from cross_entropies((6, 20) if small else (32768, 32000), device)
     for shape in [(1, 2, 9, 8)] if small else [(8, 12, 1024, 64), (4, 16, 1024, 128)]:
         yield from attentions(shape)
+        yield from in_16_bits(attentions(shape))
+    yield from in_16_bits(
+        rows((6, 24) if small else (65536, 1024)), "x + y", "gelu", "softmax", "sum over rows"
+    )
+    yield from in_16_bits(poolings((2, 3, 6, 16) if small else planes, device), "max pooling", "avg pooling")
+    yield from in_16_bits(cross_entropies((6, 24) if small else (32768, 32000), device), "cross-entropy")
     yield from dropouts((6, 20) if small else (65536, 1024), device)
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
     for sizes in [(3, 2, 5, 6)] if small else [(64, 32, 65, 128), (64, 32, 64, 256), (128, 64, 512, 512)]:
         yield from recurrent_layers(*sizes)
+
+
+def in_16_bits(cases: Iterable[Case], *names: str) -> Iterator[Case]:
+    """Those of the ``cases`` that users get, and whose names begin so, with arrays of 16 bits."""
+    format = "bfloat16" if BFLOAT16 else "float16"
+    for case in cases:
+        if case.rung is None and case.name.startswith(names or ""):
+            yield replace(case, name=f"{case.name}, {format}", bytes=case.bytes / 2, format=format)
 
 
 def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:

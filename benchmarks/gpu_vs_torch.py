@@ -134,7 +134,7 @@ def row(bench: Bench, case: Case) -> dict[str, Any]:
     arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
     ours = [[mg.tensor(a, device=bench.device).to(dtype) for a in group] for group in arrays]
     with selected(case, bench.device.type), precision(bench, case):
-        result["kernels"] = {op: mg.get_kernel(op, bench.device.type) for op in case.ops}
+        result["kernels"] = {op: mg.get_kernel(op, bench.device.type, dtype) for op in case.ops}
         found = bench.array(case.ours(*ours[0]).float())
         exact = reference(bench, case, [mg.tensor(a, device=bench.device).to(dtype) for a in arrays[0]])
         result["error"] = relative_error(bench.xp, found, exact)
