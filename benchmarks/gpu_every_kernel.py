@@ -353,6 +353,7 @@ UNSCALED = (
     "elementwise",
     "elementwise on views",
     "cross-entropy",
+    "dropout",
     "embedding",
     "avg_pool2d",
     "adaptive_avg_pool2d",

@@ -203,6 +203,7 @@ HALVES = {
     "cross_entropy": "vectorized|registers",
     "embedding": "gather|chunks|segments",
     "pool2d": "2d(_input_grad)?(_rolling|_vectorized|_scatter)?<",
+    "random": "dropout_block",
     "reduce": "(vectorized|split|columns)<.*SUM",
 }
 

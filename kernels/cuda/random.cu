@@ -19,9 +19,9 @@
 
 #include "philox.cuh"
 
-// Four neighbouring elements, moved in accesses of 16 bytes.
+// Four neighbouring elements, moved in accesses of 16 bytes; of 16 bits each, in one of 8.
 template <typename T>
-struct __align__(16) Four {
+struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
     T at[4];
 };
 
@@ -137,9 +137,11 @@ __global__ void dropout_naive(T* out, const T* x, long long n, unsigned threshol
     out[i] = dropped(x[i], select(random.words, int(i % 4)), threshold, scale);
 }
 
+// Elements of 16 bits are multiplied as float32.
+//
 // Grid: x = a thread for each four elements.
 template <typename T>
-__global__ void dropout_block(T* out, const T* x, long long n, unsigned threshold, T scale,
+__global__ void dropout_block(T* out, const T* x, long long n, unsigned threshold, double scale,
                               unsigned long long seed, unsigned long long offset,
                               const unsigned long long* live) {
     const long long i = global_thread_index(), first = 4 * i;
@@ -152,6 +154,8 @@ __global__ void dropout_block(T* out, const T* x, long long n, unsigned threshol
         for (int k = 0; k < 4; k++) four.at[k] = first + k < n ? x[first + k] : T(0);
     }
     const Philox random(i, seed, offset);
-    for (int k = 0; k < 4; k++) four.at[k] = dropped(four.at[k], random.words[k], threshold, scale);
+    using C = Computed<T>;
+    for (int k = 0; k < 4; k++)
+        four.at[k] = T(dropped(C(four.at[k]), random.words[k], threshold, C(scale)));
     store_four(out, first, n, four);
 }

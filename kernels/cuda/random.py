@@ -1,8 +1,9 @@
 """Launches ``random.cu``: uniform and normal numbers, and dropout, on a card or on the simulator.
 
-Arrays are C-contiguous, of any shape, float32 or float64. The numbers depend on seed and offset (integers in
-[0, 2^64), or the same live pair) and on their place in the array alone: ``minigrad.kernels.philox`` computes
-the same, bit for bit, but for the normal ones, where each device rounds its own logarithm, sine and cosine.
+Arrays are C-contiguous, of any shape, float32 or float64; for *dropout_block* also float16 or bfloat16.
+The numbers depend on seed and offset (integers in [0, 2^64), or the same live pair) and on their place in
+the array alone: ``minigrad.kernels.philox`` computes the same, bit for bit, but for the normal ones, where
+each device rounds its own logarithm, sine and cosine.
 """
 
 from __future__ import annotations

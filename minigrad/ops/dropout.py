@@ -74,7 +74,8 @@ def _register_cuda(name: str, run: Any) -> None:
         run(out, x, philox.threshold(p), _scale(p), seed, offset)
 
     kernel.__doc__ = run.__doc__
-    _dropout.kernel("cuda", "sim", name=name)(kernel)
+    dtypes = "f4 f8 f2 bf16" if name == "block" else "f4 f8"
+    _dropout.kernel("cuda", "sim", name=name, dtypes=dtypes)(kernel)
 
 
 for _name in ("naive", "block"):

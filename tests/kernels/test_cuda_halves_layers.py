@@ -7,7 +7,7 @@ and by half a unit in its last place.
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import cross_entropy, embedding, pool2d, reduce, softmax
+from minigrad.kernels.cuda import cross_entropy, embedding, pool2d, random, reduce, softmax
 
 SHAPES = [(3, 8), (3, 33), (2, 1000), (1, 33000), (0, 4), (4, 0)]
 
@@ -242,3 +242,20 @@ def test_gradient_of_embedding(run, half, rows, columns, n):
     assert_rounded(
         run(embedding.sum_split, (rows, columns), half, g, indices), expected, STEPS * EPS * magnitude
     )
+
+
+# ---- dropout -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_dropout(run, half, shift):
+    """What float32 makes of the same numbers, rounded: the scale is not of 16 bits."""
+    x, _ = normal(half, 1031)
+
+    def kernel(out, x):
+        random.dropout_block(out[shift:], x[shift:], 1 << 30, 4 / 3, 5, 7)
+
+    expected = run(kernel, x.shape, np.float32, x.astype(np.float32), fill=1).astype(half)
+    found = run(kernel, x.shape, half, x, fill=1)
+    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+    assert 150 < (found == 0).sum() < 400
