@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
+from minigrad.ops.shape import reshaped
 
 X = np.arange(24.0).reshape(2, 3, 4)
 
@@ -136,3 +137,19 @@ def test_repeat(sizes, rng, check_gradients):
 def test_repeat_needs_a_count_for_each_axis():
     with pytest.raises(ValueError, match=r"repeat: \(2,\) is no count for each axis of shape \(2, 3\)"):
         mg.ones(2, 3).repeat(2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, bool])
+def test_reshape_of_large_views(dtype):
+    """Large copies are the kernel's; where memory can be seen in the other shape, none is made."""
+    array = np.random.default_rng(0).integers(0, 2, (40, 48, 3, 20)).astype(dtype)
+    for view, shape, shares in (
+        (array.transpose(1, 0, 2, 3), (48 * 40, 60), False),
+        (array.transpose(1, 0, 2, 3), (48, 40, 60), True),
+        (array[:, ::2], (40, 24 * 3, 20), False),
+        (array[:, :, :, 3:], (40 * 48 * 3, 17), True),
+        (array[::-1], (array.size,), False),
+    ):
+        for found in (reshaped(view, shape), mg.from_numpy(view).reshape(*shape).numpy()):
+            np.testing.assert_array_equal(found, view.reshape(shape))
+            assert np.may_share_memory(found, array) is shares

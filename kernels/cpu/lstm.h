@@ -96,7 +96,10 @@ MAYBE_UNUSED void NAME(lstm_look_up)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_
     for (ptrdiff_t r = 0; r < rows; r++)
         for (int k = 0; k < NAME(GATES); k++, z += NAME(NR)) {
             const REAL *from = projected + (numbers[r] * NAME(GATES) + NAME(lstm_gate)(k)) * H + j;
-            for (ptrdiff_t unit = 0; unit < NAME(NR); unit++) z[unit] = unit < columns ? from[unit] : 0;
+            for (ptrdiff_t unit = 0; unit < NAME(NR); unit += LANES) {
+                const ptrdiff_t count = columns - unit;
+                NAME(store)(z + unit, LANES, count > 0 ? NAME(load)(from + unit, count, 0) : (VECTOR){0});
+            }
         }
 }
 

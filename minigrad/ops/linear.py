@@ -11,6 +11,7 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.matmul import matmul, multiply
+from minigrad.ops.shape import reshaped
 
 
 @op(arithmetic=True)
@@ -64,7 +65,7 @@ def _(g, x):
 
 def _rows(x: Any) -> Any:
     """(..., K) as a matrix, a view where the strides allow it."""
-    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else reshaped(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------

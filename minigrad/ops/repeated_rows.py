@@ -82,7 +82,7 @@ def _first_places(numbers: np.ndarray) -> np.ndarray:
 
 
 def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, Any]:
-    """The gradients of ``x`` and ``weight``, from that of the product z = x weight^T.
+    """The gradients of ``x`` and ``weight``, from that of the product z = x weight^T; not differentiable.
 
     Args:
         dz: (..., N).
@@ -90,16 +90,16 @@ def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, A
         weight: (N, K).
         numbers: (...), what it returned.
     """
-    rows = x.reshape(math.prod(numbers.shape), x.shape[-1])
-    first = wrap(_first_places(numbers._array), cpu)
-    sums = embedding_grad(dz, numbers, num_embeddings=len(first._array))
-    grad_weight = linear_weight_grad(sums, embedding_rows(rows, first))
+    rows = wrap(different_rows(x._array, numbers._array), cpu)
+    sums = embedding_grad(dz, numbers, num_embeddings=rows.shape[0])
+    grad_weight = linear_weight_grad(sums, rows)
     if not x.requires_grad:
         return None, grad_weight
     if _is_watched(x):
         return matmul(dz, weight), grad_weight
-    grad_rows = embedding_grad(matmul(sums, weight), first, num_embeddings=rows.shape[0])
-    return grad_rows.reshape(x.shape), grad_weight
+    first = wrap(_first_places(numbers._array), cpu)
+    places = math.prod(numbers.shape)
+    return embedding_grad(matmul(sums, weight), first, num_embeddings=places).reshape(x.shape), grad_weight
 
 
 def _is_watched(x: Any) -> bool:

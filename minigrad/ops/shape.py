@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu
-from minigrad.kernels.cpu import small
+from minigrad.kernels.cpu import memory, small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 
@@ -45,12 +45,23 @@ def _is_large_view(array: Any) -> bool:
 
 def _has_view(array: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether the array's memory can be seen in another shape."""
-    view = array.view()
     try:
-        view.shape = shape
-    except AttributeError:
+        array.reshape(shape, copy=False)
+    except ValueError:
         return False
+    except TypeError:  # NumPy 2.0, which has to copy to tell
+        return np.may_share_memory(array.reshape(shape), array)
     return True
+
+
+def reshaped(array: Any, shape: tuple[int, ...]) -> Any:
+    """As :func:`reshape`, for the arrays of kernels."""
+    copied = _is_large_view(array) and array.dtype.char in "fd" and array.flags.aligned
+    if copied and not _has_view(array, shape):
+        in_order = memory.empty(array.shape, array.dtype)
+        cpu.elementwise.copy(in_order, array, get_num_threads())
+        array = in_order
+    return array.reshape(shape)
 
 
 @op(name="permute", view=True)
