@@ -13,17 +13,19 @@ enum {
     NAME(MOST_PANELS) = (4 << 20) / sizeof(real), /* of B packed whole, which must stay in L3 */
 };
 
+ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+
 /* ---- packing ------------------------------------------------------------------------------------------- */
 
-/* Whole panels of lanes that are contiguous. A few rows of lanes at a time go into all panels: a panel is no
- * whole number of cache lines wide, and its neighbour finds the rest of a line still in the cache, which for
- * rows a power of two apart holds only a few. */
+/* Whole panels of lanes that are contiguous. Where a panel is a whole number of cache lines wide, each row is read
+ * in one go. Else a few rows at a time go into all panels: a panel's neighbour finds the rest of a line still in
+ * the cache, which for rows a power of two apart holds only a few. */
 ALWAYS_INLINE void NAME(pack_contiguous_lanes)(const int width, ptrdiff_t panels, ptrdiff_t depth,
                                                const real *from, ptrdiff_t depth_stride, real *out)
 {
-    enum { ROWS = 8 };
-    for (ptrdiff_t first = 0; first < depth; first += ROWS) {
-        const ptrdiff_t end = depth - first < ROWS ? depth : first + ROWS;
+    const ptrdiff_t rows = width * sizeof(real) % 64 ? 8 : 1;
+    for (ptrdiff_t first = 0; first < depth; first += rows) {
+        const ptrdiff_t end = NAME(smaller)(depth, first + rows);
         for (ptrdiff_t panel = 0; panel < panels; panel++) {
             real *to = out + panel * width * depth;
             for (ptrdiff_t p = first; p < end; p++)
@@ -185,8 +187,6 @@ MAYBE_UNUSED void NAME(edge_kernel)(int rows, int columns, ptrdiff_t depth, cons
 
 /* ---- drivers ------------------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
-
 ALWAYS_INLINE ptrdiff_t NAME(round_up)(ptrdiff_t size, ptrdiff_t unit)
 {
     return (size + unit - 1) / unit * unit;
@@ -211,16 +211,50 @@ MAYBE_UNUSED void NAME(start)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc, 
         for (ptrdiff_t j = 0; j < N; j++) c[i * ldc + j] = d ? d[i * d_row + j] : 0;
 }
 
-/* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. */
+/* What will be packed next: contiguous runs of `length` elements, `stride` apart. */
+typedef struct {
+    const real *first;
+    ptrdiff_t runs, length, stride;
+} NAME(Ahead);
+
+/* The next `runs` runs, on their way to L2. */
+ALWAYS_INLINE void NAME(prefetch_ahead)(NAME(Ahead) *ahead, ptrdiff_t runs)
+{
+    for (; runs > 0 && ahead->runs > 0; runs--, ahead->runs--, ahead->first += ahead->stride)
+        for (ptrdiff_t i = 0; i < ahead->length; i += 64 / sizeof(real)) __builtin_prefetch(ahead->first + i, 0, 2);
+}
+
+/* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. Meanwhile what lies ahead is fetched
+ * from memory, a share with each tile: packing by itself, with no arithmetic between, would wait for it. */
+MAYBE_UNUSED void NAME(macro_kernel_ahead)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
+                                           const real *b_packed, real *c, ptrdiff_t ldc, const real *d,
+                                           ptrdiff_t d_row, NAME(Ahead) ahead)
+{
+    const ptrdiff_t tiles = ((mc + NAME(MR) - 1) / NAME(MR)) * ((nc + NAME(NR) - 1) / NAME(NR));
+    const ptrdiff_t share = (ahead.runs + tiles - 1) / tiles;
+    for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
+        for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR)) {
+            NAME(prefetch_ahead)(&ahead, share);
+            NAME(panel_tile)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
+                             a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc,
+                             NAME(at)(d, ir * d_row + jr), d_row);
+        }
+}
+
 MAYBE_UNUSED void NAME(macro_kernel)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
                                      const real *b_packed, real *c, ptrdiff_t ldc, const real *d,
                                      ptrdiff_t d_row)
 {
-    for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
-        for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR))
-            NAME(panel_tile)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
-                             a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc,
-                             NAME(at)(d, ir * d_row + jr), d_row);
+    NAME(macro_kernel_ahead)(mc, nc, kc, a_packed, b_packed, c, ldc, d, d_row, (NAME(Ahead)){NULL, 0, 0, 0});
+}
+
+/* The block (mc, kc) of A, if it has contiguous rows or columns, and is no empty one. */
+ALWAYS_INLINE NAME(Ahead) NAME(block_ahead)(ptrdiff_t mc, ptrdiff_t kc, const real *block, ptrdiff_t a_row,
+                                            ptrdiff_t a_col)
+{
+    if (mc > 0 && kc > 0 && a_row == 1) return (NAME(Ahead)){block, kc, mc, a_col};
+    if (mc > 0 && kc > 0 && a_col == 1) return (NAME(Ahead)){block, mc, kc, a_row};
+    return (NAME(Ahead)){NULL, 0, 0, 0};
 }
 
 MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
@@ -243,8 +277,14 @@ MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, c
             for (ptrdiff_t ic = 0; ic < M; ic += MC) {
                 const ptrdiff_t mc = NAME(smaller)(M - ic, MC);
                 NAME(pack_a)(mc, kc, a + ic * a_row + pc * a_col, a_row, a_col, a_packed);
-                NAME(macro_kernel)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc,
-                                   NAME(at)(addend, ic * addend_row + jc), addend_row);
+                const int is_last = ic + MC >= M;
+                const ptrdiff_t next_ic = is_last ? 0 : ic + MC, next_pc = NAME(smaller)(K, is_last ? pc + KC : pc);
+                const NAME(Ahead) ahead = NAME(block_ahead)(
+                    NAME(smaller)(M - next_ic, MC), NAME(smaller)(K - next_pc, KC),
+                    a + next_ic * a_row + next_pc * a_col, a_row, a_col
+                );
+                NAME(macro_kernel_ahead)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc,
+                                         NAME(at)(addend, ic * addend_row + jc), addend_row, ahead);
             }
         }
     }
