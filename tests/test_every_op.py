@@ -464,6 +464,7 @@ CASES = {
     # functions of one variable
     **each(["neg", "abs", "square", "exp", "expm1", "sin", "cos", "atan", "sinh", "cosh", "erf"], ONE),
     **each(["sigmoid", "tanh", "relu", "silu", "gelu", "gelu_tanh", "sign", "clone", "contiguous"], ONE),
+    "gelu_and_slope": ONE,
     **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
     **each(["log", "log2", "log10", "sqrt"], POSITIVE),
     **each(["log1p", "asin", "acos", "tan", "atanh"], INSIDE),

@@ -157,11 +157,18 @@ ALWAYS_INLINE VECTOR NAME(gelu_of)(VECTOR x) {
     return x * NAME(normal_cdf)(x, NAME(exp_nonpositive)(x * x * (REAL)-0.5));
 }
 
-/* d/dx x Phi(x) = Phi(x) + x phi(x) */
-ALWAYS_INLINE VECTOR NAME(gelu_derivative)(VECTOR x) {
+/* x Phi(x), and d/dx x Phi(x) = Phi(x) + x phi(x) */
+ALWAYS_INLINE VECTOR NAME(gelu_and_slope)(VECTOR x, VECTOR *slope) {
     const REAL inv_sqrt_2pi = (REAL)0.39894228040143267794;
-    VECTOR e = NAME(exp_nonpositive)(x * x * (REAL)-0.5);
-    return NAME(normal_cdf)(x, e) + x * e * inv_sqrt_2pi;
+    VECTOR e = NAME(exp_nonpositive)(x * x * (REAL)-0.5), cdf = NAME(normal_cdf)(x, e);
+    *slope = cdf + x * e * inv_sqrt_2pi;
+    return x * cdf;
+}
+
+ALWAYS_INLINE VECTOR NAME(gelu_derivative)(VECTOR x) {
+    VECTOR slope;
+    NAME(gelu_and_slope)(x, &slope);
+    return slope;
 }
 
 /* 0.5 (1 + tanh(u)) is the logistic function of 2 u, which keeps its digits where tanh(u) is near -1. */
@@ -229,6 +236,26 @@ LIMITED_2(leaky_relu_grad, y > 0 ? x * w : x * z) /* slopes left and right */
 LIMITED_2(clamp_grad, (y >= z) & (y <= w) ? x : 0)
 CHEAP_3(larger_share, REAL, y > z ? x : y == z ? x / 2 : 0)
 CHEAP_3(divisor_grad, REAL, -x * y / (z * z))
+
+/* Two results for little more than the cost of one. Two vectors at a time fill the registers. */
+MAYBE_UNUSED void NAME(gelu_and_slope_array)(REAL *y, REAL *slope, const REAL *x, ptrdiff_t n) {
+    enum { PAIRED = 2 };
+    ptrdiff_t i = 0;
+    for (; i + PAIRED * LANES <= n; i += PAIRED * LANES) {
+        VECTOR ys[PAIRED], slopes[PAIRED];
+        UNROLL for (int k = 0; k < PAIRED; k++)
+            ys[k] = NAME(gelu_and_slope)(NAME(load)(x + i + k * LANES, LANES, 0), &slopes[k]);
+        UNROLL for (int k = 0; k < PAIRED; k++) {
+            NAME(store)(y + i + k * LANES, LANES, ys[k]);
+            NAME(store)(slope + i + k * LANES, LANES, slopes[k]);
+        }
+    }
+    for (; i < n; i += LANES) {
+        VECTOR last, value = NAME(gelu_and_slope)(NAME(load)(x + i, n - i, 0), &last);
+        NAME(store)(y + i, n - i, value);
+        NAME(store)(slope + i, n - i, last);
+    }
+}
 
 COSTLY_2(silu_grad, x * NAME(silu_derivative)(y))
 COSTLY_2(gelu_grad, x * NAME(gelu_derivative)(y))

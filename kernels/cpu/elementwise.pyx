@@ -57,6 +57,8 @@ cdef extern from *:
     function sigmoid_grad_array_f64, tanh_grad_array_f64, leaky_relu_grad_array_f64, clamp_grad_array_f64
     function larger_share_array_f64, divisor_grad_array_f64, silu_grad_array_f64, gelu_grad_array_f64
     function gelu_tanh_grad_array_f64, log_array_f64, sin_array_f64, cos_array_f64
+    void gelu_and_slope_array_f32(float *y, float *slope, const float *x, Py_ssize_t n) nogil
+    void gelu_and_slope_array_f64(double *y, double *slope, const double *x, Py_ssize_t n) nogil
 
 # Elements below which another thread costs more than it saves: a few microseconds of work. A cheap function
 # is bound by memory, a costly one by its polynomial.
@@ -360,3 +362,33 @@ gelu_tanh_grad = costly(
     "gelu_tanh_grad", 2, gelu_tanh_grad_array_f32, gelu_tanh_grad_array_f64,
     "x times the derivative of gelu_tanh at y.",
 )
+
+
+def gelu_and_slope(cnp.ndarray out not None, cnp.ndarray slope not None, cnp.ndarray x not None, int threads):
+    """gelu, and to ``slope`` its derivative, which costs little beside it; all C-contiguous and of one shape."""
+    cdef int dtype = real_type(x), part
+    check_input(x, dtype)
+    for result in (out, slope):
+        check_output(result, dtype)
+        check_same_shape(result, x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), line = 64 // cnp.PyArray_ITEMSIZE(x)
+    cdef char *ys = <char *> cnp.PyArray_DATA(out)
+    cdef char *slopes = <char *> cnp.PyArray_DATA(slope)
+    cdef char *xs = <char *> cnp.PyArray_DATA(x)
+    cdef int parts = threads_for(n, COSTLY, threads)
+    with nogil:
+        if parts == 1:
+            run_gelu_and_slope(dtype, ys, slopes, xs, 0, n)
+        else:
+            for part in prange(parts, num_threads=parts, schedule="static"):
+                run_gelu_and_slope(dtype, ys, slopes, xs, share(n, part, parts, line),
+                                   share(n, part + 1, parts, line))
+
+
+cdef inline void run_gelu_and_slope(int dtype, char *y, char *slope, const char *x, Py_ssize_t begin,
+                                    Py_ssize_t end) noexcept nogil:
+    if dtype == cnp.NPY_FLOAT32:
+        gelu_and_slope_array_f32(<float *> y + begin, <float *> slope + begin, <const float *> x + begin, end - begin)
+    else:
+        gelu_and_slope_array_f64(<double *> y + begin, <double *> slope + begin, <const double *> x + begin,
+                                 end - begin)

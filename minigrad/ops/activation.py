@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -21,6 +22,7 @@ from minigrad.ops.elementwise import (
     floating,
     log1p,
     maximum,
+    mul,
     where,
     zeros_like,
 )
@@ -133,6 +135,10 @@ def _normal_cdf(xp, x):
     return 0.5 * erfc(argument)
 
 
+def _normal_density(xp, x):
+    return xp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+
+
 @op(name="gelu", arithmetic=True)
 def _gelu(xp, x):
     return x * _normal_cdf(xp, x)
@@ -141,15 +147,43 @@ def _gelu(xp, x):
 @op
 def gelu_grad(xp, g, x):
     """g (Phi(x) + x phi(x)), with the normal distribution's Phi and its density phi."""
-    density = xp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return g * (_normal_cdf(xp, x) + x * density)
+    return g * (_normal_cdf(xp, x) + x * _normal_density(xp, x))
 
 
 _gelu.grad(x=lambda g, _y, x: gelu_grad(g, x))
 gelu_grad.grad(
     g=lambda gg, _z, _g, x: gelu_grad(gg, x),
-    x=lambda gg, _z, g, x: gg * g * (2.0 - x * x) * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))),
+    x=lambda gg, _z, g, x: gg * g * _gelu_curvature(x),
 )
+
+
+def _gelu_curvature(x: Any) -> Any:
+    """The second derivative of GELU."""
+    return (2.0 - x * x) * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
+
+@op(outputs=("y", "slope"), returns=1, materialize_grads=False)
+def gelu_and_slope(xp, x):
+    """GELU; its derivative, which costs little beside it, is kept: the gradient is a product."""
+    cdf = _normal_cdf(xp, x)
+    return x * cdf, cdf + x * _normal_density(xp, x)
+
+
+@gelu_and_slope.grad
+def _(g, y, x):
+    grad, grad_slope = g
+    total = None if grad is None else mul(grad, y[1])
+    if grad_slope is not None:
+        of_slope = grad_slope * _gelu_curvature(x)
+        total = of_slope if total is None else total + of_slope
+    return total
+
+
+@gelu_and_slope.shape
+def _(x):
+    return [x.shape, x.shape]
+
 
 # The tanh form: u = C (x + A x^3), y = x (1 + tanh u) / 2. With s = sigmoid(2 u) = (1 + tanh u) / 2 small
 # values keep their digits.
@@ -186,10 +220,17 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     ``approximate="tanh"`` uses 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     """
     if approximate == "none":
-        return _gelu(floating(x))
+        x = floating(x)
+        return gelu_and_slope(x) if _keeps_slope(x) else _gelu(x)
     if approximate == "tanh":
         return _gelu_tanh(floating(x))
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
+
+
+def _keeps_slope(x: Any) -> bool:
+    """Whether GELU will be differentiated, where the processor's kernel gives the derivative beside it."""
+    recorded = mode.grad and x.requires_grad and x.device.type == "cpu" and x.dtype.itemsize >= 4
+    return recorded and _gelu.kernels.takes_small  # no other kernel is asked for
 
 
 @op(name="leaky_relu")
@@ -341,6 +382,14 @@ for _op, _run in (
     (tanh_grad, cpu.elementwise.tanh_grad),
 ):
     register_cpu(_op, _run)
+
+
+@gelu_and_slope.kernel("cpu", name="vectorized")
+def _(outs, x):
+    """GELU and its derivative, whose exponential and distribution function are one, in vectors and threads."""
+    cpu.elementwise.gelu_and_slope(*outs, x, get_num_threads())
+
+
 register_cpu(relu, cpu.elementwise.relu, prefer=cpu.elementwise.is_large)
 register_clamp(_hardtanh)
 

@@ -126,6 +126,32 @@ def test_gradients(elementwise, dtype, name, n, threads):
     assert (np.abs(out - grad * derivative(wide)) <= tolerance).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n", SIZES)
+def test_gelu_and_slope_are_gelu_and_its_gradient(elementwise, dtype, n, threads):
+    x, ones = samples(n, dtype, seed=3), np.ones(n, dtype)
+    x[n // 2 : n // 2 + 3] = [np.inf, -np.inf, np.nan][: len(x[n // 2 : n // 2 + 3])]
+    y, slope, expected_y, expected_slope = (np.full(n, 77, dtype) for _ in range(4))
+    elementwise.gelu_and_slope(y, slope, x, threads)
+    elementwise.gelu(expected_y, x, 1)
+    elementwise.gelu_grad(expected_slope, ones, x, 1)
+    np.testing.assert_array_equal(y, expected_y)
+    np.testing.assert_array_equal(slope, expected_slope)
+
+
+def test_gelu_and_slope_rejects_what_would_corrupt_memory(elementwise):
+    x = np.ones(40)
+    for y, slope, error in [
+        (np.empty(39), np.empty(40), ValueError),
+        (np.empty(40), np.empty((40, 1)), ValueError),
+        (np.empty(80)[::2], np.empty(40), ValueError),
+        (np.empty(40, np.float32), np.empty(40), TypeError),
+        (np.empty(40), None, TypeError),
+    ]:
+        with pytest.raises(error):
+            elementwise.gelu_and_slope(y, slope, x, 1)
+
+
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
 def test_gelu_keeps_digits_far_out_on_the_left(elementwise, dtype, name):
     # 0.5 (1 + erf(x)) would have lost them all: PyTorch's float32 gelu(-6) is 0.
