@@ -232,7 +232,7 @@ _HELD_BY_VIEW = _references_to_base_of_view()
 
 
 def _is_owned(slot: list, index: int) -> bool:
-    """Whether ``slot[index]``, an array, perhaps of permuted axes or reshaped, may be written to and nobody else
+    """Whether ``slot[index]``, an array, perhaps permuted or reshaped, may be written to, and nobody else
     refers to it."""
     if _references(slot, index) != _HELD_BY_SLOT:
         return False

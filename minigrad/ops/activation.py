@@ -385,7 +385,7 @@ for _op, _run in (
 
 @gelu_and_slope.kernel("cpu", name="vectorized")
 def _(outs, x):
-    """GELU and its derivative, whose exponential and distribution function are one, in vectors and threads."""
+    """GELU and its derivative, from one exponential and distribution function, by vectors and threads."""
     cpu.elementwise.gelu_and_slope(*outs, x, get_num_threads())
 
 

@@ -56,8 +56,8 @@ def _getitem(xp, x, *, index, order=None):
 
 
 def getitem(x: Any, *, index: Any) -> Any:
-    """``x[index]``. The gradient of a view with permuted axes lies in memory as the view does, so that what the
-    permuting and reshaping make of it on its way back are views too."""
+    """``x[index]``. The gradient of a view with permuted axes lies in memory as the view does, so that what
+    the permuting and reshaping make of it on its way back are views too."""
     is_permuted = isinstance(x, Variable) and x.requires_grad and not x._array.flags.c_contiguous
     order = _order(x._array) if is_permuted and x.device.type == "cpu" and _is_basic(index) else None
     return _getitem(x, index=index, order=order)
