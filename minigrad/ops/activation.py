@@ -229,7 +229,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 def _keeps_slope(x: Any) -> bool:
     """Whether GELU will be differentiated, where the processor's kernel gives the derivative beside it."""
     recorded = mode.grad and x.requires_grad and x.device.type == "cpu" and x.dtype.itemsize >= 4
-    return recorded and _gelu.kernels.takes_small  # no other kernel is asked for
+    return recorded and _gelu.kernels.takes_shortcuts  # no other kernel is asked for
 
 
 @op(name="leaky_relu")
