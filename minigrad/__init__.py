@@ -183,11 +183,8 @@ from minigrad.ops.reduce import (
     count_nonzero,
     logsumexp,
     mean,
-    norm,
     prod,
-    std,
     sum,
-    var,
 )
 from minigrad.ops.scatter import (
     index_add,
@@ -232,6 +229,7 @@ from minigrad.ops.short_names import (
     var_mean,
 )
 from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.ops.squares import norm, std, var
 from minigrad.ops.statistics import aminmax, corrcoef, cov, histc, nanmean, nansum, trapezoid
 from minigrad.precision import (
     convolution_precision,

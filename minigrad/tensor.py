@@ -32,6 +32,7 @@ from minigrad.ops import (
     reduce,
     shape,
     softmax,
+    squares,
 )
 from minigrad.ops.transfer import transfer
 from minigrad.promotion import get_default_dtype
@@ -471,9 +472,9 @@ class Tensor(Operators, Methods):
     floor, ceil, round, erf = elementwise.floor, elementwise.ceil, elementwise.round, elementwise.erf
     relu, sigmoid, tanh = activation.relu, activation.sigmoid, activation.tanh
     softmax, log_softmax = softmax.softmax, softmax.log_softmax
-    sum, mean, var, std, prod = reduce.sum, reduce.mean, reduce.var, reduce.std, reduce.prod
+    sum, mean, var, std, prod = reduce.sum, reduce.mean, squares.var, squares.std, reduce.prod
     amax, amin, argmax, argmin = reduce.amax, reduce.amin, reduce.argmax, reduce.argmin
-    any, all, norm, logsumexp = reduce.any, reduce.all, reduce.norm, reduce.logsumexp
+    any, all, norm, logsumexp = reduce.any, reduce.all, squares.norm, reduce.logsumexp
     transpose, squeeze, unsqueeze, flatten = shape.transpose, shape.squeeze, shape.unsqueeze, shape.flatten
     gather, take_along_dim, nonzero = index.gather, index.take_along_dim, index.nonzero
     split, chunk, unbind = join.split, join.chunk, join.unbind

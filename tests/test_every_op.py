@@ -496,6 +496,7 @@ CASES = {
     "where": [case(bools(s), s, s) for s in SHAPES] + [case(bools((3, 1)), (4,), ())],
     # reductions
     **each(["sum", "sum_of_squares", "prod"], reductions()),
+    "mean": reductions(empty=False),
     **each(["amax", "amin"], reductions(apart, empty=False)),
     "var": [case(*one.inputs, **one.attrs, divisor=2.5) for one in reductions(empty=False)],
     "square_root": POSITIVE,

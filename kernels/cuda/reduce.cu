@@ -104,14 +104,20 @@ __device__ __forceinline__ Computed<T> own_vectors(const T* row, long long lengt
     return partial[0];
 }
 
+// What a result is divided by: a sum, if its mean is wanted.
+template <Operation OP, typename C>
+__device__ __forceinline__ C quotient(C value, double divisor) {
+    return OP == SUM ? value / C(divisor) : value;
+}
+
 // Grid and block as those of reduce_shuffle.
 template <typename Out, typename T, Operation OP>
 __global__ void __launch_bounds__(MAX_THREADS)
-reduce_vectorized(Out* out, const T* x, long long rows, long long columns) {
+reduce_vectorized(Out* out, const T* x, long long rows, long long columns, double divisor) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     const Computed<T> value = across_row<OP>(own_vectors<OP>(x + row * columns, columns));
-    if (threadIdx.x == 0) out[row] = Out(value);
+    if (threadIdx.x == 0) out[row] = Out(quotient<OP>(value, divisor));
 }
 
 // Split: a single row of ten million elements is one block to reduce_vectorized, and one block is one of the
@@ -145,7 +151,7 @@ constexpr int COLUMN_THREADS = 256;
 
 template <typename Out, typename T, Operation OP>
 __global__ void __launch_bounds__(COLUMN_THREADS)
-reduce_columns(Out* out, const T* x, long long rows, long long columns, long long length) {
+reduce_columns(Out* out, const T* x, long long rows, long long columns, long long length, double divisor) {
     using C = Computed<T>;
     constexpr int N = Vector<T>::LENGTH;
     __shared__ Vector<C, N> below[COLUMN_THREADS];
@@ -183,5 +189,5 @@ reduce_columns(Out* out, const T* x, long long rows, long long columns, long lon
         for (int n = 0; n < N; n++)
             value.lane[n] = combine<OP>(value.lane[n], below[k * blockDim.x + threadIdx.x].lane[n]);
     out += (blockIdx.z * (long long)gridDim.y + blockIdx.y) * columns + column;
-    for (int n = 0; n < here; n++) out[n] = Out(value.lane[n]);
+    for (int n = 0; n < here; n++) out[n] = Out(quotient<OP>(value.lane[n], divisor));
 }

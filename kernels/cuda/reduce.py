@@ -69,25 +69,25 @@ def shuffle(out: Any, x: Any, operation: str = "sum") -> None:
     _launch_rows(_shuffle, out, x, operation, row_threads(_sizes(out, x)[1]))
 
 
-def vectorized(out: Any, x: Any, operation: str = "sum") -> None:
+def vectorized(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:
     """Loads of 16 bytes, several on their way before the first is used."""
-    _launch_rows(_vectorized, out, x, operation, vector_threads(_sizes(out, x)[1], x.itemsize))
+    _launch_rows(_vectorized, out, x, operation, vector_threads(_sizes(out, x)[1], x.itemsize), divisor)
 
 
-def split(out: Any, x: Any, operation: str = "sum") -> None:
+def split(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:
     """Long rows, where they are few, are cut into parts for many blocks; a second launch combines these."""
     rows, columns = _sizes(out, x)
     length = part_of(columns, ENOUGH_PARTS // max(rows, 1), PART)
     parts = blocks(columns, length)
     if parts <= 1:
-        return vectorized(out, x, operation)
+        return vectorized(out, x, operation, divisor)
     partial = workspace(x, (rows, parts), computed_dtype(x.dtype))
     kernel = _chosen(_split, operation)
     kernel.launch(rows * parts, THREADS, (partial, x, columns, parts, length))
-    return vectorized(out, partial, operation)
+    return vectorized(out, partial, operation, divisor)
 
 
-def columns(out: Any, x: Any, operation: str = "sum") -> None:
+def columns(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:
     """Down the columns of each of some matrices: lanes side by side, parts of the rows for many blocks.
 
     ``x`` is (outer, rows, columns), ``out`` is (outer, columns).
@@ -97,18 +97,18 @@ def columns(out: Any, x: Any, operation: str = "sum") -> None:
     outer, rows, width = x.shape
     if outer > MAX_OUTER:
         for first in range(0, outer, MAX_OUTER):
-            columns(out[first : first + MAX_OUTER], x[first : first + MAX_OUTER], operation)
+            columns(out[first : first + MAX_OUTER], x[first : first + MAX_OUTER], operation, divisor)
         return
     strips, block = _strips(width, x.itemsize)
     length = part_of(rows, ENOUGH_COLUMN_BLOCKS // max(outer * strips, 1), block[1] * UNROLL)
     parts = max(blocks(rows, length), 1)
     kernel = _chosen(_columns, operation)
     if parts == 1:
-        return kernel.launch((strips, 1, outer), block, (out, x, rows, width, length))
+        return kernel.launch((strips, 1, outer), block, (out, x, rows, width, length, divisor))
     partial = workspace(x, (outer, parts, width), computed_dtype(x.dtype))
-    kernel.launch((strips, parts, outer), block, (partial, x, rows, width, length))
+    kernel.launch((strips, parts, outer), block, (partial, x, rows, width, length, 1))
     strips, block = _strips(width, partial.itemsize)
-    kernel.launch((strips, 1, outer), block, (out, partial, parts, width, parts))
+    kernel.launch((strips, 1, outer), block, (out, partial, parts, width, parts, divisor))
 
 
 def _strips(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
@@ -118,7 +118,7 @@ def _strips(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
     return blocks(vectors, across), (across, THREADS // across)
 
 
-def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum") -> None:
+def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum", divisor: float = 1) -> None:
     """Any axes, a run of neighbouring ones at a time, the last first: as the columns, or rows, of matrices.
 
     ``x`` has any number of axes; of those in ``dim``, which are in rising order, ``out`` has none, or has
@@ -131,9 +131,9 @@ def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum") -> None
         outer, rows, inner = (math.prod(x.shape[a:b]) for a, b in ((0, begin), (begin, end), (end, x.ndim)))
         y = workspace(x, (outer, inner), computed_dtype(x.dtype)) if dim else out.reshape(outer, inner)
         if inner == 1:
-            split(y.reshape(outer), x.reshape(outer, rows), operation)
+            split(y.reshape(outer), x.reshape(outer, rows), operation, 1 if dim else divisor)
         else:
-            columns(y, x.reshape(outer, rows, inner), operation)
+            columns(y, x.reshape(outer, rows, inner), operation, 1 if dim else divisor)
         x = y.reshape(*x.shape[:begin], *[1] * run, *x.shape[end:])
 
 
@@ -142,9 +142,11 @@ def part_of(length: int, parts: int, least: int) -> int:
     return max(blocks(blocks(length, max(parts, 1)), least), 1) * least
 
 
-def _launch_rows(kernels: dict[str, CudaKernel], out: Any, x: Any, operation: str, threads: int) -> None:
+def _launch_rows(
+    kernels: dict[str, CudaKernel], out: Any, x: Any, operation: str, threads: int, *options: float
+) -> None:
     grid, block = row_grid(x.shape[0], threads)
-    _chosen(kernels, operation).launch(grid, block, (out, x, *x.shape))
+    _chosen(kernels, operation).launch(grid, block, (out, x, *x.shape, *options))
 
 
 def row_grid(rows: int, threads: int) -> tuple[int, tuple[int, int]]:

@@ -61,8 +61,9 @@ from minigrad.ops.one_dimension import (
 )
 from minigrad.ops.padding import pad
 from minigrad.ops.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from minigrad.ops.reduce import amax, amin, norm
+from minigrad.ops.reduce import amax, amin
 from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.ops.squares import norm
 from minigrad.tensor import Tensor
 
 __all__ = [

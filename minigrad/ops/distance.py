@@ -9,8 +9,9 @@ import numpy as np
 from minigrad.dtypes import is_half
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.ops.elementwise import clamp, sqrt
-from minigrad.ops.reduce import norm, sum
+from minigrad.ops.reduce import sum
 from minigrad.ops.shape import broadcast_to, unsqueeze
+from minigrad.ops.squares import norm
 
 
 def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:

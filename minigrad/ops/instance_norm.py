@@ -13,7 +13,8 @@ from minigrad.dtypes import is_half
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.ops.elementwise import rsqrt
 from minigrad.ops.norm import batch_norm, group_norm
-from minigrad.ops.reduce import mean, var
+from minigrad.ops.reduce import mean
+from minigrad.ops.squares import var
 
 
 def instance_norm(

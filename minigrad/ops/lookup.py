@@ -8,7 +8,7 @@ from minigrad.autograd import Variable, mark_written, wrap
 from minigrad.devices import cpu
 from minigrad.ops.elementwise import where
 from minigrad.ops.embedding import check_numbers, embedding_grad, embedding_rows, row_number
-from minigrad.ops.reduce import norm
+from minigrad.ops.squares import norm
 
 __all__ = ["embedding"]
 

@@ -1,11 +1,10 @@
-"""Reductions: sum, mean, extrema, products, variance, norms.
+"""Reductions: sum, mean, extrema, products; variance and norms are in :mod:`.squares`.
 
 ``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps the reduced axes with size 1.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, where, zeros_like
-from minigrad.ops.elementwise_kernels import register_cpu, register_cuda
 from minigrad.ops.shape import broadcast_to, permute, reshape
 
 _int64 = np.dtype(np.int64)
@@ -63,7 +61,7 @@ _sum.grad(x=lambda g, _y, _x, *, dim, keepdim: restore(g, _x.shape, dim))
 
 
 @_sum.shape
-def _reduced_shape(x, *, dim, keepdim):
+def reduced_shape(x, *, dim, keepdim):
     """``x.shape`` without the axes of ``dim``, or with size 1 in their place."""
     shape = x.shape
     if keepdim:
@@ -79,15 +77,6 @@ def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     return _sum(widened(x), dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
 
 
-@op(name="sum_of_squares")
-def _sum_of_squares(xp, x, *, dim, keepdim):
-    return xp.sum(x * x, axis=dim, keepdims=keepdim)
-
-
-_sum_of_squares.shape(_reduced_shape)
-_sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: x * restore(g * 2.0, x.shape, dim))
-
-
 def widened(x: Any) -> Any:
     """Integers and bools as int64, in which sums and products are formed."""
     return x if is_floating(x.dtype) or x.dtype == _int64 else cast(x, dtype=_int64)
@@ -98,102 +87,24 @@ def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     x = floating(x)
     if is_half(x.dtype):
         return in_float32(mean, x, dim, keepdim)
-    dim = normalize_dim("mean", dim, x.ndim)
-    return _sum(x, dim=dim, keepdim=keepdim) / float(_count(x.shape, dim))
+    return _mean(x, dim=normalize_dim("mean", dim, x.ndim), keepdim=keepdim)
 
 
-def var(
-    x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
-) -> Any:
-    """The variance over ``dim``: squared deviations over (count - correction).
-
-    ``unbiased`` is PyTorch's older word: True for a correction of 1, False for 0.
-    """
-    x = floating(x)
-    if is_half(x.dtype):
-        return in_float32(var, x, dim, unbiased, keepdim, correction=correction)
-    correction = correction if unbiased is None else int(unbiased)
-    dim = normalize_dim("var", dim, x.ndim)
-    divisor = float(max(_count(x.shape, dim) - correction, 0))
-    if x.device is not cpu_device:
-        return _var(x, dim=dim, keepdim=keepdim, divisor=divisor)
-    centred = x - mean(x, dim, keepdim=True)
-    return _sum(centred * centred, dim=dim, keepdim=keepdim) / divisor
+@op(name="mean")
+def _mean(xp, x, *, dim, keepdim):
+    return xp.sum(x, axis=dim, keepdims=keepdim) / x.dtype.type(count(x.shape, dim))
 
 
-@op(name="var")
-def _var(xp, x, *, dim, keepdim, divisor):
-    """The sum of the squared deviations from the mean, over ``divisor``."""
-    centred = x - xp.mean(x, axis=dim, keepdims=True)
-    return xp.sum(centred * centred, axis=dim, keepdims=keepdim) / divisor
+_mean.shape(reduced_shape)
+_mean.grad(x=lambda g, _y, _x, *, dim, keepdim: restore(g / float(count(_x.shape, dim)), _x.shape, dim))
 
 
-@_var.shape
-def _(x, *, dim, keepdim, divisor):
-    return _reduced_shape(x, dim=dim, keepdim=keepdim)
-
-
-@_var.grad
-def _(g, _y, x, *, dim, keepdim, divisor):
-    return (x - mean(x, dim, keepdim=True)) * restore(g * 2.0 / divisor, x.shape, dim)
-
-
-def std(
-    x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
-) -> Any:
-    """The standard deviation over ``dim``: the root of :func:`var`."""
-    if is_half(x.dtype):
-        return in_float32(std, x, dim, unbiased, keepdim, correction=correction)
-    return _root(var(x, dim, unbiased, keepdim, correction=correction), 2)
-
-
-def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> Any:
-    """The p-norm over ``dim``: sum(abs(x)^p)^(1/p), and its limits.
-
-    ``"fro"`` is 2; infinity gives the largest magnitude, -infinity the smallest, 0 counts what is not zero.
-    """
-    x = floating(x)
-    if is_half(x.dtype):
-        return in_float32(norm, x, p, dim, keepdim, policy=WIDER)
-    p = 2 if p == "fro" else p
-    if not isinstance(p, (int, float)):
-        raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
-    if p == 2:
-        return _root(_sum_of_squares(x, dim=normalize_dim("norm", dim, x.ndim), keepdim=keepdim), 2)
-    if p == 1:
-        return sum(abs(x), dim, keepdim)
-    if p == 0:
-        return sum(cast(x != 0, dtype=x.dtype), dim, keepdim)
-    if math.isinf(p):
-        return (amax if p > 0 else amin)(abs(x), dim, keepdim)
-    return _root(sum(abs(x) ** p, dim, keepdim), p)
-
-
-def _root(x: Any, p: float) -> Any:
-    """The p-th root, whose gradient at 0 is taken to be 0."""
-    if p == 2:
-        return _square_root(x)
-    zero = x == 0
-    return where(zero, 0.0, where(zero, 1.0, x) ** (1.0 / p))
-
-
-@op(name="square_root")
-def _square_root(xp, x):
-    """sqrt(x); its gradient at 0, which is infinite from above, is taken to be 0."""
-    return xp.sqrt(x)
-
-
-@_square_root.grad
-def _(g, y, _x):
-    zero = y == 0
-    return where(zero, 0.0, g * 0.5 / where(zero, 1.0, y))
-
-
-def _count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
-    count = 1
+def count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
+    """How many elements stand along the axes of ``dim``."""
+    found = 1
     for axis in dim:
-        count *= shape[axis]
-    return count
+        found *= shape[axis]
+    return found
 
 
 # ---- extrema ----------------------------------------------------------------------------------------------
@@ -240,9 +151,9 @@ _amin.grad(x=_extremum_grad)
 
 @_amax.shape
 def _extremum_shape(x, *, dim, keepdim):
-    if _count(x.shape, dim) == 0 and x.size == 0:
+    if count(x.shape, dim) == 0 and x.size == 0:
         raise ValueError(f"max/min: no elements to compare over dim {dim} of a tensor of shape {x.shape}")
-    return _reduced_shape(x, dim=dim, keepdim=keepdim)
+    return reduced_shape(x, dim=dim, keepdim=keepdim)
 
 
 _amin.shape(_extremum_shape)
@@ -310,7 +221,7 @@ def _prod(xp, x, *, dim, keepdim):
     return xp.prod(x, axis=dim, keepdims=keepdim)
 
 
-_prod.shape(_reduced_shape)
+_prod.shape(reduced_shape)
 
 
 @_prod.grad
@@ -322,7 +233,7 @@ def _(g, _y, x, *, dim, keepdim):
     rest = tuple(axis for axis in range(x.ndim) if axis not in dim)
     order = (*rest, *dim)
     shape = tuple(x.shape[axis] for axis in rest)
-    factors = reshape(permute(x, order), (*shape, _count(x.shape, dim)))
+    factors = reshape(permute(x, order), (*shape, count(x.shape, dim)))
     n = factors.shape[-1]
     if n == 0:
         return zeros_like(x)
@@ -383,7 +294,7 @@ def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 
-def _are_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+def are_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
     """Whether what is reduced are the rows of a matrix: the trailing axes of a contiguous array."""
     return bool(dim) and dim[0] == x.ndim - len(dim) and x.flags.c_contiguous
 
@@ -393,7 +304,7 @@ def _have_kernel(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
     return (x.size < LARGE or x.flags.c_contiguous) and cpu.reduce.fits(x, dim)
 
 
-def _register_cpu(target: Op, run: Any) -> None:
+def register_cpu_reduction(target: Op, run: Any) -> None:
     def kernel(out, x, *, dim, keepdim):
         run(out, x, dim, get_num_threads())
 
@@ -407,12 +318,32 @@ def _register_cpu(target: Op, run: Any) -> None:
 
 for _op, _run in (
     (_sum, cpu.reduce.sum),
-    (_sum_of_squares, cpu.reduce.sum_of_squares),
     (_amax, cpu.reduce.max),
     (_amin, cpu.reduce.min),
     (_prod, cpu.reduce.prod),
 ):
-    _register_cpu(_op, _run)
+    register_cpu_reduction(_op, _run)
+
+
+def _have_mean(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+    return x.size > 0 and _have_kernel(x, dim=dim, keepdim=keepdim)
+
+
+@_mean.kernel("cpu", name="vectorized", when=_have_mean)
+def _(out, x, *, dim, keepdim):
+    """The sums, divided where they are."""
+    cpu.reduce.sum(out, x, dim, get_num_threads())
+    out /= count(x.shape, dim)
+
+
+def _mean_directly(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
+    out = cpu.reduce.sum.new(x, dim, keepdim, get_num_threads())
+    if out is not None:
+        out /= count(x.shape, dim)
+    return out
+
+
+_mean.direct = _mean_directly
 
 
 def _is_contiguous(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
@@ -421,11 +352,11 @@ def _is_contiguous(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
 
 def _register(target: Op, operation: str, run: Any) -> None:
     def kernel(out, x, *, dim, keepdim):
-        run(out.reshape(out.size), x.reshape(out.size, _count(x.shape, dim)), operation)
+        run(out.reshape(out.size), x.reshape(out.size, count(x.shape, dim)), operation)
 
     kernel.__doc__ = run.__doc__
     dtypes = "f4 f8 f2 bf16" if run.__name__ in ("vectorized", "split") else "f4 f8"
-    target.kernel("cuda", "sim", name=run.__name__, dtypes=dtypes, when=_are_rows)(kernel)
+    target.kernel("cuda", "sim", name=run.__name__, dtypes=dtypes, when=are_rows)(kernel)
 
 
 def _register_columns(target: Op, operation: str) -> None:
@@ -442,35 +373,10 @@ for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
         _register(_op, _operation, getattr(cuda.reduce, _name))
 
 
-# On cards and on the simulator, rows that a block has the registers for; the references do the others.
-
-
-def _holds_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool, **_: Any) -> bool:
-    return _are_rows(x, dim=dim, keepdim=keepdim) and cuda.row_statistics.holds(
-        _count(x.shape, dim), x.itemsize
-    )
-
-
-@_var.kernel("cuda", "sim", name="registers", when=_holds_rows)
-def _(out, x, *, dim, keepdim, divisor):
-    """A row is read once, and kept in registers between its mean and its deviations."""
-    rows = x.reshape(out.size, _count(x.shape, dim))
-    cuda.row_statistics.squares(out.reshape(out.size), rows, divisor, centred=True)
-
-
-def _holds_or_takes_all(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
-    whole = len(dim) == x.ndim and x.size > 0 and x.flags.c_contiguous
-    return whole or _holds_rows(x, dim=dim, keepdim=keepdim)
-
-
-@_sum_of_squares.kernel("cuda", "sim", name="registers", when=_holds_or_takes_all)
+@_mean.kernel("cuda", "sim", name="divided", when=_is_contiguous)
 def _(out, x, *, dim, keepdim):
-    """A row, or a part of a large one, for each block; nothing is written but sums."""
-    if out.size == 1 and x.size > 0:
-        cuda.loss.total(out, x, None, "mse_loss", 1)
-    else:
-        rows = x.reshape(out.size, _count(x.shape, dim))
-        cuda.row_statistics.squares(out.reshape(out.size), rows, 1, centred=False)
+    """The sums, divided before they are written."""
+    cuda.reduce.axes(out, x, dim, "sum", count(x.shape, dim))
 
 
 LONGEST_ROW, ENOUGH_ROWS = 1 << 15, 128
@@ -478,16 +384,16 @@ LONGEST_ROW, ENOUGH_ROWS = 1 << 15, 128
 
 
 def _suit_blocks(x: Any, dim: tuple[int, ...]) -> bool:
-    if not _are_rows(x, dim=dim, keepdim=False):
+    if not are_rows(x, dim=dim, keepdim=False):
         return False
-    columns = _count(x.shape, dim)
+    columns = count(x.shape, dim)
     return 0 < columns <= LONGEST_ROW or x.size >= ENOUGH_ROWS * columns > 0
 
 
 @extremum_grad.kernel("cuda", "sim", name="rows", when=lambda g, y, x, *, dim, keepdim: _suit_blocks(x, dim))
 def _(out, g, y, x, *, dim, keepdim):
     """Two walks along a row: to count its extrema, and to write."""
-    rows = (y.size, _count(x.shape, dim))
+    rows = (y.size, count(x.shape, dim))
     grad, extrema = g.reshape(y.size), y.reshape(y.size)
     cuda.row_statistics.extremum_grad(out.reshape(rows), grad, extrema, x.reshape(rows))
 
@@ -499,11 +405,9 @@ def _register_arg(target: Op, operation: str) -> None:
     @target.kernel("cuda", "sim", name="rows", when=lambda x, *, dim, keepdim: _suit_blocks(x, axes(x, dim)))
     def _(out, x, *, dim, keepdim):
         """One walk along a row, with the best value and its place; ties go to the first."""
-        rows = x.reshape(out.size, _count(x.shape, axes(x, dim)))
+        rows = x.reshape(out.size, count(x.shape, axes(x, dim)))
         cuda.row_statistics.arg_extremum(out.reshape(out.size), rows, operation)
 
 
 _register_arg(_argmax, "max")
 _register_arg(_argmin, "min")
-register_cpu(_square_root, cpu.elementwise.sqrt, prefer=cpu.elementwise.is_large)
-register_cuda(_square_root, cuda.elementwise.FUNCTIONS["sqrt"])

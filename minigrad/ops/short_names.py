@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import wrap
-from minigrad.ops import elementwise, reduce, shape
+from minigrad.ops import elementwise, reduce, shape, squares
 
 __all__ = [
     "atleast_1d",
@@ -55,19 +55,19 @@ def t(input: Any) -> Any:
 
 def dist(input: Any, other: Any, p: float = 2) -> Any:
     """The p-norm of ``input`` - ``other``."""
-    return reduce.norm(input - other, p)
+    return squares.norm(input - other, p)
 
 
 def var_mean(input: Any, dim: Any = None, *, correction: int = 1, keepdim: bool = False) -> tuple:
     """(variance, mean) over ``dim``, or over all."""
     options = {"dim": dim, "keepdim": keepdim}
-    return reduce.var(input, correction=correction, **options), reduce.mean(input, **options)
+    return squares.var(input, correction=correction, **options), reduce.mean(input, **options)
 
 
 def std_mean(input: Any, dim: Any = None, *, correction: int = 1, keepdim: bool = False) -> tuple:
     """(standard deviation, mean) over ``dim``, or over all."""
     options = {"dim": dim, "keepdim": keepdim}
-    return reduce.std(input, correction=correction, **options), reduce.mean(input, **options)
+    return squares.std(input, correction=correction, **options), reduce.mean(input, **options)
 
 
 def flipud(input: Any) -> Any:

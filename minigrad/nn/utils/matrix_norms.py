@@ -8,8 +8,8 @@ from minigrad.nn.conv import ConvTranspose1d, ConvTranspose2d
 from minigrad.nn.functional import normalize
 from minigrad.nn.module import Module
 from minigrad.ops.matmul import dot, mv
-from minigrad.ops.reduce import norm
 from minigrad.ops.shape import movedim
+from minigrad.ops.squares import norm
 from minigrad.tensor import Tensor
 
 __all__ = [
