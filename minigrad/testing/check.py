@@ -331,7 +331,9 @@ def rungs(op: Op, device: Device, names: Iterable[str] | None = None) -> list[Ke
     own = [k for k in kernel_table(op.name).kernels if device.type in k.devices]
     own.insert(0, Kernel(op.name, REFERENCE, (device.type,), (), op.reference, "strided", None, ""))
     if device.type == "cpu":
-        own[1:1] = [own[0]._replace(name=name) for name in SHORTCUTS if getattr(op, name) is not None]
+        own[1:1] = [
+            own[0]._replace(name=name) for name, at in SHORTCUTS.items() if getattr(op, at) is not None
+        ]
     return own if names is None else [k for k in own if k.name in set(names)]
 
 

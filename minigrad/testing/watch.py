@@ -17,8 +17,9 @@ from minigrad.tensor import Tensor
 from minigrad.testing.arrays import GUARD, guarded
 from minigrad.testing.oracle import as_tuple
 
-SHORTCUTS = ("small", "direct")
-"""The names under which an op's functions that stand in for its kernels are checked."""
+SHORTCUTS = {"small": "small", "direct call": "direct"}
+"""The names under which an op's functions that stand in for its kernels are checked, and the attributes that
+they are. No kernel has such a name, as one may be called "direct"."""
 
 
 class Written(NamedTuple):
@@ -98,16 +99,16 @@ class Watch:
 
     @contextlib.contextmanager
     def _shortcut(self, name: str) -> Iterator[None]:
-        """Note the calls of the op's function ``name``, and leave out the other one."""
-        functions = {shortcut: getattr(self.op, shortcut) for shortcut in SHORTCUTS}
+        """Note the calls of the op's shortcut ``name``, and leave out the other one."""
+        functions = {shortcut: getattr(self.op, shortcut) for shortcut in SHORTCUTS.values()}
 
         def watched(*arrays: Any, **attrs: Any) -> Any:
-            result = functions[name](*arrays, **attrs)
+            result = functions[SHORTCUTS[name]](*arrays, **attrs)
             self.calls += result is not None
             return result
 
-        for shortcut in SHORTCUTS:
-            setattr(self.op, shortcut, watched if shortcut == name else None)
+        for shortcut in functions:
+            setattr(self.op, shortcut, watched if shortcut == SHORTCUTS[name] else None)
         try:
             yield
         finally:
