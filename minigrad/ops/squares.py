@@ -51,7 +51,7 @@ def var(
     correction = correction if unbiased is None else int(unbiased)
     dim = normalize_dim("var", dim, x.ndim)
     divisor = float(max(count(x.shape, dim) - correction, 0))
-    if x.device is not cpu_device:
+    if x.device is not cpu_device and _holds_rows(x._array, dim=dim, keepdim=keepdim):
         return _var(x, dim=dim, keepdim=keepdim, divisor=divisor)
     centred = x - mean(x, dim, keepdim=True)
     return sum(centred * centred, dim=dim, keepdim=keepdim) / divisor
@@ -132,7 +132,7 @@ register_cpu(_square_root, cpu.elementwise.sqrt, prefer=cpu.elementwise.is_large
 register_cuda(_square_root, cuda.elementwise.FUNCTIONS["sqrt"])
 
 
-# On cards and on the simulator, rows that a block has the registers for; the references do the others.
+# On cards and on the simulator, rows that a block has the registers for.
 
 
 def _holds_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool, **_: Any) -> bool:
