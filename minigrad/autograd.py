@@ -232,12 +232,11 @@ _HELD_BY_VIEW = _references_to_base_of_view()
 
 
 def _is_owned(slot: list, index: int) -> bool:
-    """Whether ``slot[index]``, an array, perhaps permuted or reshaped, may be written to, and nobody else
-    refers to it."""
+    """Whether ``slot[index]``, an array, perhaps reshaped, may be written to and nobody else refers to it."""
     if _references(slot, index) != _HELD_BY_SLOT:
         return False
     array = slot[index]
-    if not getattr(array.flags, "writeable", True):  # CuPy's all are
+    if not array.flags.c_contiguous or not getattr(array.flags, "writeable", True):  # CuPy's all are
         return False
     whole = array.base  # None, or what a reshaped array is a view of
     return whole is None or (
@@ -261,7 +260,7 @@ def _suits_kernels(array: Any) -> bool:
 def _add_to(slot: list, index: int, grad: Any) -> None:
     """Add ``grad``, a tensor or an array, to ``slot[index]``, the gradient that came before it."""
     if _suits_kernels(grad) and _suits_kernels(slot[index]):
-        owned = slot[index].flags.c_contiguous and _is_owned(slot, index)
+        owned = _is_owned(slot, index)
         sent = slot[index]
         slot[index] = sent if owned else memory.empty(grad.shape, grad.dtype)
         elementwise.add(slot[index], sent, grad, get_num_threads())
@@ -277,7 +276,7 @@ def _accumulate(slot: list, create_graph: bool) -> None:
     """Add the gradient to the leaf's ``grad``; ``slot`` is [the gradient, the leaf]."""
     # The array becomes the leaf's own only if the slot alone refers to it. Otherwise two gradients, or a
     # gradient and a saved value, would share memory.
-    owned = not create_graph and slot[0].flags.c_contiguous and _is_owned(slot, 0)
+    owned = not create_graph and _is_owned(slot, 0)
     grad, leaf = slot
     if create_graph:
         leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad

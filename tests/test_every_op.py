@@ -544,8 +544,6 @@ CASES = {
             case(np.zeros(shape)[index].shape, index=index, shape=shape, length=4)
             for shape, index in indices()
         ),
-        case((2, 3), index=1, shape=(4, 2, 3), order=(1, 2, 0), length=4),
-        case((4, 2), index=(..., slice(None, None, -2)), shape=(4, 3), order=(1, 0), length=4),
     ],
     "take_along_dim": [
         case((3, 4), integers(0, 4, (3, 2)), dim=1),

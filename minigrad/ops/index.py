@@ -40,34 +40,18 @@ def _is_basic(index: Any) -> bool:
     )
 
 
-def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any, order: Any) -> None:
+def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
     if _is_basic(index):
         total[index] += g
     else:
         add_at(np, total, index, g)
 
 
-@op(name="getitem", view=True, add_gradient=_add_at_index)
-def _getitem(xp, x, *, index, order=None):
-    """``x[index]``; ``order`` is that of x's axes in memory, and the gradient's: None if it is C order."""
+@op(view=True, add_gradient=_add_at_index)
+def getitem(xp, x, *, index):
     found = x[index]
     # NumPy gives a scalar for a single element, which is a copy; with an Ellipsis it is a 0-d view.
     return found if found.ndim or not _is_basic(index) else x[_with_ellipsis(index)]
-
-
-def getitem(x: Any, *, index: Any) -> Any:
-    """``x[index]``. The gradient of a view with permuted axes lies in memory as the view does, so that what
-    the permuting and reshaping make of it on its way back are views too."""
-    is_permuted = isinstance(x, Variable) and x.requires_grad and not x._array.flags.c_contiguous
-    order = _order(x._array) if is_permuted and x.device.type == "cpu" and _is_basic(index) else None
-    return _getitem(x, index=index, order=order)
-
-
-def _order(array: np.ndarray) -> tuple[int, ...] | None:
-    """The axes, those of the largest strides first; None if that is their own order."""
-    axes = range(array.ndim)
-    order = tuple(sorted(axes, key=lambda axis: -abs(array.strides[axis])))
-    return None if order == tuple(axes) else order
 
 
 def _with_ellipsis(index: Any) -> tuple:
@@ -76,16 +60,9 @@ def _with_ellipsis(index: Any) -> tuple:
 
 
 @op
-def scatter_index(xp, g, *, index, shape, order=None):
-    """Zeros of ``shape`` to which ``g`` is added at ``index``; an element indexed twice gets both.
-
-    ``order``: of the axes in memory, the outermost first; C order if None.
-    """
-    if order is None:
-        out = xp.zeros(shape, g.dtype)
-    else:
-        places = [order.index(axis) for axis in range(len(shape))]
-        out = xp.zeros([shape[axis] for axis in order], g.dtype).transpose(places)
+def scatter_index(xp, g, *, index, shape):
+    """Zeros of ``shape`` to which ``g`` is added at ``index``; an element indexed twice gets both."""
+    out = xp.zeros(shape, g.dtype)
     if _is_basic(index):
         out[index] = g
     else:
@@ -94,12 +71,12 @@ def scatter_index(xp, g, *, index, shape, order=None):
 
 
 @scatter_index.shape
-def _(g, *, index, shape, order):
+def _(g, *, index, shape):
     return Spec(shape, g.dtype)
 
 
-_getitem.grad(x=lambda g, _y, _x, *, index, order: scatter_index(g, index=index, shape=_x.shape, order=order))
-scatter_index.grad(g=lambda gg, _y, _g, *, index, shape, order: getitem(gg, index=index))
+getitem.grad(x=lambda g, _y, _x, *, index: scatter_index(g, index=index, shape=_x.shape))
+scatter_index.grad(g=lambda gg, _y, _g, *, index, shape: getitem(gg, index=index))
 
 
 @op(moves=True)
@@ -223,16 +200,13 @@ def _axes_used(part: Any) -> int:
     return part.ndim if getattr(part, "dtype", None) == np.bool_ else 1
 
 
-def _is_advanced(g: Any, *, index: Any, shape: tuple[int, ...], order: Any) -> bool:
+def _is_advanced(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
     return g.size > 0 and not _is_basic(index)
 
 
-def _has_columns(g: Any, *, index: Any, shape: tuple[int, ...], order: Any) -> bool:
+def _has_columns(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
     """Whether adding whole rows pays for numbering them."""
-    return (
-        _is_advanced(g, index=index, shape=shape, order=order)
-        and math.prod(shape[len(_rows(index, shape)) :]) >= 8
-    )
+    return _is_advanced(g, index=index, shape=shape) and math.prod(shape[len(_rows(index, shape)) :]) >= 8
 
 
 def _scatter(device: str, xp: Any, out: Any, g: Any, index: Any) -> None:
@@ -244,13 +218,13 @@ def _scatter(device: str, xp: Any, out: Any, g: Any, index: Any) -> None:
 
 
 @scatter_index.kernel("cpu", name="by_columns", when=_has_columns)
-def _(out, g, *, index, shape, order):
+def _(out, g, *, index, shape):
     """Each row is added as a vector, in the order of the index; threads divide the columns."""
     _scatter("cpu", np, out, g, index)
 
 
 @scatter_index.kernel("cuda", "sim", name="sorted", when=_is_advanced)
-def _(out, g, *, index, shape, order):
+def _(out, g, *, index, shape):
     """Positions sorted, and the segments of equal ones summed in their order: no atomics."""
     _scatter("cuda", cuda.array_module(out), out, g, index)
 
