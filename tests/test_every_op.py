@@ -682,7 +682,10 @@ LARGE = {
 
 
 # None: with the 16-bit floats too, for the kernels that take them.
-DTYPES = {"matmul": "f2 f4 f8", "conv2d": None, "conv2d_input_grad": None, "conv2d_weight_grad": None}
+DTYPES = {
+    "matmul": "f2 f4 f8",
+    **each(["attention", "attention_grad", "conv2d", "conv2d_input_grad", "conv2d_weight_grad"], None),
+}
 
 
 def test_the_table_names_every_op():

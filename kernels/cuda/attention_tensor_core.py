@@ -10,6 +10,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
@@ -66,9 +68,10 @@ def backward(
     """The gradients of ``q``, ``k`` and ``v`` for ``g``, that of ``out``; probabilities are computed anew."""
     B, H, L, _ = q.shape
     D = padded(q, v, FORWARD_TILES)
+    lse = lse.astype(np.float32, copy=False)
     row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
     q, k, v, g = map(_with_whole_chunks, (q, k, v, g))
-    g_stride = g.strides[2] // g.itemsize if L > 1 else g.shape[-1]
+    g_stride = g.reshape(B * H, *g.shape[2:]).strides[1 if L > 1 else 0] // g.itemsize
     shape = shape_of(q, k, v, is_causal, scale)
     inputs = strided(g), strided(q), strided(k), strided(v), lse, row_sums, g_stride, shape
     queries, keys = GRAD_KEYS_TILES[D]

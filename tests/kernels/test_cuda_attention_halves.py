@@ -13,6 +13,7 @@ from minigrad.kernels.cuda import attention_tensor_core as attention
 # B, H, L, S, E, V: one tile and several, features of whole chunks and others, on both sides of 64.
 SIZES = [
     (1, 1, 1, 1, 8, 8),
+    (1, 3, 1, 2, 3, 5),
     (2, 2, 37, 70, 16, 24),
     (1, 1, 140, 70, 5, 7),
     (1, 1, 33, 66, 128, 72),
