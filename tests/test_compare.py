@@ -159,9 +159,10 @@ def test_wrong_arguments_are_refused_at_once():
 def taken(comparison, and_refused):
     """The records but for those of kernels that are made for other problems, and say so."""
     refused = {f"{record.ladder} {record.rung}" for record in comparison if record.refused}
-    # For vectors, for a longer K, for float16 and TF32; for groups of one channel; for windows that overlap.
+    # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap.
     of_matmul = {"matmul gemv", "matmul split_k", "matmul tensor_core"}
-    of_conv2d, of_pooling = {"conv2d depthwise", "conv2d strips"}, {"pooling tiled", "pooling rolling"}
+    of_conv2d = {"conv2d depthwise", "conv2d strips", "conv2d tensor_core"}
+    of_pooling = {"pooling tiled", "pooling rolling"}
     assert refused == of_matmul | of_conv2d | of_pooling | {and_refused}
     return [record for record in comparison if not record.refused]
 
