@@ -117,8 +117,8 @@ MUTANTS = [
     (
         "softmax_grad_registers",
         "row_vectors.cuh",
-        "n < left ? row",
-        "0 < left ? row",
+        "n < left ? C(row",
+        "0 < left ? C(row",
         BEYOND,
     ),
     (
