@@ -162,7 +162,7 @@ def _gelu_curvature(x: Any) -> Any:
     return (2.0 - x * x) * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
 
 
-@op(outputs=("y", "slope"), returns=1, saved_outputs=(1,), materialize_grads=False)
+@op(outputs=("y", "slope"), saved_outputs=(1,), materialize_grads=False)
 def gelu_and_slope(xp, x):
     """GELU; its derivative, which costs little beside it, is kept: the gradient is a product."""
     cdf = _normal_cdf(xp, x)
@@ -220,7 +220,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     """
     if approximate == "none":
         x = floating(x)
-        return gelu_and_slope(x) if _keeps_slope(x) else _gelu(x)
+        return gelu_and_slope(x)[0] if _keeps_slope(x) else _gelu(x)
     if approximate == "tanh":
         return _gelu_tanh(floating(x))
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
