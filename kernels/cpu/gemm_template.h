@@ -231,6 +231,7 @@ MAYBE_UNUSED void NAME(macro_kernel_ahead)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t
                                            ptrdiff_t d_row, NAME(Ahead) ahead)
 {
     const ptrdiff_t tiles = ((mc + NAME(MR) - 1) / NAME(MR)) * ((nc + NAME(NR) - 1) / NAME(NR));
+    if (tiles == 0) return;
     const ptrdiff_t share = (ahead.runs + tiles - 1) / tiles;
     for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
         for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR)) {
