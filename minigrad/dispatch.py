@@ -62,7 +62,7 @@ class Kernel(NamedTuple):
         amplification: how many times the rounding errors of the op's definition its own may be, then relative
             to the largest elements of the result; None for a kernel that computes the definition.
         summary: what this rung adds, in a sentence or two.
-        is_users: whether it is not one of minigrad's own.
+        user_defined: whether it is not one of minigrad's own.
     """
 
     op: str
@@ -75,7 +75,7 @@ class Kernel(NamedTuple):
     summary: str
     prefer: Callable[..., bool] | None = None
     amplification: float | None = None
-    is_users: bool = False
+    user_defined: bool = False
 
 
 class KernelTable:
@@ -114,7 +114,7 @@ class KernelTable:
 
     def _forget(self) -> None:
         """Start a new cache: another thread may just be adding to the old one what is no longer so."""
-        self.is_replaced = bool(self.scoped) or any(k.is_users for k in self.kernels)
+        self.is_replaced = bool(self.scoped) or any(k.user_defined for k in self.kernels)
         self.takes_shortcuts = not (self.selected or self.is_replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
 

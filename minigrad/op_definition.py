@@ -295,7 +295,7 @@ class OpDefinition:
                     summary,
                     prefer,
                     amplification,
-                    is_users=_is_user_defined(run),
+                    user_defined=_is_user_defined(run),
                 )
             )
             return run

@@ -26,3 +26,8 @@ def message(*args, error=KernelAccessError, **options):
 
 def zeros(*shape, dtype=np.float32):
     return np.zeros(shape, dtype)
+
+
+def normal(*shape, dtype=np.float64, seed=0):
+    """Normal random numbers, the same for the same shape and seed."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)

@@ -540,10 +540,7 @@ CASES = {
     # indexing
     "getitem": [case(shape, index=index) for shape, index in indices()],
     "scatter_index": [
-        *(
-            case(np.zeros(shape)[index].shape, index=index, shape=shape, length=4)
-            for shape, index in indices()
-        ),
+        case(np.zeros(shape)[index].shape, index=index, shape=shape, length=4) for shape, index in indices()
     ],
     "take_along_dim": [
         case((3, 4), integers(0, 4, (3, 2)), dim=1),

@@ -122,7 +122,7 @@ def _amin(xp, x, *, dim, keepdim):
 
 def _extremum_grad(g, y, x, *, dim, keepdim):
     """Shared evenly among the elements that attain the extremum."""
-    if x.device is not cpu_device:
+    if x.device is not cpu_device:  # where each op of those below would be a launch
         return extremum_grad(g, y, x, dim=dim, keepdim=keepdim)
     best = cast(x == restore(y, x.shape, dim), dtype=x.dtype)
     return best * restore(g / _sum(best, dim=dim, keepdim=keepdim), x.shape, dim)

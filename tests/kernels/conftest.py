@@ -69,3 +69,10 @@ def run(backend):
         return backend.get(out)
 
     return run
+
+
+@pytest.fixture
+def checked_accesses():
+    """The simulator checks every access of memory."""
+    with sim.checks():
+        yield

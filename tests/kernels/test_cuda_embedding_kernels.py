@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from simulated import normal
 
 from minigrad.kernels import cuda, sim
 from minigrad.kernels.cuda import embedding, gather, segments
@@ -36,10 +37,6 @@ def run(request):
         return get(out)
 
     return run
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def numbers(high, *shape, seed=0, low=0):

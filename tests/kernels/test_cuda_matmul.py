@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from simulated import normal
 
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import gemv, matmul, matmul_warp_tile, split_k
@@ -18,15 +19,7 @@ DTYPES = [np.float32, np.float64]
 LONG = 2 * split_k.PART  # the shortest K that split_k cuts
 
 
-@pytest.fixture(autouse=True)
-def _checks():
-    """The simulator checks every access of memory."""
-    with sim.checks():
-        yield
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+pytestmark = pytest.mark.usefixtures("checked_accesses")
 
 
 def check(backend, kernel, a, b):

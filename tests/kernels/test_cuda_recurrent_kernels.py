@@ -20,11 +20,7 @@ walks = pytest.mark.parametrize(("reverse", "optional"), [(False, True), (True, 
 nonlinearities = pytest.mark.parametrize(("reverse", "nonlinearity"), [(False, "tanh"), (True, "relu")])
 
 
-@pytest.fixture(autouse=True)
-def _checks():
-    """The simulator checks every access of memory."""
-    with sim.checks():
-        yield
+pytestmark = pytest.mark.usefixtures("checked_accesses")
 
 
 def drawn(dtype, *shapes):

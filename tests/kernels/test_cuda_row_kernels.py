@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from simulated import normal
 
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import reduce, softmax
@@ -11,10 +12,6 @@ from minigrad.kernels.cuda import reduce, softmax
 DTYPES = [np.float32, np.float64]
 COLUMNS = [1, 31, 32, 33, 257, 1000, 2049]
 SHAPES = [(3, columns) for columns in COLUMNS] + [(1, 1), (70, 5), (300, 3), (0, 4), (4, 0), (0, 0)]
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def assert_within(actual, expected, bound):

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from simulated import normal
 
 import minigrad as mg
 from minigrad.kernels import sim
@@ -15,15 +16,7 @@ needs_simulator = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _checks():
-    """The simulator checks every access of memory."""
-    with sim.checks():
-        yield
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+pytestmark = pytest.mark.usefixtures("checked_accesses")
 
 
 # ---- losses ------------------------------------------------------------------------------------------------

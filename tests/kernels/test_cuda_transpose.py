@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 
-from minigrad.kernels import sim
 from minigrad.kernels.cuda.transpose import transpose
 
-
-@pytest.fixture(autouse=True)
-def _checks():
-    """The simulator checks every access of memory."""
-    with sim.checks():
-        yield
+pytestmark = pytest.mark.usefixtures("checked_accesses")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32, np.int32, np.float64])

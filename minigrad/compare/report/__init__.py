@@ -36,9 +36,7 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
             figure = PICTURES[name](chapter, False) if name in PICTURES else None
             if figure is not None:
                 written = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
-                with rc_context(
-                    {"svg.fonttype": "none"}
-                ):  # text as text, which takes less time than its outlines
+                with rc_context({"svg.fonttype": "none"}):  # text as text: quicker than its outlines
                     for path in written:
                         figure.savefig(path, dpi=120, facecolor="white")
                 paths += written
