@@ -682,6 +682,10 @@ LARGE = {
 DTYPES = {
     "matmul": "f2 f4 f8",
     **each(["attention", "attention_grad", "conv2d", "conv2d_input_grad", "conv2d_weight_grad"], None),
+    **each(["softmax", "softmax_grad", "log_softmax", "log_softmax_grad"], None),
+    **each(["cross_entropy", "cross_entropy_grad", "embedding", "embedding_grad", "dropout"], None),
+    **each(["sum", "amax", "amin", "avg_pool2d", "avg_pool2d_input_grad"], None),
+    **each(["max_pool2d", "max_pool2d_gather", "max_pool2d_input_grad"], None),
 }
 
 
