@@ -182,7 +182,8 @@ MAYBE_UNUSED void NAME(copy_elements)(ptrdiff_t n, const real *x, real *to)
         *(vector_u *)(to + n - LANES) = *(const vector_u *)(x + n - LANES);
     } else if (n >= NAME(SHORT_LANES)) {
         const ptrdiff_t last = n - NAME(SHORT_LANES);
-        *(short_vector_u *)to = *(const short_vector_u *)x;
+        for (ptrdiff_t j = 0; j < last; j += NAME(SHORT_LANES))
+            *(short_vector_u *)(to + j) = *(const short_vector_u *)(x + j);
         *(short_vector_u *)(to + last) = *(const short_vector_u *)(x + last);
     } else {
         for (ptrdiff_t j = 0; j < n; j++) to[j] = x[j];
