@@ -66,7 +66,7 @@ cdef enum:
     CHEAP = 32768
     COSTLY = 16384
     LARGE = 32768  # results of fewer elements NumPy's loops, which need no setting up, have done sooner
-    FEW = 1024  # up to here they have so even where nothing but ``new`` stands before a kernel
+    FEW = 1024  # below, those of cheap functions have so even where nothing but ``new`` stands before a kernel
 
 cdef object BOOL = cnp.PyArray_DescrFromType(cnp.NPY_BOOL)
 
@@ -147,6 +147,7 @@ cdef class Function:
 
     cdef function f32, f64
     cdef int arity, work_per_thread
+    cdef int least  # elements that ``new`` asks for
     cdef int arrays  # the inputs after so many are numbers
     cdef bint takes_number  # as one of two inputs, without a copy
     cdef bint returns_bool, takes_bool  # the result of a comparison; the first input of ``where``
@@ -159,7 +160,7 @@ cdef class Function:
 
     def new(self, *arguments):
         """The function of inputs and threads as a new array; None if the inputs are not floats of one dtype,
-        arrays or numbers, that broadcast to at least ``FEW`` elements."""
+        arrays or numbers, or if a cheap one would have fewer than ``FEW`` elements."""
         cdef cnp.npy_intp sizes[MAX_DIMS]
         cdef cnp.ndarray first = None
         cdef int k, ndim = 0
@@ -177,7 +178,7 @@ cdef class Function:
                 return None
         for k in range(ndim):
             n *= sizes[k]
-        if first is None or n < FEW:
+        if first is None or n < self.least:
             return None
         shape = tuple([sizes[ndim - 1 - k] for k in range(ndim)])
         cdef cnp.ndarray out = empty(shape, BOOL if self.returns_bool else first.dtype)
@@ -247,14 +248,14 @@ cdef Function cheap(str name, int arity, function f32, function f64, str doc):
     cdef Function made = Function.__new__(Function)
     made.__name__, made.__doc__, made.f32, made.f64 = name, doc, f32, f64
     made.arity = made.arrays = arity
-    made.work_per_thread, made.takes_number = CHEAP, arity == 2
+    made.work_per_thread, made.least, made.takes_number = CHEAP, FEW, arity == 2
     return made
 
 
 cdef Function costly(str name, int arity, function f32, function f64, str doc):
     """A function that is bound by arithmetic."""
     cdef Function made = cheap(name, arity, f32, f64, doc)
-    made.work_per_thread, made.takes_number = COSTLY, False
+    made.work_per_thread, made.least, made.takes_number = COSTLY, 0, False
     return made
 
 

@@ -90,6 +90,15 @@ def test_functions_of_one(kernel_module, dtype, name):
         assert_same(run.new(x, 2), out_of(run, x.shape, dtype, x, 2))
 
 
+@pytest.mark.parametrize("shape", [(0,), (), (1,), (3, 0, 2), (7,), (5, 9)])
+def test_costly_functions_of_any_size(kernel_module, dtype, shape):
+    elementwise, x = kernel_module("elementwise"), np.asarray(np.abs(normal(shape, dtype)))
+    for name in ("exp", "log", "tanh", "sigmoid", "sin"):
+        run = getattr(elementwise, name)
+        assert_same(run.new(x, 2), out_of(run, shape, dtype, x, 2))
+    assert elementwise.relu.new(x, 2) is None
+
+
 def test_what_functions_leave_to_others(kernel_module):
     elementwise, x = kernel_module("elementwise"), np.ones((60, 50), np.float32)
     others = [x.astype(other) for other in (np.float64, np.int64, np.float16, ">f4")]
