@@ -17,7 +17,10 @@ def two_threads():
 FORWARD = {
     "first layer": ((2, 3, 8, 8), (16, 3, 3, 3), 1, "planes"),
     "last layer": ((2, 16, 8, 8), (3, 16, 3, 3), 1, "planes"),
-    "depthwise": ((2, 32, 8, 8), (32, 1, 3, 3), 32, "planes"),
+    "depthwise": ((2, 32, 8, 8), (32, 1, 3, 3), 32, "depthwise"),
+    "depthwise, long rows": ((2, 32, 8, 40), (32, 1, 3, 3), 32, "planes"),
+    "depthwise, few channels": ((2, 8, 8, 8), (8, 1, 3, 3), 8, "planes"),
+    "two outputs of each channel": ((2, 32, 8, 8), (64, 1, 3, 3), 32, "planes"),
     "many channels": ((2, 16, 8, 8), (16, 16, 4, 4), 1, "implicit_gemm"),
     "1x1": ((2, 16, 12, 12), (16, 16, 1, 1), 1, "im2col"),
     "1x1, small": ((2, 16, 7, 7), (16, 16, 1, 1), 1, "implicit_gemm"),
@@ -65,6 +68,24 @@ def test_weight_grad():
 def test_a_selected_kernel_runs_everywhere(x, weight, groups, rung):
     with use_kernel("conv2d", rung):
         assert choose("conv2d", x, weight, None, groups=groups) == rung
+
+
+def test_depthwise_gradients():
+    """Small or strided planes; and a gradient for the weight of many taps."""
+
+    def gradients(size, kernel, stride=1):
+        x, weight, output = (2, 32, size, size), (32, 1, kernel, kernel), (size - kernel) // stride + 1
+        options = {"stride": (stride, stride), "groups": 32}
+        return (
+            choose("conv2d_input_grad", (2, 32, output, output), weight, input_size=x[2:], **options),
+            choose("conv2d_weight_grad", (2, 32, output, output), x, kernel_size=(kernel, kernel), **options),
+        )
+
+    assert gradients(14, 3) == ("depthwise", "depthwise")
+    assert gradients(30, 3) == ("planes", "planes")
+    assert gradients(30, 5) == ("planes", "depthwise")
+    assert gradients(56, 3, stride=2) == ("depthwise", "depthwise")
+    assert gradients(112, 3, stride=2) == ("planes", "planes")
 
 
 def test_answers_follow_the_settings():

@@ -16,6 +16,12 @@
  * elements and one row of b. The offsets are reloaded each time from the first-level cache, on load ports
  * that are idle otherwise.
  *
+ *   gather_lanes_T(width, rows, row, depth, step, x, b, start, c)
+ *       c[row[i].at + j] = start[j] + sum over p < depth of x[row[i].x + step[p].x + j] * b[step[p].at + j]
+ *
+ * for convolutions of each channel by itself, where x has channels in the lanes too. A multiply-add then takes
+ * a load of its own.
+ *
  *   pack_channels_T(channels, pixels, planes, plane_stride, panel)
  *       panel[pixel * NR + channel] = planes[channel * plane_stride + pixel]; from `channels` to NR, zeros
  *   store_channels_T(channels, pixels, panel, planes, plane_stride)

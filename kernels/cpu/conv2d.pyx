@@ -1,4 +1,4 @@
-"""2-D convolution and its two gradients, each as a ladder of four rungs.
+"""2-D convolution and its two gradients, each as a ladder of rungs.
 
     forward      out[n, o, i, j] = bias[o] + the sum of weight[o, c, u, v] * x[n, c, h, w] over c, u, v
     input_grad   out[n, c, h, w] = the sum of weight[o, c, u, v] * grad_output[n, o, i, j] over o, u, v
@@ -18,12 +18,14 @@ output channel sees only the input channels of its own group. Shapes:
     im2col          + the input under each kernel tap copied out into a matrix, so that a GEMM does the sums
     implicit_gemm   + the same GEMM without that matrix: its elements are found by adding two offsets
     planes          + vectors that run along the pixels of a row, for layers with few channels in a group
+    depthwise       for one channel in a group: vectors across the groups, of planes transposed in cache
 
-All four make 2 N O OH OW (C / groups) KH KW floating-point operations. *direct* loads three elements and
+All of them make 2 N O OH OW (C / groups) KH KW floating-point operations. *direct* loads three elements and
 stores one for each multiply-add. *im2col* runs at the speed of GEMM, but first writes a matrix KH KW times as
 large as x, and reads it back: with few output channels that traffic costs more than the arithmetic.
 *implicit_gemm* has the intensity of the GEMM tile and no such traffic, and spares the taps that fall into the
-padding; its vectors hold output channels. *planes* copies the input once, with its padding.
+padding; its vectors hold output channels. *planes* copies the input once, with its padding. *depthwise* has a load
+for each multiply-add.
 minigrad/ops/conv_choice.py says which of them runs where.
 
 Every array is C-contiguous, all of one dtype, float32 or float64. ``threads`` is the number of OpenMP
@@ -31,7 +33,7 @@ threads; the same thread count gives the same bits.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport INTPTR_MAX, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -57,6 +59,7 @@ include "conv2d_direct.pxi"
 include "conv2d_im2col.pxi"
 include "conv2d_correlation.pxi"
 include "conv2d_implicit_gemm.pxi"
+include "conv2d_depthwise.pxi"
 include "conv2d_planes_layout.pxi"
 include "conv2d_planes.pxi"
 
@@ -109,6 +112,18 @@ def forward_planes(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray
     planes_forward(&conv)
 
 
+def forward_depthwise(cnp.ndarray out not None, cnp.ndarray x not None, cnp.ndarray weight not None, bias,
+                      int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+                      int threads):
+    """For one channel in a group: puts channels into the lanes again, of planes transposed in cache, so that each
+    sums up its own window, and small or strided planes fill vectors."""
+    cdef Conv conv
+    read_conv(&conv, x, weight, out, bias,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    check_output(out, conv.dtype)
+    depthwise_correlation(&conv, False)
+
+
 # ---- gradient for the input --------------------------------------------------------------------------------
 
 
@@ -156,6 +171,17 @@ def input_grad_planes(cnp.ndarray out not None, cnp.ndarray grad_output not None
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
     planes_input_grad(&conv)
+
+
+def input_grad_depthwise(cnp.ndarray out not None, cnp.ndarray grad_output not None,
+                         cnp.ndarray weight not None, int stride_h, int stride_w, int pad_h, int pad_w,
+                         int dil_h, int dil_w, int groups, int threads):
+    """For one channel in a group: the phases of the stride on transposed planes, which need no interleaving."""
+    cdef Conv conv
+    read_conv(&conv, out, weight, grad_output, None,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    check_output(out, conv.dtype)
+    depthwise_correlation(&conv, True)
 
 
 # ---- gradient for the weight -------------------------------------------------------------------------------
@@ -206,6 +232,17 @@ def weight_grad_planes(cnp.ndarray out not None, cnp.ndarray grad_output not Non
               Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
     check_output(out, conv.dtype)
     planes_weight_grad(&conv)
+
+
+def weight_grad_depthwise(cnp.ndarray out not None, cnp.ndarray grad_output not None, cnp.ndarray x not None,
+                          int stride_h, int stride_w, int pad_h, int pad_w, int dil_h, int dil_w, int groups,
+                          int threads):
+    """For one channel in a group: each tap sums up products of transposed planes, channel by channel."""
+    cdef Conv conv
+    read_conv(&conv, x, out, grad_output, None,
+              Options(stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups, threads))
+    check_output(out, conv.dtype)
+    depthwise_weight_grad(&conv)
 
 
 # ---- reading the arguments ---------------------------------------------------------------------------------

@@ -123,8 +123,9 @@ cdef inline void taps_inside(const Axis *axis, Py_ssize_t output, Py_ssize_t *fi
 
 
 cdef Correlation *plan_correlation(const Conv *conv, const Axis *h, const Axis *w, Py_ssize_t channels,
-                                   int threads) except NULL:
-    """Chooses blocks, enough for ``threads``, and lists the taps and pixels of each region. To be freed."""
+                                   Py_ssize_t source_bytes, int threads) except NULL:
+    """Chooses blocks, of ``source_bytes`` each and enough for ``threads``, and lists the taps and pixels of each
+    region. To be freed."""
     cdef Correlation plan
     cdef bint is_float = conv.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t item = sizeof(float) if is_float else sizeof(double), row_taps = 0, column_taps = 0
@@ -132,7 +133,7 @@ cdef Correlation *plan_correlation(const Conv *conv, const Axis *h, const Axis *
     plan.h, plan.w, plan.images, plan.groups, plan.channels = h[0], w[0], conv.N, conv.groups, channels
     plan.depth, plan.panel_width = channels * h.taps * w.taps, NR_f32 if is_float else NR_f64
     plan.regions = row_runs * column_runs
-    choose_blocks(&plan, SOURCE_BYTES // item, threads)
+    choose_blocks(&plan, source_bytes // item, threads)
     cdef Py_ssize_t pixels = plan.block_images * h.outputs * w.outputs
     cdef Py_ssize_t taps = channels * row_taps * column_taps
     cdef Correlation *result = <Correlation *> allocate(

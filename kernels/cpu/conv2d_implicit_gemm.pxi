@@ -93,7 +93,7 @@ cdef int run_product(Conv *conv, Product *product, Axis h, Axis w) except -1:
     cdef bint is_float = conv.dtype == cnp.NPY_FLOAT32
     cdef bint panels = by_panels(conv, product.panels, product.channels * h.taps * w.taps,
                                  conv.N * h.size * w.size)
-    cdef Correlation *plan = plan_correlation(conv, &h, &w, product.source_channels,
+    cdef Correlation *plan = plan_correlation(conv, &h, &w, product.source_channels, SOURCE_BYTES,
                                               1 if panels else conv.threads)
     cdef Py_ssize_t item = sizeof(float) if is_float else sizeof(double)
     cdef Py_ssize_t panel_elements = plan.panel_width * (plan.depth + 1)      # weights and biases
@@ -253,7 +253,8 @@ cdef int implicit_weight_grad(Conv *conv) except -1:
     sums.panels = panels_of(conv, conv.group_out)
     cdef bint panels = by_panels(conv, sums.panels, conv.group_out * conv.KH * conv.KW,
                                  conv.N * conv.H * conv.W)
-    cdef Correlation *plan = plan_correlation(conv, &h, &w, conv.group_in, 1 if panels else conv.threads)
+    cdef Correlation *plan = plan_correlation(conv, &h, &w, conv.group_in, SOURCE_BYTES,
+                                              1 if panels else conv.threads)
     parts = conv.threads if panels else min(<Py_ssize_t> conv.threads, plan.image_blocks * plan.bands)
     sums.panel_size = plan.depth * plan.panel_width
     sums.size = sums.panel_size if panels else conv.groups * sums.panels * sums.panel_size

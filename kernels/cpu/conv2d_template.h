@@ -1,9 +1,10 @@
 /* The functions of conv2d.h for one element type. Included by conv2d.h alone, which documents them. */
 
-/* A tile of `rows` x (`vectors` * LANES), both compile-time constants. */
-ALWAYS_INLINE void NAME(gather_tile)(const int rows, const int vectors, const place *row, ptrdiff_t depth,
-                                     const place *step, const real *x, const real *b, const real *start,
-                                     real *c)
+/* A tile of `rows` x (`vectors` * LANES), both compile-time constants. So is `lanewise`: whether each element of
+ * a row of c has elements of x of its own, that lie side by side. */
+ALWAYS_INLINE void NAME(gather_tile)(const int lanewise, const int rows, const int vectors, const place *row,
+                                     ptrdiff_t depth, const place *step, const real *x, const real *b,
+                                     const real *start, real *c)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++)
@@ -13,8 +14,12 @@ ALWAYS_INLINE void NAME(gather_tile)(const int rows, const int vectors, const pl
         vector b_vector[TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b_step + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
-            const real x_element = x_step[row[i].x];
-            UNROLL for (int v = 0; v < vectors; v++) sum[i][v] += x_element * b_vector[v];
+            const real *x_row = x_step + row[i].x;
+            UNROLL for (int v = 0; v < vectors; v++)
+                if (lanewise)
+                    sum[i][v] += *(const vector_u *)(x_row + v * LANES) * b_vector[v];
+                else
+                    sum[i][v] += *x_row * b_vector[v];
         }
     }
     UNROLL for (int i = 0; i < rows; i++) {
@@ -26,11 +31,11 @@ ALWAYS_INLINE void NAME(gather_tile)(const int rows, const int vectors, const pl
 }
 
 /* One copy of `gather_tile` for each number of rows. */
-ALWAYS_INLINE void NAME(gather_tile_rows)(ptrdiff_t rows, const int vectors, const place *row,
-                                          ptrdiff_t depth, const place *step, const real *x, const real *b,
-                                          const real *start, real *c)
+ALWAYS_INLINE void NAME(gather_tile_rows)(const int lanewise, ptrdiff_t rows, const int vectors,
+                                          const place *row, ptrdiff_t depth, const place *step, const real *x,
+                                          const real *b, const real *start, real *c)
 {
-#define ROWS(n) case n: NAME(gather_tile)(n, vectors, row, depth, step, x, b, start, c); break;
+#define ROWS(n) case n: NAME(gather_tile)(lanewise, n, vectors, row, depth, step, x, b, start, c); break;
     switch (rows) {
         ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if TILE_ROWS >= 8
@@ -43,9 +48,9 @@ ALWAYS_INLINE void NAME(gather_tile_rows)(ptrdiff_t rows, const int vectors, con
 #undef ROWS
 }
 
-NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place *row, ptrdiff_t depth,
-                                    const place *step, const real *x, const real *b, const real *start,
-                                    real *c)
+ALWAYS_INLINE void NAME(gather)(const int lanewise, ptrdiff_t width, ptrdiff_t rows, const place *row,
+                                ptrdiff_t depth, const place *step, const real *x, const real *b,
+                                const real *start, real *c)
 {
     const ptrdiff_t blocks = depth > GATHER_DEPTH ? (depth + GATHER_DEPTH - 1) / GATHER_DEPTH : 1;
     const ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -54,11 +59,26 @@ NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place
         for (ptrdiff_t tile = 0; tile < tiles; tile++) { /* nearly equal ones: a thin tile waits for its sums */
             const ptrdiff_t i = tile * rows / tiles, tile_rows = (tile + 1) * rows / tiles - i;
             if (width <= LANES)
-                NAME(gather_tile_rows)(tile_rows, 1, row + i, count, step + first, x, b, start, c);
+                NAME(gather_tile_rows)(lanewise, tile_rows, 1, row + i, count, step + first, x, b, start, c);
             else
-                NAME(gather_tile_rows)(tile_rows, TILE_VECTORS, row + i, count, step + first, x, b, start, c);
+                NAME(gather_tile_rows)(lanewise, tile_rows, TILE_VECTORS, row + i, count, step + first, x, b,
+                                       start, c);
         }
     }
+}
+
+NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place *row, ptrdiff_t depth,
+                                    const place *step, const real *x, const real *b, const real *start,
+                                    real *c)
+{
+    NAME(gather)(0, width, rows, row, depth, step, x, b, start, c);
+}
+
+NEVER_INLINE void NAME(gather_lanes)(ptrdiff_t width, ptrdiff_t rows, const place *row, ptrdiff_t depth,
+                                     const place *step, const real *x, const real *b, const real *start,
+                                     real *c)
+{
+    NAME(gather)(1, width, rows, row, depth, step, x, b, start, c);
 }
 
 NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *planes,

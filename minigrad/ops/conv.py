@@ -18,7 +18,13 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
-from minigrad.ops.conv_choice import PREFERS, PREFERS_ON_A_CARD, fits_winograd, fits_winograd_on_a_card
+from minigrad.ops.conv_choice import (
+    PREFERS,
+    PREFERS_ON_A_CARD,
+    fits_depthwise,
+    fits_winograd,
+    fits_winograd_on_a_card,
+)
 from minigrad.ops.padding import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
@@ -409,9 +415,10 @@ for _op, _pass, _conditions in (
         ),
     ),
 ):
-    for _rung in ("direct", "im2col", "implicit_gemm", "planes"):
+    for _rung in ("direct", "im2col", "implicit_gemm", "planes", "depthwise"):
         _register(
             *(_op, ("cpu",), _rung, _run_on_cpu(_pass, _rung)),
+            when=fits_depthwise if _rung == "depthwise" else None,
             prefer=PREFERS[_pass].get(_rung),
         )
     _register(

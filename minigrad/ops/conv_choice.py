@@ -1,12 +1,13 @@
 """Which of the CPU's convolution kernels runs for which layer: the one place that says so, and why.
 
 Each rule is a condition of a rung of the ladder (``kernels/cpu/conv2d.pyx``, ``conv2d_winograd.pyx``). They
-are asked in the order *winograd*, *planes*, *implicit_gemm*, *im2col*, and ``use_kernel`` overrides them. The
-figures are GFLOP/s on one thread of an AMD EPYC (AVX2, 47 GFLOP/s at best), batch 8 to 128, float32.
+are asked in the order *winograd*, *depthwise*, *planes*, *implicit_gemm*, *im2col*, and ``use_kernel``
+overrides them. The figures are GFLOP/s on one thread of an AMD EPYC (AVX2, 47 GFLOP/s at best), batch 8 to
+128, float32; where *depthwise* takes part, of another (AVX-512, 117 GFLOP/s at best).
 
 A rung is fast where it fills its vectors, and idle lanes are what the rules avoid: *implicit_gemm* has
-output channels in the lanes of a vector, *planes* neighbouring pixels of a row. Channels below are those of
-one group.
+output channels in the lanes of a vector, *depthwise* groups, *planes* neighbouring pixels of a row. Channels
+below are those of one group.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Layer(NamedTuple):
     kernel: tuple[int, int]
     stride: tuple[int, int]
     pixels: int  # of an image of the output, nearly
-    width: int  # of the result
+    width: int  # of the result (for the weight's gradient: of the output)
+    groups: int
     threads: int
 
 
@@ -48,7 +50,7 @@ def _forward(
     (images, _channels, height, width), (out_channels, channels, *kernel) = x, weight
     pixels, columns = height * width // (stride[0] * stride[1]), width // stride[1]
     result = out_channels // groups
-    return Layer(images, channels, result, tuple(kernel), stride, pixels, columns, threads)
+    return Layer(images, channels, result, tuple(kernel), stride, pixels, columns, groups, threads)
 
 
 def _input_grad(
@@ -56,7 +58,7 @@ def _input_grad(
 ) -> Layer:
     (images, _channels, height, width), (out_channels, channels, *kernel) = g, weight
     source, pixels = out_channels // groups, height * width
-    return Layer(images, source, channels, tuple(kernel), stride, pixels, input_size[1], threads)
+    return Layer(images, source, channels, tuple(kernel), stride, pixels, input_size[1], groups, threads)
 
 
 def _weight_grad(
@@ -64,7 +66,7 @@ def _weight_grad(
 ) -> Layer:
     images, out_channels, height, width = g
     source, result = x[1] // groups, out_channels // groups
-    return Layer(images, source, result, kernel_size, stride, height * width, kernel_size[1], threads)
+    return Layer(images, source, result, kernel_size, stride, height * width, width, groups, threads)
 
 
 def _is_product(layer: Layer, pixels: int) -> bool:
@@ -80,6 +82,25 @@ def _is_product(layer: Layer, pixels: int) -> bool:
         and layer.pixels >= pixels
         and layer.images >= layer.threads
     )
+
+
+def _prefers_depthwise(layer: Layer, width: int = 20) -> bool:
+    """The two transposes of *depthwise* take as long whatever a row's width, and whatever the stride; rows of
+    less than two vectors, and their phases, leave lanes of *planes* idle.
+
+    3x3 at 7 x 7: 35 (*planes* 12), 14 x 14: 37 (26), 20 x 20: 29 (29), 28 x 28: 29 (42); at stride 2, from
+    14 x 14: 20 (6), 28 x 28: 16 (8), 56 x 56: 13 (10), and from 112 x 112, where the transposed planes leave
+    the second-level cache, 7 (8).
+    """
+    strided = max(layer.stride) > 1
+    small = layer.pixels * layer.stride[0] * layer.stride[1] <= 4096 if strided else layer.width <= width
+    return layer.source == layer.result == 1 and layer.groups >= 16 and small
+
+
+def _weight_grad_prefers_depthwise(layer: Layer) -> bool:
+    """As forward; but *planes* has registers for the sums of 9 taps, and reads its planes again for more: 5x5
+    at 28 x 28: 54 (*planes* 40)."""
+    return _prefers_depthwise(layer, 28 if layer.kernel[0] * layer.kernel[1] > 9 else 20)
 
 
 def _prefers_planes(layer: Layer) -> bool:
@@ -132,6 +153,14 @@ def _weight_grad_prefers_im2col(layer: Layer) -> bool:
     """As forward, for larger images: 64 -> 128 channels at 28 x 28: 36 (*implicit_gemm* 34), 64 -> 6 at
     56 x 56: 26 (19); at 14 x 14 nothing is gained."""
     return _is_product(layer, 512)
+
+
+def fits_depthwise(
+    first: Any, second: Any, _bias: Any = None, *, groups: int, kernel_size: Any = None, **_: Any
+) -> bool:
+    """Whether each channel of the input makes one of the output."""
+    ends = second.shape[:2] if kernel_size is None else (first.shape[1], second.shape[1] // groups)
+    return ends == (groups, 1)
 
 
 # ---- Winograd's algorithm ----------------------------------------------------------------------------------
@@ -223,16 +252,19 @@ def _unless(read: Callable[..., Layer], rule: Callable[[Layer], bool]) -> Callab
 
 PREFERS: dict[str, dict[str, Callable[..., bool]]] = {
     "forward": {
+        "depthwise": _rule(_forward, _prefers_depthwise),
         "planes": _rule(_forward, _prefers_planes),
         "implicit_gemm": _unless(_forward, _prefers_im2col),
         "winograd": _prefers_winograd("forward", cpu.conv2d_winograd),
     },
     "input_grad": {
+        "depthwise": _rule(_input_grad, _prefers_depthwise),
         "planes": _rule(_input_grad, _input_grad_prefers_planes),
         "implicit_gemm": _unless(_input_grad, _input_grad_prefers_im2col),
         "winograd": _prefers_winograd("input_grad", cpu.conv2d_winograd),
     },
     "weight_grad": {
+        "depthwise": _rule(_weight_grad, _weight_grad_prefers_depthwise),
         "planes": _rule(_weight_grad, _weight_grad_prefers_planes),
         "implicit_gemm": _unless(_weight_grad, _weight_grad_prefers_im2col),
         "winograd": _prefers_winograd("weight_grad", cpu.conv2d_winograd),

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from minigrad.kernels import cpu
 
 FUNCTIONS = ("forward", "input_grad", "weight_grad")
-RUNGS = ("direct", "im2col", "implicit_gemm", "planes")
+RUNGS = ("direct", "im2col", "implicit_gemm", "planes", "depthwise")
 
 functions = pytest.mark.parametrize("function", FUNCTIONS)
 rungs = pytest.mark.parametrize("rung", RUNGS)
@@ -85,12 +85,22 @@ CASES = [
     Case((1, 2, 6, 19), 2, (5, 5), stride=(1, 3), pad=(3, 6), groups=2),
     Case((1, 8, 5, 90), 8, (3, 3), pad=(1, 1), groups=2),
     Case((1, 3, 12, 50), 14, (7, 7), stride=(2, 2), pad=(3, 3)),
+    # One channel in a group: fewer of them than a vector has lanes, and a few more than two or four have.
+    Case((2, 5, 7, 7), 5, (3, 3), pad=(1, 1), groups=5),
+    Case((3, 33, 6, 9), 33, (3, 3), stride=(2, 2), pad=(1, 1), groups=33),
+    Case((1, 19, 11, 6), 19, (2, 5), stride=(3, 1), pad=(4, 5), dilation=(2, 3), groups=19),
+    Case((2, 66, 2, 3), 66, (1, 1), stride=(2, 3), pad=(2, 1), groups=66),
 ]
+DEPTHWISE = Case((3, 36, 9, 8), 36, (3, 3), stride=(1, 2), pad=(1, 1), groups=36)
+# Rows from one column to more than two vectors of any level and dtype.
+WIDTHS = range(1, 36)
 EMPTY_CASES = [
     Case((0, 3, 5, 5), 4, (3, 3), pad=(1, 1)),
     Case((2, 0, 5, 5), 4, (3, 3), pad=(1, 1)),
     Case((2, 9, 5, 5), 0, (3, 3), stride=(2, 2)),
     Case((2, 3, 0, 4), 5, (1, 1), pad=(1, 0)),
+    Case((0, 3, 5, 5), 3, (3, 3), stride=(2, 1), pad=(1, 1), groups=3),
+    Case((2, 3, 0, 4), 3, (1, 1), pad=(1, 0), groups=3),
 ]
 
 
@@ -196,6 +206,16 @@ def compute(module, function, rung, case, operands, threads=1, bias=True):
     return out
 
 
+def skip_unless_it_fits(rung, case):
+    if rung not in rungs_for(case):
+        pytest.skip("the rung is for groups of one channel at both ends")
+
+
+def rungs_for(case):
+    is_depthwise = case.x[1] == case.out_channels == case.groups
+    return [rung for rung in RUNGS if is_depthwise or rung != "depthwise"]
+
+
 def assert_correct(module, function, rung, case, dtype, threads=1):
     out = compute(module, function, rung, case, arrays(case, dtype), threads)
     exact, absolute = expected(function, case, dtype)
@@ -216,13 +236,32 @@ def conv2d(kernel_module):
 @threads_1_2
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_the_definition(conv2d, dtype, case, function, rung, threads):
+    skip_unless_it_fits(rung, case)
     assert_correct(conv2d, function, rung, case, dtype, threads)
+
+
+@functions
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_of_any_width(conv2d, dtype, function, width):
+    """Of several channels in a group, and of one: in columns of taps, in taps alone, and strided."""
+    for case in (
+        Case((2, 4, 9, width), 6, (3, 3), pad=(1, 1), groups=2),
+        Case((2, 2, 9, width), 2, (3, 3), pad=(1, 1), groups=2),
+        Case((1, 2, 10, width), 2, (5, 3), pad=(2, 3), groups=2),
+        Case((1, 2, 5, width), 2, (2, 1), dilation=(2, 1), groups=2),
+        Case((1, 2, 9, width), 2, (3, 3), stride=(2, 2), pad=(1, 1), groups=2),
+        Case((1, 2, 9, width), 2, (3, 4), stride=(1, 3), pad=(1, 2), groups=2),
+    ):
+        assert_correct(conv2d, function, "planes", case, dtype)
+        if "depthwise" in rungs_for(case):
+            assert_correct(conv2d, function, "depthwise", case, dtype)
 
 
 @rungs
 @functions
 @pytest.mark.parametrize("case", EMPTY_CASES, ids=str)
 def test_empty_dimensions(conv2d, dtype, case, function, rung):
+    skip_unless_it_fits(rung, case)
     out = compute(conv2d, function, rung, case, arrays(case, dtype), threads=2)
     expected_out = arrays(case, dtype)["bias"][:, None, None] if function == "forward" else 0
     np.testing.assert_array_equal(out, np.broadcast_to(expected_out, out.shape))
@@ -253,13 +292,13 @@ def cases(draw):
 def test_any_geometry(case, threads):
     conv2d = cpu.kernel_module("conv2d")
     for function in FUNCTIONS:
-        for rung in RUNGS:
+        for rung in rungs_for(case):
             assert_correct(conv2d, function, rung, case, np.float64, threads)
 
 
 @rungs
 def test_forward_without_bias(conv2d, dtype, rung):
-    case = CASES[3]
+    case = DEPTHWISE if rung == "depthwise" else CASES[3]
     operands = arrays(case, dtype)
     out = compute(conv2d, "forward", rung, case, operands, bias=False)
     zero_bias = compute(conv2d, "forward", rung, case, operands | {"bias": np.zeros_like(operands["bias"])})
@@ -270,7 +309,7 @@ def test_forward_without_bias(conv2d, dtype, rung):
 @functions
 @pytest.mark.parametrize("value", (np.nan, np.inf))
 def test_nonfinite_elements_reach_what_depends_on_them(conv2d, dtype, function, rung, value):
-    case = Case((2, 9, 9, 8), 5, (3, 3), stride=(1, 2), pad=(1, 1))
+    case = Case((2, 9, 9, 8), 5, (3, 3), stride=(1, 2), pad=(1, 1)) if rung != "depthwise" else DEPTHWISE
     operands = {name: array.copy() for name, array in arrays(case, dtype).items()}
     operands["x" if function == "forward" else "grad_output"][1, 2, 4, 3] = value
     with np.errstate(invalid="ignore"):
@@ -295,7 +334,7 @@ def test_weight_grad_ignores_what_a_tap_does_not_meet(conv2d, dtype, rung, value
 @functions
 @threads_1_2
 def test_same_bits_in_every_run(conv2d, dtype, function, rung, threads):
-    case = Case((9, 9, 20, 21), 24, (3, 3), pad=(1, 1))
+    case = Case((9, 9, 20, 21), 24, (3, 3), pad=(1, 1)) if rung != "depthwise" else DEPTHWISE
     first, second = (
         compute(conv2d, function, rung, case, arrays(case, dtype), threads).tobytes() for _ in range(2)
     )
@@ -304,7 +343,7 @@ def test_same_bits_in_every_run(conv2d, dtype, function, rung, threads):
 
 @rungs
 def test_bad_arguments_are_refused(conv2d, rung):
-    case = CASES[3]
+    case = DEPTHWISE if rung == "depthwise" else CASES[3]
     operands = arrays(case, np.float32)
     forward, options = getattr(conv2d, f"forward_{rung}"), case.options(1)
     x, weight, bias = operands["x"], operands["weight"], operands["bias"]
