@@ -21,124 +21,109 @@ typedef struct {
 
 enum {
     NAME(GATES) = 4,
-    NAME(ROW) = NAME(GATES) * NAME(NR), /* the pre-activations of one row in a tile */
-    NAME(TILE) = 48,                    /* rows of a tile: a multiple of 12, 8 and 6, in 12 KB (v4: 24 KB) */
+    NAME(BLOCK) = 48,               /* rows: a multiple of 12, 8 and 6 */
+    NAME(LINE) = 64 / sizeof(REAL), /* elements of a cache line */
 };
 
-/* Which gate stands in quarter k of a row of a tile: its order is i, f, o, g, the sigmoids side by side. */
-ALWAYS_INLINE int NAME(lstm_gate)(int k) { return k < 2 ? k : 5 - k; }
+/* The row stride of z and dz in the workspace, an odd number of cache lines: the rows of a register tile, which
+ * are read side by side, then lie in all sets of L1, and not, a power of two apart, in the same few. */
+ALWAYS_INLINE ptrdiff_t NAME(lstm_row)(ptrdiff_t H) {
+    return (NAME(round_up)(NAME(GATES) * H, NAME(LINE)) / NAME(LINE) | 1) * NAME(LINE);
+}
 
-/* The weights for `lstm_forward`: for each NR hidden units, what stays together while their pre-activations
- * are computed. It begins with the bias of the four gates, zeros if there is none; then for each gate come
- * its columns of weight_ih^T (E, H) and weight_hh^T (H, H) as panels. The gates are in the order of a tile,
- * and zeros fill up the last units. */
+/* C = A B + D, B in panels. The weights of a step fill L2: each panel is read once, for all rows of a block, which
+ * stay near meanwhile. */
+ALWAYS_INLINE void NAME(lstm_product)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth, const REAL *a,
+                                      ptrdiff_t a_row, const REAL *panels, REAL *c, ptrdiff_t ldc, const REAL *d,
+                                      ptrdiff_t d_row) {
+    for (ptrdiff_t j = 0; j < columns; j += NAME(NR), panels += depth * NAME(NR))
+        for (ptrdiff_t r = 0; r < rows; r += NAME(MR)) {
+            const int some = (int)NAME(smaller)(rows - r, NAME(MR));
+            const int width = (int)NAME(smaller)(columns - j, NAME(NR));
+            const REAL *a_rows = a + r * a_row, *d_tile = NAME(at)(d, r * d_row + j);
+            REAL *tile = c + r * ldc + j;
+            if (some == NAME(MR) && width == NAME(NR))
+                NAME(tile_in_place)(depth, a_rows, a_row, panels, tile, ldc, d_tile, d_row);
+            else
+                NAME(partial_tile)(some, width, depth, a_rows, a_row, 1, panels, NAME(NR), tile, ldc, d_tile, d_row);
+        }
+}
+
+/* The weights for `lstm_forward`: the bias, zeros if there is none, and filled up with zeros to a cache line;
+ * then weight_ih^T (E, 4 H) and weight_hh^T (H, 4 H) as panels. */
 MAYBE_UNUSED ptrdiff_t NAME(lstm_packed_size)(ptrdiff_t E, ptrdiff_t H) {
-    return NAME(round_up)(H, NAME(NR)) * NAME(GATES) * (1 + E + H);
+    const ptrdiff_t columns = NAME(GATES) * H;
+    return NAME(round_up)(columns, NAME(LINE)) + NAME(round_up)(columns, NAME(NR)) * (E + H);
 }
 
 MAYBE_UNUSED void NAME(lstm_pack_forward)(ptrdiff_t E, ptrdiff_t H, const REAL *weight_ih,
                                           const REAL *weight_hh, const REAL *bias, REAL *packed) {
-    for (ptrdiff_t j = 0; j < H; j += NAME(NR)) {
-        const ptrdiff_t columns = NAME(smaller)(H - j, NAME(NR));
-        for (int k = 0; k < NAME(GATES); k++)
-            for (ptrdiff_t unit = 0; unit < NAME(NR); unit++)
-                *packed++ = bias && unit < columns ? bias[NAME(lstm_gate)(k) * H + j + unit] : 0;
-        for (int k = 0; k < NAME(GATES); k++) {
-            const ptrdiff_t first = NAME(lstm_gate)(k) * H + j;
-            NAME(pack_b)(E, columns, weight_ih + first * E, 1, E, packed);
-            NAME(pack_b)(H, columns, weight_hh + first * H, 1, H, packed + E * NAME(NR));
-            packed += (E + H) * NAME(NR);
-        }
-    }
+    const ptrdiff_t columns = NAME(GATES) * H, filled = NAME(round_up)(columns, NAME(LINE));
+    for (ptrdiff_t j = 0; j < filled; j++) packed[j] = bias && j < columns ? bias[j] : 0;
+    packed += filled;
+    NAME(pack_b)(E, columns, weight_ih, 1, E, packed);
+    NAME(pack_b)(H, columns, weight_hh, 1, H, packed + NAME(round_up)(columns, NAME(NR)) * E);
 }
 
-/* weight_hh (4 H, H) for `lstm_send_back`: itself in panels of NR columns. */
+/* weight_hh (4 H, H) for the way back: itself in panels of NR columns. */
 MAYBE_UNUSED void NAME(lstm_pack_backward)(ptrdiff_t H, const REAL *weight_hh, REAL *packed) {
     NAME(pack_b)(NAME(GATES) * H, H, weight_hh, H, 1, packed);
 }
 
-/* i, f, o = sigmoid(z), g = tanh(z);  c = f c_previous + i g;  h = o tanh(c), for the hidden units `columns`
- * of the rows of z, a tile. Each function has a loop of its own: its constants then stay in registers, and
- * since no vector waits for another, several are computed at once. */
-MAYBE_UNUSED void NAME(lstm_cells)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t H, REAL *z,
-                                   const REAL *c_previous, REAL *c, REAL *h, REAL *gates) {
-    const ptrdiff_t F = NAME(NR), O = 2 * NAME(NR), G = 3 * NAME(NR); /* I is at 0 */
-    REAL *const end = z + rows * NAME(ROW);
-    for (REAL *row = z; row < end; row += NAME(ROW))
-        for (ptrdiff_t j = 0; j < G; j += LANES)
-            NAME(store)(row + j, LANES, NAME(logistic)(NAME(load)(row + j, LANES, 0)));
-    for (REAL *row = z; row < end; row += NAME(ROW))
-        for (ptrdiff_t j = G; j < NAME(ROW); j += LANES)
-            NAME(store)(row + j, LANES, NAME(tanh)(NAME(load)(row + j, LANES, 0)));
-    for (REAL *row = z; row < end; row += NAME(ROW), c_previous += H, c += H, gates += NAME(GATES) * H)
-        for (ptrdiff_t j = 0, count = columns; count > 0; j += LANES, count -= LANES) {
-            VECTOR i = NAME(load)(row + j, LANES, 0), f = NAME(load)(row + F + j, LANES, 0);
-            VECTOR o = NAME(load)(row + O + j, LANES, 0), g = NAME(load)(row + G + j, LANES, 0);
-            VECTOR cell = f * NAME(load)(c_previous + j, count, 0) + i * g;
-            NAME(store)(gates + j, count, i);
-            NAME(store)(gates + H + j, count, f);
-            NAME(store)(gates + 2 * H + j, count, g);
-            NAME(store)(gates + 3 * H + j, count, o);
-            NAME(store)(c + j, count, cell);
-            NAME(store)(row + G + j, LANES, cell);
-        }
-    for (REAL *row = z; row < end; row += NAME(ROW), h += H)
-        for (ptrdiff_t j = 0, count = columns; count > 0; j += LANES, count -= LANES) {
-            VECTOR o = NAME(load)(row + O + j, LANES, 0), cell = NAME(load)(row + G + j, LANES, 0);
-            NAME(store)(h + j, count, o * NAME(tanh)(cell));
-        }
+/* out = sigmoid(x + y), and the same for tanh. */
+ALWAYS_INLINE void NAME(lstm_sigmoids)(ptrdiff_t n, const REAL *x, const REAL *y, REAL *out) {
+    for (; n > 0; n -= LANES, x += LANES, y += LANES, out += LANES)
+        NAME(store)(out, n, NAME(logistic)(NAME(load)(x, n, 0) + NAME(load)(y, n, 0)));
 }
 
-/* Looks up what x contributes to a tile: row r of z gets row numbers[r] of `projected` (.., 4 H), of each gate the
- * hidden units j .. j + columns. */
-MAYBE_UNUSED void NAME(lstm_look_up)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t H, const REAL *projected,
-                                     const int64_t *numbers, ptrdiff_t j, REAL *z) {
-    for (ptrdiff_t r = 0; r < rows; r++)
-        for (int k = 0; k < NAME(GATES); k++, z += NAME(NR)) {
-            const REAL *from = projected + (numbers[r] * NAME(GATES) + NAME(lstm_gate)(k)) * H + j;
-            for (ptrdiff_t unit = 0; unit < NAME(NR); unit += LANES) {
-                const ptrdiff_t count = columns - unit;
-                NAME(store)(z + unit, LANES, count > 0 ? NAME(load)(from + unit, count, 0) : (VECTOR){0});
-            }
-        }
+ALWAYS_INLINE void NAME(lstm_tanhs)(ptrdiff_t n, const REAL *x, const REAL *y, REAL *out) {
+    for (; n > 0; n -= LANES, x += LANES, y += LANES, out += LANES)
+        NAME(store)(out, n, NAME(tanh)(NAME(load)(x, n, 0) + NAME(load)(y, n, 0)));
 }
 
-/* One step: the pre-activations of NR hidden units and some rows, all four gates, and at once what becomes of
- * them. They stand in a tile of their own: in `gates`, whose rows may lie a power of two apart, they would
- * evict one another from L1. With `numbers`, the rows of x are those of `x` that these name, multiplied with
- * weight_ih before, and E is 0; numbers may be NULL. */
+/* One row of a step, z being its pre-activations but for an addend:
+ *   i, f, o = sigmoid(z), g = tanh(z);  c = f c_previous + i g;  h = o tanh(c)
+ * Each function has a loop of its own: its constants then stay in registers, and since no vector waits for
+ * another, several are computed at once. All results are written from the first to the last element: parts of
+ * many rows, a page apart, would reach memory at a third of the speed. */
+MAYBE_UNUSED void NAME(lstm_cells)(ptrdiff_t H, const REAL *z, const REAL *addend, const REAL *c_previous, REAL *c,
+                                   REAL *h, REAL *gates) {
+    const REAL *f = gates + H, *g = gates + 2 * H, *o = gates + 3 * H;
+    NAME(lstm_sigmoids)(2 * H, z, addend, gates);
+    NAME(lstm_tanhs)(H, z + 2 * H, addend + 2 * H, gates + 2 * H);
+    NAME(lstm_sigmoids)(H, z + 3 * H, addend + 3 * H, gates + 3 * H);
+    for (ptrdiff_t j = 0, count = H; count > 0; j += LANES, count -= LANES) {
+        VECTOR from_before = NAME(load)(f + j, count, 0) * NAME(load)(c_previous + j, count, 0);
+        NAME(store)(c + j, count, from_before + NAME(load)(gates + j, count, 0) * NAME(load)(g + j, count, 0));
+    }
+    for (ptrdiff_t j = 0, count = H; count > 0; j += LANES, count -= LANES)
+        NAME(store)(h + j, count, NAME(load)(o + j, count, 0) * NAME(tanh)(NAME(load)(c + j, count, 0)));
+}
+
+/* One step, with a workspace z of `rows` rows. With `numbers`, the rows of x are those of `x` that these name,
+ * multiplied with weight_ih before, and E is 0; numbers may be NULL. */
 MAYBE_UNUSED void NAME(lstm_forward)(ptrdiff_t rows, ptrdiff_t E, ptrdiff_t H, const REAL *packed,
                                      const REAL *x, const int64_t *numbers, const REAL *h_previous,
-                                     const REAL *c_previous, REAL *h, REAL *c, REAL *gates) {
-    REAL z[NAME(TILE) * NAME(ROW)] __attribute__((aligned(64)));
-    const ptrdiff_t panel = (E + H) * NAME(NR);
-    for (ptrdiff_t j = 0; j < H; j += NAME(NR)) {
-        const REAL *bias = packed;
-        packed += NAME(ROW);
-        for (ptrdiff_t r = 0; r < rows; r += NAME(TILE)) {
-            const ptrdiff_t some = NAME(smaller)(rows - r, NAME(TILE)), at = r * H + j;
-            if (numbers) NAME(lstm_look_up)(some, NAME(smaller)(H - j, NAME(NR)), H, x, numbers + r, j, z);
-            for (int k = 0; k < NAME(GATES); k++) {
-                const REAL *from_x = packed + k * panel, *from_h = from_x + E * NAME(NR);
-                REAL *to = z + k * NAME(NR);
-                if (!numbers)
-                    NAME(gemm_panels)(some, NAME(NR), E, x + r * E, E, 1, from_x, E, to, NAME(ROW),
-                                      bias + k * NAME(NR), 0);
-                NAME(gemm_panels)(some, NAME(NR), H, h_previous + r * H, H, 1, from_h, H, to, NAME(ROW), to,
-                                  NAME(ROW));
-            }
-            NAME(lstm_cells)(some, NAME(smaller)(H - j, NAME(NR)), H, z, c_previous + at, c + at, h + at,
-                             gates + r * NAME(GATES) * H + j);
-        }
-        packed += NAME(GATES) * panel;
+                                     const REAL *c_previous, REAL *h, REAL *c, REAL *gates, REAL *z) {
+    const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
+    const REAL *from_x = packed + NAME(round_up)(columns, NAME(LINE));
+    const REAL *from_h = from_x + NAME(round_up)(columns, NAME(NR)) * E;
+    for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
+        const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK));
+        REAL *block = z + first * row;
+        if (E > 0) NAME(lstm_product)(end - first, columns, E, x + first * E, E, from_x, block, row, NULL, 0);
+        NAME(lstm_product)(end - first, columns, H, h_previous + first * H, H, from_h, block, row,
+                           E > 0 ? block : NULL, row);
+        for (ptrdiff_t r = first; r < end; r++)
+            NAME(lstm_cells)(H, z + r * row, numbers ? x + numbers[r] * columns : packed, c_previous + r * H,
+                             c + r * H, h + r * H, gates + r * columns);
     }
 }
 
-/* One step back through `lstm_cell` for one row. dc holds the gradient of c that comes from later steps, and
- * in the end that of c_previous; grad_c, which may be NULL, adds to it. dz is the gradient of z. */
-MAYBE_UNUSED void NAME(lstm_cell_backward)(ptrdiff_t H, const REAL *gates, const REAL *c_previous,
-                                           const REAL *c, const REAL *dh, const REAL *grad_c, REAL *dc,
-                                           REAL *dz) {
+/* Back through `lstm_cells`. dc holds the gradient of c that comes from later steps, and in the end that of
+ * c_previous; grad_c, which may be NULL, adds to it. dz is the gradient of z, and so is dz_near. */
+MAYBE_UNUSED void NAME(lstm_cells_backward)(ptrdiff_t H, const REAL *gates, const REAL *c_previous, const REAL *c,
+                                            const REAL *dh, const REAL *grad_c, REAL *dc, REAL *dz, REAL *dz_near) {
     for (ptrdiff_t j = 0, count = H; count > 0; j += LANES, count -= LANES) {
         VECTOR i = NAME(load)(gates + j, count, 0), f = NAME(load)(gates + H + j, count, 0);
         VECTOR g = NAME(load)(gates + 2 * H + j, count, 0), o = NAME(load)(gates + 3 * H + j, count, 0);
@@ -146,19 +131,41 @@ MAYBE_UNUSED void NAME(lstm_cell_backward)(ptrdiff_t H, const REAL *gates, const
         VECTOR grad_h = NAME(load)(dh + j, count, 0), grad = NAME(load)(dc + j, count, 0);
         if (grad_c) grad += NAME(load)(grad_c + j, count, 0);
         grad += grad_h * o * (1 - tanh_c * tanh_c);
-        NAME(store)(dz + j, count, grad * g * (i * (1 - i)));
-        NAME(store)(dz + H + j, count, grad * NAME(load)(c_previous + j, count, 0) * (f * (1 - f)));
-        NAME(store)(dz + 2 * H + j, count, grad * i * (1 - g * g));
-        NAME(store)(dz + 3 * H + j, count, grad_h * tanh_c * (o * (1 - o)));
+        const VECTOR slopes[NAME(GATES)] = {
+            grad * g * (i * (1 - i)),
+            grad * NAME(load)(c_previous + j, count, 0) * (f * (1 - f)),
+            grad * i * (1 - g * g),
+            grad_h * tanh_c * (o * (1 - o)),
+        };
+        UNROLL for (int k = 0; k < NAME(GATES); k++) {
+            NAME(store)(dz + k * H + j, count, slopes[k]);
+            NAME(store)(dz_near + k * H + j, count, slopes[k]);
+        }
         NAME(store)(dc + j, count, grad * f);
     }
 }
 
-/* dh = dz weight + d, where d may be NULL: what a step's gradient sends to the step before it. */
-MAYBE_UNUSED void NAME(lstm_send_back)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, const REAL *dz,
-                                       const REAL *d, REAL *dh) {
-    NAME(gemm_panels)(rows, H, NAME(GATES) * H, dz, NAME(GATES) * H, 1, packed, NAME(GATES) * H, dh,
-                      H, d, H);
+/* One step back. In the workspace stands dz of the step after, of which dh = dz weight + grad_y comes, and in the
+ * end that of this step. `dh` is a second workspace, for BLOCK rows; of the last step, whose is_last, none comes. */
+MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, int is_last, const REAL *gates,
+                                      const REAL *c_previous, const REAL *c, const REAL *grad_y, const REAL *grad_c,
+                                      REAL *dc, REAL *dz, REAL *dz_near, REAL *dh) {
+    const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
+    for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
+        const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK));
+        if (!is_last)
+            NAME(lstm_product)(end - first, H, columns, dz_near + first * row, row, packed, dh, H, grad_y + first * H,
+                               H);
+        for (ptrdiff_t r = first; r < end; r++)
+            NAME(lstm_cells_backward)(H, gates + r * columns, c_previous + r * H, c + r * H,
+                                      is_last ? grad_y + r * H : dh + (r - first) * H, NAME(at)(grad_c, r * H),
+                                      dc + r * H, dz + r * columns, dz_near + r * row);
+    }
+}
+
+/* What the first step sends to the state before it, dh = dz weight. */
+MAYBE_UNUSED void NAME(lstm_send_back)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, const REAL *dz_near, REAL *dh) {
+    NAME(lstm_product)(rows, H, NAME(GATES) * H, dz_near, NAME(lstm_row)(H), packed, dh, H, NULL, 0);
 }
 
 /* Rows first .. first + depth of (T N, H), the hidden states before each step, as panels. Where those from h0

@@ -6,8 +6,8 @@
     h_t = o tanh(c_t)                                  (N, H)
 
 The first rung is *fused_sequence*. Its ideas: the weights are packed for the GEMM's tiles once for all steps;
-the pre-activations of a few hidden units pass to the gates' functions while they lie in L1, and are never
-written to memory; and the rows of a batch never meet, so that a thread takes its rows from the first step to
+the pre-activations of a step pass to the gates' functions while they lie in L2, and are never written to memory;
+and the rows of a batch never meet, so that a thread takes its rows from the first step to
 the last, and no step waits. The weights' gradients are two products that share one factor, dz^T: *weight_grad*
 packs it once for both, and adds up its rows, which are the bias's gradient, while it lies in the cache.
 
@@ -78,24 +78,28 @@ cdef extern from *:
     void lstm_pack_backward_f64(Py_ssize_t H, const double *weight_hh, double *packed) nogil
     void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const float *packed, const float *x,
                           const int64_t *numbers, const float *h_previous, const float *c_previous, float *h,
-                          float *c, float *gates) nogil
+                          float *c, float *gates, float *z) nogil
     void lstm_forward_f64(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const double *packed, const double *x,
                           const int64_t *numbers, const double *h_previous, const double *c_previous, double *h,
-                          double *c, double *gates) nogil
+                          double *c, double *gates, double *z) nogil
     Py_ssize_t lstm_weight_grad_workspace_f32(Py_ssize_t E, Py_ssize_t H) nogil
     Py_ssize_t lstm_weight_grad_workspace_f64(Py_ssize_t E, Py_ssize_t H) nogil
     void lstm_weight_grad_f32(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
                               float *workspace) nogil
     void lstm_weight_grad_f64(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
                               double *workspace) nogil
-    void lstm_cell_backward_f32(Py_ssize_t H, const float *gates, const float *c_previous, const float *c,
-                                const float *dh, const float *grad_c, float *dc, float *dz) nogil
-    void lstm_cell_backward_f64(Py_ssize_t H, const double *gates, const double *c_previous, const double *c,
-                                const double *dh, const double *grad_c, double *dc, double *dz) nogil
-    void lstm_send_back_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, const float *dz,
-                            const float *d, float *dh) nogil
-    void lstm_send_back_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, const double *dz,
-                            const double *d, double *dh) nogil
+    Py_ssize_t lstm_row_f32(Py_ssize_t H) nogil
+    Py_ssize_t lstm_row_f64(Py_ssize_t H) nogil
+    void lstm_backward_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, bint is_last, const float *gates,
+                           const float *c_previous, const float *c, const float *grad_y, const float *grad_c,
+                           float *dc, float *dz, float *dz_near, float *dh) nogil
+    void lstm_backward_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, bint is_last, const double *gates,
+                           const double *c_previous, const double *c, const double *grad_y, const double *grad_c,
+                           double *dc, double *dz, double *dz_near, double *dh) nogil
+    void lstm_send_back_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, const float *dz_near,
+                            float *dh) nogil
+    void lstm_send_back_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, const double *dz_near,
+                            double *dh) nogil
 
 # Multiply-adds of the whole sequence below which it is not worth waking another thread.
 cdef enum:
@@ -108,6 +112,7 @@ cdef struct Sequence:
     bint reverse              # time runs from the last step to the first
     int dtype
     void *packed              # the weights, in panels
+    void *near                # z, or dz, of a step: N rows, lstm_row apart
     const void *h0
     const void *c0
     const void *x             # or the projections that `numbers` name
@@ -118,8 +123,8 @@ cdef struct Sequence:
     const void *grad_y
     const void *grad_c        # or NULL
     void *grad_z
-    void *grad_h0             # on the way, the gradient of the step at hand
-    void *grad_c0
+    void *grad_h0             # on the way, what the step at hand gets from the step after
+    void *grad_c0             # on the way, the gradient of c that comes from later steps
 
 
 def forward(cnp.ndarray y not None, cnp.ndarray c not None, cnp.ndarray gates not None,
@@ -165,7 +170,9 @@ cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, 
     """Packs the weights and walks."""
     cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t size = (lstm_packed_size_f32 if is_float else lstm_packed_size_f64)(s.E, s.H)
-    cdef void *allocation = allocate(size, s.dtype, &s.packed)
+    cdef Py_ssize_t row = (lstm_row_f32 if is_float else lstm_row_f64)(s.H)
+    cdef void *packed = allocate(size, s.dtype, &s.packed)
+    cdef void *near = allocate(s.N * row, s.dtype, &s.near)
     with nogil:
         if is_float:
             lstm_pack_forward_f32(s.E, s.H, <const float *> weight_ih, <const float *> weight_hh,
@@ -174,7 +181,8 @@ cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, 
             lstm_pack_forward_f64(s.E, s.H, <const double *> weight_ih, <const double *> weight_hh,
                                   <const double *> bias, <double *> s.packed)
         run(s, False, parts_of(s, s.E + s.H, threads))
-    free(allocation)
+    free(near)
+    free(packed)
     return 0
 
 
@@ -202,14 +210,17 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
     cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
-    cdef void *allocation = allocate(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
+    cdef Py_ssize_t row = (lstm_row_f32 if s.dtype == cnp.NPY_FLOAT32 else lstm_row_f64)(s.H)
+    cdef void *packed = allocate(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
+    cdef void *near = allocate(s.N * row, s.dtype, &s.near)
     with nogil:
         if s.dtype == cnp.NPY_FLOAT32:
             lstm_pack_backward_f32(s.H, <float *> w_hh, <float *> s.packed)
         else:
             lstm_pack_backward_f64(s.H, <double *> w_hh, <double *> s.packed)
         run(&s, True, parts_of(&s, s.H, threads))
-    free(allocation)
+    free(near)
+    free(packed)
 
 
 def weight_grad(cnp.ndarray grad_ih not None, cnp.ndarray grad_hh not None, cnp.ndarray grad_bias not None,
@@ -358,57 +369,40 @@ cdef void walk_forward(const Sequence *s, const real *packed, Py_ssize_t first, 
             numbers = s.numbers + row
         if real is float:
             lstm_forward_f32(rows, s.E, s.H, packed, <const float *> s.x + row * s.E, numbers, h, c,
-                             <float *> s.y + at, <float *> s.c + at, <float *> s.gates + 4 * at)
+                             <float *> s.y + at, <float *> s.c + at, <float *> s.gates + 4 * at,
+                             <float *> s.near + first * lstm_row_f32(s.H))
         else:
             lstm_forward_f64(rows, s.E, s.H, packed, <const double *> s.x + row * s.E, numbers, h, c,
-                             <double *> s.y + at, <double *> s.c + at, <double *> s.gates + 4 * at)
+                             <double *> s.y + at, <double *> s.c + at, <double *> s.gates + 4 * at,
+                             <double *> s.near + first * lstm_row_f64(s.H))
         h, c = <const real *> s.y + at, <const real *> s.c + at
 
 
 cdef void walk_back(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    cdef Py_ssize_t step, t, at = 0, before, i
-    cdef Py_ssize_t start = first * s.H
+    cdef Py_ssize_t step, t, at, i, start = first * s.H
+    cdef Py_ssize_t earlier = (s.N if s.reverse else -s.N) * s.H
+    cdef real *dz_near = <real *> s.near + first * (lstm_row_f32 if real is float else lstm_row_f64)(s.H)
     cdef real *dh = <real *> s.grad_h0 + start
     cdef real *dc = <real *> s.grad_c0 + start
-    cdef const real *dh_now
+    cdef const real *c_previous
+    cdef const real *grad_c = NULL
     for i in range(rows * s.H):
         dc[i] = 0
-    dh_now = NULL
     for step in range(s.T):
         t = step if s.reverse else s.T - 1 - step
         at = (t * s.N + first) * s.H
-        if dh_now == NULL:
-            dh_now = <const real *> s.grad_y + at     # nothing comes from a later step
+        c_previous = <const real *> s.c + at + earlier if step < s.T - 1 else <const real *> s.c0 + start
+        if s.grad_c:
+            grad_c = <const real *> s.grad_c + at
+        if real is float:
+            lstm_backward_f32(rows, s.H, packed, step == 0, <const float *> s.gates + 4 * at, c_previous,
+                              <const float *> s.c + at, <const float *> s.grad_y + at, grad_c, dc,
+                              <float *> s.grad_z + 4 * at, dz_near, dh)
         else:
-            before = ((t - 1 if s.reverse else t + 1) * s.N + first) * s.H
-            send_back(s, packed, rows, <const real *> s.grad_z + 4 * before, <const real *> s.grad_y + at, dh)
-            dh_now = dh
-        for i in range(rows):
-            cell_backward(s, t, at + i * s.H, start + i * s.H, dh_now + i * s.H, dc + i * s.H)
-    send_back(s, packed, rows, <const real *> s.grad_z + 4 * at, NULL, dh)
-
-
-cdef inline void cell_backward(const Sequence *s, Py_ssize_t t, Py_ssize_t at, Py_ssize_t state, const real *dh,
-                               real *dc) noexcept nogil:
-    """One row of step ``t``, at the offset ``at`` in a (T, N, H) array and ``state`` in an (N, H) one."""
-    cdef Py_ssize_t step = -s.N * s.H if not s.reverse else s.N * s.H
-    cdef const real *c_previous
-    if t == (s.T - 1 if s.reverse else 0):
-        c_previous = <const real *> s.c0 + state
-    else:
-        c_previous = <const real *> s.c + at + step
-    cdef const real *grad_c = <const real *> s.grad_c + at if s.grad_c else NULL
+            lstm_backward_f64(rows, s.H, packed, step == 0, <const double *> s.gates + 4 * at, c_previous,
+                              <const double *> s.c + at, <const double *> s.grad_y + at, grad_c, dc,
+                              <double *> s.grad_z + 4 * at, dz_near, dh)
     if real is float:
-        lstm_cell_backward_f32(s.H, <const float *> s.gates + 4 * at, c_previous, <const float *> s.c + at, dh,
-                               grad_c, dc, <float *> s.grad_z + 4 * at)
+        lstm_send_back_f32(rows, s.H, packed, dz_near, dh)
     else:
-        lstm_cell_backward_f64(s.H, <const double *> s.gates + 4 * at, c_previous, <const double *> s.c + at,
-                               dh, grad_c, dc, <double *> s.grad_z + 4 * at)
-
-
-cdef inline void send_back(const Sequence *s, const real *packed, Py_ssize_t rows, const real *dz,
-                           const real *d, real *dh) noexcept nogil:
-    if real is float:
-        lstm_send_back_f32(rows, s.H, packed, dz, d, dh)
-    else:
-        lstm_send_back_f64(rows, s.H, packed, dz, d, dh)
+        lstm_send_back_f64(rows, s.H, packed, dz_near, dh)
