@@ -348,6 +348,8 @@ class Op(OpDefinition):
     def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
         """The gradient of each input whose entry in ``needed`` is not None; None for the others."""
         if self._joint_rule is not None:
+            if self._tells_needed:
+                attrs = {**attrs, "needed": tuple([need is not None for need in needed])}
             return self._check_joint(self._joint_rule(g, y, *inputs, **attrs), needed)
         found: list = []
         arguments = (g, y, *inputs)

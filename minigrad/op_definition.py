@@ -82,6 +82,7 @@ class OpDefinition:
         self._shape_rule: Callable | None = None
         self._dtype_rule: Callable | None = None
         self._joint_rule: Callable | None = None
+        self._tells_needed = False  # whether that rule has a keyword for which inputs need a gradient
         self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._read_signature()
         self._check_options()
@@ -200,8 +201,9 @@ class OpDefinition:
 
         ``g`` is the gradient of the output ``y`` (tuples, if there are several outputs). There are two
         forms. As a decorator, the rule returns one gradient per input: a tuple, or a single tensor where
-        there is one input; None means no gradient. With keywords, each input has a rule of its own, which
-        runs only if that input needs a gradient::
+        there is one input; None means no gradient. A keyword ``needed=None`` of such a rule is given a tuple
+        that says which inputs need one: for the others it may return None. With keywords, each input has a
+        rule of its own, which runs only if that input needs a gradient::
 
             mul.grad(x=lambda g, _z, _x, y: g * y, y=lambda g, _z, x, _y: g * x)
 
@@ -213,6 +215,8 @@ class OpDefinition:
         if rule is not None:
             self.check_callable(rule, what, "g", "y")
             self._joint_rule = rule
+            defaults = getattr(rule, "__kwdefaults__", None) or ()
+            self._tells_needed = "needed" in defaults and "needed" not in self.attributes
             self._saves.clear()
             return rule
         for name, one in rules.items():

@@ -281,6 +281,25 @@ def test_several_outputs():
     assert gradcheck(lambda x: both(x)[1], [x]) and gradgradcheck(lambda x: both(x)[0], [x])
 
 
+def test_a_joint_rule_may_ask_which_inputs_need_a_gradient():
+    asked = []
+
+    @mg.op
+    def weighted(xp, x, y, *, weight):
+        return x + weight * y
+
+    @weighted.grad
+    def _(g, _y, _x, _other, *, weight, needed=None):
+        asked.append(needed)
+        return [g if needed[0] else None, g * weight if needed[1] else None]
+
+    x, y = mg.ones(2, requires_grad=True), mg.ones(2, requires_grad=True)
+    weighted(x, y, weight=3.0).sum().backward()
+    weighted(x.detach(), y, weight=3.0).sum().backward()
+    assert asked == [(True, True), (False, True)]
+    assert x.grad.tolist() == [1, 1] and y.grad.tolist() == [6, 6]
+
+
 def test_what_is_not_saved_and_what_has_no_gradient():
     seen = []
 
