@@ -121,6 +121,7 @@ def convolutions():
         ((1, 2, 3, 3), (2, 2, 3, 3), 1, 0, 1, 1),
         ((1, 2, 7, 6), (4, 1, 3, 2), (1, 2), (2, 1), (2, 3), 2),
         ((1, 17, 5, 4), (16, 17, 3, 2), (2, 1), 1, 1, 1),
+        ((2, 17, 4, 6), (18, 17, 1, 1), 1, 0, 1, 1),
     ]
     for x, weight, *options, groups in table:
         stride, padding, dilation = ((o, o) if isinstance(o, int) else o for o in options)
@@ -616,6 +617,7 @@ CASES = {
     "gru_grad": list(gru_grad_cases()),
     "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],
     "conv2d": conv_cases("forward"),
+    "conv2d_relu": conv_cases("forward"),
     "conv2d_input_grad": conv_cases("input"),
     "conv2d_weight_grad": conv_cases("weight"),
     "max_pool2d": max_pool_cases("forward"),
@@ -681,7 +683,8 @@ LARGE = {
 # None: with the 16-bit floats too, for the kernels that take them.
 DTYPES = {
     "matmul": "f2 f4 f8",
-    **each(["attention", "attention_grad", "conv2d", "conv2d_input_grad", "conv2d_weight_grad"], None),
+    **each(["attention", "attention_grad"], None),
+    **each(["conv2d", "conv2d_relu", "conv2d_input_grad", "conv2d_weight_grad"], None),
     **each(["softmax", "softmax_grad", "log_softmax", "log_softmax_grad"], None),
     **each(["cross_entropy", "cross_entropy_grad", "embedding", "embedding_grad", "dropout"], None),
     **each(["sum", "amax", "amin", "avg_pool2d", "avg_pool2d_input_grad"], None),

@@ -35,6 +35,12 @@ __device__ __forceinline__ T value_or(const T* array, long long at, T otherwise)
     return array ? array[at] : otherwise;
 }
 
+// x, or where `applies` max(x, 0). NaN stays NaN.
+template <typename T>
+__device__ __forceinline__ T relu_if(bool applies, T x) {
+    return applies && x < 0 ? T(0) : x;
+}
+
 // a b, rounded to T wherever it is used. What subtracts such a product from a sum of them must see the numbers
 // that were added: nvcc fuses a product with a subtraction into one instruction, which does not round it.
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }

@@ -19,7 +19,8 @@
 
 // Grid: one dimension, a thread for each element of out. bias may be null.
 template <typename T>
-__global__ void conv2d_forward(T* out, const T* input, const T* weight, const T* bias, Conv2dShape s) {
+__global__ void conv2d_forward(T* out, const T* input, const T* weight, const T* bias, bool relu,
+                               Conv2dShape s) {
     const long long number = global_thread_index();
     if (number >= (long long)s.N * s.O * s.OH * s.OW) return;
     const Position at(number, s.OH, s.OW);
@@ -40,7 +41,7 @@ __global__ void conv2d_forward(T* out, const T* input, const T* weight, const T*
             }
         }
     }
-    out[number] = sum;
+    out[number] = relu_if(relu, sum);
 }
 
 // The output row (or column) in which tap `tap` reads the input at `at`; -1 if there is none.

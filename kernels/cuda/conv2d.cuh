@@ -6,7 +6,8 @@
 //
 // where g = o / (O/groups) is the group of channel o, and elements outside of the input count as zero. It is
 // cross-correlation, as in PyTorch. (i, j) is called a tap. Shapes: input (N, C, H, W), weight
-// (O, C/groups, KH, KW), out (N, O, OH, OW), all C-contiguous.
+// (O, C/groups, KH, KW), out (N, O, OH, OW), all C-contiguous. Where `relu`, max(out, 0) is stored in its place,
+// from the registers: the bias and ReLU as launches of their own would each read and write all of out again.
 #pragma once
 
 #include "common.cuh"

@@ -24,10 +24,10 @@ _input_grad = CudaKernel(_source, "conv2d_input_grad<T>")
 _weight_grad = CudaKernel(_source, "conv2d_weight_grad<T>")
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """Convolution by the definition: one thread for each element of ``out``. ``bias`` is (O,) or None."""
     shape = shape_fields(x, weight, out, options, bias)
-    _forward.launch(blocks(out.size, THREADS), THREADS, (out, x, weight, bias, shape))
+    _forward.launch(blocks(out.size, THREADS), THREADS, (out, x, weight, bias, relu, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:

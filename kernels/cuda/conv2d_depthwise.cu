@@ -84,7 +84,8 @@ struct PlaneTile {
 // Grid: x = the tiles of N * C planes of out's size; blocks of TILE x BLOCK_HEIGHT threads. bias may be null.
 template <typename T>
 __global__ void __launch_bounds__(TILE * BLOCK_HEIGHT)
-conv2d_depthwise_forward(T* out, const T* input, const T* weight, const T* bias, Conv2dShape s) {
+conv2d_depthwise_forward(T* out, const T* input, const T* weight, const T* bias, bool relu,
+                         Conv2dShape s) {
     __shared__ T source[SOURCE_ELEMENTS];
     const PlaneTile tile(blockIdx.x, s.OH, s.OW);
     const int multiplier = s.O / s.C;
@@ -99,11 +100,12 @@ conv2d_depthwise_forward(T* out, const T* input, const T* weight, const T* bias,
         T sums[PER_THREAD] = {};
         const long long channel = first_channel + m;
         add_taps(sums, source, weight + channel * s.KH * s.KW, s.KW, vertical, horizontal);
+        const T start = value_or(bias, channel, T(0));
         T* plane = out + (tile.plane * multiplier + m) * image;
         for (int r = 0; r < PER_THREAD; r++) {
             const int y = tile.row + threadIdx.y + r * BLOCK_HEIGHT;
-            if (y >= s.OH || x >= s.OW) continue;
-            plane[(long long)y * s.OW + x] = bias ? sums[r] + bias[channel] : sums[r];
+            const T sum = relu_if(relu, sums[r] + start);
+            if (y < s.OH && x < s.OW) plane[(long long)y * s.OW + x] = sum;
         }
     }
 }

@@ -36,12 +36,12 @@ def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[
     return rows * columns <= SOURCE_ELEMENTS
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """For groups of one channel: pixels are copied to shared memory once, for all taps and multiples."""
     shape = _shape(x, weight, out, options, bias)
     tiles = blocks(shape["OH"], TILE) * blocks(shape["OW"], TILE)
     grid = shape["N"] * shape["C"] * tiles
-    _forward.launch(grid, (TILE, BLOCK_HEIGHT), (out, x, weight, bias, shape))
+    _forward.launch(grid, (TILE, BLOCK_HEIGHT), (out, x, weight, bias, relu, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:

@@ -143,7 +143,8 @@ struct ForwardOperands {
 // Grid: x = the tiles of all groups; blocks of SIDE x SIDE threads. bias may be null.
 template <typename T, int SIDE, int R>
 __global__ void __launch_bounds__(SIDE * SIDE)
-conv2d_forward_gemm(T* out, const T* input, const T* weight, const T* bias, Conv2dShape s) {
+conv2d_forward_gemm(T* out, const T* input, const T* weight, const T* bias, bool relu,
+                    Conv2dShape s) {
     const int rows = s.O / s.groups;
     const long long outputs = (long long)s.OH * s.OW, columns = s.N * outputs;
     const long long K = (long long)s.C / s.groups * s.KH * s.KW;
@@ -158,7 +159,8 @@ conv2d_forward_gemm(T* out, const T* input, const T* weight, const T* bias, Conv
         for (int r = 0; r < R; r++) {
             const long long row = tile.row + threadIdx.y * R + r;
             if (row >= rows || column >= columns) continue;
-            image[row * outputs] = bias ? sums[r][c] + bias[tile.group * rows + row] : sums[r][c];
+            const T sum = bias ? sums[r][c] + bias[tile.group * rows + row] : sums[r][c];
+            image[row * outputs] = relu_if(relu, sum);
         }
     }
 }

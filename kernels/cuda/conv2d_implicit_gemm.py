@@ -33,14 +33,14 @@ _weight_grad = _rungs("conv2d_weight_grad_gemm")
 _add_parts = CudaKernel(_source, "conv2d_add_parts<T>")
 
 
-def forward_tiled(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward_tiled(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """A matrix product, whose 32 x 32 tiles of pixels and weights are gathered into shared memory."""
-    _run_forward("tiled", out, x, weight, bias, options)
+    _run_forward("tiled", out, x, weight, bias, options, relu)
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """Tiles of 64 x 64, with 4 x 4 results for each thread, which reuses what it reads, from registers."""
-    _run_forward("registers", out, x, weight, bias, options)
+    _run_forward("registers", out, x, weight, bias, options, relu)
 
 
 def input_grad_tiled(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
@@ -63,11 +63,13 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     _run_weight_grad("registers", out, grad_output, x, options)
 
 
-def _run_forward(rung: str, out: Any, x: Any, weight: Any, bias: Any | None, options: tuple) -> None:
+def _run_forward(
+    rung: str, out: Any, x: Any, weight: Any, bias: Any | None, options: tuple, relu: bool
+) -> None:
     shape = shape_fields(x, weight, out, options, bias)
     groups = shape["groups"]
     tiles = _tiles(rung, shape["O"] // groups, shape["N"] * shape["OH"] * shape["OW"])
-    _forward[rung].launch(tiles * groups, _block(rung), (out, x, weight, bias, shape))
+    _forward[rung].launch(tiles * groups, _block(rung), (out, x, weight, bias, relu, shape))
 
 
 def _run_input_grad(rung: str, out: Any, grad_output: Any, weight: Any, options: tuple) -> None:

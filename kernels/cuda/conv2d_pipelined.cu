@@ -216,11 +216,11 @@ struct TileCopier {
     }
 };
 
-// Stores a thread's patch, plus the bias of its rows, which may be null: 16 bytes at a time where results of
-// neighbouring columns are neighbours in memory.
+// Stores a thread's patch, plus the bias of its rows, which may be null, and through ReLU: 16 bytes at a time
+// where results of neighbouring columns are neighbours in memory.
 template <int ROWS, int COLUMNS>
 __device__ __forceinline__ void store_patch(float* out, const float (&sums)[PATCH][PATCH], const float* bias,
-                                            const Task& task) {
+                                            bool relu, const Task& task) {
     const Axis &vertical = task.vertical, &horizontal = task.horizontal;
     const Patches<ROWS, COLUMNS> patches;
     const long long columns = task.columns();
@@ -242,12 +242,13 @@ __device__ __forceinline__ void store_patch(float* out, const float (&sums)[PATC
             if (row >= task.rows) continue;
             const float start = value_or(bias, (long long)task.group * task.rows + row, 0.0f);
             if (!vectors) {
-                to[row * plane] = sums[i][j] + start;
+                to[row * plane] = relu_if(relu, sums[i][j] + start);
                 continue;
             }
             Vector<float> results;
 #pragma unroll
-            for (int lane = 0; lane < 4; lane++) results.lane[lane] = sums[i][j / 4 * 4 + lane] + start;
+            for (int lane = 0; lane < 4; lane++)
+                results.lane[lane] = relu_if(relu, sums[i][j / 4 * 4 + lane] + start);
             store_results(to + row * plane, results);
         }
     }
@@ -256,7 +257,7 @@ __device__ __forceinline__ void store_patch(float* out, const float (&sums)[PATC
 // Makes a block's tile, once all its threads see the task.
 template <int ROWS, int COLUMNS, int STAGES>
 __device__ __forceinline__ void make_tile(float* out, const float* source, const float* packed,
-                                          const float* bias, const Task& task) {
+                                          const float* bias, bool relu, const Task& task) {
     using Copier = TileCopier<ROWS, COLUMNS>;
     __shared__ __align__(16) float a_tiles[STAGES][DEPTH][ROWS];
     __shared__ __align__(16) float b_tiles[STAGES][DEPTH][COLUMNS];
@@ -279,7 +280,7 @@ __device__ __forceinline__ void make_tile(float* out, const float* source, const
     const Patches<ROWS, COLUMNS> patches;
     patches.multiply(sums, a_tiles, b_tiles, (task.channels + DEPTH - 1) / DEPTH * taps, copies,
                      [&](auto& a_tile, auto& b_tile) { copier.load(copies, a_tile, b_tile); });
-    store_patch<ROWS, COLUMNS>(out, sums, bias, task);
+    store_patch<ROWS, COLUMNS>(out, sums, bias, relu, task);
 }
 
 // Grid: x = the tiles of all groups, those of the same columns side by side; bias may be null. packed: of
@@ -287,11 +288,11 @@ __device__ __forceinline__ void make_tile(float* out, const float* source, const
 template <int ROWS, int COLUMNS, int STAGES>
 __global__ void __launch_bounds__(ROWS * COLUMNS / 64, RESIDENT_BLOCKS<ROWS * COLUMNS / 64>)
 conv2d_forward_pipelined(float* out, const float* input, const float* packed, const float* bias,
-                         Conv2dShape s) {
+                         bool relu, Conv2dShape s) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<ROWS, COLUMNS>(s);
     __syncthreads();  // the task is known
-    make_tile<ROWS, COLUMNS, STAGES>(out, input, packed, bias, task);
+    make_tile<ROWS, COLUMNS, STAGES>(out, input, packed, bias, relu, task);
 }
 
 // Grid: x = the tiles of all groups, for each phase as many as the largest one has; the number of phases is
@@ -304,7 +305,7 @@ conv2d_input_grad_pipelined(float* grad_input, const float* grad_output, const f
     if (threadIdx.x == 0) task = input_grad_task<ROWS, COLUMNS>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
-    make_tile<ROWS, COLUMNS, STAGES>(grad_input, grad_output, packed, nullptr, task);
+    make_tile<ROWS, COLUMNS, STAGES>(grad_input, grad_output, packed, nullptr, false, task);
 }
 
 // ---- gradient for the weight ----

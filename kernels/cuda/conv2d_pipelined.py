@@ -52,14 +52,14 @@ def fits(weight_shape: tuple[int, ...], width: int, dilation: tuple[int, int]) -
     return KH * KW <= MAX_TAPS and max(reach, KH * KW * DEPTH * (max(outputs, channels) + 128)) < 1 << 31
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """Tiles of up to 128 x 128, with 8 x 8 results a thread; copies run ahead, of weights in their order."""
     shape = _shape(x, weight, out, options, bias)
     rows = shape["O"] // shape["groups"]
     tile = _tile_rows(rows)
     packed = _packed(weight, shape, tile, exchanged=False)
     tiles = blocks(rows, tile) * blocks(shape["N"] * shape["OH"] * shape["OW"], COLUMNS) * shape["groups"]
-    _forward[tile].launch(tiles, tile * COLUMNS // 64, (out, x, packed, bias, shape))
+    _forward[tile].launch(tiles, tile * COLUMNS // 64, (out, x, packed, bias, relu, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:

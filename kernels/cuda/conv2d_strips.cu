@@ -47,7 +47,8 @@ __device__ __forceinline__ void read_weights(T (&weights)[K][K], const T* from) 
 // Grid: one dimension, a thread for each strip of each of the N * O planes of out. bias may be null.
 template <typename T, int K, int S, int ROWS>
 __global__ void __launch_bounds__(STRIP_THREADS)
-conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, Conv2dShape s) {
+conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bool relu,
+                      Conv2dShape s) {
     const int strips = (s.OH + ROWS - 1) / ROWS;
     const long long number = global_thread_index();
     if (number >= (long long)s.N * s.O * strips * s.OW) return;
@@ -76,7 +77,7 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, Co
     T* to = out + (at.plane * s.OH + first) * s.OW + at.x;
 #pragma unroll
     for (int r = 0; r < ROWS; r++, to += s.OW)
-        if (first + r < s.OH) *to = sums[r];
+        if (first + r < s.OH) *to = relu_if(relu, sums[r]);
 }
 
 // Counted from where the padding begins, a pixel is S q + p with 0 <= p < S, and tap p + S t reads it for

@@ -47,12 +47,12 @@ def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[
     return height == width and height in KERNELS and down == right and down in STRIDES and dilation == (1, 1)
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """For groups of one channel: each thread makes a strip of results, whose pixels it keeps in registers."""
     shape = _shape(x, weight, out, options, bias)
     rows = ROWS["forward"][shape["stride_h"]]
     strips = shape["N"] * shape["O"] * blocks(shape["OH"], rows) * shape["OW"]
-    _forward[_instance(shape)].launch(blocks(strips, THREADS), THREADS, (out, x, weight, bias, shape))
+    _forward[_instance(shape)].launch(blocks(strips, THREADS), THREADS, (out, x, weight, bias, relu, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:

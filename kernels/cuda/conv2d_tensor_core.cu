@@ -137,11 +137,11 @@ struct TileCopier {
     }
 };
 
-// Stores a warp's sums, plus the bias of their rows, which may be null: pairs where two pixels are neighbours
-// in out and aligned.
+// Stores a warp's sums, plus the bias of their rows, which may be null, and through ReLU: pairs where two
+// pixels are neighbours in out and aligned.
 template <typename T, typename Tiling>
-__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const T* bias, const Task& task,
-                                      const Places& places) {
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const T* bias, bool relu,
+                                      const Task& task, const Places& places) {
     const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
     const bool even = plane % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
     const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
@@ -155,7 +155,7 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
             const long long at = places.results[first_column + 8 * n];
             const long long next = places.results[first_column + 8 * n + 1];
             const float* const two = &sums[half / 2][n][half % 2 * 2];
-            const Pair<T> pair = {T(two[0] + start), T(two[1] + start)};
+            const Pair<T> pair = {T(relu_if(relu, two[0] + start)), T(relu_if(relu, two[1] + start))};
             T* const to = out + row * plane;
             if (even && at % 2 == 0 && next == at + 1) {
                 *reinterpret_cast<Pair<T>*>(to + at) = pair;
@@ -169,7 +169,7 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
 
 // Makes a block's tile, once all its threads see the task.
 template <typename T, int TILE_M>
-__device__ __forceinline__ void make_tile(T* out, const T* source, const T* weights, const T* bias,
+__device__ __forceinline__ void make_tile(T* out, const T* source, const T* weights, const T* bias, bool relu,
                                           long long source_pitch, long long weight_pitch, const Task& task) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     extern __shared__ uint4 tiles[];
@@ -184,19 +184,19 @@ __device__ __forceinline__ void make_tile(T* out, const T* source, const T* weig
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
         sums, tiles, copier.steps(), copies,
         [&](uint4* a_tile, uint4* b_tile) { copier.start(copies, a_tile, b_tile); });
-    store<T, Tiling>(out, sums, bias, task, places);
+    store<T, Tiling>(out, sums, bias, relu, task, places);
 }
 
 // Grid: x = the tiles, those of the same pixels side by side; bias may be null. A pitch is how many elements
 // the pixels of the source, or the taps of the weights, are apart.
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
-conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, long long source_pitch,
-                           long long weight_pitch, Conv2dShape s) {
+conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, bool relu,
+                           long long source_pitch, long long weight_pitch, Conv2dShape s) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<TILE_M, TILE_N>(s);
     __syncthreads();  // the task is known
-    make_tile<T, TILE_M>(out, source, weights, bias, source_pitch, weight_pitch, task);
+    make_tile<T, TILE_M>(out, source, weights, bias, relu, source_pitch, weight_pitch, task);
 }
 
 // Grid: as input_grad_task has it. Here the source is the output's gradient, and the rows of the weights are
@@ -209,6 +209,6 @@ conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, 
     if (threadIdx.x == 0) task = input_grad_task<TILE_M, TILE_N>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
-    make_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), source_pitch, weight_pitch,
-                         task);
+    make_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), false, source_pitch,
+                         weight_pitch, task);
 }

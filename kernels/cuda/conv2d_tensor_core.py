@@ -43,19 +43,33 @@ _input_grad = _by_rows("conv2d_input_grad_tensor_core", "T")
 _input_grad_bfloat16 = _by_rows("conv2d_input_grad_tensor_core", "__nv_bfloat16")
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None) -> None:
+def forward(
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    *options: int,
+    relu: bool = False,
+    tile: int | None = None,
+) -> None:
     """Tensor cores on tiles that are copied ahead, channels last; float32 is rounded to TF32.
 
     A ``tile`` of so many rows, 64 or 128, is taken in place of the one that suits the sizes.
     """
-    _run_forward(_forward, out, x, weight, bias, options, tile)
+    _run_forward(_forward, out, x, weight, bias, options, relu, tile)
 
 
 def forward_bfloat16(
-    out: Any, x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    *options: int,
+    relu: bool = False,
+    tile: int | None = None,
 ) -> None:
     """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run_forward(_forward_bfloat16, out, x, weight, bias, options, tile)
+    _run_forward(_forward_bfloat16, out, x, weight, bias, options, relu, tile)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
@@ -71,15 +85,22 @@ def input_grad_bfloat16(
 
 
 def _run_forward(
-    kernels: dict, out: Any, x: Any, weight: Any, bias: Any | None, options: tuple, tile: int | None
+    kernels: dict,
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    options: tuple,
+    relu: bool,
+    tile: int | None,
 ) -> None:
     shape = one_group(x, weight, out, options, bias)
     source, source_pitch = channels_last(x)
     weights, weight_pitch = channels_last(weight)
     bias = None if bias is None else array_module(bias).ascontiguousarray(bias)
     columns = blocks(shape["N"] * shape["OH"] * shape["OW"], TILE_N)
-    tile = tile or _tile_rows(shape["O"], columns)
-    arguments = (out, strided(source), strided(weights), bias, source_pitch, weight_pitch, shape)
+    tile = tile or tile_rows(shape["O"], columns)
+    arguments = (out, strided(source), strided(weights), bias, relu, source_pitch, weight_pitch, shape)
     kernels[tile].launch(blocks(shape["O"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
 
 
@@ -94,7 +115,7 @@ def _run_input_grad(
         phases *= min(stride, size)
         pixels *= blocks(size, stride)  # of the largest phase
     columns = blocks(pixels, TILE_N) * phases
-    tile = tile or _tile_rows(shape["C"], columns)
+    tile = tile or tile_rows(shape["C"], columns)
     pitches = source_pitch, weight_pitch
     arguments = (out, strided(source), strided(weights), *pitches, shape, tap_steps(shape))
     kernels[tile].launch(blocks(shape["C"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
@@ -154,7 +175,7 @@ def _outputs_last(weight: Any) -> tuple[Any, int]:
     return copy, pitch
 
 
-def _tile_rows(rows: int, column_tiles: int) -> int:
+def tile_rows(rows: int, column_tiles: int) -> int:
     """The height of a tile: the larger, if it covers ``rows`` with no more, and there are tiles enough."""
     large = blocks(rows, 128)
     return 128 if 2 * large == blocks(rows, 64) and large * column_tiles >= MULTIPROCESSORS else 64

@@ -30,6 +30,7 @@
 // read are neighbouring windows of a row, and at each point they write 128 bytes in a row. Registers: the 36
 // values, those half transformed, and addresses; up to 104, so that 16 warps share a multiprocessor.
 
+#include "common.cuh"
 #include "vector.cuh"
 
 constexpr int POINTS = 6, STEP = 4, TAPS = 3;  // along one axis
@@ -192,9 +193,10 @@ winograd_grad_to_points(float* values, const float* grad_output, WinogradTiles s
     images_to_points<STEP>(values, grad_output, s);
 }
 
-// out = A^T M A + bias. Its tiles have no padding. bias may be null. Grid: as above.
+// out = A^T M A + bias, through ReLU where `relu`. Its tiles have no padding. bias may be null. Grid: as above.
 __global__ void __launch_bounds__(THREADS)
-winograd_points_to_output(float* out, const float* products, const float* bias, WinogradTiles s) {
+winograd_points_to_output(float* out, const float* products, const float* bias, bool relu,
+                          WinogradTiles s) {
     const unsigned tile = blockIdx.x * blockDim.x + threadIdx.x;
     if (tile >= s.count) return;
     const Corner at(tile, s);
@@ -216,7 +218,7 @@ winograd_points_to_output(float* out, const float* products, const float* bias, 
             if (at.y + i >= s.height) break;
             Vector<float, STEP> row;
 #pragma unroll
-            for (int j = 0; j < STEP; j++) row.lane[j] = pixels[i][j] + start;
+            for (int j = 0; j < STEP; j++) row.lane[j] = relu_if(relu, pixels[i][j] + start);
             if (whole_rows) {
                 store_results(to, row);
             } else {

@@ -45,19 +45,19 @@ _points_to_output = CudaKernel(_source, "winograd_points_to_output")
 _points_to_weight = CudaKernel(_source, "winograd_points_to_weight")
 
 
-def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int) -> None:
+def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """Multiplies less: tiles of 4x4 outputs become products at 36 points, summed over channels by matrix
     products; loses about half a digit."""
     shape = _check(x, weight, out, options, bias)
     pad = shape["pad_h"], shape["pad_w"]
-    _convolve(out, x, weight, bias, pad, shape["groups"], rotated=False)
+    _convolve(out, x, weight, bias, relu, pad, shape["groups"], rotated=False)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     """The convolution of grad_output with the kernels rotated by half a turn, as in forward."""
     shape = _check(out, weight, grad_output, options)
     pad = TAPS - 1 - shape["pad_h"], TAPS - 1 - shape["pad_w"]
-    _convolve(out, grad_output, weight, None, pad, shape["groups"], rotated=True)
+    _convolve(out, grad_output, weight, None, False, pad, shape["groups"], rotated=True)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -113,7 +113,14 @@ def _check(
 
 
 def _convolve(
-    out: Any, source: Any, weight: Any, bias: Any | None, pad: tuple[int, int], groups: int, rotated: bool
+    out: Any,
+    source: Any,
+    weight: Any,
+    bias: Any | None,
+    relu: bool,
+    pad: tuple[int, int],
+    groups: int,
+    rotated: bool,
 ) -> None:
     K, M = source.shape[1] // groups, out.shape[1] // groups  # of the products
     kernels = workspace(out, (POINTS, groups, K, M))
@@ -126,7 +133,7 @@ def _convolve(
     for number in range(tiles.chunks):
         tiles.launch(_input_to_points, (values, source), source, pad, number)
         _multiply(products, array_module(out).swapaxes(kernels, -1, -2), values)
-        tiles.launch(_points_to_output, (out, products, bias), out, (0, 0), number)
+        tiles.launch(_points_to_output, (out, products, bias, relu), out, (0, 0), number)
 
 
 def _multiply(out: Any, a: Any, b: Any) -> None:
@@ -149,11 +156,11 @@ class _Tiles:
         self.chunks = blocks(self.total, self.chunk) if self.total else 0
 
     def launch(
-        self, kernel: CudaKernel, arrays: tuple, images: Any, pad: tuple[int, int], number: int
+        self, kernel: CudaKernel, arguments: tuple, images: Any, pad: tuple[int, int], number: int
     ) -> None:
         """Transform chunk ``number`` of ``images``, whose windows begin ``pad`` before the tiles.
 
-        ``arrays`` are the kernel's. Values of tiles beyond the last one become zeros.
+        ``arguments`` are the kernel's but for the shape. Values of tiles beyond the last one become zeros.
         """
         _, channels, height, width = images.shape
         begin = number * self.chunk
@@ -172,4 +179,4 @@ class _Tiles:
             "pitch": self.chunk,
         }
         grid = blocks(self.chunk, BLOCK[0]), min(blocks(channels, BLOCK[1]), MAX_GRID_Y)
-        kernel.launch(grid, BLOCK, (*arrays, shape))
+        kernel.launch(grid, BLOCK, (*arguments, shape))

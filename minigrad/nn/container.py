@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar
 
+from minigrad.nn.fusion import merged
 from minigrad.nn.module import MODULE, PARAMETER, Module, format_module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
@@ -127,6 +128,9 @@ class Sequential(_Numbered[Module]):
 
     ``Sequential(a, b, c)`` names them "0", "1", "2"; ``Sequential(OrderedDict(first=a, second=b))`` uses
     the given names. An index gives a module, a slice a Sequential of the same modules.
+
+    On a card a Conv2d and the ReLU behind it run as one op, F.conv2d_relu, which gives the same bits, unless
+    something would see the difference, such as a hook.
     """
 
     def __init__(self, *args: Any):
@@ -137,7 +141,7 @@ class Sequential(_Numbered[Module]):
 
     def forward(self, input: Any) -> Any:
         """The output of the last module; ``input`` itself if there is none."""
-        for module in self._in_order():
+        for module in merged(self._in_order(), input):
             input = module(input)
         return input
 

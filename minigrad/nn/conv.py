@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from minigrad.creation import empty
@@ -162,7 +162,10 @@ class Conv2d(_Convolution):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, OH, OW); the N may be left out."""
-        convolution: Any = F.conv2d if self.axes == 2 else F.conv1d
+        return self.convolve(F.conv2d if self.axes == 2 else F.conv1d, input)
+
+    def convolve(self, convolution: Callable, input: Tensor) -> Tensor:
+        """``convolution``, which takes the arguments of F.conv2d, of ``input`` and the parameters."""
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._widths(), self.padding_mode), 0

@@ -9,6 +9,7 @@ gradient: differentiating any of the three ops gives the other two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -141,8 +142,15 @@ def conv2d(
     Raises:
         ValueError: shapes or options do not fit; TypeError: dtypes differ.
     """
+    return convolve(_conv2d, input, weight, bias, stride, padding, dilation, groups)
+
+
+def convolve(
+    op: Op, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
+    """``op``, which has the inputs and attributes of the op conv2d, for the arguments of :func:`conv2d`."""
     if input.ndim == 3:
-        batch = conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups)
+        batch = convolve(op, input.unsqueeze(0), weight, bias, stride, padding, dilation, groups)
         return batch.squeeze(0)
     _check_shapes("conv2d", input, weight, bias, groups)
     stride = pair("conv2d", "stride", stride, 1)
@@ -150,7 +158,7 @@ def conv2d(
     if padding == "same":
         input = _made_even(input, weight.shape[2:], dilation)
     padding = _padding(padding, weight.shape[2:], stride, dilation)
-    return _conv2d(input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return op(input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
 def conv_transpose2d(
@@ -389,16 +397,22 @@ _ON_TENSOR_CORES = {
 }
 
 
+WITH_RELU: set[Callable] = set()
+"""The kernels of conv2d that can be told ``relu=True``, and then store what is left of their sums by ReLU."""
+
+
 def _register(
     target: Op, device: tuple[str, ...], name: str, run: Any, when: Any = None, **conditions: Any
 ) -> None:
     threads = (lambda: (get_num_threads(),)) if device == ("cpu",) else tuple
 
-    def kernel(out, *arrays, stride, padding, dilation, groups, **sizes):
-        run(out, *arrays, *stride, *padding, *dilation, groups, *threads())
+    def kernel(out, *arrays, stride, padding, dilation, groups, input_size=None, kernel_size=None, **fused):
+        run(out, *arrays, *stride, *padding, *dilation, groups, *threads(), **fused)
 
     kernel.__doc__ = run.__doc__
     target.kernel(*device, name=name, when=when, **conditions)(kernel)
+    if target is _conv2d and device != ("cpu",):
+        WITH_RELU.add(kernel)
 
 
 for _op, _pass, _conditions in (

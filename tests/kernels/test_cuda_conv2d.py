@@ -1,6 +1,7 @@
 """The CUDA kernels of convolution against the definition in float64, on the simulator and on a card."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -100,6 +101,20 @@ def test_convolution_and_its_gradients(run, dtype, rung, case):
     assert_sums(run(input_grad, x.shape, dtype, grad, weight, *options), grad_x, magnitudes[1], length)
     length = grad[:, 0].size
     assert_sums(run(weight_grad, weight.shape, dtype, grad, x, *options), grad_weight, magnitudes[2], length)
+
+
+@pytest.mark.parametrize(
+    ("rung", "case"), [(r, c) for r, c in BOTH if c[0][0] == 2 or (c[0][2] > 9 and r == "strips")]
+)
+def test_relu_is_applied_to_the_same_bits(run, rung, case):
+    """And lets NaN through."""
+    forward = partial(RUNGS[rung][0], relu=True)
+    x, weight, bias, grad, options = inputs(case, np.float32)
+    x[0, 0, 0, -1], x[-1, -1, -1, 0] = np.nan, -np.inf
+    for added in (bias, None):
+        out = run(RUNGS[rung][0], grad.shape, "f4", x, weight, added, *options)
+        found = run(forward, grad.shape, "f4", x, weight, added, *options)
+        assert np.array_equal(found, np.maximum(out, 0), equal_nan=True)
 
 
 @pytest.mark.parametrize("rung", RUNGS)

@@ -1,6 +1,7 @@
 """Winograd's convolution on CUDA against definitions in float64, on the simulator and on a card."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,6 +58,17 @@ def assert_correct(run, function, pad, arrays):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_against_the_definition(run, shape, function):
     assert_correct(run, function, shape[4], operands(*shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:4], ids=str)
+def test_relu_is_applied_to_the_same_bits(run, shape):
+    x, weight, bias, grad = operands(*shape)
+    options = (1, 1, *shape[4], 1, 1, groups_of(x, weight))
+    x = np.where(np.arange(x.shape[-1]) == 2, np.nan, x).astype(np.float32)
+    out = run(winograd.forward, grad.shape, np.float32, x, weight, bias, *options)
+    found = run(partial(winograd.forward, relu=True), grad.shape, np.float32, x, weight, bias, *options)
+    assert np.isnan(out).any()
+    assert np.array_equal(found, np.maximum(out, 0), equal_nan=True)
 
 
 @functions
