@@ -111,8 +111,9 @@ def cases(small: bool, device: str) -> Iterator[Case]:
         yield from convolutions(layer, device)
     # The first layer of a ResNet, those of stride 1 and 2, a 1x1, and one of its last.
     on_tensor_cores = [(64, 3, 64, 224, 7, 2, 3, 1), *layers[1:5], (64, 512, 512, 7, 3, 1, 1, 1)]
-    for layer in layers[:1] if small else on_tensor_cores:
+    for layer in [layers[0], (2, 17, 18, 4, 1, 1, 0, 1)] if small else on_tensor_cores:
         yield from tensor_core_convolutions(layer, device)
+        yield from convolutions_with_relu(layer)
     for layer in transposed:
         yield transposed_convolution(*layer, device)
     planes = (2, 3, 6, 8) if small else (64, 64, 112, 112)
@@ -256,19 +257,41 @@ def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
     if not cuda.conv2d_tensor_core.is_supported(mg.device(device).xp.empty(0, np.float32)):
         return
     formats = {"float16": 2, "tf32": 4} | ({"bfloat16": 2} if BFLOAT16 else {})
+    _, _, _, H, K, stride, padding, _ = layer
+    rungs = (
+        ["tensor_core", "pointwise"] if (K, stride, padding, H * H % 8) == (1, 1, 0, 0) else ["tensor_core"]
+    )
     for format, itemsize in formats.items():
         for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
-            yield Case(
-                f"conv2d {name} {format}, tensor_core",
-                layer_size(layer),
-                shapes,
-                ours,
-                with_channels_last(theirs),
-                *layer_cost(layer, itemsize),
-                (op.name,),
-                "tensor_core",
-                format=format,
-            )
+            for rung in rungs:
+                yield Case(
+                    f"conv2d {name} {format}, {rung}",
+                    layer_size(layer),
+                    shapes,
+                    ours,
+                    with_channels_last(theirs),
+                    *layer_cost(layer, itemsize),
+                    (op.name,),
+                    rung,
+                    format=format,
+                )
+
+
+def convolutions_with_relu(layer: Layer) -> Iterator[Case]:
+    """Convolution, bias and ReLU in one kernel."""
+    x, weight, _ = layer_shapes(layer)
+    options = layer[5:7]  # stride and padding
+    for format, itemsize in {"float32": 4, "float16": 2}.items():
+        yield Case(
+            f"conv2d + bias + ReLU {format}",
+            layer_size(layer),
+            (x, weight, weight[:1]),
+            lambda x, w, b: mg.nn.functional.conv2d_relu(x, w, b, *options),
+            lambda torch, x, w, b: torch.nn.functional.conv2d(x, w, b, *options).relu(),
+            *layer_cost(layer, itemsize),
+            ("conv2d_relu",),
+            format=format,
+        )
 
 
 def with_channels_last(call: Callable[..., Any]) -> Callable[..., Any]:

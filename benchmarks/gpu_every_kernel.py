@@ -406,6 +406,34 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
     return wrong
 
 
+def convolve_pointwise(device: mg.Device) -> list[str]:
+    """Run 1x1 convolution and its gradients in every format and tile; returns what is wrong."""
+    xp, rng, wrong, options = device.xp, np.random.default_rng(0), [], (1, 1, 0, 0, 1, 1, 1)
+    x, w, g = (
+        rng.integers(-1, 2, shape).astype(np.float32) for shape in ((2, 9, 4, 4), (70, 9), (2, 70, 4, 4))
+    )
+    weight = w[:, :, None, None]
+    passes = {
+        "forward": ((x, weight, None), np.maximum(np.einsum("oc,nchw->nohw", w, x), 0)),
+        "input_grad": ((g, weight), np.einsum("oc,nohw->nchw", w, g)),
+        "weight_grad": ((g, x), np.einsum("nohw,nchw->oc", g, x)[:, :, None, None]),
+    }
+    for (name, (_, encode)), tile in itertools.product(TENSOR_CORE_FORMATS.items(), (64, 128)):
+        if (name, tile) == ("tf32", 128):  # there is none
+            continue
+        for which, (inputs, expected) in passes.items():
+            bits = encode(expected)
+            out = xp.empty(bits.shape, bits.dtype)
+            arrays = [a if a is None else xp.asarray(encode(a)) for a in inputs]
+            relu = {"relu": True} if which == "forward" else {}
+            getattr(cuda.conv2d_pointwise, which)(out, *arrays, *options, tile=tile, **relu)
+            told = f"conv2d pointwise {which} {name}, {tile} rows"
+            right = np.array_equal(out if xp is np else out.get(), bits)
+            print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
+            wrong += [] if right else [told]
+    return wrong
+
+
 def compute_in_halves(device: mg.Device) -> list[str]:
     """Run :func:`calls_in_halves`; returns the names of what is wrong."""
     wrong, rng, bounds = [], np.random.default_rng(0), {np.dtype(np.float16): 4e-3}
@@ -560,10 +588,10 @@ def main() -> int:
             print(f"{device} does not have the tensor cores that matmul_{rung} is for")
             modules.remove(f"matmul_{rung}")
     if cuda.conv2d_tensor_core.is_supported(device.xp.empty(0)):
-        wrong += convolve_on_tensor_cores(device)
+        wrong += convolve_on_tensor_cores(device) + convolve_pointwise(device)
     else:
         print(f"{device} does not have the tensor cores that conv2d_tensor_core is for")
-        modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad"}
+        modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad", "conv2d_pointwise"}
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

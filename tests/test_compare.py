@@ -100,7 +100,9 @@ def test_check_tells_right_from_wrong(rng):
 def test_records_of_a_run(comparison):
     assert comparison.ladders == ["matmul", "conv2d", "pooling"]
     # Made for groups of one channel.
-    assert {f"{record.ladder} {record.rung}" for record in comparison if record.refused} == {"conv2d depthwise"}
+    assert {f"{record.ladder} {record.rung}" for record in comparison if record.refused} == {
+        "conv2d depthwise"
+    }
     for record in comparison:
         assert isinstance(record, Record)
         if record.refused:
@@ -165,7 +167,7 @@ def taken(comparison, and_refused):
     refused = {f"{record.ladder} {record.rung}" for record in comparison if record.refused}
     # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap.
     of_matmul = {"matmul gemv", "matmul split_k", "matmul tensor_core"}
-    of_conv2d = {"conv2d depthwise", "conv2d strips", "conv2d tensor_core"}
+    of_conv2d = {"conv2d depthwise", "conv2d strips", "conv2d tensor_core", "conv2d pointwise"}
     of_pooling = {"pooling tiled", "pooling rolling"}
     assert refused == of_matmul | of_conv2d | of_pooling | {and_refused}
     return [record for record in comparison if not record.refused]

@@ -51,8 +51,9 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
         assert name in names
     for name, op in (("forward", ""), ("input gradient", "_input_grad"), ("weight gradient", "_weight_grad")):
         for rung in mg.list_kernels(f"conv2d{op}", "sim"):
-            formats = (" float16", " tf32") if rung.name == "tensor_core" else ("",)
+            formats = (" float16", " tf32") if rung.name in ("tensor_core", "pointwise") else ("",)
             assert {f"conv2d {name}{format}, {rung.name}" for format in formats} <= set(names)
+    assert {"conv2d + bias + ReLU float32", "conv2d + bias + ReLU float16"} <= set(names)
     assert "conv_transpose2d, implicit_gemm" in names
     assert {"matmul float16, tensor_core", "matmul tf32, tensor_core"} <= set(names)
     largest = {"tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3, "autocast": 2e-2}

@@ -261,6 +261,28 @@ def test_under_autocast_groups_are_left_to_the_other_kernels(card):
     assert max(relative_errors(found, expected)) < 6 * 2.0**-11
 
 
+@pytest.mark.parametrize(("size", "as_they_lie"), [((4, 4), True), ((5, 4), False)], ids=str)
+def test_images_of_1x1_kernels_are_read_as_they_lie_if_planes_are_whole_vectors(card, size, as_they_lie):
+    device, launched = card
+    x, weight = mg.randn(2, 9, *size), mg.randn(18, 9, 1, 1)
+    own_x, own_weight = (t.half().to(device).requires_grad_() for t in (x, weight))
+    y = F.conv2d(own_x, own_weight)
+    y.backward(mg.ones_like(y))
+    product = weight[:, :, 0, 0].half().float()
+    flat = x.half().float().reshape(2, 9, -1)
+    for found, expected in (
+        (y.reshape(2, 18, -1), product @ flat),
+        (own_x.grad.reshape(2, 9, -1), (product.sum(0)[:, None] + 0 * flat)),
+        (own_weight.grad[:, :, 0, 0], flat.sum((0, 2)) + 0 * product),
+    ):
+        assert (
+            found.detach().cpu().float() - expected
+        ).abs().max().item() <= 0.01 * expected.abs().max().item()
+    passes = {"conv2d_pointwise", "conv2d_pointwise_weight_grad"}
+    assert passes & set(launched) == (passes if as_they_lie else set())
+    assert "transpose" not in launched or not as_they_lie
+
+
 @pytest.mark.parametrize("precision", ["highest", "high"])
 @pytest.mark.parametrize("channels", [15, 16])
 def test_tf32_is_used_where_it_is_allowed_and_fills_tiles(card, precision, channels):

@@ -24,6 +24,7 @@ MODULES = (
     "conv2d_depthwise",
     "conv2d_implicit_gemm",
     "conv2d_pipelined",
+    "conv2d_pointwise",
     "conv2d_strips",
     "conv2d_tensor_core",
     "conv2d_tensor_core_weight_grad",

@@ -19,7 +19,7 @@
 // a warp reads 32 times 128 bytes of shared memory for 32 mma, so that it is bound by these.
 #include "conv2d.cuh"
 #include "conv2d_sums.cuh"
-#include "tensor_core_tiles.cuh"
+#include "tensor_core_copiers.cuh"
 
 constexpr int TILE_N = 128;  // channels of taps
 
@@ -28,43 +28,8 @@ constexpr int TILE_N = 128;  // channels of taps
 template <typename T, int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 || sizeof(T) == 4 ? 2 : 3;
 
-// The part of a tile that a thread brings: chunk `chunk` of every AT_ONCE-th line, from line `first` on.
-template <typename T, int SIDE>
-struct Lines {
-    static constexpr int LINE = AcrossK<T, SIDE>::LINE, AT_ONCE = 128 / LINE;
-    static_assert(AT_ONCE % (sizeof(T) == 2 ? 8 : 4) == 0, "the chunks of a thread's lines are exchanged alike");
-    const int chunk = threadIdx.x % LINE, first = threadIdx.x / LINE;
-};
-
-// Of the pixels of the output, from number `begin` to `end`, the gradients of TILE_M channels.
-template <typename T, int TILE_M>
-struct GradCopier : Lines<T, TILE_M> {
-    using Base = Lines<T, TILE_M>;
-    const T* from;
-    long long pitch;
-    int left;   // pixels from the next line of this thread on
-    int valid;  // bytes of its chunk
-
-    __device__ __forceinline__ GradCopier(const T* grads, long long pitch, long long begin, long long end,
-                                          int first_row, int rows)
-        : pitch(pitch), left(int(end - begin) - Base::first) {
-        const int row = first_row + Base::chunk * PER_CHUNK<T>;
-        from = grads + (begin + Base::first) * pitch + row;
-        valid = max(inside((long long)(rows - row) * int(sizeof(T)), CHUNK_BYTES), 0);
-    }
-
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
-        uint4* to = &tile[AcrossK<T, TILE_M>::place_of(Base::first, Base::chunk)];
-#pragma unroll
-        for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
-            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > 0 ? valid : 0);
-            from += Base::AT_ONCE * pitch;
-            left -= Base::AT_ONCE;
-        }
-    }
-};
-
-// Of the same pixels, what the taps of TILE_N columns read.
+// Of the pixels of the output, from number `begin` to `end`, what the taps of TILE_N columns read. A thread has
+// the same chunk of several pixels, as with the gradients' tile (LineCopier).
 template <typename T>
 struct InputCopier : Lines<T, TILE_N> {
     using Base = Lines<T, TILE_N>;
@@ -148,7 +113,8 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
     const long long begin = tile.plane * part_length;
     const long long end = min(begin + part_length, (long long)s.N * s.OH * s.OW);
 
-    GradCopier<T, TILE_M> grad_copier(grads, grad_pitch, begin, end, first_row, s.O);
+    LineCopier<T, TILE_M> grad_copier =
+        copy_columns<T, TILE_M>(grads + begin * grad_pitch, grad_pitch, int(end - begin), first_row, s.O);
     InputCopier<T> input_copier(input, input_pitch, begin, end, first_chunk, s);
     typename Tiling::Sums sums = {};
     AsyncCopies copies;

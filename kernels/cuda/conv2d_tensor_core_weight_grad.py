@@ -34,8 +34,7 @@ _add_taps = {element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tensor cores on tiles that are transposed on their way; blocks share the long sums over all pixels."""
-    element = "float" if out.dtype == np.float32 else "__half" if out.dtype == np.float16 else "__nv_bfloat16"
-    _run(element, out, grad_output, x, options)
+    _run(element_of(out), out, grad_output, x, options)
 
 
 def weight_grad_bfloat16(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -48,27 +47,38 @@ def _run(element: str, out: Any, grad_output: Any, x: Any, options: tuple) -> No
     if 0 in out.shape:
         return
     rows, taps, pixels = shape["O"], shape["KH"] * shape["KW"], shape["N"] * shape["OH"] * shape["OW"]
-    tile = ROWS[element][-1] if 2 * blocks(rows, 128) == blocks(rows, 64) else 64
+    tile = tile_rows(element, rows)
     tiles = blocks(rows, tile) * blocks(padded_pitch(shape["C"], x.itemsize) * taps, TILE_N)
-    parts, length = _parts(pixels, tiles, _resident_blocks(element, tile) * MULTIPROCESSORS, x.itemsize)
+    parts, length = cut_into_parts(pixels, tiles, element, tile)
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)
     partial = workspace(out, (parts, out.size), np.float32)
     arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, shape)
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
     _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, shared_bytes)
-    grid = blocks(out.size, 32)
-    _add_taps[element].launch(grid, (32, PART_THREADS), (out, partial, out.size // taps, taps, parts))
+    add_parts(out, partial, taps)
 
 
-def _resident_blocks(element: str, tile: int) -> int:
-    """How many blocks share a multiprocessor: the .cu file's MIN_BLOCKS."""
-    return 2 if tile == 128 or element == "float" else 3
+def element_of(array: Any) -> str:
+    """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
+    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
 
 
-def _parts(pixels: int, tiles: int, at_a_time: int, itemsize: int) -> tuple[int, int]:
+def tile_rows(element: str, rows: int) -> int:
+    """The height of a tile: the larger, if there is one, and it covers ``rows`` with no more."""
+    return ROWS[element][-1] if 2 * blocks(rows, 128) == blocks(rows, 64) else 64
+
+
+def cut_into_parts(pixels: int, tiles: int, element: str, tile: int) -> tuple[int, int]:
     """Into how many parts to cut sums over ``pixels``, and the length of one, a multiple of a step."""
-    step = CHUNKS * CHUNK_BYTES // itemsize
-    wanted = max(min(at_a_time // tiles, pixels // PART), blocks(pixels, LONGEST_PART), 1)
+    resident = 2 if tile == 128 or element == "float" else 3  # blocks of a multiprocessor: MIN_BLOCKS
+    step = CHUNKS * CHUNK_BYTES // (4 if element == "float" else 2)
+    wanted = max(min(resident * MULTIPROCESSORS // tiles, pixels // PART), blocks(pixels, LONGEST_PART), 1)
     length = max(blocks(blocks(pixels, wanted), step), 1) * step
     return max(blocks(pixels, length), 1), length
+
+
+def add_parts(out: Any, partial: Any, taps: int) -> None:
+    """out (O, C, taps) = the sum over the parts of ``partial`` (parts, taps O C)."""
+    arguments = (out, partial, out.size // taps, taps, partial.shape[0])
+    _add_taps[element_of(out)].launch(blocks(out.size, 32), (32, PART_THREADS), arguments)

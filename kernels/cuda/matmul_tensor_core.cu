@@ -20,7 +20,7 @@
 //
 // Registers of a thread: 128 sums, 16 of b's fragments and 4 of a's at a time; with the next ones' about 240,
 // so that two blocks share a multiprocessor's 65536. Shared memory of a block: 3 x (8 + 8) KB.
-#include "tensor_core_tiles.cuh"
+#include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 
 using Tiling = TensorCoreTiling<128, 128>;  // what a block makes of out
@@ -32,34 +32,6 @@ struct TensorCoreShape {
     long long M, N, K, batches;
     long long a_row_stride, a_batch_stride;
     long long b_row_stride, b_batch_stride;
-};
-
-// Brings a thread's part of the tiles of one operand: a chunk of every LOADED_ROWS-th row.
-template <int ROWS, typename T>
-struct Loader {
-    static constexpr int LOADED_ROWS = Tiling::THREADS / CHUNKS;
-    static_assert(LOADED_ROWS % 8 == 0, "the chunks of a thread's rows are exchanged alike");
-
-    const T* from;   // the thread's chunk in its first row
-    long long step;  // from one of its rows to the next
-    int rows;        // that remain from its first row on
-
-    // x is the first element of a tile whose first `rows` rows are inside.
-    __device__ __forceinline__ Loader(const T* x, long long row_stride, int rows)
-        : from(x + threadIdx.x / CHUNKS * row_stride + threadIdx.x % CHUNKS * PER_CHUNK<T>),
-          step(LOADED_ROWS * row_stride),
-          rows(rows - int(threadIdx.x / CHUNKS)) {}
-
-    // Starts the copies of the next tile, of which `valid` bytes of the thread's chunks are inside. Zeros
-    // stand for the rest, which is not read; they add nothing to the sums.
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, int valid) {
-        uint4* const to = &tile[AlongK<T, ROWS>::place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS)];
-        const T* row = from;
-#pragma unroll
-        for (int i = 0; i < ROWS / LOADED_ROWS; i++, row += step)
-            copies.copy<CHUNK_BYTES>(to + i * LOADED_ROWS * CHUNKS, row, i * LOADED_ROWS < rows ? valid : 0);
-        from += STEP<T>;
-    }
 };
 
 // Grid: x = all tiles of out (x alone may exceed 65535); z = the batch.
@@ -80,13 +52,13 @@ matmul_tensor_core(T* out, const T* a, const T* b, TensorCoreShape shape) {
         const T* b_rows = b + number * shape.b_batch_stride + column * shape.b_row_stride;
         Tiling::Sums sums = {};
         AsyncCopies copies;
-        Loader<TILE_M, T> a_loader(a_rows, shape.a_row_stride, rows);
-        Loader<TILE_N, T> b_loader(b_rows, shape.b_row_stride, columns);
+        RowCopier<T, TILE_M> a_copier(a_rows, shape.a_row_stride, rows);
+        RowCopier<T, TILE_N> b_copier(b_rows, shape.b_row_stride, columns);
         long long left = (shape.K - threadIdx.x % CHUNKS * PER_CHUNK<T>) * int(sizeof(T));
         const auto start = [&](uint4* a_tile, uint4* b_tile) {  // from K on, copies of zeros
             const int valid = left < 0 ? 0 : inside(left, CHUNK_BYTES);
-            a_loader.start(copies, a_tile, valid);
-            b_loader.start(copies, b_tile, valid);
+            a_copier.start(copies, a_tile, valid);
+            b_copier.start(copies, b_tile, valid);
             left -= CHUNKS * CHUNK_BYTES;
         };
         multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(

@@ -54,7 +54,7 @@ def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
-    a, b = _along_k(a), _along_k(b.swapaxes(-1, -2))
+    a, b = along_k(a), along_k(b.swapaxes(-1, -2))
     batches = a.shape[0]
     shape = {"M": M, "N": N, "K": K, "batches": batches}
     for name, array in (("a", a), ("b", b)):
@@ -65,7 +65,7 @@ def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
     kernel.launch(grid, THREADS, (out, strided(a), strided(b), shape), SHARED_BYTES)
 
 
-def _along_k(x: Any) -> Any:
+def along_k(x: Any) -> Any:
     """``x`` (..., rows, K) as (batches, rows, K): K along contiguous rows, all at multiples of 16 bytes."""
     x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     steps = [stride for size, stride in zip(x.shape[:2], x.strides[:2], strict=True) if size > 1]

@@ -375,6 +375,24 @@ def _prefers_tensor_cores(
     return first.dtype != np.float32 or min(ends) >= FEWEST_CHANNELS_OF_TF32
 
 
+def _suits_pointwise(
+    first: Any,
+    second: Any,
+    bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    groups: int,
+    kernel_size: Any = None,
+    **_: Any,
+) -> bool:
+    fits, kernel = cuda.conv2d_pointwise.fits, kernel_size or second.shape[2:]
+    images = (first,) if kernel_size is None else (first, second)
+    return _suits_tensor_cores(first, second, groups=groups) and all(
+        fits(x, kernel, stride, padding) for x in images
+    )
+
+
 def _input_grad_planes(out: Any, g: Any, weight: Any, *options: int) -> None:
     # It multiplies zeros around g too: NaN or infinity in a tap would reach pixels that the tap does not.
     finite = np.isfinite(weight.sum())
@@ -461,6 +479,12 @@ for _op, _pass, _conditions in (
     )
     _register(
         *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], _suits_tensor_cores),
+        prefer=_prefers_tensor_cores,
+        dtypes="f2 bf16 f4",
+        layout="strided",
+    )
+    _register(
+        *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), _suits_pointwise),
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",

@@ -8,6 +8,7 @@ from convolution_problems import CASES, by_definition, output_shape
 
 from minigrad.kernels import sim
 from minigrad.kernels.arguments import bfloat16_bits
+from minigrad.kernels.cuda import conv2d_pointwise as pointwise
 from minigrad.kernels.cuda import conv2d_tensor_core as tensor_core
 from minigrad.kernels.cuda import conv2d_tensor_core_weight_grad as of_weight
 
@@ -70,9 +71,9 @@ def run(place, name, kernel, shape, *args):
     return numbers(place.get(out))
 
 
-def results(place, name, x, weight, bias, grad, options, tile=None):
+def results(place, name, x, weight, bias, grad, options, tile=None, passes=None):
     """The output with bias, and the gradients for x and for the weight."""
-    forward, input_grad, weight_grad = PASSES[name]
+    forward, input_grad, weight_grad = passes or PASSES[name]
     return (
         run(place, name, partial(forward, tile=tile), grad.shape, x, weight, bias, *options),
         run(place, name, partial(input_grad, tile=tile), x.shape, grad, weight, *options),
@@ -80,11 +81,11 @@ def results(place, name, x, weight, bias, grad, options, tile=None):
     )
 
 
-def check(place, name, arrays, options, tile=None):
+def check(place, name, arrays, options, tile=None, passes=None):
     """The three results against float64, of the same numbers; returns them."""
     _, numbers, of_product, of_result = FORMATS[name]
     x, weight, bias, grad = (numbers(np.ascontiguousarray(a)).astype(np.float64) for a in arrays)
-    found = results(place, name, *arrays, options, tile)
+    found = results(place, name, *arrays, options, tile, passes)
     expected = list(by_definition(x, weight, grad, options))
     magnitudes = list(by_definition(abs(x), abs(weight), abs(grad), options))
     expected[0] += bias[:, None, None]
@@ -105,6 +106,19 @@ def check(place, name, arrays, options, tile=None):
 def test_convolution_and_its_gradients(place, name, case):
     *arrays, options = inputs(name, case)
     check(place, name, arrays, options, tile=128 if case[1][0] > 64 else None)
+
+
+@pytest.mark.parametrize("case", [ODD, *LAYERS[-4:-2]], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_relu_is_applied_to_the_same_bits(place, name, case):
+    """And lets NaN through."""
+    forward, encode = PASSES[name][0], FORMATS[name][0]
+    x, weight, bias, grad, options = inputs(name, case)
+    x[0, 0, 0, -1], x[-1, -1, -1, 0] = encode(np.array([np.nan, -np.inf], np.float32))
+    for added in (bias, None):
+        out = run(place, name, forward, grad.shape, x, weight, added, *options)
+        found = run(place, name, partial(forward, relu=True), grad.shape, x, weight, added, *options)
+        assert np.array_equal(found, np.maximum(out, 0), equal_nan=True)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -202,6 +216,114 @@ def test_groups_are_refused():
         of_weight.weight_grad(weight, out, x, *options)
 
 
+# ---- 1x1 kernels, on images as they lie -------------------------------------------------------------------
+
+POINTWISE = pointwise.forward, pointwise.input_grad, pointwise.weight_grad
+STAY = (1, 1, 0, 0, 1, 1, 1)
+POINTWISE_LAYERS = [  # N, C, O, H, W
+    (2, 17, 33, 4, 4),
+    (1, 64, 64, 2, 8),
+    (3, 40, 70, 2, 12),  # more rows than a tile of 64
+    (1, 130, 129, 8, 3),
+    (1, 1, 1, 1, 8),
+    (9, 3, 5, 1, 8),  # a tile has pixels of all images
+    (17, 9, 4, 8, 8),  # sums long enough to be cut into parts
+]
+
+
+def pointwise_inputs(name, layer):
+    N, C, O, H, W = layer  # noqa: E741
+    return inputs(name, ((N, C, H, W), (O, C, 1, 1), (1, 1), (0, 0), (1, 1), 1))[:-1]
+
+
+@pytest.mark.parametrize("layer", POINTWISE_LAYERS, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_1x1_kernels(place, name, layer, monkeypatch):
+    monkeypatch.setattr(tensor_core, "transpose", None)
+    arrays = pointwise_inputs(name, layer)
+    check(place, name, arrays, STAY, passes=POINTWISE)
+    if name != "tf32" and layer[2] > 64:
+        check(place, name, arrays, STAY, 128, (*POINTWISE[:2], partial(pointwise.weight_grad, tile=128)))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_1x1_kernels_of_random_sizes(place, name):
+    rng = np.random.default_rng(5)
+    for _ in range(4):
+        N, C, O = rng.integers(1, 5), rng.integers(1, 80), rng.integers(1, 80)  # noqa: E741
+        check(place, name, pointwise_inputs(name, (N, C, O, rng.integers(1, 7), 8)), STAY, passes=POINTWISE)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_of_1x1_kernels_may_be_views(place, name):
+    x, weight, bias, grad = pointwise_inputs(name, (2, 16, 24, 4, 4))
+    transposed = np.ascontiguousarray(weight.swapaxes(0, 1)).swapaxes(0, 1)
+    within = np.ascontiguousarray(np.repeat(weight, 3, axis=1))[:, ::3]
+    for view in transposed, within:
+        check(place, name, (x, view, bias, grad), STAY, passes=POINTWISE)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_images_of_1x1_kernels_may_begin_anywhere(place, name):
+    x, weight, bias, grad = pointwise_inputs(name, (2, 16, 24, 4, 4))
+
+    def moved(array):
+        return np.concatenate([array.ravel()[:1], array.ravel()])[1:].reshape(array.shape)
+
+    check(place, name, (moved(x), weight, bias, moved(grad)), STAY, passes=POINTWISE)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_relu_is_applied_to_the_same_bits_of_1x1_kernels(place, name):
+    x, weight, bias, grad = pointwise_inputs(name, POINTWISE_LAYERS[0])
+    x[0, 0, 0, -1], x[-1, -1, -1, 0] = FORMATS[name][0](np.array([np.nan, -np.inf], np.float32))
+    for added in (bias, None):
+        out = run(place, name, pointwise.forward, grad.shape, x, weight, added, *STAY)
+        found = run(place, name, partial(pointwise.forward, relu=True), grad.shape, x, weight, added, *STAY)
+        assert np.isnan(out).any()
+        assert np.array_equal(found, np.maximum(out, 0), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["tf32", "bf16"])
+def test_nan_and_infinity_stay_in_their_pixels_of_1x1_kernels(place, name):
+    numbers = FORMATS[name][1]
+    x, weight, _, grad = pointwise_inputs(name, POINTWISE_LAYERS[0])
+    for array in (x, grad):
+        special = FORMATS[name][0](np.array([np.nan, np.inf], np.float32))
+        array[0, 0, 0, -1], array[1, -1, -1, 0] = special
+        with np.errstate(invalid="ignore"):
+            expected = by_definition(*map(numbers, (x, weight, grad)), STAY)
+        found = results(place, name, x, weight, None, grad, STAY, passes=POINTWISE)
+        for one, other in zip(found, expected, strict=True):
+            assert np.array_equal(np.isfinite(one), np.isfinite(other))
+            there = ~np.isfinite(other)
+            assert np.array_equal(one[there], other[there], equal_nan=True)
+
+
+def test_layers_that_pointwise_does_not_take_are_refused():
+    x, weight, out = (np.ones(s, "f4") for s in ((2, 3, 4, 4), (5, 3, 1, 1), (2, 5, 4, 4)))
+    for images in (x[..., :3], x[:, :, ::-1], as_channels_last(x), x[:0]):
+        assert not pointwise.fits(images, (1, 1), (1, 1), (0, 0))
+    for kernel, stride, padding in (
+        ((1, 3), (1, 1), (0, 0)),
+        ((1, 1), (1, 2), (0, 0)),
+        ((1, 1), (1, 1), (1, 0)),
+    ):
+        assert not pointwise.fits(x, kernel, stride, padding)
+    with pytest.raises(ValueError, match="planes are multiples of 16 bytes"):
+        pointwise.forward(out[..., :3], x[..., :3], weight, None, *STAY)
+    with pytest.raises(ValueError, match="expected a 1x1 kernel, stride 1"):
+        pointwise.weight_grad(np.ones((5, 3, 1, 3), "f4"), out[..., :2], x, *STAY)
+    with pytest.raises(ValueError, match="expected 1 group, got 3"):
+        pointwise.input_grad(
+            np.ones((2, 9, 4, 4), "f4"),
+            np.ones((2, 6, 4, 4), "f4"),
+            weight[:, :3].repeat(2, 0)[:6],
+            *STAY[:-1],
+            3,
+        )
+
+
 # ---- on the simulator alone --------------------------------------------------------------------------------
 
 
@@ -211,12 +333,15 @@ def test_every_order_of_the_threads_gives_the_same_bits_and_no_race(name):
     class Simulator:
         put = put_strided = get = staticmethod(lambda array: array)
 
-    *arrays, options = inputs(name, ODD)
-    expected = results(Simulator, name, *arrays, options)
-    with sim.checks(), sim.stress(2):
-        found = results(Simulator, name, *arrays, options)
-    for seed, workers in ((1, 1), (12345, 3)):
-        with sim.seed(seed), sim.num_threads(workers):
-            found += results(Simulator, name, *arrays, options)
-    for number, result in enumerate(found):
-        assert np.array_equal(result, expected[number % 3])
+    for arrays, passes in (
+        (inputs(name, ODD), None),
+        ((*pointwise_inputs(name, POINTWISE_LAYERS[0]), STAY), POINTWISE),
+    ):
+        expected = results(Simulator, name, *arrays, passes=passes)
+        with sim.checks(), sim.stress(2):
+            found = results(Simulator, name, *arrays, passes=passes)
+        for seed, workers in ((1, 1), (12345, 3)):
+            with sim.seed(seed), sim.num_threads(workers):
+                found += results(Simulator, name, *arrays, passes=passes)
+        for number, result in enumerate(found):
+            assert np.array_equal(result, expected[number % 3])

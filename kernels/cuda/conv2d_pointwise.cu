@@ -1,0 +1,180 @@
+// Convolution with kernels of 1x1 and its two gradients on tensor cores, for images as they lie, channels
+// first: the rung after conv2d_tensor_core.cu, whose transpositions take longer here than the product.
+//
+//   out[n]      (O, P) = weight (O, C)  times  x[n] (C, P)  plus bias, through ReLU where `relu`
+//   grad_x[n]   (C, P) = weight^T       times  grad[n] (O, P)
+//   grad_weight (O, C) = the sum over n of  grad[n] (O, P)  times  x[n]^T
+//
+// P is the pixels of a plane, which are neighbours: stride 1, no padding, groups = 1. Arrays are C-contiguous;
+// planes, and the rows of the weight, are multiples of 16 bytes, so that no chunk of 16 bytes has pixels of two
+// images. Elements are floats, whose factors are rounded to TF32, __half or __nv_bfloat16; sums are float32,
+// and rounded once.
+//
+// The loop of tensor_core_tiles.cuh takes factors either way. Forward and for the input K are channels, which
+// are planes: the images' tile has a line of pixels for each (AcrossK), and so has the transposed weight's. The
+// columns are the pixels of all images, one after the other. For the weight K are the pixels of all images, of
+// which a thread copies the same chunk of many channels (AlongK). They are cut into parts, for blocks of their
+// own, which write their sums to `partial`; conv2d_add_taps_tensor_core adds these, always in the same order.
+//
+// Arithmetic intensity, registers and shared memory of tiles: as in conv2d_tensor_core.cu. Every element of
+// the images is read by the rows of tiles alone, once for 64 or 128 channels of the result.
+#include "common.cuh"
+#include "tensor_core_copiers.cuh"
+
+constexpr int TILE_N = 128;
+
+// Blocks that share a multiprocessor. The addresses of floats AcrossK take more registers than three leave.
+template <typename T, int TILE_M>
+constexpr int MIN_BLOCKS = TILE_M == 128 || sizeof(T) == 4 ? 2 : 3;
+
+struct PointwiseShape {
+    int images, pixels;
+    int rows, channels;      // of the product; for the weight: of grad and of x
+    long long weight_pitch;  // from a row of the weight (O, C) to the next
+};
+
+// Brings the weight's tile: rows of it, K along them, or where it is TRANSPOSED columns.
+template <typename T, int TILE_M, bool TRANSPOSED>
+struct WeightCopier;
+
+template <typename T, int TILE_M>
+struct WeightCopier<T, TILE_M, false> {
+    using Tile = AlongK<T, TILE_M>;
+    RowCopier<T, TILE_M> rows;
+    int left;  // bytes along K
+
+    __device__ __forceinline__ WeightCopier(const T* weight, int first_row, const PointwiseShape& s)
+        : rows(weight + first_row * s.weight_pitch, s.weight_pitch, s.rows - first_row),
+          left((s.channels - int(threadIdx.x) % CHUNKS * PER_CHUNK<T>) * int(sizeof(T))) {}
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
+        rows.start(copies, tile, max(inside(left, CHUNK_BYTES), 0));
+        left -= CHUNKS * CHUNK_BYTES;
+    }
+};
+
+template <typename T, int TILE_M>
+struct WeightCopier<T, TILE_M, true> {
+    using Tile = AcrossK<T, TILE_M>;
+    LineCopier<T, TILE_M> columns;
+
+    __device__ __forceinline__ WeightCopier(const T* weight, int first_row, const PointwiseShape& s)
+        : columns(copy_columns<T, TILE_M>(weight, s.weight_pitch, s.channels, first_row, s.rows)) {}
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { columns.start(copies, tile); }
+};
+
+// Brings the images' tile: from column `first` on, a line for each channel.
+template <typename T>
+__device__ __forceinline__ LineCopier<T, TILE_N> copy_pixels(const T* source, long long first,
+                                                             const PointwiseShape& s) {
+    const long long column = first + Lines<T, TILE_N>().chunk * PER_CHUNK<T>, image = column / s.pixels;
+    const T* from = source + image * (s.channels - 1) * s.pixels + column;  // of channel 0
+    return {from, s.pixels, s.channels, image < s.images ? CHUNK_BYTES : 0};
+}
+
+// Stores a warp's sums, plus the bias of their rows, which may be null, and through ReLU. Two columns of a
+// lane are neighbours in one image.
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const T* bias, bool relu,
+                                      int first_row, long long first_column, const PointwiseShape& s) {
+    constexpr int ROWS = 2 * Tiling::WARP_M / 16;  // of a lane
+    const int lane = threadIdx.x % 32, row = first_row + Tiling::warp_row() + lane / 4;
+    float starts[ROWS];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) starts[i] = bias && row + 8 * i < s.rows ? float(bias[row + 8 * i]) : 0.0f;
+#pragma unroll
+    for (int n = 0; n < Tiling::WARP_N / 8; n++) {
+        const long long column = first_column + Tiling::warp_column() + 8 * n + lane % 4 * 2;
+        const long long image = column / s.pixels;
+        if (image >= s.images) continue;
+        T* const to = out + image * (s.rows - 1) * s.pixels + column;  // of row 0
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            if (row + 8 * i >= s.rows) continue;
+            const float* const two = &sums[i / 2][n][i % 2 * 2];
+            *reinterpret_cast<Pair<T>*>(to + (row + 8ll * i) * s.pixels) = {
+                T(relu_if(relu, two[0] + starts[i])), T(relu_if(relu, two[1] + starts[i]))};
+        }
+    }
+}
+
+// Forward, and where TRANSPOSED the gradient for the input, whose source is that of the output. Grid: x = the
+// tiles, those of the same columns side by side; bias may be null.
+template <typename T, int TILE_M, bool TRANSPOSED>
+__global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
+conv2d_pointwise(T* out, const T* source, const T* weight, const T* bias, bool relu, PointwiseShape s) {
+    using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
+    using Weights = WeightCopier<T, TILE_M, TRANSPOSED>;
+    extern __shared__ uint4 tiles[];
+    const int row_tiles = (s.rows + TILE_M - 1) / TILE_M, first_row = blockIdx.x % row_tiles * TILE_M;
+    const long long first_column = (long long)(blockIdx.x / row_tiles) * TILE_N;
+
+    Weights weights(weight, first_row, s);
+    LineCopier<T, TILE_N> pixels = copy_pixels(source, first_column, s);
+    typename Tiling::Sums sums = {};
+    AsyncCopies copies;
+    multiply_tiles<T, Tiling, typename Weights::Tile, AcrossK<T, TILE_N>>(
+        sums, tiles, (s.channels + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
+            weights.start(copies, a_tile);
+            pixels.start(copies, b_tile);
+        });
+    store<T, Tiling>(out, sums, bias, relu, first_row, first_column, s);
+}
+
+// ---- gradient for the weight ----
+
+// Brings a tile of channels along the pixels of all images.
+template <typename T, int SIDE>
+struct PixelCopier {
+    RowCopier<T, SIDE> rows;
+    int pixel, pixels;   // where the next chunk is in its plane, and how many a plane has
+    long long to_next;   // from the end of a plane to the same channel in the next image
+
+    __device__ __forceinline__ PixelCopier(const T* images, int channels, int first_channel, long long begin,
+                                           int pixels)
+        : rows(images + (long long)first_channel * pixels, pixels, channels - first_channel),
+          pixels(pixels),
+          to_next((long long)(channels - 1) * pixels) {
+        const long long number = begin + threadIdx.x % CHUNKS * PER_CHUNK<T>, image = number / pixels;
+        pixel = int(number % pixels);
+        rows.from += begin + image * to_next;
+    }
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, int valid) {
+        rows.start(copies, tile, valid);
+        for (pixel += STEP<T>; pixel >= pixels; pixel -= pixels) rows.from += to_next;
+    }
+};
+
+// Grid: x = the tiles, for each part of part_length pixels.
+template <typename T, int TILE_M>
+__global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
+conv2d_pointwise_weight_grad(float* partial, const T* grads, const T* input, long long part_length,
+                             PointwiseShape s) {
+    using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
+    extern __shared__ uint4 tiles[];
+    const Position tile(blockIdx.x, (s.channels + TILE_N - 1) / TILE_N, (s.rows + TILE_M - 1) / TILE_M);
+    const int first_row = tile.x * TILE_M, first_column = tile.y * TILE_N;
+    const long long begin = tile.plane * part_length;
+    const long long end = min(begin + part_length, (long long)s.images * s.pixels);
+
+    PixelCopier<T, TILE_M> grad_copier(grads, s.rows, first_row, begin, s.pixels);
+    PixelCopier<T, TILE_N> input_copier(input, s.channels, first_column, begin, s.pixels);
+    long long left = end - begin - threadIdx.x % CHUNKS * PER_CHUNK<T>;
+    typename Tiling::Sums sums = {};
+    AsyncCopies copies;
+    multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
+        sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
+            const int valid = left > 0 ? CHUNK_BYTES : 0;
+            grad_copier.start(copies, a_tile, valid);
+            input_copier.start(copies, b_tile, valid);
+            left -= STEP<T>;
+        });
+    const int row = first_row + Tiling::warp_row(), column = first_column + Tiling::warp_column();
+    float* part = partial + (tile.plane * s.rows + row) * s.channels + column;
+#pragma unroll
+    for (int m = 0; m < Tiling::WARP_M / 16; m++)
+        store_fragments(part + 16ll * m * s.channels, sums[m], s.rows - row - 16 * m, s.channels - column,
+                        s.channels);
+}

@@ -1,0 +1,147 @@
+"""Launches ``conv2d_pointwise.cu``: convolution with 1x1 kernels, and its gradients, on tensor cores.
+
+Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16, or all bfloat16 (or uint16
+that are its bits), groups is 1, the stride 1, and there is no padding. Sums are float32; float32 factors are
+rounded to TF32.
+
+Images are read and written where they lie: (N, C, H, W), C-contiguous. What does not :func:`fits` is for
+:mod:`.conv2d_tensor_core`. A weight whose rows are not multiples of 16 bytes is copied.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arguments import is_contiguous
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import conv2d_tensor_core_weight_grad as of_weight
+from . import workspace
+from .conv2d_tensor_core import one_group, tile_rows
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k
+from .vector import starts_at_vector
+
+TILE_N, THREADS = 128, 128  # as in conv2d_pointwise.cu
+SMALL, LARGE = 64, 128  # rows of a tile
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_of_images = {
+    (element, rows, transposed): CudaKernel(
+        _source, f"conv2d_pointwise<{element}, {rows}, {str(transposed).lower()}>"
+    )
+    for element in of_weight.ROWS
+    for rows in of_weight.ROWS[element]
+    for transposed in (False, True)
+}
+_weight_grad = {
+    (element, rows): CudaKernel(_source, f"conv2d_pointwise_weight_grad<{element}, {rows}>")
+    for element in of_weight.ROWS
+    for rows in of_weight.ROWS[element]
+}
+
+
+def fits(
+    images: Any, kernel_size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> bool:
+    """Whether the kernels take such a layer, and ``images`` (N, C, H, W), its input or the gradient of its
+    output, as they lie: planes of whole chunks of 16 bytes."""
+    is_pointwise = (*kernel_size, *stride, *padding) == (1, 1, 1, 1, 0, 0)
+    return (
+        is_pointwise
+        and images.size > 0
+        and is_contiguous(images)
+        and images.shape[2] * images.shape[3] * images.itemsize % CHUNK_BYTES == 0
+    )
+
+
+def forward(
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    *options: int,
+    relu: bool = False,
+    tile: int | None = None,
+) -> None:
+    """1x1 kernels on tensor cores, from images as they lie; float32 is rounded to TF32.
+
+    A ``tile`` of so many rows is taken in place of the one that suits the sizes.
+    """
+    shape = _shape(x, weight, out, options, bias)
+    _run(out, x, weight, bias, relu, shape, tile, transposed=False)
+
+
+def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
+    """As forward, of the gradient of the output, with the transposed weight."""
+    shape = _shape(out, weight, grad_output, options)
+    _run(out, grad_output, weight, None, False, shape, tile, transposed=True)
+
+
+def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
+    """Sums over the pixels of all images, along which both factors lie; blocks share them."""
+    shape = _shape(x, out, grad_output, options)
+    rows, channels, pixels = shape["O"], shape["C"], shape["N"] * shape["H"] * shape["W"]
+    element = of_weight.element_of(out)
+    tile = tile or of_weight.tile_rows(element, rows)
+    tiles = blocks(rows, tile) * blocks(channels, TILE_N)
+    parts, length = of_weight.cut_into_parts(pixels, tiles, element, tile)
+    partial = workspace(out, (parts, out.size), np.float32)
+    fields = _fields(shape, rows, channels, channels)
+    arguments = (partial, _aligned(grad_output), _aligned(x), length, fields)
+    _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, _shared_bytes(tile))
+    of_weight.add_parts(out, partial, taps=1)
+
+
+def _run(
+    out: Any,
+    source: Any,
+    weight: Any,
+    bias: Any | None,
+    relu: bool,
+    shape: dict[str, int],
+    tile: int | None,
+    transposed: bool,
+) -> None:
+    element = of_weight.element_of(out)
+    weight = along_k(weight.reshape(1, *weight.shape[:2]))
+    rows, channels = out.shape[1], source.shape[1]
+    columns = blocks(shape["N"] * shape["H"] * shape["W"], TILE_N)
+    tile = tile or (tile_rows(rows, columns) if LARGE in of_weight.ROWS[element] else SMALL)
+    fields = _fields(shape, rows, channels, weight.strides[1] // weight.itemsize)
+    arguments = (out, _aligned(source), strided(weight), bias, relu, fields)
+    kernel = _of_images[element, tile, transposed]
+    kernel.launch(blocks(rows, tile) * columns, THREADS, arguments, _shared_bytes(tile))
+
+
+def _aligned(images: Any) -> Any:
+    """``images``, or a copy of those that begin within a chunk, as a view may."""
+    return images if starts_at_vector(images) else images.copy()
+
+
+def _shape(
+    x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
+) -> dict[str, int]:
+    shape = one_group(x, weight, output, options, bias)
+    for images in (x, output):
+        if not fits(images, weight.shape[2:], options[:2], options[2:4]):
+            raise ValueError(
+                "conv2d pointwise kernel: expected a 1x1 kernel, stride 1, no padding, and C-contiguous "
+                f"images whose planes are multiples of {CHUNK_BYTES} bytes, got kernel "
+                f"{tuple(weight.shape[2:])}, stride {options[:2]}, padding {options[2:4]}, images "
+                f"{images.shape} of {images.dtype}"
+            )
+    return shape
+
+
+def _fields(shape: dict[str, int], rows: int, channels: int, weight_pitch: int) -> dict[str, int]:
+    """The fields of struct PointwiseShape."""
+    pixels = shape["H"] * shape["W"]
+    sizes = {"images": shape["N"], "pixels": pixels, "rows": rows, "channels": channels}
+    return sizes | {"weight_pitch": weight_pitch}
+
+
+def _shared_bytes(tile: int) -> int:
+    return STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
