@@ -336,8 +336,9 @@ def lstm_grad_cases():
 
 def lstm_weight_grad_cases():
     for T, N, E, H, reverse in LSTMS:
-        options = {"reverse": reverse, "length": T * N + 1, "gradient": H < 4}
-        yield case((T, N, 4 * H), (T, N, E), (N, H), (T, N, H), **options)
+        for with_bias in (True, False):
+            options = {"reverse": reverse, "with_bias": with_bias, "length": T * N + 1, "gradient": H < 4}
+            yield case((T, N, 4 * H), (T, N, E), (N, H), (T, N, H), **options)
 
 
 def rnn_cases(backward):

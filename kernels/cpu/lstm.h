@@ -10,7 +10,7 @@
 #define MINIGRAD_LSTM_WEIGHT_GRAD
 /* The arrays of `lstm_weight_grad`, of REAL: the gradients dz (T, N, 4 H) of the pre-activations; what they
  * are multiplied with, x (T, N, E) and the hidden states before each step, of which h0 (N, H) is the first
- * and `hidden` (T, N, H) has the others; the results (4 H, E), (4 H, H) and (4 H,). */
+ * and `hidden` (T, N, H) has the others; the results (4 H, E), (4 H, H) and (4 H,), of which the last may be NULL. */
 typedef struct {
     ptrdiff_t T, N, E, H;
     int reverse;
@@ -215,7 +215,7 @@ MAYBE_UNUSED void NAME(lstm_weight_grad)(const LstmWeightGrad *p, ptrdiff_t firs
     REAL *x_packed = workspace, *h_packed = x_packed + KC * NAME(round_up)(E, NAME(NR));
     REAL *dz_packed = h_packed + KC * NAME(round_up)(H, NAME(NR));
     REAL *grad_ih = p->grad_ih, *grad_hh = p->grad_hh, *grad_bias = p->grad_bias;
-    for (ptrdiff_t j = first; j < first + rows; j++) grad_bias[j] = 0;
+    for (ptrdiff_t j = first; grad_bias && j < first + rows; j++) grad_bias[j] = 0;
     if (K == 0) {
         NAME(start)(rows, E, grad_ih + first * E, E, NULL, 0);
         NAME(start)(rows, H, grad_hh + first * H, H, NULL, 0);
@@ -228,7 +228,7 @@ MAYBE_UNUSED void NAME(lstm_weight_grad)(const LstmWeightGrad *p, ptrdiff_t firs
             const ptrdiff_t mc = NAME(smaller)(first + rows - ic, MC);
             const REAL *dz = (const REAL *)p->dz + pc * row + ic;
             REAL *to_ih = grad_ih + ic * E, *to_hh = grad_hh + ic * H;
-            NAME(lstm_add_rows)(kc, mc, dz, row, grad_bias + ic);
+            if (grad_bias) NAME(lstm_add_rows)(kc, mc, dz, row, grad_bias + ic);
             NAME(pack_a)(mc, kc, dz, 1, row, dz_packed);
             NAME(macro_kernel)(mc, E, kc, dz_packed, x_packed, to_ih, E, pc ? to_ih : NULL, E);
             NAME(macro_kernel)(mc, H, kc, dz_packed, h_packed, to_hh, H, pc ? to_hh : NULL, H);

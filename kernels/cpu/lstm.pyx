@@ -226,15 +226,17 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
 def weight_grad(cnp.ndarray grad_ih not None, cnp.ndarray grad_hh not None, cnp.ndarray grad_bias not None,
                 cnp.ndarray dz not None, cnp.ndarray x not None, cnp.ndarray h0 not None,
                 cnp.ndarray hidden not None, bint reverse, int threads):
-    """The gradients of both weights and the bias, from those of ``z``: each thread for some of their rows."""
+    """The gradients of both weights and, if it is not empty, the bias, from those of ``z``: each thread for some of
+    their rows."""
     cdef int dtype = real_type(dz), part, parts
     if cnp.PyArray_NDIM(x) != 3 or cnp.PyArray_NDIM(h0) != 2 or x.shape[0] == 0:
         raise ValueError("lstm kernel: x must have 3 dimensions, the first not 0, and h0 must have 2")
     cdef LstmWeightGrad p
     p.T, p.N, p.E, p.H, p.reverse = x.shape[0], x.shape[1], x.shape[2], h0.shape[1], reverse
-    for array, width in ((grad_ih, (p.E,)), (grad_hh, (p.H,)), (grad_bias, ())):
+    for array, shape in ((grad_ih, (4 * p.H, p.E)), (grad_hh, (4 * p.H, p.H)), (grad_bias, (4 * p.H,))):
         check_output(array, dtype)
-        check_shape(array, (4 * p.H, *width))
+        if array is not grad_bias or grad_bias.shape[0] > 0:
+            check_shape(array, shape)
     check_array(dz, dtype, (p.T, p.N, 4 * p.H))
     check_array(x, dtype, (p.T, p.N, p.E))
     check_array(h0, dtype, (p.N, p.H))
@@ -242,7 +244,7 @@ def weight_grad(cnp.ndarray grad_ih not None, cnp.ndarray grad_hh not None, cnp.
     p.dz, p.x = cnp.PyArray_DATA(dz), cnp.PyArray_DATA(x)
     p.h0, p.hidden = cnp.PyArray_DATA(h0), cnp.PyArray_DATA(hidden)
     p.grad_ih, p.grad_hh = cnp.PyArray_DATA(grad_ih), cnp.PyArray_DATA(grad_hh)
-    p.grad_bias = cnp.PyArray_DATA(grad_bias)
+    p.grad_bias = cnp.PyArray_DATA(grad_bias) if cnp.PyArray_SIZE(grad_bias) > 0 else NULL
     parts = threads_for(4 * p.T * p.N * p.H * (p.E + p.H), WORK_PER_THREAD, threads)
     cdef Py_ssize_t each = (lstm_weight_grad_workspace_f32 if dtype == cnp.NPY_FLOAT32
                             else lstm_weight_grad_workspace_f64)(p.E, p.H)

@@ -77,12 +77,12 @@ def lstm_grad(xp, weight_hh, c0, c, gates, grad_y=None, grad_c=None, grad_gates=
 
 
 @op
-def lstm_weight_grad(xp, dz, x, h0, hidden, *, reverse=False):
-    """The gradients of ``lstm``'s weight_ih, weight_hh and bias, from those of z."""
+def lstm_weight_grad(xp, dz, x, h0, hidden, *, reverse=False, with_bias=True):
+    """The gradients of ``lstm``'s weight_ih, weight_hh and, unless it is left empty, bias, from those of z."""
     T, N, E = x.shape
     before = xp.concatenate([hidden[1:], h0[None]] if reverse else [h0[None], hidden[:-1]])
     rows = dz.reshape(T * N, dz.shape[2])
-    return rows.T @ x.reshape(T * N, E), rows.T @ before.reshape(T * N, h0.shape[1]), rows.sum(0)
+    return rows.T @ x.reshape(T * N, E), rows.T @ before.reshape(T * N, h0.shape[1]), (rows if with_bias else rows[:, :0]).sum(0)
 
 
 @lstm.grad
@@ -93,8 +93,8 @@ def _(g, y, x, h0, c0, weight_ih, weight_hh, bias, numbers, *, reverse):
         grad_ih, grad_hh, grad_bias = lstm_weight_grad(dz, x, h0, hidden, reverse=reverse)
         grad_x = matmul(dz, weight_ih) if x.requires_grad else None
     else:
-        _, grad_hh, grad_bias = lstm_weight_grad(dz, x[..., :0], h0, hidden, reverse=reverse)
-        grad_x, grad_ih = projection_grads(dz, x, weight_ih, numbers)
+        _, grad_hh, _ = lstm_weight_grad(dz, x[..., :0], h0, hidden, reverse=reverse, with_bias=False)
+        grad_x, grad_ih, grad_bias = projection_grads(dz, x, weight_ih, numbers)
     return grad_x, grad_h0, grad_c0, grad_ih, grad_hh, grad_bias, None
 
 
@@ -107,10 +107,10 @@ def _(g, _z, weight_hh, c0, c, gates, grad_y, grad_c, grad_gates, *, reverse):
 
 
 @lstm_weight_grad.grad
-def _(g, _y, dz, x, h0, hidden, *, reverse):
+def _(g, _y, dz, x, h0, hidden, *, reverse, with_bias):
     """Each result is bilinear: what stands beside the other factor goes to the factor itself."""
     grad_ih, grad_hh, grad_bias = g
-    grad_dz = linear(x, grad_ih, grad_bias)
+    grad_dz = linear(x, grad_ih, grad_bias if with_bias else None)
     before = concat([hidden[1:], unsqueeze(h0, 0)] if reverse else [unsqueeze(h0, 0), hidden[:-1]])
     grad_before = matmul(dz, grad_hh)
     last = zeros_like(unsqueeze(h0, 0))
@@ -147,8 +147,8 @@ def _(weight_hh, c0, c, gates, grad_y, grad_c, grad_gates, *, reverse):
 
 
 @lstm_weight_grad.shape
-def _(dz, x, h0, hidden, *, reverse):
-    return [(dz.shape[2], x.shape[2]), (dz.shape[2], h0.shape[1]), (dz.shape[2],)]
+def _(dz, x, h0, hidden, *, reverse, with_bias):
+    return [(dz.shape[2], x.shape[2]), (dz.shape[2], h0.shape[1]), (dz.shape[2] if with_bias else 0,)]
 
 
 # ---- the pieces of a step, for arrays and for tensors -----------------------------------------------------
@@ -209,7 +209,7 @@ def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
 
 
 @lstm_weight_grad.kernel("cpu", name="shared_packing")
-def _(outs, dz, x, h0, hidden, *, reverse):
+def _(outs, dz, x, h0, hidden, *, reverse, with_bias):
     """Both products and the sum of dz in one walk: each block of dz is packed once for all three."""
     cpu.lstm.weight_grad(*outs, dz, x, h0, hidden, reverse, get_num_threads())
 
@@ -229,14 +229,15 @@ def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
 
 
 @lstm_weight_grad.kernel("cuda", "sim", name="products")
-def _(outs, dz, x, h0, hidden, *, reverse):
+def _(outs, dz, x, h0, hidden, *, reverse, with_bias):
     """A product for each weight, over all steps, and a sum down the columns of dz."""
     grad_ih, grad_hh, grad_bias = outs
     xp, dz = cuda.array_module(dz), _rows(dz)
     before = xp.concatenate([hidden[1:], h0[None]] if reverse else [h0[None], hidden[:-1]])
     multiply(grad_ih, dz.T, _rows(x))
     multiply(grad_hh, dz.T, _rows(before))
-    cuda.reduce.columns(grad_bias[None], dz[None])
+    if with_bias:
+        cuda.reduce.columns(grad_bias[None], dz[None])
 
 
 def _rows(sequence: Any) -> Any:

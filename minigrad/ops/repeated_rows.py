@@ -81,8 +81,8 @@ def _first_places(numbers: np.ndarray) -> np.ndarray:
     return first
 
 
-def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, Any]:
-    """The gradients of ``x`` and ``weight``, from that of the product z = x weight^T; not differentiable.
+def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, Any, Any]:
+    """The gradients of ``x``, ``weight`` and a bias, from that of z = x weight^T + bias; not differentiable.
 
     Args:
         dz: (..., N).
@@ -92,14 +92,13 @@ def projection_grads(dz: Any, x: Any, weight: Any, numbers: Any) -> tuple[Any, A
     """
     rows = wrap(different_rows(x._array, numbers._array), cpu)
     sums = embedding_grad(dz, numbers, num_embeddings=rows.shape[0])
-    grad_weight = linear_weight_grad(sums, rows)
-    if not x.requires_grad:
-        return None, grad_weight
-    if _is_watched(x):
-        return matmul(dz, weight), grad_weight
-    first = wrap(_first_places(numbers._array), cpu)
-    places = math.prod(numbers.shape)
-    return embedding_grad(matmul(sums, weight), first, num_embeddings=places).reshape(x.shape), grad_weight
+    grad_x, grad_weight, grad_bias = None, linear_weight_grad(sums, rows), _sum(sums, dim=(0,), keepdim=False)
+    if x.requires_grad and _is_watched(x):
+        grad_x = matmul(dz, weight)
+    elif x.requires_grad:
+        first, places = wrap(_first_places(numbers._array), cpu), math.prod(numbers.shape)
+        grad_x = embedding_grad(matmul(sums, weight), first, num_embeddings=places).reshape(x.shape)
+    return grad_x, grad_weight, grad_bias
 
 
 def _is_watched(x: Any) -> bool:
@@ -125,10 +124,10 @@ def linear_of_repeated(xp, x, weight, bias=None, numbers=None):
 def _(g, _z, x, weight, bias, numbers):
     if numbers is None or mode.grad:  # what is differentiated again has the plain derivatives
         grad_x, grad_weight = matmul(g, weight) if x.requires_grad else None, linear_weight_grad(g, x)
+        grad_bias = _sum(g, dim=tuple(range(g.ndim - 1)), keepdim=False)
     else:
-        grad_x, grad_weight = projection_grads(g, x, weight, numbers)
-    grad_bias = None if bias is None else _sum(g, dim=tuple(range(g.ndim - 1)), keepdim=False)
-    return grad_x, grad_weight, grad_bias, None
+        grad_x, grad_weight, grad_bias = projection_grads(g, x, weight, numbers)
+    return grad_x, grad_weight, None if bias is None else grad_bias, None
 
 
 @linear_of_repeated.shape

@@ -14,6 +14,7 @@ SIZES = [
     (3, 1, 5, 7),
     (2, 103, 9, 35),
     (40, 16, 20, 32),
+    (2, 49, 33, 48),
 ]
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
@@ -160,6 +161,10 @@ def test_weight_grad(kernel_module, size, dtype, threads, reverse):
     found = run_weight_grad(kernel_module("lstm"), size, dtype, reverse, threads)
     for out, exact in zip(found, wanted, strict=True):
         np.testing.assert_allclose(out, exact, rtol=tolerance, atol=tolerance * 3)
+    without_bias = [*(np.empty_like(out) for out in found[:2]), np.empty(0, dtype)]
+    kernel_module("lstm").weight_grad(*without_bias, *weight_grad_inputs(size, dtype), reverse, threads)
+    for out, same in zip(without_bias, found[:2], strict=False):
+        np.testing.assert_array_equal(out, same)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -221,6 +226,7 @@ def test_weight_grad_rejects_what_would_corrupt_memory(kernel_module):
         (0, outs[0].T, ValueError),
         (1, outs[1][:2], ValueError),
         (2, outs[2].astype(np.float32), TypeError),
+        (2, outs[2][:1], ValueError),
         (3, inputs[0][:2], ValueError),
         (4, inputs[1][:0], ValueError),
         (5, inputs[2][0], ValueError),
