@@ -78,11 +78,12 @@ def lstm_grad(xp, weight_hh, c0, c, gates, grad_y=None, grad_c=None, grad_gates=
 
 @op
 def lstm_weight_grad(xp, dz, x, h0, hidden, *, reverse=False, with_bias=True):
-    """The gradients of ``lstm``'s weight_ih, weight_hh and, unless it is left empty, bias, from those of z."""
+    """The gradients of ``lstm``'s weight_ih, weight_hh and bias, which may be left empty, from those of z."""
     T, N, E = x.shape
     before = xp.concatenate([hidden[1:], h0[None]] if reverse else [h0[None], hidden[:-1]])
     rows = dz.reshape(T * N, dz.shape[2])
-    return rows.T @ x.reshape(T * N, E), rows.T @ before.reshape(T * N, h0.shape[1]), (rows if with_bias else rows[:, :0]).sum(0)
+    summed = rows if with_bias else rows[:, :0]
+    return rows.T @ x.reshape(T * N, E), rows.T @ before.reshape(T * N, h0.shape[1]), summed.sum(0)
 
 
 @lstm.grad
