@@ -493,14 +493,13 @@ def step_many_parameters(device: mg.Device) -> list[str]:
 
 
 def clip_many_gradients(device: mg.Device, grads: list[np.ndarray]) -> list[str]:
-    """The sum of the squares of ``grads``, and their scaling by it."""
+    """``grads`` clipped to half of their norm."""
     xp, eps = device.xp, np.finfo(grads[0].dtype).eps
-    total = sum(np.sum(grad.astype(np.float64) ** 2) for grad in grads)
+    norm = np.sqrt(sum(np.sum(grad.astype(np.float64) ** 2) for grad in grads))
     given = [xp.array(grad) for grad in grads]
-    factor = cuda.optim_many.squares(given).sum()
-    cuda.optim_many.scale(given, factor)
-    found = [a if xp is np else a.get() for a in given]
-    error = worst_error(found, [grad * total for grad in grads])
+    total = cuda.optim_many.clip(given, cuda.optim_many.squares(given), norm / 2)
+    found = [a if xp is np else a.get() for a in (total, *given)]
+    error = worst_error(found, [norm, *(grad * (norm / 2 / (norm + 1e-6)) for grad in grads)])
     told = f"the norm of many gradients {grads[0].dtype.name}"
     print(f"{told:40} error {error:.1e}", flush=True)
     return [] if error < 50 * eps else [told]

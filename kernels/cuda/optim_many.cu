@@ -1,5 +1,5 @@
 // One step of an optimizer for many parameters, in one launch: the formulas of optim.cu. And the norm of many
-// gradients, with their scaling.
+// gradients, by which they are clipped.
 //
 // A network has dozens of parameters, most of them small. A launch for each takes longer than its work, and
 // does not fill the card. Here the blocks of all parameters form one grid, and a block finds its parameter by
@@ -78,43 +78,53 @@ __global__ void __launch_bounds__(THREADS) adam_steps(
 
 // ---- the norm of all gradients ----
 //
-// Of the table, only the gradients are used.
+// Of the table, only the gradients are used. A block has `length` elements of a gradient, so many that there are few
+// blocks: what each leaves for the norm, all of the second launch read.
 
 // Calls function(element) for this block's elements of its gradient, by vectors where they fit; WRITES stores
 // what it makes of them.
 template <bool WRITES, typename T, typename Function>
-__device__ __forceinline__ void for_each_of_gradient(const Tensors& tensors, Function function) {
+__device__ __forceinline__ void for_each_of_gradient(const Tensors& tensors, long long length, Function function) {
     constexpr int N = 16 / sizeof(T);
     const int tensor = parameter_of_block(tensors);
     T* grad = reinterpret_cast<T*>(tensors.grad[tensor]);
-    const long long n = tensors.size[tensor];
-    const long long begin = (blockIdx.x - tensors.blocks_before[tensor]) * (THREADS * N);
-    if (begin + THREADS * N <= n && aligned<N>(grad)) {
-        Vector<T, N> vector = load_vector<N>(grad + begin + threadIdx.x * N);
+    const long long n = tensors.size[tensor], first = (blockIdx.x - tensors.blocks_before[tensor]) * length;
+    const long long last = first + length < n ? first + length : n;
+    for (long long begin = first; begin < last; begin += THREADS * N) {
+        if (begin + THREADS * N <= last && aligned<N>(grad)) {
+            Vector<T, N> vector = load_vector<N>(grad + begin + threadIdx.x * N);
 #pragma unroll
-        for (int k = 0; k < N; k++) function(vector.lane[k]);
-        if constexpr (WRITES) store_vector(grad + begin + threadIdx.x * N, vector);
-        return;
-    }
-    for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS) {
-        T element = grad[i];
-        function(element);
-        if constexpr (WRITES) grad[i] = element;
+            for (int k = 0; k < N; k++) function(vector.lane[k]);
+            if constexpr (WRITES) store_vector(grad + begin + threadIdx.x * N, vector);
+            continue;
+        }
+        for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < last; i += THREADS) {
+            T element = grad[i];
+            function(element);
+            if constexpr (WRITES) grad[i] = element;
+        }
     }
 }
 
 // partial[block] = the sum of the squares of the block's elements.
 template <typename T>
-__global__ void __launch_bounds__(THREADS) squares_of_gradients(T* partial, Tensors tensors) {
+__global__ void __launch_bounds__(THREADS) squares_of_gradients(T* partial, Tensors tensors, long long length) {
     T sum = 0;
-    for_each_of_gradient<false, T>(tensors, [&](T element) { sum += element * element; });
+    for_each_of_gradient<false, T>(tensors, length, [&](T element) { sum += element * element; });
     sum = across_block<SUM>(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// Every gradient times factor[0].
+// norm[0] = the root of the sum of all partial sums, which each block finds for itself; and every gradient times
+// max_norm / norm where that is below 1. Nothing of it waits for the host.
 template <typename T>
-__global__ void __launch_bounds__(THREADS) scale_gradients(const T* factor, Tensors tensors) {
-    const T by = factor[0];
-    for_each_of_gradient<true, T>(tensors, [&](T& element) { element *= by; });
+__global__ void __launch_bounds__(THREADS) clip_gradients(
+    T* norm, const T* partial, Tensors tensors, long long length, int parts, T max_norm
+) {
+    T sum = 0;
+    for (int i = threadIdx.x; i < parts; i += THREADS) sum += partial[i];
+    const T total = sqrt(across_block<SUM>(sum)), factor = max_norm / (total + T(1e-6));
+    if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = total;
+    if (factor >= 1) return;  // not where it is NaN, as the gradients then become
+    for_each_of_gradient<true, T>(tensors, length, [&](T& element) { element *= factor; });
 }

@@ -22,6 +22,7 @@ from ..source import CudaSource
 from . import workspace
 from .live import Live
 from .optim import adam_arguments
+from .reduce import ENOUGH_BLOCKS, part_of
 from .vector import VECTOR_BYTES
 
 THREADS = 256  # as in optim.cuh
@@ -33,7 +34,7 @@ _sgd = CudaKernel(_source, "sgd_steps<T>")
 _momentum = CudaKernel(_source, "momentum_steps<T>")
 _adam = CudaKernel(_source, "adam_steps<T>")
 _squares = CudaKernel(_source, "squares_of_gradients<T>")
-_scale = CudaKernel(_source, "scale_gradients<T>")
+_clip = CudaKernel(_source, "clip_gradients<T>")
 
 
 def fits(params: Sequence, *columns: Sequence) -> bool:
@@ -102,33 +103,49 @@ def _alike(numbers: Sequence, *columns: Sequence) -> Iterator[tuple]:
 
 
 def squares(grads: Sequence) -> Any:
-    """A new array of partial sums, whose sum is that of the squares of all elements of ``grads``."""
-    per_block = _per_block(grads[0])
-    partial = workspace(grads[0], sum(blocks(grad.size, per_block) for grad in grads))
+    """A new array of partial sums, whose sum is that of the squares of all elements of ``grads``.
+
+    However many elements there are, the sums are few.
+    """
+    length = _length(grads)
+    partial = workspace(grads[0], sum(blocks(grad.size, length) for grad in grads))
     start = 0
-    for table, total, part in _tables((("grad", grads),)):
-        _launch_with_table(_squares, total, part, partial[start : start + total], table)
+    for table, total, part in _tables((("grad", grads),), length):
+        _launch_with_table(_squares, total, part, partial[start : start + total], table, length)
         start += total
     return partial
 
 
-def scale(grads: Sequence, factor: Any) -> None:
-    """Multiply all ``grads`` by ``factor``, an array of one element."""
-    for table, total, part in _tables((("grad", grads),)):
-        _launch_with_table(_scale, total, part, factor.reshape(1), table)
+def clip(grads: Sequence, partial: Any, max_norm: float) -> Any:
+    """Scale all ``grads`` so that their norm, the root of the sum of ``partial``, is at most ``max_norm``.
+
+    Returns:
+        The norm as it was, a new array of no dimensions.
+    """
+    norm, length = workspace(grads[0], ()), _length(grads)
+    for table, total, part in _tables((("grad", grads),), length):
+        _launch_with_table(_clip, total, part, norm, partial, table, length, partial.size, max_norm)
+    return norm
+
+
+def _length(grads: Sequence) -> int:
+    """How many elements of a gradient a block has, where all are walked by few blocks."""
+    return part_of(sum(grad.size for grad in grads), ENOUGH_BLOCKS, _per_block(grads[0]))
 
 
 def _launch(kernel: CudaKernel, columns: Sequence[Sequence], *factors: Any) -> None:
-    for table, total, part in _tables(tuple(zip(COLUMNS, columns, strict=False))):
+    tables = _tables(tuple(zip(COLUMNS, columns, strict=False)), _per_block(columns[0][0]))
+    for table, total, part in tables:
         _launch_with_table(kernel, total, part, part[0], table, *factors)
 
 
-def _tables(columns: tuple) -> Iterator[tuple[dict, int, list]]:
-    """For each launch: the table of its ``columns``, (name, arrays) each; its blocks; and all its arrays."""
+def _tables(columns: tuple, per_block: int) -> Iterator[tuple[dict, int, list]]:
+    """For each launch: the table of its ``columns``, (name, arrays) each; its blocks, of ``per_block``
+    elements each; and all its arrays."""
     for start in range(0, len(columns[0][1]), CAPACITY):
         parts = {name: arrays[start : start + CAPACITY] for name, arrays in columns}
         first = next(iter(parts.values()))
-        total, before, per_block = 0, [], _per_block(first[0])
+        total, before = 0, []
         for array in first:
             before.append(total)
             total += blocks(array.size, per_block)
@@ -137,17 +154,15 @@ def _tables(columns: tuple) -> Iterator[tuple[dict, int, list]]:
         yield table | {"count": len(first)}, total, [array for part in parts.values() for array in part]
 
 
-def _launch_with_table(
-    kernel: CudaKernel, total: int, arrays: list, first: Any, table: dict, *rest: Any
-) -> None:
+def _launch_with_table(kernel: CudaKernel, total: int, arrays: list, *arguments: Any) -> None:
     if launch.keep is not None:
         launch.keep(arrays)
-    with _reading_addresses(first):
-        kernel.launch(total, THREADS, (first, table, *rest))
+    with _reading_addresses(arrays[0]):
+        kernel.launch(total, THREADS, arguments)
 
 
 def _per_block(array: Any) -> int:
-    """How many elements a block has."""
+    """How many elements a block has that gives each of its threads a vector."""
     return THREADS * (VECTOR_BYTES // array.itemsize)
 
 

@@ -186,17 +186,33 @@ def test_sgd_of_many(xp, dtype, options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", [SIZES, [3] * 130, [0, 5, 0, 2051, 0]])
-def test_the_norm_of_many_gradients(xp, dtype, sizes):
+@pytest.mark.parametrize("sizes", [SIZES, [3] * 130, [0, 5, 0, 2051, 0], [1 << 20, 3, 100_001]])
+@pytest.mark.parametrize("share", [0.3, 1.5])
+def test_the_norm_of_many_gradients(xp, dtype, sizes, share):
+    """Clipped to a share of it; if that is above 1, not a bit changes."""
     grads = [draw(n, dtype)[0] for n in sizes]
     given = on_device(xp, grads)
-    (partial,) = on_host(xp, [optim_many.squares(given)])
-    expected, eps = sum(np.sum(grad.astype(np.float64) ** 2) for grad in grads), np.finfo(dtype).eps
-    # A partial sum has a few terms for each thread, and ten levels of sums over the threads.
-    assert abs(partial.astype(np.float64).sum() - expected) <= 20 * eps * expected
-    optim_many.scale(given, xp.array([0.3], dtype))
-    for found, grad in zip(on_host(xp, given), grads, strict=True):
-        assert np.array_equal(found, grad * dtype(0.3))
+    norm = np.sqrt(sum(np.sum(grad.astype(np.float64) ** 2) for grad in grads))
+    partial = optim_many.squares(given)
+    assert partial.size <= optim_many.ENOUGH_BLOCKS + len(sizes)
+    found, *scaled = on_host(xp, [optim_many.clip(given, partial, share * norm), *given])
+    # A thread adds some dozen terms here, and there are fifteen levels of sums over the threads and blocks.
+    eps = np.finfo(dtype).eps
+    assert found.shape == () and abs(found - norm) <= 30 * eps * norm
+    factor = share * norm / (norm + 1e-6)
+    for after, grad in zip(scaled, grads, strict=True):
+        if share > 1:
+            assert np.array_equal(after, grad)
+        else:
+            np.testing.assert_allclose(after, grad * factor, rtol=40 * eps)
+
+
+@pytest.mark.parametrize(("wrong", "scaled"), [(np.nan, np.nan), (np.inf, 0)])
+def test_clipping_by_a_norm_that_is_no_number(xp, wrong, scaled):
+    given = on_device(xp, [np.ones(3), np.array([wrong, 1.0])])
+    norm, *found = on_host(xp, [optim_many.clip(given, optim_many.squares(given), 1.0), *given])
+    np.testing.assert_equal(norm, wrong)
+    np.testing.assert_equal(found, [[scaled] * 3, [np.nan, scaled]])
 
 
 def test_what_one_launch_takes(xp):

@@ -56,7 +56,7 @@ def clip_grad_norm_(
     if norm_type == 2 and all(grad.device is where for grad in grads):
         if where is cpu and optim.fits(arrays):
             return _clip_together(grads, arrays, max_norm, error_if_nonfinite)
-        if where.is_card and arrays[0].dtype in FLOATS and cuda.optim_many.fits(arrays):
+        if where is not cpu and arrays[0].dtype in FLOATS and cuda.optim_many.fits(arrays):
             return _clip_on_card(grads, arrays, max_norm, error_if_nonfinite)
     with no_grad():
         norms = [grad.detach().norm(norm_type).to(grads[0].device) for grad in grads]
@@ -83,13 +83,13 @@ def _clip_together(grads: list[Tensor], arrays: list, max_norm: float, error_if_
 
 
 def _clip_on_card(grads: list[Tensor], arrays: list, max_norm: float, error_if_nonfinite: bool) -> Tensor:
-    """As :func:`_clip_together`, in a few launches for all gradients; the norm stays on the card."""
+    """As :func:`_clip_together`, in two launches for all gradients; the norm stays on the card."""
     device = grads[0].device
     with no_grad(), device.active():
-        total = wrap(cuda.optim_many.squares(arrays), device).sum().sqrt()
-        _check_finite(total, error_if_nonfinite)
-        factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-        cuda.optim_many.scale(arrays, factor._array)
+        partial = cuda.optim_many.squares(arrays)
+        if error_if_nonfinite:
+            _check_finite(wrap(partial, device).sum().sqrt(), error_if_nonfinite)
+        total = wrap(cuda.optim_many.clip(arrays, partial, max_norm), device)
     for grad in grads:
         mark_written(grad)
     return total
