@@ -161,9 +161,18 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
 
 
 def losses(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
-    """Means of losses of elements, and of classes."""
-    functions = FUNCTIONS.mse_loss, FUNCTIONS.l1_loss, FUNCTIONS.binary_cross_entropy_with_logits
-    return sum(f(x, y) for f in functions) + FUNCTIONS.cross_entropy(x, indices(x, 13))
+    """Means of losses of elements, each of them, and losses of classes."""
+    p, q, classes = x.sigmoid(), y.sigmoid(), indices(x, 13)
+    of_numbers = FUNCTIONS.mse_loss, FUNCTIONS.l1_loss, FUNCTIONS.smooth_l1_loss
+    found = sum(f(x, y) + f(x, y, reduction="none") for f in of_numbers)
+    for f, a, b in (
+        (FUNCTIONS.binary_cross_entropy, p, q),
+        (FUNCTIONS.binary_cross_entropy_with_logits, x, q),
+        (FUNCTIONS.kl_div, x, q),
+        (functools.partial(FUNCTIONS.kl_div, log_target=True), x, y),
+    ):
+        found = found + f(a, b) + f(a, b, reduction="none")
+    return found + FUNCTIONS.cross_entropy(x, classes) + FUNCTIONS.nll_loss(x, classes, y[0])
 
 
 def statistics(x: mg.Tensor) -> mg.Tensor:
@@ -516,8 +525,11 @@ def look_for_wrong_indices(device: mg.Device) -> list[str]:
     replaced = xp.empty(300, np.int64)
     cuda.index_check.replace(xp.zeros(1, np.uint64), replaced, xp.asarray(indices), 299, -100)
     found.append(int(replaced[299]))
+    outside = xp.zeros(1, np.uint64)
+    cuda.index_check.look_outside(outside, xp.linspace(0, 1.001, 300), 0.0, 1.0)
+    found.append(int(outside[0]))
     print(f"{'wrong indices':40} {found}", flush=True)
-    return [] if found == [right, 299, -100] else ["wrong indices"]
+    return [] if found == [right, 299, -100, 299] else ["wrong indices"]
 
 
 def multiply_in_every_tiling(device: mg.Device) -> list[str]:

@@ -32,8 +32,8 @@ POLICIES = {
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "log2", "log10", "pow"), WIDER),
     **dict.fromkeys(("tan", "asin", "acos", "sinh", "cosh"), WIDER),
     **dict.fromkeys(("sum", "sum_of_squares", "prod", "cumsum", "softmax", "log_softmax"), WIDER),
-    **dict.fromkeys(("cross_entropy", "nll_loss", "l1_loss", "mse_loss"), WIDER),
-    "binary_cross_entropy_with_logits": WIDER,
+    **dict.fromkeys(("cross_entropy", "nll_loss", "l1_loss", "mse_loss", "huber_loss"), WIDER),
+    **dict.fromkeys(("binary_cross_entropy_with_logits", "kl_div", "kl_div_of_logs"), WIDER),
 }
 """By the op's name. Functions that are composed of ops convert their inputs themselves."""
 

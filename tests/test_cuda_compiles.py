@@ -111,8 +111,7 @@ def kernels_of(module):
 def source_of(module):
     """The module's source; for the generated ones, all in one."""
     if module is cuda.elementwise:
-        tables = module.FUNCTIONS, module.ACTIVATIONS, module.LOSS_GRADS
-        functions = [function for table in tables for function in table.values()]
+        functions = [*module.FUNCTIONS.values(), *module.ACTIVATIONS.values()]
         return CudaSource("".join(function.code for function in functions))
     return kernels_of(module)[0].source
 

@@ -3,6 +3,7 @@
 The table must name all ops: a new op without cases fails here.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -420,23 +421,37 @@ def class_loss_cases():
     return cases
 
 
-LOSSES = ["mse_loss", "l1_loss", "binary_cross_entropy_with_logits"]
+ERRORS = ["mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits"]
+DIVERGENCES = ["binary_cross_entropy", "kl_div", "kl_div_of_logs"]
 
 
-def loss_cases(backward):
-    """Inputs and targets that are apart, so that no absolute error is at its kink; and small, so that the
-    differences of large sums have digits."""
+def loss_cases(inputs, targets, backward):
+    """Each and all losses of elements, of ``inputs`` and ``targets``, both f(shape)."""
     cases = []
+    for shape in [s for s in SHAPES + LARGER if 0 not in s]:
+        length = max(1, math.prod(shape))
+        for reduction in ("mean", "sum", "none"):
+            g = ([shape] if reduction == "none" else [()]) if backward else []
+            arrays = (*g, inputs(shape), targets(shape))
+            cases.append(case(*arrays, reduction=reduction, scale=0.7, delta=1.1, length=length))
+    return cases
+
+
+def error_cases(backward):
+    """Inputs and targets that are apart, so that no absolute error is at a kink, nor at that of Huber's loss;
+    and small, so that the differences of large sums have digits."""
 
     def signed(shape):
-        return lambda rng: rng.uniform(0.4, 2.0, shape) * rng.choice([-1, 1], shape)
+        return lambda rng: (
+            (rng.uniform(0.4, 0.8, shape) + rng.integers(0, 2, shape)) * rng.choice([-1, 1], shape)
+        )
 
-    for shape in [s for s in SHAPES + LARGER if 0 not in s]:
-        targets = uniform(0.0, 0.2, shape)
-        for reduction in ("mean", "sum"):
-            inputs = (*([()] if backward else []), signed(shape), targets)
-            cases.append(case(*inputs, reduction=reduction, length=max(1, math.prod(shape))))
-    return cases
+    return loss_cases(signed, lambda shape: uniform(0.0, 0.2, shape), backward)
+
+
+def divergence_cases(backward):
+    probabilities = functools.partial(uniform, 0.1, 0.9)
+    return loss_cases(probabilities, probabilities, backward)
 
 
 # The shape of the indices, columns, rows.
@@ -616,7 +631,6 @@ CASES = {
     "rnn_grad": list(rnn_cases(backward=True)),
     "gru": list(gru_cases()),
     "gru_grad": list(gru_grad_cases()),
-    "binary_cross_entropy": [case(uniform(0.1, 0.9, s), uniform(0.0, 1.0, s)) for s in SHAPES],
     "conv2d": conv_cases("forward"),
     "conv2d_relu": conv_cases("forward"),
     "conv2d_input_grad": conv_cases("input"),
@@ -633,8 +647,10 @@ CASES = {
     "unfold": [case(shape, **options) for shape, _, options in FOLDS],
     "fold": [case(columns, size=shape[2:], length=9, **options) for shape, columns, options in FOLDS],
     **class_loss_cases(),
-    **each(LOSSES, loss_cases(False)),
-    **each([f"{name}_grad" for name in LOSSES], loss_cases(True)),
+    **each(ERRORS, error_cases(False)),
+    **each([f"{name}_grad" for name in ERRORS], error_cases(True)),
+    **each(DIVERGENCES, divergence_cases(False)),
+    **each([f"{name}_grad" for name in DIVERGENCES], divergence_cases(True)),
     **norm_cases(),
     **each(["softmax", "log_softmax"], softmax_cases(1)),
     **each(["softmax_grad", "log_softmax_grad"], softmax_cases(2)),

@@ -1,5 +1,6 @@
 """Losses against their definitions, one sample at a time; gradients; bad targets."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 
 import minigrad as mg
 import minigrad.nn.functional as F
+from minigrad.kernels import sim
+from minigrad.kernels.launch import CudaKernel
+from minigrad.op import Op
 
 
 def log_softmax(row):
@@ -113,6 +117,40 @@ def test_an_empty_batch():
     loss = F.cross_entropy(x, mg.zeros(0, dtype=mg.int64), reduction="sum")
     loss.backward()
     assert loss.item() == 0.0 and x.grad.shape == (0, 3)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_how_many_kernels_a_card_launches(monkeypatch):
+    """One for the losses, or their sums over parts, and one more to reduce these; as few for the gradient."""
+    names, launch, reference = [], CudaKernel.launch, Op._run_reference
+
+    def launched(self, *args):
+        names.append(self.name)
+        launch(self, *args)
+
+    def fell_back(self, *args):  # to the reference, whose operations are a launch each
+        names.append(f"reference of {self.name}")
+        return reference(self, *args)
+
+    monkeypatch.setattr(CudaKernel, "launch", launched)
+    monkeypatch.setattr(Op, "_run_reference", fell_back)
+    rng = np.random.default_rng(0)
+    x, t = (mg.tensor(rng.uniform(0.1, 0.9, (9, 1031)), mg.float32, device="sim") for _ in range(2))
+    classes = mg.tensor(rng.integers(0, 1031, 9), device="sim")
+    elementwise = (
+        *(F.l1_loss, F.mse_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy),
+        *(F.binary_cross_entropy_with_logits, F.kl_div),
+    )
+    losses = [(f, t, 1) for f in elementwise] + [(f, classes, 2) for f in (F.cross_entropy, F.nll_loss)]
+    for (loss, target, backward), reduction in itertools.product(losses, ("mean", "none")):
+        given = x.detach().requires_grad_()
+        names.clear()
+        found = loss(given, target, reduction=reduction)
+        assert len(names) == (1 if reduction == "none" else 2), (loss, names)
+        names.clear()
+        found.backward(mg.ones_like(found))
+        expected = 1 if reduction == "none" else backward
+        assert len(names) == expected, (loss, names)
 
 
 X = mg.ones(2, 3)

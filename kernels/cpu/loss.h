@@ -82,14 +82,15 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
     }
 }
 
-/* ---- elementwise losses: their sum, and factor times their derivatives ---- */
+/* ---- elementwise losses: their sum, each of them, and their slopes, times a scale ---- */
 
 #define SUM_CHAINS 2
 
-/* Blocks are summed in vectors, and what they come to in double. */
+/* `value` and `slope` are of x, t and delta. Blocks are summed in vectors, and what they come to in double. */
 #define ELEMENTWISE(name, value, slope)                                                                    \
-    MAYBE_UNUSED double NAME(name##_sum)(const void *x_data, const void *t_data, ptrdiff_t begin, ptrdiff_t end) { \
-        const REAL *x_all = x_data, *t_all = t_data;                                                       \
+    MAYBE_UNUSED double NAME(name##_sum)(const ElementLoss *p, ptrdiff_t begin, ptrdiff_t end) {           \
+        const REAL *x_all = p->x, *t_all = p->target, delta = (REAL)p->delta;                              \
+        (void)delta;                                                                                       \
         double total = 0;                                                                                  \
         for (ptrdiff_t block = begin; block < end; block += BLOCK) {                                       \
             const ptrdiff_t last = end - block < BLOCK ? end : block + BLOCK;                              \
@@ -111,13 +112,24 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
         }                                                                                                  \
         return total;                                                                                      \
     }                                                                                                      \
-    MAYBE_UNUSED void NAME(name##_grad)(                                                                   \
-        void *out_data, const void *x_data, const void *t_data, double scale, ptrdiff_t begin, ptrdiff_t end \
-    ) {                                                                                                    \
-        const REAL *x_all = x_data, *t_all = t_data, factor = (REAL)scale;                                 \
+    MAYBE_UNUSED void NAME(name##_each)(const ElementLoss *p, ptrdiff_t begin, ptrdiff_t end) {            \
+        const REAL *x_all = p->x, *t_all = p->target, delta = (REAL)p->delta, scale = (REAL)p->scale;      \
+        (void)delta;                                                                                       \
         for (ptrdiff_t i = begin; i < end; i += LANES) {                                                   \
             VECTOR x = NAME(load)(x_all + i, end - i, 0), t = NAME(load)(t_all + i, end - i, 0);           \
-            NAME(store)((REAL *)out_data + i, end - i, factor * (slope));                                  \
+            NAME(store)((REAL *)p->out + i, end - i, scale * (value));                                     \
+        }                                                                                                  \
+    }                                                                                                      \
+    MAYBE_UNUSED void NAME(name##_grad)(const ElementLoss *p, ptrdiff_t begin, ptrdiff_t end) {            \
+        const REAL *x_all = p->x, *t_all = p->target, *grad = p->grad, delta = (REAL)p->delta;             \
+        const int each = p->each;                                                                          \
+        const REAL scale = (REAL)(each ? p->scale : p->scale * grad[0]);                                   \
+        (void)delta;                                                                                       \
+        for (ptrdiff_t i = begin; i < end; i += LANES) {                                                   \
+            VECTOR x = NAME(load)(x_all + i, end - i, 0), t = NAME(load)(t_all + i, end - i, 0);           \
+            (void)x;                                                                                       \
+            VECTOR factor = each ? scale * NAME(load)(grad + i, end - i, 0) : (VECTOR){0} + scale;         \
+            NAME(store)((REAL *)p->out + i, end - i, factor * (slope));                                    \
         }                                                                                                  \
     }
 
@@ -125,6 +137,19 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
 ALWAYS_INLINE VECTOR NAME(sign)(VECTOR x) {
     const VECTOR zero = {0}, one = zero + 1;
     return NAME(select)(x > 0, one, NAME(select)(x < 0, -one, x));
+}
+
+/* q (d - q / 2), where q is d = |x - t| limited to delta: a square below it, a line above. */
+ALWAYS_INLINE VECTOR NAME(huber)(VECTOR x, VECTOR t, REAL delta) {
+    const VECTOR distance = NAME(abs)(x - t), limit = (VECTOR){0} + delta;
+    const VECTOR limited = NAME(select)(distance > limit, limit, distance);
+    return limited * (distance - limited * (REAL)0.5);
+}
+
+/* x - t limited to delta on either side; NaN for NaN. */
+ALWAYS_INLINE VECTOR NAME(huber_slope)(VECTOR x, VECTOR t, REAL delta) {
+    const VECTOR difference = x - t, limit = (VECTOR){0} + delta;
+    return NAME(select)(difference > limit, limit, NAME(select)(difference < -limit, -limit, difference));
 }
 
 /* max(x, 0) - x t + log(1 + exp(-|x|)) */
@@ -139,9 +164,34 @@ ALWAYS_INLINE VECTOR NAME(logit_slope)(VECTOR x, VECTOR t) {
     return NAME(select)(x < 0, e, (VECTOR){0} + 1) / (1 + e) - t;
 }
 
+/* -(t log(x) + (1 - t) log(1 - x)), with logarithms of at least SMALLEST_LOG. Where 1 - x is rounded, its
+   logarithm takes that back: log(1 - x) = log(u) x / (1 - u), u being 1 - x as it is rounded. */
+ALWAYS_INLINE VECTOR NAME(probability_loss)(VECTOR x, VECTOR t) {
+    const VECTOR least = (VECTOR){0} + SMALLEST_LOG, u = 1 - x, taken = 1 - u;
+    VECTOR log_x = NAME(log)(x), log_other = NAME(select)(taken == 0, -x, NAME(log)(u) * (x / taken));
+    log_x = NAME(select)(log_x < least, least, log_x);
+    log_other = NAME(select)(log_other < least, least, log_other);
+    return -(t * log_x + (1 - t) * log_other);
+}
+
+/* (x - t) / (x (1 - x)), whose divisor is at least 1e-12 */
+ALWAYS_INLINE VECTOR NAME(probability_slope)(VECTOR x, VECTOR t) {
+    const VECTOR least = (VECTOR){0} + (REAL)1e-12, variance = x * (1 - x);
+    return (x - t) / NAME(select)(variance < least, least, variance);
+}
+
+/* t (log(t) - x), and -t x where t is 0 */
+ALWAYS_INLINE VECTOR NAME(divergence)(VECTOR x, VECTOR t) {
+    return NAME(select)(t == 0, t, t * NAME(log)(t)) - t * x;
+}
+
 ELEMENTWISE(mse_loss, (x - t) * (x - t), 2 * (x - t))
 ELEMENTWISE(l1_loss, NAME(abs)(x - t), NAME(sign)(x - t))
+ELEMENTWISE(huber_loss, NAME(huber)(x, t, delta), NAME(huber_slope)(x, t, delta))
+ELEMENTWISE(binary_cross_entropy, NAME(probability_loss)(x, t), NAME(probability_slope)(x, t))
 ELEMENTWISE(binary_cross_entropy_with_logits, NAME(logit_loss)(x, t), NAME(logit_slope)(x, t))
+ELEMENTWISE(kl_div, NAME(divergence)(x, t), -t)
+ELEMENTWISE(kl_div_of_logs, NAME(exp)(t) * (t - x), -NAME(exp)(t))
 
 #undef ELEMENTWISE
 #undef SUM_CHAINS

@@ -20,8 +20,10 @@ cdef extern from *:
     """
     #include <stdint.h>
 
+    #include "vector_log.h"
     #include "vector_math.h"
 
+    #define SMALLEST_LOG -100 /* of a probability of 0, so that its loss stays finite, as in PyTorch */
     #define BLOCK 2048 /* elements that are summed before what they come to is added in double */
 
     typedef struct {
@@ -35,10 +37,16 @@ cdef extern from *:
         int is_log, each; /* each: every row has a loss, and a gradient, of its own */
     } ClassLoss;
 
+    typedef struct {
+        const void *x, *target, *grad;
+        void *out;
+        double scale, delta;
+        int each; /* every element has a gradient of its own */
+    } ElementLoss;
+
     typedef void (*class_kernel)(const ClassLoss *p, int part, ptrdiff_t begin, ptrdiff_t end);
-    typedef double (*sum_kernel)(const void *x, const void *t, ptrdiff_t begin, ptrdiff_t end);
-    typedef void (*grad_kernel)(
-        void *out, const void *x, const void *t, double factor, ptrdiff_t begin, ptrdiff_t end);
+    typedef double (*sum_kernel)(const ElementLoss *p, ptrdiff_t begin, ptrdiff_t end);
+    typedef void (*element_kernel)(const ElementLoss *p, ptrdiff_t begin, ptrdiff_t end);
 
     /* log(1 + e) for e in [0, 1]: 2 artanh(s), s = e / (2 + e) being at most 1/3, by its series; what is left
        out is below 2e-9 of it. */
@@ -81,6 +89,19 @@ cdef extern from *:
     #define LANES F64_LANES
     #define NAME(f) f##_f64
     #include "loss.h"
+
+    typedef struct {
+        const char *name;
+        sum_kernel sum_f32, sum_f64;
+        element_kernel each_f32, each_f64, grad_f32, grad_f64;
+    } ElementKernels;
+
+    #define KERNELS(f) {#f, f##_sum_f32, f##_sum_f64, f##_each_f32, f##_each_f64, f##_grad_f32, f##_grad_f64}
+    #define LOSSES 7
+
+    static const ElementKernels ELEMENT_KERNELS[LOSSES] = {
+        KERNELS(l1_loss), KERNELS(mse_loss), KERNELS(huber_loss), KERNELS(binary_cross_entropy),
+        KERNELS(binary_cross_entropy_with_logits), KERNELS(kl_div), KERNELS(kl_div_of_logs)};
     """
     ctypedef struct ClassLoss:
         const void *x
@@ -94,21 +115,30 @@ cdef extern from *:
         double smoothing, weight_sum, divisor
         bint is_log, each
 
+    ctypedef struct ElementLoss:
+        const void *x
+        const void *target
+        const void *grad
+        void *out
+        double scale, delta
+        bint each
+
     ctypedef void (*class_kernel)(
         const ClassLoss *p, int part, Py_ssize_t begin, Py_ssize_t end
     ) noexcept nogil
-    ctypedef double (*sum_kernel)(
-        const void *x, const void *t, Py_ssize_t begin, Py_ssize_t end
-    ) noexcept nogil
-    ctypedef void (*grad_kernel)(
-        void *out, const void *x, const void *t, double factor, Py_ssize_t begin, Py_ssize_t end
-    ) noexcept nogil
+    ctypedef double (*sum_kernel)(const ElementLoss *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+    ctypedef void (*element_kernel)(const ElementLoss *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 
     class_kernel class_losses_f32, class_losses_f64, class_loss_grads_f32, class_loss_grads_f64
-    sum_kernel mse_loss_sum_f32, l1_loss_sum_f32, binary_cross_entropy_with_logits_sum_f32
-    sum_kernel mse_loss_sum_f64, l1_loss_sum_f64, binary_cross_entropy_with_logits_sum_f64
-    grad_kernel mse_loss_grad_f32, l1_loss_grad_f32, binary_cross_entropy_with_logits_grad_f32
-    grad_kernel mse_loss_grad_f64, l1_loss_grad_f64, binary_cross_entropy_with_logits_grad_f64
+
+    ctypedef struct ElementKernels:
+        const char *name
+        sum_kernel sum_f32, sum_f64
+        element_kernel each_f32, each_f64, grad_f32, grad_f64
+
+    enum:
+        LOSSES
+    const ElementKernels[LOSSES] ELEMENT_KERNELS
 
 # Elements below which it is not worth waking another thread, the rows and elements at whose multiples threads
 # begin, and the most of them.
@@ -245,101 +275,93 @@ def class_loss_grads(
         run_classes(&p, kernel, rows, parts)
 
 
-cdef run_sum(
-    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, double scale, sum_kernel f32, sum_kernel f64, int threads
-):
-    cdef int dtype = real_type(x), part
-    check_input(x, dtype)
-    check_input(target, dtype)
+cdef const ElementKernels *element_kernels(str loss) except NULL:
+    cdef int i
+    for i in range(LOSSES):
+        if ELEMENT_KERNELS[i].name.decode() == loss:
+            return &ELEMENT_KERNELS[i]
+    raise ValueError(f"loss kernel: there is no loss {loss!r} of elements")
+
+
+cdef ElementLoss element_loss(cnp.ndarray x, cnp.ndarray target, double scale, double delta) except *:
+    """The checked inputs."""
+    cdef ElementLoss p
+    memset(&p, 0, sizeof(p))
+    check_input(x, real_type(x))
+    check_input(target, real_type(x))
     check_same_shape(x, target)
-    check_output(out, dtype)
+    p.x, p.target = cnp.PyArray_DATA(x), cnp.PyArray_DATA(target)
+    p.scale, p.delta = scale, delta
+    return p
+
+
+cdef void run_elements(const ElementLoss *p, element_kernel kernel, Py_ssize_t n, int parts) noexcept nogil:
+    cdef int part
+    if parts == 1:
+        kernel(p, 0, n)
+    else:
+        for part in prange(parts, num_threads=parts, schedule="static"):
+            kernel(p, share(n, part, parts, LINE), share(n, part + 1, parts, LINE))
+
+
+def total(
+    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta, int threads
+):
+    """``scale`` times the sum of a loss over all elements; ``delta`` is the Huber loss's."""
+    cdef const ElementKernels *kernels = element_kernels(loss)
+    cdef ElementLoss p = element_loss(x, target, scale, delta)
+    check_output(out, real_type(x))
     check_size(out, 1, "the loss")
+    cdef int part
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
-    cdef const void *x_data = cnp.PyArray_DATA(x)
-    cdef const void *t_data = cnp.PyArray_DATA(target)
-    cdef sum_kernel kernel = f32 if dtype == cnp.NPY_FLOAT32 else f64
+    cdef sum_kernel kernel = kernels.sum_f32 if real_type(x) == cnp.NPY_FLOAT32 else kernels.sum_f64
     cdef int parts = parts_of(n, threads)
     cdef double[MAX_PARTS] sums
-    cdef double total = 0
+    cdef double sum = 0
     with nogil:
         if parts == 1:
-            sums[0] = kernel(x_data, t_data, 0, n)
+            sums[0] = kernel(&p, 0, n)
         else:
             for part in prange(parts, num_threads=parts, schedule="static"):
-                sums[part] = kernel(x_data, t_data, share(n, part, parts, LINE), share(n, part + 1, parts, LINE))
+                sums[part] = kernel(&p, share(n, part, parts, LINE), share(n, part + 1, parts, LINE))
     for part in range(parts):
-        total += sums[part]
-    set_element(out, total * scale)
+        sum += sums[part]
+    set_element(out, sum * scale)
 
 
-cdef run_grad(
-    cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, cnp.ndarray target, double scale, grad_kernel f32,
-    grad_kernel f64, int threads,
+def each(
+    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta, int threads
 ):
-    cdef int dtype = real_type(x), part
-    check_input(x, dtype)
-    check_input(target, dtype)
-    check_same_shape(x, target)
+    """``scale`` times the loss of each element, in its place."""
+    cdef const ElementKernels *kernels = element_kernels(loss)
+    cdef ElementLoss p = element_loss(x, target, scale, delta)
+    check_output(out, real_type(x))
+    check_same_shape(out, x)
+    p.out = cnp.PyArray_DATA(out)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef int parts = parts_of(n, threads)
+    cdef element_kernel kernel = kernels.each_f32 if real_type(x) == cnp.NPY_FLOAT32 else kernels.each_f64
+    with nogil:
+        run_elements(&p, kernel, n, parts)
+
+
+def gradient(
+    cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta,
+    int threads,
+):
+    """``scale`` times the slope of each element's loss, and ``grad``, of one element or an own one for each."""
+    cdef const ElementKernels *kernels = element_kernels(loss)
+    cdef ElementLoss p = element_loss(x, target, scale, delta)
+    cdef int dtype = real_type(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
     check_output(out, dtype)
     check_same_shape(out, x)
     check_input(grad, dtype)
-    check_size(grad, 1, "the loss's gradient")
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
-    cdef void *out_data = cnp.PyArray_DATA(out)
-    cdef const void *x_data = cnp.PyArray_DATA(x)
-    cdef const void *t_data = cnp.PyArray_DATA(target)
-    cdef double factor = element(grad, 0) * scale
-    cdef grad_kernel kernel = f32 if dtype == cnp.NPY_FLOAT32 else f64
+    p.each = cnp.PyArray_SIZE(grad) != 1
+    if p.each:
+        check_same_shape(grad, x)
+    p.out, p.grad = cnp.PyArray_DATA(out), cnp.PyArray_DATA(grad)
     cdef int parts = parts_of(n, threads)
+    cdef element_kernel kernel = kernels.grad_f32 if dtype == cnp.NPY_FLOAT32 else kernels.grad_f64
     with nogil:
-        if parts == 1:
-            kernel(out_data, x_data, t_data, factor, 0, n)
-        else:
-            for part in prange(parts, num_threads=parts, schedule="static"):
-                kernel(
-                    out_data, x_data, t_data, factor, share(n, part, parts, LINE), share(n, part + 1, parts, LINE)
-                )
-
-
-def mse_loss(cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, double scale, int threads):
-    """``scale`` times the sum of (x - target)^2."""
-    run_sum(out, x, target, scale, mse_loss_sum_f32, mse_loss_sum_f64, threads)
-
-
-def mse_loss_grad(
-    cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, cnp.ndarray target, double scale, int threads
-):
-    """2 (x - target) times ``scale`` and the one element of ``grad``."""
-    run_grad(out, grad, x, target, scale, mse_loss_grad_f32, mse_loss_grad_f64, threads)
-
-
-def l1_loss(cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, double scale, int threads):
-    """``scale`` times the sum of |x - target|."""
-    run_sum(out, x, target, scale, l1_loss_sum_f32, l1_loss_sum_f64, threads)
-
-
-def l1_loss_grad(
-    cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, cnp.ndarray target, double scale, int threads
-):
-    """sign(x - target) times ``scale`` and the one element of ``grad``."""
-    run_grad(out, grad, x, target, scale, l1_loss_grad_f32, l1_loss_grad_f64, threads)
-
-
-def binary_cross_entropy_with_logits(
-    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, double scale, int threads
-):
-    """``scale`` times the sum of max(x, 0) - x target + log(1 + exp(-|x|))."""
-    run_sum(
-        out, x, target, scale, binary_cross_entropy_with_logits_sum_f32,
-        binary_cross_entropy_with_logits_sum_f64, threads,
-    )
-
-
-def binary_cross_entropy_with_logits_grad(
-    cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, cnp.ndarray target, double scale, int threads
-):
-    """sigmoid(x) - target, times ``scale`` and the one element of ``grad``."""
-    run_grad(
-        out, grad, x, target, scale, binary_cross_entropy_with_logits_grad_f32,
-        binary_cross_entropy_with_logits_grad_f64, threads,
-    )
+        run_elements(&p, kernel, n, parts)

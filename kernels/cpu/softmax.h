@@ -14,8 +14,8 @@
 #include "lanes.h"
 
 #ifndef MAX_WIDTH
-#define log_f32 logf
-#define log_f64 log
+#define scalar_log_f32 logf
+#define scalar_log_f64 log
 
 /* Lines done together, of a block of columns and of transposed short rows. */
 #define MAX_WIDTH 512
@@ -46,7 +46,7 @@ ALWAYS_INLINE REAL NAME(row_log_sum)(const REAL *x, ptrdiff_t n, REAL max) {
     VECTOR sums = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES)
         sums += NAME(exp_nonpositive)(NAME(load)(x + i, n - i, -(REAL)INFINITY) - max);
-    return NAME(log)(NAME(lane_sum)(sums));
+    return NAME(scalar_log)(NAME(lane_sum)(sums));
 }
 
 MAYBE_UNUSED void NAME(log_softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
@@ -123,7 +123,7 @@ ALWAYS_INLINE void NAME(column_log_sums)(
     FOR_LINES(j) AS_VECTOR(sums, j) = (VECTOR){0};
     FOR_ELEMENTS(i, j, at, count)
         AS_VECTOR(sums, j) += NAME(exp_nonpositive)(NAME(load)(x + at, count, 0) - AS_VECTOR(max, j));
-    for (ptrdiff_t j = 0; j < width; j++) sums[j] = NAME(log)(sums[j]);
+    for (ptrdiff_t j = 0; j < width; j++) sums[j] = NAME(scalar_log)(sums[j]);
 }
 
 MAYBE_UNUSED void NAME(log_softmax_columns)(

@@ -42,6 +42,7 @@ MODULES = (
     "matmul_warp_tile",
     "matmul_tensor_core",
     "matmul_wgmma",
+    "nll_loss",
     "norm",
     "norm_registers",
     "optim",

@@ -259,10 +259,3 @@ ACTIVATIONS = _table(
     ("leaky_relu_grad", "g x slope", "x > 0 ? g : g * slope"),
 )
 """The functions of ``minigrad/ops/activation.py``, by name."""
-
-LOSS_GRADS = _table(
-    ("l1_loss", "g x target scale", "sign_of(x - target) * (g * scale)"),
-    ("mse_loss", "g x target scale", "2 * (x - target) * (g * scale)"),
-    ("binary_cross_entropy_with_logits", "g x target scale", "(logistic(x) - target) * (g * scale)"),
-)
-"""The gradients of the losses of ``minigrad/ops/loss.py`` for x, by the loss's name."""

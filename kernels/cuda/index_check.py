@@ -25,6 +25,7 @@ RIGHT = np.iinfo(np.int64).min  # no index: what is left where none is wrong
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _look = CudaKernel(_source, "look_for_wrong<T>")
 _replace = CudaKernel(_source, "replace_wrong<T>")
+_look_outside = CudaKernel(_source, "look_outside<T>")
 
 
 def look(wrong: Any, indices: Any, size: int, ignored: int = -1) -> None:
@@ -36,6 +37,11 @@ def replace(wrong: Any, right: Any, indices: Any, size: int, ignored: int) -> No
     """As :func:`look`; and ``right``, int64, becomes the ``indices``, with ``ignored`` for the wrong ones."""
     arguments = (wrong, right, indices, indices.size, size, ignored)
     _replace.launch(blocks(indices.size, THREADS), THREADS, arguments)
+
+
+def look_outside(wrong: Any, x: Any, low: float, high: float) -> None:
+    """Leave in ``wrong`` the number of one of the elements of ``x`` outside of [low, high], as NaN is."""
+    _look_outside.launch(blocks(x.size, THREADS), THREADS, (wrong, x, x.size, low, high))
 
 
 class Board:

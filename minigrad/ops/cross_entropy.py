@@ -18,8 +18,9 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.source import computed_dtype
 from minigrad.op import op
 from minigrad.ops.elementwise import as_dtype, cast, floating, where, zeros_like
+from minigrad.ops.elementwise_loss import ones_like
 from minigrad.ops.index import take_along_dim
-from minigrad.ops.loss import check_tensors, ones_like, reduce_loss
+from minigrad.ops.loss import check_tensors, reduce_loss
 from minigrad.ops.reduce import largest_of_rows, sum
 from minigrad.ops.shape import broadcast_to, permute, reshape, squeeze, unsqueeze
 from minigrad.ops.softmax import log_softmax, softmax, softmax_grad
@@ -411,7 +412,56 @@ def _(out, g, x, target, weight, *, ignore_index, reduction):
     cpu.loss.class_loss_grads(out, g, x, target, weight, *options)
 
 
-# The CUDA kernels know no weight and no smoothing, and a loss and a gradient for each row.
+# The CUDA kernels find the loss of each row, and its gradient from one for each row.
+
+
+def _reduce_on_card(
+    run: Any, out: Any, x: Any, target: Any, weight: Any, ignore_index: int, reduction: str
+) -> None:
+    """``out`` becomes what ``run(losses)`` leaves for the rows of ``x``, or their sum or mean."""
+    computed = computed_dtype(x.dtype)
+    if reduction == "none" and computed == x.dtype:
+        return run(out)
+    losses = cuda.workspace(x, x.shape[:1], computed)
+    run(losses)
+    if reduction != "none":
+        total = out if computed == x.dtype else cuda.workspace(x, (), computed)
+        counted = target if reduction == "mean" else None
+        cuda.loss.class_mean(total, losses, counted, weight, ignore_index)
+        losses = total
+    if losses is not out:
+        out[...] = losses
+    return None
+
+
+def _grad_of_rows(g: Any, x: Any, target: Any, weight: Any, ignore_index: int, reduction: str) -> Any:
+    """The gradient of each row's loss, from that of what they were reduced to."""
+    g = cuda.array_module(x).ascontiguousarray(g, computed_dtype(x.dtype))
+    if reduction == "none":
+        return g
+    of_rows = cuda.workspace(x, x.shape[:1], g.dtype)
+    cuda.loss.class_mean(of_rows, g, target if reduction == "mean" else None, weight, ignore_index)
+    return of_rows
+
+
+@_nll_loss.kernel("cuda", "sim", name="gathered", when=_has_classes)
+def _(out, x, target, weight, *, ignore_index, reduction):
+    """A thread for each row; where they are reduced, another launch."""
+
+    def run(losses):
+        cuda.nll_loss.nll_loss(losses, x, target, weight, ignore_index)
+
+    _reduce_on_card(run, out, x, target, weight, ignore_index, reduction)
+
+
+@nll_loss_grad.kernel("cuda", "sim", name="rows", when=_grad_has_classes)
+def _(out, g, x, target, weight, *, ignore_index, reduction):
+    """One walk over the output."""
+    of_rows = _grad_of_rows(g, x, target, weight, ignore_index, reduction)
+    cuda.nll_loss.nll_loss_grad(out, of_rows, target, weight, ignore_index)
+
+
+# Those of the cross-entropy know no weight and no smoothing.
 
 
 def _is_plain(x: Any, target: Any, weight: Any, *, label_smoothing: float, **options: Any) -> bool:
@@ -430,17 +480,10 @@ def _register_cuda(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_{rung}")
 
     def kernel(out, x, target, weight, *, ignore_index, label_smoothing, reduction):
-        computed = computed_dtype(x.dtype)
-        if reduction == "none" and computed == x.dtype:
-            return run(out, x, target, ignore_index)
-        losses = cuda.workspace(x, x.shape[:1], computed)
-        run(losses, x, target, ignore_index)
-        if reduction != "none":
-            total = out if computed == x.dtype else cuda.workspace(x, (), computed)
-            cuda.loss.class_mean(total, losses, target if reduction == "mean" else None, ignore_index)
-            losses = total
-        if losses is not out:
-            out[...] = losses
+        def losses_of_rows(losses):
+            run(losses, x, target, ignore_index)
+
+        _reduce_on_card(losses_of_rows, out, x, target, None, ignore_index, reduction)
 
     kernel.__doc__ = run.__doc__
     _cross_entropy.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_is_plain)(kernel)
@@ -450,12 +493,7 @@ def _register_cuda_grad(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
 
     def kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
-        g = cuda.array_module(x).ascontiguousarray(g, computed_dtype(x.dtype))
-        if reduction != "none":
-            of_rows = cuda.workspace(x, x.shape[:1], g.dtype)
-            cuda.loss.class_mean(of_rows, g, target if reduction == "mean" else None, ignore_index)
-            g = of_rows
-        run(out, g, x, target, ignore_index)
+        run(out, _grad_of_rows(g, x, target, None, ignore_index, reduction), x, target, ignore_index)
 
     kernel.__doc__ = run.__doc__
     cross_entropy_grad.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_grad_is_plain)(kernel)

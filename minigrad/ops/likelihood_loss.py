@@ -9,11 +9,11 @@ import math
 from typing import Any
 
 from minigrad.autograd import Variable
-from minigrad.ops.arithmetic import xlogy
-from minigrad.ops.elementwise import clamp, exp, log, square, where
-from minigrad.ops.loss import reduce_loss
-from minigrad.ops.reduce import sum
+from minigrad.ops import elementwise_loss
+from minigrad.ops.elementwise import clamp, exp, floating, log, square, where
+from minigrad.ops.loss import check_reduction, reduce_loss
 from minigrad.ops.shape import unsqueeze
+from minigrad.ops.short_names import broadcast_tensors
 
 
 def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Any:
@@ -26,10 +26,13 @@ def kl_div(input: Any, target: Any, reduction: str = "mean", log_target: bool = 
             ``"mean"`` divides by the number of all elements.
         log_target: see ``target``.
     """
-    loss = exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
+    loss = elementwise_loss.kl_div_of_logs if log_target else elementwise_loss.kl_div
+    batch = input.shape[0] if input.ndim else 1
+    input, target = broadcast_tensors(floating(input), floating(target))
     if reduction == "batchmean":
-        return sum(loss) / float(max(input.shape[0], 1) if input.ndim else 1)
-    return reduce_loss("kl_div", loss, reduction)
+        return loss(input, target, reduction="sum", scale=1.0 / max(batch, 1))
+    check_reduction("kl_div", reduction)
+    return loss(input, target, reduction=reduction)
 
 
 def poisson_nll_loss(

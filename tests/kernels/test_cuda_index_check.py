@@ -50,6 +50,20 @@ def test_wrong_indices_are_replaced(backend, dtype):
     index_check.replace(wrong, right, backend.put(indices[:0]), 9, -100)  # no index, and no launch
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("bad", [-0.001, 1.001, np.inf, np.nan])
+def test_a_number_outside_is_found(backend, dtype, bad):
+    def outside(x):
+        wrong = backend.put(np.array([RIGHT]).view(np.uint64))
+        index_check.look_outside(wrong, backend.put(x), 0.0, 1.0)
+        return int(backend.get(wrong).view(np.int64)[0])
+
+    x = np.linspace(0, 1, 300).astype(dtype)
+    assert outside(x) == RIGHT == outside(x[:0])
+    x[270] = bad
+    assert outside(x) == 270
+
+
 def board(places):
     words = np.zeros(places, np.int64)
     return Board(words, [words.view(np.uint64)[i : i + 1] for i in range(places)])

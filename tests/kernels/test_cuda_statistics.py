@@ -8,7 +8,7 @@ from simulated import normal
 
 import minigrad as mg
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import cumsum, loss, row_statistics
+from minigrad.kernels.cuda import cumsum, loss, nll_loss, row_statistics
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 needs_simulator = pytest.mark.skipif(
@@ -21,27 +21,52 @@ pytestmark = pytest.mark.usefixtures("checked_accesses")
 
 # ---- losses ------------------------------------------------------------------------------------------------
 
+DELTA = 0.75  # of the Huber loss
+
 LOSSES = {
     "l1_loss": lambda x, t: np.abs(x - t),
     "mse_loss": lambda x, t: (x - t) ** 2,
+    "huber_loss": lambda x, t: np.where(
+        np.abs(x - t) < DELTA, (x - t) ** 2 / 2, DELTA * (np.abs(x - t) - DELTA / 2)
+    ),
+    "binary_cross_entropy": lambda x, t: -(t * np.log(x) + (1 - t) * np.log1p(-x)),
     "binary_cross_entropy_with_logits": lambda x, t: np.logaddexp(0, x) - x * t,
+    "kl_div": lambda x, t: t * (np.log(t) - x),
+    "kl_div_of_logs": lambda x, t: np.exp(t) * (t - x),
 }
 SLOPES = {
     "l1_loss": lambda x, t: np.sign(x - t),
     "mse_loss": lambda x, t: 2 * (x - t),
+    "huber_loss": lambda x, t: np.clip(x - t, -DELTA, DELTA),
+    "binary_cross_entropy": lambda x, t: (1 - t) / (1 - x) - t / x,
     "binary_cross_entropy_with_logits": lambda x, t: 1 / (1 + np.exp(-x)) - t,
+    "kl_div": lambda x, t: -t + 0 * x,
+    "kl_div_of_logs": lambda x, t: -np.exp(t) + 0 * x,
 }
+
+
+def elements(name, shape, dtype):
+    """Inputs and targets that have the loss ``name``."""
+    x, target = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
+    if name == "binary_cross_entropy":
+        x = dtype(1) / (1 + np.exp(-x))
+    if name in ("binary_cross_entropy", "kl_div"):
+        target = dtype(1) / (1 + np.exp(-target))
+    return x, target
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("size", [1, 5, 1024, 9001])
 @dtypes
-def test_sums_of_losses(run, name, size, dtype):
-    """In one part, and in three."""
-    x, target = normal(size, dtype=dtype), normal(size, dtype=dtype, seed=1)
-    exact = LOSSES[name](x.astype(float), target.astype(float)) / size
-    bound = (size + 20) * np.finfo(dtype).eps * np.abs(exact).sum()
-    assert abs(run(loss.total, (), dtype, x, target, name, size) - exact.sum()) <= bound
+def test_losses_of_elements(run, name, size, dtype):
+    """Their mean, in one part and in three; and each."""
+    x, target = elements(name, (size,), dtype)
+    exact = LOSSES[name](x.astype(float), target.astype(float))
+    terms, eps = np.abs(exact) + np.abs(x) + 1, np.finfo(dtype).eps
+    mean = run(loss.total, (), dtype, x, target, name, size, 0.5, DELTA)
+    assert abs(mean - 0.5 * exact.mean()) <= (size + 20) * eps * terms.mean()
+    each = run(loss.each, size, dtype, x, target, name, 0.5, DELTA)
+    assert (np.abs(each - 0.5 * exact) <= 20 * eps * terms).all()
 
 
 @pytest.mark.parametrize("size", [7, 9001])
@@ -52,39 +77,73 @@ def test_sums_of_squares_of_everything(run, size):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_of_losses(run, name):
-    x, target, g = normal(5, 7, dtype=np.float32), normal(5, 7, dtype=np.float32, seed=1), np.float32([2])
+@pytest.mark.parametrize("g", [np.float32([2]), normal(5, 307, dtype=np.float32, seed=2)])
+def test_gradients_of_losses(run, name, g):
+    x, target = elements(name, (5, 307), np.float32)
     x[0, 0], x[0, 1] = target[0, 0], np.nan
-    expected = SLOPES[name](x.astype(float), target.astype(float)) * 2 * 0.25
-    found = run(loss.gradient, x.shape, np.float32, g, x, target, name, 0.25)
+    expected = SLOPES[name](x.astype(float), target.astype(float)) * g * 0.25
+    found = run(loss.gradient, x.shape, np.float32, g, x, target, name, 0.25, DELTA)
+    if name.startswith("kl_div"):
+        expected[0, 1] = found[0, 1]  # its slope does not depend on x
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["l1_loss", "mse_loss", "huber_loss", "binary_cross_entropy_with_logits"])
 def test_losses_of_special_values(run, name):
     x, target = np.float32([-np.inf, 1e30, -1e30, 3]), np.float32([0, 0, 0, 1])
     with np.errstate(invalid="ignore", over="ignore"):
         expected = LOSSES[name](x, target) if "logits" not in name else np.float32([np.nan, 1e30, 0, 0.0486])
-    found = [run(loss.total, (), np.float32, x[i : i + 1], target[i : i + 1], name, 1) for i in range(4)]
+    options = (1, 1, DELTA)
+    found = [run(loss.total, (), "f4", x[i : i + 1], target[i : i + 1], name, *options) for i in range(4)]
     np.testing.assert_allclose(found, expected, rtol=1e-2)
-    assert np.isnan(run(loss.total, (), np.float32, np.float32([1, np.nan]), target[:2], name, 1, fill=7))
+    nan = np.float32([1, np.nan])
+    assert np.isnan(run(loss.total, (), np.float32, nan, target[:2], name, *options, fill=7))
+
+
+def test_losses_of_probabilities_that_are_sure(run):
+    """A logarithm of 0 is -100, and 0 times it 0."""
+    x, t = np.float32([0, 1, 0, 1, np.nan]), np.float32([0, 1, 1, 0.25, 0])
+    found = run(loss.each, 5, np.float32, x, t, "binary_cross_entropy", 1)
+    np.testing.assert_array_equal(found, [0, 0, 100, 75, np.nan])
+    x, t = np.float32([-np.inf, -3, -3, np.nan]), np.float32([0.5, 0, 1, 0])
+    found = run(loss.each, 4, np.float32, x, t, "kl_div", 1)
+    np.testing.assert_array_equal(found, [np.inf, 0, 3, np.nan])
 
 
 @pytest.mark.parametrize("rows", [1, 40, 1500])
 @dtypes
 def test_means_over_classes(run, rows, dtype):
     losses, target = normal(rows, dtype=dtype), np.random.default_rng(0).integers(0, 3, rows)
-    target[0] = 1
-    counted = (target != 2).sum()
+    target[0], weight = 1, dtype([0.5, 1.5, np.nan])
+    counted, weights = (target != 2).sum(), weight[target[target != 2]].sum(dtype=float)
     bound = (rows + 4) * np.finfo(dtype).eps * np.abs(losses).sum()
-    assert abs(run(loss.class_mean, (), dtype, losses, target, 2) - losses.sum() / counted) <= bound
-    assert abs(run(loss.class_mean, (), dtype, losses, None, 2) - losses.sum()) <= bound
-    of_rows = run(loss.class_mean, rows, dtype, losses[:1], target, 2)
+    total = losses.sum(dtype=float)
+    assert abs(run(loss.class_mean, (), dtype, losses, target, None, 2) - total / counted) <= bound
+    assert abs(run(loss.class_mean, (), dtype, losses, target, weight, 2) - total / weights) <= 2 * bound
+    assert abs(run(loss.class_mean, (), dtype, losses, None, None, 2) - total) <= bound
+    of_rows = run(loss.class_mean, rows, dtype, losses[:1], target, None, 2)
     np.testing.assert_array_equal(of_rows, losses[0] / dtype(counted))
 
 
 def test_the_mean_over_no_class_is_nan(run):
-    assert np.isnan(run(loss.class_mean, (), np.float32, np.zeros(3, np.float32), np.full(3, -100), -100))
+    target = np.full(3, -100)
+    assert np.isnan(run(loss.class_mean, (), np.float32, np.zeros(3, np.float32), target, None, -100))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 31), (3, 1000), (70, 5), (300, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+@dtypes
+def test_negative_log_likelihood(run, shape, weighted, dtype):
+    x, grad = normal(*shape, dtype=dtype), normal(shape[0], dtype=dtype, seed=1)
+    target = np.random.default_rng(0).integers(0, shape[1], shape[0])
+    target[2::5] = -100
+    weight = np.random.default_rng(1).uniform(0.5, 2, shape[1]).astype(dtype) if weighted else None
+    is_target = target[:, None] == np.arange(shape[1])
+    each = is_target * (dtype(1) if weight is None else weight)
+    found = run(nll_loss.nll_loss, shape[0], dtype, x, target, weight, -100)
+    np.testing.assert_array_equal(found, -(x * each).sum(1))
+    found = run(nll_loss.nll_loss_grad, shape, dtype, grad, target, weight, -100)
+    np.testing.assert_array_equal(found, -grad[:, None] * each)
 
 
 # ---- rows --------------------------------------------------------------------------------------------------

@@ -106,35 +106,59 @@ def test_an_ignored_row_may_hold_anything(loss, dtype):
     assert (dx[0] == 0).all() and np.isfinite(dx).all()
 
 
+DELTA = 0.75  # of the Huber loss
+ELEMENTWISE = [
+    *("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
+    *("kl_div", "kl_div_of_logs"),
+]
+ERRORS = ELEMENTWISE[:3]  # of x - t
+
+
 def value_and_slope(name, x, t):
+    d = x - t
     if name == "mse_loss":
-        return (x - t) ** 2, 2 * (x - t)
+        return d**2, 2 * d
     if name == "l1_loss":
-        return np.abs(x - t), np.sign(x - t)
+        return np.abs(d), np.sign(d)
+    if name == "huber_loss":
+        inside = np.abs(d) < DELTA
+        return np.where(inside, d**2 / 2, DELTA * (np.abs(d) - DELTA / 2)), np.clip(d, -DELTA, DELTA)
+    if name == "binary_cross_entropy":
+        return -(t * np.log(x) + (1 - t) * np.log1p(-x)), (x - t) / (x * (1 - x))
+    if name == "kl_div":
+        return t * (np.log(t) - x), -t + 0 * x
+    if name == "kl_div_of_logs":
+        return np.exp(t) * (t - x), -np.exp(t) + 0 * x
     return np.logaddexp(0, x) - x * t, 1 / (1 + np.exp(-x)) - t
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise(loss, dtype, name, shape, threads):
     rng = np.random.default_rng()
     x, t = (rng.standard_normal(shape) * 3).astype(dtype), rng.random(shape).astype(dtype)
+    t = np.maximum(t, dtype(0.01))
+    if name == "binary_cross_entropy":
+        x = rng.uniform(0.01, 0.99, shape).astype(dtype)
     values, slopes = value_and_slope(name, x.astype(np.float64), t.astype(np.float64))
     eps, n = np.finfo(dtype).eps, x.size
-    out, grad, dx = np.full((), 77, dtype), np.array(0.7, dtype), np.full_like(x, 77)
-    getattr(loss, name)(out, x, t, 1 / n, threads)
     # A block has at most 2048 elements in two chains of at least 2 lanes; a value has about 8 roundings of
-    # terms that are no larger than 1 + |x| + |x t|.
-    terms = values if name != "binary_cross_entropy_with_logits" else 1 + np.abs(x) * (1.0 + t)
+    # terms that are no larger than 1 + |x| + |x t|, or three times that for exp(t).
+    terms = values if name in ERRORS else 3 * (1 + np.abs(x) * (1.0 + t)) + np.abs(values)
     size = np.abs(x).max() + 1.0  # of x - t, whose rounding mse squares
+    out, each = np.full((), 77, dtype), np.full_like(x, 77)
+    loss.total(out, x, t, name, 1 / n, DELTA, threads)
     assert abs(out - values.mean()) <= (8 + min(n, 512)) * eps * (terms.mean() + size)
-    getattr(loss, f"{name}_grad")(dx, grad, x, t, 0.3, threads)
-    factor = np.float64(grad) * 0.3
-    assert (np.abs(dx - slopes * factor) <= 8 * eps * factor * (np.abs(slopes) + 1)).all()
+    loss.each(each, x, t, name, 2.0, DELTA, threads)
+    assert (np.abs(each - 2 * values) <= 16 * eps * (terms + size)).all()
+    for grad in (np.array(0.7, dtype), rng.uniform(0.5, 1, shape).astype(dtype)):
+        dx, factor = np.full_like(x, 77), grad.astype(np.float64) * 0.3
+        loss.gradient(dx, grad, x, t, name, 0.3, DELTA, threads)
+        assert (np.abs(dx - slopes * factor) <= 8 * eps * factor * (np.abs(slopes) + 1)).all()
 
 
-@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("name", [*ERRORS, "binary_cross_entropy_with_logits"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_elementwise_special_values(loss, dtype, name, value):
     x, t = np.zeros(21, dtype), np.full(21, 0.5, dtype)
@@ -142,8 +166,8 @@ def test_elementwise_special_values(loss, dtype, name, value):
     with np.errstate(invalid="ignore"):
         values, slopes = value_and_slope(name, x.astype(np.float64), t.astype(np.float64))
     out, dx = np.empty((), dtype), np.empty_like(x)
-    getattr(loss, name)(out, x, t, 1.0, 1)
-    getattr(loss, f"{name}_grad")(dx, np.ones((), dtype), x, t, 1.0, 1)
+    loss.total(out, x, t, name, 1.0, DELTA, 1)
+    loss.gradient(dx, np.ones((), dtype), x, t, name, 1.0, DELTA, 1)
     np.testing.assert_array_equal(np.isnan(dx), np.isnan(slopes))
     if name == "binary_cross_entropy_with_logits" and value == -np.inf:
         assert out == np.inf  # log(1 + exp(-x)) t is infinite
@@ -151,10 +175,27 @@ def test_elementwise_special_values(loss, dtype, name, value):
         np.testing.assert_equal(np.isnan(out), np.isnan(values.sum()))
 
 
-def test_the_logistic_loss_keeps_the_digits_of_what_is_small(loss, dtype):
-    x, out = np.array([20.0], dtype), np.empty((), dtype)
-    loss.binary_cross_entropy_with_logits(out, x, np.ones(1, dtype), 1.0, 1)
-    assert out == pytest.approx(np.log1p(np.exp(-20.0)), rel=8 * float(np.finfo(dtype).eps))
+def test_losses_of_probabilities_that_are_sure(loss, dtype):
+    """A logarithm of 0 is -100, and 0 times it 0."""
+    x, t = np.array([0, 1, 0, 1, np.nan], dtype), np.array([0, 1, 1, 0.25, 0], dtype)
+    out = np.empty_like(x)
+    loss.each(out, x, t, "binary_cross_entropy", 1.0, DELTA, 1)
+    np.testing.assert_array_equal(out, np.array([0, 0, 100, 75, np.nan], dtype))
+    loss.gradient(out, np.ones((), dtype), x, t, "binary_cross_entropy", 1.0, DELTA, 1)
+    np.testing.assert_allclose(out, [0, 0, -1e12, 7.5e11, np.nan], rtol=1e-6)
+    x, t = np.array([-np.inf, -3, -3, np.nan], dtype), np.array([0.5, 0, 1, 0], dtype)
+    loss.each(out[:4], x, t, "kl_div", 1.0, DELTA, 1)
+    np.testing.assert_array_equal(out[:4], [np.inf, 0, 3, np.nan])
+
+
+def test_losses_keep_the_digits_of_what_is_small(loss, dtype):
+    x, out, accuracy = np.array([20.0], dtype), np.empty((), dtype), 8 * float(np.finfo(dtype).eps)
+    loss.total(out, x, np.ones(1, dtype), "binary_cross_entropy_with_logits", 1.0, DELTA, 1)
+    assert out == pytest.approx(np.log1p(np.exp(-20.0)), rel=accuracy)
+    for probability in (1e-9, 1e-3, 0.3):
+        x[...] = probability
+        loss.total(out, x, np.zeros(1, dtype), "binary_cross_entropy", 1.0, DELTA, 1)
+        assert out == pytest.approx(-np.log1p(-x[0].astype(float)), rel=accuracy)
 
 
 def test_the_same_threads_give_the_same_bits(loss, dtype):
@@ -165,7 +206,7 @@ def test_the_same_threads_give_the_same_bits(loss, dtype):
         options = (c.weight, IGNORED, 0.1, False, "mean", 3)
         loss.class_losses(out, c.x, c.target, *options)
         loss.class_loss_grads(dx, out, c.x, c.target, *options)
-        loss.mse_loss(sums, c.x, dx, 1.0, 3)
+        loss.total(sums, c.x, dx, "mse_loss", 1.0, DELTA, 3)
         return out.tobytes() + dx.tobytes() + sums.tobytes()
 
     assert bits() == bits()
@@ -190,4 +231,8 @@ def test_what_does_not_fit_is_refused(loss):
     with pytest.raises(TypeError, match="int32"):
         loss.class_losses(out, x, target.astype(np.int32), *options)
     with pytest.raises(ValueError, match="one shape"):
-        loss.mse_loss(np.empty((), np.float32), x, x[:2].copy(), 1.0, 1)
+        loss.total(np.empty((), np.float32), x, x[:2].copy(), "mse_loss", 1.0, DELTA, 1)
+    with pytest.raises(ValueError, match="one shape"):
+        loss.gradient(x.copy(), out, x, x, "mse_loss", 1.0, DELTA, 1)
+    with pytest.raises(ValueError, match="there is no loss 'hinge' of elements"):
+        loss.each(x.copy(), x, x, "hinge", 1.0, DELTA, 1)
