@@ -179,7 +179,7 @@ def statistics(x: mg.Tensor) -> mg.Tensor:
     """What more than a sum takes, of each row."""
     places = x.argmax(1, keepdim=True), x.argmin(1, keepdim=True)
     extrema = x.amax(1) + sum(mg.take_along_dim(x, place, 1).sum(1) for place in places)
-    return x.var(1) + x.norm(dim=1) + extrema + x.cumsum(1).sum(1) + x.cumsum(0).sum(1)
+    return x.var(1) + x.norm(dim=1) + x.logsumexp(1) + extrema + x.cumsum(1).sum(1) + x.cumsum(0).sum(1)
 
 
 def recurrent_layers() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:

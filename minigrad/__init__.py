@@ -181,7 +181,6 @@ from minigrad.ops.reduce import (
     argmax,
     argmin,
     count_nonzero,
-    logsumexp,
     mean,
     prod,
     sum,
@@ -228,7 +227,7 @@ from minigrad.ops.short_names import (
     t,
     var_mean,
 )
-from minigrad.ops.softmax import log_softmax, softmax
+from minigrad.ops.softmax import log_softmax, logsumexp, softmax
 from minigrad.ops.squares import norm, std, var
 from minigrad.ops.statistics import aminmax, corrcoef, cov, histc, nanmean, nansum, trapezoid
 from minigrad.precision import (

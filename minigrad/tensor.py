@@ -471,10 +471,10 @@ class Tensor(Operators, Methods):
     )
     floor, ceil, round, erf = elementwise.floor, elementwise.ceil, elementwise.round, elementwise.erf
     relu, sigmoid, tanh = activation.relu, activation.sigmoid, activation.tanh
-    softmax, log_softmax = softmax.softmax, softmax.log_softmax
+    softmax, log_softmax, logsumexp = softmax.softmax, softmax.log_softmax, softmax.logsumexp
     sum, mean, var, std, prod = reduce.sum, reduce.mean, squares.var, squares.std, reduce.prod
     amax, amin, argmax, argmin = reduce.amax, reduce.amin, reduce.argmax, reduce.argmin
-    any, all, norm, logsumexp = reduce.any, reduce.all, squares.norm, reduce.logsumexp
+    any, all, norm = reduce.any, reduce.all, squares.norm
     transpose, squeeze, unsqueeze, flatten = shape.transpose, shape.squeeze, shape.unsqueeze, shape.flatten
     gather, take_along_dim, nonzero = index.gather, index.take_along_dim, index.nonzero
     split, chunk, unbind = join.split, join.chunk, join.unbind

@@ -654,6 +654,8 @@ CASES = {
     **norm_cases(),
     **each(["softmax", "log_softmax"], softmax_cases(1)),
     **each(["softmax_grad", "log_softmax_grad"], softmax_cases(2)),
+    "logsumexp": [case(s, length=s[-1]) for s in ROWS],
+    "logsumexp_grad": [case(s[:-1], s, uniform(1.0, 2.0, s[:-1]), length=s[-1]) for s in ROWS],
 }
 
 # Gradients in which infinite and finite factors meet, whose order decides between infinity and NaN; and

@@ -1,9 +1,10 @@
-// Softmax over the rows of a matrix, its logarithm, and the gradients of both.
+// Softmax over the rows of a matrix, its logarithm, that of the sum of exponentials, and the gradients of all.
 //
 //   softmax      out = exp(x - m) / s          m the row's largest element, s = sum(exp(x - m)):
 //   log_softmax  out = (x - m) - log(s)        no exponential overflows, and s is at least 1
+//   logsumexp    out = m + log(s)              one number for a row
 //
-// Shapes: all arrays are (rows, columns), C-contiguous. Of each kernel there are two, for softmax and
+// Shapes: all other arrays are (rows, columns), C-contiguous. Of each kernel there are two, for softmax and
 // (LOGARITHM) for log_softmax. An element of -infinity has probability 0. A row with a NaN or +infinity, or
 // of nothing but -infinity, becomes NaN: it has no softmax.
 //
@@ -219,4 +220,51 @@ softmax_grad_registers(T* out, const T* grad, const T* y, long long rows, int co
     sum = across_row<SUM>(sum);
     for_both(g, of_y, [&](auto& grad, auto y) { grad = gradient<LOGARITHM>(grad, y, sum); });
     g.store(out + row * columns, columns);
+}
+
+// ---- the logarithm of the sum of exponentials ----
+//
+// One walk, with an online normaliser; the gradient takes another, with the result in place of m and s. Where rows
+// are long and few, a block has one of the `parts` of a row, of `length` elements each. The results of the parts are
+// again such logarithms, and the result of these is the row's.
+//
+// Grid of both: x = the parts of all rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one part for
+// a block if more.
+
+// A row with a NaN becomes NaN, another one with +infinity that.
+template <typename T>
+__global__ void __launch_bounds__(MAX_THREADS)
+logsumexp(T* out, const T* x, long long rows, long long columns, long long parts, long long length) {
+    const long long part = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (part >= rows * parts) return;  // a whole warp, in a block that comes to no barrier
+    const long long begin = part % parts * length, rest = columns - begin;
+    Normalizer<T> own;
+    T infinite = 0;
+    const auto add = [&](auto& elements, long long, int) {
+        elements.each([&](T& element, int) {
+            if (element == T(INFINITY)) infinite = element, element = 0;  // infinity - infinity is no number
+        });
+        own.add(elements);
+    };
+    walk(x + part / parts * columns + begin, rest < length ? rest : length, -T(INFINITY), add);
+    own.add_across_row();
+    infinite = across_row<MAX>(infinite);
+    if (threadIdx.x == 0) out[part] = own.m + log(own.s) + infinite;
+}
+
+// g exp(x - y), y being the row's logarithm and g its gradient.
+template <typename T>
+__global__ void __launch_bounds__(256) logsumexp_grad(
+    T* out, const T* grad, const T* x, const T* y, long long rows, long long columns, long long parts,
+    long long length
+) {
+    const long long part = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+    if (part >= rows * parts) return;
+    const long long row = part / parts, begin = part % parts * length, rest = columns - begin;
+    const T g = grad[row], of_row = y[row];
+    out += row * columns + begin;
+    walk(x + row * columns + begin, rest < length ? rest : length, T(0), [&](auto& elements, long long at, int here) {
+        elements.each([&](T& element, int) { element = g * exp(element - of_row); });
+        elements.store(out + at, here);
+    });
 }

@@ -1,9 +1,9 @@
-"""Launches ``softmax.cu``: softmax, its logarithm and their gradients, on a card or on the simulator.
+"""Launches ``softmax.cu``: softmax, its logarithm, that of sums of exponentials, and the gradients of these.
 
-All arrays are (rows, columns), C-contiguous, and of one dtype: float32 or float64; from *vectorized* on also
-float16 or bfloat16. In the gradients, ``grad`` is that of the output and ``y`` the output itself, of softmax
-or of log-softmax. The naive rungs are the definition; *registers* keeps a row of up to 2048 float64 or 32768
-of the others, half of that in the gradients, and leaves longer ones to *vectorized*.
+On a card or on the simulator. Arrays are (rows, columns), C-contiguous, and of one dtype: float32 or float64;
+from *vectorized* on also float16 or bfloat16. In the gradients, ``grad`` is that of the output and ``y`` the
+output itself. The naive rungs are the definition; *registers* keeps a row of up to 2048 float64 or 32768 of
+the others, half of that in the gradients, and leaves longer ones to *vectorized*.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .reduce import held_threads, row_grid, vector_threads
+from . import workspace
+from .reduce import ENOUGH_PARTS, PART, held_threads, part_of, row_grid, vector_threads
 
 WARP = 32
 THREADS = 256  # in a block, but where a row needs more
@@ -32,6 +33,8 @@ _softmax = _rungs("softmax", logarithm=False)
 _log_softmax = _rungs("softmax", logarithm=True)
 _softmax_grad = _rungs("softmax_grad", logarithm=False)
 _log_softmax_grad = _rungs("softmax_grad", logarithm=True)
+_logsumexp = CudaKernel(_source, "logsumexp<T>")
+_logsumexp_grad = CudaKernel(_source, "logsumexp_grad<T>")
 
 
 def softmax_naive(out: Any, x: Any) -> None:
@@ -112,6 +115,30 @@ def log_softmax_grad_vectorized(out: Any, grad: Any, y: Any) -> None:
 def log_softmax_grad_registers(out: Any, grad: Any, y: Any) -> None:
     """The row, of both arrays, stays in registers between its load and its store."""
     _registers(_log_softmax_grad, out, grad, y)
+
+
+def logsumexp(out: Any, x: Any) -> None:
+    """log(sum(exp(x))) of rows, ``out`` being (rows,): one launch, or two where rows are long and few."""
+    length = part_of(x.shape[1], ENOUGH_PARTS // max(x.shape[0], 1), PART)
+    parts = blocks(x.shape[1], length)
+    if parts == 1:
+        return _launch_parts(_logsumexp, length, x, out, x)
+    partial = workspace(x, (x.shape[0], parts))
+    _launch_parts(_logsumexp, length, x, partial, x)
+    return _launch_parts(_logsumexp, parts, partial, out, partial)
+
+
+def logsumexp_grad(out: Any, grad: Any, x: Any, y: Any) -> None:
+    """grad exp(x - y), with ``y`` the output of :func:`logsumexp`, which like its gradient is (rows,)."""
+    length = part_of(x.shape[1], ENOUGH_PARTS // max(x.shape[0], 1), PART)
+    _launch_parts(_logsumexp_grad, length, x, out, grad, x, y)
+
+
+def _launch_parts(kernel: CudaKernel, length: int, rows: Any, *arrays: Any) -> None:
+    """A row of a grid for each part, of ``length`` elements, of each of the ``rows``."""
+    parts = blocks(rows.shape[1], length)
+    grid, block = row_grid(rows.shape[0] * parts, vector_threads(min(length, rows.shape[1]), rows.itemsize))
+    kernel.launch(grid, block, (*arrays, *rows.shape, parts, length))
 
 
 def _naive(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:

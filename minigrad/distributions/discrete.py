@@ -13,9 +13,9 @@ from minigrad.distributions.distribution import Distribution, broadcast_paramete
 from minigrad.ops.activation import sigmoid
 from minigrad.ops.elementwise import log, log1p
 from minigrad.ops.loss import binary_cross_entropy_with_logits
-from minigrad.ops.reduce import argmax, logsumexp, sum
+from minigrad.ops.reduce import argmax, sum
 from minigrad.ops.shape import broadcast_to
-from minigrad.ops.softmax import softmax
+from minigrad.ops.softmax import logsumexp, softmax
 from minigrad.tensor import Tensor
 
 __all__ = ["Bernoulli", "Categorical"]

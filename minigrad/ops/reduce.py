@@ -15,9 +15,9 @@ from minigrad.dtypes import is_floating, is_half
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.mixed_precision import WIDER, in_float32
+from minigrad.mixed_precision import in_float32
 from minigrad.op import Op, op
-from minigrad.ops.elementwise import cast, exp, floating, isfinite, log, where, zeros_like
+from minigrad.ops.elementwise import cast, floating, zeros_like
 from minigrad.ops.shape import broadcast_to, permute, reshape
 
 _int64 = np.dtype(np.int64)
@@ -213,7 +213,7 @@ def _one_dim(name: str, dim: Any, ndim: int) -> int | None:
     return axes[0] if axes else None  # a 0-d tensor has no axis to name
 
 
-# ---- products, logic, exponentials ------------------------------------------------------------------------
+# ---- products, logic --------------------------------------------------------------------------------------
 
 
 @op(name="prod")
@@ -275,20 +275,6 @@ def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
 def count_nonzero(x: Any, dim: Dim = None) -> Any:
     """How many elements over ``dim`` are not 0, as int64."""
     return sum(x != 0, dim)
-
-
-def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
-    """log(sum(exp(x))) over ``dim``, computed without overflow."""
-    x = floating(x)
-    if is_half(x.dtype):
-        return in_float32(logsumexp, x, dim, keepdim, policy=WIDER)
-    axes = normalize_dim("logsumexp", dim, x.ndim)
-    largest = amax(x, axes, keepdim=True).detach()
-    largest = where(isfinite(largest), largest, 0.0)
-    total = log(sum(exp(x - largest), axes, keepdim=True)) + largest
-    return (
-        total if keepdim else reshape(total, shape=tuple(s for a, s in enumerate(x.shape) if a not in axes))
-    )
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
-"""Softmax and its logarithm, over one axis."""
+"""Softmax and its logarithm, over one axis; the logarithm of the sum of exponentials, over any."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from minigrad.devices import cpu as cpu_device
+from minigrad.dtypes import is_half
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
-from minigrad.ops.elementwise import exp, floating
-from minigrad.ops.reduce import largest_of_rows, normalize_dim, sum
-from minigrad.ops.shape import permute
+from minigrad.ops.elementwise import exp, floating, isfinite, log, where
+from minigrad.ops.reduce import Dim, amax, count, largest_of_rows, normalize_dim, sum
+from minigrad.ops.shape import permute, reshape, unsqueeze
 
 
 def _less_the_largest(xp, x, dim):
@@ -87,6 +90,51 @@ def _along(target: Op, name: str, x: Any, dim: int) -> Any:
     return permute(target(permute(x, order), dim=x.ndim - 1), back)
 
 
+# ---- the logarithm of the sum of exponentials ------------------------------------------------------------
+
+
+@op(name="logsumexp")
+def _logsumexp(xp, x):
+    """log(sum(exp(x))) over the last axis."""
+    largest = largest_of_rows(xp, x)
+    largest = xp.where(xp.isfinite(largest), largest, x.dtype.type(0))
+    return xp.log(xp.sum(xp.exp(x - largest), axis=-1)) + largest[..., 0]
+
+
+@op
+def logsumexp_grad(xp, g, x, y):
+    """g exp(x - y), with ``y`` the logsumexp of ``x`` over its last axis."""
+    return g[..., None] * xp.exp(x - y[..., None])
+
+
+_logsumexp.shape(lambda x: x.shape[:-1])
+logsumexp_grad.shape(lambda g, x, y: x.shape)
+_logsumexp.grad(x=lambda g, y, x: logsumexp_grad(g, x, y))
+
+
+@logsumexp_grad.grad
+def _(gg, z, g, x, y):
+    through = gg * z
+    return sum(gg * exp(x - unsqueeze(y, -1)), -1), through, -sum(through, -1)
+
+
+def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """log(sum(exp(x))) over ``dim``, computed without overflow."""
+    x = floating(x)
+    if is_half(x.dtype):
+        return in_float32(logsumexp, x, dim, keepdim, policy=WIDER)
+    axes = normalize_dim("logsumexp", dim, x.ndim)
+    rest = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    sizes = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+    if x.device is cpu_device:
+        largest = amax(x, axes, keepdim=True).detach()
+        largest = where(isfinite(largest), largest, 0.0)
+        found = log(sum(exp(x - largest), axes, keepdim=True)) + largest
+    else:  # where each of these ops would be a launch
+        found = _logsumexp(reshape(permute(x, (*rest, *axes)), (-1, count(x.shape, axes))))
+    return reshape(found, sizes if keepdim else tuple(x.shape[axis] for axis in rest))
+
+
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 
@@ -120,3 +168,16 @@ for _op in (_softmax, softmax_grad, _log_softmax, log_softmax_grad):
     for _name in ("naive", "warp", "vectorized", "registers"):
         _dtypes = "f4 f8" if _name in ("naive", "warp") else "f4 f8 f2 bf16"
         _register_cuda(_op, getattr(cuda.softmax, f"{_op.name}_{_name}"), _name, _dtypes)
+
+
+@_logsumexp.kernel("cuda", "sim", name="rows", when=lambda x: x.size > 0)
+def _(out, x):
+    """One walk along a row, with the largest element and the sum found together; long rows in parts."""
+    cuda.softmax.logsumexp(out.reshape(out.size), x.reshape(out.size, x.shape[-1]))
+
+
+@logsumexp_grad.kernel("cuda", "sim", name="rows", when=lambda g, x, y: x.size > 0)
+def _(out, g, x, y):
+    """One walk along a row, or a part of it."""
+    rows = (y.size, x.shape[-1])
+    cuda.softmax.logsumexp_grad(out.reshape(rows), g.reshape(y.size), x.reshape(rows), y.reshape(y.size))
