@@ -201,7 +201,9 @@ HALVES = {
     "softmax": "vectorized|registers",
     "cross_entropy": "vectorized|registers",
     "embedding": "gather|chunks|segments",
-    "pool2d": "2d(_input_grad)?(_rolling|_vectorized|_scatter)?<",
+    "pool2d": "2d(_input_grad)?(_scatter)?<",
+    "pool2d_rolling": "",
+    "pool2d_vectorized": "",
     "random": "dropout_block",
     "reduce": "(vectorized|split|columns)<.*SUM",
 }

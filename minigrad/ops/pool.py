@@ -394,12 +394,12 @@ def _do_not_overlap(g, taps, *, kernel, stride, dilation, **options):
 
 def _worth_tiles(x, *, kernel, stride, padding, size, dilation=(1, 1), **options):
     window = (*kernel, *stride, *padding, *dilation)
-    return cuda.pool2d.worth_tiles(tuple(size), window, x.dtype.itemsize)
+    return cuda.pool2d_tiled.worth_tiles(tuple(size), window, x.dtype.itemsize)
 
 
 def _in_strips(x, *, kernel, stride, padding, size, dilation=(1, 1), **options):
     window = (*kernel, *stride, *padding, *dilation)
-    return x.size > 0 and cuda.pool2d.in_strips(x.shape[2:], tuple(size), window, x.dtype.itemsize)
+    return x.size > 0 and cuda.pool2d_rolling.in_strips(x.shape[2:], tuple(size), window, x.dtype.itemsize)
 
 
 def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_size=None, **options):
@@ -407,29 +407,39 @@ def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_
     window = (*kernel, *stride, *padding, *dilation)
     is_gradient = input_size is not None
     planes = input_size if is_gradient else x.shape[2:]
-    return cuda.pool2d.in_squares(tuple(planes), tuple(size), window, x.dtype.itemsize, is_gradient)
+    return cuda.pool2d_vectorized.in_squares(
+        tuple(planes), tuple(size), window, x.dtype.itemsize, is_gradient
+    )
 
 
 _CUDA = ("cuda", "sim")
 _register_max(_max_pool2d, _CUDA, "naive", cuda.pool2d.max_pool2d)
-_register_max(_max_pool2d, _CUDA, "tiled", cuda.pool2d.max_pool2d_tiled, _worth_tiles)
-_register_max(_max_pool2d, _CUDA, "rolling", cuda.pool2d.max_pool2d_rolling, _in_strips)
-_register_max(_max_pool2d, _CUDA, "vectorized", cuda.pool2d.max_pool2d_vectorized, _in_squares)
+_register_max(_max_pool2d, _CUDA, "tiled", cuda.pool2d_tiled.max_pool2d_tiled, _worth_tiles)
+_register_max(_max_pool2d, _CUDA, "rolling", cuda.pool2d_rolling.max_pool2d_rolling, _in_strips)
+_register_max(_max_pool2d, _CUDA, "vectorized", cuda.pool2d_vectorized.max_pool2d_vectorized, _in_squares)
 _register_max(max_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.max_pool2d_input_grad)
 _register_max(
     max_pool2d_input_grad, _CUDA, "scatter", cuda.pool2d.max_pool2d_input_grad_scatter, _do_not_overlap
 )
 _register_max(
-    max_pool2d_input_grad, _CUDA, "vectorized", cuda.pool2d.max_pool2d_input_grad_vectorized, _in_squares
+    max_pool2d_input_grad,
+    _CUDA,
+    "vectorized",
+    cuda.pool2d_vectorized.max_pool2d_input_grad_vectorized,
+    _in_squares,
 )
 _register_max(max_pool2d_gather, _CUDA, "naive", cuda.pool2d.max_pool2d_gather)
 _register_avg(_avg_pool2d, _CUDA, "naive", cuda.pool2d.avg_pool2d)
-_register_avg(_avg_pool2d, _CUDA, "tiled", cuda.pool2d.avg_pool2d_tiled, _worth_tiles)
-_register_avg(_avg_pool2d, _CUDA, "rolling", cuda.pool2d.avg_pool2d_rolling, _in_strips)
-_register_avg(_avg_pool2d, _CUDA, "vectorized", cuda.pool2d.avg_pool2d_vectorized, _in_squares)
+_register_avg(_avg_pool2d, _CUDA, "tiled", cuda.pool2d_tiled.avg_pool2d_tiled, _worth_tiles)
+_register_avg(_avg_pool2d, _CUDA, "rolling", cuda.pool2d_rolling.avg_pool2d_rolling, _in_strips)
+_register_avg(_avg_pool2d, _CUDA, "vectorized", cuda.pool2d_vectorized.avg_pool2d_vectorized, _in_squares)
 _register_avg(avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.avg_pool2d_input_grad)
 _register_avg(
-    avg_pool2d_input_grad, _CUDA, "vectorized", cuda.pool2d.avg_pool2d_input_grad_vectorized, _in_squares
+    avg_pool2d_input_grad,
+    _CUDA,
+    "vectorized",
+    cuda.pool2d_vectorized.avg_pool2d_input_grad_vectorized,
+    _in_squares,
 )
 _register_adaptive(_adaptive_avg_pool2d, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d)
 _register_adaptive(adaptive_avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d_input_grad)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from minigrad.kernels.cuda import cross_entropy, embedding, pool2d, random, reduce, softmax
+from minigrad.kernels.cuda import pool2d_rolling as rolling
+from minigrad.kernels.cuda import pool2d_vectorized as vectorized
 
 SHAPES = [(3, 8), (3, 33), (2, 1000), (1, 33000), (0, 4), (4, 0)]
 
@@ -162,6 +164,9 @@ POOLINGS = [
 ]
 
 
+POOL2D = {**vars(rolling), **vars(vectorized), **vars(pool2d)}
+
+
 def pooled_shape(shape, kernel, stride, padding):
     sizes = zip(shape[2:], kernel, stride, padding, strict=True)
     return (*shape[:2], *((n + 2 * p - k) // s + 1 for n, k, s, p in sizes))
@@ -176,13 +181,13 @@ def test_pooling(run, backend, half, rung, shape, kernel, stride, padding):
 
     def largest(name, x):
         taps = backend.put(np.zeros(out_shape, np.uint8))
-        found = run(lambda out, x: getattr(pool2d, name)(out, taps, x, *window, 1, 1), out_shape, x.dtype, x)
+        found = run(lambda out, x: POOL2D[name](out, taps, x, *window, 1, 1), out_shape, x.dtype, x)
         return found.astype(np.float64), backend.get(taps)
 
     for found, expected in zip(largest(f"max_pool2d{rung}", x), largest("max_pool2d", wide), strict=True):
         np.testing.assert_array_equal(found, expected)
     expected = run(pool2d.avg_pool2d, out_shape, np.float64, wide, *window, 1, None)
-    found = run(getattr(pool2d, f"avg_pool2d{rung}"), out_shape, half, x, *window, 1, None)
+    found = run(POOL2D[f"avg_pool2d{rung}"], out_shape, half, x, *window, 1, None)
     known = ~np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(found.astype(np.float32)), ~known)
     assert_rounded(found[known], expected[known], 16 * EPS * np.nanmax(np.abs(wide)))
@@ -201,11 +206,11 @@ def test_gradients_of_pooling(run, half, rung, shape, kernel, stride, padding):
     g, wide = normal(half, *out_shape)
     taps = np.random.default_rng(1).integers(0, kernel[0] * kernel[1], out_shape).astype(np.uint8)
     expected = run(pool2d.max_pool2d_input_grad, shape, np.float64, wide, taps, *window, 1, 1)
-    found = run(getattr(pool2d, f"max_pool2d_input_grad{rung}"), shape, half, g, taps, *window, 1, 1)
+    found = run(POOL2D[f"max_pool2d_input_grad{rung}"], shape, half, g, taps, *window, 1, 1)
     assert_rounded(found, expected, 9 * EPS * np.abs(wide).max())
     if rung != "_scatter":
         expected = run(pool2d.avg_pool2d_input_grad, shape, np.float64, wide, *window, 1, None)
-        found = run(getattr(pool2d, f"avg_pool2d_input_grad{rung}"), shape, half, g, *window, 1, None)
+        found = run(POOL2D[f"avg_pool2d_input_grad{rung}"], shape, half, g, *window, 1, None)
         assert_rounded(found, expected, 9 * EPS * np.abs(wide).max())
 
 

@@ -9,6 +9,14 @@ from simulated import normal
 import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import pool2d
+from minigrad.kernels.cuda.pool2d_rolling import avg_pool2d_rolling, max_pool2d_rolling
+from minigrad.kernels.cuda.pool2d_tiled import avg_pool2d_tiled, max_pool2d_tiled
+from minigrad.kernels.cuda.pool2d_vectorized import (
+    avg_pool2d_input_grad_vectorized,
+    avg_pool2d_vectorized,
+    max_pool2d_input_grad_vectorized,
+    max_pool2d_vectorized,
+)
 from minigrad.kernels.launch import CudaKernel
 
 needs_simulator = pytest.mark.skipif(
@@ -18,15 +26,13 @@ needs_simulator = pytest.mark.skipif(
 DTYPES = [np.float32, np.float64]
 RUNGS = {  # of max pooling: (forward, gradient for the input)
     "naive": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad),
-    "tiled": (pool2d.max_pool2d_tiled, pool2d.max_pool2d_input_grad),
-    "rolling": (pool2d.max_pool2d_rolling, pool2d.max_pool2d_input_grad),
+    "tiled": (max_pool2d_tiled, pool2d.max_pool2d_input_grad),
+    "rolling": (max_pool2d_rolling, pool2d.max_pool2d_input_grad),
     "scatter": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad_scatter),
-    "vectorized": (pool2d.max_pool2d_vectorized, pool2d.max_pool2d_input_grad_vectorized),
+    "vectorized": (max_pool2d_vectorized, max_pool2d_input_grad_vectorized),
 }
 
-AVERAGES = [
-    *(pool2d.avg_pool2d, pool2d.avg_pool2d_tiled, pool2d.avg_pool2d_rolling, pool2d.avg_pool2d_vectorized)
-]
+AVERAGES = [*(pool2d.avg_pool2d, avg_pool2d_tiled, avg_pool2d_rolling, avg_pool2d_vectorized)]
 
 
 pytestmark = pytest.mark.usefixtures("checked_accesses")
@@ -104,7 +110,7 @@ def test_max_pool2d(backend, run, rung, dtype, tap_dtype, case):
 
 @pytest.mark.parametrize(
     "forward",
-    [pool2d.max_pool2d, pool2d.max_pool2d_tiled, pool2d.max_pool2d_rolling, pool2d.max_pool2d_vectorized],
+    [pool2d.max_pool2d, max_pool2d_tiled, max_pool2d_rolling, max_pool2d_vectorized],
 )
 def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     x = np.full((1, 1, 2, 8), -np.inf, np.float32)
@@ -124,14 +130,14 @@ def test_strips_find_nan_and_infinity_like_the_definition(backend, run, stride):
     x[0, 1, :, :9] = -np.inf
     size, options = (2, 3, 11 // stride, 16 // stride), (3, 3, stride, stride, 1, 1, 1, 1)
     found = []
-    for forward in (pool2d.max_pool2d, pool2d.max_pool2d_rolling):
+    for forward in (pool2d.max_pool2d, max_pool2d_rolling):
         taps = backend.put(np.full(size, 99, np.uint8))
         found.append((run(forward, size, "f4", taps, x, *options, fill=77), backend.get(taps)))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
-@pytest.mark.parametrize("forward", [pool2d.max_pool2d, pool2d.max_pool2d_tiled])
+@pytest.mark.parametrize("forward", [pool2d.max_pool2d, max_pool2d_tiled])
 def test_max_pool2d_window_without_elements(backend, run, forward):
     """With dilation, a window can step over a narrow input: -infinity, and no gradient anywhere."""
     x, options = np.ones((1, 1, 1, 1), np.float32), (1, 2, 1, 1, 0, 1, 1, 2)
@@ -165,7 +171,7 @@ def test_avg_pool2d(backend, run, count_include_pad, divisor, case):
         for forward in AVERAGES:
             actual = run(forward, out_shape, dtype, x.astype(dtype), *options)
             assert_sums(actual, expected, np.abs(x).max() * 9, 9)
-        for input_grad in (pool2d.avg_pool2d_input_grad, pool2d.avg_pool2d_input_grad_vectorized):
+        for input_grad in (pool2d.avg_pool2d_input_grad, avg_pool2d_input_grad_vectorized):
             actual = run(input_grad, shape, dtype, grad.astype(dtype), *options)
             assert_sums(actual, expected_grad, np.abs(grad).max() * 9, 9)
 
@@ -189,9 +195,9 @@ def test_adaptive_avg_pool2d(backend, run, dtype, sizes):
 def test_pooling_of_an_empty_batch(backend, run):
     empty, out_shape, options = np.empty((0, 3, 4, 4), "f4"), (0, 3, 2, 2), (2, 2, 2, 2, 0, 0)
     taps = np.empty(out_shape, np.uint8)
-    for forward in (pool2d.max_pool2d, pool2d.max_pool2d_tiled):
+    for forward in (pool2d.max_pool2d, max_pool2d_tiled):
         assert run(forward, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
-    for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_tiled):
+    for forward in (pool2d.avg_pool2d, avg_pool2d_tiled):
         assert run(forward, out_shape, "f4", empty, *options, True, None).size == 0
     assert run(pool2d.adaptive_avg_pool2d, out_shape, "f4", empty).size == 0
 
@@ -206,7 +212,7 @@ def test_pooling_refuses_what_does_not_fit():
         pool2d.max_pool2d(out, np.ones(1, np.int32), x, *options)
     with pytest.raises(ValueError, match="cannot pool empty planes"):
         pool2d.adaptive_avg_pool2d(out, np.empty((1, 1, 0, 4), "f4"))
-    for forward in (pool2d.avg_pool2d, pool2d.avg_pool2d_tiled):
+    for forward in (pool2d.avg_pool2d, avg_pool2d_tiled):
         with pytest.raises(ValueError, match="kernel, stride and dilation must be at least 1"):
             forward(out, x, 2, 2, 0, 1, 0, 0, True, None)
 
@@ -231,7 +237,7 @@ def test_the_rungs_are_taken_where_they_fit(run, launched):
         pooled = (1, 1, (H - kernel) // stride + 1, (W - kernel) // stride + 1)
         grad, taps = np.ones(pooled, np.float32), np.zeros(pooled, np.uint8)
         options = (kernel, kernel, stride, stride, 0, 0, 1, 1)
-        result = run(pool2d.max_pool2d_input_grad_vectorized, (1, 1, H, W), "f4", grad, taps, *options)
+        result = run(max_pool2d_input_grad_vectorized, (1, 1, H, W), "f4", grad, taps, *options)
         assert result.sum() == grad.size
         return launched.pop().removeprefix("max_pool2d_input_grad")
 
@@ -244,10 +250,10 @@ def test_a_window_too_large_for_a_tile_is_pooled_without(backend, run, launched)
     """One row of such a tile is more than its shared memory."""
     x, options = normal(1, 1, 2, 8000, dtype=np.float32), (2, 7000, 1, 1, 0, 0, 1, 1)
     taps = backend.put(np.full((1, 1, 1, 1001), 7, np.int32))
-    out = run(pool2d.max_pool2d_tiled, taps.shape, "f4", taps, x, *options)
+    out = run(max_pool2d_tiled, taps.shape, "f4", taps, x, *options)
     assert np.array_equal(out[0, 0, 0], [x[..., i : i + 7000].max() for i in range(1001)])
     assert np.array_equal(
-        run(pool2d.avg_pool2d_tiled, (1, 1, 1, 1), "f4", np.ones_like(x), 2, 8000, 1, 1, 0, 0, True, None),
+        run(avg_pool2d_tiled, (1, 1, 1, 1), "f4", np.ones_like(x), 2, 8000, 1, 1, 0, 0, True, None),
         [[[[1]]]],
     )
     assert launched == ["max_pool2d", "avg_pool2d"]
@@ -288,7 +294,7 @@ def test_tiles_ask_for_less_and_cause_no_bank_conflicts(kernel, stride, padding,
             forward(out, taps, x, *options)
         return launches[0]
 
-    naive, tiled = profile(pool2d.max_pool2d), profile(pool2d.max_pool2d_tiled)
+    naive, tiled = profile(pool2d.max_pool2d), profile(max_pool2d_tiled)
     read = kernel**2 * np.prod(pooled) * x.itemsize
     assert 0.9 * read < naive.total("global load").bytes < read  # some of it is padding
     # The definition reads an element kernel / stride times along each axis. The tiles, with all that they
@@ -301,7 +307,7 @@ def test_tiles_ask_for_less_and_cause_no_bank_conflicts(kernel, stride, padding,
 def test_the_ratio_at_the_head_of_the_tiles():
     x, pooled = normal(2, 2, 56, 56, dtype=np.float32), (2, 2, 56, 56)
     asked = []
-    for forward in (pool2d.max_pool2d, pool2d.max_pool2d_tiled):
+    for forward in (pool2d.max_pool2d, max_pool2d_tiled):
         with sim.checks(False), sim.profile() as launches:
             forward(np.empty(pooled, "f4"), np.empty(pooled, np.uint8), x, 3, 3, 1, 1, 1, 1, 1, 1)
         asked.append(launches[0].asked_bytes / x.size)
@@ -314,7 +320,7 @@ def test_squares_are_stored_as_vectors():
     x, pooled = normal(1, 1, 2, 128, dtype=np.float32), (1, 1, 1, 64)
     out, taps = np.empty(pooled, np.float32), np.empty(pooled, np.uint8)
     with sim.checks(False), sim.profile() as launches:
-        pool2d.max_pool2d_vectorized(out, taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
+        max_pool2d_vectorized(out, taps, x, 2, 2, 2, 2, 0, 0, 1, 1)
     stores = launches[0].total("global store")
     assert (stores.requests, stores.bytes, stores.cost) == (2, 64 * 5, 64 * 5 // 32)
 
@@ -331,7 +337,7 @@ def test_every_thread_order_gives_the_same_bits(rung, kernel):
         forward(out, taps, x, *options)
         input_grad(grad, out, taps, *options)
         mean = np.empty_like(out)
-        pool2d.avg_pool2d_tiled(mean, x, *options[:6], True, None)
+        avg_pool2d_tiled(mean, x, *options[:6], True, None)
         return out.tobytes() + taps.tobytes() + grad.tobytes() + mean.tobytes()
 
     expected = results()

@@ -1,0 +1,85 @@
+// What the kernels of pooling share: sizes, windows and their parts inside the input, the taps of the largest
+// elements, and what averages divide by.
+#pragma once
+
+#include "common.cuh"
+#include "vector.cuh"
+
+struct Pool2dShape {
+    long long planes;
+    int H, W, OH, OW;
+    int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+};
+
+// Where element `number` of a (planes, height, width) array stands. Two divisions of 64 bits take about two hundred
+// instructions, as many as all the rest of a pooling; two of 32 bits, which nearly always do, forty.
+__device__ __forceinline__ Position position_of(long long number, int height, int width) {
+    if (number >> 32 != 0) return Position(number, height, width);
+    Position at;
+    const unsigned row = unsigned(number) / width;
+    at.x = unsigned(number) - row * width;
+    at.plane = row / height;
+    at.y = row - unsigned(at.plane) * height;
+    return at;
+}
+
+// A half-open range of rows or columns.
+struct Range {
+    int begin, end;
+    __device__ int length() const { return end > begin ? end - begin : 0; }
+};
+
+// The taps of a window that lie inside the input, where `start` is the (maybe negative) position of tap 0.
+__device__ __forceinline__ Range taps_inside(int start, int kernel, int dilation, int size) {
+    const int begin = start < 0 ? ceil_div(-start, dilation) : 0;
+    const int end = ceil_div(size - start, dilation);
+    return {begin, end < kernel ? end : kernel};
+}
+
+// The largest of a window's elements, as far as it has seen them, and its tap.
+template <typename T>
+struct Largest {
+    T value;
+    int tap;
+
+    __device__ __forceinline__ explicit Largest(int first_tap) : value(-T(INFINITY)), tap(first_tap) {}
+
+    __device__ __forceinline__ void see(T element, int its_tap) {
+        if (element > value || isnan(element)) {
+            value = element;
+            tap = its_tap;
+        }
+    }
+};
+
+// The tap of the first element inside the input of the window that starts at (y0, x0): 0 if there is none.
+__device__ __forceinline__ int first_tap(Range rows, Range columns, int kernel_w) {
+    return rows.length() && columns.length() ? rows.begin * kernel_w + columns.begin : 0;
+}
+
+// How an average divides: by `divisor` if that is not 0, else by the window's size, where the padding (but
+// not what hangs over its far border) counts if `count_include_pad` is set.
+struct AvgDivisor {
+    int divisor;
+    bool count_include_pad;
+};
+
+// The rows (or columns) of window number `index` along one axis, and how many it counts with padding.
+struct AvgWindow {
+    Range inside;
+    int padded_length;
+
+    __device__ AvgWindow(int index, int kernel, int stride, int pad, int size) {
+        const int start = index * stride - pad;
+        const int end = start + kernel < size + pad ? start + kernel : size + pad;
+        inside = {start > 0 ? start : 0, end < size ? end : size};
+        padded_length = end - start;
+    }
+};
+
+template <typename T>
+__device__ T avg_divisor(const AvgWindow& rows, const AvgWindow& columns, AvgDivisor how) {
+    if (how.divisor) return T(how.divisor);
+    if (how.count_include_pad) return T((long long)rows.padded_length * columns.padded_length);
+    return T((long long)rows.inside.length() * columns.inside.length());
+}
