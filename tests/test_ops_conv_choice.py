@@ -56,8 +56,9 @@ def test_weight_grad():
         shapes = (2, out_channels, size, size), (2, channels, size + 2, size + 2)
         return choose("conv2d_weight_grad", *shapes, kernel_size=kernel)
 
-    assert weight_grad(16, 16, (3, 3)) == "implicit_gemm"
+    assert weight_grad(16, 16, (4, 4)) == "implicit_gemm"
     assert weight_grad(1, 32, (3, 3)) == "implicit_gemm"
+    assert weight_grad(1, 6, (5, 5)) == "planes"
     assert weight_grad(64, 1, (3, 3)) == "planes"
     assert weight_grad(64, 1, (1, 1)) == "implicit_gemm"
     assert weight_grad(64, 6, (1, 1), size=28) == "im2col"

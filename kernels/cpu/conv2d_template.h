@@ -86,6 +86,7 @@ NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, cons
 {
     enum { BLOCK = NAME(TRANSPOSE) };
     ptrdiff_t channel = 0;
+    if (channels < NAME(NR)) memset(panel, 0, pixels * NAME(NR) * sizeof(real));
     for (; channel + BLOCK <= channels; channel += BLOCK) {
         const real *from = planes + channel * plane_stride;
         real *to = panel + channel;
@@ -98,8 +99,6 @@ NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, cons
     for (; channel < channels; channel++)
         for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
             panel[pixel * NAME(NR) + channel] = planes[channel * plane_stride + pixel];
-    for (ptrdiff_t pixel = 0; pixel < pixels && channels < NAME(NR); pixel++)
-        memset(panel + pixel * NAME(NR) + channels, 0, (NAME(NR) - channels) * sizeof(real));
 }
 
 NEVER_INLINE void NAME(store_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *panel, real *planes,

@@ -26,7 +26,7 @@
  *
  * Layouts. `lanes` are channels: NR_f32 of them, a panel, fill TILE_VECTORS vectors. So all lanes of a vector
  * are at the same pixel, borders are the same for all of them, and a transform is nothing but arithmetic on
- * whole vectors.
+ * whole vectors. Of a panel whose channels fit one vector, the other one is neither computed nor read.
  *
  *     transformed input    values[point][tile][channel]   rows of channels, any stride, for each point
  *     transformed weight   [point][panel][channel][NR]    the right operand of the micro-kernel
@@ -44,6 +44,9 @@ typedef struct {
     float *data;
     ptrdiff_t point, row; /* strides */
 } point_values;
+
+/* The lanes of a panel that are computed, where `channels` are left for it. */
+ALWAYS_INLINE int lanes_for(ptrdiff_t channels) { return channels <= F32_LANES ? F32_LANES : PANEL; }
 
 /* ---- the matrices -------------------------------------------------------------------------------------- */
 
@@ -145,7 +148,7 @@ MAYBE_UNUSED ptrdiff_t windows_scratch(ptrdiff_t width, ptrdiff_t tiles)
 }
 
 /* Values at points of the windows of one row of tiles, for one panel of at most NR channels (planes of the
- * image, plane_stride apart; lanes without a channel become zero).
+ * image, plane_stride apart).
  *
  * Pixels are first transposed to rows of channels; columns are transformed next, once for all tiles that they
  * belong to; and rows of each tile last. */
@@ -153,6 +156,7 @@ ALWAYS_INLINE void windows_to_points(const int tile, const int window, const til
                                      ptrdiff_t channels, const float *planes, ptrdiff_t plane_stride,
                                      float *values, ptrdiff_t point, ptrdiff_t row, float *scratch)
 {
+    const int lanes = lanes_for(channels);
     const ptrdiff_t width = at->width, columns = at->step * (at->tiles - 1) + window;
     const ptrdiff_t above = at->first_row < 0 ? -at->first_row : 0; /* rows of the window before the image */
     const ptrdiff_t below = at->height - at->first_row;             /* the first one behind it */
@@ -173,7 +177,7 @@ ALWAYS_INLINE void windows_to_points(const int tile, const int window, const til
     for (int i = 0; i < window; i++)
         source[i] = i >= above && i < below ? pixels + (i - above) * PANEL * width : zeros;
     for (ptrdiff_t column = left; column < right; column++)
-        UNROLL for (int lane = 0; lane < PANEL; lane += F32_LANES) {
+        for (int lane = 0; lane < lanes; lane += F32_LANES) {
             f32v from[MAX_TILE], to[MAX_TILE];
             UNROLL for (int i = 0; i < window; i++)
                 from[i] = *(const f32v_u *)(source[i] + (at->first_column + column) * PANEL + lane);
@@ -183,7 +187,7 @@ ALWAYS_INLINE void windows_to_points(const int tile, const int window, const til
         }
     for (ptrdiff_t t = 0; t < at->tiles; t++)
         for (int i = 0; i < tile; i++)
-            UNROLL for (int lane = 0; lane < PANEL; lane += F32_LANES) {
+            for (int lane = 0; lane < lanes; lane += F32_LANES) {
                 const float *first = transformed + (t * at->step * tile + i) * PANEL + lane;
                 float *target = values + i * tile * point + t * row + lane;
                 f32v from[MAX_TILE], to[MAX_TILE];
@@ -217,11 +221,22 @@ NEVER_INLINE void grad_output_to_points(int tile, int kernel, const tile_row *at
 
 /* ---- products ------------------------------------------------------------------------------------------ */
 
+/* Some rows of a product, in a panel for which `channels` are left. */
+ALWAYS_INLINE void panel_rows(int rows, ptrdiff_t channels, ptrdiff_t depth, const float *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const float *b, ptrdiff_t b_row, float *c, ptrdiff_t c_row,
+                              const float *d)
+{
+    if (lanes_for(channels) == F32_LANES)
+        tile_rows_f32(rows, 1, depth, a, a_row, a_col, b, b_row, c, c_row, d, c_row);
+    else
+        tile_rows_f32(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, c_row, d, c_row);
+}
+
 /* A panel of the weight (DEPTH x NR, 16 KB on x86-64-v3) stays in L1 while all tiles use it. */
 enum { DEPTH = 256 };
 
-/* For each point: products (tiles, panels NR) = values (tiles, depth) times panels of weights (depth, NR). */
-NEVER_INLINE void multiply_weights(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t depth, ptrdiff_t panels,
+/* For each point: products (tiles, channels) = values (tiles, depth) times panels of weights (depth, NR). */
+NEVER_INLINE void multiply_weights(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t depth, ptrdiff_t channels,
                                    const point_values *values, const point_values *weights,
                                    const point_values *products)
 {
@@ -231,34 +246,33 @@ NEVER_INLINE void multiply_weights(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t 
         for (ptrdiff_t depth_block = 0; depth_block < depth_blocks; depth_block++) {
             const ptrdiff_t k = depth_block * depth / depth_blocks;
             const ptrdiff_t block_depth = (depth_block + 1) * depth / depth_blocks - k;
-            for (ptrdiff_t panel = 0; panel < panels; panel++) {
+            for (ptrdiff_t o = 0; o < channels; o += PANEL) {
                 const float *a = values->data + point * values->point + k;
-                const float *b = weights->data + point * weights->point + panel * weights->row + k * PANEL;
-                float *c = products->data + point * products->point + panel * PANEL;
+                const float *b = weights->data + point * weights->point + o / PANEL * weights->row + k * PANEL;
+                float *c = products->data + point * products->point + o;
                 for (ptrdiff_t block = 0; block < tile_blocks; block++) { /* of nearly equal height */
                     const ptrdiff_t first = block * tiles / tile_blocks;
                     const int rows = (int)((block + 1) * tiles / tile_blocks - first);
                     float *result = c + first * products->row;
-                    tile_rows_f32(rows, TILE_VECTORS, block_depth, a + first * values->row, values->row, 1, b,
-                                  PANEL, result, products->row, k > 0 ? result : NULL, products->row);
+                    panel_rows(rows, channels - o, block_depth, a + first * values->row, values->row, 1, b,
+                               PANEL, result, products->row, k > 0 ? result : NULL);
                 }
             }
         }
 }
 
-/* For each point: sums (channels, panels NR) += values (tiles, channels)^T gradients (tiles, panels NR). */
-NEVER_INLINE void multiply_gradients(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t panels,
+/* For each point: sums (depth, channels) += values (tiles, depth)^T gradients (tiles, channels). */
+NEVER_INLINE void multiply_gradients(ptrdiff_t points, ptrdiff_t tiles, ptrdiff_t depth, ptrdiff_t channels,
                                      const point_values *values, const point_values *gradients,
                                      const point_values *sums)
 {
     for (ptrdiff_t point = 0; point < points; point++)
-        for (ptrdiff_t panel = 0; panel < panels; panel++)
-            for (ptrdiff_t c = 0; c < channels; c += TILE_ROWS) {
-                float *sum = sums->data + point * sums->point + c * sums->row + panel * PANEL;
-                tile_rows_f32((int)smaller_f32(TILE_ROWS, channels - c), TILE_VECTORS, tiles,
-                              values->data + point * values->point + c, 1, values->row,
-                              gradients->data + point * gradients->point + panel * PANEL, gradients->row,
-                              sum, sums->row, sum, sums->row);
+        for (ptrdiff_t o = 0; o < channels; o += PANEL)
+            for (ptrdiff_t c = 0; c < depth; c += TILE_ROWS) {
+                float *sum = sums->data + point * sums->point + c * sums->row + o;
+                panel_rows((int)smaller_f32(TILE_ROWS, depth - c), channels - o, tiles,
+                           values->data + point * values->point + c, 1, values->row,
+                           gradients->data + point * gradients->point + o, gradients->row, sum, sums->row, sum);
             }
 }
 
@@ -284,13 +298,15 @@ ALWAYS_INLINE void from_points(const int tile, const int count, const float *v, 
 
 /* One row of tiles of the output, `rows` <= count rows of `width` pixels, for one panel of channels: goes to
  * planes + channel * plane_stride. `bias` has NR elements. Scratch: count * width * NR elements. */
-ALWAYS_INLINE void points_to_rows(const int tile, const int count, ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t width,
-                                  ptrdiff_t channels, const float *products, ptrdiff_t point, ptrdiff_t row,
-                                  const float *bias, float *planes, ptrdiff_t plane_stride, float *scratch)
+ALWAYS_INLINE void points_to_rows(const int tile, const int count, ptrdiff_t tiles, ptrdiff_t rows,
+                                  ptrdiff_t width, ptrdiff_t channels, const float *products, ptrdiff_t point,
+                                  ptrdiff_t row, const float *bias, float *planes, ptrdiff_t plane_stride,
+                                  float *scratch)
 {
+    const int lanes = lanes_for(channels);
     for (ptrdiff_t t = 0; t < tiles; t++) {
         const ptrdiff_t columns = smaller_f32(width - t * count, count);
-        UNROLL for (int lane = 0; lane < PANEL; lane += F32_LANES) {
+        for (int lane = 0; lane < lanes; lane += F32_LANES) {
             f32v y[MAX_COUNT][MAX_COUNT], start = *(const f32v_u *)(bias + lane);
             from_points(tile, count, products + t * row + lane, point, y);
             UNROLL for (int i = 0; i < count; i++) {

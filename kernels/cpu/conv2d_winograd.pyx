@@ -13,8 +13,8 @@ points and the source.
 
 For the m x m outputs of a tile, the products take a multiply-add for each point where the definition takes
 one for each tap and output: 36 for 144 (3x3, m = 4), 16 for 36 (m = 2), or 36 for 100 (5x5). The transforms
-take about 120 operations (6 x 6) for each tile and channel of either side. So it gains when both sides have many channels, and most pixels of the tiles are
-wanted.
+take about 120 operations (6 x 6) for each tile and channel of either side. So it gains when both sides have
+many channels, and most pixels of the tiles are wanted.
 
 What is saved is paid for in digits: on random data, rounding errors are 3 to 5 times those of the
 definition's sums (at 36 points; at 16 they are alike), up to 8 in the last pixel of a tile. A value that is not
@@ -54,10 +54,10 @@ cdef extern from "conv2d_winograd.h" nogil:
     void grad_output_to_points(int tile, int kernel, const tile_row *at, Py_ssize_t channels,
                                const float *planes, Py_ssize_t plane_stride, float *values, Py_ssize_t point,
                                Py_ssize_t row, float *scratch)
-    void multiply_weights(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t depth, Py_ssize_t panels,
+    void multiply_weights(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t depth, Py_ssize_t channels,
                           const point_values *values, const point_values *weights,
                           const point_values *products)
-    void multiply_gradients(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t channels, Py_ssize_t panels,
+    void multiply_gradients(Py_ssize_t points, Py_ssize_t tiles, Py_ssize_t depth, Py_ssize_t channels,
                             const point_values *values, const point_values *gradients,
                             const point_values *sums)
     void points_to_output(int tile, int kernel, Py_ssize_t tiles, Py_ssize_t rows, Py_ssize_t width,
@@ -99,14 +99,7 @@ cdef enum:
     SHARED_BYTES = 4 * 1024 * 1024  # of what all threads read again and again: half a third-level cache
     CHUNK = 16          # kernels, of each lane, transformed at a time
 
-# What a value at a point costs, in multiply-adds of a GEMM: to transform that of a tile, or that of a kernel;
-# and what a tap costs the implicit GEMM before it begins.
-cdef enum:
-    TRANSFORM = 20
-    WEIGHT = 10
-    PACK = 22
-
-
+include "conv2d_winograd_cost.pxi"
 include "conv2d_winograd_weight_grad.pxi"
 
 
@@ -251,7 +244,8 @@ cdef void run_panel(const Winograd *w, Py_ssize_t panel, Py_ssize_t first, Py_ss
     cdef float *scratch = products.data + w.points * products.point
     cdef Py_ssize_t row
     transform_weights(w, panel, &weights)
-    multiply_weights(w.points, (last - first) * w.tiles, w.C, 1, values, &weights, &products)
+    multiply_weights(w.points, (last - first) * w.tiles, w.C, channels_of(w.O, panel), values, &weights,
+                     &products)
     for row in range(first, last):
         store_panel(w, row, panel, &products, (row - first) * w.tiles * products.row, bias, scratch)
 
@@ -259,8 +253,7 @@ cdef void run_panel(const Winograd *w, Py_ssize_t panel, Py_ssize_t first, Py_ss
 cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_values *weights) noexcept nogil:
     """The kernels of NR channels of the result, at all points."""
     cdef float[CHUNK * MAX_KERNEL * MAX_KERNEL * NR] taps
-    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first)
-    cdef Py_ssize_t taps_each = w.kernel * w.kernel
+    cdef Py_ssize_t first = panel * NR, lanes = channels_of(w.O, panel), taps_each = w.kernel * w.kernel
     cdef Py_ssize_t chunk, c, k, depth
     for chunk in range(ceil_divide(w.C, CHUNK)):
         c = chunk * CHUNK
@@ -274,6 +267,10 @@ cdef void transform_weights(const Winograd *w, Py_ssize_t panel, const point_val
                               w.C * taps_each, taps)
         weights_to_points(w.tile, w.kernel, depth, taps, w.rotated,
                           weights.data + panel * weights.row + c * NR, weights.point)
+
+
+cdef inline Py_ssize_t channels_of(Py_ssize_t channels, Py_ssize_t panel) noexcept nogil:
+    return min(<Py_ssize_t> NR, channels - panel * NR)
 
 
 cdef point_values kernels_of(const Winograd *w, float *data) noexcept nogil:
@@ -313,7 +310,7 @@ cdef void run_block(const Winograd *w, Py_ssize_t block, const point_values *wei
     cdef Py_ssize_t first = block * w.block_rows, last = min(first + w.block_rows, w.rows), row, panel
     for row in range(first, last):
         transform_row(w, row, &values, (row - first) * w.tiles * values.row, scratch)
-    multiply_weights(w.points, (last - first) * w.tiles, w.C, w.panels, &values, weights, &products)
+    multiply_weights(w.points, (last - first) * w.tiles, w.C, w.O, &values, weights, &products)
     for row in range(first, last):
         for panel in range(w.panels):
             store_panel(w, row, panel, &products, (row - first) * w.tiles * products.row + panel * NR, bias,
@@ -323,14 +320,13 @@ cdef void run_block(const Winograd *w, Py_ssize_t block, const point_values *wei
 cdef void transform_row(const Winograd *w, Py_ssize_t row, const point_values *values, Py_ssize_t offset,
                         float *scratch) noexcept nogil:
     """One row of tiles of the source, to ``offset`` in ``values``."""
-    cdef Py_ssize_t plane = w.H * w.W, panel, c
+    cdef Py_ssize_t plane = w.H * w.W, panel
     cdef const float *image = w.source + row // w.image_rows * w.source_image
     cdef tile_row at = tile_row(height=w.H, width=w.W, first_row=row % w.image_rows * w.step - w.pad_h,
                                 first_column=-w.pad_w, step=w.step, tiles=w.tiles)
     for panel in range(ceil_divide(w.C, NR)):
-        c = panel * NR
-        input_to_points(w.tile, &at, min(<Py_ssize_t> NR, w.C - c), image + c * plane, plane,
-                        values.data + offset + c, values.point, values.row, scratch)
+        input_to_points(w.tile, &at, channels_of(w.C, panel), image + panel * NR * plane, plane,
+                        values.data + offset + panel * NR, values.point, values.row, scratch)
 
 
 cdef void store_panel(const Winograd *w, Py_ssize_t row, Py_ssize_t panel, const point_values *products,
@@ -339,61 +335,8 @@ cdef void store_panel(const Winograd *w, Py_ssize_t row, Py_ssize_t panel, const
     cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR, first_row = row % w.image_rows * w.step
     cdef float *target = w.result + row // w.image_rows * w.result_image + o * plane + first_row * w.OW
     points_to_output(w.tile, w.kernel, w.tiles, min(<Py_ssize_t> w.step, w.OH - first_row), w.OW,
-                     min(<Py_ssize_t> NR, w.O - o), products.data + offset, products.point, products.row,
+                     channels_of(w.O, panel), products.data + offset, products.point, products.row,
                      bias + o, target, plane, scratch)
-
-
-# ---- when it is worth it -----------------------------------------------------------------------------------
-
-
-def is_faster(tuple x_shape, tuple weight_shape, Py_ssize_t pad_h, Py_ssize_t pad_w, bint of_input):
-    """Whether Winograd's algorithm beats the implicit GEMM on an input (N, C, H, W): an estimate of both.
-
-    The unit is a multiply-add of a GEMM. The implicit GEMM takes 1.1 for each of its own, sparing the taps
-    that fall into the padding, and ``PACK`` for each tap of a kernel. Winograd's algorithm takes its products,
-    and the transforms beside them (``cost``). Measured on an AMD EPYC with AVX2 and 512 KB of second-level
-    cache, on layers of 8 to 512 channels, images of 2x2 to 56x56 pixels and batches of 1 to 128: where the
-    estimates are near each other, so are the times. Two threads share the work of either evenly, and change
-    nothing; nor do groups.
-
-    ``of_input``: the tiles are those of the input, as for its gradient.
-    """
-    cdef Py_ssize_t N = x_shape[0], H = x_shape[2], W = x_shape[3], kernel = weight_shape[2]
-    cdef Py_ssize_t C = weight_shape[1], O = weight_shape[0] // max(1, x_shape[1] // max(1, C))  # of a group
-    cdef Py_ssize_t OH = H + 2 * pad_h - kernel + 1, OW = W + 2 * pad_w - kernel + 1
-    cdef Py_ssize_t rows = H if of_input else OH, columns = W if of_input else OW
-    cdef double taps = <double> N * taps_inside(kernel, H, OH, pad_h) * taps_inside(kernel, W, OW, pad_w)
-    if of_input:
-        C, O = O, C
-    cdef double definition = (1.1 * taps + PACK * kernel * kernel) * C * ceil_divide(O, LANES) * LANES
-    return cost(N, rows, columns, C, O, kernel, cheaper_step(N, rows, columns, C, O, kernel)) < definition
-
-
-cdef Py_ssize_t taps_inside(Py_ssize_t kernel, Py_ssize_t size, Py_ssize_t out_size, Py_ssize_t pad) noexcept:
-    """How many taps meet pixels rather than padding, of all outputs along one axis."""
-    cdef Py_ssize_t tap, total = 0
-    for tap in range(kernel):
-        total += max(0, min(out_size, size + pad - tap) - max(0, pad - tap))
-    return total
-
-
-cdef double cost(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t C, Py_ssize_t O,
-                 Py_ssize_t kernel, Py_ssize_t step) noexcept:
-    """Winograd's algorithm with tiles of ``step`` x ``step``: its multiply-adds, and at each point
-    ``TRANSFORM`` for each tile and channel of either side, and ``WEIGHT`` for each kernel: the larger part,
-    with few tiles."""
-    cdef double tiles = <double> N * ceil_divide(rows, step) * ceil_divide(columns, step)
-    cdef Py_ssize_t points = (step + kernel - 1) * (step + kernel - 1)
-    C, O = ceil_divide(C, NR) * NR, ceil_divide(O, NR) * NR
-    return points * (tiles * C * O + TRANSFORM * tiles * (C + O) + WEIGHT * <double> C * O)
-
-
-cdef int cheaper_step(Py_ssize_t N, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t C, Py_ssize_t O,
-                      Py_ssize_t kernel) noexcept:
-    """4, or 2 where too much of the larger tiles would be computed in vain; 5x5 kernels know 2 alone."""
-    if kernel == 5 or cost(N, rows, columns, C, O, 3, 2) < cost(N, rows, columns, C, O, 3, 4):
-        return 2
-    return 4
 
 
 # ---- the plan ----------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ cdef void weight_grad_panel(const Winograd *w, Py_ssize_t panel, const point_val
     memset(sums.data, 0, w.points * sums.point * sizeof(float))
     for row in range(w.rows):
         transform_grad_row(w, row, panel, &gradients, row * w.tiles * gradients.row, scratch)
-    multiply_gradients(w.points, w.rows * w.tiles, w.C, 1, values, &gradients, &sums)
+    multiply_gradients(w.points, w.rows * w.tiles, w.C, channels_of(w.O, panel), values, &gradients, &sums)
     store_weight_grad(w, panel, &sums, 0, weight_grad)
 
 
@@ -104,7 +104,7 @@ cdef void sum_blocks(const Winograd *w, Py_ssize_t part, Py_ssize_t parts, point
             for panel in range(w.panels):
                 transform_grad_row(w, row, panel, &gradients,
                                    (row - first) * w.tiles * gradients.row + panel * NR, scratch)
-        multiply_gradients(w.points, (last - first) * w.tiles, w.C, w.panels, &values, &gradients, &sums)
+        multiply_gradients(w.points, (last - first) * w.tiles, w.C, w.O, &values, &gradients, &sums)
 
 
 cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, Py_ssize_t panel,
@@ -113,7 +113,7 @@ cdef void transform_grad_row(const Winograd *w, Py_ssize_t row, Py_ssize_t panel
     cdef Py_ssize_t plane = w.OH * w.OW, o = panel * NR
     cdef tile_row at = tile_row(height=w.OH, width=w.OW, first_row=row % w.image_rows * w.step,
                                 first_column=0, step=w.step, tiles=w.tiles)
-    grad_output_to_points(w.tile, w.kernel, &at, min(<Py_ssize_t> NR, w.O - o),
+    grad_output_to_points(w.tile, w.kernel, &at, channels_of(w.O, panel),
                           w.result + row // w.image_rows * w.result_image + o * plane, plane,
                           gradients.data + offset,
                           gradients.point, gradients.row, scratch)
@@ -123,8 +123,7 @@ cdef void store_weight_grad(const Winograd *w, Py_ssize_t panel, const point_val
                             float *weight_grad) noexcept nogil:
     """The kernels of NR output channels, transformed back from ``offset`` in ``sums``."""
     cdef float[CHUNK * MAX_KERNEL * MAX_KERNEL * NR] taps
-    cdef Py_ssize_t first = panel * NR, lanes = min(<Py_ssize_t> NR, w.O - first)
-    cdef Py_ssize_t taps_each = w.kernel * w.kernel
+    cdef Py_ssize_t first = panel * NR, lanes = channels_of(w.O, panel), taps_each = w.kernel * w.kernel
     cdef Py_ssize_t chunk, c, depth
     for chunk in range(ceil_divide(w.C, CHUNK)):
         c = chunk * CHUNK

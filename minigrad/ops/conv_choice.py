@@ -21,7 +21,10 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.precision import get_convolution_precision
 
 FEW_CHANNELS = 4
-"""Half a vector of float32: with fewer channels at one end *planes* is ahead, with more *implicit_gemm*."""
+"""With no more channels at one end *planes* is ahead, with more *implicit_gemm*."""
+
+FEW_RESULTS = 8 if cpu.isa == "x86_64_v4" else FEW_CHANNELS
+"""The same for the channels that are made: they fill no more than half a vector of float32."""
 
 LARGEST_STRIDE = 8
 """*planes* copies every column, also those that a larger stride skips."""
@@ -108,9 +111,13 @@ def _prefers_planes(layer: Layer) -> bool:
 
     Forward with 1 -> 32 channels 24 (*implicit_gemm* 15), 3 -> 32: 36 (26), 32 -> 3: 27 (11), 64 -> 1: 11
     (5); 32 groups of 4 -> 4: 27 (12); depthwise 3x3: 12 (5), 5x5: 21 (3). With 16 -> 16 in a group it is
-    behind: 33 (35).
+    behind: 33 (35). With vectors of 16 lanes, 16 groups of 8 -> 8: 78 (50); 16 -> 8, 5x5: 85 (54).
     """
-    return min(layer.source, layer.result) <= FEW_CHANNELS and max(layer.stride) <= LARGEST_STRIDE
+    return _has_few_channels(layer) and max(layer.stride) <= LARGEST_STRIDE
+
+
+def _has_few_channels(layer: Layer) -> bool:
+    return layer.source <= FEW_CHANNELS or layer.result <= FEW_RESULTS
 
 
 def _prefers_im2col(layer: Layer) -> bool:
@@ -126,7 +133,7 @@ def _input_grad_prefers_planes(layer: Layer) -> bool:
     28 x 28: 20 (31).
     """
     phases = max(layer.stride) > 1 and layer.result <= 32 and layer.width >= 16 * layer.stride[1]
-    few = phases or min(layer.source, layer.result) <= FEW_CHANNELS
+    few = phases or _has_few_channels(layer)
     return few and max(layer.stride) <= LARGEST_STRIDE and not _input_grad_prefers_im2col(layer)
 
 
@@ -143,9 +150,10 @@ def _weight_grad_prefers_planes(layer: Layer) -> bool:
     """There a tap of *planes* needs a load for each multiply-add, so that few output channels alone pay.
 
     64 -> 1 channels 13 (*implicit_gemm* 5), 32 -> 3: 16 (11), 32 groups of 4 -> 4: 11 (10), depthwise 3x3: 14
-    (5). With 1 -> 32 channels it is behind: 11 (21). With one tap there is not even its reuse of a row.
+    (5). With 1 -> 32 channels it is behind: 11 (21). With one tap there is not even its reuse of a row. Of 1
+    or 2 channels *implicit_gemm* has few taps to fill its tiles, too: with AVX-512, 1 -> 6, 5x5: 39 (30).
     """
-    few = layer.result <= FEW_CHANNELS and layer.kernel != (1, 1)
+    few = layer.result <= (FEW_CHANNELS if layer.source > 2 else 8) and layer.kernel != (1, 1)
     return few and max(layer.stride) <= LARGEST_STRIDE
 
 
@@ -194,13 +202,15 @@ _SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
 
 
 def _prefers_winograd(function: str, kernels: Any) -> Callable[..., bool]:
-    """Where it is allowed and faster, by ``is_faster`` of ``kernels``; with padding as wide as the image it
-    never is."""
+    """Where it is allowed and faster, by ``is_faster`` of ``kernels``. With padding as wide as the image it
+    never is; and with few channels its transforms, of whole vectors, are behind *planes*."""
 
     @lru_cache(REMEMBERED)
     def is_faster(first: tuple, second: tuple, size: Any, padding: tuple[int, int], groups: int) -> bool:
         x, weight = _SHAPES[function](first, second, size, groups)
-        return max(padding) < max(x[2:]) and kernels.is_faster(x, weight, *padding, function == "input_grad")
+        few = min(weight[0] // groups, weight[1]) <= FEW_CHANNELS
+        sensible = not few and max(padding) < max(x[2:])
+        return sensible and kernels.is_faster(x, weight, *padding, function == "input_grad")
 
     def prefers(
         first: Any,
