@@ -6,7 +6,10 @@
 //
 //   block       64 bytes that describe it, then the data: aligned to 64 bytes, a cache line. Blocks of
 //               MAPPED_SIZE and more are mappings of their own, aligned for huge pages where they hold some;
-//               smaller ones come from the C library.
+//               smaller ones come from the C library. In a mapping a block begins in the middle of a page:
+//               large arrays of the C library begin 16 bytes into one, and a processor that compares the
+//               last 12 bits of addresses would take each vector read from such an array for what was just
+//               written a few bytes further into a page, and wait for it.
 //   size class  eight to each power of two, so that at most an eighth of a block lies idle. Freed blocks of a
 //               class form a list, the last freed in front: it may still lie in the processor's cache.
 //   age list    all freed blocks in the order in which they were freed. The oldest go first.
@@ -33,6 +36,7 @@
 
 enum { ALIGNMENT = 64, CLASSES = 480 };
 #define PAGE ((size_t)4096)
+#define INTO_PAGE (PAGE / 2)
 #define MAPPED_SIZE ((size_t)128 << 10)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define SLACK ((size_t)64 << 20)
@@ -43,7 +47,7 @@ typedef struct Block {
     struct Block *newer, *older;    // among all freed blocks
     size_t size;                    // bytes of data asked for
     size_t capacity;                // bytes of data that fit
-    size_t mapped;                  // bytes of its mapping; 0: it is the C library's
+    size_t mapped;                  // bytes of its mapping, INTO_PAGE before it; 0: it is the C library's
     int64_t freed_at;               // nanoseconds
 } Block;
 
@@ -117,7 +121,7 @@ static inline void unlink_freed(Block *block, int class) {
 
 // `bytes` of fresh zeros. From a huge page on they begin at a multiple of one, and the system is asked to use
 // them: a fault then brings 2 MB, and the processor finds them by one entry of its page tables.
-static Block *map_block(size_t bytes) {
+static char *map_pages(size_t bytes) {
     size_t padding = bytes >= HUGE_PAGE ? HUGE_PAGE - PAGE : 0;
     char *start = mmap(NULL, bytes + padding, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED) return NULL;
@@ -130,16 +134,17 @@ static Block *map_block(size_t bytes) {
         madvise(start, bytes, MADV_HUGEPAGE);
 #endif
     }
-    return (Block *)start;
+    return start;
 }
 
 static Block *take_from_system(size_t capacity) {
     size_t bytes = sizeof(Block) + capacity, mapped = 0;
     Block *block;
     if (capacity >= MAPPED_SIZE && memory.most_cached > 0) {
-        mapped = (bytes + PAGE - 1) & ~(PAGE - 1);
-        block = map_block(mapped);
-        if (!block) return NULL;
+        mapped = (INTO_PAGE + bytes + PAGE - 1) & ~(PAGE - 1);
+        char *pages = map_pages(mapped);
+        if (!pages) return NULL;
+        block = (Block *)(pages + INTO_PAGE);
     } else if (posix_memalign((void **)&block, ALIGNMENT, bytes)) {
         return NULL;
     }
@@ -154,7 +159,7 @@ static Block *take_from_system(size_t capacity) {
 static void return_to_system(Block *block) {
     memory.stats.reserved -= block->capacity;
     memory.stats.returned++;
-    if (block->mapped) munmap(block, block->mapped);
+    if (block->mapped) munmap((char *)block - INTO_PAGE, block->mapped);
     else free(block);
 }
 

@@ -56,6 +56,13 @@ def test_an_array_is_as_numpys(shape, dtype):
         assert address(ours) % 64 == 0 and handler_name(ours) == "minigrad"
 
 
+@pytest.mark.parametrize("size", [128 << 10, 1_000_003, 2 * MB, 5 * MB])
+def test_large_arrays_begin_in_the_middle_of_a_page(size):
+    array = allocator.empty((size,), np.uint8)
+    array[...] = 1  # all of it is there
+    assert address(array) % 4096 == 2048 + 64
+
+
 @pytest.mark.parametrize("shape", [(-1,), (2, -3), (2**40, 2**40), (1,) * 65])
 def test_a_shape_that_cannot_be_is_numpys_error(shape):
     with pytest.raises(ValueError) as theirs:
