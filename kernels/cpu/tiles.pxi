@@ -222,13 +222,26 @@ cdef void run_tiles(const Tiling *tiling, function f, Py_ssize_t begin, Py_ssize
 
 
 cdef void copy_tiles(const Tiling *tiling, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    """Copy the tiles ``begin`` to ``end`` of the only input to the output."""
+    """Copy the tiles ``begin`` to ``end`` of the only input to the output.
+
+    Transposed tiles go through a buffer: rows of the output are then written in whole cache lines. Where they
+    are a multiple of a page apart, few of their lines fit the first-level cache at a time.
+    """
+    cdef double buffer[BUFFER_DOUBLES]
     cdef Py_ssize_t tile, rows, columns, row
+    cdef const Operand *out = &tiling.operands[0]
+    cdef const Operand *operand = &tiling.operands[1]
+    cdef const char *source
+    cdef Operand buffered
+    buffered.data, buffered.itemsize, buffered.strides[0] = <char *>buffer, out.itemsize, 1
     for tile in range(begin, end):
         columns = min(tiling.columns, tiling.sizes[0] - tile % tiling.column_tiles * tiling.columns)
         row = tile // tiling.column_tiles % tiling.row_tiles * tiling.rows
         rows = min(tiling.rows, tiling.sizes[1] - row)
-        copy_tile(
-            place(&tiling.operands[0], tiling, tile), tiling.operands[0].strides[1], &tiling.operands[1],
-            place(&tiling.operands[1], tiling, tile), rows, columns,
-        )
+        source = place(operand, tiling, tile)
+        if operand.strides[1] == 1 and operand.strides[0] > 1:
+            buffered.strides[1] = columns
+            copy_tile(buffered.data, columns, operand, source, rows, columns)
+            copy_tile(place(out, tiling, tile), out.strides[1], &buffered, buffered.data, rows, columns)
+        else:
+            copy_tile(place(out, tiling, tile), out.strides[1], operand, source, rows, columns)
