@@ -7,7 +7,7 @@ NEVER_INLINE REAL NAME(exp_array)(REAL *x, ptrdiff_t n) {
     VECTOR sums = {0}, largest = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         VECTOR a = NAME(abs)(NAME(load)(x + i, n - i, 0));
-        largest = NAME(select)(a > largest, a, largest);
+        largest = NAME(max)(a, largest);
     }
     const int usual = NAME(usual_for_exp)(NAME(lane_max)(largest));
     for (ptrdiff_t i = 0; i < n; i += LANES) {

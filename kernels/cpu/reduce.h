@@ -86,11 +86,8 @@ ALWAYS_INLINE void NAME(strip_sums)(
     UNROLL for (int k = 0; k < VECTORS; k++) result[k] = v[k];
 }
 
-/* The larger (smaller) of two, or b where one is NaN. Written lane by lane, it becomes one instruction. */
 ALWAYS_INLINE VECTOR NAME(extreme)(int kind, VECTOR a, VECTOR b) {
-    UNROLL for (int lane = 0; lane < LANES; lane++)
-        b[lane] = (kind == MAX ? a[lane] > b[lane] : a[lane] < b[lane]) ? a[lane] : b[lane];
-    return b;
+    return kind == MAX ? NAME(max)(a, b) : NAME(min)(a, b);
 }
 
 /* Where one of two is NaN. */
@@ -155,18 +152,14 @@ ALWAYS_INLINE void NAME(columns_of)(int kind, REAL *out, const REAL *x, ptrdiff_
 /* The lanes by halves. Of extrema without NaN, which a comparison finds: all its bits are set where there is
    one, and that is a NaN itself. */
 ALWAYS_INLINE REAL NAME(across)(int kind, VECTOR v) {
-    if (kind == MAX || kind == MIN) {
+    const int extremum = kind == MAX || kind == MIN;
+    if (extremum) {
         const REAL found = NAME(lane_sum)((VECTOR)(v != v));
         if (found != found) return found;
-        UNROLL for (int half = LANES / 2; half > 0; half /= 2)
-            UNROLL for (int lane = 0; lane < half; lane++) {
-                const REAL a = v[lane], b = v[lane + half];
-                v[lane] = (kind == MAX ? a > b : a < b) ? a : b;
-            }
-    } else {
-        UNROLL for (int half = LANES / 2; half > 0; half /= 2)
-            UNROLL for (int lane = 0; lane < half; lane++)
-                v[lane] = NAME(combine_two)(kind, v[lane], v[lane + half]);
+    }
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2) {
+        VECTOR other = NAME(exchange)(v, half);
+        v = extremum ? NAME(extreme)(kind, v, other) : NAME(combine)(kind, v, other);
     }
     return v[0];
 }
@@ -205,7 +198,7 @@ ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
     return NAME(across)(kind, v[0]);
 }
 
-/* The sums (products) of VECTORS rows. */
+/* The reductions of VECTORS rows. */
 ALWAYS_INLINE void NAME(rows_together)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t n) {
     VECTOR v[VECTORS];
     const ptrdiff_t whole = n / LANES * LANES;
@@ -216,11 +209,10 @@ ALWAYS_INLINE void NAME(rows_together)(int kind, REAL *out, const REAL *x, ptrdi
     UNROLL for (int k = 0; k < VECTORS; k++) out[k] = NAME(across)(kind, v[k]);
 }
 
-/* Extrema keep to a row: in rows apart GCC does not join the lanes of extreme() to one instruction. */
 ALWAYS_INLINE void NAME(rows_of)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
                                  ptrdiff_t columns) {
     ptrdiff_t i = 0;
-    if (kind != MAX && kind != MIN && SHORT < columns && columns < APART)
+    if (SHORT < columns && columns < APART)
         for (; i + VECTORS <= rows; i += VECTORS) NAME(rows_together)(kind, out + i, x + i * step, step, columns);
     for (; i < rows; i++) out[i] = NAME(row_of)(kind, x + i * step, columns);
 }

@@ -11,6 +11,9 @@
 #define MINIGRAD_VECTOR_MATH_H
 
 #include <math.h>
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 #include "vector.h"
 
@@ -29,6 +32,29 @@ ALWAYS_INLINE f32v select_f32(i32v mask, f32v yes, f32v no) {
 ALWAYS_INLINE f64v select_f64(i64v mask, f64v yes, f64v no) {
     return (f64v)((mask & (i64v)yes) | (~mask & (i64v)no));
 }
+
+/* The larger (smaller) of two; b where one is NaN. That is one x86 instruction, which GCC makes of scalars, but
+   not of select(a > b, a, b). */
+#if defined(__AVX512F__)
+#define X86(name) _mm512_##name
+#elif defined(__AVX__)
+#define X86(name) _mm256_##name
+#elif defined(__SSE2__)
+#define X86(name) _mm_##name
+#endif
+
+#ifdef X86
+ALWAYS_INLINE f32v max_f32(f32v a, f32v b) { return X86(max_ps)(a, b); }
+ALWAYS_INLINE f64v max_f64(f64v a, f64v b) { return X86(max_pd)(a, b); }
+ALWAYS_INLINE f32v min_f32(f32v a, f32v b) { return X86(min_ps)(a, b); }
+ALWAYS_INLINE f64v min_f64(f64v a, f64v b) { return X86(min_pd)(a, b); }
+#undef X86
+#else
+ALWAYS_INLINE f32v max_f32(f32v a, f32v b) { return select_f32(a > b, a, b); }
+ALWAYS_INLINE f64v max_f64(f64v a, f64v b) { return select_f64(a > b, a, b); }
+ALWAYS_INLINE f32v min_f32(f32v a, f32v b) { return select_f32(a < b, a, b); }
+ALWAYS_INLINE f64v min_f64(f64v a, f64v b) { return select_f64(a < b, a, b); }
+#endif
 
 ALWAYS_INLINE f32v abs_f32(f32v x) { return (f32v)((i32v)x & 0x7fffffff); }
 ALWAYS_INLINE f64v abs_f64(f64v x) { return (f64v)((i64v)x & 0x7fffffffffffffffLL); }
@@ -65,21 +91,25 @@ ALWAYS_INLINE f32v exp_usual_f32(f32v x) {
 /* 2^n is multiplied in two halves: for the largest results it is infinite by itself, for the smallest no
    normal number. */
 ALWAYS_INLINE f32v exp_f32(f32v x) {
-    x = select_f32(x < -105.0f, BROADCAST_F32(-105.0f), x); /* 0 from there on */
-    x = select_f32(x > 89.0f, BROADCAST_F32(89.0f), x);     /* infinite from there on; NaN passes both */
+    x = max_f32(BROADCAST_F32(-105.0f), x); /* 0 from there on */
+    x = min_f32(BROADCAST_F32(89.0f), x);  /* infinite from there on; NaN passes both */
     f32v shifted = x * 1.44269504088896341f + ROUND_TO_INTEGER;
     i32v n = (i32v)shifted - (i32v)BROADCAST_F32(ROUND_TO_INTEGER), half = n >> 1;
     f32v p = exp_reduced_f32(x, shifted - ROUND_TO_INTEGER);
     return p * (f32v)((half + 127) << 23) * (f32v)((n - half + 127) << 23);
 }
 
-/* exp(x) for x <= 0, which is what most functions need: 2^n as 2^(n + 64) and 2^-64, with fewer instructions.
-   The shift drops all of `shifted` but n. */
+/* exp(x) for x <= 0, which is what most functions need: 2^n as 2^(n + 64) and 2^-64, with fewer instructions. The
+   shift drops all of `shifted` but n. AVX-512 multiplies by 2^n in one instruction, to the same bits. */
 ALWAYS_INLINE f32v exp_nonpositive_f32(f32v x) {
-    x = select_f32(x < -105.0f, BROADCAST_F32(-105.0f), x);
-    f32v shifted = x * 1.44269504088896341f + ROUND_TO_INTEGER;
-    f32v scale = (f32v)(((i32v)shifted << 23) + ((127 + 64) << 23));
-    return exp_reduced_f32(x, shifted - ROUND_TO_INTEGER) * scale * 0x1p-64f;
+    x = max_f32(BROADCAST_F32(-105.0f), x);
+    f32v shifted = x * 1.44269504088896341f + ROUND_TO_INTEGER, n = shifted - ROUND_TO_INTEGER;
+    f32v p = exp_reduced_f32(x, n);
+#ifdef __AVX512F__
+    return _mm512_scalef_ps(p, n);
+#else
+    return p * (f32v)(((i32v)shifted << 23) + ((127 + 64) << 23)) * 0x1p-64f;
+#endif
 }
 
 /* Odd polynomial below 0.625; above, (1 - e) / (1 + e) with e = exp(-2 |x|), where nothing cancels. */
@@ -139,8 +169,8 @@ ALWAYS_INLINE f64v exp_usual_f64(f64v x) {
 }
 
 ALWAYS_INLINE f64v exp_f64(f64v x) {
-    x = select_f64(x < -746.0, BROADCAST_F64(-746.0), x); /* 0 from there on */
-    x = select_f64(x > 710.0, BROADCAST_F64(710.0), x);   /* infinite from there on */
+    x = max_f64(BROADCAST_F64(-746.0), x); /* 0 from there on */
+    x = min_f64(BROADCAST_F64(710.0), x); /* infinite from there on */
     f64v n = x * 1.4426950408889634 + ROUND_TO_INTEGER_F64 - ROUND_TO_INTEGER_F64;
     f64v half = n * 0.5 + ROUND_TO_INTEGER_F64, rest = n - (half - ROUND_TO_INTEGER_F64);
     return exp_reduced_f64(x, n) * power_of_two_f64(half, 1023) *
@@ -148,7 +178,7 @@ ALWAYS_INLINE f64v exp_f64(f64v x) {
 }
 
 ALWAYS_INLINE f64v exp_nonpositive_f64(f64v x) {
-    x = select_f64(x < -746.0, BROADCAST_F64(-746.0), x);
+    x = max_f64(BROADCAST_F64(-746.0), x);
     f64v shifted = x * 1.4426950408889634 + ROUND_TO_INTEGER_F64;
     f64v p = exp_reduced_f64(x, shifted - ROUND_TO_INTEGER_F64);
     return p * power_of_two_f64(shifted, 1023 + 128) * 0x1p-128;
@@ -168,7 +198,7 @@ ALWAYS_INLINE f64v normal_tail_f64(f64v a, f64v e) {
 /* erf(x) for x near 0 as x times a polynomial in x^2; elsewhere as 1 - exp(p), p a polynomial; 1 from 4 on. */
 ALWAYS_INLINE f32v erf_f32(f32v x) {
     f32v a = abs_f32(x);
-    a = select_f32(a > 4.0f, BROADCAST_F32(4.0f), a);
+    a = min_f32(BROADCAST_F32(4.0f), a);
     f32v z = a * a;
     f32v s = z * -0.00062705117f + 0.005043684f;
     s = s * z - 0.026798282f;
@@ -190,44 +220,80 @@ ALWAYS_INLINE f64v erf_f64(f64v x) {
     return x;
 }
 
-/* A vector from or to the first `count` elements at x; where there are fewer than a vector has, the others
-   are `fill`, and are not written. So that an element's result does not depend on its place, the rest of
-   an array goes through the same vector code. (Loops, not memcpy: around a call all vector registers are
+/* The first `count` elements at x, fewer than a vector has. With AVX-512 one masked instruction. Without, the
+   vector passes through memory, lane by lane. (By loops, not memcpy: around a call all vector registers are
    saved.) */
-ALWAYS_INLINE f32v load_f32(const float *x, ptrdiff_t count, float fill) {
-    if (count >= F32_LANES) return *(const f32v_u *)x;
+#ifdef __AVX512F__
+#define FIRST(count) ((1U << (count)) - 1)
+
+ALWAYS_INLINE f32v load_part_f32(const float *x, ptrdiff_t count, float fill) {
+    return _mm512_mask_loadu_ps(BROADCAST_F32(fill), FIRST(count), x);
+}
+
+ALWAYS_INLINE f64v load_part_f64(const double *x, ptrdiff_t count, double fill) {
+    return _mm512_mask_loadu_pd(BROADCAST_F64(fill), FIRST(count), x);
+}
+
+ALWAYS_INLINE void store_part_f32(float *x, ptrdiff_t count, f32v value) {
+    _mm512_mask_storeu_ps(x, FIRST(count), value);
+}
+
+ALWAYS_INLINE void store_part_f64(double *x, ptrdiff_t count, f64v value) {
+    _mm512_mask_storeu_pd(x, FIRST(count), value);
+}
+#else
+ALWAYS_INLINE f32v load_part_f32(const float *x, ptrdiff_t count, float fill) {
     float part[F32_LANES];
     for (int lane = 0; lane < F32_LANES; lane++) part[lane] = lane < count ? x[lane] : fill;
     return *(const f32v_u *)part;
 }
 
-ALWAYS_INLINE f64v load_f64(const double *x, ptrdiff_t count, double fill) {
-    if (count >= F64_LANES) return *(const f64v_u *)x;
+ALWAYS_INLINE f64v load_part_f64(const double *x, ptrdiff_t count, double fill) {
     double part[F64_LANES];
     for (int lane = 0; lane < F64_LANES; lane++) part[lane] = lane < count ? x[lane] : fill;
     return *(const f64v_u *)part;
 }
 
-ALWAYS_INLINE void store_f32(float *x, ptrdiff_t count, f32v value) {
-    if (count >= F32_LANES) {
-        *(f32v_u *)x = value;
-        return;
-    }
+ALWAYS_INLINE void store_part_f32(float *x, ptrdiff_t count, f32v value) {
     float part[F32_LANES];
     *(f32v_u *)part = value;
     for (int lane = 0; lane < F32_LANES; lane++)
         if (lane < count) x[lane] = part[lane];
 }
 
-ALWAYS_INLINE void store_f64(double *x, ptrdiff_t count, f64v value) {
-    if (count >= F64_LANES) {
-        *(f64v_u *)x = value;
-        return;
-    }
+ALWAYS_INLINE void store_part_f64(double *x, ptrdiff_t count, f64v value) {
     double part[F64_LANES];
     *(f64v_u *)part = value;
     for (int lane = 0; lane < F64_LANES; lane++)
         if (lane < count) x[lane] = part[lane];
+}
+#endif
+
+/* A vector from or to the first `count` elements at x; where there are fewer than a vector has, the others
+   are `fill`, and are not written. So that an element's result does not depend on its place, the rest of
+   an array goes through the same vector code. */
+ALWAYS_INLINE f32v load_f32(const float *x, ptrdiff_t count, float fill) {
+    if (count >= F32_LANES) return *(const f32v_u *)x;
+    return load_part_f32(x, count, fill);
+}
+
+ALWAYS_INLINE f64v load_f64(const double *x, ptrdiff_t count, double fill) {
+    if (count >= F64_LANES) return *(const f64v_u *)x;
+    return load_part_f64(x, count, fill);
+}
+
+ALWAYS_INLINE void store_f32(float *x, ptrdiff_t count, f32v value) {
+    if (count >= F32_LANES)
+        *(f32v_u *)x = value;
+    else
+        store_part_f32(x, count, value);
+}
+
+ALWAYS_INLINE void store_f64(double *x, ptrdiff_t count, f64v value) {
+    if (count >= F64_LANES)
+        *(f64v_u *)x = value;
+    else
+        store_part_f64(x, count, value);
 }
 
 #endif

@@ -110,6 +110,17 @@ def test_extrema_find_nan_wherever_it_is(reduce, dtype, n, step, nan):
             assert np.isnan(out).all()
 
 
+def test_rows_of_every_length_end_where_they_end(reduce, dtype):
+    for n in range(1, 70):  # every number of elements that a vector of 2 to 16 leaves over
+        memory = np.full(5 * n + 16, np.nan, dtype)
+        x = memory[: 5 * n].reshape(5, n)
+        x[...] = np.random.default_rng(n).integers(-9, 10, x.shape)
+        for name in ("sum", "max", "min"):
+            out = np.full(5, 77, dtype)
+            getattr(reduce, name)(out, x, (1,), 1)
+            np.testing.assert_array_equal(out, getattr(np, name)(x, axis=1))
+
+
 def test_over_nothing(reduce, dtype):
     for shape, axes in (((0,), (0,)), ((0, 3), (0,)), ((3, 0), (1,)), ((2, 0, 3), (1,))):
         x = np.empty(shape, dtype)
