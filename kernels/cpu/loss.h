@@ -52,7 +52,8 @@ MAYBE_UNUSED void NAME(class_losses)(const ClassLoss *p, int part, ptrdiff_t beg
 }
 
 /* g ((1 - smoothing) weight[target] (p - onehot) + smoothing / classes (sum(weight) p - weight)), with
-   p = softmax(x); of a log-softmax only the onehot's part. */
+   p = softmax(x); of a log-softmax only the onehot's part. Of short rows the softmax is computed for some
+   together, of a long one what it is to be multiplied by is taken into its scale. */
 MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t begin, ptrdiff_t end) {
     (void)part;
     const ptrdiff_t n = p->classes;
@@ -60,10 +61,9 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
     const VECTOR zero = {0};
     for (ptrdiff_t row = begin; row < end; row++) {
         REAL *out = (REAL *)p->out + row * n;
-        if (!p->is_log && (row - begin) % TILE_ROWS == 0) {
-            const ptrdiff_t rows = end - row < TILE_ROWS ? end - row : TILE_ROWS;
-            NAME(softmax_lines)(out, (const REAL *)p->x + row * n, NULL, n, 1, 0, rows);
-        }
+        const REAL *x = (const REAL *)p->x + row * n;
+        if (!p->is_log && n <= SHORT_ROW && (row - begin) % TILE_ROWS == 0)
+            NAME(softmax_lines)(out, x, NULL, n, 1, 0, end - row < TILE_ROWS ? end - row : TILE_ROWS);
         const int64_t target = p->target[row];
         if (target == p->ignore_index || p->is_log)
             for (ptrdiff_t i = 0; i < n; i += LANES) NAME(store)(out + i, n - i, zero);
@@ -71,7 +71,8 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
         const REAL g = (REAL)(((const REAL *)p->grad)[p->each ? row : 0] / p->divisor);
         const REAL own = g * (REAL)(1 - p->smoothing) * NAME(class_weight)(p, target);
         if (!p->is_log) {
-            const REAL all = own + g * spread * (REAL)p->weight_sum, less = g * spread;
+            const REAL sum = n <= SHORT_ROW ? 1 : NAME(row_exponentials)(out, x, n);
+            const REAL all = (own + g * spread * (REAL)p->weight_sum) / sum, less = g * spread;
             for (ptrdiff_t i = 0; i < n; i += LANES) {
                 VECTOR v = NAME(load)(out + i, n - i, 0) * all;
                 if (less != 0) v -= class_weight ? less * NAME(load)(class_weight + i, n - i, 0) : zero + less;
@@ -155,7 +156,7 @@ ALWAYS_INLINE VECTOR NAME(huber_slope)(VECTOR x, VECTOR t, REAL delta) {
 /* max(x, 0) - x t + log(1 + exp(-|x|)) */
 ALWAYS_INLINE VECTOR NAME(logit_loss)(VECTOR x, VECTOR t) {
     VECTOR e = NAME(exp_nonpositive)(-NAME(abs)(x));
-    return NAME(select)(x < 0, (VECTOR){0}, x) - x * t + NAME(log1p_unit)(e);
+    return NAME(max)((VECTOR){0}, x) - x * t + NAME(log1p_unit)(e);
 }
 
 /* 1 / (1 + exp(-x)) - t */

@@ -27,8 +27,8 @@
 
 /* ---- long rows: a vector holds neighbours of one row ---- */
 
-MAYBE_UNUSED void NAME(softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
-    (void)unused;
+/* out = exp(x - max); their sum, which is at least 1, is returned. */
+ALWAYS_INLINE REAL NAME(row_exponentials)(REAL *out, const REAL *x, ptrdiff_t n) {
     REAL max = NAME(row_max)(x, n); /* if there is a NaN, the sum finds it */
     VECTOR sums = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES) {
@@ -36,7 +36,12 @@ MAYBE_UNUSED void NAME(softmax_row)(REAL *out, const REAL *x, const REAL *unused
         NAME(store)(out + i, n - i, e);
         sums += e;
     }
-    REAL scale = 1 / NAME(lane_sum)(sums); /* the sum is at least 1 */
+    return NAME(lane_sum)(sums);
+}
+
+MAYBE_UNUSED void NAME(softmax_row)(REAL *out, const REAL *x, const REAL *unused, ptrdiff_t n) {
+    (void)unused;
+    const REAL scale = 1 / NAME(row_exponentials)(out, x, n);
     for (ptrdiff_t i = 0; i < n; i += LANES)
         NAME(store)(out + i, n - i, NAME(load)(out + i, n - i, 0) * scale);
 }
@@ -95,8 +100,8 @@ typedef REAL NAME(of_lines)[MAX_WIDTH] __attribute__((aligned(VECTOR_BYTES)));
 ALWAYS_INLINE void NAME(column_max)(REAL *max, const REAL *x, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width) {
     FOR_LINES(j) AS_VECTOR(max, j) = (VECTOR){0} - (REAL)INFINITY;
     FOR_ELEMENTS(i, j, at, count) {
-        VECTOR v = NAME(load)(x + at, count, -(REAL)INFINITY), largest = AS_VECTOR(max, j);
-        AS_VECTOR(max, j) = NAME(select)(v > largest, v, largest);
+        VECTOR v = NAME(load)(x + at, count, -(REAL)INFINITY);
+        AS_VECTOR(max, j) = NAME(max)(v, AS_VECTOR(max, j));
     }
 }
 

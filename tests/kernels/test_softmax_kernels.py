@@ -44,6 +44,16 @@ def test_softmax_and_log_softmax(softmax, dtype, shape, threads):
     assert (np.abs(log_out - logs) <= relative + eps * np.abs(logs)).all()
 
 
+def test_what_is_left_of_whole_vectors(softmax, dtype):
+    for n in range(33, 66):  # every number of elements that a vector of 2 to 16 leaves over
+        x = rows((2, n), dtype)
+        memory = np.full(2 * n + 16, 77, dtype)
+        softmax.softmax(memory[: 2 * n].reshape(2, n), x, 1, 1)
+        expected = np.exp(log_softmax_by_numpy(x))
+        np.testing.assert_allclose(memory[: 2 * n].reshape(2, n), expected, rtol=100 * np.finfo(dtype).eps)
+        assert (memory[2 * n :] == 77).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients(softmax, dtype, shape, threads):
