@@ -19,11 +19,12 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
+from minigrad.ops import conv_phases
 from minigrad.ops.conv_choice import (
     PREFERS,
     PREFERS_ON_A_CARD,
     fits_depthwise,
-    fits_winograd,
+    fits_winograd_in_phases,
     fits_winograd_on_a_card,
 )
 from minigrad.ops.padding import pad
@@ -454,7 +455,7 @@ for _op, _pass, _conditions in (
             prefer=PREFERS[_pass].get(_rung),
         )
     _register(
-        *(_op, ("cpu",), "winograd", getattr(cpu.conv2d_winograd, _pass), fits_winograd),
+        *(_op, ("cpu",), "winograd", getattr(conv_phases, _pass), fits_winograd_in_phases),
         prefer=PREFERS[_pass]["winograd"],
         dtypes="f4",
         amplification=AMPLIFICATION,

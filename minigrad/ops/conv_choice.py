@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.ops.conv_phases import have_equal_phases, phase_shape
 from minigrad.precision import get_convolution_precision
 
 FEW_CHANNELS = 4
@@ -25,6 +26,9 @@ FEW_CHANNELS = 4
 
 FEW_RESULTS = 8 if cpu.isa == "x86_64_v4" else FEW_CHANNELS
 """The same for the channels that are made: they fill no more than half a vector of float32."""
+
+FEW_CHANNELS_OF_PHASES = 31
+"""With no more at one end, moving the pixels of a dilated convolution outweighs what *winograd* gains."""
 
 LARGEST_STRIDE = 8
 """*planes* copies every column, also those that a larger stride skips."""
@@ -190,6 +194,14 @@ def fits_winograd(
     return height == width and height in sizes and (*stride, *dilation) == (1, 1, 1, 1)
 
 
+def fits_winograd_in_phases(
+    first: Any, second: Any, bias: Any = None, *, padding: tuple, dilation: tuple, **options: Any
+) -> bool:
+    """The same with a dilation, if pixels fall into equal phases (those of its input and output do alike)."""
+    undilated = fits_winograd(first, second, bias, dilation=(1, 1), **options)
+    return undilated and have_equal_phases(first.shape[2:], padding, dilation)
+
+
 fits_winograd_on_a_card = partial(fits_winograd, sizes=(3,))
 
 
@@ -203,13 +215,19 @@ _SHAPES: dict[str, Callable[..., tuple[tuple, tuple]]] = {
 
 def _prefers_winograd(function: str, kernels: Any) -> Callable[..., bool]:
     """Where it is allowed and faster, by ``is_faster`` of ``kernels``. With padding as wide as the image it
-    never is; and with few channels its transforms, of whole vectors, are behind *planes*."""
+    never is; and with few channels its transforms, of whole vectors, are behind *planes*, and the phases of a
+    dilation cost more than is gained."""
 
     @lru_cache(REMEMBERED)
-    def is_faster(first: tuple, second: tuple, size: Any, padding: tuple[int, int], groups: int) -> bool:
+    def is_faster(
+        first: tuple, second: tuple, size: Any, padding: tuple, dilation: tuple, groups: int
+    ) -> bool:
         x, weight = _SHAPES[function](first, second, size, groups)
-        few = min(weight[0] // groups, weight[1]) <= FEW_CHANNELS
-        sensible = not few and max(padding) < max(x[2:])
+        few = FEW_CHANNELS
+        if dilation != (1, 1):
+            x, few = phase_shape(x, dilation), FEW_CHANNELS_OF_PHASES
+            padding = padding[0] // dilation[0], padding[1] // dilation[1]
+        sensible = min(weight[0] // groups, weight[1]) > few and max(padding) < max(x[2:])
         return sensible and kernels.is_faster(x, weight, *padding, function == "input_grad")
 
     def prefers(
@@ -218,13 +236,14 @@ def _prefers_winograd(function: str, kernels: Any) -> Callable[..., bool]:
         _bias: Any = None,
         *,
         padding: tuple[int, int],
+        dilation: tuple[int, int],
         groups: int,
         input_size: Any = None,
         kernel_size: Any = None,
         **_: Any,
     ) -> bool:
         return get_convolution_precision() == "high" and is_faster(
-            first.shape, second.shape, input_size or kernel_size, padding, groups
+            first.shape, second.shape, input_size or kernel_size, padding, dilation, groups
         )
 
     return prefers
