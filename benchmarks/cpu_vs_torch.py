@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from suite_cases import Case, Data, cases
+from suite_case import Case, Data
+from suite_cases import cases
 
 LIBRARIES = ("minigrad", "torch")
 NAMES = {"minigrad": "minigrad", "torch": "PyTorch"}

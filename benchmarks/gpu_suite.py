@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import suite_cases
 from gpu_bench import Bench, around, finish, relative_error
+from suite_case import Case, Data
+from suite_cases import cases
 
 import minigrad as mg
 
@@ -17,7 +18,7 @@ STATEFUL = ("training step", "optimizer", "LSTM", "overhead", "random")  # group
 QUICK = r"33x65x129|\(128, 10\)|LSTM: T=16|overhead: 100 times x \* y"  # what a simulator does in seconds
 
 
-class DeviceData(suite_cases.Data):
+class DeviceData(Data):
     """Random inputs that the device itself draws: the same numbers for both libraries."""
 
     def __init__(self, bench: Bench, lib: Any, seed: int):
@@ -31,7 +32,7 @@ class DeviceData(suite_cases.Data):
         return mg.tensor(array, device=self.bench.device) if ours else self.bench.to_torch(array)
 
 
-def suite_row(bench: Bench, case: suite_cases.Case, captured: bool) -> dict[str, Any]:
+def suite_row(bench: Bench, case: Case, captured: bool) -> dict[str, Any]:
     """Compare the results of both libraries, time both, and set them against the floor.
 
     The floor counts what PyTorch's own counter of operations sees (products, convolutions, attention), and
@@ -82,14 +83,14 @@ def counted(bench: Bench, run: Callable[[], Any]) -> tuple[float, Any]:
     return float(counter.get_total_flops()), result
 
 
-def row_name(case: suite_cases.Case, captured: bool) -> str:
+def row_name(case: Case, captured: bool) -> str:
     """As the table shows it: the group, and the row in it."""
     return f"{'captured ' * captured}{case.group}: {case.name}"
 
 
 def rows(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """(name, function that measures) of each row; training steps on a card plain and captured."""
-    for case in suite_cases.cases():
+    for case in cases():
         for captured in (False, True)[: 1 + (bench.on_card and case.group == "training step")]:
             name = row_name(case, captured)
             if not bench.quick or re.search(QUICK, name):
