@@ -13,6 +13,7 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
+from minigrad.ops import elementwise
 from minigrad.ops.elementwise import (
     _erf,
     clamp,
@@ -159,7 +160,7 @@ gelu_grad.grad(
 
 def _gelu_curvature(x: Any) -> Any:
     """The second derivative of GELU."""
-    return (2.0 - x * x) * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+    return (2.0 - x * x) * _normal_density(elementwise, x)
 
 
 @op(outputs=("y", "slope"), saved_outputs=(1,), materialize_grads=False)
