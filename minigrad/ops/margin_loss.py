@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.ops.activation import softplus
-from minigrad.ops.cross_entropy import checked_targets
+from minigrad.ops.class_targets import checked_targets
 from minigrad.ops.distance import pairwise_distance
 from minigrad.ops.elementwise import clamp, minimum, sqrt, where
 from minigrad.ops.index import getitem, take_along_dim

@@ -26,7 +26,15 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
-from minigrad.ops.elementwise import rsqrt, zeros_like
+from minigrad.ops.batch_norm_inference import (
+    as_planes,
+    batch_norm_inference,
+    flat,
+    has_elements,
+    planes,
+    shared_axes,
+)
+from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import reshape
 
@@ -54,7 +62,7 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
 
     rstd (a - E[a] - normal E[a normal]) with a = g weight; sum(g normal); sum(g).
     """
-    n, shared = _count(x.shape, axes), _shared_axes(x.ndim, parameters)
+    n, shared = _count(x.shape, axes), shared_axes(x.ndim, parameters)
     outputs = parameters if weight is None else weight.shape
     weight = None if weight is None else weight.reshape(parameters)
     normal = (x - mean) * rstd
@@ -77,12 +85,6 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
 
 def _count(shape: tuple[int, ...], axes: Sequence[int]) -> int:
     return math.prod([shape[axis] for axis in axes])
-
-
-def _shared_axes(ndim: int, parameters: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes along which parameters of shape ``parameters`` are broadcast."""
-    padded = (1,) * (ndim - len(parameters)) + parameters
-    return tuple([axis for axis, size in enumerate(padded) if size == 1])
 
 
 def _shapes(x, weight, bias, *, axes, parameters, eps):
@@ -140,7 +142,7 @@ def _normalization(name: str) -> tuple[Op, Op]:
         drstd = u * (a - average(a) - normal * a_normal) + dnormal * (x - mean)
         dweight = g * projected
         if weight is not None and shape != parameters:
-            dweight = reshape(sum(dweight, _shared_axes(x.ndim, parameters)), shape)
+            dweight = reshape(sum(dweight, shared_axes(x.ndim, parameters)), shape)
         return dg, dx, -dx, drstd, dweight
 
     return forward, backward
@@ -149,60 +151,6 @@ def _normalization(name: str) -> tuple[Op, Op]:
 _layer_norm, layer_norm_grad = _normalization("layer_norm")
 _group_norm, group_norm_grad = _normalization("group_norm")
 _batch_norm, batch_norm_grad = _normalization("batch_norm")
-
-
-@op
-def batch_norm_inference(xp, x, mean, var, weight=None, bias=None, *, eps):
-    """(x - mean) / sqrt(var + eps) * weight + bias, all broadcast to x: statistics from elsewhere."""
-    rstd = 1 / xp.sqrt(var + eps)
-    y = x - mean
-    y *= rstd if weight is None else rstd * weight
-    if bias is not None:
-        y += bias
-    return y
-
-
-def _inference_scale(var, weight, eps):
-    rstd = rsqrt(var + eps)
-    return rstd if weight is None else rstd * weight
-
-
-@op
-def batch_norm_weight_grad(xp, g, x, mean):
-    """sum(g (x - mean)) in the shape of ``mean``: the weight's gradient without its factor rstd."""
-    product = x - mean
-    product *= g
-    return xp.sum(product, axis=_shared_axes(x.ndim, mean.shape), keepdims=True)
-
-
-batch_norm_weight_grad.grad(
-    g=lambda gg, _z, _g, x, mean: gg * (x - mean),
-    x=lambda gg, _z, g, _x, _mean: gg * g,
-    mean=lambda gg, _z, g, _x, _mean: -gg * g,
-)
-
-
-@batch_norm_weight_grad.shape
-def _(g, x, mean):
-    return mean.shape
-
-
-batch_norm_inference.grad(
-    x=lambda g, _y, _x, _mean, var, weight, _bias, *, eps: g * _inference_scale(var, weight, eps),
-    mean=lambda g, _y, _x, _mean, var, weight, _bias, *, eps: -g * _inference_scale(var, weight, eps),
-    var=lambda g, _y, x, mean, var, weight, _bias, *, eps: (
-        batch_norm_weight_grad(g, x, mean) * _inference_scale(var, weight, eps) / (var + eps) * -0.5
-    ),
-    weight=lambda g, _y, x, mean, var, _weight, _bias, *, eps: (
-        batch_norm_weight_grad(g, x, mean) * rsqrt(var + eps)
-    ),
-    bias=lambda g, _y, _x, _mean, _var, _weight, _bias, *, eps: g,
-)
-
-
-@batch_norm_inference.shape
-def _(x, mean, var, weight, bias, *, eps):
-    return x.shape
 
 
 # ---- the functions ----------------------------------------------------------------------------------------
@@ -321,7 +269,7 @@ def _batch_norm_of_halves(input, running_mean, running_var, *rest):
 
 def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
     """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch."""
-    device, batch = running_mean.device, (_flat(mean._array), _flat(rstd._array))
+    device, batch = running_mean.device, (flat(mean._array), flat(rstd._array))
     running = running_mean._array, running_var._array
     with device.active():
         if device.type != "cpu" and _are_alike(*running, *batch):
@@ -364,26 +312,18 @@ def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> N
 WARP_COLUMNS = 1024
 
 
-def _flat(parameter: Any) -> Any:
-    return None if parameter is None else parameter.reshape(parameter.size)
-
-
-def _has_elements(x: Any, *rest: Any, **options: Any) -> bool:
-    return x.size > 0
-
-
 def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
     """Register the CPU kernels, which see ``x`` as ``shape_of(x, axes)``."""
     run, run_grad = getattr(cpu.norm, forward.name), getattr(cpu.norm, backward.name)
 
-    @forward.kernel("cpu", name="fused", when=_has_elements)
+    @forward.kernel("cpu", name="fused", when=has_elements)
     def _(outs, x, weight, bias, *, axes, parameters, eps):
         """One walk for the statistics, one for the result."""
         shape = shape_of(x, axes)
         y, mean, rstd = outs
         run(y.reshape(shape), mean, rstd, x.reshape(shape), weight, bias, eps, get_num_threads())
 
-    @backward.kernel("cpu", name="fused", when=_has_elements)
+    @backward.kernel("cpu", name="fused", when=has_elements)
     def _(outs, g, x, mean, rstd, weight, *, axes, parameters):
         """One walk for the sums, one for the gradient of x."""
         shape = shape_of(x, axes)
@@ -410,13 +350,13 @@ def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
             shape = rows_shape(x, axes)
             y, *statistics = outs
             y = y.reshape(shape)
-            run((y, *statistics), x.reshape(shape), _flat(weight), _flat(bias), eps)
+            run((y, *statistics), x.reshape(shape), flat(weight), flat(bias), eps)
 
         def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
             shape = rows_shape(x, axes)
             dx, dweight, dbias = outs
-            outs = dx.reshape(shape), _flat(dweight), _flat(dbias)
-            run_grad(outs, g.reshape(shape), x.reshape(shape), mean, rstd, _flat(weight))
+            outs = dx.reshape(shape), flat(dweight), flat(dbias)
+            run_grad(outs, g.reshape(shape), x.reshape(shape), mean, rstd, flat(weight))
 
         kernel.__doc__ = grad_kernel.__doc__ = summary
         forward.kernel("cuda", "sim", name=name, when=when)(kernel)
@@ -438,19 +378,9 @@ def _as_matrix(x: Any, axes: Sequence[int]) -> tuple[int, int]:
     return x.size // columns, columns
 
 
-def _as_planes(x: Any, axes: Sequence[int] = ()) -> tuple[int, int, int]:
-    """The shape (N, C, ...) of ``x`` as (N, C, area)."""
-    samples, channels = x.shape[:2]
-    return samples, channels, math.prod(x.shape[2:])
-
-
-def _planes(x: Any) -> Any:
-    return x.reshape(_as_planes(x))
-
-
 _register_cpu(_layer_norm, layer_norm_grad, _as_matrix)
 _register_cpu(_group_norm, group_norm_grad, lambda x, axes: x.shape)
-_register_cpu(_batch_norm, batch_norm_grad, _as_planes)
+_register_cpu(_batch_norm, batch_norm_grad, as_planes)
 _register_rows(_layer_norm, layer_norm_grad, _as_matrix)
 _register_rows(_group_norm, group_norm_grad, lambda x, axes: x.shape)
 
@@ -461,42 +391,17 @@ def _register_channels(rung: str) -> None:
 
     def kernel(outs, x, weight, bias, *, axes, parameters, eps):
         y, mean, rstd = outs
-        run((_planes(y), _flat(mean), _flat(rstd)), _planes(x), _flat(weight), _flat(bias), eps)
+        run((planes(y), flat(mean), flat(rstd)), planes(x), flat(weight), flat(bias), eps)
 
     def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
         dx, dweight, dbias = outs
-        outs = _planes(dx), _flat(dweight), _flat(dbias)
-        run_grad(outs, _planes(g), _planes(x), _flat(mean), _flat(rstd), _flat(weight))
+        outs = planes(dx), flat(dweight), flat(dbias)
+        run_grad(outs, planes(g), planes(x), flat(mean), flat(rstd), flat(weight))
 
     kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
-    _batch_norm.kernel("cuda", "sim", name=rung, when=_has_elements)(kernel)
-    batch_norm_grad.kernel("cuda", "sim", name=rung, when=_has_elements)(grad_kernel)
+    _batch_norm.kernel("cuda", "sim", name=rung, when=has_elements)(kernel)
+    batch_norm_grad.kernel("cuda", "sim", name=rung, when=has_elements)(grad_kernel)
 
 
 _register_channels("naive")
 _register_channels("split")
-
-
-@batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)
-def _(y, x, mean, var, weight, bias, *, eps):
-    """One walk over the input, with a scale and a shift for each channel."""
-    cpu.norm.batch_norm_inference(_planes(y), _planes(x), mean, var, weight, bias, eps, get_num_threads())
-
-
-@batch_norm_weight_grad.kernel("cpu", name="fused", when=_has_elements)
-def _(out, g, x, mean):
-    """One walk over the gradient and the input, with a sum for each channel."""
-    cpu.norm.batch_norm_grad(None, out, None, _planes(g), _planes(x), mean, None, None, get_num_threads())
-
-
-@batch_norm_inference.kernel("cuda", "sim", name="fused", when=_has_elements)
-def _(y, x, mean, var, weight, bias, *, eps):
-    """One elementwise kernel."""
-    statistics = _flat(mean), _flat(var), _flat(weight), _flat(bias)
-    cuda.batch_norm.batch_norm_inference(_planes(y), _planes(x), *statistics, eps)
-
-
-@batch_norm_weight_grad.kernel("cuda", "sim", name="split", when=_has_elements)
-def _(out, g, x, mean):
-    """Several blocks for each channel; a second launch adds their sums."""
-    cuda.batch_norm.batch_norm_weight_grad(_flat(out), _planes(g), _planes(x), _flat(mean))
