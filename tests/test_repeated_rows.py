@@ -30,8 +30,11 @@ def indices(rng):
     return mg.tensor(rng.integers(0, WORDS, (T, N)))
 
 
-def test_numbers_tell_equal_rows_apart(rng):
-    x = F.embedding(numbers := indices(rng), table(rng))
+@pytest.mark.parametrize("step", [1, 20])
+def test_numbers_tell_equal_rows_apart(rng, step):
+    """Of a table with few rows, and of one with more than there are places."""
+    weight = mg.tensor(rng.standard_normal((step * WORDS, E)), requires_grad=True)
+    x = F.embedding(numbers := step * indices(rng), weight)
     for rows, wanted in ((x, numbers), (x.transpose(0, 1), numbers.T)):
         found = repeated_rows(rows, 4 * H).numpy().ravel()
         assert found.shape == (T * N,)

@@ -71,6 +71,17 @@ def _rows(x: Any) -> Any:
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 
+def _in_order_of_memory(g: Any, x: Any) -> tuple[Any, Any]:
+    """Both with the axes of their rows in the order in which the larger one has them in memory: a transposed
+    sequence need then not be copied to become a matrix. The sum is the same."""
+    larger = x if x.size > g.size else g
+    if larger.flags.c_contiguous:
+        return g, x
+    rows = larger.ndim - 1
+    order = (*sorted(range(rows), key=larger.strides.__getitem__, reverse=True), rows)
+    return g.transpose(order), x.transpose(order)
+
+
 def _register(run: Any, name: str) -> None:
     def forward(out, x, weight, bias):
         run(_rows(out), _rows(x), weight.T, get_num_threads())
@@ -78,6 +89,7 @@ def _register(run: Any, name: str) -> None:
             out += bias
 
     def weight_grad(out, g, x):
+        g, x = _in_order_of_memory(g, x)
         run(out, _rows(g).T, _rows(x), get_num_threads())
 
     forward.__doc__ = weight_grad.__doc__ = run.__doc__

@@ -60,8 +60,10 @@ def repeated_rows(x: Any, columns: int) -> Any:
     indices = node.inputs[1]._array
     if order is not None:
         indices = indices.transpose(order)
-    _, numbers = np.unique(indices, return_inverse=True)
-    numbers = numbers.reshape(x.shape[:-1])
+    if 2 * (indices.max() + 1) <= indices.size:  # the rows of the table number themselves
+        numbers = np.array(indices, np.int64, order="C")
+    else:
+        numbers = np.unique(indices, return_inverse=True)[1].reshape(x.shape[:-1])
     rows = different_rows(x._array, numbers)
     if 2 * len(rows) > numbers.size or not np.array_equal(rows[numbers], x._array):
         return None

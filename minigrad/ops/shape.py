@@ -19,7 +19,7 @@ def _reshape(xp, x, *, shape):
     return x.reshape(shape)
 
 
-_reshape.grad(x=lambda g, _y, _x, *, shape: _reshape(g, shape=_x.shape))
+_reshape.grad(x=lambda g, _y, _x, *, shape: reshape(g, _x.shape))
 
 
 def reshape(x: Any, shape: tuple[int, ...]) -> Any:
