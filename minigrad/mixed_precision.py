@@ -32,6 +32,7 @@ POLICIES = {
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "log2", "log10", "pow"), WIDER),
     **dict.fromkeys(("tan", "asin", "acos", "sinh", "cosh"), WIDER),
     **dict.fromkeys(("sum", "sum_of_squares", "prod", "cumsum", "softmax", "log_softmax"), WIDER),
+    **dict.fromkeys(("layer_norm", "group_norm"), WIDER),
     **dict.fromkeys(("cross_entropy", "nll_loss", "l1_loss", "mse_loss", "huber_loss"), WIDER),
     **dict.fromkeys(("binary_cross_entropy_with_logits", "kl_div", "kl_div_of_logs"), WIDER),
 }
@@ -173,13 +174,13 @@ def in_float32(function: Any, *args: Any, policy: str | None = None, **options: 
     What comes out is rounded to the dtype of the first; but under autocast not if ``policy`` is float32.
     """
     first: Any = args[0]
-    wide = [_widened(a) for a in args]
-    result = function(*wide, **options)
+    result = function(*map(wide, args), **options)
     if policy == WIDER and is_autocast_enabled(first.device.type):
         return result
     return result.to(first.dtype)
 
 
-def _widened(arg: Any) -> Any:
+def wide(arg: Any) -> Any:
+    """A tensor of 16 bits as float32; anything else as it is."""
     is_narrow = isinstance(arg, Variable) and is_half(arg.dtype)
     return arg.to(FLOAT32) if is_narrow else arg

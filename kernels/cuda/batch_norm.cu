@@ -23,6 +23,9 @@
 // Arithmetic intensity: about 10 operations for the 12 bytes of reading an element twice and writing it once
 // in float32, where an H200 can do 14 a byte (67 TFLOP/s over 4.8 TB/s): the kernels are bound by memory. A
 // channel does not fit the caches, so its mean and variance are found in one walk, not two.
+//
+// In all but the naive rungs x, y, grad and dx (T) may be of 16 bits; what stands for a channel (C) is then
+// float32.
 
 #include "planes.cuh"
 #include "rows.cuh"
@@ -128,21 +131,21 @@ __global__ void batch_norm_naive(
 // The moments of one channel in one part of the samples, to partial[part, c].
 //
 // Grid: x = channels * parts, the parts of a channel one after the other.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_moments(
-    T* partial_mean, T* partial_squares, const T* x, long long samples, long long channels, long long area,
+    C* partial_mean, C* partial_squares, const T* x, long long samples, long long channels, long long area,
     long long parts
 ) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
     const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
-    Moments<T> moments;
+    Moments<C> moments;
     planes.for_each([&](auto... vectors) {
         const Vector<T, WIDTH> loaded[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
-        T elements[sizeof...(vectors) * WIDTH];
+        C elements[sizeof...(vectors) * WIDTH];
 #pragma unroll
         for (int i = 0; i < int(sizeof...(vectors)) * WIDTH; i++)
-            elements[i] = loaded[i / WIDTH].lane[i % WIDTH];
+            elements[i] = C(loaded[i / WIDTH].lane[i % WIDTH]);
         moments.add_elements(elements);
     });
     moments.add_across_block();
@@ -153,18 +156,18 @@ __global__ void __launch_bounds__(THREADS) batch_norm_moments(
 }
 
 // (x - m) * scale + shift for the elements of a walk.
-template <typename T, int WIDTH>
+template <typename C, typename T, int WIDTH>
 __device__ __forceinline__ void normalize(
-    const Planes<WIDTH>& planes, T* y, const T* x, T m, T scale, T shift
+    const Planes<WIDTH>& planes, T* y, const T* x, C m, C scale, C shift
 ) {
     planes.for_each([&](auto... vectors) {
         const long long at[] = {planes.at(vectors)...};
-        Vector<T, WIDTH> elements[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
+        Vector<C, WIDTH> elements[] = {converted<C>(load_vector<WIDTH>(x + planes.at(vectors)))...};
 #pragma unroll
         for (int k = 0; k < int(sizeof...(vectors)); k++) {
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) elements[k].lane[i] = (elements[k].lane[i] - m) * scale + shift;
-            store_vector(y + at[k], elements[k]);
+            store_vector(y + at[k], converted<T>(elements[k]));
         }
     });
 }
@@ -172,17 +175,17 @@ __device__ __forceinline__ void normalize(
 // y, with the statistics of its channel combined from `moment_parts` shares.
 //
 // Grid: x = channels * parts, the parts of a channel one after the other.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_normalize(
-    T* y, T* mean, T* rstd, const T* x, const T* partial_mean, const T* partial_squares, const T* weight,
-    const T* bias, long long samples, long long channels, long long area, long long moment_parts,
-    long long parts, T eps
+    T* y, C* mean, C* rstd, const T* x, const C* partial_mean, const C* partial_squares, const C* weight,
+    const C* bias, long long samples, long long channels, long long area, long long moment_parts,
+    long long parts, C eps
 ) {
-    __shared__ T of_channel[2];
+    __shared__ C of_channel[2];
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
     if (threadIdx.x < WARP) {
-        const Shares<T> shares{partial_mean, partial_squares, samples, channels, area, moment_parts};
-        Moments<T> moments;
+        const Shares<C> shares{partial_mean, partial_squares, samples, channels, area, moment_parts};
+        Moments<C> moments;
         for (long long p = threadIdx.x; p < moment_parts; p += WARP) moments.add(shares.at(p, c));
         moments.add_across_warp();
         if (threadIdx.x == 0) {
@@ -195,7 +198,7 @@ __global__ void __launch_bounds__(THREADS) batch_norm_normalize(
         }
     }
     __syncthreads();  // the statistics are there
-    const T scale = of_channel[1] * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
+    const C scale = of_channel[1] * value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
     const Planes<WIDTH_OF<T, WIDE>> planes(samples, channels, area, c, part, parts);
     normalize(planes, y, x, of_channel[0], scale, shift);
 }
@@ -203,13 +206,13 @@ __global__ void __launch_bounds__(THREADS) batch_norm_normalize(
 // y from statistics that are given.
 //
 // Grid: x = channels * parts, the parts of a channel one after the other.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_inference(
-    T* y, const T* x, const T* mean, const T* variance, const T* weight, const T* bias, long long samples,
-    long long channels, long long area, long long parts, T eps
+    T* y, const T* x, const C* mean, const C* variance, const C* weight, const C* bias, long long samples,
+    long long channels, long long area, long long parts, C eps
 ) {
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
-    const T scale = 1 / sqrt(variance[c] + eps) * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
+    const C scale = 1 / sqrt(variance[c] + eps) * value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
     const Planes<WIDTH_OF<T, WIDE>> planes(samples, channels, area, c, part, parts);
     normalize(planes, y, x, mean[c], scale, shift);
 }
@@ -258,17 +261,17 @@ __global__ void batch_norm_grad_naive(
 // dx, with dweight and dbias of its channel added up from `sum_parts` shares, which channel_sums.cu left.
 //
 // Grid: as batch_norm_normalize.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_grad(
-    T* dx, T* dweight, T* dbias, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight,
-    const T* partial_dweight, const T* partial_dbias, long long samples, long long channels, long long area,
+    T* dx, C* dweight, C* dbias, const T* grad, const T* x, const C* mean, const C* rstd, const C* weight,
+    const C* partial_dweight, const C* partial_dbias, long long samples, long long channels, long long area,
     long long sum_parts, long long parts
 ) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    __shared__ T of_channel[2];
+    __shared__ C of_channel[2];
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
     if (threadIdx.x < WARP) {
-        T product = 0, sum = 0;
+        C product = 0, sum = 0;
         for (long long p = threadIdx.x; p < sum_parts; p += WARP) {
             product += partial_dweight[p * channels + c];
             sum += partial_dbias[p * channels + c];
@@ -285,19 +288,19 @@ __global__ void __launch_bounds__(THREADS) batch_norm_grad(
         }
     }
     __syncthreads();  // the sums are there
-    const T count = T(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, T(1));
-    const T mean_product = of_channel[0] / count, mean_grad = of_channel[1] / count;
+    const C count = C(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, C(1));
+    const C mean_product = of_channel[0] / count, mean_grad = of_channel[1] / count;
     const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
     planes.for_each([&](auto... vectors) {
         const long long at[] = {planes.at(vectors)...};
-        const Vector<T, WIDTH> of_x[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
-        Vector<T, WIDTH> g[] = {load_vector<WIDTH>(grad + planes.at(vectors))...};
+        const Vector<C, WIDTH> of_x[] = {converted<C>(load_vector<WIDTH>(x + planes.at(vectors)))...};
+        Vector<C, WIDTH> g[] = {converted<C>(load_vector<WIDTH>(grad + planes.at(vectors)))...};
 #pragma unroll
         for (int k = 0; k < int(sizeof...(vectors)); k++) {
 #pragma unroll
             for (int i = 0; i < WIDTH; i++)
                 g[k].lane[i] = gradient(g[k].lane[i], of_x[k].lane[i], m, r, mean_grad, mean_product, scale);
-            store_vector(dx + at[k], g[k]);
+            store_vector(dx + at[k], converted<T>(g[k]));
         }
     });
 }
@@ -328,23 +331,23 @@ struct Column {
 };
 
 // The moments of one column in one part of the samples, to partial[part, column].
-template <typename T>
+template <typename C, typename T>
 __global__ void __launch_bounds__(THREADS) batch_norm_moments_columns(
-    T* partial_mean, T* partial_squares, const T* x, long long samples, long long channels, long long area,
+    C* partial_mean, C* partial_squares, const T* x, long long samples, long long channels, long long area,
     long long parts
 ) {
-    __shared__ Moments<T> of_row[ROWS][WARP];
+    __shared__ Moments<C> of_row[ROWS][WARP];
     const Column at(samples, channels, area, parts);
-    Moments<T> moments;
+    Moments<C> moments;
     if (at.column < at.columns) {
         long long n = at.first;
         for (; n + 3 * ROWS < at.end; n += 4 * ROWS) {
-            T elements[4];
+            C elements[4];
 #pragma unroll
-            for (int k = 0; k < 4; k++) elements[k] = x[(n + k * ROWS) * at.columns + at.column];
+            for (int k = 0; k < 4; k++) elements[k] = C(x[(n + k * ROWS) * at.columns + at.column]);
             moments.add_elements(elements);
         }
-        for (; n < at.end; n += ROWS) moments.add(Moments<T>{T(1), x[n * at.columns + at.column], T(0)});
+        for (; n < at.end; n += ROWS) moments.add(Moments<C>{C(1), C(x[n * at.columns + at.column]), C(0)});
     }
     of_row[threadIdx.y][threadIdx.x] = moments;
     __syncthreads();  // all rows have left theirs
@@ -377,36 +380,36 @@ __global__ void batch_norm_combine(
 }
 
 // `spread` is the rstd of the batch or, INFERENCE, a variance.
-template <typename T, bool INFERENCE>
+template <typename C, typename T, bool INFERENCE>
 __global__ void __launch_bounds__(THREADS) batch_norm_normalize_columns(
-    T* y, const T* x, const T* mean, const T* spread, const T* weight, const T* bias, long long samples,
-    long long channels, long long area, long long parts, T eps
+    T* y, const T* x, const C* mean, const C* spread, const C* weight, const C* bias, long long samples,
+    long long channels, long long area, long long parts, C eps
 ) {
     const Column at(samples, channels, area, parts);
     if (at.column >= at.columns) return;
     const long long c = at.channel;
-    const T m = mean[c], r = INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c];
-    const T scale = r * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
+    const C m = mean[c], r = INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c];
+    const C scale = r * value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
 #pragma unroll 4
     for (long long n = at.first; n < at.end; n += ROWS) {
         const long long i = n * at.columns + at.column;
-        y[i] = (x[i] - m) * scale + shift;
+        y[i] = T((C(x[i]) - m) * scale + shift);
     }
 }
 
-template <typename T>
+template <typename C, typename T>
 __global__ void __launch_bounds__(THREADS) batch_norm_grad_columns(
-    T* dx, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight, const T* dweight,
-    const T* dbias, long long samples, long long channels, long long area, long long parts
+    T* dx, const T* grad, const T* x, const C* mean, const C* rstd, const C* weight, const C* dweight,
+    const C* dbias, long long samples, long long channels, long long area, long long parts
 ) {
     const Column at(samples, channels, area, parts);
     if (at.column >= at.columns) return;
     const long long c = at.channel;
-    const T count = T(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, T(1));
-    const T mean_grad = dbias[c] / count, mean_product = dweight[c] / count;
+    const C count = C(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, C(1));
+    const C mean_grad = dbias[c] / count, mean_product = dweight[c] / count;
 #pragma unroll 4
     for (long long n = at.first; n < at.end; n += ROWS) {
         const long long i = n * at.columns + at.column;
-        dx[i] = gradient(grad[i], x[i], m, r, mean_grad, mean_product, scale);
+        dx[i] = T(gradient(C(grad[i]), C(x[i]), m, r, mean_grad, mean_product, scale));
     }
 }

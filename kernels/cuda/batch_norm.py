@@ -2,7 +2,8 @@
 
 ``x``, ``y`` and their gradients are (samples, channels, area), all other arrays (channels,). ``outs`` is (y,
 mean, rstd), of the gradients (dx, dweight, dbias). Weight and bias may be None. All arrays are C-contiguous
-and of one dtype, float32 or float64. The result's bits depend on the shape alone.
+and of one dtype, float32 or float64; or, but for the naive rungs, those like ``x`` are float16 or bfloat16
+and the others float32. The result's bits depend on the shape alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
 def _widths(kernel: str) -> dict[bool, CudaKernel]:
-    return {wide: CudaKernel(_source, f"{kernel}<T, {str(wide).lower()}>") for wide in (False, True)}
+    return {wide: CudaKernel(_source, f"{kernel}<C, T, {str(wide).lower()}>") for wide in (False, True)}
 
 
 _naive = CudaKernel(_source, "batch_norm_naive<T>")
@@ -34,11 +35,11 @@ _inference = _widths("batch_norm_inference")
 _follow = CudaKernel(_source, "batch_norm_follow<T>")
 _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
 _grad = _widths("batch_norm_grad")
-_moments_columns = CudaKernel(_source, "batch_norm_moments_columns<T>")
+_moments_columns = CudaKernel(_source, "batch_norm_moments_columns<C, T>")
 _combine = CudaKernel(_source, "batch_norm_combine<T>")
-_normalize_columns = CudaKernel(_source, "batch_norm_normalize_columns<T, false>")
-_inference_columns = CudaKernel(_source, "batch_norm_normalize_columns<T, true>")
-_grad_columns = CudaKernel(_source, "batch_norm_grad_columns<T>")
+_normalize_columns = CudaKernel(_source, "batch_norm_normalize_columns<C, T, false>")
+_inference_columns = CudaKernel(_source, "batch_norm_normalize_columns<C, T, true>")
+_grad_columns = CudaKernel(_source, "batch_norm_grad_columns<C, T>")
 
 
 def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
@@ -56,7 +57,7 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
         _columns_split(outs, x, weight, bias, sizes, eps)
         return
     wide, parts = is_wide(area, x, y), number_of_parts(channels, samples, samples * area)
-    partial = workspace(x, (2, parts, channels))
+    partial = workspace(mean, (2, parts, channels))
     _moments[wide].launch(channels * parts, THREADS, (*partial, x, *sizes, parts))
     arguments = (y, mean, rstd, x, *partial, weight, bias, *sizes, parts, parts, eps)
     _normalize[wide].launch(channels * parts, THREADS, arguments)
@@ -65,7 +66,7 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
 def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float) -> None:
     y, mean, rstd = outs
     grid, block, parts = _by_columns(sizes)
-    partial = workspace(x, (2, parts, sizes[1] * sizes[2]))
+    partial = workspace(mean, (2, parts, sizes[1] * sizes[2]))
     _moments_columns.launch(grid, block, (*partial, x, *sizes, parts))
     warps = THREADS // WARP
     _combine.launch(blocks(sizes[1], warps), (WARP, warps), (mean, rstd, *partial, *sizes, parts, eps))

@@ -18,6 +18,8 @@
 // with blocks of its own, which leave partial sums (parts, channels) in a workspace; the second pass adds
 // them. No atomics: the order of the additions depends on the shape alone. Arithmetic intensity: 5 operations
 // for the 8 bytes of an element in float32: the time is that of reading grad and x once.
+//
+// In all but the naive rung grad and x (T) may be of 16 bits; what stands for a channel (C) is then float32.
 
 #include "planes.cuh"
 #include "rows.cuh"
@@ -62,21 +64,21 @@ __global__ void channel_sums_naive(
 //
 // Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other. at.per_channels is in
 // columns.
-template <typename T>
+template <typename C, typename T>
 __global__ void __launch_bounds__(THREADS) channel_sums_columns(
-    T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
+    C* partial_dweight, C* partial_dbias, const T* grad, const T* x, const C* mean, const C* rstd,
     long long samples, long long columns, long long parts, Statistics at
 ) {
-    __shared__ T dweight_of_row[ROWS][WARP];
-    __shared__ T dbias_of_row[ROWS][WARP];
+    __shared__ C dweight_of_row[ROWS][WARP];
+    __shared__ C dbias_of_row[ROWS][WARP];
     const long long column = blockIdx.x / parts * WARP + threadIdx.x, part = blockIdx.x % parts;
     const long long end = samples * (part + 1) / parts, group = column / at.per_channels;
-    Sums<T> sums;
+    Sums<C> sums;
     if (column < columns)
 #pragma unroll 4
         for (long long n = samples * part / parts + threadIdx.y; n < end; n += ROWS) {
             const long long i = n * columns + column, s = n * at.per_sample + group;
-            sums.add(grad[i], x[i], value_or(mean, s, T(0)), value_or(rstd, s, T(1)));
+            sums.add(C(grad[i]), C(x[i]), value_or(mean, s, C(0)), value_or(rstd, s, C(1)));
         }
     dweight_of_row[threadIdx.y][threadIdx.x] = sums.dweight;
     dbias_of_row[threadIdx.y][threadIdx.x] = sums.dbias;
@@ -93,29 +95,29 @@ __global__ void __launch_bounds__(THREADS) channel_sums_columns(
 // A block takes one channel of one part of the samples.
 //
 // Grid: x = channels * parts, the parts of a channel one after the other.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) channel_sums_planes(
-    T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
+    C* partial_dweight, C* partial_dbias, const T* grad, const T* x, const C* mean, const C* rstd,
     long long samples, long long channels, long long area, long long parts, Statistics at
 ) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts, group = c / at.per_channels;
     const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
-    Sums<T> sums;
+    Sums<C> sums;
     planes.for_each([&](auto... vectors) {
-        Vector<T, WIDTH> g[] = {load_vector<WIDTH>(grad + planes.at(vectors))...};
-        Vector<T, WIDTH> of_x[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
+        const Vector<T, WIDTH> g[] = {load_vector<WIDTH>(grad + planes.at(vectors))...};
+        const Vector<T, WIDTH> of_x[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
         const long long s[] = {planes.sample(vectors) * at.per_sample + group...};
 #pragma unroll
         for (int k = 0; k < int(sizeof...(vectors)); k++) {
-            const T m = value_or(mean, s[k], T(0)), r = value_or(rstd, s[k], T(1));
+            const C m = value_or(mean, s[k], C(0)), r = value_or(rstd, s[k], C(1));
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++) sums.add(g[k].lane[i], of_x[k].lane[i], m, r);
+            for (int i = 0; i < WIDTH; i++) sums.add(C(g[k].lane[i]), C(of_x[k].lane[i]), m, r);
         }
     });
-    const T dweight = across_block<SUM>(sums.dweight);
+    const C dweight = across_block<SUM>(sums.dweight);
     __syncthreads();  // all have read it
-    const T dbias = across_block<SUM>(sums.dbias);
+    const C dbias = across_block<SUM>(sums.dbias);
     if (threadIdx.x == 0) {
         partial_dweight[part * channels + c] = dweight;
         partial_dbias[part * channels + c] = dbias;

@@ -3,7 +3,8 @@
 ``grad`` and ``x`` are (samples, channels, area), ``outs`` is (dweight, dbias), each (channels,). ``mean`` and
 ``rstd`` are arrays of any shape, or None. ``at`` is (per_sample, per_channels): the statistics of an element
 are number ``sample * per_sample + channel // per_channels`` of them. All arrays are C-contiguous and of one
-dtype, float32 or float64. The result's bits depend on the shape alone.
+dtype, float32 or float64; or, but for the naive rung, ``grad`` and ``x`` are float16 or bfloat16 and the
+others float32. The result's bits depend on the shape alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..source import CudaSource, computed_dtype
 from . import workspace
 from .reduce import ENOUGH_BLOCKS
 from .vector import is_wide
@@ -27,9 +28,9 @@ LARGEST_PART = 2**30  # elements that a block takes: it counts them in 32 bits
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _naive = CudaKernel(_source, "channel_sums_naive<T>")
-_columns = CudaKernel(_source, "channel_sums_columns<T>")
+_columns = CudaKernel(_source, "channel_sums_columns<C, T>")
 _planes = {
-    wide: CudaKernel(_source, f"channel_sums_planes<T, {str(wide).lower()}>") for wide in (False, True)
+    wide: CudaKernel(_source, f"channel_sums_planes<C, T, {str(wide).lower()}>") for wide in (False, True)
 }
 _combine = CudaKernel(_source, "channel_sums_combine<T>")
 
@@ -54,7 +55,7 @@ def by_columns(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> 
     columns = channels * area
     strips = blocks(columns, WARP)
     parts = number_of_parts(strips, samples, samples * WARP)
-    partial = workspace(x, (2, parts, channels, area))
+    partial = workspace(x, (2, parts, channels, area), computed_dtype(x.dtype))
     struct = _struct((at[0], at[1] * area))
     arguments = (*partial, grad, x, mean, rstd, samples, columns, parts, struct)
     _columns.launch(strips * parts, (WARP, THREADS // WARP), arguments)
@@ -65,7 +66,7 @@ def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> A
     """Partial sums (2, parts, channels): a block walks along the elements of a channel."""
     samples, channels, area = x.shape
     parts = number_of_parts(channels, samples, samples * area)
-    partial = workspace(x, (2, parts, channels))
+    partial = workspace(x, (2, parts, channels), computed_dtype(x.dtype))
     arguments = (*partial, grad, x, mean, rstd, samples, channels, area, parts, _struct(at))
     _planes[is_wide(area, grad, x)].launch(channels * parts, THREADS, arguments)
     return partial

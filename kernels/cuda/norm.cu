@@ -10,7 +10,8 @@
 //
 //   ..._naive    the definition: one thread walks one row
 //   ..._warp     + a warp for each row: neighbouring lanes read neighbours, and combine by shuffles
-//   ..._block    + a block for each row, for rows too long for one warp
+//   ..._block    + a block for each row, for rows too long for one warp. Here x, y, grad and dx (T) may be of
+//                  16 bits; all else (C) is then float32
 //
 // The variance is the mean of the squared deviations from the mean, in a second walk; E[x^2] - E[x]^2 would
 // lose all digits where the mean is large. That walk also sums the deviations themselves. Their mean is what
@@ -60,33 +61,33 @@ struct Block {
 };
 
 // One row of y, with its mean and rstd.
-template <typename Threads, bool PER_CHANNEL, typename T>
+template <typename Threads, bool PER_CHANNEL, typename C, typename T>
 __device__ __forceinline__ void normalize_row(
-    T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias, long long row, long long columns,
-    Layout layout, T eps
+    T* y, C* mean, C* rstd, const T* x, const C* weight, const C* bias, long long row, long long columns,
+    Layout layout, C eps
 ) {
     x += row * columns;
     y += row * columns;
-    T sum = 0;
-    for (long long i = Threads::first(); i < columns; i += Threads::step()) sum += x[i];
-    const T about = Threads::sum(sum) / T(columns);
+    C sum = 0;
+    for (long long i = Threads::first(); i < columns; i += Threads::step()) sum += C(x[i]);
+    const C about = Threads::sum(sum) / C(columns);
 
-    T deviations = 0, squares = 0;
+    C deviations = 0, squares = 0;
     for (long long i = Threads::first(); i < columns; i += Threads::step()) {
-        const T deviation = x[i] - about;
+        const C deviation = C(x[i]) - about;
         deviations += deviation;
         squares += deviation * deviation;
     }
-    const T off = Threads::sum(deviations) / T(columns);
-    const T variance = Threads::sum(squares) / T(columns) - off * off;
-    const T m = about + off, r = 1 / sqrt((variance < 0 ? T(0) : variance) + eps);
+    const C off = Threads::sum(deviations) / C(columns);
+    const C variance = Threads::sum(squares) / C(columns) - off * off;
+    const C m = about + off, r = 1 / sqrt((variance < 0 ? C(0) : variance) + eps);
     if (Threads::first() == 0) {
         mean[row] = m;
         rstd[row] = r;
     }
     for (long long i = Threads::first(); i < columns; i += Threads::step()) {
         const long long p = parameter<PER_CHANNEL>(layout, row, i);
-        y[i] = (x[i] - m) * r * value_or(weight, p, T(1)) + value_or(bias, p, T(0));
+        y[i] = T((C(x[i]) - m) * r * value_or(weight, p, C(1)) + value_or(bias, p, C(0)));
     }
 }
 
@@ -113,10 +114,10 @@ __global__ void norm_warp(
 }
 
 // Grid: x = a block for each row; blockDim.x = a multiple of 32.
-template <typename T, bool PER_CHANNEL>
+template <typename C, typename T, bool PER_CHANNEL>
 __global__ void __launch_bounds__(MAX_THREADS) norm_block(
-    T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias, long long rows, long long columns,
-    Layout layout, T eps
+    T* y, C* mean, C* rstd, const T* x, const C* weight, const C* bias, long long rows, long long columns,
+    Layout layout, C eps
 ) {
     normalize_row<Block, PER_CHANNEL>(y, mean, rstd, x, weight, bias, blockIdx.x, columns, layout, eps);
 }
@@ -126,27 +127,28 @@ __global__ void __launch_bounds__(MAX_THREADS) norm_block(
 // The rungs are those above, with two walks: the two sums, the results.
 
 // One row of dx.
-template <typename Threads, bool PER_CHANNEL, typename T>
+template <typename Threads, bool PER_CHANNEL, typename C, typename T>
 __device__ __forceinline__ void gradient_row(
-    T* dx, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight, long long row,
+    T* dx, const T* grad, const T* x, const C* mean, const C* rstd, const C* weight, long long row,
     long long columns, Layout layout
 ) {
-    const T m = mean[row], r = rstd[row];
+    const auto weighted = [&](long long i) {
+        return rounded_product(C(grad[i]), value_or(weight, parameter<PER_CHANNEL>(layout, row, i), C(1)));
+    };
+    const C m = mean[row], r = rstd[row];
     dx += row * columns;
     grad += row * columns;
     x += row * columns;
-    T sum = 0, product = 0;
+    C sum = 0, product = 0;
     for (long long i = Threads::first(); i < columns; i += Threads::step()) {
-        const T a = rounded_product(grad[i], value_or(weight, parameter<PER_CHANNEL>(layout, row, i), T(1)));
+        const C a = weighted(i);
         sum += a;
-        product += a * ((x[i] - m) * r);
+        product += a * ((C(x[i]) - m) * r);
     }
-    sum = Threads::sum(sum) / T(columns);
-    product = Threads::sum(product) / T(columns);
-    for (long long i = Threads::first(); i < columns; i += Threads::step()) {
-        const T a = rounded_product(grad[i], value_or(weight, parameter<PER_CHANNEL>(layout, row, i), T(1)));
-        dx[i] = (a - sum - (x[i] - m) * r * product) * r;
-    }
+    sum = Threads::sum(sum) / C(columns);
+    product = Threads::sum(product) / C(columns);
+    for (long long i = Threads::first(); i < columns; i += Threads::step())
+        dx[i] = T((weighted(i) - sum - (C(x[i]) - m) * r * product) * r);
 }
 
 // Grid: x = a thread for each row.
@@ -172,9 +174,9 @@ __global__ void norm_grad_warp(
 }
 
 // Grid: x = a block for each row; blockDim.x = a multiple of 32.
-template <typename T, bool PER_CHANNEL>
+template <typename C, typename T, bool PER_CHANNEL>
 __global__ void __launch_bounds__(MAX_THREADS) norm_grad_block(
-    T* dx, const T* grad, const T* x, const T* mean, const T* rstd, const T* weight, long long rows,
+    T* dx, const T* grad, const T* x, const C* mean, const C* rstd, const C* weight, long long rows,
     long long columns, Layout layout
 ) {
     gradient_row<Block, PER_CHANNEL>(dx, grad, x, mean, rstd, weight, blockIdx.x, columns, layout);

@@ -17,18 +17,24 @@
 // group norm; for that of layer norm GRAD_VECTORS of weight and of both sums, and of grad and of x for two
 // rows. A vector is 16 bytes (WIDE), or one element where rows do not start at a multiple of 16.
 //
+// x, y, grad and dx (T) may be of 16 bits: twice as many elements in a vector, and half as many vectors of
+// them. All else (C) is then float32, as are the elements in registers.
+//
 // The order of all additions depends on the shape alone. Arithmetic intensity: as norm.cu, 1 a byte.
 
 #include "norm.cuh"
 #include "vector.cuh"
 
-constexpr int VECTORS = 8;       // of a row, for each thread
-constexpr int GRAD_VECTORS = 2;  // of layer norm's gradient
+// Of a row, for each thread; and of a row in layer norm's gradient.
+template <typename T, bool WIDE>
+constexpr int VECTORS = WIDE && sizeof(T) == 2 ? 4 : 8;
+template <typename T, bool WIDE>
+constexpr int GRAD_VECTORS = VECTORS<T, WIDE> / 4;
 
-// The vector at `from`, or zeros.
+// The vector at `from`, to compute with, or zeros.
 template <int WIDTH, typename T>
-__device__ __forceinline__ Vector<T, WIDTH> load_if(bool there, const T* from) {
-    return there ? load_vector<WIDTH>(from) : Vector<T, WIDTH>{};
+__device__ __forceinline__ Vector<Computed<T>, WIDTH> load_if(bool there, const T* from) {
+    return there ? converted<Computed<T>>(load_vector<WIDTH>(from)) : Vector<Computed<T>, WIDTH>{};
 }
 
 // Two values of each thread summed over the threads that share a row: a warp or, if it is wider, the block.
@@ -90,63 +96,63 @@ __device__ __forceinline__ void scale_and_shift(
 // Rows of up to blockDim.x * VECTORS vectors.
 //
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x is 32, or more for a single row.
-template <typename T, bool PER_CHANNEL, bool WIDE>
+template <typename C, typename T, bool PER_CHANNEL, bool WIDE>
 __global__ void __launch_bounds__(MAX_THREADS) norm_registers(
-    T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias, long long rows, long long columns,
-    Layout layout, T eps
+    T* y, C* mean, C* rstd, const T* x, const C* weight, const C* bias, long long rows, long long columns,
+    Layout layout, C eps
 ) {
-    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>, COUNT = VECTORS<T, WIDE>;
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // the whole warp
     const int first = threadIdx.x * WIDTH, step = blockDim.x * WIDTH, end = int(columns);
     x += row * columns;
     y += row * columns;
-    Vector<T, WIDTH> part[VECTORS], sums{}, deviations{}, squares{};
+    Vector<C, WIDTH> part[COUNT], sums{}, deviations{}, squares{};
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++) part[k] = load_if<WIDTH>(first + k * step < end, x + first + k * step);
+    for (int k = 0; k < COUNT; k++) part[k] = load_if<WIDTH>(first + k * step < end, x + first + k * step);
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++)
+    for (int k = 0; k < COUNT; k++)
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) sums.lane[i] += part[k].lane[i];
-    T sum = sum_of(sums), none = 0;
+    C sum = sum_of(sums), none = 0;
     sum_over_row(sum, none, 0);
-    const T about = sum / T(columns);
+    const C about = sum / C(columns);
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++)
+    for (int k = 0; k < COUNT; k++)
         if (first + k * step < end)
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
-                const T deviation = part[k].lane[i] - about;
+                const C deviation = part[k].lane[i] - about;
                 deviations.lane[i] += deviation;
                 squares.lane[i] += deviation * deviation;
             }
-    T off = sum_of(deviations), square = sum_of(squares);
+    C off = sum_of(deviations), square = sum_of(squares);
     sum_over_row(off, square, 1);
-    off /= T(columns);
-    const T variance = square / T(columns) - off * off;
-    const T m = about + off, r = 1 / sqrt((variance < 0 ? T(0) : variance) + eps);
+    off /= C(columns);
+    const C variance = square / C(columns) - off * off;
+    const C m = about + off, r = 1 / sqrt((variance < 0 ? C(0) : variance) + eps);
     if (threadIdx.x == 0) {
         mean[row] = m;
         rstd[row] = r;
     }
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++) {
+    for (int k = 0; k < COUNT; k++) {
         const int i = first + k * step;
         if (i >= end) break;
 #pragma unroll
         for (int l = 0; l < WIDTH; l++) part[k].lane[l] = (part[k].lane[l] - m) * r;
         scale_and_shift<PER_CHANNEL>(part[k], weight, bias, row, i, layout);
-        store_vector(y + i, part[k]);
+        store_vector(y + i, converted<T>(part[k]));
     }
 }
 
 // ---- the gradients of layer norm ----
 
 // This thread's part of a row of grad and of x, with the row's statistics.
-template <typename T, int WIDTH>
+template <typename C, int WIDTH, int COUNT>
 struct GradRow {
-    Vector<T, WIDTH> grad[GRAD_VECTORS], x[GRAD_VECTORS];
-    T mean, rstd;
+    Vector<C, WIDTH> grad[COUNT], x[COUNT];
+    C mean, rstd;
 };
 
 // Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x + gridDim.x,
@@ -154,24 +160,24 @@ struct GradRow {
 // row before it computes with this one, so that memory is never idle.
 //
 // Grid: x = the partial sums, at most as many as there are rows.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
-    T* dx, T* partial_dweight, T* partial_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
-    const T* weight, long long rows, long long columns
+    T* dx, C* partial_dweight, C* partial_dbias, const T* grad, const T* x, const C* mean, const C* rstd,
+    const C* weight, long long rows, long long columns
 ) {
-    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>, COUNT = GRAD_VECTORS<T, WIDE>;
     const int first = threadIdx.x * WIDTH, step = blockDim.x * WIDTH, end = int(columns);
-    Vector<T, WIDTH> w[GRAD_VECTORS], dweight[GRAD_VECTORS] = {}, dbias[GRAD_VECTORS] = {};
+    Vector<C, WIDTH> w[COUNT], dweight[COUNT] = {}, dbias[COUNT] = {};
 #pragma unroll
-    for (int k = 0; k < GRAD_VECTORS; k++) {
+    for (int k = 0; k < COUNT; k++) {
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) w[k].lane[i] = 1;
         if (weight && first + k * step < end) w[k] = load_vector<WIDTH>(weight + first + k * step);
     }
     const auto load = [&](long long row) {
-        GradRow<T, WIDTH> loaded;
+        GradRow<C, WIDTH, COUNT> loaded;
 #pragma unroll
-        for (int k = 0; k < GRAD_VECTORS; k++) {
+        for (int k = 0; k < COUNT; k++) {
             const long long at = row * columns + first + k * step;
             loaded.grad[k] = load_if<WIDTH>(first + k * step < end, grad + at);
             loaded.x[k] = load_if<WIDTH>(first + k * step < end, x + at);
@@ -180,18 +186,18 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
         loaded.rstd = rstd[row];
         return loaded;
     };
-    GradRow<T, WIDTH> next = load(blockIdx.x);
+    GradRow<C, WIDTH, COUNT> next = load(blockIdx.x);
     int turn = 0;
     for (long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
-        GradRow<T, WIDTH> now = next;  // grad becomes a, and x normal
+        GradRow<C, WIDTH, COUNT> now = next;  // grad becomes a, and x normal
         if (row + gridDim.x < rows) next = load(row + gridDim.x);
-        T sum = 0, product = 0;
+        C sum = 0, product = 0;
 #pragma unroll
-        for (int k = 0; k < GRAD_VECTORS; k++)
+        for (int k = 0; k < COUNT; k++)
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
-                const T g = now.grad[k].lane[i], normal = (now.x[k].lane[i] - now.mean) * now.rstd;
-                const T a = rounded_product(g, w[k].lane[i]);
+                const C g = now.grad[k].lane[i], normal = (now.x[k].lane[i] - now.mean) * now.rstd;
+                const C a = rounded_product(g, w[k].lane[i]);
                 dbias[k].lane[i] += g;
                 dweight[k].lane[i] += g * normal;
                 sum += a;
@@ -200,19 +206,19 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
                 now.x[k].lane[i] = normal;
             }
         sum_over_row(sum, product, turn);
-        sum /= T(columns);
-        product /= T(columns);
+        sum /= C(columns);
+        product /= C(columns);
 #pragma unroll
-        for (int k = 0; k < GRAD_VECTORS; k++) {
+        for (int k = 0; k < COUNT; k++) {
             if (first + k * step >= end) break;
 #pragma unroll
             for (int i = 0; i < WIDTH; i++)
                 now.grad[k].lane[i] = (now.grad[k].lane[i] - sum - now.x[k].lane[i] * product) * now.rstd;
-            store_vector(dx + row * columns + first + k * step, now.grad[k]);
+            store_vector(dx + row * columns + first + k * step, converted<T>(now.grad[k]));
         }
     }
 #pragma unroll
-    for (int k = 0; k < GRAD_VECTORS; k++) {
+    for (int k = 0; k < COUNT; k++) {
         if (first + k * step >= end) break;
         const long long at = blockIdx.x * columns + first + k * step;
         store_vector(partial_dweight + at, dweight[k]);
@@ -223,58 +229,58 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
 // ---- the gradients of group norm ----
 //
 // A row is `channels` planes of `area` elements. It is cut into pieces of a vector for each lane of a warp,
-// none of them in two planes: a warp has VECTORS pieces, one after the other, and so few planes.
+// none of them in two planes: a warp has COUNT pieces, one after the other, and so few planes.
 
-// Rows of up to blockDim.x / 32 * VECTORS pieces. The sums over a plane go to the sums of the planes, which
+// Rows of up to blockDim.x / 32 * COUNT pieces. The sums over a plane go to the sums of the planes, which
 // are (rows, channels): over their samples, these add up to dweight and dbias.
 //
 // Grid: x = the rows.
-template <typename T, bool WIDE>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
-    T* dx, T* plane_dweight, T* plane_dbias, const T* grad, const T* x, const T* mean, const T* rstd,
-    const T* weight, long long groups, int channels, int area
+    T* dx, C* plane_dweight, C* plane_dbias, const T* grad, const T* x, const C* mean, const C* rstd,
+    const C* weight, long long groups, int channels, int area
 ) {
-    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    __shared__ T piece_dweight[MAX_WARPS * VECTORS];
-    __shared__ T piece_dbias[MAX_WARPS * VECTORS];
-    const int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * VECTORS;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>, COUNT = VECTORS<T, WIDE>;
+    __shared__ C piece_dweight[MAX_WARPS * COUNT];
+    __shared__ C piece_dbias[MAX_WARPS * COUNT];
+    const int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * COUNT;
     const int pieces = (area + WARP * WIDTH - 1) / (WARP * WIDTH);  // of a plane
     const long long row = blockIdx.x, start = row * channels * area;
-    const T m = mean[row], r = rstd[row];
+    const C m = mean[row], r = rstd[row];
     if (weight) weight += row % groups * channels;
 
-    Vector<T, WIDTH> g[VECTORS], normal[VECTORS];
-    int channel[VECTORS], at[VECTORS];  // -1: nothing
+    Vector<C, WIDTH> g[COUNT], normal[COUNT];
+    int channel[COUNT], at[COUNT];  // -1: nothing
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++) {
+    for (int k = 0; k < COUNT; k++) {
         channel[k] = (first + k) / pieces;
         const int i = ((first + k - channel[k] * pieces) * WARP + lane) * WIDTH;
         at[k] = channel[k] < channels && i < area ? channel[k] * area + i : -1;
         g[k] = load_if<WIDTH>(at[k] >= 0, grad + start + at[k]);
         normal[k] = load_if<WIDTH>(at[k] >= 0, x + start + at[k]);
     }
-    T dweight = 0, dbias = 0;  // of the pieces of one plane, up to its last one or the warp's
+    C dweight = 0, dbias = 0;  // of the pieces of one plane, up to its last one or the warp's
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++) {
+    for (int k = 0; k < COUNT; k++) {
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) {
             normal[k].lane[i] = (normal[k].lane[i] - m) * r;
             dweight += g[k].lane[i] * normal[k].lane[i];
             dbias += g[k].lane[i];
         }
-        const bool last = k + 1 == VECTORS || channel[k + 1 < VECTORS ? k + 1 : k] != channel[k];
+        const bool last = k + 1 == COUNT || channel[k + 1 < COUNT ? k + 1 : k] != channel[k];
         if (last) {  // the whole warp
             dweight = across_warp<SUM>(dweight);
             dbias = across_warp<SUM>(dbias);
         }
         if (lane == 0) {
-            piece_dweight[first + k] = last ? dweight : T(0);
-            piece_dbias[first + k] = last ? dbias : T(0);
+            piece_dweight[first + k] = last ? dweight : C(0);
+            piece_dbias[first + k] = last ? dbias : C(0);
         }
         if (last) dweight = dbias = 0;
     }
     __syncthreads();  // all warps have left their sums
-    T sum = 0, product = 0;
+    C sum = 0, product = 0;
     for (int c = threadIdx.x; c < channels; c += blockDim.x) {
         for (int piece = c * pieces; piece < (c + 1) * pieces; piece++) {
             dweight += piece_dweight[piece];
@@ -282,20 +288,20 @@ __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
         }
         plane_dweight[row * channels + c] = dweight;
         plane_dbias[row * channels + c] = dbias;
-        sum += value_or(weight, c, T(1)) * dbias;
-        product += value_or(weight, c, T(1)) * dweight;
+        sum += value_or(weight, c, C(1)) * dbias;
+        product += value_or(weight, c, C(1)) * dweight;
         dweight = dbias = 0;
     }
     sum_over_row(sum, product, 0);
-    sum /= T(channels * area);
-    product /= T(channels * area);
+    sum /= C(channels * area);
+    product /= C(channels * area);
 #pragma unroll
-    for (int k = 0; k < VECTORS; k++) {
+    for (int k = 0; k < COUNT; k++) {
         if (at[k] < 0) continue;
-        const T w = value_or(weight, channel[k], T(1));
+        const C w = value_or(weight, channel[k], C(1));
 #pragma unroll
         for (int i = 0; i < WIDTH; i++)
             g[k].lane[i] = (rounded_product(g[k].lane[i], w) - sum - normal[k].lane[i] * product) * r;
-        store_vector(dx + start + at[k], g[k]);
+        store_vector(dx + start + at[k], converted<T>(g[k]));
     }
 }

@@ -18,10 +18,22 @@ __device__ __forceinline__ bool aligned(const T* data) {
     return reinterpret_cast<unsigned long long>(data) % sizeof(Vector<T, N>) == 0;
 }
 
-// The vector that starts at `from`, in global or in shared memory.
+// The vector that starts at `from`, in global or in shared memory; more than 16 bytes by several loads.
 template <int N, typename T>
 __device__ __forceinline__ Vector<T, N> load_vector(const T* from) {
-    return *reinterpret_cast<const Vector<T, N>*>(from);
+    constexpr int PART = Vector<T>::LENGTH;
+    if constexpr (N <= PART) {
+        return *reinterpret_cast<const Vector<T, N>*>(from);
+    } else {
+        Vector<T, N> vector;
+#pragma unroll
+        for (int begin = 0; begin < N; begin += PART) {
+            const Vector<T> part = *reinterpret_cast<const Vector<T>*>(from + begin);
+#pragma unroll
+            for (int k = 0; k < PART; k++) vector.lane[begin + k] = part.lane[k];
+        }
+        return vector;
+    }
 }
 
 template <typename T>
@@ -31,7 +43,18 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
 
 template <typename T, int N>
 __device__ __forceinline__ void store_vector(T* to, const Vector<T, N>& vector) {
-    *reinterpret_cast<Vector<T, N>*>(to) = vector;
+    constexpr int PART = Vector<T>::LENGTH;
+    if constexpr (N <= PART) {
+        *reinterpret_cast<Vector<T, N>*>(to) = vector;
+    } else {
+#pragma unroll
+        for (int begin = 0; begin < N; begin += PART) {
+            Vector<T> part;
+#pragma unroll
+            for (int k = 0; k < PART; k++) part.lane[k] = vector.lane[begin + k];
+            *reinterpret_cast<Vector<T>*>(to + begin) = part;
+        }
+    }
 }
 
 template <typename A, typename B>

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+import minigrad.ops.norm_kernels  # noqa: F401 - it registers them
 from minigrad.autograd import mode, wrap
 from minigrad.creation import rand_like
 from minigrad.dispatch import kernel_table

@@ -6,36 +6,30 @@
 (https://arxiv.org/abs/1803.08494) over the channels of a group in one sample, and ``batch_norm``
 (https://arxiv.org/abs/1502.03167) over a channel in all samples. To the ops these are the same: ``axes`` says
 over which axes the mean is. Mean and rstd broadcast to ``x``, and so do weight and bias, which may come flat,
-in the shape ``parameters``. Three ops they are for their kernels' sake. Mean and rstd are outputs, so that
-the gradient need not find them again.
+in the shape ``parameters``. Three ops they are for the sake of their kernels, which are in
+:mod:`.norm_kernels`. Mean and rstd are outputs, so that the gradient need not find them again.
 
 The variance is the mean of the squared deviations: E[x^2] - E[x]^2 loses all digits where the mean is large.
+
+Where x is of 16 bits, mean and rstd are float32, and weight and bias may be, as they are under autocast.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from minigrad.autograd import mark_written
 from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
 from minigrad.dtypes import FLOAT32, is_half
-from minigrad.kernels import cpu, cuda
-from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.mixed_precision import WIDER, in_float32
+from minigrad.kernels import cuda
+from minigrad.kernels.source import computed_dtype
+from minigrad.mixed_precision import wide
 from minigrad.op import Op, op
-from minigrad.ops.batch_norm_inference import (
-    as_planes,
-    batch_norm_inference,
-    flat,
-    has_elements,
-    planes,
-    shared_axes,
-)
+from minigrad.ops.batch_norm_inference import batch_norm_inference, shared_axes
 from minigrad.ops.elementwise import zeros_like
-from minigrad.ops.reduce import sum
+from minigrad.ops.reduce import count, sum
 from minigrad.ops.shape import reshape
 
 FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
@@ -46,7 +40,7 @@ FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
 def _reference(xp, x, weight=None, bias=None, *, axes, parameters, eps):
     """y, mean and rstd of ``x`` normalised over ``axes``; ``parameters`` is the shape of weight and bias."""
     weight, bias = (None if p is None else p.reshape(parameters) for p in (weight, bias))
-    n = _count(x.shape, axes)
+    n = count(x.shape, axes)
     mean = xp.sum(x, axis=axes, keepdims=True) / n
     centred = x - mean
     rstd = 1 / xp.sqrt(xp.sum(centred * centred, axis=axes, keepdims=True) / n + eps)
@@ -62,7 +56,7 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
 
     rstd (a - E[a] - normal E[a normal]) with a = g weight; sum(g normal); sum(g).
     """
-    n, shared = _count(x.shape, axes), shared_axes(x.ndim, parameters)
+    n, shared = count(x.shape, axes), shared_axes(x.ndim, parameters)
     outputs = parameters if weight is None else weight.shape
     weight = None if weight is None else weight.reshape(parameters)
     normal = (x - mean) * rstd
@@ -83,25 +77,25 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
     return dx, dweight.reshape(outputs), dbias.reshape(outputs)
 
 
-def _count(shape: tuple[int, ...], axes: Sequence[int]) -> int:
-    return math.prod([shape[axis] for axis in axes])
-
-
 def _shapes(x, weight, bias, *, axes, parameters, eps):
-    statistics = tuple([1 if axis in axes else size for axis, size in enumerate(x.shape)])
+    shape = tuple([1 if axis in axes else size for axis, size in enumerate(x.shape)])
+    statistics = Spec(shape, computed_dtype(x.dtype))
     return [x.shape, statistics, statistics]
 
 
 def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
     """Those of the parameters are as the weight is."""
-    outputs = Spec(parameters if weight is None else weight.shape, x.dtype)
+    if weight is None:
+        outputs = Spec(parameters, computed_dtype(x.dtype))
+    else:
+        outputs = Spec(weight.shape, weight.dtype)
     return [x.shape, outputs, outputs]
 
 
 def _normalization(name: str) -> tuple[Op, Op]:
     """The op called ``name`` and the op that is its gradient."""
-    forward = op(_reference, name=name, saved_outputs=(1, 2), materialize_grads=False)
-    backward = op(_grad_reference, name=f"{name}_grad")
+    forward = op(_reference, name=name, promote=None, saved_outputs=(1, 2), materialize_grads=False)
+    backward = op(_grad_reference, name=f"{name}_grad", promote=None)
     forward.shape(_shapes)
     backward.shape(_grad_shapes)
 
@@ -113,7 +107,7 @@ def _normalization(name: str) -> tuple[Op, Op]:
         if weight is None and _bias is not None:
             dbias = reshape(dbias, _bias.shape)
         # Nothing comes by way of the statistics unless a gradient is differentiated.
-        n = _count(x.shape, axes)
+        n = count(x.shape, axes)
         if g_mean is not None:
             dx = dx + g_mean / n
         if g_rstd is not None:
@@ -125,12 +119,12 @@ def _normalization(name: str) -> tuple[Op, Op]:
         # With u, v and t the gradients that come for dx, dweight and dbias, what is differentiated is
         # sum(u rstd (a - E[a] - normal E[a normal])) + sum(v g normal) + sum(t g). The first sum is the same
         # with u and a exchanged. The engine sums what was broadcast.
-        u, v, t = gg[0], reshape(gg[1], parameters), reshape(gg[2], parameters)
+        u, v, t = wide(gg[0]), reshape(wide(gg[1]), parameters), reshape(wide(gg[2]), parameters)
         shape = None if weight is None else weight.shape
-        weight = None if weight is None else reshape(weight, parameters)
+        g, x, weight = wide(g), wide(x), None if weight is None else reshape(wide(weight), parameters)
 
         def average(z):
-            return sum(z, axes, keepdim=True) / _count(x.shape, axes)
+            return sum(z, axes, keepdim=True) / count(x.shape, axes)
 
         normal = (x - mean) * rstd
         a = g if weight is None else g * weight
@@ -170,15 +164,14 @@ def layer_norm(
     Raises:
         ValueError: shapes do not fit.
     """
-    if is_half(input.dtype):
-        return in_float32(layer_norm, input, normalized_shape, weight, bias, eps, policy=WIDER)
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ValueError(
             f"layer_norm: input must end in the normalized_shape {shape}, which is not empty; "
             f"got shape {input.shape}"
         )
-    _check_parameters("layer_norm", shape, weight=weight, bias=bias)
+    _check_shapes("layer_norm", shape, weight=weight, bias=bias)
+    _check_dtypes("layer_norm", input, weight=weight, bias=bias)
     axes = tuple(range(input.ndim - len(shape), input.ndim))
     return _layer_norm(input, weight, bias, axes=axes, parameters=shape, eps=eps)[0]
 
@@ -195,8 +188,6 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     Raises:
         ValueError: shapes do not fit.
     """
-    if is_half(input.dtype):
-        return in_float32(group_norm, input, num_groups, weight, bias, eps, policy=WIDER)
     if input.ndim < 2:
         raise ValueError(
             f"group_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
@@ -206,7 +197,8 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
         raise ValueError(
             f"group_norm: num_groups must divide the number of channels, {channels}; got {num_groups}"
         )
-    _check_parameters("group_norm", (channels,), weight=weight, bias=bias)
+    _check_shapes("group_norm", (channels,), weight=weight, bias=bias)
+    _check_dtypes("group_norm", input, weight=weight, bias=bias)
     in_group = channels // num_groups
     parameters = (1, num_groups, in_group, 1)
     x = reshape(input, (samples, num_groups, in_group, math.prod(input.shape[2:])))
@@ -229,17 +221,17 @@ def batch_norm(
     In training, mean and variance are those of the batch, and the running ones (C,) move towards them by
     ``momentum`` (the variance by its unbiased estimate); otherwise the running ones are used.
     """
-    if is_half(input.dtype):
-        return _batch_norm_of_halves(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if input.ndim < 2:
         raise ValueError(
             f"batch_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
         )
     channels = input.shape[1]
     running = {"running_mean": running_mean, "running_var": running_var}
-    _check_parameters("batch_norm", (channels,), **running, weight=weight, bias=bias)
+    _check_shapes("batch_norm", (channels,), **running, weight=weight, bias=bias)
+    _check_dtypes("batch_norm", input, weight=weight, bias=bias)
     parameters = (1, channels) + (1,) * (input.ndim - 2)
     if not training and running_mean is not None:
+        _check_dtypes("batch_norm", input, **running)
         given = (running_mean, running_var, weight, bias)
         mean, var, weight, bias = (None if p is None else reshape(p, parameters) for p in given)
         return batch_norm_inference(input, mean, var, weight, bias, eps=eps)
@@ -256,26 +248,19 @@ def batch_norm(
     return y
 
 
-def _batch_norm_of_halves(input, running_mean, running_var, *rest):
-    """:func:`batch_norm` in float32, statistics included; they are rounded where they are kept in 16 bits."""
-    kept = [running_mean, running_var]
-    running = [r if r is None or not is_half(r.dtype) else r.to(FLOAT32) for r in kept]
-    y = in_float32(batch_norm, input, *running, *rest)
-    for own, wide in zip(kept, running, strict=True):
-        if own is not wide:
-            own.copy_(wide)
-    return y
-
-
 def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
     """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch."""
-    device, batch = running_mean.device, (flat(mean._array), flat(rstd._array))
-    running = running_mean._array, running_var._array
+    device, batch = running_mean.device, (mean._array.ravel(), rstd._array.ravel())
+    kept = running_mean, running_var
+    running = tuple([wide(own.detach())._array for own in kept])
     with device.active():
         if device.type != "cpu" and _are_alike(*running, *batch):
             cuda.batch_norm.follow(running, *batch, momentum, unbiased, eps)
         else:
             _follow_by_arrays(running, *batch, momentum, unbiased, eps)
+        for own, moved in zip(kept, running, strict=True):
+            if is_half(own.dtype):
+                own._array[...] = moved
     mark_written(running_mean)
     mark_written(running_var)
 
@@ -299,109 +284,19 @@ def _are_alike(*arrays):
     return dtype in FLOATS and all(a.dtype == dtype and a.flags.c_contiguous for a in arrays)
 
 
-def _check_parameters(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
+def _check_shapes(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
     for which, parameter in parameters.items():
         if parameter is not None and parameter.shape != shape:
             raise ValueError(f"{name}: {which} must have shape {shape}, got {parameter.shape}")
 
 
-# ---- kernels ----------------------------------------------------------------------------------------------
-
-
-# A row of more columns than this is long enough for the block rung to beat one warp.
-WARP_COLUMNS = 1024
-
-
-def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
-    """Register the CPU kernels, which see ``x`` as ``shape_of(x, axes)``."""
-    run, run_grad = getattr(cpu.norm, forward.name), getattr(cpu.norm, backward.name)
-
-    @forward.kernel("cpu", name="fused", when=has_elements)
-    def _(outs, x, weight, bias, *, axes, parameters, eps):
-        """One walk for the statistics, one for the result."""
-        shape = shape_of(x, axes)
-        y, mean, rstd = outs
-        run(y.reshape(shape), mean, rstd, x.reshape(shape), weight, bias, eps, get_num_threads())
-
-    @backward.kernel("cpu", name="fused", when=has_elements)
-    def _(outs, g, x, mean, rstd, weight, *, axes, parameters):
-        """One walk for the sums, one for the gradient of x."""
-        shape = shape_of(x, axes)
-        dx, dweight, dbias = outs
-        g, x = g.reshape(shape), x.reshape(shape)
-        run_grad(dx.reshape(shape), dweight, dbias, g, x, mean, rstd, weight, get_num_threads())
-
-
-def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
-    """Register the CUDA kernels of layer or group norm, which see ``x`` as ``rows_shape(x, axes)``."""
-    run, run_grad = getattr(cuda.norm, forward.name), getattr(cuda.norm, backward.name)
-
-    def is_filled(x, *rest, axes, **options):
-        return 0 < _count(x.shape, axes) < cuda.norm.MAX_COLUMNS and x.size > 0
-
-    def has_long_rows(x, *rest, axes, **options):
-        return is_filled(x, axes=axes) and _count(x.shape, axes) > WARP_COLUMNS
-
-    def fits_registers(x, *rest, axes, **options):
-        return is_filled(x, axes=axes) and _count(x.shape, axes) <= cuda.norm_registers.MAX_COLUMNS
-
-    def register(name, when, run, run_grad, summary):
-        def kernel(outs, x, weight, bias, *, axes, parameters, eps):
-            shape = rows_shape(x, axes)
-            y, *statistics = outs
-            y = y.reshape(shape)
-            run((y, *statistics), x.reshape(shape), flat(weight), flat(bias), eps)
-
-        def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
-            shape = rows_shape(x, axes)
-            dx, dweight, dbias = outs
-            outs = dx.reshape(shape), flat(dweight), flat(dbias)
-            run_grad(outs, g.reshape(shape), x.reshape(shape), mean, rstd, flat(weight))
-
-        kernel.__doc__ = grad_kernel.__doc__ = summary
-        forward.kernel("cuda", "sim", name=name, when=when)(kernel)
-        backward.kernel("cuda", "sim", name=name, when=when)(grad_kernel)
-
-    for rung, when, summary in (
-        ("naive", is_filled, "One thread for each row: the definition."),
-        ("warp", is_filled, "One warp for each row: loads are coalesced, sums combined by shuffles."),
-        ("block", has_long_rows, "One block for each row, for rows too long for one warp."),
-    ):
-        register(rung, when, partial(run, rung), partial(run_grad, rung), summary)
-    in_registers = getattr(cuda.norm_registers, forward.name), getattr(cuda.norm_registers, backward.name)
-    summary = "A row is read once, 16 bytes a load, and kept in registers; its gradients in one walk."
-    register("registers", fits_registers, *in_registers, summary)
-
-
-def _as_matrix(x: Any, axes: Sequence[int]) -> tuple[int, int]:
-    columns = _count(x.shape, axes)
-    return x.size // columns, columns
-
-
-_register_cpu(_layer_norm, layer_norm_grad, _as_matrix)
-_register_cpu(_group_norm, group_norm_grad, lambda x, axes: x.shape)
-_register_cpu(_batch_norm, batch_norm_grad, as_planes)
-_register_rows(_layer_norm, layer_norm_grad, _as_matrix)
-_register_rows(_group_norm, group_norm_grad, lambda x, axes: x.shape)
-
-
-def _register_channels(rung: str) -> None:
-    run = getattr(cuda.batch_norm, f"batch_norm_{rung}")
-    run_grad = getattr(cuda.batch_norm, f"batch_norm_grad_{rung}")
-
-    def kernel(outs, x, weight, bias, *, axes, parameters, eps):
-        y, mean, rstd = outs
-        run((planes(y), flat(mean), flat(rstd)), planes(x), flat(weight), flat(bias), eps)
-
-    def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
-        dx, dweight, dbias = outs
-        outs = planes(dx), flat(dweight), flat(dbias)
-        run_grad(outs, planes(g), planes(x), flat(mean), flat(rstd), flat(weight))
-
-    kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
-    _batch_norm.kernel("cuda", "sim", name=rung, when=has_elements)(kernel)
-    batch_norm_grad.kernel("cuda", "sim", name=rung, when=has_elements)(grad_kernel)
-
-
-_register_channels("naive")
-_register_channels("split")
+def _check_dtypes(name: str, input: Any, **parameters: Any) -> None:
+    """Raise unless all are of the input's dtype, or float32 beside an input of 16 bits."""
+    for which, parameter in parameters.items():
+        if parameter is None or parameter.dtype == input.dtype:
+            continue
+        if not (is_half(input.dtype) and parameter.dtype == FLOAT32):
+            raise TypeError(
+                f"{name}: inputs of different dtypes (input is {input.dtype}, {which} is {parameter.dtype}); "
+                "convert one with .to(dtype)"
+            )

@@ -8,7 +8,7 @@ from typing import Any
 from minigrad.devices import cpu as cpu_device
 from minigrad.dtypes import is_half
 from minigrad.kernels import cpu, cuda
-from minigrad.mixed_precision import WIDER, in_float32
+from minigrad.mixed_precision import WIDER, in_float32, wide
 from minigrad.op import op
 from minigrad.ops.elementwise import cast, floating, where
 from minigrad.ops.elementwise_kernels import register_cpu, register_cuda
@@ -46,12 +46,13 @@ def var(
     ``unbiased`` is PyTorch's older word: True for a correction of 1, False for 0.
     """
     x = floating(x)
-    if is_half(x.dtype):
+    axes = normalize_dim("var", dim, x.ndim)
+    in_rows = x.device is not cpu_device and _holds_rows(x._array, dim=axes, keepdim=keepdim)
+    if is_half(x.dtype) and not in_rows:
         return in_float32(var, x, dim, unbiased, keepdim, correction=correction)
-    correction = correction if unbiased is None else int(unbiased)
-    dim = normalize_dim("var", dim, x.ndim)
+    correction, dim = correction if unbiased is None else int(unbiased), axes
     divisor = float(max(count(x.shape, dim) - correction, 0))
-    if x.device is not cpu_device and _holds_rows(x._array, dim=dim, keepdim=keepdim):
+    if in_rows:
         return _var(x, dim=dim, keepdim=keepdim, divisor=divisor)
     centred = x - mean(x, dim, keepdim=True)
     return sum(centred * centred, dim=dim, keepdim=keepdim) / divisor
@@ -71,6 +72,7 @@ def _(x, *, dim, keepdim, divisor):
 
 @_var.grad
 def _(g, _y, x, *, dim, keepdim, divisor):
+    x, g = wide(x), wide(g)
     return (x - mean(x, dim, keepdim=True)) * restore(g * 2.0 / divisor, x.shape, dim)
 
 
@@ -141,7 +143,7 @@ def _holds_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool, **_: Any) -> boo
     )
 
 
-@_var.kernel("cuda", "sim", name="registers", when=_holds_rows)
+@_var.kernel("cuda", "sim", name="registers", dtypes="f4 f8 f2 bf16", when=_holds_rows)
 def _(out, x, *, dim, keepdim, divisor):
     """A row is read once, and kept in registers between its mean and its deviations."""
     rows = x.reshape(out.size, count(x.shape, dim))

@@ -55,13 +55,15 @@ def backend(request):
 def run(backend):
     """``run(kernel, shape, dtype, *args)``: the output of a CUDA kernel, which starts filled with NaN.
 
-    A list of shapes is for a kernel of several outputs, which takes and gives a tuple.
+    A list of shapes, and of dtypes if they differ, is for a kernel of several outputs, which takes and gives
+    a tuple.
     """
 
     def run(kernel, shape, dtype, *args, fill=np.nan):
         args = [backend.put(a) if isinstance(a, np.ndarray) else a for a in args]
         if isinstance(shape, list):
-            outs = tuple(backend.put(np.full(one, fill, dtype)) for one in shape)
+            dtypes = dtype if isinstance(dtype, list) else [dtype] * len(shape)
+            outs = tuple(backend.put(np.full(s, fill, d)) for s, d in zip(shape, dtypes, strict=True))
             kernel(outs, *args)
             return tuple(map(backend.get, outs))
         out = backend.put(np.full(shape, fill, dtype))

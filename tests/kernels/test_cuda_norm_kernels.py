@@ -8,10 +8,12 @@ import pytest
 
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import batch_norm, channel_sums, norm, norm_registers
+from minigrad.kernels.source import computed_dtype
 
 EPS = 1e-3
 DTYPES = [np.float32, np.float64]
-ROWS = [(1, 1), (3, 33), (70, 5), (2, 1500), (300, 40), (0, 4)]
+HALVES = ["float16", "bfloat16"]
+ROWS = [(1, 1), (3, 33), (70, 5), (2, 1500), (2, 3000), (300, 40), (0, 4)]
 GROUPS = [
     (1, 1, 1, 1),
     (3, 2, 3, 5),
@@ -19,9 +21,12 @@ GROUPS = [
     (2, 3, 1, 33),
     (70, 2, 2, 1),
     (4, 1, 2, 1100),
+    (2, 2, 3, 264),
     (0, 2, 3, 4),
 ]
-CHANNELS = [(2, 1, 1), (3, 5, 7), (300, 40, 1), (70, 3, 2), (4, 2, 1100), (1, 3, 300), (2, 3, 33)]
+CHANNELS = [
+    (2, 1, 1), (3, 5, 7), (300, 40, 1), (70, 3, 2), (4, 2, 1100), (3, 2, 1096), (1, 3, 300), (2, 3, 33),
+]  # fmt: skip
 
 # Of each problem, in the shape of x that the kernels are given: over which axes the mean is, and the shape of
 # weight and bias beside x.
@@ -39,18 +44,27 @@ RUNGS = {
     "batch naive": (BATCH, batch_norm.batch_norm_naive, batch_norm.batch_norm_grad_naive),
     "batch split": (BATCH, batch_norm.batch_norm_split, batch_norm.batch_norm_grad_split),
 }  # fmt: skip
-PROBLEMS = [(name, shape) for name, ((shapes, *_), *_) in RUNGS.items() for shape in shapes]
+PROBLEMS = [
+    (name, shape, dtype)
+    for name, ((shapes, *_), *_) in RUNGS.items()
+    for shape in shapes
+    for dtype in (DTYPES if name.endswith(("naive", "warp")) else DTYPES + HALVES)
+]
 
 
 class Problem:
-    """Inputs in ``dtype`` and, in float64, what comes of them."""
+    """Inputs in ``dtype`` and, in float64, what comes of them. Beside 16 bits, parameters are float32."""
 
     def __init__(self, name, shape, dtype, offset=0.0, affine=True):
         (_, self.axes, parameters), self.kernel, self.grad_kernel = RUNGS[name]
+        if dtype == "bfloat16":
+            dtype = pytest.importorskip("ml_dtypes").bfloat16
+        self.dtype, self.computed = np.dtype(dtype), computed_dtype(np.dtype(dtype))
+        self.dtypes = [self.dtype, self.computed, self.computed]
         rng = np.random.default_rng(0)
         self.beside = parameters(shape)
-        draw = [shape, shape, self.beside, self.beside]
-        self.x, self.grad, self.weight, self.bias = (rng.standard_normal(s).astype(dtype) for s in draw)
+        self.x, self.grad = (rng.standard_normal(shape).astype(self.dtype) for _ in range(2))
+        self.weight, self.bias = (rng.standard_normal(self.beside).astype(self.computed) for _ in range(2))
         self.x += self.x.dtype.type(offset)
         self.count = int(np.prod([shape[axis] for axis in self.axes]))
         wide = self.x.astype(np.float64)
@@ -60,22 +74,26 @@ class Problem:
         self.w, self.b = (self.weight, self.bias) if affine else (np.ones(1), np.zeros(1))
         self.parameters = (self.weight.ravel(), self.bias.ravel()) if affine else (None, None)
         self.shapes = [shape, self.mean.size, self.mean.size]
-        self.eps = np.finfo(dtype).eps
+        self.eps = np.finfo(self.computed).eps
 
     def forward(self, run, **options):
         """y, mean and rstd, in shapes that broadcast."""
         args = self.x, *self.parameters, EPS
-        found = run(self.kernel, self.shapes, self.x.dtype, *args, **options)
+        found = run(self.kernel, self.shapes, self.dtypes, *args, **options)
         return found[0], *(f.reshape(self.mean.shape) for f in found[1:])
 
 
 def assert_within(actual, expected, bound):
+    """To within the bound and, in 16 bits, one rounding more."""
     assert actual.shape == np.shape(expected)
-    assert (np.abs(actual - expected) <= bound).all(), np.abs(actual - expected).max()
+    if actual.itemsize == 2:
+        unit, smallest = (2.0**-11, 2.0**-25) if actual.dtype == np.float16 else (2.0**-8, 2.0**-134)
+        bound = bound + unit * (np.abs(expected) + bound) + smallest
+    off = np.abs(actual.astype(np.float64) - expected)
+    assert (off <= bound).all(), off.max()
 
 
-@pytest.mark.parametrize(("name", "shape"), PROBLEMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "shape", "dtype"), PROBLEMS)
 def test_forward(run, name, shape, dtype):
     for affine in (True, False):
         p = Problem(name, shape, dtype, affine=affine)
@@ -83,7 +101,7 @@ def test_forward(run, name, shape, dtype):
         # A sum of n terms has n roundings, and a few follow: those of the mean are in units of the mean
         # magnitude, those of the variance relative.
         relative = (8 + p.count) * p.eps
-        size = np.abs(p.x).mean(p.axes, keepdims=True)
+        size = np.abs(p.x.astype(np.float64)).mean(p.axes, keepdims=True)
         assert_within(mean, p.mean, relative * size)
         # The variance changes by the square of what the mean is off, far less than its own roundings.
         assert_within(rstd, p.rstd, relative * p.rstd)
@@ -91,17 +109,16 @@ def test_forward(run, name, shape, dtype):
         assert_within(y, p.normal * p.w + p.b, bound)
 
 
-@pytest.mark.parametrize(("name", "shape"), PROBLEMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "shape", "dtype"), PROBLEMS)
 def test_gradients(run, name, shape, dtype):
     for affine in (True, False):
         p = Problem(name, shape, dtype, affine=affine)
-        statistics = [s.astype(dtype).ravel() for s in (p.mean, p.rstd)]
+        statistics = [s.astype(p.computed).ravel() for s in (p.mean, p.rstd)]
         mean, rstd = (s.astype(np.float64).reshape(p.mean.shape) for s in statistics)
         shapes = [shape, p.weight.size, p.weight.size]
         args = p.grad, p.x, *statistics, p.parameters[0]
-        dx, dweight, dbias = run(p.grad_kernel, shapes, dtype, *args)
-        grad, normal = p.grad.astype(np.float64), (p.x - mean) * rstd
+        dx, dweight, dbias = run(p.grad_kernel, shapes, p.dtypes, *args)
+        grad, normal = p.grad.astype(np.float64), (p.x.astype(np.float64) - mean) * rstd
         shared = tuple(axis for axis, n in enumerate(p.beside) if n == 1)
 
         relative = (8 + p.count) * p.eps
@@ -147,23 +164,23 @@ def test_nan_and_infinity_stay_where_their_statistics_reach(run, name):
         assert np.array_equal(np.isnan(y), np.broadcast_to(reached, shape))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES + HALVES)
 @pytest.mark.parametrize("shape", CHANNELS)
 def test_batch_norm_with_given_statistics(run, dtype, shape):
     p = Problem("batch split", shape, dtype)
-    var = np.abs(p.grad).max((0, 2))
+    var = np.abs(p.grad).max((0, 2)).astype(p.computed)
     mean = p.bias.ravel()
     column = (1, -1, 1)
-    y = run(batch_norm.batch_norm_inference, shape, dtype, p.x, mean, var, *p.parameters, EPS)
+    y = run(batch_norm.batch_norm_inference, shape, p.dtype, p.x, mean, var, *p.parameters, EPS)
     rstd = 1 / np.sqrt(var.astype(np.float64) + EPS)
     scale = (rstd * p.weight.ravel()).reshape(column)
     centred = p.x.astype(np.float64) - mean.reshape(column)
     size = np.abs(scale * centred) + np.abs(p.bias)
     assert_within(y, centred * scale + p.bias, 8 * p.eps * size)
-    plain = run(batch_norm.batch_norm_inference, shape, dtype, p.x, mean, var, None, None, EPS)
+    plain = run(batch_norm.batch_norm_inference, shape, p.dtype, p.x, mean, var, None, None, EPS)
     assert_within(plain, centred * rstd.reshape(column), 8 * p.eps * np.abs(centred * rstd.reshape(column)))
-    found = run(batch_norm.batch_norm_weight_grad, shape[1], dtype, p.grad, p.x, mean)
-    terms = p.grad * centred
+    found = run(batch_norm.batch_norm_weight_grad, shape[1], p.computed, p.grad, p.x, mean)
+    terms = p.grad.astype(np.float64) * centred
     assert_within(found, terms.sum((0, 2)), (8 + p.count) * p.eps * np.abs(terms).sum((0, 2)))
 
 
@@ -196,10 +213,16 @@ def test_what_does_not_fit_is_refused():
 
 
 @pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
-@pytest.mark.parametrize("name", RUNGS)
-def test_every_thread_order_gives_the_same_bits_and_every_access_is_right(name):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, np.float32) for name in RUNGS]
+    + [(name, np.float16) for name in ("layer registers", "group registers", "batch split")],
+)
+def test_every_thread_order_gives_the_same_bits_and_every_access_is_right(name, dtype):
     shape = {"layer": (40, 130), "group": (3, 2, 2, 35), "batch": (4, 2, 1100)}[name.split()[0]]
-    p = Problem(name, shape, np.float32)
+    if dtype == np.float16:  # in whole vectors
+        shape = *shape[:-1], -(-shape[-1] // 8) * 8
+    p = Problem(name, shape, dtype)
 
     def results():
         y, dx = np.empty_like(p.x), np.empty_like(p.x)

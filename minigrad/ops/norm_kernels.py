@@ -1,0 +1,180 @@
+"""Which kernels compute layer, group and batch norm, on the processor and on cards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from minigrad.kernels import cpu, cuda
+from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.kernels.source import computed_dtype
+from minigrad.op import Op, get_op
+from minigrad.ops.batch_norm_inference import batch_norm_inference, batch_norm_weight_grad
+from minigrad.ops.norm import batch_norm_grad, group_norm_grad, layer_norm_grad
+from minigrad.ops.reduce import count
+
+HALVES = "f4 f8 f2 bf16"
+"""What the CUDA kernels above the first rungs take."""
+
+# A row of more columns than this is long enough for the block rung to beat one warp.
+WARP_COLUMNS = 1024
+
+
+def _for_kernels(x: Any, *parameters: Any) -> list:
+    """What stands for rows or channels of ``x`` as CUDA kernels take it: flat, float32 beside 16 bits."""
+    dtype = computed_dtype(x.dtype)
+    return [None if p is None else p.reshape(-1).astype(dtype, copy=False) for p in parameters]
+
+
+def _written_by_kernels(run: Callable, outs: tuple, shape: tuple) -> None:
+    """``run((dx, dweight, dbias))`` on outputs as kernels take them, dx in this shape; then fill ``outs``."""
+    dx, *sums = outs
+    dtype = computed_dtype(dx.dtype)
+    wide = [s.reshape(-1) if s.dtype == dtype else cuda.workspace(s, s.size, dtype) for s in sums]
+    run((dx.reshape(shape), *wide))
+    for own, computed in zip(sums, wide, strict=True):
+        if own.dtype != dtype:
+            own[...] = computed.reshape(own.shape)
+
+
+def _has_elements(x: Any, *rest: Any, **options: Any) -> bool:
+    return x.size > 0
+
+
+def _of_alike(when: Callable) -> Callable:
+    """The condition of a gradient's kernel: that of the forward pass, and that ``g`` is like ``x``."""
+    return lambda g, x, *rest, **options: g.dtype == x.dtype and when(x, *rest, **options)
+
+
+def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
+    """Register the CPU kernels, which see ``x`` as ``shape_of(x, axes)``."""
+    run, run_grad = getattr(cpu.norm, forward.name), getattr(cpu.norm, backward.name)
+
+    @forward.kernel("cpu", name="fused", when=_has_elements)
+    def _(outs, x, weight, bias, *, axes, parameters, eps):
+        """One walk for the statistics, one for the result."""
+        shape = shape_of(x, axes)
+        y, mean, rstd = outs
+        run(y.reshape(shape), mean, rstd, x.reshape(shape), weight, bias, eps, get_num_threads())
+
+    @backward.kernel("cpu", name="fused", when=_has_elements)
+    def _(outs, g, x, mean, rstd, weight, *, axes, parameters):
+        """One walk for the sums, one for the gradient of x."""
+        shape = shape_of(x, axes)
+        dx, dweight, dbias = outs
+        g, x = g.reshape(shape), x.reshape(shape)
+        run_grad(dx.reshape(shape), dweight, dbias, g, x, mean, rstd, weight, get_num_threads())
+
+
+def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
+    """Register the CUDA kernels of layer or group norm, which see ``x`` as ``rows_shape(x, axes)``."""
+    run, run_grad = getattr(cuda.norm, forward.name), getattr(cuda.norm, backward.name)
+
+    def is_filled(x, *rest, axes, **options):
+        return 0 < count(x.shape, axes) < cuda.norm.MAX_COLUMNS and x.size > 0
+
+    def has_long_rows(x, *rest, axes, **options):
+        return is_filled(x, axes=axes) and count(x.shape, axes) > WARP_COLUMNS
+
+    def fits_registers(x, *rest, axes, **options):
+        return is_filled(x, axes=axes) and count(x.shape, axes) <= cuda.norm_registers.MAX_COLUMNS
+
+    def register(name, when, run, run_grad, summary):
+        def kernel(outs, x, weight, bias, *, axes, parameters, eps):
+            shape = rows_shape(x, axes)
+            y, *statistics = outs
+            y = y.reshape(shape)
+            run((y, *statistics), x.reshape(shape), *_for_kernels(x, weight, bias), eps)
+
+        def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
+            shape = rows_shape(x, axes)
+            inputs = g.reshape(shape), x.reshape(shape), *_for_kernels(x, mean, rstd, weight)
+            _written_by_kernels(lambda outs: run_grad(outs, *inputs), outs, shape)
+
+        kernel.__doc__ = grad_kernel.__doc__ = summary
+        dtypes = HALVES if name in ("block", "registers") else "f4 f8"
+        forward.kernel("cuda", "sim", name=name, dtypes=dtypes, when=when)(kernel)
+        backward.kernel("cuda", "sim", name=name, dtypes=dtypes, when=_of_alike(when))(grad_kernel)
+
+    for rung, when, summary in (
+        ("naive", is_filled, "One thread for each row: the definition."),
+        ("warp", is_filled, "One warp for each row: loads are coalesced, sums combined by shuffles."),
+        ("block", has_long_rows, "One block for each row, for rows too long for one warp."),
+    ):
+        register(rung, when, partial(run, rung), partial(run_grad, rung), summary)
+    in_registers = getattr(cuda.norm_registers, forward.name), getattr(cuda.norm_registers, backward.name)
+    summary = "A row is read once, 16 bytes a load, and kept in registers; its gradients in one walk."
+    register("registers", fits_registers, *in_registers, summary)
+
+
+def _as_matrix(x: Any, axes: tuple[int, ...]) -> tuple[int, int]:
+    columns = count(x.shape, axes)
+    return x.size // columns, columns
+
+
+def _as_planes(x: Any, axes: Sequence[int] = ()) -> tuple[int, int, int]:
+    """The shape (N, C, ...) of ``x`` as (N, C, area)."""
+    samples, channels = x.shape[:2]
+    return samples, channels, math.prod(x.shape[2:])
+
+
+def _planes(x: Any) -> Any:
+    return x.reshape(_as_planes(x))
+
+
+_register_cpu(get_op("layer_norm"), layer_norm_grad, _as_matrix)
+_register_cpu(get_op("group_norm"), group_norm_grad, lambda x, axes: x.shape)
+_register_cpu(get_op("batch_norm"), batch_norm_grad, _as_planes)
+_register_rows(get_op("layer_norm"), layer_norm_grad, _as_matrix)
+_register_rows(get_op("group_norm"), group_norm_grad, lambda x, axes: x.shape)
+
+
+def _register_channels(rung: str) -> None:
+    run = getattr(cuda.batch_norm, f"batch_norm_{rung}")
+    run_grad = getattr(cuda.batch_norm, f"batch_norm_grad_{rung}")
+
+    def kernel(outs, x, weight, bias, *, axes, parameters, eps):
+        y, mean, rstd = outs
+        outs = _planes(y), mean.reshape(-1), rstd.reshape(-1)
+        run(outs, _planes(x), *_for_kernels(x, weight, bias), eps)
+
+    def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
+        inputs = _planes(g), _planes(x), *_for_kernels(x, mean, rstd, weight)
+        _written_by_kernels(lambda outs: run_grad(outs, *inputs), outs, _as_planes(x))
+
+    kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
+    dtypes = HALVES if rung == "split" else "f4 f8"
+    get_op("batch_norm").kernel("cuda", "sim", name=rung, dtypes=dtypes, when=_has_elements)(kernel)
+    when = _of_alike(_has_elements)
+    batch_norm_grad.kernel("cuda", "sim", name=rung, dtypes=dtypes, when=when)(grad_kernel)
+
+
+_register_channels("naive")
+_register_channels("split")
+
+
+@batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)
+def _(y, x, mean, var, weight, bias, *, eps):
+    """One walk over the input, with a scale and a shift for each channel."""
+    cpu.norm.batch_norm_inference(_planes(y), _planes(x), mean, var, weight, bias, eps, get_num_threads())
+
+
+@batch_norm_weight_grad.kernel("cpu", name="fused", when=_has_elements)
+def _(out, g, x, mean):
+    """One walk over the gradient and the input, with a sum for each channel."""
+    cpu.norm.batch_norm_grad(None, out, None, _planes(g), _planes(x), mean, None, None, get_num_threads())
+
+
+@batch_norm_inference.kernel("cuda", "sim", name="fused", dtypes=HALVES, when=_has_elements)
+def _(y, x, mean, var, weight, bias, *, eps):
+    """One elementwise kernel."""
+    given = _for_kernels(x, mean, var, weight, bias)
+    cuda.batch_norm.batch_norm_inference(_planes(y), _planes(x), *given, eps)
+
+
+@batch_norm_weight_grad.kernel("cuda", "sim", name="split", dtypes=HALVES, when=_of_alike(_has_elements))
+def _(out, g, x, mean):
+    """Several blocks for each channel; a second launch adds their sums."""
+    cuda.batch_norm.batch_norm_weight_grad(out.reshape(-1), _planes(g), _planes(x), *_for_kernels(x, mean))
