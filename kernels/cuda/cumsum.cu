@@ -7,7 +7,8 @@
 //   cumsum_columns   a thread for each column, beside those of its neighbours
 //
 // Arithmetic intensity: one addition for 8 bytes in float32 (six, with those of the shuffles): bound by memory, where
-// there are enough rows or columns to fill a card. The order of the additions depends on the shape alone.
+// there are enough rows or columns to fill a card. The order of the additions depends on the shape alone. Arrays may
+// be of 16 bits: the sums are formed in float32, and each is rounded once.
 
 #include "rows.cuh"
 
@@ -17,21 +18,22 @@
 template <typename T>
 __global__ void __launch_bounds__(MAX_THREADS)
 cumsum_rows(T* out, const T* x, long long rows, long long length, int reverse) {
-    __shared__ T of_warp[2][MAX_WARPS];
+    using C = Computed<T>;
+    __shared__ C of_warp[2][MAX_WARPS];
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     out += row * length;
     x += row * length;
-    T carried = 0;  // from the tiles before
+    C carried = 0;  // from the tiles before
     for (long long begin = 0, turn = 0; begin < length; begin += blockDim.x, turn = 1 - turn) {
         const long long i = begin + threadIdx.x, at = reverse ? length - 1 - i : i;
-        T sum = i < length ? x[at] : T(0);
+        C sum = i < length ? C(x[at]) : C(0);
         for (int distance = 1; distance < WARP; distance *= 2) {
-            const T before = __shfl_up_sync(ALL_LANES, sum, distance);
+            const C before = __shfl_up_sync(ALL_LANES, sum, distance);
             if (lane >= distance) sum += before;
         }
-        T before = carried;
+        C before = carried;
         if (blockDim.x == WARP) {
             carried += __shfl_sync(ALL_LANES, sum, WARP - 1);
         } else {
@@ -42,7 +44,7 @@ cumsum_rows(T* out, const T* x, long long rows, long long length, int reverse) {
                 carried += of_warp[turn][w];
             }
         }
-        if (i < length) out[at] = before + sum;
+        if (i < length) out[at] = T(before + sum);
     }
 }
 
@@ -52,11 +54,11 @@ __global__ void cumsum_columns(T* out, const T* x, long long outer, long long le
     const long long column = global_thread_index();
     if (column >= outer * inner) return;
     const long long first = column / inner * length * inner + column % inner;
-    T sum = 0;
+    Computed<T> sum = 0;
 #pragma unroll 4
     for (long long i = 0; i < length; i++) {
         const long long at = first + (reverse ? length - 1 - i : i) * inner;
-        sum += x[at];
-        out[at] = sum;
+        sum += Computed<T>(x[at]);
+        out[at] = T(sum);
     }
 }

@@ -1,6 +1,6 @@
 """Launches ``cumsum.cu``: the sums up to each element along an axis, on a card or on the simulator.
 
-``out`` and ``x`` are C-contiguous, of one shape, and both float32 or both float64.
+``out`` and ``x`` are C-contiguous, of one shape and of one dtype: float32, float64, float16 or bfloat16.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@
 //
 // Arithmetic intensity: at most 4 operations for the 4 bytes of an element in float32, where an H200 can do 14 a
 // byte (67 TFLOP/s, 4.8 TB/s): bound by memory. The order of the additions depends on the shape alone.
+//
+// The arrays may be of 16 bits; they are computed with in float32.
 
 #include "row_vectors.cuh"
 
@@ -17,22 +19,23 @@
 // Vectors for the whole row: blockDim.x * HELD * 16 bytes.
 template <typename T, bool CENTRED>
 __global__ void __launch_bounds__(MOST_THREADS<T>)
-squares(T* out, const T* x, long long rows, int columns, T divisor) {
+squares(T* out, const T* x, long long rows, int columns, double divisor) {
+    using C = Computed<T>;
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     RowPart<T, HELD<T>> part;
-    part.load(x + row * columns, columns, T(0));
-    T mean = 0, sum = 0;
+    part.load(x + row * columns, columns, C(0));
+    C mean = 0, sum = 0;
     if constexpr (CENTRED) {
-        part.each([&](T element, int) { mean += element; });
+        part.each([&](C element, int) { mean += element; });
         mean = across_row<SUM>(mean) / columns;
         if (blockDim.x > WARP) __syncthreads();  // all have read the sums of the warps; others take their place
     }
-    part.each([&](T element, int i) {
+    part.each([&](C element, int i) {
         if (i < columns) sum += (element - mean) * (element - mean);
     });
     sum = across_row<SUM>(sum);
-    if (threadIdx.x == 0) out[row] = sum / divisor;
+    if (threadIdx.x == 0) out[row] = T(sum / C(divisor));
 }
 
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
@@ -43,14 +46,15 @@ extremum_grad(T* out, const T* grad, const T* y, const T* x, long long rows, lon
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     out += row * columns;
     x += row * columns;
-    const T extremum = y[row];
-    T count = 0;
-    walk(x, columns, T(0), [&](auto& part, long long, int here) {
-        part.each([&](T element, int i) { count += i < here && element == extremum; });
+    using C = Computed<T>;
+    const C extremum = C(y[row]);
+    C count = 0;
+    walk(x, columns, C(0), [&](auto& part, long long, int here) {
+        part.each([&](C element, int i) { count += i < here && element == extremum; });
     });
-    const T share = grad[row] / across_row<SUM>(count), nothing = T(0) * share;  // NaN, where y is
-    walk(x, columns, T(0), [&](auto& part, long long begin, int here) {
-        part.each([&](T& element, int) { element = element == extremum ? share : nothing; });
+    const C share = C(grad[row]) / across_row<SUM>(count), nothing = C(0) * share;  // NaN, where y is
+    walk(x, columns, C(0), [&](auto& part, long long begin, int here) {
+        part.each([&](C& element, int) { element = element == extremum ? share : nothing; });
         part.store(out + begin, here);
     });
 }
@@ -85,12 +89,13 @@ struct Found {
 template <typename T, Operation OP>
 __global__ void __launch_bounds__(MAX_THREADS)
 arg_extremum(long long* out, const T* x, long long rows, long long columns) {
-    __shared__ Found<T> of_warp[MAX_WARPS];
+    using C = Computed<T>;
+    __shared__ Found<C> of_warp[MAX_WARPS];
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
-    Found<T> found{neutral<OP, T>(), columns};
-    walk(x + row * columns, columns, neutral<OP, T>(), [&](auto& part, long long begin, int here) {
-        part.each([&](T element, int i) {
+    Found<C> found{neutral<OP, C>(), columns};
+    walk(x + row * columns, columns, neutral<OP, C>(), [&](auto& part, long long begin, int here) {
+        part.each([&](C element, int i) {
             if (i < here) found.template take<OP>(element, begin + i);
         });
     });

@@ -1,6 +1,7 @@
 """Launches ``row_statistics.cu``: variances and extrema of rows, on a card or on the simulator.
 
-``x`` is (rows, columns), all arrays are C-contiguous, and all float32 or all float64, but for indices, int64.
+``x`` is (rows, columns), all arrays are C-contiguous and of one dtype, float32, float64, float16 or bfloat16,
+but for indices, int64.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _arg_extremum = {name: CudaKernel(_source, f"arg_extremum<T, {name.upper()}>") f
 
 
 def holds(columns: int, itemsize: int) -> bool:
-    """Whether :func:`squares` takes rows of this length: of up to 32768 float32 or 2048 float64."""
+    """Whether :func:`squares` takes rows of this length: of up to 32768 elements, or 2048 of float64."""
     return held_threads(columns, itemsize) is not None
 
 

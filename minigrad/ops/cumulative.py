@@ -36,7 +36,7 @@ def _has_columns(x: Any, *, dim: int, reverse: bool) -> bool:
     return dim == x.ndim - 1 or length <= 4096 or x.size >= 4096 * length
 
 
-@_cumsum.kernel("cuda", "sim", name="scan", when=_has_columns)
+@_cumsum.kernel("cuda", "sim", name="scan", dtypes="f4 f8 f2 bf16", when=_has_columns)
 def _(out, x, *, dim, reverse):
     """Rows by warps and blocks, whose threads pass their sums on; columns by a thread each."""
     cuda.cumsum.cumsum(out, x, dim, reverse)

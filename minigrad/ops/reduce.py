@@ -85,8 +85,6 @@ def widened(x: Any) -> Any:
 def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     """The mean over ``dim``; NaN over no elements."""
     x = floating(x)
-    if is_half(x.dtype):
-        return in_float32(mean, x, dim, keepdim)
     return _mean(x, dim=normalize_dim("mean", dim, x.ndim), keepdim=keepdim)
 
 
@@ -359,7 +357,7 @@ for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
         _register(_op, _operation, getattr(cuda.reduce, _name))
 
 
-@_mean.kernel("cuda", "sim", name="divided", when=_is_contiguous)
+@_mean.kernel("cuda", "sim", name="divided", dtypes="f4 f8 f2 bf16", when=_is_contiguous)
 def _(out, x, *, dim, keepdim):
     """The sums, divided before they are written."""
     cuda.reduce.axes(out, x, dim, "sum", count(x.shape, dim))
@@ -376,7 +374,13 @@ def _suit_blocks(x: Any, dim: tuple[int, ...]) -> bool:
     return 0 < columns <= LONGEST_ROW or x.size >= ENOUGH_ROWS * columns > 0
 
 
-@extremum_grad.kernel("cuda", "sim", name="rows", when=lambda g, y, x, *, dim, keepdim: _suit_blocks(x, dim))
+@extremum_grad.kernel(
+    "cuda",
+    "sim",
+    name="rows",
+    dtypes="f4 f8 f2 bf16",
+    when=lambda g, y, x, *, dim, keepdim: _suit_blocks(x, dim),
+)
 def _(out, g, y, x, *, dim, keepdim):
     """Two walks along a row: to count its extrema, and to write."""
     rows = (y.size, count(x.shape, dim))
@@ -388,7 +392,13 @@ def _register_arg(target: Op, operation: str) -> None:
     def axes(x: Any, dim: int | None) -> tuple[int, ...]:
         return tuple(range(x.ndim)) if dim is None else (dim,)
 
-    @target.kernel("cuda", "sim", name="rows", when=lambda x, *, dim, keepdim: _suit_blocks(x, axes(x, dim)))
+    @target.kernel(
+        "cuda",
+        "sim",
+        name="rows",
+        dtypes="f4 f8 f2 bf16",
+        when=lambda x, *, dim, keepdim: _suit_blocks(x, axes(x, dim)),
+    )
     def _(out, x, *, dim, keepdim):
         """One walk along a row, with the best value and its place; ties go to the first."""
         rows = x.reshape(out.size, count(x.shape, axes(x, dim)))

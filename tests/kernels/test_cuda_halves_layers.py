@@ -7,7 +7,17 @@ and by half a unit in its last place.
 import numpy as np
 import pytest
 
-from minigrad.kernels.cuda import cross_entropy, embedding, pool2d, random, reduce, softmax
+from minigrad.kernels.cuda import (
+    conv2d_strips,
+    cross_entropy,
+    cumsum,
+    embedding,
+    pool2d,
+    random,
+    reduce,
+    row_statistics,
+    softmax,
+)
 from minigrad.kernels.cuda import pool2d_rolling as rolling
 from minigrad.kernels.cuda import pool2d_vectorized as vectorized
 
@@ -75,6 +85,45 @@ def test_extrema(run, half):
     np.testing.assert_array_equal(
         run(reduce.split, 3, half, x, "min")[::2].astype(np.float64), wide.min(1)[::2]
     )
+
+
+# ---- what more than a sum takes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (3, 33), (2, 2056), (1, 20001), (0, 4)])
+def test_variances(run, half, shape):
+    x, wide = normal(half, *shape)
+    x, wide = x + half.type(3), (x + half.type(3)).astype(np.float64)
+    variance = wide.var(1)
+    # The mean is off by a few eps of its size, the squares are relative.
+    found = run(row_statistics.squares, shape[0], half, x, shape[1], True)
+    assert_rounded(found, variance, STEPS * EPS * (variance + (STEPS * EPS) * (wide**2).mean(1)))
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (9, 33), (2, 5001)])
+def test_gradients_and_places_of_extrema(run, half, shape):
+    """Shared among equals, of which the first is found."""
+    x = np.random.default_rng(0).integers(0, 9, shape).astype(half)
+    (grad, g), y = normal(half, shape[0]), x.max(1)
+    best = x == y[:, None]
+    found = run(row_statistics.extremum_grad, shape, half, grad, y, x)
+    assert_rounded(found, best * (g / best.sum(1))[:, None], EPS * np.abs(g)[:, None])
+    for operation in ("max", "min"):
+        places = run(row_statistics.arg_extremum, shape[0], np.int64, x, operation, fill=-1)
+        np.testing.assert_array_equal(places, getattr(x.astype(np.float32), f"arg{operation}")(1))
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((3, 33), 1), ((2, 1200), 1), ((50, 64), 0), ((3, 40, 2), 1)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_cumulative_sums(run, half, shape, dim, reverse):
+    x, wide = normal(half, *shape)
+    expected, size = (np.flip(np.cumsum(np.flip(a, dim), dim), dim) if reverse else np.cumsum(a, dim)
+                      for a in (wide, np.abs(wide)))  # fmt: skip
+    found = run(cumsum.cumsum, shape, half, x, dim, reverse)
+    assert_rounded(found, expected, (shape[dim] + 1) * EPS * size)
+
+
+# ---- softmax ----------------------------------------------------------------------------------------------
 
 
 def log_softmax(x):
@@ -220,6 +269,30 @@ def test_adaptive_pooling(run, half):
     assert_rounded(run(pool2d.adaptive_avg_pool2d, (2, 3, 3, 2), half, x), expected, 9 * EPS * 4)
     expected = run(pool2d.adaptive_avg_pool2d_input_grad, (2, 3, 9, 7), np.float64, wide)
     assert_rounded(run(pool2d.adaptive_avg_pool2d_input_grad, (2, 3, 9, 7), half, x), expected, 9 * EPS * 4)
+
+
+# ---- depthwise convolution: float64 is the definition -----------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("N", [2, 17])
+def test_depthwise_convolution(run, half, stride, N):
+    """17 images are of two parts, whose sums of the weight's gradient are float32."""
+    out = (9 + 2 - 3) // stride + 1
+    shapes = (N, 2, 9, 9), (4, 1, 3, 3), (4,), (N, 4, out, out)
+    (x, w, b, g), wide = zip(*(normal(half, *s, seed=i) for i, s in enumerate(shapes)), strict=True)
+    options = (stride, stride, 1, 1, 1, 1, 2)
+
+    def check(run_pass, shape, length, *pairs):
+        expected = run(run_pass, shape, np.float64, *(wide for _, wide in pairs), *options)
+        sizes = run(run_pass, shape, np.float64, *(np.abs(wide) for _, wide in pairs), *options)
+        found = run(run_pass, shape, half, *(narrow for narrow, _ in pairs), *options)
+        assert_rounded(found, expected, length * EPS * np.abs(sizes))
+
+    x, w, b, g = zip((x, w, b, g), wide, strict=True)
+    check(conv2d_strips.forward, shapes[3], 9 + 1, x, w, b)
+    check(conv2d_strips.input_grad, shapes[0], 2 * 9, g, w)
+    check(conv2d_strips.weight_grad, shapes[1], STEPS + N, g, x)
 
 
 # ---- embedding ---------------------------------------------------------------------------------------------
