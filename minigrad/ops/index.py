@@ -223,10 +223,19 @@ def _(out, g, *, index, shape):
     _scatter("cpu", np, out, g, index)
 
 
-@scatter_index.kernel("cuda", "sim", name="sorted", when=_is_advanced)
+@scatter_index.kernel("cuda", "sim", name="sorted", dtypes="f4 f8 f2 bf16", when=_is_advanced)
 def _(out, g, *, index, shape):
     """Positions sorted, and the segments of equal ones summed in their order: no atomics."""
     _scatter("cuda", cuda.array_module(out), out, g, index)
+
+
+@scatter_index.kernel(
+    "cpu", "cuda", "sim", name="moved", dtypes="f2 bf16", when=lambda g, *, index, shape: _is_basic(index)
+)
+def _(out, g, *, index, shape):
+    """A slice is written once: nothing is added, and so nothing computed in float32."""
+    out[...] = 0
+    out[index] = g
 
 
 def _as_planes(array: Any, dim: int) -> Any:
@@ -256,7 +265,8 @@ def _register_put(name: str, run: Any, when: Any) -> None:
         run(_as_planes(out, dim), _as_planes(g, dim), picked)
 
     kernel.__doc__ = run.__doc__
-    put_along_dim.kernel("cuda", "sim", name=name, when=when)(kernel)
+    dtypes = "f4 f8 f2 bf16" if name == "sorted" else "f4 f8"
+    put_along_dim.kernel("cuda", "sim", name=name, dtypes=dtypes, when=when)(kernel)
 
 
 def _has_elements(g: Any, indices: Any, *, dim: int, shape: tuple[int, ...]) -> bool:
