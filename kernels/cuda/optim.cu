@@ -1,8 +1,8 @@
 // One step of an optimizer, in place: param and what is remembered of it change, grad is only read.
 //
-// All arrays have n elements and are contiguous; they may start anywhere. The factors are computed on the
-// host, in double, and then rounded. In a recorded step those that differ between two replays stand in memory,
-// where `live` points to, in double; otherwise it is null.
+// All arrays have n elements and are contiguous; they may start anywhere, and be of 16 bits. The factors are
+// computed on the host, in double, and rounded here. In a recorded step those that differ between two replays
+// stand in memory, where `live` points to, in double; otherwise it is null.
 //
 //   sgd_step        p -= lr g
 //   momentum_step   v = momentum v + new_share g, p -= lr v; or with Nesterov's p -= lr (g + momentum v)
@@ -20,23 +20,24 @@
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-sgd_step(T* param, const T* grad, long long n, T lr, T weight_decay, const double* live) {
-    const Sgd<T> update(live, lr, weight_decay);
+sgd_step(T* param, const T* grad, long long n, double lr, double weight_decay, const double* live) {
+    const Sgd<Computed<T>> update(live, lr, weight_decay);
     update_block(blockIdx.x, param, grad, n, update);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-momentum_step(T* param, const T* grad, T* velocity, long long n, T lr, T momentum, T new_share, T weight_decay,
-              bool nesterov, const double* live) {
-    const Momentum<T> update(live, lr, momentum, new_share, weight_decay, nesterov);
+momentum_step(T* param, const T* grad, T* velocity, long long n, double lr, double momentum, double new_share,
+              double weight_decay, bool nesterov, const double* live) {
+    const Momentum<Computed<T>> update(live, lr, momentum, new_share, weight_decay, nesterov);
     update_block(blockIdx.x, param, grad, n, update, velocity);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-adam_step(T* param, const T* grad, T* exp_avg, T* exp_avg_sq, long long n, T new1, T beta2, T new2, T eps, T shrink,
-          T l2, T step_size, T sqrt_correction, const double* live) {
-    const Adam<T> update(live, new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction);
+adam_step(T* param, const T* grad, T* exp_avg, T* exp_avg_sq, long long n, double new1, double beta2,
+          double new2, double eps, double shrink, double l2, double step_size, double sqrt_correction,
+          const double* live) {
+    const Adam<Computed<T>> update(live, new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction);
     update_block(blockIdx.x, param, grad, n, update, exp_avg, exp_avg_sq);
 }

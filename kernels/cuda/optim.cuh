@@ -8,38 +8,46 @@
 constexpr int THREADS = 256;
 
 // Calls update(p, g, states...) for every element of block number `block`, by vectors where they fit: in
-// whole blocks, at aligned addresses. It changes the references that it is given, all but g.
+// whole blocks, at aligned addresses. It changes the references that it is given, all but g. What is stored in
+// 16 bits comes as float32, and is rounded once.
 template <typename T, typename Update, typename... State>
 __device__ __forceinline__ void update_block(
     long long block, T* param, const T* grad, long long n, Update update, State*... states
 ) {
+    using C = Computed<T>;
     constexpr int N = 16 / sizeof(T);
     const long long begin = block * (THREADS * N);
     if (begin + THREADS * N <= n && aligned<N>(param) && aligned<N>(grad) && (aligned<N>(states) && ...)) {
         const long long i = begin + threadIdx.x * N;
-        const Vector<T, N> g = load_vector<N>(grad + i);
-        Vector<T, N> p = load_vector<N>(param + i);
+        const Vector<C, N> g = converted<C>(load_vector<N>(grad + i));
+        Vector<C, N> p = converted<C>(load_vector<N>(param + i));
         const auto with = [&](auto... state) {
 #pragma unroll
             for (int k = 0; k < N; k++) update(p.lane[k], g.lane[k], state.lane[k]...);
-            store_vector(param + i, p);
-            (store_vector(states + i, state), ...);
+            store_vector(param + i, converted<T>(p));
+            (store_vector(states + i, converted<T>(state)), ...);
         };
-        with(load_vector<N>(states + i)...);
+        with(converted<C>(load_vector<N>(states + i))...);
         return;
     }
-    for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS)
-        update(param[i], grad[i], states[i]...);
+    for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS) {
+        const auto with = [&](C p, auto... state) {
+            update(p, C(grad[i]), state...);
+            param[i] = T(p);
+            ((states[i] = T(state)), ...);
+        };
+        with(C(param[i]), C(states[i])...);
+    }
 }
 
-// What a formula takes. Of a recorded step, `live` points to the factors that differ between two replays, in
-// double; otherwise it is null.
+// What a formula takes; the factors come in double, and are rounded here. Of a recorded step, `live` points to
+// those that differ between two replays; otherwise it is null.
 template <typename T>
 struct Sgd {
     T lr, weight_decay;
 
-    __device__ __forceinline__ Sgd(const double* live, T lr, T weight_decay)
-        : lr(live ? T(live[0]) : lr), weight_decay(weight_decay) {}
+    __device__ __forceinline__ Sgd(const double* live, double lr, double weight_decay)
+        : lr(T(live ? live[0] : lr)), weight_decay(T(weight_decay)) {}
 
     __device__ __forceinline__ void operator()(T& p, T g) const {
         p -= lr * (weight_decay != 0 ? g + weight_decay * p : g);  // 0 times an infinite p would be NaN
@@ -54,10 +62,10 @@ struct Momentum {
     bool nesterov;
 
     __device__ __forceinline__ Momentum(
-        const double* live, T lr, T momentum, T new_share, T weight_decay, bool nesterov
+        const double* live, double lr, double momentum, double new_share, double weight_decay, bool nesterov
     )
-        : lr(live ? T(live[0]) : lr), momentum(momentum), new_share(new_share), weight_decay(weight_decay),
-          nesterov(nesterov) {}
+        : lr(T(live ? live[0] : lr)), momentum(T(momentum)), new_share(T(new_share)),
+          weight_decay(T(weight_decay)), nesterov(nesterov) {}
 
     __device__ __forceinline__ void operator()(T& p, T g, T& v) const {
         if (weight_decay != 0) g += weight_decay * p;
@@ -74,10 +82,12 @@ struct Adam {
     T new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction;
 
     __device__ __forceinline__ Adam(
-        const double* live, T new1, T beta2, T new2, T eps, T shrink, T l2, T step_size, T sqrt_correction
+        const double* live, double new1, double beta2, double new2, double eps, double shrink, double l2,
+        double step_size, double sqrt_correction
     )
-        : new1(new1), beta2(beta2), new2(new2), eps(eps), shrink(live ? T(live[0]) : shrink), l2(l2),
-          step_size(live ? T(live[1]) : step_size), sqrt_correction(live ? T(live[2]) : sqrt_correction) {}
+        : new1(T(new1)), beta2(T(beta2)), new2(T(new2)), eps(T(eps)), shrink(T(live ? live[0] : shrink)),
+          l2(T(l2)), step_size(T(live ? live[1] : step_size)),
+          sqrt_correction(T(live ? live[2] : sqrt_correction)) {}
 
     __device__ __forceinline__ void operator()(T& p, T g, T& m, T& v) const {
         p *= shrink;

@@ -1,6 +1,7 @@
 """Launches ``optim.cu``: one step of an optimizer for one parameter, in place, on a card or on the simulator.
 
-All arrays of a call have the parameter's shape and dtype (float32 or float64) and are C-contiguous.
+All arrays of a call have the parameter's shape and dtype (float32, float64, float16 or bfloat16) and are
+C-contiguous.
 """
 
 from __future__ import annotations

@@ -52,27 +52,27 @@ __device__ __forceinline__ void update_tensors(
 // `first` is the first parameter: it tells the type, and where all of them live.
 template <typename T>
 __global__ void __launch_bounds__(THREADS) sgd_steps(
-    const T* first, Tensors tensors, T lr, T weight_decay, const double* live
+    const T* first, Tensors tensors, double lr, double weight_decay, const double* live
 ) {
-    const Sgd<T> update(live, lr, weight_decay);
+    const Sgd<Computed<T>> update(live, lr, weight_decay);
     update_tensors<T>(tensors, update);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS) momentum_steps(
-    const T* first, Tensors tensors, T lr, T momentum, T new_share, T weight_decay, bool nesterov,
-    const double* live
+    const T* first, Tensors tensors, double lr, double momentum, double new_share, double weight_decay,
+    bool nesterov, const double* live
 ) {
-    const Momentum<T> update(live, lr, momentum, new_share, weight_decay, nesterov);
+    const Momentum<Computed<T>> update(live, lr, momentum, new_share, weight_decay, nesterov);
     update_tensors<T>(tensors, update, tensors.state);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS) adam_steps(
-    const T* first, Tensors tensors, T new1, T beta2, T new2, T eps, T shrink, T l2, T step_size,
-    T sqrt_correction, const double* live
+    const T* first, Tensors tensors, double new1, double beta2, double new2, double eps, double shrink, double l2,
+    double step_size, double sqrt_correction, const double* live
 ) {
-    const Adam<T> update(live, new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction);
+    const Adam<Computed<T>> update(live, new1, beta2, new2, eps, shrink, l2, step_size, sqrt_correction);
     update_tensors<T>(tensors, update, tensors.state, tensors.other_state);
 }
 

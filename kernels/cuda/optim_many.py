@@ -1,8 +1,8 @@
 """Launches ``optim_many.cu``: one step of an optimizer for many parameters, on a card or on the simulator.
 
 Each argument that is a list has an entry for each parameter. All arrays are of one dtype, float32 or float64,
-on one device, C-contiguous, and as large as their parameter: see :func:`fits`. There is one launch for 64
-parameters, and for those that are at the same step.
+in a step also float16 or bfloat16, on one device, C-contiguous, and as large as their parameter: see
+:func:`fits`. There is one launch for 64 parameters, and for those that are at the same step.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_dec
     )  # fmt: skip
 
 
-@adam_step.kernel("cuda", "sim", name="fused")
+@adam_step.kernel("cuda", "sim", name="fused", dtypes="f4 f8 f2 bf16")
 def _(param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
     """One pass over memory, 16 bytes of each array a thread."""
     cuda.optim.adam_step(
@@ -50,7 +50,7 @@ def _(param, grad, exp_avg, exp_avg_sq, *, lr, beta1, beta2, eps, weight_decay, 
     )
 
 
-@adam_step.kernel("cuda", name="many", takes=cuda.optim_many.fits)
+@adam_step.kernel("cuda", name="many", dtypes="f4 f8 f2 bf16", takes=cuda.optim_many.fits)
 def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_decay, decoupled, step):
     """One launch for all parameters."""
     cuda.optim_many.adam_step(

@@ -307,32 +307,32 @@ class Update:
         return True
 
     def _alone(self, param: Tensor, arrays: Sequence, options: dict) -> None:
-        own, device = param._array, param.device
-        if is_half(own.dtype):
-            self._in_float32(param, arrays, options)
-            return
-        kernels = self.kernels.candidates(device.type, own.dtype)
+        device = param.device
         with device.active():
-            for kernel in kernels:
-                if kernel.layout != LISTS and kernel.when is not None and kernel.when(own, *arrays):
-                    kernel.run(own, *arrays, **options)
-                    break
-            else:
-                options = {name: _placed(value, own.dtype) for name, value in options.items()}
-                with np.errstate(all="ignore"):
-                    self.reference(device.xp, own, *arrays, **options)
+            self._change(device, [param._array, *arrays], options)
         mark_written(param)
 
-    def _in_float32(self, param: Tensor, arrays: Sequence, options: dict) -> None:
-        """:meth:`_alone` for a parameter of 16 bits: on copies in float32, which are rounded at the end."""
-        device, narrow = param.device, [param._array, *arrays]
-        with device.active():
-            wide = [None if a is None else a.astype(np.float32) for a in narrow]
-            self._alone(wrap(wide[0], device), wide[1:], options)
-            for own, changed in zip(narrow, wide, strict=True):
-                if own is not None:
-                    own[...] = changed
-        mark_written(param)
+    def _change(self, device: Device, arrays: list, options: dict) -> None:
+        """Run a kernel that takes the arrays of a parameter, its own the first, or the reference."""
+        dtype = arrays[0].dtype
+        for kernel in self.kernels.candidates(device.type, dtype):
+            if kernel.layout != LISTS and kernel.when is not None and kernel.when(*arrays):
+                kernel.run(*arrays, **options)
+                return
+        if is_half(dtype):
+            self._change_in_float32(device, arrays, options)
+            return
+        options = {name: _placed(value, dtype) for name, value in options.items()}
+        with np.errstate(all="ignore"):
+            self.reference(device.xp, *arrays, **options)
+
+    def _change_in_float32(self, device: Device, arrays: list, options: dict) -> None:
+        """:meth:`_change` for a parameter of 16 bits: on copies in float32, which are rounded at the end."""
+        wide = [None if a is None else a.astype(np.float32) for a in arrays]
+        self._change(device, wide, options)
+        for own, changed in zip(arrays, wide, strict=True):
+            if own is not None:
+                own[...] = changed
 
 
 def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> None:

@@ -41,7 +41,7 @@ def _(params, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay,
     )  # fmt: skip
 
 
-@sgd_step.kernel("cuda", "sim", name="fused")
+@sgd_step.kernel("cuda", "sim", name="fused", dtypes="f4 f8 f2 bf16")
 def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
     """One pass over memory, 16 bytes of each array a thread."""
     cuda.optim.sgd_step(
@@ -49,7 +49,7 @@ def _(param, grad, momentum_buffer, *, lr, momentum, dampening, weight_decay, ne
     )
 
 
-@sgd_step.kernel("cuda", name="many", takes=cuda.optim_many.fits)
+@sgd_step.kernel("cuda", name="many", dtypes="f4 f8 f2 bf16", takes=cuda.optim_many.fits)
 def _(params, grads, momentum_buffers, *, lr, momentum, dampening, weight_decay, nesterov, first_step):
     """One launch for all parameters."""
     cuda.optim_many.sgd_step(

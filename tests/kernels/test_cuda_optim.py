@@ -125,6 +125,64 @@ def test_sgd(xp, dtype, options):
         )
 
 
+# ---- 16 bits ----------------------------------------------------------------------------------------------
+
+HALVES = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 2.0**-134)}
+"""Half a unit in the last place, relative; and half of the smallest number."""
+
+
+def half_named(name):
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+def assert_a_step_is_rounded_once(xp, name, kernel, update, states, **options):
+    """One step of ``kernel`` from the numbers that the one before left, against the float64 reference."""
+    dtype, (unit, smallest) = half_named(name), HALVES[name]
+    for n in (1, 7, 2047, 2048, 4101):
+        param, grads = draw(n, dtype)
+        arrays = [xp.asarray(param), *(xp.zeros(n, dtype) for _ in range(states))]
+        for number, grad in enumerate(grads):
+            expected = [a.astype(np.float64) for a in on_host(xp, arrays)]
+            own = {key: value(number) if callable(value) else value for key, value in options.items()}
+            given = [xp.asarray(grad), *arrays[1:]] if states else [xp.asarray(grad), None]
+            wide = [grad.astype(np.float64), *expected[1:]] if states else [grad.astype(np.float64), None]
+            kernel(arrays[0], *given, **own)
+            update.reference(np, expected[0], *wide, **own)
+            for actual, exact in zip(on_host(xp, arrays), expected, strict=True):
+                bound = unit * np.abs(exact) + 2 * 50 * np.finfo(np.float32).eps + smallest
+                assert (np.abs(actual.astype(np.float64) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize(("weight_decay", "decoupled"), ADAM)
+def test_adam_of_16_bits(xp, name, weight_decay, decoupled):
+    options = {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "step": lambda number: number + 1}
+    decay = {"weight_decay": weight_decay, "decoupled": decoupled}
+    assert_a_step_is_rounded_once(xp, name, optim.adam_step, adam_step, 2, **options, **decay)
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize(("momentum", "dampening", "weight_decay", "nesterov"), SGD)
+def test_sgd_of_16_bits(xp, name, momentum, dampening, weight_decay, nesterov):
+    options = {"lr": 0.1, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+    options |= {"nesterov": nesterov, "first_step": lambda number: number == 0}
+    assert_a_step_is_rounded_once(xp, name, optim.sgd_step, sgd_step, int(momentum > 0), **options)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_many_of_16_bits_have_the_bits_of_each_alone(xp, name):
+    dtype = half_named(name)
+    drawn = [draw(n, dtype) for n in (3, 2051)]
+    rows = [on_device(xp, [param, grads[0], *np.zeros((2, param.size), dtype)]) for param, grads in drawn]
+    alone = [[array.copy() for array in row] for row in rows]
+    options = 0.01, 0.9, 0.99, 1e-8, 0.1, True
+    optim_many.adam_step(*map(list, zip(*rows, strict=True)), [1, 1], *options)
+    for row, other in zip(rows, alone, strict=True):
+        optim.adam_step(*other, *options, 1)
+        for found, expected in zip(on_host(xp, row), on_host(xp, other), strict=True):
+            assert found.tobytes() == expected.tobytes()
+
+
 # ---- many parameters in one launch ------------------------------------------------------------------------
 
 
