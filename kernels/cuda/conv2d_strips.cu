@@ -17,7 +17,8 @@
 // K, the stride S and ROWS are compile-time constants, so that all loops over taps and rows are unrolled and
 // what they index stays in registers. In float32 a thread takes up to 64 registers.
 //
-// The padding's zeros are multiplied with like any number, as in conv2d_implicit_gemm.cu.
+// The padding's zeros are multiplied with like any number, as in conv2d_implicit_gemm.cu. Arrays may be of 16
+// bits: registers hold float32, and a result is rounded once.
 
 #include "conv2d.cuh"
 #include "rows.cuh"
@@ -25,11 +26,11 @@
 constexpr int STRIP_THREADS = 256;
 
 // The K elements of a source row that a column takes, from `row` on; zeros for those outside.
-template <typename T, int K>
-__device__ __forceinline__ void read_pixels(T (&pixels)[K], const T* row, bool in_row,
+template <typename C, typename T, int K>
+__device__ __forceinline__ void read_pixels(C (&pixels)[K], const T* row, bool in_row,
                                             const bool (&in_column)[K]) {
 #pragma unroll
-    for (int j = 0; j < K; j++) pixels[j] = in_row && in_column[j] ? row[j] : T(0);
+    for (int j = 0; j < K; j++) pixels[j] = in_row && in_column[j] ? C(row[j]) : C(0);
 }
 
 template <int K>
@@ -38,10 +39,10 @@ __device__ __forceinline__ void columns_inside(bool (&inside)[K], int first, int
     for (int j = 0; j < K; j++) inside[j] = unsigned(first + j) < unsigned(width);
 }
 
-template <typename T, int K>
-__device__ __forceinline__ void read_weights(T (&weights)[K][K], const T* from) {
+template <typename C, typename T, int K>
+__device__ __forceinline__ void read_weights(C (&weights)[K][K], const T* from) {
 #pragma unroll
-    for (int tap = 0; tap < K * K; tap++) weights[tap / K][tap % K] = from[tap];
+    for (int tap = 0; tap < K * K; tap++) weights[tap / K][tap % K] = C(from[tap]);
 }
 
 // Grid: one dimension, a thread for each strip of each of the N * O planes of out. bias may be null.
@@ -56,12 +57,13 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bo
     const int o = int(at.plane % s.O), c = o / (s.O / s.C), first = at.y * ROWS;
     const int y = first * S - s.pad_h, x = at.x * S - s.pad_w;
 
-    T weights[K][K], pixels[K], sums[ROWS];
+    using C = Computed<T>;
+    C weights[K][K], pixels[K], sums[ROWS];
     bool in_column[K];
     read_weights(weights, weight + (long long)o * K * K);
     columns_inside(in_column, x, s.W);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) sums[r] = value_or(bias, o, T(0));
+    for (int r = 0; r < ROWS; r++) sums[r] = bias ? C(bias[o]) : C(0);
 
     const T* row = input + ((at.plane / s.O * s.C + c) * s.H + y) * s.W + x;
 #pragma unroll
@@ -77,7 +79,7 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bo
     T* to = out + (at.plane * s.OH + first) * s.OW + at.x;
 #pragma unroll
     for (int r = 0; r < ROWS; r++, to += s.OW)
-        if (first + r < s.OH) *to = relu_if(relu, sums[r]);
+        if (first + r < s.OH) *to = T(relu_if(relu, sums[r]));
 }
 
 // Counted from where the padding begins, a pixel is S q + p with 0 <= p < S, and tap p + S t reads it for
@@ -96,13 +98,14 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
     const int y = first_y + at.y * ROWS, x = first_x + at.x;
     const int first_output = y - (REACH - 1);
 
-    T sums[ROWS][S][S] = {};
+    using C = Computed<T>;
+    C sums[ROWS][S][S] = {};
     bool in_column[REACH];
     columns_inside(in_column, x - (REACH - 1), s.OW);
     const int multiplier = s.O / s.C;
     const long long first_channel = at.plane % s.C * multiplier;
     for (int m = 0; m < multiplier; m++) {
-        T weights[K][K], grads[REACH];
+        C weights[K][K], grads[REACH];
         read_weights(weights, weight + (first_channel + m) * K * K);
         const T* row =
             grad_output + ((at.plane * multiplier + m) * s.OH + first_output) * s.OW + x - (REACH - 1);
@@ -129,33 +132,34 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
         const int r = pixel / (S * S), py = pixel / S % S, px = pixel % S;
         const int to_y = (y + r) * S + py - s.pad_h, to_x = x * S + px - s.pad_w;
         if (unsigned(to_y) < unsigned(s.H) && unsigned(to_x) < unsigned(s.W))
-            plane[(long long)to_y * s.W + to_x] = sums[r][py][px];
+            plane[(long long)to_y * s.W + to_x] = T(sums[r][py][px]);
     }
 }
 
 // Part number p takes the images p, p + parts, p + 2 parts, ... The sums of the parts stand in `partial` (O,
-// K K, parts), and another kernel adds them. Within a block they are combined by shuffles: the order of all
-// additions is always the same.
+// K K, parts), of what is computed with, and another kernel adds them; those of a single part are the result. Within
+// a block they are combined by shuffles: the order of all additions is always the same.
 //
 // Grid: x = part + parts * channel of out.
-template <typename T, int K, int S, int ROWS>
+template <typename Out, typename T, int K, int S, int ROWS>
 __global__ void __launch_bounds__(STRIP_THREADS)
-conv2d_strips_weight_grad(T* partial, const T* grad_output, const T* input, int parts, Conv2dShape s) {
-    __shared__ T of_warp[K * K][STRIP_THREADS / WARP];
+conv2d_strips_weight_grad(Out* partial, const T* grad_output, const T* input, int parts, Conv2dShape s) {
+    using C = Computed<T>;
+    __shared__ C of_warp[K * K][STRIP_THREADS / WARP];
     const int part = int(blockIdx.x % parts), o = int(blockIdx.x / parts), c = o / (s.O / s.C);
     const int strips = (s.OH + ROWS - 1) / ROWS, images = (s.N - part + parts - 1) / parts;
 
-    T sums[K][K] = {};
+    C sums[K][K] = {};
     const long long all_strips = (long long)images * strips * s.OW;
     for (long long number = threadIdx.x; number < all_strips; number += STRIP_THREADS) {
         const Position at(number, strips, s.OW);
         const long long n = part + at.plane * parts;
         const int first = at.y * ROWS, rows = s.OH - first, y = first * S - s.pad_h, x = at.x * S - s.pad_w;
-        T grads[ROWS], pixels[K];
+        C grads[ROWS], pixels[K];
         bool in_column[K];
         const T* grad = grad_output + ((n * s.O + o) * s.OH + first) * s.OW + at.x;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++, grad += s.OW) grads[r] = r < rows ? *grad : T(0);
+        for (int r = 0; r < ROWS; r++, grad += s.OW) grads[r] = r < rows ? C(*grad) : C(0);
 
         columns_inside(in_column, x, s.W);
         const T* row = input + ((n * s.C + c) * s.H + y) * s.W + x;
@@ -172,13 +176,13 @@ conv2d_strips_weight_grad(T* partial, const T* grad_output, const T* input, int 
 
 #pragma unroll
     for (int tap = 0; tap < K * K; tap++) {
-        const T sum = across_warp<SUM>(sums[tap / K][tap % K]);
+        const C sum = across_warp<SUM>(sums[tap / K][tap % K]);
         if (threadIdx.x % WARP == 0) of_warp[tap][threadIdx.x / WARP] = sum;
     }
     __syncthreads();  // all warps have left theirs
     if (threadIdx.x < K * K) {
-        T sum = 0;
+        C sum = 0;
         for (int warp = 0; warp < STRIP_THREADS / WARP; warp++) sum += of_warp[threadIdx.x][warp];
-        partial[((long long)o * K * K + threadIdx.x) * parts + part] = sum;
+        partial[((long long)o * K * K + threadIdx.x) * parts + part] = Out(sum);
     }
 }

@@ -1,7 +1,8 @@
 """Launches ``conv2d_strips.cu``: depthwise convolution with small kernels, by strips of rows in registers.
 
-Arrays and options are those of :mod:`.conv2d`, with ``groups`` = C; the number of output channels is any
-multiple of it. ``fits`` tells which kernels, strides and dilations there is an instance for.
+Arrays and options are those of :mod:`.conv2d`, with ``groups`` = C, and also of float16 or bfloat16; the
+number of output channels is any multiple of C. ``fits`` tells which kernels, strides and dilations there are
+instances for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..source import CudaSource, computed_dtype
 from . import reduce, workspace
 from .conv2d import shape_fields
 
@@ -26,10 +27,10 @@ ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 7, 2: 2}, "weight_grad": {1:
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _instances(function: str) -> dict[tuple[int, int], CudaKernel]:
+def _instances(function: str, types: str = "T") -> dict[tuple[int, int], CudaKernel]:
     return {
         (kernel, stride): CudaKernel(
-            _source, f"conv2d_strips_{function}<T, {kernel}, {stride}, {ROWS[function][stride]}>"
+            _source, f"conv2d_strips_{function}<{types}, {kernel}, {stride}, {ROWS[function][stride]}>"
         )
         for kernel in KERNELS
         for stride in STRIDES
@@ -38,12 +39,19 @@ def _instances(function: str) -> dict[tuple[int, int], CudaKernel]:
 
 _forward = _instances("forward")
 _input_grad = _instances("input_grad")
-_weight_grad = _instances("weight_grad")
+_weight_grad = _instances("weight_grad", "Out, T")
 
 
-def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
-    """Whether the kernel is square, of 3 or 5, the stride 1 or 2 on both axes, and the dilation 1."""
+def fits(
+    kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], itemsize: int = 4
+) -> bool:
+    """Whether the kernel is square, of 3 or 5, the stride 1 or 2 on both axes, and the dilation 1.
+
+    Of 16 bits a kernel of 3: with the conversions, the strips of one of 5 do not stay in registers.
+    """
     (height, width), (down, right) = kernel_size, stride
+    if itemsize == 2 and height == 5:
+        return False
     return height == width and height in KERNELS and down == right and down in STRIDES and dilation == (1, 1)
 
 
@@ -71,11 +79,11 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """For groups of one channel: the sums of all taps stay in registers, over strips of rows."""
     shape = _shape(x, out, grad_output, options)
     parts = max(min(ENOUGH_BLOCKS // max(shape["O"], 1), shape["N"] // PART), 1)
-    partial = workspace(out, (out.size, parts)) if parts > 1 else out
+    partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
     arguments = (partial, grad_output, x, parts, shape)
     _weight_grad[_instance(shape)].launch(shape["O"] * parts, THREADS, arguments)
     if parts > 1:
-        reduce.shuffle(out.reshape(-1), partial)
+        reduce.vectorized(out.reshape(-1), partial)
 
 
 def _instance(shape: dict[str, int]) -> tuple[int, int]:
@@ -90,7 +98,7 @@ def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = 
             f"conv2d strips kernel: expected as many groups as channels, {shape['C']}, got {shape['groups']}"
         )
     kernel, stride, dilation = weight.shape[2:], options[:2], options[4:6]
-    if not fits(kernel, stride, dilation):
+    if not fits(kernel, stride, dilation, weight.itemsize):
         raise ValueError(
             f"conv2d strips kernel: expected a square kernel of {KERNELS}, a stride of {STRIDES} and no "
             f"dilation, got kernel {kernel}, stride {stride}, dilation {dilation}"

@@ -338,13 +338,14 @@ def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
 
 
 def _fits_strips(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-    return weight.shape[1] == 1 and cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation)
+    fits = cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation, weight.dtype.itemsize)
+    return weight.shape[1] == 1 and fits
 
 
 def _fits_weight_grad_strips(
     g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **_: Any
 ) -> bool:
-    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
+    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation, x.dtype.itemsize)
 
 
 # With more outputs of each channel than this, adding them one after the other leaves most of a card idle in
@@ -468,7 +469,7 @@ for _op, _pass, _conditions in (
         ("implicit_gemm", getattr(cuda.conv2d_implicit_gemm, _pass), _fills_tiles, "f4 f8"),
         ("pipelined", getattr(cuda.conv2d_pipelined, _pass), _pipelined, "f4"),
         ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise, "f4 f8"),
-        ("strips", getattr(cuda.conv2d_strips, _pass), _strips, "f4 f8"),
+        ("strips", getattr(cuda.conv2d_strips, _pass), _strips, "f4 f8 f2 bf16"),
     ):
         _prefer = _prefers_depthwise if _rung in ("depthwise", "strips") else None
         _register(_op, ("cuda", "sim"), _rung, _run, _when, prefer=_prefer, dtypes=_dtypes)
