@@ -198,14 +198,23 @@ def test_source_compiles(name, architecture, summary):
 # The kernels that take floats of 16 bits, too, by the modules that launch them.
 HALVES = {
     "attention": "row_sums",
-    "softmax": "vectorized|registers",
+    "batch_norm": "<C, T",
+    "channel_sums": "<C, T",
+    "conv2d_strips": "T, 3",
     "cross_entropy": "vectorized|registers",
+    "cumsum": ".",
     "embedding": "gather|chunks|segments",
+    "norm": "<C, T",
+    "norm_registers": "<C, T",
+    "optim": ".",
+    "optim_many": "steps",
     "pool2d": "2d(_input_grad)?(_scatter)?<",
     "pool2d_rolling": "",
     "pool2d_vectorized": "",
     "random": "dropout_block",
     "reduce": "(vectorized|split|columns)<.*SUM",
+    "row_statistics": ".",
+    "softmax": "vectorized|registers",
 }
 
 

@@ -500,9 +500,9 @@ CASES = {
     "larger_share": [case(s, s, s) for s in SHAPES + LARGER] + [case((3, 4), (4,), (3, 1))],
     "clamp_grad": [case(s, s, min=-0.5, max=0.5) for s in SHAPES + LARGER]
     + [case((3, 4), (3, 4), min=None, max=0.3)],
-    # Differences of what is rounded to float16 say nothing of a gradient.
+    # Differences of what is rounded say nothing of a gradient.
     "cast": [case(s, dtype=np.dtype(t)) for s in SHAPES for t in (np.float64, np.int64)]
-    + [case(s, dtype=np.dtype(np.float16), gradient=False) for s in SHAPES],
+    + [case(s, dtype=np.dtype(t), gradient=False) for s in SHAPES for t in (np.float16, np.float32)],
     "hardtanh": [case(s, min=-0.5, max=0.7) for s in SHAPES + LARGER],
     "clamp": [case(s, min=lo, max=hi) for s in SHAPES for lo, hi in ((-0.5, 0.5), (None, 0.3), (0.0, None))],
     # comparison, logic, selection
@@ -708,6 +708,10 @@ DTYPES = {
     **each(["cross_entropy", "cross_entropy_grad", "embedding", "embedding_grad", "dropout"], None),
     **each(["sum", "amax", "amin", "avg_pool2d", "avg_pool2d_input_grad"], None),
     **each(["max_pool2d", "max_pool2d_gather", "max_pool2d_input_grad"], None),
+    **each(["layer_norm", "layer_norm_grad", "group_norm", "group_norm_grad"], None),
+    **each(["batch_norm", "batch_norm_grad", "batch_norm_inference", "batch_norm_weight_grad"], None),
+    **each(["mean", "var", "extremum_grad", "argmax", "argmin", "cumsum"], None),
+    **each(["cast", "scatter_index", "put_along_dim"], None),
 }
 
 
