@@ -58,6 +58,7 @@ from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_t
 from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels
+from minigrad.ops import norm_kernels as _norm_kernels
 from minigrad.ops import pool as _pool
 from minigrad.ops.activation import relu, sigmoid, tanh
 from minigrad.ops.arithmetic import (

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-import minigrad.ops.norm_kernels  # noqa: F401 - it registers them
 from minigrad.autograd import mode, wrap
 from minigrad.creation import rand_like
 from minigrad.dispatch import kernel_table

@@ -11,11 +11,10 @@ import numpy as np
 
 from minigrad.devices import cpu as cpu_device
 from minigrad.dispatch import Spec
-from minigrad.dtypes import is_floating, is_half
+from minigrad.dtypes import is_floating
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.mixed_precision import in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, floating, zeros_like
 from minigrad.ops.shape import broadcast_to, permute, reshape
