@@ -10,6 +10,11 @@ ALWAYS_INLINE void NAME(gather_tile)(const int lanewise, const int rows, const i
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (vector){0};
     for (ptrdiff_t p = 0; p < depth; p++) {
+#if TILE_ROWS > 8
+        /* Reload the rows' offsets: the compiler would keep those of so many rows in vector registers, and to
+         * move them from there takes the place of multiply-adds. */
+        __asm__("" : "+r"(row));
+#endif
         const real *x_step = x + step[p].x, *b_step = b + step[p].at;
         vector b_vector[TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b_step + v * LANES);
