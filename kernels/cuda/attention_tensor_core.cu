@@ -313,8 +313,20 @@ struct OfQuery {
     }
 };
 
-// g is (matrices, L, g_stride), of which V are in a row.
-//
+// Moves the inputs of a gradient to where the task's matrix begins. g is (matrices, L, g_stride), of which V are in a
+// row.
+template <typename T>
+__device__ __forceinline__ void to_matrix(const Task& task, const AttentionShape& shape, long long g_stride,
+                                          const T*& g, const T*& q, const T*& k, const T*& v, const float*& lse,
+                                          const float*& row_sums) {
+    q = task.of(q, shape.q_stride, shape.heads);
+    k = task.of(k, shape.k_stride, shape.heads);
+    v = task.of(v, shape.v_stride, shape.heads);
+    g += task.matrix * shape.L * g_stride;
+    lse += task.matrix * shape.L;
+    row_sums += task.matrix * shape.L;
+}
+
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k and v, two each of q and g.
 template <typename T, int D, int QUERIES, int KEYS>
 __global__ void __launch_bounds__(THREADS)
@@ -324,12 +336,7 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
     extern __shared__ uint4 shared[];
     const Tile<T, D> k_tile{shared}, v_tile = k_tile.behind(KEYS), others = v_tile.behind(KEYS);
     const Task task(shape.S, KEYS);
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
-    g += task.matrix * shape.L * g_stride;
-    lse += task.matrix * shape.L;
-    row_sums += task.matrix * shape.L;
+    to_matrix(task, shape, g_stride, g, q, k, v, lse, row_sums);
 
     AsyncCopies copies;
     const auto start = [&](long long first, int stage) {
@@ -389,12 +396,7 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
     extern __shared__ uint4 shared[];
     const Tile<T, D> q_tile{shared}, g_tile = q_tile.behind(QUERIES), others = g_tile.behind(QUERIES);
     const Task task(shape.L, QUERIES);
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
-    g += task.matrix * shape.L * g_stride;
-    lse += task.matrix * shape.L;
-    row_sums += task.matrix * shape.L;
+    to_matrix(task, shape, g_stride, g, q, k, v, lse, row_sums);
 
     AsyncCopies copies;
     const auto start = [&](long long first, int stage) {
