@@ -34,10 +34,11 @@
  *   gemm_unpacked_T(as gemm_packed_T)
  *                             A read in place, and B too where that is fast: for small and thin matrices
  *   gemm_panels_T(M, N, K, a, a_row, a_col, b_panels, depth, c, ldc, d, d_row)
- *                             A read in place, all of B packed beforehand by pack_b with this depth, of
- *                             which the first K are used: for a B that serves many products. C = A B + D,
- *                             as below. With contiguous rows of A it is the fastest of all while B fits the
- *                             L3 cache: A is read once, straight from memory, and ahead of its use
+ *                             A read in place, or MR rows at a time from a copy in L1, all of B packed
+ *                             beforehand by pack_b with this depth, of which the first K are used: for a B
+ *                             that serves many products. C = A B + D, as below. With contiguous rows of A it
+ *                             is the fastest of all while B fits the L3 cache: A is read once, straight from
+ *                             memory, and ahead of its use
  *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, d, d_stride)
  *                             y[j] = sum over p of x[p] b[p, j], plus d[j * d_stride] if d is not NULL
  *   gemm_T(as gemm_packed_T)  whichever of packed, unpacked, rows and gemv suits the sizes and strides

@@ -9,8 +9,13 @@ enum {
     NAME(MC) = 168, /* a multiple of 12, 8 and 6 */
     NAME(NC) = 2048,
     NAME(KC_UNPACKED) = 1024,
-    NAME(KC_PANELS) = 512,       /* with A in place: MR rows of it (12 KB at MR 6) stay in L1 */
-    NAME(MOST_PANELS) = (4 << 20) / sizeof(real), /* of B packed whole, which must stay in L3 */
+    NAME(KC_PANELS) = TILE_ROWS > 8 ? 1536 / sizeof(real) : 512, /* MR rows of A (12 or 18 KB) stay in L1 */
+    NAME(IN_L3) = (4 << 20) / sizeof(real), /* elements that stay in L3 while they are used again */
+    NAME(LINE) = 64 / sizeof(real),         /* elements of a cache line */
+    /* A tile of more rows than a set of L1 has ways reads A in place slowly, above all rows a power of two apart:
+     * then a copy of A pays where it serves not only a few panels of B. */
+    NAME(COPIES_ROWS) = TILE_ROWS > 8,
+    NAME(FEW_PANELS) = NAME(COPIES_ROWS) ? 4 : 2,
 };
 
 ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
@@ -39,7 +44,7 @@ ALWAYS_INLINE void NAME(pack_contiguous_lanes)(const int width, ptrdiff_t panels
 ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_t depth, const real *from,
                                      ptrdiff_t lane_stride, ptrdiff_t depth_stride, real *out)
 {
-    enum { BLOCK = NAME(TRANSPOSE), LINE = 64 / sizeof(real) };
+    enum { BLOCK = NAME(TRANSPOSE), LINE = NAME(LINE) };
     const int blocked = width / BLOCK * BLOCK;
     ptrdiff_t first = 0;
     if (lane_stride == 1) {
@@ -221,7 +226,7 @@ typedef struct {
 ALWAYS_INLINE void NAME(prefetch_ahead)(NAME(Ahead) *ahead, ptrdiff_t runs)
 {
     for (; runs > 0 && ahead->runs > 0; runs--, ahead->runs--, ahead->first += ahead->stride)
-        for (ptrdiff_t i = 0; i < ahead->length; i += 64 / sizeof(real)) __builtin_prefetch(ahead->first + i, 0, 2);
+        for (ptrdiff_t i = 0; i < ahead->length; i += NAME(LINE)) __builtin_prefetch(ahead->first + i, 0, 2);
 }
 
 /* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. Meanwhile what lies ahead is fetched
@@ -266,7 +271,8 @@ MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, c
     if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
     if (M == 0 || N == 0 || K == 0) return;
     const ptrdiff_t MC = NAME(balanced)(M, NAME(MC), NAME(MR));
-    const ptrdiff_t KC = NAME(balanced)(K, NAME(KC), 1);
+    /* Whole lines, for packing to read. */
+    const ptrdiff_t KC = NAME(smaller)(K, NAME(balanced)(K, NAME(KC), NAME(LINE)));
     const ptrdiff_t NC = NAME(balanced)(N, NAME(NC), NAME(NR));
     real *b_packed = workspace, *a_packed = workspace + KC * NC; /* NC: whole vectors, so still aligned */
     for (ptrdiff_t jc = 0; jc < N; jc += NC) {
@@ -336,7 +342,7 @@ NEVER_INLINE void NAME(tile_in_place)(ptrdiff_t depth, const real *a, ptrdiff_t 
 ALWAYS_INLINE void NAME(prefetch_rows)(ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, const real *a,
                                        ptrdiff_t a_row)
 {
-    for (ptrdiff_t p = begin; p < end; p += 64 / sizeof(real))
+    for (ptrdiff_t p = begin; p < end; p += NAME(LINE))
         for (ptrdiff_t i = 0; i < rows; i++) __builtin_prefetch(a + i * a_row + p);
 }
 
@@ -346,17 +352,20 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
                                     ptrdiff_t a_col, const real *b_panels, ptrdiff_t depth, real *c,
                                     ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
 {
+    real copy[NAME(COPIES_ROWS) ? NAME(MR) * NAME(KC_PANELS) : 1] __attribute__((aligned(64)));
     if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
     if (N == 0) return;
     const ptrdiff_t KC = NAME(balanced)(K, NAME(KC_PANELS), 1), panels = (N + NAME(NR) - 1) / NAME(NR);
     for (ptrdiff_t pc = 0; pc < K; pc += KC) {
         const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
-        const ptrdiff_t share = NAME(round_up)((kc + panels - 1) / panels, 64 / sizeof(real));
+        const ptrdiff_t share = NAME(round_up)((kc + panels - 1) / panels, NAME(LINE));
         const real *addend = pc ? c : d;
         for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR)) {
             const int rows = (int)NAME(smaller)(M - ir, NAME(MR));
+            const int copied = NAME(COPIES_ROWS) && rows == NAME(MR) && panels >= NAME(FEW_PANELS);
             const ptrdiff_t next_rows = a_col == 1 ? NAME(smaller)(M - ir - rows, NAME(MR)) : 0;
             const real *a_rows = a + ir * a_row + pc * a_col;
+            if (copied) NAME(pack_a)(rows, kc, a_rows, a_row, a_col, copy);
             for (ptrdiff_t panel = 0; panel < panels; panel++) {
                 const ptrdiff_t jr = panel * NAME(NR), place = ir * ldc + jr;
                 const int columns = (int)NAME(smaller)(N - jr, NAME(NR));
@@ -365,7 +374,9 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
                 if (next_rows)
                     NAME(prefetch_rows)(next_rows, panel * share, NAME(smaller)((panel + 1) * share, kc),
                                         a_rows + rows * a_row, a_row);
-                if (rows == NAME(MR) && columns == NAME(NR) && a_col == 1)
+                if (copied)
+                    NAME(panel_tile)(rows, columns, kc, copy, b, c + place, ldc, d_tile, addend_row);
+                else if (rows == NAME(MR) && columns == NAME(NR) && a_col == 1)
                     NAME(tile_in_place)(kc, a_rows, a_row, b, c + place, ldc, d_tile, addend_row);
                 else
                     NAME(partial_tile)(rows, columns, kc, a_rows, a_row, a_col, b, NAME(NR), c + place, ldc,
@@ -375,11 +386,12 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
     }
 }
 
-/* Whether gemm_rows suits a product: rows of A that can be read in place, and so many that packing B pays; a B
- * that stays in cache. */
+/* Whether gemm_rows suits a product: contiguous rows of A, so many that packing B pays; a B that stays in cache,
+ * and where rows are copied, has panels enough for that. */
 ALWAYS_INLINE int NAME(suits_rows)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t a_col)
 {
-    return a_col == 1 && M >= 32 * NAME(MR) && (double)K * NAME(round_up)(N, NAME(NR)) <= NAME(MOST_PANELS);
+    return a_col == 1 && M >= 32 * NAME(MR) && (!NAME(COPIES_ROWS) || N > NAME(FEW_PANELS) * NAME(NR))
+        && (double)K * NAME(round_up)(N, NAME(NR)) <= NAME(IN_L3);
 }
 
 MAYBE_UNUSED void NAME(gemm_rows_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
@@ -450,8 +462,7 @@ MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t 
     const ptrdiff_t NC = NAME(round_up)(NAME(smaller)(N, NAME(NC)), NAME(NR));
     const ptrdiff_t packed = NAME(smaller)(K, NAME(KC)) * (MC + NC);
     const ptrdiff_t unpacked = NAME(smaller)(K, NAME(KC_UNPACKED)) * NAME(NR);
-    const ptrdiff_t columns = NAME(round_up)(N, NAME(NR));
-    const ptrdiff_t panels = NAME(suits_rows)(32 * NAME(MR), N, K, 1) ? K * columns : NAME(MOST_PANELS);
+    const ptrdiff_t panels = NAME(smaller)(K * NAME(round_up)(N, NAME(NR)), NAME(IN_L3));
     const ptrdiff_t larger = packed > unpacked ? packed : unpacked;
     return larger > panels ? larger : panels;
 }
@@ -462,14 +473,22 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
                                  ptrdiff_t ldc, const real *d, ptrdiff_t d_row, real *workspace)
 {
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
-    const double largest = a_transposed || NAME(suits_rows)(M, N, K, a_col) ? 128 : 320;
-    const int thin = M <= 2 * NAME(MR) || (N <= 2 * NAME(NR) && (!a_transposed || K <= NAME(KC_UNPACKED)));
+    const int high = NAME(COPIES_ROWS), stays_in_l3 = (double)M * K <= NAME(IN_L3);
+    const int few_rows = M <= (high && !b_transposed ? 3 : 2) * NAME(MR);
+    const int in_place = !a_transposed && !b_transposed && K <= NAME(KC_UNPACKED);
+    const int few_columns = N <= (in_place ? NAME(FEW_PANELS) : 2) * NAME(NR);
+    /* Each panel of B has all of A read again. */
+    const int near = a_transposed ? (K <= NAME(KC_UNPACKED) && stays_in_l3) || a_col <= 1024 / (int)sizeof(real)
+                                  : N <= NAME(NR) || stays_in_l3;
+    const double largest = high && (b_transposed || !a_transposed) ? 64
+                         : a_transposed || NAME(suits_rows)(M, N, K, a_col) ? 128
+                         : 320;
     if (M == 1 || (M <= 4 && N > 1 && b_transposed))
         for (ptrdiff_t i = 0; i < M; i++)
             NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(at)(d, i * d_row), 1);
     else if (N == 1 && ldc == 1) /* the transposed problem */
         NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, d, d_row);
-    else if (thin || (double)M * N * K <= largest * largest * largest)
+    else if (few_rows || (few_columns && near) || (double)M * N * K <= largest * largest * largest)
         NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
     else if (NAME(suits_rows)(M, N, K, a_col))
         NAME(gemm_rows_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);

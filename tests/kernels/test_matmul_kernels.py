@@ -211,9 +211,9 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns(kernel_module, rung, th
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("size", [(1250, 100, 70), (1207, 33, 513)], ids=str)
+@pytest.mark.parametrize("size", [(1250, 100, 70), (1207, 33, 513), (1205, 137, 389)], ids=str)
 def test_many_rows_against_one_packed_b(kernel_module, size, threads, dtype):
-    """At every level so many rows that each thread reads its own in place, beside a bias."""
+    """At every level so many rows that each thread reads its own, in place or as copies, beside a bias."""
     M, N, K = size
     a, b, bias = (
         random_array((M, K + 3), dtype)[:, 1:-2],
