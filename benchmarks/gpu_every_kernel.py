@@ -397,6 +397,7 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
             mg.get_op("conv2d_input_grad")(g, w, input_size=(5, 6), **options),
             mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **options),
         )
+        pool = FUNCTIONS.max_pool2d(expected[0].relu(), 2)
         for name, (suffix, encode) in TENSOR_CORE_FORMATS.items():
             passes = (
                 (functools.partial(getattr(forward, f"forward{suffix}"), tile=tile), (x, w), (None,)),
@@ -409,6 +410,10 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
                 out = xp.empty(bits.shape, bits.dtype)
                 run(out, *(xp.asarray(encode(tensor.numpy())) for tensor in inputs), *bias, *numbers)
                 right &= np.array_equal(out if xp is np else out.get(), bits)
+            pooled, bits = getattr(forward, f"pooled{suffix}"), encode(pool.numpy())
+            out, taps = xp.empty(bits.shape, bits.dtype), xp.empty(bits.shape, np.uint8)
+            pooled((out, taps), *(xp.asarray(encode(t.numpy())) for t in (x, w)), None, *numbers, tile=tile)
+            right &= np.array_equal(out if xp is np else out.get(), bits)
             told = f"conv2d tensor_core {name}, {channels} channels"
             print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
             wrong += [] if right else [told]

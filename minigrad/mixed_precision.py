@@ -28,7 +28,9 @@ __all__ = ["autocast", "get_autocast_dtype", "is_autocast_enabled"]
 LOWER, WIDER = "lower", "float32"
 
 POLICIES = {
-    **dict.fromkeys(("matmul", "linear", "conv2d", "conv2d_relu", "lstm", "rnn", "gru"), LOWER),
+    **dict.fromkeys(
+        ("matmul", "linear", "conv2d", "conv2d_relu", "conv2d_pooled", "lstm", "rnn", "gru"), LOWER
+    ),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "log2", "log10", "pow"), WIDER),
     **dict.fromkeys(("tan", "asin", "acos", "sinh", "cosh"), WIDER),
     **dict.fromkeys(("sum", "sum_of_squares", "prod", "cumsum", "softmax", "log_softmax"), WIDER),

@@ -668,6 +668,7 @@ for name in NO_SPECIAL_VALUES:
     CASES[name] = [one._replace(special=False) for one in CASES[name]]
 
 ELSEWHERE = {
+    "conv2d_pooled": "tests/test_ops_conv_relu.py: which pixel of a window wins is decided by rounding",
     "gate": "tests/test_nn_containers_and_hooks.py: it only stands in the graph",
     "max_pool2d_indices": "tests/test_ops_pool.py: it gives positions",
     "setitem": "tests/test_ops_index.py: it writes into its input",

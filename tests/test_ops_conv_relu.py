@@ -1,4 +1,4 @@
-"""Convolution with ReLU in its epilogue has the bits, gradients and kernels of the two ops."""
+"""Convolution with ReLU, or pooling too, in its epilogue: bits, gradients and kernels of the ops apart."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 import minigrad as mg
 import minigrad.nn.functional as F
 from minigrad import nn
+from minigrad.testing import gradcheck, gradgradcheck
 
 RUNGS = ["reference", *dict.fromkeys(k.name for k in mg.list_kernels("conv2d"))]
 OPTIONS = [  # input, weight, stride, padding, dilation, groups
@@ -100,6 +101,65 @@ def test_autocast_converts_as_for_conv2d(device, dtype):
     assert mg.equal(found, expected)
 
 
+# ---- with max-pooling --------------------------------------------------------------------------------------
+
+
+def pool_of_relu_of_conv2d(*args):
+    return F.max_pool2d(F.relu(F.conv2d(*args)), 2)
+
+
+@pytest.mark.parametrize("case", [*OPTIONS[:3], ((2, 9, 8, 7), (70, 9, 3, 2), 1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float16], ids=str)
+def test_bits_and_gradients_are_those_of_the_three_ops(device, case, dtype):
+    x, weight, *options = case
+    inputs = tensors(device, x, weight, dtype)
+    found = first_and_second_gradients(F.conv2d_pooled, inputs, *options)
+    expected = first_and_second_gradients(pool_of_relu_of_conv2d, inputs, *options)
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_three_are_one_kernel_on_tensor_cores(device, autocast):
+    inputs = tensors(device, *OPTIONS[0][:2])
+    with mg.autocast(device.type, mg.float16, enabled=autocast):
+        found, expected = F.conv2d_pooled(*inputs), pool_of_relu_of_conv2d(*inputs)
+    assert found.dtype == expected.dtype and mg.equal(found, expected)
+    assert (found.grad_fn == "conv2d_pooled") == (autocast and device.type != "cpu")
+
+
+def test_a_pooling_kernel_of_the_users_runs(device):
+    def sevens(outs, x, **_):
+        outs[0][...], outs[1][...] = 7, 0
+
+    inputs = tensors(device, *OPTIONS[0][:2])
+    with (
+        mg.autocast(device.type, mg.float16),
+        mg.use_kernel("max_pool2d", sevens, device.type, dtypes="f2 f4"),
+    ):
+        assert (F.conv2d_pooled(*inputs) == 7).all().item()
+
+
+def test_gradients_of_pooling_by_the_reference():
+    x, weight, bias = (
+        t.detach().double().requires_grad_() for t in tensors("cpu", (1, 2, 5, 6), (3, 2, 3, 3))
+    )
+    options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+
+    def pooled(*inputs):
+        return mg.get_op("conv2d_pooled")(*inputs, **options)[0]
+
+    assert gradcheck(pooled, [x, weight, bias]) and gradgradcheck(pooled, [x, weight, bias])
+    found, expected = pooled(x, weight, bias), pool_of_relu_of_conv2d(x, weight, bias, 1, 1)
+    assert (found - expected).abs().max().item() < 1e-13
+
+
+def test_what_fills_no_window_is_refused(device):
+    x, weight, _ = tensors(device, (1, 3, 3, 5), (4, 3, 3, 3), mg.float16)
+    with pytest.raises(ValueError, match=r"the kernel \(2, 2\).* is larger"):
+        F.conv2d_pooled(x, weight)
+
+
 # ---- nn.Sequential -----------------------------------------------------------------------------------------
 
 
@@ -119,7 +179,8 @@ def one_by_one(network, x):
 def calls_of(op, device, run):
     """How often the kernels of ``op`` are asked for in ``run()``."""
     seen = []
-    with mg.use_kernel(op, lambda out, *_, **__: None, device.type, when=lambda *_, **__: seen.append(1)):
+    asks = {"dtypes": "f2 f4", "when": lambda *_, **__: seen.append(1)}
+    with mg.use_kernel(op, lambda out, *_, **__: None, device.type, **asks):
         run()
     return len(seen)
 
@@ -143,6 +204,25 @@ def test_a_sequential_merges_neighbours_where_it_is_not_the_processor(device, ne
     assert calls_of("conv2d_relu", device, lambda: network(x)) == merged
     assert calls_of("conv2d_relu", device, lambda: network[0](x)) == 0
     assert calls_of("relu", device, lambda: network(x)) == 2  # a kernel of the user's is not passed by
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d((2, 2)), nn.MaxPool2d(2, 1), nn.MaxPool2d(3)])
+def test_a_sequential_merges_pooling_by_squares(device, pool):
+    mg.manual_seed(0)
+    network = (
+        nn.Sequential(nn.Conv2d(2, 17, 3), nn.ReLU(), pool, nn.ReLU(), nn.MaxPool2d(1)).to(device).half()
+    )
+    x = mg.linspace(-1, 1, 112, device=device).reshape(1, 2, 8, 7).half()
+    merged = device.type != "cpu" and pool.kernel_size != 3 and pool.stride != 1
+    assert calls_of("conv2d_pooled", device, lambda: network(x)) == (2 if merged else 0)  # chosen, then run
+    assert mg.equal(network(x), one_by_one(network, x))
+
+
+def test_a_sequential_does_not_merge_windows_that_hang_over_or_tell_their_places(device):
+    x = mg.linspace(-1, 1, 112, device=device).reshape(1, 2, 8, 7).half()
+    for options in {"ceil_mode": True}, {"return_indices": True}, {"padding": 1}:
+        network = nn.Sequential(nn.Conv2d(2, 17, 3), nn.ReLU(), nn.MaxPool2d(2, **options)).to(device).half()
+        assert calls_of("conv2d_pooled", device, lambda network=network: network(x)) == 0
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -13,6 +13,12 @@
 // an H200 has for a byte of its memory, the transposition takes 0.7, or 0.2, of the product's time at best; of
 // a 1x1 layer's it takes more than the product.
 //
+// Images stay channels first between layers, though they need not: what lies channels last is read where it is.
+// But out would have to lie so, too, and then views of it that users flatten would be refused; and all that
+// stands between two convolutions (ReLU and its gradient, sums for the bias, batch norm, pooling) would have to
+// keep that order or transpose again. What is fused here, and 1x1 layers (conv2d_pointwise.cu), saves launches and
+// bytes without it.
+//
 // A block makes TILE_M channels x TILE_N pixels in the loop of tensor_core_tiles.cuh. Its tile of the source
 // is gathered by cp.async, which writes zeros where a tap lies in the padding. Where each pixel stands is
 // found once, and kept in shared memory: a thread has 4 pixels, for which it has no registers left.
@@ -48,18 +54,37 @@ struct Places {
     SourcePixel sources[TILE_N];
     long long results[TILE_N];
 
+    // Of one pixel of out after the other; or where POOLED of the four pixels of one window of 2 x 2 after the
+    // other, all with the place of the window's result.
+    template <bool POOLED>
     __device__ __forceinline__ void find(const Task& task, int column, long long pitch) {
         const Axis &vertical = task.vertical, &horizontal = task.horizontal;
         const long long number = task.first_column + column, last = task.columns() - 1;
+        if constexpr (POOLED) {
+            Position at(min(number, last) / 4, vertical.results / 2, horizontal.results / 2);
+            const long long row = at.plane * task.rows * (vertical.results / 2) + at.y;
+            results[column] = number > last ? -1 : row * (horizontal.results / 2) + at.x;
+            at.y = 2 * at.y + column / 2 % 2;
+            at.x = 2 * at.x + column % 2;
+            find_source(task, column, pitch, at, number > last);
+            return;
+        }
         const Position at(min(number, last), vertical.results, horizontal.results);
-        const int y = at.y * vertical.source_stride + vertical.first_source;
-        const int x = at.x * horizontal.source_stride + horizontal.first_source;
-        const long long row = at.plane * vertical.source_size + y;
-        sources[column] = {number > last ? OUTSIDE : y, x, (row * horizontal.source_size + x) * pitch};
+        find_source(task, column, pitch, at, number > last);
         const int result_y = at.y * vertical.result_stride + vertical.first_result;
         const int result_x = at.x * horizontal.result_stride + horizontal.first_result;
         const long long result_row = at.plane * task.rows * vertical.result_size + result_y;
         results[column] = number > last ? -1 : result_row * horizontal.result_size + result_x;
+    }
+
+  private:
+    __device__ __forceinline__ void find_source(const Task& task, int column, long long pitch, const Position& at,
+                                                bool beyond) {
+        const Axis &vertical = task.vertical, &horizontal = task.horizontal;
+        const int y = at.y * vertical.source_stride + vertical.first_source;
+        const int x = at.x * horizontal.source_stride + horizontal.first_source;
+        const long long row = at.plane * vertical.source_size + y;
+        sources[column] = {beyond ? OUTSIDE : y, x, (row * horizontal.source_size + x) * pitch};
     }
 };
 
@@ -167,15 +192,45 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
     }
 }
 
-// Makes a block's tile, once all its threads see the task.
-template <typename T, int TILE_M>
-__device__ __forceinline__ void make_tile(T* out, const T* source, const T* weights, const T* bias, bool relu,
-                                          long long source_pitch, long long weight_pitch, const Task& task) {
+// Stores the largest of each window of 2 x 2 pixels, after bias and ReLU, and in `taps` which of the four it is:
+// the first of equals, or the last NaN, as max_pool2d does, which sees numbers rounded to T. Two pixels of a
+// window are a lane's pair, the other two its neighbour's.
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store_pooled(T* out, unsigned char* taps, const typename Tiling::Sums& sums,
+                                             const T* bias, long long plane, const Task& task,
+                                             const Places& places) {
+    const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
+    const auto is_behind = [](float value, float best) { return value > best || value != value; };
+#pragma unroll
+    for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
+        const int row = task.first_row + Tiling::warp_row() + 8 * half + lane / 4;
+        const float start = bias && row < task.rows ? float(bias[row]) : 0.0f;
+#pragma unroll
+        for (int n = 0; n < Tiling::WARP_N / 8; n++) {
+            const float* const two = &sums[half / 2][n][half % 2 * 2];
+            const float left = float(T(relu_if(true, two[0] + start)));
+            const float right = float(T(relu_if(true, two[1] + start)));
+            const int which = is_behind(right, left);
+            const float best = which ? right : left, below = __shfl_xor_sync(0xFFFFFFFFu, best, 1);
+            const int which_below = __shfl_xor_sync(0xFFFFFFFFu, which, 1);
+            const long long at = places.results[first_column + 8 * n];
+            if (lane % 2 != 0 || row >= task.rows || at < 0) continue;
+            const bool is_below = is_behind(below, best);
+            out[row * plane + at] = T(is_below ? below : best);
+            taps[row * plane + at] = is_below ? 2 + which_below : which;
+        }
+    }
+}
+
+// Makes a block's tile, once all its threads see the task; store(sums, places) puts it where it belongs.
+template <typename T, int TILE_M, bool POOLED = false, typename Store>
+__device__ __forceinline__ void make_tile(const T* source, const T* weights, long long source_pitch,
+                                          long long weight_pitch, const Task& task, Store&& store) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     extern __shared__ uint4 tiles[];
     Places& places = *reinterpret_cast<Places*>(tiles + Tiling::TILES);
     static_assert(Tiling::THREADS == TILE_N, "a thread finds the place of a column");
-    places.find(task, threadIdx.x, source_pitch);
+    places.find<POOLED>(task, threadIdx.x, source_pitch);
     __syncthreads();  // all have found theirs
 
     typename Tiling::Sums sums = {};
@@ -184,7 +239,7 @@ __device__ __forceinline__ void make_tile(T* out, const T* source, const T* weig
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
         sums, tiles, copier.steps(), copies,
         [&](uint4* a_tile, uint4* b_tile) { copier.start(copies, a_tile, b_tile); });
-    store<T, Tiling>(out, sums, bias, relu, task, places);
+    store(sums, places);
 }
 
 // Grid: x = the tiles, those of the same pixels side by side; bias may be null. A pitch is how many elements
@@ -196,7 +251,29 @@ conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* b
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<TILE_M, TILE_N>(s);
     __syncthreads();  // the task is known
-    make_tile<T, TILE_M>(out, source, weights, bias, relu, source_pitch, weight_pitch, task);
+    make_tile<T, TILE_M>(source, weights, source_pitch, weight_pitch, task, [&](const auto& sums, auto& places) {
+        store<T, TensorCoreTiling<TILE_M, TILE_N>>(out, sums, bias, relu, task, places);
+    });
+}
+
+// The same through ReLU and max-pooling of windows of 2 x 2, side by side, out and taps (N, rows, OH / 2, OW / 2).
+// A last row or column of pixels that fills no window is not made.
+template <typename T, int TILE_M>
+__global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
+conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T* weights, const T* bias,
+                          long long source_pitch, long long weight_pitch, Conv2dShape s) {
+    __shared__ Task task;
+    if (threadIdx.x == 0) {
+        task = forward_task<TILE_M, TILE_N>(s);
+        task.vertical.results = s.OH / 2 * 2;
+        task.horizontal.results = s.OW / 2 * 2;
+    }
+    __syncthreads();  // the task is known
+    const long long plane = (long long)(s.OH / 2) * (s.OW / 2);
+    make_tile<T, TILE_M, true>(
+        source, weights, source_pitch, weight_pitch, task, [&](const auto& sums, auto& places) {
+            store_pooled<T, TensorCoreTiling<TILE_M, TILE_N>>(out, taps, sums, bias, plane, task, places);
+        });
 }
 
 // Grid: as input_grad_task has it. Here the source is the output's gradient, and the rows of the weights are
@@ -209,6 +286,8 @@ conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, 
     if (threadIdx.x == 0) task = input_grad_task<TILE_M, TILE_N>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
-    make_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), false, source_pitch,
-                         weight_pitch, task);
+    make_tile<T, TILE_M>(source, weights, source_pitch, weight_pitch, task, [&](const auto& sums, auto& places) {
+        store<T, TensorCoreTiling<TILE_M, TILE_N>>(grad_input, sums, static_cast<const T*>(nullptr), false, task,
+                                                   places);
+    });
 }

@@ -12,7 +12,7 @@ transposed by a launch in front.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
@@ -23,7 +23,10 @@ from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, is_supported
 from .transpose import transpose
 from .vector import starts_at_vector
 
-__all__ = ["forward", "forward_bfloat16", "input_grad", "input_grad_bfloat16", "is_supported"]
+__all__ = [
+    *("forward", "forward_bfloat16", "pooled", "pooled_bfloat16", "input_grad", "input_grad_bfloat16"),
+    "is_supported",
+]
 
 TILE_N = 128  # pixels, as in conv2d_tensor_core.cu
 THREADS = 128
@@ -38,6 +41,8 @@ def _by_rows(kernel: str, element: str) -> dict[int, CudaKernel]:
 
 
 _forward = _by_rows("conv2d_forward_tensor_core", "T")
+_pooled = _by_rows("conv2d_pooled_tensor_core", "T")
+_pooled_bfloat16 = _by_rows("conv2d_pooled_tensor_core", "__nv_bfloat16")
 _forward_bfloat16 = _by_rows("conv2d_forward_tensor_core", "__nv_bfloat16")
 _input_grad = _by_rows("conv2d_input_grad_tensor_core", "T")
 _input_grad_bfloat16 = _by_rows("conv2d_input_grad_tensor_core", "__nv_bfloat16")
@@ -72,6 +77,23 @@ def forward_bfloat16(
     _run_forward(_forward_bfloat16, out, x, weight, bias, options, relu, tile)
 
 
+def pooled(
+    outs: tuple[Any, Any], x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None
+) -> None:
+    """Forward, then ReLU and the largest of windows of 2 x 2, from registers.
+
+    ``outs`` are these (N, O, OH // 2, OW // 2), and which of the four each is, as uint8.
+    """
+    _run_pooled(_pooled, outs, x, weight, bias, options, tile)
+
+
+def pooled_bfloat16(
+    outs: tuple[Any, Any], x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None
+) -> None:
+    """The same for arrays of uint16 that are the bits of bfloat16."""
+    _run_pooled(_pooled_bfloat16, outs, x, weight, bias, options, tile)
+
+
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
     """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
     _run_input_grad(_input_grad, out, grad_output, weight, options, tile)
@@ -102,6 +124,41 @@ def _run_forward(
     tile = tile or tile_rows(shape["O"], columns)
     arguments = (out, strided(source), strided(weights), bias, relu, source_pitch, weight_pitch, shape)
     kernels[tile].launch(blocks(shape["O"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
+
+
+def _run_pooled(
+    kernels: dict,
+    outs: tuple[Any, Any],
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    options: tuple,
+    tile: int | None,
+) -> None:
+    out, taps = outs
+    shape = one_group(x, weight, _Output(_output_shape(x, weight, options)), options, bias)
+    if not out.shape == taps.shape == (shape["N"], shape["O"], shape["OH"] // 2, shape["OW"] // 2):
+        raise ValueError(f"conv2d pooled kernel: outputs of shape {out.shape} and {taps.shape} do not fit")
+    source, source_pitch = channels_last(x)
+    weights, weight_pitch = channels_last(weight)
+    bias = None if bias is None else array_module(bias).ascontiguousarray(bias)
+    columns = blocks(4 * shape["N"] * out.shape[2] * out.shape[3], TILE_N)
+    tile = tile or tile_rows(shape["O"], columns)
+    arguments = (out, taps, strided(source), strided(weights), bias, source_pitch, weight_pitch, shape)
+    kernels[tile].launch(blocks(shape["O"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
+
+
+class _Output(NamedTuple):
+    """An output that is never stored as a whole."""
+
+    shape: tuple[int, ...]
+    ndim: int = 4
+
+
+def _output_shape(x: Any, weight: Any, options: tuple[int, ...]) -> tuple[int, ...]:
+    stride, padding, dilation = options[:2], options[2:4], options[4:6]
+    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return x.shape[0], weight.shape[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
 
 
 def _run_input_grad(

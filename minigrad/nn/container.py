@@ -129,8 +129,9 @@ class Sequential(_Numbered[Module]):
     ``Sequential(a, b, c)`` names them "0", "1", "2"; ``Sequential(OrderedDict(first=a, second=b))`` uses
     the given names. An index gives a module, a slice a Sequential of the same modules.
 
-    On a card a Conv2d and the ReLU behind it run as one op, F.conv2d_relu, which gives the same bits, unless
-    something would see the difference, such as a hook.
+    On a card a Conv2d and the ReLU behind it run as one op, F.conv2d_relu, and with a MaxPool2d(2) as
+    F.conv2d_pooled. They give the same bits; where something would see the difference, such as a hook, the
+    modules run one by one.
     """
 
     def __init__(self, *args: Any):

@@ -23,6 +23,7 @@ from minigrad.ops.adaptive_max_pool import adaptive_max_pool2d, max_unpool2d
 from minigrad.ops.attention import scaled_dot_product_attention
 from minigrad.ops.bags import embedding_bag
 from minigrad.ops.conv import conv2d, conv_transpose2d
+from minigrad.ops.conv_pooled import conv2d_pooled
 from minigrad.ops.conv_relu import conv2d_relu
 from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
@@ -83,6 +84,7 @@ __all__ = [
     "channel_shuffle",
     "conv1d",
     "conv2d",
+    "conv2d_pooled",
     "conv2d_relu",
     "conv_transpose1d",
     "conv_transpose2d",

@@ -10,7 +10,9 @@ from minigrad.devices import cpu
 from minigrad.nn.activation import ReLU
 from minigrad.nn.conv import Conv2d
 from minigrad.nn.module import Module
+from minigrad.nn.pooling import MaxPool2d
 from minigrad.op import get_op
+from minigrad.ops.conv_pooled import conv2d_pooled
 from minigrad.ops.conv_relu import conv2d_relu
 from minigrad.tensor import Tensor
 
@@ -25,14 +27,26 @@ def merged(modules: list[Module], input: Any) -> Sequence[Callable]:
     if type(input) is not Tensor or input.device is cpu:
         return modules
     functions: list[Callable] = []
-    before = None
+    convolution = None  # the last one, if a ReLU can still join it
+    with_relu = None  # the last one, if a ReLU has joined it and nothing else is behind
     for module in modules:
-        if type(before) is Conv2d and type(module) is ReLU and _are_plain(before, module):
-            functions[-1] = partial(before.convolve, conv2d_relu)
+        if convolution is not None and type(module) is ReLU and _are_plain(convolution, module):
+            functions[-1] = partial(convolution.convolve, conv2d_relu)
+            convolution, with_relu = None, convolution
+        elif with_relu is not None and _pools_squares(module) and _are_plain(module):
+            functions[-1] = partial(with_relu.convolve, conv2d_pooled)
+            with_relu = None
         else:
             functions.append(module)
-        before = module
+            convolution, with_relu = module if type(module) is Conv2d else None, None
     return functions
+
+
+def _pools_squares(module: Module) -> bool:
+    if type(module) is not MaxPool2d or module.return_indices or module.ceil_mode:
+        return False
+    sizes = module.kernel_size, module.stride, module.padding, module.dilation
+    return sizes in ((2, 2, 0, 1), ((2, 2), (2, 2), 0, 1))
 
 
 def _are_plain(*modules: Module) -> bool:

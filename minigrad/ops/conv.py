@@ -147,7 +147,7 @@ def conv2d(
 
 
 def convolve(
-    op: Op, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    op: Callable, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """``op``, which has the inputs and attributes of the op conv2d, for the arguments of :func:`conv2d`."""
     if input.ndim == 3:
@@ -358,7 +358,7 @@ def _has_few_outputs_of_channel(_: Any, weight: Any, *, groups: int, **__: Any) 
     return weight.shape[0] <= MOST_OUTPUTS_OF_CHANNEL * groups
 
 
-def _suits_tensor_cores(first: Any, _second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
+def suits_tensor_cores(first: Any, _second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
     rounds = first.dtype != np.float32 or get_float32_matmul_precision() != "highest"
     return groups == 1 and rounds and cuda.conv2d_tensor_core.is_supported(first)
 
@@ -390,7 +390,7 @@ def _suits_pointwise(
 ) -> bool:
     fits, kernel = cuda.conv2d_pointwise.fits, kernel_size or second.shape[2:]
     images = (first,) if kernel_size is None else (first, second)
-    return _suits_tensor_cores(first, second, groups=groups) and all(
+    return suits_tensor_cores(first, second, groups=groups) and all(
         fits(x, kernel, stride, padding) for x in images
     )
 
@@ -480,7 +480,7 @@ for _op, _pass, _conditions in (
         amplification=AMPLIFICATION,
     )
     _register(
-        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], _suits_tensor_cores),
+        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], suits_tensor_cores),
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",

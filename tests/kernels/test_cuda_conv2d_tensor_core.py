@@ -11,6 +11,7 @@ from minigrad.kernels.arguments import bfloat16_bits
 from minigrad.kernels.cuda import conv2d_pointwise as pointwise
 from minigrad.kernels.cuda import conv2d_tensor_core as tensor_core
 from minigrad.kernels.cuda import conv2d_tensor_core_weight_grad as of_weight
+from minigrad.op import get_op
 
 # By name: to what the kernels take, to numbers, the rounding errors of a product, and of the result.
 FORMATS = {
@@ -119,6 +120,35 @@ def test_relu_is_applied_to_the_same_bits(place, name, case):
         out = run(place, name, forward, grad.shape, x, weight, added, *options)
         found = run(place, name, partial(forward, relu=True), grad.shape, x, weight, added, *options)
         assert np.array_equal(found, np.maximum(out, 0), equal_nan=True)
+
+
+POOLED = [
+    *(case for case in LAYERS if min(output_shape(case)[2:]) > 1),
+    ((3, 4, 5, 3), (4, 4, 2, 2), (2, 1), (0, 0), (1, 1), 1),
+    ((2, 3, 21, 20), (130, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),  # windows of several tiles
+]
+
+
+@pytest.mark.parametrize("case", POOLED, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_pooling_finds_the_largest_of_the_same_bits(place, name, case):
+    """And where it was: the first of equals, the last NaN, as max_pool2d does."""
+    encode, numbers, *_ = FORMATS[name]
+    x, weight, bias, grad, options = inputs(name, case)
+    x[0, 0, 0, -1] = encode(np.array([np.nan], np.float32))[0]
+    size = grad.shape[2] // 2, grad.shape[3] // 2
+    windows = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1), "size": size}
+    for added, tile in (bias, 64), (None, 128):
+        forward = partial(PASSES[name][0], relu=True, tile=tile)
+        full = run(place, name, forward, grad.shape, x, weight, added, *options)
+        expected = get_op("max_pool2d").reference(np, full, **windows)
+        outs = place.put(encode(np.full((*full.shape[:2], *size), np.nan, np.float32)))
+        taps = place.put(np.full(outs.shape, 9, np.uint8))
+        arrays = [place.put_strided(a) if isinstance(a, np.ndarray) else a for a in (x, weight, added)]
+        pooled = tensor_core.pooled_bfloat16 if name == "bf16" else tensor_core.pooled
+        pooled((outs, taps), *arrays, *options, tile=tile)
+        assert np.array_equal(numbers(place.get(outs)), expected[0], equal_nan=True)
+        assert np.array_equal(place.get(taps), expected[1])
 
 
 @pytest.mark.parametrize("name", FORMATS)
