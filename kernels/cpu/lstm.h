@@ -146,19 +146,20 @@ MAYBE_UNUSED void NAME(lstm_cells_backward)(ptrdiff_t H, const REAL *gates, cons
 }
 
 /* One step back. In the workspace stands dz of the step after, of which dh = dz weight + grad_y comes, and in the
- * end that of this step. `dh` is a second workspace, for BLOCK rows; of the last step, whose is_last, none comes. */
+ * end that of this step; grad_y has the row stride y_row. `dh` is a second workspace, for BLOCK rows. Of the last
+ * step, whose is_last, there is no step after. */
 MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, int is_last, const REAL *gates,
-                                      const REAL *c_previous, const REAL *c, const REAL *grad_y, const REAL *grad_c,
-                                      REAL *dc, REAL *dz, REAL *dz_near, REAL *dh) {
+                                      const REAL *c_previous, const REAL *c, const REAL *grad_y, ptrdiff_t y_row,
+                                      const REAL *grad_c, REAL *dc, REAL *dz, REAL *dz_near, REAL *dh) {
     const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
     for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
         const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK));
         if (!is_last)
-            NAME(lstm_product)(end - first, H, columns, dz_near + first * row, row, packed, dh, H, grad_y + first * H,
-                               H);
+            NAME(lstm_product)(end - first, H, columns, dz_near + first * row, row, packed, dh, H,
+                               grad_y + first * y_row, y_row);
         for (ptrdiff_t r = first; r < end; r++)
             NAME(lstm_cells_backward)(H, gates + r * columns, c_previous + r * H, c + r * H,
-                                      is_last ? grad_y + r * H : dh + (r - first) * H, NAME(at)(grad_c, r * H),
+                                      is_last ? grad_y + r * y_row : dh + (r - first) * H, NAME(at)(grad_c, r * H),
                                       dc + r * H, dz + r * columns, dz_near + r * row);
     }
 }

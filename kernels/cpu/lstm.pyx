@@ -91,11 +91,11 @@ cdef extern from *:
     Py_ssize_t lstm_row_f32(Py_ssize_t H) nogil
     Py_ssize_t lstm_row_f64(Py_ssize_t H) nogil
     void lstm_backward_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, bint is_last, const float *gates,
-                           const float *c_previous, const float *c, const float *grad_y, const float *grad_c,
-                           float *dc, float *dz, float *dz_near, float *dh) nogil
+                           const float *c_previous, const float *c, const float *grad_y, Py_ssize_t y_row,
+                           const float *grad_c, float *dc, float *dz, float *dz_near, float *dh) nogil
     void lstm_backward_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, bint is_last, const double *gates,
-                           const double *c_previous, const double *c, const double *grad_y, const double *grad_c,
-                           double *dc, double *dz, double *dz_near, double *dh) nogil
+                           const double *c_previous, const double *c, const double *grad_y, Py_ssize_t y_row,
+                           const double *grad_c, double *dc, double *dz, double *dz_near, double *dh) nogil
     void lstm_send_back_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, const float *dz_near,
                             float *dh) nogil
     void lstm_send_back_f64(Py_ssize_t rows, Py_ssize_t H, const double *packed, const double *dz_near,
@@ -120,7 +120,8 @@ cdef struct Sequence:
     void *y
     void *c
     void *gates
-    const void *grad_y
+    const void *grad_y        # contiguous vectors, at these strides in elements
+    Py_ssize_t y_step, y_row
     const void *grad_c        # or NULL
     void *grad_z
     void *grad_h0             # on the way, what the step at hand gets from the step after
@@ -190,7 +191,8 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
              cnp.ndarray weight_hh not None, cnp.ndarray c0 not None, cnp.ndarray c not None,
              cnp.ndarray gates not None, cnp.ndarray grad_y not None, cnp.ndarray grad_c, bint reverse,
              int threads):
-    """The gradients of ``z`` and of the first states, from those of ``y`` and, if not None, of ``c``."""
+    """The gradients of ``z`` and of the first states, from those of ``y`` and, if not None, of ``c``. Of ``grad_y``,
+    only the vectors of H need be contiguous."""
     cdef Sequence s = sizes_of(gates, weight_hh, reverse)
     check_output(grad_z, s.dtype)
     check_shape(grad_z, (s.T, s.N, 4 * s.H))
@@ -199,7 +201,7 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
         check_shape(array, (s.N, s.H))
     check_array(gates, s.dtype, (s.T, s.N, 4 * s.H))
     check_array(c, s.dtype, (s.T, s.N, s.H))
-    check_array(grad_y, s.dtype, (s.T, s.N, s.H))
+    check_strided(grad_y, s.dtype, (s.T, s.N, s.H))
     check_array(c0, s.dtype, (s.N, s.H))
     s.grad_c = NULL
     if grad_c is not None:
@@ -207,6 +209,8 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
         s.grad_c = cnp.PyArray_DATA(grad_c)
     s.c0, s.c, s.gates = cnp.PyArray_DATA(c0), cnp.PyArray_DATA(c), cnp.PyArray_DATA(gates)
     s.grad_y, s.grad_z = cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(grad_z)
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(grad_y)
+    s.y_step, s.y_row = grad_y.strides[0] // item, grad_y.strides[1] // item
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
     cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
@@ -314,6 +318,19 @@ cdef int check_array(cnp.ndarray array, int dtype, tuple shape) except -1:
     return check_shape(array, shape)
 
 
+cdef int check_strided(cnp.ndarray array, int dtype, tuple shape) except -1:
+    """As *check_array*, but only the last axis need be contiguous."""
+    check_shape(array, shape)
+    if cnp.PyArray_TYPE(array) != dtype:
+        raise TypeError(f"lstm kernel: dtype {array.dtype} does not fit the other arguments")
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(array)
+    if not cnp.PyArray_ISBEHAVED_RO(array) or array.strides[0] % item or array.strides[1] % item:
+        raise ValueError("lstm kernel: inputs must be aligned and in native byte order")
+    if shape[2] > 1 and array.strides[2] != item and cnp.PyArray_SIZE(array) > 0:
+        raise ValueError("lstm kernel: the vectors of inputs must be contiguous")
+    return 0
+
+
 cdef void *allocate(Py_ssize_t size, int dtype, void **aligned) except NULL:
     """Memory for ``size`` elements from ``aligned`` on, which begins a cache line; to be freed by the caller."""
     size *= sizeof(float) if dtype == cnp.NPY_FLOAT32 else sizeof(double)
@@ -387,6 +404,7 @@ cdef void walk_back(const Sequence *s, const real *packed, Py_ssize_t first, Py_
     cdef real *dh = <real *> s.grad_h0 + start
     cdef real *dc = <real *> s.grad_c0 + start
     cdef const real *c_previous
+    cdef const real *grad_y
     cdef const real *grad_c = NULL
     for i in range(rows * s.H):
         dc[i] = 0
@@ -394,15 +412,16 @@ cdef void walk_back(const Sequence *s, const real *packed, Py_ssize_t first, Py_
         t = step if s.reverse else s.T - 1 - step
         at = (t * s.N + first) * s.H
         c_previous = <const real *> s.c + at + earlier if step < s.T - 1 else <const real *> s.c0 + start
+        grad_y = <const real *> s.grad_y + t * s.y_step + first * s.y_row
         if s.grad_c:
             grad_c = <const real *> s.grad_c + at
         if real is float:
             lstm_backward_f32(rows, s.H, packed, step == 0, <const float *> s.gates + 4 * at, c_previous,
-                              <const float *> s.c + at, <const float *> s.grad_y + at, grad_c, dc,
+                              <const float *> s.c + at, <const float *> grad_y, s.y_row, grad_c, dc,
                               <float *> s.grad_z + 4 * at, dz_near, dh)
         else:
             lstm_backward_f64(rows, s.H, packed, step == 0, <const double *> s.gates + 4 * at, c_previous,
-                              <const double *> s.c + at, <const double *> s.grad_y + at, grad_c, dc,
+                              <const double *> s.c + at, <const double *> grad_y, s.y_row, grad_c, dc,
                               <double *> s.grad_z + 4 * at, dz_near, dh)
     if real is float:
         lstm_send_back_f32(rows, s.H, packed, dz_near, dh)

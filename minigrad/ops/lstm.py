@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -203,9 +205,13 @@ def _has_outer_gradients(
     return grad_y is not None and grad_gates is None
 
 
-@lstm_grad.kernel("cpu", name="fused_sequence", when=_has_outer_gradients)
+@lstm_grad.kernel("cpu", name="fused_sequence", layout="strided", when=_has_outer_gradients)
 def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
-    """All steps in one call, as in the forward direction."""
+    """All steps in one call, as in the forward direction; a batch-first layer's gradient is read as it is."""
+    weight_hh, c0, c, gates = (np.ascontiguousarray(x) for x in (weight_hh, c0, c, gates))
+    grad_c = None if grad_c is None else np.ascontiguousarray(grad_c)
+    if grad_y.strides[2] != grad_y.itemsize:
+        grad_y = np.ascontiguousarray(grad_y)
     cpu.lstm.backward(*outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse, get_num_threads())
 
 

@@ -58,9 +58,11 @@ def run_forward(module, size, dtype, reverse, threads):
     return outs
 
 
-def run_backward(module, size, dtype, reverse, threads, with_grad_c=True):
+def run_backward(module, size, dtype, reverse, threads, with_grad_c=True, batch_first=False):
     T, N, _, H = size
     *inputs, grad_y, grad_c = arrays(size, dtype)
+    if batch_first:
+        grad_y = grad_y.transpose(1, 0, 2).copy().transpose(1, 0, 2)
     _, cells, gates = (a.astype(dtype) for a in forward_by_definition(*inputs, reverse))
     outs = empty([(T, N, 4 * H), (N, H), (N, H)], dtype)
     _, _, c0, _, weight_hh, _ = inputs
@@ -149,6 +151,15 @@ def test_backward_in_float32_against_float64(kernel_module, size, threads, rever
         assert_steps_close(out, exact, (T, N, E, 4 * H), np.float32)
 
 
+@sizes
+@walks
+def test_backward_reads_the_gradient_of_a_batch_first_layer(kernel_module, size, dtype, threads, reverse):
+    module = kernel_module("lstm")
+    found = run_backward(module, size, dtype, reverse, threads, batch_first=True)
+    for out, same in zip(found, run_backward(module, size, dtype, reverse, threads), strict=True):
+        np.testing.assert_array_equal(out, same)
+
+
 @pytest.mark.parametrize("size", [*SIZES, (3, 130, 37, 9), (400, 1, 2, 4)], ids=str)
 @walks
 def test_weight_grad(kernel_module, size, dtype, threads, reverse):
@@ -216,6 +227,26 @@ def test_rejects_what_would_corrupt_memory(kernel_module):
     nothing = np.empty((0, 2, 5)), np.empty((0, 2, 5)), np.empty((0, 2, 20))
     with pytest.raises(ValueError, match="T > 0"):
         module.forward(*nothing, x[:0], h0, c0, weight_ih, weight_hh, bias, False, 1)
+
+
+def test_backward_rejects_what_would_corrupt_memory(kernel_module):
+    module, size = kernel_module("lstm"), (3, 2, 4, 5)
+    outs = run_backward(module, size, np.float64, False, 1)
+    *inputs, grad_y, grad_c = arrays(size, np.float64)
+    _, cells, gates = forward_by_definition(*inputs, False)
+    good = [*outs, inputs[4], inputs[2], cells, gates, grad_y, grad_c]
+    for position, bad, error in [
+        (0, outs[0][:2], ValueError),
+        (5, cells[:, :1], ValueError),
+        (6, gates.astype(np.float32), TypeError),
+        (7, grad_y[:2], ValueError),
+        (7, grad_y.astype(np.float32), TypeError),
+        (7, np.asfortranarray(grad_y), ValueError),
+        (7, np.repeat(grad_y, 2, axis=2)[..., ::2], ValueError),
+        (8, grad_c.transpose(1, 0, 2).copy().transpose(1, 0, 2), ValueError),
+    ]:
+        with pytest.raises(error):
+            module.backward(*(bad if i == position else array for i, array in enumerate(good)), False, 1)
 
 
 def test_weight_grad_rejects_what_would_corrupt_memory(kernel_module):
