@@ -86,8 +86,11 @@ NEVER_INLINE void NAME(gather_lanes)(ptrdiff_t width, ptrdiff_t rows, const plac
     NAME(gather)(1, width, rows, row, depth, step, x, b, start, c);
 }
 
-NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *planes,
-                                      ptrdiff_t plane_stride, real *panel)
+/* Both ways are walked in bands of pixels, whose panel stays in the first-level cache for all channels. */
+enum { NAME(BAND) = (16 << 10) / (NAME(NR) * sizeof(real)) };
+
+ALWAYS_INLINE void NAME(pack_band)(ptrdiff_t channels, ptrdiff_t pixels, const real *planes,
+                                   ptrdiff_t plane_stride, real *panel)
 {
     enum { BLOCK = NAME(TRANSPOSE) };
     ptrdiff_t channel = 0;
@@ -106,8 +109,16 @@ NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, cons
             panel[pixel * NAME(NR) + channel] = planes[channel * plane_stride + pixel];
 }
 
-NEVER_INLINE void NAME(store_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *panel, real *planes,
-                                       ptrdiff_t plane_stride)
+NEVER_INLINE void NAME(pack_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *planes,
+                                      ptrdiff_t plane_stride, real *panel)
+{
+    for (ptrdiff_t first = 0; first < pixels; first += NAME(BAND))
+        NAME(pack_band)(channels, pixels - first < NAME(BAND) ? pixels - first : NAME(BAND), planes + first,
+                        plane_stride, panel + first * NAME(NR));
+}
+
+ALWAYS_INLINE void NAME(store_band)(ptrdiff_t channels, ptrdiff_t pixels, const real *panel, real *planes,
+                                    ptrdiff_t plane_stride)
 {
     enum { BLOCK = NAME(TRANSPOSE) };
     ptrdiff_t channel = 0;
@@ -123,6 +134,14 @@ NEVER_INLINE void NAME(store_channels)(ptrdiff_t channels, ptrdiff_t pixels, con
     for (; channel < channels; channel++)
         for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
             planes[channel * plane_stride + pixel] = panel[pixel * NAME(NR) + channel];
+}
+
+NEVER_INLINE void NAME(store_channels)(ptrdiff_t channels, ptrdiff_t pixels, const real *panel, real *planes,
+                                       ptrdiff_t plane_stride)
+{
+    for (ptrdiff_t first = 0; first < pixels; first += NAME(BAND))
+        NAME(store_band)(channels, pixels - first < NAME(BAND) ? pixels - first : NAME(BAND),
+                         panel + first * NAME(NR), planes + first, plane_stride);
 }
 
 NEVER_INLINE real NAME(dot)(ptrdiff_t n, const real *a, const real *b, ptrdiff_t b_stride)

@@ -96,7 +96,7 @@ def _prefers_depthwise(layer: Layer, width: int = 20) -> bool:
     less than two vectors, and their phases, leave lanes of *planes* idle.
 
     3x3 at 7 x 7: 35 (*planes* 12), 14 x 14: 37 (26), 20 x 20: 29 (29), 28 x 28: 29 (42); at stride 2, from
-    14 x 14: 20 (6), 28 x 28: 16 (8), 56 x 56: 13 (10), and from 112 x 112, where the transposed planes leave
+    14 x 14: 20 (6), 28 x 28: 20 (8), 56 x 56: 16 (9), and from 112 x 112, where the transposed planes leave
     the second-level cache, 7 (8).
     """
     strided = max(layer.stride) > 1
