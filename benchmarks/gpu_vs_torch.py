@@ -36,7 +36,8 @@ from typing import Any
 import gpu_suite
 import numpy as np
 from gpu_bench import Bench, around, finish, relative_error
-from gpu_cases import Case, cases, mnist_cnn, mnist_cost, references, trainer
+from gpu_case import Case, references
+from gpu_cases import cases, mnist_cnn, mnist_cost, trainer
 
 import minigrad as mg
 from minigrad.compare import machine

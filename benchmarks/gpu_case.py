@@ -1,0 +1,85 @@
+"""A row of ``gpu_vs_torch.py``: its inputs, our call, PyTorch's call, and its floor."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.dispatch import Spec
+
+FLOAT = 4  # bytes
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Case:
+    """One row.
+
+    Attributes:
+        name, size: what the table shows.
+        shapes: of the inputs, all normal random float32.
+        ours: minigrad's call, on its tensors.
+        theirs: PyTorch's, on (torch, its tensors).
+        operations: floating-point operations, a multiply-add being two.
+        bytes: the fewest that must be moved.
+        ops: the ops inside that have kernels of ours; the record says which kernel each one ran.
+        rung: the kernel to select for the first of ``ops``; None for the one that users get.
+        random: whether PyTorch draws numbers of its own, so that its result cannot be compared.
+        format: what the numbers are rounded to, in both libraries: ``"float32"``, ``"float16"``,
+            ``"bfloat16"``, ``"tf32"``, which is float32 whose factors are rounded, or ``"autocast"``: float32
+            that the call itself rounds to bfloat16.
+    """
+
+    name: str
+    size: str
+    shapes: tuple[Shape, ...]
+    ours: Callable[..., Any]
+    theirs: Callable[..., Any]
+    operations: float
+    bytes: float
+    ops: tuple[str, ...] = ()
+    rung: str | None = None
+    random: bool = False
+    format: str = "float32"
+
+
+@contextlib.contextmanager
+def references(device: str) -> Iterator[None]:
+    """A context in which every op on ``device`` runs its reference: array programs, no kernels of ours."""
+    with contextlib.ExitStack() as stack:
+        for op in {kernel.op for kernel in mg.list_kernels(device=device)}:
+            stack.enter_context(mg.use_kernel(op, "reference", device))
+        yield
+
+
+def torch_device(device: str) -> str:
+    """Where PyTorch computes: beside the simulator, on the CPU."""
+    return "cpu" if device == "sim" else device
+
+
+def ours(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *tensors: call(mg, *tensors)
+
+
+def input_gradient(function: Callable[[Any], Any], x: Any, g: Any) -> Any:
+    """The gradient of ``function`` at ``x`` for the output's gradient ``g``; the same in both libraries.
+
+    A loss of one element needs no ``g``: None.
+    """
+    x = x.detach().requires_grad_()
+    function(x).backward(g)
+    return x.grad
+
+
+def rungs_that_take(op: Any, shapes: tuple[Shape, ...], attributes: dict, device: str) -> list[str]:
+    """The kernels of ``op`` whose condition lets them compute inputs of these shapes."""
+    specs = [Spec(shape, np.dtype(np.float32)) for shape in shapes]
+    inputs = specs + [None] * (len(op.inputs) - len(specs))
+    kernels = mg.list_kernels(op.name, device)
+    return [kernel.name for kernel in kernels if kernel.when is None or kernel.when(*inputs, **attributes)]
