@@ -21,8 +21,7 @@ typedef struct {
 
 enum {
     NAME(GATES) = 4,
-    NAME(BLOCK) = 48,               /* rows: a multiple of 12, 8 and 6 */
-    NAME(LINE) = 64 / sizeof(REAL), /* elements of a cache line */
+    NAME(BLOCK) = 48, /* rows: a multiple of 12, 8 and 6 */
 };
 
 /* The row stride of z and dz in the workspace, an odd number of cache lines: the rows of a register tile, which
