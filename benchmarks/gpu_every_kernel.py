@@ -115,7 +115,7 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
             mg.get_op("conv2d_input_grad")(g, w, input_size=(5, 6), **options),
             mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **options),
         )
-        pool = FUNCTIONS.max_pool2d(expected[0].relu(), 2)
+        pool = mg.nn.functional.max_pool2d(expected[0].relu(), 2)
         for name, (suffix, encode) in TENSOR_CORE_FORMATS.items():
             passes = (
                 (functools.partial(getattr(forward, f"forward{suffix}"), tile=tile), (x, w), (None,)),
