@@ -230,8 +230,15 @@ MAYBE_UNUSED void NAME(lstm_weight_grad)(const LstmWeightGrad *p, ptrdiff_t firs
             REAL *to_ih = grad_ih + ic * E, *to_hh = grad_hh + ic * H;
             if (grad_bias) NAME(lstm_add_rows)(kc, mc, dz, row, grad_bias + ic);
             NAME(pack_a)(mc, kc, dz, 1, row, dz_packed);
+            const int is_last = ic + MC >= first + rows;
+            const ptrdiff_t next_ic = is_last ? first : ic + MC;
+            const ptrdiff_t next_pc = NAME(smaller)(K, is_last ? pc + KC : pc);
+            const NAME(Ahead) ahead = NAME(block_ahead)(
+                NAME(smaller)(first + rows - next_ic, MC), NAME(smaller)(K - next_pc, KC),
+                (const REAL *)p->dz + next_pc * row + next_ic, 1, row
+            );
             NAME(macro_kernel)(mc, E, kc, dz_packed, x_packed, to_ih, E, pc ? to_ih : NULL, E);
-            NAME(macro_kernel)(mc, H, kc, dz_packed, h_packed, to_hh, H, pc ? to_hh : NULL, H);
+            NAME(macro_kernel_ahead)(mc, H, kc, dz_packed, h_packed, to_hh, H, pc ? to_hh : NULL, H, ahead);
         }
     }
 }
