@@ -85,8 +85,8 @@ def test_depthwise_gradients():
     assert gradients(14, 3) == ("depthwise", "depthwise")
     assert gradients(30, 3) == ("planes", "planes")
     assert gradients(30, 5) == ("planes", "depthwise")
-    assert gradients(56, 3, stride=2) == ("depthwise", "depthwise")
-    assert gradients(112, 3, stride=2) == ("planes", "planes")
+    assert gradients(28, 3, stride=2) == ("depthwise", "depthwise")
+    assert gradients(56, 3, stride=2) == ("planes", "planes")
 
 
 def test_answers_follow_the_settings():
