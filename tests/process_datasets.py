@@ -72,6 +72,7 @@ def fail(number):
 
 
 if __name__ == "__main__":  # python process_datasets.py: loads for ever, and says in which processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started from a job in the background, too
     options = {"worker_type": "process", "multiprocessing_context": sys.argv[1]}
     for batch in DataLoader(Endless(), num_workers=2, **options):
         print(batch.item(), flush=True)
