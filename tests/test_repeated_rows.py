@@ -30,9 +30,9 @@ def indices(rng):
     return mg.tensor(rng.integers(0, WORDS, (T, N)))
 
 
-@pytest.mark.parametrize("step", [1, 20])
+@pytest.mark.parametrize("step", [1, 2, 20])
 def test_numbers_tell_equal_rows_apart(rng, step):
-    """Of a table with few rows, and of one with more than there are places."""
+    """Of a table with few rows, of one with gaps, and of one with more than there are places."""
     weight = mg.tensor(rng.standard_normal((step * WORDS, E)), requires_grad=True)
     x = F.embedding(numbers := step * indices(rng), weight)
     for rows, wanted in ((x, numbers), (x.transpose(0, 1), numbers.T)):
@@ -40,6 +40,7 @@ def test_numbers_tell_equal_rows_apart(rng, step):
         assert found.shape == (T * N,)
         same = wanted.numpy().ravel()
         np.testing.assert_array_equal(found[:, None] == found, same[:, None] == same)
+        assert set(found) == set(range(len(set(same))))
 
 
 def test_rows_that_are_not_known_to_repeat(rng, monkeypatch):

@@ -60,8 +60,9 @@ def repeated_rows(x: Any, columns: int) -> Any:
     indices = node.inputs[1]._array
     if order is not None:
         indices = indices.transpose(order)
-    if 2 * (indices.max() + 1) <= indices.size:  # the rows of the table number themselves
-        numbers = np.array(indices, np.int64, order="C")
+    if 2 * (indices.max() + 1) <= indices.size:  # a small table: its rows number themselves, but for gaps
+        present = np.bincount(indices.reshape(-1)) > 0
+        numbers = np.ascontiguousarray((np.cumsum(present) - 1)[indices])
     else:
         numbers = np.unique(indices, return_inverse=True)[1].reshape(x.shape[:-1])
     rows = different_rows(x._array, numbers)
