@@ -204,7 +204,7 @@ HALVES = {
     "conv2d_strips": "T, 3",
     "cross_entropy": "vectorized|registers",
     "cumsum": ".",
-    "embedding": "gather|chunks|segments",
+    "embedding": "gather|chunks|segments|repeated|found",
     "norm": "<C, T",
     "norm_registers": "<C, T",
     "optim": ".",

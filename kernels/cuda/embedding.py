@@ -2,12 +2,13 @@
 
 ``gather``: ``weight`` is (rows, columns), ``out`` is (n, columns). ``sum``: ``g`` is (n, columns), ``out`` is
 (rows, columns). ``indices`` are (n,), int64. All are C-contiguous; floats are float32 or float64, in the
-gathers and the split sums also float16 or bfloat16. An index outside of [0, rows) gathers NaN, and is left
-out of sums. A sum's bits depend on its inputs alone, not on the run.
+gathers and the split and found sums also float16 or bfloat16. An index outside of [0, rows) gathers NaN, and
+is left out of sums, as is the row ``left_out``. A sum's bits depend on its inputs alone, not on the run.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ THREADS = 256  # in a block
 CHUNK = 32  # positions from which on a segment is cut
 MAX_CHUNKS = 1024  # that a segment is cut into
 
+FEW = 256  # positions that each block looks through as they are
+MAX_CHUNK = 256  # as in embedding.cu: positions of which the equal ones are summed first, if there are more
+PLACES = 8192  # as in embedding.cu: places for what a block finds for its rows
+ENOUGH_BLOCKS = 512  # that look; some four for each multiprocessor
+LOOKING = 1 << 26
+"""Bytes that the blocks may read while they look, beside what is read and written in any case. From the L2
+cache these take about as long as the launches of a sort."""
+
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _gather_naive = CudaKernel(_source, "gather_naive<T>")
 _gather_vector = CudaKernel(_source, "gather_vector<T>")
@@ -30,6 +39,10 @@ _sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, C, {str(wide).lower()}>
 _sum_segments = {
     wide: CudaKernel(_source, f"sum_segments<T, C, {str(wide).lower()}>") for wide in (False, True)
 }
+_sum_repeated = {
+    wide: CudaKernel(_source, f"sum_repeated<T, C, {str(wide).lower()}>") for wide in (False, True)
+}
+_sum_found = {wide: CudaKernel(_source, f"sum_found<T, C, {str(wide).lower()}>") for wide in (False, True)}
 
 
 def gather_naive(out: Any, weight: Any, indices: Any) -> None:
@@ -49,21 +62,21 @@ def gather_vector(out: Any, weight: Any, indices: Any) -> None:
     return _gather_vector.launch(grid, block, (out, weight, indices, n, rows, columns))
 
 
-def sum_naive(out: Any, g: Any, indices: Any) -> None:
+def sum_naive(out: Any, g: Any, indices: Any, left_out: int = -1) -> None:
     """A thread for each element of the sums, which looks through all indices: the definition."""
     rows, columns, n = _sizes("sum", out, g, indices)
-    arguments = (out, g, indices, n, rows, columns)
+    arguments = (out, g, indices, n, rows, columns, left_out)
     _sum_naive.launch(blocks(out.size, THREADS), THREADS, arguments)
 
 
-def sum_sorted(out: Any, g: Any, indices: Any) -> None:
+def sum_sorted(out: Any, g: Any, indices: Any, left_out: int = -1) -> None:
     """The indices are sorted first, so that each thread finds the rows that it adds side by side."""
     rows, columns, _ = _sizes("sum", out, g, indices)
     order, _, starts = segments(indices, rows)
-    _sum_sorted.launch(blocks(out.size, THREADS), THREADS, (out, g, order, starts, rows, columns))
+    _sum_sorted.launch(blocks(out.size, THREADS), THREADS, (out, g, order, starts, rows, columns, left_out))
 
 
-def sum_split(out: Any, g: Any, indices: Any) -> None:
+def sum_split(out: Any, g: Any, indices: Any, left_out: int = -1) -> None:
     """The indices sorted, and what many of them point to cut into chunks; a second launch adds these."""
     rows, columns, n = _sizes("sum", out, g, indices)
     order, in_order, starts = segments(indices, rows)
@@ -72,7 +85,7 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     wide = is_wide(columns, out, g, partial)
     vectors = columns // (VECTOR_BYTES // g.itemsize) if wide else columns
     lanes = _lanes(vectors)
-    sizes = rows, columns, chunk
+    sizes = rows, columns, chunk, left_out
     arguments = (partial, g, order, in_order, starts, n, *sizes)
     _sum_chunks[wide].launch((blocks(n, chunk), blocks(vectors, lanes)), lanes, arguments)
     lanes = _lanes(blocks(vectors, 2))  # two vectors for each: rows of few terms have little to load
@@ -80,9 +93,44 @@ def sum_split(out: Any, g: Any, indices: Any) -> None:
     _sum_segments[wide].launch(grid, block, (out, partial, g, order, starts, *sizes))
 
 
+def sum_found(out: Any, g: Any, indices: Any, left_out: int = -1) -> None:
+    """One launch in which each block looks for its rows, or two where equal indices are summed first; nothing
+    is sorted, unless that takes less than to look."""
+    rows, columns, n = _sizes("sum", out, g, indices)
+    chunk = 1 if n <= FEW else min(_power_of_two(math.isqrt(n)), MAX_CHUNK)
+    chunks = blocks(n, chunk)
+    partial = workspace(g, (n if chunk > 1 else 0, columns), computed_dtype(g.dtype))
+    wide = is_wide(columns, out, g, partial)
+    vectors = columns // (VECTOR_BYTES // g.itemsize) if wide else columns
+    lanes = _lanes(vectors)
+    tiles = blocks(vectors, lanes)
+    looking = _blocks_that_look(rows, chunks)
+    if chunks >= PLACES or looking * tiles * indices.nbytes > LOOKING + out.nbytes + g.nbytes:
+        return sum_split(out, g, indices, left_out)
+    sizes = n, rows, columns, left_out
+    leaders = indices
+    if chunk > 1:
+        leaders = workspace(indices, n)
+        arguments = (partial, leaders, g, indices, *sizes, chunk, lanes)
+        _sum_repeated[wide].launch((chunks, tiles), THREADS, arguments)
+    chunk_bits, row_bits = chunk.bit_length() - 1, looking.bit_length() - 1
+    arguments = (out, partial, g, leaders, *sizes, chunk_bits, chunks, row_bits, lanes)
+    return _sum_found[wide].launch((looking, tiles), THREADS, arguments)
+
+
+def _blocks_that_look(rows: int, chunks: int) -> int:
+    """Blocks that rows are dealt out to, a power of two: enough for the card, and for places for all rows."""
+    rows_of_block = max(PLACES // (1 + chunks), 1)
+    return _power_of_two(max(min(rows, ENOUGH_BLOCKS), blocks(rows, rows_of_block)))
+
+
 def _lanes(vectors: int) -> int:
     """How many threads walk along a row of so many vectors: a power of two."""
-    return min(1 << max(vectors - 1, 0).bit_length(), THREADS)
+    return min(_power_of_two(vectors), THREADS)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(least - 1, 0).bit_length()
 
 
 def _sizes(what: str, matrix: Any, rows_of_it: Any, indices: Any) -> tuple[int, int, int]:

@@ -42,7 +42,7 @@ def put_sorted(out: Any, g: Any, indices: Any) -> None:
     # Where, not a mask: to write through a mask, CuPy counts on the host what it selects, and waits for that.
     outside = (rows < 0) | (rows >= size)
     positions = xp.where(outside, -1, (outer * size + rows) * inner + xp.arange(inner))
-    embedding.sum_split(out.reshape(-1, 1), g.reshape(-1, 1), positions.reshape(-1))
+    embedding.sum_found(out.reshape(-1, 1), g.reshape(-1, 1), positions.reshape(-1))
 
 
 def _sizes(what: str, whole: Any, picked: Any, indices: Any) -> tuple[int, int, int]:

@@ -102,16 +102,12 @@ def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
     if device == "cpu":
         cpu.embedding.sum_rows(out, g, indices, get_num_threads())
     else:
-        cuda.embedding.sum_split(out, g, indices)
+        cuda.embedding.sum_found(out, g, indices)
 
 
-def _numbers(indices: Any, left_out: int | None = None) -> Any:
-    """Flat int64 indices, with -1, which no kernel counts, for ``left_out``."""
-    flat = indices.reshape(-1).astype(np.int64, copy=False)
-    if left_out is None:
-        return flat
-    xp = np if isinstance(flat, np.ndarray) else cuda.cupy()
-    return xp.where(flat == left_out, -1, flat)  # to write through a mask, CuPy would wait for the card
+def _numbers(indices: Any) -> Any:
+    """Flat int64 indices."""
+    return indices.reshape(-1).astype(np.int64, copy=False)
 
 
 def _has_elements(x: Any, indices: Any, **attrs: Any) -> bool:
@@ -150,19 +146,23 @@ embedding_rows.direct = _direct_rows
 @embedding_grad.kernel("cpu", name="by_columns", when=_has_elements)
 def _(out, g, indices, *, num_embeddings, padding_idx):
     """Cleared, then each row added as a vector, in the order of the indices; threads divide the columns."""
-    sum_rows("cpu", out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
+    numbers = _numbers(indices)
+    if padding_idx is not None:
+        numbers = np.where(numbers == padding_idx, -1, numbers)  # which the kernel does not count
+    sum_rows("cpu", out, g.reshape(-1, out.shape[1]), numbers)
 
 
 def _register_sum(name: str, run: Any) -> None:
     def kernel(out, g, indices, *, num_embeddings, padding_idx):
-        run(out, g.reshape(-1, out.shape[1]), _numbers(indices, left_out=padding_idx))
+        left_out = -1 if padding_idx is None else padding_idx
+        run(out, g.reshape(-1, out.shape[1]), _numbers(indices), left_out)
 
     kernel.__doc__ = run.__doc__
-    dtypes = "f4 f8 f2 bf16" if name == "split" else "f4 f8"
+    dtypes = "f4 f8 f2 bf16" if name in ("split", "found") else "f4 f8"
     embedding_grad.kernel("cuda", "sim", name=name, dtypes=dtypes, when=_has_elements)(kernel)
 
 
 for _name in ("naive", "vector"):
     _register_gather(_name, getattr(cuda.embedding, f"gather_{_name}"))
-for _name in ("naive", "sorted", "split"):
+for _name in ("naive", "sorted", "split", "found"):
     _register_sum(_name, getattr(cuda.embedding, f"sum_{_name}"))

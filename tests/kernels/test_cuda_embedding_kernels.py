@@ -1,5 +1,6 @@
 """Gathering and summing rows, and single elements along an axis, on CUDA against NumPy in float64."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -8,13 +9,14 @@ from simulated import normal
 
 from minigrad.kernels import cuda, sim
 from minigrad.kernels.cuda import embedding, gather, segments
+from minigrad.kernels.launch import CudaKernel
 
 DTYPES = [np.float32, np.float64]
 # rows, columns, indices: few and many of each; the first rows of vectors, of odd sizes, of none at all.
 SIZES = [(5, 8, 7), (3, 5, 40), (1, 1, 1), (300, 33, 10), (4, 600, 9), (6, 1, 2000), (2, 256, 300), (9, 7, 0)]
 EMPTY = [(0, 4, 0), (4, 0, 3)]
 GATHERS = [embedding.gather_naive, embedding.gather_vector]
-SUMS = [embedding.sum_naive, embedding.sum_sorted, embedding.sum_split]
+SUMS = [embedding.sum_naive, embedding.sum_sorted, embedding.sum_split, embedding.sum_found]
 PUTS = [gather.put_walk, gather.put_sorted]
 
 
@@ -43,6 +45,11 @@ def numbers(high, *shape, seed=0, low=0):
     """Indices of which small ones are frequent, as in a text."""
     spread = np.random.default_rng(seed).random(shape) ** 3
     return (low + spread * (high - low)).astype(np.int64)
+
+
+def whole_numbers(*shape):
+    """Of which sums are exact in any order."""
+    return np.random.default_rng(3).integers(-99, 99, shape).astype(np.float64)
 
 
 def assert_sums(actual, expected, magnitude, count):
@@ -112,8 +119,49 @@ def test_segments_that_are_cut_into_chunks(run, before, length, columns):
     g = np.arange(n * columns, dtype=np.float64).reshape(n, columns)
     indices = np.full(n, 1)
     indices[:before], indices[-1] = 0, 2
-    found = run(embedding.sum_split, (4, columns), g, indices)
-    assert np.array_equal(found, rows_added(4, g, indices))
+    for kernel in (embedding.sum_split, embedding.sum_found):
+        found = run(kernel, (4, columns), g, indices)
+        assert np.array_equal(found, rows_added(4, g, indices))
+
+
+@pytest.mark.parametrize("kernel", SUMS)
+@pytest.mark.parametrize("left_out", [0, 2, 4])
+@pytest.mark.parametrize(("columns", "n"), [(3, 10), (8, 400)])
+def test_a_row_that_is_left_out(run, kernel, left_out, columns, n):
+    g, indices = whole_numbers(n, columns), numbers(5, n, seed=2)
+    found = run(functools.partial(kernel, left_out=left_out), (5, columns), g, indices)
+    assert np.array_equal(found, rows_added(5, g, np.where(indices == left_out, -1, indices)))
+
+
+# n: up to 256 in one launch; more than 4096 in longer chunks. Rows: fewer than blocks, more of them, and so
+# many that a block has no places for more.
+@pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 300, 1024, 4096, 4097])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 5), (2, 16), (65, 4), (513, 3), (70000, 1)])
+def test_sums_that_are_found(run, n, rows, columns):
+    """Some rows come often, most of them never; integers are added exactly."""
+    g, indices = whole_numbers(n, columns), numbers(rows, n, seed=n)
+    indices[n // 2 :: 3], indices[-1] = indices[0], rows - 1
+    found = run(embedding.sum_found, (rows, columns), g, indices)
+    assert np.array_equal(found, rows_added(rows, g, indices))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "n", "launches"),
+    [
+        (50257, 4, 256, 1),
+        (9, 4, 257, 2),
+        (50257, 4, 2000, 2),
+        (5, 1, 8191 * 256 + 1, 5),
+        (2**20, 1, 20000, 9),
+    ],
+)
+def test_launches_of_sums_that_are_found(monkeypatch, rows, columns, n, launches):
+    """One for few positions, two for more of them, and a sort where to look would take longer."""
+    counted = []
+    monkeypatch.setattr(CudaKernel, "launch", lambda kernel, *_, **__: counted.append(kernel.name))
+    indices = np.zeros(n, np.int64)
+    embedding.sum_found(np.empty((rows, columns), np.float32), np.empty((n, columns), np.float32), indices)
+    assert len(counted) == launches
 
 
 # ---- segments ---------------------------------------------------------------------------------------------

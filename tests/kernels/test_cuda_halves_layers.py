@@ -311,15 +311,15 @@ def test_embedding(run, half, shape):
 
 @pytest.mark.parametrize(("rows", "columns", "n"), [(3, 5, 40), (2, 64, 300)])
 def test_gradient_of_embedding(run, half, rows, columns, n):
-    """A long segment is cut into chunks, whose sums are float32."""
+    """What is summed first, of a long segment or of a chunk, is float32."""
     g, wide = normal(half, n, columns)
     indices = np.random.default_rng(1).integers(0, rows, n)
     expected, magnitude = np.zeros((rows, columns)), np.zeros((rows, columns))
     np.add.at(expected, indices, wide)
     np.add.at(magnitude, indices, np.abs(wide))
-    assert_rounded(
-        run(embedding.sum_split, (rows, columns), half, g, indices), expected, STEPS * EPS * magnitude
-    )
+    for kernel in (embedding.sum_split, embedding.sum_found):
+        found = run(kernel, (rows, columns), half, g, indices)
+        assert_rounded(found, expected, STEPS * EPS * magnitude)
 
 
 # ---- dropout -----------------------------------------------------------------------------------------------
