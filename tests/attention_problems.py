@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# B, H, L, S, E, V: around the edges of vectors, tiles, blocks of 64 queries, of 64 and 128 keys.
+# B, H, L, S, E, V: around the edges of vectors, tiles, blocks of 64 and 128 queries and keys.
 SIZES = [
     (1, 1, 1, 1, 1, 1),
     (2, 3, 5, 7, 4, 9),
@@ -10,6 +10,7 @@ SIZES = [
     (1, 2, 49, 130, 8, 5),
     (1, 1, 100, 33, 33, 40),
     (1, 1, 150, 300, 2, 3),
+    (1, 2, 270, 150, 3, 20),
     (0, 2, 3, 4, 5, 6),
     (2, 1, 0, 4, 5, 6),
     (1, 1, 3, 4, 0, 2),

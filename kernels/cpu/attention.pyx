@@ -7,8 +7,8 @@ direction computes the probabilities anew, block by block: memory grows with L +
 the causal mask hides are not computed. The products are those of gemm.h's tiles.
 
 A score takes 4 D operations and an exponential forward, 10 D and another one backward, and no traffic beyond
-L2, so that the arithmetic is the limit. Each thread has its own heads; forward, where there are fewer heads
-than threads, its own queries.
+L2, so that the arithmetic is the limit; a small head's inputs are fetched while the head before is computed.
+Each thread has its own heads; forward, where there are fewer heads than threads, its own queries.
 
 q (B, H, L, E), k (B, H, S, E), v and grad_out (B, H, S or L, V) have contiguous rows and any other strides
 that are multiples of the item size; all other arrays are C-contiguous. S must not be 0.
@@ -17,20 +17,38 @@ that are multiples of the item size; all other arrays are C-contiguous. S must n
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 include "arguments.pxi"
 
 cdef extern from *:
     """
     #include "gemm.h"
+    #include "vector_log.h"
     #include "vector_math.h"
 
     #if defined(__GNUC__) && !defined(__clang__)
     #pragma GCC optimize("schedule-insns") /* interleaves the vectors whose exponentials are computed together */
     #endif
 
-    #define log_f32 logf
-    #define log_f64 log
+    /* A matrix with contiguous rows, `row` elements apart; and that of the head which comes next, or NULL. */
+    typedef struct {
+        const void *data, *next;
+        ptrdiff_t row;
+    } Rows;
+
+    /* q (L, E), k (S, E), v (S, V), grad (L, V); out (L, V), lse (L), dq, dk and dv are contiguous. Forward computes
+     * the queries from `first` to `last`. If causal, query i sees the keys 0 to i, else all. */
+    typedef struct {
+        Rows q, k, v, grad;
+        void *out, *lse, *dq, *dk, *dv;
+        ptrdiff_t L, S, E, V, first, last;
+        double scale;
+        int causal;
+    } Head;
+
+    typedef ptrdiff_t (*workspace_size)(const Head *h);
+    typedef void (*head_kernel)(const Head *h, void *workspace);
 
     #define REAL float
     #define VECTOR f32v
@@ -44,33 +62,39 @@ cdef extern from *:
     #define NAME(f) f##_f64
     #include "attention.h"
     """
-    Py_ssize_t attention_workspace_f32(Py_ssize_t S, Py_ssize_t E, Py_ssize_t V) nogil
-    Py_ssize_t attention_workspace_f64(Py_ssize_t S, Py_ssize_t E, Py_ssize_t V) nogil
-    Py_ssize_t attention_grad_workspace_f32(Py_ssize_t L, Py_ssize_t E, Py_ssize_t V) nogil
-    Py_ssize_t attention_grad_workspace_f64(Py_ssize_t L, Py_ssize_t E, Py_ssize_t V) nogil
-    void attention_forward_f32(
-        Py_ssize_t S, Py_ssize_t E, Py_ssize_t V, Py_ssize_t first, Py_ssize_t last, int causal, double scale,
-        const float *q, Py_ssize_t q_row, const float *k, Py_ssize_t k_row, const float *v, Py_ssize_t v_row,
-        float *out, float *lse, float *workspace) nogil
-    void attention_forward_f64(
-        Py_ssize_t S, Py_ssize_t E, Py_ssize_t V, Py_ssize_t first, Py_ssize_t last, int causal, double scale,
-        const double *q, Py_ssize_t q_row, const double *k, Py_ssize_t k_row, const double *v,
-        Py_ssize_t v_row, double *out, double *lse, double *workspace) nogil
-    void attention_backward_f32(
-        Py_ssize_t L, Py_ssize_t S, Py_ssize_t E, Py_ssize_t V, int causal, double scale,
-        const float *q, Py_ssize_t q_row, const float *k, Py_ssize_t k_row, const float *v, Py_ssize_t v_row,
-        const float *grad, Py_ssize_t grad_row, const float *out, const float *lse,
-        float *dq, float *dk, float *dv, float *workspace) nogil
-    void attention_backward_f64(
-        Py_ssize_t L, Py_ssize_t S, Py_ssize_t E, Py_ssize_t V, int causal, double scale,
-        const double *q, Py_ssize_t q_row, const double *k, Py_ssize_t k_row, const double *v,
-        Py_ssize_t v_row, const double *grad, Py_ssize_t grad_row, const double *out, const double *lse,
-        double *dq, double *dk, double *dv, double *workspace) nogil
+    ctypedef struct Rows:
+        const void *data
+        const void *next
+        Py_ssize_t row
+
+    ctypedef struct Head:
+        Rows q, k, v, grad
+        void *out
+        void *lse
+        void *dq
+        void *dk
+        void *dv
+        Py_ssize_t L, S, E, V, first, last
+        double scale
+        bint causal
+
+    ctypedef Py_ssize_t (*workspace_size)(const Head *h) noexcept nogil
+    ctypedef void (*head_kernel)(const Head *h, void *workspace) noexcept nogil
+
+    workspace_size attention_workspace_f32, attention_workspace_f64
+    workspace_size attention_grad_workspace_f32, attention_grad_workspace_f64
+    head_kernel attention_forward_f32, attention_forward_f64
+    head_kernel attention_backward_f32, attention_backward_f64
 
 # Multiply-adds below which it is not worth waking another thread.
 cdef enum:
     WORK_PER_THREAD = 1000000
     CACHE_LINE = 64
+
+# Bytes of the inputs of a head up to which the next one's are fetched meanwhile: beside it they stay in L2, and
+# larger heads compute for longer than they wait.
+cdef enum:
+    FETCHED_AHEAD = 1 << 17
 
 # (B, H, rows, columns), with strides in elements; rows are contiguous.
 cdef struct Matrices:
@@ -79,24 +103,18 @@ cdef struct Matrices:
 
 cdef struct Attention:
     int dtype
-    Py_ssize_t item, B, H, L, S, E, V
+    Py_ssize_t item, B, H
     Py_ssize_t chunks         # forward: into how many each head's queries are cut
-    bint causal
-    double scale
     Matrices q, k, v, grad
-    char *out
-    char *lse
-    char *dq
-    char *dk
-    char *dv
+    Head first                # the first of all heads, but for what is in Matrices
 
 
 def forward(cnp.ndarray out not None, cnp.ndarray lse not None, cnp.ndarray q not None,
             cnp.ndarray k not None, cnp.ndarray v not None, bint causal, double scale, int threads):
     """``out`` (B, H, L, V), and ``lse`` (B, H, L), the logarithms of the sums of exponentials."""
     cdef Attention a = read_inputs(q, k, v, causal, scale)
-    a.out = <char *> output(out, &a, (a.B, a.H, a.L, a.V))
-    a.lse = <char *> output(lse, &a, (a.B, a.H, a.L))
+    a.first.out = output(out, &a, (a.B, a.H, a.first.L, a.first.V))
+    a.first.lse = output(lse, &a, (a.B, a.H, a.first.L))
     run(&a, False, threads)
 
 
@@ -106,15 +124,16 @@ def backward(cnp.ndarray dq not None, cnp.ndarray dk not None, cnp.ndarray dv no
              double scale, int threads):
     """The gradients of ``q``, ``k`` and ``v``, from that of ``out``; ``out`` and ``lse`` as from forward."""
     cdef Attention a = read_inputs(q, k, v, causal, scale)
-    a.grad = matrices(grad_out, &a, (a.B, a.H, a.L, a.V))
+    cdef Head *h = &a.first
+    a.grad = matrices(grad_out, &a, (a.B, a.H, h.L, h.V))
     check_input(out, a.dtype)
     check_input(lse, a.dtype)
-    check_shape(out, (a.B, a.H, a.L, a.V))
-    check_shape(lse, (a.B, a.H, a.L))
-    a.out, a.lse = <char *> cnp.PyArray_DATA(out), <char *> cnp.PyArray_DATA(lse)
-    a.dq = <char *> output(dq, &a, (a.B, a.H, a.L, a.E))
-    a.dk = <char *> output(dk, &a, (a.B, a.H, a.S, a.E))
-    a.dv = <char *> output(dv, &a, (a.B, a.H, a.S, a.V))
+    check_shape(out, (a.B, a.H, h.L, h.V))
+    check_shape(lse, (a.B, a.H, h.L))
+    h.out, h.lse = cnp.PyArray_DATA(out), cnp.PyArray_DATA(lse)
+    h.dq = output(dq, &a, (a.B, a.H, h.L, h.E))
+    h.dk = output(dk, &a, (a.B, a.H, h.S, h.E))
+    h.dv = output(dv, &a, (a.B, a.H, h.S, h.V))
     run(&a, True, threads)
 
 
@@ -123,17 +142,19 @@ def backward(cnp.ndarray dq not None, cnp.ndarray dk not None, cnp.ndarray dv no
 
 cdef Attention read_inputs(cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, bint causal, double scale) except *:
     cdef Attention a
+    memset(&a, 0, sizeof(a))
     if not cnp.PyArray_NDIM(q) == cnp.PyArray_NDIM(k) == cnp.PyArray_NDIM(v) == 4:
         raise ValueError("attention kernel: q, k and v must have 4 dimensions")
+    cdef Head *h = &a.first
     a.dtype, a.item = real_type(q), cnp.PyArray_ITEMSIZE(q)
-    a.B, a.H, a.L, a.E = q.shape[0], q.shape[1], q.shape[2], q.shape[3]
-    a.S, a.V = k.shape[2], v.shape[3]
-    a.chunks, a.causal, a.scale = 1, causal, scale
-    if a.S == 0:
+    a.B, a.H, a.chunks = q.shape[0], q.shape[1], 1
+    h.L, h.S, h.E, h.V = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
+    h.causal, h.scale = causal, scale
+    if h.S == 0:
         raise ValueError("attention kernel: there must be at least one key")
-    a.q = matrices(q, &a, (a.B, a.H, a.L, a.E))
-    a.k = matrices(k, &a, (a.B, a.H, a.S, a.E))
-    a.v = matrices(v, &a, (a.B, a.H, a.S, a.V))
+    a.q = matrices(q, &a, (a.B, a.H, h.L, h.E))
+    a.k = matrices(k, &a, (a.B, a.H, h.S, h.E))
+    a.v = matrices(v, &a, (a.B, a.H, h.S, h.V))
     return a
 
 
@@ -172,16 +193,22 @@ cdef void *output(cnp.ndarray array, Attention *a, tuple shape) except? NULL:
 
 cdef int run(Attention *a, bint back, int threads) except -1:
     """Computes all heads, on threads with a workspace each."""
+    cdef bint is_float = a.dtype == cnp.NPY_FLOAT32
+    cdef workspace_size size_of
+    cdef head_kernel kernel
+    if back:
+        size_of = attention_grad_workspace_f32 if is_float else attention_grad_workspace_f64
+        kernel = attention_backward_f32 if is_float else attention_backward_f64
+    else:
+        size_of = attention_workspace_f32 if is_float else attention_workspace_f64
+        kernel = attention_forward_f32 if is_float else attention_forward_f64
+    cdef const Head *h = &a.first
     cdef Py_ssize_t heads = a.B * a.H, task, size
-    cdef int parts = threads_for(heads * a.L * a.S * (a.E + a.V), WORK_PER_THREAD, threads)
+    cdef int parts = threads_for(heads * h.L * h.S * (h.E + h.V), WORK_PER_THREAD, threads)
     if not back and 0 < heads < parts:
         a.chunks = (parts + heads - 1) // heads
     parts = <int> max(1, min(<Py_ssize_t> parts, heads * a.chunks))
-    if a.dtype == cnp.NPY_FLOAT32:
-        size = attention_grad_workspace_f32(a.L, a.E, a.V) if back else attention_workspace_f32(a.S, a.E, a.V)
-    else:
-        size = attention_grad_workspace_f64(a.L, a.E, a.V) if back else attention_workspace_f64(a.S, a.E, a.V)
-    size = (size * a.item + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    size = (size_of(h) * a.item + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
     cdef void *allocation = malloc(parts * size + CACHE_LINE)
     if allocation == NULL:
         raise MemoryError(f"attention: no memory for a workspace of {parts * size} bytes")
@@ -189,59 +216,41 @@ cdef int run(Attention *a, bint back, int threads) except -1:
     with nogil:
         if parts == 1:
             for task in range(heads * a.chunks):
-                run_task(a, back, task, workspace)
+                run_task(a, kernel, task, workspace)
         else:
             for task in prange(heads * a.chunks, num_threads=parts, schedule="static"):
-                run_task(a, back, task, workspace + threadid() * size)
+                run_task(a, kernel, task, workspace + threadid() * size)
     free(allocation)
     return 0
 
 
-cdef inline void run_task(const Attention *a, bint back, Py_ssize_t task, char *workspace) noexcept nogil:
-    if a.dtype == cnp.NPY_FLOAT32:
-        if back:
-            backward_head(a, task, <float *> workspace)
-        else:
-            forward_head(a, task // a.chunks, task % a.chunks, <float *> workspace)
-    elif back:
-        backward_head(a, task, <double *> workspace)
-    else:
-        forward_head(a, task // a.chunks, task % a.chunks, <double *> workspace)
+cdef void run_task(const Attention *a, head_kernel kernel, Py_ssize_t task, char *workspace) noexcept nogil:
+    cdef Head h = a.first
+    cdef Py_ssize_t index = task // a.chunks, chunk = task % a.chunks
+    h.q, h.k, h.v, h.grad = rows(a, &a.q, index), rows(a, &a.k, index), rows(a, &a.v, index), rows(a, &a.grad, index)
+    h.out = of_head(a, h.out, index, h.L * h.V)
+    h.lse = of_head(a, h.lse, index, h.L)
+    h.dq = of_head(a, h.dq, index, h.L * h.E)
+    h.dk = of_head(a, h.dk, index, h.S * h.E)
+    h.dv = of_head(a, h.dv, index, h.S * h.V)
+    h.first, h.last = h.L * chunk // a.chunks, h.L * (chunk + 1) // a.chunks
+    kernel(&h, workspace)
 
 
-cdef inline Py_ssize_t start(const Attention *a, const Matrices *m, Py_ssize_t index) noexcept nogil:
-    """Where the matrix of head ``index`` of all B H begins, in elements."""
-    return index // a.H * m.batch + index % a.H * m.head
+cdef inline void *of_head(const Attention *a, void *first, Py_ssize_t index, Py_ssize_t size) noexcept nogil:
+    """The ``size`` elements of head ``index``, of all B H that follow each other; NULL where there are none."""
+    return <char *> first + index * size * a.item if first else NULL
 
 
-cdef void forward_head(const Attention *a, Py_ssize_t index, Py_ssize_t chunk, real *workspace) noexcept nogil:
-    cdef const real *q = <const real *> a.q.data + start(a, &a.q, index)
-    cdef const real *k = <const real *> a.k.data + start(a, &a.k, index)
-    cdef const real *v = <const real *> a.v.data + start(a, &a.v, index)
-    cdef real *out = <real *> a.out + index * a.L * a.V
-    cdef real *lse = <real *> a.lse + index * a.L
-    cdef Py_ssize_t first = a.L * chunk // a.chunks, last = a.L * (chunk + 1) // a.chunks
-    if real is float:
-        attention_forward_f32(a.S, a.E, a.V, first, last, a.causal, a.scale, q, a.q.row, k, a.k.row, v,
-                              a.v.row, out, lse, workspace)
-    else:
-        attention_forward_f64(a.S, a.E, a.V, first, last, a.causal, a.scale, q, a.q.row, k, a.k.row, v,
-                              a.v.row, out, lse, workspace)
+cdef inline Rows rows(const Attention *a, const Matrices *m, Py_ssize_t index) noexcept nogil:
+    """The matrix of head ``index``, and that of the next one if it is to be fetched meanwhile."""
+    cdef const Head *h = &a.first
+    cdef Rows found
+    found.data, found.next, found.row = start(a, m, index), NULL, m.row
+    if a.chunks == 1 and index + 1 < a.B * a.H and (h.L + h.S) * (h.E + h.V) * a.item <= FETCHED_AHEAD:
+        found.next = start(a, m, index + 1)
+    return found
 
 
-cdef void backward_head(const Attention *a, Py_ssize_t index, real *workspace) noexcept nogil:
-    cdef const real *q = <const real *> a.q.data + start(a, &a.q, index)
-    cdef const real *k = <const real *> a.k.data + start(a, &a.k, index)
-    cdef const real *v = <const real *> a.v.data + start(a, &a.v, index)
-    cdef const real *grad = <const real *> a.grad.data + start(a, &a.grad, index)
-    cdef const real *out = <const real *> a.out + index * a.L * a.V
-    cdef const real *lse = <const real *> a.lse + index * a.L
-    cdef real *dq = <real *> a.dq + index * a.L * a.E
-    cdef real *dk = <real *> a.dk + index * a.S * a.E
-    cdef real *dv = <real *> a.dv + index * a.S * a.V
-    if real is float:
-        attention_backward_f32(a.L, a.S, a.E, a.V, a.causal, a.scale, q, a.q.row, k, a.k.row, v, a.v.row,
-                               grad, a.grad.row, out, lse, dq, dk, dv, workspace)
-    else:
-        attention_backward_f64(a.L, a.S, a.E, a.V, a.causal, a.scale, q, a.q.row, k, a.k.row, v, a.v.row,
-                               grad, a.grad.row, out, lse, dq, dk, dv, workspace)
+cdef inline const void *start(const Attention *a, const Matrices *m, Py_ssize_t index) noexcept nogil:
+    return m.data + (index // a.H * m.batch + index % a.H * m.head) * a.item if m.data else NULL
