@@ -25,6 +25,7 @@ from gpu_kernel_calls import LADDERS, calls, calls_in_halves
 import minigrad as mg
 from minigrad.dtypes import BFLOAT16
 from minigrad.kernels import cuda
+from minigrad.kernels.channels_last import nchw
 from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.source import computed_dtype
@@ -116,50 +117,65 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
             mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **options),
         )
         pool = mg.nn.functional.max_pool2d(expected[0].relu(), 2)
-        for name, (suffix, encode) in TENSOR_CORE_FORMATS.items():
-            passes = (
-                (functools.partial(getattr(forward, f"forward{suffix}"), tile=tile), (x, w), (None,)),
-                (functools.partial(getattr(forward, f"input_grad{suffix}"), tile=tile), (g, w), ()),
-                (getattr(of_weight, f"weight_grad{suffix}"), (g, x), ()),
-            )
+        passes = (
+            (functools.partial(forward.forward, tile=tile), (x, w), (None,)),
+            (functools.partial(forward.input_grad, tile=tile), (g, w), ()),
+            (of_weight.weight_grad, (g, x), ()),
+        )
+        for (name, (_, encode)), last in itertools.product(TENSOR_CORE_FORMATS.items(), (False, True)):
             right = True
             for (run, inputs, bias), result in zip(passes, expected, strict=True):
                 bits = encode(result.numpy())
-                out = xp.empty(bits.shape, bits.dtype)
-                run(out, *(xp.asarray(encode(tensor.numpy())) for tensor in inputs), *bias, *numbers)
+                out = empty(xp, bits.shape, bits.dtype, last)
+                run(out, *(placed(xp, encode(tensor.numpy()), last) for tensor in inputs), *bias, *numbers)
                 right &= np.array_equal(out if xp is np else out.get(), bits)
-            pooled, bits = getattr(forward, f"pooled{suffix}"), encode(pool.numpy())
-            out, taps = xp.empty(bits.shape, bits.dtype), xp.empty(bits.shape, np.uint8)
-            pooled((out, taps), *(xp.asarray(encode(t.numpy())) for t in (x, w)), None, *numbers, tile=tile)
+            bits = encode(pool.numpy())
+            out, taps = (empty(xp, bits.shape, dtype, last) for dtype in (bits.dtype, np.uint8))
+            arrays = (placed(xp, encode(t.numpy()), last) for t in (x, w))
+            forward.pooled((out, taps), *arrays, None, *numbers, tile=tile)
             right &= np.array_equal(out if xp is np else out.get(), bits)
-            told = f"conv2d tensor_core {name}, {channels} channels"
+            told = f"conv2d tensor_core {name}, {channels} channels{' last' * last}"
             print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
             wrong += [] if right else [told]
     return wrong
 
 
-def convolve_pointwise(device: mg.Device) -> list[str]:
+def empty(xp: Any, shape: tuple[int, ...], dtype: Any, last: bool) -> Any:
+    """A new array of images, which lie channels ``last``, or in C order."""
+    n, c, h, w = shape
+    return nchw(xp.empty((n, h, w, c), dtype)) if last else xp.empty(shape, dtype)
+
+
+def placed(xp: Any, array: np.ndarray, last: bool) -> Any:
+    """``array`` on the device, in such a format."""
+    out = empty(xp, array.shape, array.dtype, last)
+    out[...] = xp.asarray(array)
+    return out
+
+
+def convolve_pointwise(device: mg.Device, last: bool) -> list[str]:
     """Run 1x1 convolution and its gradients in every format and tile; returns what is wrong."""
     xp, rng, wrong, options = device.xp, np.random.default_rng(0), [], (1, 1, 0, 0, 1, 1, 1)
-    x, w, g = (
-        rng.integers(-1, 2, shape).astype(np.float32) for shape in ((2, 9, 4, 4), (70, 9), (2, 70, 4, 4))
-    )
+    C, O = (24, 72) if last else (9, 70)  # noqa: E741
+    shapes = (2, C, 4, 4), (O, C), (2, O, 4, 4)
+    x, w, g = (rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes)
     weight = w[:, :, None, None]
     passes = {
         "forward": ((x, weight, None), np.maximum(np.einsum("oc,nchw->nohw", w, x), 0)),
         "input_grad": ((g, weight), np.einsum("oc,nohw->nchw", w, g)),
-        "weight_grad": ((g, x), np.einsum("nohw,nchw->oc", g, x)[:, :, None, None]),
     }
+    if not last:
+        passes["weight_grad"] = (g, x), np.einsum("nohw,nchw->oc", g, x)[:, :, None, None]
     for (name, (_, encode)), tile in itertools.product(TENSOR_CORE_FORMATS.items(), (64, 128)):
         if (name, tile) == ("tf32", 128):  # there is none
             continue
         for which, (inputs, expected) in passes.items():
             bits = encode(expected)
-            out = xp.empty(bits.shape, bits.dtype)
-            arrays = [a if a is None else xp.asarray(encode(a)) for a in inputs]
+            out = empty(xp, bits.shape, bits.dtype, last)
+            arrays = [a if a is None else placed(xp, encode(a), last) for a in inputs]
             relu = {"relu": True} if which == "forward" else {}
             getattr(cuda.conv2d_pointwise, which)(out, *arrays, *options, tile=tile, **relu)
-            told = f"conv2d pointwise {which} {name}, {tile} rows"
+            told = f"conv2d pointwise {which} {name}, {tile} rows{', channels last' * last}"
             right = np.array_equal(out if xp is np else out.get(), bits)
             print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
             wrong += [] if right else [told]
@@ -324,7 +340,8 @@ def main() -> int:
             print(f"{device} does not have the tensor cores that matmul_{rung} is for")
             modules.remove(f"matmul_{rung}")
     if cuda.conv2d_tensor_core.is_supported(device.xp.empty(0)):
-        wrong += convolve_on_tensor_cores(device) + convolve_pointwise(device)
+        wrong += convolve_on_tensor_cores(device)
+        wrong += convolve_pointwise(device, False) + convolve_pointwise(device, True)
     else:
         print(f"{device} does not have the tensor cores that conv2d_tensor_core is for")
         modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad", "conv2d_pointwise"}

@@ -55,6 +55,7 @@ from minigrad.devices import Device, available_devices, device
 from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
 from minigrad.dtypes import bfloat16 as _bfloat16
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
+from minigrad.memory_format import MemoryFormat, channels_last, contiguous_format
 from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels

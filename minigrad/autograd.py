@@ -31,6 +31,7 @@ from minigrad.graph import (
     wrap,
     written_cell,
 )
+from minigrad.kernels.channels_last import copied, is_channels_last, nhwc
 from minigrad.kernels.cpu import elementwise, memory
 from minigrad.kernels.cpu.small import total
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -231,12 +232,16 @@ _HELD_BY_SLOT = _references([object()], 0)
 _HELD_BY_VIEW = _references_to_base_of_view()
 
 
-def _is_owned(slot: list, index: int) -> bool:
-    """Whether ``slot[index]``, an array, perhaps reshaped, may be written to and nobody else refers to it."""
+def _is_owned(slot: list, index: int, last: bool = False) -> bool:
+    """Whether ``slot[index]``, an array, perhaps reshaped, may be written to and nobody else refers to it.
+
+    It has to be C-contiguous, or where images lie channels ``last``, to do so, too."""
     if _references(slot, index) != _HELD_BY_SLOT:
         return False
     array = slot[index]
-    if not array.flags.c_contiguous or not getattr(array.flags, "writeable", True):  # CuPy's all are
+    if not (nhwc(array) if last else array).flags.c_contiguous:
+        return False
+    if not getattr(array.flags, "writeable", True):  # CuPy's all are
         return False
     whole = array.base  # None, or what a reshaped array is a view of
     return whole is None or (
@@ -264,8 +269,12 @@ def _add_to(slot: list, index: int, grad: Any) -> None:
         sent = slot[index]
         slot[index] = sent if owned else memory.empty(grad.shape, grad.dtype)
         elementwise.add(slot[index], sent, grad, get_num_threads())
-    elif type(grad) is not np.ndarray and not isinstance(grad, Variable) and is_half(grad.dtype):
-        # CuPy adds floats of 16 bits one by one, our kernel by vectors.
+    elif (
+        type(grad) is not np.ndarray
+        and not isinstance(grad, Variable)
+        and (is_half(grad.dtype) or is_channels_last(grad))
+    ):
+        # CuPy adds floats of 16 bits one by one, our kernel by vectors; and it keeps no image channels last.
         card = find_card(grad.device.id)
         slot[index] = get_op("add")._compute(card, grad.dtype, [slot[index], grad], {})
     else:
@@ -276,12 +285,12 @@ def _accumulate(slot: list, create_graph: bool) -> None:
     """Add the gradient to the leaf's ``grad``; ``slot`` is [the gradient, the leaf]."""
     # The array becomes the leaf's own only if the slot alone refers to it. Otherwise two gradients, or a
     # gradient and a saved value, would share memory.
-    owned = not create_graph and _is_owned(slot, 0)
+    owned = not create_graph and _is_owned(slot, 0, is_channels_last(slot[1]._array))
     grad, leaf = slot
     if create_graph:
         leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad
     elif leaf.grad is None:
-        leaf.grad = as_variable(grad if owned else _copy(grad), leaf.device)
+        leaf.grad = as_variable(grad if owned else _copy(grad, leaf._array), leaf.device)
     else:
         before = leaf.grad._array
         if (
@@ -295,10 +304,10 @@ def _accumulate(slot: list, create_graph: bool) -> None:
         mark_written(leaf.grad)
 
 
-def _copy(array: Any) -> Any:
-    """A copy in C order."""
-    if not _suits_kernels(array):
-        return array.copy()
+def _copy(array: Any, like: Any) -> Any:
+    """A copy in C order, or where ``like`` lies channels last, in that one."""
+    if not _suits_kernels(array) or is_channels_last(like):
+        return copied(array, like)
     out = memory.empty(array.shape, array.dtype)
     elementwise.copy(out, array, get_num_threads())
     return out

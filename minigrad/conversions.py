@@ -12,6 +12,7 @@ from minigrad.devices import device as find_device
 from minigrad.dtypes import bfloat16, is_supported, names_dtype, to_dtype
 from minigrad.errors import DeviceError
 from minigrad.graph import Variable
+from minigrad.memory_format import MemoryFormat
 from minigrad.ops import elementwise
 from minigrad.ops.transfer import transfer
 
@@ -31,8 +32,9 @@ class Conversions:
         dtype: Any = None,
         non_blocking: bool = False,
         copy: bool = False,
+        memory_format: MemoryFormat | None = None,
     ) -> Tensor:
-        """This tensor with another device or dtype (itself, if both are as they should be).
+        """This tensor with another device, dtype or memory format (itself, if all are as they should be).
 
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(other_tensor)``.
 
@@ -40,6 +42,7 @@ class Conversions:
             non_blocking: a copy from pinned memory to a card returns at once, and joins the card's current
                 stream; do not change the source until it is done. Other copies are plain ones.
             copy: make a copy even where nothing changes.
+            memory_format: as for :meth:`minigrad.Tensor.contiguous`.
         """
         for arg in args:
             if isinstance(arg, Variable):
@@ -55,6 +58,8 @@ class Conversions:
             out = elementwise.cast(out, dtype=dtype)
         if device is not None and find_device(device) is not out.device:
             out = transfer(out, find_device(device), non_blocking)
+        if memory_format is not None:
+            out = out.contiguous(memory_format)
         return elementwise.clone(out) if copy and out is self else out
 
     def cpu(self) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.errors import DeviceError, OutOfMemoryError
+from minigrad.kernels.channels_last import is_channels_last, nchw, nhwc
 from minigrad.kernels.cpu import memory
 from minigrad.kernels.cuda import index_check
 from minigrad.recording import recorder
@@ -100,8 +101,11 @@ class Device:
                 "a copy from the CPU",
                 "make the tensor on the card, or before the step, or pass it as an argument",
             )
+        blocking = not non_blocking and is_pinned(array)
         with self.active():
-            return self.xp.asarray(array, blocking=not non_blocking and is_pinned(array))
+            if is_channels_last(array):
+                return nchw(self.xp.asarray(nhwc(array), blocking=blocking))
+            return self.xp.asarray(array, blocking=blocking)
 
     def from_card(self, array: Any, source: Device) -> Any:
         """A copy of ``array``, which lives on the card ``source``, on this card.

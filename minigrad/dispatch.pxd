@@ -16,5 +16,7 @@ cdef class KernelTable:
     cpdef choose(self, device_type, dtype, list arrays, dict attrs)
 
 
-@cython.locals(i=Py_ssize_t)
 cpdef run_kernel(kernel, device, list arrays, dict attrs, list specs)
+
+@cython.locals(i=Py_ssize_t)
+cpdef _run(kernel, device, list arrays, dict attrs, list specs)

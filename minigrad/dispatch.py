@@ -12,6 +12,13 @@ What a kernel is given depends on the layout that it declares:
 - ``"broadcast"``: every input C-contiguous and broadcast to the output's shape.
 
 Its outputs are always allocated, C-contiguous and uninitialised. Kernels know nothing of gradients.
+
+Images (N, C, H, W) may lie channels last (:mod:`minigrad.kernels.channels_last`). As a rule they are views
+like any others. A kernel may declare that from such images it makes such images:
+
+- ``channels_last="reordered"``, of a function of each element: all arrays are seen as (N, H, W, C) then;
+- ``channels_last="kept"``: arrays of four dimensions, the outputs too, lie channels last then, where
+  ``"contiguous"`` would have them C-contiguous.
 """
 
 from __future__ import annotations
@@ -26,10 +33,12 @@ import numpy as np
 
 from minigrad.devices import KINDS, Device
 from minigrad.dtypes import BFLOAT16, to_dtype
+from minigrad.kernels.channels_last import is_channels_last, nchw, nhwc
 
 __all__ = ["Kernel", "KernelTable", "Spec", "get_kernel", "kernel_table", "list_kernels", "use_kernel"]
 
 LAYOUTS = ("contiguous", "strided", "broadcast")
+REORDERED, KEPT = CHANNELS_LAST = ("reordered", "kept")
 REFERENCE = "reference"
 
 
@@ -62,6 +71,7 @@ class Kernel(NamedTuple):
         amplification: how many times the rounding errors of the op's definition its own may be, then relative
             to the largest elements of the result; None for a kernel that computes the definition.
         summary: what this rung adds, in a sentence or two.
+        channels_last: what it makes of images that lie so: see the module's text; None: nothing of its own.
         user_defined: whether it is not one of minigrad's own.
     """
 
@@ -75,6 +85,7 @@ class Kernel(NamedTuple):
     summary: str
     prefer: Callable[..., bool] | None = None
     amplification: float | None = None
+    channels_last: str | None = None
     user_defined: bool = False
 
 
@@ -159,6 +170,19 @@ def parse_dtypes(dtypes: str | Sequence) -> tuple[np.dtype, ...]:
 
 def run_kernel(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
     """Allocate the outputs, each of a (shape, dtype) of ``specs``, run ``kernel``, return one, or a tuple."""
+    if kernel.channels_last is not None and len(specs[0][0]) == 4:
+        shape, dtype = specs[0]
+        if kernel.channels_last == KEPT:
+            if _some_lie_channels_last(arrays):
+                return _run_channels_last(kernel, device, arrays, attrs, specs)
+        elif _some_lie_channels_last(arrays, shape):
+            n, c, h, w = shape
+            arrays = [nhwc(a) if hasattr(a, "ndim") else a for a in arrays]
+            return nchw(_run(kernel, device, arrays, attrs, [((n, h, w, c), dtype)]))
+    return _run(kernel, device, arrays, attrs, specs)
+
+
+def _run(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
     shape, dtype = specs[0]
     if kernel.layout == "contiguous":
         for i, a in enumerate(arrays):
@@ -171,8 +195,20 @@ def run_kernel(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs:
         out = device.empty(shape, dtype)
     else:
         out = tuple([device.empty(shape, dtype) for shape, dtype in specs])
+    return _run_into(out, kernel, device, arrays, attrs)
+
+
+def _run_channels_last(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
+    """The same for a kernel that keeps images channels last, from images some of which lie so."""
+    if kernel.layout == "contiguous":
+        arrays = [_without_gaps(device, a) if hasattr(a, "ndim") else a for a in arrays]
+    outs = tuple([empty_channels_last(device, *spec) for spec in specs])
+    return _run_into(outs[0] if len(outs) == 1 else outs, kernel, device, arrays, attrs)
+
+
+def _run_into(out: Any, kernel: Kernel, device: Device, arrays: list, attrs: dict) -> Any:
     if device.operation is not None:
-        outs = (out,) if len(specs) == 1 else out
+        outs = out if isinstance(out, tuple) else (out,)
         with device.operation(f"op {kernel.op!r}, kernel {kernel.name!r}", arrays, outs):
             kernel.run(out, *arrays, **attrs)
     elif attrs:
@@ -180,6 +216,29 @@ def run_kernel(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs:
     else:  # as above, but quicker
         kernel.run(out, *arrays)
     return out
+
+
+def empty_channels_last(device: Device, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """A new array whose elements are not set; of four dimensions one that lies channels last."""
+    if len(shape) != 4:
+        return device.empty(shape, dtype)
+    n, c, h, w = shape
+    return nchw(device.empty((n, h, w, c), dtype))
+
+
+def _some_lie_channels_last(arrays: list, shape: tuple | None = None) -> bool:
+    """Whether one of the arrays, of this shape if there is one, does."""
+    for array in arrays:
+        if getattr(array, "ndim", 0) == 4 and shape in (None, array.shape) and is_channels_last(array):
+            return True
+    return False
+
+
+def _without_gaps(device: Device, array: Any) -> Any:
+    """``array`` C-contiguous, or channels last if it has four dimensions."""
+    if array.ndim != 4:
+        return device.xp.ascontiguousarray(array).reshape(array.shape)
+    return array if is_channels_last(array) else nchw(nhwc(array).copy(order="C"))
 
 
 def _strided(array: Any) -> bool:

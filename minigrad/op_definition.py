@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from minigrad.devices import KINDS
-from minigrad.dispatch import LAYOUTS, Kernel, kernel_table, parse_dtypes
+from minigrad.dispatch import CHANNELS_LAST, LAYOUTS, Kernel, kernel_table, parse_dtypes
 from minigrad.mixed_precision import POLICIES
 from minigrad.op_options import attribute_types
 
@@ -256,6 +256,7 @@ class OpDefinition:
         when: Callable[..., bool] | None = None,
         prefer: Callable[..., bool] | None = None,
         amplification: float | None = None,
+        channels_last: str | None = None,
     ) -> Callable:
         """Decorator: register ``run(out, *inputs, **attributes)`` as a kernel of this op.
 
@@ -269,6 +270,8 @@ class OpDefinition:
                 :func:`use_kernel` selects it.
             amplification: for an algorithm that loses digits: how many times the definition's rounding errors
                 its own may be, relative to the result's largest elements. :func:`check_op` allows for it.
+            channels_last: ``"reordered"`` or ``"kept"``, if from images that lie channels last it makes such
+                images: see :mod:`minigrad.dispatch`.
 
         The last kernel registered is preferred. The first paragraph of its docstring is shown in listings.
         """
@@ -276,6 +279,10 @@ class OpDefinition:
             raise ValueError(f"op {self.name!r}: a kernel's devices are among {KINDS}, got {devices}")
         if layout not in LAYOUTS:
             raise ValueError(f"op {self.name!r}: a kernel's layout is one of {LAYOUTS}, got {layout!r}")
+        if channels_last not in (None, *CHANNELS_LAST):
+            raise ValueError(
+                f"op {self.name!r}: a kernel's channels_last is one of {CHANNELS_LAST}, got {channels_last!r}"
+            )
 
         def register(run: Callable) -> Callable:
             summary = " ".join((inspect.getdoc(run) or "").partition("\n\n")[0].split())
@@ -299,6 +306,7 @@ class OpDefinition:
                     summary,
                     prefer,
                     amplification,
+                    channels_last,
                     user_defined=_is_user_defined(run),
                 )
             )

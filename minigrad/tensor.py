@@ -18,6 +18,8 @@ from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.conversions import Conversions
 from minigrad.devices import Device
 from minigrad.dtypes import is_floating, is_half
+from minigrad.kernels import channels_last
+from minigrad.memory_format import MemoryFormat, contiguous_format
 from minigrad.methods import Methods
 from minigrad.operators import Operators
 from minigrad.ops import (
@@ -101,9 +103,11 @@ class Tensor(Operators, Methods, Conversions):
         """Whether the dtype is a floating one."""
         return is_floating(self._array.dtype)
 
-    def is_contiguous(self) -> bool:
-        """Whether the elements lie in memory in C order without gaps."""
-        return bool(self._array.flags.c_contiguous)
+    def is_contiguous(self, memory_format: MemoryFormat = contiguous_format) -> bool:
+        """Whether the elements lie in memory in C order without gaps, or in another ``memory_format``."""
+        if memory_format is contiguous_format:
+            return bool(self._array.flags.c_contiguous)
+        return self.ndim == 4 and bool(channels_last.nhwc(self._array).flags.c_contiguous)
 
     @property
     def T(self) -> Tensor:
@@ -197,7 +201,7 @@ class Tensor(Operators, Methods, Conversions):
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         with self.device.active():
-            copied._array = self._array.copy()
+            copied._array = channels_last.copied(self._array, self._array)
         copied.device = self.device
         copied.requires_grad = self.requires_grad
         if self.grad is not None:
@@ -378,9 +382,17 @@ class Tensor(Operators, Methods, Conversions):
         """A copy, which gradients flow through."""
         return elementwise.clone(self)
 
-    def contiguous(self) -> Tensor:
-        """Itself if contiguous, else a copy in C order."""
-        return self if self.is_contiguous() else shape.contiguous(self)
+    def contiguous(self, memory_format: MemoryFormat = contiguous_format) -> Tensor:
+        """Itself if contiguous, else a copy in C order.
+
+        With ``memory_format=mg.channels_last``, images (N, C, H, W) whose channels are neighbours in
+        memory. What the layers of a network make of such images on a card lies so, too, and nothing is
+        transposed between convolutions on tensor cores. ``view()`` may refuse them; ``reshape()`` and
+        ``flatten()`` copy.
+        """
+        if memory_format is contiguous_format:
+            return self if self.is_contiguous() else shape.contiguous(self)
+        return self if channels_last.is_channels_last(self._array) else shape.to_channels_last(self)
 
     def t(self) -> Tensor:
         """The matrix transposed: a view."""

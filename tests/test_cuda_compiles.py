@@ -29,11 +29,6 @@ ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
 TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
-    "conv2d_forward_tensor_core": {"T": [np.float32, np.float16]},
-    "conv2d_pooled_tensor_core": {"T": [np.float32, np.float16]},
-    "conv2d_input_grad_tensor_core": {"T": [np.float32, np.float16]},
-    "conv2d_weight_grad_tensor_core": {"T": [np.float32, np.float16]},
-    "conv2d_add_taps_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
     **{
         f"attention_tensor_core{kernel}": {"T": [np.float16]}

@@ -481,6 +481,7 @@ CASES = {
     # functions of one variable
     **each(["neg", "abs", "square", "exp", "expm1", "sin", "cos", "atan", "sinh", "cosh", "erf"], ONE),
     **each(["sigmoid", "tanh", "relu", "silu", "gelu", "gelu_tanh", "sign", "clone", "contiguous"], ONE),
+    "to_nhwc": [case((2, 3, 4, 5)), case((1, 1, 3, 2)), case((3, 70, 9, 8)), case((0, 2, 3, 3))],
     "gelu_and_slope": ONE,
     **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
     **each(["log", "log2", "log10", "sqrt"], POSITIVE),

@@ -1,5 +1,5 @@
-// Convolution with kernels of 1x1 and its two gradients on tensor cores, for images as they lie, channels
-// first: the rung after conv2d_tensor_core.cu, whose transpositions take longer here than the product.
+// Convolution with kernels of 1x1 and its two gradients on tensor cores, for images as they lie: the rung after
+// conv2d_tensor_core.cu, whose transpositions take longer here than the product.
 //
 //   out[n]      (O, P) = weight (O, C)  times  x[n] (C, P)  plus bias, through ReLU where `relu`
 //   grad_x[n]   (C, P) = weight^T       times  grad[n] (O, P)
@@ -7,18 +7,21 @@
 //
 // P is the pixels of a plane, which are neighbours: stride 1, no padding, groups = 1. Arrays are C-contiguous;
 // planes, and the rows of the weight, are multiples of 16 bytes, so that no chunk of 16 bytes has pixels of two
-// images. Elements are floats, whose factors are rounded to TF32, __half or __nv_bfloat16; sums are float32,
-// and rounded once.
+// images. Or, but for grad_weight, images lie channels last, a matrix (N P, C) whose rows are multiples of 16
+// bytes: then the convolution is one product of matrices. Elements are floats, whose factors are rounded to TF32,
+// __half or __nv_bfloat16; sums are float32, and rounded once.
 //
 // The loop of tensor_core_tiles.cuh takes factors either way. Forward and for the input K are channels, which
-// are planes: the images' tile has a line of pixels for each (AcrossK), and so has the transposed weight's. The
-// columns are the pixels of all images, one after the other. For the weight K are the pixels of all images, of
-// which a thread copies the same chunk of many channels (AlongK). They are cut into parts, for blocks of their
-// own, which write their sums to `partial`; conv2d_add_taps_tensor_core adds these, always in the same order.
+// are planes: the images' tile has a line of pixels for each (AcrossK), and so has the transposed weight's; or they
+// are neighbours in a pixel (AlongK). The columns are the pixels of all images, one after the other. For the weight
+// K are the pixels of all images, of which a thread copies the same chunk of many channels (AlongK). They are cut
+// into parts, for blocks of their own, which write their sums to `partial`; conv2d_add_taps_tensor_core adds these,
+// always in the same order.
 //
 // Arithmetic intensity, registers and shared memory of tiles: as in conv2d_tensor_core.cu. Every element of
 // the images is read by the rows of tiles alone, once for 64 or 128 channels of the result.
 #include "common.cuh"
+#include "conv2d_epilogue.cuh"
 #include "tensor_core_copiers.cuh"
 
 constexpr int TILE_N = 128;
@@ -33,19 +36,19 @@ struct PointwiseShape {
     long long weight_pitch;  // from a row of the weight (O, C) to the next
 };
 
-// Brings the weight's tile: rows of it, K along them, or where it is TRANSPOSED columns.
-template <typename T, int TILE_M, bool TRANSPOSED>
-struct WeightCopier;
+// Brings a tile of rows that have K along them, or where it is TRANSPOSED of columns.
+template <typename T, int SIDE, bool TRANSPOSED>
+struct MatrixCopier;
 
-template <typename T, int TILE_M>
-struct WeightCopier<T, TILE_M, false> {
-    using Tile = AlongK<T, TILE_M>;
-    RowCopier<T, TILE_M> rows;
+template <typename T, int SIDE>
+struct MatrixCopier<T, SIDE, false> {
+    using Tile = AlongK<T, SIDE>;
+    RowCopier<T, SIDE> rows;
     int left;  // bytes along K
 
-    __device__ __forceinline__ WeightCopier(const T* weight, int first_row, const PointwiseShape& s)
-        : rows(weight + first_row * s.weight_pitch, s.weight_pitch, s.rows - first_row),
-          left((s.channels - int(threadIdx.x) % CHUNKS * PER_CHUNK<T>) * int(sizeof(T))) {}
+    __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows, int K)
+        : rows(matrix + first * pitch, pitch, int(min(rows - first, (long long)SIDE))),
+          left((K - int(threadIdx.x) % CHUNKS * PER_CHUNK<T>) * int(sizeof(T))) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
         rows.start(copies, tile, max(inside(left, CHUNK_BYTES), 0));
@@ -53,36 +56,49 @@ struct WeightCopier<T, TILE_M, false> {
     }
 };
 
-template <typename T, int TILE_M>
-struct WeightCopier<T, TILE_M, true> {
-    using Tile = AcrossK<T, TILE_M>;
-    LineCopier<T, TILE_M> columns;
+template <typename T, int SIDE>
+struct MatrixCopier<T, SIDE, true> {
+    using Tile = AcrossK<T, SIDE>;
+    LineCopier<T, SIDE> columns;
 
-    __device__ __forceinline__ WeightCopier(const T* weight, int first_row, const PointwiseShape& s)
-        : columns(copy_columns<T, TILE_M>(weight, s.weight_pitch, s.channels, first_row, s.rows)) {}
+    __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows, int K)
+        : columns(copy_columns<T, SIDE>(matrix, pitch, K, int(first), int(rows))) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { columns.start(copies, tile); }
 };
 
-// Brings the images' tile: from column `first` on, a line for each channel.
-template <typename T>
-__device__ __forceinline__ LineCopier<T, TILE_N> copy_pixels(const T* source, long long first,
-                                                             const PointwiseShape& s) {
-    const long long column = first + Lines<T, TILE_N>().chunk * PER_CHUNK<T>, image = column / s.pixels;
-    const T* from = source + image * (s.channels - 1) * s.pixels + column;  // of channel 0
-    return {from, s.pixels, s.channels, image < s.images ? CHUNK_BYTES : 0};
-}
+// Brings the images' tile, from column `first` on: channels first a line for each channel.
+template <typename T, bool CHANNELS_LAST>
+struct ImageCopier {
+    using Tile = AcrossK<T, TILE_N>;
+    LineCopier<T, TILE_N> pixels;
 
-// Stores a warp's sums, plus the bias of their rows, which may be null, and through ReLU. Two columns of a
-// lane are neighbours in one image.
+    __device__ __forceinline__ ImageCopier(const T* source, long long first, const PointwiseShape& s)
+        : ImageCopier(source, first + Lines<T, TILE_N>().chunk * PER_CHUNK<T>, s.pixels, s) {}
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { pixels.start(copies, tile); }
+
+  private:
+    __device__ __forceinline__ ImageCopier(const T* source, long long column, int plane, const PointwiseShape& s)
+        : pixels(source + column / plane * (s.channels - 1) * plane + column, plane, s.channels,  // of channel 0
+                 column / plane < s.images ? CHUNK_BYTES : 0) {}
+};
+
+template <typename T>
+struct ImageCopier<T, true> : MatrixCopier<T, TILE_N, false> {
+    __device__ __forceinline__ ImageCopier(const T* source, long long first, const PointwiseShape& s)
+        : MatrixCopier<T, TILE_N, false>(source, s.channels, first, (long long)s.images * s.pixels, s.channels) {}
+};
+
+// Stores a warp's results channels first. Two columns of a lane are neighbours in one image.
 template <typename T, typename Tiling>
-__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const T* bias, bool relu,
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
                                       int first_row, long long first_column, const PointwiseShape& s) {
     constexpr int ROWS = 2 * Tiling::WARP_M / 16;  // of a lane
     const int lane = threadIdx.x % 32, row = first_row + Tiling::warp_row() + lane / 4;
     float starts[ROWS];
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) starts[i] = bias && row + 8 * i < s.rows ? float(bias[row + 8 * i]) : 0.0f;
+    for (int i = 0; i < ROWS; i++) starts[i] = result.start_of(row + 8 * i);
 #pragma unroll
     for (int n = 0; n < Tiling::WARP_N / 8; n++) {
         const long long column = first_column + Tiling::warp_column() + 8 * n + lane % 4 * 2;
@@ -94,32 +110,41 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
             if (row + 8 * i >= s.rows) continue;
             const float* const two = &sums[i / 2][n][i % 2 * 2];
             *reinterpret_cast<Pair<T>*>(to + (row + 8ll * i) * s.pixels) = {
-                T(relu_if(relu, two[0] + starts[i])), T(relu_if(relu, two[1] + starts[i]))};
+                result.of(two[0], starts[i]), result.of(two[1], starts[i])};
         }
     }
 }
 
 // Forward, and where TRANSPOSED the gradient for the input, whose source is that of the output. Grid: x = the
 // tiles, those of the same columns side by side; bias may be null.
-template <typename T, int TILE_M, bool TRANSPOSED>
+template <typename T, int TILE_M, bool TRANSPOSED, bool CHANNELS_LAST>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
 conv2d_pointwise(T* out, const T* source, const T* weight, const T* bias, bool relu, PointwiseShape s) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
-    using Weights = WeightCopier<T, TILE_M, TRANSPOSED>;
+    using Weights = MatrixCopier<T, TILE_M, TRANSPOSED>;
+    using Images = ImageCopier<T, CHANNELS_LAST>;
     extern __shared__ uint4 tiles[];
     const int row_tiles = (s.rows + TILE_M - 1) / TILE_M, first_row = blockIdx.x % row_tiles * TILE_M;
     const long long first_column = (long long)(blockIdx.x / row_tiles) * TILE_N;
 
-    Weights weights(weight, first_row, s);
-    LineCopier<T, TILE_N> pixels = copy_pixels(source, first_column, s);
+    Weights weights(weight, s.weight_pitch, first_row, s.rows, s.channels);
+    Images images(source, first_column, s);
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
-    multiply_tiles<T, Tiling, typename Weights::Tile, AcrossK<T, TILE_N>>(
+    multiply_tiles<T, Tiling, typename Weights::Tile, typename Images::Tile>(
         sums, tiles, (s.channels + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
             weights.start(copies, a_tile);
-            pixels.start(copies, b_tile);
+            images.start(copies, b_tile);
         });
-    store<T, Tiling>(out, sums, bias, relu, first_row, first_column, s);
+    const Epilogue<T> result{bias, relu, s.rows};
+    if constexpr (CHANNELS_LAST) {
+        const long long first = first_column + Tiling::warp_column(), columns = (long long)s.images * s.pixels;
+        store_channels_last<T, Tiling>(out, sums, result, first_row, tiles, [&](int pixel) {
+            return first + pixel < columns ? (first + pixel) * s.rows : -1;
+        });
+    } else {
+        store<T, Tiling>(out, sums, result, first_row, first_column, s);
+    }
 }
 
 // ---- gradient for the weight ----

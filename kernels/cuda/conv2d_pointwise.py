@@ -4,23 +4,26 @@ Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16
 that are its bits), groups is 1, the stride 1, and there is no padding. Sums are float32; float32 factors are
 rounded to TF32.
 
-Images are read and written where they lie: (N, C, H, W), C-contiguous. What does not :func:`fits` is for
+Images are read and written where they lie: (N, C, H, W), C-contiguous, or but for the gradient for the weight
+channels last (:mod:`minigrad.kernels.channels_last`). What does not :func:`fits` is for
 :mod:`.conv2d_tensor_core`. A weight whose rows are not multiples of 16 bytes is copied.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arguments import is_contiguous
+from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core_weight_grad as of_weight
 from . import workspace
-from .conv2d_tensor_core import one_group, tile_rows
+from .conv2d_tensor_core import element_of, in_order, one_group, tile_rows
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k
 from .vector import starts_at_vector
 
@@ -29,12 +32,12 @@ SMALL, LARGE = 64, 128  # rows of a tile
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _of_images = {
-    (element, rows, transposed): CudaKernel(
-        _source, f"conv2d_pointwise<{element}, {rows}, {str(transposed).lower()}>"
+    (element, rows, *flags): CudaKernel(
+        _source, f"conv2d_pointwise<{', '.join((element, str(rows), *(str(f).lower() for f in flags)))}>"
     )
     for element in of_weight.ROWS
     for rows in of_weight.ROWS[element]
-    for transposed in (False, True)
+    for flags in product((False, True), repeat=2)  # the weight is transposed; channels come last
 }
 _weight_grad = {
     (element, rows): CudaKernel(_source, f"conv2d_pointwise_weight_grad<{element}, {rows}>")
@@ -44,17 +47,19 @@ _weight_grad = {
 
 
 def fits(
-    images: Any, kernel_size: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+    images: Any,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    last: bool = False,
 ) -> bool:
     """Whether the kernels take such a layer, and ``images`` (N, C, H, W), its input or the gradient of its
-    output, as they lie: planes of whole chunks of 16 bytes."""
+    output, as they lie: planes, or channels where these come ``last``, of whole chunks of 16 bytes."""
     is_pointwise = (*kernel_size, *stride, *padding) == (1, 1, 1, 1, 0, 0)
-    return (
-        is_pointwise
-        and images.size > 0
-        and is_contiguous(images)
-        and images.shape[2] * images.shape[3] * images.itemsize % CHUNK_BYTES == 0
-    )
+    if not is_pointwise or images.size == 0 or is_channels_last(images) is not last:
+        return False
+    neighbours = images.shape[1] if last else images.shape[2] * images.shape[3]
+    return (last or is_contiguous(images)) and neighbours * images.itemsize % CHUNK_BYTES == 0
 
 
 def forward(
@@ -70,21 +75,23 @@ def forward(
 
     A ``tile`` of so many rows is taken in place of the one that suits the sizes.
     """
-    shape = _shape(x, weight, out, options, bias)
-    _run(out, x, weight, bias, relu, shape, tile, transposed=False)
+    shape = one_group(x, weight, out, options, bias)
+    _run(out, x, weight, bias, options, relu, shape, tile, transposed=False)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
     """As forward, of the gradient of the output, with the transposed weight."""
-    shape = _shape(out, weight, grad_output, options)
-    _run(out, grad_output, weight, None, False, shape, tile, transposed=True)
+    shape = one_group(out, weight, grad_output, options)
+    _run(out, grad_output, weight, None, options, False, shape, tile, transposed=True)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
     """Sums over the pixels of all images, along which both factors lie; blocks share them."""
-    shape = _shape(x, out, grad_output, options)
+    shape = one_group(x, out, grad_output, options)
+    for images in (x, grad_output):
+        _check(images, out.shape[2:], options)
     rows, channels, pixels = shape["O"], shape["C"], shape["N"] * shape["H"] * shape["W"]
-    element = of_weight.element_of(out)
+    element = element_of(out)
     tile = tile or of_weight.tile_rows(element, rows)
     tiles = blocks(rows, tile) * blocks(channels, TILE_N)
     parts, length = of_weight.cut_into_parts(pixels, tiles, element, tile)
@@ -100,40 +107,45 @@ def _run(
     source: Any,
     weight: Any,
     bias: Any | None,
+    options: tuple[int, ...],
     relu: bool,
     shape: dict[str, int],
     tile: int | None,
     transposed: bool,
 ) -> None:
-    element = of_weight.element_of(out)
+    last = is_channels_last(source)
+    _check(source, weight.shape[2:], options, last)
+    if not is_contiguous(nhwc(out) if last else out):
+        raise ValueError(
+            f"conv2d pointwise kernel: expected an output that lies as the images do, with strides "
+            f"{source.strides}, got {out.strides}"
+        )
+    element = element_of(out)
     weight = along_k(weight.reshape(1, *weight.shape[:2]))
     rows, channels = out.shape[1], source.shape[1]
     columns = blocks(shape["N"] * shape["H"] * shape["W"], TILE_N)
     tile = tile or (tile_rows(rows, columns) if LARGE in of_weight.ROWS[element] else SMALL)
     fields = _fields(shape, rows, channels, weight.strides[1] // weight.itemsize)
-    arguments = (out, _aligned(source), strided(weight), bias, relu, fields)
-    kernel = _of_images[element, tile, transposed]
+    source = strided(_aligned(source))
+    arguments = (strided(out), source, strided(weight), in_order(bias), relu, fields)
+    kernel = _of_images[element, tile, transposed, last]
     kernel.launch(blocks(rows, tile) * columns, THREADS, arguments, _shared_bytes(tile))
 
 
 def _aligned(images: Any) -> Any:
     """``images``, or a copy of those that begin within a chunk, as a view may."""
-    return images if starts_at_vector(images) else images.copy()
+    return images if starts_at_vector(images) else images.copy(order="K")
 
 
-def _shape(
-    x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
-) -> dict[str, int]:
-    shape = one_group(x, weight, output, options, bias)
-    for images in (x, output):
-        if not fits(images, weight.shape[2:], options[:2], options[2:4]):
-            raise ValueError(
-                "conv2d pointwise kernel: expected a 1x1 kernel, stride 1, no padding, and C-contiguous "
-                f"images whose planes are multiples of {CHUNK_BYTES} bytes, got kernel "
-                f"{tuple(weight.shape[2:])}, stride {options[:2]}, padding {options[2:4]}, images "
-                f"{images.shape} of {images.dtype}"
-            )
-    return shape
+def _check(images: Any, kernel_size: tuple[int, ...], options: tuple[int, ...], last: bool = False) -> None:
+    """Raise ValueError unless such a layer and ``images`` fit."""
+    if not fits(images, kernel_size, options[:2], options[2:4], last):
+        raise ValueError(
+            "conv2d pointwise kernel: expected a 1x1 kernel, stride 1, no padding, and images whose planes "
+            f"(or channels last whose pixels) are multiples of {CHUNK_BYTES} bytes, got kernel "
+            f"{tuple(kernel_size)}, stride {options[:2]}, padding {options[2:4]}, images {images.shape} of "
+            f"{images.dtype} with strides {images.strides}"
+        )
 
 
 def _fields(shape: dict[str, int], rows: int, channels: int, weight_pitch: int) -> dict[str, int]:

@@ -5,19 +5,18 @@
 //
 // Shapes: weights is (rows, taps, channels) and source (N, H, W, channels): channels last, so that they are
 // neighbours along K, as mma wants them, and a chunk of 16 bytes has one tap and one pixel. Pixels and taps
-// are multiples of 16 bytes apart; of the channels beyond the last nothing is read. out is (N, rows, OH, OW),
-// C-contiguous, as the tensors are. Elements are floats, whose factors are rounded to TF32, __half or
-// __nv_bfloat16; sums are float32, and rounded once. What is not channels last is transposed by a launch in
-// front (transpose.cu), which moves 2 N C H W elements. For a 3x3 layer of stride 1 the product takes 18 O
-// operations for each of these: in 16 bits at O = 64 288 for a byte moved, at O = 256 1152. With the 206 that
-// an H200 has for a byte of its memory, the transposition takes 0.7, or 0.2, of the product's time at best; of
-// a 1x1 layer's it takes more than the product.
+// are multiples of 16 bytes apart; of the channels beyond the last nothing is read. out is (N, rows, OH, OW), or
+// (N, OH, OW, rows) where `channels_last`, without gaps. Elements are floats, whose factors are rounded to TF32,
+// __half or __nv_bfloat16; sums are float32, and rounded once.
 //
-// Images stay channels first between layers, though they need not: what lies channels last is read where it is.
-// But out would have to lie so, too, and then views of it that users flatten would be refused; and all that
-// stands between two convolutions (ReLU and its gradient, sums for the bias, batch norm, pooling) would have to
-// keep that order or transpose again. What is fused here, and 1x1 layers (conv2d_pointwise.cu), saves launches and
-// bytes without it.
+// Images that lie channels last are read where they are, and the result then lies so too (conv2d_epilogue.cuh): from
+// layer to layer nothing is transposed. Users ask for that, with contiguous(memory_format=channels_last), as views
+// that flatten such images have to be copies. All other images are transposed by a launch in front (transpose.cu),
+// which moves 2 N C H W elements. For a 3x3 layer of stride 1 the product takes 18 O operations for each of these:
+// in 16 bits at O = 64 288 for a byte moved, at O = 256 1152. With the 206 that an H200 has for a byte of its
+// memory, the transposition takes 0.7, or 0.2, of the product's time at best; of a 1x1 layer's it takes more than
+// the product. Weights that lie channels last are read where they are by the forward pass; the gradient for the
+// input, whose rows and K are exchanged, has them transposed.
 //
 // A block makes TILE_M channels x TILE_N pixels in the loop of tensor_core_tiles.cuh. Its tile of the source
 // is gathered by cp.async, which writes zeros where a tap lies in the padding. Where each pixel stands is
@@ -33,6 +32,7 @@
 //
 // Registers: 128 sums of a thread, and 32 of fragments, in a tile of 128 x 128; two blocks share a
 // multiprocessor, or three of 64 x 128. Shared memory: 48 or 36 KB of tiles, 3 KB of places.
+#include "conv2d_epilogue.cuh"
 #include "conv2d_task.cuh"
 #include "tensor_core_tiles.cuh"
 
@@ -41,6 +41,11 @@ constexpr int OUTSIDE = -(1 << 30);  // a coordinate that no tap brings back int
 
 template <int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : 3;  // of a multiprocessor
+
+// How many elements the pixels of the source, and the taps and the rows of the weights, are apart.
+struct Pitches {
+    long long pixel, tap, row;
+};
 
 // The pixel that the first tap reads for a column, and the element of the source where it begins.
 struct alignas(16) SourcePixel {
@@ -57,13 +62,17 @@ struct Places {
     // Of one pixel of out after the other; or where POOLED of the four pixels of one window of 2 x 2 after the
     // other, all with the place of the window's result.
     template <bool POOLED>
-    __device__ __forceinline__ void find(const Task& task, int column, long long pitch) {
+    __device__ __forceinline__ void find(const Task& task, int column, long long pitch, bool channels_last) {
         const Axis &vertical = task.vertical, &horizontal = task.horizontal;
         const long long number = task.first_column + column, last = task.columns() - 1;
+        const auto place_of = [&](long long image, int y, int x, int height, int width) {
+            const long long row = image * (channels_last ? 1 : task.rows) * height + y;
+            return number > last ? -1 : (row * width + x) * (channels_last ? task.rows : 1);
+        };
         if constexpr (POOLED) {
-            Position at(min(number, last) / 4, vertical.results / 2, horizontal.results / 2);
-            const long long row = at.plane * task.rows * (vertical.results / 2) + at.y;
-            results[column] = number > last ? -1 : row * (horizontal.results / 2) + at.x;
+            const int height = vertical.results / 2, width = horizontal.results / 2;
+            Position at(min(number, last) / 4, height, width);
+            results[column] = place_of(at.plane, at.y, at.x, height, width);
             at.y = 2 * at.y + column / 2 % 2;
             at.x = 2 * at.x + column % 2;
             find_source(task, column, pitch, at, number > last);
@@ -73,8 +82,8 @@ struct Places {
         find_source(task, column, pitch, at, number > last);
         const int result_y = at.y * vertical.result_stride + vertical.first_result;
         const int result_x = at.x * horizontal.result_stride + horizontal.first_result;
-        const long long result_row = at.plane * task.rows * vertical.result_size + result_y;
-        results[column] = number > last ? -1 : result_row * horizontal.result_size + result_x;
+        results[column] =
+            place_of(at.plane, result_y, result_x, vertical.result_size, horizontal.result_size);
     }
 
   private:
@@ -99,17 +108,16 @@ struct TileCopier {
     const Places& places;
     const T* weights;  // of the thread's first row
     const T* source;
-    long long weight_pitch, source_pitch;
+    const Pitches& pitches;
     int channel = threadIdx.x % CHUNKS * PER_CHUNK<T>, tap_y = 0, tap_x = 0;
 
-    __device__ __forceinline__ TileCopier(const T* source, const T* weights, long long source_pitch,
-                                          long long weight_pitch, const Task& task, const Places& places)
+    __device__ __forceinline__ TileCopier(const T* source, const T* weights, const Pitches& pitches,
+                                          const Task& task, const Places& places)
         : task(task),
           places(places),
-          weights(weights + (task.first_row + threadIdx.x / CHUNKS) * task.all_taps * weight_pitch),
+          weights(weights + (task.first_row + threadIdx.x / CHUNKS) * pitches.row),
           source(source),
-          weight_pitch(weight_pitch),
-          source_pitch(source_pitch) {
+          pitches(pitches) {
         if (task.horizontal.taps == 0) tap_y = task.vertical.taps;
         find_tap();
     }
@@ -141,15 +149,15 @@ struct TileCopier {
         const int valid = tap_y < vertical.taps ? inside(bytes, CHUNK_BYTES) : 0;
         const int tap = (vertical.first_tap + tap_y * vertical.tap_step) * task.taps_across +
                         horizontal.first_tap + tap_x * horizontal.tap_step;
-        const T* row = weights + tap * weight_pitch + channel;
+        const T* row = weights + tap * pitches.tap + channel;
         const int rows = task.rows - task.first_row - first;
 #pragma unroll
         for (int i = 0; i < Tiling::TILE_M; i += LOADED_ROWS) {
             copies.copy<CHUNK_BYTES>(&a_tile[to + i * CHUNKS], row, i < rows ? valid : 0);
-            row += LOADED_ROWS * task.all_taps * weight_pitch;
+            row += LOADED_ROWS * pitches.row;
         }
         const int down = tap_y * vertical.source_step, right = tap_x * horizontal.source_step;
-        const T* from = source + ((long long)down * horizontal.source_size + right) * source_pitch + channel;
+        const T* from = source + ((long long)down * horizontal.source_size + right) * pitches.pixel + channel;
 #pragma unroll
         for (int i = 0; i < TILE_N; i += LOADED_ROWS) {
             const SourcePixel pixel = places.sources[first + i];
@@ -162,10 +170,9 @@ struct TileCopier {
     }
 };
 
-// Stores a warp's sums, plus the bias of their rows, which may be null, and through ReLU: pairs where two
-// pixels are neighbours in out and aligned.
+// Stores a warp's results channels first: pairs where two pixels are neighbours in out and aligned.
 template <typename T, typename Tiling>
-__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const T* bias, bool relu,
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
                                       const Task& task, const Places& places) {
     const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
     const bool even = plane % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
@@ -174,13 +181,13 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
     for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
         const int row = task.first_row + Tiling::warp_row() + 8 * half + lane / 4;
         if (row >= task.rows) continue;
-        const float start = bias ? float(bias[row]) : 0.0f;
+        const float start = result.start_of(row);
 #pragma unroll
         for (int n = 0; n < Tiling::WARP_N / 8; n++) {
             const long long at = places.results[first_column + 8 * n];
             const long long next = places.results[first_column + 8 * n + 1];
             const float* const two = &sums[half / 2][n][half % 2 * 2];
-            const Pair<T> pair = {T(relu_if(relu, two[0] + start)), T(relu_if(relu, two[1] + start))};
+            const Pair<T> pair = {result.of(two[0], start), result.of(two[1], start)};
             T* const to = out + row * plane;
             if (even && at % 2 == 0 && next == at + 1) {
                 *reinterpret_cast<Pair<T>*>(to + at) = pair;
@@ -192,68 +199,117 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
     }
 }
 
-// Stores the largest of each window of 2 x 2 pixels, after bias and ReLU, and in `taps` which of the four it is:
-// the first of equals, or the last NaN, as max_pool2d does, which sees numbers rounded to T. Two pixels of a
-// window are a lane's pair, the other two its neighbour's.
-template <typename T, typename Tiling>
-__device__ __forceinline__ void store_pooled(T* out, unsigned char* taps, const typename Tiling::Sums& sums,
-                                             const T* bias, long long plane, const Task& task,
-                                             const Places& places) {
-    const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
+// Finds the largest of each window of 2 x 2 pixels, after bias and ReLU, and which of the four it is: the first
+// of equals, or the last NaN, as max_pool2d does, which sees numbers rounded to T. Two pixels of a window are a
+// lane's pair, the other two its neighbour's; the even lane of both calls put(row, window, largest, tap), with row
+// and window counted from the warp's first ones.
+template <typename T, typename Tiling, typename Put>
+__device__ __forceinline__ void pool(const typename Tiling::Sums& sums, const Epilogue<T>& result, int first_row,
+                                     Put&& put) {
+    const int lane = threadIdx.x % 32;
     const auto is_behind = [](float value, float best) { return value > best || value != value; };
 #pragma unroll
     for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
-        const int row = task.first_row + Tiling::warp_row() + 8 * half + lane / 4;
-        const float start = bias && row < task.rows ? float(bias[row]) : 0.0f;
+        const int row = 8 * half + lane / 4;
+        const float start = result.start_of(first_row + row);
 #pragma unroll
         for (int n = 0; n < Tiling::WARP_N / 8; n++) {
             const float* const two = &sums[half / 2][n][half % 2 * 2];
-            const float left = float(T(relu_if(true, two[0] + start)));
-            const float right = float(T(relu_if(true, two[1] + start)));
+            const float left = float(result.of(two[0], start)), right = float(result.of(two[1], start));
             const int which = is_behind(right, left);
             const float best = which ? right : left, below = __shfl_xor_sync(0xFFFFFFFFu, best, 1);
             const int which_below = __shfl_xor_sync(0xFFFFFFFFu, which, 1);
-            const long long at = places.results[first_column + 8 * n];
-            if (lane % 2 != 0 || row >= task.rows || at < 0) continue;
             const bool is_below = is_behind(below, best);
-            out[row * plane + at] = T(is_below ? below : best);
-            taps[row * plane + at] = is_below ? 2 + which_below : which;
+            if (lane % 2 == 0)
+                put(row, 2 * n + lane % 4 / 2, T(is_below ? below : best), is_below ? 2 + which_below : which);
         }
     }
 }
 
-// Makes a block's tile, once all its threads see the task; store(sums, places) puts it where it belongs.
+// Stores what pool() finds: the largest elements, and in `taps` which they are.
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store_pooled(T* out, unsigned char* taps, const typename Tiling::Sums& sums,
+                                             const Epilogue<T>& result, long long plane, const Task& task,
+                                             const Places& places) {
+    const int first_row = task.first_row + Tiling::warp_row();
+    pool<T, Tiling>(sums, result, first_row, [&](int row, int window, T largest, int tap) {
+        const long long at = places.results[Tiling::warp_column() + 4 * window];
+        if (first_row + row >= task.rows || at < 0) return;
+        out[(first_row + row) * plane + at] = largest;
+        taps[(first_row + row) * plane + at] = tap;
+    });
+}
+
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store_pooled_channels_last(T* out, unsigned char* taps,
+                                                           const typename Tiling::Sums& sums,
+                                                           const Epilogue<T>& result, const Task& task,
+                                                           const Places& places, void* tiles) {
+    constexpr int WINDOWS = Tiling::WARP_N / 4;
+    using Slab = PixelSlab<T, Tiling::WARP_M, WINDOWS>;
+    using TapSlab = PixelSlab<unsigned char, Tiling::WARP_M, WINDOWS>;
+    constexpr int BYTES = Slab::BYTES + TapSlab::BYTES;
+    static_assert(Tiling::THREADS / 32 * BYTES <= Tiling::TILES * CHUNK_BYTES, "the slabs fit");
+    char* const memory = static_cast<char*>(tiles) + threadIdx.x / 32 * BYTES;
+    Slab slab(memory);
+    TapSlab tap_slab(memory + Slab::BYTES);
+    const int first_row = task.first_row + Tiling::warp_row(), left = task.rows - first_row;
+    pool<T, Tiling>(sums, result, first_row, [&](int row, int window, T largest, int tap) {
+        slab.put(window, row, largest);
+        tap_slab.put(window, row, tap);
+    });
+    const auto place_of = [&](int window) { return places.results[Tiling::warp_column() + 4 * window]; };
+    slab.store(out + first_row, left, place_of);
+    tap_slab.store(taps + first_row, left, place_of);
+}
+
+// Makes a block's tile, once all its threads see the task; store(sums, places, tiles) puts it where it belongs,
+// and may use the memory of the tiles.
 template <typename T, int TILE_M, bool POOLED = false, typename Store>
-__device__ __forceinline__ void make_tile(const T* source, const T* weights, long long source_pitch,
-                                          long long weight_pitch, const Task& task, Store&& store) {
+__device__ __forceinline__ void make_tile(const T* source, const T* weights, const Pitches& pitches,
+                                          bool channels_last, const Task& task, Store&& store) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     extern __shared__ uint4 tiles[];
     Places& places = *reinterpret_cast<Places*>(tiles + Tiling::TILES);
     static_assert(Tiling::THREADS == TILE_N, "a thread finds the place of a column");
-    places.find<POOLED>(task, threadIdx.x, source_pitch);
+    places.find<POOLED>(task, threadIdx.x, pitches.pixel, channels_last);
     __syncthreads();  // all have found theirs
 
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
-    TileCopier<T, Tiling> copier(source, weights, source_pitch, weight_pitch, task, places);
+    TileCopier<T, Tiling> copier(source, weights, pitches, task, places);
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
         sums, tiles, copier.steps(), copies,
         [&](uint4* a_tile, uint4* b_tile) { copier.start(copies, a_tile, b_tile); });
-    store(sums, places);
+    store(sums, places, tiles);
 }
 
-// Grid: x = the tiles, those of the same pixels side by side; bias may be null. A pitch is how many elements
-// the pixels of the source, or the taps of the weights, are apart.
+template <typename T, int TILE_M>
+__device__ __forceinline__ void make_whole_tile(T* out, const T* source, const T* weights, const T* bias, bool relu,
+                                                const Pitches& pitches, bool channels_last, const Task& task) {
+    using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
+    make_tile<T, TILE_M>(source, weights, pitches, channels_last, task,
+                         [&](const auto& sums, const auto& places, auto* tiles) {
+                             const Epilogue<T> result{bias, relu, task.rows};
+                             if (channels_last) {
+                                 const long long* const results = &places.results[Tiling::warp_column()];
+                                 store_channels_last<T, Tiling>(out, sums, result, task.first_row, tiles,
+                                                                [&](int pixel) { return results[pixel]; });
+                             } else {
+                                 store<T, Tiling>(out, sums, result, task, places);
+                             }
+                         });
+}
+
+// Grid: x = the tiles, those of the same pixels side by side; bias may be null.
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
-conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, bool relu,
-                           long long source_pitch, long long weight_pitch, Conv2dShape s) {
+conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, bool relu, Pitches pitches,
+                           bool channels_last, Conv2dShape s) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<TILE_M, TILE_N>(s);
     __syncthreads();  // the task is known
-    make_tile<T, TILE_M>(source, weights, source_pitch, weight_pitch, task, [&](const auto& sums, auto& places) {
-        store<T, TensorCoreTiling<TILE_M, TILE_N>>(out, sums, bias, relu, task, places);
-    });
+    make_whole_tile<T, TILE_M>(out, source, weights, bias, relu, pitches, channels_last, task);
 }
 
 // The same through ReLU and max-pooling of windows of 2 x 2, side by side, out and taps (N, rows, OH / 2, OW / 2).
@@ -261,7 +317,8 @@ conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* b
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
 conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T* weights, const T* bias,
-                          long long source_pitch, long long weight_pitch, Conv2dShape s) {
+                          Pitches pitches, bool channels_last, Conv2dShape s) {
+    using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     __shared__ Task task;
     if (threadIdx.x == 0) {
         task = forward_task<TILE_M, TILE_N>(s);
@@ -271,8 +328,13 @@ conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T*
     __syncthreads();  // the task is known
     const long long plane = (long long)(s.OH / 2) * (s.OW / 2);
     make_tile<T, TILE_M, true>(
-        source, weights, source_pitch, weight_pitch, task, [&](const auto& sums, auto& places) {
-            store_pooled<T, TensorCoreTiling<TILE_M, TILE_N>>(out, taps, sums, bias, plane, task, places);
+        source, weights, pitches, channels_last, task, [&](const auto& sums, const auto& places, auto* tiles) {
+            const Epilogue<T> result{bias, true, task.rows};
+            if (channels_last) {
+                store_pooled_channels_last<T, Tiling>(out, taps, sums, result, task, places, tiles);
+            } else {
+                store_pooled<T, Tiling>(out, taps, sums, result, plane, task, places);
+            }
         });
 }
 
@@ -280,14 +342,12 @@ conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T*
 // channels of the input.
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
-conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, long long source_pitch,
-                              long long weight_pitch, Conv2dShape s, TapSteps steps) {
+conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, Pitches pitches,
+                              bool channels_last, Conv2dShape s, TapSteps steps) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = input_grad_task<TILE_M, TILE_N>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
-    make_tile<T, TILE_M>(source, weights, source_pitch, weight_pitch, task, [&](const auto& sums, auto& places) {
-        store<T, TensorCoreTiling<TILE_M, TILE_N>>(grad_input, sums, static_cast<const T*>(nullptr), false, task,
-                                                   places);
-    });
+    make_whole_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), false, pitches,
+                               channels_last, task);
 }

@@ -1,12 +1,12 @@
 """Launches ``conv2d_tensor_core.cu``: convolution and the gradient for its input, on tensor cores.
 
-Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16, or all uint16 that are the
-bits of bfloat16, and groups is 1; the output alone has to be C-contiguous. Sums are float32; float32 factors
-are rounded to TF32.
+Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16, or all bfloat16 (or uint16
+that are its bits), and groups is 1. The output alone has to be C-contiguous, or lie channels last
+(:mod:`minigrad.kernels.channels_last`). Sums are float32; float32 factors are rounded to TF32.
 
 The kernels read images and weights whose channels come last. What lies like that, at multiples of 16 bytes,
-is read where it is: images (N, H, W, C) seen as (N, C, H, W), and the weights of 1x1 kernels. The rest is
-transposed by a launch in front.
+is read where it is: images (N, H, W, C) seen as (N, C, H, W), such weights, and those of 1x1 kernels. The
+rest is transposed by a launch in front.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..arguments import is_contiguous
+from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module, workspace
@@ -23,29 +25,28 @@ from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, is_supported
 from .transpose import transpose
 from .vector import starts_at_vector
 
-__all__ = [
-    *("forward", "forward_bfloat16", "pooled", "pooled_bfloat16", "input_grad", "input_grad_bfloat16"),
-    "is_supported",
-]
+__all__ = ["forward", "input_grad", "is_supported", "pooled"]
 
 TILE_N = 128  # pixels, as in conv2d_tensor_core.cu
 THREADS = 128
 PLACE_BYTES = 24  # of a pixel
+ELEMENTS = ("float", "__half", "__nv_bfloat16")
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _by_rows(kernel: str, element: str) -> dict[int, CudaKernel]:
-    """By the rows of a tile."""
-    return {rows: CudaKernel(_source, f"{kernel}<{element}, {rows}>") for rows in (64, 128)}
+def _kernels(name: str) -> dict[tuple[str, int], CudaKernel]:
+    """By the element, and the rows of a tile."""
+    return {
+        (element, rows): CudaKernel(_source, f"{name}<{element}, {rows}>")
+        for element in ELEMENTS
+        for rows in (64, 128)
+    }
 
 
-_forward = _by_rows("conv2d_forward_tensor_core", "T")
-_pooled = _by_rows("conv2d_pooled_tensor_core", "T")
-_pooled_bfloat16 = _by_rows("conv2d_pooled_tensor_core", "__nv_bfloat16")
-_forward_bfloat16 = _by_rows("conv2d_forward_tensor_core", "__nv_bfloat16")
-_input_grad = _by_rows("conv2d_input_grad_tensor_core", "T")
-_input_grad_bfloat16 = _by_rows("conv2d_input_grad_tensor_core", "__nv_bfloat16")
+_forward = _kernels("conv2d_forward_tensor_core")
+_pooled = _kernels("conv2d_pooled_tensor_core")
+_input_grad = _kernels("conv2d_input_grad_tensor_core")
 
 
 def forward(
@@ -61,20 +62,13 @@ def forward(
 
     A ``tile`` of so many rows, 64 or 128, is taken in place of the one that suits the sizes.
     """
-    _run_forward(_forward, out, x, weight, bias, options, relu, tile)
-
-
-def forward_bfloat16(
-    out: Any,
-    x: Any,
-    weight: Any,
-    bias: Any | None,
-    *options: int,
-    relu: bool = False,
-    tile: int | None = None,
-) -> None:
-    """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run_forward(_forward_bfloat16, out, x, weight, bias, options, relu, tile)
+    shape = one_group(x, weight, out, options, bias)
+    columns = blocks(shape["N"] * shape["OH"] * shape["OW"], TILE_N)
+    source, pixel = channels_last(x)
+    weights, tap, row = _taps_of_rows(weight)
+    pitches = {"pixel": pixel, "tap": tap, "row": row}
+    arguments = (strided(source), strided(weights), in_order(bias), relu, pitches, _is_last(out), shape)
+    _launch(_forward, shape["O"], columns, tile, strided(out), *arguments)
 
 
 def pooled(
@@ -84,68 +78,47 @@ def pooled(
 
     ``outs`` are these (N, O, OH // 2, OW // 2), and which of the four each is, as uint8.
     """
-    _run_pooled(_pooled, outs, x, weight, bias, options, tile)
-
-
-def pooled_bfloat16(
-    outs: tuple[Any, Any], x: Any, weight: Any, bias: Any | None, *options: int, tile: int | None = None
-) -> None:
-    """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run_pooled(_pooled_bfloat16, outs, x, weight, bias, options, tile)
-
-
-def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
-    """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
-    _run_input_grad(_input_grad, out, grad_output, weight, options, tile)
-
-
-def input_grad_bfloat16(
-    out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None
-) -> None:
-    """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run_input_grad(_input_grad_bfloat16, out, grad_output, weight, options, tile)
-
-
-def _run_forward(
-    kernels: dict,
-    out: Any,
-    x: Any,
-    weight: Any,
-    bias: Any | None,
-    options: tuple,
-    relu: bool,
-    tile: int | None,
-) -> None:
-    shape = one_group(x, weight, out, options, bias)
-    source, source_pitch = channels_last(x)
-    weights, weight_pitch = channels_last(weight)
-    bias = None if bias is None else array_module(bias).ascontiguousarray(bias)
-    columns = blocks(shape["N"] * shape["OH"] * shape["OW"], TILE_N)
-    tile = tile or tile_rows(shape["O"], columns)
-    arguments = (out, strided(source), strided(weights), bias, relu, source_pitch, weight_pitch, shape)
-    kernels[tile].launch(blocks(shape["O"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
-
-
-def _run_pooled(
-    kernels: dict,
-    outs: tuple[Any, Any],
-    x: Any,
-    weight: Any,
-    bias: Any | None,
-    options: tuple,
-    tile: int | None,
-) -> None:
     out, taps = outs
     shape = one_group(x, weight, _Output(_output_shape(x, weight, options)), options, bias)
     if not out.shape == taps.shape == (shape["N"], shape["O"], shape["OH"] // 2, shape["OW"] // 2):
         raise ValueError(f"conv2d pooled kernel: outputs of shape {out.shape} and {taps.shape} do not fit")
-    source, source_pitch = channels_last(x)
-    weights, weight_pitch = channels_last(weight)
-    bias = None if bias is None else array_module(bias).ascontiguousarray(bias)
+    if _is_last(out) != _is_last(taps):
+        raise ValueError(f"conv2d pooled kernel: outputs of strides {out.strides} and {taps.strides} differ")
     columns = blocks(4 * shape["N"] * out.shape[2] * out.shape[3], TILE_N)
-    tile = tile or tile_rows(shape["O"], columns)
-    arguments = (out, taps, strided(source), strided(weights), bias, source_pitch, weight_pitch, shape)
-    kernels[tile].launch(blocks(shape["O"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
+    source, pixel = channels_last(x)
+    weights, tap, row = _taps_of_rows(weight)
+    pitches = {"pixel": pixel, "tap": tap, "row": row}
+    arguments = (strided(source), strided(weights), in_order(bias), pitches, _is_last(out), shape)
+    _launch(_pooled, shape["O"], columns, tile, strided(out), strided(taps), *arguments)
+
+
+def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
+    """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
+    shape = one_group(out, weight, grad_output, options)
+    pixels, phases = shape["N"], 1
+    for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
+        phases *= min(stride, size)
+        pixels *= blocks(size, stride)  # of the largest phase
+    columns = blocks(pixels, TILE_N) * phases
+    source, pixel = channels_last(grad_output)
+    weights, tap, row = _taps_of_columns(weight)
+    pitches = {"pixel": pixel, "tap": tap, "row": row}
+    arguments = (strided(source), strided(weights), pitches, _is_last(out), shape, tap_steps(shape))
+    _launch(_input_grad, shape["C"], columns, tile, strided(out), *arguments)
+
+
+def _launch(
+    kernels: dict[tuple[str, int], CudaKernel],
+    rows: int,
+    columns: int,
+    tile: int | None,
+    out: strided,
+    *arguments: Any,
+) -> None:
+    tile = tile or tile_rows(rows, columns)
+    shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES + TILE_N * PLACE_BYTES
+    kernel = kernels[element_of(out), tile]
+    kernel.launch(blocks(rows, tile) * columns, THREADS, (out, *arguments), shared_bytes)
 
 
 class _Output(NamedTuple):
@@ -161,23 +134,6 @@ def _output_shape(x: Any, weight: Any, options: tuple[int, ...]) -> tuple[int, .
     return x.shape[0], weight.shape[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
 
 
-def _run_input_grad(
-    kernels: dict, out: Any, grad_output: Any, weight: Any, options: tuple, tile: int | None
-) -> None:
-    shape = one_group(out, weight, grad_output, options)
-    source, source_pitch = channels_last(grad_output)
-    weights, weight_pitch = _outputs_last(weight)
-    pixels, phases = shape["N"], 1
-    for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
-        phases *= min(stride, size)
-        pixels *= blocks(size, stride)  # of the largest phase
-    columns = blocks(pixels, TILE_N) * phases
-    tile = tile or tile_rows(shape["C"], columns)
-    pitches = source_pitch, weight_pitch
-    arguments = (out, strided(source), strided(weights), *pitches, shape, tap_steps(shape))
-    kernels[tile].launch(blocks(shape["C"], tile) * columns, THREADS, arguments, _shared_bytes(tile))
-
-
 def one_group(
     x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
 ) -> dict[str, int]:
@@ -186,6 +142,27 @@ def one_group(
     if shape["groups"] != 1:
         raise ValueError(f"conv2d tensor core kernel: expected 1 group, got {shape['groups']}")
     return shape
+
+
+def element_of(array: Any) -> str:
+    """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
+    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
+
+
+def _is_last(out: Any) -> bool:
+    """Whether the output lies channels last; ValueError unless it does, or is C-contiguous."""
+    last = is_channels_last(out)
+    if not (last or is_contiguous(out)):
+        raise ValueError(
+            "conv2d tensor core kernel: expected an output that is C-contiguous, or lies channels last, "
+            f"got strides {out.strides} for shape {out.shape}"
+        )
+    return last
+
+
+def in_order(bias: Any | None) -> Any | None:
+    """``bias``, or a C-contiguous copy of it."""
+    return None if bias is None else array_module(bias).ascontiguousarray(bias)
 
 
 def channels_last(x: Any) -> tuple[Any, int]:
@@ -199,7 +176,10 @@ def channels_last(x: Any) -> tuple[Any, int]:
         return x, pitch
     pitch = padded_pitch(C, x.itemsize)
     copy = workspace(x, (N, H * W, pitch))
-    transpose(copy[:, :, :C], array_module(x).ascontiguousarray(x).reshape(N, C, H * W))
+    if is_channels_last(x):  # pixels that are no multiples of 16 bytes
+        copy[:, :, :C] = nhwc(x).reshape(N, H * W, C)
+    else:
+        transpose(copy[:, :, :C], array_module(x).ascontiguousarray(x).reshape(N, C, H * W))
     return copy, pitch
 
 
@@ -223,20 +203,25 @@ def _pitch(x: Any) -> int | None:
     return step // x.itemsize if fits and all(s == pixels * step for s, pixels in apart) else None
 
 
-def _outputs_last(weight: Any) -> tuple[Any, int]:
-    """``weight`` (O, C, KH, KW) for reading as (C, KH, KW, O), and how many elements its taps are apart."""
-    outputs, taps = weight.shape[0], weight[0].size if weight.shape[0] else 0
-    pitch = padded_pitch(outputs, weight.itemsize)
-    copy = workspace(weight, (1, taps, pitch))
-    transpose(copy[:, :, :outputs], array_module(weight).ascontiguousarray(weight).reshape(1, outputs, taps))
-    return copy, pitch
+def _taps_of_rows(weight: Any) -> tuple[Any, int, int]:
+    """``weight`` (O, C, KH, KW) for reading as (O, KH, KW, C), and how many elements its taps, and its rows,
+    are apart."""
+    weights, pitch = channels_last(weight)
+    return weights, pitch, weight[:1, :1].size * pitch
+
+
+def _taps_of_columns(weight: Any) -> tuple[Any, int, int]:
+    """The same for reading as (C, KH, KW, O), by a transposed copy."""
+    outputs, channels, *kernel = weight.shape
+    taps, pitch = kernel[0] * kernel[1], padded_pitch(outputs, weight.itemsize)
+    last = is_channels_last(weight)
+    matrix = nhwc(weight) if last else array_module(weight).ascontiguousarray(weight)
+    copy = workspace(weight, (1, taps * channels, pitch))
+    transpose(copy[:, :, :outputs], matrix.reshape(1, outputs, taps * channels))
+    return (copy, channels * pitch, pitch) if last else (copy, pitch, taps * pitch)
 
 
 def tile_rows(rows: int, column_tiles: int) -> int:
     """The height of a tile: the larger, if it covers ``rows`` with no more, and there are tiles enough."""
     large = blocks(rows, 128)
     return 128 if 2 * large == blocks(rows, 64) and large * column_tiles >= MULTIPROCESSORS else 64
-
-
-def _shared_bytes(tile: int) -> int:
-    return STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES + TILE_N * PLACE_BYTES

@@ -4,8 +4,8 @@
 //   out[o, c, tap] = sum over n, pixel of grad_output[n, o, pixel] * input[n, c, pixel at tap]
 //
 // Shapes: grad_output is (pixels, O) and input (N, H, W, C), channels last, with pixels multiples of 16 bytes
-// apart, as for conv2d_tensor_core.cu; out is (O, C, KH, KW), C-contiguous. Elements are floats, whose factors
-// are rounded to TF32, __half or __nv_bfloat16; sums are float32, and rounded once.
+// apart, as for conv2d_tensor_core.cu; out is (O, C, KH, KW), C-contiguous, or (O, KH, KW, C). Elements are
+// floats, whose factors are rounded to TF32, __half or __nv_bfloat16; sums are float32, and rounded once.
 //
 // K is the pixels of the batch, and channels last are neighbours across it: a tile has a line for each pixel
 // (AcrossK), which ldmatrix transposes in 16 bits; floats, which it cannot, are read one by one. The columns
@@ -127,9 +127,9 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
     store<T, Tiling>(part, sums, first_row, first_chunk, s);
 }
 
-// Adds the parts (conv2d_sums.cuh).
+// Adds the parts (conv2d_sums.cuh); run is 1, or C where out lies channels last.
 template <typename T>
 __global__ void __launch_bounds__(32 * PART_THREADS)
-conv2d_add_taps_tensor_core(T* out, const float* partial, long long weights, int taps, int parts) {
-    add_taps(out, partial, weights, taps, parts);
+conv2d_add_taps_tensor_core(T* out, const float* partial, long long weights, int taps, int parts, int run) {
+    add_taps(out, partial, weights, taps, parts, run);
 }

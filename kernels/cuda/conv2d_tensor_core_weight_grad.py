@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..channels_last import is_channels_last
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
-from .conv2d_tensor_core import THREADS, channels_last, one_group, padded_pitch
+from .conv2d_tensor_core import THREADS, channels_last, element_of, one_group, padded_pitch
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES
 
@@ -34,18 +35,10 @@ _add_taps = {element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tensor cores on tiles that are transposed on their way; blocks share the long sums over all pixels."""
-    _run(element_of(out), out, grad_output, x, options)
-
-
-def weight_grad_bfloat16(out: Any, grad_output: Any, x: Any, *options: int) -> None:
-    """The same for arrays of uint16 that are the bits of bfloat16."""
-    _run("__nv_bfloat16", out, grad_output, x, options)
-
-
-def _run(element: str, out: Any, grad_output: Any, x: Any, options: tuple) -> None:
     shape = one_group(x, out, grad_output, options)
     if 0 in out.shape:
         return
+    element = element_of(out)
     rows, taps, pixels = shape["O"], shape["KH"] * shape["KW"], shape["N"] * shape["OH"] * shape["OW"]
     tile = tile_rows(element, rows)
     tiles = blocks(rows, tile) * blocks(padded_pitch(shape["C"], x.itemsize) * taps, TILE_N)
@@ -57,11 +50,6 @@ def _run(element: str, out: Any, grad_output: Any, x: Any, options: tuple) -> No
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
     _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, shared_bytes)
     add_parts(out, partial, taps)
-
-
-def element_of(array: Any) -> str:
-    """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
-    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
 
 
 def tile_rows(element: str, rows: int) -> int:
@@ -80,5 +68,6 @@ def cut_into_parts(pixels: int, tiles: int, element: str, tile: int) -> tuple[in
 
 def add_parts(out: Any, partial: Any, taps: int) -> None:
     """out (O, C, taps) = the sum over the parts of ``partial`` (parts, taps O C)."""
-    arguments = (out, partial, out.size // taps, taps, partial.shape[0])
+    run = out.shape[1] if is_channels_last(out) else 1
+    arguments = (strided(out), partial, out.size // taps, taps, partial.shape[0], run)
     _add_taps[element_of(out)].launch(blocks(out.size, 32), (32, PART_THREADS), arguments)

@@ -49,7 +49,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32, like: np.ndarray 
 
     A checked launch that reads an element before any launch has written it ends with an error.
     """
-    array = np.empty(shape, dtype) if like is None else np.empty_like(like, dtype, shape=shape)
+    array = np.empty(shape, dtype) if like is None else np.empty_like(like, dtype, "C", shape=shape)
     if array.nbytes and sim.get_checks():
         memory = array.reshape(-1).view(np.uint8)
         memory[...] = _poison(memory.size)

@@ -11,6 +11,7 @@ from minigrad.autograd import no_grad
 from minigrad.devices import Device, find_card
 from minigrad.devices import device as find_device
 from minigrad.dtypes import bfloat16, is_floating, to_dtype
+from minigrad.memory_format import MemoryFormat
 from minigrad.nn.hooks import Hooked
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
@@ -293,12 +294,14 @@ class Module(Hooked):
         device: str | Device | None = None,
         dtype: Any = None,
         non_blocking: bool = False,
+        memory_format: MemoryFormat | None = None,
     ) -> Self:
         """Move all parameters and buffers to a device, or change the dtype of the floating ones.
 
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(tensor)``. The parameters stay
-        the same objects, so an optimizer that was made before keeps working. ``non_blocking`` is as in
-        :meth:`minigrad.Tensor.to`.
+        the same objects, so an optimizer that was made before keeps working. ``non_blocking`` and
+        ``memory_format`` are as in :meth:`minigrad.Tensor.to`, the latter for tensors of four dimensions: on
+        tensor cores convolutions read weights that lie channels last where they are.
         """
         for arg in args:
             if isinstance(arg, Tensor):
@@ -314,7 +317,8 @@ class Module(Hooked):
 
         def moved(tensor: Tensor) -> Tensor:
             floating = dtype if tensor.is_floating_point() else None
-            return tensor.detach().to(device, floating, non_blocking=non_blocking)
+            order = memory_format if tensor.ndim == 4 else None
+            return tensor.detach().to(device, floating, non_blocking=non_blocking, memory_format=order)
 
         tensors = {id(t): t for _, t in (*self.named_parameters(), *self.named_buffers())}.values()
         with no_grad():

@@ -16,6 +16,7 @@ import numpy as np
 
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
@@ -389,10 +390,11 @@ def _suits_pointwise(
     **_: Any,
 ) -> bool:
     fits, kernel = cuda.conv2d_pointwise.fits, kernel_size or second.shape[2:]
+    last = is_channels_last(first) or is_channels_last(second)
     images = (first,) if kernel_size is None else (first, second)
-    return suits_tensor_cores(first, second, groups=groups) and all(
-        fits(x, kernel, stride, padding) for x in images
-    )
+    if not suits_tensor_cores(first, second, groups=groups) or (last and kernel_size is not None):
+        return False
+    return all(fits(x, kernel, stride, padding, last) for x in images)
 
 
 def _input_grad_planes(out: Any, g: Any, weight: Any, *options: int) -> None:
@@ -484,10 +486,12 @@ for _op, _pass, _conditions in (
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",
+        channels_last="kept",
     )
     _register(
         *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), _suits_pointwise),
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",
+        channels_last="kept",
     )

@@ -84,7 +84,13 @@ def _runs_on_tensor_cores(input: Any, weight: Any, bias: Any, options: dict) -> 
 
 
 @_conv2d_pooled.kernel(
-    "cuda", "sim", name="tensor_core", dtypes="f2 bf16 f4", layout="strided", when=suits_tensor_cores
+    "cuda",
+    "sim",
+    name="tensor_core",
+    dtypes="f2 bf16 f4",
+    layout="strided",
+    when=suits_tensor_cores,
+    channels_last="kept",
 )
 def _(outs, x, weight, bias, *, stride, padding, dilation, groups):
     """The columns of a tile are windows of four pixels, whose largest is found between two lanes."""

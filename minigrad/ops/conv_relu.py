@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.dispatch import Kernel
+from minigrad.dispatch import KEPT, Kernel
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
@@ -65,7 +65,7 @@ def _relu_on_card(out: Any) -> None:
     cuda.elementwise.ACTIVATIONS["relu"](out, out)
 
 
-def _register(device_type: str, dtypes: str, relu: Any) -> None:
+def _register(device_type: str, dtypes: str, relu: Any, channels_last: str | None) -> None:
     def kernel_for(*arrays: Any, **options: Any) -> Kernel | None:
         return _conv2d.kernels.choose(device_type, arrays[0].dtype, list(arrays), options)
 
@@ -73,7 +73,14 @@ def _register(device_type: str, dtypes: str, relu: Any) -> None:
         # In 16 bits not always; where the reference is selected, kernel() runs it.
         return x.itemsize > 2 or kernel_for(x, *rest, **options) is not None
 
-    @_conv2d_relu.kernel(device_type, name="fused", dtypes=dtypes, layout="strided", when=has_kernel)
+    @_conv2d_relu.kernel(
+        device_type,
+        name="fused",
+        dtypes=dtypes,
+        layout="strided",
+        when=has_kernel,
+        channels_last=channels_last,
+    )
     def kernel(out, *arrays, **options):
         """The kernel that conv2d would run, with ReLU in its epilogue, or else in place."""
         xp = cuda.array_module(out)
@@ -83,13 +90,17 @@ def _register(device_type: str, dtypes: str, relu: Any) -> None:
             return
         if chosen.layout == "contiguous":
             arrays = tuple([None if a is None else xp.ascontiguousarray(a) for a in arrays])
+        fits = chosen.channels_last == channels_last or out.flags.c_contiguous
+        target = out if fits else cuda.workspace(out, out.shape)
         if chosen.run in WITH_RELU:
-            chosen.run(out, *arrays, relu=True, **options)
+            chosen.run(target, *arrays, relu=True, **options)
         else:
-            chosen.run(out, *arrays, **options)
-            relu(out)
+            chosen.run(target, *arrays, **options)
+            relu(target)
+        if target is not out:
+            out[...] = target
 
 
-_register("cpu", "f4 f8", _relu_on_cpu)
-_register("cuda", "f4 f8 f2 bf16", _relu_on_card)
-_register("sim", "f4 f8 f2 bf16", _relu_on_card)
+_register("cpu", "f4 f8", _relu_on_cpu, None)
+_register("cuda", "f4 f8 f2 bf16", _relu_on_card, KEPT)
+_register("sim", "f4 f8 f2 bf16", _relu_on_card, KEPT)

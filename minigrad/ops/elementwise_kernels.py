@@ -9,9 +9,10 @@ import numpy as np
 
 from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, get_op
-from minigrad.ops.elementwise import _clamp, _where, bounds, cast, clamp_grad, pow
+from minigrad.ops.elementwise import _clamp, _where, bounds, cast, clamp_grad, clone, pow
 
 __all__ = ["have_one_dtype", "register_clamp", "register_cpu", "register_cuda"]
 
@@ -46,8 +47,8 @@ def register_cuda(target: Op, run: Callable, **options: Any) -> None:
     """Make ``run``, a function of ``cuda.elementwise``, a kernel of ``target``."""
     if target.arity > 1:
         options.setdefault("when", have_one_dtype)
-    options.setdefault("dtypes", "f4 f8 f2 bf16")
-    target.kernel("cuda", "sim", name="vectorized", layout="strided", **options)(run)
+    options = {"dtypes": "f4 f8 f2 bf16", "layout": "strided", "channels_last": "reordered"} | options
+    target.kernel("cuda", "sim", name="vectorized", **options)(run)
 
 
 def register_cpu(target: Op, run: Any, **options: Any) -> None:
@@ -65,10 +66,31 @@ def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -
     target.kernel("cpu", name="vectorized", layout="strided", **options)(kernel)
 
 
-@cast.kernel("cuda", "sim", name="vectorized", dtypes="f4 f2 bf16", when=_is_between_kernel_dtypes)
+@cast.kernel(
+    "cuda",
+    "sim",
+    name="vectorized",
+    dtypes="f4 f2 bf16",
+    when=_is_between_kernel_dtypes,
+    channels_last="reordered",
+)
 def _(out, x, *, dtype):
     """Between float32 and 16 bits, by vectors."""
     cuda.cast.cast(out, x)
+
+
+@clone.kernel(
+    "cuda",
+    "sim",
+    name="channels_last",
+    dtypes="f4 f8 f2 bf16",
+    layout="strided",
+    when=is_channels_last,
+    channels_last="reordered",
+)
+def _(out, x):
+    """Images that lie channels last stay so."""
+    out[...] = x
 
 
 def _with_bounds(run: Callable) -> Callable:

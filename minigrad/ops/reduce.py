@@ -14,6 +14,7 @@ from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.channels_last import NHWC, is_channels_last, nhwc
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, floating, zeros_like
@@ -329,8 +330,15 @@ def _mean_directly(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
 _mean.direct = _mean_directly
 
 
-def _is_contiguous(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
-    return bool(dim) and x.flags.c_contiguous
+def _is_dense(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
+    """Whether the axes that stay are in the order of memory: channels last, channels or pixels alone."""
+    return bool(dim) and (x.flags.c_contiguous or (is_channels_last(x) and (1 in dim or {2, 3} <= set(dim))))
+
+
+def _reduce_axes(out: Any, x: Any, dim: tuple[int, ...], operation: str, divisor: float = 1) -> None:
+    if not x.flags.c_contiguous:  # but channels last
+        x, dim = nhwc(x), tuple(sorted(NHWC.index(axis) for axis in dim))
+    cuda.reduce.axes(out, x, dim, operation, divisor)
 
 
 def _register(target: Op, operation: str, run: Any) -> None:
@@ -344,10 +352,12 @@ def _register(target: Op, operation: str, run: Any) -> None:
 
 def _register_columns(target: Op, operation: str) -> None:
     def kernel(out, x, *, dim, keepdim):
-        cuda.reduce.axes(out, x, dim, operation)
+        _reduce_axes(out, x, dim, operation)
 
     kernel.__doc__ = cuda.reduce.axes.__doc__
-    target.kernel("cuda", "sim", name="columns", dtypes="f4 f8 f2 bf16", when=_is_contiguous)(kernel)
+    target.kernel("cuda", "sim", name="columns", dtypes="f4 f8 f2 bf16", layout="strided", when=_is_dense)(
+        kernel
+    )
 
 
 for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
@@ -356,10 +366,10 @@ for _op, _operation in ((_sum, "sum"), (_amax, "max"), (_amin, "min")):
         _register(_op, _operation, getattr(cuda.reduce, _name))
 
 
-@_mean.kernel("cuda", "sim", name="divided", dtypes="f4 f8 f2 bf16", when=_is_contiguous)
+@_mean.kernel("cuda", "sim", name="divided", dtypes="f4 f8 f2 bf16", layout="strided", when=_is_dense)
 def _(out, x, *, dim, keepdim):
     """The sums, divided before they are written."""
-    cuda.reduce.axes(out, x, dim, "sum", count(x.shape, dim))
+    _reduce_axes(out, x, dim, "sum", count(x.shape, dim))
 
 
 LONGEST_ROW, ENOUGH_ROWS = 1 << 15, 128

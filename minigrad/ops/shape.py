@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.graph import LARGE
-from minigrad.kernels import cpu
+from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu import memory, small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
@@ -224,6 +224,34 @@ def contiguous(xp, x):
 
 
 contiguous.grad(x=lambda g, _y, _x: g)
+
+
+@op(name="to_nhwc", moves=True)
+def _to_nhwc(xp, x):
+    return x.transpose(0, 2, 3, 1).copy(order="C")
+
+
+_to_nhwc.grad(x=lambda g, _y, _x: permute(g, (0, 3, 1, 2)))
+
+
+@_to_nhwc.shape
+def _(x):
+    n, c, h, w = x.shape
+    return n, h, w, c
+
+
+def to_channels_last(x: Any) -> Any:
+    """A copy of images (N, C, H, W) that lies as (N, H, W, C)."""
+    if x.ndim != 4:
+        raise ValueError(f"channels_last: needs 4 dimensions (N, C, H, W), got shape {x.shape}")
+    return permute(_to_nhwc(x), (0, 3, 1, 2))
+
+
+@_to_nhwc.kernel("cuda", "sim", name="tiled", dtypes="f4 f8 f2 bf16", when=lambda x: x.size > 0)
+def _(out, x):
+    """Tiles by way of shared memory: both arrays are accessed in runs of neighbours."""
+    n, c, h, w = x.shape
+    cuda.transpose.transpose(out.reshape(n, h * w, c), x.reshape(n, c, h * w))
 
 
 @contiguous.kernel("cpu", name="tiled", dtypes="f4 f8 i4 i8 ?", layout="strided", when=_is_large_view)

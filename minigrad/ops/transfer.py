@@ -6,6 +6,7 @@ from typing import Any
 
 from minigrad.autograd import Node, mode, wrap
 from minigrad.devices import Device
+from minigrad.kernels.channels_last import copied
 from minigrad.op import Op
 
 
@@ -13,7 +14,9 @@ def _moved(xp: Any, x: Any, *, source: Device, target: Device, non_blocking=Fals
     if source.is_card and target.is_card:
         return target.from_card(x, source)
     array = source.to_numpy(x) if source.is_card else x
-    return target.from_numpy(array, non_blocking) if source.is_card or target.is_card else array.copy()
+    return (
+        target.from_numpy(array, non_blocking) if source.is_card or target.is_card else copied(array, array)
+    )
 
 
 _move = Op(_moved, "to_device")

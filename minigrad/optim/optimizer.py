@@ -13,8 +13,9 @@ import numpy as np
 
 from minigrad.autograd import enable_grad, mark_written, wrap
 from minigrad.devices import Device
-from minigrad.dispatch import Kernel, kernel_table, parse_dtypes
+from minigrad.dispatch import Kernel, empty_channels_last, kernel_table, parse_dtypes
 from minigrad.dtypes import is_half
+from minigrad.kernels.channels_last import is_channels_last, nhwc
 from minigrad.kernels.cuda.live import Live
 from minigrad.recording import recorder, recording_on
 from minigrad.tensor import Tensor
@@ -102,7 +103,8 @@ class Optimizer:
                 state["step"] = 0
                 with param.device.active():
                     for name in self.state_names(group) or ():
-                        filled = param.device.xp.full(param.shape, value, param.dtype)
+                        filled = empty_like(param)
+                        filled.fill(value)
                         state[name] = wrap(filled, param.device)
         return states
 
@@ -282,18 +284,17 @@ class Update:
             each: the options that differ between parameters, as lists.
             options: those that do not.
         """
-        if self._together(params, columns, each, options):
+        rows = [_arrays_of(*row) for row in zip(params, *columns, strict=True)]
+        if self._together(params, rows, each, options):
             return
-        for i, param in enumerate(params):
-            row = [column[i] for column in columns]
+        for i, (param, row) in enumerate(zip(params, rows, strict=True)):
             own = {name: values[i] for name, values in each.items()}
-            columns_of_one = [[array] for array in row]
-            if not self._together([param], columns_of_one, {k: [v] for k, v in own.items()}, options):
+            if not self._together([param], [row], {k: [v] for k, v in own.items()}, options):
                 self._alone(param, row, {**own, **options})
 
-    def _together(self, params: list, columns: Sequence[list], each: dict, options: dict) -> bool:
-        """Change all parameters in one call, if a kernel takes them so."""
-        device, own = params[0].device, [param._array for param in params]
+    def _together(self, params: list, rows: Sequence[list], each: dict, options: dict) -> bool:
+        """Change all parameters in one call, if a kernel takes them so; each has a row of arrays."""
+        device, (own, *columns) = params[0].device, map(list, zip(*rows, strict=True))
         kernel = next(iter(self.kernels.candidates(device.type, own[0].dtype)), None)
         if kernel is None or kernel.layout != LISTS or any(param.device is not device for param in params):
             return False
@@ -306,10 +307,10 @@ class Update:
             mark_written(param)
         return True
 
-    def _alone(self, param: Tensor, arrays: Sequence, options: dict) -> None:
+    def _alone(self, param: Tensor, arrays: list, options: dict) -> None:
         device = param.device
         with device.active():
-            self._change(device, [param._array, *arrays], options)
+            self._change(device, arrays, options)
         mark_written(param)
 
     def _change(self, device: Device, arrays: list, options: dict) -> None:
@@ -333,6 +334,13 @@ class Update:
         for own, changed in zip(arrays, wide, strict=True):
             if own is not None:
                 own[...] = changed
+
+
+def empty_like(param: Tensor) -> Any:
+    """A new array as ``param`` is, and as it lies, whose elements are not set."""
+    if is_channels_last(param._array):
+        return empty_channels_last(param.device, param.shape, param.dtype)
+    return param.device.empty(param.shape, param.dtype)
 
 
 def check_number(owner: str, name: str, value: Any, below: float = math.inf) -> None:
@@ -362,6 +370,13 @@ def refuse_first_step(param: Tensor) -> None:
         recording.refuse(
             f"the first step of a parameter of shape {param.shape}", "let more steps run before: warmup="
         )
+
+
+def _arrays_of(param: Tensor, *arrays: Any) -> list:
+    """The array of ``param``, and those beside it, as they lie in memory: channels last if it does."""
+    if not is_channels_last(param._array):
+        return [param._array, *arrays]
+    return [array if array is None else nhwc(array) for array in (param._array, *arrays)]
 
 
 def _contiguous(*arrays: Any) -> bool:

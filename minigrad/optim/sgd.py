@@ -8,7 +8,14 @@ from typing import Any
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.optim.optimizer import Optimizer, Update, check_number, live_number, refuse_first_step
+from minigrad.optim.optimizer import (
+    Optimizer,
+    Update,
+    check_number,
+    empty_like,
+    live_number,
+    refuse_first_step,
+)
 from minigrad.tensor import Tensor
 
 __all__ = ["SGD"]
@@ -123,8 +130,7 @@ class SGD(Optimizer):
                     refuse_first_step(param)
                     first_steps[i] = True
                     with param.device.active():
-                        empty = param.device.empty(param.shape, param.dtype)
-                    state["momentum_buffer"] = wrap(empty, param.device)
+                        state["momentum_buffer"] = wrap(empty_like(param), param.device)
                 velocities[i] = state["momentum_buffer"]._array
         sgd_step(
             params,

@@ -12,6 +12,7 @@ from minigrad.autograd import mark_written, no_grad, wrap
 from minigrad.devices import cpu
 from minigrad.dispatch import parse_dtypes
 from minigrad.kernels import cuda
+from minigrad.kernels.channels_last import in_memory_order
 from minigrad.kernels.cpu import optim
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.ops.join import stack
@@ -51,7 +52,7 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     if not grads:
         return Tensor(0.0)
-    arrays = [grad._array for grad in grads]
+    arrays = [in_memory_order(grad._array) for grad in grads]
     where = grads[0].device
     if norm_type == 2 and all(grad.device is where for grad in grads):
         if where is cpu and optim.fits(arrays):
