@@ -116,11 +116,11 @@ MAYBE_UNUSED void NAME(layer_norm_rows)(const Norm *p, int part, ptrdiff_t begin
 }
 
 /* The sums over the rows for dweight and dbias are kept apart for each part: `partial` is
-   (parts, 2, area), 0 at first. In dx stands a, between the two walks over a row. */
+   (parts, 2 area + GAP), 0 at first. In dx stands a, between the two walks over a row. */
 MAYBE_UNUSED void NAME(layer_norm_grad_rows)(const Norm *p, int part, ptrdiff_t begin, ptrdiff_t end) {
     const REAL *weight = p->weight;
     const ptrdiff_t n = p->area;
-    REAL *dweight = (REAL *)p->partial + 2 * part * n, *dbias = dweight + n;
+    REAL *dweight = (REAL *)p->partial + part * (2 * n + GAP), *dbias = dweight + n;
     for (ptrdiff_t row = begin; row < end; row++) {
         const REAL *x = (const REAL *)p->x + row * n, *grad = (const REAL *)p->grad + row * n;
         REAL *dx = (REAL *)p->y + row * n;

@@ -26,6 +26,10 @@ cdef extern from *:
     #define BLOCK 2048
     #define MAX_CHANNELS 128
 
+    /* Elements between the sums of one thread and the next, which must not share a cache line, or the pair of
+       lines that hardware fetches together. */
+    #define GAP 32
+
     typedef struct {
         double count, mean, squares; /* squares: of the deviations from the mean */
     } Moments;
@@ -78,6 +82,9 @@ cdef extern from *:
         const void *bias
         Py_ssize_t samples, groups, channels, area, at_once
         double eps
+
+    enum:
+        GAP
 
     ctypedef void (*norm_kernel)(const Norm *p, int part, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 
@@ -201,14 +208,14 @@ def layer_norm_grad(
     p.weight = input_data(weight, dtype, p.area, "weight")
     output_data(dweight, dtype, p.area, "dweight")
     output_data(dbias, dtype, p.area, "dbias")
-    cdef cnp.npy_intp shape[3]
-    shape[0], shape[1], shape[2] = parts, 2, p.area
-    cdef cnp.ndarray partial = cnp.PyArray_ZEROS(3, shape, dtype, 0)
+    cdef cnp.npy_intp shape[2]
+    shape[0], shape[1] = parts, 2 * p.area + GAP
+    cdef cnp.ndarray partial = cnp.PyArray_ZEROS(2, shape, dtype, 0)
     p.partial = cnp.PyArray_DATA(partial)
     with nogil:
         run(&p, layer_norm_grad_rows_f32, layer_norm_grad_rows_f64, dtype, p.samples, 1, parts)
     partial.sum(0, out=(<object>partial)[0]) if parts > 1 else None
-    dweight[...], dbias[...] = (<object>partial)[0].reshape(2, *(<object>dweight).shape)
+    dweight[...], dbias[...] = (<object>partial)[0, :2 * p.area].reshape(2, *(<object>dweight).shape)
 
 
 def group_norm(
