@@ -45,7 +45,7 @@ def nll_loss(
     check_tensors("nll_loss", input=input, target=target)
     class_dim = 0 if input.ndim == 1 else 1
     target = checked_targets("nll_loss", input, target, class_dim, ignore_index)
-    if _takes_rows(input, target, weight, reduction):
+    if input.ndim == 2 and _takes_rows(input, class_dim, weight, reduction):
         options = {"ignore_index": ignore_index, "reduction": reduction}
         return _nll_loss(input, _as_int64(target), weight, **options)
     kept = target != ignore_index
@@ -238,26 +238,26 @@ for _forward, _backward in ((_cross_entropy, cross_entropy_grad), (_nll_loss, nl
     _backward.shape(lambda g, x, target, weight, **options: x.shape)
 
 
-def _takes_rows(x: Any, target: Any, weight: Any, reduction: str) -> bool:
+def _takes_rows(x: Any, class_dim: int, weight: Any, reduction: str) -> bool:
     """Whether the op of a loss of classes computes this; what it does not is put together from others."""
-    fits = weight is None or (weight.shape == x.shape[1:] and weight.dtype == x.dtype)
-    return x.ndim == 2 and is_floating(x.dtype) and fits and reduction in ("none", "sum", "mean")
+    fits = weight is None or (weight.shape == x.shape[class_dim : class_dim + 1] and weight.dtype == x.dtype)
+    return is_floating(x.dtype) and fits and reduction in ("none", "sum", "mean")
 
 
 def _as_int64(target: Any) -> Any:
     return as_dtype(target, np.dtype(np.int64), target.device)
 
 
-def _class_losses(x: Any, target: Any, class_dim: int, ignore_index: int) -> Any:
-    """The loss of each target, by the fused op: its rows are the logits of one target."""
+def _of_rows_of_logits(x: Any, target: Any, weight: Any, class_dim: int, **options: Any) -> Any:
+    """The loss by the fused op: its rows are the logits of one target."""
     shape, classes = target.shape, x.shape[class_dim]
     if class_dim != x.ndim - 1:
         x = permute(x, (0, *range(2, x.ndim), 1))
     if x.ndim != 2:
         rows = target.numel()
         x, target = reshape(x, (rows, classes)), reshape(target, (rows,))
-    losses = _cross_entropy(x, _as_int64(target), ignore_index=ignore_index)
-    return losses if losses.shape == shape else reshape(losses, shape)
+    loss = _cross_entropy(x, _as_int64(target), weight, **options)
+    return loss if options["reduction"] != "none" or loss.shape == shape else reshape(loss, shape)
 
 
 def cross_entropy(
@@ -280,17 +280,11 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     check_tensors("cross_entropy", input=input, target=target)
     class_dim = 0 if input.ndim == 1 else 1
-    if not is_floating(target.dtype) and _takes_rows(input, target, weight, reduction):
+    input = floating(input)
+    if not is_floating(target.dtype) and _takes_rows(input, class_dim, weight, reduction):
         target = checked_targets("cross_entropy", input, target, class_dim, ignore_index)
         options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
-        return _cross_entropy(input, _as_int64(target), weight, **options)
-    if not is_floating(target.dtype) and weight is None and label_smoothing == 0.0:
-        input = floating(input)
-        target = checked_targets("cross_entropy", input, target, class_dim, ignore_index)
-        loss = _class_losses(input, target, class_dim, ignore_index)
-        if reduction == "mean":
-            return sum(loss) / sum(cast(target != ignore_index, dtype=loss.dtype))
-        return reduce_loss("cross_entropy", loss, reduction)
+        return _of_rows_of_logits(input, target, weight, class_dim, **options)
     log_probabilities = log_softmax(input, class_dim)
     if is_floating(target.dtype):
         return _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoothing, reduction)
@@ -424,15 +418,9 @@ def _(out, g, x, target, weight, *, ignore_index, reduction):
     cuda.nll_loss.nll_loss_grad(out, of_rows, target, weight, ignore_index)
 
 
-# Those of the cross-entropy know no weight and no smoothing.
-
-
-def _is_plain(x: Any, target: Any, weight: Any, *, label_smoothing: float, **options: Any) -> bool:
-    return x.size > 0 and weight is None and label_smoothing == 0
-
-
-def _grad_is_plain(g: Any, *inputs: Any, **options: Any) -> bool:
-    return _is_plain(*inputs, **options)
+def _computed(weight: Any, x: Any) -> Any:
+    """The weights in what numbers of ``x``'s dtype are computed with."""
+    return None if weight is None else weight.astype(computed_dtype(x.dtype), copy=False)
 
 
 def _dtypes(rung: str) -> str:
@@ -443,23 +431,27 @@ def _register_cuda(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_{rung}")
 
     def kernel(out, x, target, weight, *, ignore_index, label_smoothing, reduction):
-        def losses_of_rows(losses):
-            run(losses, x, target, ignore_index)
+        weight = _computed(weight, x)
 
-        _reduce_on_card(losses_of_rows, out, x, target, None, ignore_index, reduction)
+        def losses_of_rows(losses):
+            run(losses, x, target, ignore_index, weight, label_smoothing)
+
+        _reduce_on_card(losses_of_rows, out, x, target, weight, ignore_index, reduction)
 
     kernel.__doc__ = run.__doc__
-    _cross_entropy.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_is_plain)(kernel)
+    _cross_entropy.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_has_classes)(kernel)
 
 
 def _register_cuda_grad(rung: str) -> None:
     run = getattr(cuda.cross_entropy, f"cross_entropy_grad_{rung}")
 
     def kernel(out, g, x, target, weight, *, ignore_index, label_smoothing, reduction):
-        run(out, _grad_of_rows(g, x, target, None, ignore_index, reduction), x, target, ignore_index)
+        weight = _computed(weight, x)
+        of_rows = _grad_of_rows(g, x, target, weight, ignore_index, reduction)
+        run(out, of_rows, x, target, ignore_index, weight, label_smoothing)
 
     kernel.__doc__ = run.__doc__
-    cross_entropy_grad.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_grad_is_plain)(kernel)
+    cross_entropy_grad.kernel("cuda", "sim", name=rung, dtypes=_dtypes(rung), when=_grad_has_classes)(kernel)
 
 
 for _rung in ("naive", "warp", "vectorized"):

@@ -30,14 +30,17 @@ def problem(rows, columns, dtype, seed=0):
     )
 
 
-def expected(x, target, grad, ignored=IGNORED):
+def expected(x, target, grad, weight=None, smoothing=0.0, ignored=IGNORED):
     """Loss, gradient, and the softmax, row by row."""
     loss, out, p = np.zeros(len(x)), np.zeros(x.shape), np.zeros(x.shape)
     for i, (row, t) in enumerate(zip(x.astype(np.float64), target, strict=True)):
         p[i] = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
         if t != ignored:
-            loss[i] = np.log(np.exp(row - row.max()).sum()) - (row[t] - row.max())
-            out[i] = grad[i] * (p[i] - (np.arange(len(row)) == t))
+            shares = (1 - smoothing) * (np.arange(len(row)) == t) + smoothing / len(row)
+            shares = shares if weight is None else shares * weight
+            nll = np.log(np.exp(row - row.max()).sum()) - (row - row.max())
+            loss[i] = (shares * nll)[shares > 0].sum()
+            out[i] = grad[i] * (p[i] * shares.sum() - shares)
     return loss, out, p
 
 
@@ -56,6 +59,41 @@ def test_loss_and_gradient(run, rung, dtype, shape):
     found = run(grad_kernel, shape, dtype, grad, x, target, IGNORED)
     bound = np.abs(grad)[:, None] * (relative[:, None] * p + 2 * eps)
     assert (np.abs(found - out) <= bound).all()
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("weighted", "smoothing"), [(True, 0.0), (False, 0.3), (True, 0.1), (True, 1.0)])
+def test_weights_and_smoothing(run, rung, dtype, shape, weighted, smoothing):
+    x, target, grad = problem(*shape, dtype)
+    x += 500  # what all logits have in common costs no digits
+    weight = np.random.default_rng(1).uniform(0, 2, shape[1]).astype(dtype) if weighted else None
+    loss, out, p = expected(x, target, grad, weight, smoothing)
+    kernel, grad_kernel = both(rung)
+    eps, spread = np.finfo(dtype).eps, np.ptp(x, axis=1)
+    relative = (8 + 2 * spread + shape[1]) * eps
+    found = run(kernel, shape[0], dtype, x, target, IGNORED, weight, smoothing)
+    assert (np.abs(found - loss) <= 2 * relative * (2 + spread + np.abs(loss))).all()
+    found = run(grad_kernel, shape, dtype, grad, x, target, IGNORED, weight, smoothing)
+    assert (np.abs(found - out) <= 2 * np.abs(grad)[:, None] * (relative[:, None] * p + 4 * eps)).all()
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("columns", [5, 1100])
+def test_special_values_where_it_is_smoothed(run, rung, columns):
+    x = np.zeros((6, columns), np.float32)
+    x[0, 2], x[1, 3], x[2] = np.nan, np.inf, -np.inf  # no softmax
+    x[3, 1] = x[4, 0] = -np.inf  # a class that cannot be
+    x[5, 2] = np.nan  # ignored
+    target = np.array([0, 0, 0, 0, 0, IGNORED])
+    weight = np.linspace(1, 2, columns).astype(np.float32)
+    kernel, grad_kernel = both(rung)
+    loss = run(kernel, 6, "f4", x, target, IGNORED, weight, 0.1, fill=77)
+    out = run(grad_kernel, x.shape, "f4", np.ones(6, np.float32), x, target, IGNORED, weight, 0.1, fill=77)
+    assert np.isnan(loss[:3]).all() and np.isnan(out[:3]).all()
+    assert (loss[3:5] == np.inf).all() and np.isfinite(out[3:5]).all()
+    assert loss[5] == 0 and not out[5].any()
 
 
 @pytest.mark.parametrize("rung", RUNGS)
@@ -91,6 +129,8 @@ def test_what_does_not_fit_is_refused():
         kernels.cross_entropy_warp(np.empty(4, np.float32), x, target, IGNORED)
     with pytest.raises(ValueError, match=r"x's shape \(3, 4\), got \(4, 3\)"):
         kernels.cross_entropy_grad_registers(np.empty((4, 3), np.float32), x[:, 0].copy(), x, target, IGNORED)
+    with pytest.raises(ValueError, match=r"weights of 4 classes cannot have the shape \(3,\)"):
+        kernels.cross_entropy_naive(np.empty(3, np.float32), x, target, IGNORED, x[:, 0].copy())
     with pytest.raises(TypeError, match="expects an array of int64, got one of int32"):
         kernels.cross_entropy_naive(np.empty(3, np.float32), x, target.astype(np.int32), IGNORED)
 
@@ -99,14 +139,15 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize("columns", [40, 1300])
 def test_every_thread_order_gives_the_same_bits_and_every_access_is_right(columns):
     x, target, grad = problem(7, columns, np.float32)
+    weight = np.linspace(1, 2, columns).astype(np.float32)
 
     def results():
         found = []
-        for rung in RUNGS:
+        for rung, options in itertools.product(RUNGS, ((), (weight, 0.1))):
             kernel, grad_kernel = both(rung)
             found += [np.empty(7, np.float32), np.empty_like(x)]
-            kernel(found[-2], x, target, IGNORED)
-            grad_kernel(found[-1], grad, x, target, IGNORED)
+            kernel(found[-2], x, target, IGNORED, *options)
+            grad_kernel(found[-1], grad, x, target, IGNORED, *options)
         return b"".join(out.tobytes() for out in found)
 
     first = results()

@@ -243,11 +243,18 @@ def test_ops_give_what_the_cpu_gives():
     F = mg.nn.functional
     target, classes = normal(6, 40, seed=1), np.random.default_rng(0).integers(0, 40, 6)
     classes[2] = -100
+    pixels = np.random.default_rng(1).integers(0, 4, (2, 30))
     calls = [
         lambda x: F.mse_loss(x, mg.tensor(target, device=x.device)),
         lambda x: F.binary_cross_entropy_with_logits(x, mg.tensor(target, device=x.device), reduction="sum"),
         lambda x: F.cross_entropy(x, mg.tensor(classes, device=x.device)),
         lambda x: F.cross_entropy(x, mg.tensor(classes, device=x.device), reduction="sum"),
+        lambda x: F.cross_entropy(
+            x, mg.tensor(classes, device=x.device), x[0].detach().abs(), label_smoothing=0.1
+        ),
+        lambda x: F.cross_entropy(
+            x.reshape(2, 4, 30), mg.tensor(pixels, device=x.device), x[0, :4].detach().abs()
+        ),
         lambda x: x.var(1).sum() + x.var((0, 1)) + x.var(0, correction=0).sum(),
         lambda x: x.norm() + x.norm(dim=1).sum() + x.std(1).sum(),
         lambda x: (x.amax(1) ** 2).sum() + (x.amin() * 3) ** 2 + (x.amax(0) ** 2).sum(),
