@@ -146,22 +146,43 @@ def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not
     run_threaded(&problem, threads, bias)
 
 
-def product(a, b, int threads):
-    """``a @ b`` by *threaded* as a new array; None if they are not two matrices that it takes as they are."""
+def product(a, b, int threads, bias=None):
+    """``a @ b + bias`` by *threaded* as a new array; None if they are not what it takes as it is: a matrix, or a
+    contiguous batch of them, a matrix, and None or a contiguous vector."""
     if type(a) is not cnp.ndarray or type(b) is not cnp.ndarray:
         return None
-    cdef cnp.ndarray left = <cnp.ndarray> a, right = <cnp.ndarray> b, out
-    cdef int dtype = cnp.PyArray_TYPE(left)
+    cdef cnp.ndarray left = <cnp.ndarray> a, right = <cnp.ndarray> b, out, rows
+    cdef int dtype = cnp.PyArray_TYPE(left), ndim = cnp.PyArray_NDIM(left)
     if ((dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64)
-            or cnp.PyArray_NDIM(left) != 2 or cnp.PyArray_NDIM(right) != 2
-            or cnp.PyArray_DIM(left, 1) != cnp.PyArray_DIM(right, 0)
-            or not is_readable(left, dtype) or not is_readable(right, dtype)):
+            or ndim < 2 or cnp.PyArray_NDIM(right) != 2
+            or cnp.PyArray_DIM(left, ndim - 1) != cnp.PyArray_DIM(right, 0)
+            or not is_readable(left, dtype) or not is_readable(right, dtype)
+            or not is_addend(bias, dtype, cnp.PyArray_DIM(right, 1))):
         return None
-    out = empty((cnp.PyArray_DIM(left, 0), cnp.PyArray_DIM(right, 1)), left.dtype)
     cdef Problem problem
-    read_problem(&problem, out, left, right)
-    run_threaded(&problem, threads, None)
+    cdef Py_ssize_t columns = cnp.PyArray_DIM(right, 1)
+    if ndim == 2:
+        out = rows = empty((cnp.PyArray_DIM(left, 0), columns), left.dtype)
+    elif cnp.PyArray_ISCARRAY_RO(left) and cnp.PyArray_SIZE(left):
+        out = empty((*(<object> left).shape[:ndim - 1], columns), left.dtype)
+        left = left.reshape(-1, cnp.PyArray_DIM(right, 0))
+        rows = out.reshape(cnp.PyArray_DIM(left, 0), columns)
+    else:
+        return None
+    read_problem(&problem, rows, left, right)
+    run_threaded(&problem, threads, bias)
     return out
+
+
+cdef bint is_addend(bias, int dtype, Py_ssize_t columns) noexcept:
+    """Whether ``bias`` is None, or what :func:`run_threaded` takes."""
+    if bias is None:
+        return True
+    if type(bias) is not cnp.ndarray:
+        return False
+    cdef cnp.ndarray vector = <cnp.ndarray> bias
+    return (cnp.PyArray_TYPE(vector) == dtype and cnp.PyArray_ISCARRAY_RO(vector)
+            and cnp.PyArray_NDIM(vector) == 1 and cnp.PyArray_DIM(vector, 0) == columns)
 
 
 cdef int run_threaded(Problem *p, int threads, cnp.ndarray bias) except -1:

@@ -172,22 +172,23 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out_features), or (...) for a weight of one dimension.
     """
+    ndim, weight_ndim = input.ndim, weight.ndim
+    fused = weight_ndim == 2 and not _products.is_replaced  # else a product, by the user's kernel, and a sum
+    if fused and (ndim == 2 or (ndim > 2 and input.device.type == "cpu")):
+        return _linear(input, weight, bias)  # which casts, and checks the sizes
     if mode.autocast is not None:
         input, weight, bias = cast_inputs(LOWER, (input, weight, bias))
-    if weight.ndim not in (1, 2):
+    if weight_ndim not in (1, 2):
         raise ValueError(f"linear: weight needs 1 or 2 dimensions, got shape {weight.shape}")
-    if input.ndim == 0 or input.shape[-1] != weight.shape[-1]:
+    if ndim == 0 or input.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
             f"got input of shape {input.shape}"
         )
-    fused = not _products.is_replaced  # else it is a product, by the user's kernel, and a sum
-    if fused and weight.ndim == 2 and (input.ndim == 2 or (input.ndim > 2 and input.device.type == "cpu")):
-        return _linear(input, weight, bias)
-    if weight.ndim == 2 and input.ndim > 2:  # on a card one large product, there and back
+    if weight_ndim == 2 and ndim > 2:  # on a card one large product, there and back
         rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
         return linear(rows, weight, bias).reshape(*input.shape[:-1], weight.shape[0])
-    out = _matmul(input, weight.T if weight.ndim == 2 else weight)
+    out = _matmul(input, weight.T if weight_ndim == 2 else weight)
     return out if bias is None else out + bias
 
 

@@ -101,6 +101,23 @@ for _name in ("naive", "tiled", "packed", "threaded"):
     _register(getattr(cpu.matmul, _name), _name)
 
 
+def _directly(x: Any, weight: Any, bias: Any) -> Any:
+    return cpu.matmul.product(x, weight.T, get_num_threads(), bias)
+
+
+def _weight_grad_directly(g: Any, x: Any) -> Any:
+    if g.ndim > 2:
+        if g.shape[:-1] != x.shape[:-1]:
+            return None  # the rule of the shapes says what is wrong
+        g, x = _in_order_of_memory(g, x)
+        g, x = _rows(g), _rows(x)
+    return cpu.matmul.product(g.T, x, get_num_threads())
+
+
+linear.direct = _directly
+linear_weight_grad.direct = _weight_grad_directly
+
+
 def _has_kernel(x: Any, *rest: Any) -> bool:
     """Whether matmul has a kernel for this dtype: for 16 bits that takes tensor cores."""
     return x.itemsize > 2 or cuda.matmul_tensor_core.is_supported(x)

@@ -338,3 +338,35 @@ def test_rejects_a_bias_that_does_not_fit(kernel_module):
     ]:
         with pytest.raises(error):
             kernel_module("matmul").threaded(out, a, b, 1, bias)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(9, 21), (0, 21), (2, 3, 21), (140, 150), (3, 50, 150)], ids=str)
+def test_product_makes_the_array(kernel_module, threads, shape, dtype):
+    """Of a matrix, or a batch of them, with a matrix that lies in any way, and perhaps a bias."""
+    product, N = kernel_module("matmul").product, 35
+    a, bias = random_array(shape, dtype), random_array((N,), dtype, seed=2)
+    for b in (random_array((shape[-1], N), dtype, 1), random_array((N, shape[-1]), dtype, 1).T):
+        assert_product(product(a, b, threads), a, b)
+        with_bias = np.concatenate([a, np.ones((*shape[:-1], 1), dtype)], axis=-1), np.vstack([b, bias])
+        assert_product(product(a, b, threads, bias), *with_bias)
+
+
+def test_product_leaves_what_it_does_not_take(kernel_module):
+    product = kernel_module("matmul").product
+    a, batch, b, bias = np.ones((2, 3)), np.ones((5, 2, 3)), np.ones((3, 4)), np.ones(4)
+    for arguments in [
+        (a[0], b),
+        (a, b[0]),
+        (a, batch.swapaxes(1, 2)),
+        (batch[::2], b),
+        (batch[:0], b),
+        (a, b.T),
+        (a.astype(np.float32), b),
+        (a.astype(int), b.astype(int)),
+        (a.tolist(), b),
+    ]:
+        assert product(*arguments, 1) is None
+    for unfit in (np.ones(3), np.ones((1, 4)), np.ones(8)[::2], np.ones(4, np.float32), 1.0):
+        assert product(a, b, 1, unfit) is None
+    np.testing.assert_array_equal(product(batch, b, 1, bias), np.full((5, 2, 4), 4.0))
