@@ -60,11 +60,16 @@ ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_
             /* A whole cache line of each group of lanes before the next group: lanes may lie a power of two
              * apart, and then fewer of them fit into the cache than a panel has. */
             for (; p + LINE <= depth; p += LINE) {
-                for (int lane = 0; lane < blocked; lane += BLOCK)
+                int lane = 0;
+                for (; lane + 2 * BLOCK <= blocked; lane += 2 * BLOCK)
+                    for (int q = 0; q < LINE; q += BLOCK)
+                        NAME(transpose_two)(panel + lane * lane_stride + p + q, lane_stride,
+                                            out + (p + q) * width + lane, width);
+                for (; lane < blocked; lane += BLOCK)
                     for (int q = 0; q < LINE; q += BLOCK)
                         NAME(transpose)(panel + lane * lane_stride + p + q, lane_stride,
                                         out + (p + q) * width + lane, width);
-                for (int lane = blocked; lane < width; lane++)
+                for (; lane < width; lane++)
                     for (int q = 0; q < LINE; q++)
                         out[(p + q) * width + lane] = panel[lane * lane_stride + p + q];
             }

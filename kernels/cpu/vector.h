@@ -32,6 +32,13 @@ typedef double f64x2 __attribute__((vector_size(16)));
 typedef float f32x4_u __attribute__((vector_size(16), aligned(4), may_alias));
 typedef double f64x2_u __attribute__((vector_size(16), aligned(8), may_alias));
 
+#ifdef __AVX__ /* 256-bit ones, for two such blocks at a time */
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef double f64x4 __attribute__((vector_size(32)));
+typedef float f32x8_u __attribute__((vector_size(32), aligned(4), may_alias));
+typedef double f64x4_u __attribute__((vector_size(32), aligned(8), may_alias));
+#endif
+
 /* Write UNROLL before a loop over register arrays: its bound is known once the function is inlined, and only
  * the unrolled loop lets the compiler keep the array in registers. */
 #if defined(__clang__)
