@@ -76,10 +76,11 @@ cdef enum:
 # Multiply-adds below which a second thread does not pay: waking it takes as long as computing these.
 cdef double SERIAL_WORK = 56.0 * 56 * 56
 
-# Elements of out up to which threads share K instead, if each gets as much of it: blocks of so few would have
-# every thread read most of a and b.
+# Threads share K instead, if each gets a LONG_PART of it, where blocks of out would have every thread read and pack
+# most of a and b: for so few elements of out, or for sides that are both so short.
 cdef enum:
     FEW_OUTPUTS = 1024
+    SHORT_SIDE = 192
     LONG_PART = 2048
 
 # A batch of matrix products. Strides count elements.
@@ -202,73 +203,7 @@ cdef int run_threaded(Problem *p, int threads, cnp.ndarray bias) except -1:
     return 0
 
 
-# ---- naive and tiled ---------------------------------------------------------------------------------------
-
-
-cdef void naive_batch(Problem *p, real *out, real *a, real *b) noexcept nogil:
-    cdef Py_ssize_t index
-    for index in range(p.batch):
-        naive_product(p, out + index * p.M * p.N, a + batch_offset(p, p.a_batch, index),
-                      b + batch_offset(p, p.b_batch, index))
-
-
-cdef void naive_product(Problem *p, real *out, real *a, real *b) noexcept nogil:
-    cdef Py_ssize_t i, j, k
-    cdef real total
-    for i in range(p.M):
-        for j in range(p.N):
-            total = 0
-            for k in range(p.K):
-                total += a[i * p.a_row + k * p.a_col] * b[k * p.b_row + j * p.b_col]
-            out[i * p.N + j] = total
-
-
-cdef void tiled_batch(Problem *p, real *out, real *a, real *b) noexcept nogil:
-    cdef Py_ssize_t index
-    for index in range(p.batch):
-        tiled_product(p, out + index * p.M * p.N, a + batch_offset(p, p.a_batch, index),
-                      b + batch_offset(p, p.b_batch, index))
-
-
-cdef void tiled_product(Problem *p, real *out, real *a, real *b) noexcept nogil:
-    cdef real[TILE_K * TILE_N] tile
-    cdef Py_ssize_t i, j, k, first_k, first_n = 0, depth, width
-    for i in range(p.M * p.N):
-        out[i] = 0
-    while first_n < p.N:
-        width = min(<Py_ssize_t> TILE_N, p.N - first_n)
-        first_k = 0
-        while first_k < p.K:
-            depth = min(<Py_ssize_t> TILE_K, p.K - first_k)
-            # A copy: in place, rows of b a power of two apart would evict each other from L1.
-            for k in range(depth):
-                for j in range(width):
-                    tile[k * TILE_N + j] = b[(first_k + k) * p.b_row + (first_n + j) * p.b_col]
-            for i in range(p.M):
-                row_times_tile(width, depth, a + i * p.a_row + first_k * p.a_col, p.a_col, tile,
-                               out + i * p.N + first_n)
-            first_k += TILE_K
-        first_n += TILE_N
-
-
-cdef inline void row_times_tile(Py_ssize_t width, Py_ssize_t depth, const real *a, Py_ssize_t a_col,
-                                const real *tile, real *out) noexcept nogil:
-    """out (width,) += a (depth,) @ tile (depth, width), four rows at a time: out is loaded and stored once
-    for four multiply-adds."""
-    cdef Py_ssize_t j, k = 0
-    cdef real a0, a1, a2, a3
-    cdef const real *row
-    while k + 4 <= depth:
-        a0, a1, a2, a3 = a[k * a_col], a[(k + 1) * a_col], a[(k + 2) * a_col], a[(k + 3) * a_col]
-        row = tile + k * TILE_N
-        for j in range(width):
-            out[j] += ((a0 * row[j] + a1 * row[TILE_N + j])
-                       + (a2 * row[2 * TILE_N + j] + a3 * row[3 * TILE_N + j]))
-        k += 4
-    while k < depth:
-        for j in range(width):
-            out[j] += a[k * a_col] * tile[k * TILE_N + j]
-        k += 1
+include "matmul_loops.pxi"
 
 
 # ---- packed and threaded -----------------------------------------------------------------------------------
@@ -364,7 +299,8 @@ cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, 
 
 cdef bint splits_depth(Problem *p, int threads) noexcept nogil:
     """Whether threads do best with a part of K each: one product, long sums for few outputs."""
-    return (threads > 1 and p.batch == 1 and p.M * p.N <= FEW_OUTPUTS
+    return (threads > 1 and p.batch == 1
+            and (p.M * p.N <= FEW_OUTPUTS or max(p.M, p.N) <= SHORT_SIDE)
             and p.K >= <Py_ssize_t> LONG_PART * threads)
 
 

@@ -228,10 +228,12 @@ def test_many_rows_against_one_packed_b(kernel_module, size, threads, dtype):
 
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize(
-    "size", [(16, 16, 8192), (5, 7, 10007), (1, 1, 6144), (32, 32, 6145), (1, 1024, 6200)], ids=str
+    "size",
+    [(16, 16, 8192), (5, 7, 10007), (1, 1, 6144), (32, 32, 6145), (1, 1024, 6200), (150, 101, 6149)],
+    ids=str,
 )
 def test_threads_share_a_long_depth(kernel_module, size, threads, dtype):
-    """Few outputs, each a long sum: the threads take parts of it."""
+    """Few outputs, or short sides, each a long sum: the threads take parts of it."""
     M, N, K = size
     module = kernel_module("matmul")
     bias = random_array((N,), dtype, seed=2)
