@@ -36,7 +36,8 @@ POLICIES = {
     **dict.fromkeys(("sum", "sum_of_squares", "prod", "cumsum", "softmax", "log_softmax"), WIDER),
     **dict.fromkeys(("layer_norm", "group_norm"), WIDER),
     **dict.fromkeys(("cross_entropy", "nll_loss", "l1_loss", "mse_loss", "huber_loss"), WIDER),
-    **dict.fromkeys(("binary_cross_entropy_with_logits", "kl_div", "kl_div_of_logs"), WIDER),
+    **dict.fromkeys(("binary_cross_entropy_with_logits", "weighted_logits_loss"), WIDER),
+    **dict.fromkeys(("kl_div", "kl_div_of_logs"), WIDER),
 }
 """By the op's name. Functions that are composed of ops convert their inputs themselves."""
 

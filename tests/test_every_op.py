@@ -449,6 +449,23 @@ def error_cases(backward):
     return loss_cases(signed, lambda shape: uniform(0.0, 0.2, shape), backward)
 
 
+def weighted_logits_cases(backward):
+    """Weights of one number, of the last dimension, of another one, and of all."""
+    cases = []
+    for shape, weights in (
+        ((7,), ()),
+        ((5, 3), (3,)),
+        ((2, 3, 4), (3, 1)),
+        ((3, 5), (3, 5)),
+        ((33, 17), (1, 17)),
+    ):
+        for reduction in ("mean", "sum", "none"):
+            g = ([shape] if reduction == "none" else [()]) if backward else []
+            arrays = (*g, shape, uniform(0.0, 1.0, shape), uniform(0.5, 3.0, weights))
+            cases.append(case(*arrays, reduction=reduction, length=math.prod(shape)))
+    return cases
+
+
 def divergence_cases(backward):
     probabilities = functools.partial(uniform, 0.1, 0.9)
     return loss_cases(probabilities, probabilities, backward)
@@ -652,6 +669,8 @@ CASES = {
     **each([f"{name}_grad" for name in ERRORS], error_cases(True)),
     **each(DIVERGENCES, divergence_cases(False)),
     **each([f"{name}_grad" for name in DIVERGENCES], divergence_cases(True)),
+    "weighted_logits_loss": weighted_logits_cases(False),
+    "weighted_logits_loss_grad": weighted_logits_cases(True),
     **norm_cases(),
     **each(["softmax", "log_softmax"], softmax_cases(1)),
     **each(["softmax_grad", "log_softmax_grad"], softmax_cases(2)),

@@ -96,6 +96,28 @@ def test_binary_cross_entropy(reduction, weighted):
     )
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1), (5, 2, 3)])
+def test_weights_of_positive_targets_broadcast(shape, device):
+    rng = np.random.default_rng(3)
+    x, t, w = rng.standard_normal((5, 2, 3)), rng.random((5, 2, 3)), rng.uniform(0, 4, shape)
+    expected = t * w * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)
+    x, t, w = (mg.tensor(a, device=device, requires_grad=True) for a in (x, t, w))
+    loss = F.binary_cross_entropy_with_logits(x, t, pos_weight=w)
+    np.testing.assert_allclose(loss.detach().cpu().numpy(), expected.mean(), rtol=1e-12)
+    loss.backward()
+    assert w.grad.shape == shape
+    if device.type == "cpu":
+        gradcheck(lambda *a: F.binary_cross_entropy_with_logits(*a[:2], pos_weight=a[2]), [x, t, w], seed=0)
+
+
+def test_weights_of_positive_targets_that_do_not_fit():
+    x = mg.ones(3)
+    with pytest.raises(ValueError, match=r"pos_weight of shape \(2, 3\) does not broadcast to .* \(3,\)"):
+        F.binary_cross_entropy_with_logits(x, x, pos_weight=mg.ones(2, 3))
+    with pytest.raises(ValueError, match="reduction is 'mean', 'sum' or 'none', got 'all'"):
+        F.binary_cross_entropy_with_logits(x, x, pos_weight=x, reduction="all")
+
+
 def test_binary_cross_entropy_at_the_ends():
     x = mg.tensor([0.0, 1.0, 0.0, 1.0], requires_grad=True)
     loss = F.binary_cross_entropy(x, mg.tensor([0.0, 1.0, 1.0, 0.0]), reduction="none")

@@ -87,7 +87,13 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
 
 #define SUM_CHAINS 2
 
-/* `value` and `slope` are of x, t and delta. Blocks are summed in vectors, and what they come to in double. */
+/* The weights of the elements from i on, where a loss has them: they repeat, and behind the last the first stand. */
+ALWAYS_INLINE VECTOR NAME(weights_at)(const ElementLoss *p, ptrdiff_t i) {
+    return p->weight ? NAME(load)((const REAL *)p->weight + i % p->period, LANES, 0) : (VECTOR){0};
+}
+
+/* `value` and `slope` are of x, t, delta and the weights w. Blocks are summed in vectors, and what they come to in
+   double. */
 #define ELEMENTWISE(name, value, slope)                                                                    \
     MAYBE_UNUSED double NAME(name##_sum)(const ElementLoss *p, ptrdiff_t begin, ptrdiff_t end) {           \
         const REAL *x_all = p->x, *t_all = p->target, delta = (REAL)p->delta;                              \
@@ -101,10 +107,14 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
                 UNROLL for (int chain = 0; chain < SUM_CHAINS; chain++) {                                  \
                     VECTOR x = NAME(load)(x_all + i + chain * LANES, LANES, 0);                            \
                     VECTOR t = NAME(load)(t_all + i + chain * LANES, LANES, 0);                            \
+                    VECTOR w = NAME(weights_at)(p, i + chain * LANES);                                     \
+                    (void)w;                                                                               \
                     sums[chain] += value;                                                                  \
                 }                                                                                          \
             for (; i < last; i += LANES) {                                                                 \
                 VECTOR x = NAME(load)(x_all + i, last - i, 0), t = NAME(load)(t_all + i, last - i, 0);     \
+                VECTOR w = NAME(weights_at)(p, i);                                                         \
+                (void)w;                                                                                   \
                 VECTOR v = value;                                                                          \
                 for (int lane = 0; lane < LANES; lane++) v[lane] = lane < last - i ? v[lane] : 0;          \
                 sums[0] += v;                                                                              \
@@ -118,6 +128,8 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
         (void)delta;                                                                                       \
         for (ptrdiff_t i = begin; i < end; i += LANES) {                                                   \
             VECTOR x = NAME(load)(x_all + i, end - i, 0), t = NAME(load)(t_all + i, end - i, 0);           \
+            VECTOR w = NAME(weights_at)(p, i);                                                             \
+            (void)w;                                                                                       \
             NAME(store)((REAL *)p->out + i, end - i, scale * (value));                                     \
         }                                                                                                  \
     }                                                                                                      \
@@ -128,7 +140,8 @@ MAYBE_UNUSED void NAME(class_loss_grads)(const ClassLoss *p, int part, ptrdiff_t
         (void)delta;                                                                                       \
         for (ptrdiff_t i = begin; i < end; i += LANES) {                                                   \
             VECTOR x = NAME(load)(x_all + i, end - i, 0), t = NAME(load)(t_all + i, end - i, 0);           \
-            (void)x;                                                                                       \
+            VECTOR w = NAME(weights_at)(p, i);                                                             \
+            (void)x, (void)w;                                                                              \
             VECTOR factor = each ? scale * NAME(load)(grad + i, end - i, 0) : (VECTOR){0} + scale;         \
             NAME(store)((REAL *)p->out + i, end - i, factor * (slope));                                    \
         }                                                                                                  \
@@ -165,6 +178,18 @@ ALWAYS_INLINE VECTOR NAME(logit_slope)(VECTOR x, VECTOR t) {
     return NAME(select)(x < 0, e, (VECTOR){0} + 1) / (1 + e) - t;
 }
 
+/* (1 - t) x + (1 + (w - 1) t) log(1 + exp(-x)) */
+ALWAYS_INLINE VECTOR NAME(weighted_logit_loss)(VECTOR x, VECTOR t, VECTOR w) {
+    VECTOR e = NAME(exp_nonpositive)(-NAME(abs)(x));
+    return (1 - t) * x + (1 + (w - 1) * t) * (NAME(max)((VECTOR){0}, -x) + NAME(log1p_unit)(e));
+}
+
+/* 1 - t - (1 + (w - 1) t) / (1 + exp(x)) */
+ALWAYS_INLINE VECTOR NAME(weighted_logit_slope)(VECTOR x, VECTOR t, VECTOR w) {
+    VECTOR e = NAME(exp_nonpositive)(-NAME(abs)(x));
+    return 1 - t - (1 + (w - 1) * t) * NAME(select)(x < 0, (VECTOR){0} + 1, e) / (1 + e);
+}
+
 /* -(t log(x) + (1 - t) log(1 - x)), with logarithms of at least SMALLEST_LOG. Where 1 - x is rounded, its
    logarithm takes that back: log(1 - x) = log(u) x / (1 - u), u being 1 - x as it is rounded. */
 ALWAYS_INLINE VECTOR NAME(probability_loss)(VECTOR x, VECTOR t) {
@@ -193,6 +218,7 @@ ELEMENTWISE(binary_cross_entropy, NAME(probability_loss)(x, t), NAME(probability
 ELEMENTWISE(binary_cross_entropy_with_logits, NAME(logit_loss)(x, t), NAME(logit_slope)(x, t))
 ELEMENTWISE(kl_div, NAME(divergence)(x, t), -t)
 ELEMENTWISE(kl_div_of_logs, NAME(exp)(t) * (t - x), -NAME(exp)(t))
+ELEMENTWISE(weighted_logits_loss, NAME(weighted_logit_loss)(x, t, w), NAME(weighted_logit_slope)(x, t, w))
 
 #undef ELEMENTWISE
 #undef SUM_CHAINS

@@ -10,6 +10,8 @@ once for the gradient; an elementwise loss is read once and never written. Arith
 softmax, an exponential for 4 or 8 bytes; of a squared error 3 operations for 8 bytes, bound by memory.
 """
 
+import numpy as np
+
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -39,7 +41,9 @@ cdef extern from *:
 
     typedef struct {
         const void *x, *target, *grad;
+        const void *weight; /* `period` of them, and a vector of the first once more; or NULL */
         void *out;
+        ptrdiff_t period;
         double scale, delta;
         int each; /* every element has a gradient of its own */
     } ElementLoss;
@@ -97,11 +101,12 @@ cdef extern from *:
     } ElementKernels;
 
     #define KERNELS(f) {#f, f##_sum_f32, f##_sum_f64, f##_each_f32, f##_each_f64, f##_grad_f32, f##_grad_f64}
-    #define LOSSES 7
+    #define LOSSES 8
 
     static const ElementKernels ELEMENT_KERNELS[LOSSES] = {
         KERNELS(l1_loss), KERNELS(mse_loss), KERNELS(huber_loss), KERNELS(binary_cross_entropy),
-        KERNELS(binary_cross_entropy_with_logits), KERNELS(kl_div), KERNELS(kl_div_of_logs)};
+        KERNELS(binary_cross_entropy_with_logits), KERNELS(kl_div), KERNELS(kl_div_of_logs),
+        KERNELS(weighted_logits_loss)};
     """
     ctypedef struct ClassLoss:
         const void *x
@@ -119,7 +124,9 @@ cdef extern from *:
         const void *x
         const void *target
         const void *grad
+        const void *weight
         void *out
+        Py_ssize_t period
         double scale, delta
         bint each
 
@@ -283,8 +290,15 @@ cdef const ElementKernels *element_kernels(str loss) except NULL:
     raise ValueError(f"loss kernel: there is no loss {loss!r} of elements")
 
 
-cdef ElementLoss element_loss(cnp.ndarray x, cnp.ndarray target, double scale, double delta) except *:
-    """The checked inputs."""
+cdef object wrapped(object weight):
+    """The weights, with as many of the first behind them as the longest vector has; they may be few."""
+    return None if weight is None else np.resize(weight, weight.size + LINE)
+
+
+cdef ElementLoss element_loss(
+    cnp.ndarray x, cnp.ndarray target, double scale, double delta, cnp.ndarray weight
+) except *:
+    """The checked inputs; the weights are wrapped."""
     cdef ElementLoss p
     memset(&p, 0, sizeof(p))
     check_input(x, real_type(x))
@@ -292,6 +306,9 @@ cdef ElementLoss element_loss(cnp.ndarray x, cnp.ndarray target, double scale, d
     check_same_shape(x, target)
     p.x, p.target = cnp.PyArray_DATA(x), cnp.PyArray_DATA(target)
     p.scale, p.delta = scale, delta
+    if weight is not None:
+        check_input(weight, real_type(x))
+        p.weight, p.period = cnp.PyArray_DATA(weight), cnp.PyArray_SIZE(weight) - LINE
     return p
 
 
@@ -305,11 +322,14 @@ cdef void run_elements(const ElementLoss *p, element_kernel kernel, Py_ssize_t n
 
 
 def total(
-    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta, int threads
+    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta, int threads,
+    cnp.ndarray weight=None,
 ):
-    """``scale`` times the sum of a loss over all elements; ``delta`` is the Huber loss's."""
+    """``scale`` times the sum of a loss over all elements; ``delta`` is the Huber loss's, and ``weight`` the
+    weighted loss's: (period,), repeated along the flat ``x``."""
     cdef const ElementKernels *kernels = element_kernels(loss)
-    cdef ElementLoss p = element_loss(x, target, scale, delta)
+    cdef cnp.ndarray weights = wrapped(weight)
+    cdef ElementLoss p = element_loss(x, target, scale, delta, weights)
     check_output(out, real_type(x))
     check_size(out, 1, "the loss")
     cdef int part
@@ -330,11 +350,13 @@ def total(
 
 
 def each(
-    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta, int threads
+    cnp.ndarray out, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta, int threads,
+    cnp.ndarray weight=None,
 ):
     """``scale`` times the loss of each element, in its place."""
     cdef const ElementKernels *kernels = element_kernels(loss)
-    cdef ElementLoss p = element_loss(x, target, scale, delta)
+    cdef cnp.ndarray weights = wrapped(weight)
+    cdef ElementLoss p = element_loss(x, target, scale, delta, weights)
     check_output(out, real_type(x))
     check_same_shape(out, x)
     p.out = cnp.PyArray_DATA(out)
@@ -347,11 +369,12 @@ def each(
 
 def gradient(
     cnp.ndarray out, cnp.ndarray grad, cnp.ndarray x, cnp.ndarray target, str loss, double scale, double delta,
-    int threads,
+    int threads, cnp.ndarray weight=None,
 ):
     """``scale`` times the slope of each element's loss, and ``grad``, of one element or an own one for each."""
     cdef const ElementKernels *kernels = element_kernels(loss)
-    cdef ElementLoss p = element_loss(x, target, scale, delta)
+    cdef cnp.ndarray weights = wrapped(weight)
+    cdef ElementLoss p = element_loss(x, target, scale, delta, weights)
     cdef int dtype = real_type(x)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
     check_output(out, dtype)

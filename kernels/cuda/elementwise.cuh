@@ -79,8 +79,8 @@ __device__ __forceinline__ Vector<Out, N> each_lane(Function f, const Vector<T, 
 // neighbours. The whole block goes one way or the other.
 //
 // Grid: x = n / (THREADS * N) blocks, rounded up.
-template <int N, typename Out, typename Function, typename... S, typename... T, int... POSITION>
-__device__ __forceinline__ void flat(Out* out, long long n, Function f, Input<S, T, POSITION>... inputs) {
+template <int N, typename Out, typename Function, typename... Inputs>
+__device__ __forceinline__ void flat(Out* out, long long n, Function f, Inputs... inputs) {
     const long long begin = (long long)blockIdx.x * (THREADS * N);
     if (begin + THREADS * N <= n && aligned<N>(out) && (aligned<N>(inputs.data) && ...)) {
         const long long i = begin + threadIdx.x * N;

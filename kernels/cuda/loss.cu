@@ -6,9 +6,10 @@
 //   class_mean   the sum of the losses of rows, divided by how many of the rows have a target that counts, or by the
 //                weights of these
 //
-// Shapes: x and target are (n,), contiguous; target of a sum may be null, for zeros. As in reduce.cu: vectors of 16
-// bytes, several on their way at a time, and a block for each part of `length` elements, whose results another
-// launch adds up. The order of the additions depends on n alone.
+// Shapes: x and target are (n,), contiguous; target of a sum may be null, for zeros. The weights that a loss may have
+// are (period,), and repeat along x. As in reduce.cu: vectors of 16 bytes, several on their way at a time, and a block
+// for each part of `length` elements, whose results another launch adds up. The order of the additions depends on n
+// alone.
 //
 // Arithmetic intensity: 3 operations (absolute, squared) to some 60 (two logarithms) for the 8 bytes of an element
 // in float32, where an H200 can do 14 a byte (67 TFLOP/s, 4.8 TB/s): bound by memory.
@@ -25,7 +26,10 @@
 //   LOGISTIC        log(1 + exp(x)) - x t: the same of the probability whose logit is x
 //   DIVERGENCE      t (log(t) - x), and -t x where t is 0; x is the logarithm of a probability
 //   LOG_DIVERGENCE  exp(t) (t - x): the same of the probability whose logarithm is t
-enum Loss { ABSOLUTE, SQUARED, HUBER, PROBABILITY, LOGISTIC, DIVERGENCE, LOG_DIVERGENCE };
+//   WEIGHTED        (1 - t) x + (1 + (w - 1) t) log(1 + exp(-x)): as LOGISTIC, with the weight w for what is positive
+//
+// delta being the limit, or the weight w.
+enum Loss { ABSOLUTE, SQUARED, HUBER, PROBABILITY, LOGISTIC, DIVERGENCE, LOG_DIVERGENCE, WEIGHTED };
 
 template <Loss LOSS, typename T>
 __device__ __forceinline__ T loss_of(T x, T t, T delta) {
@@ -40,6 +44,8 @@ __device__ __forceinline__ T loss_of(T x, T t, T delta) {
     if constexpr (LOSS == LOGISTIC)
         return fmax(x, T(0)) + log1p(exp(-fabs(x))) - x * t;  // exp of what is not positive cannot overflow
     if constexpr (LOSS == DIVERGENCE) return (t == 0 ? T(0) : t * log(t)) - t * x;
+    if constexpr (LOSS == WEIGHTED)
+        return (1 - t) * x + (1 + (delta - 1) * t) * (fmax(-x, T(0)) + log1p(exp(-fabs(x))));
     return exp(t) * (t - x);
 }
 
@@ -52,26 +58,61 @@ __device__ __forceinline__ T slope_of(T x, T t, T delta) {
     if constexpr (LOSS == PROBABILITY) return (x - t) / larger(x * (1 - x), T(1e-12));
     if constexpr (LOSS == LOGISTIC) return logistic(x) - t;
     if constexpr (LOSS == DIVERGENCE) return -t;
+    if constexpr (LOSS == WEIGHTED) return (1 - t) - (1 + (delta - 1) * t) * logistic(-x);
     return -exp(t);
+}
+
+// As Input of elementwise.cuh: what repeats along the other inputs.
+template <typename T>
+struct Repeated {
+    const T* data;
+    long long period;
+
+    __device__ __forceinline__ T at(long long i) const { return data[i % period]; }
+
+    template <int N>
+    __device__ __forceinline__ Vector<T, N> vector(long long i) const {
+        Vector<T, N> values;
+        long long at = i % period;
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            values.lane[k] = data[at];
+            at = at + 1 < period ? at + 1 : 0;
+        }
+        return values;
+    }
+};
+
+// For each element its `delta`.
+template <Loss LOSS, typename T>
+__device__ __forceinline__ auto deltas_of(const T* weight, long long period, T delta) {
+    if constexpr (LOSS == WEIGHTED)
+        return Repeated<T>{weight, period};
+    else
+        return Input<T, T, 2>{nullptr, delta};
 }
 
 // Grid: x = the parts of n. out (parts,).
 template <typename T, Loss LOSS>
 __global__ void __launch_bounds__(MAX_THREADS) loss_sum(
-    T* out, const T* x, const T* target, long long n, long long length, T divisor, T scale, T delta
+    T* out, const T* x, const T* target, const T* weight, long long n, long long period, long long length, T divisor,
+    T scale, T delta
 ) {
     constexpr int N = Vector<T>::LENGTH;
+    const auto deltas = deltas_of<LOSS>(weight, period, delta);
     const long long begin = blockIdx.x * length, rest = n - begin;
     T sum[N] = {};  // one for each lane of the vectors: additions do not wait for one another
     walk(x + begin, rest < length ? rest : length, T(0), [&](auto& part, long long first, int here) {
         RowPart<T, UNROLL> targets{};
         if (target) targets.load(target + begin + first, here, T(0));
 #pragma unroll
-        for (int k = 0; k < UNROLL; k++)
+        for (int k = 0; k < UNROLL; k++) {
+            const Vector<T> own = deltas.template vector<N>(begin + first + part.start(k));
 #pragma unroll
             for (int i = 0; i < N; i++)
                 if (part.start(k) + i < here)
-                    sum[i] += loss_of<LOSS>(part.vector[k].lane[i], targets.vector[k].lane[i], delta);
+                    sum[i] += loss_of<LOSS>(part.vector[k].lane[i], targets.vector[k].lane[i], own.lane[i]);
+        }
     });
 #pragma unroll
     for (int i = 1; i < N; i++) sum[0] += sum[i];
@@ -82,20 +123,22 @@ __global__ void __launch_bounds__(MAX_THREADS) loss_sum(
 // Grid of both: x = n / (THREADS * the elements of a vector) blocks, rounded up.
 template <typename T, Loss LOSS>
 __global__ void __launch_bounds__(THREADS)
-loss_each(T* out, const T* x, const T* target, long long n, T scale, T delta) {
-    const auto loss = [=](T x, T t) { return loss_of<LOSS>(x, t, delta) * scale; };
-    flat<16 / sizeof(T)>(out, n, loss, Input<T, T, 0>{x, 0}, Input<T, T, 1>{target, 0});
+loss_each(T* out, const T* x, const T* target, const T* weight, long long n, long long period, T scale, T delta) {
+    const auto loss = [=](T x, T t, T delta) { return loss_of<LOSS>(x, t, delta) * scale; };
+    const auto deltas = deltas_of<LOSS>(weight, period, delta);
+    flat<16 / sizeof(T)>(out, n, loss, Input<T, T, 0>{x, 0}, Input<T, T, 1>{target, 0}, deltas);
 }
 
 template <typename T, Loss LOSS>
 __global__ void __launch_bounds__(THREADS) loss_grad(
-    T* out, const T* grad, const T* x, const T* target, long long n, T scale, T delta, bool each
+    T* out, const T* grad, const T* x, const T* target, const T* weight, long long n, long long period, T scale,
+    T delta, bool each
 ) {
     const Input<T, T, 0> inputs{x, 0};
     const Input<T, T, 1> targets{target, 0};
-    const Input<T, T, 2> grads{each ? grad : nullptr, grad[0]};
-    const auto slope = [=](T x, T t, T g) { return slope_of<LOSS>(x, t, delta) * (g * scale); };
-    flat<16 / sizeof(T)>(out, n, slope, inputs, targets, grads);
+    const Input<T, T, 3> grads{each ? grad : nullptr, grad[0]};
+    const auto slope = [=](T x, T t, T delta, T g) { return slope_of<LOSS>(x, t, delta) * (g * scale); };
+    flat<16 / sizeof(T)>(out, n, slope, inputs, targets, deltas_of<LOSS>(weight, period, delta), grads);
 }
 
 // What a mean over classes needs between or before the kernels of cross_entropy.cu and nll_loss.cu: out[i], for each

@@ -27,6 +27,7 @@ LOSSES = {
     "binary_cross_entropy_with_logits": "LOGISTIC",
     "kl_div": "DIVERGENCE",
     "kl_div_of_logs": "LOG_DIVERGENCE",
+    "weighted_logits_loss": "WEIGHTED",
 }
 """What loss.cu calls the losses of elements, by their ops' names."""
 
@@ -37,30 +38,48 @@ _class_mean = CudaKernel(_source, "class_mean<T>")
 
 
 def total(
-    out: Any, x: Any, target: Any, loss: str, divisor: float, scale: float = 1.0, delta: float = 1.0
+    out: Any,
+    x: Any,
+    target: Any,
+    loss: str,
+    divisor: float,
+    scale: float = 1.0,
+    delta: float = 1.0,
+    weight: Any = None,
 ) -> None:
     """The sum of a loss over all elements, divided and scaled: one launch, or two where there are many.
 
     Args:
         out: of one element; ``x`` and ``target``, None for zeros, of any shape, one that is not empty.
         loss: one of LOSSES; ``delta`` is the Huber loss's.
+        weight: (period,), the weighted loss's, which repeats along the flat ``x``.
     """
     length = part_of(x.size, ENOUGH_PARTS, PART)
     parts = blocks(x.size, length)
     sums = out if parts == 1 else workspace(x, (1, parts))
-    _sums[loss].launch(parts, THREADS, (sums, x, target, x.size, length, divisor, scale, delta))
+    sizes = x.size, _period(weight), length
+    _sums[loss].launch(parts, THREADS, (sums, x, target, weight, *sizes, divisor, scale, delta))
     if parts > 1:
         vectorized(out.reshape(1), sums)
 
 
-def each(out: Any, x: Any, target: Any, loss: str, scale: float, delta: float = 1.0) -> None:
+def each(
+    out: Any, x: Any, target: Any, loss: str, scale: float, delta: float = 1.0, weight: Any = None
+) -> None:
     """``scale`` times the loss of each element."""
-    _launch_elements(_each[loss], out, x, target, x.size, scale, delta)
+    _launch_elements(_each[loss], out, x, target, weight, x.size, _period(weight), scale, delta)
 
 
-def gradient(out: Any, g: Any, x: Any, target: Any, loss: str, scale: float, delta: float = 1.0) -> None:
+def gradient(
+    out: Any, g: Any, x: Any, target: Any, loss: str, scale: float, delta: float = 1.0, weight: Any = None
+) -> None:
     """g times ``scale`` times the slope of each element's loss; ``g`` has one element, or one for each."""
-    _launch_elements(_grads[loss], out, g, x, target, x.size, scale, delta, g.size != 1)
+    arguments = (g, x, target, weight, x.size, _period(weight), scale, delta, g.size != 1)
+    _launch_elements(_grads[loss], out, *arguments)
+
+
+def _period(weight: Any) -> int:
+    return 1 if weight is None else weight.size
 
 
 def _launch_elements(kernel: CudaKernel, out: Any, *arguments: Any) -> None:

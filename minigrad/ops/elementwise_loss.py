@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from minigrad.autograd import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.source import computed_dtype
 from minigrad.op import Op, op
-from minigrad.ops.activation import sigmoid
+from minigrad.ops.activation import sigmoid, softplus
 from minigrad.ops.elementwise import abs, cast, clamp, exp, log, where, zeros_like
 from minigrad.ops.reduce import sum
 
@@ -232,3 +234,125 @@ kl_div_of_logs, kl_div_of_logs_grad = elementwise_loss(
     target_slope=lambda x, t: exp(t) * (t - x + 1.0),
     mixed=lambda x, t, delta: -exp(t),
 )
+
+
+# ---- of two classes, with a weight for the positive ------------------------------------------------------
+#
+# softplus(x) = log(1 + exp(x)): -log(sigmoid(x)) = softplus(-x), and -log(1 - sigmoid(x)) = x + softplus(-x).
+
+
+@op(promote=True)
+def weighted_logits_loss(xp, x, target, pos_weight, *, reduction):
+    """(1 - t) x + (1 + (w - 1) t) softplus(-x), where w is ``pos_weight``, broadcast to x."""
+    losses = (1 - target) * x + (1 + (pos_weight - 1) * target) * _log1p_exp(xp, -x)
+    if reduction != "none":
+        losses = xp.sum(losses, dtype=computed_dtype(x.dtype)) / _divisor(x, reduction)
+    return losses.astype(x.dtype)
+
+
+@op
+def weighted_logits_loss_grad(xp, g, x, target, pos_weight, *, reduction):
+    """g (1 - t - (1 + (w - 1) t) sigmoid(-x))."""
+    slope = 1 - target - (1 + (pos_weight - 1) * target) * _logistic(xp, -x)
+    return slope * (g * x.dtype.type(_factor(x, reduction, 1.0)))
+
+
+@weighted_logits_loss.shape
+def _(x, target, pos_weight, *, reduction):
+    if np.broadcast_shapes(x.shape, pos_weight.shape) != x.shape:
+        raise ValueError(
+            f"binary_cross_entropy_with_logits: pos_weight of shape {pos_weight.shape} does not broadcast to "
+            f"the input's shape {x.shape}"
+        )
+    return x.shape if reduction == "none" else ()
+
+
+weighted_logits_loss_grad.shape(lambda g, x, target, pos_weight, *, reduction: x.shape)
+
+
+def _of_target(g, _y, x, target, pos_weight, *, reduction):
+    return (softplus(-x) * (pos_weight - 1.0) - x) * (g * _factor(x, reduction, 1.0))
+
+
+def _of_pos_weight(g, _y, x, target, pos_weight, *, reduction):
+    return target * softplus(-x) * (g * _factor(x, reduction, 1.0))
+
+
+def _grad_of_g(gg, _z, g, x, target, pos_weight, *, reduction):
+    projected = gg * weighted_logits_loss_grad(ones_like(g), x, target, pos_weight, reduction=reduction)
+    return projected if reduction == "none" else sum(projected)
+
+
+def _grad_of_x(gg, _z, g, x, target, pos_weight, *, reduction):
+    p, weights = sigmoid(x), 1.0 + (pos_weight - 1.0) * target
+    return gg * (g * _factor(x, reduction, 1.0)) * weights * p * (1.0 - p)
+
+
+def _grad_of_target(gg, _z, g, x, target, pos_weight, *, reduction):
+    return -gg * (g * _factor(x, reduction, 1.0)) * (1.0 + (pos_weight - 1.0) * sigmoid(-x))
+
+
+def _grad_of_pos_weight(gg, _z, g, x, target, pos_weight, *, reduction):
+    return -gg * (g * _factor(x, reduction, 1.0)) * target * sigmoid(-x)
+
+
+weighted_logits_loss.grad(
+    x=lambda g, _y, x, target, pos_weight, **options: weighted_logits_loss_grad(
+        g, x, target, pos_weight, **options
+    ),
+    target=_of_target,
+    pos_weight=_of_pos_weight,
+)
+weighted_logits_loss_grad.grad(
+    g=_grad_of_g, x=_grad_of_x, target=_grad_of_target, pos_weight=_grad_of_pos_weight
+)
+
+
+def _repeated(xp: Any, pos_weight: Any, x: Any) -> Any:
+    """Flat, what repeats along the flat ``x``: of weights for all but the first dimensions no copy."""
+    shape = pos_weight.shape
+    while shape[:1] == (1,):
+        shape = shape[1:]
+    if shape != x.shape[x.ndim - len(shape) :]:
+        pos_weight = xp.broadcast_to(pos_weight, x.shape)
+    return pos_weight.reshape(-1)
+
+
+def _has_weights(x: Any, target: Any, pos_weight: Any, **options: Any) -> bool:
+    return _is_one_shape(x, target) and pos_weight.dtype == x.dtype
+
+
+def _grad_has_weights(g: Any, x: Any, target: Any, pos_weight: Any, **options: Any) -> bool:
+    return _grad_is_one_shape(g, x, target, **options) and pos_weight.dtype == x.dtype
+
+
+@weighted_logits_loss.kernel("cpu", name="fused", when=_has_weights)
+def _(out, x, target, pos_weight, *, reduction):
+    """One walk, in vectors; no loss of an element is written that is not asked for."""
+    run = cpu.loss.each if reduction == "none" else cpu.loss.total
+    options = (_factor(x, reduction, 1.0), 1.0, get_num_threads(), _repeated(np, pos_weight, x))
+    run(out, x, target, "weighted_logits_loss", *options)
+
+
+@weighted_logits_loss_grad.kernel("cpu", name="fused", when=_grad_has_weights)
+def _(out, g, x, target, pos_weight, *, reduction):
+    """One walk, in vectors."""
+    options = (_factor(x, reduction, 1.0), 1.0, get_num_threads(), _repeated(np, pos_weight, x))
+    cpu.loss.gradient(out, g, x, target, "weighted_logits_loss", *options)
+
+
+@weighted_logits_loss.kernel("cuda", "sim", name="fused", when=_has_weights)
+def _(out, x, target, pos_weight, *, reduction):
+    """One walk, in vectors, a block for each part; no loss is written that is not asked for."""
+    weight = _repeated(cuda.array_module(x), pos_weight, x)
+    if reduction == "none":
+        cuda.loss.each(out, x, target, "weighted_logits_loss", 1.0, weight=weight)
+    else:
+        cuda.loss.total(out, x, target, "weighted_logits_loss", _divisor(x, reduction), weight=weight)
+
+
+@weighted_logits_loss_grad.kernel("cuda", "sim", name="fused", when=_grad_has_weights)
+def _(out, g, x, target, pos_weight, *, reduction):
+    """One walk, in vectors."""
+    weight = _repeated(cuda.array_module(x), pos_weight, x)
+    cuda.loss.gradient(out, g, x, target, "weighted_logits_loss", _factor(x, reduction, 1.0), weight=weight)

@@ -16,7 +16,6 @@ from minigrad.kernels import cuda
 from minigrad.mixed_precision import is_autocast_enabled
 from minigrad.op import Op
 from minigrad.ops import elementwise_loss
-from minigrad.ops.activation import softplus
 from minigrad.ops.elementwise import abs, floating, square
 from minigrad.ops.reduce import mean, sum
 
@@ -179,7 +178,10 @@ def binary_cross_entropy_with_logits(
     check_same_shape("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
         return _weighted_elements(elementwise_loss.logits_loss, input, target, weight, reduction)
-    # -log(sigmoid(x)) = softplus(-x), and -log(1 - sigmoid(x)) = x + softplus(-x).
-    loss = (1.0 - target) * input + softplus(-input) * (target * (pos_weight - 1.0) + 1.0)
-    loss = loss if weight is None else loss * weight
-    return reduce_loss("binary_cross_entropy_with_logits", loss, reduction)
+    check_tensors("binary_cross_entropy_with_logits", pos_weight=pos_weight)
+    check_reduction("binary_cross_entropy_with_logits", reduction)
+    inputs = floating(input), floating(target), pos_weight
+    if weight is None:
+        return elementwise_loss.weighted_logits_loss(*inputs, reduction=reduction)
+    losses = elementwise_loss.weighted_logits_loss(*inputs, reduction="none")
+    return reduce_loss("binary_cross_entropy_with_logits", losses * weight, reduction)

@@ -69,6 +69,25 @@ def test_losses_of_elements(run, name, size, dtype):
     assert (np.abs(each - 0.5 * exact) <= 20 * eps * terms).all()
 
 
+@pytest.mark.parametrize("size", [1, 7, 307, 9001])
+@pytest.mark.parametrize("period", [1, 3, 64, 9001])
+@dtypes
+def test_two_classes_with_weights(run, size, period, dtype):
+    """Weights that repeat: within a vector, from one to the next, and once for each element."""
+    x, t = normal(size, dtype=dtype), np.random.default_rng(0).random(size).astype(dtype)
+    weight, eps = np.random.default_rng(1).uniform(0, 5, period).astype(dtype), np.finfo(dtype).eps
+    wide, share, w = x.astype(float), t.astype(float), np.resize(weight, size).astype(float)
+    exact = share * w * np.logaddexp(0, -wide) + (1 - share) * np.logaddexp(0, wide)
+    slope = (1 - share) / (1 + np.exp(-wide)) - share * w / (1 + np.exp(wide))
+    bound = 30 * eps * (1 + w) * (1 + np.abs(wide))
+    options = ("weighted_logits_loss", 0.5, DELTA, weight)
+    assert (np.abs(run(loss.each, size, dtype, x, t, *options) - 0.5 * exact) <= bound).all()
+    found = run(loss.gradient, size, dtype, dtype([2]), x, t, *options)
+    assert (np.abs(found - slope) <= bound).all()
+    mean = run(loss.total, (), dtype, x, t, options[0], size, *options[1:])
+    assert abs(mean - 0.5 * exact.mean()) <= bound.mean() + size * eps * exact.mean()
+
+
 @pytest.mark.parametrize("size", [7, 9001])
 def test_sums_of_squares_of_everything(run, size):
     x = normal(size, dtype=np.float32)

@@ -132,6 +132,29 @@ def value_and_slope(name, x, t):
     return np.logaddexp(0, x) - x * t, 1 / (1 + np.exp(-x)) - t
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("n", [1, 7, 4097, 70_001])
+@pytest.mark.parametrize("period", [1, 3, 16, 61, 70_001])
+def test_two_classes_with_weights(loss, dtype, n, period, threads):
+    """Weights of all periods, which begin anywhere in vectors and in the threads' shares."""
+    rng = np.random.default_rng()
+    x, t = (rng.standard_normal(n) * 3).astype(dtype), rng.random(n).astype(dtype)
+    weight, eps = rng.uniform(0, 5, period).astype(dtype), np.finfo(dtype).eps
+    wide, w = (x.astype(np.float64), t.astype(np.float64)), np.resize(weight, n).astype(np.float64)
+    positive, negative = np.logaddexp(0, -wide[0]), np.logaddexp(0, wide[0])
+    exact = wide[1] * w * positive + (1 - wide[1]) * negative
+    slope = (1 - wide[1]) / (1 + np.exp(-wide[0])) - wide[1] * w / (1 + np.exp(wide[0]))
+    bound = 30 * eps * (1 + w) * (1 + np.abs(wide[0]))
+    name, out = "weighted_logits_loss", np.full(n, 77, dtype)
+    loss.each(out, x, t, name, 0.5, 1.0, threads, weight)
+    assert (np.abs(out - 0.5 * exact) <= bound).all()
+    total = np.empty((), dtype)
+    loss.total(total, x, t, name, 0.5, 1.0, threads, weight)
+    assert abs(total - 0.5 * exact.sum()) <= bound.sum()
+    loss.gradient(out, np.array(2, dtype), x, t, name, 0.5, 1.0, threads, weight)
+    assert (np.abs(out - slope) <= bound).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
