@@ -25,10 +25,12 @@ ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ?
 /* ---- register tiles ------------------------------------------------------------------------------------ */
 
 /* C tile of `rows` x (`vectors` * LANES), both compile-time constants. A has any strides: it is read one
- * broadcast element at a time. Each row of B is contiguous. D, if there is one, is read last. */
-ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
-                              ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
-                              real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+ * broadcast element at a time. Each row of B is contiguous. D, if there is one, is read last. With each row of B,
+ * `fetched` elements from `ahead` on set out for L2; that is a constant, too. */
+ALWAYS_INLINE void NAME(tile_fetching)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
+                                       ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
+                                       real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row, const real *ahead,
+                                       const int fetched)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++) {
@@ -43,8 +45,9 @@ ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth
      * time it is fetched, some 4 % of them. */
     const real *three[(TILE_ROWS + 2) / 3];
     UNROLL for (int i = 0; i < rows; i += 3) three[i / 3] = a + i * a_row;
-    for (ptrdiff_t left = depth; left > 0; left--, b += b_row) {
+    for (ptrdiff_t left = depth; left > 0; left--, b += b_row, ahead += fetched) {
         vector b_vector[TILE_VECTORS];
+        if (fetched > 0) __builtin_prefetch(ahead, 0, 2);
         UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
             const real a_element = three[i / 3][i % 3 * a_row];
@@ -61,6 +64,13 @@ ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth
             *(vector_u *)(c + i * ldc + v * LANES) = sum[i][v];
         }
     }
+}
+
+ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
+                              ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
+                              real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+{
+    NAME(tile_fetching)(rows, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row, NULL, 0);
 }
 
 /* The tile for a number of rows known only now: one copy of `tile` for each. */

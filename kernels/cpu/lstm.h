@@ -22,7 +22,14 @@ typedef struct {
 enum {
     NAME(GATES) = 4,
     NAME(BLOCK) = 48, /* rows: a multiple of 12, 8 and 6 */
+    NAME(FETCHED) = NAME(MR) * NAME(NR) / 48, /* elements with each row of B: one for 48 multiply-adds */
 };
+
+/* What will be read or written soon, in up to three arrays; the others have no elements. */
+typedef struct {
+    const REAL *first[3];
+    ptrdiff_t elements[3];
+} NAME(Awaited);
 
 /* The row stride of z and dz in the workspace, an odd number of cache lines: the rows of a register tile, which
  * are read side by side, then lie in all sets of L1, and not, a power of two apart, in the same few. */
@@ -30,18 +37,43 @@ ALWAYS_INLINE ptrdiff_t NAME(lstm_row)(ptrdiff_t H) {
     return (NAME(round_up)(NAME(GATES) * H, NAME(LINE)) / NAME(LINE) | 1) * NAME(LINE);
 }
 
+/* Where the next `elements` of it begin, which are taken off; NULL behind the last. */
+ALWAYS_INLINE const REAL *NAME(take)(NAME(Awaited) *awaited, ptrdiff_t elements) {
+    for (int k = 0; k < 3; k++)
+        if (awaited->elements[k] > 0) {
+            const REAL *first = awaited->first[k];
+            awaited->first[k] += elements;
+            awaited->elements[k] -= elements;
+            return first;
+        }
+    return NULL;
+}
+
+/* As `tile_in_place`, while memory sends what lies ahead. */
+NEVER_INLINE void NAME(tile_fetching_ahead)(ptrdiff_t depth, const REAL *a, ptrdiff_t a_row, const REAL *panel,
+                                            REAL *c, ptrdiff_t ldc, const REAL *d, ptrdiff_t d_row,
+                                            const REAL *ahead) {
+    NAME(tile_fetching)(NAME(MR), TILE_VECTORS, depth, a, a_row, 1, panel, NAME(NR), c, ldc, d, d_row, ahead,
+                        NAME(FETCHED));
+}
+
 /* C = A B + D, B in panels. The weights of a step fill L2: each panel is read once, for all rows of a block, which
- * stay near meanwhile. */
+ * stay near meanwhile. What is awaited is fetched on the way. */
 ALWAYS_INLINE void NAME(lstm_product)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth, const REAL *a,
                                       ptrdiff_t a_row, const REAL *panels, REAL *c, ptrdiff_t ldc, const REAL *d,
-                                      ptrdiff_t d_row) {
+                                      ptrdiff_t d_row, NAME(Awaited) awaited) {
     for (ptrdiff_t j = 0; j < columns; j += NAME(NR), panels += depth * NAME(NR))
         for (ptrdiff_t r = 0; r < rows; r += NAME(MR)) {
             const int some = (int)NAME(smaller)(rows - r, NAME(MR));
             const int width = (int)NAME(smaller)(columns - j, NAME(NR));
+            const int is_full = some == NAME(MR) && width == NAME(NR);
             const REAL *a_rows = a + r * a_row, *d_tile = NAME(at)(d, r * d_row + j);
+            const REAL *ahead = is_full ? NAME(take)(&awaited, depth * NAME(FETCHED)) : NULL;
             REAL *tile = c + r * ldc + j;
-            if (some == NAME(MR) && width == NAME(NR))
+            if (d && d != c) NAME(prefetch_rows)(some, 0, width, d_tile, d_row);
+            if (ahead)
+                NAME(tile_fetching_ahead)(depth, a_rows, a_row, panels, tile, ldc, d_tile, d_row, ahead);
+            else if (is_full)
                 NAME(tile_in_place)(depth, a_rows, a_row, panels, tile, ldc, d_tile, d_row);
             else
                 NAME(partial_tile)(some, width, depth, a_rows, a_row, 1, panels, NAME(NR), tile, ldc, d_tile, d_row);
@@ -107,12 +139,13 @@ MAYBE_UNUSED void NAME(lstm_forward)(ptrdiff_t rows, ptrdiff_t E, ptrdiff_t H, c
     const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
     const REAL *from_x = packed + NAME(round_up)(columns, NAME(LINE));
     const REAL *from_h = from_x + NAME(round_up)(columns, NAME(NR)) * E;
+    const NAME(Awaited) nothing = {{NULL}, {0}};
     for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
         const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK));
         REAL *block = z + first * row;
-        if (E > 0) NAME(lstm_product)(end - first, columns, E, x + first * E, E, from_x, block, row, NULL, 0);
+        if (E > 0) NAME(lstm_product)(end - first, columns, E, x + first * E, E, from_x, block, row, NULL, 0, nothing);
         NAME(lstm_product)(end - first, columns, H, h_previous + first * H, H, from_h, block, row,
-                           E > 0 ? block : NULL, row);
+                           E > 0 ? block : NULL, row, nothing);
         for (ptrdiff_t r = first; r < end; r++)
             NAME(lstm_cells)(H, z + r * row, numbers ? x + numbers[r] * columns : packed, c_previous + r * H,
                              c + r * H, h + r * H, gates + r * columns);
@@ -152,10 +185,15 @@ MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *p
                                       const REAL *grad_c, REAL *dc, REAL *dz, REAL *dz_near, REAL *dh) {
     const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
     for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
-        const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK));
+        const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK)), elements = (end - first) * H;
+        /* By themselves, with no arithmetic between, the cells would wait for these. */
+        const NAME(Awaited) awaited = {
+            {gates + first * columns, dz + first * columns, c_previous + first * H},
+            {NAME(GATES) * elements, NAME(GATES) * elements, elements},
+        };
         if (!is_last)
             NAME(lstm_product)(end - first, H, columns, dz_near + first * row, row, packed, dh, H,
-                               grad_y + first * y_row, y_row);
+                               grad_y + first * y_row, y_row, awaited);
         for (ptrdiff_t r = first; r < end; r++)
             NAME(lstm_cells_backward)(H, gates + r * columns, c_previous + r * H, c + r * H,
                                       is_last ? grad_y + r * y_row : dh + (r - first) * H, NAME(at)(grad_c, r * H),
@@ -165,7 +203,8 @@ MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *p
 
 /* What the first step sends to the state before it, dh = dz weight. */
 MAYBE_UNUSED void NAME(lstm_send_back)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, const REAL *dz_near, REAL *dh) {
-    NAME(lstm_product)(rows, H, NAME(GATES) * H, dz_near, NAME(lstm_row)(H), packed, dh, H, NULL, 0);
+    const NAME(Awaited) nothing = {{NULL}, {0}};
+    NAME(lstm_product)(rows, H, NAME(GATES) * H, dz_near, NAME(lstm_row)(H), packed, dh, H, NULL, 0, nothing);
 }
 
 /* Rows first .. first + depth of (T N, H), the hidden states before each step, as panels. Where those from h0

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-# T, N, E, H: around the edges of vectors, of register tiles and of the blocks of rows.
+# T, N, E, H: around the edges of vectors, of register tiles and of the blocks of rows; the last has tiles
+# enough to fetch all that a step back awaits.
 SIZES = [
     (1, 1, 1, 1),
     (3, 2, 4, 5),
@@ -15,6 +16,7 @@ SIZES = [
     (2, 103, 9, 35),
     (40, 16, 20, 32),
     (2, 49, 33, 48),
+    (3, 32, 4, 160),
 ]
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
