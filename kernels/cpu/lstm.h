@@ -87,18 +87,22 @@ MAYBE_UNUSED ptrdiff_t NAME(lstm_packed_size)(ptrdiff_t E, ptrdiff_t H) {
     return NAME(round_up)(columns, NAME(LINE)) + NAME(round_up)(columns, NAME(NR)) * (E + H);
 }
 
-MAYBE_UNUSED void NAME(lstm_pack_forward)(ptrdiff_t E, ptrdiff_t H, const REAL *weight_ih,
-                                          const REAL *weight_hh, const REAL *bias, REAL *packed) {
+/* Columns first .. end of it, `first` being a multiple of NR and `end` one, or 4 H. */
+MAYBE_UNUSED void NAME(lstm_pack_forward)(ptrdiff_t E, ptrdiff_t H, const REAL *weight_ih, const REAL *weight_hh,
+                                          const REAL *bias, ptrdiff_t first, ptrdiff_t end, REAL *packed) {
     const ptrdiff_t columns = NAME(GATES) * H, filled = NAME(round_up)(columns, NAME(LINE));
-    for (ptrdiff_t j = 0; j < filled; j++) packed[j] = bias && j < columns ? bias[j] : 0;
-    packed += filled;
-    NAME(pack_b)(E, columns, weight_ih, 1, E, packed);
-    NAME(pack_b)(H, columns, weight_hh, 1, H, packed + NAME(round_up)(columns, NAME(NR)) * E);
+    REAL *panels = packed + filled;
+    for (ptrdiff_t j = first; j < (end < columns ? end : filled); j++) packed[j] = bias && j < columns ? bias[j] : 0;
+    NAME(pack_b)(E, end - first, weight_ih + first * E, 1, E, panels + first * E);
+    panels += NAME(round_up)(columns, NAME(NR)) * E;
+    NAME(pack_b)(H, end - first, weight_hh + first * H, 1, H, panels + first * H);
 }
 
-/* weight_hh (4 H, H) for the way back: itself in panels of NR columns. */
-MAYBE_UNUSED void NAME(lstm_pack_backward)(ptrdiff_t H, const REAL *weight_hh, REAL *packed) {
-    NAME(pack_b)(NAME(GATES) * H, H, weight_hh, H, 1, packed);
+/* weight_hh (4 H, H) for the way back: itself in panels of NR columns, of which these are first .. end. */
+MAYBE_UNUSED void NAME(lstm_pack_backward)(ptrdiff_t H, const REAL *weight_hh, ptrdiff_t first, ptrdiff_t end,
+                                           REAL *packed) {
+    const ptrdiff_t rows = NAME(GATES) * H;
+    NAME(pack_b)(rows, end - first, weight_hh + first, H, 1, packed + first * rows);
 }
 
 /* out = sigmoid(x + y), and the same for tanh. */

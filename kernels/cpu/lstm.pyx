@@ -19,7 +19,7 @@ A step makes 8 N H (E + H) operations on the weights' 4 H (E + H) elements: 2 N 
 rows on the arithmetic is the limit, and for fewer the reading of the weights from cache.
 """
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
@@ -71,11 +71,13 @@ cdef extern from *:
     Py_ssize_t lstm_packed_size_f32(Py_ssize_t E, Py_ssize_t H) nogil
     Py_ssize_t lstm_packed_size_f64(Py_ssize_t E, Py_ssize_t H) nogil
     void lstm_pack_forward_f32(Py_ssize_t E, Py_ssize_t H, const float *weight_ih, const float *weight_hh,
-                               const float *bias, float *packed) nogil
+                               const float *bias, Py_ssize_t first, Py_ssize_t end, float *packed) nogil
     void lstm_pack_forward_f64(Py_ssize_t E, Py_ssize_t H, const double *weight_ih, const double *weight_hh,
-                               const double *bias, double *packed) nogil
-    void lstm_pack_backward_f32(Py_ssize_t H, const float *weight_hh, float *packed) nogil
-    void lstm_pack_backward_f64(Py_ssize_t H, const double *weight_hh, double *packed) nogil
+                               const double *bias, Py_ssize_t first, Py_ssize_t end, double *packed) nogil
+    void lstm_pack_backward_f32(Py_ssize_t H, const float *weight_hh, Py_ssize_t first, Py_ssize_t end,
+                                float *packed) nogil
+    void lstm_pack_backward_f64(Py_ssize_t H, const double *weight_hh, Py_ssize_t first, Py_ssize_t end,
+                                double *packed) nogil
     void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const float *packed, const float *x,
                           const int64_t *numbers, const float *h_previous, const float *c_previous, float *h,
                           float *c, float *gates, float *z) nogil
@@ -111,6 +113,9 @@ cdef struct Sequence:
     Py_ssize_t T, N, E, H
     bint reverse              # time runs from the last step to the first
     int dtype
+    const void *weight_ih
+    const void *weight_hh
+    const void *bias          # or NULL
     void *packed              # the weights, in panels
     void *near                # z, or dz, of a step: N rows, lstm_row apart
     const void *h0
@@ -174,13 +179,8 @@ cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, 
     cdef Py_ssize_t row = (lstm_row_f32 if is_float else lstm_row_f64)(s.H)
     cdef void *packed = allocate(size, s.dtype, &s.packed)
     cdef void *near = allocate(s.N * row, s.dtype, &s.near)
+    s.weight_ih, s.weight_hh, s.bias = weight_ih, weight_hh, bias
     with nogil:
-        if is_float:
-            lstm_pack_forward_f32(s.E, s.H, <const float *> weight_ih, <const float *> weight_hh,
-                                  <const float *> bias, <float *> s.packed)
-        else:
-            lstm_pack_forward_f64(s.E, s.H, <const double *> weight_ih, <const double *> weight_hh,
-                                  <const double *> bias, <double *> s.packed)
         run(s, False, parts_of(s, s.E + s.H, threads))
     free(near)
     free(packed)
@@ -217,11 +217,8 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
     cdef Py_ssize_t row = (lstm_row_f32 if s.dtype == cnp.NPY_FLOAT32 else lstm_row_f64)(s.H)
     cdef void *packed = allocate(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
     cdef void *near = allocate(s.N * row, s.dtype, &s.near)
+    s.weight_hh = w_hh
     with nogil:
-        if s.dtype == cnp.NPY_FLOAT32:
-            lstm_pack_backward_f32(s.H, <float *> w_hh, <float *> s.packed)
-        else:
-            lstm_pack_backward_f64(s.H, <double *> w_hh, <double *> s.packed)
         run(&s, True, parts_of(&s, s.H, threads))
     free(near)
     free(packed)
@@ -351,13 +348,36 @@ cdef int parts_of(Sequence *s, Py_ssize_t depth, int threads) noexcept nogil:
 
 
 cdef void run(Sequence *s, bint back, int parts) noexcept nogil:
-    """Walks along the sequence: each thread for its share of the rows."""
+    """Packs the weights and walks along the sequence: each thread for its share of the rows."""
     cdef int part
     if parts == 1:
+        pack(s, back, 0, 1)
         walk(s, back, 0, 1)
     else:
-        for part in prange(parts, num_threads=parts, schedule="static"):
-            walk(s, back, part, parts)
+        with parallel(num_threads=parts):
+            for part in prange(parts, schedule="static"):
+                pack(s, back, part, parts)
+            for part in prange(parts, schedule="static"):
+                walk(s, back, part, parts)
+
+
+cdef void pack(const Sequence *s, bint back, int part, int parts) noexcept nogil:
+    """Part ``part`` of the panels of weights."""
+    cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
+    cdef Py_ssize_t columns = s.H if back else 4 * s.H, NR = NR_f32 if is_float else NR_f64
+    cdef Py_ssize_t first = share(columns, part, parts, NR), end = share(columns, part + 1, parts, NR)
+    if first == end:
+        return
+    if is_float and back:
+        lstm_pack_backward_f32(s.H, <const float *> s.weight_hh, first, end, <float *> s.packed)
+    elif is_float:
+        lstm_pack_forward_f32(s.E, s.H, <const float *> s.weight_ih, <const float *> s.weight_hh,
+                              <const float *> s.bias, first, end, <float *> s.packed)
+    elif back:
+        lstm_pack_backward_f64(s.H, <const double *> s.weight_hh, first, end, <double *> s.packed)
+    else:
+        lstm_pack_forward_f64(s.E, s.H, <const double *> s.weight_ih, <const double *> s.weight_hh,
+                              <const double *> s.bias, first, end, <double *> s.packed)
 
 
 cdef void walk(const Sequence *s, bint back, int part, int parts) noexcept nogil:
