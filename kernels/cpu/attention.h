@@ -65,23 +65,39 @@ ALWAYS_INLINE void NAME(hide)(ptrdiff_t first_query, ptrdiff_t keys, REAL *score
         }
 }
 
-/* scores = exp(scores - max) for a tile of queries, one over their sums, and for the first `count` the logarithms
- * of the sums before max was taken off. A sum is at least 1. */
-ALWAYS_INLINE void NAME(exponentials)(ptrdiff_t keys, REAL *scores, REAL *inverse, ptrdiff_t count, REAL *lse) {
+/* The scores of a tile of queries: a row of them for each key. With a single query, as when text is generated, all
+ * lanes of a tile but one would be computed in vain: then dot products, which are spread from the last one on. */
+ALWAYS_INLINE void NAME(score_tile)(const Head *h, ptrdiff_t first, ptrdiff_t queries, ptrdiff_t keys, REAL *q_panel,
+                                    REAL *scores) {
+    enum { NR = NAME(NR) };
+    if (queries == 1) {
+        NAME(gemv)(keys, h->E, NAME(row)(&h->q, first), 1, h->k.data, 1, h->k.row, scores, NULL, 0);
+        for (ptrdiff_t key = keys - 1; key >= 0; key--) scores[key * NR] = scores[key] * (REAL)h->scale;
+    } else {
+        NAME(pack_queries)(h, first, queries, q_panel);
+        NAME(gemm_panels)(keys, queries <= LANES ? LANES : NR, h->E, h->k.data, h->k.row, 1, q_panel, h->E, scores,
+                          NR, NULL, 0);
+    }
+}
+
+/* scores = exp(scores - max) for a tile of queries, in the first `vectors` of it, one over their sums, and for the
+ * first `count` the logarithms of the sums before max was taken off. A sum is at least 1. */
+ALWAYS_INLINE void NAME(exponentials)(const int vectors, ptrdiff_t keys, REAL *scores, REAL *inverse,
+                                      ptrdiff_t count, REAL *lse) {
     VECTOR max[TILE_VECTORS], sums[TILE_VECTORS] = {{0}};
-    UNROLL for (int v = 0; v < TILE_VECTORS; v++) max[v] = (VECTOR){0} - (REAL)INFINITY;
+    UNROLL for (int v = 0; v < vectors; v++) max[v] = (VECTOR){0} - (REAL)INFINITY;
     for (ptrdiff_t key = 0; key < keys; key++)
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++) /* a NaN is passed over */
+        UNROLL for (int v = 0; v < vectors; v++) /* a NaN is passed over */
             max[v] = NAME(max)(((VECTOR *)(scores + key * NAME(NR)))[v], max[v]);
     for (ptrdiff_t key = 0; key < keys; key++) {
         VECTOR e[TILE_VECTORS], *at = (VECTOR *)(scores + key * NAME(NR));
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++) e[v] = NAME(exp_nonpositive)(at[v] - max[v]);
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++) {
+        UNROLL for (int v = 0; v < vectors; v++) e[v] = NAME(exp_nonpositive)(at[v] - max[v]);
+        UNROLL for (int v = 0; v < vectors; v++) {
             at[v] = e[v];
             sums[v] += e[v];
         }
     }
-    UNROLL for (int v = 0; v < TILE_VECTORS; v++) {
+    UNROLL for (int v = 0; v < vectors; v++) {
         ((VECTOR *)inverse)[v] = 1 / sums[v];
         if (v * LANES < count) NAME(store)(lse + v * LANES, count - v * LANES, max[v] + NAME(log)(sums[v]));
     }
@@ -99,11 +115,12 @@ MAYBE_UNUSED void NAME(attention_forward)(const Head *h, void *workspace) {
     NAME(pack_b)(S, V, h->v.data, h->v.row, 1, v_panels);
     for (ptrdiff_t i = h->first; i < h->last; i += NR) {
         const ptrdiff_t queries = NAME(smaller)(h->last - i, NR), keys = NAME(keys_seen)(h, i, queries);
-        NAME(pack_queries)(h, i, queries, q_panel);
-        NAME(gemm_panels)(keys, queries <= LANES ? LANES : NR, E, h->k.data, h->k.row, 1, q_panel, E, scores, NR,
-                          NULL, 0);
+        NAME(score_tile)(h, i, queries, keys, q_panel, scores);
         if (h->causal) NAME(hide)(i, keys, scores);
-        NAME(exponentials)(keys, scores, inverse, queries, (REAL *)h->lse + i);
+        if (queries <= LANES)
+            NAME(exponentials)(1, keys, scores, inverse, queries, (REAL *)h->lse + i);
+        else
+            NAME(exponentials)(TILE_VECTORS, keys, scores, inverse, queries, (REAL *)h->lse + i);
         for (ptrdiff_t r = 0; r < queries; r += MR) {
             const ptrdiff_t begin = i + r, rows = NAME(smaller)(queries - r, MR), end = begin + rows;
             REAL *out = (REAL *)h->out + begin * V;
@@ -178,7 +195,7 @@ ALWAYS_INLINE void NAME(key_gradients)(const Head *h, const NAME(Block) *b, ptrd
     for (ptrdiff_t key = first; key < end; key += MR, ds += MR * ROW) {
         const ptrdiff_t rows = NAME(smaller)(end - key, MR), behind = h->causal ? key - b->first : -MR;
         const ptrdiff_t hidden = behind > 0 ? behind : 0, depth = b->queries - hidden, tile = hidden / NR * NR;
-        const ptrdiff_t columns = NAME(round_up)(b->queries, NR) - tile;
+        const ptrdiff_t columns = NAME(round_up)(b->queries, LANES) - tile;
         REAL *dk = (REAL *)h->dk + key * E, *dv = (REAL *)h->dv + key * V;
         NAME(gemm_panels)(rows, columns, E, NAME(row)(&h->k, key), h->k.row, 1, b->qt + tile * E, E, p + tile, ROW,
                           NULL, 0);
