@@ -2,16 +2,17 @@
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
  *   NAME(f)               the name of f for this type: f_f32 or f_f64,
  *   MASK                  the vector that comparisons give: i32v or i64v,
- *   VECTORS, SHORT, APART the vectors of a strip, the lengths of short and of long rows.
+ *   ROW_VECTORS, COLUMN_VECTORS   the vectors of a strip of rows, and of columns,
+ *   SHORT, TOGETHER, APART        the lengths of short rows, of those reduced together, of those read in streams.
  *
  * For each reduction f below
  *   f_columns(out, x, step, rows, columns)   out[j] = the reduction of x[i * step + j] over i < rows,
  *   f_rows(out, x, step, rows, columns)      out[i] = that of x[i * step + j] over j < columns;
- * rows (columns) >= 1. A strip of columns, VECTORS of them side by side, is reduced down all rows in registers,
- * two rows at a time. VECTORS rows are summed together, as a strip with a vector in each of them: a loop is then
- * begun and ended once for all of them, and their sums across the lanes do not wait for each other. A row by itself
- * is seen as a strip whose vectors lie side by side, or, if it is long, apart: memory is then read in VECTORS
- * streams, which is quicker than in one. Their results are reduced to one at the end.
+ * rows (columns) >= 1. A strip of columns, COLUMN_VECTORS of them side by side, is reduced down all rows in
+ * registers, two rows at a time. ROW_VECTORS rows are summed together, as a strip with a vector in each of them: a
+ * loop is then begun and ended once for all of them, and their sums across the lanes do not wait for each other. A
+ * longer row is reduced by itself, seen as a strip whose vectors lie side by side or, where memory is read quicker in
+ * several streams than in one, apart. Their results are reduced to one at the end.
  *
  * Error of sums. Rows are added in pairs, the pairs of BLOCK rows one after another, the sums of blocks in pairs,
  * of pairs again in pairs, as bits are carried in a counter. So an element passes BLOCK / 2 + log2(rows / BLOCK)
@@ -25,7 +26,8 @@
 
 #include "lanes.h"
 
-#define STRIP (VECTORS * LANES)
+#define STRIP (ROW_VECTORS * LANES)
+#define COLUMN_STRIP (COLUMN_VECTORS * LANES)
 
 /* How two results become one. Of a number and NaN the extrema are NaN, as in NumPy. */
 ALWAYS_INLINE VECTOR NAME(combine)(int kind, VECTOR a, VECTOR b) {
@@ -52,111 +54,112 @@ ALWAYS_INLINE VECTOR NAME(take)(int kind, const REAL *x, ptrdiff_t j, ptrdiff_t 
     return kind == SUM_OF_SQUARES ? v * v : v;
 }
 
-/* A strip: vector k of row i stands at x + i * step + k * spacing. Of a row `columns` elements are there; in a
-   whole strip all that the vectors hold. */
+/* A strip: vector k < vectors of row i stands at x + i * step + k * spacing. Of a row `columns` elements are there;
+   in a whole strip all that the vectors hold. */
 #define ELEMENTS(i, k) \
     NAME(take)(kind, x + (i) * step, (k) * spacing, columns == WHOLE ? (k) * spacing + LANES : columns)
 #define WHOLE -1
 
 /* result = the sum (product) of `rows` rows of a strip. */
 ALWAYS_INLINE void NAME(strip_sums)(
-    int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows, ptrdiff_t columns
+    int kind, int vectors, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows,
+    ptrdiff_t columns
 ) {
     enum { BLOCK = 16, LEVELS = 60 };
-    VECTOR waiting[LEVELS][VECTORS]; /* level k: the result of 2^k blocks, until there is a second */
-    VECTOR v[VECTORS];
+    VECTOR waiting[LEVELS][MOST_VECTORS]; /* level k: the result of 2^k blocks, until there is a second */
+    VECTOR v[MOST_VECTORS];
     ptrdiff_t blocks = 0; /* that wait; bit k: whether level k is taken */
     for (ptrdiff_t i = 0;; blocks++) {
         const ptrdiff_t end = i + BLOCK < rows ? i + BLOCK : rows;
-        UNROLL for (int k = 0; k < VECTORS; k++) v[k] = (VECTOR){0} + NAME(identity)(kind);
+        UNROLL for (int k = 0; k < vectors; k++) v[k] = (VECTOR){0} + NAME(identity)(kind);
         for (; i + 2 <= end; i += 2)
-            UNROLL for (int k = 0; k < VECTORS; k++)
+            UNROLL for (int k = 0; k < vectors; k++)
                 v[k] = NAME(combine)(kind, v[k], NAME(combine)(kind, ELEMENTS(i, k), ELEMENTS(i + 1, k)));
         for (; i < end; i++)
-            UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, v[k], ELEMENTS(i, k));
+            UNROLL for (int k = 0; k < vectors; k++) v[k] = NAME(combine)(kind, v[k], ELEMENTS(i, k));
         if (i == rows) break; /* the last block, for most rows the only one, stays in registers */
         int level = 0;
         for (; blocks >> level & 1; level++)
-            UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
-        UNROLL for (int k = 0; k < VECTORS; k++) waiting[level][k] = v[k];
+            UNROLL for (int k = 0; k < vectors; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
+        UNROLL for (int k = 0; k < vectors; k++) waiting[level][k] = v[k];
     }
     for (int level = 0; blocks >> level; level++)
         if (blocks >> level & 1)
-            UNROLL for (int k = 0; k < VECTORS; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
-    UNROLL for (int k = 0; k < VECTORS; k++) result[k] = v[k];
+            UNROLL for (int k = 0; k < vectors; k++) v[k] = NAME(combine)(kind, waiting[level][k], v[k]);
+    UNROLL for (int k = 0; k < vectors; k++) result[k] = v[k];
 }
 
 ALWAYS_INLINE VECTOR NAME(extreme)(int kind, VECTOR a, VECTOR b) {
     return kind == MAX ? NAME(max)(a, b) : NAME(min)(a, b);
 }
 
-/* Where one of two is NaN. */
-ALWAYS_INLINE MASK NAME(unordered)(VECTOR a, VECTOR b) {
-    MASK mask;
-    UNROLL for (int lane = 0; lane < LANES; lane++)
-        mask[lane] = __builtin_isunordered(a[lane], b[lane]) ? -1 : 0;
-    return mask;
+/* Whether a comparison holds in any lane: all its bits are set there, and that is a NaN. */
+ALWAYS_INLINE int NAME(any)(MASK mask) {
+    const REAL found = NAME(lane_sum)((VECTOR)mask);
+    return found != found;
 }
 
-/* result = the extremum of `rows` rows of a strip. Whether there was a NaN is kept apart: to keep it in the
-   extremum takes four more instructions. */
+/* result = the extremum of `rows` rows of a strip. Whether there is a NaN at all is kept apart, and where it is, is
+   looked for only then: to keep it in the extremum takes four more instructions. */
 ALWAYS_INLINE void NAME(strip_extrema)(
-    int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows, ptrdiff_t columns
+    int kind, int vectors, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows,
+    ptrdiff_t columns
 ) {
-    VECTOR v[VECTORS];
-    MASK is_nan[VECTORS];
-    UNROLL for (int k = 0; k < VECTORS; k++) {
-        v[k] = (VECTOR){0} + NAME(identity)(kind);
-        is_nan[k] = (MASK){0};
-    }
+    VECTOR v[MOST_VECTORS];
+    MASK has_nan = {0};
+    UNROLL for (int k = 0; k < vectors; k++) v[k] = (VECTOR){0} + NAME(identity)(kind);
     ptrdiff_t i = 0;
     for (; i + 2 <= rows; i += 2)
-        UNROLL for (int k = 0; k < VECTORS; k++) {
+        UNROLL for (int k = 0; k < vectors; k++) {
             VECTOR a = ELEMENTS(i, k), b = ELEMENTS(i + 1, k);
+            HOLD(a);
+            HOLD(b);
             v[k] = NAME(extreme)(kind, v[k], NAME(extreme)(kind, a, b));
-            is_nan[k] |= NAME(unordered)(a, b);
+            has_nan |= NAME(unordered)(a, b);
         }
     for (; i < rows; i++)
-        UNROLL for (int k = 0; k < VECTORS; k++) {
+        UNROLL for (int k = 0; k < vectors; k++) {
             VECTOR a = ELEMENTS(i, k);
             v[k] = NAME(extreme)(kind, v[k], a);
-            is_nan[k] |= a != a;
+            has_nan |= a != a;
         }
-    UNROLL for (int k = 0; k < VECTORS; k++)
-        result[k] = NAME(select)(is_nan[k], (VECTOR){0} + (REAL)NAN, v[k]);
+    if (NAME(any)(has_nan))
+        UNROLL for (int k = 0; k < vectors; k++) {
+            MASK is_nan = {0};
+            for (i = 0; i < rows; i++) is_nan |= ELEMENTS(i, k) != ELEMENTS(i, k);
+            v[k] = NAME(select)(is_nan, (VECTOR){0} + (REAL)NAN, v[k]);
+        }
+    UNROLL for (int k = 0; k < vectors; k++) result[k] = v[k];
 }
 
 ALWAYS_INLINE void NAME(strip)(
-    int kind, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows, ptrdiff_t columns
+    int kind, int vectors, VECTOR *result, const REAL *x, ptrdiff_t step, ptrdiff_t spacing, ptrdiff_t rows,
+    ptrdiff_t columns
 ) {
     if (kind == MAX || kind == MIN)
-        NAME(strip_extrema)(kind, result, x, step, spacing, rows, columns);
+        NAME(strip_extrema)(kind, vectors, result, x, step, spacing, rows, columns);
     else
-        NAME(strip_sums)(kind, result, x, step, spacing, rows, columns);
+        NAME(strip_sums)(kind, vectors, result, x, step, spacing, rows, columns);
 }
 
 ALWAYS_INLINE void NAME(columns_of)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
                                     ptrdiff_t columns) {
-    VECTOR v[VECTORS];
+    VECTOR v[COLUMN_VECTORS];
     ptrdiff_t j = 0;
-    for (; j + STRIP <= columns; j += STRIP) {
-        NAME(strip)(kind, v, x + j, step, LANES, rows, WHOLE);
-        UNROLL for (int k = 0; k < VECTORS; k++) NAME(store)(out + j + k * LANES, LANES, v[k]);
+    for (; j + COLUMN_STRIP <= columns; j += COLUMN_STRIP) {
+        NAME(strip)(kind, COLUMN_VECTORS, v, x + j, step, LANES, rows, WHOLE);
+        UNROLL for (int k = 0; k < COLUMN_VECTORS; k++) NAME(store)(out + j + k * LANES, LANES, v[k]);
     }
     if (j < columns) {
-        NAME(strip)(kind, v, x + j, step, LANES, rows, columns - j);
+        NAME(strip)(kind, COLUMN_VECTORS, v, x + j, step, LANES, rows, columns - j);
         for (int k = 0; j < columns; k++, j += LANES) NAME(store)(out + j, columns - j, v[k]);
     }
 }
 
-/* The lanes by halves. Of extrema without NaN, which a comparison finds: all its bits are set where there is
-   one, and that is a NaN itself. */
+/* The lanes by halves; of extrema without NaN. */
 ALWAYS_INLINE REAL NAME(across)(int kind, VECTOR v) {
     const int extremum = kind == MAX || kind == MIN;
-    if (extremum) {
-        const REAL found = NAME(lane_sum)((VECTOR)(v != v));
-        if (found != found) return found;
-    }
+    if (extremum && NAME(any)(v != v)) return (REAL)NAN;
     UNROLL for (int half = LANES / 2; half > 0; half /= 2) {
         VECTOR other = NAME(exchange)(v, half);
         v = extremum ? NAME(extreme)(kind, v, other) : NAME(combine)(kind, v, other);
@@ -180,14 +183,14 @@ ALWAYS_INLINE REAL NAME(short_row)(int kind, const REAL *x, ptrdiff_t n) {
 
 ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
     if (n <= SHORT) return NAME(short_row)(kind, x, n);
-    VECTOR v[VECTORS];
+    VECTOR v[ROW_VECTORS];
     ptrdiff_t j = n / STRIP * STRIP;
     const int whole = j > 0, left = j < n;
     if (whole) {
         const int apart = n >= APART;
         const ptrdiff_t rows = n / STRIP;
-        NAME(strip)(kind, v, x, apart ? LANES : STRIP, apart ? rows * LANES : LANES, rows, WHOLE);
-        UNROLL for (int half = VECTORS / 2; half > 0; half /= 2)
+        NAME(strip)(kind, ROW_VECTORS, v, x, apart ? LANES : STRIP, apart ? rows * LANES : LANES, rows, WHOLE);
+        UNROLL for (int half = ROW_VECTORS / 2; half > 0; half /= 2)
             UNROLL for (int k = 0; k < half; k++) v[k] = NAME(combine)(kind, v[k], v[k + half]);
     }
     if (left) {
@@ -198,22 +201,23 @@ ALWAYS_INLINE REAL NAME(row_of)(int kind, const REAL *x, ptrdiff_t n) {
     return NAME(across)(kind, v[0]);
 }
 
-/* The reductions of VECTORS rows. */
+/* The reductions of ROW_VECTORS rows. */
 ALWAYS_INLINE void NAME(rows_together)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t n) {
-    VECTOR v[VECTORS];
+    VECTOR v[ROW_VECTORS];
     const ptrdiff_t whole = n / LANES * LANES;
-    NAME(strip)(kind, v, x, LANES, step, n / LANES, WHOLE);
+    NAME(strip)(kind, ROW_VECTORS, v, x, LANES, step, n / LANES, WHOLE);
     if (whole < n)
-        UNROLL for (int k = 0; k < VECTORS; k++)
+        UNROLL for (int k = 0; k < ROW_VECTORS; k++)
             v[k] = NAME(combine)(kind, v[k], NAME(take)(kind, x + k * step, whole, n));
-    UNROLL for (int k = 0; k < VECTORS; k++) out[k] = NAME(across)(kind, v[k]);
+    UNROLL for (int k = 0; k < ROW_VECTORS; k++) out[k] = NAME(across)(kind, v[k]);
 }
 
 ALWAYS_INLINE void NAME(rows_of)(int kind, REAL *out, const REAL *x, ptrdiff_t step, ptrdiff_t rows,
                                  ptrdiff_t columns) {
     ptrdiff_t i = 0;
-    if (SHORT < columns && columns < APART)
-        for (; i + VECTORS <= rows; i += VECTORS) NAME(rows_together)(kind, out + i, x + i * step, step, columns);
+    if (SHORT < columns && columns < TOGETHER)
+        for (; i + ROW_VECTORS <= rows; i += ROW_VECTORS)
+            NAME(rows_together)(kind, out + i, x + i * step, step, columns);
     for (; i < rows; i++) out[i] = NAME(row_of)(kind, x + i * step, columns);
 }
 
@@ -236,6 +240,7 @@ REDUCTION(min, MIN)
 #undef ELEMENTS
 #undef WHOLE
 #undef STRIP
+#undef COLUMN_STRIP
 #undef REDUCTION
 #undef REAL
 #undef VECTOR

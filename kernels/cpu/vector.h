@@ -47,6 +47,15 @@ typedef double f64x4_u __attribute__((vector_size(32), aligned(8), may_alias));
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
 
+/* HOLD(v) keeps the vector v in a register: GCC else reads one that is used twice from memory twice. */
+#if defined(__SSE2__)
+#define HOLD(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define HOLD(v) __asm__("" : "+w"(v))
+#else
+#define HOLD(v)
+#endif
+
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define NEVER_INLINE static __attribute__((noinline, unused))
 #define MAYBE_UNUSED static __attribute__((unused))

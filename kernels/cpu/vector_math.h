@@ -56,6 +56,18 @@ ALWAYS_INLINE f32v min_f32(f32v a, f32v b) { return select_f32(a < b, a, b); }
 ALWAYS_INLINE f64v min_f64(f64v a, f64v b) { return select_f64(a < b, a, b); }
 #endif
 
+/* Where one of two is NaN. */
+#if VECTOR_BYTES == 32
+ALWAYS_INLINE i32v unordered_f32(f32v a, f32v b) { return (i32v)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+ALWAYS_INLINE i64v unordered_f64(f64v a, f64v b) { return (i64v)_mm256_cmp_pd(a, b, _CMP_UNORD_Q); }
+#elif defined(__SSE2__) && VECTOR_BYTES == 16
+ALWAYS_INLINE i32v unordered_f32(f32v a, f32v b) { return (i32v)_mm_cmpunord_ps(a, b); }
+ALWAYS_INLINE i64v unordered_f64(f64v a, f64v b) { return (i64v)_mm_cmpunord_pd(a, b); }
+#else
+ALWAYS_INLINE i32v unordered_f32(f32v a, f32v b) { return (a != a) | (b != b); }
+ALWAYS_INLINE i64v unordered_f64(f64v a, f64v b) { return (a != a) | (b != b); }
+#endif
+
 ALWAYS_INLINE f32v abs_f32(f32v x) { return (f32v)((i32v)x & 0x7fffffff); }
 ALWAYS_INLINE f64v abs_f64(f64v x) { return (f64v)((i64v)x & 0x7fffffffffffffffLL); }
 
@@ -220,9 +232,9 @@ ALWAYS_INLINE f64v erf_f64(f64v x) {
     return x;
 }
 
-/* The first `count` elements at x, fewer than a vector has. With AVX-512 one masked instruction. Without, the
-   vector passes through memory, lane by lane. (By loops, not memcpy: around a call all vector registers are
-   saved.) */
+/* The first `count` elements at x, fewer than a vector has. AVX2 and AVX-512 read them by one masked instruction,
+   and AVX-512 writes them so. Else the vector passes through memory, lane by lane. (By loops, not memcpy: around
+   a call all vector registers are saved.) */
 #ifdef __AVX512F__
 #define FIRST(count) ((1U << (count)) - 1)
 
@@ -233,13 +245,15 @@ ALWAYS_INLINE f32v load_part_f32(const float *x, ptrdiff_t count, float fill) {
 ALWAYS_INLINE f64v load_part_f64(const double *x, ptrdiff_t count, double fill) {
     return _mm512_mask_loadu_pd(BROADCAST_F64(fill), FIRST(count), x);
 }
-
-ALWAYS_INLINE void store_part_f32(float *x, ptrdiff_t count, f32v value) {
-    _mm512_mask_storeu_ps(x, FIRST(count), value);
+#elif defined(__AVX2__)
+ALWAYS_INLINE f32v load_part_f32(const float *x, ptrdiff_t count, float fill) {
+    const i32v there = (i32v){0, 1, 2, 3, 4, 5, 6, 7} < (int)count;
+    return select_f32(there, _mm256_maskload_ps(x, (__m256i)there), BROADCAST_F32(fill));
 }
 
-ALWAYS_INLINE void store_part_f64(double *x, ptrdiff_t count, f64v value) {
-    _mm512_mask_storeu_pd(x, FIRST(count), value);
+ALWAYS_INLINE f64v load_part_f64(const double *x, ptrdiff_t count, double fill) {
+    const i64v there = (i64v){0, 1, 2, 3} < count;
+    return select_f64(there, _mm256_maskload_pd(x, (__m256i)there), BROADCAST_F64(fill));
 }
 #else
 ALWAYS_INLINE f32v load_part_f32(const float *x, ptrdiff_t count, float fill) {
@@ -253,7 +267,17 @@ ALWAYS_INLINE f64v load_part_f64(const double *x, ptrdiff_t count, double fill) 
     for (int lane = 0; lane < F64_LANES; lane++) part[lane] = lane < count ? x[lane] : fill;
     return *(const f64v_u *)part;
 }
+#endif
 
+#ifdef __AVX512F__
+ALWAYS_INLINE void store_part_f32(float *x, ptrdiff_t count, f32v value) {
+    _mm512_mask_storeu_ps(x, FIRST(count), value);
+}
+
+ALWAYS_INLINE void store_part_f64(double *x, ptrdiff_t count, f64v value) {
+    _mm512_mask_storeu_pd(x, FIRST(count), value);
+}
+#else
 ALWAYS_INLINE void store_part_f32(float *x, ptrdiff_t count, f32v value) {
     float part[F32_LANES];
     *(f32v_u *)part = value;

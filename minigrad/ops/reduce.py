@@ -321,10 +321,7 @@ def _(out, x, *, dim, keepdim):
 
 
 def _mean_directly(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> Any:
-    out = cpu.reduce.sum.new(x, dim, keepdim, get_num_threads())
-    if out is not None:
-        out /= count(x.shape, dim)
-    return out
+    return cpu.reduce.sum.new(x, dim, keepdim, get_num_threads(), True)
 
 
 _mean.direct = _mean_directly

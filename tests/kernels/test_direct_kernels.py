@@ -46,6 +46,13 @@ def test_reductions(kernel_module, dtype, shape, axes, threads):
             assert_same(found, expected)
 
 
+@pytest.mark.parametrize(("shape", "axes"), [((70_001,), (0,)), ((30, 257), (1,)), ((30, 257), (0,))])
+def test_means_are_sums_divided(kernel_module, dtype, shape, axes):
+    run, x = kernel_module("reduce").sum, normal(shape, dtype)
+    sums = run.new(x, axes, True, 2)
+    assert_same(run.new(x, axes, True, 2, True), sums / dtype(x.size // sums.size))
+
+
 def test_what_reductions_leave_to_others(kernel_module):
     run, x = kernel_module("reduce").sum, np.ones((4, 5, 6, 7), np.float32)
     for other in (x[:, ::-1], x.astype(np.int64), x.astype(np.float16), x.astype(">f4"), x.tolist(), 1.0):

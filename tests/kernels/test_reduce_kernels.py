@@ -97,7 +97,7 @@ def test_nan_and_infinity(reduce, dtype, name, shape):
             np.testing.assert_array_equal(out[special], expected[special])
 
 
-@pytest.mark.parametrize(("n", "step"), [(2, 1), (15, 1), (40, 1), (300, 1), (4500, 7)])
+@pytest.mark.parametrize(("n", "step"), [(2, 1), (15, 1), (40, 1), (127, 1), (300, 1), (4500, 7)])
 @pytest.mark.parametrize("nan", [np.nan, -np.nan])
 def test_extrema_find_nan_wherever_it_is(reduce, dtype, n, step, nan):
     places = np.arange(0, n, step)
@@ -111,7 +111,8 @@ def test_extrema_find_nan_wherever_it_is(reduce, dtype, n, step, nan):
 
 
 def test_rows_of_every_length_end_where_they_end(reduce, dtype):
-    for n in range(1, 70):  # every number of elements that a vector of 2 to 16 leaves over
+    # every number of elements that a vector of 2 to 16 leaves over, of rows together, alone, and in streams
+    for n in (*range(1, 70), *range(120, 140), *range(4090, 4110)):
         memory = np.full(5 * n + 16, np.nan, dtype)
         x = memory[: 5 * n].reshape(5, n)
         x[...] = np.random.default_rng(n).integers(-9, 10, x.shape)
