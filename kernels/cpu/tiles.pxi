@@ -59,6 +59,10 @@ cdef struct Tiling:
     Py_ssize_t row_tiles, column_tiles, tiles  # their numbers
 
 
+cdef struct Place:
+    Py_ssize_t column, row, outer  # of a tile among the tiles: outer dimensions are counted as one
+
+
 cdef int add_operand(Tiling *tiling, int at, cnp.ndarray array, cnp.ndarray out) except -1:
     """Operand ``at`` is ``array``, broadcast to the shape of ``out``: its strides, the innermost first."""
     cdef Operand *operand = &tiling.operands[at]
@@ -117,10 +121,16 @@ cdef void merge_dims(Tiling *tiling, cnp.ndarray out) noexcept:
     tiling.dims = max(kept, 2)
 
 
+cdef inline bint is_number(const Tiling *tiling, int at, Py_ssize_t columns) noexcept nogil:
+    """Whether operand ``at`` is, for each row of a tile, a number that the function may take as it is."""
+    return tiling.takes_number and at > 0 and tiling.operands[at].strides[0] == 0 and columns >= WIDE
+
+
 cdef void choose_tile(Tiling *tiling) noexcept:
     """The size of a tile, and with it the number of tiles."""
     cdef Py_ssize_t buffer = BUFFER_DOUBLES, columns = tiling.sizes[0], rows = tiling.sizes[1], outer = 1
-    cdef bint copied = False, transposed = False
+    cdef bint copied = False, transposed = False, has_number = False
+    cdef bint by_rows = False  # a number of each row comes before: run_tiles then calls the function for each
     cdef int k, d
     cdef Operand *operand
     if tiling.operands[0].itemsize != 8:
@@ -129,12 +139,14 @@ cdef void choose_tile(Tiling *tiling) noexcept:
         operand = &tiling.operands[k]
         if operand.itemsize == 8:
             buffer = BUFFER_DOUBLES
-        copied = copied or operand.strides[0] != 1 or (rows > 1 and operand.strides[1] != columns)
+        if is_number(tiling, k, columns) and not has_number:
+            has_number, by_rows = True, operand.strides[1] != 0
+        elif operand.strides[0] != 1 or (rows > 1 and operand.strides[1] != columns and not by_rows):
+            copied = True
         transposed = transposed or (operand.strides[0] > operand.strides[1] > 0 and columns > 1 and rows > 1)
-    if transposed:
-        tiling.columns = min(columns, TRANSPOSED_COLUMNS)
-    else:
-        tiling.columns = min(columns, buffer if copied else UNBUFFERED * buffer)
+    if not copied:
+        buffer *= UNBUFFERED
+    tiling.columns = min(columns, TRANSPOSED_COLUMNS if transposed else buffer)
     tiling.rows = max(1, min(rows, buffer // tiling.columns))
     if tiling.columns < columns and not transposed:
         tiling.rows = 1  # so that the output's tile is one piece
@@ -158,16 +170,33 @@ cdef void copy_tile(
         copy_tile_u8(<unsigned char *>to, to_row, <const unsigned char *>source, row, column, rows, columns)
 
 
-cdef char *place(const Operand *operand, const Tiling *tiling, Py_ssize_t tile) noexcept nogil:
+cdef Place place_of(const Tiling *tiling, Py_ssize_t tile) noexcept nogil:
+    cdef Place place
+    cdef Py_ssize_t rows = tile // tiling.column_tiles
+    place.column = tile % tiling.column_tiles
+    place.row, place.outer = rows % tiling.row_tiles, rows // tiling.row_tiles
+    return place
+
+
+cdef inline void advance(Place *place, const Tiling *tiling) noexcept nogil:
+    """To the next tile: without a division, which takes as long as dozens of elements."""
+    place.column += 1
+    if place.column == tiling.column_tiles:
+        place.column = 0
+        place.row += 1
+        if place.row == tiling.row_tiles:
+            place.row = 0
+            place.outer += 1
+
+
+cdef inline char *begin_of(const Operand *operand, const Tiling *tiling, const Place *place) noexcept nogil:
     """Where the operand's part of a tile begins."""
-    cdef Py_ssize_t column = tile % tiling.column_tiles, rest = tile // tiling.column_tiles
-    cdef Py_ssize_t row = rest % tiling.row_tiles, offset
+    cdef Py_ssize_t outer = place.outer, offset
     cdef int d
-    offset = column * tiling.columns * operand.strides[0] + row * tiling.rows * operand.strides[1]
-    rest //= tiling.row_tiles
+    offset = place.column * tiling.columns * operand.strides[0] + place.row * tiling.rows * operand.strides[1]
     for d in range(2, tiling.dims):
-        offset += rest % tiling.sizes[d] * operand.strides[d]
-        rest //= tiling.sizes[d]
+        offset += outer % tiling.sizes[d] * operand.strides[d]
+        outer //= tiling.sizes[d]
     return operand.data + offset * operand.itemsize
 
 
@@ -180,6 +209,7 @@ cdef void run_tiles(const Tiling *tiling, function f, Py_ssize_t begin, Py_ssize
     cdef const void *inputs[MAX_INPUTS]
     cdef Py_ssize_t steps[MAX_INPUTS]
     cdef Py_ssize_t tile, rows, columns, row
+    cdef Place place = place_of(tiling, begin)
     cdef const Operand *operand
     cdef const Operand *out = &tiling.operands[0]
     cdef char *to
@@ -188,19 +218,18 @@ cdef void run_tiles(const Tiling *tiling, function f, Py_ssize_t begin, Py_ssize
     for k in range(MAX_INPUTS):
         held[k] = NULL
     for tile in range(begin, end):
-        columns = min(tiling.columns, tiling.sizes[0] - tile % tiling.column_tiles * tiling.columns)
-        row = tile // tiling.column_tiles % tiling.row_tiles * tiling.rows
-        rows = min(tiling.rows, tiling.sizes[1] - row)
-        to = place(out, tiling, tile)
+        columns = min(tiling.columns, tiling.sizes[0] - place.column * tiling.columns)
+        rows = min(tiling.rows, tiling.sizes[1] - place.row * tiling.rows)
+        to = begin_of(out, tiling, &place)
         whole = rows == 1 or columns == out.strides[1]
         numbers = 0
         for k in range(tiling.inputs):
             operand = &tiling.operands[1 + k]
-            inputs[k] = place(operand, tiling, tile)
+            inputs[k] = begin_of(operand, tiling, &place)
             steps[k] = operand.strides[1]
             if k >= tiling.arrays:
                 continue
-            if tiling.takes_number and operand.strides[0] == 0 and columns >= WIDE and numbers == 0:
+            if is_number(tiling, 1 + k, columns) and numbers == 0:
                 numbers = 1 << k
                 whole = whole and (rows == 1 or steps[k] == 0)
                 continue
@@ -211,6 +240,7 @@ cdef void run_tiles(const Tiling *tiling, function f, Py_ssize_t begin, Py_ssize
                 inputs[k] = <const void *>buffers[k]
                 steps[k] = columns
             whole = whole and (rows == 1 or steps[k] == columns)
+        advance(&place, tiling)
         if whole:
             f(to, inputs, numbers, rows * columns)
             continue
@@ -228,20 +258,22 @@ cdef void copy_tiles(const Tiling *tiling, Py_ssize_t begin, Py_ssize_t end) noe
     are a multiple of a page apart, few of their lines fit the first-level cache at a time.
     """
     cdef double buffer[BUFFER_DOUBLES]
-    cdef Py_ssize_t tile, rows, columns, row
+    cdef Py_ssize_t tile, rows, columns
+    cdef Place place = place_of(tiling, begin)
     cdef const Operand *out = &tiling.operands[0]
     cdef const Operand *operand = &tiling.operands[1]
     cdef const char *source
+    cdef char *to
     cdef Operand buffered
     buffered.data, buffered.itemsize, buffered.strides[0] = <char *>buffer, out.itemsize, 1
     for tile in range(begin, end):
-        columns = min(tiling.columns, tiling.sizes[0] - tile % tiling.column_tiles * tiling.columns)
-        row = tile // tiling.column_tiles % tiling.row_tiles * tiling.rows
-        rows = min(tiling.rows, tiling.sizes[1] - row)
-        source = place(operand, tiling, tile)
+        columns = min(tiling.columns, tiling.sizes[0] - place.column * tiling.columns)
+        rows = min(tiling.rows, tiling.sizes[1] - place.row * tiling.rows)
+        source, to = begin_of(operand, tiling, &place), begin_of(out, tiling, &place)
+        advance(&place, tiling)
         if operand.strides[1] == 1 and operand.strides[0] > 1:
             buffered.strides[1] = columns
             copy_tile(buffered.data, columns, operand, source, rows, columns)
-            copy_tile(place(out, tiling, tile), out.strides[1], &buffered, buffered.data, rows, columns)
+            copy_tile(to, out.strides[1], &buffered, buffered.data, rows, columns)
         else:
-            copy_tile(place(out, tiling, tile), out.strides[1], operand, source, rows, columns)
+            copy_tile(to, out.strides[1], operand, source, rows, columns)

@@ -105,6 +105,7 @@ def register_clamp(target: Op) -> None:
     """Give ``target``, an op with attributes ``min`` and ``max``, the kernels of clamp."""
     register_cuda(target, _with_bounds(cuda.elementwise.FUNCTIONS["clamp"]))
     _register_cpu(target, _clamp_cpu, cpu.elementwise.clamp, prefer=cpu.elementwise.is_large)
+    target.direct = _clamp_directly
 
 
 for _name, _run in cuda.elementwise.FUNCTIONS.items():
@@ -130,8 +131,15 @@ register_cpu(_where, cpu.elementwise.where, dtypes="?", when=_are_floating)
 
 def _power_kernel(out, x, y):
     """A square, a cube or a reciprocal: exponents that need no logarithm."""
-    inputs = (1.0, x) if y == -1 else (x,)
-    _POWERS[y](out, *inputs, get_num_threads())
+    _POWERS[y](out, *_factors(x, y), get_num_threads())
+
+
+def _power_directly(x, y):
+    return _POWERS[y].new(*_factors(x, y), get_num_threads()) if _is_easy_power(x, y) else None
+
+
+def _factors(x, y):
+    return (1.0, x) if y == -1 else (x,)
 
 
 _POWERS = {2: cpu.elementwise.square, 3: cpu.elementwise.cube, -1: cpu.elementwise.div}
@@ -145,10 +153,15 @@ def _clamp_cpu(out, x, *, min, max):
     cpu.elementwise.clamp(out, x, *bounds(min, max), get_num_threads())
 
 
+def _clamp_directly(x, *, min, max):
+    return cpu.elementwise.clamp.new(x, *bounds(min, max), get_num_threads())
+
+
 def _clamp_grad_cpu(out, g, x, *, min, max):
     cpu.elementwise.clamp_grad(out, g, x, *bounds(min, max), get_num_threads())
 
 
 _register_cpu(pow, _power_kernel, _power_kernel, when=_is_easy_power, prefer=cpu.elementwise.is_large)
+pow.direct = _power_directly
 register_clamp(_clamp)
 _register_cpu(clamp_grad, _clamp_grad_cpu, cpu.elementwise.clamp_grad, prefer=cpu.elementwise.is_large)

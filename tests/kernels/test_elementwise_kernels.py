@@ -425,6 +425,21 @@ def test_all_may_write_over_an_input(elementwise, dtype):
             np.testing.assert_array_equal(again[k], out, err_msg=name)
 
 
+@pytest.mark.parametrize("n", [1023, 1024, 1025, 1100, 40_000])
+def test_cheap_functions_wherever_an_array_begins(elementwise, dtype, n):
+    rng = np.random.default_rng(8)
+    inputs = [rng.uniform(0.5, 2, n).astype(dtype) for _ in range(3)]
+    for name in ("neg", "sub", "lt", "clamp", "larger_share"):
+        definition, arrays, numbers = CHEAP[name]
+        expected = definition(*inputs[:arrays], *numbers)
+        for before in range(33):  # elements, before the first, that must stay as they are
+            memory = np.full(before + n + 33, 2).astype(expected.dtype)
+            untouched = memory.copy()
+            untouched[before : before + n] = expected
+            getattr(elementwise, name)(memory[before : before + n], *inputs[:arrays], *numbers, 2)
+            np.testing.assert_array_equal(memory, untouched, err_msg=name)
+
+
 # ---- copies -------------------------------------------------------------------------------------------
 
 
