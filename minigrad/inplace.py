@@ -48,6 +48,13 @@ _WRITING: dict[Any, tuple] = {
 """For each arithmetic op the one that holds its kernels, and what writes small results over an input."""
 
 
+def _need_gradient(operands: tuple) -> bool:
+    for operand in operands:  # noqa: SIM110 - any() would make a generator, which takes as long as all of this
+        if isinstance(operand, Variable) and operand.requires_grad:
+            return True
+    return False
+
+
 def _unary(op: Callable) -> Callable:
     """The method that replaces a tensor's elements by ``op`` of them."""
     name = getattr(op, "name", getattr(op, "__name__", "op"))
@@ -70,10 +77,7 @@ class InPlace(Variable):
             raise ValueError(
                 f"{name}: the tensor's memory is read-only (a broadcast view, or a read-only array)"
             )
-        tracked = mode.grad and (
-            self.requires_grad or any(isinstance(o, Variable) and o.requires_grad for o in operands)
-        )
-        if not tracked:
+        if not mode.grad or not (self.requires_grad or _need_gradient(operands)):
             return
         if self.requires_grad and self._node is None:
             raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
@@ -139,16 +143,15 @@ class InPlace(Variable):
         array = self._array
         if self.device is not cpu or array.dtype.kind != "f" or not array.flags.c_contiguous:
             return False
-        if mode.grad and self.requires_grad:
+        if mode.grad and (self.requires_grad or _need_gradient(operands)):
             return False
         for operand in operands:
             if isinstance(operand, Variable):
                 other = operand._array
                 if other.dtype != array.dtype or operand.device is not cpu:
                     return False
-                if mode.grad and operand.requires_grad:
-                    return False
-                if other is not array and np.may_share_memory(other, array):
+                owners = other.base is None and array.base is None  # of memory: quicker than to compare it
+                if other is not array and not owners and np.may_share_memory(other, array):
                     return False
                 if (
                     other.shape != array.shape
