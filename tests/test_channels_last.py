@@ -251,3 +251,62 @@ def test_a_step_of_weights_that_lie_channels_last(card, make):
             optimizer.step()
     assert lies_last(weights[1])
     assert np.allclose(numbers(weights[0]), numbers(weights[1]), rtol=1e-6, atol=1e-6)
+
+
+# ---- batch norm --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 6, 5), (3, 5, 4, 3), (1, 130, 3, 2), (9, 64, 1, 1), (2, 1, 3, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", *HALVES])
+def test_batch_norm(card, shape, dtype):
+    channels = shape[1]
+    statistics = abs(drawn(channels, seed=3)), abs(drawn(channels, seed=4)) + 0.5
+
+    def normalized(training):
+        def run(x, weight, bias):
+            running = [mg.tensor(s, device=x.device).to(x.dtype) for s in statistics]
+            return F.batch_norm(x, *running, weight, bias, training=training)
+
+        return run
+
+    arrays = drawn(*shape), drawn(channels, seed=1), drawn(channels, seed=2)
+    for training in True, False:
+        check(normalized(training), arrays, card, dtype)
+    check(lambda x: F.batch_norm(x, None, None, training=True), arrays[:1], card, dtype)
+
+
+# ---- pooling -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 6, 7), (1, 5, 5, 4), (3, 1, 4, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", *HALVES])
+def test_pooling(card, shape, dtype):
+    for function in (
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_pool2d(x, 3, stride=2, padding=1),
+        lambda x: F.max_pool2d(x, (3, 2), stride=1, dilation=(1, 2), ceil_mode=True),
+        lambda x: F.avg_pool2d(x, 2),
+        lambda x: F.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True),
+        lambda x: F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False),
+        lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
+    ):
+        check(function, [drawn(*shape)], card, dtype)
+
+
+@pytest.mark.parametrize("channels", [16, 5])
+def test_the_gradient_of_what_was_one_pixel_lies_as_the_image_did(card, channels):
+    x = drawn(3, channels, 4, 4)
+    for function in (lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: F.avg_pool2d(x, 4)):
+        check(lambda x, f=function: f(x).flatten(1), [x], card, "float32", keeps=False)
+
+
+def test_the_first_of_equals_wins_and_a_nan_always(card):
+    x = np.zeros((1, 8, 4, 4), np.float32)
+    x[0, 1, 1, 0] = x[0, 2, 0, 1] = np.nan
+    x[0, 3, 3, 3] = 1
+    images = mg.tensor(x, device=card)
+    for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 1}):
+        values, places = F.max_pool2d(images, return_indices=True, **options)
+        last = F.max_pool2d(images.contiguous(memory_format=mg.channels_last), return_indices=True, **options)
+        assert np.array_equal(numbers(last[0]), numbers(values), equal_nan=True)
+        assert np.array_equal(numbers(last[1]), numbers(places))

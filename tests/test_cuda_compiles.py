@@ -205,6 +205,7 @@ HALVES = {
     "optim": ".",
     "optim_many": "steps",
     "pool2d": "2d(_input_grad)?(_scatter)?<",
+    "pool2d_channels_last": ".",
     "pool2d_rolling": "",
     "pool2d_vectorized": "",
     "random": "dropout_block",

@@ -48,6 +48,7 @@ MODULES = (
     "optim",
     "optim_many",
     "pool2d",
+    "pool2d_channels_last",
     "pool2d_rolling",
     "pool2d_tiled",
     "pool2d_vectorized",

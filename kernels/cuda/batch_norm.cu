@@ -16,7 +16,8 @@
 //   batch_norm_follow      the running statistics
 //
 // A block of these walks along the elements of a channel, 16 bytes at a time (planes.cuh). For areas of a few
-// elements, where that would read lines of memory for little of them, blocks go across channels instead:
+// elements, where that would read lines of memory for little of them, and for images whose channels come last,
+// which are (samples * pixels, channels, 1), blocks go across channels instead:
 //
 //   batch_norm_moments_columns, batch_norm_combine, batch_norm_normalize_columns, batch_norm_grad_columns
 //
@@ -27,6 +28,7 @@
 // In all but the naive rungs x, y, grad and dx (T) may be of 16 bits; what stands for a channel (C) is then
 // float32.
 
+#include "columns.cuh"
 #include "planes.cuh"
 #include "rows.cuh"
 
@@ -305,57 +307,51 @@ __global__ void __launch_bounds__(THREADS) batch_norm_grad(
     });
 }
 
-// ---- areas of a few elements ----
+// ---- areas of a few elements, and channels last ----
 //
-// A column is an element of a sample, in all samples: there are channels * area. A block of 32 x 8 threads
-// takes 32 neighbouring columns in one part of the samples, eight of these at a time. A load of a warp is one
-// or two whole lines of memory, and a thread stays with one channel.
-//
-// Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other; blockDim = (32, 8).
+// A column is an element of a sample, in all samples: there are channels * area. A block takes neighbouring columns,
+// each of its threads a vector of them (columns.cuh). Where channels come last, pixels are samples of area 1, and
+// columns channels.
 
-constexpr int ROWS = THREADS / WARP;  // of threads
-
-struct Column {
-    long long column, columns, channel, first, end;  // the first sample of this thread, and the part's end
-
-    __device__ __forceinline__ Column(
-        long long samples, long long channels, long long area, long long parts
-    ) {
-        const long long part = blockIdx.x % parts;
-        columns = channels * area;
-        column = blockIdx.x / parts * WARP + threadIdx.x;
-        channel = column / area;
-        first = samples * part / parts + threadIdx.y;
-        end = samples * (part + 1) / parts;
-    }
-};
-
-// The moments of one column in one part of the samples, to partial[part, column].
-template <typename C, typename T>
+// The moments of each column in one part of the samples, to partial[part, column].
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_moments_columns(
     C* partial_mean, C* partial_squares, const T* x, long long samples, long long channels, long long area,
     long long parts
 ) {
-    __shared__ Moments<C> of_row[ROWS][WARP];
-    const Column at(samples, channels, area, parts);
-    Moments<C> moments;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>, AT_ONCE = 4;
+    __shared__ Moments<C> of_thread[WIDTH][THREADS];
+    const Columns<WIDTH> at(samples, channels * area, parts);
+    Moments<C> moments[WIDTH];
     if (at.column < at.columns) {
         long long n = at.first;
-        for (; n + 3 * ROWS < at.end; n += 4 * ROWS) {
-            C elements[4];
+        for (; n + (AT_ONCE - 1) * at.step < at.end; n += AT_ONCE * at.step) {
+            Vector<T, WIDTH> rows[AT_ONCE];
 #pragma unroll
-            for (int k = 0; k < 4; k++) elements[k] = C(x[(n + k * ROWS) * at.columns + at.column]);
-            moments.add_elements(elements);
+            for (int k = 0; k < AT_ONCE; k++) rows[k] = load_vector<WIDTH>(x + at.begin(n + k * at.step));
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                C elements[AT_ONCE];
+#pragma unroll
+                for (int k = 0; k < AT_ONCE; k++) elements[k] = C(rows[k].lane[i]);
+                moments[i].add_elements(elements);
+            }
         }
-        for (; n < at.end; n += ROWS) moments.add(Moments<C>{C(1), C(x[n * at.columns + at.column]), C(0)});
+        for (; n < at.end; n += at.step) {
+            const Vector<T, WIDTH> row = load_vector<WIDTH>(x + at.begin(n));
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) moments[i].add(Moments<C>{C(1), C(row.lane[i]), C(0)});
+        }
     }
-    of_row[threadIdx.y][threadIdx.x] = moments;
-    __syncthreads();  // all rows have left theirs
-    if (threadIdx.y > 0 || at.column >= at.columns) return;
-    for (int row = 1; row < ROWS; row++) moments.add(of_row[row][threadIdx.x]);
-    const long long to = blockIdx.x % parts * at.columns + at.column;
-    partial_mean[to] = moments.mean;
-    partial_squares[to] = moments.squares;
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) of_thread[i][at.thread] = moments[i];
+    __syncthreads();  // all have left theirs
+    at.for_own_column([&](long long to, int lane, int first) {
+        Moments<C> total = of_thread[lane][first];
+        for (int other = first + blockDim.x; other < THREADS; other += blockDim.x) total.add(of_thread[lane][other]);
+        partial_mean[to] = total.mean;
+        partial_squares[to] = total.squares;
+    });
 }
 
 // A warp for each channel combines the parts of its columns.
@@ -380,36 +376,57 @@ __global__ void batch_norm_combine(
 }
 
 // `spread` is the rstd of the batch or, INFERENCE, a variance.
-template <typename C, typename T, bool INFERENCE>
+template <typename C, typename T, bool WIDE, bool INFERENCE>
 __global__ void __launch_bounds__(THREADS) batch_norm_normalize_columns(
     T* y, const T* x, const C* mean, const C* spread, const C* weight, const C* bias, long long samples,
     long long channels, long long area, long long parts, C eps
 ) {
-    const Column at(samples, channels, area, parts);
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const Columns<WIDTH> at(samples, channels * area, parts);
     if (at.column >= at.columns) return;
-    const long long c = at.channel;
-    const C m = mean[c], r = INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c];
-    const C scale = r * value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
+    C m[WIDTH], scale[WIDTH], shift[WIDTH];
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) {
+        const long long c = (at.column + i) / area;
+        m[i] = mean[c];
+        scale[i] = (INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c]) * value_or(weight, c, C(1));
+        shift[i] = value_or(bias, c, C(0));
+    }
 #pragma unroll 4
-    for (long long n = at.first; n < at.end; n += ROWS) {
-        const long long i = n * at.columns + at.column;
-        y[i] = T((C(x[i]) - m) * scale + shift);
+    for (long long n = at.first; n < at.end; n += at.step) {
+        Vector<C, WIDTH> row = converted<C>(load_vector<WIDTH>(x + at.begin(n)));
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) row.lane[i] = (row.lane[i] - m[i]) * scale[i] + shift[i];
+        store_vector(y + at.begin(n), converted<T>(row));
     }
 }
 
-template <typename C, typename T>
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_grad_columns(
     T* dx, const T* grad, const T* x, const C* mean, const C* rstd, const C* weight, const C* dweight,
     const C* dbias, long long samples, long long channels, long long area, long long parts
 ) {
-    const Column at(samples, channels, area, parts);
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const Columns<WIDTH> at(samples, channels * area, parts);
     if (at.column >= at.columns) return;
-    const long long c = at.channel;
-    const C count = C(samples * area), m = mean[c], r = rstd[c], scale = r * value_or(weight, c, C(1));
-    const C mean_grad = dbias[c] / count, mean_product = dweight[c] / count;
-#pragma unroll 4
-    for (long long n = at.first; n < at.end; n += ROWS) {
-        const long long i = n * at.columns + at.column;
-        dx[i] = T(gradient(C(grad[i]), C(x[i]), m, r, mean_grad, mean_product, scale));
+    const C count = C(samples * area);
+    C m[WIDTH], r[WIDTH], scale[WIDTH], mean_grad[WIDTH], mean_product[WIDTH];
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) {
+        const long long c = (at.column + i) / area;
+        m[i] = mean[c];
+        r[i] = rstd[c];
+        scale[i] = r[i] * value_or(weight, c, C(1));
+        mean_grad[i] = dbias[c] / count;
+        mean_product[i] = dweight[c] / count;
+    }
+#pragma unroll 2
+    for (long long n = at.first; n < at.end; n += at.step) {
+        const Vector<C, WIDTH> of_x = converted<C>(load_vector<WIDTH>(x + at.begin(n)));
+        Vector<C, WIDTH> g = converted<C>(load_vector<WIDTH>(grad + at.begin(n)));
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+            g.lane[i] = gradient(g.lane[i], of_x.lane[i], m[i], r[i], mean_grad[i], mean_product[i], scale[i]);
+        store_vector(dx + at.begin(n), converted<T>(g));
     }
 }

@@ -14,7 +14,7 @@ from typing import Any
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import channel_sums, workspace
-from .channel_sums import NARROW, number_of_parts
+from .channel_sums import NARROW, columns_grid, number_of_parts
 from .vector import is_wide
 
 WARP = 32
@@ -24,8 +24,11 @@ EACH_CHANNEL = (0, 1)  # where channel_sums finds the statistics
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _widths(kernel: str) -> dict[bool, CudaKernel]:
-    return {wide: CudaKernel(_source, f"{kernel}<C, T, {str(wide).lower()}>") for wide in (False, True)}
+def _widths(kernel: str, *rest: str) -> dict[bool, CudaKernel]:
+    return {
+        wide: CudaKernel(_source, f"{kernel}<{', '.join(('C', 'T', str(wide).lower(), *rest))}>")
+        for wide in (False, True)
+    }
 
 
 _naive = CudaKernel(_source, "batch_norm_naive<T>")
@@ -35,11 +38,11 @@ _inference = _widths("batch_norm_inference")
 _follow = CudaKernel(_source, "batch_norm_follow<T>")
 _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
 _grad = _widths("batch_norm_grad")
-_moments_columns = CudaKernel(_source, "batch_norm_moments_columns<C, T>")
+_moments_columns = _widths("batch_norm_moments_columns")
 _combine = CudaKernel(_source, "batch_norm_combine<T>")
-_normalize_columns = CudaKernel(_source, "batch_norm_normalize_columns<C, T, false>")
-_inference_columns = CudaKernel(_source, "batch_norm_normalize_columns<C, T, true>")
-_grad_columns = CudaKernel(_source, "batch_norm_grad_columns<C, T>")
+_normalize_columns = _widths("batch_norm_normalize_columns", "false")
+_inference_columns = _widths("batch_norm_normalize_columns", "true")
+_grad_columns = _widths("batch_norm_grad_columns")
 
 
 def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
@@ -65,12 +68,12 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
 
 def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float) -> None:
     y, mean, rstd = outs
-    grid, block, parts = _by_columns(sizes)
+    wide, grid, block, parts = _by_columns(sizes, x, y)
     partial = workspace(mean, (2, parts, sizes[1] * sizes[2]))
-    _moments_columns.launch(grid, block, (*partial, x, *sizes, parts))
+    _moments_columns[wide].launch(grid, block, (*partial, x, *sizes, parts))
     warps = THREADS // WARP
     _combine.launch(blocks(sizes[1], warps), (WARP, warps), (mean, rstd, *partial, *sizes, parts, eps))
-    _normalize_columns.launch(grid, block, (y, x, mean, rstd, weight, bias, *sizes, parts, eps))
+    _normalize_columns[wide].launch(grid, block, (y, x, mean, rstd, weight, bias, *sizes, parts, eps))
 
 
 def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> None:
@@ -78,8 +81,8 @@ def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias:
     sizes = samples, channels, area = _sizes(y, x, mean, var)
     arrays = (y, x, mean, var, weight, bias)
     if area < NARROW:
-        grid, block, parts = _by_columns(sizes)
-        _inference_columns.launch(grid, block, (*arrays, *sizes, parts, eps))
+        wide, grid, block, parts = _by_columns(sizes, x, y)
+        _inference_columns[wide].launch(grid, block, (*arrays, *sizes, parts, eps))
         return
     parts = number_of_parts(channels, samples, samples * area)
     _inference[is_wide(area, x, y)].launch(channels * parts, THREADS, (*arrays, *sizes, parts, eps))
@@ -106,9 +109,9 @@ def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
     sizes = samples, channels, area = _sizes(dx, x, mean, rstd)
     if area < NARROW:
         channel_sums.split((dweight, dbias), grad, x, mean, rstd, EACH_CHANNEL)
-        grid, block, parts = _by_columns(sizes)
+        wide, grid, block, parts = _by_columns(sizes, x, grad, dx)
         arguments = (dx, grad, x, mean, rstd, weight, dweight, dbias, *sizes, parts)
-        _grad_columns.launch(grid, block, arguments)
+        _grad_columns[wide].launch(grid, block, arguments)
         return
     partial = channel_sums.by_planes(grad, x, mean, rstd, EACH_CHANNEL)
     parts = number_of_parts(channels, samples, samples * area)
@@ -122,12 +125,11 @@ def batch_norm_weight_grad(dweight: Any, grad: Any, x: Any, mean: Any) -> None:
     channel_sums.split((dweight, unused), grad, x, mean, None, EACH_CHANNEL)
 
 
-def _by_columns(sizes: tuple[int, int, int]) -> tuple[int, tuple[int, int], int]:
-    """Grid, block and parts of the samples where blocks go across channels."""
-    samples, channels, area = sizes
-    strips = blocks(channels * area, WARP)
-    parts = number_of_parts(strips, samples, samples * WARP)
-    return strips * parts, (WARP, THREADS // WARP), parts
+def _by_columns(sizes: tuple[int, int, int], *arrays: Any) -> tuple[bool, int, tuple[int, int], int]:
+    """Where blocks go across channels: whether by vectors, the grid, the block, the parts of the samples."""
+    samples, columns = sizes[0], sizes[1] * sizes[2]
+    wide = is_wide(columns, *arrays)
+    return wide, *columns_grid(samples, columns, arrays[0].itemsize, wide)
 
 
 def _sizes(y: Any, x: Any, *statistics: Any) -> tuple[int, int, int]:

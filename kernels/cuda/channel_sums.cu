@@ -9,7 +9,8 @@
 //
 //   channel_sums_naive     the definition: one thread walks one channel
 //   channel_sums_columns   + for small areas: lanes side by side take neighbours in a sample, so loads are
-//                            coalesced; each element of the area has sums of its own
+//                            coalesced, of 16 bytes where these are whole; each element of the area has sums
+//                            of its own
 //   channel_sums_planes    + for others: a block for a channel, whose threads walk along its elements, 16
 //                            bytes at a time, and two of these in flight
 //   channel_sums_combine   the second pass of both
@@ -21,10 +22,9 @@
 //
 // In all but the naive rung grad and x (T) may be of 16 bits; what stands for a channel (C) is then float32.
 
+#include "columns.cuh"
 #include "planes.cuh"
 #include "rows.cuh"
-
-constexpr int ROWS = THREADS / WARP;  // of threads, in blocks of 32 x ROWS
 
 struct Statistics {
     long long per_sample, per_channels;
@@ -58,38 +58,52 @@ __global__ void channel_sums_naive(
     dbias[c] = sums.dbias;
 }
 
-// A block of 32 x 8 threads takes 32 neighbouring columns, the elements of a sample, in one part of the
-// samples, eight of these at a time. A load of a warp is one or two whole lines of memory. The eight rows of
-// threads meet in shared memory.
-//
-// Grid: x = ceil(columns / 32) * parts, the parts of a strip one after the other. at.per_channels is in
-// columns.
-template <typename C, typename T>
+// A block takes neighbouring columns, the elements of a sample, in one part of the samples, each of its threads a
+// vector of them (columns.cuh). at.per_channels is in columns.
+template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) channel_sums_columns(
     C* partial_dweight, C* partial_dbias, const T* grad, const T* x, const C* mean, const C* rstd,
     long long samples, long long columns, long long parts, Statistics at
 ) {
-    __shared__ C dweight_of_row[ROWS][WARP];
-    __shared__ C dbias_of_row[ROWS][WARP];
-    const long long column = blockIdx.x / parts * WARP + threadIdx.x, part = blockIdx.x % parts;
-    const long long end = samples * (part + 1) / parts, group = column / at.per_channels;
-    Sums<C> sums;
-    if (column < columns)
-#pragma unroll 4
-        for (long long n = samples * part / parts + threadIdx.y; n < end; n += ROWS) {
-            const long long i = n * columns + column, s = n * at.per_sample + group;
-            sums.add(C(grad[i]), C(x[i]), value_or(mean, s, C(0)), value_or(rstd, s, C(1)));
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    __shared__ C dweight_of_thread[WIDTH][THREADS];
+    __shared__ C dbias_of_thread[WIDTH][THREADS];
+    const Columns<WIDTH> walk(samples, columns, parts);
+    Sums<C> sums[WIDTH];
+    C m[WIDTH], r[WIDTH];
+    const auto look_up = [&](long long n) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) {
+            const long long s = n * at.per_sample + (walk.column + i) / at.per_channels;
+            m[i] = value_or(mean, s, C(0));
+            r[i] = value_or(rstd, s, C(1));
         }
-    dweight_of_row[threadIdx.y][threadIdx.x] = sums.dweight;
-    dbias_of_row[threadIdx.y][threadIdx.x] = sums.dbias;
-    __syncthreads();  // all rows have left theirs
-    if (threadIdx.y > 0 || column >= columns) return;
-    for (int row = 1; row < ROWS; row++) {
-        sums.dweight += dweight_of_row[row][threadIdx.x];
-        sums.dbias += dbias_of_row[row][threadIdx.x];
+    };
+    if (walk.column < columns && walk.first < walk.end) {
+        look_up(walk.first);
+        for (long long n = walk.first; n < walk.end; n += walk.step) {
+            const Vector<T, WIDTH> g = load_vector<WIDTH>(grad + walk.begin(n));
+            const Vector<T, WIDTH> of_x = load_vector<WIDTH>(x + walk.begin(n));
+            if (at.per_sample) look_up(n);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) sums[i].add(C(g.lane[i]), C(of_x.lane[i]), m[i], r[i]);
+        }
     }
-    partial_dweight[part * columns + column] = sums.dweight;
-    partial_dbias[part * columns + column] = sums.dbias;
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) {
+        dweight_of_thread[i][walk.thread] = sums[i].dweight;
+        dbias_of_thread[i][walk.thread] = sums[i].dbias;
+    }
+    __syncthreads();  // all have left theirs
+    walk.for_own_column([&](long long to, int lane, int first) {
+        C dweight = 0, dbias = 0;
+        for (int thread = first; thread < THREADS; thread += blockDim.x) {
+            dweight += dweight_of_thread[lane][thread];
+            dbias += dbias_of_thread[lane][thread];
+        }
+        partial_dweight[to] = dweight;
+        partial_dbias[to] = dbias;
+    });
 }
 
 // A block takes one channel of one part of the samples.

@@ -17,21 +17,21 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
 from . import workspace
 from .reduce import ENOUGH_BLOCKS
-from .vector import is_wide
+from .vector import VECTOR_BYTES, is_wide
 
 WARP = 32
 THREADS = 256  # in a block, as in planes.cuh
 NARROW = 8  # areas below it are walked across channels: a block's lines of memory would hold other channels
-MAX_PARTS = 128  # so that the second pass is short
+MAX_PARTS, MAX_COLUMN_PARTS = 128, 512  # so that the second pass is short
 PART = 2048  # the fewest elements that are worth a block of their own
 LARGEST_PART = 2**30  # elements that a block takes: it counts them in 32 bits
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _naive = CudaKernel(_source, "channel_sums_naive<T>")
-_columns = CudaKernel(_source, "channel_sums_columns<C, T>")
-_planes = {
-    wide: CudaKernel(_source, f"channel_sums_planes<C, T, {str(wide).lower()}>") for wide in (False, True)
-}
+_columns, _planes = (
+    {wide: CudaKernel(_source, f"{name}<C, T, {str(wide).lower()}>") for wide in (False, True)}
+    for name in ("channel_sums_columns", "channel_sums_planes")
+)
 _combine = CudaKernel(_source, "channel_sums_combine<T>")
 
 
@@ -53,13 +53,22 @@ def by_columns(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> 
     """Partial sums (2, parts, channels, area): lanes take neighbours in a sample."""
     samples, channels, area = x.shape
     columns = channels * area
-    strips = blocks(columns, WARP)
-    parts = number_of_parts(strips, samples, samples * WARP)
+    wide = is_wide(columns, grad, x)
+    grid, block, parts = columns_grid(samples, columns, x.itemsize, wide)
     partial = workspace(x, (2, parts, channels, area), computed_dtype(x.dtype))
     struct = _struct((at[0], at[1] * area))
-    arguments = (*partial, grad, x, mean, rstd, samples, columns, parts, struct)
-    _columns.launch(strips * parts, (WARP, THREADS // WARP), arguments)
+    _columns[wide].launch(grid, block, (*partial, grad, x, mean, rstd, samples, columns, parts, struct))
     return partial
+
+
+def columns_grid(samples: int, columns: int, itemsize: int, wide: bool) -> tuple[int, tuple[int, int], int]:
+    """The grid, the block and the parts of the samples, where blocks go down columns (``columns.cuh``)."""
+    width = VECTOR_BYTES // itemsize if wide else 1
+    vectors = blocks(columns, width)
+    across = min(1 << (vectors - 1).bit_length(), WARP)
+    strips = blocks(vectors, across)
+    parts = number_of_parts(strips, samples, samples * across * width, MAX_COLUMN_PARTS)
+    return strips * parts, (across, THREADS // across), parts
 
 
 def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
@@ -79,11 +88,11 @@ def add_up(outs: tuple, partial: Any) -> None:
     _combine.launch(blocks(channels, WARP), (WARP, WARP), arguments)
 
 
-def number_of_parts(across: int, samples: int, elements: int) -> int:
+def number_of_parts(across: int, samples: int, elements: int, most: int = MAX_PARTS) -> int:
     """Into how many parts to cut the samples, where there are ``across`` strips of so many elements each."""
     if elements > LARGEST_PART * samples:
         raise ValueError(f"channel sums kernel: a plane has more than 2^30 elements: {elements // samples}")
-    wanted = min(ENOUGH_BLOCKS // max(across, 1), samples, elements // PART, MAX_PARTS)
+    wanted = min(ENOUGH_BLOCKS // max(across, 1), samples, elements // PART, most)
     # Parts differ by a sample: one of half the size is never too large.
     return max(1, wanted, min(samples, blocks(elements, LARGEST_PART // 2)))
 

@@ -17,6 +17,7 @@
 //   ..._scatter      for windows that do not overlap: a thread for each window writes all that it covers
 //   ..._vectorized   for 2x2 windows side by side: vectors of 16 bytes from and to two rows at a time, and
 //                    the results of neighbours stored as one (pool2d_vectorized.cu)
+//   ..._last         where channels come last: vectors of these (pool2d_channels_last.cu)
 //
 // Arrays may be of 16 bits: their elements are compared and added in float32.
 //
@@ -141,13 +142,6 @@ __global__ void avg_pool2d(T* out, const T* input, Pool2dShape s, AvgDivisor how
     out[number] = T(empty ? C(0) : sum / avg_divisor<C>(rows, columns, how));
 }
 
-// The windows along one axis that cover position `at`: those that start in (at - kernel, at].
-__device__ __forceinline__ Range windows_over(int at, int kernel, int stride, int pad, int outputs) {
-    const int begin = at + pad - kernel < 0 ? 0 : (at + pad - kernel) / stride + 1;
-    const int end = (at + pad) / stride + 1;
-    return {begin, end < outputs ? end : outputs};
-}
-
 template <typename T>
 __global__ void avg_pool2d_input_grad(T* grad_input, const T* grad_output, Pool2dShape s, AvgDivisor how) {
     const long long number = global_thread_index();
@@ -166,24 +160,6 @@ __global__ void avg_pool2d_input_grad(T* grad_input, const T* grad_output, Pool2
         }
     }
     grad_input[number] = T(sum);
-}
-
-struct AdaptiveShape {
-    long long planes;
-    int H, W, OH, OW;
-};
-
-// Window `index` of `outputs` that divide `size` evenly: [floor(index size / outputs), ceil((index + 1) ...)).
-// Windows overlap, or repeat elements, where the division leaves a remainder.
-__device__ __forceinline__ Range adaptive_window(int index, int size, int outputs) {
-    const long long begin = (long long)index * size / outputs;
-    const long long end = ((long long)(index + 1) * size + outputs - 1) / outputs;
-    return {int(begin), int(end)};
-}
-
-// The adaptive windows that cover position `at`: the same formula, with input and output changing places.
-__device__ __forceinline__ Range adaptive_windows_over(int at, int size, int outputs) {
-    return adaptive_window(at, outputs, size);
 }
 
 template <typename T>

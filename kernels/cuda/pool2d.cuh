@@ -83,3 +83,28 @@ __device__ T avg_divisor(const AvgWindow& rows, const AvgWindow& columns, AvgDiv
     if (how.count_include_pad) return T((long long)rows.padded_length * columns.padded_length);
     return T((long long)rows.inside.length() * columns.inside.length());
 }
+
+// The windows along one axis that cover position `at`: those that start in (at - kernel, at].
+__device__ __forceinline__ Range windows_over(int at, int kernel, int stride, int pad, int outputs) {
+    const int begin = at + pad - kernel < 0 ? 0 : (at + pad - kernel) / stride + 1;
+    const int end = (at + pad) / stride + 1;
+    return {begin, end < outputs ? end : outputs};
+}
+
+struct AdaptiveShape {
+    long long planes;
+    int H, W, OH, OW;
+};
+
+// Window `index` of `outputs` that divide `size` evenly: [floor(index size / outputs), ceil((index + 1) ...)).
+// Windows overlap, or repeat elements, where the division leaves a remainder.
+__device__ __forceinline__ Range adaptive_window(int index, int size, int outputs) {
+    const long long begin = (long long)index * size / outputs;
+    const long long end = ((long long)(index + 1) * size + outputs - 1) / outputs;
+    return {int(begin), int(end)};
+}
+
+// The adaptive windows that cover position `at`: the same formula, with input and output changing places.
+__device__ __forceinline__ Range adaptive_windows_over(int at, int size, int outputs) {
+    return adaptive_window(at, outputs, size);
+}

@@ -138,12 +138,12 @@ def max_pool2d_input_grad_scatter(out: Any, grad_output: Any, taps: Any, *option
 
 def adaptive_avg_pool2d(out: Any, x: Any) -> None:
     """One thread for each window; window i of n covers rows floor(i H / n) to ceil((i + 1) H / n)."""
-    _launch(_adaptive_avg_pool2d, out, x, _sizes(x, out))
+    _launch(_adaptive_avg_pool2d, out, x, adaptive_sizes(x, out))
 
 
 def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
     """One thread for each element of ``out``, which adds its share of the windows that cover it."""
-    _launch(_adaptive_avg_pool2d_input_grad, out, grad_output, _sizes(out, grad_output))
+    _launch(_adaptive_avg_pool2d_input_grad, out, grad_output, adaptive_sizes(out, grad_output))
 
 
 def _launch(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
@@ -156,7 +156,7 @@ def do_not_overlap(*options: int) -> bool:
     return all((k - 1) * d < s for k, s, d in zip(kernel, stride, dilation, strict=True))
 
 
-def _sizes(large: Any, small: Any) -> dict[str, int]:
+def adaptive_sizes(large: Any, small: Any) -> dict[str, int]:
     """The sizes of a pooling from ``large`` (N, C, H, W) to ``small`` (N, C, OH, OW)."""
     if large.ndim != 4 or small.ndim != 4 or large.shape[:2] != small.shape[:2]:
         raise ValueError(
@@ -173,7 +173,7 @@ def shape_fields(large: Any, small: Any, *options: int) -> dict[str, int]:
     fields = dict(zip(OPTIONS, (*options, 1, 1)[: len(OPTIONS)], strict=True))  # no dilation is dilation 1
     if min(options[:4] + options[6:]) < 1 or min(options[4:6]) < 0:
         raise ValueError("pooling kernel: kernel, stride and dilation must be at least 1, and padding 0")
-    return _sizes(large, small) | fields
+    return adaptive_sizes(large, small) | fields
 
 
 def check_taps(taps: Any, like: Any, kernel_h: int, kernel_w: int) -> None:

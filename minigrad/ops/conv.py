@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dispatch import KEPT
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.channels_last import is_channels_last
@@ -486,12 +487,12 @@ for _op, _pass, _conditions in (
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",
-        channels_last="kept",
+        channels_last=KEPT,
     )
     _register(
         *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), _suits_pointwise),
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",
-        channels_last="kept",
+        channels_last=KEPT,
     )

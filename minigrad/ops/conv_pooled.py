@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dispatch import Spec
+from minigrad.dispatch import KEPT, Spec
 from minigrad.graph import Variable, mode
 from minigrad.kernels import cuda
 from minigrad.mixed_precision import LOWER, cast_inputs
@@ -90,7 +90,7 @@ def _runs_on_tensor_cores(input: Any, weight: Any, bias: Any, options: dict) -> 
     dtypes="f2 bf16 f4",
     layout="strided",
     when=suits_tensor_cores,
-    channels_last="kept",
+    channels_last=KEPT,
 )
 def _(outs, x, weight, bias, *, stride, padding, dilation, groups):
     """The columns of a tile are windows of four pixels, whose largest is found between two lanes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dispatch import REORDERED
 from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.channels_last import is_channels_last
@@ -47,7 +48,7 @@ def register_cuda(target: Op, run: Callable, **options: Any) -> None:
     """Make ``run``, a function of ``cuda.elementwise``, a kernel of ``target``."""
     if target.arity > 1:
         options.setdefault("when", have_one_dtype)
-    options = {"dtypes": "f4 f8 f2 bf16", "layout": "strided", "channels_last": "reordered"} | options
+    options = {"dtypes": "f4 f8 f2 bf16", "layout": "strided", "channels_last": REORDERED} | options
     target.kernel("cuda", "sim", name="vectorized", **options)(run)
 
 
@@ -72,7 +73,7 @@ def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -
     name="vectorized",
     dtypes="f4 f2 bf16",
     when=_is_between_kernel_dtypes,
-    channels_last="reordered",
+    channels_last=REORDERED,
 )
 def _(out, x, *, dtype):
     """Between float32 and 16 bits, by vectors."""
@@ -86,7 +87,7 @@ def _(out, x, *, dtype):
     dtypes="f4 f8 f2 bf16",
     layout="strided",
     when=is_channels_last,
-    channels_last="reordered",
+    channels_last=REORDERED,
 )
 def _(out, x):
     """Images that lie channels last stay so."""

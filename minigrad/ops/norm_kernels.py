@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from minigrad.dispatch import KEPT
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.channels_last import is_channels_last, nhwc
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.source import computed_dtype
 from minigrad.op import Op, get_op
@@ -28,12 +30,12 @@ def _for_kernels(x: Any, *parameters: Any) -> list:
     return [None if p is None else p.reshape(-1).astype(dtype, copy=False) for p in parameters]
 
 
-def _written_by_kernels(run: Callable, outs: tuple, shape: tuple) -> None:
-    """``run((dx, dweight, dbias))`` on outputs as kernels take them, dx in this shape; then fill ``outs``."""
+def _written_by_kernels(run: Callable, outs: tuple) -> None:
+    """``run((dx, dweight, dbias))`` on outputs as kernels take them, dx as it is; then fill ``outs``."""
     dx, *sums = outs
     dtype = computed_dtype(dx.dtype)
     wide = [s.reshape(-1) if s.dtype == dtype else cuda.workspace(s, s.size, dtype) for s in sums]
-    run((dx.reshape(shape), *wide))
+    run((dx, *wide))
     for own, computed in zip(sums, wide, strict=True):
         if own.dtype != dtype:
             own[...] = computed.reshape(own.shape)
@@ -89,9 +91,9 @@ def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
             run((y, *statistics), x.reshape(shape), *_for_kernels(x, weight, bias), eps)
 
         def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
-            shape = rows_shape(x, axes)
+            shape, (dx, *sums) = rows_shape(x, axes), outs
             inputs = g.reshape(shape), x.reshape(shape), *_for_kernels(x, mean, rstd, weight)
-            _written_by_kernels(lambda outs: run_grad(outs, *inputs), outs, shape)
+            _written_by_kernels(lambda outs: run_grad(outs, *inputs), (dx.reshape(shape), *sums))
 
         kernel.__doc__ = grad_kernel.__doc__ = summary
         dtypes = HALVES if name in ("block", "registers") else "f4 f8"
@@ -121,6 +123,9 @@ def _as_planes(x: Any, axes: Sequence[int] = ()) -> tuple[int, int, int]:
 
 
 def _planes(x: Any) -> Any:
+    """``x`` as (samples, C, area): where channels come last, its pixels are samples."""
+    if is_channels_last(x):
+        return nhwc(x).reshape(-1, x.shape[1], 1)
     return x.reshape(_as_planes(x))
 
 
@@ -141,14 +146,17 @@ def _register_channels(rung: str) -> None:
         run(outs, _planes(x), *_for_kernels(x, weight, bias), eps)
 
     def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
+        dx, *sums = outs
         inputs = _planes(g), _planes(x), *_for_kernels(x, mean, rstd, weight)
-        _written_by_kernels(lambda outs: run_grad(outs, *inputs), outs, _as_planes(x))
+        _written_by_kernels(lambda outs: run_grad(outs, *inputs), (_planes(dx), *sums))
 
     kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
     dtypes = HALVES if rung == "split" else "f4 f8"
-    get_op("batch_norm").kernel("cuda", "sim", name=rung, dtypes=dtypes, when=_has_elements)(kernel)
-    when = _of_alike(_has_elements)
-    batch_norm_grad.kernel("cuda", "sim", name=rung, dtypes=dtypes, when=when)(grad_kernel)
+    for target, registered, when in (
+        (get_op("batch_norm"), kernel, _has_elements),
+        (batch_norm_grad, grad_kernel, _of_alike(_has_elements)),
+    ):
+        target.kernel("cuda", "sim", name=rung, dtypes=dtypes, when=when, channels_last=KEPT)(registered)
 
 
 _register_channels("naive")
@@ -158,23 +166,29 @@ _register_channels("split")
 @batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)
 def _(y, x, mean, var, weight, bias, *, eps):
     """One walk over the input, with a scale and a shift for each channel."""
-    cpu.norm.batch_norm_inference(_planes(y), _planes(x), mean, var, weight, bias, eps, get_num_threads())
+    y, x = (a.reshape(_as_planes(x)) for a in (y, x))
+    cpu.norm.batch_norm_inference(y, x, mean, var, weight, bias, eps, get_num_threads())
 
 
 @batch_norm_weight_grad.kernel("cpu", name="fused", when=_has_elements)
 def _(out, g, x, mean):
     """One walk over the gradient and the input, with a sum for each channel."""
-    cpu.norm.batch_norm_grad(None, out, None, _planes(g), _planes(x), mean, None, None, get_num_threads())
+    g, x = (a.reshape(_as_planes(x)) for a in (g, x))
+    cpu.norm.batch_norm_grad(None, out, None, g, x, mean, None, None, get_num_threads())
 
 
-@batch_norm_inference.kernel("cuda", "sim", name="fused", dtypes=HALVES, when=_has_elements)
+@batch_norm_inference.kernel(
+    "cuda", "sim", name="fused", dtypes=HALVES, when=_has_elements, channels_last=KEPT
+)
 def _(y, x, mean, var, weight, bias, *, eps):
     """One elementwise kernel."""
     given = _for_kernels(x, mean, var, weight, bias)
     cuda.batch_norm.batch_norm_inference(_planes(y), _planes(x), *given, eps)
 
 
-@batch_norm_weight_grad.kernel("cuda", "sim", name="split", dtypes=HALVES, when=_of_alike(_has_elements))
+@batch_norm_weight_grad.kernel(
+    "cuda", "sim", name="split", dtypes=HALVES, when=_of_alike(_has_elements), channels_last=KEPT
+)
 def _(out, g, x, mean):
     """Several blocks for each channel; a second launch adds their sums."""
     cuda.batch_norm.batch_norm_weight_grad(out.reshape(-1), _planes(g), _planes(x), *_for_kernels(x, mean))

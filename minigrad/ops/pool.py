@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dispatch import Spec
+from minigrad.dispatch import KEPT, Spec
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
+from minigrad.ops.shape import laid_out_as
 from minigrad.ops.windows import output_size, pair
 
 # ---- max pooling ------------------------------------------------------------------------------------------
@@ -193,7 +195,10 @@ def avg_pool2d_input_grad(xp, g, *, input_size, kernel, stride, padding, size, i
     return padded[:, :, ph : ph + h, pw : pw + w]
 
 
-_avg_pool2d.grad(x=lambda g, _y, _x, **attrs: avg_pool2d_input_grad(g, input_size=_x.shape[2:], **attrs))
+# One pixel is the same memory in either format: what is left of an image tells how it lay.
+_avg_pool2d.grad(
+    x=lambda g, y, _x, **attrs: avg_pool2d_input_grad(laid_out_as(g, y), input_size=_x.shape[2:], **attrs)
+)
 avg_pool2d_input_grad.grad(g=lambda gg, _y, _g, *, input_size, **attrs: _avg_pool2d(gg, **attrs))
 
 
@@ -277,7 +282,7 @@ def adaptive_avg_pool2d_input_grad(xp, g, *, input_size):
 
 
 _adaptive_avg_pool2d.grad(
-    x=lambda g, _y, _x, *, size: adaptive_avg_pool2d_input_grad(g, input_size=_x.shape[2:])
+    x=lambda g, y, _x, *, size: adaptive_avg_pool2d_input_grad(laid_out_as(g, y), input_size=_x.shape[2:])
 )
 adaptive_avg_pool2d_input_grad.grad(
     g=lambda gg, _y, _g, *, input_size: _adaptive_avg_pool2d(gg, size=_g.shape[2:])
@@ -341,6 +346,15 @@ def _dtypes(devices: tuple[str, ...]) -> str:
     return "f4 f8" if devices == ("cpu",) else "f4 f8 f2 bf16"
 
 
+def _lie_last(*arrays: Any, **options: Any) -> bool:
+    return any(is_channels_last(a) for a in arrays)
+
+
+def _for_format(name: str, when: Any) -> dict[str, Any]:
+    """What tells a kernel of channels last from the others."""
+    return {"when": _lie_last, "channels_last": KEPT} if name == "channels_last" else {"when": when}
+
+
 def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
     threads = _threads if devices == ("cpu",) else tuple
 
@@ -349,7 +363,7 @@ def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any, whe
         run(*outs, *arrays, *kernel, *stride, *padding, *dilation, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, dtypes=_dtypes(devices), when=when)(kernel)
+    target.kernel(*devices, name=name, dtypes=_dtypes(devices), **_for_format(name, when))(kernel)
 
 
 def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
@@ -359,7 +373,7 @@ def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any, whe
         run(out, x, *kernel, *stride, *padding, int(include_pad), divisor, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, dtypes=_dtypes(devices), when=when)(kernel)
+    target.kernel(*devices, name=name, dtypes=_dtypes(devices), **_for_format(name, when))(kernel)
 
 
 def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
@@ -369,7 +383,7 @@ def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any
         run(out, x, *threads())
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, dtypes=_dtypes(devices))(kernel)
+    target.kernel(*devices, name=name, dtypes=_dtypes(devices), **_for_format(name, None))(kernel)
 
 
 for _rung in ("naive", "vectorized"):
@@ -443,3 +457,12 @@ _register_avg(
 )
 _register_adaptive(_adaptive_avg_pool2d, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d)
 _register_adaptive(adaptive_avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d_input_grad)
+for _op, _register in (
+    (_max_pool2d, _register_max),
+    (max_pool2d_input_grad, _register_max),
+    (_avg_pool2d, _register_avg),
+    (avg_pool2d_input_grad, _register_avg),
+    (_adaptive_avg_pool2d, _register_adaptive),
+    (adaptive_avg_pool2d_input_grad, _register_adaptive),
+):
+    _register(_op, _CUDA, "channels_last", getattr(cuda.pool2d_channels_last, _op.name))

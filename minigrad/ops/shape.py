@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu import memory, small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
@@ -241,10 +242,17 @@ def _(x):
 
 
 def to_channels_last(x: Any) -> Any:
-    """A copy of images (N, C, H, W) that lies as (N, H, W, C)."""
+    """Images (N, C, H, W), in memory that lies as (N, H, W, C)."""
     if x.ndim != 4:
         raise ValueError(f"channels_last: needs 4 dimensions (N, C, H, W), got shape {x.shape}")
-    return permute(_to_nhwc(x), (0, 3, 1, 2))
+    n, c, h, w = x.shape
+    same = x._array.flags.c_contiguous and (c == 1 or h * w == 1)  # memory in either format
+    return permute(_reshape(x, shape=(n, h, w, c)) if same else _to_nhwc(x), (0, 3, 1, 2))
+
+
+def laid_out_as(x: Any, like: Any) -> Any:
+    """``x``, channels last if ``like`` lies so."""
+    return to_channels_last(x) if is_channels_last(like._array) and not is_channels_last(x._array) else x
 
 
 @_to_nhwc.kernel("cuda", "sim", name="tiled", dtypes="f4 f8 f2 bf16", when=lambda x: x.size > 0)

@@ -1,0 +1,38 @@
+// A block's walk down neighbouring columns of an array (samples, columns), in one part of the samples.
+#pragma once
+
+#include "planes.cuh"
+
+// A thread has WIDTH columns, a vector, of every blockDim.y-th sample; a load of a warp is of whole lines of memory,
+// and a thread stays with its columns.
+//
+// Grid: x = ceil(columns / (blockDim.x * WIDTH)) * parts, the parts of a strip one after the other; blockDim.x *
+// blockDim.y = THREADS, and blockDim.x is at most 32.
+template <int WIDTH>
+struct Columns {
+    long long columns, column;   // how many there are, and the thread's first one
+    long long part, first, end;  // the part, the thread's first sample in it, and its end
+    int step, thread;
+
+    __device__ __forceinline__ Columns(long long samples, long long columns, long long parts) : columns(columns) {
+        part = blockIdx.x % parts;
+        column = (blockIdx.x / parts * blockDim.x + threadIdx.x) * WIDTH;
+        first = samples * part / parts + threadIdx.y;
+        end = samples * (part + 1) / parts;
+        step = blockDim.y;
+        thread = threadIdx.y * blockDim.x + threadIdx.x;
+    }
+
+    // Where the thread's vector of sample n begins.
+    __device__ __forceinline__ long long begin(long long n) const { return n * columns + column; }
+
+    // To add up what the threads found of a column, in shared memory by lane and thread: calls function(to, lane,
+    // first) for a column of the block's that is left to this thread. `to` is its place in (parts, columns), `first`
+    // the first of its threads, which are blockDim.x apart.
+    template <typename Function>
+    __device__ __forceinline__ void for_own_column(Function function) const {
+        const int lane = thread % WIDTH, across = thread / WIDTH;
+        const long long own = column + ((long long)across - threadIdx.x) * WIDTH + lane;
+        if (across < blockDim.x && own < columns) function(part * columns + own, lane, across);
+    }
+};

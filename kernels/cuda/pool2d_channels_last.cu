@@ -1,0 +1,196 @@
+// Max, average and adaptive average pooling, and their gradients, where channels come last.
+//
+// Shapes: inputs are (N, H, W, C), outputs (N, OH, OW, C), without gaps; windows and taps are those of pool2d.cu. A
+// thread makes WIDTH channels of one pixel of the result, and gathers what it needs, in the gradients too: no
+// atomics, and sums have a fixed order.
+//
+// All channels of a pixel have the same windows: what is asked once for WIDTH of them is where a window lies and what
+// it divides by. Vectors are of 16 bytes where the channels are whole ones (WIDE); threads side by side have
+// neighbours, so that lines of memory are used whole whatever the windows. Those that overlap read their elements
+// again, from the caches.
+//
+// Arithmetic intensity: as in pool2d.cu; bound by memory.
+//
+// Grid of every kernel: one dimension, a thread for each vector of its result.
+
+#include "pool2d.cuh"
+
+// The pixel and the first channel that a thread makes, in an array of these sizes.
+template <int WIDTH>
+struct Place {
+    long long number;  // of its first element
+    Position pixel;    // the plane is the image
+    int channel;
+    bool inside;
+
+    __device__ __forceinline__ Place(long long images, int height, int width, int channels) {
+        const long long vector = global_thread_index();
+        const int vectors = channels / WIDTH;
+        inside = vector < images * height * width * vectors;
+        const Position at = position_of(vector, width, vectors);  // the plane is a row of an image
+        number = vector * WIDTH;
+        channel = at.x * WIDTH;
+        pixel.x = at.y;
+        pixel.plane = at.plane / height;
+        pixel.y = int(at.plane % height);
+    }
+};
+
+// From where the channels of pixel (y, x) of an image stand.
+__device__ __forceinline__ long long channels_of(long long image, int y, int x, int height, int width,
+                                                 int channels) {
+    return ((image * height + y) * width + x) * channels;
+}
+
+template <typename T, typename Tap, bool WIDE>
+__global__ void max_pool2d_last(T* out, Tap* taps, const T* input, int channels, Pool2dShape s) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    using C = Computed<T>;
+    const Place<WIDTH> to(s.planes, s.OH, s.OW, channels);
+    if (!to.inside) return;
+    const int y0 = to.pixel.y * s.stride_h - s.pad_h, x0 = to.pixel.x * s.stride_w - s.pad_w;
+    const Range rows = taps_inside(y0, s.kernel_h, s.dilation_h, s.H);
+    const Range columns = taps_inside(x0, s.kernel_w, s.dilation_w, s.W);
+    C largest[WIDTH];
+    int winners[WIDTH];
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) {
+        const Largest<C> none(first_tap(rows, columns, s.kernel_w));
+        largest[k] = none.value;
+        winners[k] = none.tap;
+    }
+    for (int i = rows.begin; i < rows.end; i++)
+        for (int j = columns.begin; j < columns.end; j++) {
+            const long long from = channels_of(to.pixel.plane, y0 + i * s.dilation_h, x0 + j * s.dilation_w, s.H,
+                                               s.W, channels);
+            const Vector<T, WIDTH> elements = load_vector<WIDTH>(input + from + to.channel);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) {
+                const C element = C(elements.lane[k]);
+                const bool wins = element > largest[k] || isnan(element);
+                largest[k] = wins ? element : largest[k];
+                winners[k] = wins ? i * s.kernel_w + j : winners[k];
+            }
+        }
+    Vector<T, WIDTH> values;
+    Vector<Tap, WIDTH> numbers;
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) {
+        values.lane[k] = T(largest[k]);
+        numbers.lane[k] = Tap(winners[k]);
+    }
+    store_vector(out + to.number, values);
+    store_vector(taps + to.number, numbers);
+}
+
+template <typename T, typename Tap, bool WIDE>
+__global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, const Tap* taps, int channels,
+                                           Pool2dShape s) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    using C = Computed<T>;
+    const Place<WIDTH> to(s.planes, s.H, s.W, channels);
+    if (!to.inside) return;
+    Vector<C, WIDTH> sums = {};
+    for (int i = 0; i < s.kernel_h; i++) {
+        const int start_y = to.pixel.y + s.pad_h - i * s.dilation_h;
+        if (start_y < 0 || start_y % s.stride_h != 0 || start_y / s.stride_h >= s.OH) continue;
+        for (int j = 0; j < s.kernel_w; j++) {
+            const int start_x = to.pixel.x + s.pad_w - j * s.dilation_w;
+            if (start_x < 0 || start_x % s.stride_w != 0 || start_x / s.stride_w >= s.OW) continue;
+            const long long window = channels_of(to.pixel.plane, start_y / s.stride_h, start_x / s.stride_w, s.OH,
+                                                 s.OW, channels) + to.channel;
+            const Vector<Tap, WIDTH> winners = load_vector<WIDTH>(taps + window);
+            const Vector<T, WIDTH> grads = load_vector<WIDTH>(grad_output + window);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++)
+                if (winners.lane[k] == i * s.kernel_w + j) sums.lane[k] += C(grads.lane[k]);
+        }
+    }
+    store_vector(grad_input + to.number, converted<T>(sums));
+}
+
+// sums += the channels that stand at `from`, each over `divisor`.
+template <int WIDTH, typename T>
+__device__ __forceinline__ void add(Vector<Computed<T>, WIDTH>& sums, const T* from, Computed<T> divisor) {
+    const Vector<T, WIDTH> elements = load_vector<WIDTH>(from);
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) sums.lane[k] += Computed<T>(elements.lane[k]) / divisor;
+}
+
+// The mean of a window: the sum of what is inside, over `divisor`.
+template <int WIDTH, typename T>
+__device__ __forceinline__ void store_mean(T* out, const T* input, const Place<WIDTH>& to, Range rows,
+                                           Range columns, Computed<T> divisor, int H, int W, int channels) {
+    Vector<Computed<T>, WIDTH> sums = {};
+    for (int y = rows.begin; y < rows.end; y++)
+        for (int x = columns.begin; x < columns.end; x++) {
+            const long long from = channels_of(to.pixel.plane, y, x, H, W, channels) + to.channel;
+            add<WIDTH>(sums, input + from, Computed<T>(1));
+        }
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) sums.lane[k] /= divisor;
+    store_vector(out + to.number, converted<T>(sums));
+}
+
+template <typename T, bool WIDE>
+__global__ void avg_pool2d_last(T* out, const T* input, int channels, Pool2dShape s, AvgDivisor how) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const Place<WIDTH> to(s.planes, s.OH, s.OW, channels);
+    if (!to.inside) return;
+    const AvgWindow columns(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.W);
+    const AvgWindow rows(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.H);
+    const bool empty = !rows.inside.length() || !columns.inside.length();
+    const auto divisor = empty ? Computed<T>(1) : avg_divisor<Computed<T>>(rows, columns, how);
+    store_mean<WIDTH>(out, input, to, rows.inside, columns.inside, divisor, s.H, s.W, channels);
+}
+
+template <typename T, bool WIDE>
+__global__ void avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, int channels, Pool2dShape s,
+                                           AvgDivisor how) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const Place<WIDTH> to(s.planes, s.H, s.W, channels);
+    if (!to.inside) return;
+    const Range ow = windows_over(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
+    const Range oh = windows_over(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
+    Vector<Computed<T>, WIDTH> sums = {};
+    for (int i = oh.begin; i < oh.end; i++) {
+        const AvgWindow rows(i, s.kernel_h, s.stride_h, s.pad_h, s.H);
+        for (int j = ow.begin; j < ow.end; j++) {
+            const AvgWindow columns(j, s.kernel_w, s.stride_w, s.pad_w, s.W);
+            const long long window = channels_of(to.pixel.plane, i, j, s.OH, s.OW, channels) + to.channel;
+            add<WIDTH>(sums, grad_output + window, avg_divisor<Computed<T>>(rows, columns, how));
+        }
+    }
+    store_vector(grad_input + to.number, converted<T>(sums));
+}
+
+template <typename T, bool WIDE>
+__global__ void adaptive_avg_pool2d_last(T* out, const T* input, int channels, AdaptiveShape s) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const Place<WIDTH> to(s.planes, s.OH, s.OW, channels);
+    if (!to.inside) return;
+    const Range columns = adaptive_window(to.pixel.x, s.W, s.OW);
+    const Range rows = adaptive_window(to.pixel.y, s.H, s.OH);
+    const auto elements = Computed<T>((long long)rows.length() * columns.length());
+    store_mean<WIDTH>(out, input, to, rows, columns, elements, s.H, s.W, channels);
+}
+
+template <typename T, bool WIDE>
+__global__ void adaptive_avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, int channels,
+                                                    AdaptiveShape s) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const Place<WIDTH> to(s.planes, s.H, s.W, channels);
+    if (!to.inside) return;
+    const Range ow = adaptive_windows_over(to.pixel.x, s.W, s.OW);
+    const Range oh = adaptive_windows_over(to.pixel.y, s.H, s.OH);
+    Vector<Computed<T>, WIDTH> sums = {};
+    for (int i = oh.begin; i < oh.end; i++) {
+        const int rows = adaptive_window(i, s.H, s.OH).length();
+        for (int j = ow.begin; j < ow.end; j++) {
+            const int columns = adaptive_window(j, s.W, s.OW).length();
+            const long long window = channels_of(to.pixel.plane, i, j, s.OH, s.OW, channels) + to.channel;
+            add<WIDTH>(sums, grad_output + window, Computed<T>((long long)rows * columns));
+        }
+    }
+    store_vector(grad_input + to.number, converted<T>(sums));
+}

@@ -1,0 +1,73 @@
+"""Launches ``pool2d_channels_last.cu``: pooling and its gradients of images that lie channels last.
+
+Arrays and options are those of :mod:`.pool2d`, but all lie as :mod:`minigrad.kernels.channels_last` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..channels_last import nhwc
+from ..launch import CudaKernel, blocks
+from ..source import CudaSource
+from .pool2d import THREADS, adaptive_sizes, check_taps, divisor_fields, shape_fields
+from .vector import VECTOR_BYTES, is_wide
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+
+
+def _widths(kernel: str, types: str = "T") -> dict[bool, CudaKernel]:
+    return {wide: CudaKernel(_source, f"{kernel}<{types}, {str(wide).lower()}>") for wide in (False, True)}
+
+
+_max_pool2d = _widths("max_pool2d_last", "T, Tap")
+_max_pool2d_input_grad = _widths("max_pool2d_input_grad_last", "T, Tap")
+_avg_pool2d = _widths("avg_pool2d_last")
+_avg_pool2d_input_grad = _widths("avg_pool2d_input_grad_last")
+_adaptive_avg_pool2d = _widths("adaptive_avg_pool2d_last")
+_adaptive_avg_pool2d_input_grad = _widths("adaptive_avg_pool2d_input_grad_last")
+
+
+def max_pool2d(out: Any, taps: Any, x: Any, *options: int) -> None:
+    """A thread for 16 bytes of channels of a window: they have one window, and their lines are used whole."""
+    check_taps(taps, out, *options[:2])
+    _launch(_max_pool2d, (out, taps, x), shape_fields(x, out, *options))
+
+
+def max_pool2d_input_grad(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
+    """A thread for 16 bytes of channels of a pixel, which adds the gradients of the windows that it won."""
+    check_taps(taps, grad_output, *options[:2])
+    _launch(_max_pool2d_input_grad, (out, grad_output, taps), shape_fields(out, grad_output, *options))
+
+
+def avg_pool2d(out: Any, x: Any, *options: int) -> None:
+    """A thread for 16 bytes of channels of a window; the last two options are those of the divisor."""
+    *window, count_include_pad, divisor = options
+    fields = shape_fields(x, out, *window), divisor_fields(bool(count_include_pad), divisor)
+    _launch(_avg_pool2d, (out, x), *fields)
+
+
+def avg_pool2d_input_grad(out: Any, grad_output: Any, *options: int) -> None:
+    """A thread for 16 bytes of channels of a pixel, which adds its share of the windows that cover it."""
+    *window, count_include_pad, divisor = options
+    fields = shape_fields(out, grad_output, *window), divisor_fields(bool(count_include_pad), divisor)
+    _launch(_avg_pool2d_input_grad, (out, grad_output), *fields)
+
+
+def adaptive_avg_pool2d(out: Any, x: Any) -> None:
+    """A thread for 16 bytes of channels of a window."""
+    _launch(_adaptive_avg_pool2d, (out, x), adaptive_sizes(x, out))
+
+
+def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
+    """A thread for 16 bytes of channels of a pixel, which adds its share of the windows that cover it."""
+    _launch(_adaptive_avg_pool2d_input_grad, (out, grad_output), adaptive_sizes(out, grad_output))
+
+
+def _launch(kernels: dict[bool, CudaKernel], arrays: tuple, sizes: dict[str, Any], *rest: Any) -> None:
+    images, channels = arrays[0].shape[:2]
+    wide = is_wide(channels, *arrays)
+    vectors = arrays[0].size // (VECTOR_BYTES // arrays[0].itemsize if wide else 1)
+    arguments = (*map(nhwc, arrays), channels, sizes | {"planes": images}, *rest)
+    kernels[wide].launch(blocks(vectors, THREADS), THREADS, arguments)
