@@ -109,6 +109,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "max_pool2d of squares apart": (lambda x: FUNCTIONS.max_pool2d(x, 2, 3), ((2, 3, 8, 9),)),
         "avg_pool2d of squares": (lambda x: FUNCTIONS.avg_pool2d(x, 2), ((2, 3, 6, 8),)),
         "adaptive_avg_pool2d": (lambda x: FUNCTIONS.adaptive_avg_pool2d(x, (3, 4)), (image,)),
+        "pooling of channels last": (pooled_last, ((2, 3, 6, 8), (2, 8, 6, 8))),
         "random numbers": (filled, ((13, 37),)),
         "transposed copies": (transposed, ((13, 37),)),
         "dropout": (lambda x: mg.get_op("dropout")(x, p=0.3, seed=1, offset=2), ((13, 37),)),
@@ -216,6 +217,15 @@ def both_strides(x: mg.Tensor, pool: Callable[..., mg.Tensor]) -> mg.Tensor:
     return pool(x, 3, 1, 1)[:, :, ::2, ::2] + pool(x, 3, 2, 1)
 
 
+def pooled_last(*images: mg.Tensor) -> mg.Tensor:
+    """Every pooling of images that lie channels last, side by side."""
+    last = [x.contiguous(memory_format=mg.channels_last) for x in images]
+    F = FUNCTIONS
+    return mg.cat(
+        [F.adaptive_avg_pool2d(x, (3, 4)) + F.avg_pool2d(x, 2) + F.max_pool2d(x, 2) for x in last], 1
+    )
+
+
 def depthwise_strides(x: mg.Tensor, w: mg.Tensor) -> mg.Tensor:
     """Depthwise convolution of 3x3 at both strides for which there is a kernel, as a sum; divided."""
     every, other = (FUNCTIONS.conv2d(x, w, None, stride, 1, 1, 2) for stride in (1, 2))
@@ -285,6 +295,7 @@ UNSCALED = (
     "embedding",
     "avg_pool2d",
     "adaptive_avg_pool2d",
+    "pooling of channels last",
     "layer norm",
     "layer norm of whole vectors",
     "batch norm of small images",

@@ -180,7 +180,7 @@ def test_convolution_of_views(card, view):
     check(lambda x, w: F.conv2d(images(x), w), arrays, card, "float16", keeps=False)
 
 
-@pytest.mark.parametrize("layer", [LAYERS[0], LAYERS[2]], ids=str)
+@pytest.mark.parametrize("layer", [LAYERS[0], LAYERS[2], LAYERS[3], LAYERS[5]], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", *HALVES])
 def test_convolution_with_relu_and_pooling(card, layer, dtype):
     x, weight, options = layer
@@ -310,3 +310,75 @@ def test_the_first_of_equals_wins_and_a_nan_always(card):
         last = F.max_pool2d(images.contiguous(memory_format=mg.channels_last), return_indices=True, **options)
         assert np.array_equal(numbers(last[0]), numbers(values), equal_nan=True)
         assert np.array_equal(numbers(last[1]), numbers(places))
+
+
+# ---- networks ----------------------------------------------------------------------------------------------
+
+
+class Block(mg.nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, channels, out_channels):
+        super().__init__()
+        nn = mg.nn
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(out_channels), nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(channels, out_channels, 1, stride=2)
+
+    def forward(self, x):
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return (y + self.shortcut(x)).relu()
+
+
+def residual_net():
+    nn = mg.nn
+    stem = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    return nn.Sequential(*stem, Block(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+@pytest.mark.parametrize("autocast", [False, *HALVES])
+def test_a_step_of_a_residual_net_gives_the_same_numbers(card, autocast):
+    x, target = mg.tensor(drawn(4, 3, 12, 10)).float(), mg.tensor([0, 3, 1, 4])
+    found = []
+    for memory_format in (mg.contiguous_format, mg.channels_last):
+        mg.manual_seed(0)
+        net = residual_net().to(card).to(memory_format=memory_format)
+        optimizer = mg.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        images = x.to(card).contiguous(memory_format=memory_format)
+        for _ in range(2):
+            optimizer.zero_grad()
+            with mg.autocast(card, dtype=autocast or "float16", enabled=bool(autocast)):
+                loss = F.cross_entropy(net(images), target.to(card))
+            loss.backward()
+            optimizer.step()
+        last = memory_format is mg.channels_last
+        assert lies_last(net[0].weight, net[0].weight.grad) == lies_last(net[4].conv2.weight) == last
+        found.append([loss.item(), *(numbers(p) for p in net.state_dict().values())])
+    for one, other in zip(*found, strict=True):
+        assert np.allclose(one, other, rtol=0, atol=TOLERANCES[autocast or "float32"])
+
+
+def test_nothing_is_transposed_between_the_layers(card, monkeypatch):
+    """Of conv, batch norm, ReLU, conv under autocast; backward the weights alone, for the inputs."""
+    module = cuda.conv2d_tensor_core
+    transposed = []
+    transpose = module.transpose
+    monkeypatch.setattr(module, "transpose", lambda out, x: (transposed.append(x.shape), transpose(out, x)))
+    nn = mg.nn
+    layers = (
+        nn.Conv2d(8, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+    net = nn.Sequential(*layers).to(card).to(memory_format=mg.channels_last)
+    x = leaf(drawn(2, 8, 9, 8), card, "float32", mg.channels_last)
+    with mg.autocast(card, dtype="float16"):
+        y = net(x)
+    assert lies_last(y) and not transposed
+    y.float().sum().backward()
+    assert lies_last(x.grad, net[0].weight.grad, net[3].weight.grad)
+    assert sorted(transposed) == [(1, 16, 8 * 9), (1, 24, 16 * 9)]
