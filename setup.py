@@ -6,7 +6,7 @@ packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-6
 names in the environment variable ``MINIGRAD_LEVELS``, separated by spaces, only those are built, which is
 quicker.
 
-Wheels also hold six files of the engine in compiled form, each beside the Python that it is compiled from
+Wheels also hold seven files of the engine in compiled form, each beside the Python that it is compiled from
 and that it stands in for. An editable install has the Python alone.
 
 Everything that is not about compiling stands in ``pyproject.toml``.
@@ -24,7 +24,8 @@ from setuptools.command.build_ext import build_ext
 
 CPU = Path("kernels/cpu")
 ENGINE = tuple(
-    f"minigrad.{name}" for name in ("autograd", "dispatch", "graph", "op", "op_definition", "op_inputs")
+    f"minigrad.{name}"
+    for name in ("autograd", "dispatch", "grad_mode", "graph", "op", "op_definition", "op_inputs")
 )
 
 if platform.machine().lower() in ("x86_64", "amd64"):

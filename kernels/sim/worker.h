@@ -1,4 +1,5 @@
-// A worker: what it takes to run a block at a time on one of the CPU's cores. The functions are in runtime.cpp.
+// A worker: what it takes to run a block at a time on one of the CPU's cores. The functions are in runtime.cpp,
+// and in scheduler.h.
 #pragma once
 #include <setjmp.h>
 #include <stdarg.h>

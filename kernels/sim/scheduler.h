@@ -1,0 +1,184 @@
+// The scheduler's side of a worker: which block runs next, and which of its fibers; a launch from its start to its end.
+#pragma once
+
+#include "worker.h"
+
+namespace {
+
+void Worker::resume(Fiber& fiber) {
+    current = &fiber;
+    atomics = 0;
+    resumed++;
+    switch (_setjmp(scheduler)) {
+        case 0:
+            if (fiber.started) _longjmp(fiber.context, 1);
+            fiber.started = true;
+            fiber.start(start_fiber);
+        case 1:  // it waits, or has ended
+            break;
+        default:  // it failed
+            error = block_name() + ", thread " + text_of(current->thread.thread_index) + ": " + message;
+    }
+}
+
+void Worker::prepare(const Launch& next) {
+    launch = &next;
+    threads = next.threads();
+    while (fibers.size() < threads) {
+        auto fiber = std::make_unique<Fiber>();
+        fiber->reserve_stack();
+        fibers.push_back(std::move(fiber));
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        sim::Thread& thread = fibers[i]->thread;
+        thread.thread_index = {i % next.block.x, i / next.block.x % next.block.y, i / next.block.x / next.block.y};
+        thread.block_size = next.block;
+        thread.grid_size = next.grid;
+        thread.linear = i;
+        thread.lane = i % WARP;
+    }
+    profiling = next.options.report;
+    watching = next.options.checks && !profiling;
+    static_bytes = STATIC_SHARED_BYTES + (watching ? RED_ZONE * RED_ZONES : 0);
+    shared.resize(SHARED_ALIGNMENT + static_bytes + next.dynamic_shared);
+    auto address = reinterpret_cast<uintptr_t>(shared.data());
+    static_shared = shared.data() + (SHARED_ALIGNMENT - address % SHARED_ALIGNMENT) % SHARED_ALIGNMENT;
+    dynamic_shared = static_shared + static_bytes;
+    if (watching) watcher.begin_launch(*next.options.checks, next.entry, next.arguments, next.grid, next.block);
+    if (profiling) profiler.begin_launch(*next.options.checks, next.options.report, next.entry, threads);
+    order.resize(threads);
+    for (size_t i = 0; i < threads; i++)
+        order[i] = fibers[next.options.order == REVERSE ? threads - 1 - i : i].get();
+    warps.resize((threads + WARP - 1) / WARP);
+}
+
+template <class T>
+void shuffle(std::vector<T>& values, uint64_t& random) {
+    for (size_t i = values.size(); i > 1; i--) {
+        random = mix(random);
+        std::swap(values[i - 1], values[random % i]);
+    }
+}
+
+// Gives every thread that is ready its turn. Returns whether there was one.
+bool Worker::run_round() {
+    if (launch->options.order == RANDOM) shuffle(order, random);
+    bool progress = false;
+    for (Fiber* fiber : order) {
+        if (fiber->state != Fiber::READY) continue;
+        progress = true;
+        resume(*fiber);
+        if (!error.empty()) break;
+    }
+    return progress;
+}
+
+// Lets each warp go on alone for as long as it can. Returns whether any could.
+bool Worker::run_warps() {
+    bool progress = false;
+    for (unsigned warp : warps)
+        for (bool ready = true; ready && error.empty();) {
+            ready = false;
+            for (size_t i = warp * WARP; i < std::min<size_t>(threads, (warp + 1) * WARP); i++) {
+                if (fibers[i]->state != Fiber::READY) continue;
+                progress = true;
+                const size_t given_up = spinning;
+                resume(*fibers[i]);
+                if (!error.empty()) break;
+                ready = ready || spinning == given_up;
+            }
+        }
+    return progress;
+}
+
+void Worker::run_block(uint64_t number) {
+    const dim3& grid = launch->grid;
+    block_index = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y), unsigned(number / grid.x / grid.y)};
+    for (size_t i = 0; i < threads; i++) {
+        fibers[i]->state = Fiber::READY;
+        fibers[i]->thread.block_index = block_index;
+        fibers[i]->warp_interval = 0;
+    }
+    block_number = number;
+    interval = 0;
+    watcher.begin_block();
+    live = threads;
+    at_barrier = 0;
+    memset(static_shared, 0xFF, static_bytes + launch->dynamic_shared);
+    random = mix(launch->options.seed ^ mix(number));  // each block has orders of its own, whoever runs it
+    if (launch->options.order == WARPS) {
+        std::iota(warps.begin(), warps.end(), 0);
+        if (launch->options.seed) shuffle(warps, random);
+    }
+    for (unsigned rounds_of_waiting = 0; live && error.empty();) {
+        spinning = resumed = 0;
+        const bool progress = launch->options.order == WARPS ? run_warps() : run_round();
+        rounds_of_waiting = spinning && spinning == resumed ? rounds_of_waiting + 1 : 0;
+        if (!error.empty()) break;
+        if (*launch->interrupted) error = block_name() + ": " + describe_waiting("interrupted");
+        if (!progress && !release_active_lanes())
+            error = block_name() + ": " + describe_waiting("deadlock, no thread can go on");
+        if (rounds_of_waiting == ROUNDS_OF_WAITING)
+            error = block_name() + ": " + describe_waiting("livelock, threads wait in loops for what none of them does; "
+                                                           "a block cannot wait for one that has not started");
+    }
+    if (error.empty()) end_block();
+    // After an error the fibers are left where they are, in the middle of the kernel: they start anew next time.
+    if (!error.empty())
+        for (auto& fiber : fibers) fiber->started = false;
+}
+
+void Worker::end_block() {
+    if (profiling) meet_all(false);
+    report_garbage(false);
+}
+
+void Worker::end_launch() {
+    if (profiling && error.empty()) profiler.end_launch();
+    report_garbage(true);
+}
+
+void Worker::report_garbage(bool end_of_launch) {
+    if (!watching || !error.empty()) return;
+    const std::string& read = watcher.garbage_read(end_of_launch);
+    if (read.empty()) return;
+    error = launch->kernel + (", " + read);
+    status = BAD_ACCESS;
+}
+
+// The place of the i-th block to run, in an order of which every worker has the same idea.
+uint64_t Worker::block_to_run(uint64_t i) const {
+    const uint64_t blocks = launch->blocks(), seed = launch->options.seed;
+    if (launch->options.order == REVERSE) return blocks - 1 - i;
+    if (launch->options.order == FORWARD || !seed) return i;
+    uint64_t step = mix(seed) % blocks | 1;  // with no divisor in common, every block has its turn
+    while (std::gcd(step, blocks) != 1) step += 2;
+    return (mix(seed + 1) % blocks + i % blocks * (step % blocks)) % blocks;
+}
+
+void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept {
+    worker = this;
+    error.clear();
+    status = DONE;
+    try {
+        prepare(next);
+        const uint64_t blocks = next.blocks();
+        for (uint64_t i; !failed && (i = next_block++) < blocks;) {
+            run_block(block_to_run(i));
+            if (!error.empty()) failed = true;
+        }
+        end_launch();
+        if (!error.empty()) failed = true;
+        if (!error.empty() && !status) status = FAILED;
+    } catch (const std::bad_alloc&) {
+        error = std::string(next.kernel) + ": out of memory for the simulated threads";
+        status = FAILED;
+        failed = true;
+    }
+    if (watching) watcher = Watcher();  // its records may be large
+    if (profiling) profiler = Profiler();
+    watching = profiling = false;
+    worker = nullptr;
+}
+
+}  // namespace
