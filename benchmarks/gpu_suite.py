@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import suite_networks as networks
 from gpu_bench import Bench, around, finish, relative_error
 from suite_case import Case, Data
 from suite_cases import cases
 
 import minigrad as mg
+from minigrad.dtypes import BFLOAT16
 
-TOLERANCE = 1e-3  # between the libraries, whose sums run in different orders
+TOLERANCES = {"float32": 1e-3, "autocast": 2e-2}  # between the libraries, whose sums run in different orders
 STATEFUL = ("training step", "optimizer", "LSTM", "overhead", "random")  # groups that are built once
 QUICK = r"33x65x129|\(128, 10\)|LSTM: T=16|overhead: 100 times x \* y"  # what a simulator does in seconds
 
@@ -38,7 +40,7 @@ def suite_row(bench: Bench, case: Case, captured: bool) -> dict[str, Any]:
     The floor counts what PyTorch's own counter of operations sees (products, convolutions, attention), and
     the bytes of the inputs and the results. A step that is ``captured`` is so on our side alone.
     """
-    result = {"name": row_name(case, captured), "size": "", "operations": 0.0}
+    result = {"name": row_name(case, captured), "size": "", "operations": 0.0, "format": case.format}
     data = DeviceData(bench, mg, 0)
     ours = [case.build(mg, data)]
     if captured:
@@ -63,7 +65,7 @@ def suite_row(bench: Bench, case: Case, captured: bool) -> dict[str, Any]:
         del other
         runs["torch"] = around(lambda run: run(), [[run] for run in theirs])
     del found
-    if not result["error"] < TOLERANCE:
+    if not result["error"] < TOLERANCES[case.format]:
         result["failure"] = f"the two libraries differ by {result['error']:.1e}"
         return result
     return finish(bench, result, bench.alternate(runs))
@@ -88,10 +90,20 @@ def row_name(case: Case, captured: bool) -> str:
     return f"{'captured ' * captured}{case.group}: {case.name}"
 
 
+def rounded_steps(quick: bool) -> Iterator[Case]:
+    """Training steps on tensor cores, in C order and channels last, in both libraries."""
+    size = {"depth": 1, "shape": (2, 3, 8, 8)} if quick else {}
+    for memory_format in ("contiguous_format", "channels_last") if BFLOAT16 else ():
+        build = functools.partial(networks.resnet20, memory_format=memory_format, **size)
+        name = f"ResNet-20, bfloat16, {memory_format}"
+        yield Case("training step", name, build, format="autocast")
+
+
 def rows(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """(name, function that measures) of each row; training steps on a card plain and captured."""
-    for case in cases():
+    rounded = list(rounded_steps(bench.quick))
+    for case in (*cases(), *rounded):
         for captured in (False, True)[: 1 + (bench.on_card and case.group == "training step")]:
             name = row_name(case, captured)
-            if not bench.quick or re.search(QUICK, name):
+            if not bench.quick or case in rounded or re.search(QUICK, name):
                 yield name, functools.partial(suite_row, bench, case, captured)

@@ -65,12 +65,14 @@ class Case:
         build: ``build(lib, data)`` makes the inputs and returns the call to be timed, whose result (a tensor
             or a list of them) is compared between the libraries.
         random: the libraries draw different numbers, so that their results cannot be compared.
+        format: what the products are computed in: float32, or autocast's 16 bits.
     """
 
     group: str
     name: str
     build: Callable[[Any, Data], Run]
     random: bool = False
+    format: str = "float32"
 
 
 def passes(group: str, name: str, make: Callable[[Any, Data], tuple], **options: Any) -> Iterator[Case]:

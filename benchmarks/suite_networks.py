@@ -25,6 +25,21 @@ def classifier(lib: Any, data: Any, net: Any, optimizer: Any, shape: tuple[int, 
     return step(lib, net, optimizer, lambda: lib.nn.functional.cross_entropy(net(x), target))
 
 
+def rounded_classifier(
+    lib: Any, data: Any, net: Any, optimizer: Any, shape: tuple[int, ...], memory_format: str
+) -> Callable[[], Any]:
+    """The same under autocast in bfloat16, images and weights in a memory format."""
+    order = getattr(lib, memory_format)
+    net = net.to(memory_format=order)
+    x, target = data.normal(*shape).contiguous(memory_format=order), data.integers(10, shape[0])
+
+    def loss() -> Any:
+        with lib.autocast(data.device.partition(":")[0], lib.bfloat16):
+            return lib.nn.functional.cross_entropy(net(x), target)
+
+    return step(lib, net, optimizer, loss)
+
+
 def mlp(lib: Any, data: Any) -> Callable[[], Any]:
     nn = lib.nn
     net = data.fill(
@@ -57,7 +72,14 @@ def mnist_cnn(lib: Any, data: Any) -> Callable[[], Any]:
     return classifier(lib, data, net, lib.optim.Adam(net.parameters()), (128, 1, 28, 28))
 
 
-def resnet20(lib: Any, data: Any) -> Callable[[], Any]:
+def resnet20(
+    lib: Any,
+    data: Any,
+    memory_format: str | None = None,
+    depth: int = 3,
+    shape: tuple[int, ...] = (128, 3, 32, 32),
+) -> Callable[[], Any]:
+    """With a memory format under autocast; of another ``depth``, so many blocks of each width."""
     nn = lib.nn
 
     class Block(nn.Module):
@@ -81,11 +103,11 @@ def resnet20(lib: Any, data: Any) -> Callable[[], Any]:
             y = self.relu(self.norm1(self.conv1(x)))
             return self.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
-    blocks = [Block(16, 16, 1) for _ in range(3)]
+    blocks = [Block(16, 16, 1) for _ in range(depth)]
     for channels in (16, 32):
         blocks += [
             Block(channels, 2 * channels, 2),
-            *(Block(2 * channels, 2 * channels, 1) for _ in range(2)),
+            *(Block(2 * channels, 2 * channels, 1) for _ in range(depth - 1)),
         ]
     net = data.fill(
         nn.Sequential(
@@ -95,7 +117,9 @@ def resnet20(lib: Any, data: Any) -> Callable[[], Any]:
         )
     )
     optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    return classifier(lib, data, net, optimizer, (128, 3, 32, 32))
+    if memory_format is None:
+        return classifier(lib, data, net, optimizer, shape)
+    return rounded_classifier(lib, data, net, optimizer, shape, memory_format)
 
 
 CHARACTERS, LENGTH = 65, 64

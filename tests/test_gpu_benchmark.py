@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import minigrad as mg
+from minigrad.dtypes import BFLOAT16
 from minigrad.kernels import cuda, sim
 
 needs_simulator = pytest.mark.skipif(
@@ -56,6 +57,8 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
     assert {"conv2d + bias + ReLU float32", "conv2d + bias + ReLU float16"} <= set(names)
     assert "conv_transpose2d, implicit_gemm" in names
     assert {"matmul float16, tensor_core", "matmul tf32, tensor_core"} <= set(names)
+    if BFLOAT16:
+        assert "training step: ResNet-20, bfloat16, channels_last" in names
     largest = {"tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3, "autocast": 2e-2}
     for row in result["rows"]:
         assert row["error"] < largest.get(row.get("format"), 1e-4), row
