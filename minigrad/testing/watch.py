@@ -12,6 +12,7 @@ import numpy as np
 from minigrad import autograd
 from minigrad.devices import Device
 from minigrad.dispatch import REFERENCE, Kernel, kernel_table, use_kernel
+from minigrad.kernels.channels_last import is_channels_last, nchw, nhwc
 from minigrad.op import Op
 from minigrad.tensor import Tensor
 from minigrad.testing.arrays import GUARD, guarded
@@ -117,9 +118,7 @@ class Watch:
 
     def _run(self, out: Any, inputs: Sequence, attrs: dict, garbage: int, look: bool) -> None:
         outs = out if isinstance(out, tuple) else (out,)
-        memories, copies = zip(
-            *(guarded(self.device.xp, o.shape, o.dtype, garbage) for o in outs), strict=True
-        )
+        memories, copies = zip(*(_guarded_like(self.device.xp, o, garbage) for o in outs), strict=True)
         target = copies if isinstance(out, tuple) else copies[0]
         if look:
             self.looked_into += 1
@@ -136,6 +135,14 @@ class Watch:
 
     def _bytes(self, memory: Any) -> bytes:
         return self.device.to_numpy(memory).tobytes()
+
+
+def _guarded_like(xp: Any, out: Any, garbage: int) -> tuple:
+    """As :func:`guarded`, but channels last if ``out`` lies so."""
+    if not is_channels_last(out):
+        return guarded(xp, out.shape, out.dtype, garbage)
+    memory, copy = guarded(xp, nhwc(out).shape, out.dtype, garbage)
+    return memory, nchw(copy)
 
 
 def _beyond(k: int, out: Any, before: np.ndarray, after: np.ndarray) -> str:
