@@ -246,16 +246,19 @@ CASES = {
         case((0, 2), (2, 3), length=2),
         case((0, 2, 3), (0, 3, 4), length=3),
     ],
-    "linear": [
-        case((3, 4), (5, 4), (5,), length=4),
-        case((17, 33), (9, 33), None, length=33),
-        case((2, 3, 40), (37, 40), (37,), length=40),
-        case((1, 40), (33, 40), (33,), length=40),
-        case((40, 40), (1, 40), (1,), length=40),
-        case((36, 520), (68, 520), (68,), length=520),
-        case((2, 0), (3, 0), (3,), length=1),
-        case((0, 4, 2), (3, 2), (3,), length=2),
-    ],
+    **each(
+        ["linear", "linear_relu"],
+        [
+            case((3, 4), (5, 4), (5,), length=4),
+            case((17, 33), (9, 33), None, length=33),
+            case((2, 3, 40), (37, 40), (37,), length=40),
+            case((1, 40), (33, 40), (33,), length=40),
+            case((40, 40), (1, 40), (1,), length=40),
+            case((36, 520), (68, 520), (68,), length=520),
+            case((2, 0), (3, 0), (3,), length=1),
+            case((0, 4, 2), (3, 2), (3,), length=2),
+        ],
+    ),
     "linear_of_repeated": [
         case((*n, K), (N, K), bias, None, length=K + 1)
         for n, K, N in (((3,), 4, 5), ((2, 3), 0, 3), ((0, 2), 3, 2))

@@ -71,12 +71,12 @@ ALWAYS_INLINE void NAME(score_tile)(const Head *h, ptrdiff_t first, ptrdiff_t qu
                                     REAL *scores) {
     enum { NR = NAME(NR) };
     if (queries == 1) {
-        NAME(gemv)(keys, h->E, NAME(row)(&h->q, first), 1, h->k.data, 1, h->k.row, scores, NULL, 0);
+        NAME(gemv)(keys, h->E, NAME(row)(&h->q, first), 1, h->k.data, 1, h->k.row, scores, NAME(adding)(NULL, 0), 0);
         for (ptrdiff_t key = keys - 1; key >= 0; key--) scores[key * NR] = scores[key] * (REAL)h->scale;
     } else {
         NAME(pack_queries)(h, first, queries, q_panel);
         NAME(gemm_panels)(keys, queries <= LANES ? LANES : NR, h->E, h->k.data, h->k.row, 1, q_panel, h->E, scores,
-                          NR, NULL, 0);
+                          NR, NAME(adding)(NULL, 0));
     }
 }
 
@@ -127,8 +127,8 @@ MAYBE_UNUSED void NAME(attention_forward)(const Head *h, void *workspace) {
             NAME(fetch_next)(&h->q, begin, end, h->L, E);
             NAME(fetch_next)(&h->k, begin, end, S, E);
             NAME(fetch_next)(&h->v, begin, end, S, V);
-            NAME(gemm_panels)(rows, V, NAME(keys_seen)(h, begin, rows), scores + r, 1, NR, v_panels, S, out, V, NULL,
-                              0);
+            NAME(gemm_panels)(rows, V, NAME(keys_seen)(h, begin, rows), scores + r, 1, NR, v_panels, S, out, V,
+                              NAME(adding)(NULL, 0));
             for (ptrdiff_t s = 0; s < rows; s++) NAME(scale_array)(V, inverse[r + s], out + s * V);
         }
     }
@@ -198,15 +198,17 @@ ALWAYS_INLINE void NAME(key_gradients)(const Head *h, const NAME(Block) *b, ptrd
         const ptrdiff_t columns = NAME(round_up)(b->queries, LANES) - tile;
         REAL *dk = (REAL *)h->dk + key * E, *dv = (REAL *)h->dv + key * V;
         NAME(gemm_panels)(rows, columns, E, NAME(row)(&h->k, key), h->k.row, 1, b->qt + tile * E, E, p + tile, ROW,
-                          NULL, 0);
+                          NAME(adding)(NULL, 0));
         NAME(gemm_panels)(rows, columns, V, NAME(row)(&h->v, key), h->v.row, 1, b->gradt + tile * V, V, ds + tile,
-                          ROW, NULL, 0);
+                          ROW, NAME(adding)(NULL, 0));
         for (ptrdiff_t i = tile; i < b->queries; i += NR)
             NAME(score_gradients)(rows, behind - i, b->lse + i, b->inner + i, (REAL)h->scale, p + i, ds + i);
         for (ptrdiff_t r = 0; r < rows; r++) /* for dq, whose tiles of queries begin elsewhere */
             for (ptrdiff_t i = tile > MR ? tile - MR : 0; i < tile; i++) ds[r * ROW + i] = 0;
-        NAME(gemm_panels)(rows, V, depth, p + hidden, ROW, 1, b->grad + hidden * NR, b->queries, dv, V, dv, V);
-        NAME(gemm_panels)(rows, E, depth, ds + hidden, ROW, 1, b->q + hidden * NR, b->queries, dk, E, dk, E);
+        NAME(gemm_panels)(rows, V, depth, p + hidden, ROW, 1, b->grad + hidden * NR, b->queries, dv, V,
+                          NAME(adding)(dv, V));
+        NAME(gemm_panels)(rows, E, depth, ds + hidden, ROW, 1, b->q + hidden * NR, b->queries, dk, E,
+                          NAME(adding)(dk, E));
         NAME(fetch_next)(&h->q, key, key + rows, h->L, E);
         NAME(fetch_next)(&h->k, key, key + rows, h->S, E);
         NAME(fetch_next)(&h->v, key, key + rows, h->S, V);
@@ -221,8 +223,8 @@ MAYBE_UNUSED void NAME(attention_backward)(const Head *h, void *workspace) {
     NAME(Block) b = {.lse = k_panels + NAME(panels)(E, S)};
     b.inner = b.lse + QUERIES, b.qt = b.inner + QUERIES, b.gradt = b.qt + QUERIES * E;
     b.q = b.gradt + QUERIES * V, b.grad = b.q + NAME(panels)(E, QUERIES);
-    NAME(start)(S, E, h->dk, E, NULL, 0);
-    NAME(start)(S, V, h->dv, V, NULL, 0);
+    NAME(start)(S, E, h->dk, E, NAME(adding)(NULL, 0));
+    NAME(start)(S, V, h->dv, V, NAME(adding)(NULL, 0));
     NAME(pack_b)(S, E, h->k.data, h->k.row, 1, k_panels);
     for (b.first = 0; b.first < L; b.first += QUERIES) {
         b.queries = NAME(smaller)(L - b.first, QUERIES);
@@ -237,7 +239,7 @@ MAYBE_UNUSED void NAME(attention_backward)(const Head *h, void *workspace) {
                 REAL *dq = (REAL *)h->dq + i * E;
                 if (seen > 0)
                     NAME(gemm_panels)(rows, E, seen, ds + r, 1, ROW, k_panels + key * NR, S, dq, E,
-                                      key ? dq : NULL, E);
+                                      NAME(adding)(key ? dq : NULL, E));
             }
         }
     }

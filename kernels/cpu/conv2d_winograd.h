@@ -227,9 +227,9 @@ ALWAYS_INLINE void panel_rows(int rows, ptrdiff_t channels, ptrdiff_t depth, con
                               const float *d)
 {
     if (lanes_for(channels) == F32_LANES)
-        tile_rows_f32(rows, 1, depth, a, a_row, a_col, b, b_row, c, c_row, d, c_row);
+        tile_rows_f32(rows, 1, depth, a, a_row, a_col, b, b_row, c, c_row, adding_f32(d, c_row));
     else
-        tile_rows_f32(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, c_row, d, c_row);
+        tile_rows_f32(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, c_row, adding_f32(d, c_row));
 }
 
 /* A panel of the weight (DEPTH x NR, 16 KB on x86-64-v3) stays in L1 while all tiles use it. */

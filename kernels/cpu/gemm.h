@@ -33,26 +33,27 @@
  *                             the five loops above
  *   gemm_unpacked_T(as gemm_packed_T)
  *                             A read in place, and B too where that is fast: for small and thin matrices
- *   gemm_panels_T(M, N, K, a, a_row, a_col, b_panels, depth, c, ldc, d, d_row)
+ *   gemm_panels_T(M, N, K, a, a_row, a_col, b_panels, depth, c, ldc, epilogue)
  *                             A read in place, or MR rows at a time from a copy in L1, all of B packed
  *                             beforehand by pack_b with this depth, of which the first K are used: for a B
- *                             that serves many products. C = A B + D, as below. With contiguous rows of A it
+ *                             that serves many products. C as below. With contiguous rows of A it
  *                             is the fastest of all while B fits the L3 cache: A is read once, straight from
  *                             memory, and ahead of its use
- *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, d, d_stride)
- *                             y[j] = sum over p of x[p] b[p, j], plus d[j * d_stride] if d is not NULL
+ *   gemv_T(N, K, x, x_stride, b, b_row, b_col, y, epilogue, d_stride)
+ *                             y[j] = sum over p of x[p] b[p, j], and D's element j is d[j * d_stride]
  *   gemm_T(as gemm_packed_T)  whichever of packed, unpacked, rows and gemv suits the sizes and strides
- *   gemm_add_T(..., ldc, d, d_row, workspace), gemm_packed_add_T, gemm_unpacked_add_T
+ *   gemm_add_T(..., ldc, epilogue, workspace), gemm_packed_add_T, gemm_unpacked_add_T
  *                             C = A B + D, where D's element (i, j) is d[i * d_row + j]: a bias has d_row 0,
- *                             accumulating has d = c, and NULL is no D. It is added while the tile is still in
- *                             registers
+ *                             accumulating has d = c, and NULL is no D; then, if `relu`, 0 in the place of
+ *                             what is below. Both while the tile is still in registers
+ *   Epilogue_T                {d, d_row, relu}; adding_T(d, d_row) is one without ReLU
  *   gemm_rows_add_T(as gemm_add_T)
  *                             pack_b, then gemm_panels
  *   suits_rows_T(M, N, K, a_col)
  *                             whether it may: many rows of A, contiguous, and a B that fits the L3 cache
  *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them, and for smaller products
  *
- * K = 0 gives D, or zeros. In each of gemm_packed, gemm_unpacked and gemm_panels, the order in which the
+ * K = 0 gives D or zeros, and ReLU of them. In each of gemm_packed, gemm_unpacked and gemm_panels, the order in which the
  * products of one element are added depends on K alone, never on where the element lies.
  */
 #ifndef MINIGRAD_GEMM_H

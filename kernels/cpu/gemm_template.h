@@ -21,15 +21,16 @@ enum {
 ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 
 #include "gemm_packing_template.h"
+#include "gemm_epilogue_template.h"
 
 /* ---- register tiles ------------------------------------------------------------------------------------ */
 
 /* C tile of `rows` x (`vectors` * LANES), both compile-time constants. A has any strides: it is read one
- * broadcast element at a time. Each row of B is contiguous. D, if there is one, is read last. With each row of B,
+ * broadcast element at a time. Each row of B is contiguous. The epilogue comes last. With each row of B,
  * `fetched` elements from `ahead` on set out for L2; that is a constant, too. */
 ALWAYS_INLINE void NAME(tile_fetching)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
                                        ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
-                                       real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row, const real *ahead,
+                                       real *c, ptrdiff_t ldc, NAME(Epilogue) e, const real *ahead,
                                        const int fetched)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
@@ -60,7 +61,8 @@ ALWAYS_INLINE void NAME(tile_fetching)(const int rows, const int vectors, ptrdif
     }
     UNROLL for (int i = 0; i < rows; i++) {
         UNROLL for (int v = 0; v < vectors; v++) {
-            if (d) sum[i][v] += *(const vector_u *)(d + i * d_row + v * LANES);
+            if (e.d) sum[i][v] += *(const vector_u *)(e.d + i * e.d_row + v * LANES);
+            if (e.relu) sum[i][v] = NAME(rectified)(sum[i][v]);
             *(vector_u *)(c + i * ldc + v * LANES) = sum[i][v];
         }
     }
@@ -68,19 +70,19 @@ ALWAYS_INLINE void NAME(tile_fetching)(const int rows, const int vectors, ptrdif
 
 ALWAYS_INLINE void NAME(tile)(const int rows, const int vectors, ptrdiff_t depth, const real *a,
                               ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
-                              real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+                              real *c, ptrdiff_t ldc, NAME(Epilogue) e)
 {
-    NAME(tile_fetching)(rows, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row, NULL, 0);
+    NAME(tile_fetching)(rows, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, e, NULL, 0);
 }
 
 /* The tile for a number of rows known only now: one copy of `tile` for each. */
 ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth, const real *a,
                                    ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c,
-                                   ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+                                   ptrdiff_t ldc, NAME(Epilogue) e)
 {
 #define ROWS(n) \
     case n: \
-        NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row); \
+        NAME(tile)(n, vectors, depth, a, a_row, a_col, b, b_row, c, ldc, e); \
         break;
     switch (rows) {
         ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
@@ -98,49 +100,49 @@ ALWAYS_INLINE void NAME(tile_rows)(int rows, const int vectors, ptrdiff_t depth,
  * next full vector (a packed panel is; in place, pass whole vectors only). */
 NEVER_INLINE void NAME(partial_tile)(int rows, int columns, ptrdiff_t depth, const real *a, ptrdiff_t a_row,
                                      ptrdiff_t a_col, const real *b, ptrdiff_t b_row, real *c, ptrdiff_t ldc,
-                                     const real *d, ptrdiff_t d_row)
+                                     NAME(Epilogue) e)
 {
     if (columns == NAME(NR)) {
-        NAME(tile_rows)(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row);
+        NAME(tile_rows)(rows, TILE_VECTORS, depth, a, a_row, a_col, b, b_row, c, ldc, e);
     } else if (columns == LANES) {
-        NAME(tile_rows)(rows, 1, depth, a, a_row, a_col, b, b_row, c, ldc, d, d_row);
+        NAME(tile_rows)(rows, 1, depth, a, a_row, a_col, b, b_row, c, ldc, e);
     } else {
         /* Whole vectors into a scratch tile, of which the valid columns are kept. */
         real scratch[TILE_ROWS * NAME(NR)] __attribute__((aligned(64)));
         const int padded = columns < LANES ? LANES : NAME(NR);
-        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, NULL, 0);
+        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, NAME(adding)(NULL, 0));
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < columns; j++)
-                c[i * ldc + j] = scratch[i * padded + j] + (d ? d[i * d_row + j] : 0);
+                c[i * ldc + j] = NAME(finished)(scratch[i * padded + j], e, i, j);
     }
 }
 
 /* From one packed panel of each. The full tile has a copy of its own, in which all strides are constants. */
 NEVER_INLINE void NAME(full_tile)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
-                                  ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+                                  ptrdiff_t ldc, NAME(Epilogue) e)
 {
-    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, d, d_row);
+    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, e);
 }
 
 ALWAYS_INLINE void NAME(panel_tile)(int rows, int columns, ptrdiff_t depth, const real *a_panel,
-                                    const real *b_panel, real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+                                    const real *b_panel, real *c, ptrdiff_t ldc, NAME(Epilogue) e)
 {
     if (rows == NAME(MR) && columns == NAME(NR))
-        NAME(full_tile)(depth, a_panel, b_panel, c, ldc, d, d_row);
+        NAME(full_tile)(depth, a_panel, b_panel, c, ldc, e);
     else
-        NAME(partial_tile)(rows, columns, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, d, d_row);
+        NAME(partial_tile)(rows, columns, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, e);
 }
 
 MAYBE_UNUSED void NAME(micro_kernel)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
                                      ptrdiff_t ldc, int accumulate)
 {
-    NAME(full_tile)(depth, a_panel, b_panel, c, ldc, accumulate ? c : NULL, ldc);
+    NAME(full_tile)(depth, a_panel, b_panel, c, ldc, NAME(adding)(accumulate ? c : NULL, ldc));
 }
 
 MAYBE_UNUSED void NAME(edge_kernel)(int rows, int columns, ptrdiff_t depth, const real *a_panel,
                                     const real *b_panel, real *c, ptrdiff_t ldc, int accumulate)
 {
-    NAME(panel_tile)(rows, columns, depth, a_panel, b_panel, c, ldc, accumulate ? c : NULL, ldc);
+    NAME(panel_tile)(rows, columns, depth, a_panel, b_panel, c, ldc, NAME(adding)(accumulate ? c : NULL, ldc));
 }
 
 /* ---- drivers ------------------------------------------------------------------------------------------- */
@@ -158,15 +160,11 @@ ALWAYS_INLINE ptrdiff_t NAME(balanced)(ptrdiff_t total, ptrdiff_t largest, ptrdi
     return NAME(round_up)((total + blocks - 1) / blocks, unit);
 }
 
-/* D at an offset, if there is a D. */
-ALWAYS_INLINE const real *NAME(at)(const real *d, ptrdiff_t offset) { return d ? d + offset : NULL; }
-
-/* What a product of no terms is: D, or zeros. */
-MAYBE_UNUSED void NAME(start)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+/* What a product of no terms is: D or zeros, rectified if C is to be. */
+MAYBE_UNUSED void NAME(start)(ptrdiff_t M, ptrdiff_t N, real *c, ptrdiff_t ldc, NAME(Epilogue) e)
 {
-    if (d == c) return;
     for (ptrdiff_t i = 0; i < M; i++)
-        for (ptrdiff_t j = 0; j < N; j++) c[i * ldc + j] = d ? d[i * d_row + j] : 0;
+        for (ptrdiff_t j = 0; j < N; j++) c[i * ldc + j] = NAME(finished)(0, e, i, j);
 }
 
 /* What will be packed next: contiguous runs of `length` elements, `stride` apart. */
@@ -185,8 +183,7 @@ ALWAYS_INLINE void NAME(prefetch_ahead)(NAME(Ahead) *ahead, ptrdiff_t runs)
 /* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. Meanwhile what lies ahead is fetched
  * from memory, a share with each tile: packing by itself, with no arithmetic between, would wait for it. */
 MAYBE_UNUSED void NAME(macro_kernel_ahead)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
-                                           const real *b_packed, real *c, ptrdiff_t ldc, const real *d,
-                                           ptrdiff_t d_row, NAME(Ahead) ahead)
+                                           const real *b_packed, real *c, ptrdiff_t ldc, NAME(Epilogue) e, NAME(Ahead) ahead)
 {
     const ptrdiff_t tiles = ((mc + NAME(MR) - 1) / NAME(MR)) * ((nc + NAME(NR) - 1) / NAME(NR));
     if (tiles == 0) return;
@@ -196,15 +193,14 @@ MAYBE_UNUSED void NAME(macro_kernel_ahead)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t
             NAME(prefetch_ahead)(&ahead, share);
             NAME(panel_tile)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
                              a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc,
-                             NAME(at)(d, ir * d_row + jr), d_row);
+                             NAME(epilogue_at)(e, ir, jr));
         }
 }
 
 MAYBE_UNUSED void NAME(macro_kernel)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
-                                     const real *b_packed, real *c, ptrdiff_t ldc, const real *d,
-                                     ptrdiff_t d_row)
+                                     const real *b_packed, real *c, ptrdiff_t ldc, NAME(Epilogue) e)
 {
-    NAME(macro_kernel_ahead)(mc, nc, kc, a_packed, b_packed, c, ldc, d, d_row, (NAME(Ahead)){NULL, 0, 0, 0});
+    NAME(macro_kernel_ahead)(mc, nc, kc, a_packed, b_packed, c, ldc, e, (NAME(Ahead)){NULL, 0, 0, 0});
 }
 
 /* The block (mc, kc) of A, if it has contiguous rows or columns, and is no empty one. */
@@ -218,10 +214,10 @@ ALWAYS_INLINE NAME(Ahead) NAME(block_ahead)(ptrdiff_t mc, ptrdiff_t kc, const re
 
 MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
                                         ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col,
-                                        real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row,
+                                        real *c, ptrdiff_t ldc, NAME(Epilogue) e,
                                         real *workspace)
 {
-    if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
+    if (K == 0) NAME(start)(M, N, c, ldc, e);
     if (M == 0 || N == 0 || K == 0) return;
     const ptrdiff_t MC = NAME(balanced)(M, NAME(MC), NAME(MR));
     /* Whole lines, for packing to read. */
@@ -231,8 +227,8 @@ MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, c
     for (ptrdiff_t jc = 0; jc < N; jc += NC) {
         const ptrdiff_t nc = NAME(smaller)(N - jc, NC);
         for (ptrdiff_t pc = 0; pc < K; pc += KC) {
-            const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
-            const real *addend = pc ? c : d;
+            const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
+            const NAME(Epilogue) block = NAME(epilogue_of_block)(e, c, ldc, pc == 0, pc + kc == K);
             NAME(pack_b)(kc, nc, b + pc * b_row + jc * b_col, b_row, b_col, b_packed);
             for (ptrdiff_t ic = 0; ic < M; ic += MC) {
                 const ptrdiff_t mc = NAME(smaller)(M - ic, MC);
@@ -244,7 +240,7 @@ MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, c
                     a + next_ic * a_row + next_pc * a_col, a_row, a_col
                 );
                 NAME(macro_kernel_ahead)(mc, nc, kc, a_packed, b_packed, c + ic * ldc + jc, ldc,
-                                         NAME(at)(addend, ic * addend_row + jc), addend_row, ahead);
+                                         NAME(epilogue_at)(block, ic, jc), ahead);
             }
         }
     }
@@ -254,15 +250,14 @@ MAYBE_UNUSED void NAME(gemm_packed_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, c
  * at most twice or lie close to each other: rows further apart evict one another from the cache. */
 MAYBE_UNUSED void NAME(gemm_unpacked_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a,
                                           ptrdiff_t a_row, ptrdiff_t a_col, const real *b, ptrdiff_t b_row,
-                                          ptrdiff_t b_col, real *c, ptrdiff_t ldc, const real *d,
-                                          ptrdiff_t d_row, real *workspace)
+                                          ptrdiff_t b_col, real *c, ptrdiff_t ldc, NAME(Epilogue) e, real *workspace)
 {
-    if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
+    if (K == 0) NAME(start)(M, N, c, ldc, e);
     const ptrdiff_t close = 1024 / sizeof(real), KC = NAME(balanced)(K, NAME(KC_UNPACKED), 1);
     const int near = b_col == 1 && (M <= 2 * NAME(MR) || (-close < b_row && b_row < close));
     for (ptrdiff_t pc = 0; pc < K; pc += KC) {
-        const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
-        const real *addend = pc ? c : d;
+        const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
+        const NAME(Epilogue) block = NAME(epilogue_of_block)(e, c, ldc, pc == 0, pc + kc == K);
         for (ptrdiff_t jr = 0; jr < N; jr += NAME(NR)) {
             const int columns = (int)NAME(smaller)(N - jr, NAME(NR));
             const int width = columns <= LANES ? LANES : NAME(NR);
@@ -279,16 +274,16 @@ MAYBE_UNUSED void NAME(gemm_unpacked_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
             for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR))
                 NAME(partial_tile)((int)NAME(smaller)(M - ir, NAME(MR)), columns, kc,
                                    a + ir * a_row + pc * a_col, a_row, a_col, panel, panel_row,
-                                   c + ir * ldc + jr, ldc, NAME(at)(addend, ir * addend_row + jr), addend_row);
+                                   c + ir * ldc + jr, ldc, NAME(epilogue_at)(block, ir, jr));
         }
     }
 }
 
 /* A full tile with A in place, its rows contiguous. */
 NEVER_INLINE void NAME(tile_in_place)(ptrdiff_t depth, const real *a, ptrdiff_t a_row, const real *b_panel,
-                                      real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+                                      real *c, ptrdiff_t ldc, NAME(Epilogue) e)
 {
-    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a, a_row, 1, b_panel, NAME(NR), c, ldc, d, d_row);
+    NAME(tile)(NAME(MR), TILE_VECTORS, depth, a, a_row, 1, b_panel, NAME(NR), c, ldc, e);
 }
 
 /* The elements `begin` to `end` of some contiguous rows, on their way to L1. */
@@ -303,16 +298,16 @@ ALWAYS_INLINE void NAME(prefetch_rows)(ptrdiff_t rows, ptrdiff_t begin, ptrdiff_
  * are fetched from memory. No row of A or C is visited twice. */
 MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
                                     ptrdiff_t a_col, const real *b_panels, ptrdiff_t depth, real *c,
-                                    ptrdiff_t ldc, const real *d, ptrdiff_t d_row)
+                                    ptrdiff_t ldc, NAME(Epilogue) e)
 {
     real copy[NAME(COPIES_ROWS) ? NAME(MR) * NAME(KC_PANELS) : 1] __attribute__((aligned(64)));
-    if (K == 0) NAME(start)(M, N, c, ldc, d, d_row);
+    if (K == 0) NAME(start)(M, N, c, ldc, e);
     if (N == 0) return;
     const ptrdiff_t KC = NAME(balanced)(K, NAME(KC_PANELS), 1), panels = (N + NAME(NR) - 1) / NAME(NR);
     for (ptrdiff_t pc = 0; pc < K; pc += KC) {
-        const ptrdiff_t kc = NAME(smaller)(K - pc, KC), addend_row = pc ? ldc : d_row;
+        const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
         const ptrdiff_t share = NAME(round_up)((kc + panels - 1) / panels, NAME(LINE));
-        const real *addend = pc ? c : d;
+        const NAME(Epilogue) block = NAME(epilogue_of_block)(e, c, ldc, pc == 0, pc + kc == K);
         for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR)) {
             const int rows = (int)NAME(smaller)(M - ir, NAME(MR));
             const int copied = NAME(COPIES_ROWS) && rows == NAME(MR) && panels >= NAME(FEW_PANELS);
@@ -323,17 +318,17 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
                 const ptrdiff_t jr = panel * NAME(NR), place = ir * ldc + jr;
                 const int columns = (int)NAME(smaller)(N - jr, NAME(NR));
                 const real *b = b_panels + jr * depth + pc * NAME(NR);
-                const real *d_tile = NAME(at)(addend, ir * addend_row + jr);
+                const NAME(Epilogue) tile = NAME(epilogue_at)(block, ir, jr);
                 if (next_rows)
                     NAME(prefetch_rows)(next_rows, panel * share, NAME(smaller)((panel + 1) * share, kc),
                                         a_rows + rows * a_row, a_row);
                 if (copied)
-                    NAME(panel_tile)(rows, columns, kc, copy, b, c + place, ldc, d_tile, addend_row);
+                    NAME(panel_tile)(rows, columns, kc, copy, b, c + place, ldc, tile);
                 else if (rows == NAME(MR) && columns == NAME(NR) && a_col == 1)
-                    NAME(tile_in_place)(kc, a_rows, a_row, b, c + place, ldc, d_tile, addend_row);
+                    NAME(tile_in_place)(kc, a_rows, a_row, b, c + place, ldc, tile);
                 else
                     NAME(partial_tile)(rows, columns, kc, a_rows, a_row, a_col, b, NAME(NR), c + place, ldc,
-                                       d_tile, addend_row);
+                                       tile);
             }
         }
     }
@@ -349,10 +344,10 @@ ALWAYS_INLINE int NAME(suits_rows)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdif
 
 MAYBE_UNUSED void NAME(gemm_rows_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
                                       ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col,
-                                      real *c, ptrdiff_t ldc, const real *d, ptrdiff_t d_row, real *workspace)
+                                      real *c, ptrdiff_t ldc, NAME(Epilogue) e, real *workspace)
 {
     NAME(pack_b)(K, N, b, b_row, b_col, workspace);
-    NAME(gemm_panels)(M, N, K, a, a_row, a_col, workspace, K, c, ldc, d, d_row);
+    NAME(gemm_panels)(M, N, K, a, a_row, a_col, workspace, K, c, ldc, e);
 }
 
 /* The dot products of x and of `columns` columns of B, each contiguous, added to y. */
@@ -376,14 +371,14 @@ ALWAYS_INLINE void NAME(dot_columns)(const int columns, ptrdiff_t K, const real 
     }
 }
 
-/* y[0:N] = x[0:K] B[0:K, 0:N] + d: each element of B is used once, so this runs at the speed of memory, and
+/* y[0:N] = x[0:K] B[0:K, 0:N] + D, whose elements are d_stride apart: each element of B is used once, so this runs at the speed of memory, and
  * all that matters is to read B along its contiguous direction, in few streams. */
 MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t x_stride, const real *b,
-                             ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, const real *d,
+                             ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, NAME(Epilogue) e,
                              ptrdiff_t d_stride)
 {
-    if (d != y)
-        for (ptrdiff_t j = 0; j < N; j++) y[j] = d ? d[j * d_stride] : 0;
+    if (e.d != y)
+        for (ptrdiff_t j = 0; j < N; j++) y[j] = e.d ? e.d[j * d_stride] : 0;
     if (b_col == 1 && N > 1) { /* four rows at a time: y is read and written once for four rows of B */
         ptrdiff_t p = 0;
         for (; p + 4 <= K; p += 4) {
@@ -406,6 +401,8 @@ MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t 
             y[j] += total;
         }
     }
+    if (e.relu)
+        for (ptrdiff_t j = 0; j < N; j++) y[j] = y[j] < 0 ? 0 : y[j];
 }
 
 /* Elements of workspace for a product of this size, or of any smaller one, by any driver. */
@@ -423,7 +420,7 @@ MAYBE_UNUSED ptrdiff_t NAME(gemm_workspace)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t 
 /* The bounds below are measured: packing pays when each packed element is used often enough. */
 MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t a_row,
                                  ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c,
-                                 ptrdiff_t ldc, const real *d, ptrdiff_t d_row, real *workspace)
+                                 ptrdiff_t ldc, NAME(Epilogue) e, real *workspace)
 {
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
     const int high = NAME(COPIES_ROWS), stays_in_l3 = (double)M * K <= NAME(IN_L3);
@@ -438,15 +435,15 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
                          : 320;
     if (M == 1 || (M <= 4 && N > 1 && b_transposed))
         for (ptrdiff_t i = 0; i < M; i++)
-            NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(at)(d, i * d_row), 1);
+            NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(epilogue_at)(e, i, 0), 1);
     else if (N == 1 && ldc == 1) /* the transposed problem */
-        NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, d, d_row);
+        NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, e, e.d_row);
     else if (few_rows || (few_columns && near) || (double)M * N * K <= largest * largest * largest)
-        NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
+        NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, e, workspace);
     else if (NAME(suits_rows)(M, N, K, a_col))
-        NAME(gemm_rows_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
+        NAME(gemm_rows_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, e, workspace);
     else
-        NAME(gemm_packed_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, d, d_row, workspace);
+        NAME(gemm_packed_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, e, workspace);
 }
 
 /* The same with `accumulate` for D: C itself, or nothing. */
@@ -455,8 +452,8 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
                                  ptrdiff_t a_col, const real *b, ptrdiff_t b_row, ptrdiff_t b_col, real *c, \
                                  ptrdiff_t ldc, int accumulate, real *workspace) \
     { \
-        NAME(gemm##_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate ? c : NULL, ldc, \
-                         workspace); \
+        NAME(gemm##_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, \
+                         NAME(adding)(accumulate ? c : NULL, ldc), workspace); \
     }
 ACCUMULATING(gemm)
 ACCUMULATING(gemm_packed)

@@ -51,10 +51,8 @@ ALWAYS_INLINE const REAL *NAME(take)(NAME(Awaited) *awaited, ptrdiff_t elements)
 
 /* As `tile_in_place`, while memory sends what lies ahead. */
 NEVER_INLINE void NAME(tile_fetching_ahead)(ptrdiff_t depth, const REAL *a, ptrdiff_t a_row, const REAL *panel,
-                                            REAL *c, ptrdiff_t ldc, const REAL *d, ptrdiff_t d_row,
-                                            const REAL *ahead) {
-    NAME(tile_fetching)(NAME(MR), TILE_VECTORS, depth, a, a_row, 1, panel, NAME(NR), c, ldc, d, d_row, ahead,
-                        NAME(FETCHED));
+                                            REAL *c, ptrdiff_t ldc, NAME(Epilogue) e, const REAL *ahead) {
+    NAME(tile_fetching)(NAME(MR), TILE_VECTORS, depth, a, a_row, 1, panel, NAME(NR), c, ldc, e, ahead, NAME(FETCHED));
 }
 
 /* C = A B + D, B in panels. The weights of a step fill L2: each panel is read once, for all rows of a block, which
@@ -67,16 +65,17 @@ ALWAYS_INLINE void NAME(lstm_product)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff
             const int some = (int)NAME(smaller)(rows - r, NAME(MR));
             const int width = (int)NAME(smaller)(columns - j, NAME(NR));
             const int is_full = some == NAME(MR) && width == NAME(NR);
-            const REAL *a_rows = a + r * a_row, *d_tile = NAME(at)(d, r * d_row + j);
+            const REAL *a_rows = a + r * a_row;
+            const NAME(Epilogue) e = NAME(epilogue_at)(NAME(adding)(d, d_row), r, j);
             const REAL *ahead = is_full ? NAME(take)(&awaited, depth * NAME(FETCHED)) : NULL;
             REAL *tile = c + r * ldc + j;
-            if (d && d != c) NAME(prefetch_rows)(some, 0, width, d_tile, d_row);
+            if (d && d != c) NAME(prefetch_rows)(some, 0, width, e.d, d_row);
             if (ahead)
-                NAME(tile_fetching_ahead)(depth, a_rows, a_row, panels, tile, ldc, d_tile, d_row, ahead);
+                NAME(tile_fetching_ahead)(depth, a_rows, a_row, panels, tile, ldc, e, ahead);
             else if (is_full)
-                NAME(tile_in_place)(depth, a_rows, a_row, panels, tile, ldc, d_tile, d_row);
+                NAME(tile_in_place)(depth, a_rows, a_row, panels, tile, ldc, e);
             else
-                NAME(partial_tile)(some, width, depth, a_rows, a_row, 1, panels, NAME(NR), tile, ldc, d_tile, d_row);
+                NAME(partial_tile)(some, width, depth, a_rows, a_row, 1, panels, NAME(NR), tile, ldc, e);
         }
 }
 
@@ -200,7 +199,7 @@ MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *p
                                grad_y + first * y_row, y_row, awaited);
         for (ptrdiff_t r = first; r < end; r++)
             NAME(lstm_cells_backward)(H, gates + r * columns, c_previous + r * H, c + r * H,
-                                      is_last ? grad_y + r * y_row : dh + (r - first) * H, NAME(at)(grad_c, r * H),
+                                      is_last ? grad_y + r * y_row : dh + (r - first) * H, grad_c ? grad_c + r * H : NULL,
                                       dc + r * H, dz + r * columns, dz_near + r * row);
     }
 }
@@ -260,8 +259,8 @@ MAYBE_UNUSED void NAME(lstm_weight_grad)(const LstmWeightGrad *p, ptrdiff_t firs
     REAL *grad_ih = p->grad_ih, *grad_hh = p->grad_hh, *grad_bias = p->grad_bias;
     for (ptrdiff_t j = first; grad_bias && j < first + rows; j++) grad_bias[j] = 0;
     if (K == 0) {
-        NAME(start)(rows, E, grad_ih + first * E, E, NULL, 0);
-        NAME(start)(rows, H, grad_hh + first * H, H, NULL, 0);
+        NAME(start)(rows, E, grad_ih + first * E, E, NAME(adding)(NULL, 0));
+        NAME(start)(rows, H, grad_hh + first * H, H, NAME(adding)(NULL, 0));
     }
     for (ptrdiff_t pc = 0; pc < K; pc += KC) {
         const ptrdiff_t kc = NAME(smaller)(K - pc, KC);
@@ -280,8 +279,9 @@ MAYBE_UNUSED void NAME(lstm_weight_grad)(const LstmWeightGrad *p, ptrdiff_t firs
                 NAME(smaller)(first + rows - next_ic, MC), NAME(smaller)(K - next_pc, KC),
                 (const REAL *)p->dz + next_pc * row + next_ic, 1, row
             );
-            NAME(macro_kernel)(mc, E, kc, dz_packed, x_packed, to_ih, E, pc ? to_ih : NULL, E);
-            NAME(macro_kernel_ahead)(mc, H, kc, dz_packed, h_packed, to_hh, H, pc ? to_hh : NULL, H, ahead);
+            NAME(macro_kernel)(mc, E, kc, dz_packed, x_packed, to_ih, E, NAME(adding)(pc ? to_ih : NULL, E));
+            NAME(macro_kernel_ahead)(mc, H, kc, dz_packed, h_packed, to_hh, H, NAME(adding)(pc ? to_hh : NULL, H),
+                                     ahead);
         }
     }
 }

@@ -18,7 +18,8 @@ caller broadcasts a and b: their batch strides may be 0) and the same dtype, flo
 have any strides that are multiples of the item size; out is C-contiguous and shares no memory with them.
 K = 0 gives zeros. ``threads`` is the largest number of OpenMP threads, of which the first three rungs use
 one. The same thread count gives the same bits. *threaded* also takes a bias (N,), which it adds to every row
-while the tile is still in registers: the memory traffic of a second pass over out is saved.
+while the tile is still in registers, and ``relu``, whether 0 then takes the place of what is below: the memory
+traffic of another pass over out is saved.
 """
 
 from cython.parallel cimport parallel, prange, threadid
@@ -34,6 +35,14 @@ cdef extern from "gemm.h" nogil:
         MR_f32
         NR_f32
         NR_f64
+    ctypedef struct Epilogue_f32:
+        const float *d
+        Py_ssize_t d_row
+        bint relu
+    ctypedef struct Epilogue_f64:
+        const double *d
+        Py_ssize_t d_row
+        bint relu
     int suits_rows_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
     int suits_rows_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Py_ssize_t a_col)
     void pack_b_f32(Py_ssize_t depth, Py_ssize_t columns, const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
@@ -43,29 +52,29 @@ cdef extern from "gemm.h" nogil:
     void gemm_panels_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
                          const float *a, Py_ssize_t a_row, Py_ssize_t a_col,
                          const float *b_panels, Py_ssize_t depth,
-                         float *c, Py_ssize_t ldc, const float *d, Py_ssize_t d_row)
+                         float *c, Py_ssize_t ldc, Epilogue_f32 epilogue)
     void gemm_panels_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
                          const double *a, Py_ssize_t a_row, Py_ssize_t a_col,
                          const double *b_panels, Py_ssize_t depth,
-                         double *c, Py_ssize_t ldc, const double *d, Py_ssize_t d_row)
+                         double *c, Py_ssize_t ldc, Epilogue_f64 epilogue)
     Py_ssize_t gemm_workspace_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
     Py_ssize_t gemm_workspace_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K)
     void gemm_add_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
                       const float *a, Py_ssize_t a_row, Py_ssize_t a_col,
                       const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
-                      float *c, Py_ssize_t ldc, const float *d, Py_ssize_t d_row, float *workspace)
+                      float *c, Py_ssize_t ldc, Epilogue_f32 epilogue, float *workspace)
     void gemm_add_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
                       const double *a, Py_ssize_t a_row, Py_ssize_t a_col,
                       const double *b, Py_ssize_t b_row, Py_ssize_t b_col,
-                      double *c, Py_ssize_t ldc, const double *d, Py_ssize_t d_row, double *workspace)
+                      double *c, Py_ssize_t ldc, Epilogue_f64 epilogue, double *workspace)
     void gemm_packed_add_f32(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
                              const float *a, Py_ssize_t a_row, Py_ssize_t a_col,
                              const float *b, Py_ssize_t b_row, Py_ssize_t b_col,
-                             float *c, Py_ssize_t ldc, const float *d, Py_ssize_t d_row, float *workspace)
+                             float *c, Py_ssize_t ldc, Epilogue_f32 epilogue, float *workspace)
     void gemm_packed_add_f64(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
                              const double *a, Py_ssize_t a_row, Py_ssize_t a_col,
                              const double *b, Py_ssize_t b_row, Py_ssize_t b_col,
-                             double *c, Py_ssize_t ldc, const double *d, Py_ssize_t d_row, double *workspace)
+                             double *c, Py_ssize_t ldc, Epilogue_f64 epilogue, double *workspace)
 
 cdef enum:
     MAX_BATCH_DIMS = 62       # NumPy has at most 64 dimensions
@@ -90,6 +99,7 @@ cdef struct Problem:
     void *a
     void *b
     void *bias                # (N,), added to each row of every product; or NULL
+    bint relu                 # whether what is below 0 becomes 0 then
     Py_ssize_t M, N, K
     Py_ssize_t a_row, a_col, b_row, b_col
     Py_ssize_t batch
@@ -139,16 +149,16 @@ def packed(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not N
 
 
 def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not None, int threads,
-             cnp.ndarray bias=None):
+             cnp.ndarray bias=None, bint relu=False):
     """Adds threads, each computing whole blocks of ``out``; small and thin matrices are multiplied in place,
     where packing would cost more than it saves."""
     cdef Problem problem
     read_problem(&problem, out, a, b)
-    run_threaded(&problem, threads, bias)
+    run_threaded(&problem, threads, bias, relu)
 
 
-def product(a, b, int threads, bias=None):
-    """``a @ b + bias`` by *threaded* as a new array; None if they are not what it takes as it is: a matrix, or a
+def product(a, b, int threads, bias=None, bint relu=False):
+    """``a @ b + bias``, or ReLU of it, by *threaded* as a new array; None if they are not what it takes as it is: a matrix, or a
     contiguous batch of them, a matrix, and None or a contiguous vector."""
     if type(a) is not cnp.ndarray or type(b) is not cnp.ndarray:
         return None
@@ -171,7 +181,7 @@ def product(a, b, int threads, bias=None):
     else:
         return None
     read_problem(&problem, rows, left, right)
-    run_threaded(&problem, threads, bias)
+    run_threaded(&problem, threads, bias, relu)
     return out
 
 
@@ -186,7 +196,8 @@ cdef bint is_addend(bias, int dtype, Py_ssize_t columns) noexcept:
             and cnp.PyArray_NDIM(vector) == 1 and cnp.PyArray_DIM(vector, 0) == columns)
 
 
-cdef int run_threaded(Problem *p, int threads, cnp.ndarray bias) except -1:
+cdef int run_threaded(Problem *p, int threads, cnp.ndarray bias, bint relu) except -1:
+    p.relu = relu
     if bias is not None:
         check_input(bias, p.dtype)
         if cnp.PyArray_NDIM(bias) != 1 or bias.shape[0] != p.N:
@@ -204,6 +215,7 @@ cdef int run_threaded(Problem *p, int threads, cnp.ndarray bias) except -1:
 
 
 include "matmul_loops.pxi"
+include "matmul_parts.pxi"
 
 
 # ---- packed and threaded -----------------------------------------------------------------------------------
@@ -275,6 +287,16 @@ cdef int run_blocks(Problem *p, Grid grid, bint always_pack) except -1:
     return 0
 
 
+cdef inline Epilogue_f32 epilogue_f32(Problem *p, Py_ssize_t first_column) noexcept nogil:
+    cdef const float *bias = <float *> p.bias + first_column if p.bias else NULL
+    return Epilogue_f32(bias, 0, p.relu)
+
+
+cdef inline Epilogue_f64 epilogue_f64(Problem *p, Py_ssize_t first_column) noexcept nogil:
+    cdef const double *bias = <double *> p.bias + first_column if p.bias else NULL
+    return Epilogue_f64(bias, 0, p.relu)
+
+
 cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, Py_ssize_t block,
                     char *workspace) noexcept nogil:
     cdef Py_ssize_t first_row = block // grid.column_blocks * grid.block_rows
@@ -288,63 +310,13 @@ cdef void run_block(Problem *p, Grid *grid, bint always_pack, Py_ssize_t index, 
     if p.dtype == cnp.NPY_FLOAT32:
         (gemm_packed_add_f32 if always_pack else gemm_add_f32)(
             M, N, p.K, <float *> p.a + a, p.a_row, p.a_col, <float *> p.b + b, p.b_row, p.b_col,
-            <float *> p.out + out, p.N, <float *> p.bias + first_column if p.bias else NULL, 0,
+            <float *> p.out + out, p.N, epilogue_f32(p, first_column),
             <float *> workspace)
     else:
         (gemm_packed_add_f64 if always_pack else gemm_add_f64)(
             M, N, p.K, <double *> p.a + a, p.a_row, p.a_col, <double *> p.b + b, p.b_row, p.b_col,
-            <double *> p.out + out, p.N, <double *> p.bias + first_column if p.bias else NULL, 0,
+            <double *> p.out + out, p.N, epilogue_f64(p, first_column),
             <double *> workspace)
-
-
-cdef bint splits_depth(Problem *p, int threads) noexcept nogil:
-    """Whether threads do best with a part of K each: one product, long sums for few outputs."""
-    return (threads > 1 and p.batch == 1
-            and (p.M * p.N <= FEW_OUTPUTS or max(p.M, p.N) <= SHORT_SIDE)
-            and p.K >= <Py_ssize_t> LONG_PART * threads)
-
-
-cdef int run_parts(Problem *p, int threads) except -1:
-    """One product: each thread sums a part of K, and the sums are added in the order of the parts."""
-    cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
-    cdef Py_ssize_t item = sizeof(float) if is_float else sizeof(double)
-    cdef Py_ssize_t workspace = (gemm_workspace_f32 if is_float else gemm_workspace_f64)(p.M, p.N, p.K)
-    cdef Py_ssize_t bytes_each = ((p.M * p.N + workspace) * item + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    cdef void *allocation = malloc(threads * bytes_each + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"matmul: no memory for a workspace of {threads * bytes_each} bytes")
-    cdef char *aligned = <char *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
-    cdef int part
-    with nogil:
-        for part in prange(threads, num_threads=threads, schedule="static"):
-            multiply_part(p, part, threads, aligned + part * bytes_each)
-        for part in range(1, threads):
-            if is_float:
-                add_part(p.M * p.N, <float *> p.out, <float *> (aligned + part * bytes_each))
-            else:
-                add_part(p.M * p.N, <double *> p.out, <double *> (aligned + part * bytes_each))
-    free(allocation)
-    return 0
-
-
-cdef void multiply_part(Problem *p, int part, int parts, char *scratch) noexcept nogil:
-    """The sums over part ``part`` of K: the first, with the bias, to out, the others to ``scratch``."""
-    cdef Py_ssize_t begin = share(p.K, part, parts, CACHE_LINE), a = begin * p.a_col, b = begin * p.b_row
-    cdef Py_ssize_t depth = share(p.K, part + 1, parts, CACHE_LINE) - begin, outputs = p.M * p.N
-    cdef void *out = p.out if part == 0 else scratch
-    cdef void *bias = p.bias if part == 0 else NULL
-    if p.dtype == cnp.NPY_FLOAT32:
-        gemm_add_f32(p.M, p.N, depth, <float *> p.a + a, p.a_row, p.a_col, <float *> p.b + b, p.b_row, p.b_col,
-                     <float *> out, p.N, <float *> bias, 0, <float *> scratch + outputs)
-    else:
-        gemm_add_f64(p.M, p.N, depth, <double *> p.a + a, p.a_row, p.a_col, <double *> p.b + b, p.b_row, p.b_col,
-                     <double *> out, p.N, <double *> bias, 0, <double *> scratch + outputs)
-
-
-cdef inline void add_part(Py_ssize_t n, real *out, const real *part) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        out[i] += part[i]
 
 
 cdef bint shares_panels(Problem *p, int threads) noexcept nogil:
@@ -386,10 +358,10 @@ cdef void pack_columns(Problem *p, void *panels, Py_ssize_t begin, Py_ssize_t en
 cdef void multiply_rows(Problem *p, void *panels, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     if p.dtype == cnp.NPY_FLOAT32:
         gemm_panels_f32(end - begin, p.N, p.K, <float *> p.a + begin * p.a_row, p.a_row, p.a_col,
-                        <float *> panels, p.K, <float *> p.out + begin * p.N, p.N, <float *> p.bias, 0)
+                        <float *> panels, p.K, <float *> p.out + begin * p.N, p.N, epilogue_f32(p, 0))
     else:
         gemm_panels_f64(end - begin, p.N, p.K, <double *> p.a + begin * p.a_row, p.a_row, p.a_col,
-                        <double *> panels, p.K, <double *> p.out + begin * p.N, p.N, <double *> p.bias, 0)
+                        <double *> panels, p.K, <double *> p.out + begin * p.N, p.N, epilogue_f64(p, 0))
 
 
 # ---- reading the arguments ---------------------------------------------------------------------------------
@@ -402,6 +374,7 @@ cdef int read_problem(Problem *p, cnp.ndarray out, cnp.ndarray a, cnp.ndarray b)
     check_matrices(a, ndim, p.dtype)
     check_matrices(b, ndim, p.dtype)
     p.out, p.a, p.b, p.bias = cnp.PyArray_DATA(out), cnp.PyArray_DATA(a), cnp.PyArray_DATA(b), NULL
+    p.relu = False
     p.M, p.N, p.K = out.shape[ndim - 2], out.shape[ndim - 1], a.shape[ndim - 1]
     cdef bint fits = a.shape[ndim - 2] == p.M and b.shape[ndim - 2] == p.K and b.shape[ndim - 1] == p.N
     cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(a)

@@ -33,6 +33,7 @@ from minigrad.ops.instance_norm import instance_norm, rms_norm
 from minigrad.ops.interpolate import interpolate
 from minigrad.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from minigrad.ops.linear import linear as _linear
+from minigrad.ops.linear import linear_relu as _linear_relu
 from minigrad.ops.lookup import embedding
 from minigrad.ops.loss import (
     binary_cross_entropy,
@@ -116,6 +117,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_relu",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",
@@ -190,6 +192,18 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return linear(rows, weight, bias).reshape(*input.shape[:-1], weight.shape[0])
     out = _matmul(input, weight.T if weight_ndim == 2 else weight)
     return out if bias is None else out + bias
+
+
+def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``relu(linear(...))``, bit for bit, on the processor with ReLU applied before the sums are stored.
+
+    The arguments and errors are those of :func:`linear`. On a card, under autocast, and where a kernel was
+    chosen for a part, the two ops run.
+    """
+    plain = all(table.takes_shortcuts for table in (_products, _linear.kernels, activation.relu.kernels))
+    if plain and mode.autocast is None and input.device.type == "cpu" and input.ndim > 1 and weight.ndim == 2:
+        return _linear_relu(input, weight, bias)
+    return activation.relu(linear(input, weight, bias))
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

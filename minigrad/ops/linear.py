@@ -1,4 +1,4 @@
-"""The linear map x W^T + b, whose bias is added while the product's tiles are still in registers."""
+"""The linear map x W^T + b, and ReLU of it: both end while the product's tiles are still in registers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
+from minigrad.ops.activation import relu_grad
 from minigrad.ops.matmul import matmul, multiply
 from minigrad.ops.shape import reshaped
 
@@ -19,6 +20,12 @@ def linear(xp, x, weight, bias=None):
     """(..., K) and (N, K) -> (..., N): x weight^T + bias."""
     product = xp.matmul(x, weight.T)
     return product if bias is None else product + bias
+
+
+@op(arithmetic=True)
+def linear_relu(xp, x, weight, bias=None):
+    """(..., K) and (N, K) -> (..., N): x weight^T + bias where that is above 0, else 0."""
+    return xp.maximum(linear.reference(xp, x, weight, bias), 0)
 
 
 @op(arithmetic=True)
@@ -34,6 +41,14 @@ linear.grad(
     weight=lambda g, _y, x, _weight, _bias: linear_weight_grad(g, x),
     bias=lambda g, _y, _x, _weight, _bias: _sum(g, dim=tuple(range(g.ndim - 1)), keepdim=False),
 )
+
+
+@linear_relu.grad
+def _(g, y, x, weight, bias, *, needed=None):
+    wanted = [need or None for need in needed]
+    return linear.apply_gradient(relu_grad(g, y), None, (x, weight, bias), {}, wanted)
+
+
 linear_weight_grad.grad(
     g=lambda gg, _z, _g, x: linear(x, gg, None),
     x=lambda gg, _z, g, _x: matmul(g, gg),
@@ -41,6 +56,7 @@ linear_weight_grad.grad(
 
 
 @linear.shape
+@linear_relu.shape
 def _(x, weight, bias=None):
     if x.ndim < 2 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -114,7 +130,12 @@ def _weight_grad_directly(g: Any, x: Any) -> Any:
     return cpu.matmul.product(g.T, x, get_num_threads())
 
 
+def _with_relu_directly(x: Any, weight: Any, bias: Any) -> Any:
+    return cpu.matmul.product(x, weight.T, get_num_threads(), bias, True)
+
+
 linear.direct = _directly
+linear_relu.direct = _with_relu_directly
 linear_weight_grad.direct = _weight_grad_directly
 
 
@@ -146,3 +167,11 @@ def _(out, x, weight, bias):
     if bias is not None:
         bias = np.ascontiguousarray(bias)
     cpu.matmul.threaded(_rows(out), _rows(x), weight.T, get_num_threads(), bias)
+
+
+@linear_relu.kernel("cpu", name="fused", layout="strided")
+def _(out, x, weight, bias):
+    """Applies ReLU in the epilogue of *threaded*, too. On a card it stays an op of its own."""
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    cpu.matmul.threaded(_rows(out), _rows(x), weight.T, get_num_threads(), bias, True)

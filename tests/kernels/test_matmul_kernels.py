@@ -330,6 +330,31 @@ def test_bias_is_added_to_every_row(kernel_module, threads, size, dtype):
     np.testing.assert_array_equal(out[1], out[0])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *SIZES,
+        *((1, 300, 200), (300, 1, 200), (3, 70, 40), (340, 70, 800), (150, 2100, 40), (9, 21, 0)),
+        *((70, 150, 1601), (1250, 200, 1900), (5, 7, 10007)),  # several blocks of K, or parts of threads
+    ],
+    ids=str,
+)
+def test_relu_comes_last(kernel_module, threads, size, dtype):
+    """Bit for bit: of the whole sum and the bias, never of a part of it; and NaN stays."""
+    M, N, K = size
+    module = kernel_module("matmul")
+    a, b, bias = (random_array(s, dtype, seed) for seed, s in enumerate([(M, K), (N, K), (N,)]))
+    if K:
+        a[-1, K // 2] = np.nan
+    for left, right in ((a, b.T), (np.asfortranarray(a), np.ascontiguousarray(b.T))):
+        for addend in (None, bias):
+            out, rectified = np.full((2, M, N), np.nan, dtype)
+            module.threaded(out, left, right, threads, addend)
+            module.threaded(rectified, left, right, threads, addend, True)
+            np.testing.assert_array_equal(rectified, np.maximum(out, 0))
+
+
 def test_rejects_a_bias_that_does_not_fit(kernel_module):
     out, a, b = np.ones((2, 4)), np.ones((2, 3)), np.ones((3, 4))
     for bias, error in [
@@ -345,13 +370,15 @@ def test_rejects_a_bias_that_does_not_fit(kernel_module):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(9, 21), (0, 21), (2, 3, 21), (140, 150), (3, 50, 150)], ids=str)
 def test_product_makes_the_array(kernel_module, threads, shape, dtype):
-    """Of a matrix, or a batch of them, with a matrix that lies in any way, and perhaps a bias."""
+    """Of a matrix, or a batch of them, with a matrix that lies in any way, and perhaps a bias and ReLU."""
     product, N = kernel_module("matmul").product, 35
     a, bias = random_array(shape, dtype), random_array((N,), dtype, seed=2)
     for b in (random_array((shape[-1], N), dtype, 1), random_array((N, shape[-1]), dtype, 1).T):
         assert_product(product(a, b, threads), a, b)
         with_bias = np.concatenate([a, np.ones((*shape[:-1], 1), dtype)], axis=-1), np.vstack([b, bias])
-        assert_product(product(a, b, threads, bias), *with_bias)
+        found = product(a, b, threads, bias)
+        assert_product(found, *with_bias)
+        np.testing.assert_array_equal(product(a, b, threads, bias, True), np.maximum(found, 0))
 
 
 def test_product_leaves_what_it_does_not_take(kernel_module):
