@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad.dispatch import Spec
 
 FLOAT = 4  # bytes
 
@@ -78,7 +79,7 @@ def input_gradient(function: Callable[[Any], Any], x: Any, g: Any) -> Any:
 
 def rungs_that_take(op: Any, shapes: tuple[Shape, ...], attributes: dict, device: str) -> list[str]:
     """The kernels of ``op`` whose condition lets them compute inputs of these shapes."""
-    arrays = [np.empty(shape, np.float32) for shape in shapes]  # nobody touches their memory
-    inputs = arrays + [None] * (len(op.inputs) - len(arrays))
+    specs = [Spec(shape, np.dtype(np.float32)) for shape in shapes]
+    inputs = specs + [None] * (len(op.inputs) - len(specs))
     kernels = mg.list_kernels(op.name, device)
     return [kernel.name for kernel in kernels if kernel.when is None or kernel.when(*inputs, **attributes)]

@@ -49,6 +49,8 @@ LADDERS = {
     "batch norm, gradient": "batch_norm_grad",
     "cross-entropy": "cross_entropy",
     "cross-entropy, gradient": "cross_entropy_grad",
+    "smoothed cross-entropy": "cross_entropy",
+    "smoothed cross-entropy, gradient": "cross_entropy_grad",
 }
 
 
@@ -114,7 +116,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "transposed copies": (transposed, ((13, 37),)),
         "dropout": (lambda x: mg.get_op("dropout")(x, p=0.3, seed=1, offset=2), ((13, 37),)),
         "embedding": (lambda w: FUNCTIONS.embedding(indices(w, 41), w), ((9, 36),)),
-        "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 83), w), ((3, 130),)),
+        "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 300), w), ((3, 130),)),
         "optimizers": (trained, ((13, 37), (13, 37))),
         "layer norm": (layer_norm, normalized),
         "layer norm, gradient": (layer_norm, normalized),
@@ -132,6 +134,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "evaluation of small images": (evaluated, small_images),
         "cross-entropy": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "cross-entropy, gradient": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
+        "smoothed cross-entropy": (smoothed_cross_entropy, logits),
+        "smoothed cross-entropy, gradient": (smoothed_cross_entropy, logits),
         "attention": (attention, ((2, 5, 7), (2, 9, 7), (2, 9, 6))),
         "attention of 40 features": (attention, ((3, 40), (5, 40), (5, 3))),
         "attention of 65 features": (attention, ((3, 65), (5, 65), (5, 3))),
@@ -142,6 +146,10 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
     }
 
 
+def smoothed_cross_entropy(x: mg.Tensor) -> mg.Tensor:
+    return FUNCTIONS.cross_entropy(x, indices(x, 7), x[0].detach().abs(), label_smoothing=0.1)
+
+
 def losses(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
     """Means of losses of elements, each of them, and losses of classes."""
     p, q, classes = x.sigmoid(), y.sigmoid(), indices(x, 13)
@@ -150,6 +158,7 @@ def losses(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
     for f, a, b in (
         (FUNCTIONS.binary_cross_entropy, p, q),
         (FUNCTIONS.binary_cross_entropy_with_logits, x, q),
+        (functools.partial(FUNCTIONS.binary_cross_entropy_with_logits, pos_weight=1 + q[0].detach()), x, q),
         (FUNCTIONS.kl_div, x, q),
         (functools.partial(FUNCTIONS.kl_div, log_target=True), x, y),
     ):

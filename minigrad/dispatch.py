@@ -56,6 +56,15 @@ class Spec(NamedTuple):
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """In bytes, in C order."""
+        return tuple([math.prod(self.shape[i + 1 :]) * self.itemsize for i in range(self.ndim)])
+
 
 class Kernel(NamedTuple):
     """One way to compute an op.

@@ -165,10 +165,11 @@ def test_wrong_arguments_are_refused_at_once():
 def taken(comparison, and_refused):
     """The records but for those of kernels that are made for other problems, and say so."""
     refused = {f"{record.ladder} {record.rung}" for record in comparison if record.refused}
-    # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap.
+    # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap,
+    # and images that lie otherwise.
     of_matmul = {"matmul gemv", "matmul split_k", "matmul tensor_core"}
     of_conv2d = {"conv2d depthwise", "conv2d strips", "conv2d tensor_core", "conv2d pointwise"}
-    of_pooling = {"pooling tiled", "pooling rolling"}
+    of_pooling = {"pooling tiled", "pooling rolling", "pooling channels_last"}
     assert refused == of_matmul | of_conv2d | of_pooling | {and_refused}
     return [record for record in comparison if not record.refused]
 

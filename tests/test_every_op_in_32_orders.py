@@ -6,6 +6,7 @@ from test_every_op import CASES
 
 import minigrad as mg
 from minigrad.kernels import sim
+from minigrad.testing.arrays import tensor_in_layout
 
 SIMULATED = sorted(name for name in CASES if mg.list_kernels(name, "sim"))
 
@@ -17,15 +18,20 @@ def test_kernels_give_the_same_bits_in_32_orders(name, rng):
     op = mg.get_op(name)
     for kernel in mg.list_kernels(name, "sim"):
         dtypes = [dtype for dtype in kernel.dtypes if dtype.kind == "f"] or [np.dtype("f4")]
-        calls = [in_dtype(one, dtype, rng, kernel) for one in CASES[name] for dtype in dtypes]
-        taken = [call for call in calls if call]
-        assert taken, f"no case of {name} is one that the kernel {kernel.name} takes"
-        inputs, attrs = max(taken, key=lambda call: min(size_of(call[0]), 2000))
-        with sim.checks(True), sim.stress(32), mg.use_kernel(name, kernel.name, "sim"), mg.no_grad():
-            op(*inputs, **attrs)
+        found = False
+        for layout in ("contiguous", "channels last") if kernel.channels_last else ("contiguous",):
+            calls = [laid_out(one, dtype, layout, rng, kernel) for one in CASES[name] for dtype in dtypes]
+            taken = [call for call in calls if call]
+            if not taken:
+                continue
+            found = True
+            inputs, attrs = max(taken, key=lambda call: min(size_of(call[0]), 2000))
+            with sim.checks(True), sim.stress(32), mg.use_kernel(name, kernel.name, "sim"), mg.no_grad():
+                op(*inputs, **attrs)
+        assert found, f"no case of {name} is one that the kernel {kernel.name} takes"
 
 
-def in_dtype(one, dtype, rng, kernel):
+def laid_out(one, dtype, layout, rng, kernel):
     """A case's inputs as tensors of the simulator, and its attributes; None if ``kernel`` refuses them."""
     inputs = []
     for value in one.inputs:
@@ -33,7 +39,7 @@ def in_dtype(one, dtype, rng, kernel):
         array = array(rng) if callable(array) else array
         if isinstance(array, np.ndarray):
             array = array.astype(dtype) if array.dtype.kind == "f" else array
-            array = mg.tensor(array, device="sim")
+            array = tensor_in_layout(array, mg.device("sim"), layout)
         inputs.append(array)
     arrays = [value._array if isinstance(value, mg.Tensor) else value for value in inputs]
     if any(isinstance(a, np.ndarray) and not a.size for a in arrays):

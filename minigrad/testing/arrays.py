@@ -10,6 +10,7 @@ import numpy as np
 from minigrad.autograd import wrap
 from minigrad.devices import Device
 from minigrad.dtypes import is_floating
+from minigrad.kernels.channels_last import nchw
 from minigrad.tensor import Tensor
 
 # ---- values -----------------------------------------------------------------------------------------------
@@ -164,12 +165,22 @@ def _repeated(xp: Any, shape: tuple, dtype: Any) -> tuple:
     return memory, row, xp.broadcast_to(row, shape)
 
 
+def _channels_last(xp: Any, shape: tuple, dtype: Any) -> tuple:
+    """Images (N, C, H, W) as (N, H, W, C); what is none in C order."""
+    if len(shape) != 4:
+        return _contiguous(xp, shape, dtype)
+    n, c, h, w = shape
+    memory, array = guarded(xp, (n, h, w, c), dtype, NAN)
+    return memory, nchw(array), nchw(array)
+
+
 _MAKERS = {
     "contiguous": _contiguous,
     "transposed": _transposed,
     "sliced": _sliced,
     "negative stride": _reversed,
     "stride 0": _repeated,
+    "channels last": _channels_last,
 }
 LAYOUTS = tuple(_MAKERS)
 """The memory layouts that :func:`check_op` tries."""

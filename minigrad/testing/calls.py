@@ -33,9 +33,10 @@ OUTPUT_GARBAGE = (0x3F, 0xFF, 0x5A)
 
 def check_trial(trial: Trial, watch: Watch) -> tuple[int, float]:
     """Check a kernel on one trial: how often it ran (0: it refuses this), and its largest share of error."""
-    strided = watch.kernel.layout == "strided"
-    thorough = trial.layout == "contiguous" or (strided and watch.kernel.name != REFERENCE)
-    other = trial.special if watch.kernel.amplification is None else trial.second
+    kernel = watch.kernel
+    sees_it = kernel.layout == "strided" or (kernel.channels_last and trial.layout == "channels last")
+    thorough = trial.layout == "contiguous" or (sees_it and kernel.name != REFERENCE)
+    other = trial.special if kernel.amplification is None else trial.second
     # Kernels that are given contiguous inputs in any case see nothing new in other layouts.
     turns = [trial.first, other, trial.first] if thorough else [trial.first]
     placed = [
