@@ -198,8 +198,9 @@ def _gelu_tanh(xp, x):
 @op
 def gelu_tanh_grad(xp, g, x):
     """g (s + 2 x s (1 - s) u')."""
-    s = _sigmoid.reference(xp, (x + x * x * x * _A) * (2 * _C))
-    return g * (s + x * s * (1 - s) * ((x * x * (3 * _A) + 1) * (2 * _C)))
+    u2 = (x + x * x * x * _A) * (2 * _C)
+    s, rest = _sigmoid.reference(xp, u2), _sigmoid.reference(xp, -u2)  # 1 - s would lose what digits s has not
+    return g * (s + x * s * rest * ((x * x * (3 * _A) + 1) * (2 * _C)))
 
 
 _gelu_tanh.grad(x=lambda g, _y, x: gelu_tanh_grad(g, x))
