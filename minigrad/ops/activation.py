@@ -199,7 +199,7 @@ def _gelu_tanh(xp, x):
 def gelu_tanh_grad(xp, g, x):
     """g (s + 2 x s (1 - s) u')."""
     u2 = (x + x * x * x * _A) * (2 * _C)
-    s, rest = _sigmoid.reference(xp, u2), _sigmoid.reference(xp, -u2)  # 1 - s would lose what digits s has not
+    s, rest = _sigmoid.reference(xp, u2), _sigmoid.reference(xp, -u2)  # 1 - s would cancel
     return g * (s + x * s * rest * ((x * x * (3 * _A) + 1) * (2 * _C)))
 
 
