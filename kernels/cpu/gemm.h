@@ -53,8 +53,8 @@
  *                             whether it may: many rows of A, contiguous, and a B that fits the L3 cache
  *   gemm_workspace_T(M, N, K) elements that `workspace` must hold for any of them, and for smaller products
  *
- * K = 0 gives D or zeros, and ReLU of them. In each of gemm_packed, gemm_unpacked and gemm_panels, the order in which the
- * products of one element are added depends on K alone, never on where the element lies.
+ * K = 0 gives D or zeros, and ReLU of them. In each of gemm_packed, gemm_unpacked and gemm_panels, the order in
+ * which the products of one element are added depends on K alone, never on where the element lies.
  */
 #ifndef MINIGRAD_GEMM_H
 #define MINIGRAD_GEMM_H

@@ -183,7 +183,8 @@ ALWAYS_INLINE void NAME(prefetch_ahead)(NAME(Ahead) *ahead, ptrdiff_t runs)
 /* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. Meanwhile what lies ahead is fetched
  * from memory, a share with each tile: packing by itself, with no arithmetic between, would wait for it. */
 MAYBE_UNUSED void NAME(macro_kernel_ahead)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
-                                           const real *b_packed, real *c, ptrdiff_t ldc, NAME(Epilogue) e, NAME(Ahead) ahead)
+                                           const real *b_packed, real *c, ptrdiff_t ldc, NAME(Epilogue) e,
+                                           NAME(Ahead) ahead)
 {
     const ptrdiff_t tiles = ((mc + NAME(MR) - 1) / NAME(MR)) * ((nc + NAME(NR) - 1) / NAME(NR));
     if (tiles == 0) return;
@@ -371,8 +372,8 @@ ALWAYS_INLINE void NAME(dot_columns)(const int columns, ptrdiff_t K, const real 
     }
 }
 
-/* y[0:N] = x[0:K] B[0:K, 0:N] + D, whose elements are d_stride apart: each element of B is used once, so this runs at the speed of memory, and
- * all that matters is to read B along its contiguous direction, in few streams. */
+/* y[0:N] = x[0:K] B[0:K, 0:N] + D, whose elements are d_stride apart: each element of B is used once, so this
+ * runs at the speed of memory, and all that matters is to read B along its contiguous direction, in few streams. */
 MAYBE_UNUSED void NAME(gemv)(ptrdiff_t N, ptrdiff_t K, const real *x, ptrdiff_t x_stride, const real *b,
                              ptrdiff_t b_row, ptrdiff_t b_col, real *restrict y, NAME(Epilogue) e,
                              ptrdiff_t d_stride)

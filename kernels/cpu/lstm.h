@@ -199,8 +199,9 @@ MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *p
                                grad_y + first * y_row, y_row, awaited);
         for (ptrdiff_t r = first; r < end; r++)
             NAME(lstm_cells_backward)(H, gates + r * columns, c_previous + r * H, c + r * H,
-                                      is_last ? grad_y + r * y_row : dh + (r - first) * H, grad_c ? grad_c + r * H : NULL,
-                                      dc + r * H, dz + r * columns, dz_near + r * row);
+                                      is_last ? grad_y + r * y_row : dh + (r - first) * H,
+                                      grad_c ? grad_c + r * H : NULL, dc + r * H, dz + r * columns,
+                                      dz_near + r * row);
     }
 }
 

@@ -158,8 +158,10 @@ def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not
 
 
 def product(a, b, int threads, bias=None, bint relu=False):
-    """``a @ b + bias``, or ReLU of it, by *threaded* as a new array; None if they are not what it takes as it is: a matrix, or a
-    contiguous batch of them, a matrix, and None or a contiguous vector."""
+    """``a @ b + bias``, or ReLU of it, by *threaded* as a new array.
+
+    None if they are not what it takes as it is: a matrix, or a contiguous batch of them, a matrix, and None or a
+    contiguous vector."""
     if type(a) is not cnp.ndarray or type(b) is not cnp.ndarray:
         return None
     cdef cnp.ndarray left = <cnp.ndarray> a, right = <cnp.ndarray> b, out, rows

@@ -284,25 +284,27 @@ class Update:
             each: the options that differ between parameters, as lists.
             options: those that do not.
         """
-        rows = [_arrays_of(*row) for row in zip(params, *columns, strict=True)]
-        if self._together(params, rows, each, options):
+        arrays = _in_memory_order([[param._array for param in params], *columns])
+        if self._together(params, arrays, each, options):
             return
-        for i, (param, row) in enumerate(zip(params, rows, strict=True)):
+        for i, param in enumerate(params):
+            row = [column[i] for column in arrays]
             own = {name: values[i] for name, values in each.items()}
-            if not self._together([param], [row], {k: [v] for k, v in own.items()}, options):
+            columns_of_one = [[array] for array in row]
+            if not self._together([param], columns_of_one, {k: [v] for k, v in own.items()}, options):
                 self._alone(param, row, {**own, **options})
 
-    def _together(self, params: list, rows: Sequence[list], each: dict, options: dict) -> bool:
-        """Change all parameters in one call, if a kernel takes them so; each has a row of arrays."""
-        device, (own, *columns) = params[0].device, map(list, zip(*rows, strict=True))
-        kernel = next(iter(self.kernels.candidates(device.type, own[0].dtype)), None)
+    def _together(self, params: list, columns: Sequence[list], each: dict, options: dict) -> bool:
+        """Change all parameters in one call, if a kernel takes them so; the first column is their arrays."""
+        device = params[0].device
+        kernel = next(iter(self.kernels.candidates(device.type, columns[0][0].dtype)), None)
         if kernel is None or kernel.layout != LISTS or any(param.device is not device for param in params):
             return False
         assert kernel.when is not None
-        if not kernel.when(own, *columns):
+        if not kernel.when(*columns):
             return False
         with device.active():
-            kernel.run(own, *columns, **each, **options)
+            kernel.run(*columns, **each, **options)
         for param in params:
             mark_written(param)
         return True
@@ -372,11 +374,15 @@ def refuse_first_step(param: Tensor) -> None:
         )
 
 
-def _arrays_of(param: Tensor, *arrays: Any) -> list:
-    """The array of ``param``, and those beside it, as they lie in memory: channels last if it does."""
-    if not is_channels_last(param._array):
-        return [param._array, *arrays]
-    return [array if array is None else nhwc(array) for array in (param._array, *arrays)]
+def _in_memory_order(columns: list[list]) -> list[list]:
+    """The arrays of parameters, and those beside each, seen as (N, H, W, C) where the parameter lies so."""
+    last = [is_channels_last(own) for own in columns[0]]
+    if not any(last):
+        return columns
+    return [
+        [nhwc(a) if is_last and a is not None else a for a, is_last in zip(column, last, strict=True)]
+        for column in columns
+    ]
 
 
 def _contiguous(*arrays: Any) -> bool:
