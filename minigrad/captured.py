@@ -16,9 +16,11 @@ import numpy as np
 
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
+from minigrad.dispatch import empty_channels_last
 from minigrad.errors import CaptureError, DeviceError
 from minigrad.graph import mark_cells_written, mode, wrap
 from minigrad.kernels import launch
+from minigrad.kernels.channels_last import in_memory_order, is_channels_last
 from minigrad.kernels.cuda.live import LiveNumbers
 from minigrad.recording import MAX_LIVE_NUMBERS, Recording, recorder
 from minigrad.tensor import Tensor
@@ -55,9 +57,9 @@ def capture(
     The first ``warmup`` calls run as they would without; they compile kernels and find out what the memory
     needs. The next one is recorded and replayed, and so are all after it: its Python code does not run again.
     Inputs are copied into buffers of the graph, from the host as well. Tensors among the arguments may stand
-    in lists, tuples and dicts. For each combination of their shapes and dtypes, and of the other arguments'
-    values, and for each of ``no_grad`` and ``autocast`` around the call, there is a graph of its own, with
-    memory of its own.
+    in lists, tuples and dicts. For each combination of their shapes, dtypes and memory formats, and of the
+    other arguments' values, and for each of ``no_grad`` and ``autocast`` around the call, there is a graph of
+    its own, with memory of its own.
 
     What differs between two steps, each replay gets anew: learning rates, as a schedule sets them between the
     calls, the count of Adam's steps, and random numbers. The results are the plain step's, bit for bit.
@@ -174,7 +176,7 @@ class _Graph:
                 return memory
 
             with cuda.using_allocator(allocate):
-                self._inputs = [wrap(device.empty(t.shape, t.dtype), device) for t in tensors]
+                self._inputs = [_empty_like(t, device) for t in tensors]
             self._copy(tensors)
             with stream, cuda.using_allocator(allocate):
                 inputs = iter(self._inputs)
@@ -217,7 +219,7 @@ class _Graph:
 
     def _copy_one(self, own: Any, given: Any) -> None:
         device = self.device
-        source = given._array if isinstance(given, Tensor) else given
+        source = _as_tensor(given)._array
         if isinstance(given, Tensor) and given.device.is_card:
             if source is own:
                 return
@@ -225,7 +227,7 @@ class _Graph:
                 source = device.from_card(source, given.device)
             device.xp.copyto(own, source)
             return
-        source = np.ascontiguousarray(source)
+        own, source = in_memory_order(own), np.ascontiguousarray(in_memory_order(source))
         stream = device.xp.cuda.get_current_stream()
         own.set(source.reshape(own.shape), stream=stream)
         while self._in_flight and self._in_flight[0][0].done:
@@ -277,6 +279,17 @@ def _as_tensor(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else wrap(value, cpu)
 
 
+def _lies_last(value: Any) -> bool:
+    return is_channels_last(_as_tensor(value)._array)
+
+
+def _empty_like(value: Any, device: Device) -> Tensor:
+    """A tensor on ``device`` of the shape and the memory format of ``value``, whose elements are not set."""
+    if _lies_last(value):
+        return wrap(empty_channels_last(device, value.shape, value.dtype), device)
+    return wrap(device.empty(value.shape, value.dtype), device)
+
+
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
@@ -290,7 +303,7 @@ def _split(value: Any, tensors: list[Any]) -> Any:
                 "find it in the step, by autograd.grad, and return it"
             )
         tensors.append(value)
-        return Tensor, value.shape, value.dtype
+        return Tensor, value.shape, value.dtype, _lies_last(value)
     if isinstance(value, dict):
         return dict, *[(key, _split(part, tensors)) for key, part in value.items()]
     if isinstance(value, (list, tuple)):

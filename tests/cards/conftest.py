@@ -139,6 +139,7 @@ class Array(np.ndarray):
         return on_card(found) if isinstance(found, np.generic) else found
 
     def set(self, array, stream):
+        assert self.flags.c_contiguous
         happened("set", card.number)
         plain(self)[...] = array
 

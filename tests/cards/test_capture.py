@@ -230,6 +230,20 @@ def test_of_many_shapes_the_last_ones_stay(cupy, monkeypatch):
     assert "begin capture" in of_the_graph(cupy)
 
 
+def test_inputs_that_lie_channels_last_stay_so(cupy):
+    """From host and card; images in C order have a graph of their own."""
+    step = mg.capture(lambda x: x + 1.0, device="cuda", warmup=1)
+    x = mg.tensor(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4))
+    for count, memory_format in enumerate((mg.channels_last, mg.contiguous_format), 1):
+        images = x.contiguous(memory_format=memory_format)
+        step(images)
+        for given in (images, images.numpy(), images.to("cuda")):
+            step(given)
+            (own,) = [*step._graphs.values()][-1]._inputs
+            assert step.graphs == count and own.is_contiguous(memory_format=memory_format)
+            assert np.array_equal(own.cpu().numpy(), x.numpy())
+
+
 def test_memory_of_the_host_stays_until_it_has_been_read(cupy):
     step = mg.capture(lambda x: x + 1.0, device="cuda", warmup=1)
     for i in range(5):
