@@ -283,6 +283,8 @@ class Node:
                 continue
             if not bare:
                 self._check_gradient(grad, i)
+            elif type(grad) is not self.device.array_type:  # operators make a scalar of zero dimensions
+                grad = self.device.xp.asarray(grad)
             wanted = inputs[i]
             if type(wanted) is tuple:
                 shape, dtype = wanted

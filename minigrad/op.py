@@ -174,10 +174,11 @@ class Op(OpDefinition):
         """
         if args and not isinstance(args[0], Variable):
             bare = mode.bare
-            if bare is not None and isinstance(args[0], bare.array_type):
+            if bare is not None and isinstance(args[0], (bare.array_type, np.generic)):
                 if recorder.current is not None:
                     recorder.current.applies(self.name, args)
-                return self._compute(bare, args[0].dtype, [*args], attrs)
+                arrays = [bare.xp.asarray(a) if isinstance(a, np.generic) else a for a in args]
+                return self._compute(bare, arrays[0].dtype, arrays, attrs)
         if self.autocast is not None and mode.autocast is not None:
             args = cast_inputs(self.autocast, args)
         device: Any = None

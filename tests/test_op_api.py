@@ -466,6 +466,25 @@ def test_ops_in_an_arithmetic_rule_take_bare_arrays(device):
     assert seen == [x.device.array_type, mg.Tensor]
 
 
+@pytest.mark.parametrize("follow", [mg.sigmoid, mg.tanh, mg.relu, lambda x: x.sigmoid() / x])
+def test_rules_on_bare_arrays_keep_arrays_of_zero_dimensions(follow, device):
+    # NumPy's operators make scalars of them, which are neither arrays nor tensors.
+    @mg.op(arithmetic=True)
+    def tripled(xp, x):
+        return 3.0 * x
+
+    @tripled.grad
+    def _(g, _y, _x):
+        return mg.neg(g * -1.0) * 3.0
+
+    found = []
+    for shape in ((), (1,)):
+        x = mg.full(shape, 2.0, device=device, requires_grad=True)
+        (tripled(follow(x)) / 3.0).sum().backward()
+        found.append(x.grad.item())
+    assert found[0] == found[1]
+
+
 def test_outside_of_a_rule_ops_give_tensors_even_after_one_that_failed():
     @mg.op(arithmetic=True)
     def failing(xp, x):
