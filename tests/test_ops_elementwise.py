@@ -179,6 +179,16 @@ def test_functions_that_would_overflow_do_not():
     assert np.isfinite(x.grad.numpy()).all()
 
 
+@pytest.mark.parametrize(
+    "function", [F.softplus, lambda x: mg.logaddexp(x, 0.0), lambda x: -F.logsigmoid(-x)]
+)
+def test_softplus_is_smooth_at_zero(function):
+    x = mg.tensor([0.0, -0.0], mg.float64, requires_grad=True)
+    (slope,) = mg.autograd.grad(function(x).sum(), x, create_graph=True)
+    (curvature,) = mg.autograd.grad(slope.sum(), x)
+    assert slope.tolist() == [0.5, 0.5] and curvature.tolist() == [0.25, 0.25]
+
+
 def test_division_by_zero_gives_infinity():
     assert (mg.tensor([1.0, -1.0, 0.0]) / 0.0).tolist()[:2] == [math.inf, -math.inf]
     assert math.isnan((mg.zeros(1) / mg.zeros(1)).item())

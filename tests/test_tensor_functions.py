@@ -54,6 +54,11 @@ FUNCTIONS = {
     "atanh": ([PROBABILITIES], lambda m, x: x.atanh(), np.arctanh),
     "exp2": ([(3, 4)], lambda m, x: m.exp2(x), np.exp2),
     "atan2": ([(3, 4), (4,)], lambda m, y, x: m.atan2(y, x), np.arctan2),
+    "atan2 at the origin": (
+        [np.zeros(3), np.array([0.0, -0.0, -1.0])],
+        lambda m, y, x: m.atan2(y, x),
+        np.arctan2,
+    ),
     "hypot": ([(3, 4), (4,)], lambda m, x, y: m.hypot(x, y), np.hypot),
     "fmod": ([(3, 4), ABOVE_ONE], lambda m, x, y: m.fmod(x, y), np.fmod),
     "frac": ([(3, 4)], lambda m, x: m.frac(x), lambda x: x - np.trunc(x)),

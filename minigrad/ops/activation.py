@@ -22,7 +22,6 @@ from minigrad.ops.elementwise import (
     expm1,
     floating,
     log1p,
-    maximum,
     mul,
     where,
     zeros_like,
@@ -290,7 +289,9 @@ def selu(x: Any) -> Any:
 
 def softplus(x: Any) -> Any:
     """log(1 + exp(x)), computed without overflow."""
-    return maximum(x, 0.0) + log1p(exp(-x.abs()))
+    # max(x, 0) + log(1 + exp(-|x|)), both with the derivatives of x > 0 at 0 too: their sum is smooth.
+    negative = x < 0
+    return where(negative, 0.0, x) + log1p(exp(where(negative, x, -x)))
 
 
 def mish(x: Any) -> Any:

@@ -11,7 +11,6 @@ from minigrad.dtypes import is_floating
 from minigrad.op import op
 from minigrad.ops.elementwise import (
     _function,
-    abs,
     add,
     as_dtype,
     clamp,
@@ -21,7 +20,6 @@ from minigrad.ops.elementwise import (
     isnan,
     log,
     log1p,
-    maximum,
     mul,
     sqrt,
     trunc,
@@ -39,9 +37,15 @@ def _atan2(xp, y, x):
     return xp.arctan2(y, x)
 
 
+def _over_square(a: Any, y: Any, x: Any) -> Any:
+    """a / (x^2 + y^2), and 0 at the origin, where the angle has no derivative."""
+    square = x * x + y * y
+    return a / where(square == 0, math.inf, square)
+
+
 _atan2.grad(
-    y=lambda g, _z, y, x: g * (x / (x * x + y * y)),
-    x=lambda g, _z, y, x: g * (-y / (x * x + y * y)),
+    y=lambda g, _z, y, x: g * _over_square(x, y, x),
+    x=lambda g, _z, y, x: g * _over_square(-y, y, x),
 )
 
 
@@ -97,9 +101,11 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
 def logaddexp(x: Any, y: Any) -> Any:
     """log(exp(x) + exp(y)), computed without overflow."""
     x, y = floating(x), floating(y)
-    distance = abs(x - y)
+    # As softplus: of equal numbers both terms take y for the smaller one, so that their sum is smooth.
+    swapped = x < y
+    less = where(swapped, x - y, y - x)
     # Of two equal infinities the difference is NaN; their larger one is the answer.
-    return maximum(x, y) + log1p(exp(-where(isnan(distance) & (x == y), math.inf, distance)))
+    return where(swapped, y, x) + log1p(exp(where(isnan(less) & (x == y), -math.inf, less)))
 
 
 def xlogy(x: Any, y: Any) -> Any:
