@@ -146,6 +146,13 @@ def test_logsumexp_does_not_overflow():
     assert mg.logsumexp(mg.full((2,), -np.inf), 0).item() == -np.inf
 
 
+def test_logsumexp_over_no_elements(device):
+    x = mg.ones(2, 0, 3, device=device, requires_grad=True)
+    assert (mg.logsumexp(x, 1) == -np.inf).all() and mg.logsumexp(x, (0, 2)).shape == (0,)
+    mg.logsumexp(x).backward()
+    assert x.grad.shape == x.shape
+
+
 @pytest.mark.parametrize("dim", [2, -3, (0, 5)])
 def test_a_dim_out_of_range(dim):
     for function in (mg.sum, mg.mean, mg.prod, mg.var, mg.amax, mg.norm):

@@ -127,11 +127,13 @@ def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
     rest = tuple(axis for axis in range(x.ndim) if axis not in axes)
     sizes = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     if x.device is cpu_device:
-        largest = amax(x, axes, keepdim=True).detach()
-        largest = where(isfinite(largest), largest, 0.0)
+        largest = 0.0
+        if count(x.shape, axes):
+            largest = amax(x, axes, keepdim=True).detach()
+            largest = where(isfinite(largest), largest, 0.0)
         found = log(sum(exp(x - largest), axes, keepdim=True)) + largest
     else:  # where each of these ops would be a launch
-        found = _logsumexp(reshape(permute(x, (*rest, *axes)), (-1, count(x.shape, axes))))
+        found = _logsumexp(reshape(permute(x, (*rest, *axes)), (count(x.shape, rest), count(x.shape, axes))))
     return reshape(found, sizes if keepdim else tuple(x.shape[axis] for axis in rest))
 
 
