@@ -169,7 +169,7 @@ def test_convolution_of_few_channels_and_pixels(card, shape):
 def test_convolution_of_views(card, view):
     def images(x):
         return {
-            "rows reversed": lambda: x.flip(2),
+            "rows reversed": lambda: x[:, :, ::-1],
             "every other channel": lambda: x[:, ::2],
             "part of the channels": lambda: x[:, 8:24],
             "broadcast": lambda: x[:1, :16].expand(2, -1, -1, -1),

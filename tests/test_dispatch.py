@@ -143,7 +143,7 @@ def test_every_kernel_has_a_summary():
 VIEWS = {
     "transposed": lambda x: x.T,
     "sliced": lambda x: x[::2, 1::2],
-    "reversed": lambda x: x.flip(0, 1),
+    "reversed": lambda x: x[::-1, ::-1],
     "repeated": lambda x: x[:1].expand(5, -1),
     "contiguous": lambda x: x,
     "empty": lambda x: x[:0],

@@ -223,9 +223,8 @@ def test_single_images_views_and_empty_batches(function, rng):
     batch = mg.tensor(x).permute(3, 2, 0, 1)  # strides in another order
     np.testing.assert_array_equal(function(batch).numpy(), function(batch.contiguous()).numpy())
     np.testing.assert_array_equal(function(batch[1]).numpy(), function(batch).numpy()[1])
-    np.testing.assert_array_equal(
-        function(batch.flip(2, 3)).numpy(), function(batch.flip(2, 3).contiguous()).numpy()
-    )
+    mirrored = batch[:, :, ::-1, ::-1]
+    np.testing.assert_array_equal(function(mirrored).numpy(), function(mirrored.contiguous()).numpy())
     empty = mg.ones(0, 3, 4, 6, requires_grad=True)
     out = function(empty)
     out.sum().backward()

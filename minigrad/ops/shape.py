@@ -203,16 +203,16 @@ def tile(x: Any, dims: Any) -> Any:
     return repeat(x, (1,) * (x.ndim - len(dims)) + tuple(dims))
 
 
-@op(name="flip", view=True)
+@op(name="flip", moves=True)
 def _flip(xp, x, *, dims):
-    return xp.flip(x, dims)
+    return xp.flip(x, dims).copy()
 
 
 _flip.grad(x=lambda g, _y, _x, *, dims: _flip(g, dims=dims))
 
 
 def flip(x: Any, dims: tuple[int, ...]) -> Any:
-    """``x`` with the order along ``dims`` reversed: a view with negative strides."""
+    """``x`` with the order along ``dims`` reversed: a copy, as in PyTorch, which has no negative strides."""
     from minigrad.ops.reduce import normalize_dim
 
     return _flip(x, dims=normalize_dim("flip", dims, x.ndim))
