@@ -14,11 +14,13 @@
 
 struct AsyncCopies {
     // Copies BYTES, 4, 8 or 16; both addresses are multiples of it. With `valid` below BYTES, only so many
-    // bytes are read, and the rest of the destination becomes zero.
+    // bytes are read, maybe none, and the rest of the destination becomes zero.
     template <int BYTES>
     __device__ __forceinline__ void copy(void* shared, const void* global, int valid = BYTES) {
         static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
 #if defined(MINIGRAD_SIM)
+        if ((size_t(shared) | size_t(global)) % BYTES != 0)
+            sim_fail("an asynchronous copy of %d bytes: its addresses are no multiples of that", BYTES);
         if (started == CAPACITY) sim_fail("more than %d copies are on their way", CAPACITY);
         sim_starts_write(shared, BYTES);
         copies[started++] = {shared, global, BYTES, valid, groups};

@@ -24,7 +24,7 @@ from ..source import CudaSource
 from . import conv2d_tensor_core_weight_grad as of_weight
 from . import workspace
 from .conv2d_tensor_core import element_of, in_order, one_group, tile_rows
-from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k, row_pitch
 from .vector import starts_at_vector
 
 TILE_N, THREADS = 128, 128  # as in conv2d_pointwise.cu
@@ -125,7 +125,7 @@ def _run(
     rows, channels = out.shape[1], source.shape[1]
     columns = blocks(shape["N"] * shape["H"] * shape["W"], TILE_N)
     tile = tile or (tile_rows(rows, columns) if LARGE in of_weight.ROWS[element] else SMALL)
-    fields = _fields(shape, rows, channels, weight.strides[1] // weight.itemsize)
+    fields = _fields(shape, rows, channels, row_pitch(weight))
     source = strided(_aligned(source))
     arguments = (strided(out), source, strided(weight), in_order(bias), relu, fields)
     kernel = _of_images[element, tile, transposed, last]

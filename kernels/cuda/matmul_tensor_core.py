@@ -58,9 +58,8 @@ def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
     batches = a.shape[0]
     shape = {"M": M, "N": N, "K": K, "batches": batches}
     for name, array in (("a", a), ("b", b)):
-        shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (
-            stride // array.itemsize for stride in array.strides[:2]
-        )
+        shape[f"{name}_batch_stride"] = array.strides[0] // array.itemsize
+        shape[f"{name}_row_stride"] = row_pitch(array)
     grid = (blocks(M, TILE_M) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
     kernel.launch(grid, THREADS, (out, strided(a), strided(b), shape), SHARED_BYTES)
 
@@ -72,6 +71,15 @@ def along_k(x: Any) -> Any:
     if x.strides[2] == x.itemsize and starts_at_vector(x) and not any(s % CHUNK_BYTES for s in steps):
         return x
     return padded_rows(x)
+
+
+def row_pitch(x: Any) -> int:
+    """How many elements the rows of :func:`along_k`'s ``x`` are apart: 0, if there is one.
+
+    What a kernel has copied beyond the last row is nothing, but from an address that must be a multiple of 16
+    bytes; the stride of a single row may be none.
+    """
+    return x.strides[1] // x.itemsize if x.shape[1] > 1 else 0
 
 
 def padded_rows(x: Any) -> Any:

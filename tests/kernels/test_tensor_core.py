@@ -271,6 +271,22 @@ def test_the_accesses_of_copies_are_checked(rng):
         run(code, np.zeros(32, np.float32), x)
 
 
+@pytest.mark.parametrize("valid", [16, 4, 0])
+def test_copies_between_no_multiples_of_their_size_are_refused(valid, rng):
+    """Also those of nothing: cp.async wants such addresses whatever it reads."""
+    code = """
+    #include "async_copy.cuh"
+    __global__ void k(float* out, const float* x, int valid) {
+        __shared__ float4 tile[1];
+        AsyncCopies copies;
+        copies.copy<16>(tile, x + 1, valid);
+        copies.wait<0>();
+        out[0] = tile[0].x;
+    }"""
+    with pytest.raises(mg.errors.KernelLaunchError, match="copy of 16 bytes: its addresses are no multiples"):
+        run(code, np.zeros(1, np.float32), np.zeros(8, np.float32), valid, block=1)
+
+
 def test_a_copy_may_not_begin_while_others_still_read(rng):
     code = """
     #include "async_copy.cuh"
