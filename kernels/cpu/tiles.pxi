@@ -10,7 +10,9 @@ cdef enum:
     MAX_DIMS = 64  # NumPy's own limit
     MAX_INPUTS = 4
     BUFFER_DOUBLES = 1024  # 8 KB, the buffer of an operand: some of them fit the first-level cache
-    WIDE = 64  # columns from which on a function is called for each row, where that spares a copy
+    WIDE = 64  # columns from which on a function is called for each row where that spares a copy of numbers,
+    WIDE_VIEW = 128  # of rows that lie apart,
+    WIDE_BROADCAST = 1024  # of a row that is broadcast: the copy serves many tiles
     UNBUFFERED = 8  # tiles are so many times larger where nothing is copied
     TRANSPOSED_COLUMNS = 64  # as many cache lines are read in turns
 
@@ -126,11 +128,16 @@ cdef inline bint is_number(const Tiling *tiling, int at, Py_ssize_t columns) noe
     return tiling.takes_number and at > 0 and tiling.operands[at].strides[0] == 0 and columns >= WIDE
 
 
+cdef inline bint is_row(const Operand *operand, Py_ssize_t columns) noexcept nogil:
+    """Whether its rows are one piece each, and long enough for the function to be called for each where it lies."""
+    return operand.strides[0] == 1 and columns >= (WIDE_VIEW if operand.strides[1] else WIDE_BROADCAST)
+
+
 cdef void choose_tile(Tiling *tiling) noexcept:
     """The size of a tile, and with it the number of tiles."""
     cdef Py_ssize_t buffer = BUFFER_DOUBLES, columns = tiling.sizes[0], rows = tiling.sizes[1], outer = 1
     cdef bint copied = False, transposed = False, has_number = False
-    cdef bint by_rows = False  # a number of each row comes before: run_tiles then calls the function for each
+    cdef bint by_rows = False  # an operand before is one of rows: run_tiles then calls the function for each
     cdef int k, d
     cdef Operand *operand
     if tiling.operands[0].itemsize != 8:
@@ -141,6 +148,8 @@ cdef void choose_tile(Tiling *tiling) noexcept:
             buffer = BUFFER_DOUBLES
         if is_number(tiling, k, columns) and not has_number:
             has_number, by_rows = True, operand.strides[1] != 0
+        elif is_row(operand, columns):
+            by_rows = by_rows or (rows > 1 and operand.strides[1] != columns)
         elif operand.strides[0] != 1 or (rows > 1 and operand.strides[1] != columns and not by_rows):
             copied = True
         transposed = transposed or (operand.strides[0] > operand.strides[1] > 0 and columns > 1 and rows > 1)
@@ -233,7 +242,9 @@ cdef void run_tiles(const Tiling *tiling, function f, Py_ssize_t begin, Py_ssize
                 numbers = 1 << k
                 whole = whole and (rows == 1 or steps[k] == 0)
                 continue
-            if operand.strides[0] != 1 and columns > 1 or (whole and rows > 1 and steps[k] != columns):
+            if operand.strides[0] != 1 and columns > 1 or (
+                whole and rows > 1 and steps[k] != columns and not is_row(operand, columns)
+            ):
                 if held[k] != inputs[k] or held_rows[k] < rows or held_columns[k] != columns:
                     held[k], held_rows[k], held_columns[k] = <const char *>inputs[k], rows, columns
                     copy_tile(<char *>buffers[k], columns, operand, held[k], rows, columns)
