@@ -310,6 +310,7 @@ SHAPES = [
     (5,),
     (20_003,),
     (37, 53),
+    (19, 130),
     (7, 3001),
     (3, 41, 50),
     (301, 3, 2),
@@ -331,6 +332,7 @@ def layouts(shape, dtype, rng):
     yield numbers(shape[::-1]).T
     yield numbers((*shape, 2))[..., 1]
     yield numbers(shape)[..., ::-1]
+    yield numbers((*shape[:-1], shape[-1] + 3))[..., 2:-1]
     yield numbers(())[None]
     yield numbers((*shape[:-1], 1))
     yield numbers(shape[1:])
