@@ -34,6 +34,7 @@ class Case:
         format: what the numbers are rounded to, in both libraries: ``"float32"``, ``"float16"``,
             ``"bfloat16"``, ``"tf32"``, which is float32 whose factors are rounded, or ``"autocast"``: float32
             that the call itself rounds to bfloat16.
+        steps: how often, one after the other, what a result is made of is rounded to that: errors add up.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     rung: str | None = None
     random: bool = False
     format: str = "float32"
+    steps: int = 1
 
 
 @contextlib.contextmanager

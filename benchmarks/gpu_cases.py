@@ -103,6 +103,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
     for sizes in [(3, 2, 5, 6)] if small else [(64, 32, 65, 128), (64, 32, 64, 256), (128, 64, 512, 512)]:
         yield from recurrent_layers(*sizes)
+        yield from in_16_bits(recurrent_layers(*sizes))
 
 
 def in_16_bits(cases: Iterable[Case], *names: str, rung: str | None = None) -> Iterator[Case]:

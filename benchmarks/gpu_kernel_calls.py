@@ -331,12 +331,18 @@ def divided(function: Callable[..., Any], by: int) -> Callable[..., Any]:
     return lambda *inputs: function(*inputs) / by
 
 
+def of_halved(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` of inputs divided by 2: what a step rounds then fades in the next."""
+    return lambda *inputs: function(*(x / 2 for x in inputs))
+
+
 def calls_in_halves() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
     """As :func:`calls`, of what has kernels for floats of 16 bits, with numbers that float16 can hold."""
     known = calls()
     return {
         **{name: known[name] for name in UNSCALED},
         **{name: (divided(known[name][0], by), known[name][1]) for name, by in SCALED.items()},
+        **{name: (of_halved(call), shapes) for name, (call, shapes) in recurrent_layers().items()},
         "softmax": (lambda x: FUNCTIONS.softmax(x, 1) * 64, ((7, 1061),)),
         "log_softmax": (lambda x: FUNCTIONS.log_softmax(x, 1) / 64, ((7, 1061),)),
         "sums of rows": (lambda x: x.sum(1) / 64, ((3, 8200),)),

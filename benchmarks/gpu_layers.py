@@ -207,6 +207,7 @@ def recurrent_layers(T: int, N: int, E: int, H: int) -> Iterator[Case]:
             lambda torch, x, layer=layer: layer(torch, x.dtype, x.device)(x)[0],
             products,
             moved,
+            steps=T,
         )
         yield Case(
             f"{name}, forward + backward",
@@ -216,6 +217,7 @@ def recurrent_layers(T: int, N: int, E: int, H: int) -> Iterator[Case]:
             lambda torch, x, g, layer=layer: layer_gradient(layer(torch, x.dtype, x.device), x, g),
             3 * products,
             3 * moved + 2 * FLOAT * T * N * gates * H,
+            steps=2 * T,
         )
 
 

@@ -209,6 +209,7 @@ HALVES = {
     "pool2d_rolling": "",
     "pool2d_vectorized": "",
     "random": "dropout_block",
+    "recurrent": ".",
     "reduce": "(vectorized|split|columns)<.*SUM",
     "row_statistics": ".",
     "softmax": "vectorized|registers",

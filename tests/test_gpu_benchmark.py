@@ -58,10 +58,10 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
     assert "conv_transpose2d, implicit_gemm" in names
     assert {"matmul float16, tensor_core", "matmul tf32, tensor_core"} <= set(names)
     if BFLOAT16:
-        assert "training step: ResNet-20, bfloat16, channels_last" in names
+        assert {"training step: ResNet-20, bfloat16, channels_last", "LSTM, bfloat16"} <= set(names)
     largest = {"tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3, "autocast": 2e-2}
     for row in result["rows"]:
-        assert row["error"] < largest.get(row.get("format"), 1e-4), row
+        assert row["error"] < largest.get(row.get("format"), 1e-4) * row.get("steps", 1) ** 0.5, row
         assert row["share"] > 0 and row["floor"] > 0 and row["bound"] in ("matrix", "copy"), row
         assert row["times"]["minigrad"]["median"] > 0, row
         assert row["name"][:32] in done.stdout

@@ -21,11 +21,17 @@
 // A gradient's product has K = GATES * H, from weights that were transposed once for all steps; each of the GATES
 // warps takes H of K.
 //
-// Arithmetic intensity: a step reads the weights once for ROWS rows, 2 * ROWS / 4 = 4 operations a byte in float32,
-// from the L2 cache, where they stay from step to step. A step of usual size takes the time of a few trips to that
-// cache and of a launch. There are no atomics, and no result depends on the order of blocks.
+// Arrays (T) may be of 16 bits; sums and functions (C) are then float32. So is `carried` (rows, H), what an element
+// takes with it from step to step outside of the product: the cell's state, that of a gru, and their gradients. It
+// is a sum over the steps, to which 16 bits would soon add nothing more. What later kernels read, and the operand of
+// the next product, is rounded once, where it is stored.
 //
-// Registers: 32 sums, and 12 vectors of 4 words, beside some 20 addresses; twice as much in float64.
+// Arithmetic intensity: a step reads the weights once for ROWS rows, 2 * ROWS / 4 = 4 operations a byte in float32
+// and 8 in 16 bits, from the L2 cache, where they stay from step to step. A step of usual size takes the time of a
+// few trips to that cache and of a launch. There are no atomics, and no result depends on the order of blocks.
+//
+// Registers: 32 sums, and 12 vectors of 4 words, beside some 20 addresses; twice as much in float64. In 16 bits
+// the UNITS vectors of the weights, 8 elements each, are widened once for all rows, to 32 words.
 
 #include "rows.cuh"
 #include "vector.cuh"
@@ -73,17 +79,17 @@ struct Place {
 
 // What a lane adds to the products of ROWS rows of the state and UNITS rows of the weights, each of K elements. N
 // is the length of the vectors in which they are read.
-template <int N, int ROWS, typename T>
+template <int N, int ROWS, typename C, typename T>
 __device__ __forceinline__ void add_products(
-    T (&sum)[ROWS * UNITS], const T* const (&state)[ROWS], const T* const (&weight)[UNITS], int K
+    C (&sum)[ROWS * UNITS], const T* const (&state)[ROWS], const T* const (&weight)[UNITS], int K
 ) {
     for (int k = threadIdx.x % WARP * N; k < K; k += WARP * N) {
-        Vector<T, N> factor[UNITS];
+        Vector<C, N> factor[UNITS];
 #pragma unroll
-        for (int u = 0; u < UNITS; u++) factor[u] = load_vector<N>(weight[u] + k);
+        for (int u = 0; u < UNITS; u++) factor[u] = converted<C>(load_vector<N>(weight[u] + k));
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const Vector<T, N> h = load_vector<N>(state[r] + k);
+            const Vector<C, N> h = converted<C>(load_vector<N>(state[r] + k));
 #pragma unroll
             for (int u = 0; u < UNITS; u++)
 #pragma unroll
@@ -95,10 +101,10 @@ __device__ __forceinline__ void add_products(
 // product[g] = the sum over k < H of state[row, k] * weight[unit, k], for the place of each lane of the first warp,
 // of the state and the weight that warp g was given: pointers to their first row, and the elements of a row. Rows
 // and units past the end read the last one in their place.
-template <int GATES, int ROWS, typename T>
-__device__ __forceinline__ void multiply(T (&product)[GATES], const T* state, long long state_columns,
+template <int GATES, int ROWS, typename C, typename T>
+__device__ __forceinline__ void multiply(C (&product)[GATES], const T* state, long long state_columns,
                                          const T* weight, long long weight_columns, long long rows, int H) {
-    __shared__ T of_gate[GATES][WARP];
+    __shared__ C of_gate[GATES][WARP];
     const int strips = (H + UNITS - 1) / UNITS, gate = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const long long first_row = (long long)(blockIdx.x / strips) * ROWS;
     const int first_unit = blockIdx.x % strips * UNITS;
@@ -110,7 +116,7 @@ __device__ __forceinline__ void multiply(T (&product)[GATES], const T* state, lo
     for (int u = 0; u < UNITS; u++)
         of_unit[u] = weight + (first_unit + u < H ? first_unit + u : H - 1) * weight_columns;
 
-    T sum[ROWS * UNITS] = {};
+    C sum[ROWS * UNITS] = {};
     constexpr int N = Vector<T>::LENGTH;
     if (H % N == 0 && aligned<N>(state) && aligned<N>(weight))
         add_products<N>(sum, of_row, of_unit, H);
@@ -123,8 +129,8 @@ __device__ __forceinline__ void multiply(T (&product)[GATES], const T* state, lo
 }
 
 // The products of a step: those of the state before with each gate's weights.
-template <int GATES, int ROWS, typename T>
-__device__ __forceinline__ void multiply_forward(T (&product)[GATES], const T* state, const T* weight,
+template <int GATES, int ROWS, typename C, typename T>
+__device__ __forceinline__ void multiply_forward(C (&product)[GATES], const T* state, const T* weight,
                                                  long long rows, int H) {
     multiply<GATES, ROWS>(product, state, H, weight + (long long)(threadIdx.x / WARP) * H * H, H, rows, H);
 }
@@ -132,9 +138,9 @@ __device__ __forceinline__ void multiply_forward(T (&product)[GATES], const T* s
 // What the gradient of a later step sends back to the state before it: dz (rows, GATES * H) times the weights, of
 // which `transposed` is (H, GATES * H).
 template <int GATES, int ROWS, typename T>
-__device__ __forceinline__ T multiply_backward(const T* dz, const T* transposed, long long rows, int H) {
+__device__ __forceinline__ Computed<T> multiply_backward(const T* dz, const T* transposed, long long rows, int H) {
     const int begin = threadIdx.x / WARP * H;
-    T product[GATES], total = 0;
+    Computed<T> product[GATES], total = 0;
     multiply<GATES, ROWS>(product, dz + begin, GATES * H, transposed + begin, GATES * H, rows, H);
 #pragma unroll
     for (int g = 0; g < GATES; g++) total += product[g];
@@ -148,70 +154,73 @@ __device__ __forceinline__ T multiply_backward(const T* dz, const T* transposed,
 // `gates` holds what the inputs contribute to the pre-activations, and then the gates.
 //
 // Grid: x = the strips of units, for each ROWS rows; a block has a warp for each gate.
-template <typename T, int ROWS>
+template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(4 * WARP) lstm_step(
-    T* hidden, T* cells, T* gates, const T* h0, const T* c0, const T* weight, const T* bias, long long rows, int H,
-    long long at, long long from
+    T* hidden, T* cells, T* gates, C* carried, const T* h0, const T* c0, const T* weight, const T* bias,
+    long long rows, int H, long long at, long long from
 ) {
     const long long size = rows * H;
     const Place<ROWS> place(rows, H);
     const long long element = place.row * H + place.unit;
     T* const own = gates + at * 4 * size + place.row * 4 * H + place.unit;
-    T z[4] = {}, c = 0, product[4];
+    C z[4] = {}, c = 0, product[4];
     if (place.exists) {
-        c = from < 0 ? c0[element] : cells[from * size + element];
+        c = from < 0 ? C(c0[element]) : carried[element];
 #pragma unroll
-        for (int g = 0; g < 4; g++) z[g] = own[g * H] + value_or(bias, g * H + place.unit, T(0));
+        for (int g = 0; g < 4; g++) z[g] = C(own[g * H]) + C(value_or(bias, g * H + place.unit, T(0)));
     }
     multiply_forward<4, ROWS>(product, from < 0 ? h0 : hidden + from * size, weight, rows, H);
     if (!place.exists) return;
-    const T i = logistic(z[0] + product[0]), f = logistic(z[1] + product[1]);
-    const T g = tanh(z[2] + product[2]), o = logistic(z[3] + product[3]);
+    const C i = logistic(z[0] + product[0]), f = logistic(z[1] + product[1]);
+    const C g = tanh(z[2] + product[2]), o = logistic(z[3] + product[3]);
     c = f * c + i * g;
-    own[0] = i;
-    own[H] = f;
-    own[2 * H] = g;
-    own[3 * H] = o;
-    cells[at * size + element] = c;
-    hidden[at * size + element] = o * tanh(c);
+    own[0] = T(i);
+    own[H] = T(f);
+    own[2 * H] = T(g);
+    own[3 * H] = T(o);
+    carried[element] = c;
+    cells[at * size + element] = T(c);
+    hidden[at * size + element] = T(o * tanh(c));
 }
 
-// dz of step `at`, from that of step `from`, the one after it, where dc, the cell's gradient, was left too. A last
-// launch, with `at` = -1, makes dh0.
+// dz of step `at`, from that of step `from`, the one after it, which left the cell's gradient in `carried`. A last
+// launch, with `at` = -1, makes dh0 and dc0.
 //
 // Grid and block as above.
-template <typename T, int ROWS>
+template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(4 * WARP) lstm_grad_step(
-    T* dz, T* dh0, T* dc, const T* transposed, const T* c0, const T* cells, const T* gates, const T* grad_y,
-    const T* grad_c, long long rows, int H, long long at, long long from, long long before
+    T* dz, T* dh0, T* dc0, C* carried, const T* transposed, const T* c0, const T* cells, const T* gates,
+    const T* grad_y, const T* grad_c, long long rows, int H, long long at, long long from, long long before
 ) {
     const long long size = rows * H;
     const Place<ROWS> place(rows, H);
     const long long element = place.row * H + place.unit, here = at * size + element;
     const long long first = place.row * 4 * H + place.unit;  // gate
-    T dh = 0, of_c = 0, c = 0, c_before = 0, gate[4] = {};
+    C dh = 0, dc = 0, c = 0, c_before = 0, gate[4] = {};
+    if (place.exists && from >= 0) dc = carried[element];
     if (place.exists && at >= 0) {
-        dh = grad_y[here];
-        of_c = value_or(grad_c, here, T(0)) + (from < 0 ? T(0) : dc[element]);
-        c = cells[here];
-        c_before = before < 0 ? c0[element] : cells[before * size + element];
+        dh = C(grad_y[here]);
+        dc += C(value_or(grad_c, here, T(0)));
+        c = C(cells[here]);
+        c_before = C(before < 0 ? c0[element] : cells[before * size + element]);
 #pragma unroll
-        for (int g = 0; g < 4; g++) gate[g] = gates[at * 4 * size + first + g * H];
+        for (int g = 0; g < 4; g++) gate[g] = C(gates[at * 4 * size + first + g * H]);
     }
     if (from >= 0) dh += multiply_backward<4, ROWS>(dz + from * 4 * size, transposed, rows, H);
     if (!place.exists) return;
     if (at < 0) {
-        dh0[element] = dh;
+        dh0[element] = T(dh);
+        dc0[element] = T(dc);
         return;
     }
-    const T i = gate[0], f = gate[1], g = gate[2], o = gate[3], tanh_c = tanh(c);
-    of_c += dh * o * (1 - tanh_c * tanh_c);
+    const C i = gate[0], f = gate[1], g = gate[2], o = gate[3], tanh_c = tanh(c);
+    dc += dh * o * (1 - tanh_c * tanh_c);
     T* const own = dz + at * 4 * size + first;
-    own[0] = of_c * g * i * (1 - i);
-    own[H] = of_c * c_before * f * (1 - f);
-    own[2 * H] = of_c * i * (1 - g * g);
-    own[3 * H] = dh * tanh_c * o * (1 - o);
-    dc[element] = of_c * f;
+    own[0] = T(dc * g * i * (1 - i));
+    own[H] = T(dc * c_before * f * (1 - f));
+    own[2 * H] = T(dc * i * (1 - g * g));
+    own[3 * H] = T(dh * tanh_c * o * (1 - o));
+    carried[element] = dc * f;
 }
 
 // ---- gated recurrent unit ---------------------------------------------------------------------------------------
@@ -220,73 +229,72 @@ __global__ void __launch_bounds__(4 * WARP) lstm_grad_step(
 // the last, c = b and n = tanh(a + r c). Then h = (1 - u) n + u h'. gates (steps, 4, rows, H) are r, u, n and c.
 
 // Grid: x = the strips of units, for each ROWS rows; a block has a warp for each third.
-template <typename T, int ROWS>
+template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(3 * WARP) gru_step(
-    T* y, T* gates, const T* a, const T* h0, const T* weight, const T* bias, long long rows, int H, long long at,
-    long long from
+    T* y, T* gates, C* carried, const T* a, const T* h0, const T* weight, const T* bias, long long rows, int H,
+    long long at, long long from
 ) {
     const long long size = rows * H;
     const Place<ROWS> place(rows, H);
     const long long element = place.row * H + place.unit;
-    T z[3] = {}, of_bias[3] = {}, h = 0, b[3];
-    const T* const before = from < 0 ? h0 : y + from * size;
+    C z[3] = {}, of_bias[3] = {}, h = 0, b[3];
     if (place.exists) {
-        h = before[element];
+        h = from < 0 ? C(h0[element]) : carried[element];
 #pragma unroll
         for (int g = 0; g < 3; g++) {
-            z[g] = a[at * 3 * size + place.row * 3 * H + g * H + place.unit];
-            of_bias[g] = value_or(bias, g * H + place.unit, T(0));
+            z[g] = C(a[at * 3 * size + place.row * 3 * H + g * H + place.unit]);
+            of_bias[g] = C(value_or(bias, g * H + place.unit, T(0)));
         }
     }
-    multiply_forward<3, ROWS>(b, before, weight, rows, H);
+    multiply_forward<3, ROWS>(b, from < 0 ? h0 : y + from * size, weight, rows, H);
     if (!place.exists) return;
-    const T r = logistic(z[0] + (b[0] + of_bias[0])), u = logistic(z[1] + (b[1] + of_bias[1]));
-    const T c = b[2] + of_bias[2], n = tanh(z[2] + r * c);
+    const C r = logistic(z[0] + (b[0] + of_bias[0])), u = logistic(z[1] + (b[1] + of_bias[1]));
+    const C c = b[2] + of_bias[2], n = tanh(z[2] + r * c);
+    h = n + u * (h - n);
     gates += at * 4 * size + element;
-    gates[0] = r;
-    gates[size] = u;
-    gates[2 * size] = n;
-    gates[3 * size] = c;
-    y[at * size + element] = n + u * (h - n);
+    gates[0] = T(r);
+    gates[size] = T(u);
+    gates[2 * size] = T(n);
+    gates[3 * size] = T(c);
+    carried[element] = h;
+    y[at * size + element] = T(h);
 }
 
-// da and db, the gradients of a and of b, of step `at`, from db of step `from`, the one after it, which left in dh
-// the part of its state's gradient that does not go through b. A last launch, with `at` = -1, makes dh that of h0.
+// da and db, the gradients of a and of b, of step `at`, from db of step `from`, the one after it, which left in
+// `carried` the part of its state's gradient that does not go through b. A last launch, with `at` = -1, makes dh0.
 //
 // Grid and block as above.
-template <typename T, int ROWS>
+template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(3 * WARP) gru_grad_step(
-    T* da, T* db, T* dh, const T* transposed, const T* h0, const T* y, const T* gates, const T* grad_y,
-    long long rows, int H, long long at, long long from, long long before
+    T* da, T* db, T* dh0, C* carried, const T* transposed, const T* h0, const T* y, const T* gates,
+    const T* grad_y, long long rows, int H, long long at, long long from, long long before
 ) {
     const long long size = rows * H;
     const Place<ROWS> place(rows, H);
     const long long element = place.row * H + place.unit;
-    T grad = 0, h = 0, gate[4] = {};
-    if (place.exists) {
-        grad = from < 0 ? T(0) : dh[element];
-        if (at >= 0) {
-            grad += grad_y[at * size + element];
-            h = before < 0 ? h0[element] : y[before * size + element];
+    C dh = 0, h = 0, gate[4] = {};
+    if (place.exists && from >= 0) dh = carried[element];
+    if (place.exists && at >= 0) {
+        dh += C(grad_y[at * size + element]);
+        h = C(before < 0 ? h0[element] : y[before * size + element]);
 #pragma unroll
-            for (int g = 0; g < 4; g++) gate[g] = gates[(at * 4 + g) * size + element];
-        }
+        for (int g = 0; g < 4; g++) gate[g] = C(gates[(at * 4 + g) * size + element]);
     }
-    if (from >= 0) grad += multiply_backward<3, ROWS>(db + from * 3 * size, transposed, rows, H);
+    if (from >= 0) dh += multiply_backward<3, ROWS>(db + from * 3 * size, transposed, rows, H);
     if (!place.exists) return;
     if (at < 0) {
-        dh[element] = grad;
+        dh0[element] = T(dh);
         return;
     }
-    const T r = gate[0], u = gate[1], n = gate[2], c = gate[3];
-    const T of_n = grad * (1 - u) * (1 - n * n), of_r = of_n * c * r * (1 - r);
-    const T of_u = grad * (h - n) * u * (1 - u);
+    const C r = gate[0], u = gate[1], n = gate[2], c = gate[3];
+    const C of_n = dh * (1 - u) * (1 - n * n), of_r = of_n * c * r * (1 - r);
+    const C of_u = dh * (h - n) * u * (1 - u);
     const long long own = at * 3 * size + place.row * 3 * H + place.unit;
-    da[own] = db[own] = of_r;
-    da[own + H] = db[own + H] = of_u;
-    da[own + 2 * H] = of_n;
-    db[own + 2 * H] = of_n * r;
-    dh[element] = grad * u;
+    da[own] = db[own] = T(of_r);
+    da[own + H] = db[own + H] = T(of_u);
+    da[own + 2 * H] = T(of_n);
+    db[own + 2 * H] = T(of_n * r);
+    carried[element] = dh * u;
 }
 
 // ---- plain recurrent layer --------------------------------------------------------------------------------------
@@ -301,14 +309,14 @@ __global__ void __launch_bounds__(WARP) rnn_step(
     const long long size = rows * H;
     const Place<ROWS> place(rows, H);
     const long long here = at * size + place.row * H + place.unit;
-    T x = place.exists ? z[here] : T(0), product[1];
+    Computed<T> x = place.exists ? Computed<T>(z[here]) : 0, product[1];
     multiply_forward<1, ROWS>(product, from < 0 ? h0 : y + from * size, weight, rows, H);
     if (!place.exists) return;
     x += product[0];
     if constexpr (RELU)
-        y[here] = x < 0 ? T(0) : x;
+        y[here] = T(relu_if(true, x));
     else
-        y[here] = tanh(x);
+        y[here] = T(tanh(x));
 }
 
 // dz of step `at`, from that of step `from`, the one after it. Grid and block as above.
@@ -319,12 +327,12 @@ __global__ void __launch_bounds__(WARP) rnn_grad_step(
     const long long size = rows * H;
     const Place<ROWS> place(rows, H);
     const long long here = at * size + place.row * H + place.unit;
-    T dh = place.exists ? grad_y[here] : T(0);
-    const T state = place.exists ? y[here] : T(0);
+    Computed<T> dh = place.exists ? Computed<T>(grad_y[here]) : 0;
+    const Computed<T> state = place.exists ? Computed<T>(y[here]) : 0;
     if (from >= 0) dh += multiply_backward<1, ROWS>(dz + from * size, transposed, rows, H);
     if (!place.exists) return;
     if constexpr (RELU)
-        dz[here] = state > 0 ? dh : T(0);
+        dz[here] = T(state > 0 ? dh : 0);
     else
-        dz[here] = dh * (1 - state * state);
+        dz[here] = T(dh * (1 - state * state));
 }

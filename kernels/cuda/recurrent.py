@@ -1,9 +1,10 @@
 """Launches ``recurrent.cu``: the steps of LSTM, GRU and plain recurrent layers, and of their gradients.
 
-All arrays are C-contiguous, and all float32 or all float64. Of T steps of a batch of N rows, with H units:
-states and their gradients are (T, N, H), states before the first step (N, H), ``weight_hh`` (gates * H, H),
-``bias`` (gates * H,) or None. ``reverse``: the first step is the last in time. What the inputs contribute to
-all steps is one product, which the caller makes.
+All arrays are C-contiguous, and all of one dtype: float32, float64, float16 or bfloat16. Of 16 bits, sums are
+float32, and so is what a cell, or a gru's state, carries from step to step; see recurrent.cu. Of T steps of a
+batch of N rows, with H units: states and their gradients are (T, N, H), states before the first step (N, H),
+``weight_hh`` (gates * H, H), ``bias`` (gates * H,) or None. ``reverse``: the first step is the last in time.
+What the inputs contribute to all steps is one product, which the caller makes.
 
 Each step is a launch: the stream keeps the steps in order, and a CUDA graph can hold all of them.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..source import CudaSource, computed_dtype
 from . import workspace
 from .transpose import transpose
 
@@ -24,12 +25,12 @@ ROWS = 8  # of the batch, that a block takes where there is more than one
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _by_rows(name: str, options: str = "") -> dict[int, CudaKernel]:
-    return {rows: CudaKernel(_source, f"{name}<T, {rows}{options}>") for rows in (1, ROWS)}
+def _by_rows(name: str, options: str = "", types: str = "T") -> dict[int, CudaKernel]:
+    return {rows: CudaKernel(_source, f"{name}<{types}, {rows}{options}>") for rows in (1, ROWS)}
 
 
-_lstm, _lstm_grad = _by_rows("lstm_step"), _by_rows("lstm_grad_step")
-_gru, _gru_grad = _by_rows("gru_step"), _by_rows("gru_grad_step")
+_lstm, _lstm_grad = (_by_rows(name, types="C, T") for name in ("lstm_step", "lstm_grad_step"))
+_gru, _gru_grad = (_by_rows(name, types="C, T") for name in ("gru_step", "gru_grad_step"))
 _tanh, _tanh_grad = _by_rows("rnn_step", ", false"), _by_rows("rnn_grad_step", ", false")
 _relu, _relu_grad = _by_rows("rnn_step", ", true"), _by_rows("rnn_grad_step", ", true")
 _rnn = {"tanh": (_tanh, _tanh_grad), "relu": (_relu, _relu_grad)}
@@ -43,7 +44,7 @@ def lstm(outs: tuple, h0: Any, c0: Any, weight_hh: Any, bias: Any, reverse: bool
             the inputs contribute to their pre-activations.
     """
     hidden, cells, gates = outs
-    arguments = (hidden, cells, gates, h0, c0, weight_hh, bias, *h0.shape)
+    arguments = (hidden, cells, gates, _carried(c0), h0, c0, weight_hh, bias, *h0.shape)
     for at, before, _ in _steps(len(hidden), reverse):
         _launch(_lstm, 4, h0.shape, (*arguments, at, before))
 
@@ -56,8 +57,8 @@ def lstm_grad(
     Args:
         grad_y, grad_c: the gradients of the hidden states, and of the cell states or None.
     """
-    dz, dh0, dc = outs
-    arguments = (dz, dh0, dc, _transposed(weight_hh), c0, cells, gates, grad_y, grad_c, *c0.shape)
+    given = _transposed(weight_hh), c0, cells, gates, grad_y, grad_c
+    arguments = (*outs, _carried(c0), *given, *c0.shape)
     for at, before, after in reversed(_steps(len(gates), reverse)):
         _launch(_lstm_grad, 4, c0.shape, (*arguments, at, after, before))
     _launch(_lstm_grad, 4, c0.shape, (*arguments, -1, at, -1))
@@ -70,14 +71,14 @@ def gru(outs: tuple, z: Any, h0: Any, weight_hh: Any, bias: Any, reverse: bool) 
         outs: the states, and r, u, n and c for the gradient, (T, 4, N, H).
         z: what the inputs contribute, (T, N, 3 H).
     """
-    arguments = (*outs, z, h0, weight_hh, bias, *h0.shape)
+    arguments = (*outs, _carried(h0), z, h0, weight_hh, bias, *h0.shape)
     for at, before, _ in _steps(len(z), reverse):
         _launch(_gru, 3, h0.shape, (*arguments, at, before))
 
 
 def gru_grad(outs: tuple, weight_hh: Any, h0: Any, y: Any, gates: Any, grad_y: Any, reverse: bool) -> None:
     """The gradients of a and b, (T, N, 3 H), and of h0: a launch for each step."""
-    arguments = (*outs, _transposed(weight_hh), h0, y, gates, grad_y, *h0.shape)
+    arguments = (*outs, _carried(h0), _transposed(weight_hh), h0, y, gates, grad_y, *h0.shape)
     for at, before, after in reversed(_steps(len(y), reverse)):
         _launch(_gru_grad, 3, h0.shape, (*arguments, at, after, before))
     _launch(_gru_grad, 3, h0.shape, (*arguments, -1, at, -1))
@@ -105,6 +106,11 @@ def _steps(T: int, reverse: bool) -> list[tuple[int, int, int]]:
     """
     places = [*range(T - 1, -1, -1)] if reverse else [*range(T)]
     return list(zip(places, [-1, *places[:-1]], [*places[1:], -1], strict=True))
+
+
+def _carried(state: Any) -> Any:
+    """Room for what each element of a state takes from one step to the next."""
+    return workspace(state, state.shape, computed_dtype(state.dtype))
 
 
 def _transposed(weight: Any) -> Any:

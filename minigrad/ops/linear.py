@@ -139,12 +139,12 @@ linear_relu.direct = _with_relu_directly
 linear_weight_grad.direct = _weight_grad_directly
 
 
-def _has_kernel(x: Any, *rest: Any) -> bool:
+def has_product(x: Any, *_: Any, **__: Any) -> bool:
     """Whether matmul has a kernel for this dtype: for 16 bits that takes tensor cores."""
     return x.itemsize > 2 or cuda.matmul_tensor_core.is_supported(x)
 
 
-@linear.kernel("cuda", "sim", name="product", dtypes="f4 f8 f2 bf16", layout="strided", when=_has_kernel)
+@linear.kernel("cuda", "sim", name="product", dtypes="f4 f8 f2 bf16", layout="strided", when=has_product)
 def _(out, x, weight, bias):
     """The best kernel of matmul, then the bias."""
     rows = _rows(out)
@@ -154,7 +154,7 @@ def _(out, x, weight, bias):
 
 
 @linear_weight_grad.kernel(
-    "cuda", "sim", name="product", dtypes="f4 f8 f2 bf16", layout="strided", when=_has_kernel
+    "cuda", "sim", name="product", dtypes="f4 f8 f2 bf16", layout="strided", when=has_product
 )
 def _(out, g, x):
     """The best kernel of matmul."""

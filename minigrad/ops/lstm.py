@@ -18,7 +18,7 @@ from minigrad.op import get_op, op
 from minigrad.ops.composed import composed_gradient, tensors
 from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.join import concat
-from minigrad.ops.linear import linear
+from minigrad.ops.linear import has_product, linear
 from minigrad.ops.matmul import matmul, multiply
 from minigrad.ops.repeated_rows import has_numbers, project_each_kind, projection_grads
 from minigrad.ops.shape import unsqueeze
@@ -30,6 +30,9 @@ def lstm(xp, x, h0, c0, weight_ih, weight_hh, bias=None, numbers=None, *, revers
 
     z = x_t weight_ih^T + h_{t-1} weight_hh^T + bias has the pre-activations of the gates i, f, g and o side
     by side; i, f and o are sigmoids, g is a tanh. c_t = f c_{t-1} + i g, and h_t = o tanh(c_t).
+
+    Of 16 bits, all results have 16 bits, as in PyTorch. But from step to step c goes in float32: it is a sum
+    over the steps, to which 16 bits would soon add nothing more.
 
     Args:
         x: the sequence.
@@ -184,6 +187,8 @@ def total(x: Any, y: Any) -> Any:
 
 # ---- kernels ----------------------------------------------------------------------------------------------
 
+HALVES = "f4 f8 f2 bf16"
+
 
 @lstm.kernel("cpu", name="fused_sequence")
 def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
@@ -221,7 +226,7 @@ def _(outs, dz, x, h0, hidden, *, reverse, with_bias):
     cpu.lstm.weight_grad(*outs, dz, x, h0, hidden, reverse, get_num_threads())
 
 
-@lstm.kernel("cuda", "sim", name="fused_step")
+@lstm.kernel("cuda", "sim", name="fused_step", dtypes=HALVES, when=has_product)
 def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     """The inputs of all steps in one product; then a launch for each step, from its product to its state."""
     gates = outs[2]
@@ -229,13 +234,13 @@ def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     cuda.recurrent.lstm(outs, h0, c0, weight_hh, bias, reverse)
 
 
-@lstm_grad.kernel("cuda", "sim", name="fused_step", when=_has_outer_gradients)
+@lstm_grad.kernel("cuda", "sim", name="fused_step", dtypes=HALVES, when=_has_outer_gradients)
 def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
     """A launch for each step, as in the forward direction."""
     cuda.recurrent.lstm_grad(outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse)
 
 
-@lstm_weight_grad.kernel("cuda", "sim", name="products")
+@lstm_weight_grad.kernel("cuda", "sim", name="products", dtypes=HALVES, when=has_product)
 def _(outs, dz, x, h0, hidden, *, reverse, with_bias):
     """A product for each weight, over all steps, and a sum down the columns of dz."""
     grad_ih, grad_hh, grad_bias = outs

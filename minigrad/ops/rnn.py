@@ -16,7 +16,7 @@ from minigrad.op import get_op, op
 from minigrad.ops.composed import composed_gradient, from_reference, tensors
 from minigrad.ops.join import concat
 from minigrad.ops.linear import linear_weight_grad
-from minigrad.ops.lstm import in_order, joined, times, total
+from minigrad.ops.lstm import HALVES, in_order, joined, times, total
 from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import unsqueeze
 
@@ -260,25 +260,25 @@ def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
         elementwise.add(dh, dh, work, threads)
 
 
-@rnn.kernel("cuda", "sim", name="fused_step")
+@rnn.kernel("cuda", "sim", name="fused_step", dtypes=HALVES)
 def _(out, z, h0, weight_hh, *, nonlinearity, reverse):
     """A launch for each step, from the product with the state before to the new state."""
     cuda.recurrent.rnn(out, z, h0, weight_hh, nonlinearity, reverse)
 
 
-@rnn_grad.kernel("cuda", "sim", name="fused_step")
+@rnn_grad.kernel("cuda", "sim", name="fused_step", dtypes=HALVES)
 def _(out, g, y, weight_hh, *, nonlinearity, reverse):
     """A launch for each step, as in the forward direction."""
     cuda.recurrent.rnn_grad(out, g, y, weight_hh, nonlinearity, reverse)
 
 
-@gru.kernel("cuda", "sim", name="fused_step")
+@gru.kernel("cuda", "sim", name="fused_step", dtypes=HALVES)
 def _(outs, z, h0, weight_hh, bias_hh, *, reverse):
     """A launch for each step, from the product with the state before to the new state."""
     cuda.recurrent.gru(outs, z, h0, weight_hh, bias_hh, reverse)
 
 
-@gru_grad.kernel("cuda", "sim", name="fused_step", when=_is_of_states_alone)
+@gru_grad.kernel("cuda", "sim", name="fused_step", dtypes=HALVES, when=_is_of_states_alone)
 def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
     """A launch for each step, as in the forward direction."""
     cuda.recurrent.gru_grad(outs, weight_hh, h0, y, gates, grad_y, reverse)

@@ -20,6 +20,14 @@ def dtype(request):
     return request.param
 
 
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request):
+    """Each dtype of 16 bits."""
+    if request.param == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    return np.dtype(np.float16)
+
+
 class Simulator:
     """NumPy arrays are where the simulator reads them."""
 

@@ -22,13 +22,6 @@ SIZES = [
 FLOAT32 = 64 * np.finfo(np.float32).eps  # the roundings of float32 sums and exponentials
 
 
-@pytest.fixture(params=["float16", "bfloat16"])
-def half(request):
-    if request.param == "bfloat16":
-        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-    return np.dtype(np.float16)
-
-
 def compute(backend, q, k, v, grad, causal):
     """out, lse and the gradients of q, k and v; every output starts as NaN."""
     B, H, L, E = q.shape

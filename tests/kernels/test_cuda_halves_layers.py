@@ -6,6 +6,7 @@ and by half a unit in its last place.
 
 import numpy as np
 import pytest
+from rounded import EPS, assert_rounded, normal
 
 from minigrad.kernels.cuda import (
     conv2d_strips,
@@ -24,28 +25,6 @@ from minigrad.kernels.cuda import pool2d_vectorized as vectorized
 SHAPES = [(3, 8), (3, 33), (2, 1000), (1, 33000), (0, 4), (4, 0)]
 
 
-@pytest.fixture(params=["float16", "bfloat16"])
-def half(request):
-    if request.param == "bfloat16":
-        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-    return np.dtype(np.float16)
-
-
-def normal(dtype, *shape, seed=0, scale=1.0):
-    """Random numbers as ``dtype``, and the same in float64."""
-    x = (scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
-    return x, x.astype(np.float64)
-
-
-def assert_rounded(actual, exact, error):
-    """``actual``, in 16 bits, is ``exact`` but for ``error`` and one rounding."""
-    tiny, unit = (2.0**-25, 2.0**-11) if actual.dtype == np.float16 else (2.0**-134, 2.0**-8)
-    assert actual.shape == exact.shape
-    off, bound = np.abs(actual.astype(np.float64) - exact), error + unit * (np.abs(exact) + error) + tiny
-    assert (off <= bound).all(), f"off by {off.max()}"
-
-
-EPS = np.finfo(np.float32).eps
 STEPS = 64  # additions that one number takes part in, at most: threads sum side by side, then as a tree
 
 
