@@ -75,6 +75,14 @@ def test_attention_on_every_device(device, rng):
         np.testing.assert_allclose(found.cpu().numpy(), wanted.numpy(), rtol=1e-12, atol=1e-14)
 
 
+def test_attention_over_no_keys_is_zero(device):
+    q, k, v = (mg.ones(2, n, 4, device=device, requires_grad=True) for n in (3, 0, 0))
+    for options in ({}, {"is_causal": True}, {"attn_mask": mg.ones(3, 0, dtype=mg.bool, device=device)}):
+        out = F.scaled_dot_product_attention(q, k, v, **options)
+        out.sum().backward()
+        assert out.shape == (2, 3, 4) and (out == 0.0).all() and (q.grad == 0.0).all()
+
+
 def test_attention_drops_weights():
     """Of weights that are all 1 / S, what is left stands at 1 / (S (1 - p))."""
     q, v = mg.zeros(1, 200, 4), mg.ones(1, 50, 1)

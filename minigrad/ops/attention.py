@@ -36,10 +36,10 @@ def attention(xp, q, k, v, *, is_causal=False, scale=1.0):
         (..., L, V) and (..., L), the latter in float32 where q is of 16 bits.
     """
     scores = _scores(xp, q, k, is_causal, scale)
-    if scores.shape[-1]:
-        largest = xp.max(scores, axis=-1, keepdims=True)
-    else:  # no keys
-        largest = xp.full((*scores.shape[:-1], 1), -np.inf, scores.dtype)
+    if not scores.shape[-1]:  # no keys
+        nothing = xp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+        return nothing, xp.full(q.shape[:-1], -np.inf, q.dtype)
+    largest = xp.max(scores, axis=-1, keepdims=True)
     e = xp.exp(scores - largest)
     total = e.sum(-1)
     return xp.matmul(e, v) / total[..., None], largest[..., 0] + xp.log(total)
