@@ -113,6 +113,8 @@ class Device:
         The copy joins this card's current stream, after what the other card's stream holds so far; and what
         comes next in that stream, which may use the memory anew, waits for the copy.
         """
+        if is_channels_last(array):
+            return nchw(self.from_card(nhwc(array), source))
         with source.active():
             source_stream = self.xp.cuda.get_current_stream()
             array = self.xp.ascontiguousarray(array).reshape(array.shape)
@@ -136,7 +138,8 @@ class Device:
         if not self.is_card:
             return array
         with self.active():
-            found = self.xp.asnumpy(array)
+            last = is_channels_last(array)
+            found = nchw(self.xp.asnumpy(nhwc(array))) if last else self.xp.asnumpy(array)
         self.raise_late_errors()
         return found
 

@@ -132,6 +132,15 @@ def test_a_copy_between_cards_waits_for_both_streams(cupy, card_of):
     assert mg.zeros(0, 2, device="cuda:1").to("cuda:0").shape == (0, 2)
 
 
+def test_images_stay_channels_last_from_device_to_device(cupy, card_of):
+    images = mg.arange(24.0).reshape(1, 2, 3, 4)
+    moved = images.contiguous(memory_format=mg.channels_last)
+    for device in ("cuda:0", "cuda:1", "cpu"):
+        moved = moved.to(device)
+        assert moved.is_contiguous(memory_format=mg.channels_last) and str(moved.device) == device
+    assert np.array_equal(moved.numpy(), images.numpy())
+
+
 def test_cuda_is_the_current_card(cupy, card_of):
     assert mg.device("cuda") is mg.device("cuda:0") is mg.device("cuda", 0)
     with mg.cuda.device(1):
