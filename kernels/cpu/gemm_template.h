@@ -426,9 +426,8 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
     const int high = NAME(COPIES_ROWS), stays_in_l3 = (double)M * K <= NAME(IN_L3);
     const int few_rows = M <= (high && !b_transposed ? 3 : 2) * NAME(MR);
-    const int in_place = !a_transposed && !b_transposed && K <= NAME(KC_UNPACKED);
     /* Each panel of B has all of A read again, from memory where many rows have come between. */
-    const int few_columns = N <= (in_place && M <= 64 * NAME(MR) ? NAME(FEW_PANELS) : 2) * NAME(NR);
+    const int few_columns = N <= (K <= NAME(KC_UNPACKED) && stays_in_l3 ? NAME(FEW_PANELS) : 2) * NAME(NR);
     const int near = a_transposed ? (K <= NAME(KC_UNPACKED) && stays_in_l3) || a_col <= 1024 / (int)sizeof(real)
                                   : N <= NAME(NR) || stays_in_l3;
     const double largest = high && (b_transposed || !a_transposed) ? 64

@@ -92,6 +92,8 @@ def test_matches_numpy_around_tile_edges(kernel_module, rung, threads, size, dty
         (3, 600, 700),
         (400, 300, 310),
         (65, 2100, 600),  # more of b than is packed whole
+        (134, 125, 90),  # few panels of b, and rows or columns of a in place
+        (134, 61, 1023),
     ],
     ids=str,
 )
@@ -99,10 +101,10 @@ def test_matches_numpy_around_tile_edges(kernel_module, rung, threads, size, dty
     ("rung", "threads"), [("packed", 1), ("threaded", 1), ("threaded", 2), ("threaded", 3)]
 )
 @pytest.mark.parametrize("transpose", ["nn", "nt", "tn", "tt"])
-def test_matches_numpy_across_cache_blocks(kernel_module, rung, threads, size, transpose):
+def test_matches_numpy_across_cache_blocks(kernel_module, rung, threads, size, transpose, dtype):
     M, N, K = size
-    a = random_array((K, M), np.float32).T if transpose[0] == "t" else random_array((M, K), np.float32)
-    b = random_array((N, K), np.float32, 1).T if transpose[1] == "t" else random_array((K, N), np.float32, 1)
+    a = random_array((K, M), dtype).T if transpose[0] == "t" else random_array((M, K), dtype)
+    b = random_array((N, K), dtype, 1).T if transpose[1] == "t" else random_array((K, N), dtype, 1)
     assert_product(compute(kernel_module("matmul"), rung, a, b, threads), a, b)
 
 
