@@ -20,7 +20,7 @@ from minigrad.nn.utils.rnn import (
     packed_lengths,
     pad_packed_sequence,
 )
-from minigrad.ops.join import concat, stack
+from minigrad.ops.join import concat
 from minigrad.ops.lstm import lstm
 from minigrad.ops.repeated_rows import linear_of_repeated, repeated_rows
 from minigrad.ops.rnn import gru, rnn
@@ -341,19 +341,19 @@ class _Stacked(_Recurrent):
         """The states as ``hx`` is given: one tensor, or a tuple of several."""
         return tuple(states) if len(self.state_names) > 1 else states[0]
 
-    def _initial(self, input: Tensor, N: int, hx: Any) -> list[Tensor]:
-        """The states (D num_layers, N, hidden_size)."""
+    def _initial(self, input: Tensor, N: int, hx: Any) -> list[Sequence[Tensor]]:
+        """The states (D num_layers, N, hidden_size), as tensors or as their parts."""
         cells = self.num_layers * len(self._suffixes)
         if hx is None:
-            start = zeros(cells, N, self.hidden_size, device=input.device, dtype=input.dtype)
-            return [start] * len(self.state_names)
+            start = zeros(N, self.hidden_size, device=input.device, dtype=input.dtype)
+            return [[start] * cells] * len(self.state_names)
         states = hx if len(self.state_names) > 1 else (hx,)
         batch = (N,) if input.ndim == 3 else ()
         self._check_state(states, (cells, *batch, self.hidden_size))
         return [state if batch else state.unsqueeze(1) for state in states]
 
     def _layers(
-        self, x: Tensor, initial: list[Tensor], lengths: np.ndarray | None = None
+        self, x: Tensor, initial: list[Sequence[Tensor]], lengths: np.ndarray | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """The last layer's hidden states, and all layers' last states; of sequences of ``lengths``."""
         last: list[list[Tensor]] = [[] for _ in self.state_names]
@@ -368,15 +368,15 @@ class _Stacked(_Recurrent):
                     own.append(one)
                 directions.append(hidden)
             x = concat(directions, 2) if len(directions) > 1 else directions[0]
-        return x, [stack(states) for states in last]
+        return x, [concat(states) for states in last]
 
     def _walk(
         self, x: Tensor, state: list[Tensor], suffix: str, reverse: bool, lengths: np.ndarray | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The hidden states of one layer in one direction, and its last states."""
+        """The hidden states of one layer in one direction, and its last states (1, N, hidden_size)."""
         if lengths is None:
             states = self._run(x, state, suffix, reverse)
-            return states[0], [s[0 if reverse else -1] for s in states]
+            return states[0], [s[:1] if reverse else s[-1:] for s in states]
         # What is behind a sequence's end comes after it. To walk back, each sequence is turned around.
         numbers = x.device.from_numpy(np.arange(len(lengths)))
         steps = np.arange(x.shape[0])[:, None]
@@ -384,7 +384,7 @@ class _Stacked(_Recurrent):
         states = self._run(x[turned, numbers] if reverse else x, state, suffix, reverse=False)
         ends = x.device.from_numpy(lengths - 1)
         hidden = states[0][turned, numbers] if reverse else states[0]
-        return hidden, [s[ends, numbers] for s in states]
+        return hidden, [s[ends, numbers].unsqueeze(0) for s in states]
 
     def extra_repr(self) -> str:
         """The sizes, and what differs from its default."""
