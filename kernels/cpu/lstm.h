@@ -31,10 +31,10 @@ typedef struct {
     ptrdiff_t elements[3];
 } NAME(Awaited);
 
-/* The row stride of z and dz in the workspace, an odd number of cache lines: the rows of a register tile, which
- * are read side by side, then lie in all sets of L1, and not, a power of two apart, in the same few. */
-ALWAYS_INLINE ptrdiff_t NAME(lstm_row)(ptrdiff_t H) {
-    return (NAME(round_up)(NAME(GATES) * H, NAME(LINE)) / NAME(LINE) | 1) * NAME(LINE);
+/* The stride of rows of so many columns in a workspace, an odd number of cache lines: the rows of a register tile,
+ * which are read side by side, then lie in all sets of L1, and not, a power of two apart, in the same few. */
+ALWAYS_INLINE ptrdiff_t NAME(lstm_row)(ptrdiff_t columns) {
+    return (NAME(round_up)(columns, NAME(LINE)) / NAME(LINE) | 1) * NAME(LINE);
 }
 
 /* Where the next `elements` of it begin, which are taken off; NULL behind the last. */
@@ -69,7 +69,7 @@ ALWAYS_INLINE void NAME(lstm_product)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff
             const NAME(Epilogue) e = NAME(epilogue_at)(NAME(adding)(d, d_row), r, j);
             const REAL *ahead = is_full ? NAME(take)(&awaited, depth * NAME(FETCHED)) : NULL;
             REAL *tile = c + r * ldc + j;
-            if (d && d != c) NAME(prefetch_rows)(some, 0, width, e.d, d_row);
+            if (d) NAME(prefetch_rows)(some, 0, width, e.d, d_row);
             if (ahead)
                 NAME(tile_fetching_ahead)(depth, a_rows, a_row, panels, tile, ldc, e, ahead);
             else if (is_full)
@@ -80,7 +80,7 @@ ALWAYS_INLINE void NAME(lstm_product)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff
 }
 
 /* The weights for `lstm_forward`: the bias, zeros if there is none, and filled up with zeros to a cache line;
- * then weight_ih^T (E, 4 H) and weight_hh^T (H, 4 H) as panels. */
+ * then weight_ih^T above weight_hh^T, (E + H, 4 H), as panels. */
 MAYBE_UNUSED ptrdiff_t NAME(lstm_packed_size)(ptrdiff_t E, ptrdiff_t H) {
     const ptrdiff_t columns = NAME(GATES) * H;
     return NAME(round_up)(columns, NAME(LINE)) + NAME(round_up)(columns, NAME(NR)) * (E + H);
@@ -90,11 +90,13 @@ MAYBE_UNUSED ptrdiff_t NAME(lstm_packed_size)(ptrdiff_t E, ptrdiff_t H) {
 MAYBE_UNUSED void NAME(lstm_pack_forward)(ptrdiff_t E, ptrdiff_t H, const REAL *weight_ih, const REAL *weight_hh,
                                           const REAL *bias, ptrdiff_t first, ptrdiff_t end, REAL *packed) {
     const ptrdiff_t columns = NAME(GATES) * H, filled = NAME(round_up)(columns, NAME(LINE));
-    REAL *panels = packed + filled;
     for (ptrdiff_t j = first; j < (end < columns ? end : filled); j++) packed[j] = bias && j < columns ? bias[j] : 0;
-    NAME(pack_b)(E, end - first, weight_ih + first * E, 1, E, panels + first * E);
-    panels += NAME(round_up)(columns, NAME(NR)) * E;
-    NAME(pack_b)(H, end - first, weight_hh + first * H, 1, H, panels + first * H);
+    for (ptrdiff_t j = first; j < end; j += NAME(NR)) {
+        const ptrdiff_t width = NAME(smaller)(end - j, NAME(NR));
+        REAL *panel = packed + filled + j * (E + H);
+        NAME(pack_b)(E, width, weight_ih + j * E, 1, E, panel);
+        NAME(pack_b)(H, width, weight_hh + j * H, 1, H, panel + E * NAME(NR));
+    }
 }
 
 /* weight_hh (4 H, H) for the way back: itself in panels of NR columns, of which these are first .. end. */
@@ -134,24 +136,25 @@ MAYBE_UNUSED void NAME(lstm_cells)(ptrdiff_t H, const REAL *z, const REAL *adden
         NAME(store)(h + j, count, NAME(load)(o + j, count, 0) * NAME(tanh)(NAME(load)(c + j, count, 0)));
 }
 
-/* One step, with a workspace z of `rows` rows. With `numbers`, the rows of x are those of `x` that these name,
- * multiplied with weight_ih before, and E is 0; numbers may be NULL. */
+/* One step. In the rows of the workspace `joined` stands h_previous, from column E on, and in the end h; x comes
+ * before it, so that one product makes z, in a workspace of as many rows. With `numbers`, the rows of x are those of
+ * `x` that these name, multiplied with weight_ih before, and E is 0; numbers may be NULL. */
 MAYBE_UNUSED void NAME(lstm_forward)(ptrdiff_t rows, ptrdiff_t E, ptrdiff_t H, const REAL *packed,
-                                     const REAL *x, const int64_t *numbers, const REAL *h_previous,
-                                     const REAL *c_previous, REAL *h, REAL *c, REAL *gates, REAL *z) {
-    const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
-    const REAL *from_x = packed + NAME(round_up)(columns, NAME(LINE));
-    const REAL *from_h = from_x + NAME(round_up)(columns, NAME(NR)) * E;
+                                     const REAL *x, const int64_t *numbers, const REAL *c_previous, REAL *h, REAL *c,
+                                     REAL *gates, REAL *joined, REAL *z) {
+    const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(columns), joined_row = NAME(lstm_row)(E + H);
+    const REAL *panels = packed + NAME(round_up)(columns, NAME(LINE));
     const NAME(Awaited) nothing = {{NULL}, {0}};
     for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
         const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK));
-        REAL *block = z + first * row;
-        if (E > 0) NAME(lstm_product)(end - first, columns, E, x + first * E, E, from_x, block, row, NULL, 0, nothing);
-        NAME(lstm_product)(end - first, columns, H, h_previous + first * H, H, from_h, block, row,
-                           E > 0 ? block : NULL, row, nothing);
-        for (ptrdiff_t r = first; r < end; r++)
+        for (ptrdiff_t r = first; r < end; r++) memcpy(joined + r * joined_row, x + r * E, E * sizeof(REAL));
+        NAME(lstm_product)(end - first, columns, E + H, joined + first * joined_row, joined_row, panels,
+                           z + first * row, row, NULL, 0, nothing);
+        for (ptrdiff_t r = first; r < end; r++) {
             NAME(lstm_cells)(H, z + r * row, numbers ? x + numbers[r] * columns : packed, c_previous + r * H,
                              c + r * H, h + r * H, gates + r * columns);
+            memcpy(joined + r * joined_row + E, h + r * H, H * sizeof(REAL));
+        }
     }
 }
 
@@ -186,7 +189,7 @@ MAYBE_UNUSED void NAME(lstm_cells_backward)(ptrdiff_t H, const REAL *gates, cons
 MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, int is_last, const REAL *gates,
                                       const REAL *c_previous, const REAL *c, const REAL *grad_y, ptrdiff_t y_row,
                                       const REAL *grad_c, REAL *dc, REAL *dz, REAL *dz_near, REAL *dh) {
-    const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(H);
+    const ptrdiff_t columns = NAME(GATES) * H, row = NAME(lstm_row)(columns);
     for (ptrdiff_t first = 0; first < rows; first += NAME(BLOCK)) {
         const ptrdiff_t end = NAME(smaller)(rows, first + NAME(BLOCK)), elements = (end - first) * H;
         /* By themselves, with no arithmetic between, the cells would wait for these. */
@@ -208,7 +211,8 @@ MAYBE_UNUSED void NAME(lstm_backward)(ptrdiff_t rows, ptrdiff_t H, const REAL *p
 /* What the first step sends to the state before it, dh = dz weight. */
 MAYBE_UNUSED void NAME(lstm_send_back)(ptrdiff_t rows, ptrdiff_t H, const REAL *packed, const REAL *dz_near, REAL *dh) {
     const NAME(Awaited) nothing = {{NULL}, {0}};
-    NAME(lstm_product)(rows, H, NAME(GATES) * H, dz_near, NAME(lstm_row)(H), packed, dh, H, NULL, 0, nothing);
+    const ptrdiff_t columns = NAME(GATES) * H;
+    NAME(lstm_product)(rows, H, columns, dz_near, NAME(lstm_row)(columns), packed, dh, H, NULL, 0, nothing);
 }
 
 /* Rows first .. first + depth of (T N, H), the hidden states before each step, as panels. Where those from h0

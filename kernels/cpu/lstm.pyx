@@ -6,10 +6,11 @@
     h_t = o tanh(c_t)                                  (N, H)
 
 The first rung is *fused_sequence*. Its ideas: the weights are packed for the GEMM's tiles once for all steps;
-the pre-activations of a step pass to the gates' functions while they lie in L2, and are never written to memory;
-and the rows of a batch never meet, so that a thread takes its rows from the first step to
-the last, and no step waits. The weights' gradients are two products that share one factor, dz^T: *weight_grad*
-packs it once for both, and adds up its rows, which are the bias's gradient, while it lies in the cache.
+x_t and h_{t-1} lie side by side, so that one product makes the pre-activations of a step; they pass to the gates'
+functions while they lie in L2, and are never written to memory; and the rows of a batch never meet, so that a
+thread takes its rows from the first step to the last, and no step waits. The weights' gradients are two products
+that share one factor, dz^T: *weight_grad* packs it once for both, and adds up its rows, which are the bias's
+gradient, while it lies in the cache.
 
 The second, *projected_once*, is for an x that shows few different vectors, such as the output of an embedding of
 characters. Their products with weight_ih are made before; a step looks them up, *forward_of_lookup*, and is
@@ -22,6 +23,7 @@ rows on the arithmetic is the limit, and for fewer the reading of the weights fr
 from cython.parallel cimport parallel, prange
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 include "arguments.pxi"
 
@@ -79,19 +81,19 @@ cdef extern from *:
     void lstm_pack_backward_f64(Py_ssize_t H, const double *weight_hh, Py_ssize_t first, Py_ssize_t end,
                                 double *packed) nogil
     void lstm_forward_f32(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const float *packed, const float *x,
-                          const int64_t *numbers, const float *h_previous, const float *c_previous, float *h,
-                          float *c, float *gates, float *z) nogil
+                          const int64_t *numbers, const float *c_previous, float *h, float *c,
+                          float *gates, float *joined, float *z) nogil
     void lstm_forward_f64(Py_ssize_t rows, Py_ssize_t E, Py_ssize_t H, const double *packed, const double *x,
-                          const int64_t *numbers, const double *h_previous, const double *c_previous, double *h,
-                          double *c, double *gates, double *z) nogil
+                          const int64_t *numbers, const double *c_previous, double *h, double *c,
+                          double *gates, double *joined, double *z) nogil
     Py_ssize_t lstm_weight_grad_workspace_f32(Py_ssize_t E, Py_ssize_t H) nogil
     Py_ssize_t lstm_weight_grad_workspace_f64(Py_ssize_t E, Py_ssize_t H) nogil
     void lstm_weight_grad_f32(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
                               float *workspace) nogil
     void lstm_weight_grad_f64(const LstmWeightGrad *arrays, Py_ssize_t first, Py_ssize_t rows,
                               double *workspace) nogil
-    Py_ssize_t lstm_row_f32(Py_ssize_t H) nogil
-    Py_ssize_t lstm_row_f64(Py_ssize_t H) nogil
+    Py_ssize_t lstm_row_f32(Py_ssize_t columns) nogil
+    Py_ssize_t lstm_row_f64(Py_ssize_t columns) nogil
     void lstm_backward_f32(Py_ssize_t rows, Py_ssize_t H, const float *packed, bint is_last, const float *gates,
                            const float *c_previous, const float *c, const float *grad_y, Py_ssize_t y_row,
                            const float *grad_c, float *dc, float *dz, float *dz_near, float *dh) nogil
@@ -118,6 +120,7 @@ cdef struct Sequence:
     const void *bias          # or NULL
     void *packed              # the weights, in panels
     void *near                # z, or dz, of a step: N rows, lstm_row apart
+    void *joined              # x and h before it, side by side: as many rows
     const void *h0
     const void *c0
     const void *x             # or the projections that `numbers` name
@@ -176,12 +179,13 @@ cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, 
     """Packs the weights and walks."""
     cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t size = (lstm_packed_size_f32 if is_float else lstm_packed_size_f64)(s.E, s.H)
-    cdef Py_ssize_t row = (lstm_row_f32 if is_float else lstm_row_f64)(s.H)
     cdef void *packed = allocate(size, s.dtype, &s.packed)
-    cdef void *near = allocate(s.N * row, s.dtype, &s.near)
+    cdef void *near = allocate(s.N * row_of(s, 4 * s.H), s.dtype, &s.near)
+    cdef void *joined = allocate(s.N * row_of(s, s.E + s.H), s.dtype, &s.joined)
     s.weight_ih, s.weight_hh, s.bias = weight_ih, weight_hh, bias
     with nogil:
         run(s, False, parts_of(s, s.E + s.H, threads))
+    free(joined)
     free(near)
     free(packed)
     return 0
@@ -214,9 +218,8 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
     cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
-    cdef Py_ssize_t row = (lstm_row_f32 if s.dtype == cnp.NPY_FLOAT32 else lstm_row_f64)(s.H)
     cdef void *packed = allocate(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
-    cdef void *near = allocate(s.N * row, s.dtype, &s.near)
+    cdef void *near = allocate(s.N * row_of(&s, 4 * s.H), s.dtype, &s.near)
     s.weight_hh = w_hh
     with nogil:
         run(&s, True, parts_of(&s, s.H, threads))
@@ -338,6 +341,10 @@ cdef void *allocate(Py_ssize_t size, int dtype, void **aligned) except NULL:
     return allocation
 
 
+cdef Py_ssize_t row_of(const Sequence *s, Py_ssize_t columns) noexcept nogil:
+    return lstm_row_f32(columns) if s.dtype == cnp.NPY_FLOAT32 else lstm_row_f64(columns)
+
+
 # ---- the walk ----------------------------------------------------------------------------------------------
 
 
@@ -396,10 +403,14 @@ cdef void walk(const Sequence *s, bint back, int part, int parts) noexcept nogil
 
 
 cdef void walk_forward(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    cdef Py_ssize_t step, t, row, at
+    cdef Py_ssize_t step, t, row, at, joined_row = row_of(s, s.E + s.H)
     cdef const int64_t *numbers = NULL
-    cdef const real *h = <const real *> s.h0 + first * s.H
+    cdef const real *h0 = <const real *> s.h0 + first * s.H
     cdef const real *c = <const real *> s.c0 + first * s.H
+    cdef real *joined = <real *> s.joined + first * joined_row
+    cdef real *z = <real *> s.near + first * row_of(s, 4 * s.H)
+    for row in range(rows):
+        memcpy(joined + row * joined_row + s.E, h0 + row * s.H, s.H * sizeof(real))
     for step in range(s.T):
         t = s.T - 1 - step if s.reverse else step
         row = t * s.N + first
@@ -407,20 +418,18 @@ cdef void walk_forward(const Sequence *s, const real *packed, Py_ssize_t first, 
         if s.numbers:
             numbers = s.numbers + row
         if real is float:
-            lstm_forward_f32(rows, s.E, s.H, packed, <const float *> s.x + row * s.E, numbers, h, c,
-                             <float *> s.y + at, <float *> s.c + at, <float *> s.gates + 4 * at,
-                             <float *> s.near + first * lstm_row_f32(s.H))
+            lstm_forward_f32(rows, s.E, s.H, packed, <const float *> s.x + row * s.E, numbers, c,
+                             <float *> s.y + at, <float *> s.c + at, <float *> s.gates + 4 * at, joined, z)
         else:
-            lstm_forward_f64(rows, s.E, s.H, packed, <const double *> s.x + row * s.E, numbers, h, c,
-                             <double *> s.y + at, <double *> s.c + at, <double *> s.gates + 4 * at,
-                             <double *> s.near + first * lstm_row_f64(s.H))
-        h, c = <const real *> s.y + at, <const real *> s.c + at
+            lstm_forward_f64(rows, s.E, s.H, packed, <const double *> s.x + row * s.E, numbers, c,
+                             <double *> s.y + at, <double *> s.c + at, <double *> s.gates + 4 * at, joined, z)
+        c = <const real *> s.c + at
 
 
 cdef void walk_back(const Sequence *s, const real *packed, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t step, t, at, i, start = first * s.H
     cdef Py_ssize_t earlier = (s.N if s.reverse else -s.N) * s.H
-    cdef real *dz_near = <real *> s.near + first * (lstm_row_f32 if real is float else lstm_row_f64)(s.H)
+    cdef real *dz_near = <real *> s.near + first * row_of(s, 4 * s.H)
     cdef real *dh = <real *> s.grad_h0 + start
     cdef real *dc = <real *> s.grad_c0 + start
     cdef const real *c_previous
