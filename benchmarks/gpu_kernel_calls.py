@@ -235,9 +235,12 @@ def pooled_last(*images: mg.Tensor) -> mg.Tensor:
     )
 
 
-def depthwise_strides(x: mg.Tensor, w: mg.Tensor) -> mg.Tensor:
-    """Depthwise convolution of 3x3 at both strides for which there is a kernel, as a sum; divided."""
-    every, other = (FUNCTIONS.conv2d(x, w, None, stride, 1, 1, 2) for stride in (1, 2))
+def depthwise_strides(x: mg.Tensor, w3: mg.Tensor, w5: mg.Tensor) -> mg.Tensor:
+    """Depthwise convolutions of 3x3 and 5x5 at both strides that have kernels, as a sum; divided."""
+    every, other = (
+        FUNCTIONS.conv2d(x, w3, None, stride, 1, 1, 2) + FUNCTIONS.conv2d(x, w5, None, stride, 2, 1, 2)
+        for stride in (1, 2)
+    )
     return (every[:, :, ::2, ::2] + other) / 64
 
 
@@ -349,5 +352,9 @@ def calls_in_halves() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ..
         "max_pool2d of strips": (lambda x: both_strides(x, FUNCTIONS.max_pool2d), ((2, 2, 7, 16),)),
         "avg_pool2d of strips": (lambda x: both_strides(x, FUNCTIONS.avg_pool2d), ((2, 2, 7, 16),)),
         "sums of columns": (lambda x: x.sum((0, 2)) / 64, ((290, 3, 8),)),
-        "depthwise conv2d of small squares": (depthwise_strides, ((8, 2, 9, 11), (2, 1, 3, 3))),
+        "depthwise conv2d of small squares": (depthwise_strides, ((8, 2, 9, 11), (2, 1, 3, 3), (2, 1, 5, 5))),
+        "depthwise conv2d": (
+            lambda x, w: FUNCTIONS.conv2d(x, w, None, (2, 1), 1, 1, 4) / 64,
+            ((2, 4, 7, 9), (8, 1, 4, 3)),
+        ),
     }

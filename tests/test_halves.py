@@ -162,6 +162,7 @@ LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (3, 5, 6)),
     "conv2d": (lambda: nn.Conv2d(3, 4, 3, padding=1), (2, 3, 5, 6)),
     "grouped conv2d": (lambda: nn.Conv2d(4, 4, 3, groups=2), (2, 4, 5, 6)),
+    "depthwise conv2d": (lambda: nn.Conv2d(4, 8, 5, stride=2, padding=2, groups=4), (2, 4, 7, 6)),
     "conv_transpose2d": (lambda: nn.ConvTranspose2d(3, 4, 2, stride=2), (2, 3, 3, 4)),
     "max_pool2d": (lambda: nn.MaxPool2d(2), (2, 3, 4, 6)),
     "avg_pool2d": (lambda: nn.AvgPool2d(2), (2, 3, 4, 6)),

@@ -127,6 +127,21 @@ def test_on_a_card(channels, outputs, groups, kernel, rungs):
         assert choose("conv2d_weight_grad", y, x, kernel_size=kernel, **options) == rungs[2]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size, rung", [(3, "strips"), (5, "strips"), (7, "depthwise")])
+def test_depthwise_in_16_bits_on_a_card(size, rung, stride):
+    """Nothing goes back to float32."""
+    x, weight, out = (
+        (2, 4, 14, 13),
+        (8, 1, size, size),
+        ((14 - size) // stride + 1, (13 - size) // stride + 1),
+    )
+    options = {"groups": 4, "device": "cuda", "dtype": np.float16, "stride": (stride, stride)}
+    assert choose("conv2d", x, weight, None, **options) == rung
+    assert choose("conv2d_input_grad", (2, 8, *out), weight, input_size=x[2:], **options) == rung
+    assert choose("conv2d_weight_grad", (2, 8, *out), x, kernel_size=(size, size), **options) == rung
+
+
 def test_float64_on_a_card():
     x, weight = (2, 16, 8, 8), (16, 16, 3, 3)
     assert choose("conv2d", x, weight, None, device="cuda", dtype=np.float64) == "implicit_gemm"

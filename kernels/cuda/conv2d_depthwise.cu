@@ -13,7 +13,8 @@
 //                         and the copy serves all M channels of out, or the next tap of all pixels
 //   weight_grad           a block reads a gradient once for up to 9 taps, whose sums it keeps in registers
 //
-// The padding's zeros are multiplied with like any number, as in conv2d_implicit_gemm.cu.
+// The padding's zeros are multiplied with like any number, as in conv2d_implicit_gemm.cu. Arrays (T) may be of 16
+// bits: what is copied to shared memory is widened on the way (C), sums are float32, and a result is rounded once.
 
 #include "conv2d.cuh"
 #include "rows.cuh"
@@ -23,9 +24,9 @@ constexpr int TILE = 32;
 constexpr int BLOCK_HEIGHT = 8;
 constexpr int PER_THREAD = TILE / BLOCK_HEIGHT;
 
-// Elements of the source that a tile of results is made of, at most: 65 x 65 is a kernel of 3 x 3 with
-// stride 2. In float64 that is 33 KB of shared memory.
-constexpr int SOURCE_ELEMENTS = 65 * 65;
+// Elements of the source that a tile of results is made of, at most: 69 x 69 is a kernel of 7 x 7 with
+// stride 2. That is 19 KB of shared memory, in float64 38.
+constexpr int SOURCE_ELEMENTS = 69 * 69;
 
 // How, along one axis, results come from the source: result number `at` of the tile takes elements
 // at * stride + tap * dilation, counted from the first one that the tile copies. The weight of the tap is
@@ -42,27 +43,28 @@ struct Axis {
 };
 
 // Copies rows x columns of `plane` to shared memory, with zeros for what lies outside of it.
-template <typename T>
-__device__ __forceinline__ void copy_source(T* source, const T* plane, const Axis& vertical,
+template <typename C, typename T>
+__device__ __forceinline__ void copy_source(C* source, const T* plane, const Axis& vertical,
                                             const Axis& horizontal, int height, int width) {
     const int rows = vertical.reach(TILE), columns = horizontal.reach(TILE);
     for (int y = threadIdx.y; y < rows; y += BLOCK_HEIGHT)
         for (int x = threadIdx.x; x < columns; x += TILE)
-            source[y * columns + x] =
-                element_or_zero(plane, vertical.first_source + y, horizontal.first_source + x, height, width);
+            source[y * columns + x] = C(
+                element_or_zero(plane, vertical.first_source + y, horizontal.first_source + x, height, width)
+            );
 }
 
 // Adds, for each of this thread's results, the products of all taps. A weight is read once for all of them.
-template <typename T>
-__device__ __forceinline__ void add_taps(T (&sums)[PER_THREAD], const T* source, const T* weight, int KW,
+template <typename C, typename T>
+__device__ __forceinline__ void add_taps(C (&sums)[PER_THREAD], const C* source, const T* weight, int KW,
                                          const Axis& vertical, const Axis& horizontal) {
     const int columns = horizontal.reach(TILE), next = BLOCK_HEIGHT * vertical.stride * columns;
     source += threadIdx.y * vertical.stride * columns + threadIdx.x * horizontal.stride;
     for (int i = 0; i < vertical.taps; i++) {
         const T* w = weight + (long long)(vertical.first_weight + i * vertical.weight_step) * KW;
         for (int j = 0; j < horizontal.taps; j++) {
-            const T factor = w[horizontal.first_weight + j * horizontal.weight_step];
-            const T* from = source + i * vertical.dilation * columns + j * horizontal.dilation;
+            const C factor = C(w[horizontal.first_weight + j * horizontal.weight_step]);
+            const C* from = source + i * vertical.dilation * columns + j * horizontal.dilation;
             for (int r = 0; r < PER_THREAD; r++) sums[r] += from[r * next] * factor;
         }
     }
@@ -86,7 +88,8 @@ template <typename T>
 __global__ void __launch_bounds__(TILE * BLOCK_HEIGHT)
 conv2d_depthwise_forward(T* out, const T* input, const T* weight, const T* bias, bool relu,
                          Conv2dShape s) {
-    __shared__ T source[SOURCE_ELEMENTS];
+    using C = Computed<T>;
+    __shared__ C source[SOURCE_ELEMENTS];
     const PlaneTile tile(blockIdx.x, s.OH, s.OW);
     const int multiplier = s.O / s.C;
     const long long first_channel = tile.plane % s.C * multiplier, image = (long long)s.OH * s.OW;
@@ -97,14 +100,14 @@ conv2d_depthwise_forward(T* out, const T* input, const T* weight, const T* bias,
 
     const int x = tile.column + threadIdx.x;
     for (int m = 0; m < multiplier; m++) {
-        T sums[PER_THREAD] = {};
+        C sums[PER_THREAD] = {};
         const long long channel = first_channel + m;
         add_taps(sums, source, weight + channel * s.KH * s.KW, s.KW, vertical, horizontal);
-        const T start = value_or(bias, channel, T(0));
+        const C start = C(value_or(bias, channel, T(0)));
         T* plane = out + (tile.plane * multiplier + m) * image;
         for (int r = 0; r < PER_THREAD; r++) {
             const int y = tile.row + threadIdx.y + r * BLOCK_HEIGHT;
-            const T sum = relu_if(relu, sums[r] + start);
+            const T sum = T(relu_if(relu, sums[r] + start));
             if (y < s.OH && x < s.OW) plane[(long long)y * s.OW + x] = sum;
         }
     }
@@ -127,7 +130,8 @@ template <typename T>
 __global__ void __launch_bounds__(TILE * BLOCK_HEIGHT)
 conv2d_depthwise_input_grad(T* grad_input, const T* grad_output, const T* weight, Conv2dShape s,
                             TapSteps steps) {
-    __shared__ T source[SOURCE_ELEMENTS];
+    using C = Computed<T>;
+    __shared__ C source[SOURCE_ELEMENTS];
     const int phases_w = min(s.stride_w, s.W), phases = min(s.stride_h, s.H) * phases_w;
     const int number = int(blockIdx.x % phases);
     const PlaneTile tile(blockIdx.x / phases, (s.H - 1) / s.stride_h + 1, (s.W - 1) / s.stride_w + 1);
@@ -137,7 +141,7 @@ conv2d_depthwise_input_grad(T* grad_input, const T* grad_output, const T* weight
     const Axis horizontal = axis_of_phase(phase_x, tile.column, steps.step_w, steps.output_step_w);
     const int multiplier = phase_y.taps > 0 && phase_x.taps > 0 ? s.O / s.C : 0;
 
-    T sums[PER_THREAD] = {};
+    C sums[PER_THREAD] = {};
     for (int m = 0; m < multiplier; m++) {
         const long long plane = tile.plane * multiplier + m, channel = tile.plane % s.C * multiplier + m;
         __syncthreads();  // everyone is done with the gradients before
@@ -152,24 +156,25 @@ conv2d_depthwise_input_grad(T* grad_input, const T* grad_output, const T* weight
     for (int r = 0; r < PER_THREAD; r++) {
         const int row = tile.row + threadIdx.y + r * BLOCK_HEIGHT;
         const long long y = phase_y.number + (long long)row * s.stride_h;
-        if (row < phase_y.pixels && column < phase_x.pixels) pixels[y * s.W + x] = sums[r];
+        if (row < phase_y.pixels && column < phase_x.pixels) pixels[y * s.W + x] = T(sums[r]);
     }
 }
 
 // The sums are long, over every output of a channel, and each gradient is part of KH * KW of them. A thread
 // keeps TAPS sums: a 3 x 3 kernel takes one block for a channel, a 5 x 5 kernel three. The outputs are cut
-// into `parts`, each for blocks of its own; the sums of the parts stand in `partial` (O, KH KW, parts), and
-// another kernel adds them. Within a block they are combined by shuffles: the order is always the same.
+// into `parts`, each for blocks of its own; the sums of the parts stand in `partial` (O, KH KW, parts), of what is
+// computed with, and another kernel adds them; those of a single part are the result. Within a block they are combined by shuffles: the order is always the same.
 //
 // Grid: x = part + parts * (TAPS taps of a channel of out + as many as a channel has * the channel).
 constexpr int TAPS = 9;
 constexpr int WEIGHT_GRAD_THREADS = 256;
 
-template <typename T>
+template <typename Out, typename T>
 __global__ void __launch_bounds__(WEIGHT_GRAD_THREADS)
-conv2d_depthwise_weight_grad(T* partial, const T* grad_output, const T* input, long long part_length,
+conv2d_depthwise_weight_grad(Out* partial, const T* grad_output, const T* input, long long part_length,
                              int parts, Conv2dShape s) {
-    __shared__ T of_warp[TAPS][WEIGHT_GRAD_THREADS / WARP];
+    using C = Computed<T>;
+    __shared__ C of_warp[TAPS][WEIGHT_GRAD_THREADS / WARP];
     const int taps = s.KH * s.KW, multiplier = s.O / s.C;
     const Position place(blockIdx.x, (taps + TAPS - 1) / TAPS, parts);
     const long long o = place.plane, c = o / multiplier;
@@ -182,17 +187,17 @@ conv2d_depthwise_weight_grad(T* partial, const T* grad_output, const T* input, l
         right[t] = tap % s.KW * s.dilation_w - s.pad_w;
     }
 
-    T sums[TAPS] = {};
+    C sums[TAPS] = {};
     const long long outputs = (long long)s.N * s.OH * s.OW, begin = place.x * part_length;
     const long long end = min(begin + part_length, outputs);
     Position at(begin + threadIdx.x, s.OH, s.OW);
     const Position step(WEIGHT_GRAD_THREADS, s.OH, s.OW);
     for (long long number = begin + threadIdx.x; number < end; number += WEIGHT_GRAD_THREADS) {
-        const T grad = grad_output[((at.plane * s.O + o) * s.OH + at.y) * s.OW + at.x];
+        const C grad = C(grad_output[((at.plane * s.O + o) * s.OH + at.y) * s.OW + at.x]);
         const T* plane = input + (at.plane * s.C + c) * s.H * s.W;
         const int y = at.y * s.stride_h, x = at.x * s.stride_w;
         for (int t = 0; t < TAPS; t++)
-            sums[t] += grad * element_or_zero(plane, y + down[t], x + right[t], s.H, s.W);
+            sums[t] += grad * C(element_or_zero(plane, y + down[t], x + right[t], s.H, s.W));
         at.advance(step, s.OH, s.OW);
     }
 
@@ -203,8 +208,8 @@ conv2d_depthwise_weight_grad(T* partial, const T* grad_output, const T* input, l
     __syncthreads();  // all warps have left theirs
     const int tap = first_tap + threadIdx.x;
     if (threadIdx.x < TAPS && tap < taps) {
-        T sum = 0;
+        C sum = 0;
         for (int warp = 0; warp < WEIGHT_GRAD_THREADS / WARP; warp++) sum += of_warp[threadIdx.x][warp];
-        partial[(o * taps + tap) * parts + place.x] = sum;
+        partial[(o * taps + tap) * parts + place.x] = Out(sum);
     }
 }

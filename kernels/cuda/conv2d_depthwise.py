@@ -1,7 +1,8 @@
 """Launches ``conv2d_depthwise.cu``: convolution with one input channel in each group, and its gradients.
 
-Arrays and options are those of :mod:`.conv2d`, with ``groups`` = C; the number of output channels is any
-multiple of it. ``fits`` tells whether the pixels that a block copies find room in its shared memory.
+Arrays and options are those of :mod:`.conv2d`, with ``groups`` = C, and also of float16 or bfloat16; the
+number of output channels is any multiple of C. ``fits`` tells whether what a block copies finds room in its
+shared memory.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..source import CudaSource, computed_dtype
 from . import reduce, workspace
 from .conv2d import shape_fields, tap_steps
 
 TILE = 32  # as in conv2d_depthwise.cu
 BLOCK_HEIGHT = 8
-SOURCE_ELEMENTS = 65 * 65
+SOURCE_ELEMENTS = 69 * 69
 TAPS = 9
 WEIGHT_GRAD_THREADS = 256
 PART = 4096  # the fewest outputs that are worth a block of their own in the weight's gradient
@@ -25,7 +26,7 @@ ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiproc
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _forward = CudaKernel(_source, "conv2d_depthwise_forward<T>")
 _input_grad = CudaKernel(_source, "conv2d_depthwise_input_grad<T>")
-_weight_grad = CudaKernel(_source, "conv2d_depthwise_weight_grad<T>")
+_weight_grad = CudaKernel(_source, "conv2d_depthwise_weight_grad<Out, T>")
 
 
 def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
@@ -60,11 +61,11 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     outputs = shape["N"] * shape["OH"] * shape["OW"]
     grid = shape["O"] * blocks(shape["KH"] * shape["KW"], TAPS)
     parts = max(min(ENOUGH_BLOCKS // max(grid, 1), outputs // PART), 1)
-    partial = workspace(out, (out.size, parts)) if parts > 1 else out
+    partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
     arguments = (partial, grad_output, x, blocks(outputs, parts), parts, shape)
     _weight_grad.launch(grid * parts, WEIGHT_GRAD_THREADS, arguments)
     if parts > 1:
-        reduce.shuffle(out.reshape(-1), partial)
+        reduce.vectorized(out.reshape(-1), partial)
 
 
 def _shape(

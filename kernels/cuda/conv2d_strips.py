@@ -7,6 +7,7 @@ instances for.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,24 @@ ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiproc
 
 # Results in a strip, by the stride: the best of 2 to 14 on an H200, for depthwise 3 x 3 layers of 56 x 56.
 ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 7, 2: 2}, "weight_grad": {1: 4, 2: 4}}
+# Those of kernels of 5 in 16 bits: with the conversions, longer strips would not stay in registers.
+SHORT_ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 5, 2: 1}, "weight_grad": {1: 3, 2: 3}}
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _instances(function: str, types: str = "T") -> dict[tuple[int, int], CudaKernel]:
-    return {
-        (kernel, stride): CudaKernel(
-            _source, f"conv2d_strips_{function}<{types}, {kernel}, {stride}, {ROWS[function][stride]}>"
-        )
-        for kernel in KERNELS
-        for stride in STRIDES
+def _rows_of(function: str, kernel: int, stride: int, itemsize: int) -> int:
+    return (SHORT_ROWS if kernel == 5 and itemsize == 2 else ROWS)[function][stride]
+
+
+def _instances(function: str, types: str = "T") -> dict[tuple[int, int, int], CudaKernel]:
+    """By the size of the kernel, the stride and the results in a strip."""
+    sizes = {
+        (kernel, stride, _rows_of(function, kernel, stride, itemsize))
+        for kernel, stride, itemsize in itertools.product(KERNELS, STRIDES, (2, 4))
     }
+    name = f"conv2d_strips_{function}<{types}"
+    return {(k, s, rows): CudaKernel(_source, f"{name}, {k}, {s}, {rows}>") for k, s, rows in sorted(sizes)}
 
 
 _forward = _instances("forward")
@@ -42,37 +49,32 @@ _input_grad = _instances("input_grad")
 _weight_grad = _instances("weight_grad", "Out, T")
 
 
-def fits(
-    kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], itemsize: int = 4
-) -> bool:
-    """Whether the kernel is square, of 3 or 5, the stride 1 or 2 on both axes, and the dilation 1.
-
-    Of 16 bits a kernel of 3: with the conversions, the strips of one of 5 do not stay in registers.
-    """
+def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
+    """Whether the kernel is square, of 3 or 5, the stride 1 or 2 on both axes, and the dilation 1."""
     (height, width), (down, right) = kernel_size, stride
-    if itemsize == 2 and height == 5:
-        return False
     return height == width and height in KERNELS and down == right and down in STRIDES and dilation == (1, 1)
 
 
 def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """For groups of one channel: each thread makes a strip of results, whose pixels it keeps in registers."""
     shape = _shape(x, weight, out, options, bias)
-    rows = ROWS["forward"][shape["stride_h"]]
-    strips = shape["N"] * shape["O"] * blocks(shape["OH"], rows) * shape["OW"]
-    _forward[_instance(shape)].launch(blocks(strips, THREADS), THREADS, (out, x, weight, bias, relu, shape))
+    instance = _instance("forward", shape, x)
+    strips = shape["N"] * shape["O"] * blocks(shape["OH"], instance[-1]) * shape["OW"]
+    _forward[instance].launch(blocks(strips, THREADS), THREADS, (out, x, weight, bias, relu, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     """For groups of one channel: each thread makes a strip of pixels, of all phases of the stride."""
     shape = _shape(out, weight, grad_output, options)
-    stride, strips = shape["stride_h"], shape["N"] * shape["C"]
+    instance = _instance("input_grad", shape, grad_output)
+    _, stride, rows = instance
+    strips = shape["N"] * shape["C"]
     for size, pad, length in (
-        (shape["H"], shape["pad_h"], ROWS["input_grad"][stride]),
+        (shape["H"], shape["pad_h"], rows),
         (shape["W"], shape["pad_w"], 1),
     ):
         strips *= blocks((size - 1 + pad) // stride - pad // stride + 1, length)
-    _input_grad[_instance(shape)].launch(blocks(strips, THREADS), THREADS, (out, grad_output, weight, shape))
+    _input_grad[instance].launch(blocks(strips, THREADS), THREADS, (out, grad_output, weight, shape))
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -81,13 +83,14 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     parts = max(min(ENOUGH_BLOCKS // max(shape["O"], 1), shape["N"] // PART), 1)
     partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
     arguments = (partial, grad_output, x, parts, shape)
-    _weight_grad[_instance(shape)].launch(shape["O"] * parts, THREADS, arguments)
+    _weight_grad[_instance("weight_grad", shape, x)].launch(shape["O"] * parts, THREADS, arguments)
     if parts > 1:
         reduce.vectorized(out.reshape(-1), partial)
 
 
-def _instance(shape: dict[str, int]) -> tuple[int, int]:
-    return shape["KH"], shape["stride_h"]
+def _instance(function: str, shape: dict[str, int], array: Any) -> tuple[int, int, int]:
+    kernel, stride = shape["KH"], shape["stride_h"]
+    return kernel, stride, _rows_of(function, kernel, stride, array.itemsize)
 
 
 def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = None) -> dict[str, int]:
@@ -98,7 +101,7 @@ def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = 
             f"conv2d strips kernel: expected as many groups as channels, {shape['C']}, got {shape['groups']}"
         )
     kernel, stride, dilation = weight.shape[2:], options[:2], options[4:6]
-    if not fits(kernel, stride, dilation, weight.itemsize):
+    if not fits(kernel, stride, dilation):
         raise ValueError(
             f"conv2d strips kernel: expected a square kernel of {KERNELS}, a stride of {STRIDES} and no "
             f"dilation, got kernel {kernel}, stride {stride}, dilation {dilation}"

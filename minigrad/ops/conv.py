@@ -340,14 +340,13 @@ def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
 
 
 def _fits_strips(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-    fits = cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation, weight.dtype.itemsize)
-    return weight.shape[1] == 1 and fits
+    return weight.shape[1] == 1 and cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation)
 
 
 def _fits_weight_grad_strips(
     g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **_: Any
 ) -> bool:
-    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation, x.dtype.itemsize)
+    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
 
 
 # With more outputs of each channel than this, adding them one after the other leaves most of a card idle in
@@ -471,7 +470,7 @@ for _op, _pass, _conditions in (
         ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles, "f4 f8"),
         ("implicit_gemm", getattr(cuda.conv2d_implicit_gemm, _pass), _fills_tiles, "f4 f8"),
         ("pipelined", getattr(cuda.conv2d_pipelined, _pass), _pipelined, "f4"),
-        ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise, "f4 f8"),
+        ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise, "f4 f8 f2 bf16"),
         ("strips", getattr(cuda.conv2d_strips, _pass), _strips, "f4 f8 f2 bf16"),
     ):
         _prefer = _prefers_depthwise if _rung in ("depthwise", "strips") else None

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rounded import EPS, assert_rounded, normal
 
+from minigrad.kernels.cuda import conv2d_depthwise as depthwise
+from minigrad.kernels.cuda import conv2d_strips as strips
 from minigrad.kernels.cuda import (
-    conv2d_strips,
     cross_entropy,
     cumsum,
     embedding,
@@ -253,14 +254,21 @@ def test_adaptive_pooling(run, half):
 # ---- depthwise convolution: float64 is the definition -----------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("rung", "kernel"),
+    [(strips, (3, 3)), (strips, (5, 5)), (depthwise, (7, 7)), (depthwise, (4, 3))],
+    ids=["strips of 3", "strips of 5", "depthwise 7x7", "depthwise 4x3"],
+)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("N", [2, 17])
-def test_depthwise_convolution(run, half, stride, N):
+def test_depthwise_convolution(run, half, monkeypatch, rung, kernel, stride, N):
     """17 images are of two parts, whose sums of the weight's gradient are float32."""
-    out = (9 + 2 - 3) // stride + 1
-    shapes = (N, 2, 9, 9), (4, 1, 3, 3), (4,), (N, 4, out, out)
+    monkeypatch.setattr(depthwise, "PART", 128)
+    padding = kernel[0] // 2
+    out = [(n + 2 * padding - k) // stride + 1 for n, k in zip((9, 11), kernel, strict=True)]
+    shapes = (N, 2, 9, 11), (4, 1, *kernel), (4,), (N, 4, *out)
     (x, w, b, g), wide = zip(*(normal(half, *s, seed=i) for i, s in enumerate(shapes)), strict=True)
-    options = (stride, stride, 1, 1, 1, 1, 2)
+    options, taps = (stride, stride, padding, padding, 1, 1, 2), kernel[0] * kernel[1]
 
     def check(run_pass, shape, length, *pairs):
         expected = run(run_pass, shape, np.float64, *(wide for _, wide in pairs), *options)
@@ -269,9 +277,9 @@ def test_depthwise_convolution(run, half, stride, N):
         assert_rounded(found, expected, length * EPS * np.abs(sizes))
 
     x, w, b, g = zip((x, w, b, g), wide, strict=True)
-    check(conv2d_strips.forward, shapes[3], 9 + 1, x, w, b)
-    check(conv2d_strips.input_grad, shapes[0], 2 * 9, g, w)
-    check(conv2d_strips.weight_grad, shapes[1], STEPS + N, g, x)
+    check(rung.forward, shapes[3], taps + 1, x, w, b)
+    check(rung.input_grad, shapes[0], 2 * taps, g, w)
+    check(rung.weight_grad, shapes[1], STEPS + N, g, x)
 
 
 # ---- embedding ---------------------------------------------------------------------------------------------
