@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 NHWC = (0, 2, 3, 1)  # the axes of (N, C, H, W), in this order
+NCHW = (0, 3, 1, 2)  # and back
 
 
 def is_channels_last(array: Any) -> bool:
@@ -35,7 +36,7 @@ def nhwc(array: Any) -> Any:
 
 def nchw(array: Any) -> Any:
     """(N, H, W, C) seen as (N, C, H, W)."""
-    return array.transpose(0, 3, 1, 2)
+    return array.transpose(NCHW)
 
 
 def in_memory_order(array: Any) -> Any:

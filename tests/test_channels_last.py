@@ -221,6 +221,39 @@ def test_functions_of_each_element(card, dtype):
     check(lambda x, scale: x * scale, [x, drawn(2, 5, 1, 1, seed=3)], card, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", *HALVES])
+def test_concatenation(card, dtype):
+    shapes = [(2, 5, 4, 3), (2, 5, 4, 3), (2, 5, 4, 3)]
+    for dim, size in enumerate((1, 7, 6, 2), start=0):
+        shapes[1] = (*shapes[0][:dim], size, *shapes[0][dim + 1 :])
+        arrays = [drawn(*shape, seed=i) for i, shape in enumerate(shapes)]
+        check(lambda *x, dim=dim: mg.concat(x, dim), arrays, card, dtype)
+        check(lambda *x, dim=dim: mg.concat(x, dim - 4), arrays[:1], card, dtype)
+        formats = [mg.channels_last, mg.contiguous_format, mg.channels_last]
+        check(lambda *x, dim=dim: mg.concat(x, dim), arrays, card, dtype, formats, keeps=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", *HALVES])
+@pytest.mark.parametrize("sent", [mg.channels_last, mg.contiguous_format])
+def test_dropout(card, dtype, sent):
+    """The gradient drops what was dropped, however it lies."""
+    x = leaf(1 + abs(drawn(2, 5, 4, 3)), card, dtype, mg.channels_last)
+    y = F.dropout(x, 0.4)
+    g = leaf(1 + abs(drawn(2, 5, 4, 3, seed=1)), card, dtype, sent).detach()
+    y.backward(g)
+    assert lies_last(y, x.grad)
+    kept = numbers(y) != 0
+    assert 0.3 < kept.mean() < 0.9
+    for found, given in (y, x), (x.grad, g):
+        expected = numbers(given) * kept / 0.6
+        assert np.allclose(numbers(found), expected, rtol=TOLERANCES[dtype], atol=0)
+    z = F.dropout2d(x, 0.4)
+    z.backward(g)
+    assert lies_last(z) and all(
+        len(np.unique(channel != 0)) == 1 for image in numbers(z) for channel in image
+    )
+
+
 @pytest.mark.parametrize("dim", [(0, 2, 3), (2, 3), 1, (1, 2, 3), (0, 1), (0,), 2, (0, 1, 2, 3)])
 def test_sums(card, dim):
     x = [drawn(3, 5, 4, 2)]

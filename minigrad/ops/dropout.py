@@ -2,6 +2,7 @@
 
 No mask is kept. Whether an element is dropped depends on a seed, an offset and its place alone
 (:mod:`minigrad.kernels.philox`), so the gradient computes the mask again, and it is the same on every device.
+The place is that in memory: of images that lie channels last, others are dropped than of those in C order.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Any
 from minigrad.autograd import wrap
 from minigrad.dtypes import is_floating
 from minigrad.kernels import cpu, cuda, philox
+from minigrad.kernels.channels_last import NCHW, NHWC, is_channels_last
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
+from minigrad.ops.shape import permute
 from minigrad.random import default_generator
 
 
@@ -36,6 +39,8 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
     if not training or p == 0.0:
         return input
     seed, offset = default_generator.next_stream(input.device)
+    if is_channels_last(input._array):  # in the order of memory, so that the result lies as the input does
+        return permute(_dropout(permute(input, NHWC), p=p, seed=seed, offset=offset), NCHW)
     return _dropout(input, p=p, seed=seed, offset=offset)
 
 

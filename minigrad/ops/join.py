@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.kernels.channels_last import NCHW, NHWC, is_channels_last
 from minigrad.op import op
 from minigrad.ops.index import getitem
-from minigrad.ops.shape import broadcast_to, reshape, transpose, unsqueeze
+from minigrad.ops.shape import broadcast_to, permute, reshape, transpose, unsqueeze
 
 
 @op(name="concat", promote=True, moves=True)
@@ -28,7 +29,10 @@ def _(g, _y, *_tensors, dim):
 
 
 def concat(tensors: Sequence, dim: int = 0) -> Any:
-    """``tensors`` one after the other along ``dim``; all other sizes agree."""
+    """``tensors`` one after the other along ``dim``; all other sizes agree.
+
+    Images that all lie channels last do so afterwards, too.
+    """
     tensors = _nonempty("concat", tensors)
     first = tensors[0]
     axis = _axis("concat", dim, first.ndim)
@@ -41,6 +45,8 @@ def concat(tensors: Sequence, dim: int = 0) -> Any:
                 f"concat: sizes must agree except along dim {dim}; tensor 0 has shape {first.shape}, "
                 f"tensor {i} has {t.shape}"
             )
+    if all(is_channels_last(t._array) for t in tensors):  # the result then lies so, too, on any device
+        return permute(_concat(*[permute(t, NHWC) for t in tensors], dim=NHWC.index(axis)), NCHW)
     return _concat(*tensors, dim=axis)
 
 
