@@ -5,6 +5,7 @@ import pytest
 
 import minigrad as mg
 import minigrad.nn.functional as F
+from minigrad.kernels.launch import CudaKernel
 from minigrad.testing import gradcheck, gradgradcheck
 
 SHAPES = [
@@ -76,3 +77,32 @@ def test_sizes_that_do_not_fit():
         F.linear_relu(mg.ones(2, 3), mg.ones(5, 4))
     with pytest.raises(ValueError, match=r"bias must have shape \(5,\)"):
         F.linear_relu(mg.ones(2, 4), mg.ones(5, 4), mg.ones(4))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_on_a_card_the_product_adds_the_bias(device, dtype, monkeypatch):
+    """In one launch; where the rung cannot, in one more."""
+    if device.type == "cpu":
+        pytest.skip("CUDA kernels run on cards, and on the simulator")
+    x, weight, _ = (t.detach() for t in tensors(device, (2, 20, 24), (32, 24), getattr(mg, dtype)))
+    bias = mg.randn(32, device=device).to(x.dtype)
+    launched, launch = [], CudaKernel.launch
+    monkeypatch.setattr(
+        CudaKernel, "launch", lambda self, *args: (launched.append(self.name), launch(self, *args))
+    )
+    found = F.linear(x, weight, bias)
+    assert launched == ["matmul_warp_tile" if dtype == "float32" else "matmul_tensor_core"]
+    for gap in (1, 2):
+        columns = mg.zeros(32, gap, device=device, dtype=bias.dtype) + bias.unsqueeze(1)
+        np.testing.assert_array_equal(
+            F.linear(x, weight, columns[:, 0]).float().cpu().numpy(), found.float().cpu().numpy()
+        )
+    wide = [tensor.cpu().double() for tensor in (x, weight, bias)]
+    error = (found.cpu().double() - (wide[0] @ wide[1].T + wide[2])).abs().max().item()
+    assert error <= 2 * {"float32": 2**-18, "float16": 2**-8, "bfloat16": 2**-5}[dtype]
+    if dtype == "float32":
+        del launched[:]
+        with mg.use_kernel("matmul", "tiled"):
+            tiled = F.linear(x, weight, bias)
+        assert launched == ["matmul_tiled", "add_strided"]
+        np.testing.assert_allclose(tiled.cpu().numpy(), found.cpu().numpy(), atol=1e-5)

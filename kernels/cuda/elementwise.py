@@ -259,3 +259,9 @@ ACTIVATIONS = _table(
     ("leaky_relu_grad", "g x slope", "x > 0 ? g : g * slope"),
 )
 """The functions of ``minigrad/ops/activation.py``, by name."""
+
+
+def add_bias(out: Any, bias: Any) -> None:
+    """out (..., N) += bias (N,), unless that is None: for a product by a rung that knows no bias."""
+    if bias is not None:
+        FUNCTIONS["add"](out, out, bias)

@@ -1,6 +1,7 @@
-// Matrix multiplication on tensor cores: out[i, j] = sum over k of a[i, k] * b[j, k], for each of a batch.
+// Matrix multiplication on tensor cores: out[i, j] = sum over k of a[i, k] * b[j, k], plus bias[j] where there is
+// one, for each of a batch.
 //
-// Shapes: a is (batches, M, K), b, the right matrix transposed, is (batches, N, K), out is (batches, M, N).
+// Shapes: a is (batches, M, K), b, the right matrix transposed, is (batches, N, K), out is (batches, M, N), bias (N).
 // In a and b the elements along K are neighbours; rows and matrices are multiples of 16 bytes apart (the
 // stride of the batch may be 0). out is C-contiguous. K = 0 gives zeros. The sums are float32, and so is out
 // for floats; their factors are rounded to TF32, 10 bits of mantissa. __half and __nv_bfloat16 come out as
@@ -34,10 +35,27 @@ struct TensorCoreShape {
     long long b_row_stride, b_batch_stride;
 };
 
-// Grid: x = all tiles of out (x alone may exceed 65535); z = the batch.
+// Adds to each column of a warp's tile its bias; `bias` is that of the tile's first column.
+template <typename T>
+__device__ __forceinline__ void add_bias(Tiling::Sums& sums, const T* bias, long long columns) {
+#pragma unroll
+    for (int n = 0; n < Tiling::WARP_N / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int column = 8 * n + threadIdx.x % 4 * 2 + i;
+            const float addend = column < columns ? float(bias[column]) : 0.0f;
+#pragma unroll
+            for (int m = 0; m < Tiling::WARP_M / 16; m++) {
+                sums[m][n][i] += addend;
+                sums[m][n][2 + i] += addend;
+            }
+        }
+}
+
+// Grid: x = all tiles of out (x alone may exceed 65535); z = the batch. bias may be null.
 template <typename T>
 __global__ void __launch_bounds__(Tiling::THREADS, MIN_BLOCKS)
-matmul_tensor_core(T* out, const T* a, const T* b, TensorCoreShape shape) {
+matmul_tensor_core(T* out, const T* a, const T* b, const T* bias, TensorCoreShape shape) {
     extern __shared__ uint4 tiles[];
     constexpr int TILE_M = Tiling::TILE_M, TILE_N = Tiling::TILE_N;
     const int warp_row = Tiling::warp_row(), warp_column = Tiling::warp_column();
@@ -63,10 +81,12 @@ matmul_tensor_core(T* out, const T* a, const T* b, TensorCoreShape shape) {
         };
         multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
             sums, tiles, (shape.K + STEP<T> - 1) / STEP<T>, copies, start);
-        T* const warp_out = out + (number * shape.M + row + warp_row) * shape.N + column + warp_column;
+        const long long first_column = column + warp_column;
+        if (bias) add_bias(sums, bias + first_column, shape.N - first_column);
+        T* const warp_out = out + (number * shape.M + row + warp_row) * shape.N + first_column;
 #pragma unroll
         for (int m = 0; m < Tiling::WARP_M / 16; m++)
             store_fragments(warp_out + 16 * m * shape.N, sums[m], shape.M - row - warp_row - 16 * m,
-                            shape.N - column - warp_column, shape.N);
+                            shape.N - first_column, shape.N);
     }
 }

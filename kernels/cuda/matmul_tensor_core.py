@@ -34,14 +34,17 @@ _kernel = CudaKernel(_source, "matmul_tensor_core<T>")
 _kernel_bfloat16 = CudaKernel(_source, "matmul_tensor_core<__nv_bfloat16>")
 
 
-def tensor_core(out: Any, a: Any, b: Any) -> None:
-    """Tensor cores on tiles that are copied ahead; float32 is rounded to TF32, sums are float32."""
-    _launch(_kernel, out, a, b)
+def tensor_core(out: Any, a: Any, b: Any, bias: Any = None) -> None:
+    """Tensor cores on tiles that are copied ahead; float32 is rounded to TF32, sums are float32.
+
+    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored.
+    """
+    _launch(_kernel, out, a, b, bias)
 
 
-def tensor_core_bfloat16(out: Any, a: Any, b: Any) -> None:
+def tensor_core_bfloat16(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     """The same for arrays of uint16 that are the bits of bfloat16."""
-    _launch(_kernel_bfloat16, out, a, b)
+    _launch(_kernel_bfloat16, out, a, b, bias)
 
 
 def is_supported(array: Any) -> bool:
@@ -49,7 +52,7 @@ def is_supported(array: Any) -> bool:
     return isinstance(array, np.ndarray) or int(array.device.compute_capability) >= COMPUTE_CAPABILITY
 
 
-def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
+def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any, bias: Any) -> None:
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
@@ -61,7 +64,7 @@ def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any) -> None:
         shape[f"{name}_batch_stride"] = array.strides[0] // array.itemsize
         shape[f"{name}_row_stride"] = row_pitch(array)
     grid = (blocks(M, TILE_M) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
-    kernel.launch(grid, THREADS, (out, strided(a), strided(b), shape), SHARED_BYTES)
+    kernel.launch(grid, THREADS, (out, strided(a), strided(b), bias, shape), SHARED_BYTES)
 
 
 def along_k(x: Any) -> Any:

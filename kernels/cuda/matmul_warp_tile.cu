@@ -1,5 +1,5 @@
 // Matrix multiplication on CUDA cores as far up as they go: out[..., i, j] = sum over k of a[..., i, k] *
-// b[..., k, j], in float32. Shapes and strides are those of matmul.cu, whose ladder this is the top of.
+// b[..., k, j], plus bias[j] where there is one, in float32. Shapes and strides are those of matmul.cu, whose ladder this is the top of.
 //
 //   matmul_warp_tile   + a level between the block's tile and the thread's patch: a tile for each warp
 //
@@ -107,10 +107,11 @@ struct TileLoader {
     }
 };
 
-// Writes the patch: in vectors where the rows of out are made of such.
+// Writes the patch, plus the bias, unless it is null: in vectors where the rows of out are made of such. The bias
+// is read for each row anew, from the cache; there are no registers to hold it.
 template <typename Tiling>
 __device__ __forceinline__ void store_patch(float* out, long long pitch, int rows, int columns,
-                                            const float (&sums)[Tiling::ROWS][Tiling::COLUMNS],
+                                            const float (&sums)[Tiling::ROWS][Tiling::COLUMNS], const float* bias,
                                             const PatchPlace<Tiling>& place, bool vectors) {
 #pragma unroll
     for (int i = 0; i < Tiling::ROWS; i++) {
@@ -119,12 +120,18 @@ __device__ __forceinline__ void store_patch(float* out, long long pitch, int row
 #pragma unroll
         for (int j = 0; j < Tiling::COLUMNS; j += 4) {
             const int column = place.column(j);
+            Vector<float> results = piece(sums, i, j);
+            if (bias) {
+#pragma unroll
+                for (int n = 0; n < 4; n++)
+                    if (column + n < columns) results.lane[n] += bias[column + n];
+            }
             if (vectors) {
-                if (column < columns) store_results(line + column, piece(sums, i, j));
+                if (column < columns) store_results(line + column, results);
             } else {
 #pragma unroll
                 for (int n = 0; n < 4; n++)
-                    if (column + n < columns) line[column + n] = sums[i][j + n];
+                    if (column + n < columns) line[column + n] = results.lane[n];
             }
         }
     }
@@ -132,13 +139,16 @@ __device__ __forceinline__ void store_patch(float* out, long long pitch, int row
 
 constexpr int BAND = 8;  // tiles, of 128 rows
 
-// Grid: x = the tiles of out; y = the parts of K; z = the batch. LENGTH is that of what is loaded: 4 where a
-// and b are made of whole vectors, 1 for any strides. RESIDENT blocks share a multiprocessor.
+// Grid: x = the tiles of out; y = the parts of K; z = the batch. LENGTH is that of what is loaded: 4 where a and b
+// are made of whole vectors, 1 for any strides. RESIDENT blocks share a multiprocessor. bias may be null; the
+// largest tiles of any strides, whose addresses take every register, leave it alone.
 template <int BLOCK_M, int BLOCK_N, int WARP_M, int WARP_N, int DEPTH, int SLICES, int RESIDENT,
           int LENGTH>
 __global__ void __launch_bounds__((BLOCK_M / WARP_M) * (BLOCK_N / WARP_N) * SLICES * 32, RESIDENT)
-matmul_warp_tile(float* out, const float* a, const float* b, MatmulShape shape, Batch batch, Layout layout) {
+matmul_warp_tile(float* out, const float* a, const float* b, MatmulShape shape, Batch batch, Layout layout,
+                 const float* bias) {
     using Tiling = WarpTiling<BLOCK_M, BLOCK_N, WARP_M, WARP_N, DEPTH, SLICES>;
+    constexpr bool ADDS_BIAS = LENGTH > 1 || BLOCK_N < 256;
     extern __shared__ __align__(16) float tiles[];
     const PatchPlace<Tiling> place;
     const TilePlace tile = tile_place(int(blockIdx.x), int((shape.M + BLOCK_M - 1) / BLOCK_M),
@@ -164,7 +174,7 @@ matmul_warp_tile(float* out, const float* a, const float* b, MatmulShape shape, 
         add_slices<Tiling>(sums, tiles, place);
         if (place.slice == 0)
             store_patch<Tiling>(out + (number * shape.M + row) * shape.N + column, shape.N, rows, columns, sums,
-                                place, vectors);
+                                ADDS_BIAS && bias ? bias + column : nullptr, place, vectors);
         __syncthreads();  // everyone is done with shared memory
     }
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
+from .elementwise import add_bias
 from .matmul import MAX_GRID_Z, MULTIPROCESSORS, Product, describe, vectorized
 from .vector import starts_at_vector
 
@@ -105,22 +106,29 @@ def suits(dtype: Any, M: int, N: int) -> bool:
     return dtype == np.float32 and min(M, N) >= SMALLEST_SIDE
 
 
-def warp_tile(out: Any, a: Any, b: Any, part: int | None = None, tiling: Tiling | None = None) -> None:
+def warp_tile(
+    out: Any, a: Any, b: Any, part: int | None = None, tiling: Tiling | None = None, bias: Any = None
+) -> None:
     """Tiles of warps: 128 sums in each thread, and what it multiplies next is read ahead.
 
     Takes float32; where an array's strides do not fit 32 bits within a tile, vectorized does the work. A
-    ``tiling`` given here is taken in place of the one that :func:`plan` says.
+    ``tiling`` given here is taken in place of the one that :func:`plan` says. A ``bias`` (N,),
+    C-contiguous, is added to the sums before they are stored.
     """
     product, arguments = describe(out, a, b, part)
     if out.dtype != np.float32 or not _has_short_strides(product):
-        return vectorized(out, a, b, part)
+        vectorized(out, a, b, part)
+        return add_bias(out, bias)
     elements = not (product.a_vectors and product.b_vectors and starts_at_vector(a, b))
     if tiling is None:
         products, length = product.batches * product.parts, min(product.K, product.shape["part"])
         tiling = plan(products, product.M, product.N, length, elements=elements).tiling
     kernel = (OF_ELEMENTS if elements else OF_VECTORS)[tiling]
+    own_bias = bias if tiling != LARGE_ELEMENTS else None  # that kernel has no registers left for it
     grid = (tiling.tiles(product.M, product.N), product.parts, min(product.batches, MAX_GRID_Z))
-    kernel.launch(grid, tiling.threads, (*arguments, product.layout), tiling.shared_bytes)
+    kernel.launch(grid, tiling.threads, (*arguments, product.layout, own_bias), tiling.shared_bytes)
+    if own_bias is not bias:
+        add_bias(out, bias)
 
 
 def _has_short_strides(product: Product) -> bool:

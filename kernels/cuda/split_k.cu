@@ -1,6 +1,7 @@
-// The second pass of a matrix product whose K was cut into parts: out[i] = sum over part of partial[part, i].
+// The second pass of a matrix product whose K was cut into parts: out[i] = sum over part of partial[part, i], plus
+// the bias of the column, where there is one.
 //
-// Shapes: partial is (parts, size), out is (size), both C-contiguous; size is that of the product.
+// Shapes: partial is (parts, size), out is (size), bias (columns), all C-contiguous; size is that of the product.
 //
 // A product of 64 x 64 from K = 100000 is a single tile: one block, and one of a card's 132 multiprocessors
 // at work. Split-K makes products of their own of parts of K, each with blocks of its own, and adds them up
@@ -21,7 +22,7 @@ constexpr int SUM_THREADS = 256;
 
 template <typename T>
 __global__ void __launch_bounds__(SUM_THREADS)
-split_k_sum(T* out, const T* partial, long long size, long long parts) {
+split_k_sum(T* out, const T* partial, const T* bias, long long size, long long parts, long long columns) {
     __shared__ T sums[SUM_THREADS];
     const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
@@ -36,5 +37,5 @@ split_k_sum(T* out, const T* partial, long long size, long long parts) {
         if (threadIdx.y < half) sum += *mine;
         __syncthreads();  // and have been read
     }
-    if (threadIdx.y == 0 && number < size) out[number] = sum;
+    if (threadIdx.y == 0 && number < size) out[number] = bias ? sum + bias[number % columns] : sum;
 }

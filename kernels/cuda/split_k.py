@@ -12,6 +12,7 @@ from typing import Any
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
+from .elementwise import add_bias
 from .gemv import gemv
 from .matmul import MULTIPROCESSORS, SMALL_TILE, TILE, fills_tiles, tiled, vectorized
 from .matmul_warp_tile import plan, suits, warp_tile
@@ -25,10 +26,11 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _sum = CudaKernel(_source, "split_k_sum<T>")
 
 
-def split_k(out: Any, a: Any, b: Any) -> None:
+def split_k(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     """Cuts a long K into parts, products of their own for idle multiprocessors; a second launch adds them up.
 
-    Where that is not worth it, one of the other rungs makes the product.
+    Where that is not worth it, one of the other rungs makes the product. A ``bias`` (N,), C-contiguous, is
+    added, too.
     """
     *batch, M, N = out.shape
     K = a.shape[-1]
@@ -40,22 +42,27 @@ def split_k(out: Any, a: Any, b: Any) -> None:
         run = vectorized if fills_tiles(M, N) else tiled
     parts = parts_of(out.dtype, math.prod(batch), M, N, K)
     if parts < 2:
-        return run(out, a, b)
+        if run is warp_tile:
+            return warp_tile(out, a, b, bias=bias)
+        run(out, a, b)
+        return add_bias(out, bias)
     part = blocks(blocks(K, parts), TILE) * TILE  # begins with a whole vector
     partial = workspace(out, (blocks(K, part), *out.shape))
     run(partial, a, b, part)
-    add_up(out, partial)
+    add_up(out, partial, bias)
 
 
-def add_up(out: Any, partial: Any) -> None:
-    """out = the sum of the parts, which are the first dimension of ``partial``."""
+def add_up(out: Any, partial: Any, bias: Any = None) -> None:
+    """out = the sum of the parts, which are the first dimension of ``partial``, plus ``bias`` (N,)."""
     size, parts = out.size, len(partial)
     # A thread for each element, and more for one only where there are too few elements for that.
     per_element = 1
     while per_element < min(parts, SUM_THREADS) and size * per_element < ENOUGH_THREADS:
         per_element *= 2
     elements = SUM_THREADS // per_element
-    _sum.launch(blocks(size, elements), (elements, per_element), (out, partial, size, parts))
+    _sum.launch(
+        blocks(size, elements), (elements, per_element), (out, partial, bias, size, parts, out.shape[-1])
+    )
 
 
 def parts_of(dtype: Any, batches: int, M: int, N: int, K: int) -> int:

@@ -180,22 +180,32 @@ def _has_long_K(a: Any, b: Any) -> bool:
     return cuda.split_k.parts_of(a.dtype, batches, a.shape[-2], b.shape[-1], a.shape[-1]) > 1
 
 
-def _register_cuda(run: Any, name: str, when: Any) -> None:
+def _register_cuda(run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_bias: bool = False) -> None:
     def kernel(out, a, b):
         xp = cuda.array_module(out)
         run(out, *_batched(xp, out, a, b))
 
     kernel.__doc__ = run.__doc__
-    matmul.kernel("cuda", "sim", name=name, layout="strided", when=when)(kernel)
+    matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when)(kernel)
+    if adds_bias:
+        _adding_bias[kernel] = run
 
 
-def multiply(out: Any, a: Any, b: Any) -> None:
-    """a @ b for matrices on a card or on the simulator, by the kernel that the op would run there."""
+def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
+    """a @ b + bias for matrices on a card or on the simulator, by the kernel that the op would run there."""
     kernel = matmul.kernels.choose("sim" if isinstance(out, np.ndarray) else "cuda", out.dtype, [a, b], {})
     if kernel is None:
         out[...] = a @ b
+    elif bias is not None and kernel.run in _adding_bias:
+        _adding_bias[kernel.run](out, a, b, bias=bias if bias.flags.c_contiguous else bias.copy())
+        return
     else:
         kernel.run(out, a, b)
+    cuda.elementwise.add_bias(out, bias)
+
+
+_adding_bias: dict[Any, Any] = {}
+"""By what the op runs of a rung: the rung itself, where it adds a bias while the sums are in registers."""
 
 
 matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
@@ -205,9 +215,9 @@ _register_cuda(cuda.matmul.naive, "naive", None)
 _register_cuda(cuda.matmul.tiled, "tiled", None)
 _register_cuda(cuda.matmul.register_tile, "register_tile", _fills_tiles)
 _register_cuda(cuda.matmul.vectorized, "vectorized", _fills_tiles)
-_register_cuda(cuda.matmul_warp_tile.warp_tile, "warp_tile", _suits_warp_tiles)
+_register_cuda(cuda.matmul_warp_tile.warp_tile, "warp_tile", _suits_warp_tiles, adds_bias=True)
 _register_cuda(cuda.gemv.gemv, "gemv", _has_a_vector)
-_register_cuda(cuda.split_k.split_k, "split_k", _has_long_K)
+_register_cuda(cuda.split_k.split_k, "split_k", _has_long_K, adds_bias=True)
 
 
 def _suits_tensor_cores(a: Any, b: Any) -> bool:
@@ -218,13 +228,12 @@ def _suits_tensor_cores(a: Any, b: Any) -> bool:
     return cuda.matmul_tensor_core.is_supported(a)
 
 
-@matmul.kernel(
-    "cuda", "sim", name="tensor_core", dtypes="f2 bf16 f4", layout="strided", when=_suits_tensor_cores
+# In 16 bits, or float32 rounded to TF32 where set_float32_matmul_precision allows it.
+_register_cuda(
+    *(cuda.matmul_tensor_core.tensor_core, "tensor_core", _suits_tensor_cores),
+    dtypes="f2 bf16 f4",
+    adds_bias=True,
 )
-def _(out, a, b):
-    """Tensor cores: 16 bits, or float32 rounded to TF32 where set_float32_matmul_precision allows it."""
-    xp = cuda.array_module(out)
-    cuda.matmul_tensor_core.tensor_core(out, *_batched(xp, out, a, b))
 
 
 def _suits_wgmma(a: Any, b: Any) -> bool:

@@ -302,6 +302,44 @@ def test_split_k_launches_a_product_of_parts_and_their_sum(backend, launched):
     assert launched[2:] == ["matmul_tiled<T>", "split_k_sum<T>"]
 
 
+# ---- a bias ------------------------------------------------------------------------------------------------
+
+
+def check_bias(backend, run, a, b):
+    """With a bias the result is that without, plus the bias of each column: in float32, the same bits."""
+    bias = normal(b.shape[1], dtype=a.dtype, seed=3)
+    bias[::7] = np.nan
+    out = [backend.put(np.full((a.shape[0], b.shape[1]), np.nan, a.dtype)) for _ in range(2)]
+    run(out[0], backend.put_strided(a), backend.put_strided(b))
+    run(out[1], backend.put_strided(a), backend.put_strided(b), bias=backend.put(bias))
+    np.testing.assert_array_equal(backend.get(out[1]), backend.get(out[0]) + bias)
+
+
+@pytest.mark.parametrize("number", range(len(TILINGS)))
+def test_every_tiling_adds_a_bias(backend, number, launched):
+    tiling = TILINGS[number]
+    rest = 4 if number < len(matmul_warp_tile.OF_VECTORS) else 3
+    run = functools.partial(matmul_warp_tile.warp_tile, tiling=tiling)
+    a = normal(tiling.block_m + rest, 12, dtype=np.float32)
+    check_bias(backend, run, a, normal(12, tiling.block_n + rest, dtype=np.float32, seed=1))
+    assert len(launched) == 2 + (tiling is matmul_warp_tile.LARGE_ELEMENTS)
+    check_bias(backend, matmul_warp_tile.warp_tile, a[:, :0], np.empty((0, 20), np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_split_k_adds_a_bias(backend, dtype, launched):
+    """In the last launch; where K is not cut, and the rung that makes the product knows none, in one more."""
+    for (M, N, K), launches in (
+        ((33, 34, 64 * split_k.PART), 2 + 2),
+        ((33, 34, 40), 1 + (1 if dtype == np.float32 else 2)),
+        ((1, 34, 40), 1 + 2),
+    ):
+        a, b = normal(M, K, dtype=dtype), normal(K, N, dtype=dtype, seed=1)
+        del launched[:]
+        check_bias(backend, split_k.split_k, a, b)
+        assert len(launched) == launches
+
+
 # ---- all of them -------------------------------------------------------------------------------------------
 
 

@@ -367,6 +367,23 @@ def test_products(place, name, size, rng):
     check_product(name, a, b, place=place)
 
 
+@pytest.mark.parametrize("size", [(5, 7, 3), (130, 133, 40), (20, 24, 0)], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_with_a_bias(place, name, size, rng):
+    """Of small whole numbers, so that no sum is rounded."""
+    M, N, K = size
+    a, b = factors(name, rng.integers(-2, 3, (M, K)), rng.integers(-2, 3, (K, N)))
+    bias, _ = factors(name, rng.integers(-9, 10, N), np.zeros(1))
+    out = place.put(np.empty((M, N), a.dtype))
+    launch = matmul_tensor_core.tensor_core_bfloat16 if name == "bf16" else matmul_tensor_core.tensor_core
+    launch(out, place.put(a), place.put(b), place.put(bias))
+    got, wide_a, wide_b, wide_bias = (
+        widened(x) if name == "bf16" else x for x in (place.get(out), a, b, bias)
+    )
+    expected = wide_a.astype(np.float64) @ wide_b.astype(np.float64) + wide_bias
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_products_of_views(place, name, rng):
     a, b = factors(name, rng.standard_normal((40, 96)), rng.standard_normal((96, 40)))
