@@ -32,8 +32,9 @@ same way, whatever their number (weight_grad: the same number gives the same bit
 """
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
+
+from minigrad.kernels.cpu.memory import empty
 
 include "arguments.pxi"
 
@@ -98,6 +99,8 @@ cdef enum:
     MOST_TILES = 256
     SHARED_BYTES = 4 * 1024 * 1024  # of what all threads read again and again: half a third-level cache
     CHUNK = 16          # kernels, of each lane, transformed at a time
+
+cdef object FLOAT = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 
 include "conv2d_winograd_cost.pxi"
 include "conv2d_winograd_weight_grad.pxi"
@@ -164,7 +167,7 @@ cdef int run(Winograd *w) except -1:
     if w.rows == 0 or w.tiles == 0 or w.O == 0:
         return 0
     cdef cnp.ndarray memory = allocate(w.panels * NR)
-    cdef float *bias = aligned(memory)
+    cdef float *bias = floats(memory)
     memset(bias, 0, w.panels * NR * sizeof(float))
     for group in range(w.groups):
         if w.bias != NULL:
@@ -192,7 +195,7 @@ cdef int run_by_blocks(Winograd *w, const float *bias) except -1:
     cdef Py_ssize_t weight_elements = whole_lines(w.points * weights.point), panel, block
     cdef Py_ssize_t workspace = whole_lines(block_workspace(w))
     cdef cnp.ndarray memory = allocate(weight_elements + w.threads * workspace)
-    weights.data = aligned(memory)
+    weights.data = floats(memory)
     cdef float *workspaces = weights.data + weight_elements
     cdef int packers = threads_for(w.points * w.panels * NR * w.C, WORK_PER_THREAD, w.threads)
     with nogil:
@@ -217,7 +220,7 @@ cdef int run_by_panels(Winograd *w, const float *bias) except -1:
     cdef Py_ssize_t shared = whole_lines(w.points * values.point), first, last, row, panel, block
     cdef Py_ssize_t workspace = whole_lines(panel_workspace(w))
     cdef cnp.ndarray memory = allocate(shared + w.threads * workspace)
-    values.data = aligned(memory)
+    values.data = floats(memory)
     cdef float *workspaces = values.data + shared
     with nogil:
         for block in range(w.blocks):
@@ -438,12 +441,10 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t elements) noexcept nogil:
 
 
 cdef cnp.ndarray allocate(Py_ssize_t elements):
-    """Memory whose first aligned element is ``aligned(memory)``. It is an array, so that NumPy's memory
-    handler can keep it for the next call: the pages of a fresh block take longer to map than to compute."""
-    cdef cnp.npy_intp size = elements + LINE
-    return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT32, 0)
+    """A workspace, aligned to a cache line, whose memory our allocator keeps for the next call: the pages of a block
+    that the C library has given back take longer to map than to compute."""
+    return empty((elements,), FLOAT)
 
 
-cdef inline float *aligned(cnp.ndarray memory) noexcept:
-    cdef uintptr_t line = LINE * sizeof(float)
-    return <float *> ((<uintptr_t> cnp.PyArray_DATA(memory) + line - 1) // line * line)
+cdef inline float *floats(cnp.ndarray workspace) noexcept:
+    return <float *> cnp.PyArray_DATA(workspace)

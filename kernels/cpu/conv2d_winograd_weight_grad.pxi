@@ -34,7 +34,7 @@ cdef int weight_grad_by_blocks(Winograd *w, float *weight_grad) except -1:
     sums_size = whole_lines(w.points * sums.point)
     workspace = sums_size + whole_lines(block_workspace(w))
     cdef cnp.ndarray memory = allocate(parts * workspace)
-    sums.data = aligned(memory)
+    sums.data = floats(memory)
     with nogil:
         if parts == 1:  # without OpenMP, which a forked child must not enter
             sum_blocks(w, 0, 1, sums, sums_size)
@@ -57,7 +57,7 @@ cdef int weight_grad_by_panels(Winograd *w, float *weight_grad) except -1:
     cdef Py_ssize_t shared = whole_lines(w.points * values.point), row, panel
     cdef Py_ssize_t workspace = whole_lines(panel_workspace(w))
     cdef cnp.ndarray memory = allocate(shared + w.threads * workspace)
-    values.data = aligned(memory)
+    values.data = floats(memory)
     cdef float *workspaces = values.data + shared
     with nogil:
         if w.threads == 1:

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from minigrad.kernels import cpu
+from minigrad.kernels.cpu import memory
 
 
 def have_equal_phases(size: tuple[int, ...], padding: tuple[int, int], dilation: tuple[int, int]) -> bool:
@@ -31,7 +30,7 @@ def phase_shape(shape: tuple[int, ...], dilation: tuple[int, int]) -> tuple[int,
 def _to_phases(images: Any, dilation: tuple[int, int], threads: int) -> Any:
     (n, c, h, w), (dh, dw) = images.shape, dilation
     phases = images.reshape(n, c, h // dh, dh, w // dw, dw).transpose(0, 3, 5, 1, 2, 4)
-    copy = np.empty(phases.shape, images.dtype)
+    copy = memory.empty(phases.shape, images.dtype)
     cpu.elementwise.copy(copy, phases, threads)
     return copy.reshape(phase_shape(images.shape, dilation))
 
@@ -52,7 +51,7 @@ def _of_images(name: str) -> Callable[..., None]:
         if (dh, dw) == (1, 1):
             run(out, images, *weights, *options)
             return
-        result = np.empty(phase_shape(out.shape, (dh, dw)), out.dtype)
+        result = memory.empty(phase_shape(out.shape, (dh, dw)), out.dtype)
         run(result, _to_phases(images, (dh, dw), threads), *weights, *options)
         _from_phases(out, result, (dh, dw), threads)
 
