@@ -101,9 +101,16 @@ def backward_bytes(D: int) -> int:
 
 
 def shape_of(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> dict[str, Any]:
-    """The fields of struct AttentionShape."""
+    """The fields of struct AttentionShape.
+
+    Where there is one matrix or row, or no element, they are 0 apart: what a kernel starts to copy beyond the
+    last row is nothing, but from an address that must be a multiple of 16 bytes.
+    """
     strides = {
-        f"{name}_stride": tuple(step // x.itemsize for step in x.strides[:3])
+        f"{name}_stride": tuple(
+            step // x.itemsize if size > 1 and x.size else 0
+            for size, step in zip(x.shape[:3], x.strides[:3], strict=True)
+        )
         for name, x in (("q", q), ("k", k), ("v", v))
     }
     return {

@@ -72,7 +72,9 @@ def backward(
     lse = lse.astype(np.float32, copy=False)
     row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
     q, k, v, g = map(_with_whole_chunks, (q, k, v, g))
-    g_stride = g.reshape(B * H, *g.shape[2:]).strides[1 if L > 1 else 0] // g.itemsize
+    rows = g.reshape(B * H, *g.shape[2:])
+    axis = 1 if L > 1 else 0  # of one row each, the next one is the next matrix
+    g_stride = rows.strides[axis] // g.itemsize if rows.shape[axis] > 1 and g.size else 0
     shape = shape_of(q, k, v, is_causal, scale)
     inputs = strided(g), strided(q), strided(k), strided(v), lse, row_sums, g_stride, shape
     queries, keys = GRAD_KEYS_TILES[D]
