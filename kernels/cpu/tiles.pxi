@@ -2,9 +2,10 @@
 #
 # The output is C-contiguous. Neighbouring dimensions that are one to every operand are merged: what is left
 # are *columns* (the innermost dimension), *rows*, and outer dimensions. The work is cut into tiles of rows and
-# columns. Where an operand's tile lies in one piece the function reads it in place. Otherwise (a transposed
-# view, a column or a number that is broadcast) it is copied into a buffer in the first-level cache, which
-# holds it for the next tile too if that is the same: a row that is broadcast to a matrix is copied once.
+# columns. Where an operand's tile lies in one piece, or is made of long rows that do, the function reads it in
+# place. Otherwise (a transposed view, short rows that lie apart, a column that is broadcast) it is copied into a
+# buffer in the first-level cache, which holds it for the next tile too if that is the same: a short row that is
+# broadcast to a matrix is copied once.
 
 cdef enum:
     MAX_DIMS = 64  # NumPy's own limit

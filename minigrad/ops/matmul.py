@@ -181,6 +181,8 @@ def _has_long_K(a: Any, b: Any) -> bool:
 
 
 def _register_cuda(run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_bias: bool = False) -> None:
+    """``adds_bias``: whether the rung takes a bias, and adds it while the sums are in registers."""
+
     def kernel(out, a, b):
         xp = cuda.array_module(out)
         run(out, *_batched(xp, out, a, b))
@@ -188,24 +190,21 @@ def _register_cuda(run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_b
     kernel.__doc__ = run.__doc__
     matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when)(kernel)
     if adds_bias:
-        _adding_bias[kernel] = run
+        kernel.adds_bias = run  # type: ignore[attr-defined]
 
 
 def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     """a @ b + bias for matrices on a card or on the simulator, by the kernel that the op would run there."""
     kernel = matmul.kernels.choose("sim" if isinstance(out, np.ndarray) else "cuda", out.dtype, [a, b], {})
+    adds_bias = None if kernel is None or bias is None else getattr(kernel.run, "adds_bias", None)
+    if adds_bias is not None:
+        adds_bias(out, a, b, bias=bias if bias.flags.c_contiguous else bias.copy())
+        return
     if kernel is None:
         out[...] = a @ b
-    elif bias is not None and kernel.run in _adding_bias:
-        _adding_bias[kernel.run](out, a, b, bias=bias if bias.flags.c_contiguous else bias.copy())
-        return
     else:
         kernel.run(out, a, b)
     cuda.elementwise.add_bias(out, bias)
-
-
-_adding_bias: dict[Any, Any] = {}
-"""By what the op runs of a rung: the rung itself, where it adds a bias while the sums are in registers."""
 
 
 matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
