@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad.kernels.launch import CudaKernel
 
 LONGEST_SAMPLE = 0.05  # seconds; a call slower than this is timed once or twice
+HANDED_OUT = 0.002  # seconds that the host may take to hand out a sample's calls: some 300 launches, of 1024
+# that a card's queue holds
 
 # By the format of a row: the matrix rate that is its ceiling.
 RATES = {
@@ -20,6 +23,18 @@ RATES = {
     "tf32": "matrix_tf32",
     **dict.fromkeys(("float16", "bfloat16", "autocast"), "matrix_bf16"),
 }
+
+
+HOLD = """
+// Keeps the card busy for so long. `out` is never written.
+__global__ void hold(float* out, long long nanoseconds) {
+    long long start, now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
+    do {
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    } while (now - start < nanoseconds);
+    if (nanoseconds < 0) out[0] = now;
+}"""
 
 
 class Bench:
@@ -36,6 +51,7 @@ class Bench:
         self.rates: dict[str, float] = {}
         self.torch = self._strict_torch()
         self.cache_bytes = self._properties()["l2CacheSize"] if self.on_card else 0
+        self.hold = CudaKernel(HOLD, "hold")
 
     def _strict_torch(self) -> Any:
         if not importlib.util.find_spec("torch"):
@@ -70,14 +86,19 @@ class Bench:
         result = result.detach()
         return self.xp.asarray(result._array if isinstance(result, mg.Tensor) else result)
 
-    def measure(self, run: Callable[[], Any], calls: int) -> float:
-        """Seconds per call of ``run``, over ``calls`` calls: by events on a card, by the clock elsewhere."""
+    def measure(self, run: Callable[[], Any], calls: int, hold: float = 0.0) -> float:
+        """Seconds per call of ``run``, over ``calls`` calls: by events on a card, by the clock elsewhere.
+
+        The card is busy for ``hold`` seconds before it starts the first of them.
+        """
         if not self.on_card:
             start = time.perf_counter()
             for _ in range(calls):
                 run()
             return (time.perf_counter() - start) / calls
         start, end = self.xp.cuda.Event(), self.xp.cuda.Event()
+        if hold:
+            self.hold.launch(1, 1, (self.xp.empty(1, np.float32), int(hold * 1e9)))
         start.record()
         for _ in range(calls):
             run()
@@ -100,27 +121,54 @@ class Bench:
             for name, run in runs.items():
                 if len(times[name]) < 2 or max(times[name]) < LONGEST_SAMPLE:
                     times[name].append(self.measure(run, calls[name]))
-        return {
-            name: {"median": statistics.median(t), "min": min(t), "max": max(t), "samples": len(t)}
-            for name, t in times.items()
-        }
+        return {name: summary(t) for name, t in times.items()}
+
+    def alternate_queued(
+        self, runs: dict[str, Callable[[], Any]], times: dict[str, dict[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        """The same for calls that all wait in the card's queue before the first of them starts.
+
+        These are the times of the card alone, without those of handing out the work. ``times`` are what
+        ``alternate`` has found: where they are long, the card has not waited for the host.
+        """
+        if not self.on_card or max(t["median"] for t in times.values()) > HANDED_OUT:
+            return times
+        plans, queued = {}, {name: [] for name in runs}
+        for name, run in runs.items():
+            self.measure(run, 1)
+            began = time.perf_counter()
+            run()
+            host = time.perf_counter() - began
+            calls = max(1, int(HANDED_OUT / host))
+            plans[name] = calls, 1.5 * calls * host
+        for _ in range(self.samples):
+            for name, run in runs.items():
+                queued[name].append(self.measure(run, *plans[name]))
+        return {name: summary(t) for name, t in queued.items()}
 
     def one(self, run: Callable[[], Any]) -> float:
         """The median seconds of a call of ``run``."""
         return self.alternate({"it": run})["it"]["median"]
 
 
-def finish(bench: Bench, result: dict[str, Any], times: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Add to ``result`` the times, their ratio, the floor, and the share of the ceiling."""
-    result["times"] = times
+def summary(times: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(times), "min": min(times), "max": max(times), "samples": len(times)}
+
+
+def finish(bench: Bench, result: dict[str, Any], runs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Add to ``result`` the times of ``runs``, as users have them and of the card alone, their ratios, the
+    floor, and the share that it is of the card's times."""
+    result["times"] = times = bench.alternate(runs)
+    result["card_times"] = card = bench.alternate_queued(runs, times)
     rate = RATES[result.get("format", "float32")]
     compute = result["operations"] / bench.rates.get(rate, bench.rates["matrix"])
     memory = result["bytes"] / bench.rates["copy"]
     result["bound"], result["floor"] = ("matrix", compute) if compute > memory else ("copy", memory)
-    result["share"] = result["floor"] / times["minigrad"]["median"]
+    result["share"] = result["floor"] / card["minigrad"]["median"]
     if "torch" in times:
-        result["torch_share"] = result["floor"] / times["torch"]["median"]
+        result["torch_share"] = result["floor"] / card["torch"]["median"]
         result["ratio"] = times["torch"]["median"] / times["minigrad"]["median"]
+        result["card_ratio"] = card["torch"]["median"] / card["minigrad"]["median"]
     return result
 
 

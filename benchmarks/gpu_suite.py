@@ -68,7 +68,7 @@ def suite_row(bench: Bench, case: Case, captured: bool) -> dict[str, Any]:
     if not result["error"] < TOLERANCES[case.format]:
         result["failure"] = f"the two libraries differ by {result['error']:.1e}"
         return result
-    return finish(bench, result, bench.alternate(runs))
+    return finish(bench, result, runs)
 
 
 def as_list(result: Any) -> list[Any]:

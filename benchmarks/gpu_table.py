@@ -65,35 +65,45 @@ def rates(benchmark: dict[str, Any]) -> Iterator[str]:
 
 
 def means(groups: dict[str, list[Row]]) -> Iterator[str]:
-    """The geometric mean of each group's ratios."""
-    ratios = {name: [row["ratio"] for row in rows if "ratio" in row] for name, rows in groups.items()}
-    ratios = {name: found for name, found in ratios.items() if found}
-    if not ratios:
+    """The geometric means of each group's ratios."""
+    timed = {name: [row for row in rows if "ratio" in row] for name, rows in groups.items()}
+    timed = {name: rows for name, rows in timed.items() if rows}
+    if not timed:
         return
-    yield "| geometric mean of PyTorch's time over minigrad's | rows | |"
-    yield "|---|---:|---:|"
-    for name, found in ratios.items():
-        yield f"| {name} | {len(found)} | {statistics.geometric_mean(found):.2f} |"
-    every = [ratio for found in ratios.values() for ratio in found]
-    yield f"| **all** | {len(every)} | {statistics.geometric_mean(every):.2f} |"
+    timed["**all**"] = [row for rows in timed.values() for row in rows]
+    yield "| geometric mean of PyTorch's time over minigrad's | rows | as users have it | of the card alone |"
+    yield "|---|---:|---:|---:|"
+    for name, rows in timed.items():
+        ratios = ([row[key] for row in rows if key in row] for key in ("ratio", "card_ratio"))
+        cells = [f"{statistics.geometric_mean(found):.2f}" if found else "" for found in ratios]
+        yield f"| {name} | {len(rows)} | {' | '.join(cells)} |"
     yield ""
 
 
 def table(title: str, rows: list[Row]) -> Iterator[str]:
-    """One row each; a share is that of the ceiling, by operations or by bytes, whichever takes longer."""
+    """One row each, with the times as users have them and those of the card alone, of which the shares are.
+
+    A share is that of the ceiling, by operations or by bytes, whichever takes longer.
+    """
     if not rows:
         return
+    columns = ("minigrad, us", "PyTorch, us", "ratio", "card alone, us", "PyTorch, us", "ratio")
+    columns = ("row", *columns, "share", "PyTorch's", "bound by")
     yield f"## {title}"
     yield ""
-    yield "| row | minigrad, us | PyTorch, us | ratio | share | PyTorch's | bound by |"
-    yield "|---|---:|---:|---:|---:|---:|---|"
+    yield f"| {' | '.join(columns)} |"
+    yield f"|---|{'---:|' * (len(columns) - 2)}---|"
     for row in rows:
         name = " ".join(filter(None, (row["name"].removeprefix(f"{title}: "), row["size"])))
         if "times" not in row:
-            yield f"| {name} | {row.get('failure') or row.get('skipped')} | | | | | |"
+            yield f"| {name} | {row.get('failure') or row.get('skipped')} {'| ' * (len(columns) - 2)}|"
             continue
-        ours, theirs = (row["times"].get(side, {}).get("median") for side in ("minigrad", "torch"))
-        cells = [f"{ours * 1e6:.1f}", f"{theirs * 1e6:.1f}" if theirs else "", f"{row.get('ratio', 0):.2f}"]
+        cells = []
+        for times, ratio in (("times", "ratio"), ("card_times", "card_ratio")):
+            for side in ("minigrad", "torch"):
+                median = row.get(times, {}).get(side, {}).get("median")
+                cells.append(f"{median * 1e6:.1f}" if median else "")
+            cells.append(f"{row[ratio]:.2f}" if ratio in row else "")
         cells += [f"{row['share']:.0%}", f"{row.get('torch_share', 0):.0%}", row["bound"]]
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
