@@ -83,7 +83,7 @@ _OTHER_NAMES = {
 _KERNEL = re.compile(
     r"(?:\btemplate\s*<(?P<template>[^;{}]*?)>\s*)?(?:\bextern\s+)?__global__\s"
     r"(?:\s*(?:__launch_bounds__\s*\((?P<bounds>[^()]*(?:\([^()]*\)[^()]*)*)\)"
-    r"|__cluster_dims__\s*\([^()]*\)"
+    r"|__cluster_dims__\s*\((?P<cluster>[^()]*)\)"
     r"|\w+\b(?!\s*\()))*"  # void, static
     r"\s*(?P<name>\w+)\s*\((?P<parameters>[^;{}]*?)\)\s*[;{]"
 )
@@ -134,13 +134,15 @@ class Signature:
     """A kernel's name, template parameters and parameters.
 
     ``template`` maps each template parameter to ``"typename"`` or to its type (``"int"``), in order.
-    ``max_threads`` is the C++ expression in its ``__launch_bounds__``: the most threads of a block.
+    ``max_threads`` is the C++ expression in its ``__launch_bounds__``: the most threads of a block;
+    ``cluster`` is what its ``__cluster_dims__`` says.
     """
 
     name: str
     template: dict[str, str]
     parameters: tuple[Parameter, ...]
     max_threads: str | None = None
+    cluster: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(str, self.parameters))})"
@@ -207,7 +209,7 @@ class CudaSource:
         template = dict(_template_parameter(text) for text in split_commas(head["template"] or ""))
         parameters = tuple(_parameter(text, kernel) for text in split_commas(head["parameters"]))
         bounds = split_commas(head["bounds"] or "")
-        return Signature(kernel, template, parameters, bounds[0] if bounds else None)
+        return Signature(kernel, template, parameters, bounds[0] if bounds else None, head["cluster"])
 
     def comment(self, kernel: str) -> str:
         """The first paragraph of the comment right above the ``__global__`` function named ``kernel``."""

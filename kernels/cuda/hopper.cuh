@@ -5,11 +5,33 @@
 // (BOX_BYTES), at a multiple of 1024 bytes. Chunk c of 16 bytes of row r stands at c ^ (r % 8), the engine's
 // 128-byte swizzle: 8 rows' chunks of one number fall into different banks.
 //
+// On the simulator (hopper.h) nothing comes before it is waited for, so that a forgotten wait is seen.
+//
 // (NVIDIA, PTX ISA: "Asynchronous Warpgroup Level Matrix Instructions", "cp.async.bulk.tensor", "mbarrier".)
 #pragma once
 
 constexpr int BOX_ROWS = 64, BOX_ROW_BYTES = 128, BOX_BYTES = BOX_ROWS * BOX_ROW_BYTES;
 constexpr int WARPGROUP = 128;  // threads: four warps, the first of a number divisible by 4
+
+// A CUtensorMap: where a tensor of three dimensions lies, and the box that is copied. The launcher has the
+// driver fill it in (for the simulator it does so itself); the kernel takes it as a `const
+// __grid_constant__` parameter.
+struct alignas(64) TensorMap {
+    unsigned long long words[16];
+};
+
+// Describes an operand of a wgmma that begins at `address` (shared_address). If its elements along k are
+// neighbours, a box has 64 rows of the operand, and boxes follow each other; if those along the other side
+// are, a box has 64 steps of k, and the next 64 rows are in the next box. 8 rows of a box are 1024 bytes.
+__device__ __forceinline__ unsigned long long describe_operand(unsigned address) {
+    constexpr unsigned long long SWIZZLE_128 = 1ull << 62;
+    return SWIZZLE_128 | (unsigned long long)(8 * BOX_ROW_BYTES >> 4) << 32 |
+           (unsigned long long)(BOX_BYTES >> 4) << 16 | (address >> 4 & 0x3FFF);
+}
+
+#if defined(MINIGRAD_SIM)
+#include "hopper.h"
+#else
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return (unsigned)__cvta_generic_to_shared(pointer);
@@ -90,12 +112,6 @@ __device__ __forceinline__ void take_registers() {
 
 // ---- copies of boxes ----
 
-// A CUtensorMap: where a tensor of three dimensions lies, and the box that is copied. The launcher has the
-// driver fill it in; the kernel takes it as a `const __grid_constant__` parameter.
-struct alignas(64) TensorMap {
-    unsigned long long words[16];
-};
-
 // Starts the copy of the box at (x, y, z), x being the dimension of the 128 bytes, into `box`. Its bytes
 // count for the barrier. What lies outside of the tensor comes as zeros.
 __device__ __forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int z,
@@ -140,15 +156,6 @@ __device__ __forceinline__ void fence_for_copies() {
 //
 // Thread 32 w + 4 g + t (g < 8, t < 4) holds in sums[n] columns 8 n + 2 t and + 1 of row 16 w + g, and the
 // same of row 16 w + g + 8: a warp's 16 x 8 are those of mma_* in tensor_core.cuh.
-
-// Describes an operand that begins at `address`. If its elements along k are neighbours, a box has 64 rows of
-// the operand, and boxes follow each other; if those along the other side are, a box has 64 steps of k, and
-// the next 64 rows are in the next box. 8 rows of a box are 1024 bytes.
-__device__ __forceinline__ unsigned long long describe_operand(unsigned address) {
-    constexpr unsigned long long SWIZZLE_128 = 1ull << 62;
-    return SWIZZLE_128 | (unsigned long long)(8 * BOX_ROW_BYTES >> 4) << 32 |
-           (unsigned long long)(BOX_BYTES >> 4) << 16 | (address >> 4 & 0x3FFF);
-}
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
@@ -205,3 +212,5 @@ __device__ __forceinline__ void wgmma(float (&sums)[32][4], unsigned long long a
 #undef SUMS_16
 #undef SUMS_4
 #undef SUMS_1
+
+#endif

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import sim
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
@@ -29,6 +30,7 @@ CLUSTER = 2
 STAGES, STAGE_BOXES, OUT_BOXES = 4, 6, 4  # the last for both consumers
 BOX_BYTES, BOX_ALIGNMENT = 8192, 1024
 SHARED_BYTES = (STAGES * STAGE_BOXES + OUT_BOXES) * BOX_BYTES + BOX_ALIGNMENT
+SIMULATED_MULTIPROCESSORS = 4  # few, so that small products have blocks make several tiles
 COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
@@ -59,8 +61,11 @@ def wgmma_bfloat16(out: Any, a: Any, b: Any) -> None:
 
 
 def is_supported(array: Any) -> bool:
-    """Whether the device of ``array`` can run these kernels: a card of compute capability 9.0."""
-    return not isinstance(array, np.ndarray) and int(array.device.compute_capability) == COMPUTE_CAPABILITY
+    """Whether the device of ``array`` can run these kernels: a card of compute capability 9.0, or the
+    simulator where it stands in for one (``sim.architecture("sm_90a")``)."""
+    if isinstance(array, np.ndarray):
+        return sim.get_architecture() == _source.architecture
+    return int(array.device.compute_capability) == COMPUTE_CAPABILITY
 
 
 def fills_tiles(M: int, N: int) -> bool:
@@ -75,7 +80,7 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any) -> None:
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
     if not is_supported(out):
         raise KernelLaunchError(
-            "matmul_wgmma needs a card of compute capability 9.0; the simulator has no wgmma"
+            "matmul_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
         )
     if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
         return other(out, a, b)
@@ -115,6 +120,8 @@ def _operand(x: Any) -> tuple[Any, bool]:
 
 def _multiprocessors(array: Any) -> int:
     """How many the card of ``array`` has."""
+    if isinstance(array, np.ndarray):
+        return SIMULATED_MULTIPROCESSORS
     return _multiprocessors_of(array.device.id)
 
 

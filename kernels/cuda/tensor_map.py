@@ -1,6 +1,7 @@
 """Tensor maps: what the copy engine of compute capability 9.0 is told about an array (``TensorMap``).
 
-The driver alone knows their 128 bytes: ``cuTensorMapEncodeTiled``, called here through ctypes.
+A card's driver alone knows their 128 bytes: ``cuTensorMapEncodeTiled``, called here through ctypes. For the
+simulator they hold what the driver is told, after the driver's own checks (``TensorMap`` of asynchronous.h).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import sys
 from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
+
 from ..arguments import address, unchanging
 from ..errors import KernelLaunchError
 
@@ -17,6 +20,8 @@ ALIGNMENT = 16  # bytes, of the array's start and of its strides
 LARGEST_STRIDE = 2**40
 LARGEST_SIZE = 2**31 - 2**16  # of a dimension: the engine takes coordinates as int
 BOX_ROWS, BOX_ROW_BYTES = 64, 128  # as in hopper.cuh
+
+_SIMULATORS = 0x5D0B0C5  # TensorMap::MAGIC of asynchronous.h
 
 # Of cuda.h. 16-bit elements and sums are copied bit by bit; floats are rounded to TF32 on their way.
 _BITS_16, _BITS_32, _TF32 = 1, 2, 11
@@ -50,7 +55,8 @@ def describe(x: Any, as_tf32: bool = False) -> unchanging:
     if batches == 1 or batch_stride == 0:
         batches, batch_stride = 1, row_stride * rows
     kind = _BITS_16 if x.itemsize == 2 else _TF32 if as_tf32 else _BITS_32
-    return _encode(address(x), kind, x.itemsize, (columns, rows, batches), (row_stride, batch_stride))
+    encode = _encode_for_simulator if isinstance(x, np.ndarray) else _encode
+    return encode(address(x), kind, x.itemsize, (columns, rows, batches), (row_stride, batch_stride))
 
 
 @lru_cache(maxsize=1024)
@@ -80,6 +86,26 @@ def _encode(
             f"{itemsize} bytes"
         )
     return unchanging(words=tuple(words[at : at + 16]))
+
+
+@lru_cache(maxsize=1024)
+def _encode_for_simulator(
+    start: int, kind: int, itemsize: int, sizes: tuple[int, ...], strides: tuple[int, ...]
+) -> unchanging:
+    box = BOX_ROW_BYTES // itemsize, BOX_ROWS, 1
+    wrong = [
+        start % ALIGNMENT and f"the address is no multiple of {ALIGNMENT}",
+        not all(1 <= size <= 2**32 for size in sizes) and "sizes are from 1 to 2^32",
+        not all(0 < s < LARGEST_STRIDE and s % ALIGNMENT == 0 for s in strides)
+        and f"strides are multiples of {ALIGNMENT} below 2^40",
+    ]
+    if any(wrong):
+        raise KernelLaunchError(
+            f"a tensor map of sizes {sizes}, strides {strides}, elements of {itemsize} bytes: "
+            + ", ".join(filter(None, wrong))
+        )
+    words = (start, kind, itemsize, *sizes, *strides, *box)
+    return unchanging(words=(*words, *(0,) * (15 - len(words)), _SIMULATORS))
 
 
 @cache

@@ -13,6 +13,7 @@ SHARED_BYTES = {
     "sm_87": 163 * 1024,
     "sm_89": 99 * 1024,
     "sm_90": 227 * 1024,
+    "sm_90a": 227 * 1024,  # with what of compute capability 9.0 later cards have not
     "sm_100": 227 * 1024,
     "sm_120": 99 * 1024,
 }

@@ -36,6 +36,8 @@ class Options(ctypes.Structure):
         ("report", REPORT),
         ("order", ctypes.c_uint32),
         ("max_workers", ctypes.c_uint32),
+        ("cluster", ctypes.c_uint32),
+        ("asynchronous", ctypes.c_uint32),
     ]
 
 
@@ -46,7 +48,7 @@ class SimulatorBackend:
 
     def load(self, source: CudaSource, signature: Signature, instance: str):
         """A launcher of ``instance``, as :class:`minigrad.kernels.launch.Backend` describes it."""
-        if source.architecture:
+        if source.architecture and source.architecture not in SHARED_BYTES:
             raise KernelLaunchError(
                 f"{instance}: {source.name} is written for cards of {source.architecture} alone, whose "
                 "instructions the simulator does not have"
@@ -71,6 +73,7 @@ class _Kernel:
 
     def __init__(self, source: CudaSource, signature: Signature, instance: str):
         self.instance = instance
+        self.only = source.architecture
         self.parameters = signature.parameters
         code = translate(source, signature, instance)
         self.library = cache(lambda mode: load_kernel(code, instance, mode))
@@ -78,7 +81,7 @@ class _Kernel:
     def launch(self, device: Any, grid: tuple, block: tuple, values: list, shared_bytes: int) -> None:
         """Run the kernel, in one order or in several."""
         mode = _mode()
-        self._check_limits(mode, math.prod(block), shared_bytes)
+        self._check_limits(mode, grid, math.prod(block), shared_bytes)
         run = partial(self._run, mode, grid, block, shared_bytes)
         orders = sim.orders() if mode != "profiled" else sim.orders()[:1]
         if mode == "plain" and len(orders) == 1:
@@ -91,15 +94,25 @@ class _Kernel:
             self._compare(first, other, orders[0], order)
         first.copy_back()
 
-    def _check_limits(self, mode: str, threads: int, shared_bytes: int) -> None:
+    def _check_limits(self, mode: str, grid: tuple, threads: int, shared_bytes: int) -> None:
         """What a card would refuse to launch."""
+        architecture = sim.get_architecture()
+        if self.only and self.only != architecture:
+            raise KernelLaunchError(
+                f"{self.instance}: the source is written for cards of {self.only} alone, and the simulator "
+                f"stands in for one of {architecture}: launch it inside sim.architecture({self.only!r})"
+            )
         library = self.library(mode)
         if hasattr(library, "sim_max_threads") and threads > (most := library.sim_max_threads()):
             raise KernelLaunchError(
                 f"{self.instance}: launched with blocks of {threads} threads, "
                 f"but its __launch_bounds__ allow {most}"
             )
-        architecture = sim.get_architecture()
+        if grid[0] % (cluster := _cluster(library)):
+            raise KernelLaunchError(
+                f"{self.instance}: launched with {grid[0]} blocks along x, no multiple of the {cluster} "
+                "of a cluster"
+            )
         if shared_bytes > (most := SHARED_BYTES[architecture]):
             raise KernelLaunchError(
                 f"{self.instance}: launched with {shared_bytes} bytes of shared memory for each block; "
@@ -127,6 +140,8 @@ class _Kernel:
             architecture=architecture.encode(),
             order=sim.ORDERS.index(order.name),
             max_workers=sim.get_num_threads() if math.prod(sizes) >= SERIAL_THREADS else 1,
+            cluster=_cluster(library),
+            asynchronous=bool(self.only),
         )
         recorder = Recorder() if mode == "profiled" else None
         if guarded and mode != "plain":
@@ -169,6 +184,11 @@ class _Kernel:
                     f"({len(differ)} of {a.size} elements differ); sim.order({order.name!r}) and "
                     f"sim.seed({order.seed}) show it again"
                 )
+
+
+def _cluster(library: ctypes.CDLL) -> int:
+    """How many blocks of the kernel run together."""
+    return library.sim_cluster() if hasattr(library, "sim_cluster") else 1
 
 
 def _is_output(parameter: Parameter, value: Any) -> bool:

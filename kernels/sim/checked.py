@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import KernelLaunchError
 from ..source import Parameter
 from .build import HEADERS
 from .memory import Operation, current_operation, owner_of, written_bytes
@@ -71,6 +72,7 @@ class GuardedArrays:
         total = sum(end - begin + GUARD_BYTES + ALIGNMENT for begin, end in spans) + GUARD_BYTES
         self._memory = np.empty(total, np.uint8)
         offset = GUARD_BYTES
+        self._moved: list[tuple[int, int, int]] = []  # (begin, end, how far) of what was copied
         for begin, end in spans:
             inside = {i: a for i, a in arrays.items() if begin <= a.ctypes.data < end}
             # As far from a multiple of 256 as it is in its own allocation.
@@ -81,7 +83,24 @@ class GuardedArrays:
                 copy = np.ndarray(array.shape, array.dtype, self._memory.data, at, array.strides)
                 copy[...] = array
                 self.values[i] = copy
+            self._moved.append((begin, end, self._memory.ctypes.data + offset - begin))
             offset += end - begin + GUARD_BYTES
+        for i, parameter in enumerate(parameters):
+            if parameter.type == "TensorMap":
+                self.values[i] = self._map_of_copy(values[i], parameter)
+
+    def _map_of_copy(self, tensor_map: Any, parameter: Parameter) -> Any:
+        """The TensorMap of an array's copy."""
+        moved = tensor_map.copy()
+        words = moved["words"][0]
+        for begin, end, distance in self._moved:
+            if begin <= words[0] < end:
+                words[0] = int(words[0]) + distance
+                return moved
+        raise KernelLaunchError(
+            f"`{parameter}` describes memory of no array of the launch: pass the array too, so that it stays "
+            "alive"
+        )
 
     def describe(self, argument_bytes: int) -> Checks:
         """What the runtime is to know of the arrays."""
@@ -177,7 +196,7 @@ def source_line(pc: int, library: Path) -> str:
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     # The innermost inlined function comes first; those of the simulator's headers do not count. They are told
     # by name: a cached library may have been compiled by another installation, in another folder.
-    headers = {header.name for header in HEADERS.glob("*.h")} | {"async_copy.cuh"}
+    headers = {header.name for header in HEADERS.glob("*.h")} | {"async_copy.cuh", "hopper.cuh"}
     for frame in frames:
         path, _, line = frame.partition(" ")[0].rpartition(":")
         if Path(path).name not in headers and line.isdecimal():

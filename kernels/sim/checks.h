@@ -25,9 +25,9 @@ namespace {
 class Watcher {
   public:
     void begin_launch(const Checks& checks, void (*entry)(const unsigned char*), const unsigned char* arguments,
-                      dim3 grid, dim3 block) {
+                      dim3 grid, dim3 block, size_t cluster_threads) {
         *this = Watcher();
-        grid_size = grid, block_size = block;
+        grid_size = grid, block_size = block, this->cluster_threads = cluster_threads;
         library = Library(reinterpret_cast<const void*>(entry));
         arguments_begin = reinterpret_cast<uintptr_t>(arguments), argument_bytes = checks.argument_bytes;
         regions.add_arrays(checks);
@@ -42,6 +42,13 @@ class Watcher {
 
     void add_shared(void* address, size_t bytes, size_t element, const char* name) {
         regions.add_shared(address, bytes, element, name);
+    }
+
+    // Memory that an asynchronous copy has come to.
+    void mark_written(const void* address, size_t size) {
+        const auto begin = reinterpret_cast<uintptr_t>(address);
+        const Region* region = regions.find(begin, size);
+        if (region && region->written) memset(region->written + (begin - region->begin), 1, size);
     }
 
     // Null if the access is sound; else what is wrong with it.
@@ -66,7 +73,8 @@ class Watcher {
             if (is_store(kind)) memset(region.written + (address - region.begin), 1, size);
         }
         if (!region.granules || kind == Kind::ATOMIC_LOAD) return nullptr;  // an atomic load is half of an update
-        return find_race(region, address, size, kind, pc, who);
+        return who.view ? find_race_by_clocks(region, address, size, kind, pc, who)
+                        : find_race<false>(region, address, size, kind, pc, who);
     }
 
     // Called before each access, and before another thread runs: whether the last store, if it came after
@@ -117,10 +125,13 @@ class Watcher {
     static constexpr size_t GUESSES = 256;
     enum HandOver : uint8_t { FENCED = 1, PUBLISHED = 2, ACQUIRED = 4 };
 
-    const char* find_race(Region& region, uintptr_t address, size_t size, Kind kind, uintptr_t pc, const Who& who) {
+    // Inlined where no clocks are, which is where speed matters.
+    template <bool CLOCKED>
+    __attribute__((always_inline)) const char* find_race(Region& region, uintptr_t address, size_t size, Kind kind, uintptr_t pc, const Who& who) {
         const bool store = is_store(kind);
         Event now(who, kind, pc);
         const size_t granule_bytes = size_t(1) << region.granule_shift, end = address - region.begin + size;
+        const View* const view = CLOCKED ? who.view : nullptr;
         const char* wrong = nullptr;
         auto report = [&](const Event& earlier, bool earlier_stored, size_t at) {
             if (kind != Kind::STORE || size > sizeof doubtful.before) {
@@ -134,24 +145,39 @@ class Watcher {
             Granule& granule = region.granules[at >> region.granule_shift];
             const size_t first = at & (granule_bytes - 1), count = std::min(granule_bytes - first, end - at);
             now.bytes = ((1u << count) - 1) << first;
-            if (region.shared) granule.forget_other_blocks(now.block);
-            if (clash(granule.store, now) && (store || !granule.store.swap)) report(granule.store, true, at);
-            if (now.atomic && clash(granule.plain_store, now)) report(granule.plain_store, true, at);
+            if (region.shared) granule.forget_other_blocks(CLOCKED ? view->cluster : Cluster{who.block, 1});
+            if (clash(granule.store, now, view) && (store || !granule.store.swap)) report(granule.store, true, at);
+            if (now.atomic && clash(granule.plain_store, now, view)) report(granule.plain_store, true, at);
+            if (CLOCKED && is_asynchronous(now) && region.shared && !wrong && lacks_fence(granule.store, now, *view))
+                wrong = no_fence(region, at, granule.store, now);
             if (store) {
                 for (const Event& load : granule.loads)
-                    if (clash(load, now) && !now.swap) report(load, false, at);
+                    if (clash(load, now, view) && !now.swap) report(load, false, at);
                 granule.remember_store(now);
             } else {
-                granule.remember_load(now);
+                granule.remember_load(now, view);
             }
             at += count;
         }
         return wrong;
     }
 
-    bool clash(const Event& earlier, const Event& now) const {
+    __attribute__((noinline)) const char* find_race_by_clocks(Region& region, uintptr_t address, size_t size, Kind kind,
+                                                              uintptr_t pc, const Who& who) {
+        return find_race<true>(region, address, size, kind, pc, who);
+    }
+
+    // Whether an event is of the copy engine or of the tensor cores, whose clocks follow those of the threads.
+    bool is_asynchronous(const Event& event) const { return cluster_threads && event.warp_interval >= cluster_threads; }
+
+    bool lacks_fence(const Event& store, const Event& now, const View& view) const {
+        return store.exists() && store.bytes & now.bytes && !is_asynchronous(store) &&
+               view.fenced[store.warp_interval] < store.interval;
+    }
+
+    bool clash(const Event& earlier, const Event& now, const View* view) const {
         if (!earlier.exists() || !(earlier.bytes & now.bytes) || (earlier.atomic && now.atomic)) return false;
-        if (earlier.before(now)) return false;
+        if (earlier.before(now, view)) return false;
         if (!fenced) return true;
         if (earlier.block != now.block) return !(acquired && published[earlier.block - 1]);
         if (earlier.warp() == now.warp())
@@ -206,6 +232,15 @@ class Watcher {
                          "from zeros";
     }
 
+    // What the copy engine and the tensor cores read goes past what orders the accesses of threads.
+    const char* no_fence(const Region& region, size_t offset, const Event& store, const Event& now) {
+        complaint = "reads " + region.index_text(offset) + " of " + region.description + " at " + place(now.pc) +
+                    " by the copy engine or the tensor cores, and thread " + triple(store.thread, block_size) +
+                    " has written it at " + place(store.pc) +
+                    " with no fence_for_copies() after it: each thread that writes calls it before the barrier";
+        return complaint.c_str();
+    }
+
     const char* race(const Region& region, size_t offset, const Event& earlier, bool earlier_stored,
                      const Event& now, bool stored) {
         auto verb = [](const Event& event, bool store) { return event.atomic ? "updates" : store ? "writes" : "reads"; };
@@ -215,6 +250,9 @@ class Watcher {
         if (other_block) complaint += "block " + triple(earlier.block - 1, grid_size) + ", ";
         complaint += "thread " + triple(earlier.thread, block_size) + (other_block ? " " : " of the same block ") +
                      verb(earlier, earlier_stored) + " it at " + place(earlier.pc);
+        if (is_asynchronous(earlier) || is_asynchronous(now))
+            return finish("; what the copy engine and the tensor cores do is ordered by waiting for it alone: a Barrier, "
+                          "wait_for_stores(), or wgmma_wait()");
         if (other_block)
             return finish("; nothing orders two blocks: let each write a part of its own, use atomic operations, or "
                           "make two kernels of it");
@@ -259,6 +297,7 @@ class Watcher {
     Library library;
     uintptr_t arguments_begin = 0, argument_bytes = 0;
     dim3 grid_size, block_size;
+    size_t cluster_threads = 0;  // of a launch with clocks
     bool fenced = false, acquired = false;  // any thread of the launch; any of the block
     std::vector<bool> published;            // by block
     uint8_t hand_over[1024] = {};           // by thread of the block

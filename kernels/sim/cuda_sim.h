@@ -26,6 +26,7 @@
 #define __managed__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
@@ -149,3 +150,11 @@ inline int __syncthreads_count(int predicate, const char* file, int line) {
 // The same for a kernel's __launch_bounds__: the most threads that a block may have.
 #define SIM_MAX_THREADS(...) \
     extern "C" __attribute__((visibility("default"))) unsigned sim_max_threads() { return __VA_ARGS__; }
+
+// And for its __cluster_dims__: how many blocks run together, if they are neighbours along x.
+#define SIM_CLUSTER(...)                                                             \
+    extern "C" __attribute__((visibility("default"))) unsigned sim_cluster() {      \
+        constexpr dim3 blocks(__VA_ARGS__);                                          \
+        static_assert(blocks.y == 1 && blocks.z == 1, "the simulator's clusters lie along x"); \
+        return blocks.x;                                                             \
+    }

@@ -9,9 +9,12 @@
 
 #include <new>
 
+#include "asynchronous.h"
 #include "runtime.h"
 
 namespace {
+
+struct Block;
 
 constexpr size_t STACK_BYTES = 256 << 10;  // reserved, not committed: pages are taken when touched
 // Stacks start at different offsets: if all had the same, their hot ends would fight for a few cache sets.
@@ -19,9 +22,12 @@ constexpr size_t STACK_STAGGER = 320, STACK_STAGGER_LIMIT = 64 << 10;
 
 struct Fiber {
     sim::Thread thread;  // first, so that a Thread* is a Fiber*
-    enum { READY, AT_BARRIER, IN_COLLECTIVE, ENDED } state;
+    enum { READY, AT_BARRIER, IN_COLLECTIVE, WAITING, ENDED } state;  // WAITING: for what sm_90a adds
+    Block* block;
+    size_t number;                // in the cluster
     sim::Place place;             // where it waits
     sim::Collective* collective;  // what it brings to its warp, if IN_COLLECTIVE
+    Asynchronous asynchronous;    // what it has set to work
     jmp_buf context;
     char* stack = nullptr;
     uint32_t warp_interval = 0;  // how many __syncwarp() it has passed since the last barrier

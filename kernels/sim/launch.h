@@ -39,6 +39,8 @@ struct Options {
     Report report;         // null: not profiled; else the launch is profiled and not checked
     Order order;
     uint32_t max_workers;
+    uint32_t cluster;       // blocks, neighbours along x, that run together
+    uint32_t asynchronous;  // whether the kernel uses what sm_90a adds
 };
 
 struct Launch {
@@ -52,7 +54,7 @@ struct Launch {
     const std::atomic<bool>* interrupted;
 
     uint64_t threads() const { return uint64_t(block.x) * block.y * block.z; }
-    uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }
+    uint64_t clusters() const { return uint64_t(grid.x) * grid.y * grid.z / options.cluster; }
 };
 
 uint64_t mix(uint64_t x) {  // splitmix64

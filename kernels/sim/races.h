@@ -5,8 +5,12 @@
 // its mask, and nothing at all for two blocks (but see Watcher::publish). Each granule of memory (an element
 // of at most 8 bytes) remembers its last store, the plain store before it if that was atomic, and two loads; two are enough to find every race with a later
 // store, if those that differ most are kept: of two blocks, else of two warps, else of two threads.
+//
+// Where barriers in shared memory and asynchronous copies order accesses too, events carry a clock (clocks.h).
 #pragma once
 #include <stdint.h>
+
+#include "clocks.h"
 
 namespace {
 
@@ -22,6 +26,7 @@ struct Who {
     uint32_t interval;       // how many barriers its block has passed
     uint32_t warp_interval;  // how many __syncwarp() it has passed since the block's last barrier
     uint32_t thread;         // threadIdx as one number
+    const View* view = nullptr;  // in a launch with clocks; `interval` is then a time, of the clock `warp_interval`
 };
 
 // An access that a granule remembers. All zero: none.
@@ -39,7 +44,8 @@ struct Event {
     bool exists() const { return block != 0; }
     unsigned warp() const { return thread / 32; }
     // Whether the program orders this event before `next`, which comes later in the simulation.
-    bool before(const Event& next) const {
+    bool before(const Event& next, const View* view) const {
+        if (view) return view->cluster.contains(block - 1) && view->seen[warp_interval] >= interval;
         if (block != next.block) return false;
         if (interval != next.interval || thread == next.thread) return true;
         return warp() == next.warp() && warp_interval < next.warp_interval;
@@ -55,8 +61,9 @@ struct Granule {
         loads[0] = loads[1] = {};
     }
 
-    void remember_load(const Event& next) {
-        const bool old[2] = {!loads[0].exists() || loads[0].before(next), !loads[1].exists() || loads[1].before(next)};
+    void remember_load(const Event& next, const View* view) {
+        const bool old[2] = {!loads[0].exists() || loads[0].before(next, view),
+                             !loads[1].exists() || loads[1].before(next, view)};
         if (old[0]) {
             loads[0] = next;
             if (old[1]) loads[1] = {};
@@ -69,10 +76,10 @@ struct Granule {
         }
     }
 
-    // Shared memory is another in each block.
-    void forget_other_blocks(uint32_t block) {
-        if (store.block != block) store = plain_store = {};
-        if (loads[0].block != block) loads[0] = loads[1] = {};
+    // Shared memory is another in each cluster of blocks.
+    void forget_other_blocks(Cluster cluster) {
+        if (!cluster.contains(store.block - 1)) store = plain_store = {};
+        if (!cluster.contains(loads[0].block - 1)) loads[0] = loads[1] = {};
     }
 };
 

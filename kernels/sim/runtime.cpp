@@ -25,7 +25,10 @@
 #include <utility>
 #include <vector>
 
+#include "barriers.h"
+#include "copy_engine.h"
 #include "interrupt.h"
+#include "warpgroups.h"
 #include "worker.h"
 
 namespace {
@@ -61,13 +64,16 @@ void Worker::wait(int state, const sim::Place& place) {
 void Worker::end_current() {
     settle();
     Fiber& fiber = *current;
+    Block& block = *fiber.block;
+    if (launch->options.asynchronous) end_asynchronous();
     fiber.state = Fiber::ENDED;
+    block.live--;
     live--;
     // Those who wait may have waited for this thread only.
-    if (live && at_barrier == live) release_barrier();
-    unsigned warp = fiber.thread.linear / WARP;
-    for (unsigned i = warp * WARP; i < std::min<size_t>(threads, (warp + 1) * WARP); i++)
-        if (fibers[i]->state == Fiber::IN_COLLECTIVE) finish_collective(warp, *fibers[i]->collective);
+    if (block.live && block.at_barrier == block.live) release_barrier(block);
+    if (live && at_cluster_barrier == live) release_cluster();
+    for (Fiber* other : warp_of(fiber))
+        if (other->state == Fiber::IN_COLLECTIVE) finish_collective(*other);
     if (!_setjmp(fiber.context)) _longjmp(scheduler, 1);
 }
 
@@ -105,43 +111,49 @@ void Worker::barrier(const sim::Place& place) {
     settle();
     current->place = place;
     current->state = Fiber::AT_BARRIER;
-    if (++at_barrier == live)
-        release_barrier();
+    Block& block = *current->block;
+    if (++block.at_barrier == block.live)
+        release_barrier(block);
     else
         wait(Fiber::AT_BARRIER, place);
 }
 
 // A barrier that some threads of the block never reach, or that they reach at different lines, is met on some
 // cards and not on others: no checked kernel gets away with it.
-void Worker::check_barrier() {
+void Worker::check_barrier(const Block& block) {
     const Fiber *waiting = nullptr, *ended = nullptr, *elsewhere = nullptr;
-    for (size_t i = 0; i < threads; i++) {
-        const Fiber& fiber = *fibers[i];
-        if (fiber.state == Fiber::ENDED && !ended) ended = &fiber;
-        if (fiber.state != Fiber::AT_BARRIER) continue;
-        if (!waiting) waiting = &fiber;
-        if (!waiting->place.same_line(fiber.place) && !elsewhere) elsewhere = &fiber;
+    for (const Fiber* fiber : fibers_of(block)) {
+        if (fiber->state == Fiber::ENDED && !ended) ended = fiber;
+        if (fiber->state != Fiber::AT_BARRIER) continue;
+        if (!waiting) waiting = fiber;
+        if (!waiting->place.same_line(fiber->place) && !elsewhere) elsewhere = fiber;
     }
     if (!ended && !elsewhere) return;
     const std::string problem =
-        ended ? "a barrier that not all threads of the block reach: " + std::to_string(threads - live) +
+        ended ? "a barrier that not all threads of the block reach: " + std::to_string(threads - block.live) +
                     " have returned before it, the first of them thread " + text_of(ended->thread.thread_index) +
                     "; let every thread come to the barrier, and put the condition around the work instead"
               : "threads of one block wait at different barriers; __syncthreads() must stand where all threads of "
                 "the block come to the same one, not inside a condition";
-    fail_as(block_name() + ": " + describe_waiting(problem.c_str()), FAILED);
+    fail_as(block_name(block) + ": " + describe_waiting(problem.c_str()), FAILED);
 }
 
-void Worker::release_barrier() {
-    if (watching) check_barrier();
+void Worker::release_barrier(Block& block) {
+    if (watching) check_barrier(block);
     fail_for_garbage(false);
-    if (profiling) meet_all(true);
-    at_barrier = 0;
-    interval++;
-    for (size_t i = 0; i < threads; i++) {
-        fibers[i]->warp_interval = 0;
-        if (fibers[i]->state == Fiber::AT_BARRIER) fibers[i]->state = Fiber::READY;
+    if (profiling) meet_all(block, true);
+    if (clocked) order_all(fibers_of(block));
+    block.at_barrier = 0;
+    block.interval++;
+    for (Fiber* fiber : fibers_of(block)) {
+        fiber->warp_interval = 0;
+        if (fiber->state == Fiber::AT_BARRIER) fiber->state = Fiber::READY;
     }
+}
+
+std::span<Fiber* const> Worker::warp_of(const Fiber& fiber) const {
+    const size_t first = fiber.thread.linear / WARP * WARP;
+    return fibers_of(*fiber.block).subspan(first, std::min<size_t>(WARP, threads - first));
 }
 
 void Worker::collective(sim::Collective& mine) {
@@ -152,16 +164,17 @@ void Worker::collective(sim::Collective& mine) {
              mine.place.line, mine.mask, thread.lane);
     current->collective = &mine;
     current->state = Fiber::IN_COLLECTIVE;
-    if (!mine.mask || !finish_collective(thread.linear / WARP, mine)) wait(Fiber::IN_COLLECTIVE, mine.place);
+    if (!mine.mask || !finish_collective(*current)) wait(Fiber::IN_COLLECTIVE, mine.place);
 }
 
 // If all lanes of the leader's mask have come with the same operation: finishes it for each of them.
-bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
+bool Worker::finish_collective(const Fiber& leader) {
     const void* payloads[WARP] = {};
-    const unsigned lanes = std::min<size_t>(WARP, threads - warp * WARP), mask = leader.mask;
-    const char* const what = leader.place.what;
+    const std::span<Fiber* const> warp = warp_of(leader);
+    const unsigned lanes = warp.size(), mask = leader.collective->mask;
+    const char* const what = leader.collective->place.what;
     for (unsigned lane = 0; lane < lanes; lane++) {
-        const Fiber& fiber = *fibers[warp * WARP + lane];
+        const Fiber& fiber = *warp[lane];
         if (!(mask >> lane & 1) || fiber.state == Fiber::ENDED) continue;
         if (fiber.state != Fiber::IN_COLLECTIVE || fiber.collective->mask != mask ||
             strcmp(fiber.collective->place.what, what) != 0)
@@ -173,22 +186,28 @@ bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
         uint32_t met[WARP];
         size_t number = 0;
         for (unsigned lane = 0; lane < lanes; lane++)
-            if (payloads[lane]) met[number++] = warp * WARP + lane;
+            if (payloads[lane]) met[number++] = warp[lane]->number;
         profiler.meet(met, number);
     }
     uint32_t warp_interval = 0;
     for (unsigned lane = 0; lane < lanes; lane++) {
         if (!payloads[lane]) continue;
-        Fiber& fiber = *fibers[warp * WARP + lane];
+        Fiber& fiber = *warp[lane];
         fiber.collective->finish(*fiber.collective, lane, payloads);
         fiber.state = Fiber::READY;
         warp_interval = std::max(warp_interval, fiber.warp_interval + 1);
     }
     watching = was_watching;
-    if (profiling) profiler.forget_path(current->thread.linear);
+    if (profiling) profiler.forget_path(current->number);
     if (strcmp(what, "__syncwarp()") != 0) return true;  // the others exchange values and order no memory
     for (unsigned lane = 0; lane < lanes; lane++)
-        if (payloads[lane]) fibers[warp * WARP + lane]->warp_interval = warp_interval;
+        if (payloads[lane]) warp[lane]->warp_interval = warp_interval;
+    if (clocked) {
+        std::vector<Fiber*> met;
+        for (unsigned lane = 0; lane < lanes; lane++)
+            if (payloads[lane]) met.push_back(warp[lane]);
+        order_all(met);
+    }
     return true;
 }
 
@@ -196,18 +215,17 @@ bool Worker::finish_collective(unsigned warp, const sim::Collective& leader) {
 // go on with those of their warp that wait at the same place. False if there are none.
 bool Worker::release_active_lanes() {
     bool released = false;
-    for (size_t i = 0; i < threads; i++) {
-        if (fibers[i]->state != Fiber::IN_COLLECTIVE || fibers[i]->collective->mask) continue;
-        const int line = fibers[i]->collective->place.line;
-        const size_t first = i / WARP * WARP;
+    for (const Fiber* fiber : fibers) {
+        if (fiber->state != Fiber::IN_COLLECTIVE || fiber->collective->mask) continue;
+        const int line = fiber->collective->place.line;
         unsigned here = 0;
-        for (size_t j = i; j < std::min<size_t>(threads, first + WARP); j++)
-            if (fibers[j]->state == Fiber::IN_COLLECTIVE && !fibers[j]->collective->mask &&
-                fibers[j]->collective->place.line == line)
-                here |= 1u << (j - first);
-        for (size_t j = i; j < std::min<size_t>(threads, first + WARP); j++)
-            if (here >> (j - first) & 1) fibers[j]->collective->mask = here;
-        released = finish_collective(i / WARP, *fibers[i]->collective);
+        for (const Fiber* other : warp_of(*fiber))
+            if (other->state == Fiber::IN_COLLECTIVE && !other->collective->mask &&
+                other->collective->place.line == line)
+                here |= 1u << other->thread.lane;
+        for (const Fiber* other : warp_of(*fiber))
+            if (here >> other->thread.lane & 1) other->collective->mask = here;
+        released = finish_collective(*fiber);
     }
     return released;
 }
@@ -220,21 +238,22 @@ void* Worker::static_variable(const sim::SharedVariable& variable) {
     if (end + launch->dynamic_shared > launch->options.shared_limit)
         sim_fail("a block has %zu bytes of shared memory, %zu of them dynamic; %s allows %zu", end + launch->dynamic_shared,
                  launch->dynamic_shared, launch->options.architecture, launch->options.shared_limit);
-    unsigned char* address = static_shared + variable.offset;
+    unsigned char* address = current->block->static_shared + variable.offset;
     if (profiling) {
         profiler.add_shared(address, variable.bytes, variable.element, variable.name);
-        profiler.forget_path(current->thread.linear);  // the first thread alone has laid the variable out
+        profiler.forget_path(current->number);  // the first thread alone has laid the variable out
     }
     if (!watching) return address;
-    address = static_shared + variable.offset + RED_ZONE * std::min(variable.number, RED_ZONES - 1);
+    address += RED_ZONE * std::min(variable.number, RED_ZONES - 1);
     watcher.add_shared(address, variable.bytes, variable.element, variable.name);
     return address;
 }
 
 void* Worker::dynamic_variable(const char* name, size_t element) {
-    if (watching) watcher.add_shared(dynamic_shared, launch->dynamic_shared, element, name);
-    if (profiling) profiler.add_shared(dynamic_shared, launch->dynamic_shared, element, name);
-    return dynamic_shared;
+    unsigned char* const address = current->block->dynamic_shared;
+    if (watching) watcher.add_shared(address, launch->dynamic_shared, element, name);
+    if (profiling) profiler.add_shared(address, launch->dynamic_shared, element, name);
+    return address;
 }
 
 // Called before each access of a checked or profiled kernel.
@@ -245,26 +264,29 @@ inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const voi
     if (fiber.owns(address)) return;
     if (profiling) {
         const unsigned lanes = std::min<size_t>(WARP, threads - fiber.thread.linear / WARP * WARP);
-        profiler.access(fiber.thread.linear, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
+        profiler.access(fiber.number, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
         return;
     }
-    const Who who{block_number, interval, fiber.warp_interval, fiber.thread.linear};
+    if (clocked)
+        return check(reinterpret_cast<void*>(address), bytes, kind, return_address, clocks.view(fiber.number), fiber.number,
+                     clocks.now(fiber.number));
+    const Who who{fiber.block->number, fiber.block->interval, fiber.warp_interval, fiber.thread.linear};
     const char* wrong = watcher.check(address, bytes, kind, reinterpret_cast<uintptr_t>(return_address), who);
     if (wrong) fail_access(wrong);
 }
 
 // Called at the start of each basic block of a profiled kernel.
 void Worker::enter(const void* return_address) {
-    if (profiling) profiler.enter(current->thread.linear, reinterpret_cast<uintptr_t>(return_address));
+    if (profiling) profiler.enter(current->number, reinterpret_cast<uintptr_t>(return_address));
 }
 
 // All of the block's threads are at a barrier, or have ended.
-void Worker::meet_all(bool barrier) {
+void Worker::meet_all(const Block& block, bool barrier) {
     for (size_t first = 0; first < threads; first += WARP) {
         uint32_t met[WARP];
         size_t number = 0;
-        for (size_t i = first; i < std::min<size_t>(threads, first + WARP); i++)
-            if (!barrier || fibers[i]->state == Fiber::AT_BARRIER) met[number++] = i;
+        for (const Fiber* fiber : warp_of(*fibers[block.first + first]))
+            if (!barrier || fiber->state == Fiber::AT_BARRIER) met[number++] = fiber->number;
         profiler.meet(met, number);
     }
     profiler.settle(barrier);
@@ -290,18 +312,18 @@ void Worker::atomic() {
 
 // ---- messages --------------------------------------------------------------------------------------------------
 
-std::string Worker::block_name() const { return launch->kernel + (", block " + text_of(block_index)); }
+std::string Worker::block_name(const Block& block) const { return launch->kernel + (", block " + text_of(block.index)); }
 
-// `what`, and where the threads of the block wait.
-std::string Worker::describe_waiting(const char* what) const {
+// `what`, and where the threads wait that run together.
+std::string Worker::describe_waiting(const char* what) {
     struct Group {
         sim::Place place;
         size_t count;
         uint3 first;
     };
     std::vector<Group> groups;
-    for (size_t i = 0; i < threads; i++) {
-        const Fiber& fiber = *fibers[i];
+    for (const Fiber* each : fibers) {
+        const Fiber& fiber = *each;
         if (fiber.state == Fiber::ENDED) continue;
         auto same = [&](const Group& group) { return group.place.same_line(fiber.place); };
         auto group = std::find_if(groups.begin(), groups.end(), same);
@@ -316,7 +338,8 @@ std::string Worker::describe_waiting(const char* what) const {
         if (group.place.line) text += " at " + std::string(group.place.file) + ":" + std::to_string(group.place.line);
         text += ", the first of them thread " + text_of(group.first);
     }
-    if (live < threads) text += "\n  " + std::to_string(threads - live) + " have ended";
+    if (live < fibers.size()) text += "\n  " + std::to_string(fibers.size() - live) + " have ended";
+    text += describe_barriers();
     return text;
 }
 
@@ -374,6 +397,38 @@ int sim_print(const char* format, ...) {
     return 0;
 }
 
+void sim_barrier_init(void* barrier, int arrivals) { worker->initialise(barrier, arrivals, __builtin_return_address(0)); }
+void sim_barrier_arrive(void* barrier, unsigned block, unsigned bytes) {
+    worker->arrive(barrier, block, bytes, __builtin_return_address(0));
+}
+void sim_barrier_wait(void* barrier, int parity, const sim::Place* place) {
+    worker->wait_for(barrier, parity, *place, __builtin_return_address(0));
+}
+void sim_fence_barriers() { worker->fence_barriers(); }
+void sim_named_barrier(int number, int threads, const sim::Place* place) {
+    worker->named_barrier(number, threads, *place);
+}
+void sim_cluster_barrier(const sim::Place* place) { worker->cluster_barrier(*place); }
+unsigned sim_block_in_cluster() { return worker->rank(); }
+unsigned sim_shared_address(const void* pointer) {
+    const size_t offset = worker->shared_offset(pointer);
+    if (offset == ~size_t(0)) sim_fail("shared_address: the pointer is not to the block's shared memory");
+    return offset;
+}
+
+void sim_load_box(const sim::BoxCopy* copy) { worker->load_box(*copy, __builtin_return_address(0)); }
+void sim_store_box(const sim::BoxCopy* copy) { worker->store_box(*copy, __builtin_return_address(0)); }
+void sim_wait_for_stores(int left) { worker->wait_for_stores(left); }
+void sim_fence_for_copies() { worker->fence_for_copies(); }
+
+void sim_set_registers(int count, const sim::Place* place) { worker->set_registers(count, *place); }
+void sim_wgmma(const sim::Wgmma* call, const sim::Place* place) {
+    worker->wgmma(*call, *place, __builtin_return_address(0));
+}
+void sim_wgmma_fence() { worker->wgmma_fence(); }
+void sim_wgmma_commit() { worker->wgmma_commit(); }
+void sim_wgmma_wait(int left, const sim::Place* place) { worker->wgmma_wait(left, *place); }
+
 #include "hooks.h"
 #include "scheduler.h"
 
@@ -390,19 +445,19 @@ extern "C" __attribute__((visibility("default"))) int sim_launch(
     Launch launch{kernel,         entry,    arguments, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},
                   dynamic_shared, *options, &output, &interrupt.happened};
     const uint32_t max_workers = options->checks ? 1 : options->max_workers;
-    std::atomic<uint64_t> next_block{0};
+    std::atomic<uint64_t> next_cluster{0};
     std::atomic<bool> failed{false};
     std::vector<std::unique_ptr<Worker>> workers;
     std::vector<std::thread> threads;
     try {
-        const uint64_t count = std::min<uint64_t>(std::max(1u, max_workers), launch.blocks());
+        const uint64_t count = std::min<uint64_t>(std::max(1u, max_workers), launch.clusters());
         for (uint64_t i = 0; i < count; i++) workers.push_back(take_worker());
         for (uint64_t i = 1; i < count; i++)
-            threads.emplace_back([&, i] { workers[i]->run(launch, next_block, failed); });
+            threads.emplace_back([&, i] { workers[i]->run(launch, next_cluster, failed); });
     } catch (const std::exception&) {
         // Fewer threads than hoped for; the blocks get done all the same, if there is one worker.
     }
-    if (!workers.empty()) workers[0]->run(launch, next_block, failed);
+    if (!workers.empty()) workers[0]->run(launch, next_cluster, failed);
     for (std::thread& thread : threads) thread.join();
     if (workers.empty()) snprintf(error, error_size, "%s: out of memory for the simulated threads", kernel);
     int status = failed || workers.empty() ? FAILED : DONE;

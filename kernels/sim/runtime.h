@@ -62,6 +62,36 @@ struct SharedVariable {
     size_t number;  // from 0
 };
 
+// What compute capability 9.0 adds; hopper.cuh says what it does.
+
+// A copy of a box between shared memory and a tensor.
+struct BoxCopy {
+    void* box;
+    const void* map;
+    int at[3];
+    void* barrier = nullptr;  // of a load
+    unsigned blocks = 0;      // of the cluster to load into, a bit for each; 0: the own one
+};
+
+// Of the factors of a wgmma: how many bytes they have, and what number some bits are.
+struct Element {
+    int bytes;
+    float (*widen)(unsigned bits);
+};
+
+// What a thread brings to a wgmma.
+struct Wgmma {
+    float (*sums)[4];
+    unsigned long long a, b;  // descriptors
+    Element element;
+    bool a_along_m, b_along_n, add;
+
+    bool same(const Wgmma& other) const {
+        return a == other.a && b == other.b && element.widen == other.element.widen && a_along_m == other.a_along_m &&
+               b_along_n == other.b_along_n && add == other.add;
+    }
+};
+
 }  // namespace sim
 
 #pragma GCC visibility push(default)  // what libraries share; all else in them is hidden
@@ -87,6 +117,27 @@ void* sim_static_shared(const sim::SharedVariable* variable);
 
 // A store to these bytes, which comes at some time from now on, begins: an asynchronous copy.
 void sim_starts_write(const void* address, size_t bytes);
+
+// Compute capability 9.0: barriers in shared memory, by number, and of the cluster.
+void sim_barrier_init(void* barrier, int arrivals);
+void sim_barrier_arrive(void* barrier, unsigned block, unsigned bytes);
+void sim_barrier_wait(void* barrier, int parity, const sim::Place* place);
+void sim_fence_barriers();
+void sim_named_barrier(int number, int threads, const sim::Place* place);
+void sim_cluster_barrier(const sim::Place* place);
+unsigned sim_block_in_cluster();
+
+// Compute capability 9.0: the copy engine, and the tensor cores.
+unsigned sim_shared_address(const void* pointer);
+void sim_load_box(const sim::BoxCopy* copy);
+void sim_store_box(const sim::BoxCopy* copy);
+void sim_wait_for_stores(int left);
+void sim_fence_for_copies();
+void sim_set_registers(int count, const sim::Place* place);
+void sim_wgmma(const sim::Wgmma* call, const sim::Place* place);
+void sim_wgmma_fence();
+void sim_wgmma_commit();
+void sim_wgmma_wait(int left, const sim::Place* place);
 
 // Ends the launch with an error. Does not return.
 [[noreturn]] void sim_fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -17,39 +17,57 @@ void Worker::resume(Fiber& fiber) {
         case 1:  // it waits, or has ended
             break;
         default:  // it failed
-            error = block_name() + ", thread " + text_of(current->thread.thread_index) + ": " + message;
+            error = block_name(*current->block) + ", thread " + text_of(current->thread.thread_index) + ": " + message;
     }
 }
 
 void Worker::prepare(const Launch& next) {
     launch = &next;
     threads = next.threads();
-    while (fibers.size() < threads) {
+    const size_t together = next.options.cluster;
+    while (all_fibers.size() < threads * together) {
         auto fiber = std::make_unique<Fiber>();
         fiber->reserve_stack();
-        fibers.push_back(std::move(fiber));
+        fiber->number = all_fibers.size();
+        all_fibers.push_back(std::move(fiber));
     }
-    for (unsigned i = 0; i < threads; i++) {
-        sim::Thread& thread = fibers[i]->thread;
+    blocks.resize(together);
+    fibers.resize(threads * together);
+    warps.clear();
+    for (size_t number = 0; number < fibers.size(); number++) {
+        Fiber& fiber = *(fibers[number] = all_fibers[number].get());
+        const unsigned i = number % threads;
+        sim::Thread& thread = fiber.thread;
         thread.thread_index = {i % next.block.x, i / next.block.x % next.block.y, i / next.block.x / next.block.y};
         thread.block_size = next.block;
         thread.grid_size = next.grid;
         thread.linear = i;
         thread.lane = i % WARP;
+        fiber.block = &blocks[number / threads];
+        if (thread.lane == 0) warps.push_back(&fibers[number]);
     }
+    in_order = warps;
     profiling = next.options.report;
     watching = next.options.checks && !profiling;
     static_bytes = STATIC_SHARED_BYTES + (watching ? RED_ZONE * RED_ZONES : 0);
-    shared.resize(SHARED_ALIGNMENT + static_bytes + next.dynamic_shared);
+    // The dynamic part comes first, so that addresses in it are small: descriptors (hopper.cuh) hold 18 bits of them.
+    const size_t dynamic_bytes = (next.dynamic_shared + SHARED_ALIGNMENT - 1) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
+    block_shared = dynamic_bytes + static_bytes;
+    shared.resize(SHARED_ALIGNMENT + block_shared * together);
     auto address = reinterpret_cast<uintptr_t>(shared.data());
-    static_shared = shared.data() + (SHARED_ALIGNMENT - address % SHARED_ALIGNMENT) % SHARED_ALIGNMENT;
-    dynamic_shared = static_shared + static_bytes;
-    if (watching) watcher.begin_launch(*next.options.checks, next.entry, next.arguments, next.grid, next.block);
-    if (profiling) profiler.begin_launch(*next.options.checks, next.options.report, next.entry, threads);
-    order.resize(threads);
-    for (size_t i = 0; i < threads; i++)
-        order[i] = fibers[next.options.order == REVERSE ? threads - 1 - i : i].get();
-    warps.resize((threads + WARP - 1) / WARP);
+    unsigned char* begin = shared.data() + (SHARED_ALIGNMENT - address % SHARED_ALIGNMENT) % SHARED_ALIGNMENT;
+    for (Block& block : blocks) {
+        block.first = (&block - blocks.data()) * threads;
+        block.dynamic_shared = begin + (&block - blocks.data()) * block_shared;
+        block.static_shared = block.dynamic_shared + dynamic_bytes;
+    }
+    clocked = watching && next.options.asynchronous;
+    if (watching)
+        watcher.begin_launch(*next.options.checks, next.entry, next.arguments, next.grid, next.block,
+                             clocked ? fibers.size() : 0);
+    if (profiling) profiler.begin_launch(*next.options.checks, next.options.report, next.entry, fibers.size());
+    order = fibers;
+    if (next.options.order == REVERSE) std::reverse(order.begin(), order.end());
 }
 
 template <class T>
@@ -76,14 +94,14 @@ bool Worker::run_round() {
 // Lets each warp go on alone for as long as it can. Returns whether any could.
 bool Worker::run_warps() {
     bool progress = false;
-    for (unsigned warp : warps)
+    for (Fiber** warp : warps)
         for (bool ready = true; ready && error.empty();) {
             ready = false;
-            for (size_t i = warp * WARP; i < std::min<size_t>(threads, (warp + 1) * WARP); i++) {
-                if (fibers[i]->state != Fiber::READY) continue;
+            for (Fiber* fiber : warp_of(**warp)) {
+                if (fiber->state != Fiber::READY) continue;
                 progress = true;
                 const size_t given_up = spinning;
-                resume(*fibers[i]);
+                resume(*fiber);
                 if (!error.empty()) break;
                 ready = ready || spinning == given_up;
             }
@@ -91,23 +109,29 @@ bool Worker::run_warps() {
     return progress;
 }
 
-void Worker::run_block(uint64_t number) {
+void Worker::begin_block(Block& block, uint64_t number) {
     const dim3& grid = launch->grid;
-    block_index = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y), unsigned(number / grid.x / grid.y)};
-    for (size_t i = 0; i < threads; i++) {
-        fibers[i]->state = Fiber::READY;
-        fibers[i]->thread.block_index = block_index;
-        fibers[i]->warp_interval = 0;
+    block.number = number;
+    block.index = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y), unsigned(number / grid.x / grid.y)};
+    for (Fiber* fiber : fibers_of(block)) {
+        fiber->state = Fiber::READY;
+        fiber->thread.block_index = block.index;
+        fiber->warp_interval = 0;
     }
-    block_number = number;
-    interval = 0;
+    block.interval = 0;
+    block.live = threads;
+    block.at_barrier = 0;
+    memset(block.dynamic_shared, 0xFF, block_shared);
+}
+
+void Worker::run_cluster(uint64_t number) {
     watcher.begin_block();
-    live = threads;
-    at_barrier = 0;
-    memset(static_shared, 0xFF, static_bytes + launch->dynamic_shared);
+    for (Block& block : blocks) begin_block(block, number * blocks.size() + (&block - blocks.data()));
+    if (launch->options.asynchronous) begin_asynchronous();
+    live = fibers.size();
     random = mix(launch->options.seed ^ mix(number));  // each block has orders of its own, whoever runs it
     if (launch->options.order == WARPS) {
-        std::iota(warps.begin(), warps.end(), 0);
+        warps = in_order;
         if (launch->options.seed) shuffle(warps, random);
     }
     for (unsigned rounds_of_waiting = 0; live && error.empty();) {
@@ -115,21 +139,22 @@ void Worker::run_block(uint64_t number) {
         const bool progress = launch->options.order == WARPS ? run_warps() : run_round();
         rounds_of_waiting = spinning && spinning == resumed ? rounds_of_waiting + 1 : 0;
         if (!error.empty()) break;
-        if (*launch->interrupted) error = block_name() + ": " + describe_waiting("interrupted");
+        if (*launch->interrupted) error = block_name(blocks[0]) + ": " + describe_waiting("interrupted");
         if (!progress && !release_active_lanes())
-            error = block_name() + ": " + describe_waiting("deadlock, no thread can go on");
+            error = block_name(blocks[0]) + ": " + describe_waiting("deadlock, no thread can go on");
         if (rounds_of_waiting == ROUNDS_OF_WAITING)
-            error = block_name() + ": " + describe_waiting("livelock, threads wait in loops for what none of them does; "
+            error = block_name(blocks[0]) + ": " + describe_waiting("livelock, threads wait in loops for what none of them does; "
                                                            "a block cannot wait for one that has not started");
     }
-    if (error.empty()) end_block();
+    if (error.empty()) end_cluster();
     // After an error the fibers are left where they are, in the middle of the kernel: they start anew next time.
     if (!error.empty())
-        for (auto& fiber : fibers) fiber->started = false;
+        for (Fiber* fiber : fibers) fiber->started = false;
 }
 
-void Worker::end_block() {
-    if (profiling) meet_all(false);
+void Worker::end_cluster() {
+    for (const Block& block : blocks)
+        if (profiling) meet_all(block, false);
     report_garbage(false);
 }
 
@@ -146,9 +171,9 @@ void Worker::report_garbage(bool end_of_launch) {
     status = BAD_ACCESS;
 }
 
-// The place of the i-th block to run, in an order of which every worker has the same idea.
-uint64_t Worker::block_to_run(uint64_t i) const {
-    const uint64_t blocks = launch->blocks(), seed = launch->options.seed;
+// The place of the i-th block, or cluster, to run, in an order of which every worker has the same idea.
+uint64_t Worker::cluster_to_run(uint64_t i) const {
+    const uint64_t blocks = launch->clusters(), seed = launch->options.seed;
     if (launch->options.order == REVERSE) return blocks - 1 - i;
     if (launch->options.order == FORWARD || !seed) return i;
     uint64_t step = mix(seed) % blocks | 1;  // with no divisor in common, every block has its turn
@@ -156,15 +181,15 @@ uint64_t Worker::block_to_run(uint64_t i) const {
     return (mix(seed + 1) % blocks + i % blocks * (step % blocks)) % blocks;
 }
 
-void Worker::run(const Launch& next, std::atomic<uint64_t>& next_block, std::atomic<bool>& failed) noexcept {
+void Worker::run(const Launch& next, std::atomic<uint64_t>& next_cluster, std::atomic<bool>& failed) noexcept {
     worker = this;
     error.clear();
     status = DONE;
     try {
         prepare(next);
-        const uint64_t blocks = next.blocks();
-        for (uint64_t i; !failed && (i = next_block++) < blocks;) {
-            run_block(block_to_run(i));
+        const uint64_t clusters = next.clusters();
+        for (uint64_t i; !failed && (i = next_cluster++) < clusters;) {
+            run_cluster(cluster_to_run(i));
             if (!error.empty()) failed = true;
         }
         end_launch();

@@ -33,6 +33,8 @@ def translate(source: CudaSource, signature: Signature, instance: str) -> str:
             f"{template}constexpr unsigned sim_bound = {signature.max_threads};\n",
             f"SIM_MAX_THREADS(sim_bound{arguments})\n",
         ]
+    if signature.cluster is not None:
+        parts.append(f"SIM_CLUSTER({signature.cluster})\n")
     return "".join(parts)
 
 

@@ -1,0 +1,89 @@
+// What hopper.cuh declares, for the simulator: each function does what its namesake there does. The work is the
+// runtime's (barriers.h, copy_engine.h, warpgroups.h).
+#pragma once
+#include "float16.h"
+#include "runtime.h"
+
+#define SIM_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+// Where in the block's shared memory the pointer points to: a descriptor has room for as much.
+__forceinline__ unsigned shared_address(const void* pointer) { return sim_shared_address(pointer); }
+
+// ---- barriers ----
+
+struct Barrier {
+    unsigned long long state;  // is the runtime's, which knows the barrier by its address
+
+    __forceinline__ void init(int arrivals) { sim_barrier_init(this, arrivals); }
+    __forceinline__ void arrive_and_expect(unsigned bytes) { sim_barrier_arrive(this, sim_block_in_cluster(), bytes); }
+    __forceinline__ void arrive_at(unsigned block) { sim_barrier_arrive(this, block, 0); }
+    __forceinline__ void wait(int parity, SIM_PLACE) {
+        const sim::Place place = {"Barrier::wait()", file, line};
+        sim_barrier_wait(this, parity, &place);
+    }
+};
+
+__forceinline__ void fence_barrier_init() { sim_fence_barriers(); }
+__forceinline__ void sync_cluster(SIM_PLACE) {
+    const sim::Place place = {"sync_cluster()", file, line};
+    sim_cluster_barrier(&place);
+}
+__forceinline__ unsigned block_in_cluster() { return sim_block_in_cluster(); }
+__forceinline__ void sync_warpgroup(int number, SIM_PLACE) {
+    const sim::Place place = {"sync_warpgroup()", file, line};
+    sim_named_barrier(number, WARPGROUP, &place);
+}
+
+template <int COUNT>
+__forceinline__ void give_registers(SIM_PLACE) {
+    const sim::Place place = {"give_registers()", file, line};
+    sim_set_registers(COUNT, &place);
+}
+template <int COUNT>
+__forceinline__ void take_registers(SIM_PLACE) {
+    const sim::Place place = {"take_registers()", file, line};
+    sim_set_registers(COUNT, &place);
+}
+
+// ---- copies of boxes ----
+
+__forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int z, Barrier& barrier,
+                              unsigned short blocks = 0) {
+    const sim::BoxCopy copy = {box, &map, {x, y, z}, &barrier, blocks};
+    sim_load_box(&copy);
+}
+__forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
+    const sim::BoxCopy copy = {const_cast<void*>(box), &map, {x, y, z}};
+    sim_store_box(&copy);
+}
+template <int LEFT>
+__forceinline__ void wait_for_stores() {
+    sim_wait_for_stores(LEFT);
+}
+__forceinline__ void fence_for_copies() { sim_fence_for_copies(); }
+
+// ---- wgmma ----
+
+__forceinline__ void wgmma_fence() { sim_wgmma_fence(); }
+__forceinline__ void wgmma_commit() { sim_wgmma_commit(); }
+template <int LEFT>
+__forceinline__ void wgmma_wait(SIM_PLACE) {
+    const sim::Place place = {"wgmma_wait()", file, line};
+    sim_wgmma_wait(LEFT, &place);
+}
+
+template <typename T, bool A_ALONG_M, bool B_ALONG_N>
+__forceinline__ void wgmma(float (&sums)[32][4], unsigned long long a, unsigned long long b, bool add, SIM_PLACE) {
+    static_assert(sizeof(T) == 2 || !(A_ALONG_M || B_ALONG_N), "TF32 operands lie along k");
+    const auto widen = [](unsigned bits) -> float {
+        if constexpr (sizeof(T) == 4)
+            return sim::bits<float>(bits & ~0x1FFFu);  // cut to TF32
+        else
+            return T::of_bits(bits);
+    };
+    const sim::Wgmma call = {sums, a, b, {sizeof(T), widen}, A_ALONG_M, B_ALONG_N, add};
+    const sim::Place place = {"wgmma()", file, line};
+    sim_wgmma(&call, &place);
+}
+
+#undef SIM_PLACE
