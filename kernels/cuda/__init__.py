@@ -107,6 +107,26 @@ def array_module(array: Any) -> Any:
     return np if isinstance(array, np.ndarray) else cupy()
 
 
+def compute_capability(array: Any) -> int:
+    """Of the card that a CuPy array is on: 90 for an H200."""
+    return _compute_capability(array.data.device_id)
+
+
+@cache
+def _compute_capability(card: int) -> int:
+    return int(cupy().cuda.Device(card).compute_capability)
+
+
+def attribute(array: Any, name: str) -> int:
+    """What CUDA says of the card that a CuPy array is on: ``"MultiProcessorCount"`` and the like."""
+    return _attribute(array.data.device_id, name)
+
+
+@cache
+def _attribute(card: int, name: str) -> int:
+    return cupy().cuda.Device(card).attributes[name]
+
+
 def workspace(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> Any:
     """A new array where ``like`` is, for what one kernel leaves to the next.
 

@@ -10,12 +10,14 @@ The rungs from ``tiled`` on take the length of a ``part`` of K: they make a prod
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from .vector import VECTOR_BYTES, starts_at_vector
@@ -64,8 +66,12 @@ def vectorized(out: Any, a: Any, b: Any, part: int | None = None) -> None:
     _launch_register_tiles(_vectorized, out, a, b, part)
 
 
-class Product(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Product:
     """A matrix product as the kernels take it; it says everything but where the arrays are.
+
+    Equal products are one object, as long as the cache of :func:`_describe` holds it: what follows from a
+    product can be kept by it.
 
     Attributes:
         M, N, K: the sizes.
@@ -82,9 +88,9 @@ class Product(NamedTuple):
     K: int
     batches: int
     parts: int
-    shape: dict[str, int]
-    batch: dict[str, tuple[int, ...]]
-    layout: dict[str, bool]
+    shape: unchanging
+    batch: unchanging
+    layout: unchanging
     a_vectors: bool
     b_vectors: bool
     out_vectors: bool
@@ -148,19 +154,19 @@ def _describe(
     vector = VECTOR_BYTES // itemsize
     return Product(
         *(M, N, K, batches, parts),
-        shape={
-            "M": M,
-            "N": N,
-            "K": K,
-            "a_row_stride": a_row,
-            "a_column_stride": a_column,
-            "b_row_stride": b_row,
-            "b_column_stride": b_column,
-            "batches": batches,
-            "part": part or max(K, 1),
-        },
-        batch={"size": size, "a_stride": a_stride, "b_stride": b_stride},
-        layout={"a_along_k": a_along_k, "b_along_k": b_along_k},
+        shape=unchanging(
+            M=M,
+            N=N,
+            K=K,
+            a_row_stride=a_row,
+            a_column_stride=a_column,
+            b_row_stride=b_row,
+            b_column_stride=b_column,
+            batches=batches,
+            part=part or max(K, 1),
+        ),
+        batch=unchanging(size=size, a_stride=a_stride, b_stride=b_stride),
+        layout=unchanging(a_along_k=a_along_k, b_along_k=b_along_k),
         a_vectors=_in_vectors(vector, a_along_k, (a_column, K), (a_row, M), a_stride),
         b_vectors=_in_vectors(vector, b_along_k, (b_row, K), (b_column, N), b_stride),
         out_vectors=N % vector == 0,
@@ -192,8 +198,7 @@ def _launch_two_dimensional(
     kernel: CudaKernel, block: tuple[int, int], out: Any, a: Any, b: Any, part: int | None = None
 ) -> None:
     product, arguments = describe(out, a, b, part)
-    tiles = blocks(product.N, block[0]) * blocks(product.M, block[1])
-    kernel.launch((tiles, product.parts, min(product.batches, MAX_GRID_Z)), block, arguments)
+    kernel.launch(_grid(product, *block), block, arguments)
 
 
 def _launch_register_tiles(
@@ -204,9 +209,13 @@ def _launch_register_tiles(
         kernels = _register_tile
     large = product.parts * product.batches * blocks(product.M, LARGE_TILE) * blocks(product.N, LARGE_TILE)
     tile = LARGE_TILE if out.dtype == np.float32 and large >= MULTIPROCESSORS else SMALL_TILE
-    tiles = blocks(product.N, tile) * blocks(product.M, tile)
-    grid = (tiles, product.parts, min(product.batches, MAX_GRID_Z))
-    kernels[tile].launch(grid, REGISTER_THREADS, (*arguments, product.layout))
+    kernels[tile].launch(_grid(product, tile, tile), REGISTER_THREADS, (*arguments, product.layout))
+
+
+@lru_cache(maxsize=1024)
+def _grid(product: Product, tile_n: int, tile_m: int) -> tuple[int, int, int]:
+    tiles = blocks(product.N, tile_n) * blocks(product.M, tile_m)
+    return tiles, product.parts, min(product.batches, MAX_GRID_Z)
 
 
 def collapse_batch(shape, *strides) -> list[tuple[int, ...]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import array_module
+from . import array_module, compute_capability
 from .transpose import transpose
 from .vector import starts_at_vector
 
@@ -49,7 +49,7 @@ def tensor_core_bfloat16(out: Any, a: Any, b: Any, bias: Any = None) -> None:
 
 def is_supported(array: Any) -> bool:
     """Whether the device of ``array`` can run these kernels: the simulator, or a card from Ampere on."""
-    return isinstance(array, np.ndarray) or int(array.device.compute_capability) >= COMPUTE_CAPABILITY
+    return isinstance(array, np.ndarray) or compute_capability(array) >= COMPUTE_CAPABILITY
 
 
 def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any, bias: Any) -> None:

@@ -20,6 +20,7 @@ from .vector import starts_at_vector
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
+FLOAT32 = np.dtype(np.float32)
 PADDING = 4  # as in struct WarpTiling
 MAX_OFFSET = 2**31 - 1  # from the first element of a tile to the others
 SMALLEST_SIDE = 16  # of a product for which these tiles are not too large
@@ -80,6 +81,16 @@ class Plan(NamedTuple):
     tiling: Tiling
 
 
+class Geometry(NamedTuple):
+    """What a launch takes besides its arrays; and whether it can add a bias."""
+
+    kernel: CudaKernel
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
+    adds_bias: bool
+
+
 @lru_cache(maxsize=1024)
 def plan(batches: int, M: int, N: int, K: int, most_parts: int = 1, elements: bool = False) -> Plan:
     """The quickest way to a product, by its sizes alone: equal sizes get equal bits on any card.
@@ -103,7 +114,7 @@ def plan(batches: int, M: int, N: int, K: int, most_parts: int = 1, elements: bo
 
 def suits(dtype: Any, M: int, N: int) -> bool:
     """Whether these tiles are for a product of ``dtype`` and this size, of which one has half of a side."""
-    return dtype == np.float32 and min(M, N) >= SMALLEST_SIDE
+    return dtype == FLOAT32 and min(M, N) >= SMALLEST_SIDE
 
 
 def warp_tile(
@@ -116,21 +127,33 @@ def warp_tile(
     C-contiguous, is added to the sums before they are stored.
     """
     product, arguments = describe(out, a, b, part)
-    if out.dtype != np.float32 or not _has_short_strides(product):
+    if out.dtype != FLOAT32 or not _has_short_strides(product):
         vectorized(out, a, b, part)
         return add_bias(out, bias)
     elements = not (product.a_vectors and product.b_vectors and starts_at_vector(a, b))
-    if tiling is None:
-        products, length = product.batches * product.parts, min(product.K, product.shape["part"])
-        tiling = plan(products, product.M, product.N, length, elements=elements).tiling
-    kernel = (OF_ELEMENTS if elements else OF_VECTORS)[tiling]
-    own_bias = bias if tiling != LARGE_ELEMENTS else None  # that kernel has no registers left for it
-    grid = (tiling.tiles(product.M, product.N), product.parts, min(product.batches, MAX_GRID_Z))
-    kernel.launch(grid, tiling.threads, (*arguments, product.layout, own_bias), tiling.shared_bytes)
+    kernel, grid, threads, shared_bytes, adds_bias = _geometry(product, elements, tiling)
+    own_bias = bias if adds_bias else None
+    kernel.launch(grid, threads, (*arguments, product.layout, own_bias), shared_bytes)
     if own_bias is not bias:
         add_bias(out, bias)
 
 
+@lru_cache(maxsize=1024)  # a product comes again in every step of a training
+def _geometry(product: Product, elements: bool, tiling: Tiling | None) -> Geometry:
+    """The launch that makes ``product``, by ``tiling`` or the one that is estimated to be the quickest."""
+    if tiling is None:
+        products, length = product.batches * product.parts, min(product.K, product.shape["part"])
+        tiling = plan(products, product.M, product.N, length, elements=elements).tiling
+    return Geometry(
+        (OF_ELEMENTS if elements else OF_VECTORS)[tiling],
+        (tiling.tiles(product.M, product.N), product.parts, min(product.batches, MAX_GRID_Z)),
+        tiling.threads,
+        tiling.shared_bytes,
+        adds_bias=tiling != LARGE_ELEMENTS,  # that kernel has no registers left for it
+    )
+
+
+@lru_cache(maxsize=1024)
 def _has_short_strides(product: Product) -> bool:
     """Whether every element of a tile is less than 2^31 elements from its first one."""
     shape = product.shape

@@ -11,7 +11,6 @@ rows, which are multiples of 16 bytes apart; else it is given copies that are so
 from __future__ import annotations
 
 import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from .. import sim
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import cupy, tensor_map
+from . import attribute, compute_capability, tensor_map
 from .matmul_tensor_core import padded_rows, tensor_core, tensor_core_bfloat16
 
 TILE_M, TILE_N = 128, 256  # as in matmul_wgmma.cu
@@ -65,7 +64,7 @@ def is_supported(array: Any) -> bool:
     simulator where it stands in for one (``sim.architecture("sm_90a")``)."""
     if isinstance(array, np.ndarray):
         return sim.get_architecture() == _source.architecture
-    return int(array.device.compute_capability) == COMPUTE_CAPABILITY
+    return compute_capability(array) == COMPUTE_CAPABILITY
 
 
 def fills_tiles(M: int, N: int) -> bool:
@@ -119,12 +118,7 @@ def _operand(x: Any) -> tuple[Any, bool]:
 
 
 def _multiprocessors(array: Any) -> int:
-    """How many the card of ``array`` has."""
+    """How many the device of ``array`` has."""
     if isinstance(array, np.ndarray):
         return SIMULATED_MULTIPROCESSORS
-    return _multiprocessors_of(array.device.id)
-
-
-@cache
-def _multiprocessors_of(index: int) -> int:
-    return cupy().cuda.Device(index).attributes["MultiProcessorCount"]
+    return attribute(array, "MultiProcessorCount")

@@ -6,6 +6,7 @@ Arrays are those of ``matmul.py``: out (..., M, N) = a (..., M, K) @ b (..., K, 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,22 @@ def split_k(out: Any, a: Any, b: Any, bias: Any = None) -> None:
 def add_up(out: Any, partial: Any, bias: Any = None) -> None:
     """out = the sum of the parts, which are the first dimension of ``partial``, plus ``bias`` (N,)."""
     size, parts = out.size, len(partial)
+    grid, block = _sum_geometry(size, parts)
+    _sum.launch(grid, block, (out, partial, bias, size, parts, out.shape[-1]))
+
+
+@lru_cache(maxsize=1024)
+def _sum_geometry(size: int, parts: int) -> tuple[int, tuple[int, int]]:
+    """The grid and the block that add up ``parts`` products of ``size`` elements."""
     # A thread for each element, and more for one only where there are too few elements for that.
     per_element = 1
     while per_element < min(parts, SUM_THREADS) and size * per_element < ENOUGH_THREADS:
         per_element *= 2
     elements = SUM_THREADS // per_element
-    _sum.launch(
-        blocks(size, elements), (elements, per_element), (out, partial, bias, size, parts, out.shape[-1])
-    )
+    return blocks(size, elements), (elements, per_element)
 
 
+@lru_cache(maxsize=1024)
 def parts_of(dtype: Any, batches: int, M: int, N: int, K: int) -> int:
     """Into how many parts K should be cut; 1 if that is not worth it."""
     if 0 in (batches, M, N):

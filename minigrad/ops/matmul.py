@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.autograd import Variable, mode
+from minigrad.dtypes import FLOAT32
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
@@ -144,10 +146,12 @@ def _of_dimensions(name: str, ndim: int, a: Any, b: Any) -> tuple:
 
 def _batched(xp: Any, out: Any, a: Any, b: Any) -> tuple:
     """``a`` and ``b`` as views with the batch dimensions of ``out``."""
-    if out.ndim == a.ndim == b.ndim == 2:
-        return a, b
     batch = out.shape[:-2]
-    return xp.broadcast_to(a, (*batch, *a.shape[-2:])), xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+    if a.shape[:-2] != batch:
+        a = xp.broadcast_to(a, (*batch, *a.shape[-2:]))
+    if b.shape[:-2] != batch:
+        b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+    return a, b
 
 
 def _register_cpu(run: Any, name: str) -> None:
@@ -184,8 +188,9 @@ def _register_cuda(run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_b
     """``adds_bias``: whether the rung takes a bias, and adds it while the sums are in registers."""
 
     def kernel(out, a, b):
-        xp = cuda.array_module(out)
-        run(out, *_batched(xp, out, a, b))
+        if not a.ndim == b.ndim == 2:
+            a, b = _batched(cuda.array_module(out), out, a, b)
+        run(out, a, b)
 
     kernel.__doc__ = run.__doc__
     matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when)(kernel)
@@ -198,7 +203,7 @@ def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     kernel = matmul.kernels.choose("sim" if isinstance(out, np.ndarray) else "cuda", out.dtype, [a, b], {})
     adds_bias = None if kernel is None or bias is None else getattr(kernel.run, "adds_bias", None)
     if adds_bias is not None:
-        adds_bias(out, a, b, bias=bias if bias.flags.c_contiguous else bias.copy())
+        adds_bias(out, a, b, bias=bias if is_contiguous(bias) else bias.copy())
         return
     if kernel is None:
         out[...] = a @ b
@@ -220,7 +225,7 @@ _register_cuda(cuda.split_k.split_k, "split_k", _has_long_K, adds_bias=True)
 
 
 def _suits_tensor_cores(a: Any, b: Any) -> bool:
-    if a.dtype == np.float32:
+    if a.dtype == FLOAT32:
         rounds = get_float32_matmul_precision() != "highest"
         if not rounds or _has_a_vector(a, b) or _has_long_K(a, b):
             return False
@@ -236,9 +241,9 @@ _register_cuda(
 
 
 def _suits_wgmma(a: Any, b: Any) -> bool:
-    if not cuda.matmul_wgmma.fills_tiles(a.shape[-2], b.shape[-1]):
+    if not _suits_tensor_cores(a, b):  # most products of float32, by the first question
         return False
-    return _suits_tensor_cores(a, b) and cuda.matmul_wgmma.is_supported(a)
+    return cuda.matmul_wgmma.fills_tiles(a.shape[-2], b.shape[-1]) and cuda.matmul_wgmma.is_supported(a)
 
 
 def _only_if_selected(*_: Any) -> bool:
