@@ -135,8 +135,8 @@ def test_how_many_kernels_a_card_launches(monkeypatch):
     monkeypatch.setattr(CudaKernel, "launch", launched)
     monkeypatch.setattr(Op, "_run_reference", fell_back)
     rng = np.random.default_rng(0)
-    x, t = (mg.tensor(rng.uniform(0.1, 0.9, (9, 1031)), mg.float32, device="sim") for _ in range(2))
-    classes = mg.tensor(rng.integers(0, 1031, 9), device="sim")
+    x, t = (mg.tensor(rng.uniform(0.1, 0.9, (17, 1031)), mg.float32, device="sim") for _ in range(2))
+    classes = mg.tensor(rng.integers(0, 1031, 17), device="sim")
     elementwise = (
         *(F.l1_loss, F.mse_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy),
         *(F.binary_cross_entropy_with_logits, F.kl_div),

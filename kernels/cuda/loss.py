@@ -12,7 +12,7 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
 from .elementwise import THREADS as ELEMENT_THREADS
-from .reduce import ENOUGH_PARTS, PART, THREADS, part_of, vectorized
+from .reduce import THREADS, row_parts, vectorized
 from .vector import VECTOR_BYTES
 
 MAX_THREADS = 512  # as in rows.cuh
@@ -54,13 +54,12 @@ def total(
         loss: one of LOSSES; ``delta`` is the Huber loss's.
         weight: (period,), the weighted loss's, which repeats along the flat ``x``.
     """
-    length = part_of(x.size, ENOUGH_PARTS, PART)
-    parts = blocks(x.size, length)
-    sums = out if parts == 1 else workspace(x, (1, parts))
+    length, parts = row_parts(1, x.size)
+    sums = out if parts == 1 else workspace(x, parts)
     sizes = x.size, _period(weight), length
     _sums[loss].launch(parts, THREADS, (sums, x, target, weight, *sizes, divisor, scale, delta))
     if parts > 1:
-        vectorized(out.reshape(1), sums)
+        vectorized(out, sums)
 
 
 def each(

@@ -1,14 +1,17 @@
 """Launches ``reduce.cu``: the sum, largest or smallest element of rows or columns, on a card or simulated.
 
-For rows ``x`` is (rows, columns) and ``out`` is (rows,), both C-contiguous and of one dtype: float32 or
-float64; from *vectorized* on also float16 or bfloat16, with sums in float32, and then a float32 ``out`` too.
-``operation`` is ``"sum"``, ``"max"`` or ``"min"``. A row without elements gives 0, -infinity or infinity; one
-with a NaN gives NaN. The result's bits depend on the shape alone, not on the card or on the run.
+For rows ``x`` is (rows, columns) and ``out`` is (rows,); or a row is what the trailing axes of ``x`` hold,
+and ``out`` has the axes before them, perhaps with some of size 1 behind. Both are C-contiguous and of one
+dtype: float32 or float64; from *vectorized* on also float16 or bfloat16, with sums in float32, and then a
+float32 ``out`` too. ``operation`` is ``"sum"``, ``"max"`` or ``"min"``. A row without elements gives 0,
+-infinity or infinity; one with a NaN gives NaN. The result's bits depend on the shape alone, not on the card
+or on the run.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ HELD_VECTORS = {
 MOST_THREADS = {2: 1024, 4: 1024, 8: 512}  # that hold a row
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
+ALONE = 4  # times as much as a part may be left to one block: to combine parts takes a second launch
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 ENOUGH_PARTS = 4096  # several times as many: the last blocks to end leave little of the card idle
 ENOUGH_COLUMN_BLOCKS = 512  # that walk down long columns: fewer, so that there are few partial sums
@@ -66,25 +70,49 @@ def tree(out: Any, x: Any, operation: str = "sum") -> None:
 
 def shuffle(out: Any, x: Any, operation: str = "sum") -> None:
     """Values are combined between registers; a short row takes one warp, a longer one up to a block."""
-    _launch_rows(_shuffle, out, x, operation, row_threads(_sizes(out, x)[1]))
+    rows, columns = _sizes(out, x)
+    grid, block = row_grid(rows, row_threads(columns))
+    _chosen(_shuffle, operation).launch(grid, block, (out, x, rows, columns))
 
 
 def vectorized(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:
     """Loads of 16 bytes, several on their way before the first is used."""
-    _launch_rows(_vectorized, out, x, operation, vector_threads(_sizes(out, x)[1], x.itemsize), divisor)
+    _vectorized_rows(out, x, *_sizes(out, x), operation, divisor)
 
 
 def split(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:
     """Long rows, where they are few, are cut into parts for many blocks; a second launch combines these."""
-    rows, columns = _sizes(out, x)
+    _split_rows(out, x, *_sizes(out, x), operation, divisor)
+
+
+def _split_rows(out: Any, x: Any, rows: int, columns: int, operation: str, divisor: float) -> None:
+    length, parts = row_parts(rows, columns)
+    if parts > 1:
+        partial = workspace(x, rows * parts, computed_dtype(x.dtype))
+        kernel = _chosen(_split, operation)
+        kernel.launch(rows * parts, THREADS, (partial, x, columns, parts, length))
+        x, columns = partial, parts
+    _vectorized_rows(out, x, rows, columns, operation, divisor)
+
+
+def _vectorized_rows(out: Any, x: Any, rows: int, columns: int, operation: str, divisor: float) -> None:
+    grid, block = _vectorized_geometry(rows, columns, x.itemsize)
+    _chosen(_vectorized, operation).launch(grid, block, (out, x, rows, columns, divisor))
+
+
+@lru_cache(maxsize=1024)  # as the other geometries below: the same few come in every step of a training
+def row_parts(rows: int, columns: int) -> tuple[int, int]:
+    """The length of the parts into which rows are cut, and how many of them a row has."""
+    if columns <= ALONE * PART:
+        return columns, 1
     length = part_of(columns, ENOUGH_PARTS // max(rows, 1), PART)
-    parts = blocks(columns, length)
-    if parts <= 1:
-        return vectorized(out, x, operation, divisor)
-    partial = workspace(x, (rows, parts), computed_dtype(x.dtype))
-    kernel = _chosen(_split, operation)
-    kernel.launch(rows * parts, THREADS, (partial, x, columns, parts, length))
-    return vectorized(out, partial, operation, divisor)
+    return length, blocks(columns, length)
+
+
+@lru_cache(maxsize=1024)
+def _vectorized_geometry(rows: int, columns: int, itemsize: int) -> tuple[int, tuple[int, int]]:
+    """The grid and the block for whole rows."""
+    return row_grid(rows, vector_threads(columns, itemsize))
 
 
 def columns(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:
@@ -94,23 +122,40 @@ def columns(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> Non
     """
     if x.ndim != 3 or out.shape != (x.shape[0], x.shape[2]):
         raise ValueError(f"reduce kernel: cannot reduce the columns of {x.shape} to {out.shape}")
-    outer, rows, width = x.shape
-    if outer > MAX_OUTER:
-        for first in range(0, outer, MAX_OUTER):
+    if x.shape[0] > MAX_OUTER:
+        for first in range(0, x.shape[0], MAX_OUTER):
             columns(out[first : first + MAX_OUTER], x[first : first + MAX_OUTER], operation, divisor)
-        return
-    strips, block = _strips(width, x.itemsize)
-    length = part_of(rows, ENOUGH_COLUMN_BLOCKS // max(outer * strips, 1), block[1] * UNROLL)
-    parts = max(blocks(rows, length), 1)
+    else:
+        _split_columns(out, x, *x.shape, operation, divisor)
+
+
+def _split_columns(
+    out: Any, x: Any, outer: int, rows: int, width: int, operation: str, divisor: float
+) -> None:
     kernel = _chosen(_columns, operation)
-    if parts == 1:
-        return kernel.launch((strips, 1, outer), block, (out, x, rows, width, length, divisor))
-    partial = workspace(x, (outer, parts, width), computed_dtype(x.dtype))
-    kernel.launch((strips, parts, outer), block, (partial, x, rows, width, length, 1))
-    strips, block = _strips(width, partial.itemsize)
-    kernel.launch((strips, 1, outer), block, (out, partial, parts, width, parts, divisor))
+    strips, block, length, parts = _column_geometry(outer, rows, width, x.itemsize)
+    if parts > 1:
+        partial = workspace(x, outer * parts * width, computed_dtype(x.dtype))
+        kernel.launch((strips, parts, outer), block, (partial, x, rows, width, length, 1))
+        x, rows, length = partial, parts, parts
+        strips, block = _strips(width, x.itemsize)
+    kernel.launch((strips, 1, outer), block, (out, x, rows, width, length, divisor))
 
 
+@lru_cache(maxsize=1024)
+def _column_geometry(
+    outer: int, rows: int, width: int, itemsize: int
+) -> tuple[int, tuple[int, int], int, int]:
+    """The strips of columns, the block for each, the length of the parts of the rows, and their number."""
+    strips, block = _strips(width, itemsize)
+    of_block = block[1] * UNROLL
+    if rows <= ALONE * of_block:
+        return strips, block, max(rows, 1), 1
+    length = part_of(rows, ENOUGH_COLUMN_BLOCKS // max(outer * strips, 1), of_block)
+    return strips, block, length, blocks(rows, length)
+
+
+@lru_cache(maxsize=1024)
 def _strips(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
     """How many strips of columns there are, and the block for each: threads across, and down."""
     vectors = blocks(width, VECTOR_BYTES // itemsize)
@@ -124,29 +169,38 @@ def axes(out: Any, x: Any, dim: tuple[int, ...], operation: str = "sum", divisor
     ``x`` has any number of axes; of those in ``dim``, which are in rising order, ``out`` has none, or has
     them with size 1.
     """
+    passes = _passes(x.shape, dim)
+    for i, (outer, rows, inner) in enumerate(passes, start=1):
+        is_last = i == len(passes)
+        y = out if is_last else workspace(x, outer * inner, computed_dtype(x.dtype))
+        rest = operation, divisor if is_last else 1
+        if inner == 1:
+            _split_rows(y, x, outer, rows, *rest)
+        elif outer > MAX_OUTER:
+            columns(y.reshape(outer, inner), x.reshape(outer, rows, inner), *rest)
+        else:
+            _split_columns(y, x, outer, rows, inner, *rest)
+        x = y
+
+
+@lru_cache(maxsize=1024)
+def _passes(shape: tuple[int, ...], dim: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """For each run of neighbouring axes of ``dim``, the last first: how many elements there are in front of
+    it, along it, and behind it, when it is reduced."""
+    passes = []
     while dim:
         end = dim[-1] + 1
         run = next(n for n in range(1, end + 1) if end - n - 1 not in dim)
         begin, dim = end - run, dim[:-run]
-        outer, rows, inner = (math.prod(x.shape[a:b]) for a, b in ((0, begin), (begin, end), (end, x.ndim)))
-        y = workspace(x, (outer, inner), computed_dtype(x.dtype)) if dim else out.reshape(outer, inner)
-        if inner == 1:
-            split(y.reshape(outer), x.reshape(outer, rows), operation, 1 if dim else divisor)
-        else:
-            columns(y, x.reshape(outer, rows, inner), operation, 1 if dim else divisor)
-        x = y.reshape(*x.shape[:begin], *[1] * run, *x.shape[end:])
+        outer, rows, inner = (math.prod(shape[a:b]) for a, b in ((0, begin), (begin, end), (end, len(shape))))
+        passes.append((outer, rows, inner))
+        shape = (*shape[:begin], *shape[end:])
+    return passes
 
 
 def part_of(length: int, parts: int, least: int) -> int:
     """The length of a part where ``length`` is cut into at most so many, each a multiple of ``least``."""
     return max(blocks(blocks(length, max(parts, 1)), least), 1) * least
-
-
-def _launch_rows(
-    kernels: dict[str, CudaKernel], out: Any, x: Any, operation: str, threads: int, *options: float
-) -> None:
-    grid, block = row_grid(x.shape[0], threads)
-    _chosen(kernels, operation).launch(grid, block, (out, x, *x.shape, *options))
 
 
 def row_grid(rows: int, threads: int) -> tuple[int, tuple[int, int]]:
@@ -175,9 +229,14 @@ def held_threads(columns: int, itemsize: int, arrays: int = 1) -> int | None:
 
 
 def _sizes(out: Any, x: Any) -> tuple[int, int]:
-    if x.ndim != 2 or out.shape != x.shape[:1]:
+    """How many rows there are, and their length."""
+    kept = out.shape
+    while kept and kept[-1] == 1:
+        kept = kept[:-1]
+    if x.shape[: len(kept)] != kept:
         raise ValueError(f"reduce kernel: cannot reduce the rows of {x.shape} to {out.shape}")
-    return x.shape
+    rows = out.size
+    return rows, x.size // max(rows, 1)
 
 
 def _chosen(kernels: dict[str, CudaKernel], operation: str) -> CudaKernel:

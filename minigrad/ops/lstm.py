@@ -249,7 +249,7 @@ def _(outs, dz, x, h0, hidden, *, reverse, with_bias):
     multiply(grad_ih, dz.T, _rows(x))
     multiply(grad_hh, dz.T, _rows(before))
     if with_bias:
-        cuda.reduce.columns(grad_bias[None], dz[None])
+        cuda.reduce.axes(grad_bias, dz, (0,))
 
 
 def _rows(sequence: Any) -> Any:

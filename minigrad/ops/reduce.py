@@ -14,6 +14,7 @@ from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
 from minigrad.graph import LARGE
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.channels_last import NHWC, is_channels_last, nhwc
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
@@ -280,12 +281,12 @@ def count_nonzero(x: Any, dim: Dim = None) -> Any:
 
 def are_rows(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
     """Whether what is reduced are the rows of a matrix: the trailing axes of a contiguous array."""
-    return bool(dim) and dim[0] == x.ndim - len(dim) and x.flags.c_contiguous
+    return bool(dim) and dim[0] == x.ndim - len(dim) and is_contiguous(x)
 
 
 def _have_kernel(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
     """Large views NumPy walks through in memory's order; small ones are copied, and rounded as any array."""
-    return (x.size < LARGE or x.flags.c_contiguous) and cpu.reduce.fits(x, dim)
+    return (x.size < LARGE or is_contiguous(x)) and cpu.reduce.fits(x, dim)
 
 
 def register_cpu_reduction(target: Op, run: Any) -> None:
@@ -329,18 +330,18 @@ _mean.direct = _mean_directly
 
 def _is_dense(x: Any, *, dim: tuple[int, ...], keepdim: bool) -> bool:
     """Whether the axes that stay are in the order of memory: channels last, channels or pixels alone."""
-    return bool(dim) and (x.flags.c_contiguous or (is_channels_last(x) and (1 in dim or {2, 3} <= set(dim))))
+    return bool(dim) and (is_contiguous(x) or (is_channels_last(x) and (1 in dim or {2, 3} <= set(dim))))
 
 
 def _reduce_axes(out: Any, x: Any, dim: tuple[int, ...], operation: str, divisor: float = 1) -> None:
-    if not x.flags.c_contiguous:  # but channels last
+    if not is_contiguous(x):  # but channels last
         x, dim = nhwc(x), tuple(sorted(NHWC.index(axis) for axis in dim))
     cuda.reduce.axes(out, x, dim, operation, divisor)
 
 
 def _register(target: Op, operation: str, run: Any) -> None:
     def kernel(out, x, *, dim, keepdim):
-        run(out.reshape(out.size), x.reshape(out.size, count(x.shape, dim)), operation)
+        run(out, x, operation)
 
     kernel.__doc__ = run.__doc__
     dtypes = "f4 f8 f2 bf16" if run.__name__ in ("vectorized", "split") else "f4 f8"

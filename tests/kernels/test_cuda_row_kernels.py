@@ -23,7 +23,7 @@ def assert_within(actual, expected, bound):
 # ---- reductions --------------------------------------------------------------------------------------------
 
 REDUCTIONS = [reduce.naive, reduce.tree, reduce.shuffle, reduce.vectorized, reduce.split]
-LONG = [(1, 8192), (3, 20001), (2, 12289)]  # rows that split cuts into parts, of unequal lengths
+LONG = [(1, 24576), (3, 20001), (2, 16385)]  # rows that split cuts into parts, of unequal lengths
 
 
 @pytest.mark.parametrize("kernel", REDUCTIONS)
@@ -70,7 +70,7 @@ def test_columns_keep_nan_to_themselves(run):
 
 
 @pytest.mark.parametrize("kernel", [reduce.vectorized, reduce.split])
-@pytest.mark.parametrize("columns", [1000, 8192])
+@pytest.mark.parametrize("columns", [1000, 20480])
 def test_sums_have_the_same_bits_wherever_they_start(run, kernel, columns):
     """Where vectors may not start, single elements are added in the same order."""
     flat = normal(3 * columns + 1, dtype=np.float32)

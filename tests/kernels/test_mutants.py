@@ -53,7 +53,7 @@ CALLS = {
     "reduce_naive": (reduce, lambda: apply(reduce.naive, 9, ROWS)),
     "reduce_tree": (reduce, lambda: apply(reduce.tree, 9, ROWS)),
     "reduce_shuffle": (reduce, lambda: apply(reduce.shuffle, 9, ROWS)),
-    "reduce_split": (reduce, lambda: apply(reduce.split, 1, normal(1, 12289))),
+    "reduce_split": (reduce, lambda: apply(reduce.split, 1, normal(1, 16385))),
     "reduce_columns": (reduce, lambda: apply(reduce.columns, (1, 5), normal(1, 3000, 5))),
     "softmax_naive": (softmax, lambda: apply(softmax.softmax_naive, (9, 300), ROWS)),
     "softmax_warp": (softmax, lambda: apply(softmax.softmax_warp, (9, 300), ROWS)),
