@@ -100,6 +100,8 @@ def is_bfloat16(dtype: np.dtype) -> bool:
 
 def computed_dtype(dtype: np.dtype) -> np.dtype:
     """What kernels compute with where arrays are of ``dtype``: float32 for floats of 16 bits."""
+    if dtype.itemsize != 2:  # most
+        return dtype
     return NUMBER_TYPES["float"] if dtype == np.float16 or is_bfloat16(dtype) else dtype
 
 

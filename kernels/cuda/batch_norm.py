@@ -1,6 +1,7 @@
 """Launches ``batch_norm.cu``: batch norm with its gradients, and with given statistics.
 
-``x``, ``y`` and their gradients are (samples, channels, area), all other arrays (channels,). ``outs`` is (y,
+``x``, ``y`` and their gradients are (samples, channels, area), or have more dimensions behind the channels,
+whose product is the area; all other arrays have an element for each channel. ``outs`` is (y,
 mean, rstd), of the gradients (dx, dweight, dbias). Weight and bias may be None. All arrays are C-contiguous
 and of one dtype, float32 or float64; or, but for the naive rungs, those like ``x`` are float16 or bfloat16
 and the others float32. The result's bits depend on the shape alone.
@@ -8,6 +9,7 @@ and the others float32. The result's bits depend on the shape alone.
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +135,11 @@ def _by_columns(sizes: tuple[int, int, int], *arrays: Any) -> tuple[bool, int, t
 
 
 def _sizes(y: Any, x: Any, *statistics: Any) -> tuple[int, int, int]:
-    if x.ndim != 3 or y.shape != x.shape or any(s.shape != x.shape[1:2] for s in statistics):
+    samples, channels, *plane = x.shape
+    if y.shape != x.shape or any(s.size != channels for s in statistics):
         shapes = ", ".join(str(array.shape) for array in (y, *statistics))
         raise ValueError(
             f"batch norm kernel: for x (samples, channels, area) = {x.shape}, expected an array of its shape "
             f"and statistics of its channels; got {shapes}"
         )
-    return x.shape
+    return samples, channels, prod(plane)

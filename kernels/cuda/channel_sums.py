@@ -1,18 +1,21 @@
 """Launches ``channel_sums.cu``: the gradients of a normalisation's weight and bias, for each channel.
 
-``grad`` and ``x`` are (samples, channels, area), ``outs`` is (dweight, dbias), each (channels,). ``mean`` and
-``rstd`` are arrays of any shape, or None. ``at`` is (per_sample, per_channels): the statistics of an element
-are number ``sample * per_sample + channel // per_channels`` of them. All arrays are C-contiguous and of one
-dtype, float32 or float64; or, but for the naive rung, ``grad`` and ``x`` are float16 or bfloat16 and the
-others float32. The result's bits depend on the shape alone.
+``grad`` and ``x`` are (samples, channels, area), or have more dimensions behind the channels, whose product
+is the area; ``outs`` is (dweight, dbias), of an element for each channel. ``mean`` and ``rstd`` are arrays of
+any shape, or None. ``at`` is (per_sample, per_channels): the statistics of an element are number ``sample *
+per_sample + channel // per_channels`` of them. All arrays are C-contiguous and of one dtype, float32 or
+float64; or, but for the naive rung, ``grad`` and ``x`` are float16 or bfloat16 and the others float32. The
+result's bits depend on the shape alone.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
 from . import workspace
@@ -51,7 +54,7 @@ def split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, i
 
 def by_columns(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
     """Partial sums (2, parts, channels, area): lanes take neighbours in a sample."""
-    samples, channels, area = x.shape
+    samples, channels, area = _sizes((), grad, x)
     columns = channels * area
     wide = is_wide(columns, grad, x)
     grid, block, parts = columns_grid(samples, columns, x.itemsize, wide)
@@ -73,7 +76,7 @@ def columns_grid(samples: int, columns: int, itemsize: int, wide: bool) -> tuple
 
 def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
     """Partial sums (2, parts, channels): a block walks along the elements of a channel."""
-    samples, channels, area = x.shape
+    samples, channels, area = _sizes((), grad, x)
     parts = number_of_parts(channels, samples, samples * area)
     partial = workspace(x, (2, parts, channels), computed_dtype(x.dtype))
     arguments = (*partial, grad, x, mean, rstd, samples, channels, area, parts, _struct(at))
@@ -97,14 +100,16 @@ def number_of_parts(across: int, samples: int, elements: int, most: int = MAX_PA
     return max(1, wanted, min(samples, blocks(elements, LARGEST_PART // 2)))
 
 
-def _struct(at: tuple[int, int]) -> dict[str, int]:
-    return {"per_sample": at[0], "per_channels": at[1]}
+@lru_cache(maxsize=256)
+def _struct(at: tuple[int, int]) -> unchanging:
+    return unchanging(per_sample=at[0], per_channels=at[1])
 
 
 def _sizes(outs: tuple, grad: Any, x: Any) -> tuple[int, int, int]:
-    if x.ndim != 3 or grad.shape != x.shape or any(out.shape != x.shape[1:2] for out in outs):
+    samples, channels, *plane = x.shape
+    if grad.shape != x.shape or any(out.size != channels for out in outs):
         raise ValueError(
             f"channel sums kernel: cannot sum the channels of {grad.shape} and {x.shape} "
             f"to {' and '.join(str(out.shape) for out in outs)}"
         )
-    return x.shape
+    return samples, channels, prod(plane)

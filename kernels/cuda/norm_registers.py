@@ -38,7 +38,7 @@ _group_norm_grad = _widths("group_norm_grad_registers<C, T")
 def layer_norm(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """A row is read once, all of it before the first use, and kept in registers."""
     y, mean, rstd = outs
-    rows, columns = norm.sizes("layer norm", 2, x, y, mean, rstd)
+    rows, columns = norm.row_sizes(x, y, mean, rstd)
     wide = is_wide(columns, *(a for a in (x, y, weight, bias) if a is not None))
     arguments = (y, mean, rstd, x, weight, bias, rows, columns, norm.layout(1, columns, 1), eps)
     if not _forward(_layer_norm[wide], rows, _threads(x, columns, wide), arguments):
@@ -48,7 +48,7 @@ def layer_norm(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
 def group_norm(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """A row is read once, all of it before the first use, and kept in registers."""
     y, mean, rstd = outs
-    samples, groups, channels, area = norm.sizes("group norm", 4, x, y, mean, rstd)
+    samples, groups, channels, area = norm.group_sizes(x, y, mean, rstd)
     rows, columns = samples * groups, channels * area
     wide = is_wide(columns, x, y)
     layout = norm.layout(groups, channels, area)
@@ -60,7 +60,7 @@ def group_norm(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
 def layer_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """One walk over grad and x for dx and for shares of dweight and dbias; a second launch adds these."""
     dx, dweight, dbias = outs
-    rows, columns = norm.sizes("layer norm", 2, x, dx, mean, rstd)
+    rows, columns = norm.row_sizes(x, dx, mean, rstd)
     partial = workspace(mean, (2, min(rows, ENOUGH_BLOCKS), columns))
     wide = is_wide(columns, dx, grad, x, partial, *(() if weight is None else (weight,)))
     threads = _threads(x, columns, wide, GRAD_SHARE)
@@ -75,7 +75,7 @@ def layer_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight
 def group_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """One walk over grad and x for dx and for sums over each plane; a second launch adds these."""
     dx, dweight, dbias = outs
-    samples, groups, channels, area = norm.sizes("group norm", 4, x, dx, mean, rstd)
+    samples, groups, channels, area = norm.group_sizes(x, dx, mean, rstd)
     wide = is_wide(area, dx, grad, x)
     pieces = channels * blocks(_vectors(x, area, wide), WARP)
     of_warp = _vectors_held(x, wide)

@@ -24,6 +24,7 @@ from minigrad.autograd import mark_written
 from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
 from minigrad.dtypes import FLOAT32, is_half
 from minigrad.kernels import cuda
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.source import computed_dtype
 from minigrad.mixed_precision import wide
 from minigrad.op import Op, op
@@ -250,14 +251,14 @@ def batch_norm(
 
 def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
     """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch."""
-    device, batch = running_mean.device, (mean._array.ravel(), rstd._array.ravel())
+    device, batch = running_mean.device, (mean._array, rstd._array)
     kept = running_mean, running_var
-    running = tuple([wide(own.detach())._array for own in kept])
+    running = tuple([wide(own.detach())._array if is_half(own.dtype) else own._array for own in kept])
     with device.active():
         if device.type != "cpu" and _are_alike(*running, *batch):
             cuda.batch_norm.follow(running, *batch, momentum, unbiased, eps)
         else:
-            _follow_by_arrays(running, *batch, momentum, unbiased, eps)
+            _follow_by_arrays(running, *[array.ravel() for array in batch], momentum, unbiased, eps)
         for own, moved in zip(kept, running, strict=True):
             if is_half(own.dtype):
                 own._array[...] = moved
@@ -281,7 +282,7 @@ def _follow_by_arrays(running, mean, rstd, momentum, unbiased, eps):
 def _are_alike(*arrays):
     """Whether a kernel takes them together."""
     dtype = arrays[0].dtype
-    return dtype in FLOATS and all(a.dtype == dtype and a.flags.c_contiguous for a in arrays)
+    return dtype in FLOATS and all(a.dtype == dtype and is_contiguous(a) for a in arrays)
 
 
 def _check_shapes(name: str, shape: tuple[int, ...], **parameters: Any) -> None:

@@ -25,20 +25,20 @@ WARP_COLUMNS = 1024
 
 
 def _for_kernels(x: Any, *parameters: Any) -> list:
-    """What stands for rows or channels of ``x`` as CUDA kernels take it: flat, float32 beside 16 bits."""
+    """What stands for rows or channels of ``x`` as CUDA kernels take it: float32 beside 16 bits."""
     dtype = computed_dtype(x.dtype)
-    return [None if p is None else p.reshape(-1).astype(dtype, copy=False) for p in parameters]
+    return [p if p is None or p.dtype == dtype else p.astype(dtype) for p in parameters]
 
 
 def _written_by_kernels(run: Callable, outs: tuple) -> None:
     """``run((dx, dweight, dbias))`` on outputs as kernels take them, dx as it is; then fill ``outs``."""
     dx, *sums = outs
     dtype = computed_dtype(dx.dtype)
-    wide = [s.reshape(-1) if s.dtype == dtype else cuda.workspace(s, s.size, dtype) for s in sums]
+    wide = [s if s.dtype == dtype else cuda.workspace(s, s.shape, dtype) for s in sums]
     run((dx, *wide))
     for own, computed in zip(sums, wide, strict=True):
         if own.dtype != dtype:
-            own[...] = computed.reshape(own.shape)
+            own[...] = computed
 
 
 def _has_elements(x: Any, *rest: Any, **options: Any) -> bool:
@@ -70,8 +70,8 @@ def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
         run_grad(dx.reshape(shape), dweight, dbias, g, x, mean, rstd, weight, get_num_threads())
 
 
-def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
-    """Register the CUDA kernels of layer or group norm, which see ``x`` as ``rows_shape(x, axes)``."""
+def _register_rows(forward: Op, backward: Op) -> None:
+    """Register the CUDA kernels of layer or group norm."""
     run, run_grad = getattr(cuda.norm, forward.name), getattr(cuda.norm, backward.name)
 
     def is_filled(x, *rest, axes, **options):
@@ -85,15 +85,11 @@ def _register_rows(forward: Op, backward: Op, rows_shape: Any) -> None:
 
     def register(name, when, run, run_grad, summary):
         def kernel(outs, x, weight, bias, *, axes, parameters, eps):
-            shape = rows_shape(x, axes)
-            y, *statistics = outs
-            y = y.reshape(shape)
-            run((y, *statistics), x.reshape(shape), *_for_kernels(x, weight, bias), eps)
+            run(outs, x, *_for_kernels(x, weight, bias), eps)
 
         def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
-            shape, (dx, *sums) = rows_shape(x, axes), outs
-            inputs = g.reshape(shape), x.reshape(shape), *_for_kernels(x, mean, rstd, weight)
-            _written_by_kernels(lambda outs: run_grad(outs, *inputs), (dx.reshape(shape), *sums))
+            inputs = g, x, *_for_kernels(x, mean, rstd, weight)
+            _written_by_kernels(lambda outs: run_grad(outs, *inputs), outs)
 
         kernel.__doc__ = grad_kernel.__doc__ = summary
         dtypes = HALVES if name in ("block", "registers") else "f4 f8"
@@ -123,17 +119,15 @@ def _as_planes(x: Any, axes: Sequence[int] = ()) -> tuple[int, int, int]:
 
 
 def _planes(x: Any) -> Any:
-    """``x`` as (samples, C, area): where channels come last, its pixels are samples."""
-    if is_channels_last(x):
-        return nhwc(x).reshape(-1, x.shape[1], 1)
-    return x.reshape(_as_planes(x))
+    """``x`` (samples, C, ...); where channels come last, its pixels are the samples: (N * H * W, C)."""
+    return nhwc(x).reshape(-1, x.shape[1]) if is_channels_last(x) else x
 
 
 _register_cpu(get_op("layer_norm"), layer_norm_grad, _as_matrix)
 _register_cpu(get_op("group_norm"), group_norm_grad, lambda x, axes: x.shape)
 _register_cpu(get_op("batch_norm"), batch_norm_grad, _as_planes)
-_register_rows(get_op("layer_norm"), layer_norm_grad, _as_matrix)
-_register_rows(get_op("group_norm"), group_norm_grad, lambda x, axes: x.shape)
+_register_rows(get_op("layer_norm"), layer_norm_grad)
+_register_rows(get_op("group_norm"), group_norm_grad)
 
 
 def _register_channels(rung: str) -> None:
@@ -141,9 +135,8 @@ def _register_channels(rung: str) -> None:
     run_grad = getattr(cuda.batch_norm, f"batch_norm_grad_{rung}")
 
     def kernel(outs, x, weight, bias, *, axes, parameters, eps):
-        y, mean, rstd = outs
-        outs = _planes(y), mean.reshape(-1), rstd.reshape(-1)
-        run(outs, _planes(x), *_for_kernels(x, weight, bias), eps)
+        y, *statistics = outs
+        run((_planes(y), *statistics), _planes(x), *_for_kernels(x, weight, bias), eps)
 
     def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
         dx, *sums = outs
@@ -191,4 +184,4 @@ def _(y, x, mean, var, weight, bias, *, eps):
 )
 def _(out, g, x, mean):
     """Several blocks for each channel; a second launch adds their sums."""
-    cuda.batch_norm.batch_norm_weight_grad(out.reshape(-1), _planes(g), _planes(x), *_for_kernels(x, mean))
+    cuda.batch_norm.batch_norm_weight_grad(out, _planes(g), _planes(x), *_for_kernels(x, mean))
