@@ -8,9 +8,11 @@ one key, and at most ``MAX_FEATURES`` features.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
@@ -100,26 +102,26 @@ def backward_bytes(D: int) -> int:
     return FLOAT * (2 * (queries + keys) * (D + PAD) + queries * keys + PAD * max(queries, keys))
 
 
-def shape_of(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> dict[str, Any]:
+def shape_of(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> unchanging:
     """The fields of struct AttentionShape.
 
     Where there is one matrix or row, or no element, they are 0 apart: what a kernel starts to copy beyond the
     last row is nothing, but from an address that must be a multiple of 16 bytes.
     """
+    layouts = [(x.shape, x.strides) for x in (q, k, v)]
+    return _shape_of(*layouts, q.itemsize, is_causal, scale)
+
+
+@lru_cache(maxsize=1024)  # the same few layouts come in every step of a training
+def _shape_of(q: tuple, k: tuple, v: tuple, itemsize: int, is_causal: bool, scale: float) -> unchanging:
+    """From (shape, strides) of each array."""
     strides = {
         f"{name}_stride": tuple(
-            step // x.itemsize if size > 1 and x.size else 0
-            for size, step in zip(x.shape[:3], x.strides[:3], strict=True)
+            step // itemsize if size > 1 and 0 not in shape else 0
+            for size, step in zip(shape[:3], steps[:3], strict=True)
         )
-        for name, x in (("q", q), ("k", k), ("v", v))
+        for name, (shape, steps) in (("q", q), ("k", k), ("v", v))
     }
-    return {
-        "heads": q.shape[1],
-        "L": q.shape[2],
-        "S": k.shape[2],
-        **strides,
-        "E": q.shape[3],
-        "V": v.shape[3],
-        "scale": scale,
-        "is_causal": is_causal,
-    }
+    _, heads, L, E = q[0]
+    _, _, S, V = v[0]
+    return unchanging(heads=heads, L=L, S=S, **strides, E=E, V=V, scale=scale, is_causal=is_causal)

@@ -9,9 +9,12 @@ Results have the same bits in every run.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 
@@ -44,34 +47,45 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
 
 def shape_fields(
     x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
-) -> dict[str, int]:
+) -> unchanging:
     """The fields of struct Conv2dShape, from the arrays; ValueError if they do not fit together."""
+    return _shape_fields(x.shape, weight.shape, output.shape, options, None if bias is None else bias.shape)
+
+
+@lru_cache(maxsize=1024)  # the same few convolutions come in every step of a training
+def _shape_fields(
+    x: tuple, weight: tuple, output: tuple, options: tuple[int, ...], bias: tuple | None
+) -> unchanging:
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups = options
-    if not x.ndim == weight.ndim == output.ndim == 4:
+    if not len(x) == len(weight) == len(output) == 4:
         raise ValueError("conv2d kernel: input, weight and output must have 4 dimensions")
-    (N, C, H, W), (O, channels, KH, KW), (_, _, OH, OW) = x.shape, weight.shape, output.shape  # noqa: E741
+    (N, C, H, W), (O, channels, KH, KW), (_, _, OH, OW) = x, weight, output  # noqa: E741
     if min(stride_h, stride_w, dilation_h, dilation_w, groups) < 1 or min(pad_h, pad_w) < 0:
         raise ValueError("conv2d kernel: stride, dilation and groups must be at least 1, and padding 0")
     if min(KH, KW, OH, OW) < 1:
         raise ValueError(
             f"conv2d kernel: kernel and output must have at least size 1, got {(KH, KW)} and {(OH, OW)}"
         )
-    if output.shape[:2] != (N, O) or channels * groups != C or O % groups:
+    if output[:2] != (N, O) or channels * groups != C or O % groups:
         raise ValueError(
-            f"conv2d kernel: input {x.shape}, weight {weight.shape}, output {output.shape} and "
-            f"{groups} groups do not fit together"
+            f"conv2d kernel: input {x}, weight {weight}, output {output} and {groups} groups do not fit "
+            "together"
         )
-    if bias is not None and bias.shape != (O,):
-        raise ValueError(f"conv2d kernel: bias has shape {bias.shape}, expected ({O},)")
+    if bias is not None and bias != (O,):
+        raise ValueError(f"conv2d kernel: bias has shape {bias}, expected ({O},)")
     sizes = {"N": N, "C": C, "H": H, "W": W, "O": O, "OH": OH, "OW": OW, "KH": KH, "KW": KW}
-    return sizes | dict(zip(OPTIONS, options, strict=True))
+    return unchanging(sizes | dict(zip(OPTIONS, options, strict=True)))
 
 
-def tap_steps(shape: dict[str, int]) -> dict[str, int]:
+def tap_steps(shape: Mapping[str, int]) -> unchanging:
     """The fields of struct TapSteps."""
-    steps = {}
-    for axis in ("h", "w"):
-        stride, dilation = shape[f"stride_{axis}"], shape[f"dilation_{axis}"]
+    return _tap_steps(shape["stride_h"], shape["stride_w"], shape["dilation_h"], shape["dilation_w"])
+
+
+@lru_cache(maxsize=256)
+def _tap_steps(stride_h: int, stride_w: int, dilation_h: int, dilation_w: int) -> unchanging:
+    steps = unchanging()
+    for axis, stride, dilation in (("h", stride_h, dilation_h), ("w", stride_w, dilation_w)):
         common = math.gcd(stride, dilation)
         steps[f"step_{axis}"], steps[f"output_step_{axis}"] = stride // common, dilation // common
     return steps

@@ -6,6 +6,7 @@ and offsets between them, and within the weight, can be counted in 32 bits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ _weight_grad = {
 _add_taps = CudaKernel(_source, "conv2d_add_taps")
 
 
+@lru_cache(maxsize=1024)
 def fits(weight_shape: tuple[int, ...], width: int, dilation: tuple[int, int]) -> bool:
     """Whether there are few enough taps, and offsets between them, in rows of ``width``, are below 2**31."""
     outputs, channels, KH, KW = weight_shape

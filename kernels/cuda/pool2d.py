@@ -8,11 +8,13 @@ hang over the far border of the input, as with ``ceil_mode``.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 
@@ -156,24 +158,32 @@ def do_not_overlap(*options: int) -> bool:
     return all((k - 1) * d < s for k, s, d in zip(kernel, stride, dilation, strict=True))
 
 
-def adaptive_sizes(large: Any, small: Any) -> dict[str, int]:
+def adaptive_sizes(large: Any, small: Any) -> unchanging:
     """The sizes of a pooling from ``large`` (N, C, H, W) to ``small`` (N, C, OH, OW)."""
-    if large.ndim != 4 or small.ndim != 4 or large.shape[:2] != small.shape[:2]:
-        raise ValueError(
-            f"pooling kernel: {large.shape} and {small.shape} are not (N, C, H, W), (N, C, OH, OW)"
-        )
-    if small.size and not large.size:
-        raise ValueError(f"pooling kernel: cannot pool empty planes (shape {large.shape}) to {small.shape}")
-    (H, W), (OH, OW) = large.shape[2:], small.shape[2:]
-    return {"planes": math.prod(large.shape[:2]), "H": H, "W": W, "OH": OH, "OW": OW}
+    return _sizes(large.shape, small.shape)
 
 
-def shape_fields(large: Any, small: Any, *options: int) -> dict[str, int]:
+@lru_cache(maxsize=1024)  # the same few poolings come in every step of a training
+def _sizes(large: tuple, small: tuple) -> unchanging:
+    if len(large) != 4 or len(small) != 4 or large[:2] != small[:2]:
+        raise ValueError(f"pooling kernel: {large} and {small} are not (N, C, H, W), (N, C, OH, OW)")
+    if 0 in large and 0 not in small:
+        raise ValueError(f"pooling kernel: cannot pool empty planes (shape {large}) to {small}")
+    planes, (H, W), (OH, OW) = math.prod(large[:2]), large[2:], small[2:]
+    return unchanging(planes=planes, H=H, W=W, OH=OH, OW=OW)
+
+
+def shape_fields(large: Any, small: Any, *options: int) -> unchanging:
     """The fields of struct Pool2dShape, with ``options`` ordered as OPTIONS; ValueError if they cannot be."""
+    return _shape_fields(large.shape, small.shape, options)
+
+
+@lru_cache(maxsize=1024)
+def _shape_fields(large: tuple, small: tuple, options: tuple[int, ...]) -> unchanging:
     fields = dict(zip(OPTIONS, (*options, 1, 1)[: len(OPTIONS)], strict=True))  # no dilation is dilation 1
     if min(options[:4] + options[6:]) < 1 or min(options[4:6]) < 0:
         raise ValueError("pooling kernel: kernel, stride and dilation must be at least 1, and padding 0")
-    return adaptive_sizes(large, small) | fields
+    return unchanging(_sizes(large, small) | fields)
 
 
 def check_taps(taps: Any, like: Any, kernel_h: int, kernel_w: int) -> None:

@@ -11,6 +11,7 @@ from minigrad.autograd import mode, wrap
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating, is_half
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.source import computed_dtype
 from minigrad.mixed_precision import LOWER, autocast, cast_inputs, in_float32
@@ -149,11 +150,10 @@ def scaled_dot_product_attention(
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
     if attn_mask is None and dropout_p == 0 and is_floating(query.dtype):
-        batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-        q, k, v = (
-            x if x.shape[:-2] == batch else broadcast_to(x, (*batch, *x.shape[-2:]))
-            for x in (query, key, value)
-        )
+        q, k, v = query, key, value
+        if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+            batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+            q, k, v = (broadcast_to(x, (*batch, *x.shape[-2:])) for x in (q, k, v))
         return attention(q, k, v, is_causal=is_causal, scale=float(scale))[0]
     if is_causal:
         attn_mask = _lower_triangle(query, query.shape[-2], key.shape[-2])
@@ -198,7 +198,7 @@ def _matrices(x: Any) -> Any:
 
 
 def _contiguous(x: Any) -> Any:
-    return x if x.flags.c_contiguous else x.copy(order="C")
+    return x if is_contiguous(x) else x.copy(order="C")
 
 
 def _rows(x: Any) -> Any:
@@ -248,7 +248,7 @@ def _features_fit(bytes_needed: Any) -> Any:
         if not 0 < max(q.shape[-1], v.shape[-1]) <= cuda.attention.MAX_FEATURES:
             return False
         needed = bytes_needed(q, v)
-        return isinstance(q, np.ndarray) or needed <= q.device.attributes["MaxSharedMemoryPerBlockOptin"]
+        return isinstance(q, np.ndarray) or needed <= cuda.attribute(q, "MaxSharedMemoryPerBlockOptin")
 
     return fit
 

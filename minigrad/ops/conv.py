@@ -10,6 +10,7 @@ gradient: differentiating any of the three ops gives the other two.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -243,25 +244,29 @@ def transposed_size(
 
 
 def _check_shapes(name: str, x: Any, weight: Any, bias: Any, groups: int, transposed: bool = False) -> None:
-    shapes = f"(input shape {x.shape}, weight shape {weight.shape}, groups {groups})"
-    if x.ndim != 4 or weight.ndim != 4:
+    bias_shape = None if bias is None else bias.shape
+    _check_sizes(name, x.shape, weight.shape, bias_shape, groups, transposed)
+
+
+@lru_cache(maxsize=1024, typed=True)  # as the sizes of outputs
+def _check_sizes(
+    name: str, x: tuple, weight: tuple, bias: tuple | None, groups: int, transposed: bool
+) -> None:
+    shapes = f"(input shape {x}, weight shape {weight}, groups {groups})"
+    if len(x) != 4 or len(weight) != 4:
         raise ValueError(f"{name}: input and weight need 4 dimensions {shapes}")
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{name}: groups must be at least 1, got {groups!r}")
-    if weight.shape[0] % groups:
+    if weight[0] % groups:
         side = "input" if transposed else "output"
-        raise ValueError(
-            f"{name}: {weight.shape[0]} {side} channels cannot be split into {groups} groups {shapes}"
-        )
-    channels = weight.shape[1] * groups, weight.shape[0]
+        raise ValueError(f"{name}: {weight[0]} {side} channels cannot be split into {groups} groups {shapes}")
+    channels = weight[1] * groups, weight[0]
     in_channels, out_channels = channels[::-1] if transposed else channels
-    if x.shape[1] != in_channels:
-        raise ValueError(
-            f"{name}: weight expects {in_channels} input channels, input has {x.shape[1]} {shapes}"
-        )
-    if bias is not None and bias.shape != (out_channels,):
-        raise ValueError(f"{name}: bias must have shape {(out_channels,)}, got {bias.shape}")
-    if transposed and 0 in (*x.shape[2:], *weight.shape[2:]):
+    if x[1] != in_channels:
+        raise ValueError(f"{name}: weight expects {in_channels} input channels, input has {x[1]} {shapes}")
+    if bias is not None and bias != (out_channels,):
+        raise ValueError(f"{name}: bias must have shape {(out_channels,)}, got {bias}")
+    if transposed and 0 in (*x[2:], *weight[2:]):
         raise ValueError(f"{name}: images and kernels must have at least size 1 {shapes}")
 
 

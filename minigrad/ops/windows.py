@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ LARGEST_OPTION = 2**31 - 1
 
 def pair(name: str, what: str, value: Any, least: int) -> tuple[int, int]:
     """``value``, a number or a pair of numbers of at least ``least``, as a pair of ints."""
+    if type(value) is int and least <= value <= LARGEST_OPTION:  # asked most, and quicker
+        return value, value
     values = (value, value) if isinstance(value, (int, np.integer)) else value
     if (
         not isinstance(values, (tuple, list))
@@ -24,6 +27,7 @@ def pair(name: str, what: str, value: Any, least: int) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
+@lru_cache(maxsize=1024)  # the same few sizes come in every step of a training
 def output_size(
     name: str,
     shape: tuple[int, ...],
