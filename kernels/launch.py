@@ -275,7 +275,7 @@ def _dimensions(name: str, what: str, size: int | Sequence[int]) -> Dimensions:
         sizes = ()
     if not 1 <= len(sizes) <= 3 or min(sizes) < 0:
         raise ValueError(f"{name}: {what} must be one to three integers from 0, got {size!r}")
-    x, y, z = (*sizes, 1, 1)[:3]
+    x, y, z = sizes + (1,) * (3 - len(sizes))
     return x, y, z
 
 

@@ -32,6 +32,7 @@ from minigrad.graph import (
     wrap,
     written_cell,
 )
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.channels_last import copied, is_channels_last, nhwc
 from minigrad.kernels.cpu import elementwise, memory
 from minigrad.kernels.cpu.small import total
@@ -94,7 +95,7 @@ def run_backward(
                     slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)
             if targets is None:
                 for slot in leaves.values():
-                    if slot[1].device.is_card:
+                    if slot[1].device.is_one_of_several:
                         left.append(slot[1].device.use())
                     _accumulate(slot, create_graph)
                 return []
@@ -167,7 +168,7 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
         node = grads.pop()
         if node.device is not here:
             here = node.device
-            if here.is_card:
+            if here.is_one_of_several:
                 left.append(here.use())
         if node.hooks:
             grads = [_run_hooks(node.hooks.get(i), g, node.output_device) for i, g in enumerate(grads)]
@@ -240,9 +241,11 @@ def _is_owned(slot: list, index: int, last: bool = False) -> bool:
     if _references(slot, index) != _HELD_BY_SLOT:
         return False
     array = slot[index]
-    if not (nhwc(array) if last else array).flags.c_contiguous:
+    if isinstance(array, np.generic):  # NumPy's sums of all elements
         return False
-    if not getattr(array.flags, "writeable", True):  # CuPy's all are
+    if not is_contiguous(nhwc(array) if last else array):
+        return False
+    if isinstance(array, np.ndarray) and not array.flags.writeable:  # CuPy's all are
         return False
     whole = array.base  # None, or what a reshaped array is a view of
     return whole is None or (
@@ -276,7 +279,7 @@ def _add_to(slot: list, index: int, grad: Any) -> None:
         and (is_half(grad.dtype) or is_channels_last(grad))
     ):
         # CuPy adds floats of 16 bits one by one, our kernel by vectors; and it keeps no image channels last.
-        card = find_card(grad.device.id)
+        card = find_card(grad.data.device_id)
         slot[index] = get_op("add")._compute(card, grad.dtype, [slot[index], grad], {})
     else:
         slot[index] = total(slot[index], grad)

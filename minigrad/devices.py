@@ -40,6 +40,7 @@ class Device:
         xp: the array module, NumPy or CuPy.
         array_type: the type of its arrays.
         is_card: whether it is a CUDA card: what works on its arrays must do so inside of :meth:`active`.
+        is_one_of_several: whether there are other cards besides it; a single one is current at all times.
         active: ``active()``, a context in which new arrays are made on this device and kernels run on it. On
             ``cpu`` NumPy then takes memory from minigrad's allocator; on a card CuPy's errors about memory
             and about kernels that failed become minigrad's.
@@ -47,7 +48,10 @@ class Device:
         operation: on ``sim``, the context in which a kernel computes outputs from inputs, and is watched.
     """
 
-    __slots__ = ("active", "array_type", "empty", "index", "is_card", "operation", "type", "xp")
+    __slots__ = (
+        *("active", "array_type", "empty", "index", "is_card", "is_one_of_several", "operation", "type"),
+        "xp",
+    )
 
     def __init__(
         self,
@@ -55,12 +59,14 @@ class Device:
         index: int,
         xp: Any,
         active: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        is_one_of_several: bool = False,
     ):
         self.type = type
         self.index = index
         self.xp = xp
         self.array_type = xp.ndarray
         self.is_card = type == "cuda"
+        self.is_one_of_several = is_one_of_several
         self.active = active
         self.empty = xp.empty
         self.operation: Any = None
@@ -226,7 +232,7 @@ def _open_card(spec: str, number: str) -> Device:
     found = _devices.get(name)
     if found is None:
         guard = Guard(cupy, index, count > 1)
-        found = _devices.setdefault(name, Device("cuda", index, cupy, lambda: guard))
+        found = _devices.setdefault(name, Device("cuda", index, cupy, lambda: guard, count > 1))
     if number or count == 1:  # among several, "cuda" is another card after set_device()
         _devices[spec] = found
     return found

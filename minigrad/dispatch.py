@@ -251,7 +251,9 @@ def _without_gaps(device: Device, array: Any) -> Any:
 
 
 def _strided(array: Any) -> bool:
-    return hasattr(array, "flags") and not array.flags.c_contiguous
+    if isinstance(array, np.ndarray):
+        return not array.flags.c_contiguous
+    return not getattr(array, "_c_contiguous", True)  # CuPy makes an object of its flags at each look
 
 
 def _broadcast_contiguous(xp: Any, array: Any, shape: tuple, dtype: np.dtype) -> Any:

@@ -57,6 +57,7 @@ class Board:
         self._errors: list[Callable[[int], Exception] | None] = [None] * len(places)
         self._next = itertools.count()
         words[...] = RIGHT
+        self._untouched = words.tobytes()
 
     def place_for(self, error: Callable[[int], Exception]) -> Any:
         """Where a kernel is to leave a wrong index; ``error(index)`` is what that raises."""
@@ -67,7 +68,7 @@ class Board:
 
     def raise_found(self) -> None:
         """Raise the error of a wrong index that has been found so far, once."""
-        if (self._words == RIGHT).all():
+        if self._words.tobytes() == self._untouched:  # several times as quick as a comparison by NumPy
             return
         place = int((self._words != RIGHT).argmax())
         index, error = int(self._words[place]), self._errors[place]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import launch
-from ..arguments import address
+from ..arguments import address, is_contiguous
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
@@ -41,11 +41,13 @@ def fits(params: Sequence, *columns: Sequence) -> bool:
     """Whether a launch can change the ``params``, all on one device: they, and what lies beside each (it may
     be None), are contiguous and of one dtype, and each beside a parameter is as large as it."""
     dtype = params[0].dtype
-    return all(
-        array is None or (array.dtype == dtype and array.size == param.size and array.flags.c_contiguous)
-        for column in (params, *columns)
-        for param, array in zip(params, column, strict=True)
-    )
+    for column in (params, *columns):
+        for param, array in zip(params, column, strict=True):
+            if array is None:
+                continue
+            if array.dtype != dtype or array.size != param.size or not is_contiguous(array):
+                return False
+    return True
 
 
 def sgd_step(

@@ -34,7 +34,7 @@ def check_numbers(numbers: Any, weight: Any) -> None:
         )
 
     if not isinstance(numbers, np.ndarray):
-        place = cuda.index_check.place_for(error, numbers.device.id)
+        place = cuda.index_check.place_for(error, numbers.data.device_id)
         cuda.index_check.look(place, cuda.cupy().ascontiguousarray(numbers), shape[0])
     elif numbers.size and (wrong := (numbers < 0) | (numbers >= shape[0])).any():
         raise error(int(numbers[wrong].ravel()[0]))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.kernels import cpu, cuda
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.activation import relu_grad
@@ -91,7 +92,7 @@ def _in_order_of_memory(g: Any, x: Any) -> tuple[Any, Any]:
     """Both with the axes of their rows in the order in which the larger one has them in memory: a transposed
     sequence need then not be copied to become a matrix. The sum is the same."""
     larger = x if x.size > g.size else g
-    if larger.flags.c_contiguous:
+    if is_contiguous(larger):
         return g, x
     rows = larger.ndim - 1
     order = (*sorted(range(rows), key=larger.strides.__getitem__, reverse=True), rows)
