@@ -6,8 +6,8 @@ packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-6
 names in the environment variable ``MINIGRAD_LEVELS``, separated by spaces, only those are built, which is
 quicker.
 
-Wheels also hold seven files of the engine in compiled form, each beside the Python that it is compiled from
-and that it stands in for. An editable install has the Python alone.
+Wheels also hold files of the engine, and of the launch of CUDA kernels, in compiled form, each beside the
+Python that it is compiled from and that it stands in for. An editable install has the Python alone.
 
 Everything that is not about compiling stands in ``pyproject.toml``.
 """
@@ -23,10 +23,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CPU = Path("kernels/cpu")
-ENGINE = tuple(
-    f"minigrad.{name}"
+ENGINE = {
+    f"minigrad.{name}": f"minigrad/{name}.py"
     for name in ("autograd", "dispatch", "grad_mode", "graph", "op", "op_definition", "op_inputs")
-)
+}
+LAUNCH = {
+    f"minigrad.kernels.{name}": f"kernels/{name.replace('.', '/')}.py"
+    for name in ("arguments", "launch", "packing", "cuda.backend", "cuda.elementwise", "cuda.guard")
+}
+"""What each launch runs through on the host, which takes longer than many a kernel."""
 
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS = {f"x86_64_{v}": [f"-march=x86-64-{v}"] for v in ("v2", "v3", "v4")}
@@ -91,11 +96,12 @@ def kernel_extensions():
 
 
 def engine_extensions():
-    """The hot part of the engine, compiled from its plain Python; the types stand in the ``.pxd`` beside."""
+    """The hot part of the engine and of launches, compiled from its plain Python; types stand in the ``.pxd``
+    beside, where there is one."""
     return cythonize(
         [
-            Extension(name, [f"{name.replace('.', '/')}.py"], extra_compile_args=["-O2", "-g0"])
-            for name in ENGINE
+            Extension(name, [path], extra_compile_args=["-O2", "-g0"])
+            for name, path in (ENGINE | LAUNCH).items()
         ],
         build_dir="build/cython",
         language_level=3,
@@ -109,7 +115,7 @@ class Build(build_ext):
     def finalize_options(self):
         super().finalize_options()
         if self.inplace or self.editable_mode:
-            self.extensions = [e for e in self.extensions if e.name not in ENGINE]
+            self.extensions = [e for e in self.extensions if e.name not in ENGINE | LAUNCH]
         self.parallel = self.parallel or os.cpu_count()
 
 
