@@ -1,13 +1,15 @@
 """Launches ``softmax.cu``: softmax, its logarithm, that of sums of exponentials, and the gradients of these.
 
-On a card or on the simulator. Arrays are (rows, columns), C-contiguous, and of one dtype: float32 or float64;
-from *vectorized* on also float16 or bfloat16. In the gradients, ``grad`` is that of the output and ``y`` the
-output itself. The naive rungs are the definition; *registers* keeps a row of up to 2048 float64 or 32768 of
-the others, half of that in the gradients, and leaves longer ones to *vectorized*.
+On a card or on the simulator. Arrays are (rows, columns), or have more dimensions before the columns; they
+are C-contiguous, and of one dtype: float32 or float64; from *vectorized* on also float16 or bfloat16. In the
+gradients, ``grad`` is that of the output and ``y`` the output itself. The naive rungs are the definition;
+*registers* keeps a row of up to 2048 float64 or 32768 of the others, half of that in the gradients, and
+leaves longer ones to *vectorized*.
 """
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +170,10 @@ def _registers(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
 
 
 def _sizes(out: Any, *inputs: Any) -> tuple[int, int]:
-    shapes = [array.shape for array in (out, *inputs)]
-    if out.ndim != 2 or any(shape != shapes[0] for shape in shapes):
-        raise ValueError(
-            f"softmax kernel: expected (rows, columns) arrays of one shape, got {', '.join(map(str, shapes))}"
-        )
-    return out.shape
+    *rows, columns = shape = out.shape
+    for x in inputs:
+        if x.shape != shape:
+            raise ValueError(
+                f"softmax kernel: expected (rows, columns) arrays of one shape, got {shape}, {x.shape}"
+            )
+    return prod(rows), columns

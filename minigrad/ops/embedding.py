@@ -15,6 +15,8 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 
+INT64 = np.dtype(np.int64)
+
 
 @op(name="embedding")
 def embedding_rows(xp, weight, indices, *, padding_idx=None):
@@ -107,7 +109,13 @@ def sum_rows(device: str, out: Any, g: Any, indices: Any) -> None:
 
 def _numbers(indices: Any) -> Any:
     """Flat int64 indices."""
-    return indices.reshape(-1).astype(np.int64, copy=False)
+    flat = indices if indices.ndim == 1 else indices.reshape(-1)
+    return flat if flat.dtype == INT64 else flat.astype(INT64)
+
+
+def _rows(x: Any) -> Any:
+    """(..., columns) as a matrix."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 def _has_elements(x: Any, indices: Any, **attrs: Any) -> bool:
@@ -116,7 +124,7 @@ def _has_elements(x: Any, indices: Any, **attrs: Any) -> bool:
 
 def _register_gather(name: str, run: Any) -> None:
     def kernel(out, weight, indices, *, padding_idx):
-        run(out.reshape(-1, weight.shape[1]), weight, _numbers(indices))
+        run(_rows(out), weight, _numbers(indices))
 
     kernel.__doc__ = run.__doc__
     embedding_rows.kernel("cuda", "sim", name=name, dtypes="f4 f8 f2 bf16", when=_has_elements)(kernel)
@@ -126,7 +134,7 @@ def _register_gather(name: str, run: Any) -> None:
 def _(out, weight, indices, *, padding_idx):
     """Each row is a copy of memory; threads divide the indices."""
     try:
-        cpu.embedding.gather(out.reshape(-1, weight.shape[1]), weight, _numbers(indices), get_num_threads())
+        cpu.embedding.gather(_rows(out), weight, _numbers(indices), get_num_threads())
     except IndexError:
         check_numbers(indices, weight)
         raise
@@ -149,13 +157,13 @@ def _(out, g, indices, *, num_embeddings, padding_idx):
     numbers = _numbers(indices)
     if padding_idx is not None:
         numbers = np.where(numbers == padding_idx, -1, numbers)  # which the kernel does not count
-    sum_rows("cpu", out, g.reshape(-1, out.shape[1]), numbers)
+    sum_rows("cpu", out, _rows(g), numbers)
 
 
 def _register_sum(name: str, run: Any) -> None:
     def kernel(out, g, indices, *, num_embeddings, padding_idx):
         left_out = -1 if padding_idx is None else padding_idx
-        run(out, g.reshape(-1, out.shape[1]), _numbers(indices), left_out)
+        run(out, _rows(g), _numbers(indices), left_out)
 
     kernel.__doc__ = run.__doc__
     dtypes = "f4 f8 f2 bf16" if name in ("split", "found") else "f4 f8"

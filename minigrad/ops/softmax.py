@@ -158,8 +158,7 @@ def _register_cpu(target: Op, run: Any) -> None:
 
 def _register_cuda(target: Op, run: Any, name: str, dtypes: str) -> None:
     def kernel(out, *arrays, dim):
-        rows = (-1, out.shape[-1])
-        run(out.reshape(rows), *(a.reshape(rows) for a in arrays))
+        run(out, *arrays)
 
     kernel.__doc__ = run.__doc__
     target.kernel("cuda", "sim", name=name, dtypes=dtypes, when=_has_rows)(kernel)
