@@ -15,7 +15,7 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import channel_sums, workspace
+from . import channel_sums, workspace, workspaces
 from .channel_sums import NARROW, columns_grid, number_of_parts
 from .vector import is_wide
 
@@ -62,7 +62,7 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
         _columns_split(outs, x, weight, bias, sizes, eps)
         return
     wide, parts = is_wide(area, x, y), number_of_parts(channels, samples, samples * area)
-    partial = workspace(mean, (2, parts, channels))
+    partial = workspaces(mean, (parts, channels))
     _moments[wide].launch(channels * parts, THREADS, (*partial, x, *sizes, parts))
     arguments = (y, mean, rstd, x, *partial, weight, bias, *sizes, parts, parts, eps)
     _normalize[wide].launch(channels * parts, THREADS, arguments)
@@ -71,7 +71,7 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
 def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float) -> None:
     y, mean, rstd = outs
     wide, grid, block, parts = _by_columns(sizes, x, y)
-    partial = workspace(mean, (2, parts, sizes[1] * sizes[2]))
+    partial = workspaces(mean, (parts, sizes[1] * sizes[2]))
     _moments_columns[wide].launch(grid, block, (*partial, x, *sizes, parts))
     warps = THREADS // WARP
     _combine.launch(blocks(sizes[1], warps), (WARP, warps), (mean, rstd, *partial, *sizes, parts, eps))
@@ -117,7 +117,7 @@ def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
         return
     partial = channel_sums.by_planes(grad, x, mean, rstd, EACH_CHANNEL)
     parts = number_of_parts(channels, samples, samples * area)
-    arguments = (dx, dweight, dbias, grad, x, mean, rstd, weight, *partial, *sizes, partial.shape[1], parts)
+    arguments = (dx, dweight, dbias, grad, x, mean, rstd, weight, *partial, *sizes, len(partial[0]), parts)
     _grad[is_wide(area, dx, grad, x)].launch(channels * parts, THREADS, arguments)
 
 

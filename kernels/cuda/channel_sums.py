@@ -18,7 +18,7 @@ from typing import Any
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
-from . import workspace
+from . import workspaces
 from .reduce import ENOUGH_BLOCKS
 from .vector import VECTOR_BYTES, is_wide
 
@@ -52,13 +52,13 @@ def split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, i
     add_up(outs, find(grad, x, mean, rstd, at))
 
 
-def by_columns(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
-    """Partial sums (2, parts, channels, area): lanes take neighbours in a sample."""
+def by_columns(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> tuple:
+    """Two partial sums (parts, channels, area): lanes take neighbours in a sample."""
     samples, channels, area = _sizes((), grad, x)
     columns = channels * area
     wide = is_wide(columns, grad, x)
     grid, block, parts = columns_grid(samples, columns, x.itemsize, wide)
-    partial = workspace(x, (2, parts, channels, area), computed_dtype(x.dtype))
+    partial = workspaces(x, (parts, channels, area), computed_dtype(x.dtype))
     struct = _struct((at[0], at[1] * area))
     _columns[wide].launch(grid, block, (*partial, grad, x, mean, rstd, samples, columns, parts, struct))
     return partial
@@ -74,20 +74,20 @@ def columns_grid(samples: int, columns: int, itemsize: int, wide: bool) -> tuple
     return strips * parts, (across, THREADS // across), parts
 
 
-def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> Any:
-    """Partial sums (2, parts, channels): a block walks along the elements of a channel."""
+def by_planes(grad: Any, x: Any, mean: Any, rstd: Any, at: tuple[int, int]) -> tuple:
+    """Two partial sums (parts, channels): a block walks along the elements of a channel."""
     samples, channels, area = _sizes((), grad, x)
     parts = number_of_parts(channels, samples, samples * area)
-    partial = workspace(x, (2, parts, channels), computed_dtype(x.dtype))
+    partial = workspaces(x, (parts, channels), computed_dtype(x.dtype))
     arguments = (*partial, grad, x, mean, rstd, samples, channels, area, parts, _struct(at))
     _planes[is_wide(area, grad, x)].launch(channels * parts, THREADS, arguments)
     return partial
 
 
-def add_up(outs: tuple, partial: Any) -> None:
-    """(dweight, dbias), (channels,), from partial sums (2, parts, channels) or (2, parts, channels, area)."""
-    parts, channels = partial.shape[1:3]
-    arguments = (*outs, *partial, channels, prod(partial.shape[3:]), parts)
+def add_up(outs: tuple, partial: tuple) -> None:
+    """(dweight, dbias), (channels,), from two partial sums (parts, channels) or (parts, channels, area)."""
+    parts, channels, *plane = partial[0].shape
+    arguments = (*outs, *partial, channels, prod(plane), parts)
     _combine.launch(blocks(channels, WARP), (WARP, WARP), arguments)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import channel_sums, norm, workspace
+from . import channel_sums, norm, workspaces
 from .vector import VECTOR_BYTES, is_wide
 
 WARP = 32
@@ -61,14 +61,15 @@ def layer_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight
     """One walk over grad and x for dx and for shares of dweight and dbias; a second launch adds these."""
     dx, dweight, dbias = outs
     rows, columns = norm.row_sizes(x, dx, mean, rstd)
-    partial = workspace(mean, (2, min(rows, ENOUGH_BLOCKS), columns))
-    wide = is_wide(columns, dx, grad, x, partial, *(() if weight is None else (weight,)))
+    parts = min(rows, ENOUGH_BLOCKS)
+    partial = workspaces(mean, (parts, columns))
+    wide = is_wide(columns, dx, grad, x, *partial, *(() if weight is None else (weight,)))
     threads = _threads(x, columns, wide, GRAD_SHARE)
     if threads > MAX_THREADS:
         norm.layer_norm_grad("block", outs, grad, x, mean, rstd, weight)
         return
     arguments = (dx, *partial, grad, x, mean, rstd, weight, rows, columns)
-    _layer_norm_grad[wide].launch(partial.shape[1], threads, arguments)
+    _layer_norm_grad[wide].launch(parts, threads, arguments)
     channel_sums.add_up((dweight, dbias), partial)
 
 
@@ -82,7 +83,7 @@ def group_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight
     if pieces > MAX_THREADS // WARP * of_warp:
         norm.group_norm_grad("block", outs, grad, x, mean, rstd, weight)
         return
-    of_planes = workspace(mean, (2, samples, groups * channels))
+    of_planes = workspaces(mean, (samples, groups * channels))
     arguments = (dx, *of_planes, grad, x, mean, rstd, weight, groups, channels, area)
     _group_norm_grad[wide].launch(samples * groups, blocks(pieces, of_warp) * WARP, arguments)
     channel_sums.add_up((dweight, dbias), of_planes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +147,20 @@ def _tables(columns: tuple, per_block: int) -> Iterator[tuple[dict, int, list]]:
     elements each; and all its arrays."""
     for start in range(0, len(columns[0][1]), CAPACITY):
         parts = {name: arrays[start : start + CAPACITY] for name, arrays in columns}
-        first = next(iter(parts.values()))
-        total, before = 0, []
-        for array in first:
-            before.append(total)
-            total += blocks(array.size, per_block)
-        table: dict = {name: _padded(map(address, parts.get(name, ()))) for name in COLUMNS}
-        table |= {"size": _padded(array.size for array in first), "blocks_before": _padded(before)}
-        yield table | {"count": len(first)}, total, [array for part in parts.values() for array in part]
+        sizes = tuple([array.size for array in next(iter(parts.values()))])
+        layout, total = _layout(sizes, per_block)
+        addresses = {name: _padded([address(array) for array in parts.get(name, ())]) for name in COLUMNS}
+        yield addresses | layout, total, [array for part in parts.values() for array in part]
+
+
+@lru_cache(maxsize=256)  # the sizes are the same in every step of a training
+def _layout(sizes: tuple[int, ...], per_block: int) -> tuple[dict, int]:
+    """The fields of the table that follow from the sizes of its arrays; and its blocks."""
+    total, before = 0, []
+    for size in sizes:
+        before.append(total)
+        total += blocks(size, per_block)
+    return {"size": _padded(sizes), "blocks_before": _padded(before), "count": len(sizes)}, total
 
 
 def _launch_with_table(kernel: CudaKernel, total: int, arrays: list, *arguments: Any) -> None:
@@ -168,9 +175,8 @@ def _per_block(array: Any) -> int:
     return THREADS * (VECTOR_BYTES // array.itemsize)
 
 
-def _padded(numbers: Any) -> list[int]:
-    found = list(numbers)
-    return found + [0] * (CAPACITY - len(found))
+def _padded(numbers: Sequence[int]) -> list[int]:
+    return [*numbers, *[0] * (CAPACITY - len(numbers))]
 
 
 def _reading_addresses(param: Any) -> contextlib.AbstractContextManager:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad.autograd import mark_written
+from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
 from minigrad.dtypes import FLOAT32, is_half
 from minigrad.kernels import cuda
@@ -32,6 +32,7 @@ from minigrad.ops.batch_norm_inference import batch_norm_inference, shared_axes
 from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.reduce import count, sum
 from minigrad.ops.shape import reshape
+from minigrad.recording import recorder
 
 FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
 
@@ -234,7 +235,7 @@ def batch_norm(
     if not training and running_mean is not None:
         _check_dtypes("batch_norm", input, **running)
         given = (running_mean, running_var, weight, bias)
-        mean, var, weight, bias = (None if p is None else reshape(p, parameters) for p in given)
+        mean, var, weight, bias = (None if p is None else _shaped(p, parameters) for p in given)
         return batch_norm_inference(input, mean, var, weight, bias, eps=eps)
 
     count = input.numel() // max(channels, 1)
@@ -247,6 +248,15 @@ def batch_norm(
     if running_mean is not None:
         _follow(running_mean, running_var, mean, rstd, momentum, count / (count - 1), eps)
     return y
+
+
+def _shaped(parameter: Any, shape: tuple[int, ...]) -> Any:
+    """``parameter`` in another shape: by an op only where something looks at the graph or at a recording."""
+    if (parameter.requires_grad and mode.grad) or recorder.current is not None:
+        return reshape(parameter, shape)
+    view = wrap(parameter._array.reshape(shape), parameter.device)
+    view._written = written_cell(parameter)
+    return view
 
 
 def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
