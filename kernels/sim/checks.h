@@ -125,9 +125,8 @@ class Watcher {
     static constexpr size_t GUESSES = 256;
     enum HandOver : uint8_t { FENCED = 1, PUBLISHED = 2, ACQUIRED = 4 };
 
-    // Inlined where no clocks are, which is where speed matters.
     template <bool CLOCKED>
-    __attribute__((always_inline)) const char* find_race(Region& region, uintptr_t address, size_t size, Kind kind, uintptr_t pc, const Who& who) {
+    const char* find_race(Region& region, uintptr_t address, size_t size, Kind kind, uintptr_t pc, const Who& who) {
         const bool store = is_store(kind);
         Event now(who, kind, pc);
         const size_t granule_bytes = size_t(1) << region.granule_shift, end = address - region.begin + size;
@@ -162,6 +161,7 @@ class Watcher {
         return wrong;
     }
 
+    // Out of the way of launches without clocks, whose checks are to be quick.
     __attribute__((noinline)) const char* find_race_by_clocks(Region& region, uintptr_t address, size_t size, Kind kind,
                                                               uintptr_t pc, const Who& who) {
         return find_race<true>(region, address, size, kind, pc, who);
@@ -196,7 +196,7 @@ class Watcher {
 
     // ---- what is wrong ----------------------------------------------------------------------------------------
 
-    const char* outside(uintptr_t address, size_t size, bool store, uintptr_t pc) {
+    __attribute__((cold)) const char* outside(uintptr_t address, size_t size, bool store, uintptr_t pc) {
         complaint = std::string(store ? "writes " : "reads ") + std::to_string(size) +
                     (size == 1 ? " byte" : " bytes");
         if (address < (1u << 30) && !regions.null_arguments.empty())
@@ -215,13 +215,13 @@ class Watcher {
         return finish(text);
     }
 
-    const char* writes_read_only(const Region& region, uintptr_t address, uintptr_t pc) {
+    __attribute__((cold)) const char* writes_read_only(const Region& region, uintptr_t address, uintptr_t pc) {
         complaint = "writes to " + region.index_text(address - region.begin) + " (" + place(pc) + "), but " +
                     region.description + " " + region.read_only;
         return complaint.c_str();
     }
 
-    void reads_garbage(const Region& region, uintptr_t address, uintptr_t pc, const Who& who) {
+    __attribute__((cold)) void reads_garbage(const Region& region, uintptr_t address, uintptr_t pc, const Who& who) {
         garbage_is_shared = region.shared;
         garbage = "block " + triple(who.block, grid_size) + ", thread " + triple(who.thread, block_size) + ": reads " +
                   region.index_text(address - region.begin) + " of " + region.description + " at " + place(pc);
@@ -233,7 +233,7 @@ class Watcher {
     }
 
     // What the copy engine and the tensor cores read goes past what orders the accesses of threads.
-    const char* no_fence(const Region& region, size_t offset, const Event& store, const Event& now) {
+    __attribute__((cold)) const char* no_fence(const Region& region, size_t offset, const Event& store, const Event& now) {
         complaint = "reads " + region.index_text(offset) + " of " + region.description + " at " + place(now.pc) +
                     " by the copy engine or the tensor cores, and thread " + triple(store.thread, block_size) +
                     " has written it at " + place(store.pc) +
@@ -241,7 +241,7 @@ class Watcher {
         return complaint.c_str();
     }
 
-    const char* race(const Region& region, size_t offset, const Event& earlier, bool earlier_stored,
+    __attribute__((cold)) const char* race(const Region& region, size_t offset, const Event& earlier, bool earlier_stored,
                      const Event& now, bool stored) {
         auto verb = [](const Event& event, bool store) { return event.atomic ? "updates" : store ? "writes" : "reads"; };
         const bool other_block = earlier.block != now.block;

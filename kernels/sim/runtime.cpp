@@ -262,17 +262,20 @@ inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const voi
     if (watching && *launch->interrupted) fail("interrupted at %s", watcher.line_of(uintptr_t(return_address)).c_str());
     const Fiber& fiber = *current;
     if (fiber.owns(address)) return;
-    if (profiling) {
-        const unsigned lanes = std::min<size_t>(WARP, threads - fiber.thread.linear / WARP * WARP);
-        profiler.access(fiber.number, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
-        return;
-    }
-    if (clocked)
-        return check(reinterpret_cast<void*>(address), bytes, kind, return_address, clocks.view(fiber.number), fiber.number,
-                     clocks.now(fiber.number));
+    if (profiling || clocked) return access_otherwise(address, bytes, kind, return_address);
     const Who who{fiber.block->number, fiber.block->interval, fiber.warp_interval, fiber.thread.linear};
     const char* wrong = watcher.check(address, bytes, kind, reinterpret_cast<uintptr_t>(return_address), who);
     if (wrong) fail_access(wrong);
+}
+
+// In a profiled launch, or one with clocks: out of the way of the others, whose checks are to be quick.
+void Worker::access_otherwise(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
+    const Fiber& fiber = *current;
+    if (clocked)
+        return check(reinterpret_cast<void*>(address), bytes, kind, return_address, clocks.view(fiber.number), fiber.number,
+                     clocks.now(fiber.number));
+    const unsigned lanes = std::min<size_t>(WARP, threads - fiber.thread.linear / WARP * WARP);
+    profiler.access(fiber.number, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
 }
 
 // Called at the start of each basic block of a profiled kernel.
