@@ -156,7 +156,7 @@ class CudaSource:
     Args:
         source: the path of a file, or CUDA code (any string with a line break or a brace).
         architecture: the only one whose instructions the code is written for, such as ``"sm_90a"``; by
-            default it compiles for every card, and for the simulator.
+            default it compiles for every card.
 
     Attributes:
         name: what error messages call it.

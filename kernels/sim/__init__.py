@@ -11,6 +11,9 @@ threads of a block must come to the same barriers, and integers must not overflo
 launch with a ``KernelAccessError`` or ``KernelLaunchError`` (:mod:`minigrad.errors`) that names the threads
 and the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
 
+Sources for compute capability 9.0 alone (:mod:`minigrad.kernels.cuda.matmul_wgmma`) run where the simulator
+stands in for such a card: inside ``with sim.architecture("sm_90a"):``.
+
 A correct kernel gives the same bits in whatever order its threads run. :func:`order` and :func:`seed` choose
 the order, and :func:`stress` tries many. ::
 
@@ -203,7 +206,8 @@ def get_architecture() -> str:
 
 
 def set_architecture(name: str) -> None:
-    """Set the card whose limits a launch must keep: how much shared memory a block may have."""
+    """Set the card whose limits a launch must keep: how much shared memory a block may have, and whether it
+    may use what "sm_90a" alone has."""
     global _architecture
     if name not in SHARED_BYTES:
         raise ValueError(f"the simulator's architecture is one of {', '.join(SHARED_BYTES)}, got {name!r}")

@@ -13,6 +13,7 @@ void Worker::begin_asynchronous() {
     for (Block& block : blocks) {
         for (NamedBarrier& barrier : block.named_barriers) barrier.here.clear();
         block.warpgroups.assign(threads / WARPGROUP, {});
+        if (clocked) block.from_others = clocks.nothing();
     }
 }
 
@@ -20,8 +21,11 @@ void Worker::begin_asynchronous() {
 void Worker::end_asynchronous() {
     if (!current->asynchronous.stores.empty())
         fail("returns before its store_box() has read shared memory: call wait_for_stores<0>() first");
-    if (current->thread.linear / WARPGROUP >= current->block->warpgroups.size()) return;
-    const Warpgroup& group = current->block->warpgroups[current->thread.linear / WARPGROUP];
+    const Block& block = *current->block;
+    if (clocked && block.live == 1 && !clocks.have_seen(block.first, threads, block.from_others))
+        fail("leaves, the last thread of its block, with no sync_cluster() after what other blocks do in its shared memory");
+    if (current->thread.linear / WARPGROUP >= block.warpgroups.size()) return;
+    const Warpgroup& group = block.warpgroups[current->thread.linear / WARPGROUP];
     if (group.arrived)
         fail("returns, and %u threads of its warpgroup wait in %s at %s:%d, where all %u must come", group.arrived,
              group.place.what, group.place.file, group.place.line, WARPGROUP);
@@ -82,6 +86,7 @@ unsigned char* Worker::in_block(const void* address, unsigned rank, const char* 
     if (!blocks[rank].live)
         fail("%s: block %u of the cluster has ended: let no block leave before the others, with sync_cluster()", what,
              rank);
+    if (clocked && rank != this->rank()) blocks[rank].from_others[current->number] = clocks.now(current->number);
     return blocks[rank].dynamic_shared + offset;
 }
 

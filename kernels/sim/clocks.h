@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 namespace {
@@ -68,6 +69,13 @@ class Clocks {
         join(to, rows[thread]);
         rows[thread][thread]++;
         changes++;
+    }
+
+    // Whether these threads, taken together, have seen all these times.
+    bool have_seen(size_t first, size_t count, const Row& times) const {
+        Row seen = rows[first];
+        for (size_t i = first + 1; i < first + count; i++) join(seen, rows[i]);
+        return std::equal(times.begin(), times.end(), seen.begin(), std::less_equal<uint32_t>());
     }
 
     void acquire(size_t thread, const Row& from) {

@@ -6,7 +6,7 @@
 // whose barriers can never be met leaves no fiber ready, which is reported as a deadlock.
 //
 // Blocks are independent, so several workers, each on an operating-system thread of its own, take them one
-// by one. A worker owns everything its block needs: fibers, shared memory, random state. A checked launch has
+// by one; blocks of a cluster run together on one. A worker owns everything its block needs: fibers, shared memory, random state. A checked launch has
 // one worker, and a Watcher that sees every access (checks.h).
 #include "runtime.h"
 

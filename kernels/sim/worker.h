@@ -29,6 +29,7 @@ struct Block {
     unsigned char *dynamic_shared, *static_shared;
     NamedBarrier named_barriers[16];
     std::vector<Warpgroup> warpgroups;
+    Clocks::Row from_others;  // when threads of other blocks last came to its shared memory
 };
 
 // Runs one block at a time, or the blocks of one cluster together.

@@ -253,6 +253,7 @@ def _only_if_selected(*_: Any) -> bool:
 
 @matmul.kernel(
     "cuda",
+    "sim",
     name="wgmma",
     dtypes="f2 bf16 f4",
     layout="strided",

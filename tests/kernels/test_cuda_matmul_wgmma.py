@@ -1,5 +1,7 @@
 """Matrix products by wgmma, on the simulator and on a card of compute capability 9.0, and their launch."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from minigrad.kernels.arguments import address, bfloat16_bits
 from minigrad.kernels.cuda import matmul_wgmma
 from minigrad.kernels.errors import KernelLaunchError
 from minigrad.kernels.launch import CudaKernel
+from minigrad.kernels.source import CudaSource
 
 # By name: to what the kernel takes, to numbers, the rounding errors of a product, and of the result.
 FORMATS = {
@@ -120,6 +123,54 @@ def test_an_output_that_starts_between_two_vectors(card, rng):
     for out in (whole, shifted):
         matmul_wgmma.wgmma(out, card.put(a), card.put(b))
     np.testing.assert_array_equal(card.get(shifted), card.get(whole))
+
+
+# ---- what the simulator finds when a line of the kernel is changed ----------------------------------------
+
+RACE = r"race on dynamic\[\d+\] of the shared variable .*is ordered by waiting for it alone"
+DEADLOCK = r"deadlock(.|\n)*the barrier ring\[\d+\], in phase \d+, lacks"
+
+# (what stands in the kernel, what is put in its place, what is said)
+MUTANTS = [
+    ("ring.full[turn.stage].wait(turn.parity);", "", RACE),
+    ("ring.full[turn.stage].wait(turn.parity);", "ring.full[turn.stage].wait(turn.parity ^ 1);", RACE),
+    ("ring.empty[turn.stage].wait(turn.parity ^ 1);", "", "one arrival too many"),
+    ("ring.empty[turn.stage].wait(turn.parity ^ 1);", "ring.empty[turn.stage].wait(turn.parity);", DEADLOCK),
+    ("init(CLUSTER * CONSUMERS)", "init(CONSUMERS)", RACE),
+    ("expect(STAGE_BOXES * BOX_BYTES)", "expect((STAGE_BOXES + 1) * BOX_BYTES)", DEADLOCK),
+    ("expect(STAGE_BOXES * BOX_BYTES)", "expect((STAGE_BOXES - 1) * BOX_BYTES)", RACE),
+    ("(1 << CLUSTER) - 1", "1", DEADLOCK),
+    ("wgmma_wait<1>();", "", RACE),
+    ("wgmma_wait<1>();", "wgmma_wait<2>();", RACE),
+    ("wgmma_wait<0>();", "", RACE),
+    ("wgmma_fence();", "", r"call wgmma_fence\(\) before"),
+    ("fence_for_copies();", "", r"with no fence_for_copies\(\) after it"),
+    ("wait_for_stores<OUT_BOXES - 1>();", ";", RACE),
+    ("if (thread == 0) wait_for_stores<0>();", "", r"returns before its store_box\(\)"),
+    ("fence_barrier_init();", "", r"call fence_barrier_init\(\) after its init\(\)"),
+    ("sync_cluster();\n    if (warpgroup", ";\n    if (warpgroup", r"race on ring\[0\]"),
+    ("sync_cluster();  // no block", ";  // no block", r"no sync_cluster\(\) after|has ended"),
+    (
+        "give_registers<40>();",
+        "if (threadIdx.x < 96) give_registers<40>();",
+        "192 wait in give_reg",
+    ),
+]
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize(("old", "new", "says"), MUTANTS)
+def test_a_change_is_found(old, new, says, monkeypatch, rng):
+    text = matmul_wgmma._source.text
+    assert old in text
+    source = CudaSource(text.replace(old, new, 1), "sm_90a")
+    for table in (matmul_wgmma._tf32, matmul_wgmma._half):
+        for layouts, kernel in table.items():
+            monkeypatch.setitem(table, layouts, CudaKernel(source, kernel.expression))
+    a, b = encoded("f16", rng, (300, 640), (640, 264))
+    with sim.architecture("sm_90a"), sim.checks(), pytest.raises(KernelLaunchError) as caught:
+        matmul_wgmma.wgmma(np.zeros((300, 264), np.float16), a, b)
+    assert re.search(says, str(caught.value)), str(caught.value)
 
 
 # ---- the launch --------------------------------------------------------------------------------------------

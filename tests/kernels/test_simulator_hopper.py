@@ -402,6 +402,16 @@ def test_a_block_that_leaves_before_the_others_copy_to_it():
     assert "block 1 of the cluster has ended: let no block leave before the others" in text
 
 
+def test_a_block_that_leaves_with_others_still_at_its_memory():
+    body = "if (t < 64) empty.arrive_at(0);"
+    launch(body + "sync_cluster();", out(), grid=2, cluster=2)
+    text = message(body, out(), grid=2, cluster=2, error=KernelLaunchError)
+    assert (
+        "with no sync_cluster() after what other blocks do" in text
+        or "block 0 of the cluster has ended" in text
+    )
+
+
 def test_a_grid_of_half_clusters():
     assert "launched with 3 blocks along x, no multiple of the 2 of a cluster" in message(
         "", out(), grid=3, cluster=2, error=KernelLaunchError
