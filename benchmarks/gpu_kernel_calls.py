@@ -15,6 +15,8 @@ FUNCTIONS = mg.nn.functional
 
 CONVOLUTION = "conv2d conv2d_input_grad conv2d_weight_grad"
 
+BATCHES = (1, 67)  # of recurrent layers: a row of a batch has blocks of its own, or shares them
+
 # The calls that run on every rung of an op, and that op, or several.
 LADDERS = {
     "matmul": "matmul",
@@ -51,6 +53,8 @@ LADDERS = {
     "cross-entropy, gradient": "cross_entropy_grad",
     "smoothed cross-entropy": "cross_entropy",
     "smoothed cross-entropy, gradient": "cross_entropy_grad",
+    **{f"{name} of {rows} rows": f"{name} {name}_grad" for name in ("lstm", "gru") for rows in BATCHES},
+    **{f"rnn of {rows} rows, {name}": "rnn rnn_grad" for name in ("tanh", "relu") for rows in BATCHES},
 }
 
 
@@ -174,10 +178,10 @@ def statistics(x: mg.Tensor) -> mg.Tensor:
 
 
 def recurrent_layers() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]:
-    """Entries of :func:`calls`, for a batch of one row and of several."""
+    """Entries of :func:`calls`, for each of BATCHES."""
     lstm, gru, rnn = (mg.get_op(name) for name in ("lstm", "gru", "rnn"))
     found: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {}
-    for rows in (1, 3):
+    for rows in BATCHES:
         state = (rows, 5)
         weights = ((20, 4), (20, 5), (20,))
         found[f"lstm of {rows} rows"] = (lambda *x: lstm(*x)[0], ((2, rows, 4), state, state, *weights))

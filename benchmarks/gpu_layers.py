@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gpu_case import FLOAT, Case, Shape, input_gradient, ours, rungs_that_take, torch_device
 
 import minigrad as mg
+from minigrad.kernels.cuda import recurrent_sequence
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
 
@@ -193,30 +195,39 @@ def embeddings(tokens: int, rows: int, columns: int, device: str) -> Iterator[Ca
 
 
 def recurrent_layers(T: int, N: int, E: int, H: int) -> Iterator[Case]:
-    """A layer over a sequence, forward, and forward with backward, which gives all gradients."""
-    for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+    """A layer over a sequence, forward, and forward with backward, which gives all gradients.
+
+    By default, and with each rung where there are two: of ``forward + backward``, of the gradient.
+    """
+    size = f"T={T} N={N} {E} -> {H}"
+    rungs = (None, "fused_step", "fused_sequence") if H <= recurrent_sequence.THREADS else (None,)
+    for (name, gates), rung in itertools.product((("LSTM", 4), ("GRU", 3), ("RNN", 1)), rungs):
         layer = recurrent_layer(name, E, H)
-        size = f"T={T} N={N} {E} -> {H}"
         products = 2.0 * T * N * gates * H * (E + H)
         moved = FLOAT * (T * N * (E + H) + gates * H * (E + H + 2))
+        told = f", {rung}" if rung else ""
         yield Case(
-            name,
+            name + told,
             size,
             ((T, N, E),),
             lambda x, layer=layer: layer(mg, x.dtype, x.device)(x)[0],
             lambda torch, x, layer=layer: layer(torch, x.dtype, x.device)(x)[0],
             products,
             moved,
+            (name.lower(),),
+            rung,
             steps=T,
         )
         yield Case(
-            f"{name}, forward + backward",
+            f"{name}, forward + backward{told}",
             size,
             ((T, N, E), (T, N, H)),
             lambda x, g, layer=layer: layer_gradient(layer(mg, x.dtype, x.device), x, g),
             lambda torch, x, g, layer=layer: layer_gradient(layer(torch, x.dtype, x.device), x, g),
             3 * products,
             3 * moved + 2 * FLOAT * T * N * gates * H,
+            (f"{name.lower()}_grad",),
+            rung,
             steps=2 * T,
         )
 

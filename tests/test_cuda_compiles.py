@@ -211,6 +211,7 @@ HALVES = {
     "pool2d_vectorized": "",
     "random": "dropout_block",
     "recurrent": ".",
+    "recurrent_sequence": ".",
     "reduce": "(vectorized|split|columns)<.*SUM",
     "row_statistics": ".",
     "softmax": "vectorized|registers",

@@ -54,6 +54,7 @@ MODULES = (
     "pool2d_vectorized",
     "random",
     "recurrent",
+    "recurrent_sequence",
     "reduce",
     "row_statistics",
     "segments",

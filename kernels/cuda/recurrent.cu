@@ -1,8 +1,7 @@
 // The steps of recurrent layers: lstm, gru and the plain rnn, and their gradients. A launch is one step in time.
 //
-// Shapes: states are (steps, rows, H), rows being the batch's; what belongs to gates has GATES times H columns, one
-// gate beside the other; weight is (GATES * H, H). All are C-contiguous. `at` is the step that is computed, `from`
-// the one that it continues; where `from` is -1 there is none.
+// Shapes: see recurrent_cells.cuh, which makes the new states of the products; weight is (GATES * H, H). `at` is the
+// step that is computed, `from` the one that it continues; where `from` is -1 there is none.
 //
 //   lstm_step, gru_step, rnn_step                  the product h W', and of it and what the inputs contribute the
 //                                                  gates and the new state, in one launch
@@ -19,58 +18,33 @@
 // operands of that come from memory during the product.
 //
 // A gradient's product has K = GATES * H, from weights that were transposed once for all steps; each of the GATES
-// warps takes H of K.
-//
-// Arrays (T) may be of 16 bits; sums and functions (C) are then float32. So is `carried` (rows, H), what an element
-// takes with it from step to step outside of the product: the cell's state, that of a gru, and their gradients. It
-// is a sum over the steps, to which 16 bits would soon add nothing more. What later kernels read, and the operand of
-// the next product, is rounded once, where it is stored.
+// warps takes H of K. What an element carries from launch to launch lies in `carried` (rows, H).
 //
 // Arithmetic intensity: a step reads the weights once for ROWS rows, 2 * ROWS / 4 = 4 operations a byte in float32
 // and 8 in 16 bits, from the L2 cache, where they stay from step to step. A step of usual size takes the time of a
-// few trips to that cache and of a launch. There are no atomics, and no result depends on the order of blocks.
+// few trips to that cache and of a launch; small layers, for which the launch is most of it, have all their steps in
+// one by recurrent_sequence.cu. There are no atomics, and no result depends on the order of blocks.
 //
 // Registers: 32 sums, and 12 vectors of 4 words, beside some 20 addresses; twice as much in float64. In 16 bits
 // the UNITS vectors of the weights, 8 elements each, are widened once for all rows, to 32 words.
 
+#include "recurrent_cells.cuh"
 #include "rows.cuh"
 #include "vector.cuh"
 
 constexpr int UNITS = 4;  // columns of each gate that a block makes
 
-// The sums of COUNT values over the lanes of a warp, COUNT being a power of two up to 32: lane L gets that of value
-// L / (32 / COUNT). With each exchange a lane keeps half of its values, and gives the others to a lane that keeps
-// those: 31 shuffles for 32 values, where 32 sums by across_warp would take 160.
-template <int COUNT, int DISTANCE = WARP / 2, typename T>
-__device__ __forceinline__ T scattered_sums(T* value) {
-    if constexpr (DISTANCE == 0) {
-        return value[0];
-    } else if constexpr (COUNT == 1) {
-        value[0] += __shfl_xor_sync(ALL_LANES, value[0], DISTANCE);
-        return scattered_sums<1, DISTANCE / 2>(value);
-    } else {
-        const bool upper = threadIdx.x & DISTANCE;
-#pragma unroll
-        for (int i = 0; i < COUNT / 2; i++) {
-            const T kept = upper ? value[COUNT / 2 + i] : value[i];
-            const T given = upper ? value[i] : value[COUNT / 2 + i];
-            value[i] = kept + __shfl_xor_sync(ALL_LANES, given, DISTANCE);
-        }
-        return scattered_sums<COUNT / 2, DISTANCE / 2>(value);
-    }
-}
-
-// The unit of a row whose new state this thread makes, if it is of the first warp and there is one.
+// The element whose new state this thread makes, if it is of the first warp and there is one.
 template <int ROWS>
-struct Place {
-    long long row;
-    int unit;
+struct Place : Element {
     bool exists;
 
     // Grid: x = the strips of UNITS units, for each ROWS rows.
-    __device__ __forceinline__ Place(long long rows, int H) {
+    __device__ __forceinline__ Place(long long all_rows, int units) {
         constexpr int LANES = WARP / (UNITS * ROWS);  // that hold the same sum
-        const int strips = (H + UNITS - 1) / UNITS, number = threadIdx.x % WARP / LANES;
+        const int strips = (units + UNITS - 1) / UNITS, number = threadIdx.x % WARP / LANES;
+        rows = all_rows;
+        H = units;
         row = (long long)(blockIdx.x / strips) * ROWS + number / UNITS;
         unit = blockIdx.x % strips * UNITS + number % UNITS;
         exists = row < rows && unit < H && threadIdx.x < WARP && threadIdx.x % LANES == 0;
@@ -147,192 +121,93 @@ __device__ __forceinline__ Computed<T> multiply_backward(const T* dz, const T* t
     return total;
 }
 
-// ---- long short-term memory -------------------------------------------------------------------------------------
-//
-// Of the gates i, f, g and o: c = f c' + i g and h = o tanh(c), from c' and h' of the step before.
+// ---- a step of any cell -----------------------------------------------------------------------------------------
 
-// `gates` holds what the inputs contribute to the pre-activations, and then the gates.
-//
 // Grid: x = the strips of units, for each ROWS rows; a block has a warp for each gate.
+template <int ROWS, typename Cell, typename C, typename T>
+__device__ __forceinline__ void make_step(Cell cell, C* carried, const T* weight, long long rows, int H,
+                                          long long at, long long from) {
+    const Place<ROWS> place(rows, H);
+    C kept = 0, product[Cell::GATES];
+    if (place.exists) {
+        kept = from < 0 ? cell.start(place) : value_or(carried, place.state(), C(0));
+        cell.load(place, at);
+    }
+    multiply_forward<Cell::GATES, ROWS>(product, from < 0 ? cell.h0 : cell.y + from * rows * H, weight, rows, H);
+    if (!place.exists) return;
+    cell.advance(place, at, kept, product);
+    if (carried) carried[place.state()] = kept;
+}
+
+// From dz of step `from`, the one after `at`. A last launch, with `at` = -1, makes the gradients of the states
+// before the first step, of cells that give them.
+//
+// Grid and block as above.
+template <int ROWS, typename Cell, typename C, typename T>
+__device__ __forceinline__ void make_grad_step(Cell cell, C* carried, const T* transposed, long long rows, int H,
+                                               long long at, long long from, long long before) {
+    constexpr int GATES = Cell::GATES;
+    const Place<ROWS> place(rows, H);
+    C kept = 0, sent_back = 0;
+    if (place.exists && from >= 0) kept = value_or(carried, place.state(), C(0));
+    if (place.exists && at >= 0) cell.load(place, at, before);
+    if (from >= 0)
+        sent_back = multiply_backward<GATES, ROWS>(cell.dz + from * rows * GATES * H, transposed, rows, H);
+    if (!place.exists) return;
+    if constexpr (Cell::GIVES_FIRST) {
+        if (at < 0) return cell.finish(place, kept, sent_back);
+    }
+    T dz[GATES];
+    cell.advance(place, at, kept, sent_back, dz);
+    if (carried) carried[place.state()] = kept;
+}
+
 template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(4 * WARP) lstm_step(
     T* hidden, T* cells, T* gates, C* carried, const T* h0, const T* c0, const T* weight, const T* bias,
     long long rows, int H, long long at, long long from
 ) {
-    const long long size = rows * H;
-    const Place<ROWS> place(rows, H);
-    const long long element = place.row * H + place.unit;
-    T* const own = gates + at * 4 * size + place.row * 4 * H + place.unit;
-    C z[4] = {}, c = 0, product[4];
-    if (place.exists) {
-        c = from < 0 ? C(c0[element]) : carried[element];
-#pragma unroll
-        for (int g = 0; g < 4; g++) z[g] = C(own[g * H]) + C(value_or(bias, g * H + place.unit, T(0)));
-    }
-    multiply_forward<4, ROWS>(product, from < 0 ? h0 : hidden + from * size, weight, rows, H);
-    if (!place.exists) return;
-    const C i = logistic(z[0] + product[0]), f = logistic(z[1] + product[1]);
-    const C g = tanh(z[2] + product[2]), o = logistic(z[3] + product[3]);
-    c = f * c + i * g;
-    own[0] = T(i);
-    own[H] = T(f);
-    own[2 * H] = T(g);
-    own[3 * H] = T(o);
-    carried[element] = c;
-    cells[at * size + element] = T(c);
-    hidden[at * size + element] = T(o * tanh(c));
+    make_step<ROWS>(Lstm<T>{hidden, cells, gates, h0, c0, bias}, carried, weight, rows, H, at, from);
 }
 
-// dz of step `at`, from that of step `from`, the one after it, which left the cell's gradient in `carried`. A last
-// launch, with `at` = -1, makes dh0 and dc0.
-//
-// Grid and block as above.
 template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(4 * WARP) lstm_grad_step(
     T* dz, T* dh0, T* dc0, C* carried, const T* transposed, const T* c0, const T* cells, const T* gates,
     const T* grad_y, const T* grad_c, long long rows, int H, long long at, long long from, long long before
 ) {
-    const long long size = rows * H;
-    const Place<ROWS> place(rows, H);
-    const long long element = place.row * H + place.unit, here = at * size + element;
-    const long long first = place.row * 4 * H + place.unit;  // gate
-    C dh = 0, dc = 0, c = 0, c_before = 0, gate[4] = {};
-    if (place.exists && from >= 0) dc = carried[element];
-    if (place.exists && at >= 0) {
-        dh = C(grad_y[here]);
-        dc += C(value_or(grad_c, here, T(0)));
-        c = C(cells[here]);
-        c_before = C(before < 0 ? c0[element] : cells[before * size + element]);
-#pragma unroll
-        for (int g = 0; g < 4; g++) gate[g] = C(gates[at * 4 * size + first + g * H]);
-    }
-    if (from >= 0) dh += multiply_backward<4, ROWS>(dz + from * 4 * size, transposed, rows, H);
-    if (!place.exists) return;
-    if (at < 0) {
-        dh0[element] = T(dh);
-        dc0[element] = T(dc);
-        return;
-    }
-    const C i = gate[0], f = gate[1], g = gate[2], o = gate[3], tanh_c = tanh(c);
-    dc += dh * o * (1 - tanh_c * tanh_c);
-    T* const own = dz + at * 4 * size + first;
-    own[0] = T(dc * g * i * (1 - i));
-    own[H] = T(dc * c_before * f * (1 - f));
-    own[2 * H] = T(dc * i * (1 - g * g));
-    own[3 * H] = T(dh * tanh_c * o * (1 - o));
-    carried[element] = dc * f;
+    const LstmGrad<T> cell{dz, dh0, dc0, c0, cells, gates, grad_y, grad_c};
+    make_grad_step<ROWS>(cell, carried, transposed, rows, H, at, from, before);
 }
 
-// ---- gated recurrent unit ---------------------------------------------------------------------------------------
-//
-// Of a, which the inputs contribute, and b = h' W' + bias: r and u are logistic(a + b) of the first two thirds; of
-// the last, c = b and n = tanh(a + r c). Then h = (1 - u) n + u h'. gates (steps, 4, rows, H) are r, u, n and c.
-
-// Grid: x = the strips of units, for each ROWS rows; a block has a warp for each third.
 template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(3 * WARP) gru_step(
     T* y, T* gates, C* carried, const T* a, const T* h0, const T* weight, const T* bias, long long rows, int H,
     long long at, long long from
 ) {
-    const long long size = rows * H;
-    const Place<ROWS> place(rows, H);
-    const long long element = place.row * H + place.unit;
-    C z[3] = {}, of_bias[3] = {}, h = 0, b[3];
-    if (place.exists) {
-        h = from < 0 ? C(h0[element]) : carried[element];
-#pragma unroll
-        for (int g = 0; g < 3; g++) {
-            z[g] = C(a[at * 3 * size + place.row * 3 * H + g * H + place.unit]);
-            of_bias[g] = C(value_or(bias, g * H + place.unit, T(0)));
-        }
-    }
-    multiply_forward<3, ROWS>(b, from < 0 ? h0 : y + from * size, weight, rows, H);
-    if (!place.exists) return;
-    const C r = logistic(z[0] + (b[0] + of_bias[0])), u = logistic(z[1] + (b[1] + of_bias[1]));
-    const C c = b[2] + of_bias[2], n = tanh(z[2] + r * c);
-    h = n + u * (h - n);
-    gates += at * 4 * size + element;
-    gates[0] = T(r);
-    gates[size] = T(u);
-    gates[2 * size] = T(n);
-    gates[3 * size] = T(c);
-    carried[element] = h;
-    y[at * size + element] = T(h);
+    make_step<ROWS>(Gru<T>{y, gates, a, h0, bias}, carried, weight, rows, H, at, from);
 }
 
-// da and db, the gradients of a and of b, of step `at`, from db of step `from`, the one after it, which left in
-// `carried` the part of its state's gradient that does not go through b. A last launch, with `at` = -1, makes dh0.
-//
-// Grid and block as above.
 template <typename C, typename T, int ROWS>
 __global__ void __launch_bounds__(3 * WARP) gru_grad_step(
     T* da, T* db, T* dh0, C* carried, const T* transposed, const T* h0, const T* y, const T* gates,
     const T* grad_y, long long rows, int H, long long at, long long from, long long before
 ) {
-    const long long size = rows * H;
-    const Place<ROWS> place(rows, H);
-    const long long element = place.row * H + place.unit;
-    C dh = 0, h = 0, gate[4] = {};
-    if (place.exists && from >= 0) dh = carried[element];
-    if (place.exists && at >= 0) {
-        dh += C(grad_y[at * size + element]);
-        h = C(before < 0 ? h0[element] : y[before * size + element]);
-#pragma unroll
-        for (int g = 0; g < 4; g++) gate[g] = C(gates[(at * 4 + g) * size + element]);
-    }
-    if (from >= 0) dh += multiply_backward<3, ROWS>(db + from * 3 * size, transposed, rows, H);
-    if (!place.exists) return;
-    if (at < 0) {
-        dh0[element] = T(dh);
-        return;
-    }
-    const C r = gate[0], u = gate[1], n = gate[2], c = gate[3];
-    const C of_n = dh * (1 - u) * (1 - n * n), of_r = of_n * c * r * (1 - r);
-    const C of_u = dh * (h - n) * u * (1 - u);
-    const long long own = at * 3 * size + place.row * 3 * H + place.unit;
-    da[own] = db[own] = T(of_r);
-    da[own + H] = db[own + H] = T(of_u);
-    da[own + 2 * H] = T(of_n);
-    db[own + 2 * H] = T(of_n * r);
-    carried[element] = dh * u;
+    const GruGrad<T> cell{da, db, dh0, h0, y, gates, grad_y};
+    make_grad_step<ROWS>(cell, carried, transposed, rows, H, at, from, before);
 }
 
-// ---- plain recurrent layer --------------------------------------------------------------------------------------
-//
-// y = tanh(z + y' W'), or max(0, ...) in its place: RELU.
-
-// Grid: x = the strips of units, for each ROWS rows; a block is one warp.
 template <typename T, int ROWS, bool RELU>
 __global__ void __launch_bounds__(WARP) rnn_step(
     T* y, const T* z, const T* h0, const T* weight, long long rows, int H, long long at, long long from
 ) {
-    const long long size = rows * H;
-    const Place<ROWS> place(rows, H);
-    const long long here = at * size + place.row * H + place.unit;
-    Computed<T> x = place.exists ? Computed<T>(z[here]) : 0, product[1];
-    multiply_forward<1, ROWS>(product, from < 0 ? h0 : y + from * size, weight, rows, H);
-    if (!place.exists) return;
-    x += product[0];
-    if constexpr (RELU)
-        y[here] = T(relu_if(true, x));
-    else
-        y[here] = T(tanh(x));
+    constexpr Computed<T>* CARRIED = nullptr;
+    make_step<ROWS>(Rnn<T, RELU>{y, z, h0}, CARRIED, weight, rows, H, at, from);
 }
 
-// dz of step `at`, from that of step `from`, the one after it. Grid and block as above.
 template <typename T, int ROWS, bool RELU>
 __global__ void __launch_bounds__(WARP) rnn_grad_step(
     T* dz, const T* grad_y, const T* y, const T* transposed, long long rows, int H, long long at, long long from
 ) {
-    const long long size = rows * H;
-    const Place<ROWS> place(rows, H);
-    const long long here = at * size + place.row * H + place.unit;
-    Computed<T> dh = place.exists ? Computed<T>(grad_y[here]) : 0;
-    const Computed<T> state = place.exists ? Computed<T>(y[here]) : 0;
-    if (from >= 0) dh += multiply_backward<1, ROWS>(dz + from * size, transposed, rows, H);
-    if (!place.exists) return;
-    if constexpr (RELU)
-        dz[here] = T(state > 0 ? dh : 0);
-    else
-        dz[here] = T(dh * (1 - state * state));
+    constexpr Computed<T>* CARRIED = nullptr;
+    make_grad_step<ROWS>(RnnGrad<T, RELU>{dz, grad_y, y}, CARRIED, transposed, rows, H, at, from, -1LL);
 }

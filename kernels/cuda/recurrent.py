@@ -57,7 +57,7 @@ def lstm_grad(
     Args:
         grad_y, grad_c: the gradients of the hidden states, and of the cell states or None.
     """
-    given = _transposed(weight_hh), c0, cells, gates, grad_y, grad_c
+    given = transposed(weight_hh), c0, cells, gates, grad_y, grad_c
     arguments = (*outs, _carried(c0), *given, *c0.shape)
     for at, before, after in reversed(_steps(len(gates), reverse)):
         _launch(_lstm_grad, 4, c0.shape, (*arguments, at, after, before))
@@ -78,7 +78,7 @@ def gru(outs: tuple, z: Any, h0: Any, weight_hh: Any, bias: Any, reverse: bool) 
 
 def gru_grad(outs: tuple, weight_hh: Any, h0: Any, y: Any, gates: Any, grad_y: Any, reverse: bool) -> None:
     """The gradients of a and b, (T, N, 3 H), and of h0: a launch for each step."""
-    arguments = (*outs, _carried(h0), _transposed(weight_hh), h0, y, gates, grad_y, *h0.shape)
+    arguments = (*outs, _carried(h0), transposed(weight_hh), h0, y, gates, grad_y, *h0.shape)
     for at, before, after in reversed(_steps(len(y), reverse)):
         _launch(_gru_grad, 3, h0.shape, (*arguments, at, after, before))
     _launch(_gru_grad, 3, h0.shape, (*arguments, -1, at, -1))
@@ -94,7 +94,7 @@ def rnn(y: Any, z: Any, h0: Any, weight_hh: Any, nonlinearity: str, reverse: boo
 def rnn_grad(dz: Any, grad_y: Any, y: Any, weight_hh: Any, nonlinearity: str, reverse: bool) -> None:
     """The gradient of the pre-activations, (T, N, H): a launch for each step."""
     _, N, H = y.shape
-    arguments = (dz, grad_y, y, _transposed(weight_hh), N, H)
+    arguments = (dz, grad_y, y, transposed(weight_hh), N, H)
     for at, _, after in reversed(_steps(len(y), reverse)):
         _launch(_rnn[nonlinearity][1], 1, (N, H), (*arguments, at, after))
 
@@ -113,7 +113,7 @@ def _carried(state: Any) -> Any:
     return workspace(state, state.shape, computed_dtype(state.dtype))
 
 
-def _transposed(weight: Any) -> Any:
+def transposed(weight: Any) -> Any:
     copy = workspace(weight, weight.shape[::-1])
     transpose(copy[None], weight[None])
     return copy

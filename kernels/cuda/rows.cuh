@@ -41,6 +41,30 @@ __device__ __forceinline__ T across_warp(T value) {
     return value;
 }
 
+// The sums of COUNT values over the lanes of a warp, or of one of its parts of 2 * DISTANCE lanes; both are powers of
+// two. Of a part's lanes, each gets the sums of its share of the values, in their order: where there are as many or
+// more, the first elements of `value`; where there are fewer values, lanes side by side get the same one, which is
+// returned, too. With each exchange a lane keeps half of its values, and gives the others to a lane that keeps those:
+// 31 shuffles for 32 values, where 32 sums by across_warp would take 160.
+template <int COUNT, int DISTANCE = WARP / 2, typename T>
+__device__ __forceinline__ T scattered_sums(T* value) {
+    if constexpr (DISTANCE == 0) {
+        return value[0];
+    } else if constexpr (COUNT == 1) {
+        value[0] += __shfl_xor_sync(ALL_LANES, value[0], DISTANCE);
+        return scattered_sums<1, DISTANCE / 2>(value);
+    } else {
+        const bool upper = threadIdx.x & DISTANCE;
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; i++) {
+            const T kept = upper ? value[COUNT / 2 + i] : value[i];
+            const T given = upper ? value[i] : value[COUNT / 2 + i];
+            value[i] = kept + __shfl_xor_sync(ALL_LANES, given, DISTANCE);
+        }
+        return scattered_sums<COUNT / 2, DISTANCE / 2>(value);
+    }
+}
+
 // The values of a block's threads combined, in each of them: first within the warps, then the results of
 // the warps by way of shared memory. Blocks of one dimension and whole warps; once in a kernel.
 template <Operation OP, typename T>

@@ -229,15 +229,47 @@ def _(outs, dz, x, h0, hidden, *, reverse, with_bias):
 @lstm.kernel("cuda", "sim", name="fused_step", dtypes=HALVES, when=has_product)
 def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     """The inputs of all steps in one product; then a launch for each step, from its product to its state."""
-    gates = outs[2]
-    multiply(_rows(gates), _rows(x), weight_ih.T)
+    multiply(_rows(outs[2]), _rows(x), weight_ih.T)
     cuda.recurrent.lstm(outs, h0, c0, weight_hh, bias, reverse)
+
+
+@lstm.kernel(
+    "cuda",
+    "sim",
+    name="fused_sequence",
+    dtypes=HALVES,
+    when=lambda x, h0, c0, weight_ih, weight_hh, *_, **__: (
+        has_product(x) and cuda.recurrent_sequence.takes(weight_hh)
+    ),
+    prefer=lambda x, h0, c0, weight_ih, weight_hh, *_, **__: cuda.recurrent_sequence.is_reckoned_faster(
+        len(h0), weight_hh
+    ),
+)
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
+    """The same product; then one launch for all steps, of blocks that go through time each on their own."""
+    multiply(_rows(outs[2]), _rows(x), weight_ih.T)
+    cuda.recurrent_sequence.lstm(outs, h0, c0, weight_hh, bias, reverse)
 
 
 @lstm_grad.kernel("cuda", "sim", name="fused_step", dtypes=HALVES, when=_has_outer_gradients)
 def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
     """A launch for each step, as in the forward direction."""
     cuda.recurrent.lstm_grad(outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse)
+
+
+@lstm_grad.kernel(
+    "cuda",
+    "sim",
+    name="fused_sequence",
+    dtypes=HALVES,
+    when=lambda weight_hh, *others, **_: (
+        cuda.recurrent_sequence.takes(weight_hh) and _has_outer_gradients(weight_hh, *others)
+    ),
+    prefer=lambda weight_hh, c0, *_, **__: cuda.recurrent_sequence.is_reckoned_faster(len(c0), weight_hh),
+)
+def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
+    """One launch for all steps, as in the forward direction."""
+    cuda.recurrent_sequence.lstm_grad(outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse)
 
 
 @lstm_weight_grad.kernel("cuda", "sim", name="products", dtypes=HALVES, when=has_product)

@@ -282,3 +282,49 @@ def _(outs, z, h0, weight_hh, bias_hh, *, reverse):
 def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
     """A launch for each step, as in the forward direction."""
     cuda.recurrent.gru_grad(outs, weight_hh, h0, y, gates, grad_y, reverse)
+
+
+def _fits_one_launch(a: Any, b: Any, weight_hh: Any, *_: Any, **__: Any) -> bool:
+    return cuda.recurrent_sequence.takes(weight_hh)
+
+
+def _prefers_one_launch(sequence: Any, _: Any, weight_hh: Any, *__: Any, **___: Any) -> bool:
+    return cuda.recurrent_sequence.is_reckoned_faster(sequence.shape[1], weight_hh)
+
+
+def _gru_grad_fits_one_launch(weight_hh: Any, *others: Any, **_: Any) -> bool:
+    return cuda.recurrent_sequence.takes(weight_hh) and _is_of_states_alone(weight_hh, *others)
+
+
+def _gru_grad_prefers_one_launch(weight_hh: Any, h0: Any, *_: Any, **__: Any) -> bool:
+    return cuda.recurrent_sequence.is_reckoned_faster(len(h0), weight_hh)
+
+
+_ONE_LAUNCH = {"name": "fused_sequence", "dtypes": HALVES}
+_OF_LAYERS = _ONE_LAUNCH | {"when": _fits_one_launch, "prefer": _prefers_one_launch}
+
+
+@rnn.kernel("cuda", "sim", **_OF_LAYERS)
+def _(out, z, h0, weight_hh, *, nonlinearity, reverse):
+    """One launch for all steps, of blocks that go through time each on their own."""
+    cuda.recurrent_sequence.rnn(out, z, h0, weight_hh, nonlinearity, reverse)
+
+
+@rnn_grad.kernel("cuda", "sim", **_OF_LAYERS)
+def _(out, g, y, weight_hh, *, nonlinearity, reverse):
+    """One launch for all steps, as in the forward direction."""
+    cuda.recurrent_sequence.rnn_grad(out, g, y, weight_hh, nonlinearity, reverse)
+
+
+@gru.kernel("cuda", "sim", **_OF_LAYERS)
+def _(outs, z, h0, weight_hh, bias_hh, *, reverse):
+    """One launch for all steps, of blocks that go through time each on their own."""
+    cuda.recurrent_sequence.gru(outs, z, h0, weight_hh, bias_hh, reverse)
+
+
+@gru_grad.kernel(
+    "cuda", "sim", **_ONE_LAUNCH, when=_gru_grad_fits_one_launch, prefer=_gru_grad_prefers_one_launch
+)
+def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
+    """One launch for all steps, as in the forward direction."""
+    cuda.recurrent_sequence.gru_grad(outs, weight_hh, h0, y, gates, grad_y, reverse)

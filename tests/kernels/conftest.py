@@ -86,3 +86,16 @@ def checked_accesses():
     """The simulator checks every access of memory."""
     with sim.checks():
         yield
+
+
+@pytest.fixture(params=["a launch a step", "one launch", "one launch, two rows a block"])
+def recurrent(request, monkeypatch):
+    """Each module that launches the kernels of recurrent layers."""
+    if request.param == "a launch a step":
+        return cuda.recurrent
+    sequence = cuda.recurrent_sequence
+    if request.node.callspec.params.get("size", (1, 1, 1))[2] > sequence.THREADS:
+        pytest.skip("more units than a block has threads")
+    if request.param == "one launch, two rows a block":
+        monkeypatch.setattr(sequence, "MANY_ROWS", 0)
+    return sequence

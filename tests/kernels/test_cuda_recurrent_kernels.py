@@ -1,13 +1,13 @@
-"""The CUDA kernels of recurrent layers, a launch a step, against the definitions in float64."""
+"""The CUDA kernels of recurrent layers, a launch a step or one for all, against definitions in float64."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from minigrad import get_op
+from minigrad import get_op, use_kernel
+from minigrad.dispatch import kernel_table
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import recurrent
 
 DTYPES = [np.float32, np.float64]
 
@@ -50,9 +50,14 @@ def assert_steps_close(found, expected, terms, dtype):
 # ---- long short-term memory --------------------------------------------------------------------------------
 
 
-def lstm(outs, z, *inputs):
-    outs[2][...] = z
-    recurrent.lstm(outs, *inputs)
+def lstm(recurrent):
+    """The kernels' ``lstm``, with what the inputs contribute as an argument."""
+
+    def run(outs, z, *inputs):
+        outs[2][...] = z
+        recurrent.lstm(outs, *inputs)
+
+    return run
 
 
 def lstm_problem(size, dtype):
@@ -65,10 +70,10 @@ def lstm_problem(size, dtype):
 @sizes
 @dtypes
 @walks
-def test_lstm(run, size, dtype, reverse, optional):
+def test_lstm(run, recurrent, size, dtype, reverse, optional):
     weight, bias, z, h0, c0, shapes = lstm_problem(size, dtype)
     bias = bias if optional else None
-    found = run(lstm, shapes, dtype, z, h0, c0, weight, bias, reverse)
+    found = run(lstm(recurrent), shapes, dtype, z, h0, c0, weight, bias, reverse)
     expected = definition("lstm", z, h0, c0, np.eye(4 * size[2]), weight, bias, reverse=reverse)
     assert_steps_close(found, expected, size[2], dtype)
 
@@ -76,7 +81,7 @@ def test_lstm(run, size, dtype, reverse, optional):
 @sizes
 @dtypes
 @walks
-def test_lstm_gradient(run, size, dtype, reverse, optional):
+def test_lstm_gradient(run, recurrent, size, dtype, reverse, optional):
     T, N, H = size
     weight, c0, cells, grad_y, grad_c = drawn(dtype, (4 * H, H), (N, H), *[(T, N, H)] * 3)
     gates, grad_c = gates_of(dtype, T, N, 4 * H), grad_c if optional else None
@@ -86,11 +91,11 @@ def test_lstm_gradient(run, size, dtype, reverse, optional):
     assert_steps_close(found, expected, 4 * H, dtype)
 
 
-def test_gates_that_are_shut_and_open(run):
+def test_gates_that_are_shut_and_open(run, recurrent):
     """Pre-activations far beyond the range of exp, and infinite ones."""
     weight, bias, z, h0, c0, shapes = lstm_problem((2, 3, 8), np.float32)
     z[0, 0], z[0, 1], z[1, 2] = 200, -200, np.inf
-    found = run(lstm, shapes, np.float32, z, h0, c0, weight, bias, False)
+    found = run(lstm(recurrent), shapes, np.float32, z, h0, c0, weight, bias, False)
     expected = definition("lstm", z[:1], h0, c0, np.eye(32), weight, bias)
     assert_steps_close([a[:1] for a in found], expected, 8, np.float32)
     assert all(np.isfinite(a).all() for a in found)
@@ -98,21 +103,21 @@ def test_gates_that_are_shut_and_open(run):
 
 
 @pytest.mark.parametrize("H", [8, 33])
-def test_nan_stays_in_its_row(run, H):
+def test_nan_stays_in_its_row(run, recurrent, H):
     weight, bias, z, h0, c0, shapes = lstm_problem((3, 4, H), np.float32)
     z[1, 2, 0] = np.nan
-    hidden, cells, gates = run(lstm, shapes, np.float32, z, h0, c0, weight, bias, False, fill=77)
+    hidden, cells, gates = run(lstm(recurrent), shapes, np.float32, z, h0, c0, weight, bias, False, fill=77)
     for found in (hidden, cells, gates):
         assert np.isfinite(found[:, [0, 1, 3]]).all() and np.isfinite(found[0]).all()
     assert np.isnan(cells[1, 2]).sum() == 1 and np.isnan(hidden[2, 2]).all()
 
 
-def test_weights_that_start_between_vectors(run):
+def test_weights_that_start_between_vectors(run, recurrent):
     """Their rows are read element by element."""
     weight, bias, z, h0, c0, shapes = lstm_problem((2, 3, 8), np.float32)
 
     def shifted(outs, z, h0, c0, flat, bias):
-        lstm(outs, z, h0, c0, flat[1:].reshape(weight.shape), bias, False)
+        lstm(recurrent)(outs, z, h0, c0, flat[1:].reshape(weight.shape), bias, False)
 
     flat = np.concatenate([np.zeros(1, np.float32), weight.ravel()])
     found = run(shifted, shapes, np.float32, z, h0, c0, flat, bias)
@@ -131,7 +136,7 @@ def gru_problem(size, dtype):
 @sizes
 @dtypes
 @walks
-def test_gru(run, size, dtype, reverse, optional):
+def test_gru(run, recurrent, size, dtype, reverse, optional):
     (*inputs, bias), shapes = gru_problem(size, dtype)
     inputs.append(bias if optional else None)
     found = run(recurrent.gru, shapes, dtype, *inputs, reverse)
@@ -141,7 +146,7 @@ def test_gru(run, size, dtype, reverse, optional):
 @sizes
 @dtypes
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gru_gradient(run, size, dtype, reverse):
+def test_gru_gradient(run, recurrent, size, dtype, reverse):
     T, N, H = size
     weight, h0, y, grad_y = drawn(dtype, (3 * H, H), (N, H), (T, N, H), (T, N, H))
     inputs = (weight, h0, y, gates_of(dtype, T, 4, N, H), grad_y)
@@ -152,7 +157,7 @@ def test_gru_gradient(run, size, dtype, reverse):
 @sizes
 @dtypes
 @nonlinearities
-def test_rnn(run, size, dtype, reverse, nonlinearity):
+def test_rnn(run, recurrent, size, dtype, reverse, nonlinearity):
     T, N, H = size
     weight, z, h0 = drawn(dtype, (H, H), (T, N, H), (N, H))
     found = run(recurrent.rnn, (T, N, H), dtype, z, h0, weight, nonlinearity, reverse)
@@ -163,7 +168,7 @@ def test_rnn(run, size, dtype, reverse, nonlinearity):
 @sizes
 @dtypes
 @nonlinearities
-def test_rnn_gradient(run, size, dtype, reverse, nonlinearity):
+def test_rnn_gradient(run, recurrent, size, dtype, reverse, nonlinearity):
     T, N, H = size
     weight, grad_y = drawn(dtype, (H, H), (T, N, H))
     y = gates_of(dtype, T, N, H) - dtype(0.5)
@@ -173,13 +178,13 @@ def test_rnn_gradient(run, size, dtype, reverse, nonlinearity):
 
 
 @pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
-def test_every_thread_order_gives_the_same_bits():
+def test_every_thread_order_gives_the_same_bits(recurrent):
     weight, bias, z, h0, c0, shapes = lstm_problem((3, 9, 36), np.float32)
     (a, _, gru_weight, gru_bias), gru_shapes = gru_problem((3, 9, 36), np.float32)
 
     def results():
         outs, gru_outs = ([np.empty(shape, np.float32) for shape in s] for s in (shapes, gru_shapes))
-        lstm(outs, z, h0, c0, weight, bias, False)
+        lstm(recurrent)(outs, z, h0, c0, weight, bias, False)
         grads = [np.empty(shape, np.float32) for shape in (z.shape, h0.shape, c0.shape)]
         recurrent.lstm_grad(grads, weight, c0, outs[1], outs[2], outs[0], None, False)
         recurrent.gru(gru_outs, a, h0, gru_weight, gru_bias, True)
@@ -189,3 +194,29 @@ def test_every_thread_order_gives_the_same_bits():
     for seed, workers in itertools.product((1, 12345), (1, 3)):
         with sim.seed(seed), sim.num_threads(workers):
             assert results() == expected
+
+
+def test_small_layers_take_one_launch():
+    """The sizes of the weights and of the batch decide; a rung that was selected runs anyway."""
+
+    def chosen(op, N, H, dtype="f4"):
+        shapes = {
+            "lstm": [(9, N, 5), (N, H), (N, H), (4 * H, 5), (4 * H, H), None, None],
+            "lstm_grad": [(4 * H, H), (N, H), (9, N, H), (9, N, 4 * H), (9, N, H), None, None],
+            "gru": [(9, N, 3 * H), (N, H), (3 * H, H), None],
+            "gru_grad": [(3 * H, H), (N, H), (9, N, H), (9, 4, N, H), (9, N, H), None],
+            "rnn": [(9, N, H), (N, H), (H, H)],
+            "rnn_grad": [(9, N, H), (9, N, H), (H, H)],
+        }
+        arrays = [None if shape is None else np.empty(shape, dtype) for shape in shapes[op]]
+        attributes = {"reverse": False} | ({"nonlinearity": "tanh"} if "rnn" in op else {})
+        return kernel_table(op).choose("sim", np.dtype(dtype), arrays, attributes).name
+
+    for layer in ("lstm", "gru", "rnn"):
+        for op in (layer, f"{layer}_grad"):
+            assert chosen(op, 32, 128) == chosen(op, 1, 64, "f8") == "fused_sequence"
+            assert chosen(op, 600, 128) == chosen(op, 2, 257) == chosen(op, 2, 0) == "fused_step"
+            with use_kernel(op, "fused_sequence", "sim"):
+                assert chosen(op, 600, 128) == "fused_sequence"
+    assert chosen("lstm", 32, 136) == chosen("lstm_grad", 32, 136) == "fused_step"
+    assert chosen("lstm", 32, 136, "f2") == chosen("rnn", 32, 256) == "fused_sequence"
