@@ -163,7 +163,7 @@ __device__ __forceinline__ void make_grad_step(Cell cell, C* carried, const T* t
 }
 
 template <typename C, typename T, int ROWS>
-__global__ void __launch_bounds__(4 * WARP) lstm_step(
+__global__ void __launch_bounds__(4 * WARP, 1) lstm_step(
     T* hidden, T* cells, T* gates, C* carried, const T* h0, const T* c0, const T* weight, const T* bias,
     long long rows, int H, long long at, long long from
 ) {
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(4 * WARP) lstm_step(
 }
 
 template <typename C, typename T, int ROWS>
-__global__ void __launch_bounds__(4 * WARP) lstm_grad_step(
+__global__ void __launch_bounds__(4 * WARP, 1) lstm_grad_step(
     T* dz, T* dh0, T* dc0, C* carried, const T* transposed, const T* c0, const T* cells, const T* gates,
     const T* grad_y, const T* grad_c, long long rows, int H, long long at, long long from, long long before
 ) {
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(4 * WARP) lstm_grad_step(
 }
 
 template <typename C, typename T, int ROWS>
-__global__ void __launch_bounds__(3 * WARP) gru_step(
+__global__ void __launch_bounds__(3 * WARP, 1) gru_step(
     T* y, T* gates, C* carried, const T* a, const T* h0, const T* weight, const T* bias, long long rows, int H,
     long long at, long long from
 ) {
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(3 * WARP) gru_step(
 }
 
 template <typename C, typename T, int ROWS>
-__global__ void __launch_bounds__(3 * WARP) gru_grad_step(
+__global__ void __launch_bounds__(3 * WARP, 1) gru_grad_step(
     T* da, T* db, T* dh0, C* carried, const T* transposed, const T* h0, const T* y, const T* gates,
     const T* grad_y, long long rows, int H, long long at, long long from, long long before
 ) {
