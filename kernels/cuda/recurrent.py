@@ -6,8 +6,8 @@ batch of N rows, with H units: states and their gradients are (T, N, H), states 
 ``weight_hh`` (gates * H, H), ``bias`` (gates * H,) or None. ``reverse``: the first step is the last in time.
 What the inputs contribute to all steps is one product, which the caller makes.
 
-Each step is a launch: the stream keeps the steps in order, and a CUDA graph can hold all of them. Small layers
-have one for all steps: see ``recurrent_sequence.py``.
+Each step is a launch: the stream keeps the steps in order, and a CUDA graph can hold all of them. Small
+layers have one for all steps: see ``recurrent_sequence.py``.
 """
 
 from __future__ import annotations

@@ -6,14 +6,16 @@
 // graph, one or two of the card's. Rows of a batch have nothing to do with each other, only with their own past. So
 // here a block owns ROWS of them for all time, and no block waits for another: between two steps are two barriers
 // of the block. The price is that a block multiplies by all of the weights itself. It keeps as much of them as it can
-// where they cost nothing: COLUMNS * VECTORS vectors of 16 bytes in the registers of each thread, 128 KB in all. What
-// is left over it reads again with each step, from the L1 cache as far as they fit there, or the L2 cache.
+// where they cost nothing: in float32 up to COLUMNS * VECTORS vectors of 16 bytes in the registers of each thread, in
+// all 128 KB. In 16 bits they are widened once, and half as many vectors fill as many registers. What is left over it
+// reads again with each step, from the L1 cache as far as it fits there, or the L2 cache.
 //
 // A step of lstm with H = 128 in float32 has 256 KB of weights. Half is in registers; the rest takes 1024 clocks from
 // an L1 cache (128 bytes a clock), and 2048 from the L2 cache (64), where L1 is small. The 64 K multiply-adds of a row
-// take 512 clocks (128 a clock), the cell and the barriers a few hundred: together the time of about one launch in a
-// graph. With H = 64 all weights are in registers. With H = 256 a megabyte is read from the L2 cache, 14 000 clocks,
-// longer than a launch takes: there a launch a step wins, which spreads the weights over all multiprocessors.
+// take 512 clocks (128 a clock), the cell and the barriers a few hundred: together, as reckoned, the time of about one
+// launch in a graph. With H = 64 all weights are in registers. With H = 256 a megabyte is read from the L2 cache,
+// 14 000 clocks, longer than a launch takes: there a launch a step wins, which spreads the weights over all
+// multiprocessors.
 //
 // The rows of a product, which are the GATES * H columns of its result, are dealt to groups of PARTS lanes, and K to
 // the lanes of a group: neighbours have neighbouring vectors, so that a group's read is whole lines of 128 bytes. The
@@ -23,8 +25,8 @@
 // and what the cell needs comes from memory during the product. There are no atomics.
 //
 // Arithmetic intensity: of memory, everything is read and written once; 2 * GATES * H operations an element of the
-// states. Registers: 128 of weights, 8 * ROWS sums (16 * ROWS in 16 bits), 4 to 8 vectors on their way; at most 255,
-// with one block on a multiprocessor.
+// states. Registers: 128 of weights (64 in float64), 8 * ROWS sums, 4 to 8 vectors on their way; at most 255, with one
+// block on a multiprocessor.
 
 #include "recurrent_cells.cuh"
 #include "rows.cuh"
