@@ -54,6 +54,7 @@ from minigrad.creation import (
 from minigrad.devices import Device, available_devices, device
 from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
 from minigrad.dtypes import bfloat16 as _bfloat16
+from minigrad.dtypes import finfo as finfo
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
 from minigrad.memory_format import MemoryFormat, channels_last, contiguous_format
 from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
@@ -270,7 +271,7 @@ int64 = long = _np.dtype(_np.int64)
 uint8 = _np.dtype(_np.uint8)
 bool = _np.dtype(_np.bool_)
 short, dtype, Size = int16, _np.dtype, tuple
-finfo, iinfo, broadcast_shapes = _np.finfo, _np.iinfo, _np.broadcast_shapes
+iinfo, broadcast_shapes = _np.iinfo, _np.broadcast_shapes
 
 kernels.list = list_kernels  # from here, because the kernels' floor knows nothing of ops
 

@@ -24,6 +24,7 @@ __all__ = [
     "BFLOAT16",
     "FLOATING_KINDS",
     "bfloat16",
+    "finfo",
     "is_floating",
     "is_half",
     "is_supported",
@@ -44,6 +45,12 @@ def bfloat16() -> np.dtype:
             'bfloat16 needs the package ml_dtypes, as NumPy lacks it: pip install "minigrad[bfloat16]"'
         )
     return BFLOAT16
+
+
+def finfo(dtype: Any) -> Any:
+    """The limits of a floating dtype, bfloat16 among them: ``eps``, ``max`` and so on, as of numpy.finfo."""
+    dtype = to_dtype(dtype)
+    return ml_dtypes.finfo(dtype) if is_bfloat16(dtype) else np.finfo(dtype)
 
 
 def is_floating(dtype: np.dtype) -> bool:

@@ -276,6 +276,19 @@ def test_a_cheating_kernel(name):
         assert "seed=1" in text and " inputs (" in text
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_kernel_of_16_bits(dtype):
+    """Where a kernel is registered for them it is tried with them, and they are as exact as they can be."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    report = check_on_cpu(computes_in(np.float32), CASES, dtypes=dtype)
+    assert dtype in report.kernels[-1].dtypes
+    text = message(lambda: check_on_cpu(is_wrong_at(np.abs), CASES, dtypes=dtype))
+    assert "elements differ" in text and dtype in text
+    text = message(lambda: check_on_cpu(leaves_out_the_tail, CASES, dtypes=dtype))
+    assert "elements were not written" in text
+
+
 def test_cheats_that_only_cases_of_other_sizes_find():
     """An op without a shape rule is tried at sizes that its author did not think of."""
     cases = [case((3, 4)), case((8,), beta=2.0)]

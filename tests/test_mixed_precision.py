@@ -1,5 +1,6 @@
 """autocast: which op runs in which dtype, what is kept, what the gradients are; and the scale of a loss."""
 
+import math
 import threading
 
 import numpy as np
@@ -191,6 +192,13 @@ def test_defaults_and_errors():
     for wrong in (mg.float32, mg.float64, mg.int16):
         with pytest.raises(TypeError, match="bfloat16 or float16"):
             mg.autocast("cpu", wrong)
+
+
+def test_limits(half):
+    """What nan_to_num puts for an infinity is a number in this dtype, its largest."""
+    limits = mg.finfo(half)
+    x = mg.tensor([math.inf, -math.inf, math.nan]).to(half)
+    assert mg.nan_to_num(x).float().tolist() == [float(limits.max), float(limits.min), 0.0]
 
 
 def test_the_default_on_the_processor_is_bfloat16():

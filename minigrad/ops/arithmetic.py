@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from minigrad.dtypes import is_floating
+from minigrad.dtypes import finfo, is_floating
 from minigrad.op import op
 from minigrad.ops.elementwise import (
     _function,
@@ -126,7 +124,7 @@ def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: fl
     """``x`` with NaN and the infinities replaced by numbers; infinities by the dtype's limits, by default."""
     if not is_floating(x.dtype):
         return x
-    limits = np.finfo(x.dtype) if x.dtype.kind == "f" else np.finfo(np.float32)
+    limits = finfo(x.dtype)
     replaced = where(isnan(x), as_dtype(nan, x.dtype, x.device), x)
     for infinity, value, limit in ((math.inf, posinf, limits.max), (-math.inf, neginf, limits.min)):
         number = float(limit) if value is None else value

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad.autograd import wrap
 from minigrad.devices import Device
-from minigrad.dtypes import is_floating
+from minigrad.dtypes import finfo, is_floating
 from minigrad.kernels.channels_last import nchw
 from minigrad.tensor import Tensor
 
@@ -23,7 +23,7 @@ def tolerance(dtype: Any, length: int = 1) -> float:
     few more roundings for each term (a product, an exponential). The bound is relative to the magnitude of
     the terms, not to that of their sum, which may have cancelled.
     """
-    return 8.0 * float(np.finfo(dtype).eps) * math.sqrt(max(length, 1))
+    return 8.0 * float(finfo(dtype).eps) * math.sqrt(max(length, 1))
 
 
 class Errors(NamedTuple):
@@ -56,7 +56,7 @@ def errors_of(actual: np.ndarray, expected: np.ndarray, length: int = 1, magnitu
     finite = np.isfinite(expected)
     if magnitude is None:
         magnitude = np.sqrt(np.mean(expected[finite].astype(np.float64) ** 2)) if finite.any() else 0.0
-    smallest = float(np.finfo(actual.dtype).smallest_subnormal)
+    smallest = float(finfo(actual.dtype).smallest_subnormal)
     with np.errstate(all="ignore"):
         allowed = tolerance(actual.dtype, length) * (np.abs(expected) + magnitude) + length * smallest
         difference = np.abs(actual.astype(np.float64) - expected)
@@ -75,7 +75,8 @@ def check_type(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
     """Raise an AssertionError unless ``actual`` has the shape and the kind of dtype of ``expected``."""
     if actual.shape != expected.shape:
         raise AssertionError(f"{what}: wrong shape\n  Expect {expected.shape}\n  Actual {actual.shape}")
-    if actual.dtype.kind != expected.dtype.kind:
+    floating = is_floating(actual.dtype) and is_floating(expected.dtype)
+    if actual.dtype.kind != expected.dtype.kind and not floating:
         raise AssertionError(f"{what}: wrong kind\n  Expect {expected.dtype}\n  Actual {actual.dtype}")
 
 

@@ -28,6 +28,7 @@ from minigrad.creation import from_numpy
 from minigrad.devices import Device, available_devices
 from minigrad.devices import device as find_device
 from minigrad.dispatch import REFERENCE, Kernel, list_kernels, parse_dtypes, use_kernel
+from minigrad.dtypes import is_floating
 from minigrad.op import Op
 from minigrad.testing.arrays import check_type, describe_errors, errors_of, to_numpy
 from minigrad.testing.calls import check_trial
@@ -154,7 +155,7 @@ class CallProblem(Problem):
         self.shapes = tuple(a.shape for a in self.arrays)
         # The reference in float64 tells the outputs' sizes; what is floating has the inputs' dtype.
         itemsizes = [
-            trial.dtype.itemsize if y.dtype.kind == "f" else y.dtype.itemsize for y in oracle.expected
+            trial.dtype.itemsize if is_floating(y.dtype) else y.dtype.itemsize for y in oracle.expected
         ]
         written = sum(y.size * n for y, n in zip(oracle.expected, itemsizes, strict=True))
         self.bytes = sum(a.nbytes for a in self.arrays) + written

@@ -12,7 +12,7 @@ import numpy as np
 from minigrad.devices import KINDS, Device, available_devices
 from minigrad.devices import device as find_device
 from minigrad.dispatch import REFERENCE, Kernel, kernel_table, parse_dtypes, use_kernel
-from minigrad.dtypes import is_floating
+from minigrad.dtypes import is_floating, is_half
 from minigrad.op import Op
 from minigrad.tensor import Tensor
 from minigrad.testing.arrays import LAYOUTS, tensor_in_layout
@@ -207,11 +207,11 @@ class Session:
 
     def _halves(self) -> list[np.dtype]:
         """The 16-bit floats that some kernel is registered for."""
-        found = [t for _, kernel in self._rows for t in kernel.dtypes if t.itemsize == 2 and t.kind == "f"]
+        found = [t for _, kernel in self._rows for t in kernel.dtypes if is_half(t)]
         return list(dict.fromkeys(found))
 
     def _applies(self, device: Device, kernel: Kernel, trial: Trial) -> bool:
-        if trial.dtype.itemsize == 2 and self.dtypes is None and trial.dtype not in kernel.dtypes:
+        if is_half(trial.dtype) and self.dtypes is None and trial.dtype not in kernel.dtypes:
             return False
         if not trial.case.derived or device.type != "sim":
             return True
@@ -311,7 +311,7 @@ class Session:
 
     def _dtypes_without_kernel(self) -> Iterator[str]:
         for (device, kernel), row in self._rows.items():
-            missing = [str(t) for t in kernel.dtypes if str(t) not in row.dtypes and t.kind in "fV"]
+            missing = [str(t) for t in kernel.dtypes if str(t) not in row.dtypes and is_floating(t)]
             if missing and kernel.name != REFERENCE:
                 yield f"dtypes: kernel {kernel.name!r} on {device} did not run on {' '.join(missing)}"
             for dtype in ("float32", "float64"):
