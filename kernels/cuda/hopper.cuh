@@ -13,7 +13,7 @@
 constexpr int BOX_ROWS = 64, BOX_ROW_BYTES = 128, BOX_BYTES = BOX_ROWS * BOX_ROW_BYTES;
 constexpr int WARPGROUP = 128;  // threads: four warps, the first of a number divisible by 4
 
-// A CUtensorMap: where a tensor of three dimensions lies, and the box that is copied. The launcher has the
+// A CUtensorMap: where a tensor of three dimensions, or images, lie, and what a copy takes. The launcher has the
 // driver fill it in (for the simulator it does so itself); the kernel takes it as a `const
 // __grid_constant__` parameter.
 struct alignas(64) TensorMap {
@@ -130,6 +130,19 @@ __device__ __forceinline__ void load_box(void* box, const TensorMap& map, int x,
                  ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
                  ::"r"(shared_address(box)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&barrier)),
                    "h"(blocks)
+                 : "memory");
+}
+
+// Starts the copy of 64 pixels of images that lie channels last, from a map of how a filter moves over them (im2col
+// mode): of each 128 bytes of channels, from `channel` on. The filter's corner stands at (x, y) of `image` for the
+// first of them, moves as the map says, from row to row and from image to image, and what is copied is the pixel
+// that lies `right` and `down` of it, from 0 to 255. What lies outside of the images comes as zeros.
+__device__ __forceinline__ void load_pixels(void* box, const TensorMap& map, int channel, int x, int y, int image,
+                                            int right, int down, Barrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
+                 ::"r"(shared_address(box)), "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image),
+                   "r"(shared_address(&barrier)), "h"((unsigned short)right), "h"((unsigned short)down)
                  : "memory");
 }
 

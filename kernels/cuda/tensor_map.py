@@ -1,7 +1,8 @@
 """Tensor maps: what the copy engine of compute capability 9.0 is told about an array (``TensorMap``).
 
-A card's driver alone knows their 128 bytes: ``cuTensorMapEncodeTiled``, called here through ctypes. For the
-simulator they hold what the driver is told, after the driver's own checks (``TensorMap`` of asynchronous.h).
+A card's driver alone knows their 128 bytes: ``cuTensorMapEncodeTiled`` and, for images that a filter moves
+over, ``cuTensorMapEncodeIm2col``, called here through ctypes. For the simulator they hold what the driver is
+told, after the driver's own checks (``TensorMap`` of asynchronous.h).
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ LARGEST_STRIDE = 2**40
 LARGEST_SIZE = 2**31 - 2**16  # of a dimension: the engine takes coordinates as int
 BOX_ROWS, BOX_ROW_BYTES = 64, 128  # as in hopper.cuh
 
-_SIMULATORS = 0x5D0B0C5  # TensorMap::MAGIC of asynchronous.h
+# Of a filter that moves over images: its steps, the distances of its corners from those of the image, and the
+# distances of taps from its corner.
+LARGEST_FILTER_STRIDE = 8
+LEAST_CORNER, LARGEST_CORNER = -128, 127
+LARGEST_OFFSET = 255
+
+_SIMULATORS, _SIMULATORS_OF_IMAGES = 0x5D0B0C5, 0x5D0B0C6  # as in TensorMap of asynchronous.h
 
 # Of cuda.h. 16-bit elements and sums are copied bit by bit; floats are rounded to TF32 on their way.
 _BITS_16, _BITS_32, _TF32 = 1, 2, 11
 _INTERLEAVE_NONE, _SWIZZLE_128B, _L2_PROMOTION_256B, _ZEROS_OUTSIDE = 0, 3, 3, 0
+
+Filter = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""How a filter moves over images: its first and last corners, and its strides; of each, (across, down)."""
 
 
 def fits(x: Any) -> bool:
@@ -54,27 +64,70 @@ def describe(x: Any, as_tf32: bool = False) -> unchanging:
         row_stride = -(-columns * x.itemsize // ALIGNMENT) * ALIGNMENT
     if batches == 1 or batch_stride == 0:
         batches, batch_stride = 1, row_stride * rows
-    kind = _BITS_16 if x.itemsize == 2 else _TF32 if as_tf32 else _BITS_32
-    encode = _encode_for_simulator if isinstance(x, np.ndarray) else _encode
-    return encode(address(x), kind, x.itemsize, (columns, rows, batches), (row_stride, batch_stride))
+    sizes, strides = (columns, rows, batches), (row_stride, batch_stride)
+    return _encoder(x)(address(x), _kind(x, as_tf32), x.itemsize, sizes, strides)
+
+
+def describe_images(
+    x: Any,
+    shape: tuple[int, int, int, int],
+    pitch: int,
+    lower: tuple[int, ...],
+    upper: tuple[int, ...],
+    stride: tuple[int, ...],
+    as_tf32: bool = False,
+) -> unchanging:
+    """The fields of ``TensorMap`` for images ``shape`` (N, H, W, C), which begin where ``x`` does, with
+    pixels ``pitch`` elements apart, a multiple of 16 bytes.
+
+    A filter's corner moves over each image by ``stride`` pixels, from ``lower`` pixels from its first one to
+    ``upper`` pixels from its last one at most; of each, (vertical, horizontal). Boxes are 64 pixels that one
+    tap reads, of 128 bytes of channels.
+    """
+    N, H, W, C = shape
+    pixel = pitch * x.itemsize
+    strides = pixel, W * pixel, H * W * pixel
+    filter = tuple(lower)[::-1], tuple(upper)[::-1], tuple(stride)[::-1]
+    return _encoder(x)(address(x), _kind(x, as_tf32), x.itemsize, (C, W, H, N), strides, filter)
+
+
+def _kind(x: Any, as_tf32: bool) -> int:
+    return _BITS_16 if x.itemsize == 2 else _TF32 if as_tf32 else _BITS_32
+
+
+def _encoder(x: Any) -> Any:
+    return _encode_for_simulator if isinstance(x, np.ndarray) else _encode
 
 
 @lru_cache(maxsize=1024)
 def _encode(
-    start: int, kind: int, itemsize: int, sizes: tuple[int, ...], strides: tuple[int, ...]
+    start: int,
+    kind: int,
+    itemsize: int,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    filter: Filter | None = None,
 ) -> unchanging:
     words = (ctypes.c_uint64 * 24)()
     at = -ctypes.addressof(words) % 64 // 8  # the driver wants the map at a multiple of 64 bytes
-    box = BOX_ROW_BYTES // itemsize, BOX_ROWS, 1
-    status = _driver().cuTensorMapEncodeTiled(
+    columns = BOX_ROW_BYTES // itemsize
+    rank = len(sizes)
+    if filter is None:
+        name = "cuTensorMapEncodeTiled"
+        box: tuple = (_array(ctypes.c_uint32, (columns, BOX_ROWS, 1)), _array(ctypes.c_uint32, (1,) * rank))
+    else:
+        name = "cuTensorMapEncodeIm2col"
+        lower, upper, steps = filter
+        corners = _array(ctypes.c_int, lower), _array(ctypes.c_int, upper)
+        box = (*corners, columns, BOX_ROWS, _array(ctypes.c_uint32, (1, *steps, 1)))
+    status = getattr(_driver(), name)(
         ctypes.c_void_p(ctypes.addressof(words) + 8 * at),
         kind,
-        len(sizes),
+        rank,
         ctypes.c_void_p(start),
-        (ctypes.c_uint64 * 3)(*sizes),
-        (ctypes.c_uint64 * 2)(*strides),
-        (ctypes.c_uint32 * 3)(*box),
-        (ctypes.c_uint32 * 3)(1, 1, 1),
+        _array(ctypes.c_uint64, sizes),
+        _array(ctypes.c_uint64, strides),
+        *box,
         _INTERLEAVE_NONE,
         _SWIZZLE_128B,
         _L2_PROMOTION_256B,
@@ -82,30 +135,48 @@ def _encode(
     )
     if status:
         raise KernelLaunchError(
-            f"cuTensorMapEncodeTiled: error {status} for sizes {sizes}, strides {strides}, elements of "
-            f"{itemsize} bytes"
+            f"{name}: error {status} for sizes {sizes}, strides {strides}, elements of {itemsize} bytes"
+            + (f", a filter with corners and strides {filter}" if filter else "")
         )
     return unchanging(words=tuple(words[at : at + 16]))
 
 
+def _array(kind: Any, values: tuple[int, ...]) -> ctypes.Array:
+    return (kind * len(values))(*values)
+
+
 @lru_cache(maxsize=1024)
 def _encode_for_simulator(
-    start: int, kind: int, itemsize: int, sizes: tuple[int, ...], strides: tuple[int, ...]
+    start: int,
+    kind: int,
+    itemsize: int,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    filter: Filter | None = None,
 ) -> unchanging:
-    box = BOX_ROW_BYTES // itemsize, BOX_ROWS, 1
+    lower, upper, steps = filter or ((), (), ())
     wrong = [
         start % ALIGNMENT and f"the address is no multiple of {ALIGNMENT}",
         not all(1 <= size <= 2**32 for size in sizes) and "sizes are from 1 to 2^32",
         not all(0 < s < LARGEST_STRIDE and s % ALIGNMENT == 0 for s in strides)
         and f"strides are multiples of {ALIGNMENT} below 2^40",
+        not all(LEAST_CORNER <= corner <= LARGEST_CORNER for corner in lower + upper)
+        and f"corners are from {LEAST_CORNER} to {LARGEST_CORNER}",
+        not all(0 < step <= LARGEST_FILTER_STRIDE for step in steps)
+        and f"the filter's strides are from 1 to {LARGEST_FILTER_STRIDE}",
     ]
     if any(wrong):
         raise KernelLaunchError(
-            f"a tensor map of sizes {sizes}, strides {strides}, elements of {itemsize} bytes: "
-            + ", ".join(filter(None, wrong))
+            f"a tensor map of sizes {sizes}, strides {strides}, elements of {itemsize} bytes"
+            + (f", a filter with corners and strides {filter}: " if filter else ": ")
+            + ", ".join(rule for rule in wrong if rule)
         )
-    words = (start, kind, itemsize, *sizes, *strides, *box)
-    return unchanging(words=(*words, *(0,) * (15 - len(words)), _SIMULATORS))
+    more = BOX_ROW_BYTES // itemsize, BOX_ROWS, 1
+    if filter:  # a byte for each number
+        more = (int.from_bytes([number % 256 for number in (*lower, *upper, *steps)], "little"),)
+    words = (start, kind, itemsize, *sizes, *strides, *more)
+    magic = _SIMULATORS_OF_IMAGES if filter else _SIMULATORS
+    return unchanging(words=(*words, *(0,) * (15 - len(words)), magic))
 
 
 @cache

@@ -21,40 +21,88 @@ constexpr unsigned WARPGROUP = 128;
 
 // The fields of hopper.cuh's TensorMap, as tensor_map.py encodes them for the simulator.
 struct TensorMap {
-    static constexpr uint64_t BITS_16 = 1, BITS_32 = 2, TF32 = 11, MAGIC = 0x5D0B0C5;  // kinds: as of cuda.h
+    static constexpr uint64_t BITS_16 = 1, BITS_32 = 2, TF32 = 11;  // kinds: as of cuda.h
+    static constexpr uint64_t MAGIC = 0x5D0B0C5, MAGIC_OF_IMAGES = 0x5D0B0C6;
+    struct Boxes {
+        uint64_t sizes[3], strides[2];  // elements; bytes
+        uint64_t box[3], unused[4];
+    };
+    struct Images {
+        uint64_t sizes[4], strides[3];  // channels, columns, rows, images
+        int8_t lower[2], upper[2];      // where the filter's first and last corners are, across and down
+        uint8_t steps[2], none[2];
+        uint64_t unused[4];
+    };
+
     uint64_t address, kind, element;  // the last in bytes
-    uint64_t sizes[3], strides[2];    // elements; bytes
-    uint64_t box[3], unused[4], magic;
+    union {
+        Boxes boxes;
+        Images images;
+    };
+    uint64_t magic;
+
+    bool is_of_images() const { return magic == MAGIC_OF_IMAGES; }
 };
 static_assert(sizeof(TensorMap) == 128);
 
 // A box of a tensor, and where it lies in shared memory.
 struct BoxInTensor {
     TensorMap map;
-    int at[3];
+    int at[4];      // the fourth of images
+    int offset[2];  // of images: from the filter's corner to the tap
     unsigned char* box;
 
-    static constexpr size_t ROW_BYTES = 128, CHUNK = 16, ALIGNMENT = 1024;
-    size_t rows() const { return map.box[1] * map.box[2]; }
+    static constexpr size_t ROW_BYTES = 128, CHUNK = 16, ALIGNMENT = 1024, PIXELS = 64;
+    size_t rows() const { return map.is_of_images() ? PIXELS : map.boxes.box[1] * map.boxes.box[2]; }
     size_t bytes() const { return rows() * ROW_BYTES; }
+
+    // Calls `visit(row, address)` for each row of the box, with where x = 0 of it is in memory; 0: outside.
+    template <class Visit>
+    void each_row(Visit visit) const {
+        const auto is_in = [](int64_t i, uint64_t size) { return 0 <= i && i < int64_t(size); };
+        if (!map.is_of_images()) {
+            const TensorMap::Boxes& t = map.boxes;
+            for (size_t row = 0; row < rows(); row++) {
+                const int64_t y = at[1] + int64_t(row % t.box[1]), z = at[2] + int64_t(row / t.box[1]);
+                const bool inside = is_in(y, t.sizes[1]) && is_in(z, t.sizes[2]);
+                visit(row, inside ? map.address + z * t.strides[1] + y * t.strides[0] : 0);
+            }
+            return;
+        }
+        const TensorMap::Images& t = map.images;
+        int64_t corner[] = {at[1], at[2]}, image = at[3];
+        for (size_t row = 0; row < rows(); row++) {
+            const int64_t x = corner[0] + offset[0], y = corner[1] + offset[1];
+            const bool inside = is_in(x, t.sizes[1]) && is_in(y, t.sizes[2]) && is_in(image, t.sizes[3]);
+            visit(row, inside ? map.address + image * t.strides[2] + y * t.strides[1] + x * t.strides[0] : 0);
+            corner[0] += t.steps[0];
+            if (corner[0] <= last_corner(0)) continue;
+            corner[0] = t.lower[0];
+            corner[1] += t.steps[1];
+            if (corner[1] <= last_corner(1)) continue;
+            corner[1] = t.lower[1];
+            image++;
+        }
+    }
+
+    int64_t last_corner(int axis) const { return int64_t(map.images.sizes[1 + axis]) - 1 + map.images.upper[axis]; }
 
     // Calls `visit(chunk, address, bytes)` for each 16 bytes of the box, `bytes` of which the tensor has.
     template <class Visit>
     void each_chunk(Visit visit) const {
         const int64_t columns = CHUNK / map.element;
-        for (size_t row = 0; row < rows(); row++) {
-            const int64_t y = at[1] + int64_t(row % map.box[1]), z = at[2] + int64_t(row / map.box[1]);
-            const bool inside = 0 <= y && y < int64_t(map.sizes[1]) && 0 <= z && z < int64_t(map.sizes[2]);
+        const int64_t size = map.is_of_images() ? map.images.sizes[0] : map.boxes.sizes[0];
+        each_row([&](size_t row, uint64_t address) {
             for (size_t c = 0; c < ROW_BYTES / CHUNK; c++) {
                 unsigned char* chunk = box + row * ROW_BYTES + (c ^ row % 8) * CHUNK;
                 const int64_t x = at[0] + int64_t(c) * columns, begin = std::max<int64_t>(x, 0);
-                const int64_t end = std::min<int64_t>(x + columns, map.sizes[0]);
-                const bool any = inside && begin < end;
-                const uint64_t from = map.address + z * map.strides[1] + y * map.strides[0] + begin * map.element;
-                visit(chunk, any ? (begin - x) * map.element : 0, reinterpret_cast<unsigned char*>(from),
+                const int64_t end = std::min<int64_t>(x + columns, size);
+                const bool any = address && begin < end;
+                visit(chunk, any ? (begin - x) * map.element : 0,
+                      reinterpret_cast<unsigned char*>(address + begin * map.element),
                       any ? (end - begin) * map.element : 0);
             }
-        }
+        });
     }
 };
 
@@ -78,11 +126,12 @@ struct NamedBarrier {
     int count = 0;  // for how many they wait
 };
 
-// Sums of a warpgroup that are at work: 64 x 256.
+// Sums of a warpgroup that are at work: 64 x 256 at most.
 struct Accumulator {
     static constexpr int ROWS = 64, COLUMNS = 256;
+    int columns;
     float (*sums[WARPGROUP])[4];  // where the threads have them
-    std::vector<float> values = std::vector<float>(ROWS * COLUMNS);
+    std::vector<float> values = std::vector<float>(ROWS * COLUMNS);  // rows of COLUMNS
     uint32_t group = 0;            // the last that adds to them
     std::bitset<WARPGROUP> taken;  // by thread: whether it has them back
 };

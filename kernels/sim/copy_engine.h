@@ -13,8 +13,20 @@ uint32_t round_to_tf32(uint32_t bits) {
 BoxInTensor Worker::box_in_tensor(const sim::BoxCopy& copy, const char* what) {
     BoxInTensor box;
     memcpy(&box.map, copy.map, sizeof box.map);
-    std::copy(copy.at, copy.at + 3, box.at);
-    if (box.map.magic != TensorMap::MAGIC) fail("%s: the tensor map is not one of the simulator's", what);
+    std::copy(copy.at, copy.at + 4, box.at);
+    std::copy(copy.offset, copy.offset + 2, box.offset);
+    if (box.map.magic != (copy.of_images ? TensorMap::MAGIC_OF_IMAGES : TensorMap::MAGIC))
+        fail("%s: the tensor map is not one of the simulator's for such copies", what);
+    for (int axis = 0; axis < 2 && copy.of_images; axis++) {
+        const int lower = box.map.images.lower[axis], upper = int(box.last_corner(axis)), corner = box.at[1 + axis];
+        const char* const name = axis ? "y" : "x";
+        if (corner < lower || corner > upper)
+            fail("%s: the filter's corner is at %s = %d, outside of where the map has it: %d to %d", what, name, corner,
+                 lower, upper);
+        if (box.offset[axis] < 0 || box.offset[axis] > 255)
+            fail("%s: the tap is %d from the filter's corner along %s, and has to be 0 to 255", what, box.offset[axis],
+                 name);
+    }
     if (reinterpret_cast<uintptr_t>(copy.box) % BoxInTensor::ALIGNMENT)
         fail("%s: the box is %zu bytes past a multiple of %zu, after which the swizzle repeats", what,
              size_t(reinterpret_cast<uintptr_t>(copy.box) % BoxInTensor::ALIGNMENT), BoxInTensor::ALIGNMENT);
@@ -23,7 +35,7 @@ BoxInTensor Worker::box_in_tensor(const sim::BoxCopy& copy, const char* what) {
 
 void Worker::load_box(const sim::BoxCopy& copy, const void* return_address) {
     settle();
-    BoxInTensor load = box_in_tensor(copy, "load_box");
+    BoxInTensor load = box_in_tensor(copy, copy.of_images ? "load_pixels" : "load_box");
     const unsigned own = 1u << rank(), all = copy.blocks ? copy.blocks : own;
     for (unsigned to = 0; all >> to; to++) {
         if (!(all >> to & 1)) continue;

@@ -52,6 +52,11 @@ __forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int
     const sim::BoxCopy copy = {box, &map, {x, y, z}, &barrier, blocks};
     sim_load_box(&copy);
 }
+__forceinline__ void load_pixels(void* box, const TensorMap& map, int channel, int x, int y, int image, int right,
+                                 int down, Barrier& barrier) {
+    const sim::BoxCopy copy = {box, &map, {channel, x, y, image}, &barrier, 0, true, {right, down}};
+    sim_load_box(&copy);
+}
 __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
     const sim::BoxCopy copy = {const_cast<void*>(box), &map, {x, y, z}};
     sim_store_box(&copy);
@@ -72,16 +77,17 @@ __forceinline__ void wgmma_wait(SIM_PLACE) {
     sim_wgmma_wait(LEFT, &place);
 }
 
-template <typename T, bool A_ALONG_M, bool B_ALONG_N>
-__forceinline__ void wgmma(float (&sums)[32][4], unsigned long long a, unsigned long long b, bool add, SIM_PLACE) {
+template <typename T, bool A_ALONG_M, bool B_ALONG_N, int COUNT>
+__forceinline__ void wgmma(float (&sums)[COUNT][4], unsigned long long a, unsigned long long b, bool add, SIM_PLACE) {
     static_assert(sizeof(T) == 2 || !(A_ALONG_M || B_ALONG_N), "TF32 operands lie along k");
+    static_assert(COUNT == 8 || COUNT == 16 || COUNT == 32, "64, 128 or 256 columns");
     const auto widen = [](unsigned bits) -> float {
         if constexpr (sizeof(T) == 4)
             return sim::bits<float>(bits & ~0x1FFFu);  // cut to TF32
         else
             return T::of_bits(bits);
     };
-    const sim::Wgmma call = {sums, a, b, {sizeof(T), widen}, A_ALONG_M, B_ALONG_N, add};
+    const sim::Wgmma call = {sums, a, b, {sizeof(T), widen}, A_ALONG_M, B_ALONG_N, add, 8 * COUNT};
     const sim::Place place = {"wgmma()", file, line};
     sim_wgmma(&call, &place);
 }

@@ -68,9 +68,11 @@ struct SharedVariable {
 struct BoxCopy {
     void* box;
     const void* map;
-    int at[3];
+    int at[4];
     void* barrier = nullptr;  // of a load
     unsigned blocks = 0;      // of the cluster to load into, a bit for each; 0: the own one
+    bool of_images = false;   // with a filter moving over them, whose taps are at `offset`
+    int offset[2] = {0, 0};
 };
 
 // Of the factors of a wgmma: how many bytes they have, and what number some bits are.
@@ -85,10 +87,11 @@ struct Wgmma {
     unsigned long long a, b;  // descriptors
     Element element;
     bool a_along_m, b_along_n, add;
+    int columns;
 
     bool same(const Wgmma& other) const {
         return a == other.a && b == other.b && element.widen == other.element.widen && a_along_m == other.a_along_m &&
-               b_along_n == other.b_along_n && add == other.add;
+               b_along_n == other.b_along_n && add == other.add && columns == other.columns;
     }
 };
 

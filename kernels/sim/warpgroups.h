@@ -59,13 +59,13 @@ void Worker::wgmma(const sim::Wgmma& call, const sim::Place& place, const void* 
         if (fibers[first_of_warpgroup() + i]->asynchronous.wgmma_groups != groups)
             fail("%s: not all threads of the warpgroup have called wgmma_commit()", place.what);
     }
-    Accumulator& sums = accumulator(group, call.add);
+    Accumulator& sums = accumulator(group, call);
     sums.group = groups + 1;
     multiply(sums, call, group.clock, return_address);
 }
 
 // The sums of this call. Those that are not at work yet are taken from the threads, and poisoned there.
-Accumulator& Worker::accumulator(Warpgroup& group, bool add) {
+Accumulator& Worker::accumulator(Warpgroup& group, const sim::Wgmma& call) {
     auto sums_of = [&](size_t i) { return static_cast<const sim::Wgmma*>(group.calls[i])->sums; };
     Accumulator* found = nullptr;
     for (Accumulator& other : group.at_work)
@@ -73,26 +73,27 @@ Accumulator& Worker::accumulator(Warpgroup& group, bool add) {
     if (found && found->taken.any()) fail("wgmma: some threads of the warpgroup have not waited for these sums");
     if (!found) {
         found = &group.at_work.emplace_back();
+        found->columns = call.columns;
         for (size_t i = 0; i < WARPGROUP; i++) {
             if (!fibers[first_of_warpgroup() + i]->asynchronous.wgmma_fenced)
                 fail("wgmma: the threads' sums may not be in their registers yet: call wgmma_fence() before");
             found->sums[i] = sums_of(i);
-            each_sum(i, [&](int n, int j, int at) {
+            each_sum(*found, i, [&](int n, int j, int at) {
                 float& sum = found->sums[i][n][j];
                 found->values[at] = sum;
                 memcpy(&sum, &AT_WORK, sizeof sum);
             });
         }
     }
-    if (!add) std::fill(found->values.begin(), found->values.end(), 0.0f);
+    if (!call.add) std::fill(found->values.begin(), found->values.end(), 0.0f);
     return *found;
 }
 
 // Thread i's sums[n][j] is number `at` of the whole.
 template <class Visit>
-void Worker::each_sum(unsigned thread, Visit visit) {
+void Worker::each_sum(const Accumulator& sums, unsigned thread, Visit visit) {
     const int row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
-    for (int n = 0; n < Accumulator::COLUMNS / 8; n++)
+    for (int n = 0; n < sums.columns / 8; n++)
         for (int j = 0; j < 4; j++)
             visit(n, j, (row + j / 2 * 8) * Accumulator::COLUMNS + 8 * n + column + j % 2);
 }
@@ -105,7 +106,7 @@ void Worker::wgmma_wait(int left, const sim::Place& place) {
     const uint32_t done = mine.wgmma_groups - std::min<uint32_t>(left, mine.wgmma_groups);
     std::erase_if(group.at_work, [&](Accumulator& at_work) {
         if (at_work.group > done || at_work.taken[thread]) return false;
-        each_sum(thread, [&](int n, int j, int at) {
+        each_sum(at_work, thread, [&](int n, int j, int at) {
             float& sum = at_work.sums[thread][n][j];
             if (memcmp(&sum, &AT_WORK, sizeof sum))
                 fail("%s: the thread has written to sums that a wgmma was at work on: wait first", place.what);
@@ -120,9 +121,9 @@ void Worker::wgmma_wait(int left, const sim::Place& place) {
 
 // ---- the product -----------------------------------------------------------------------------------------------
 
-// Reads an operand, ROWS of 32 bytes along k, as floats: out[k][row].
-template <int ROWS>
-void Worker::read_operand(float (*out)[ROWS], uint64_t descriptor, bool along_rows, sim::Element element,
+// Reads an operand, `rows` of 32 bytes along k, as floats: out[k][row].
+template <int MOST>
+void Worker::read_operand(float (*out)[MOST], int rows, uint64_t descriptor, bool along_rows, sim::Element element,
                           const View& view, uint32_t clock, uint32_t time, const void* return_address) {
     const size_t start = (descriptor & 0x3FFF) << 4, next_box = (descriptor >> 16 & 0x3FFF) << 4;
     const size_t next_8 = (descriptor >> 32 & 0x3FFF) << 4;
@@ -143,11 +144,11 @@ void Worker::read_operand(float (*out)[ROWS], uint64_t descriptor, bool along_ro
     };
     if (along_rows)
         for (int k = 0; k < steps; k++)
-            for (int row = 0; row < ROWS; row += per_chunk)
+            for (int row = 0; row < rows; row += per_chunk)
                 read(start + row / 64 * next_box + k / 8 * next_8 + k % 8 * 128 + row % 64 * size,
                      [&](int i, float x) { out[k][row + i] = x; });
     else
-        for (int row = 0; row < ROWS; row++)
+        for (int row = 0; row < rows; row++)
             for (int k = 0; k < steps; k += per_chunk)
                 read(start + row / 8 * next_8 + row % 8 * 128 + k * size,
                      [&](int i, float x) { out[k + i][row] = x; });
@@ -158,14 +159,14 @@ void Worker::multiply(Accumulator& sums, const sim::Wgmma& call, uint32_t clock,
     constexpr int M = Accumulator::ROWS, N = Accumulator::COLUMNS;
     static thread_local float a[16][M], b[16][N];
     const View view = clocked ? clocks.common_view(first_of_warpgroup(), WARPGROUP) : View{};
-    read_operand<M>(a, call.a, call.a_along_m, call.element, view, clock, sums.group, return_address);
-    read_operand<N>(b, call.b, call.b_along_n, call.element, view, clock, sums.group, return_address);
+    read_operand<M>(a, M, call.a, call.a_along_m, call.element, view, clock, sums.group, return_address);
+    read_operand<N>(b, call.columns, call.b, call.b_along_n, call.element, view, clock, sums.group, return_address);
     const int steps = 32 / call.element.bytes;
     for (int m = 0; m < M; m++) {
         float row[N];
         memcpy(row, &sums.values[m * N], sizeof row);
         for (int k = 0; k < steps; k++)
-            for (int n = 0; n < N; n++) row[n] += a[k][m] * b[k][n];
+            for (int n = 0; n < call.columns; n++) row[n] += a[k][m] * b[k][n];
         memcpy(&sums.values[m * N], row, sizeof row);
     }
 }

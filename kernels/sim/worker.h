@@ -130,12 +130,12 @@ class Worker {
     Warpgroup& warpgroup(const char* what);
     size_t first_of_warpgroup() const { return current->number - current->thread.linear % WARPGROUP; }
     bool gather(Warpgroup& group, const void* call, const sim::Place& place);
-    Accumulator& accumulator(Warpgroup& group, bool add);
+    Accumulator& accumulator(Warpgroup& group, const sim::Wgmma& call);
     template <class Visit>
-    static void each_sum(unsigned thread, Visit visit);
-    template <int ROWS>
-    void read_operand(float (*out)[ROWS], uint64_t descriptor, bool along_rows, sim::Element element, const View& view,
-                      uint32_t clock, uint32_t time, const void* return_address);
+    static void each_sum(const Accumulator& sums, unsigned thread, Visit visit);
+    template <int MOST>
+    void read_operand(float (*out)[MOST], int rows, uint64_t descriptor, bool along_rows, sim::Element element,
+                      const View& view, uint32_t clock, uint32_t time, const void* return_address);
     void multiply(Accumulator& sums, const sim::Wgmma& call, uint32_t clock, const void* return_address);
 
     const Launch* launch = nullptr;

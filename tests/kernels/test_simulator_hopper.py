@@ -442,3 +442,60 @@ def test_tensor_maps_that_a_driver_refuses():
         tensor_map._encode_for_simulator(64, 2, 4, (8, 8, 1), (36, 288))
     with pytest.raises(KernelLaunchError, match="the address is no multiple of 16"):
         tensor_map._encode_for_simulator(68, 2, 4, (8, 8, 1), (32, 256))
+
+
+# ---- copies of images that a filter moves over -------------------------------------------------------------
+
+IMAGES = aligned(normal(2, 5, 7, 32, dtype=np.float32))
+
+
+def load_pixels(x=-1, y=-1, image=0, right=0, down=0, channel=0):
+    """Pixels of IMAGES, padded by 1, under a filter of 3 x 2 that moves by (1, 2)."""
+    before = """
+        __global__ void __launch_bounds__(128) __cluster_dims__(1, 1, 1)
+        pixels(float* out, const float* x, const __grid_constant__ TensorMap x_map) {
+            extern __shared__ __align__(1024) unsigned char dynamic[];
+            __shared__ Barrier full;
+            unsigned char* boxes = dynamic;
+            const int t = threadIdx.x;
+            if (t == 0) {
+                full.init(1);
+                fence_barrier_init();
+                full.arrive_and_expect(BOX_BYTES);
+                load_pixels(boxes, x_map, %d, %d, %d, %d, %d, %d, full);
+            }
+            __syncthreads();
+            full.wait(0);
+            %s
+        }"""
+    code = '#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n#include "hopper.cuh"\n' + before % (
+        *(channel, x, y, image, right, down),
+        READ,
+    )
+    its_map = tensor_map.describe_images(IMAGES, IMAGES.shape, 32, (-1, -1), (-1, 0), (1, 2))
+    got = out()
+    CudaKernel(CudaSource(code, "sm_90a"), "pixels").launch(1, 128, (got, IMAGES, its_map), 9 * 1024)
+    return got
+
+
+@pytest.mark.parametrize("start", [(-1, -1, 0), (3, 2, 0), (5, 3, 1), (-1, 0, 2)], ids=str)
+def test_pixels_come_row_by_row_and_image_by_image_with_zeros_outside(start):
+    padded = np.pad(IMAGES, ((0, 9), (1, 1), (1, 1), (0, 0)))
+    corners = [(n, y, x) for n in range(11) for y in range(-1, 4) for x in range(-1, 7, 2)]
+    x, y, image = start
+    at = corners.index((image, y, x))
+    for right, down in ((0, 0), (1, 2)):
+        expected = [padded[n, y + 1 + down, x + 1 + right] for n, y, x in corners[at : at + 64]]
+        np.testing.assert_array_equal(load_pixels(x, y, image, right, down), expected)
+
+
+def test_a_filter_stays_where_its_map_has_it():
+    with pytest.raises(KernelLaunchError, match=r"the filter's corner is at x = 7, outside .*: -1 to 6"):
+        load_pixels(x=7)
+    with pytest.raises(KernelLaunchError, match=r"the filter's corner is at y = 4, outside .*: -1 to 3"):
+        load_pixels(y=4)
+    with pytest.raises(KernelLaunchError, match="the tap is -1 from the filter's corner along y"):
+        load_pixels(down=-1)
+    for corner, steps, rule in ((128, 1, "corners are from -128 to 127"), (0, 9, "strides are from 1 to 8")):
+        with pytest.raises(KernelLaunchError, match=rule):
+            tensor_map.describe_images(IMAGES, IMAGES.shape, 32, (0, 0), (0, corner), (1, steps))
