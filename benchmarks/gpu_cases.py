@@ -26,6 +26,7 @@ from gpu_layers import (
 )
 from gpu_products import (
     convolutions,
+    convolutions_of_channels_last,
     convolutions_with_relu,
     linear_layers,
     matmuls,
@@ -76,6 +77,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     for layer in [layers[0], (2, 17, 18, 4, 1, 1, 0, 1)] if small else on_tensor_cores:
         yield from tensor_core_convolutions(layer, device)
         yield from convolutions_with_relu(layer)
+    for layer in [(2, 16, 24, 5, 3, 1, 1, 1)] if small else on_tensor_cores[1:]:
+        yield from convolutions_of_channels_last(layer, device)
     for layer in transposed:
         yield transposed_convolution(*layer, device)
     planes = (2, 3, 6, 8) if small else (64, 64, 112, 112)

@@ -140,6 +140,42 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
     return wrong
 
 
+def convolve_by_wgmma(device: mg.Device) -> list[str]:
+    """Run convolution of channels last, and its gradients, by wgmma in every format and tile; returns what is
+    wrong."""
+    xp, rng, wrong = device.xp, np.random.default_rng(0), []
+    module, options = cuda.conv2d_wgmma, (1, 1, 1, 0, 1, 1, 1)
+    shapes = (2, 24, 5, 6), (40, 24, 3, 2), (2, 40, 5, 5)
+    x, w, g = (mg.tensor(rng.integers(-1, 2, shape).astype(np.float32)) for shape in shapes)
+    attributes = {"stride": (1, 1), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
+    passes = (
+        (module.forward, (x, w), (None,), mg.get_op("conv2d")(x, w, None, **attributes)),
+        (
+            module.input_grad,
+            (g, w),
+            (),
+            mg.get_op("conv2d_input_grad")(g, w, input_size=(5, 6), **attributes),
+        ),
+        (
+            module.weight_grad,
+            (g, x),
+            (),
+            mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **attributes),
+        ),
+    )
+    for (name, (_, encode)), tile in itertools.product(TENSOR_CORE_FORMATS.items(), module.COLUMNS):
+        right = True
+        for run, inputs, bias, result in passes[:1] if name == "tf32" else passes:
+            bits = encode(result.numpy())
+            out = empty(xp, bits.shape, bits.dtype, True)
+            run(out, *(placed(xp, encode(t.numpy()), True) for t in inputs), *bias, *options, tile=tile)
+            right &= np.array_equal(out if xp is np else out.get(), bits)
+        told = f"conv2d wgmma {name}, tiles of {tile}"
+        print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
+        wrong += [] if right else [told]
+    return wrong
+
+
 def empty(xp: Any, shape: tuple[int, ...], dtype: Any, last: bool) -> Any:
     """A new array of images, which lie channels ``last``, or in C order."""
     n, c, h, w = shape
@@ -345,6 +381,11 @@ def main() -> int:
     else:
         print(f"{device} does not have the tensor cores that conv2d_tensor_core is for")
         modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad", "conv2d_pointwise"}
+    if cuda.conv2d_wgmma.is_supported(device.xp.empty(0)):
+        wrong += convolve_by_wgmma(device)
+    else:
+        print(f"{device} does not have the tensor cores that conv2d_wgmma is for")
+        modules.remove("conv2d_wgmma")
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

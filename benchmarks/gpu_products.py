@@ -156,6 +156,29 @@ def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
                 )
 
 
+def convolutions_of_channels_last(layer: Layer, device: str) -> Iterator[Case]:
+    """The passes that wgmma has of one layer, by it and by mma.sync, in bfloat16; both libraries are given
+    their tensors with channels last."""
+    if not (BFLOAT16 and cuda.conv2d_wgmma.is_supported(mg.device(device).xp.empty(0, np.float32))):
+        return
+    for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
+        if name == "input gradient" and layer[5] > 1:  # of a stride, which only mma.sync has
+            continue
+        call = with_channels_last(lambda _module, *tensors, ours=ours: ours(*tensors))
+        for rung in ("tensor_core", "wgmma"):
+            yield Case(
+                f"conv2d {name} bfloat16, channels last, {rung}",
+                layer_size(layer),
+                shapes,
+                functools.partial(call, mg),
+                with_channels_last(theirs),
+                *layer_cost(layer, 2),
+                (op.name,),
+                rung,
+                format="bfloat16",
+            )
+
+
 def convolutions_with_relu(layer: Layer) -> Iterator[Case]:
     """Convolution, bias and ReLU in one kernel."""
     x, weight, _ = layer_shapes(layer)
@@ -174,14 +197,14 @@ def convolutions_with_relu(layer: Layer) -> Iterator[Case]:
 
 
 def with_channels_last(call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call`` of PyTorch on copies of its tensors with channels last, each of which is made once."""
+    """``call`` of a library on copies of its tensors with channels last, each of which is made once."""
     copies: dict[int, tuple[Any, Any]] = {}  # by the tensor, which is kept
 
-    def copied(torch: Any, *tensors: Any) -> Any:
+    def copied(library: Any, *tensors: Any) -> Any:
         for tensor in tensors:
             if id(tensor) not in copies:
-                copies[id(tensor)] = tensor, tensor.contiguous(memory_format=torch.channels_last)
-        return call(torch, *(copies[id(tensor)][1] for tensor in tensors))
+                copies[id(tensor)] = tensor, tensor.contiguous(memory_format=library.channels_last)
+        return call(library, *(copies[id(tensor)][1] for tensor in tensors))
 
     return copied
 

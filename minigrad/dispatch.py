@@ -170,6 +170,11 @@ def kernel_table(op: str) -> KernelTable:
     return _tables.setdefault(op, KernelTable(op))
 
 
+def only_if_selected(*_: Any, **__: Any) -> bool:
+    """``prefer`` of a kernel whose tests have yet to pass on a card: ``use_kernel`` alone chooses it."""
+    return False
+
+
 def parse_dtypes(dtypes: str | Sequence) -> tuple[np.dtype, ...]:
     """``"f4 f8"``, or a sequence of dtypes, as a tuple of dtypes; ``bf16`` where there is bfloat16."""
     given = dtypes.split() if isinstance(dtypes, str) else dtypes

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from minigrad.kernels.arguments import bfloat16_bits
+
 # (N, C, H, W), (O, C/groups, KH, KW), stride, padding, dilation, groups
 CASES = [
     ((1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (0, 0), (1, 1), 1),
@@ -42,3 +44,49 @@ def by_definition(x, weight, grad, options):
         weight_grad[o, c, i, j] = (padded[pixels] * grad[:, o]).sum()
     H, W = x.shape[2:]
     return out, padded_grad[:, :, ph : ph + H, pw : pw + W], weight_grad
+
+
+# ---- on tensor cores ---------------------------------------------------------------------------------------
+
+# By name: to what the kernels take, to numbers, the rounding errors of a product, and of the result.
+FORMATS = {
+    "tf32": (lambda x: x.astype(np.float32), lambda x: x, 2.0**-10 + 2.0**-22, 0),
+    "f16": (lambda x: x.astype(np.float16), lambda x: x, 0, 2.0**-11),
+    "bf16": (bfloat16_bits, lambda x: (x.astype(np.uint32) << 16).view(np.float32), 0, 2.0**-8),
+}
+
+
+def as_channels_last(x):
+    """The same numbers, stored as (N, H, W, C)."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def inputs(name, case):
+    """Random x, weight, bias and gradient of the output as the kernels take them, and the options."""
+    shapes = case[0], case[1], case[1][:1], output_shape(case)
+    encode = FORMATS[name][0]
+    arrays = [
+        encode(np.random.default_rng(i).standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)
+    ]
+    _, _, stride, padding, dilation, groups = case
+    return *arrays, (*stride, *padding, *dilation, groups)
+
+
+def assert_close(name, found, arrays, options):
+    """Check output and gradients against float64, of the same numbers; None in ``found`` is passed over."""
+    _, numbers, of_product, of_result = FORMATS[name]
+    x, weight, bias, grad = (numbers(np.ascontiguousarray(a)).astype(np.float64) for a in arrays)
+    expected = list(by_definition(x, weight, grad, options))
+    magnitudes = list(by_definition(abs(x), abs(weight), abs(grad), options))
+    expected[0] += bias[:, None, None]
+    magnitudes[0] += abs(bias[:, None, None])
+    # The sums run over the channels' zeros too, up to 8 for each channel.
+    lengths = weight[0].size + 1, weight[:, 0].size, grad[:, 0].size
+    for result, exact, magnitude, length in zip(found, expected, magnitudes, lengths, strict=True):
+        if result is None:
+            continue
+        # A card cuts off the last bits of its sums: https://doi.org/10.7717/peerj-cs.330
+        allowed = (of_product + (length + 1) * 2.0**-22) * magnitude + of_result * np.abs(exact)
+        smallest = 2.0**-25 if name == "f16" else 0
+        assert result.shape == exact.shape
+        assert (np.abs(result - exact) <= 1.001 * allowed + smallest).all()

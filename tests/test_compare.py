@@ -162,7 +162,7 @@ def test_wrong_arguments_are_refused_at_once():
         mg.compare.run(threads=0)
 
 
-def taken(comparison, and_refused):
+def taken(comparison, *and_refused):
     """The records but for those of kernels that are made for other problems, and say so."""
     refused = {f"{record.ladder} {record.rung}" for record in comparison if record.refused}
     # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap,
@@ -170,7 +170,7 @@ def taken(comparison, and_refused):
     of_matmul = {"matmul gemv", "matmul split_k", "matmul tensor_core"}
     of_conv2d = {"conv2d depthwise", "conv2d strips", "conv2d tensor_core", "conv2d pointwise"}
     of_pooling = {"pooling tiled", "pooling rolling", "pooling channels_last"}
-    assert refused == of_matmul | of_conv2d | of_pooling | {and_refused}
+    assert refused == of_matmul | of_conv2d | of_pooling | set(and_refused)
     return [record for record in comparison if not record.refused]
 
 
@@ -203,7 +203,7 @@ def test_card(monkeypatch):
     card = mg.Device("cuda", 0, PretendedCard())
     found = mg.compare.run(ALL_LADDERS, devices=[card], effort=TINY)
     assert found.ladders == ["matmul", "conv2d", "pooling"]
-    for record in taken(found, "matmul wgmma"):
+    for record in taken(found, "matmul wgmma", "conv2d wgmma"):
         assert record.correct and record.threads is None and record.device == "cuda:0"
         assert record.rate and record.peak_share
         assert (record.transfer_seconds is not None) == (record.kind == "kernel")

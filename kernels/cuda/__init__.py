@@ -28,6 +28,7 @@ MODULES = (
     "conv2d_strips",
     "conv2d_tensor_core",
     "conv2d_tensor_core_weight_grad",
+    "conv2d_wgmma",
     "conv2d_winograd",
     "cross_entropy",
     "cumsum",

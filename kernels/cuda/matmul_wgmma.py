@@ -23,12 +23,12 @@ from ..source import CudaSource
 from . import attribute, compute_capability, tensor_map
 from .matmul_tensor_core import padded_rows, tensor_core, tensor_core_bfloat16
 
-TILE_M, TILE_N = 128, 256  # as in matmul_wgmma.cu
+TILE_M, TILE_N = 128, 256  # as in wgmma_tiles.cuh and matmul_wgmma.cu
 THREADS = 384
 CLUSTER = 2
-STAGES, STAGE_BOXES, OUT_BOXES = 4, 6, 4  # the last for both consumers
-BOX_BYTES, BOX_ALIGNMENT = 8192, 1024
-SHARED_BYTES = (STAGES * STAGE_BOXES + OUT_BOXES) * BOX_BYTES + BOX_ALIGNMENT
+RING_BOXES, OUT_BOXES = 24, 4  # the last for both consumers
+BOX_ROWS, BOX_BYTES, BOX_ALIGNMENT = 64, 8192, 1024
+SHARED_BYTES = (RING_BOXES + OUT_BOXES) * BOX_BYTES + BOX_ALIGNMENT
 SIMULATED_MULTIPROCESSORS = 4  # few, so that small products have blocks make several tiles
 COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
 
@@ -100,7 +100,7 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any) -> None:
     }
     out_map = tensor_map.describe(whole) if by_boxes else a_map  # which is then not used
     clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
-    grid = CLUSTER * min(clusters, _multiprocessors(out) // CLUSTER)
+    grid = CLUSTER * min(clusters, multiprocessors(out) // CLUSTER)
     kernel = kernels[a_along_m, b_along_n]
     kernel.launch(grid, THREADS, (out, strided(a), strided(b), a_map, b_map, out_map, shape), SHARED_BYTES)
 
@@ -117,7 +117,7 @@ def _operand(x: Any) -> tuple[Any, bool]:
     return padded_rows(turned if along_rows else x), along_rows
 
 
-def _multiprocessors(array: Any) -> int:
+def multiprocessors(array: Any) -> int:
     """How many the device of ``array`` has."""
     if isinstance(array, np.ndarray):
         return SIMULATED_MULTIPROCESSORS

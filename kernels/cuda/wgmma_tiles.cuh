@@ -131,12 +131,13 @@ __device__ __forceinline__ void produce(const Product& product, Box* boxes, Ring
 template <typename T, int TILE_N>
 __device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&sums)[TILE_N / 8][4], int row,
                                             int column, int batch, Box* boxes, int group) {
-    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T);
+    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T), COUNT = TILE_N / COLUMNS;
+    constexpr int IN_TURN = COUNT < OUT_BOXES ? COUNT : OUT_BOXES;  // boxes: of a single one the last store is awaited
     const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
 #pragma unroll
-    for (int i = 0; i < TILE_N / COLUMNS; i++) {
-        Box& box = boxes[i % OUT_BOXES];
-        if (threadIdx.x % WARPGROUP == 0) wait_for_stores<OUT_BOXES - 1>();
+    for (int i = 0; i < COUNT; i++) {
+        Box& box = boxes[i % IN_TURN];
+        if (threadIdx.x % WARPGROUP == 0) wait_for_stores<IN_TURN - 1>();
         sync_warpgroup(group);
 #pragma unroll
         for (int n = 0; n < COLUMNS / 8; n++)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dispatch import KEPT
+from minigrad.dispatch import KEPT, only_if_selected
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.channels_last import is_channels_last
@@ -402,6 +402,30 @@ def _suits_pointwise(
     return all(fits(x, kernel, stride, padding, last) for x in images)
 
 
+def _suits_wgmma(
+    first: Any,
+    second: Any,
+    bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    input_size: Any = None,
+    kernel_size: Any = None,
+) -> bool:
+    images = (first,) if kernel_size is None else (first, second)
+    channels = images[-1].shape[1] if input_size is None else second.shape[1]  # of the input
+    return (
+        all(map(is_channels_last, images))
+        and channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
+        and (input_size is None or stride == (1, 1))
+        and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, padding, dilation)
+        and suits_tensor_cores(first, second, groups=groups)
+        and cuda.conv2d_wgmma.is_supported(first)
+    )
+
+
 def _input_grad_planes(out: Any, g: Any, weight: Any, *options: int) -> None:
     # It multiplies zeros around g too: NaN or infinity in a tap would reach pixels that the tap does not.
     finite = np.isfinite(weight.sum())
@@ -497,6 +521,13 @@ for _op, _pass, _conditions in (
         *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), _suits_pointwise),
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
+        layout="strided",
+        channels_last=KEPT,
+    )
+    _register(
+        *(_op, ("cuda",), "wgmma", getattr(cuda.conv2d_wgmma, _pass), _suits_wgmma),
+        prefer=only_if_selected,
+        dtypes="f2 bf16 f4" if _pass == "forward" else "f2 bf16",
         layout="strided",
         channels_last=KEPT,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.autograd import Variable, mode
+from minigrad.dispatch import only_if_selected
 from minigrad.dtypes import FLOAT32
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.arguments import is_contiguous
@@ -246,11 +247,6 @@ def _suits_wgmma(a: Any, b: Any) -> bool:
     return cuda.matmul_wgmma.fills_tiles(a.shape[-2], b.shape[-1]) and cuda.matmul_wgmma.is_supported(a)
 
 
-def _only_if_selected(*_: Any) -> bool:
-    """For a kernel whose tests have yet to pass on a card: ``use_kernel`` chooses it, nothing else does."""
-    return False
-
-
 @matmul.kernel(
     "cuda",
     "sim",
@@ -258,7 +254,7 @@ def _only_if_selected(*_: Any) -> bool:
     dtypes="f2 bf16 f4",
     layout="strided",
     when=_suits_wgmma,
-    prefer=_only_if_selected,
+    prefer=only_if_selected,
 )
 def _(out, a, b):
     """Tensor cores of compute capability 9.0: tiles in shared memory, which the copy engine fills."""

@@ -4,21 +4,22 @@ from functools import partial
 
 import numpy as np
 import pytest
-from convolution_problems import CASES, by_definition, output_shape
+from convolution_problems import (
+    CASES,
+    FORMATS,
+    as_channels_last,
+    assert_close,
+    by_definition,
+    inputs,
+    output_shape,
+)
 
 from minigrad.kernels import sim
-from minigrad.kernels.arguments import bfloat16_bits
 from minigrad.kernels.cuda import conv2d_pointwise as pointwise
 from minigrad.kernels.cuda import conv2d_tensor_core as tensor_core
 from minigrad.kernels.cuda import conv2d_tensor_core_weight_grad as of_weight
 from minigrad.op import get_op
 
-# By name: to what the kernels take, to numbers, the rounding errors of a product, and of the result.
-FORMATS = {
-    "tf32": (lambda x: x.astype(np.float32), lambda x: x, 2.0**-10 + 2.0**-22, 0),
-    "f16": (lambda x: x.astype(np.float16), lambda x: x, 0, 2.0**-11),
-    "bf16": (bfloat16_bits, lambda x: (x.astype(np.uint32) << 16).view(np.float32), 0, 2.0**-8),
-}
 PASSES = tensor_core.forward, tensor_core.input_grad, of_weight.weight_grad
 
 ODD = ((2, 9, 8, 7), (5, 9, 3, 2), (2, 1), (1, 1), (1, 2), 1)
@@ -31,22 +32,6 @@ LAYERS = [
     ((1, 17, 11, 12), (129, 17, 3, 3), (1, 1), (1, 1), (1, 1), 1),  # more rows, and pixels, than a tile has
     ((1, 70, 3, 4), (24, 70, 3, 3), (1, 1), (2, 2), (1, 1), 1),
 ]
-
-
-def as_channels_last(x):
-    """The same numbers, stored as (N, H, W, C)."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-
-
-def inputs(name, case):
-    """Random x, weight, bias and gradient of the output as the kernels take them, and the options."""
-    shapes = case[0], case[1], case[1][:1], output_shape(case)
-    encode = FORMATS[name][0]
-    arrays = [
-        encode(np.random.default_rng(i).standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)
-    ]
-    _, _, stride, padding, dilation, groups = case
-    return *arrays, (*stride, *padding, *dilation, groups)
 
 
 @pytest.fixture
@@ -77,21 +62,8 @@ def results(place, name, x, weight, bias, grad, options, tile=None, passes=None)
 
 def check(place, name, arrays, options, tile=None, passes=None):
     """The three results against float64, of the same numbers; returns them."""
-    _, numbers, of_product, of_result = FORMATS[name]
-    x, weight, bias, grad = (numbers(np.ascontiguousarray(a)).astype(np.float64) for a in arrays)
     found = results(place, name, *arrays, options, tile, passes)
-    expected = list(by_definition(x, weight, grad, options))
-    magnitudes = list(by_definition(abs(x), abs(weight), abs(grad), options))
-    expected[0] += bias[:, None, None]
-    magnitudes[0] += abs(bias[:, None, None])
-    # The sums run over the channels' zeros too, up to 8 for each channel.
-    lengths = weight[0].size + 1, weight[:, 0].size, grad[:, 0].size
-    for result, exact, magnitude, length in zip(found, expected, magnitudes, lengths, strict=True):
-        # A card cuts off the last bits of its sums: https://doi.org/10.7717/peerj-cs.330
-        allowed = (of_product + (length + 1) * 2.0**-22) * magnitude + of_result * np.abs(exact)
-        smallest = 2.0**-25 if name == "f16" else 0
-        assert result.shape == exact.shape
-        assert (np.abs(result - exact) <= 1.001 * allowed + smallest).all()
+    assert_close(name, found, arrays, options)
     return found
 
 

@@ -137,15 +137,15 @@ MUTANTS = [
     ("ring.empty[turn.stage].wait(turn.parity ^ 1);", "", "one arrival too many"),
     ("ring.empty[turn.stage].wait(turn.parity ^ 1);", "ring.empty[turn.stage].wait(turn.parity);", DEADLOCK),
     ("init(CLUSTER * CONSUMERS)", "init(CONSUMERS)", RACE),
-    ("expect(STAGE_BOXES * BOX_BYTES)", "expect((STAGE_BOXES + 1) * BOX_BYTES)", DEADLOCK),
-    ("expect(STAGE_BOXES * BOX_BYTES)", "expect((STAGE_BOXES - 1) * BOX_BYTES)", RACE),
+    ("expect(STAGE_BOXES<TILE_N> * BOX_BYTES)", "expect((STAGE_BOXES<TILE_N> + 1) * BOX_BYTES)", DEADLOCK),
+    ("expect(STAGE_BOXES<TILE_N> * BOX_BYTES)", "expect((STAGE_BOXES<TILE_N> - 1) * BOX_BYTES)", RACE),
     ("(1 << CLUSTER) - 1", "1", DEADLOCK),
     ("wgmma_wait<1>();", "", RACE),
     ("wgmma_wait<1>();", "wgmma_wait<2>();", RACE),
     ("wgmma_wait<0>();", "", RACE),
     ("wgmma_fence();", "", r"call wgmma_fence\(\) before"),
     ("fence_for_copies();", "", r"with no fence_for_copies\(\) after it"),
-    ("wait_for_stores<OUT_BOXES - 1>();", ";", RACE),
+    ("wait_for_stores<IN_TURN - 1>();", ";", RACE),
     ("if (thread == 0) wait_for_stores<0>();", "", r"returns before its store_box\(\)"),
     ("fence_barrier_init();", "", r"call fence_barrier_init\(\) after its init\(\)"),
     ("sync_cluster();\n    if (warpgroup", ";\n    if (warpgroup", r"race on ring\[0\]"),
@@ -192,7 +192,7 @@ def launches(monkeypatch):
     monkeypatch.setattr(CudaKernel, "launch", launch)
 
     monkeypatch.setattr(matmul_wgmma, "is_supported", lambda array: True)
-    monkeypatch.setattr(matmul_wgmma, "_multiprocessors", lambda array: 132)
+    monkeypatch.setattr(matmul_wgmma, "multiprocessors", lambda array: 132)
     return seen
 
 

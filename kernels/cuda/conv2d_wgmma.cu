@@ -1,0 +1,268 @@
+// Convolution and its two gradients on the tensor cores of compute capability 9.0: the rung after
+// conv2d_tensor_core.cu, for images that lie channels last, with groups = 1.
+//
+//   conv2d_wgmma               out[n, pixel, o] = bias[o] + sum over tap, c of source[n, pixel at tap, c] *
+//                              weights[tap, o, c], through ReLU where `relu`; and the gradient for the input of
+//                              a convolution of stride 1, which is such a sum over the other side of the weights
+//   conv2d_weight_grad_wgmma   out[tap, c, o] = sum over n, pixel of source[n, pixel at tap, c] * grads[n, pixel, o]
+//
+// They are products of whole tiles in shared memory (wgmma_tiles.cuh). M are the pixels, or for the weight's
+// gradient the channels of all taps; N are the channels that are made.
+//
+// The idea is the copy engine's im2col mode: it is told once how the filter moves over the images, and then finds
+// the 64 pixels that follow each other in the result, from row to row and from image to image, where they stand in
+// the source at the tap that a copy names. What lies in the padding, in no image, or beyond the last channel comes
+// as zeros. conv2d_tensor_core.cu looks up each pixel, and asks of each whether it is inside, in all threads; here
+// one thread adds up a few numbers for each step.
+//
+// Shapes: source (N, H, W, C), with pixels multiples of 16 bytes apart; weights (O, taps, C), of which the engine
+// sees one (O, C) for each tap: its elements along C are neighbours, which is along K, or along N for the gradient
+// for the input. out is (pixels, O) without gaps. Elements are __half, __nv_bfloat16 or, in the forward pass, floats,
+// which the engine rounds to TF32; sums are float32, and rounded once.
+//
+// Arithmetic intensity, in operations for each byte that a cluster asks of the L2 cache, in 16 bits: as in
+// matmul_wgmma.cu 128 for tiles of 128 x 256, 85 for 128 x 128, 51 for 128 x 64. The taps of a pixel are its
+// neighbours' pixels, which the L2 cache has: from memory all comes about once.
+//
+// A step of K has 64 channels of one tap (32 floats), or 64 pixels: of C channels in no whole steps, or O in no
+// whole tiles, the rest is zeros, which cost as much.
+//
+// NaN and infinity: as in conv2d_tensor_core.cu, the padding's zeros are multiplied with like any number.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "common.cuh"
+#include "wgmma_tiles.cuh"
+
+// How the filter moves. Its corner is the least pixel that any tap reads; taps lie right and down of it.
+struct Filter {
+    int height, width;                // of an image of the result
+    int corner_y, corner_x;           // of the result's first pixel, in the source
+    int stride_y, stride_x;           // of the corner, from pixel to pixel of the result
+    int taps_down, taps_across;
+    int first_down, first_right;      // from the corner to the first tap
+    int step_down, step_right;        // from tap to tap
+};
+
+// One tap, as the distance from the corner.
+struct Tap {
+    int down, right;
+
+    __device__ __forceinline__ Tap(const Filter& filter, int number)
+        : down(filter.first_down + number / filter.taps_across * filter.step_down),
+          right(filter.first_right + number % filter.taps_across * filter.step_right) {}
+};
+
+// Starts the copy of 64 pixels of the source, those that the tap reads for the result's pixels from `at` on.
+__device__ __forceinline__ void load_source(Box* box, const TensorMap& map, int channel, const Position& at,
+                                            const Tap& tap, const Filter& filter, Barrier& full) {
+    load_pixels(box, map, channel, filter.corner_x + at.x * filter.stride_x, filter.corner_y + at.y * filter.stride_y,
+                int(at.plane), tap.right, tap.down, full);
+}
+
+// ---- forward, and the gradient for the input ----
+
+// For make_tiles. ALONG_N: the neighbours in the weights are the channels that are made, not those of the source.
+template <typename T, int TILE_N, bool ALONG_N>
+struct Convolution {
+    using Place = typename Tiles<TILE_N>::Place;
+
+    T* out;
+    const T* bias;  // may be null
+    const TensorMap &source_map, &weights_map, &out_map;
+    const Filter& filter;
+    long long pixels, made;  // the result's, and its channels
+    int channels;            // of the source
+    bool relu, out_by_boxes;
+    Tiles<TILE_N> tiles;
+
+    __device__ __forceinline__ int steps(int) const {
+        return filter.taps_down * filter.taps_across * ((channels + STEP<T> - 1) / STEP<T>);
+    }
+
+    // One tap after the other, and of each the channels.
+    struct Source {
+        const Convolution& all;
+        Position boxes[A_BOXES];
+        int column, channel = 0, number = 0, across = 0;  // across: of the tap, in its row
+        Tap tap;
+
+        __device__ __forceinline__ Source(const Convolution& all, const Place& place)
+            : all(all), column(place.column), tap(all.filter, 0) {
+#pragma unroll
+            for (int i = 0; i < A_BOXES; i++)
+                boxes[i] = Position(place.row + i * BOX_ROWS, all.filter.height, all.filter.width);
+        }
+
+        __device__ __forceinline__ void load(Box* a, Box* b, Barrier& full) {
+#pragma unroll
+            for (int i = 0; i < A_BOXES; i++)
+                load_source(a + i, all.source_map, channel, boxes[i], tap, all.filter, full);
+            load_for_cluster<TILE_N>(b, all.weights_map, full, [&](int i) {
+                const int n = column + i * BOX_ROWS;
+                return BoxPlace{ALONG_N ? n : channel, ALONG_N ? channel : n, number};
+            });
+            channel += STEP<T>;
+            if (channel < all.channels) return;
+            channel = 0;
+            number++;
+            tap.right += all.filter.step_right;
+            if (++across < all.filter.taps_across) return;
+            across = 0;
+            tap.right = all.filter.first_right;
+            tap.down += all.filter.step_down;
+        }
+    };
+
+    __device__ __forceinline__ Source source(const Place& place) const { return {*this, place}; }
+
+    __device__ __forceinline__ void store(float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
+                                          Box* boxes) const {
+        const int row = place.row + consumer * BOX_ROWS;
+        if (bias || relu) add_bias(sums, place.column);
+        if (out_by_boxes)
+            store_boxes<T, TILE_N>(out_map, sums, row, place.column, 0, boxes, 1 + consumer);
+        else
+            store_rows<T, TILE_N>(out, sums, row, place.column, pixels, made);
+    }
+
+    // A thread's columns are pairs of neighbours.
+    __device__ __forceinline__ void add_bias(float (&sums)[TILE_N / 8][4], int column) const {
+        column += threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < TILE_N / 4; i++) {
+            const int channel = column + i / 2 * 8 + i % 2;
+            const float start = bias && channel < made ? float(bias[channel]) : 0.0f;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float& sum = sums[i / 2][2 * half + i % 2];
+                sum = relu_if(relu, sum + start);
+            }
+        }
+    }
+};
+
+// source and weights are read by way of their maps alone. Grid: x = clusters of CLUSTER blocks, as many as the card
+// has places for.
+template <typename T, int TILE_N, bool ALONG_N>
+__global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+conv2d_wgmma(T* out, const T* source, const T* weights, const T* bias, const __grid_constant__ TensorMap source_map,
+             const __grid_constant__ TensorMap weights_map, const __grid_constant__ TensorMap out_map,
+             const Filter filter, long long pixels, int made, int channels, bool relu, bool out_by_boxes) {
+    make_tiles<T, TILE_N, false, ALONG_N>(Convolution<T, TILE_N, ALONG_N>{
+        out, bias, source_map, weights_map, out_map, filter, pixels, made, channels, relu, out_by_boxes,
+        {pixels, made, 1}});
+}
+
+// ---- the gradient for the weight ----
+
+// For make_tiles. The rows are the channels of all taps, in boxes of 64 of one tap; the sums over the pixels are cut
+// into parts, products of their own.
+template <typename T, int TILE_N>
+struct WeightGradient {
+    using Place = typename Tiles<TILE_N>::Place;
+
+    float* partial;
+    const TensorMap &source_map, &grads_map;
+    const Filter& filter;
+    long long pixels, part_length;  // the result's, and of them in a part: whole steps
+    int made, channels;             // of the result, and of the source
+    Tiles<TILE_N> tiles;
+
+    __device__ __forceinline__ int steps(int number) const {
+        const long long begin = tiles.batch_of(number) * part_length;
+        return (min(pixels - begin, part_length) + STEP<T> - 1) / STEP<T>;
+    }
+
+    // What box `number` of the rows has.
+    struct Rows {
+        int tap, channel;
+
+        __device__ __forceinline__ Rows(int number, int channels) {
+            const int boxes = (channels + BOX_ROWS - 1) / BOX_ROWS;  // of a tap
+            tap = number / boxes;
+            channel = number % boxes * BOX_ROWS;
+        }
+    };
+
+    struct Source {
+        const WeightGradient& all;
+        Tap taps[A_BOXES];
+        int channels[A_BOXES], column, pixel;
+        Position at, step;
+
+        __device__ __forceinline__ void load(Box* a, Box* b, Barrier& full) {
+#pragma unroll
+            for (int i = 0; i < A_BOXES; i++)
+                load_source(a + i, all.source_map, channels[i], at, taps[i], all.filter, full);
+            load_for_cluster<TILE_N>(b, all.grads_map, full,
+                                     [&](int i) { return BoxPlace{column + i * BOX_ROWS, pixel, 0}; });
+            at.advance(step, all.filter.height, all.filter.width);
+            pixel += STEP<T>;
+        }
+    };
+
+    __device__ __forceinline__ Source source(const Place& place) const {
+        static_assert(A_BOXES == 2 && STEP<T> == BOX_ROWS, "two boxes of rows; a step is the pixels of a box");
+        const Rows rows[] = {{place.row / BOX_ROWS, channels}, {place.row / BOX_ROWS + 1, channels}};
+        // Of boxes beyond the last nothing is stored, but their bytes are waited for.
+        const int last = filter.taps_down * filter.taps_across - 1, begin = place.batch * part_length;
+        return {*this,
+                {{filter, min(rows[0].tap, last)}, {filter, min(rows[1].tap, last)}},
+                {rows[0].channel, rows[1].channel},
+                place.column,
+                begin,
+                {begin, filter.height, filter.width},
+                {STEP<T>, filter.height, filter.width}};
+    }
+
+    __device__ __forceinline__ void store(const float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
+                                          Box*) const {
+        const Rows rows(place.row / BOX_ROWS + consumer, channels);
+        const int taps = filter.taps_down * filter.taps_across;
+        if (rows.tap >= taps) return;
+        float* const part = partial + ((long long)place.batch * taps + rows.tap) * channels * made;
+        store_rows<float, TILE_N>(part, sums, rows.channel, place.column, channels, made);
+    }
+};
+
+// source and grads are read by way of their maps alone. Grid: as for conv2d_wgmma. partial is (parts, taps, C, O).
+template <typename T, int TILE_N>
+__global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+conv2d_weight_grad_wgmma(float* partial, const T* source, const T* grads,
+                         const __grid_constant__ TensorMap source_map, const __grid_constant__ TensorMap grads_map,
+                         const Filter filter, long long pixels, long long part_length, int parts, int made,
+                         int channels) {
+    const int boxes = (channels + BOX_ROWS - 1) / BOX_ROWS * filter.taps_down * filter.taps_across;
+    make_tiles<T, TILE_N, true, true>(WeightGradient<T, TILE_N>{
+        partial, source_map, grads_map, filter, pixels, part_length, made, channels,
+        {(long long)boxes * BOX_ROWS, made, parts}});
+}
+
+// out (O, C, taps), or (O, taps, C) where `channels_last`, = the sum of the parts of partial (parts, taps C, O), always
+// in the same order; transposed by way of shared memory, so that both sides are touched along their rows.
+//
+// Grid: x = squares of 32 channels of taps and 32 rows of out, the former side by side. Block: (32, 8).
+template <typename T>
+__global__ void __launch_bounds__(256)
+conv2d_add_parts_wgmma(T* out, const float* partial, int parts, int taps, int channels, int made, bool channels_last) {
+    __shared__ float square[32][33];  // a column more: those of a column fall into different banks
+    const int rows = taps * channels, across = (rows + 31) / 32;
+    const int first_row = blockIdx.x % across * 32, first_made = blockIdx.x / across * 32;
+    for (int i = threadIdx.y; i < 32; i += 8) {
+        const int row = first_row + i, column = first_made + threadIdx.x;
+        float sum = 0;
+        if (row < rows && column < made) {
+#pragma unroll 4
+            for (int part = 0; part < parts; part++)
+                sum += partial[((long long)part * rows + row) * made + column];
+        }
+        square[i][threadIdx.x] = sum;
+    }
+    __syncthreads();  // all sums are there
+    const int row = first_row + threadIdx.x, tap = row / channels, channel = row % channels;
+    const int place = channels_last ? row : channel * taps + tap;
+    for (int i = threadIdx.y; i < 32; i += 8)
+        if (row < rows && first_made + i < made)
+            out[(long long)(first_made + i) * rows + place] = T(square[threadIdx.x][i]);
+}

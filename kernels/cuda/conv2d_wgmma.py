@@ -1,0 +1,240 @@
+"""Launches ``conv2d_wgmma.cu``: convolution and its two gradients on a card of compute capability 9.0.
+
+Arrays and options are those of :mod:`.conv2d_tensor_core`, with two differences: images that are written lie
+channels last (:mod:`minigrad.kernels.channels_last`), and float32, whose factors are rounded to TF32, is for
+the forward pass alone. The copy engine reads images and weights where they lie if that is channels last, at
+multiples of 16 bytes; else it is given copies that are so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..channels_last import is_channels_last, nhwc
+from ..errors import KernelLaunchError
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource
+from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
+from .conv2d_tensor_core import channels_last, element_of, in_order, one_group
+from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
+from .tensor_map import ALIGNMENT
+
+__all__ = ["ALIGNMENT", "fits", "forward", "input_grad", "is_supported", "weight_grad"]
+
+COLUMNS = (64, 128, 256)  # of a tile
+HALVES = ("__half", "__nv_bfloat16")
+PART = 1024  # the fewest pixels that are worth a block of their own
+SQUARE, SQUARE_THREADS = 32, 8  # of conv2d_add_parts_wgmma
+
+_source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
+_forward = {
+    (element, tile): CudaKernel(_source, f"conv2d_wgmma<{element}, {tile}, false>")
+    for element in (*HALVES, "float")
+    for tile in COLUMNS
+}
+_input_grad = {
+    (element, tile): CudaKernel(_source, f"conv2d_wgmma<{element}, {tile}, true>")
+    for element in HALVES
+    for tile in COLUMNS
+}
+_weight_grad = {
+    (element, tile): CudaKernel(_source, f"conv2d_weight_grad_wgmma<{element}, {tile}>")
+    for element in HALVES
+    for tile in COLUMNS
+}
+_add_parts = {element: CudaKernel(_source, f"conv2d_add_parts_wgmma<{element}>") for element in HALVES}
+
+
+def forward(
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    *options: int,
+    relu: bool = False,
+    tile: int | None = None,
+) -> None:
+    """Tiles of compute capability 9.0, which the copy engine gathers from the images; float32 becomes TF32.
+
+    A ``tile`` of so many columns, of :data:`COLUMNS`, is taken in place of the one that suits the sizes.
+    """
+    shape = _shape(x, weight, out, options, bias)
+    if _is_empty(shape):
+        return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
+    _convolve(_forward, out, x, weight, _forwards(shape), in_order(bias), relu, tile)
+
+
+def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
+    """As forward, from the output's gradient, for a stride of 1; the taps run backwards."""
+    shape = _shape(out, weight, grad_output, options)
+    if shape["stride_h"] != 1 or shape["stride_w"] != 1:
+        raise ValueError("conv2d wgmma kernel: the gradient for the input is for a stride of 1")
+    if _is_empty(shape):
+        return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
+    _convolve(_input_grad, out, grad_output, weight, _backwards(shape), None, False, tile)
+
+
+def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
+    """The same, with sums over all pixels, which blocks share: a second launch adds up their parts."""
+    shape = _shape(x, out, grad_output, options)
+    if _is_empty(shape):
+        return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
+    walk = _forwards(shape)
+    made, channels, *kernel = out.shape
+    taps, element = kernel[0] * kernel[1], element_of(out)
+    pixels = shape["N"] * shape["OH"] * shape["OW"]
+    rows = blocks(taps * blocks(channels, BOX_ROWS) * BOX_ROWS, CLUSTER * TILE_M)
+    at_once = matmul_wgmma.multiprocessors(out) // CLUSTER
+    tile = tile or min(COLUMNS, key=lambda tile: blocks(made, tile) * _loads(tile))
+    clusters = rows * blocks(made, tile)
+    parts = max(min(at_once // clusters, pixels // PART), 1)
+    length = blocks(blocks(pixels, parts), BOX_ROWS) * BOX_ROWS
+    parts = blocks(pixels, length)
+    source, grads = channels_last(x), _pixels(grad_output)
+    grads = grads.reshape(1, pixels, made)
+    partial = workspace(out, (parts, taps, channels, made), np.float32)
+    maps = _map_of_images(x, source, walk), tensor_map.describe(grads)
+    arguments = (
+        *(partial, strided(source[0]), strided(grads), *maps, walk.filter(kernel)),
+        *(pixels, length, parts, made, channels),
+    )
+    grid = CLUSTER * min(clusters * parts, at_once)
+    _weight_grad[element, tile].launch(grid, THREADS, arguments, SHARED_BYTES)
+    squares = blocks(taps * channels, SQUARE) * blocks(made, SQUARE)
+    arguments = (strided(out), partial, parts, taps, channels, made, is_channels_last(out))
+    _add_parts[element].launch(squares, (SQUARE, SQUARE_THREADS), arguments)
+
+
+def fits(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple) -> bool:
+    """Whether the copy engine can move such a filter over images."""
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    corners = [corner for p, r in zip(padding, reach, strict=True) for corner in (-p, p - r)]
+    return (
+        max(stride) <= tensor_map.LARGEST_FILTER_STRIDE
+        and max(reach) <= tensor_map.LARGEST_OFFSET
+        and all(tensor_map.LEAST_CORNER <= corner <= tensor_map.LARGEST_CORNER for corner in corners)
+    )
+
+
+class _Walk(NamedTuple):
+    """How the filter moves over the images that are read; of each, (vertical, horizontal)."""
+
+    size: tuple[int, ...]  # of an image of the result
+    lower: tuple[int, ...]  # from the image's first pixel to the filter's first corner
+    upper: tuple[
+        int, ...
+    ]  # from the image's last pixel to the filter's last corner, or a few pixels beyond it
+    stride: tuple[int, ...]
+    first: tuple[int, ...]  # from the corner to the first tap
+    step: tuple[int, ...]  # from tap to tap
+
+    def filter(self, kernel: Any) -> dict[str, int]:
+        """The fields of struct Filter."""
+        names = (
+            *("height", "width", "corner_y", "corner_x", "stride_y", "stride_x"),
+            *("taps_down", "taps_across", "first_down", "first_right", "step_down", "step_right"),
+        )
+        values = *self.size, *self.lower, *self.stride, *kernel, *self.first, *self.step
+        return dict(zip(names, values, strict=True))
+
+
+def _shape(x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any = None) -> dict[str, int]:
+    """As :func:`.conv2d_tensor_core.one_group`, if the card and the copy engine can do it."""
+    shape = one_group(x, weight, output, options, bias)
+    if not is_supported(x):
+        raise KernelLaunchError(
+            "conv2d_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
+        )
+    if not fits(weight.shape[2:], options[:2], options[2:4], options[4:6]):
+        raise ValueError(
+            f"conv2d wgmma kernel: the copy engine takes no kernel of {tuple(weight.shape[2:])} with stride, "
+            f"padding and dilation {options[:6]}"
+        )
+    return shape
+
+
+def _is_empty(shape: dict[str, int]) -> bool:
+    return 0 in (shape["N"], shape["C"], shape["O"])
+
+
+def _forwards(shape: dict[str, int]) -> _Walk:
+    """From the input's pixels to the output's."""
+    pad, dilation = _pair(shape, "pad"), _pair(shape, "dilation")
+    upper = tuple(p - r for p, r in zip(pad, _reach(shape), strict=True))
+    size, lower = (shape["OH"], shape["OW"]), tuple(-p for p in pad)
+    return _Walk(size, lower, upper, _pair(shape, "stride"), (0, 0), dilation)
+
+
+def _backwards(shape: dict[str, int]) -> _Walk:
+    """From the output's pixels to the input's, for a stride of 1: from the last tap to the first."""
+    size, read, reach = (shape["H"], shape["W"]), (shape["OH"], shape["OW"]), _reach(shape)
+    lower = tuple(p - r for p, r in zip(_pair(shape, "pad"), reach, strict=True))
+    upper = tuple(first + to - n for first, to, n in zip(lower, size, read, strict=True))
+    return _Walk(size, lower, upper, (1, 1), reach, tuple(-d for d in _pair(shape, "dilation")))
+
+
+def _pair(shape: dict[str, int], name: str) -> tuple[int, int]:
+    return shape[f"{name}_h"], shape[f"{name}_w"]
+
+
+def _reach(shape: dict[str, int]) -> tuple[int, int]:
+    """How far the last tap is from the first."""
+    return shape["dilation_h"] * (shape["KH"] - 1), shape["dilation_w"] * (shape["KW"] - 1)
+
+
+def _convolve(
+    kernels: dict[tuple[str, int], CudaKernel],
+    out: Any,
+    images: Any,
+    weight: Any,
+    walk: _Walk,
+    bias: Any | None,
+    relu: bool,
+    tile: int | None,
+) -> None:
+    """out (N, made, H, W), channels last, from the images at all taps."""
+    if not is_channels_last(out):
+        raise ValueError(
+            f"conv2d wgmma kernel: expected an output that lies channels last, got strides {out.strides} "
+            f"for shape {out.shape}"
+        )
+    N, made, height, width = out.shape
+    pixels, as_tf32 = N * height * width, out.itemsize == 4
+    source, weights = channels_last(images), _pixels(weight).swapaxes(0, 1)
+    matrix = nhwc(out).reshape(1, pixels, made)
+    by_boxes = tensor_map.fits(matrix)
+    source_map = _map_of_images(images, source, walk, as_tf32)
+    weights_map = tensor_map.describe(weights, as_tf32)
+    out_map = tensor_map.describe(matrix) if by_boxes else source_map  # which is then not used
+    rows, at_once = blocks(pixels, CLUSTER * TILE_M), matmul_wgmma.multiprocessors(out) // CLUSTER
+    tile = tile or min(COLUMNS, key=lambda tile: blocks(rows * blocks(made, tile), at_once) * _loads(tile))
+    arguments = (
+        *(strided(out), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
+        *(walk.filter(weight.shape[2:]), pixels, made, images.shape[1], relu, by_boxes),
+    )
+    grid = CLUSTER * min(rows * blocks(made, tile), at_once)
+    kernels[element_of(out), tile].launch(grid, THREADS, arguments, SHARED_BYTES)
+
+
+def _loads(tile: int) -> float:
+    """What a step of a tile with so many columns takes: the boxes that a block loads. An estimate, which a
+    card has yet to confirm."""
+    return TILE_M / BOX_ROWS + tile / BOX_ROWS / CLUSTER
+
+
+def _pixels(x: Any) -> Any:
+    """``x`` (N, C, H, W) as (N, H W, C), for the copy engine: ``x`` itself where it lies like that."""
+    source, _ = channels_last(x)
+    N, C, H, W = x.shape
+    return nhwc(source).reshape(N, H * W, C) if source is x else source[:, :, :C]
+
+
+def _map_of_images(x: Any, source: tuple[Any, int], walk: _Walk, as_tf32: bool = False) -> Any:
+    """The tensor map of x (N, C, H, W), which lies as ``source`` from :func:`channels_last` says."""
+    N, C, H, W = x.shape
+    return tensor_map.describe_images(
+        source[0], (N, H, W, C), source[1], walk.lower, walk.upper, walk.stride, as_tf32
+    )

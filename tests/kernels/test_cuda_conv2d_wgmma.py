@@ -1,0 +1,283 @@
+"""Convolution by wgmma, on the simulator and on a card of compute capability 9.0, and its launch."""
+
+import numpy as np
+import pytest
+from convolution_problems import FORMATS, as_channels_last, assert_close, by_definition, inputs
+
+import minigrad as mg
+from minigrad.kernels import sim
+from minigrad.kernels.arguments import address
+from minigrad.kernels.channels_last import is_channels_last
+from minigrad.kernels.cuda import conv2d_wgmma, matmul_wgmma, tensor_map
+from minigrad.kernels.errors import KernelLaunchError
+from minigrad.kernels.launch import CudaKernel
+from minigrad.op import get_op
+
+ONE = (1, 1)
+# (N, C, H, W), (O, C, KH, KW), stride, padding, dilation, groups
+LAYERS = [
+    ((2, 8, 7, 6), (8, 8, 3, 3), ONE, ONE, ONE, 1),
+    ((1, 72, 7, 7), (70, 72, 3, 3), ONE, ONE, ONE, 1),  # no multiples of a step, or of a tile
+    ((2, 64, 7, 7), (136, 64, 1, 1), ONE, (0, 0), ONE, 1),
+    ((3, 16, 9, 8), (20, 16, 3, 2), (2, 1), (1, 0), (1, 2), 1),
+    ((2, 40, 10, 11), (24, 40, 3, 3), (2, 2), (2, 2), (2, 3), 1),
+    ((2, 8, 5, 5), (9, 8, 3, 3), ONE, (4, 4), ONE, 1),  # some windows see padding only
+    ((1, 8, 20, 18), (7, 8, 7, 7), (2, 2), (3, 3), ONE, 1),
+    ((2, 8, 6, 6), (8, 8, 2, 2), (3, 3), (0, 0), ONE, 1),  # some pixels are in no window
+    ((1, 8, 13, 12), (16, 8, 4, 3), (4, 6), (3, 2), (2, 4), 1),
+    ((2, 9, 8, 7), (5, 9, 3, 2), ONE, ONE, (1, 2), 1),  # images that are copied
+    ((4, 8, 14, 14), (264, 8, 1, 1), ONE, (0, 0), ONE, 1),  # more pixels, and channels, than a tile has
+    ((6, 8, 22, 21), (16, 8, 2, 2), ONE, (0, 0), ONE, 1),  # sums long enough to be cut into parts
+]
+
+
+# ---- results -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(backend):
+    """A card that has wgmma, or the simulator in the place of one."""
+    with sim.architecture("sm_90a"):
+        if not conv2d_wgmma.is_supported(backend.put(np.zeros(1))):
+            pytest.skip("wgmma needs a card of compute capability 9.0")
+        yield backend
+
+
+def run(card, name, kernel, shape, *args, last=True, **more):
+    """What ``kernel`` writes, as numbers; what it does not stays NaN."""
+    encode, numbers, *_ = FORMATS[name]
+    out = encode(np.full(shape, np.nan, np.float32))
+    out = card.put_strided(as_channels_last(out) if last else out)
+    kernel(out, *(card.put_strided(a) if isinstance(a, np.ndarray) else a for a in args), **more)
+    return numbers(np.ascontiguousarray(card.get(out)))
+
+
+def results(card, name, x, weight, bias, grad, options, tile=None):
+    """The output with bias, and the gradients for x and for the weight, where there are such kernels."""
+    passes = [(conv2d_wgmma.forward, grad.shape, (x, weight, bias))]
+    if name != "tf32":
+        strided = options[:2] != ONE
+        passes.append(None if strided else (conv2d_wgmma.input_grad, x.shape, (grad, weight)))
+        passes.append((conv2d_wgmma.weight_grad, weight.shape, (grad, x)))
+    found = [p and run(card, name, p[0], p[1], *p[2], *options, tile=tile) for p in passes]
+    return found + [None] * (3 - len(found))
+
+
+def channels_last(name, case):
+    """As :func:`inputs`, of images and weights that lie so."""
+    *arrays, options = inputs(name, case)
+    return [as_channels_last(a) if a.ndim == 4 else a for a in arrays], options
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_convolution_and_its_gradients(card, name, case):
+    arrays, options = channels_last(name, case)
+    assert_close(name, results(card, name, *arrays, options), arrays, options)
+
+
+@pytest.mark.parametrize("tile", conv2d_wgmma.COLUMNS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_tile(card, name, tile):
+    arrays, options = channels_last(name, LAYERS[1])
+    assert_close(name, results(card, name, *arrays, options, tile), arrays, options)
+
+
+def test_images_and_weights_in_c_order_are_copied(card):
+    for case in LAYERS[0], LAYERS[3]:
+        *arrays, options = inputs("bf16", case)
+        assert_close("bf16", results(card, "bf16", *arrays, options), arrays, options)
+
+
+def test_the_gradient_of_weights_in_c_order(card):
+    (x, weight, _, grad), options = channels_last("bf16", LAYERS[1])
+    args = "bf16", conv2d_wgmma.weight_grad, weight.shape, grad, x, *options
+    np.testing.assert_array_equal(run(card, *args, last=False), run(card, *args))
+
+
+def test_pixels_of_more_channels_are_read_where_they_lie(card):
+    (x, weight, bias, grad), options = channels_last("bf16", LAYERS[0])
+    wide = np.full((2, 7, 6, 32), x.flat[0])
+    wide[..., 8:16] = x.transpose(0, 2, 3, 1)
+    arrays = wide[..., 8:16].transpose(0, 3, 1, 2), weight, bias, grad
+    assert_close("bf16", results(card, "bf16", *arrays, options), arrays, options)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_relu_is_applied_to_the_same_bits(card, name):
+    (x, weight, bias, grad), options = channels_last(name, LAYERS[1])
+    x[0, 0, 0, -1] = FORMATS[name][0](np.array([np.nan], np.float32))[0]
+    for added in (bias, None):
+        args = name, conv2d_wgmma.forward, grad.shape, x, weight, added, *options
+        out, found = run(card, *args), run(card, *args, relu=True)
+        assert np.isnan(out).any() and np.array_equal(found, np.maximum(out, 0), equal_nan=True)
+
+
+@pytest.mark.parametrize("case", [LAYERS[0], LAYERS[3]], ids=str)
+@pytest.mark.parametrize("name", ["f16", "bf16"])
+def test_nan_and_infinity_reach_what_they_are_part_of_and_nothing_else(card, name, case):
+    encode, numbers, *_ = FORMATS[name]
+    arrays, options = channels_last(name, case)
+    for i in (0, 3):
+        special = list(arrays)
+        special[i] = as_channels_last(arrays[i])
+        special[i][0, 0, 0, -1], special[i][-1, -1, -1, 0] = encode(np.array([np.nan, np.inf], np.float32))
+        x, weight, _, grad = special
+        with np.errstate(invalid="ignore"):
+            expected = by_definition(*(numbers(np.ascontiguousarray(a)) for a in (x, weight, grad)), options)
+        for one, other in zip(results(card, name, x, weight, None, grad, options), expected, strict=True):
+            if one is None:
+                continue
+            assert np.array_equal(np.isfinite(one), np.isfinite(other))
+            there = ~np.isfinite(other)
+            assert np.array_equal(one[there], other[there], equal_nan=True)
+
+
+# ---- the launch --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What would be launched on a card of 132 multiprocessors: (kernel, grid, arguments) of each launch.
+
+    In the place of a tensor map stands what it was made from.
+    """
+    seen, described, launch_other = [], [], CudaKernel.launch
+
+    def launch(self, grid, block, args, shared_bytes=0):
+        if "wgmma" not in self.name:  # which makes a copy
+            return launch_other(self, grid, block, args, shared_bytes)
+        self._binder.bind(args)  # the arguments fit the kernel's parameters
+        maps = [a["words"][0] if isinstance(a, dict) and "words" in a else None for a in args]
+        args = [a if i is None else described[i] for a, i in zip(args, maps, strict=True)]
+        seen.append((self.expression, grid, args))
+
+    def encode(*made_from):
+        described.append(made_from)
+        return {"words": (len(described) - 1, *(0,) * 15)}
+
+    monkeypatch.setattr(CudaKernel, "launch", launch)
+    monkeypatch.setattr(tensor_map, "_encode_for_simulator", encode)
+    monkeypatch.setattr(conv2d_wgmma, "is_supported", lambda array: True)
+    monkeypatch.setattr(matmul_wgmma, "multiprocessors", lambda array: 132)
+    return seen
+
+
+def images(*shape, dtype=np.float16):
+    """Zeros that lie channels last and start at a multiple of 16 bytes."""
+    n, c, h, w = shape
+    memory = np.zeros(n * c * h * w + 16, dtype)
+    start = -address(memory) % 16 // memory.itemsize
+    return memory[start : start + n * c * h * w].reshape(n, h, w, c).transpose(0, 3, 1, 2)
+
+
+def test_the_filter_moves_over_the_input(launches):
+    x, weight, out = images(2, 16, 9, 8), images(24, 16, 3, 2), images(2, 24, 5, 7)
+    conv2d_wgmma.forward(out, x, weight, None, 2, 1, 1, 0, 1, 1, 1)
+    name, grid, args = launches.pop()
+    source, weights, result = args[4:7]
+    assert name == "conv2d_wgmma<__half, 64, false>" and grid == 2
+    assert source[:5] == (address(x), 1, 2, (16, 8, 9, 2), (32, 256, 2304))
+    assert source[5] == ((0, -1), (-1, -1), (1, 2))  # across first
+    assert weights == (address(weight), 1, 2, (16, 24, 6), (192, 32))
+    assert result == (address(out), 1, 2, (24, 70, 1), (48, 3360))
+    assert list(args[7].values()) == [5, 7, -1, 0, 2, 1, 3, 2, 0, 0, 1, 1]
+    assert args[8:] == [70, 24, 16, False, True]
+
+
+def test_the_filter_moves_backwards_over_the_gradient(launches):
+    x, weight, grad = images(2, 16, 9, 8), images(24, 16, 3, 2), images(2, 24, 9, 6)
+    conv2d_wgmma.input_grad(x, grad, weight, 1, 1, 1, 0, 1, 2, 1)
+    name, _, args = launches.pop()
+    assert name == "conv2d_wgmma<__half, 64, true>"
+    assert args[4][3:] == ((24, 6, 9, 2), (48, 288, 2592), ((-2, -1), (0, -1), (1, 1)))
+    assert args[5] == (address(weight), 1, 2, (16, 24, 6), (192, 32))  # where they lie
+    assert list(args[7].values()) == [9, 8, -1, -2, 1, 1, 3, 2, 2, 2, -1, -2]
+
+
+def test_sums_over_pixels_are_cut_into_parts(launches):
+    x, weight, grad = images(64, 64, 56, 56), images(64, 64, 3, 3), images(64, 64, 56, 56)
+    conv2d_wgmma.weight_grad(weight, grad, x, 1, 1, 1, 1, 1, 1, 1)
+    (name, grid, args), (added, squares, _) = launches
+    pixels, length, parts, made, channels = args[6:]
+    assert name == "conv2d_weight_grad_wgmma<__half, 64>" and grid == 2 * 3 * parts <= 132
+    assert (pixels, made, channels) == (64 * 56 * 56, 64, 64)
+    assert length % 64 == 0 and (parts - 1) * length < pixels <= parts * length and parts == 22
+    assert args[0].shape == (22, 9, 64, 64) and args[4][3:] == ((64, pixels, 1), (128, 128 * pixels))
+    assert added == "conv2d_add_parts_wgmma<__half>" and squares == 18 * 2
+
+
+def test_a_tile_is_as_wide_as_keeps_the_card_busy(launches):
+    def tile(pixels, channels):
+        x, weight = images(1, 8, pixels, 16), images(channels, 8, 1, 1)
+        conv2d_wgmma.forward(images(1, channels, pixels, 16), x, weight, None, *ONE, 0, 0, *ONE, 1)
+        return launches.pop()[0].split(", ")[1]
+
+    assert tile(16 * 66, 64) == tile(16, 512) == "64"
+    assert tile(16 * 66, 128) == "128" and tile(16 * 66, 256) == "256"
+
+
+def test_outputs_of_no_whole_vectors_are_stored_by_the_threads(launches):
+    out, x, weight = images(1, 9, 4, 4), images(1, 8, 4, 4), images(9, 8, 1, 1)
+    conv2d_wgmma.forward(out, x, weight, None, *ONE, 0, 0, *ONE, 1)
+    assert launches.pop()[2][-1] is False
+
+
+def test_what_the_engine_does_not_take():
+    assert conv2d_wgmma.fits((3, 3), (8, 1), (127, 0), (1, 64))
+    for kernel, stride, padding, dilation in (
+        ((3, 3), (9, 1), (0, 0), ONE),
+        ((3, 3), ONE, (0, 129), ONE),
+        ((3, 3), ONE, (0, 0), (1, 65)),  # the corner would be 130 pixels from the image's last one
+        ((257, 1), ONE, (128, 0), ONE),
+    ):
+        assert not conv2d_wgmma.fits(kernel, stride, padding, dilation)
+
+
+def test_wrong_arguments(launches):
+    x, weight = images(1, 8, 4, 4), images(16, 8, 1, 1)
+    with pytest.raises(ValueError, match="expected an output that lies channels last"):
+        conv2d_wgmma.forward(np.zeros((1, 16, 4, 4), np.float16), x, weight, None, *ONE, 0, 0, *ONE, 1)
+    with pytest.raises(ValueError, match="is for a stride of 1"):
+        conv2d_wgmma.input_grad(x, images(1, 16, 2, 2), weight, 2, 2, 0, 0, *ONE, 1)
+    with pytest.raises(ValueError, match="the copy engine takes no kernel"):
+        conv2d_wgmma.forward(images(1, 16, 1, 1), x, weight, None, 9, 9, 0, 0, *ONE, 1)
+
+
+def test_the_simulator_in_the_place_of_another_card():
+    x, weight = images(1, 8, 4, 4), images(16, 8, 1, 1)
+    with pytest.raises(KernelLaunchError, match=r"needs a card of compute capability 9\.0"):
+        conv2d_wgmma.forward(images(1, 16, 4, 4), x, weight, None, *ONE, 0, 0, *ONE, 1)
+
+
+# ---- the choice --------------------------------------------------------------------------------------------
+
+
+def test_the_rung_is_for_channels_last_and_chosen_by_use_kernel_alone(monkeypatch):
+    for module in conv2d_wgmma, mg.kernels.cuda.conv2d_tensor_core:
+        monkeypatch.setattr(module, "is_supported", lambda array: True)
+    x, weight, grad = images(2, 16, 8, 8), images(24, 16, 3, 3), images(2, 24, 8, 8)
+    options = {"stride": ONE, "padding": ONE, "dilation": ONE, "groups": 1}
+
+    def choose(op, *arrays, **changed):
+        kernels = get_op(op).kernels
+        kernel = kernels.choose("cuda", arrays[0].dtype, list(arrays), options | changed)
+        return kernel and kernel.name
+
+    calls = {
+        "conv2d": ((x, weight, None), {}),
+        "conv2d_input_grad": ((grad, weight), {"input_size": (8, 8)}),
+        "conv2d_weight_grad": ((grad, x), {"kernel_size": (3, 3)}),
+    }
+    for op, (arrays, more) in calls.items():
+        assert choose(op, *arrays, **more) == "tensor_core"
+        with mg.use_kernel(op, "wgmma", "cuda"):
+            assert choose(op, *arrays, **more) == "wgmma"
+            in_c_order = [a if a is None else np.ascontiguousarray(a) for a in arrays]
+            assert not is_channels_last(in_c_order[0]) and choose(op, *in_c_order, **more) is None
+            assert choose(op, *arrays, **more, groups=2) is None
+            assert choose(op, *arrays, **more, stride=(9, 9)) is None
+    with mg.use_kernel("conv2d", "wgmma", "cuda"):
+        assert choose("conv2d", images(2, 9, 8, 8), images(24, 9, 3, 3), None) is None
+    with mg.use_kernel("conv2d_input_grad", "wgmma", "cuda"):
+        assert choose("conv2d_input_grad", grad, weight, input_size=(16, 16), stride=(2, 2)) is None
