@@ -1,7 +1,5 @@
 """Matrix multiplication: NumPy's rules for vectors and batches, every rung, gradients."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad.dispatch import Spec, kernel_table
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import matmul_wgmma
 
 SHAPES = [
     ((3,), (3,)),
@@ -191,21 +188,3 @@ def test_every_kernel_on_the_simulator(rung, shapes, rng):
         product = mg.tensor(a, device="sim") @ mg.tensor(b, device="sim")
     bound = (a.shape[-1] + 2) * np.finfo(np.float64).eps * (abs(a) @ abs(b))
     assert (np.abs(product.numpy() - a @ b) <= bound).all()
-
-
-def test_wgmma_is_for_those_who_select_it(rng, monkeypatch):
-    if not sim.is_available():
-        pytest.skip("the simulator needs a C++ compiler: install g++")
-    a, b = (rng.standard_normal(shape).astype(np.float16) for shape in ((2, 70, 40), (40, 72)))
-    launches, launch = [], matmul_wgmma.wgmma
-    monkeypatch.setattr(matmul_wgmma, "wgmma", lambda *arrays: launches.append(launch(*arrays)))
-    with sim.architecture("sm_90a"):
-        for times, rung in ((0, None), (1, "wgmma")):
-            with mg.use_kernel("matmul", rung) if rung else nullcontext():
-                product = mg.tensor(a, device="sim") @ mg.tensor(b, device="sim")
-            assert len(launches) == times
-            expected = a.astype(float) @ b.astype(float)
-            np.testing.assert_allclose(product.numpy().astype(float), expected, rtol=2e-3, atol=2e-3)
-    with sim.architecture("sm_90"), mg.use_kernel("matmul", "wgmma"):
-        mg.tensor(a, device="sim") @ mg.tensor(b, device="sim")
-    assert len(launches) == 1

@@ -249,7 +249,6 @@ def _suits_wgmma(a: Any, b: Any) -> bool:
 
 @matmul.kernel(
     "cuda",
-    "sim",
     name="wgmma",
     dtypes="f2 bf16 f4",
     layout="strided",
