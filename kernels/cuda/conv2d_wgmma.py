@@ -124,9 +124,7 @@ class _Walk(NamedTuple):
 
     size: tuple[int, ...]  # of an image of the result
     lower: tuple[int, ...]  # from the image's first pixel to the filter's first corner
-    upper: tuple[
-        int, ...
-    ]  # from the image's last pixel to the filter's last corner, or a few pixels beyond it
+    upper: tuple[int, ...]  # from the image's last pixel to the filter's last corner, or a few beyond it
     stride: tuple[int, ...]
     first: tuple[int, ...]  # from the corner to the first tap
     step: tuple[int, ...]  # from tap to tap
