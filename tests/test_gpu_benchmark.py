@@ -23,7 +23,7 @@ def run(*command, **environment):
         [str(part) for part in command],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         env=os.environ | environment,
     )
 
