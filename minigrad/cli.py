@@ -171,6 +171,12 @@ def _add_sim_profile(commands: Any) -> None:
         ),
         epilog="In a program of your own: with minigrad.kernels.sim.profile() as launches: ...",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=["float16", "bfloat16", "float32", "float64"],
+        default="float32",
+        help="of a ladder's inputs: tensor cores are for 16 bits (float32 by default)",
+    )
     parser.add_argument("target", metavar="TARGET", help="a ladder, or the path of a Python program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own arguments")
     parser.set_defaults(run=_sim_profile)
@@ -378,7 +384,7 @@ def _sim_profile(options: argparse.Namespace) -> int:
     minigrad.device("sim")  # or say what is missing
     path = Path(options.target)
     if options.target in counts.LADDERS and not options.arguments:
-        print(counts.render_ladder(options.target))
+        print(counts.render_ladder(options.target, getattr(minigrad, options.dtype)))
     elif path.suffix == ".py" and path.is_file():
         launches = counts.profile_script(path, options.arguments)
         print("\n\n".join(map(str, launches)) or f"{path} launched no kernel on the simulator")

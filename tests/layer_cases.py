@@ -24,6 +24,7 @@ def convolutions():
         ((1, 2, 7, 6), (4, 1, 3, 2), (1, 2), (2, 1), (2, 3), 2),
         ((1, 17, 5, 4), (16, 17, 3, 2), (2, 1), 1, 1, 1),
         ((2, 17, 4, 6), (18, 17, 1, 1), 1, 0, 1, 1),
+        ((2, 8, 5, 4), (16, 8, 3, 2), 1, (1, 0), 1, 1),  # channels in multiples of 16 bytes
     ]
     for x, weight, *options, groups in table:
         stride, padding, dilation = ((o, o) if isinstance(o, int) else o for o in options)

@@ -337,6 +337,15 @@ def test_profile_of_a_ladder(capsys):
 
 
 @needs_simulator
+def test_profile_of_tensor_cores(capsys):
+    assert cli.main(["sim-profile", "--dtype", "float16", "matmul"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert {"tensor_core", "wgmma"} < rows.keys() and "naive" not in rows
+    # Of 256 x 256 x 128, of which half of the rows and columns are used; and a little to round zeros.
+    assert 170 < float(rows["wgmma"][-1]) < 173
+
+
+@needs_simulator
 @pytest.mark.parametrize("ladder", ["matmul", "conv2d", "max_pool2d", "max_pool2d_3x3", "softmax"])
 def test_every_ladder_has_a_rung_that_takes_its_size(ladder):
     from minigrad.compare import counts

@@ -167,8 +167,9 @@ def taken(comparison, *and_refused):
     refused = {f"{record.ladder} {record.rung}" for record in comparison if record.refused}
     # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap,
     # and images that lie otherwise.
-    of_matmul = {"matmul gemv", "matmul split_k", "matmul tensor_core"}
-    of_conv2d = {"conv2d depthwise", "conv2d strips", "conv2d tensor_core", "conv2d pointwise"}
+    of_matmul = {f"matmul {rung}" for rung in ("gemv", "split_k", "tensor_core", "wgmma")}
+    in_16_bits = {f"conv2d {rung}" for rung in ("tensor_core", "pointwise", "wgmma")}
+    of_conv2d = in_16_bits | {"conv2d depthwise", "conv2d strips"}
     of_pooling = {"pooling tiled", "pooling rolling", "pooling channels_last"}
     assert refused == of_matmul | of_conv2d | of_pooling | set(and_refused)
     return [record for record in comparison if not record.refused]

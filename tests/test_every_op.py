@@ -356,8 +356,7 @@ LARGE = {
 
 # None: with the 16-bit floats too, for the kernels that take them.
 DTYPES = {
-    "matmul": "f2 f4 f8",
-    **each(["attention", "attention_grad"], None),
+    **each(["matmul", "attention", "attention_grad"], None),
     **each(["conv2d", "conv2d_relu", "conv2d_input_grad", "conv2d_weight_grad"], None),
     **each(["softmax", "softmax_grad", "log_softmax", "log_softmax_grad"], None),
     **each(["cross_entropy", "cross_entropy_grad", "embedding", "embedding_grad", "dropout"], None),

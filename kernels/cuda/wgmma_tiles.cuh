@@ -145,8 +145,8 @@ __device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&
             for (int half = 0; half < 2; half++) {
                 const int r = first + 8 * half, byte = (8 * n + lane % 4 * 2) * sizeof(T);
                 const float* sum = &sums[i * COLUMNS / 8 + n][2 * half];
-                *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = {T(sum[0]),
-                                                                                                  T(sum[1])};
+                const Pair<T> pair = {T(sum[0]), T(sum[1])};
+                *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = pair;
             }
         fence_for_copies();
         sync_warpgroup(group);
@@ -212,8 +212,9 @@ template <typename T, int TILE_N, bool A_ALONG_M, bool B_ALONG_N, typename Produ
 __device__ __forceinline__ void make_tiles(const Product& product) {
     extern __shared__ unsigned char dynamic[];
     __shared__ Ring<STAGES<TILE_N>> ring;
-    // At a multiple of what the swizzle repeats after.
-    Box* const boxes = reinterpret_cast<Box*>((size_t(dynamic) + 1023) / 1024 * 1024);
+    // At a multiple of what the swizzle repeats after. An offset leaves the compiler the knowledge that this is shared
+    // memory, which a cast of the address to a number and back would not.
+    Box* const boxes = reinterpret_cast<Box*>(dynamic + -shared_address(dynamic) % 1024);
     const int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES<TILE_N>; i++) {

@@ -11,8 +11,8 @@ threads of a block must come to the same barriers, and integers must not overflo
 launch with a ``KernelAccessError`` or ``KernelLaunchError`` (:mod:`minigrad.errors`) that names the threads
 and the lines. A checked kernel runs on one of the CPU's threads, some times slower than an unchecked one.
 
-Sources for compute capability 9.0 alone (:mod:`minigrad.kernels.cuda.matmul_wgmma`) run where the simulator
-stands in for such a card: inside ``with sim.architecture("sm_90a"):``.
+The simulator stands in for a card of compute capability 9.0, with all that it has (TMA, ``wgmma``, clusters);
+inside ``with sim.architecture("sm_75"):`` for another.
 
 A correct kernel gives the same bits in whatever order its threads run. :func:`order` and :func:`seed` choose
 the order, and :func:`stress` tries many. ::
@@ -267,5 +267,5 @@ _seed = _first_seed()
 _order: str | None = None
 _stress = 1
 _checks = _first_checks()
-_architecture = "sm_90"
+_architecture = "sm_90a"
 _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

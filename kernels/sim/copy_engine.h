@@ -36,6 +36,7 @@ BoxInTensor Worker::box_in_tensor(const sim::BoxCopy& copy, const char* what) {
 void Worker::load_box(const sim::BoxCopy& copy, const void* return_address) {
     settle();
     BoxInTensor load = box_in_tensor(copy, copy.of_images ? "load_pixels" : "load_box");
+    if (profiling) profiler.copy(load, Kind::LOAD, reinterpret_cast<uintptr_t>(return_address));
     const unsigned own = 1u << rank(), all = copy.blocks ? copy.blocks : own;
     for (unsigned to = 0; all >> to; to++) {
         if (!(all >> to & 1)) continue;
@@ -82,6 +83,7 @@ void Worker::store_box(const sim::BoxCopy& copy, const void* return_address) {
     settle();
     Asynchronous& mine = current->asynchronous;
     Store store{box_in_tensor(copy, "store_box"), ++mine.store_groups};
+    if (profiling) profiler.copy(store, Kind::STORE, reinterpret_cast<uintptr_t>(return_address));
     store.box = in_block(copy.box, rank(), "store_box");
     if (clocked) {
         if (!mine.box_clock) mine.box_clock = new_clock(), mine.tensor_clock = new_clock();

@@ -41,8 +41,8 @@ struct Half {
     static __forceinline__ float widen(uint16_t value) {
         const uint32_t sign = (value & 0x8000u) << 16, rest = value & 0x7FFFu;
         if (rest >= INFINITE) return bits<float>(sign | 0x7F800000 | (rest & 0x3FF) << 13);
-        // With the exponent in its new place, the number is too small by the difference of the biases.
-        return bits<float>(sign | bits<uint32_t>(bits<float>(rest << 13) * 0x1p112f));
+        if (rest < 0x400) return bits<float>(sign | bits<uint32_t>(rest * 0x1p-24f));  // subnormal
+        return bits<float>(sign | (rest << 13) + 0x38000000);                         // the difference of the biases
     }
 
     static __forceinline__ uint16_t round(float x) {

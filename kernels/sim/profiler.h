@@ -8,6 +8,8 @@
 //   shared memory   wavefronts: its 32 banks, 4 bytes wide, each serve one word at a time; lanes that read the
 //                   same word share it. Requests of 8 or 16 bytes a lane are served for 16 or 8 lanes at a time
 //
+// A box that the copy engine moves is one request of one lane to global memory, for however many blocks it is.
+//
 // Caches are not simulated: between the sectors asked for and the distinct ones lies what a cache may save.
 //
 // A profiled kernel is compiled to report its accesses (hooks.h), and each basic block that it enters
@@ -53,12 +55,7 @@ class Profiler {
     void access(uint32_t thread, unsigned lanes_of_warp, uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
         const Region* region = regions.find(address, size);
         if (!region || kind == Kind::ATOMIC_LOAD) return;  // a constant, or half of an update
-        pc -= library.begin;
-        if (!instruction_of[pc]) {
-            instructions.push_back({pc, kind, region->shared});
-            instruction_of[pc] = instructions.size();
-        }
-        const uint32_t number = instruction_of[pc] - 1;
+        const uint32_t number = number_of(pc, kind, region->shared);
         std::vector<uint32_t>& own_times = times[thread];
         if (own_times.size() <= number) own_times.resize(instructions.size());
         auto& requests = warps[thread / 32];
@@ -70,6 +67,28 @@ class Profiler {
             requests.erase(key);
         }
     }
+
+    // The copy engine moves a box.
+    template <typename Box>
+    void copy(const Box& box, Kind kind, uintptr_t pc) {
+        Instruction& instruction = instructions[number_of(pc, kind, false)];
+        size_t bytes = 0;
+        std::unordered_set<uintptr_t> touched;
+        box.each_chunk([&](const void*, size_t, const void* in_tensor, size_t size) {
+            const auto begin = reinterpret_cast<uintptr_t>(in_tensor), end = begin + size;
+            for (uintptr_t at = begin / SECTOR; size && at <= (end - 1) / SECTOR; at++) touched.insert(at);
+            bytes += size;
+        });
+        distinct[is_store(kind)].insert(touched.begin(), touched.end());
+        instruction.requests++;
+        instruction.accesses++;
+        instruction.bytes += bytes;
+        instruction.cost += touched.size();
+        instruction.least += (bytes + SECTOR - 1) / SECTOR;
+    }
+
+    // A warpgroup's tensor cores make so many multiplications and additions.
+    void multiply(uint64_t operations) { of_tensor_cores += operations; }
 
     void enter(uint32_t thread, uintptr_t pc) {
         if (!library.contains(pc)) return;
@@ -109,6 +128,7 @@ class Profiler {
         }
         for (size_t pc = 0; pc < library.bytes; pc++)
             if (entered[pc]) report("block", pc, entered[pc], 0, 0, 0, 0);
+        report("tensor cores", 0, of_tensor_cores, 0, 0, 0, 0);
         report("barrier", 0, barriers, 0, 0, 0, 0);
         report("meeting", 0, meetings, divergent, 0, 0, 0);
         for (int stored : {0, 1})
@@ -139,6 +159,16 @@ class Profiler {
             size = std::max(size, bytes);
         }
     };
+
+    // The number in `instructions` of the one at `pc`.
+    uint32_t number_of(uintptr_t pc, Kind kind, bool shared) {
+        pc -= library.begin;
+        if (!instruction_of[pc]) {
+            instructions.push_back({pc, kind, shared});
+            instruction_of[pc] = instructions.size();
+        }
+        return instruction_of[pc] - 1;
+    }
 
     void count(Instruction& instruction, Request& request) {
         const size_t bytes = request.lanes * request.size;
@@ -195,7 +225,7 @@ class Profiler {
     std::vector<uint64_t> paths;               // by thread: a hash of the blocks entered since the last collective
     std::vector<std::unordered_map<uint64_t, Request>> warps;  // requests that not all lanes have joined yet
     std::unordered_set<uintptr_t> distinct[2];                 // sectors loaded, stored
-    uint64_t barriers = 0, meetings = 0, divergent = 0;
+    uint64_t barriers = 0, meetings = 0, divergent = 0, of_tensor_cores = 0;
 };
 
 }  // namespace

@@ -37,8 +37,8 @@ class Accesses:
     """Loads, stores or atomic updates of global or of shared memory.
 
     Attributes:
-        requests: how often a warp came to them.
-        accesses: by how many lanes in all.
+        requests: how often a warp came to them, or had the copy engine move a box.
+        accesses: by how many lanes in all; a box is one.
         bytes: of all lanes.
         cost: sectors of 32 bytes in global memory, wavefronts in shared memory.
         least: the fewest that the same bytes could cost.
@@ -188,9 +188,12 @@ class Recorder:
         """The counts of a launch that has ended."""
         found = LaunchProfile(kernel, grid, block)
         entered: dict[int, int] = {}
+        of_tensor_cores = 0
         for what, pc, counts in self._reports:
             if what == "block":
                 entered[pc] = counts.requests
+            elif what == "tensor cores":
+                of_tensor_cores = counts.requests
             elif what == "barrier":
                 found.barriers = counts.requests
             elif what == "meeting":
@@ -204,7 +207,7 @@ class Recorder:
                 found.lines[key] = found.lines.get(key, Accesses()) + counts
         arithmetic = _arithmetic(library)
         if arithmetic is not None:
-            found.operations = 0
+            found.operations = of_tensor_cores
             for pc, times in entered.items():
                 operations, calls = arithmetic.get(pc, (0, Counter()))
                 found.operations += times * operations

@@ -162,6 +162,7 @@ void Worker::multiply(Accumulator& sums, const sim::Wgmma& call, uint32_t clock,
     read_operand<M>(a, M, call.a, call.a_along_m, call.element, view, clock, sums.group, return_address);
     read_operand<N>(b, call.columns, call.b, call.b_along_n, call.element, view, clock, sums.group, return_address);
     const int steps = 32 / call.element.bytes;
+    if (profiling) profiler.multiply(uint64_t(2) * M * call.columns * steps);
     for (int m = 0; m < M; m++) {
         float row[N];
         memcpy(row, &sums.values[m * N], sizeof row);

@@ -46,15 +46,15 @@ LADDERS: dict[str, tuple[str, Callable[..., Any], tuple[tuple[int, ...], ...]]] 
 
 
 def profile_ladder(
-    name: str, rungs: Sequence[str] | None = None
+    name: str, rungs: Sequence[str] | None = None, dtype: Any = mg.float32
 ) -> Iterator[tuple[str, list[LaunchProfile]]]:
-    """For each of ``rungs``, by default all of a ladder of LADDERS, its name and its launches; none if it
-    does not take this size."""
+    """For each of ``rungs``, by default all of a ladder of LADDERS that there are for ``dtype``, its name and
+    its launches; none if it does not take such inputs."""
     op, call, shapes = LADDERS[name]
     mg.manual_seed(0)
-    inputs = [_normal(*shape) for shape in shapes]
+    inputs = [_normal(*shape).to(dtype) for shape in shapes]
     for kernel in mg.list_kernels(op, "sim"):
-        if mg.float32 in kernel.dtypes and (rungs is None or kernel.name in rungs):
+        if dtype in kernel.dtypes and (rungs is None or kernel.name in rungs):
             with mg.use_kernel(op, kernel.name, "sim"), sim.profile() as launches:
                 call(*inputs)
             yield kernel.name, launches
@@ -81,20 +81,20 @@ wavefronts of shared memory; conflicts: those that bank conflicts cost. barriers
 often a warp's lanes met along different paths. ops/byte: floating-point operations for each byte asked."""
 
 
-def render_ladder(name: str) -> str:
+def render_ladder(name: str, dtype: Any = mg.float32) -> str:
     """The table of a ladder: a line for each launch of each rung."""
     shapes = " and ".join("x".join(map(str, shape)) for shape in LADDERS[name][2])
     rows: list[tuple[str, ...]] = [HEADINGS]
-    for rung, launches in profile_ladder(name):
+    for rung, launches in profile_ladder(name, dtype=dtype):
         rows += [_row(rung if i == 0 else "", launch) for i, launch in enumerate(launches)]
         if not launches:
-            rows.append((rung, "does not take this size", *[""] * (len(HEADINGS) - 2)))
+            rows.append((rung, "does not take such inputs", *[""] * (len(HEADINGS) - 2)))
     widths = [max(len(row[i]) for row in rows if row[2] or i == 0) for i in range(len(HEADINGS))]
     lines = []
     for rung, *cells in rows:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([rung.ljust(widths[0]), *padded]))
-    return "\n".join([f"{name} of {shapes}, float32, simulated", "", *map(str.rstrip, lines), "", LEGEND])
+    return "\n".join([f"{name} of {shapes}, {dtype}, simulated", "", *map(str.rstrip, lines), "", LEGEND])
 
 
 def _row(rung: str, launch: LaunchProfile) -> tuple[str, ...]:

@@ -525,7 +525,7 @@ for _op, _pass, _conditions in (
         channels_last=KEPT,
     )
     _register(
-        *(_op, ("cuda",), "wgmma", getattr(cuda.conv2d_wgmma, _pass), _suits_wgmma),
+        *(_op, ("cuda", "sim"), "wgmma", getattr(cuda.conv2d_wgmma, _pass), _suits_wgmma),
         prefer=only_if_selected,
         dtypes="f2 bf16 f4" if _pass == "forward" else "f2 bf16",
         layout="strided",

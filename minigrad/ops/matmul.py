@@ -185,7 +185,9 @@ def _has_long_K(a: Any, b: Any) -> bool:
     return cuda.split_k.parts_of(a.dtype, batches, a.shape[-2], b.shape[-1], a.shape[-1]) > 1
 
 
-def _register_cuda(run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_bias: bool = False) -> None:
+def _register_cuda(
+    run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_bias: bool = False, prefer: Any = None
+) -> None:
     """``adds_bias``: whether the rung takes a bias, and adds it while the sums are in registers."""
 
     def kernel(out, a, b):
@@ -194,7 +196,7 @@ def _register_cuda(run: Any, name: str, when: Any, dtypes: str = "f4 f8", adds_b
         run(out, a, b)
 
     kernel.__doc__ = run.__doc__
-    matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when)(kernel)
+    matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when, prefer=prefer)(kernel)
     if adds_bias:
         kernel.adds_bias = run  # type: ignore[attr-defined]
 
@@ -247,15 +249,8 @@ def _suits_wgmma(a: Any, b: Any) -> bool:
     return cuda.matmul_wgmma.fills_tiles(a.shape[-2], b.shape[-1]) and cuda.matmul_wgmma.is_supported(a)
 
 
-@matmul.kernel(
-    "cuda",
-    name="wgmma",
+_register_cuda(
+    *(cuda.matmul_wgmma.wgmma, "wgmma", _suits_wgmma),
     dtypes="f2 bf16 f4",
-    layout="strided",
-    when=_suits_wgmma,
     prefer=only_if_selected,
 )
-def _(out, a, b):
-    """Tensor cores of compute capability 9.0: tiles in shared memory, which the copy engine fills."""
-    xp = cuda.array_module(out)
-    cuda.matmul_wgmma.wgmma(out, *_batched(xp, out, a, b))

@@ -5,7 +5,7 @@ import pytest
 from simulated import launch, zeros
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import matmul, softmax
+from minigrad.kernels.cuda import matmul, matmul_tensor_core, matmul_wgmma, softmax
 from minigrad.kernels.sim import profiler
 
 pytestmark = pytest.mark.skipif(
@@ -162,6 +162,23 @@ def test_arithmetic_of_a_matmul():
     assert naive.distinct_loaded == 4 * (40 * 48 + 48 * 64)
     assert tiled.bank_conflicts == 0
     assert tiled.barriers == 4 * 2 * 2
+
+
+@pytest.mark.parametrize(("dtype", "kernel"), [("f2", "tensor_core"), ("f2", "wgmma"), ("f4", "wgmma")])
+def test_tensor_cores_and_the_copy_engine(dtype, kernel):
+    a, b, out = (np.ones(shape, dtype) for shape in ((256, 96), (96, 256), (256, 256)))
+    module = {"tensor_core": matmul_tensor_core, "wgmma": matmul_wgmma}[kernel]
+    with sim.profile() as launches:
+        getattr(module, kernel)(out, a, np.asfortranarray(b))
+    (found,) = launches
+    steps = 96 if kernel == "tensor_core" or dtype == "f4" else 128
+    assert found.operations == pytest.approx(2 * 256 * 256 * steps, rel=0.01)  # and what rounds to 16 bits
+    assert found.distinct_loaded == a.nbytes + b.nbytes and found.distinct_stored == out.nbytes
+    if kernel == "wgmma":  # each block of the cluster half of a, and half of b for both
+        loads, stores = found.total("global load"), found.total("global store")
+        assert loads.bytes == a.nbytes + b.nbytes and stores.bytes == out.nbytes
+        assert loads.requests == loads.accesses == 2 * (2 + 2) * -(-96 * out.itemsize // 128)
+        assert loads.efficiency == stores.efficiency == 1
 
 
 def test_a_table_to_read():
