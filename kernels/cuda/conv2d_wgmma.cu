@@ -119,26 +119,14 @@ struct Convolution {
     __device__ __forceinline__ void store(float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
                                           Box* boxes) const {
         const int row = place.row + consumer * BOX_ROWS;
-        if (bias || relu) add_bias(sums, place.column);
+        if (bias) add_bias<TILE_N>(sums, bias + place.column, made - place.column);
+        if (relu)
+#pragma unroll
+            for (int i = 0; i < TILE_N / 2; i++) sums[i / 4][i % 4] = relu_if(true, sums[i / 4][i % 4]);
         if (out_by_boxes)
             store_boxes<T, TILE_N>(out_map, sums, row, place.column, 0, boxes, 1 + consumer);
         else
             store_rows<T, TILE_N>(out, sums, row, place.column, pixels, made);
-    }
-
-    // A thread's columns are pairs of neighbours.
-    __device__ __forceinline__ void add_bias(float (&sums)[TILE_N / 8][4], int column) const {
-        column += threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < TILE_N / 4; i++) {
-            const int channel = column + i / 2 * 8 + i % 2;
-            const float start = bias && channel < made ? float(bias[channel]) : 0.0f;
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float& sum = sums[i / 2][2 * half + i % 2];
-                sum = relu_if(relu, sum + start);
-            }
-        }
     }
 };
 

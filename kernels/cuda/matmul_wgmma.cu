@@ -1,7 +1,7 @@
 // Matrix multiplication on the tensor cores of compute capability 9.0: out[i, j] = sum over k of a[i, k] *
-// b[j, k], for each of a batch.
+// b[j, k], plus bias[j] where there is one, for each of a batch.
 //
-// Shapes: a is (batches, M, K), b, the right matrix transposed, is (batches, N, K), out is (batches, M, N). a
+// Shapes: a is (batches, M, K), b, the right matrix transposed, is (batches, N, K), out is (batches, M, N), bias (N). a
 // and b come as tensor maps: in each either the elements along K are neighbours or, in 16 bits, those along M
 // or N; the other strides are multiples of 16 bytes. out is C-contiguous. Sums are float32, and so is out for
 // floats, whose factors the copy engine rounds to TF32. __half and __nv_bfloat16 come out as they go in.
@@ -35,6 +35,7 @@ struct MatrixProduct {
     using Place = Tiles<TILE_N>::Place;
 
     T* out;
+    const T* bias;  // may be null
     const TensorMap &a_map, &b_map, &out_map;
     const WgmmaShape& shape;
     Tiles<TILE_N> tiles;
@@ -64,9 +65,10 @@ struct MatrixProduct {
                 shape.b_batched * place.batch, 0};
     }
 
-    __device__ __forceinline__ void store(const float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
+    __device__ __forceinline__ void store(float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
                                           Box* boxes) const {
         const int row = place.row + consumer * BOX_ROWS;
+        if (bias) add_bias<TILE_N>(sums, bias + place.column, shape.N - place.column);
         if (shape.out_by_boxes)
             store_boxes<T, TILE_N>(out_map, sums, row, place.column, place.batch, boxes, 1 + consumer);
         else
@@ -78,9 +80,9 @@ struct MatrixProduct {
 // places for.
 template <typename T, bool A_ALONG_M, bool B_ALONG_N>
 __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
-matmul_wgmma(T* out, const T* a, const T* b, const __grid_constant__ TensorMap a_map,
+matmul_wgmma(T* out, const T* a, const T* b, const T* bias, const __grid_constant__ TensorMap a_map,
              const __grid_constant__ TensorMap b_map, const __grid_constant__ TensorMap out_map,
              const WgmmaShape shape) {
     make_tiles<T, TILE_N, A_ALONG_M, B_ALONG_N>(MatrixProduct<T, A_ALONG_M, B_ALONG_N>{
-        out, a_map, b_map, out_map, shape, {shape.M, shape.N, shape.batches}});
+        out, bias, a_map, b_map, out_map, shape, {shape.M, shape.N, shape.batches}});
 }

@@ -49,14 +49,17 @@ _half = _by_layout("T")
 _bfloat16_bits = _by_layout("__nv_bfloat16")
 
 
-def wgmma(out: Any, a: Any, b: Any) -> None:
-    """Products of whole tiles in shared memory, which the copy engine fills; float32 is rounded to TF32."""
-    _launch(_tf32 if out.dtype == np.float32 else _half, tensor_core, out, a, b)
+def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
+    """On capability 9.0: tiles in shared memory, which the copy engine fills; float32 is rounded to TF32.
+
+    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored.
+    """
+    _launch(_tf32 if out.dtype == np.float32 else _half, tensor_core, out, a, b, bias)
 
 
-def wgmma_bfloat16(out: Any, a: Any, b: Any) -> None:
+def wgmma_bfloat16(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     """The same for arrays of uint16 that are the bits of bfloat16."""
-    _launch(_bfloat16_bits, tensor_core_bfloat16, out, a, b)
+    _launch(_bfloat16_bits, tensor_core_bfloat16, out, a, b, bias)
 
 
 def is_supported(array: Any) -> bool:
@@ -72,7 +75,7 @@ def fills_tiles(M: int, N: int) -> bool:
     return 2 * min(M, N) >= TILE_M
 
 
-def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any) -> None:
+def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any, bias: Any) -> None:
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
@@ -82,7 +85,7 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any) -> None:
             "matmul_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
         )
     if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
-        return other(out, a, b)
+        return other(out, a, b, bias)
     a, a_along_m = _operand(a)
     b, b_along_n = _operand(b.swapaxes(-1, -2))
     batches = a.shape[0]
@@ -102,7 +105,8 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any) -> None:
     clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
     grid = CLUSTER * min(clusters, multiprocessors(out) // CLUSTER)
     kernel = kernels[a_along_m, b_along_n]
-    kernel.launch(grid, THREADS, (out, strided(a), strided(b), a_map, b_map, out_map, shape), SHARED_BYTES)
+    arguments = (out, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
+    kernel.launch(grid, THREADS, arguments, SHARED_BYTES)
 
 
 def _operand(x: Any) -> tuple[Any, bool]:

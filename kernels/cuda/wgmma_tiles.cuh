@@ -126,6 +126,18 @@ __device__ __forceinline__ void produce(const Product& product, Box* boxes, Ring
     }
 }
 
+// Adds to a consumer's sums the bias of their columns, of which there are `columns` from the first on.
+template <int TILE_N, typename T>
+__device__ __forceinline__ void add_bias(float (&sums)[TILE_N / 8][4], const T* bias, long long columns) {
+#pragma unroll
+    for (int i = 0; i < TILE_N / 4; i++) {
+        const int column = i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
+        const float addend = column < columns ? float(bias[column]) : 0.0f;
+        sums[i / 2][i % 2] += addend;
+        sums[i / 2][2 + i % 2] += addend;
+    }
+}
+
 // Stores a consumer's sums by way of its boxes. Each thread writes pairs of neighbours; those of a warp fall
 // into different banks (for floats, two and two into the same).
 template <typename T, int TILE_N>

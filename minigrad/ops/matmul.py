@@ -252,5 +252,6 @@ def _suits_wgmma(a: Any, b: Any) -> bool:
 _register_cuda(
     *(cuda.matmul_wgmma.wgmma, "wgmma", _suits_wgmma),
     dtypes="f2 bf16 f4",
+    adds_bias=True,
     prefer=only_if_selected,
 )

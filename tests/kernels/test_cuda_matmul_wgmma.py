@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.arguments import address, bfloat16_bits
 from minigrad.kernels.cuda import matmul_wgmma
@@ -46,14 +47,18 @@ def card(backend):
     return backend
 
 
-def check(card, name, a, b, batch=()):
+def check(card, name, a, b, batch=(), bias=None):
     """The kernel's product against float64, of the same factors; what it does not write stays NaN."""
     encode, numbers, of_product, of_result = FORMATS[name]
     out = card.put(encode(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, np.float32)))
     launch = matmul_wgmma.wgmma_bfloat16 if name == "bf16" else matmul_wgmma.wgmma
-    launch(out, *(card.put_strided(np.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b)))
+    factors = [card.put_strided(np.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b)]
+    launch(out, *factors, None if bias is None else card.put(bias))
     a, b = (numbers(np.ascontiguousarray(x)).astype(np.float64) for x in (a, b))
     expected, magnitude = a @ b, np.abs(a) @ np.abs(b)
+    if bias is not None:
+        bias = numbers(bias).astype(np.float64)
+        expected, magnitude = expected + bias, magnitude + np.abs(bias)
     # A card cuts off the last bits of its sums: https://doi.org/10.7717/peerj-cs.330
     allowed = (of_product + (a.shape[-1] + 1) * 2.0**-22) * magnitude + of_result * np.abs(expected)
     smallest = 2.0**-25 if name == "f16" else 0
@@ -101,6 +106,24 @@ def test_products_of_batches(card, name, rng):
     check(card, name, a.reshape(3, 2, 70, 72).swapaxes(0, 1), b, (2, 3))
     heads = np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1)  # matrices side by side, in longer rows
     check(card, name, heads, b, (3,))
+
+
+@pytest.mark.parametrize("size", [(5, 7, 3), (70, 264, 72), (257, 515, 33)], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_with_a_bias(card, name, size, rng):
+    M, N, K = size
+    a, b, bias = encoded(name, rng, (M, K), (K, N), (N,))
+    check(card, name, a, b, bias=9 * bias if name != "bf16" else bias)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_a_linear_map_adds_its_bias_in_the_launch_of_its_product():
+    x, weight, bias = (mg.randn(*shape, device="sim").to(mg.float16) for shape in ((70, 24), (80, 24), (80,)))
+    with mg.use_kernel("matmul", "wgmma", "sim"), sim.profile() as launches:
+        y = mg.nn.functional.linear(x, weight, bias)
+    assert [launch.kernel.split("<")[0] for launch in launches] == ["matmul_wgmma"]
+    expected = x.numpy().astype(np.float64) @ weight.numpy().T + bias.numpy()
+    np.testing.assert_allclose(y.numpy(), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_nan_and_infinity_stay_in_their_rows(card, rng):
@@ -185,7 +208,7 @@ def launches(monkeypatch):
             return launch_other(self, grid, block, args, shared_bytes)
         assert (block, shared_bytes) == (matmul_wgmma.THREADS, matmul_wgmma.SHARED_BYTES)
         self._binder.bind(args)  # the arguments fit the kernel's parameters
-        _, _, _, *maps, shape = args
+        _, _, _, _, *maps, shape = args
         seen.append((self.expression, grid, [m["words"] for m in maps], shape))
 
     monkeypatch.setattr(CudaKernel, "launch", launch)
