@@ -38,19 +38,30 @@ __device__ __forceinline__ int thread_column() { return threadIdx.x % SIDE; }
 template <int ROWS, int D>
 __device__ __forceinline__ void load_tile(float* tile, const float* x, long long stride, long long first,
                                           long long rows, int features) {
-    const bool vectors = aligned<4>(x) && stride % 4 == 0;
-    for (int i = threadIdx.x; i < ROWS * D / 4; i += THREADS) {
-        const int row = i / (D / 4), column = i % (D / 4) * 4;
-        const float* from = x + (first + row) * stride + column;
-        const int left = first + row < rows ? features - column : 0;
+    constexpr int STEP = THREADS / (D / 4);  // a thread has every so many rows, of all of them the same columns
+    const int row = threadIdx.x / (D / 4), column = threadIdx.x % (D / 4) * 4;
+    const int left = min(rows - first, (long long)ROWS), columns = features - column;
+    const bool vectors = features % 4 == 0 && stride % 4 == 0 && aligned<4>(x);
+    x += (first + row) * stride + column;
+    tile += row * (D + PAD) + column;
+#pragma unroll
+    for (int r = 0; r < ROWS; r += STEP) {
+        const float* const from = x + r * stride;
         Vector<float> values = {};
-        if (vectors && left >= 4)
-            values = load_vector(from);
-        else
+        if (vectors) {
+            if (row + r < left && columns > 0) values = load_vector(from);
+        } else {
             for (int j = 0; j < 4; j++)
-                if (j < left) values.lane[j] = from[j];
-        store_vector(tile + row * (D + PAD) + column, values);
+                if (row + r < left && j < columns) values.lane[j] = from[j];
+        }
+        store_vector(tile + r * (D + PAD), values);
     }
+}
+
+// How many of the `count` keys from `first` on a query sees.
+__device__ __forceinline__ int keys_seen(const AttentionShape& shape, long long query, long long first, int count) {
+    const long long end = shape.is_causal && query < shape.S ? query + 1 : shape.S;
+    return min(end - first, (long long)count);
 }
 
 // sums[r][c] += a[row r] . b[row c]: rows of D features of two tiles.
@@ -140,7 +151,7 @@ __device__ __forceinline__ float across_row(float value) {
     return value;
 }
 
-// The online softmax of a thread's rows.
+// The online softmax of a thread's rows. Scores are multiplied by log2(e), as the units have powers of 2.
 template <int R>
 struct RunningSoftmax {
     float largest[R], sum[R];
@@ -160,10 +171,10 @@ struct RunningSoftmax {
             for (int c = 0; c < C; c++) m = combine<MAX>(m, scores[r][c]);
             m = across_row<MAX>(m);
             const float reference = m == -INFINITY ? 0.0f : m;  // no key seen so far: exp(-inf), not of NaN
-            const float scaled = exp(largest[r] - reference);
+            const float scaled = exp2f(largest[r] - reference);
             float total = 0;
 #pragma unroll
-            for (int c = 0; c < C; c++) total += scores[r][c] = exp(scores[r][c] - reference);
+            for (int c = 0; c < C; c++) total += scores[r][c] = exp2f(scores[r][c] - reference);
             sum[r] = sum[r] * scaled + across_row<SUM>(total);
             largest[r] = m;
 #pragma unroll
@@ -199,14 +210,14 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
         float scores[R][C] = {};
         multiply_rows<D>(scores, q_tile, kv_tile);
 #pragma unroll
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < R; r++) {
+            const int seen = keys_seen(shape, task.first_row + thread_row() + r * SIDE, first, KEYS);
 #pragma unroll
             for (int c = 0; c < C; c++) {
-                const long long query = task.first_row + thread_row() + r * SIDE;
-                const long long key = first + thread_column() + c * SIDE;
-                const bool sees = key < shape.S && (!shape.is_causal || key <= query);
-                scores[r][c] = sees ? scores[r][c] * shape.scale : -INFINITY;
+                float& score = scores[r][c];
+                score = thread_column() + c * SIDE < seen ? score * (shape.scale * LOG2_E) : -INFINITY;
             }
+        }
         softmax.add(scores, sums);
         store_tile<KEYS>(p_tile, scores);
         __syncthreads();  // k is done with, p is there
@@ -220,7 +231,7 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
             const long long query = task.first_row + thread_row() + r * SIDE;
             const float m = softmax.largest[r];
             if (query < shape.L)
-                lse[task.matrix * shape.L + query] = m == -INFINITY ? NAN : m + log(softmax.sum[r]);
+                lse[task.matrix * shape.L + query] = m == -INFINITY ? NAN : m / LOG2_E + log(softmax.sum[r]);
         }
 }
 
@@ -233,11 +244,6 @@ __global__ void attention_row_sums(float* out, const T* g, const T* y, long long
     for (int i = threadIdx.x; i < V; i += WARP) sum += float(g[row * V + i]) * float(y[row * V + i]);
     sum = across_warp<SUM>(sum);
     if (threadIdx.x == 0) out[row] = sum;
-}
-
-// Whether a query sees a key, both of this matrix.
-__device__ __forceinline__ bool sees(const AttentionShape& shape, long long query, long long key) {
-    return query < shape.L && key < shape.S && (!shape.is_causal || key <= query);
 }
 
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k, v, q, g and transposed p.
@@ -277,12 +283,14 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
 #pragma unroll
         for (int c = 0; c < C; c++) {
             const long long query = first + thread_column() + c * SIDE;
-            const float log_sum = query < shape.L ? lse[query] : 0, inner = query < shape.L ? row_sums[query] : 0;
+            const bool exists = query < shape.L;
+            const float log_sum = exists ? lse[query] * LOG2_E : 0, inner = exists ? row_sums[query] : 0;
+            const int seen = exists ? keys_seen(shape, query, task.first_row, KEYS) : 0;
 #pragma unroll
             for (int r = 0; r < R; r++) {
-                const bool seen = sees(shape, query, task.first_row + thread_row() + r * SIDE);
-                p[r][c] = seen ? exp(p[r][c] * shape.scale - log_sum) : 0;
-                dp[r][c] = seen ? p[r][c] * (dp[r][c] - inner) * shape.scale : 0;
+                const bool sees = thread_row() + r * SIDE < seen;
+                p[r][c] = sees ? exp2f(p[r][c] * (shape.scale * LOG2_E) - log_sum) : 0;
+                dp[r][c] = sees ? p[r][c] * (dp[r][c] - inner) * shape.scale : 0;
             }
         }
         store_tile<QUERIES>(p_tile, p);
@@ -321,7 +329,7 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
 #pragma unroll
     for (int r = 0; r < R; r++) {
         const long long query = task.first_row + thread_row() + r * SIDE;
-        log_sum[r] = query < shape.L ? lse[task.matrix * shape.L + query] : 0;
+        log_sum[r] = query < shape.L ? lse[task.matrix * shape.L + query] * LOG2_E : 0;
         inner[r] = query < shape.L ? row_sums[task.matrix * shape.L + query] : 0;
         ones[r] = 1;
     }
@@ -336,14 +344,15 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
         multiply_rows<D>(p, q_tile, k_tile);
         multiply_rows<D>(dp, g_tile, v_tile);
 #pragma unroll
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < R; r++) {
+            const int seen = keys_seen(shape, task.first_row + thread_row() + r * SIDE, first, KEYS);
 #pragma unroll
             for (int c = 0; c < C; c++) {
-                const long long query = task.first_row + thread_row() + r * SIDE;
-                const bool seen = sees(shape, query, first + thread_column() + c * SIDE);
-                const float probability = exp(p[r][c] * shape.scale - log_sum[r]);
-                dp[r][c] = seen ? probability * (dp[r][c] - inner[r]) * shape.scale : 0;
+                const float probability = exp2f(p[r][c] * (shape.scale * LOG2_E) - log_sum[r]);
+                const bool sees = thread_column() + c * SIDE < seen;
+                dp[r][c] = sees ? probability * (dp[r][c] - inner[r]) * shape.scale : 0;
             }
+        }
         store_tile<KEYS>(ds_tile, dp);
         __syncthreads();
         multiply<KEYS>(sums, ds_tile, k_tile);

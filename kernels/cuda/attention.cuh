@@ -1,6 +1,8 @@
 // What the kernels of attention share: the problem, and who does which part of it.
 #pragma once
 
+constexpr float LOG2_E = 1.4426950408889634f;
+
 // The problem, but for the pointers. Strides are counted in elements: of a batch, a head, a row.
 struct AttentionShape {
     long long heads, L, S;

@@ -32,7 +32,6 @@
 constexpr int WARPS = 4, THREADS = WARPS * WARP;
 constexpr int FRAGMENT = 16;                         // rows
 constexpr int FRAGMENT_ROWS = WARPS * FRAGMENT;      // of a block, with one fragment for each warp
-constexpr float LOG2_E = 1.4426950408889634f;
 
 // The fragments of 16-bit elements: two floats as a register of one, and c += a b.
 template <typename T>

@@ -32,6 +32,22 @@ __device__ __forceinline__ T combine(T a, T b) {
         return b < a || isnan(b) ? b : a;
 }
 
+#if __CUDA_ARCH__ >= 800 && !defined(MINIGRAD_SIM)
+// The same in one instruction.
+template <>
+__device__ __forceinline__ float combine<MAX>(float a, float b) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+}
+template <>
+__device__ __forceinline__ float combine<MIN>(float a, float b) {
+    float smaller;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a), "f"(b));
+    return smaller;
+}
+#endif
+
 // The values of a warp combined, in each of its threads. With every step the lanes hold the result of twice
 // as many: of 2, 4, ..., 32. A shuffle reads another lane's register, with no memory between and no barrier.
 template <Operation OP, typename T>
