@@ -17,6 +17,10 @@
 //   patches   what a thread multiplies for one k is read from shared memory while it multiplies for the k
 //             before
 //
+//   parts     where the tiles are too few to fill a card, as in the last layers of a network or for a single
+//             image, the steps are cut into parts, for blocks of their own. They write their sums to an array
+//             (parts, the result), and conv2d_add_results adds these up: no atomics, always the same order
+//
 // In the gradient for the weight, K is the pixels of the batch. A tile has the channels of TAPS taps, so that
 // there too a thread finds one pixel for all that it copies in a step.
 //
@@ -166,7 +170,7 @@ struct TileCopier {
     long long plane;
 
     __device__ __forceinline__ TileCopier(const float* source, const float* packed, const Task& task,
-                                          const TapPlace* places)
+                                          const TapPlace* places, int first_step)
         : places(places), taps(task.vertical.taps * task.horizontal.taps), height(task.vertical.source_size),
           width(task.horizontal.source_size) {
         const int slices = (task.channels + DEPTH - 1) / DEPTH, first_k = threadIdx.x / COLUMNS;
@@ -186,6 +190,16 @@ struct TileCopier {
             const long long channel = (at.plane * task.groups + task.group) * task.channels + first_k;
             pixels[p] = source + channel * plane + (long long)y[p] * width + x[p];
         }
+        if (taps == 0) return;  // a phase that no tap reaches
+        skip_slices(first_step / taps);
+        tap = first_step % taps;
+    }
+
+    __device__ __forceinline__ void skip_slices(int count) {
+        left -= count * DEPTH;
+        weights += (long long)count * slice;
+#pragma unroll
+        for (int p = 0; p < PIXELS; p++) pixels[p] += count * DEPTH * plane;
     }
 
     __device__ __forceinline__ void load(AsyncCopies& copies, ATile& a_tile, BTile& b_tile) {
@@ -209,10 +223,7 @@ struct TileCopier {
         }
         if (++tap < taps) return;
         tap = 0;
-        left -= DEPTH;
-        weights += slice;
-#pragma unroll
-        for (int p = 0; p < PIXELS; p++) pixels[p] += DEPTH * plane;
+        skip_slices(1);
     }
 };
 
@@ -254,10 +265,10 @@ __device__ __forceinline__ void store_patch(float* out, const float (&sums)[PATC
     }
 }
 
-// Makes a block's tile, once all its threads see the task.
+// Makes a block's tile, once all its threads see the task: of all steps, or of part blockIdx.y of them.
 template <int ROWS, int COLUMNS, int STAGES>
 __device__ __forceinline__ void make_tile(float* out, const float* source, const float* packed,
-                                          const float* bias, bool relu, const Task& task) {
+                                          const float* bias, bool relu, const Task& task, int part_steps) {
     using Copier = TileCopier<ROWS, COLUMNS>;
     __shared__ __align__(16) float a_tiles[STAGES][DEPTH][ROWS];
     __shared__ __align__(16) float b_tiles[STAGES][DEPTH][COLUMNS];
@@ -276,36 +287,55 @@ __device__ __forceinline__ void make_tile(float* out, const float* source, const
 
     float sums[PATCH][PATCH] = {};
     AsyncCopies copies;
-    Copier copier(source, packed, task, places);
+    const int first_step = blockIdx.y * part_steps;
+    const int steps = max(min(part_steps, (task.channels + DEPTH - 1) / DEPTH * taps - first_step), 0);
+    Copier copier(source, packed, task, places, first_step);
     const Patches<ROWS, COLUMNS> patches;
-    patches.multiply(sums, a_tiles, b_tiles, (task.channels + DEPTH - 1) / DEPTH * taps, copies,
+    patches.multiply(sums, a_tiles, b_tiles, steps, copies,
                      [&](auto& a_tile, auto& b_tile) { copier.load(copies, a_tile, b_tile); });
+    const long long plane = (long long)vertical.result_size * horizontal.result_size;
+    out += blockIdx.y * (plane * task.images * task.groups * task.rows);
     store_patch<ROWS, COLUMNS>(out, sums, bias, relu, task);
 }
 
-// Grid: x = the tiles of all groups, those of the same columns side by side; bias may be null. packed: of
-// conv2d_pack_weight.
+// Grid: x = the tiles of all groups, those of the same columns side by side; y = parts of `part_steps` of the steps,
+// each with an array of results of its own; bias may be null. packed: of conv2d_pack_weight.
 template <int ROWS, int COLUMNS, int STAGES>
 __global__ void __launch_bounds__(ROWS * COLUMNS / 64, RESIDENT_BLOCKS<ROWS * COLUMNS / 64>)
 conv2d_forward_pipelined(float* out, const float* input, const float* packed, const float* bias,
-                         bool relu, Conv2dShape s) {
+                         bool relu, int part_steps, Conv2dShape s) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<ROWS, COLUMNS>(s);
     __syncthreads();  // the task is known
-    make_tile<ROWS, COLUMNS, STAGES>(out, input, packed, bias, relu, task);
+    make_tile<ROWS, COLUMNS, STAGES>(out, input, packed, bias, relu, task, part_steps);
 }
 
 // Grid: x = the tiles of all groups, for each phase as many as the largest one has; the number of phases is
-// min(stride_h, H) * min(stride_w, W). packed: of conv2d_pack_weight, with rows and channels exchanged.
+// min(stride_h, H) * min(stride_w, W); y = parts as of forward. packed: of conv2d_pack_weight, with rows and channels
+// exchanged.
 template <int ROWS, int COLUMNS, int STAGES>
 __global__ void __launch_bounds__(ROWS * COLUMNS / 64, RESIDENT_BLOCKS<ROWS * COLUMNS / 64>)
-conv2d_input_grad_pipelined(float* grad_input, const float* grad_output, const float* packed, Conv2dShape s,
-                            TapSteps steps) {
+conv2d_input_grad_pipelined(float* grad_input, const float* grad_output, const float* packed, int part_steps,
+                            Conv2dShape s, TapSteps steps) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = input_grad_task<ROWS, COLUMNS>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
-    make_tile<ROWS, COLUMNS, STAGES>(grad_input, grad_output, packed, nullptr, false, task);
+    make_tile<ROWS, COLUMNS, STAGES>(grad_input, grad_output, packed, nullptr, false, task, part_steps);
+}
+
+// out (images, channels, plane) = the sum over all parts of partial (parts, the same), plus the bias of its channel,
+// which may be null, and through ReLU.
+//
+// Grid: x = a thread for each element of out.
+__global__ void conv2d_add_results(float* out, const float* partial, const float* bias, bool relu, long long elements,
+                                   int parts, int channels, long long plane) {
+    const long long i = global_thread_index();
+    if (i >= elements) return;
+    float sum = value_or(bias, i / plane % channels, 0.0f);
+#pragma unroll 4
+    for (int part = 0; part < parts; part++) sum += partial[part * elements + i];
+    out[i] = relu_if(relu, sum);
 }
 
 // ---- gradient for the weight ----

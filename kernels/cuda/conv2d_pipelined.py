@@ -24,6 +24,7 @@ COLUMNS = 128  # of a tile, in forward and input_grad
 STAGES = {32: 3, 64: 3, 128: 2}  # by the rows of a tile: no more than 48 KB of shared memory
 THREADS = 256  # in a block that packs weights
 PART = 256  # the fewest pixels that are worth a block of their own in the weight's gradient
+PART_STEPS = 12  # the same of steps, in forward and input_grad
 LONGEST_PART = 1 << 30
 MULTIPROCESSORS = 132  # of an H200
 THREADS_AT_A_TIME = 384  # of a multiprocessor: conv2d_pipelined.cu's RESIDENT_BLOCKS
@@ -43,6 +44,7 @@ _weight_grad = {
     for channels in (32, 64)
     for taps in (1, 3)
 }
+_add_results = CudaKernel(_source, "conv2d_add_results")
 _add_taps = CudaKernel(_source, "conv2d_add_taps")
 
 
@@ -61,7 +63,14 @@ def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu
     tile = _tile_rows(rows)
     packed = _packed(weight, shape, tile, exchanged=False)
     tiles = blocks(rows, tile) * blocks(shape["N"] * shape["OH"] * shape["OW"], COLUMNS) * shape["groups"]
-    _forward[tile].launch(tiles, tile * COLUMNS // 64, (out, x, packed, bias, relu, shape))
+    steps = blocks(shape["C"] // shape["groups"], DEPTH) * shape["KH"] * shape["KW"]
+    grid, threads, part = _in_parts(tiles, tile, steps)
+    if grid[1] == 1:
+        _forward[tile].launch(grid, threads, (out, x, packed, bias, relu, part, shape))
+        return
+    partial = workspace(out, (grid[1], out.size))
+    _forward[tile].launch(grid, threads, (partial, x, packed, None, False, part, shape))
+    _add_up(out, partial, bias, relu)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
@@ -74,8 +83,14 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     tile = _tile_rows(rows)
     packed = _packed(weight, shape, tile, exchanged=True)
     tiles = blocks(rows, tile) * blocks(pixels, COLUMNS) * shape["groups"] * phases
-    arguments = (out, grad_output, packed, shape, tap_steps(shape))
-    _input_grad[tile].launch(tiles, tile * COLUMNS // 64, arguments)
+    apart = tap_steps(shape)
+    # Of the largest phase: one of fewer taps has no steps left for the last parts, which are zeros.
+    taps = blocks(shape["KH"], apart["step_h"]) * blocks(shape["KW"], apart["step_w"])
+    grid, threads, part = _in_parts(tiles, tile, blocks(shape["O"] // shape["groups"], DEPTH) * taps)
+    partial = out if grid[1] == 1 else workspace(out, (grid[1], out.size))
+    _input_grad[tile].launch(grid, threads, (partial, grad_output, packed, part, shape, apart))
+    if grid[1] > 1:
+        _add_up(out, partial)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -91,6 +106,22 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     _weight_grad[tile].launch(tiles * parts, threads, (partial, grad_output, x, length, shape))
     grid = blocks(out.size, 32)
     _add_taps.launch(grid, (32, PART_THREADS), (out, partial, out.size // taps, taps, parts))
+
+
+@lru_cache(maxsize=1024)
+def _in_parts(tiles: int, tile_rows: int, steps: int) -> tuple[tuple[int, int], int, int]:
+    """The grid (tiles, parts), the threads of a block, and the steps of a part."""
+    threads = tile_rows * COLUMNS // 64
+    places = MULTIPROCESSORS * (2 if threads == 256 else THREADS_AT_A_TIME // threads)  # RESIDENT_BLOCKS
+    length = max(blocks(steps, max(places // max(tiles, 1), 1)), PART_STEPS)
+    return (tiles, max(blocks(steps, length), 1)), threads, length
+
+
+def _add_up(out: Any, partial: Any, bias: Any = None, relu: bool = False) -> None:
+    """out (N, C, H, W) = the sum of the parts, plus the bias of its channels, and through ReLU if so."""
+    _, channels, height, width = out.shape
+    arguments = out, partial, bias, relu, out.size, len(partial), channels, height * width
+    _add_results.launch(blocks(out.size, THREADS), THREADS, arguments)
 
 
 def _tile_rows(rows: int) -> int:

@@ -45,7 +45,14 @@ STRIPS = [
     ((2, 2, 9, 11), (2, 1, 5, 5), (2, 2), (2, 5), (1, 1), 2),
 ]
 TAKES = {"depthwise": DEPTHWISE, "strips": STRIPS}
+IN_PARTS = [  # few results and long sums, for pipelined
+    ((2, 80, 4, 5), (6, 80, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((2, 70, 6, 5), (40, 35, 3, 3), (2, 2), (1, 1), (1, 1), 2),
+    ((1, 4, 7, 6), (70, 4, 3, 4), (2, 2), (1, 0), (2, 1), 1),  # phases of 6 taps and of none
+    ((1, 3, 9, 8), (420, 3, 1, 2), (3, 3), (0, 0), (1, 1), 1),
+]
 BOTH = [(rung, case) for rung in RUNGS for case in TAKES.get(rung, CASES)]
+BOTH += [("pipelined", case) for case in IN_PARTS]
 
 
 @pytest.fixture(params=["sim", "cuda"])
@@ -220,10 +227,23 @@ def test_depthwise_refuses_other_groups_and_what_it_has_no_room_for():
     assert weight[0, 0, 1, 1] == out[0, 0].size
 
 
+def test_long_sums_are_cut_into_as_many_parts_as_a_card_has_places_for():
+    assert pipelined._in_parts(16, 128, 288) == ((16, 16), 256, 18)  # 512 channels of 8 images of 7 x 7
+    assert pipelined._in_parts(400, 128, 288) == ((400, 1), 256, 288)
+    assert pipelined._in_parts(4, 64, 30) == ((4, 3), 128, 12)
+    assert pipelined._in_parts(1, 32, 0)[0] == (1, 1)
+    for tiles, steps in ((1, 13), (7, 100), (30, 577), (100, 1000)):
+        (_, parts), _, length = pipelined._in_parts(tiles, 64, steps)
+        assert (parts - 1) * length < steps <= parts * length and tiles * parts <= 3 * 132
+
+
 # ---- on the simulator alone --------------------------------------------------------------------------------
 
 ODD = ((2, 3, 11, 13), (6, 1, 3, 3), (2, 1), (1, 2), (1, 2), 3)
-ODD_STRIPS = ((2, 3, 11, 13), (6, 1, 3, 3), (2, 2), (1, 2), (1, 1), 3)
+ODD_CASES = {
+    "strips": ((2, 3, 11, 13), (6, 1, 3, 3), (2, 2), (1, 2), (1, 1), 3),
+    "pipelined": ((2, 66, 5, 7), (68, 33, 2, 3), (2, 1), (1, 2), (1, 2), 2),
+}
 
 
 def all_results(rung, case):
@@ -240,7 +260,7 @@ def all_results(rung, case):
 @needs_simulator
 @pytest.mark.parametrize("rung", RUNGS)
 def test_every_thread_order_gives_the_same_bits(rung):
-    case = ODD_STRIPS if rung == "strips" else ODD
+    case = ODD_CASES.get(rung, ODD)
     expected = all_results(rung, case)
     for seed, workers in itertools.product((1, 2, 12345), (1, 3)):
         with sim.seed(seed), sim.num_threads(workers):
@@ -250,7 +270,7 @@ def test_every_thread_order_gives_the_same_bits(rung):
 @needs_simulator
 @pytest.mark.parametrize("rung", RUNGS)
 def test_every_access_is_allowed(rung):
-    case = ODD_STRIPS if rung == "strips" else ODD
+    case = ODD_CASES.get(rung, ODD)
     with sim.checks():
         checked = all_results(rung, case)
     assert checked == all_results(rung, case)
