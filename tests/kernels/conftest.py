@@ -1,10 +1,12 @@
 """Fixtures of the kernel tests: every instruction-set level that this machine runs, both float dtypes, and
 where CUDA kernels run: the simulator and a card."""
 
+from ctypes import c_ubyte
 from functools import partial
 
 import numpy as np
 import pytest
+from numpy.lib.array_utils import byte_bounds
 
 from minigrad.kernels import cpu, cuda, sim
 
@@ -43,10 +45,11 @@ class Card:
         base = array
         while isinstance(base.base, np.ndarray):
             base = base.base
-        offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-        cp = cuda.cupy()
-        memory = cp.asarray(base)
-        return cp.ndarray(array.shape, array.dtype, memory.data + offset, array.strides)
+        # As bytes: CuPy lays out anew what is neither C- nor Fortran-contiguous, as astype() leaves its results.
+        begin, end = byte_bounds(base)
+        memory = cuda.cupy().asarray(np.ctypeslib.as_array((c_ubyte * (end - begin)).from_address(begin)))
+        start = memory.data + (array.ctypes.data - begin)
+        return cuda.cupy().ndarray(array.shape, array.dtype, start, array.strides)
 
 
 @pytest.fixture(params=["sim", "cuda"])
