@@ -11,7 +11,7 @@
 # say) where not all are wanted.
 #
 # It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
-# compute-sanitizer and pytest-xdist are used where they are. PYTHON names another interpreter than python3,
+# compute-sanitizer, pytest-xdist and pytest-timeout are used where they are. PYTHON names another interpreter than python3,
 # MINIGRAD_COMMIT the commit, for a checkout without git. What is built stays in build/gpu; the Python
 # environment is not changed.
 #
@@ -82,14 +82,29 @@ prepare() {
 }
 
 # run_tests EXPRESSION FILE...: the tests whose names fit, on several processes where pytest-xdist is. Each is
-# told as it ends (-v), for the stage may be cut short. After a kernel that loses the CUDA context every test of
-# the process fails: 50 are enough to see it. Deprecations in the libraries of this machine are no failures.
+# told as it ends (-v), for the stage may be cut short. A process whose CUDA context is lost, or whose kernel does
+# not end, is replaced (tests/conftest.py, pytest-timeout); without xdist all its tests fail then: 50 are enough to
+# see it. Deprecations in the libraries of this machine are no failures.
 run_tests() {
     cd "$root" || return 1
-    local processes=()
-    "$python" -c 'import xdist' 2>/dev/null && processes=(-n 14)
-    PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 "$python" -m pytest -v --tb=short --maxfail=50 -p no:cacheprovider -p no:benchmark \
-        -W default::DeprecationWarning -W default::FutureWarning "${processes[@]}" -k "$1" "${@:2}"
+    local options=(--maxfail=50)
+    if "$python" -c 'import xdist' 2>/dev/null; then
+        options=(--maxfail=200 -n 14)
+        "$python" -c 'import pytest_timeout' 2>/dev/null && options+=(--timeout=40 --timeout-method=thread)
+    fi
+    PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 "$python" -m pytest -v --tb=short -p no:cacheprovider -p no:benchmark \
+        -W default::DeprecationWarning -W default::FutureWarning "${options[@]}" -k "$1" "${@:2}"
+}
+
+# benchmark SECONDS JSON: a row that takes the process with it ends with 3, or as a signal does; a new one goes on.
+benchmark() {
+    local began=$SECONDS status resume=()
+    while :; do
+        "$python" "$root/benchmarks/gpu_vs_torch.py" --seconds $(($1 - SECONDS + began)) --json "$2" "${resume[@]}"
+        status=$?
+        ((status > 2 && $1 > SECONDS - began)) || return "$status"
+        resume=(--resume)
+    done
 }
 
 # Errors that CuPy's own calls meet and handle are not reported: this is about what the kernels do.
@@ -152,20 +167,23 @@ PYTHON
 }
 
 # `timeout` starts programs, not functions: these run in a shell of their own.
-export -f prepare run_tests sanitize
+export -f prepare run_tests sanitize benchmark
 export python root site
 stage build 120 bash -c prepare
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 
 # Tests whose parameters say cuda: those of the kernels, then those of the ops that use them. Files in which no
-# test has a device are left out, for to read them takes time; so is what needs no card, until the end.
+# test has a device are left out, for each process reads them all; so is what needs no card, until the end.
 on_card='[cuda or -cuda'
+mapfile -t kernel_tests < <(
+    cd "$root" && { ls tests/kernels/test_cuda_*.py; grep -lwE 'backend|cuda' tests/kernels/test_*.py; } | sort -u
+)
 mapfile -t op_tests < <(
     cd "$root" && grep -lwE 'device|cuda' tests/test_*.py |
         grep -vE 'test_(every_op|cuda_compiles|gpu_benchmark|nn_against_torch|packaging)\.py'
 )
-stage kernel-tests 80 bash -c 'run_tests "$@"' - "$on_card" tests/kernels
-stage op-tests 60 bash -c 'run_tests "$@"' - "$on_card" tests/test_every_op.py "${op_tests[@]}"
+stage kernel-tests 80 bash -c 'run_tests "$@"' - "$on_card" "${kernel_tests[@]}"
+stage op-tests 90 bash -c 'run_tests "$@"' - "$on_card" tests/test_every_op.py "${op_tests[@]}"
 for tool in memcheck racecheck; do
     if command -v compute-sanitizer >/dev/null; then
         stage "$tool" 40 bash -c "sanitize $tool"
@@ -174,8 +192,7 @@ for tool in memcheck racecheck; do
     fi
 done
 measure=$((LIMIT - SECONDS - 10))
-stage benchmark 200 "$python" "$root/benchmarks/gpu_vs_torch.py" \
-    --seconds "$((measure < 150 ? measure : 150))" --json "$work/benchmark.json"
+stage benchmark 200 bash -c 'benchmark "$@"' - "$((measure < 150 ? measure : 150))" "$work/benchmark.json"
 if ((LIMIT - SECONDS > 40)); then
     stage compile-tests 60 bash -c 'run_tests "$@"' - test_cuda_compiles tests/test_cuda_compiles.py
 else

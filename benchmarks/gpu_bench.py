@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad.kernels.cuda.guard import CONTEXT_LOST
 from minigrad.kernels.launch import CudaKernel
 
 LONGEST_SAMPLE = 0.05  # seconds; a call slower than this is timed once or twice
@@ -63,6 +64,17 @@ class Bench:
         torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms in the warm-up: a fair opponent
         torch.set_num_threads(1)
         return torch if torch.cuda.is_available() or not self.on_card else None
+
+    def has_lost_the_card(self) -> bool:
+        """Whether the CUDA context of this process is lost, so that nothing more runs on the card."""
+        if not self.on_card:
+            return False
+        runtime = self.xp.cuda.runtime
+        try:
+            runtime.deviceSynchronize()
+        except runtime.CUDARuntimeError as error:
+            return error.status in CONTEXT_LOST
+        return False
 
     def _properties(self) -> dict[str, Any]:
         return self.xp.cuda.runtime.getDeviceProperties(self.device.index)

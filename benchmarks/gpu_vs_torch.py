@@ -17,6 +17,9 @@ work as fast as the card does it, the time is that of handing it out, as it is f
 pair of times, of the card alone: it is kept busy until all calls of a sample wait in its queue. Shares of the
 ceiling are of these.
 
+A row that loses the CUDA context, or does not end, takes the process with it: the exit status is then 3, and
+with --resume a new process goes on after that row (``gpu.sh`` does so).
+
 Times on the simulator say nothing about speed.
 """
 
@@ -30,6 +33,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +53,9 @@ from minigrad.kernels.launch import CudaKernel
 
 # Relative errors by norm: strict float32 stays far below its own, TF32 is above.
 TOLERANCES = {"float32": 1e-4, "tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3, "autocast": 1e-2}
+
+ROW_SECONDS = 60  # the longest that a row may take, with all that it compiles
+TAKEN_DOWN = 3  # the exit status where a row took the process with it
 
 EMPTY = "__global__ void empty(float* out, int n) { if (n > 0 && threadIdx.x == 0) out[0] = n; }"
 
@@ -284,8 +291,12 @@ def first_line(*command: str) -> str | None:
     return (done.stdout.strip().splitlines() or [None])[0]
 
 
-def measured(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Every row in turn. One that fails says why; those after the time is over are left out, and named."""
+def measured(bench: Bench, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every row in turn after those that are ``done``, by a process before this one.
+
+    One that fails says why; those after the time is over are left out, and named. One that takes this process
+    with it is the last.
+    """
     steps = (PLAIN, CAPTURED, *((AUTOCAST, AUTOCAST_CAPTURED) if BFLOAT16 else ()))
     todo = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
     suite = [(name, "", run) for name, run in gpu_suite.rows(bench)]
@@ -293,19 +304,45 @@ def measured(bench: Bench) -> Iterator[dict[str, Any]]:
     for case in cases(bench.quick, bench.device.type):
         todo.append((case.name, case.size, functools.partial(row, bench, case)))
     todo += [one for one in suite if "training step" not in one[0]]
+    todo = todo[len(done) :]
+    if done and not done[-1].get("lost") and todo:  # it did not come to tell
+        name, size, _ = todo.pop(0)
+        yield {"name": name, "size": size, "failure": "the process ended in this row"}
     for name, size, run in todo:
         if time.monotonic() > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}
             continue
         try:
-            yield run()
+            with at_most(ROW_SECONDS, f"{name} {size}") if bench.on_card else contextlib.nullcontext():
+                found = run()
         except Exception as error:  # whatever goes wrong in one row, the others are still of use
             told = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield {"name": name, "size": size, "failure": told}
+            found = {"name": name, "size": size, "failure": told}
+            if bench.has_lost_the_card():
+                yield found | {"lost": True}
+                return
+        yield found
         if bench.on_card:
             bench.xp.get_default_memory_pool().free_all_blocks()
             if bench.torch:
                 bench.torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def at_most(seconds: float, what: str) -> Iterator[None]:
+    """A context that ends the process if it takes longer: nothing else ends a kernel that runs on and on."""
+
+    def end() -> None:
+        print(f"{what}: not done after {seconds} seconds", flush=True)
+        os._exit(TAKEN_DOWN)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def line(found: dict[str, Any]) -> str:
@@ -330,6 +367,7 @@ def main() -> int:
         "--seconds", type=float, default=150, help="start no row after (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="write the results to this file, anew after every row")
+    parser.add_argument("--resume", action="store_true", help="go on after the rows that the file has")
     options = parser.parse_args()
     try:
         bench = Bench(options.device, options.quick, options.seconds)
@@ -339,19 +377,26 @@ def main() -> int:
     if not bench.on_card and not options.quick:
         parser.error("without a card only the --quick form makes sense")
 
-    result: dict[str, Any] = describe(bench)
+    resumed = options.resume and options.json and options.json.exists()
+    result: dict[str, Any] = json.loads(options.json.read_text()) if resumed else describe(bench)
     with bench.device.active():
-        result["ceilings"] = bench.rates = ceilings(bench)
-        result["launch_microseconds"] = overheads(bench)
-        result["rows"] = []
+        if resumed:
+            bench.rates = result["ceilings"]
+        else:
+            result["ceilings"] = bench.rates = ceilings(bench)
+            result["launch_microseconds"] = overheads(bench)
+            result["rows"] = []
         header(bench, result)
         if options.json:
             save(result, options.json)
-        for found in measured(bench):
+        for found in measured(bench, list(result["rows"])):
             print(line(found), flush=True)
             result["rows"].append(found)
             if options.json:
                 save(result, options.json)
+        if result["rows"][-1].get("lost"):
+            sys.stdout.flush()
+            os._exit(TAKEN_DOWN)  # without a card nothing can be given back
     return 1 if any("failure" in found for found in result["rows"]) else 0
 
 

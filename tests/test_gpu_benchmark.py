@@ -104,6 +104,25 @@ def test_no_row_starts_after_the_time_is_over(repo_root, tmp_path):
 
 
 @needs_simulator
+@pytest.mark.parametrize("lost", [False, True], ids=["ended", "lost the card"])
+def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_path, lost):
+    path = tmp_path / "benchmark.json"
+    script = repo_root / "benchmarks/gpu_vs_torch.py"
+    last = {"failure": "an error", "lost": True} if lost else {"error": 0.0}
+    before = [{"name": "one"}, {"name": "another"} | last]
+    rates = {"ceilings": {"copy": 1e9, "matrix": 1e9}, "launch_microseconds": {}}
+    path.write_text(json.dumps(rates | {"rows": before}))
+    arguments = "--device", "sim", "--quick", "--seconds", 0, "--json", path, "--resume"
+    assert run(sys.executable, script, *arguments).returncode == 1
+    result = json.loads(path.read_text())
+    rows = result["rows"]
+    assert rows[:2] == before and result["ceilings"] == rates["ceilings"]
+    failures = [row.get("failure") for row in rows[2:]]
+    assert failures[0] == (None if lost else "the process ended in this row") and not any(failures[1:])
+    assert all(row["skipped"] == "the time was over" for row in rows[3:]) and len(rows) > 100
+
+
+@needs_simulator
 def test_every_kernel_is_launched_and_right(repo_root):
     done = run(sys.executable, repo_root / "benchmarks/gpu_every_kernel.py", "--device", "sim")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,8 @@
 """What goes wrong on a card, or for want of one, is told in full."""
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +42,18 @@ def test_a_lost_context_is_explained_wherever_it_shows(cupy, use):
     ):
         assert part in message
     assert caught.value.__cause__ is cupy.error and mg.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize(("status", "ends"), [(700, True), (2, False), (None, False)])
+def test_a_worker_of_the_tests_ends_with_its_context(cupy, monkeypatch, pytestconfig, status, ends):
+    runtime, ended = cupy.cuda.runtime, []
+    runtime.deviceSynchronize = lambda: cupy.happened("synchronize")
+    cupy.error = None if status is None else runtime.CUDARuntimeError(status, "an error")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    monkeypatch.setattr("os._exit", ended.append)
+    hooks = pytestconfig.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    hooks.pytest_runtest_logreport(SimpleNamespace(when="teardown"))
+    assert bool(ended) is ends
 
 
 def test_a_lost_context_without_a_kernel_of_ours(cupy):
