@@ -83,6 +83,7 @@ def why_unavailable() -> str:
         return str(error)
     try:
         count = module.cuda.runtime.getDeviceCount()
+        module.cuda.nvrtc.getVersion()  # without the compiler CuPy finds a card, but computes nothing
     except Exception as error:  # whatever the driver says, the answer is that there is none to use
         return f"CuPy is installed, but CUDA cannot be used: {_first_line(error)}"
     return "" if count > 0 else "CuPy is installed, but there is no CUDA device"

@@ -245,6 +245,7 @@ class CuPy(ModuleType):
         )
         self.cuda = SimpleNamespace(
             runtime=runtime,
+            nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             Device=Device,
             Stream=Stream,

@@ -45,7 +45,7 @@ class Card:
         base = array
         while isinstance(base.base, np.ndarray):
             base = base.base
-        # As bytes: CuPy lays out anew what is neither C- nor Fortran-contiguous, as astype() leaves its results.
+        # As bytes: CuPy lays out anew what is neither C- nor Fortran-contiguous, as astype() may leave it.
         begin, end = byte_bounds(base)
         memory = cuda.cupy().asarray(np.ctypeslib.as_array((c_ubyte * (end - begin)).from_address(begin)))
         start = memory.data + (array.ctypes.data - begin)

@@ -577,8 +577,17 @@ def test_without_a_driver(monkeypatch, fresh_answer):
     )
 
 
-def test_with_a_card(monkeypatch, fresh_answer):
+@pytest.mark.parametrize("has_compiler", [True, False])
+def test_with_a_card(monkeypatch, fresh_answer, has_compiler):
+    def version():
+        if not has_compiler:
+            raise RuntimeError('Failure finding "libnvrtc.so.13"')
+        return 13, 0
+
     cupy = ModuleType("cupy")
-    cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1)
+    cupy.cuda = SimpleNamespace(runtime=runtime, nvrtc=SimpleNamespace(getVersion=version))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    assert cuda.is_available() and cuda.why_unavailable() == ""
+    assert cuda.is_available() is has_compiler
+    reason = "" if has_compiler else 'cannot be used: Failure finding "libnvrtc.so.13"'
+    assert cuda.why_unavailable().endswith(reason) and bool(cuda.why_unavailable()) is not has_compiler
