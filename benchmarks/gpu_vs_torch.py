@@ -291,8 +291,8 @@ def first_line(*command: str) -> str | None:
     return (done.stdout.strip().splitlines() or [None])[0]
 
 
-def measured(bench: Bench, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every row in turn after those that are ``done``, by a process before this one.
+def measured(bench: Bench, done: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    """Every row in turn; if a process before this one has ended, those after the ones that it has ``done``.
 
     One that fails says why; those after the time is over are left out, and named. One that takes this process
     with it is the last.
@@ -304,10 +304,11 @@ def measured(bench: Bench, done: list[dict[str, Any]]) -> Iterator[dict[str, Any
     for case in cases(bench.quick, bench.device.type):
         todo.append((case.name, case.size, functools.partial(row, bench, case)))
     todo += [one for one in suite if "training step" not in one[0]]
-    todo = todo[len(done) :]
-    if done and not done[-1].get("lost") and todo:  # it did not come to tell
-        name, size, _ = todo.pop(0)
-        yield {"name": name, "size": size, "failure": "the process ended in this row"}
+    if done is not None:
+        todo = todo[len(done) :]
+        if todo and not (done and done[-1].get("lost")):  # it did not come to tell
+            name, size, _ = todo.pop(0)
+            yield {"name": name, "size": size, "failure": "the process ended in this row"}
     for name, size, run in todo:
         if time.monotonic() > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}
@@ -389,7 +390,7 @@ def main() -> int:
         header(bench, result)
         if options.json:
             save(result, options.json)
-        for found in measured(bench, list(result["rows"])):
+        for found in measured(bench, list(result["rows"]) if resumed else None):
             print(line(found), flush=True)
             result["rows"].append(found)
             if options.json:

@@ -104,22 +104,22 @@ def test_no_row_starts_after_the_time_is_over(repo_root, tmp_path):
 
 
 @needs_simulator
-@pytest.mark.parametrize("lost", [False, True], ids=["ended", "lost the card"])
-def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_path, lost):
+@pytest.mark.parametrize("how", ["ended", "ended in the first row", "lost the card"])
+def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_path, how):
     path = tmp_path / "benchmark.json"
     script = repo_root / "benchmarks/gpu_vs_torch.py"
+    lost = how == "lost the card"
     last = {"failure": "an error", "lost": True} if lost else {"error": 0.0}
-    before = [{"name": "one"}, {"name": "another"} | last]
+    before = [] if "first" in how else [{"name": "one"}, {"name": "another"} | last]
     rates = {"ceilings": {"copy": 1e9, "matrix": 1e9}, "launch_microseconds": {}}
     path.write_text(json.dumps(rates | {"rows": before}))
     arguments = "--device", "sim", "--quick", "--seconds", 0, "--json", path, "--resume"
     assert run(sys.executable, script, *arguments).returncode == 1
     result = json.loads(path.read_text())
-    rows = result["rows"]
-    assert rows[:2] == before and result["ceilings"] == rates["ceilings"]
-    failures = [row.get("failure") for row in rows[2:]]
-    assert failures[0] == (None if lost else "the process ended in this row") and not any(failures[1:])
-    assert all(row["skipped"] == "the time was over" for row in rows[3:]) and len(rows) > 100
+    rows, new = result["rows"], result["rows"][len(before) :]
+    assert rows[: len(before)] == before and result["ceilings"] == rates["ceilings"]
+    assert new[0].get("failure") == (None if lost else "the process ended in this row")
+    assert all(row["skipped"] == "the time was over" for row in new[1:]) and len(rows) > 100
 
 
 @needs_simulator
