@@ -106,10 +106,11 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
     """Run convolution and its gradients in every format and tile; returns what is wrong."""
     xp, rng, wrong = device.xp, np.random.default_rng(0), []
     forward, of_weight = cuda.conv2d_tensor_core, cuda.conv2d_tensor_core_weight_grad
-    options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
-    numbers = *options["stride"], *options["padding"], *options["dilation"], options["groups"]
-    for channels, tile in ((9, 64), (70, 128)):
-        shapes = (1, channels, 5, 6), (channels, channels, 3, 2), (1, channels, 3, 5)
+    options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1)}
+    numbers = *options["stride"], *options["padding"], *options["dilation"]
+    for channels, groups, tile in ((9, 1, 32), (40, 1, 64), (70, 1, 128), (64, 16, 32), (72, 2, 64)):
+        options["groups"] = groups
+        shapes = (1, channels, 5, 6), (channels, channels // groups, 3, 2), (1, channels, 3, 5)
         x, w, g = (mg.tensor(rng.integers(-1, 2, shape).astype(np.float32)) for shape in shapes)
         expected = (
             mg.get_op("conv2d")(x, w, None, **options),
@@ -127,14 +128,16 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
             for (run, inputs, bias), result in zip(passes, expected, strict=True):
                 bits = encode(result.numpy())
                 out = empty(xp, bits.shape, bits.dtype, last)
-                run(out, *(placed(xp, encode(tensor.numpy()), last) for tensor in inputs), *bias, *numbers)
+                arrays = (placed(xp, encode(tensor.numpy()), last) for tensor in inputs)
+                run(out, *arrays, *bias, *numbers, groups)
                 right &= np.array_equal(out if xp is np else out.get(), bits)
-            bits = encode(pool.numpy())
-            out, taps = (empty(xp, bits.shape, dtype, last) for dtype in (bits.dtype, np.uint8))
-            arrays = (placed(xp, encode(t.numpy()), last) for t in (x, w))
-            forward.pooled((out, taps), *arrays, None, *numbers, tile=tile)
-            right &= np.array_equal(out if xp is np else out.get(), bits)
-            told = f"conv2d tensor_core {name}, {channels} channels{' last' * last}"
+            if groups == 1 and tile > 32:
+                bits = encode(pool.numpy())
+                out, taps = (empty(xp, bits.shape, dtype, last) for dtype in (bits.dtype, np.uint8))
+                arrays = (placed(xp, encode(t.numpy()), last) for t in (x, w))
+                forward.pooled((out, taps), *arrays, None, *numbers, groups, tile=tile)
+                right &= np.array_equal(out if xp is np else out.get(), bits)
+            told = f"conv2d tensor_core {name}, {channels} channels{' last' * last}, {groups} groups"
             print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
             wrong += [] if right else [told]
     return wrong
@@ -380,7 +383,8 @@ def main() -> int:
         wrong += convolve_pointwise(device, False) + convolve_pointwise(device, True)
     else:
         print(f"{device} does not have the tensor cores that conv2d_tensor_core is for")
-        modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad", "conv2d_pointwise"}
+        modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad", "conv2d_merge_groups"}
+        modules.remove("conv2d_pointwise")
     if cuda.conv2d_wgmma.is_supported(device.xp.empty(0)):
         wrong += convolve_by_wgmma(device)
     else:

@@ -157,15 +157,17 @@ def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
 
 
 def convolutions_of_channels_last(layer: Layer, device: str) -> Iterator[Case]:
-    """The passes that wgmma has of one layer, by it and by mma.sync, in bfloat16; both libraries are given
-    their tensors with channels last."""
-    if not (BFLOAT16 and cuda.conv2d_wgmma.is_supported(mg.device(device).xp.empty(0, np.float32))):
+    """The passes that wgmma has of one layer, by it and by mma.sync, in bfloat16; of groups, which only the
+    latter has, all three. Both libraries are given their tensors with channels last."""
+    grouped = layer[7] > 1
+    module = cuda.conv2d_tensor_core if grouped else cuda.conv2d_wgmma
+    if not (BFLOAT16 and module.is_supported(mg.device(device).xp.empty(0, np.float32))):
         return
     for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
         if name == "input gradient" and layer[5] > 1:  # of a stride, which only mma.sync has
             continue
         call = with_channels_last(lambda _module, *tensors, ours=ours: ours(*tensors))
-        for rung in ("tensor_core", "wgmma"):
+        for rung in ("tensor_core",) if grouped else ("tensor_core", "wgmma"):
             yield Case(
                 f"conv2d {name} bfloat16, channels last, {rung}",
                 layer_size(layer),

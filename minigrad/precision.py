@@ -30,7 +30,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     Args:
         precision: ``"highest"``: true float32. ``"high"`` and ``"medium"``: where a device has tensor
             cores, factors are rounded to TF32 (10 bits of mantissa: an error of up to 2^-10 of each product)
-            and sums are float32. So are those of convolutions with 16 channels and more, without groups;
+            and sums are float32. So are those of convolutions with 16 channels and more, of a group;
             PyTorch sets these apart, by ``torch.backends.cudnn.allow_tf32``.
 
     Raises:

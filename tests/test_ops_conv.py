@@ -253,11 +253,12 @@ def test_under_autocast_all_passes_run_on_tensor_cores(card, name):
     assert max(relative_errors(found, expected)) < 6 * unit
 
 
-def test_under_autocast_groups_are_left_to_the_other_kernels(card):
+@pytest.mark.parametrize(("channels", "groups"), [(16, 2), (18, 9), (18, 18)])
+def test_under_autocast_groups_run_on_tensor_cores_unless_they_have_one_channel(card, channels, groups):
     device, launched = card
     with mg.autocast(device.type, mg.float16):
-        found, expected = a_step(device, groups=2)
-    assert not TENSOR_CORE_PASSES & set(launched)
+        found, expected = a_step(device, channels, groups=groups)
+    assert TENSOR_CORE_PASSES & set(launched) == (TENSOR_CORE_PASSES if groups < channels else set())
     assert max(relative_errors(found, expected)) < 6 * 2.0**-11
 
 
@@ -284,15 +285,15 @@ def test_images_of_1x1_kernels_are_read_as_they_lie_if_planes_are_whole_vectors(
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
-@pytest.mark.parametrize("channels", [15, 16])
-def test_tf32_is_used_where_it_is_allowed_and_fills_tiles(card, precision, channels):
+@pytest.mark.parametrize(("channels", "groups"), [(15, 1), (16, 1), (16, 2)])
+def test_tf32_is_used_where_it_is_allowed_and_fills_tiles(card, precision, channels, groups):
     device, launched = card
     before = mg.get_float32_matmul_precision()
     mg.set_float32_matmul_precision(precision)
     try:
-        found, expected = a_step(device, channels)
+        found, expected = a_step(device, channels, groups=groups)
     finally:
         mg.set_float32_matmul_precision(before)
-    rounds = precision == "high" and channels == 16
+    rounds = precision == "high" and (channels, groups) == (16, 1)
     assert TENSOR_CORE_PASSES & set(launched) == (TENSOR_CORE_PASSES if rounds else set())
     assert max(relative_errors(found, expected)) < (6 * 2.0**-11 if rounds else 1e-5)

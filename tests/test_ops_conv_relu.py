@@ -128,6 +128,13 @@ def test_the_three_are_one_kernel_on_tensor_cores(device, autocast):
     assert (found.grad_fn == "conv2d_pooled") == (autocast and device.type != "cpu")
 
 
+def test_groups_are_left_to_the_three_ops(device):
+    x, weight, bias = tensors(device, (2, 8, 6, 5), (8, 4, 3, 3), mg.float16)
+    options = x, weight, bias, 1, 1, 1, 2
+    found = F.conv2d_pooled(*options)
+    assert found.grad_fn != "conv2d_pooled" and mg.equal(found, pool_of_relu_of_conv2d(*options))
+
+
 def test_a_pooling_kernel_of_the_users_runs(device):
     def sevens(outs, x, **_):
         outs[0][...], outs[1][...] = 7, 0

@@ -1,5 +1,5 @@
 // Convolution and the gradient for its input on tensor cores: the rung after conv2d_pipelined.cu, whose
-// products these are (conv2d_task.cuh), with groups = 1.
+// products these are (conv2d_task.cuh), of one group, or of several neighbours.
 //
 //   out[n, o, pixel] = bias[o] + sum over tap, c of weights[o, tap, c] * source[n, pixel at tap, c]
 //
@@ -18,12 +18,19 @@
 // the product. Weights that lie channels last are read where they are by the forward pass; the gradient for the
 // input, whose rows and K are exchanged, has them transposed.
 //
+// Groups of few channels are made together, by products whose weights have zeros for the channels of the other
+// groups (conv2d_merge_groups.cu); what a kernel calls a group is all that one product makes. Of 32 groups of 4
+// channels 8 share a tile of 32 rows: 7 of 8 products are with zeros, as 28 of 32 rows would lie idle without. A
+// 3x3 layer takes 18 operations for each byte of such groups that it reads or writes in 16 bits, with the zeros
+// 144. An H200 can do 206, so that these are free. Its pixels come 9 times from the L2 cache, once for each tap, and
+// that is what should bound it.
+//
 // A block makes TILE_M channels x TILE_N pixels in the loop of tensor_core_tiles.cuh. Its tile of the source
 // is gathered by cp.async, which writes zeros where a tap lies in the padding. Where each pixel stands is
 // found once, and kept in shared memory: a thread has 4 pixels, for which it has no registers left.
 //
 // Arithmetic intensity of a step, in operations for each byte copied: as in matmul_tensor_core.cu 64 in 16
-// bits for a tile of 128 x 128, 43 for 64 x 128. The taps of a pixel are its neighbours' pixels: most of these
+// bits for a tile of 128 x 128, 43 for 64 x 128, 26 for 32 x 128. The taps of a pixel are its neighbours' pixels: most of these
 // bytes come from the caches.
 //
 // The padding's zeros are multiplied with like any number: where a weight is infinite and its pixel lies
@@ -31,7 +38,7 @@
 // others: a column's sums are its own, and so are a row's.
 //
 // Registers: 128 sums of a thread, and 32 of fragments, in a tile of 128 x 128; two blocks share a
-// multiprocessor, or three of 64 x 128. Shared memory: 48 or 36 KB of tiles, 3 KB of places.
+// multiprocessor, or three of 64 x 128, or five of 32 x 128. Shared memory: 48, 36 or 30 KB of tiles, 3 KB of places.
 #include "conv2d_epilogue.cuh"
 #include "conv2d_task.cuh"
 #include "tensor_core_tiles.cuh"
@@ -40,11 +47,16 @@ constexpr int TILE_N = 128;       // pixels
 constexpr int OUTSIDE = -(1 << 30);  // a coordinate that no tap brings back into the source
 
 template <int TILE_M>
-constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : 3;  // of a multiprocessor
+constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : TILE_M == 64 ? 3 : 5;  // of a multiprocessor
 
 // How many elements the pixels of the source, and the taps and the rows of the weights, are apart.
 struct Pitches {
     long long pixel, tap, row;
+};
+
+// How many rows and channels of a product are of one group of the convolution: all, or less if groups are merged.
+struct Group {
+    int rows, channels;
 };
 
 // The pixel that the first tap reads for a column, and the element of the source where it begins.
@@ -66,8 +78,8 @@ struct Places {
         const Axis &vertical = task.vertical, &horizontal = task.horizontal;
         const long long number = task.first_column + column, last = task.columns() - 1;
         const auto place_of = [&](long long image, int y, int x, int height, int width) {
-            const long long row = image * (channels_last ? 1 : task.rows) * height + y;
-            return number > last ? -1 : (row * width + x) * (channels_last ? task.rows : 1);
+            const long long row = image * (channels_last ? 1 : task.all_rows()) * height + y;
+            return number > last ? -1 : (row * width + x) * (channels_last ? task.all_rows() : 1);
         };
         if constexpr (POOLED) {
             const int height = vertical.results / 2, width = horizontal.results / 2;
@@ -263,8 +275,51 @@ __device__ __forceinline__ void store_pooled_channels_last(T* out, unsigned char
     tap_slab.store(taps + first_row, left, place_of);
 }
 
-// Makes a block's tile, once all its threads see the task; store(sums, places, tiles) puts it where it belongs,
-// and may use the memory of the tiles.
+// Whether there is a NaN among a thread's sums, or nearly: opposite infinities pass for one.
+template <typename Tiling>
+__device__ __forceinline__ bool any_nan(const typename Tiling::Sums& sums) {
+    float total = 0;
+    for (const auto& columns : sums)
+        for (const auto& fragment : columns)
+            for (float sum : fragment) total += sum;
+    return total != total;
+}
+
+// Where a NaN or an infinity of another group meets the zeros of merged weights, a result is NaN without cause.
+// This makes all results anew that are NaN, each from its own group alone. Pointers are to what make_tile has
+// found to be the product's.
+template <typename T, int TILE_M>
+__device__ __forceinline__ void remake_nans(T* out, const T* source, const T* weights, const Epilogue<T>& result,
+                                            const Pitches& pitches, long long row_pitch, const Group& group,
+                                            const Task& task, const Places& places) {
+    const Axis &vertical = task.vertical, &horizontal = task.horizontal;
+    for (int i = threadIdx.x; i < TILE_M * TILE_N; i += blockDim.x) {
+        const int row = task.first_row + i / TILE_N, column = i % TILE_N;
+        if (row >= task.rows || places.results[column] < 0) continue;
+        T* const to = out + places.results[column] + row * row_pitch;
+        if (float(*to) == float(*to)) continue;
+        const SourcePixel pixel = places.sources[column];
+        const int first_channel = row / group.rows * group.channels;
+        float sum = 0;
+        for (int tap = 0; tap < vertical.taps * horizontal.taps; tap++) {
+            const int tap_y = tap / horizontal.taps, tap_x = tap % horizontal.taps;
+            const int down = tap_y * vertical.source_step, right = tap_x * horizontal.source_step;
+            const bool is_inside = unsigned(pixel.y + down) < unsigned(vertical.source_size) &&
+                                   unsigned(pixel.x + right) < unsigned(horizontal.source_size);
+            const int number = (vertical.first_tap + tap_y * vertical.tap_step) * task.taps_across +
+                               horizontal.first_tap + tap_x * horizontal.tap_step;
+            const T* const weight = weights + row * pitches.row + number * pitches.tap + first_channel;
+            const T* const from = source + pixel.begin + first_channel +
+                                  ((long long)down * horizontal.source_size + right) * pitches.pixel;
+            for (int c = 0; c < group.channels; c++)
+                sum += float(weight[c]) * (is_inside ? float(from[c]) : 0.0f);
+        }
+        *to = result.of(sum, result.start_of(row));
+    }
+}
+
+// Makes a block's tile, once all its threads see the task; source and weights are the product's, and
+// store(sums, places, tiles) puts it where it belongs, and may use the memory of the tiles.
 template <typename T, int TILE_M, bool POOLED = false, typename Store>
 __device__ __forceinline__ void make_tile(const T* source, const T* weights, const Pitches& pitches,
                                           bool channels_last, const Task& task, Store&& store) {
@@ -286,33 +341,43 @@ __device__ __forceinline__ void make_tile(const T* source, const T* weights, con
 
 template <typename T, int TILE_M>
 __device__ __forceinline__ void make_whole_tile(T* out, const T* source, const T* weights, const T* bias, bool relu,
-                                                const Pitches& pitches, bool channels_last, const Task& task) {
+                                                const Pitches& pitches, bool channels_last, const Group& group,
+                                                const Task& task) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
-    make_tile<T, TILE_M>(source, weights, pitches, channels_last, task,
-                         [&](const auto& sums, const auto& places, auto* tiles) {
-                             const Epilogue<T> result{bias, relu, task.rows};
-                             if (channels_last) {
-                                 const long long* const results = &places.results[Tiling::warp_column()];
-                                 store_channels_last<T, Tiling>(out, sums, result, task.first_row, tiles,
-                                                                [&](int pixel) { return results[pixel]; });
-                             } else {
-                                 store<T, Tiling>(out, sums, result, task, places);
-                             }
-                         });
+    const int first_row = task.group * task.rows;  // of the product
+    const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
+    const long long row_pitch = channels_last ? 1 : plane;
+    out += first_row * row_pitch;
+    source += task.group * task.channels;
+    weights += first_row * pitches.row;
+    const Epilogue<T> result{bias ? bias + first_row : nullptr, relu, task.rows};
+    make_tile<T, TILE_M>(
+        source, weights, pitches, channels_last, task, [&](const auto& sums, const auto& places, auto* tiles) {
+            const bool is_merged = group.rows < task.rows, has_nan = is_merged && any_nan<Tiling>(sums);
+            if (channels_last) {
+                const long long* const results = &places.results[Tiling::warp_column()];
+                store_channels_last<T, Tiling>(out, sums, result, task.first_row, tiles,
+                                               [&](int pixel) { return results[pixel]; });
+            } else {
+                store<T, Tiling>(out, sums, result, task, places);
+            }
+            if (is_merged && __syncthreads_or(has_nan))  // all have stored theirs
+                remake_nans<T, TILE_M>(out, source, weights, result, pitches, row_pitch, group, task, places);
+        });
 }
 
 // Grid: x = the tiles, those of the same pixels side by side; bias may be null.
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
 conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, bool relu, Pitches pitches,
-                           bool channels_last, Conv2dShape s) {
+                           bool channels_last, Group group, Conv2dShape s) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<TILE_M, TILE_N>(s);
     __syncthreads();  // the task is known
-    make_whole_tile<T, TILE_M>(out, source, weights, bias, relu, pitches, channels_last, task);
+    make_whole_tile<T, TILE_M>(out, source, weights, bias, relu, pitches, channels_last, group, task);
 }
 
-// The same through ReLU and max-pooling of windows of 2 x 2, side by side, out and taps (N, rows, OH / 2, OW / 2).
+// The same, of one group, through ReLU and max-pooling of windows of 2 x 2, side by side, out and taps (N, rows, OH / 2, OW / 2).
 // A last row or column of pixels that fills no window is not made.
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
@@ -343,11 +408,11 @@ conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T*
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
 conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, Pitches pitches,
-                              bool channels_last, Conv2dShape s, TapSteps steps) {
+                              bool channels_last, Group group, Conv2dShape s, TapSteps steps) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = input_grad_task<TILE_M, TILE_N>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
     make_whole_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), false, pitches,
-                               channels_last, task);
+                               channels_last, group, task);
 }

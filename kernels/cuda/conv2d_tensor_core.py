@@ -1,25 +1,27 @@
 """Launches ``conv2d_tensor_core.cu``: convolution and the gradient for its input, on tensor cores.
 
 Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16, or all bfloat16 (or uint16
-that are its bits), and groups is 1. The output alone has to be C-contiguous, or lie channels last
+that are its bits). The output alone has to be C-contiguous, or lie channels last
 (:mod:`minigrad.kernels.channels_last`). Sums are float32; float32 factors are rounded to TF32.
 
 The kernels read images and weights whose channels come last. What lies like that, at multiples of 16 bytes,
 is read where it is: images (N, H, W, C) seen as (N, C, H, W), such weights, and those of 1x1 kernels. The
-rest is transposed by a launch in front.
+rest is transposed by a launch in front. Groups of few channels are merged (:mod:`.conv2d_merge_groups`).
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..arguments import is_contiguous
+from ..arguments import is_contiguous, unchanging
 from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module, workspace
 from .conv2d import shape_fields, tap_steps
+from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weights
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, is_supported
 from .transpose import transpose
@@ -35,18 +37,18 @@ ELEMENTS = ("float", "__half", "__nv_bfloat16")
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _kernels(name: str) -> dict[tuple[str, int], CudaKernel]:
+def _kernels(name: str, *tiles: int) -> dict[tuple[str, int], CudaKernel]:
     """By the element, and the rows of a tile."""
     return {
         (element, rows): CudaKernel(_source, f"{name}<{element}, {rows}>")
         for element in ELEMENTS
-        for rows in (64, 128)
+        for rows in tiles
     }
 
 
-_forward = _kernels("conv2d_forward_tensor_core")
-_pooled = _kernels("conv2d_pooled_tensor_core")
-_input_grad = _kernels("conv2d_input_grad_tensor_core")
+_forward = _kernels("conv2d_forward_tensor_core", SMALLEST_TILE, 64, 128)
+_pooled = _kernels("conv2d_pooled_tensor_core", 64, 128)
+_input_grad = _kernels("conv2d_input_grad_tensor_core", SMALLEST_TILE, 64, 128)
 
 
 def forward(
@@ -60,15 +62,21 @@ def forward(
 ) -> None:
     """Tensor cores on tiles that are copied ahead, channels last; float32 is rounded to TF32.
 
-    A ``tile`` of so many rows, 64 or 128, is taken in place of the one that suits the sizes.
+    A ``tile`` of so many rows, 32, 64 or 128, is taken in place of the one that suits the sizes.
     """
-    shape = one_group(x, weight, out, options, bias)
+    shape = shape_fields(x, weight, out, options, bias)
+    groups, rows, channels = shape["groups"], shape["O"] // shape["groups"], weight.shape[1]
+    merged = groups_of_product(groups, rows, (channels,), CHUNK_BYTES // x.itemsize)
     columns = blocks(shape["N"] * shape["OH"] * shape["OW"], TILE_N)
     source, pixel = channels_last(x)
-    weights, tap, row = _taps_of_rows(weight)
-    pitches = {"pixel": pixel, "tap": tap, "row": row}
-    arguments = (strided(source), strided(weights), in_order(bias), relu, pitches, _is_last(out), shape)
-    _launch(_forward, shape["O"], columns, tile, strided(out), *arguments)
+    weights, tap, row = _taps_of_rows(weight, groups, merged)
+    pitches, group = {"pixel": pixel, "tap": tap, "row": row}, {"rows": rows, "channels": channels}
+    products = of_products(shape, groups // merged)
+    arguments = (in_order(bias), relu, pitches, _is_last(out), group, products)
+    _launch(
+        *(_forward, rows * merged, columns, groups // merged, tile),
+        *(strided(out), strided(source), strided(weights), *arguments),
+    )
 
 
 def pooled(
@@ -88,34 +96,43 @@ def pooled(
     source, pixel = channels_last(x)
     weights, tap, row = _taps_of_rows(weight)
     pitches = {"pixel": pixel, "tap": tap, "row": row}
+    tile = tile or tile_rows(shape["O"], columns)
     arguments = (strided(source), strided(weights), in_order(bias), pitches, _is_last(out), shape)
-    _launch(_pooled, shape["O"], columns, tile, strided(out), strided(taps), *arguments)
+    _launch(_pooled, shape["O"], columns, 1, tile, strided(out), strided(taps), *arguments)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
     """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
-    shape = one_group(out, weight, grad_output, options)
+    shape = shape_fields(out, weight, grad_output, options)
+    groups, rows, channels = shape["groups"], weight.shape[1], shape["O"] // shape["groups"]
+    merged = groups_of_product(groups, rows, (channels,), CHUNK_BYTES // out.itemsize)
     pixels, phases = shape["N"], 1
     for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
         phases *= min(stride, size)
         pixels *= blocks(size, stride)  # of the largest phase
     columns = blocks(pixels, TILE_N) * phases
     source, pixel = channels_last(grad_output)
-    weights, tap, row = _taps_of_columns(weight)
-    pitches = {"pixel": pixel, "tap": tap, "row": row}
-    arguments = (strided(source), strided(weights), pitches, _is_last(out), shape, tap_steps(shape))
-    _launch(_input_grad, shape["C"], columns, tile, strided(out), *arguments)
+    weights, tap, row = _taps_of_columns(weight, groups, merged)
+    pitches, group = {"pixel": pixel, "tap": tap, "row": row}, {"rows": rows, "channels": channels}
+    products = of_products(shape, groups // merged)
+    arguments = (pitches, _is_last(out), group, products, tap_steps(shape))
+    _launch(
+        *(_input_grad, rows * merged, columns, groups // merged, tile),
+        *(strided(out), strided(source), strided(weights), *arguments),
+    )
 
 
 def _launch(
     kernels: dict[tuple[str, int], CudaKernel],
     rows: int,
     columns: int,
+    products: int,
     tile: int | None,
     out: strided,
     *arguments: Any,
 ) -> None:
-    tile = tile or tile_rows(rows, columns)
+    columns *= products
+    tile = tile or (SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(rows, columns))
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES + TILE_N * PLACE_BYTES
     kernel = kernels[element_of(out), tile]
     kernel.launch(blocks(rows, tile) * columns, THREADS, (out, *arguments), shared_bytes)
@@ -142,6 +159,16 @@ def one_group(
     if shape["groups"] != 1:
         raise ValueError(f"conv2d tensor core kernel: expected 1 group, got {shape['groups']}")
     return shape
+
+
+@lru_cache(maxsize=1024)
+def _of_products(products: int, *sizes: tuple[str, int]) -> unchanging:
+    return unchanging(dict(sizes) | {"groups": products})
+
+
+def of_products(shape: unchanging, products: int) -> unchanging:
+    """The fields of struct Conv2dShape for the convolution whose groups are what ``products`` make."""
+    return shape if shape["groups"] == products else _of_products(products, *shape.items())
 
 
 def element_of(array: Any) -> str:
@@ -203,16 +230,26 @@ def _pitch(x: Any) -> int | None:
     return step // x.itemsize if fits and all(s == pixels * step for s, pixels in apart) else None
 
 
-def _taps_of_rows(weight: Any) -> tuple[Any, int, int]:
+def _taps_of_rows(weight: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
     """``weight`` (O, C, KH, KW) for reading as (O, KH, KW, C), and how many elements its taps, and its rows,
     are apart."""
+    if merged > 1:
+        return _merged(weight, groups, merged, weight.shape[1], transposed=False)
     weights, pitch = channels_last(weight)
     return weights, pitch, weight[:1, :1].size * pitch
 
 
-def _taps_of_columns(weight: Any) -> tuple[Any, int, int]:
+def _merged(weight: Any, groups: int, merged: int, columns: int, transposed: bool) -> tuple[Any, int, int]:
+    pitch = padded_pitch(merged * columns, weight.itemsize)
+    weights = merged_weights(weight, element_of(weight), groups, merged, pitch, transposed)
+    return weights, pitch, weight[0, 0].size * pitch
+
+
+def _taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, int]:
     """The same for reading as (C, KH, KW, O), by a transposed copy."""
     outputs, channels, *kernel = weight.shape
+    if groups > 1:
+        return _merged(weight, groups, merged, outputs // groups, transposed=True)
     taps, pitch = kernel[0] * kernel[1], padded_pitch(outputs, weight.itemsize)
     last = is_channels_last(weight)
     matrix = nhwc(weight) if last else array_module(weight).ascontiguousarray(weight)

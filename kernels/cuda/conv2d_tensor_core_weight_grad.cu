@@ -1,19 +1,21 @@
-// The gradient of convolution for its weight on tensor cores: the rung after conv2d_pipelined.cu, with groups
-// = 1.
+// The gradient of convolution for its weight on tensor cores: the rung after conv2d_pipelined.cu. In each group
 //
 //   out[o, c, tap] = sum over n, pixel of grad_output[n, o, pixel] * input[n, c, pixel at tap]
 //
 // Shapes: grad_output is (pixels, O) and input (N, H, W, C), channels last, with pixels multiples of 16 bytes
-// apart, as for conv2d_tensor_core.cu; out is (O, C, KH, KW), C-contiguous, or (O, KH, KW, C). Elements are
-// floats, whose factors are rounded to TF32, __half or __nv_bfloat16; sums are float32, and rounded once.
+// apart, as for conv2d_tensor_core.cu; out is (O, C/groups, KH, KW), C-contiguous, or (O, KH, KW, C/groups).
+// Elements are floats, whose factors are rounded to TF32, __half or __nv_bfloat16; sums are float32, and rounded once.
 //
 // K is the pixels of the batch, and channels last are neighbours across it: a tile has a line for each pixel
 // (AcrossK), which ldmatrix transposes in 16 bits; floats, which it cannot, are read one by one. The columns
 // are the chunks of 16 bytes of all taps, one tap after the other: a thread copies the same channels of the
 // same tap in every step, and walks over the pixels.
 //
-// K is cut into parts, for blocks of their own, which write their sums to `partial` (parts, taps, O, C); a
+// K is cut into parts, for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups); a
 // second launch adds them: no atomics, always the same order.
+//
+// A product is of one group, or of several neighbours that have few channels (conv2d_merge_groups.py): then it
+// makes for each row the columns of all, and keeps those of its own group. Without, these rows would lie idle.
 //
 // Arithmetic intensity, registers and shared memory of tiles: as in conv2d_tensor_core.cu. In a step of floats
 // a warp reads 32 times 128 bytes of shared memory for 32 mma, so that it is bound by these.
@@ -27,6 +29,13 @@ constexpr int TILE_N = 128;  // channels of taps
 // than there are beside 128 sums: their tiles have 64 rows.
 template <typename T, int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 || sizeof(T) == 4 ? 2 : 3;
+template <typename T>
+constexpr int MIN_BLOCKS<T, 32> = 4;
+
+// How many products there are, and the rows and channels of one, and of a group within it.
+struct Products {
+    int count, rows, channels, group_rows, group_channels;
+};
 
 // Of the pixels of the output, from number `begin` to `end`, what the taps of TILE_N columns read. A thread has
 // the same chunk of several pixels, as with the gradients' tile (LineCopier).
@@ -41,18 +50,19 @@ struct InputCopier : Lines<T, TILE_N> {
     Position at;
     const Position step;
 
-    __device__ __forceinline__ InputCopier(const T* input, long long pitch, long long begin, long long end,
-                                           int first_chunk, const Conv2dShape& s)
+    // Of a product's `channels`, from `input` on.
+    __device__ __forceinline__ InputCopier(const T* input, int channels, long long pitch, long long begin,
+                                           long long end, int first_chunk, const Conv2dShape& s)
         : s(s),
           pitch(pitch),
           left(int(end - begin) - Base::first),
           at(begin + Base::first, s.OH, s.OW),
           step(Base::AT_ONCE, s.OH, s.OW) {
-        const int chunks = (s.C + PER_CHUNK<T> - 1) / PER_CHUNK<T>;  // of a tap
+        const int chunks = (channels + PER_CHUNK<T> - 1) / PER_CHUNK<T>;  // of a tap
         const int number = first_chunk + Base::chunk, tap = number / chunks;
         const int channel = number % chunks * PER_CHUNK<T>;
         this->input = input + channel;
-        valid = tap < s.KH * s.KW ? inside((long long)(s.C - channel) * int(sizeof(T)), CHUNK_BYTES) : 0;
+        valid = tap < s.KH * s.KW ? inside((long long)(channels - channel) * int(sizeof(T)), CHUNK_BYTES) : 0;
         down = tap / s.KW * s.dilation_h - s.pad_h;
         right = tap % s.KW * s.dilation_w - s.pad_w;
     }
@@ -71,51 +81,57 @@ struct InputCopier : Lines<T, TILE_N> {
     }
 };
 
-// Stores a warp's sums to a part (taps, O, C).
+// Stores a warp's sums to a product's rows of a part (taps, O, C/groups): those of a row and a channel of the
+// same group.
 template <typename T, typename Tiling>
 __device__ __forceinline__ void store(float* part, const typename Tiling::Sums& sums, int first_row,
-                                      int first_chunk, const Conv2dShape& s) {
-    const int chunks = (s.C + PER_CHUNK<T> - 1) / PER_CHUNK<T>;
+                                      int first_chunk, const Products& products, const Conv2dShape& s) {
+    const int chunks = (products.channels + PER_CHUNK<T> - 1) / PER_CHUNK<T>, pitch = products.group_channels;
     const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < Tiling::WARP_N / 8; n++) {
         const int column = first_column + 8 * n, number = first_chunk + column / PER_CHUNK<T>;
         const int tap = number / chunks, channel = number % chunks * PER_CHUNK<T> + column % PER_CHUNK<T>;
-        if (tap >= s.KH * s.KW || channel >= s.C) continue;
+        if (tap >= s.KH * s.KW) continue;
+        const int group = channel / pitch, next_group = (channel + 1) / pitch;
 #pragma unroll
         for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
             const int row = first_row + Tiling::warp_row() + 8 * half + lane / 4;
-            if (row >= s.O) continue;
-            float* to = part + ((long long)tap * s.O + row) * s.C + channel;
+            if (row >= products.rows) continue;
+            const int group_of_row = row / products.group_rows;
+            float* to = part + ((long long)tap * s.O + row) * pitch;
             const float* const two = &sums[half / 2][n][half % 2 * 2];
-            if (s.C % 2 == 0) {
-                *reinterpret_cast<Pair<float>*>(to) = {two[0], two[1]};
+            if (pitch % 2 == 0) {
+                if (group == group_of_row) *reinterpret_cast<Pair<float>*>(to + channel % pitch) = {two[0], two[1]};
             } else {
-                to[0] = two[0];
-                if (channel + 1 < s.C) to[1] = two[1];
+                if (group == group_of_row) to[channel % pitch] = two[0];
+                if (next_group == group_of_row) to[(channel + 1) % pitch] = two[1];
             }
         }
     }
 }
 
-// Grid: x = the tiles, those of the same columns side by side, for each part of part_length pixels. A pitch is
-// how many elements pixels are apart.
+// Grid: x = the tiles, those of the same columns side by side, for each product, for each part of part_length
+// pixels. A pitch is how many elements pixels are apart.
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
 conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, long long grad_pitch,
-                               long long input_pitch, long long part_length, Conv2dShape s) {
+                               long long input_pitch, long long part_length, Products products, Conv2dShape s) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     extern __shared__ uint4 tiles[];
     constexpr int TILE_CHUNKS = TILE_N / PER_CHUNK<T>;
-    const int chunks = (s.C + PER_CHUNK<T> - 1) / PER_CHUNK<T> * s.KH * s.KW;
-    const Position tile(blockIdx.x, (chunks + TILE_CHUNKS - 1) / TILE_CHUNKS, (s.O + TILE_M - 1) / TILE_M);
+    const int chunks = (products.channels + PER_CHUNK<T> - 1) / PER_CHUNK<T> * s.KH * s.KW;
+    const Position tile(blockIdx.x, (chunks + TILE_CHUNKS - 1) / TILE_CHUNKS, (products.rows + TILE_M - 1) / TILE_M);
     const int first_row = tile.x * TILE_M, first_chunk = tile.y * TILE_CHUNKS;
-    const long long begin = tile.plane * part_length;
+    const int product = int(tile.plane % products.count);
+    const long long number = tile.plane / products.count, begin = number * part_length;
     const long long end = min(begin + part_length, (long long)s.N * s.OH * s.OW);
 
     LineCopier<T, TILE_M> grad_copier =
-        copy_columns<T, TILE_M>(grads + begin * grad_pitch, grad_pitch, int(end - begin), first_row, s.O);
-    InputCopier<T> input_copier(input, input_pitch, begin, end, first_chunk, s);
+        copy_columns<T, TILE_M>(grads + begin * grad_pitch + product * products.rows, grad_pitch, int(end - begin),
+                                first_row, products.rows);
+    InputCopier<T> input_copier(input + product * products.channels, products.channels, input_pitch, begin, end,
+                                first_chunk, s);
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
     multiply_tiles<T, Tiling, AcrossK<T, TILE_M>, AcrossK<T, TILE_N>>(
@@ -123,11 +139,11 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
             grad_copier.start(copies, a_tile);
             input_copier.start(copies, b_tile);
         });
-    float* part = partial + tile.plane * s.KH * s.KW * s.O * s.C;
-    store<T, Tiling>(part, sums, first_row, first_chunk, s);
+    const long long part = number * s.KH * s.KW * s.O + product * products.rows;
+    store<T, Tiling>(partial + part * products.group_channels, sums, first_row, first_chunk, products, s);
 }
 
-// Adds the parts (conv2d_sums.cuh); run is 1, or C where out lies channels last.
+// Adds the parts (conv2d_sums.cuh); run is 1, or C/groups where out lies channels last.
 template <typename T>
 __global__ void __launch_bounds__(32 * PART_THREADS)
 conv2d_add_taps_tensor_core(T* out, const float* partial, long long weights, int taps, int parts, int run) {

@@ -14,7 +14,9 @@ from ..channels_last import is_channels_last
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
-from .conv2d_tensor_core import THREADS, channels_last, element_of, one_group, padded_pitch
+from .conv2d import shape_fields
+from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product
+from .conv2d_tensor_core import THREADS, channels_last, element_of, padded_pitch
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES
 
@@ -28,25 +30,31 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _weight_grad = {
     (element, rows): CudaKernel(_source, f"conv2d_weight_grad_tensor_core<{element}, {rows}>")
     for element in ROWS
-    for rows in ROWS[element]
+    for rows in (SMALLEST_TILE, *ROWS[element])
 }
 _add_taps = {element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element}>") for element in ROWS}
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tensor cores on tiles that are transposed on their way; blocks share the long sums over all pixels."""
-    shape = one_group(x, out, grad_output, options)
+    shape = shape_fields(x, out, grad_output, options)
     if 0 in out.shape:
         return
-    element = element_of(out)
-    rows, taps, pixels = shape["O"], shape["KH"] * shape["KW"], shape["N"] * shape["OH"] * shape["OW"]
-    tile = tile_rows(element, rows)
-    tiles = blocks(rows, tile) * blocks(padded_pitch(shape["C"], x.itemsize) * taps, TILE_N)
+    element, groups, pixels = element_of(out), shape["groups"], shape["N"] * shape["OH"] * shape["OW"]
+    group_rows, group_channels, taps = shape["O"] // groups, out.shape[1], shape["KH"] * shape["KW"]
+    per_chunk = CHUNK_BYTES // x.itemsize
+    merged = groups_of_product(groups, group_rows, (group_rows, group_channels), per_chunk)
+    rows, channels = merged * group_rows, merged * group_channels
+    products = {"count": groups // merged, "rows": rows, "channels": channels}
+    products |= {"group_rows": group_rows, "group_channels": group_channels}
+    tile = SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(element, rows)
+    tiles = blocks(rows, tile) * blocks(padded_pitch(channels, x.itemsize) * taps, TILE_N)
+    tiles *= groups // merged
     parts, length = cut_into_parts(pixels, tiles, element, tile)
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)
     partial = workspace(out, (parts, out.size), np.float32)
-    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, shape)
+    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, products, shape)
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
     _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, shared_bytes)
     add_parts(out, partial, taps)
@@ -59,7 +67,8 @@ def tile_rows(element: str, rows: int) -> int:
 
 def cut_into_parts(pixels: int, tiles: int, element: str, tile: int) -> tuple[int, int]:
     """Into how many parts to cut sums over ``pixels``, and the length of one, a multiple of a step."""
-    resident = 2 if tile == 128 or element == "float" else 3  # blocks of a multiprocessor: MIN_BLOCKS
+    # Blocks of a multiprocessor: MIN_BLOCKS.
+    resident = 4 if tile == SMALLEST_TILE else 2 if tile == 128 or element == "float" else 3
     step = CHUNKS * CHUNK_BYTES // (4 if element == "float" else 2)
     wanted = max(min(resident * MULTIPROCESSORS // tiles, pixels // PART), blocks(pixels, LONGEST_PART), 1)
     length = max(blocks(blocks(pixels, wanted), step), 1) * step
@@ -67,7 +76,7 @@ def cut_into_parts(pixels: int, tiles: int, element: str, tile: int) -> tuple[in
 
 
 def add_parts(out: Any, partial: Any, taps: int) -> None:
-    """out (O, C, taps) = the sum over the parts of ``partial`` (parts, taps O C)."""
+    """out (O, C/groups, taps) = the sum over the parts of ``partial`` (parts, taps O C/groups)."""
     run = out.shape[1] if is_channels_last(out) else 1
     arguments = (strided(out), partial, out.size // taps, taps, partial.shape[0], run)
     _add_taps[element_of(out)].launch(blocks(out.size, 32), (32, PART_THREADS), arguments)

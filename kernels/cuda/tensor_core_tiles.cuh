@@ -28,7 +28,7 @@ constexpr int STEP = CHUNKS * PER_CHUNK<T>;  // along K
 // How a block is divided.
 template <int TILE_M_, int TILE_N_>
 struct TensorCoreTiling {
-    static constexpr int TILE_M = TILE_M_, TILE_N = TILE_N_, WARPS_M = 2, WARPS_N = 2;
+    static constexpr int TILE_M = TILE_M_, TILE_N = TILE_N_, WARPS_M = TILE_M == 32 ? 1 : 2, WARPS_N = 4 / WARPS_M;
     static constexpr int WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;
     static constexpr int THREADS = 32 * WARPS_M * WARPS_N;
     static constexpr int A_CHUNKS = TILE_M * CHUNKS, B_CHUNKS = TILE_N * CHUNKS;  // of a tile
@@ -104,9 +104,9 @@ struct AcrossK {
 
     // Where a chunk of the line of k stands. In 16 bits ldmatrix reads the same chunk of 8 lines at a time. Of
     // floats a warp reads 8 neighbours, two chunks, of 4 lines. Either way the xor keeps the lines apart, which
-    // are whole multiples of 32 banks.
+    // are whole multiples of 32 banks, or, of 32 elements of 16 bits, half of them: see AlongK.
     __device__ static __forceinline__ int place_of(int k, int chunk) {
-        return k * LINE + (chunk ^ (sizeof(T) == 2 ? k % 8 : k % 4 * 2));
+        return k * LINE + (chunk ^ (sizeof(T) == 4 ? k % 4 * 2 : LINE == 4 ? k / 2 % 4 : k % 8));
     }
 
     __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int row, int k) {

@@ -364,23 +364,33 @@ def _has_few_outputs_of_channel(_: Any, weight: Any, *, groups: int, **__: Any) 
     return weight.shape[0] <= MOST_OUTPUTS_OF_CHANNEL * groups
 
 
-def suits_tensor_cores(first: Any, _second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
+def _may_use_tensor_cores(first: Any, _second: Any, bias: Any = None, **_: Any) -> bool:
     rounds = first.dtype != np.float32 or get_float32_matmul_precision() != "highest"
-    return groups == 1 and rounds and cuda.conv2d_tensor_core.is_supported(first)
+    return rounds and cuda.conv2d_tensor_core.is_supported(first)
 
 
-# In 16 bits whatever the sizes, as the other kernels need everything converted to float32 and back. Of floats
-# from 16 channels at both ends: with fewer most of a tile's 64 rows, or of its steps of 16 channels, would be
-# zeros. An estimate from the tiles' sizes, which a card has yet to confirm.
+def suits_tensor_cores(first: Any, second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
+    """Whether a convolution of one group may be computed on tensor cores."""
+    return groups == 1 and _may_use_tensor_cores(first, second)
+
+
+# In 16 bits whatever the sizes, as the other kernels need everything converted to float32 and back; but for
+# groups of one channel, which have kernels of their own. Of floats from 16 channels at both ends of a group:
+# with fewer most of a tile's rows, or of its steps of 16 channels, would be zeros. An estimate from the sizes
+# of tiles, which a card has yet to confirm.
 FEWEST_CHANNELS_OF_TF32 = 16
 
 
 def _prefers_tensor_cores(
-    first: Any, second: Any, bias: Any = None, *, kernel_size: Any = None, **_: Any
+    first: Any, second: Any, bias: Any = None, *, groups: int, kernel_size: Any = None, **_: Any
 ) -> bool:
-    # The channels at both ends: the gradient for the weight is given the output's gradient and the input.
-    ends = second.shape[:2] if kernel_size is None else (first.shape[1], second.shape[1])
-    return first.dtype != np.float32 or min(ends) >= FEWEST_CHANNELS_OF_TF32
+    if kernel_size is None:
+        outputs, channels = second.shape[0] // groups, second.shape[1]
+    else:  # the gradient for the weight is given the output's gradient and the input
+        outputs, channels = first.shape[1] // groups, second.shape[1] // groups
+    if first.dtype == np.float32:
+        return min(outputs, channels) >= FEWEST_CHANNELS_OF_TF32
+    return groups == 1 or channels > 1
 
 
 def _suits_pointwise(
@@ -511,7 +521,7 @@ for _op, _pass, _conditions in (
         amplification=AMPLIFICATION,
     )
     _register(
-        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], suits_tensor_cores),
+        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], _may_use_tensor_cores),
         prefer=_prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",

@@ -75,8 +75,9 @@ def _pooled_or_one_by_one(input: Any, weight: Any, bias: Any, **options: Any) ->
 
 
 def _runs_on_tensor_cores(input: Any, weight: Any, bias: Any, options: dict) -> bool:
-    """Whether the three ops would be computed by minigrad's kernels, and the first on tensor cores."""
-    if input.device.type == "cpu" or not _max_pool2d.kernels.takes_shortcuts:
+    """Whether the three ops would be computed by minigrad's kernels, and the first, of one group, on tensor
+    cores."""
+    if input.device.type == "cpu" or options["groups"] > 1 or not _max_pool2d.kernels.takes_shortcuts:
         return False
     arrays = [v._array if isinstance(v, Variable) else v for v in (input, weight, bias)]
     kernel = _conv2d.kernels.choose(input.device.type, input.dtype, arrays, options)

@@ -18,6 +18,7 @@ from minigrad.kernels import sim
 from minigrad.kernels.cuda import conv2d_pointwise as pointwise
 from minigrad.kernels.cuda import conv2d_tensor_core as tensor_core
 from minigrad.kernels.cuda import conv2d_tensor_core_weight_grad as of_weight
+from minigrad.kernels.cuda.conv2d_merge_groups import groups_of_product
 from minigrad.op import get_op
 
 PASSES = tensor_core.forward, tensor_core.input_grad, of_weight.weight_grad
@@ -34,6 +35,18 @@ LAYERS = [
 ]
 
 
+GROUPED = [
+    ((2, 8, 6, 5), (8, 4, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    ((1, 64, 9, 8), (64, 4, 3, 3), (2, 1), (1, 1), (1, 2), 16),  # eight groups share a tile
+    ((1, 64, 9, 8), (128, 32, 3, 3), (2, 1), (1, 1), (1, 2), 2),  # a group has tiles of its own
+    ((1, 21, 7, 6), (14, 3, 3, 3), (2, 2), (1, 0), (1, 1), 7),  # no groups begin at whole chunks
+    ((2, 70, 7, 6), (70, 35, 3, 3), (2, 2), (1, 0), (1, 1), 2),
+    ((1, 60, 7, 6), (120, 20, 1, 1), (1, 1), (0, 0), (1, 1), 3),
+    ((1, 12, 5, 4), (36, 1, 3, 2), (1, 1), (1, 1), (1, 1), 12),
+    ((3, 48, 19, 18), (48, 8, 3, 3), (1, 1), (1, 1), (1, 1), 6),  # several parts of the pixels
+]
+
+
 @pytest.fixture
 def place(backend):
     """Where the kernels run: the simulator, and a card that has tensor cores for them."""
@@ -42,21 +55,22 @@ def place(backend):
     return backend
 
 
-def run(place, name, kernel, shape, *args):
-    """What ``kernel`` writes, as numbers; what it does not stays NaN."""
+def run(place, name, kernel, shape, *args, last=False):
+    """What ``kernel`` writes, channels ``last`` or first, as numbers; what it does not stays NaN."""
     encode, numbers, *_ = FORMATS[name]
-    out = place.put(encode(np.full(shape, np.nan, np.float32)))
+    empty = encode(np.full(shape, np.nan, np.float32))
+    out = place.put_strided(as_channels_last(empty)) if last else place.put(empty)
     kernel(out, *(place.put_strided(a) if isinstance(a, np.ndarray) else a for a in args))
     return numbers(place.get(out))
 
 
-def results(place, name, x, weight, bias, grad, options, tile=None, passes=None):
+def results(place, name, x, weight, bias, grad, options, tile=None, passes=None, last=False):
     """The output with bias, and the gradients for x and for the weight."""
     forward, input_grad, weight_grad = passes or PASSES
     return (
-        run(place, name, partial(forward, tile=tile), grad.shape, x, weight, bias, *options),
-        run(place, name, partial(input_grad, tile=tile), x.shape, grad, weight, *options),
-        run(place, name, weight_grad, weight.shape, grad, x, *options),
+        run(place, name, partial(forward, tile=tile), grad.shape, x, weight, bias, *options, last=last),
+        run(place, name, partial(input_grad, tile=tile), x.shape, grad, weight, *options, last=last),
+        run(place, name, weight_grad, weight.shape, grad, x, *options, last=last),
     )
 
 
@@ -74,7 +88,59 @@ def test_convolution_and_its_gradients(place, name, case):
     check(place, name, arrays, options, tile=128 if case[1][0] > 64 else None)
 
 
-@pytest.mark.parametrize("case", [ODD, *LAYERS[-4:-2]], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("case", GROUPED, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_groups(place, name, case, last):
+    *arrays, options = inputs(name, case)
+    expected = check(place, name, arrays, options)
+    if last:
+        arrays = [as_channels_last(a) if a.ndim == 4 else a for a in arrays]
+        for one, other in zip(results(place, name, *arrays, options, last=True), expected, strict=True):
+            assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "copied", "merged"),
+    [
+        (32, 4, (4,), 8),  # as many as 32 rows hold
+        (32, 16, (16,), 2),
+        (32, 48, (48,), 1),
+        (2, 20, (20,), 2),  # no chunk has channels of two products
+        (6, 4, (4, 3), 6),
+        (6, 4, (6,), 6),
+        (3, 7, (7,), 3),  # but one product may end anywhere
+        (1, 70, (5,), 1),
+    ],
+)
+def test_groups_that_share_a_product(groups, rows, copied, merged):
+    assert groups_of_product(groups, rows, copied, 8) == merged
+
+
+@pytest.mark.parametrize("case", GROUPED[:4], ids=str)
+@pytest.mark.parametrize("name", ["tf32", "bf16"])
+def test_nan_and_infinity_stay_in_their_group(place, name, case):
+    encode, numbers, *_ = FORMATS[name]
+    forward, input_grad, weight_grad = PASSES
+    x, weight, _, grad, options = inputs(name, case)
+    for array in (x, grad):
+        array[0, 0, 1, -1], array[-1, -1, -1, 0] = encode(np.array([np.nan, -np.inf], np.float32))
+    with np.errstate(invalid="ignore"):
+        expected = by_definition(numbers(x), numbers(weight), numbers(grad), options)
+    found = (
+        run(place, name, forward, grad.shape, x, weight, None, *options),
+        run(place, name, input_grad, x.shape, grad, weight, *options),
+        run(place, name, weight_grad, weight.shape, grad, x, *options),
+    )
+    for one, other in zip(found, expected, strict=True):
+        there = ~np.isfinite(other)
+        assert 0 < there.sum() < there.size
+        assert np.array_equal(one[there], other[there], equal_nan=True)
+        rest = abs(other[~there]).max()
+        assert abs(one[~there] - other[~there]).max() < 0.02 * rest
+
+
+@pytest.mark.parametrize("case", [ODD, *LAYERS[-4:-2], GROUPED[1]], ids=str)
 @pytest.mark.parametrize("name", FORMATS)
 def test_relu_is_applied_to_the_same_bits(place, name, case):
     """And lets NaN through."""
@@ -199,15 +265,10 @@ def test_nan_and_infinity_reach_what_they_are_part_of_and_nothing_else(place, na
             assert np.array_equal(one[there], other[there], equal_nan=True)
 
 
-def test_groups_are_refused():
-    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 5, 5), (2, 2, 3, 3), (1, 2, 3, 3)))
-    options = (1, 1, 0, 0, 1, 1, 2)
+def test_pooled_refuses_groups():
+    x, weight, out = (np.ones(s, "f4") for s in ((1, 4, 5, 5), (2, 2, 3, 3), (1, 2, 1, 1)))
     with pytest.raises(ValueError, match="expected 1 group, got 2"):
-        tensor_core.forward(out, x, weight, None, *options)
-    with pytest.raises(ValueError, match="expected 1 group, got 2"):
-        tensor_core.input_grad(x, out, weight, *options)
-    with pytest.raises(ValueError, match="expected 1 group, got 2"):
-        of_weight.weight_grad(weight, out, x, *options)
+        tensor_core.pooled((out, out.astype("u1")), x, weight, None, 1, 1, 0, 0, 1, 1, 2)
 
 
 # ---- 1x1 kernels, on images as they lie -------------------------------------------------------------------
@@ -329,6 +390,7 @@ def test_every_order_of_the_threads_gives_the_same_bits_and_no_race(name):
 
     for arrays, passes in (
         (inputs(name, ODD), None),
+        (inputs(name, GROUPED[1]), None),
         ((*pointwise_inputs(name, POINTWISE_LAYERS[0]), STAY), POINTWISE),
     ):
         expected = results(Simulator, name, *arrays, passes=passes)
