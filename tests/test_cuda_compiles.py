@@ -234,6 +234,45 @@ def test_kernels_of_16_bits_compile(name, architecture):
     assert all(spills == 0 for _, _, spills in needs.values()), log
 
 
+# Of kernels that memory bounds, the threads of a block, and how many blocks a multiprocessor runs at a time,
+# as the sizes of their grids, or comments on what is on its way from memory, reckon with. By the module, and
+# what the kernels' expressions have in common.
+AT_A_TIME = {
+    ("batch_norm", r"batch_norm_normalize<"): (256, 4),
+    ("batch_norm", r"batch_norm_(normalize|moments)_columns<"): (256, 3),
+    ("batch_norm", r"batch_norm_grad<"): (256, 6),
+    ("batch_norm", r"batch_norm_grad_columns<"): (256, 3),
+    ("batch_norm", r"batch_norm_(moments|inference)<"): (256, 8),
+    ("channel_sums", r"planes"): (256, 6),
+    ("channel_sums", r"columns"): (256, 2),
+    ("pool2d_rolling", r"avg.*1>"): (256, 3),
+    ("pool2d_vectorized", r"."): (256, 5),
+    ("reduce", r"reduce_(vectorized|split|columns)<.*SUM"): (256, 4),
+    ("softmax", r"softmax_registers"): (256, 4),
+    ("transpose", r"."): (256, 4),
+}
+REGISTERS = 65536  # of a multiprocessor, in steps of 8 for a thread
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("name", "pattern"), AT_A_TIME)
+def test_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, pattern):
+    module, (threads, blocks) = getattr(cuda, name), AT_A_TIME[name, pattern]
+    kernels = [kernel for kernel in kernels_of(module) if re.search(pattern, kernel.expression)]
+    for floats, source in (
+        ((np.float32,), source_of(module)),
+        ((np.float16,), source_of(module).with_halves),
+    ):
+        if name == "transpose" and np.float16 in floats:
+            continue  # it moves bits
+        names = [instance for kernel in kernels for instance in instances(kernel, floats)]
+        worked, log, _ = compile_with_nvrtc(source.text, names, "sm_90a")
+        assert worked, log
+        for kernel, (registers, shared, _) in resources(log).items():
+            assert -(-registers // 8) * 8 * threads * blocks <= REGISTERS, f"{kernel}: {registers} registers"
+            assert shared * blocks <= 227 * 1024, f"{kernel}: {shared} bytes"
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", ["add", "where", "lt", "gelu_tanh_grad", "pow"])

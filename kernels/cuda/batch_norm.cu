@@ -385,20 +385,24 @@ __global__ void __launch_bounds__(THREADS) batch_norm_normalize_columns(
     const Columns<WIDTH> at(samples, channels * area, parts);
     if (at.column >= at.columns) return;
     C m[WIDTH], scale[WIDTH], shift[WIDTH];
-#pragma unroll
-    for (int i = 0; i < WIDTH; i++) {
-        const long long c = (at.column + i) / area;
+    at.for_each_lane(area, [&](int i, long long c) {
         m[i] = mean[c];
         scale[i] = (INFERENCE ? 1 / sqrt(spread[c] + eps) : spread[c]) * value_or(weight, c, C(1));
         shift[i] = value_or(bias, c, C(0));
-    }
-#pragma unroll 4
-    for (long long n = at.first; n < at.end; n += at.step) {
-        Vector<C, WIDTH> row = converted<C>(load_vector<WIDTH>(x + at.begin(n)));
+    });
+    at.template for_each<4>([&](const auto& samples) {
+        constexpr int COUNT = sizeof(samples) / sizeof(samples[0]);
+        Vector<T, WIDTH> rows[COUNT];
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) row.lane[i] = (row.lane[i] - m[i]) * scale[i] + shift[i];
-        store_vector(y + at.begin(n), converted<T>(row));
-    }
+        for (int k = 0; k < COUNT; k++) rows[k] = load_vector<WIDTH>(x + at.begin(samples[k]));
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            Vector<C, WIDTH> row = converted<C>(rows[k]);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) row.lane[i] = (row.lane[i] - m[i]) * scale[i] + shift[i];
+            store_vector(y + at.begin(samples[k]), converted<T>(row));
+        }
+    });
 }
 
 template <typename C, typename T, bool WIDE>
@@ -411,22 +415,29 @@ __global__ void __launch_bounds__(THREADS) batch_norm_grad_columns(
     if (at.column >= at.columns) return;
     const C count = C(samples * area);
     C m[WIDTH], r[WIDTH], scale[WIDTH], mean_grad[WIDTH], mean_product[WIDTH];
-#pragma unroll
-    for (int i = 0; i < WIDTH; i++) {
-        const long long c = (at.column + i) / area;
+    at.for_each_lane(area, [&](int i, long long c) {
         m[i] = mean[c];
         r[i] = rstd[c];
         scale[i] = r[i] * value_or(weight, c, C(1));
         mean_grad[i] = dbias[c] / count;
         mean_product[i] = dweight[c] / count;
-    }
-#pragma unroll 2
-    for (long long n = at.first; n < at.end; n += at.step) {
-        const Vector<C, WIDTH> of_x = converted<C>(load_vector<WIDTH>(x + at.begin(n)));
-        Vector<C, WIDTH> g = converted<C>(load_vector<WIDTH>(grad + at.begin(n)));
+    });
+    at.template for_each<2>([&](const auto& samples) {
+        constexpr int COUNT = sizeof(samples) / sizeof(samples[0]);
+        Vector<T, WIDTH> rows[COUNT], grads[COUNT];
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++)
-            g.lane[i] = gradient(g.lane[i], of_x.lane[i], m[i], r[i], mean_grad[i], mean_product[i], scale[i]);
-        store_vector(dx + at.begin(n), converted<T>(g));
-    }
+        for (int k = 0; k < COUNT; k++) {
+            rows[k] = load_vector<WIDTH>(x + at.begin(samples[k]));
+            grads[k] = load_vector<WIDTH>(grad + at.begin(samples[k]));
+        }
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const Vector<C, WIDTH> of_x = converted<C>(rows[k]);
+            Vector<C, WIDTH> g = converted<C>(grads[k]);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                g.lane[i] = gradient(g.lane[i], of_x.lane[i], m[i], r[i], mean_grad[i], mean_product[i], scale[i]);
+            store_vector(dx + at.begin(samples[k]), converted<T>(g));
+        }
+    });
 }

@@ -17,11 +17,15 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import channel_sums, workspace, workspaces
 from .channel_sums import NARROW, columns_grid, number_of_parts
+from .matmul import MULTIPROCESSORS
 from .vector import is_wide
 
 WARP = 32
 THREADS = 256  # in a block, as in planes.cuh
 EACH_CHANNEL = (0, 1)  # where channel_sums finds the statistics
+# Blocks of the second launches that an H200 runs at a time, as their registers allow: with a few more the
+# last ones would run alone, and each begins by combining what the first launch has left.
+NORMALIZE_BLOCKS, GRAD_BLOCKS = 4 * MULTIPROCESSORS, 6 * MULTIPROCESSORS
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
@@ -64,8 +68,9 @@ def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
     wide, parts = is_wide(area, x, y), number_of_parts(channels, samples, samples * area)
     partial = workspaces(mean, (parts, channels))
     _moments[wide].launch(channels * parts, THREADS, (*partial, x, *sizes, parts))
-    arguments = (y, mean, rstd, x, *partial, weight, bias, *sizes, parts, parts, eps)
-    _normalize[wide].launch(channels * parts, THREADS, arguments)
+    pieces = number_of_parts(channels, samples, samples * area, at_a_time=NORMALIZE_BLOCKS)
+    arguments = (y, mean, rstd, x, *partial, weight, bias, *sizes, parts, pieces, eps)
+    _normalize[wide].launch(channels * pieces, THREADS, arguments)
 
 
 def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float) -> None:
@@ -116,7 +121,7 @@ def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
         _grad_columns[wide].launch(grid, block, arguments)
         return
     partial = channel_sums.by_planes(grad, x, mean, rstd, EACH_CHANNEL)
-    parts = number_of_parts(channels, samples, samples * area)
+    parts = number_of_parts(channels, samples, samples * area, at_a_time=GRAD_BLOCKS)
     arguments = (dx, dweight, dbias, grad, x, mean, rstd, weight, *partial, *sizes, len(partial[0]), parts)
     _grad[is_wide(area, dx, grad, x)].launch(channels * parts, THREADS, arguments)
 

@@ -72,22 +72,28 @@ __global__ void __launch_bounds__(THREADS) channel_sums_columns(
     Sums<C> sums[WIDTH];
     C m[WIDTH], r[WIDTH];
     const auto look_up = [&](long long n) {
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) {
-            const long long s = n * at.per_sample + (walk.column + i) / at.per_channels;
-            m[i] = value_or(mean, s, C(0));
-            r[i] = value_or(rstd, s, C(1));
-        }
+        walk.for_each_lane(at.per_channels, [&](int i, long long statistic) {
+            m[i] = value_or(mean, n * at.per_sample + statistic, C(0));
+            r[i] = value_or(rstd, n * at.per_sample + statistic, C(1));
+        });
     };
     if (walk.column < columns && walk.first < walk.end) {
         look_up(walk.first);
-        for (long long n = walk.first; n < walk.end; n += walk.step) {
-            const Vector<T, WIDTH> g = load_vector<WIDTH>(grad + walk.begin(n));
-            const Vector<T, WIDTH> of_x = load_vector<WIDTH>(x + walk.begin(n));
-            if (at.per_sample) look_up(n);
+        walk.template for_each<2>([&](const auto& samples) {
+            constexpr int COUNT = sizeof(samples) / sizeof(samples[0]);
+            Vector<T, WIDTH> g[COUNT], of_x[COUNT];
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++) sums[i].add(C(g.lane[i]), C(of_x.lane[i]), m[i], r[i]);
-        }
+            for (int k = 0; k < COUNT; k++) {
+                g[k] = load_vector<WIDTH>(grad + walk.begin(samples[k]));
+                of_x[k] = load_vector<WIDTH>(x + walk.begin(samples[k]));
+            }
+#pragma unroll
+            for (int k = 0; k < COUNT; k++) {
+                if (at.per_sample) look_up(samples[k]);
+#pragma unroll
+                for (int i = 0; i < WIDTH; i++) sums[i].add(C(g[k].lane[i]), C(of_x[k].lane[i]), m[i], r[i]);
+            }
+        });
     }
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) {

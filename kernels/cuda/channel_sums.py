@@ -91,11 +91,16 @@ def add_up(outs: tuple, partial: tuple) -> None:
     _combine.launch(blocks(channels, WARP), (WARP, WARP), arguments)
 
 
-def number_of_parts(across: int, samples: int, elements: int, most: int = MAX_PARTS) -> int:
-    """Into how many parts to cut the samples, where there are ``across`` strips of so many elements each."""
+def number_of_parts(
+    across: int, samples: int, elements: int, most: int = MAX_PARTS, at_a_time: int = ENOUGH_BLOCKS
+) -> int:
+    """Into how many parts to cut the samples, where there are ``across`` strips of so many elements each.
+
+    A card runs so many blocks ``at_a_time``.
+    """
     if elements > LARGEST_PART * samples:
         raise ValueError(f"channel sums kernel: a plane has more than 2^30 elements: {elements // samples}")
-    wanted = min(ENOUGH_BLOCKS // max(across, 1), samples, elements // PART, most)
+    wanted = min(at_a_time // max(across, 1), samples, elements // PART, most)
     # Parts differ by a sample: one of half the size is never too large.
     return max(1, wanted, min(samples, blocks(elements, LARGEST_PART // 2)))
 

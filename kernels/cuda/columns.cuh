@@ -26,6 +26,39 @@ struct Columns {
     // Where the thread's vector of sample n begins.
     __device__ __forceinline__ long long begin(long long n) const { return n * columns + column; }
 
+    // Calls function(lane, c) for each lane of the thread's vector, whose column is one of the `area` of c: with one
+    // division for all of them, which in 64 bits takes as long as a hundred additions.
+    template <typename Function>
+    __device__ __forceinline__ void for_each_lane(long long area, Function function) const {
+        long long c = column / area, rest = column - c * area;
+#pragma unroll
+        for (int lane = 0; lane < WIDTH; lane++) {
+            function(lane, c);
+            if (++rest == area) {
+                rest = 0;
+                c++;
+            }
+        }
+    }
+
+    // Calls function(samples) for this thread's samples, COUNT of them at a time, so that the loads of all can be on
+    // their way before the first is used; and for the last ones, each alone. What is stored might be what is loaded
+    // next, as far as the compiler knows: to unroll the loop would leave one load waiting for the other's store.
+    template <int COUNT, typename Function>
+    __device__ __forceinline__ void for_each(Function function) const {
+        long long n = first;
+        for (; n + (COUNT - 1) * step < end; n += COUNT * step) {
+            long long samples[COUNT];
+#pragma unroll
+            for (int k = 0; k < COUNT; k++) samples[k] = n + k * step;
+            function(samples);
+        }
+        for (; n < end; n += step) {
+            const long long last[1] = {n};
+            function(last);
+        }
+    }
+
     // To add up what the threads found of a column, in shared memory by lane and thread: calls function(to, lane,
     // first) for a column of the block's that is left to this thread. `to` is its place in (parts, columns), `first`
     // the first of its threads, which are blockDim.x apart.

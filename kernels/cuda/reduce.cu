@@ -165,22 +165,23 @@ reduce_columns(Out* out, const T* x, long long rows, long long columns, long lon
     for (int n = 0; n < N; n++) value.lane[n] = neutral<OP, C>();
 
     for (long long row = begin + threadIdx.y; row < end; row += UNROLL * blockDim.y) {
-        Vector<C, N> part[UNROLL];
+        // As they are stored: to convert them here would be to wait for each.
+        Vector<T, N> part[UNROLL];
 #pragma unroll
         for (int k = 0; k < UNROLL; k++) {
             const bool exists = row + k * blockDim.y < end;
             const T* at = from + (row + k * blockDim.y) * columns;
             if (whole && exists && here > 0) {
-                part[k] = converted<C>(load_vector(at));
+                part[k] = load_vector(at);
             } else {
 #pragma unroll
-                for (int n = 0; n < N; n++) part[k].lane[n] = exists && n < here ? C(at[n]) : neutral<OP, C>();
+                for (int n = 0; n < N; n++) part[k].lane[n] = exists && n < here ? at[n] : T(neutral<OP, C>());
             }
         }
 #pragma unroll
         for (int k = 0; k < UNROLL; k++)
 #pragma unroll
-            for (int n = 0; n < N; n++) value.lane[n] = combine<OP>(value.lane[n], part[k].lane[n]);
+            for (int n = 0; n < N; n++) value.lane[n] = combine<OP>(value.lane[n], C(part[k].lane[n]));
     }
     below[threadIdx.y * blockDim.x + threadIdx.x] = value;
     __syncthreads();  // all have left their values

@@ -11,8 +11,11 @@
 //
 // A tile's rows are one element longer than they have to be: the elements of a column fall into different
 // banks. Grid: x = all tiles of a matrix (x alone may exceed 65535); z = the batch.
+//
+// A thread asks for all of its 16 elements before it puts down the first. With 4 blocks that is in 16 bits 32 KB on
+// their way to a multiprocessor; an H200 needs some 23 KB there, 4.3 TB/s for the 700 ns that a load takes, by 132.
 
-constexpr int TILE = 64, ROWS_AT_ONCE = 4;
+constexpr int TILE = 64, ROWS_AT_ONCE = 4, OWN = TILE / ROWS_AT_ONCE, RESIDENT_BLOCKS = 4;
 
 // The problem, but for the pointers. Strides are counted in elements.
 struct TransposeShape {
@@ -22,24 +25,28 @@ struct TransposeShape {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(TILE * ROWS_AT_ONCE)
+__global__ void __launch_bounds__(TILE * ROWS_AT_ONCE, RESIDENT_BLOCKS)
 transpose(T* out, const T* x, TransposeShape shape) {
     __shared__ T tile[TILE][TILE + 1];
     const int lane = threadIdx.x % TILE, first = threadIdx.x / TILE;
     const long long tiles_per_row = (shape.columns + TILE - 1) / TILE;
     const long long row = blockIdx.x / tiles_per_row * TILE, column = blockIdx.x % tiles_per_row * TILE;
+    const int rows = int(min(shape.rows - row, (long long)TILE)) - first;  // from the thread's first one on
+    const int columns = int(min(shape.columns - column, (long long)TILE));
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
-        const T* const from = x + number * shape.x_batch_stride + row * shape.x_row_stride + column;
-        T* const to = out + number * shape.out_batch_stride + column * shape.out_row_stride + row;
+        const T* from = x + number * shape.x_batch_stride + (row + first) * shape.x_row_stride + column + lane;
+        T* to = out + number * shape.out_batch_stride + (column + first) * shape.out_row_stride + row + lane;
+        T own[OWN];
 #pragma unroll
-        for (int i = first; i < TILE; i += ROWS_AT_ONCE)
-            if (row + i < shape.rows && column + lane < shape.columns)
-                tile[i][lane] = from[i * shape.x_row_stride + lane];
+        for (int i = 0; i < OWN; i++, from += ROWS_AT_ONCE * shape.x_row_stride)
+            if (i * ROWS_AT_ONCE < rows && lane < columns) own[i] = *from;
+#pragma unroll
+        for (int i = 0; i < OWN; i++)
+            if (i * ROWS_AT_ONCE < rows && lane < columns) tile[first + i * ROWS_AT_ONCE][lane] = own[i];
         __syncthreads();
 #pragma unroll
-        for (int i = first; i < TILE; i += ROWS_AT_ONCE)
-            if (column + i < shape.columns && row + lane < shape.rows)
-                to[i * shape.out_row_stride + lane] = tile[lane][i];
+        for (int i = 0; i < TILE; i += ROWS_AT_ONCE, to += ROWS_AT_ONCE * shape.out_row_stride)
+            if (i < columns - first && lane < rows + first) *to = tile[lane][first + i];
         __syncthreads();  // the next matrix of the batch takes this tile's place
     }
 }
