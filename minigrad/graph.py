@@ -291,7 +291,7 @@ class Node:
             else:
                 shape, dtype = wanted.shape, wanted.dtype
             if grad.shape != shape:
-                grad = unbroadcast(grad, shape, op, i)
+                grad = unbroadcast(grad, shape, op, i, self.device)
             if not bare and not create_graph:
                 grad = grad._array
             if grad.dtype is not dtype and grad.dtype != dtype:
@@ -328,7 +328,7 @@ class Node:
             )
 
 
-def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int) -> Any:
+def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int, device: Device) -> Any:
     """Sum ``grad``, a tensor or an array, over the axes along which an input of ``shape`` was broadcast.
 
     This is the one place where broadcasting is undone.
@@ -341,4 +341,11 @@ def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int) -> Any:
             f"expected the input's shape {shape} or one that it broadcasts to"
         )
     stretched = (axis + extra for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + extra] != 1)
-    return grad.sum((*range(extra), *stretched)).reshape(shape)
+    axes = (*range(extra), *stretched)
+    if device is cpu or isinstance(grad, Variable):
+        summed = grad.sum(axes)
+    else:  # an array's own sum would be none of minigrad's kernels
+        from minigrad.op_definition import _ops  # which is made of this module
+
+        summed = _ops["sum"]._compute(device, grad.dtype, [grad], {"dim": axes, "keepdim": False})
+    return summed if summed.shape == shape else summed.reshape(shape)

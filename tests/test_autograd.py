@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.kernels.launch import CudaKernel
 
 
 def leaf(*values, dtype=np.float64):
@@ -47,14 +48,31 @@ def test_several_roots_are_summed():
     assert x.grad.item() == 10 * 4 + 3
 
 
-def test_broadcasting_is_undone():
-    a, b, c = (mg.randn(*s, dtype=mg.float64, requires_grad=True) for s in ((2, 1, 4), (3, 1), ()))
+def test_broadcasting_is_undone(device):
+    shapes = (2, 1, 4), (3, 1), ()
+    a, b, c = (mg.randn(*s, dtype=mg.float64, device=device, requires_grad=True) for s in shapes)
     (a * b * c).sum().backward()
     for t, others in ((a, b * c), (b, a * c), (c, a * b)):
         full = np.broadcast_to(others.detach().numpy(), (2, 3, 4))
         axes = tuple(k for k, n in enumerate((1,) * (3 - t.ndim) + t.shape) if n == 1)
         expected = full.sum(axes, keepdims=True).reshape(t.shape)
         np.testing.assert_allclose(t.grad.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float16], ids=str)
+def test_broadcasting_is_undone_by_kernels_where_it_is_not_the_processor(device, dtype, monkeypatch):
+    launched, launch = [], CudaKernel.launch
+
+    def noted(self, *args):
+        launched.append(self.name)
+        launch(self, *args)
+
+    monkeypatch.setattr(CudaKernel, "launch", noted)
+    x = mg.ones(5, 3, dtype=dtype, device=device)
+    bias = mg.ones(3, dtype=dtype, device=device, requires_grad=True)
+    (x + bias).backward(x)
+    assert bias.grad.tolist() == [5.0] * 3 and bias.grad.dtype == dtype
+    assert ("reduce_columns" in launched) == (device.type != "cpu")
 
 
 def test_an_output_that_is_not_used_has_gradient_zero():
