@@ -9,11 +9,14 @@ cdef class KernelTable:
     cdef public list kernels, scoped
     cdef public bint takes_shortcuts, is_replaced
     cdef public dict selected
-    cdef dict _candidates
+    cdef public object decides
+    cdef dict _candidates, _choices
 
     @cython.locals(known=dict)
     cpdef tuple candidates(self, device_type, dtype)
+    @cython.locals(choices=dict)
     cpdef choose(self, device_type, dtype, list arrays, dict attrs)
+    cpdef _ask(self, device_type, dtype, list arrays, dict attrs)
 
 
 cpdef run_kernel(kernel, device, list arrays, dict attrs, list specs)

@@ -41,6 +41,8 @@ __all__ = ["Kernel", "KernelTable", "Spec", "get_kernel", "kernel_table", "list_
 LAYOUTS = ("contiguous", "strided", "broadcast")
 REORDERED, KEPT = CHANNELS_LAST = ("reordered", "kept")
 REFERENCE = "reference"
+REMEMBERED = 1024
+"""Choices of an op that are kept: a network asks for the same few at every step."""
 
 
 class Spec(NamedTuple):
@@ -100,7 +102,12 @@ class Kernel(NamedTuple):
 
 
 class KernelTable:
-    """The kernels of one op, and the cached choice among them."""
+    """The kernels of one op, and the cached choice among them.
+
+    Attributes:
+        decides: None, or set beside an op's kernels: ``decides(*inputs, **attrs)``, all that the conditions
+            of those for cards look at, hashable. They are asked once for each.
+    """
 
     def __init__(self, op: str):
         self.op = op
@@ -109,6 +116,7 @@ class KernelTable:
         self.scoped: list[Kernel] = []  # functions given to use_kernel, which come before all others
         self.takes_shortcuts = True  # whether Op.small and Op.direct may stand in for the kernels
         self.is_replaced = False  # whether a kernel of the user's stands beside minigrad's own
+        self.decides: Callable[..., Any] | None = None
         self._forget()
 
     def add(self, kernel: Kernel) -> None:
@@ -138,6 +146,7 @@ class KernelTable:
         self.is_replaced = bool(self.scoped) or any(k.user_defined for k in self.kernels)
         self.takes_shortcuts = not (self.selected or self.is_replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
+        self._choices: dict[Any, Kernel | None] = {}
 
     def candidates(self, device_type: str, dtype: np.dtype) -> tuple[Kernel, ...]:
         """The kernels for this device type and dtype, the preferred one first."""
@@ -154,6 +163,18 @@ class KernelTable:
 
     def choose(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
         """The kernel to run on ``arrays``, or None for the reference."""
+        if self.decides is None or device_type != "cuda" or self.is_replaced:
+            return self._ask(device_type, dtype, arrays, attrs)
+        choices, key = self._choices, (device_type, dtype, self.decides(*arrays, **attrs))
+        if key in choices:
+            return choices[key]
+        if len(choices) >= REMEMBERED:
+            choices.clear()
+        found = choices[key] = self._ask(device_type, dtype, arrays, attrs)
+        return found
+
+    def _ask(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
+        """The first whose conditions are true."""
         selected = device_type in self.selected
         for kernel in self.candidates(device_type, dtype):
             if (kernel.when is None or kernel.when(*arrays, **attrs)) and (

@@ -258,7 +258,9 @@ class Op(OpDefinition):
                 result = self.direct(*arrays, **attrs) if attrs else self.direct(*arrays)
                 if result is not None:
                     return result
-        if dtype.itemsize == 2 and not self.moves and is_half(dtype):
+        kernel = None
+        is_narrow = dtype.itemsize == 2 and not self.moves and is_half(dtype)
+        if is_narrow:
             kernel = table.choose(device.type, dtype, arrays, attrs) if table.kernels else None
             if kernel is None:
                 return self._compute_in_float32(device, dtype, arrays, attrs)
@@ -266,7 +268,8 @@ class Op(OpDefinition):
         if self._shape_rule is not None:
             specs = _as_specs(self.name, self._shape_rule(*arrays, **attrs), dtype)
         if table.kernels:
-            kernel = table.choose(device.type, dtype, arrays, attrs)
+            if not is_narrow:
+                kernel = table.choose(device.type, dtype, arrays, attrs)
             if kernel is not None:
                 if specs is None:
                     if self._dtype_rule is not None:

@@ -118,6 +118,33 @@ def test_use_kernel_with_wrong_names(arguments, words):
         pass
 
 
+def test_conditions_for_cards_are_asked_once_for_all_that_they_look_at(twice):
+    asked = []
+
+    def fits(x, y):
+        asked.append(x.shape)
+        return x.size < 3
+
+    def kernel(out, x, y=None):
+        """Twice."""
+
+    table = twice.kernels
+    for name, when in (("any", None), ("small", fits)):
+        twice.kernel("cuda", name=name, when=when)(kernel)
+    table.decides = lambda x, y: x.shape
+    table.is_replaced = False  # as if the kernels were minigrad's own
+
+    def chosen(n):
+        return table.choose("cuda", np.dtype("f4"), [np.empty(n, "f4"), None], {}).name
+
+    assert [chosen(2), chosen(3), chosen(2), chosen(3)] == ["small", "any", "small", "any"]
+    assert asked == [(2,), (3,)]
+    with mg.use_kernel("test_twice", "any"):
+        table.is_replaced = False
+        assert chosen(2) == "any"
+    assert chosen(2) == "small" and asked[2:] == [(2,)]
+
+
 def test_get_and_list_kernels(twice):
     twice.register("a", dtypes="f4")
     (kernel,) = mg.list_kernels("test_twice", "cpu")

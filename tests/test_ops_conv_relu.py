@@ -221,7 +221,7 @@ def test_a_sequential_merges_pooling_by_squares(device, pool):
     )
     x = mg.linspace(-1, 1, 112, device=device).reshape(1, 2, 8, 7).half()
     merged = device.type != "cpu" and pool.kernel_size != 3 and pool.stride != 1
-    assert calls_of("conv2d_pooled", device, lambda: network(x)) == (2 if merged else 0)  # chosen, then run
+    assert calls_of("conv2d_pooled", device, lambda: network(x)) == merged
     assert mg.equal(network(x), one_by_one(network, x))
 
 

@@ -111,6 +111,11 @@ def array_module(array: Any) -> Any:
     return np if isinstance(array, np.ndarray) else cupy()
 
 
+def card_of(array: Any) -> int | None:
+    """The number of the card that ``array`` is on; None on the simulator."""
+    return None if isinstance(array, np.ndarray) else array.data.device_id
+
+
 def compute_capability(array: Any) -> int:
     """Of the card that a CuPy array is on: 90 for an H200."""
     return _compute_capability(array.data.device_id)

@@ -18,10 +18,10 @@ import numpy as np
 from minigrad.dispatch import KEPT, only_if_selected
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
-from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
+from minigrad.ops import conv_choice_on_cards as on_card
 from minigrad.ops import conv_phases
 from minigrad.ops.conv_choice import (
     PREFERS,
@@ -33,7 +33,6 @@ from minigrad.ops.conv_choice import (
 from minigrad.ops.padding import pad
 from minigrad.ops.reduce import sum
 from minigrad.ops.windows import output_size, pair, windows
-from minigrad.precision import get_float32_matmul_precision
 
 # ---- the three ops ----------------------------------------------------------------------------------------
 
@@ -292,148 +291,8 @@ def _padding(padding: Any, kernel: tuple, stride: tuple, dilation: tuple) -> tup
 # ---- kernels ----------------------------------------------------------------------------------------------
 
 
-# With fewer rows than this most of a tile of 64 would be computed in vain, and the direct kernel does less.
-# An estimate from the tiles' sizes, which a card has yet to confirm.
-FEWEST_ROWS = 16
-
-
-def _fills_forward_tiles(x: Any, weight: Any, bias: Any, *, groups: int, **_: Any) -> bool:
-    return weight.shape[0] >= FEWEST_ROWS * groups
-
-
-def _fills_input_grad_tiles(g: Any, weight: Any, **_: Any) -> bool:
-    return weight.shape[1] >= FEWEST_ROWS
-
-
-def _fills_weight_grad_tiles(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
-    return g.shape[1] >= FEWEST_ROWS * groups
-
-
-# With fewer channels than this most of a slice of 16 would be zeros.
-FEWEST_CHANNELS = 8
-
-
-def _fits_pipelined(
-    x: Any, weight: Any, bias: Any = None, *, dilation: Any, groups: int, input_size: Any = None, **_: Any
-) -> bool:
-    rows, channels = weight.shape[0] // groups, weight.shape[1]
-    if input_size is not None:  # the gradient for the input exchanges them
-        rows, channels = channels, rows
-    width = (input_size or x.shape)[-1]
-    enough = rows >= FEWEST_ROWS and channels >= FEWEST_CHANNELS
-    return enough and cuda.conv2d_pipelined.fits(weight.shape, width, dilation)
-
-
-def _fits_weight_grad_pipelined(
-    g: Any, x: Any, *, kernel_size: Any, dilation: Any, groups: int, **_: Any
-) -> bool:
-    weight_shape = g.shape[1], x.shape[1] // groups, *kernel_size
-    enough = g.shape[1] >= FEWEST_ROWS * groups and weight_shape[1] >= FEWEST_CHANNELS
-    return enough and cuda.conv2d_pipelined.fits(weight_shape, x.shape[3], dilation)
-
-
-def _is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-    return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
-
-
 # Of rounding errors, by Winograd's matrices; tests/kernels/test_conv2d_winograd_kernels.py computes it.
 AMPLIFICATION = 9.0
-
-
-def _is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
-    return x.shape[1] == groups
-
-
-def _fits_strips(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-    return weight.shape[1] == 1 and cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation)
-
-
-def _fits_weight_grad_strips(
-    g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **_: Any
-) -> bool:
-    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
-
-
-# With more outputs of each channel than this, adding them one after the other leaves most of a card idle in
-# the gradient for the input. On an H200, from 32 outputs, for 128 images of 28 x 28: direct 50 us, strips 58,
-# depthwise 108.
-MOST_OUTPUTS_OF_CHANNEL = 8
-
-
-def _has_few_outputs_of_channel(_: Any, weight: Any, *, groups: int, **__: Any) -> bool:
-    return weight.shape[0] <= MOST_OUTPUTS_OF_CHANNEL * groups
-
-
-def _may_use_tensor_cores(first: Any, _second: Any, bias: Any = None, **_: Any) -> bool:
-    rounds = first.dtype != np.float32 or get_float32_matmul_precision() != "highest"
-    return rounds and cuda.conv2d_tensor_core.is_supported(first)
-
-
-def suits_tensor_cores(first: Any, second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
-    """Whether a convolution of one group may be computed on tensor cores."""
-    return groups == 1 and _may_use_tensor_cores(first, second)
-
-
-# In 16 bits whatever the sizes, as the other kernels need everything converted to float32 and back; but for
-# groups of one channel, which have kernels of their own. Of floats from 16 channels at both ends of a group:
-# with fewer most of a tile's rows, or of its steps of 16 channels, would be zeros. An estimate from the sizes
-# of tiles, which a card has yet to confirm.
-FEWEST_CHANNELS_OF_TF32 = 16
-
-
-def _prefers_tensor_cores(
-    first: Any, second: Any, bias: Any = None, *, groups: int, kernel_size: Any = None, **_: Any
-) -> bool:
-    if kernel_size is None:
-        outputs, channels = second.shape[0] // groups, second.shape[1]
-    else:  # the gradient for the weight is given the output's gradient and the input
-        outputs, channels = first.shape[1] // groups, second.shape[1] // groups
-    if first.dtype == np.float32:
-        return min(outputs, channels) >= FEWEST_CHANNELS_OF_TF32
-    return groups == 1 or channels > 1
-
-
-def _suits_pointwise(
-    first: Any,
-    second: Any,
-    bias: Any = None,
-    *,
-    stride: Any,
-    padding: Any,
-    groups: int,
-    kernel_size: Any = None,
-    **_: Any,
-) -> bool:
-    fits, kernel = cuda.conv2d_pointwise.fits, kernel_size or second.shape[2:]
-    last = is_channels_last(first) or is_channels_last(second)
-    images = (first,) if kernel_size is None else (first, second)
-    if not suits_tensor_cores(first, second, groups=groups) or (last and kernel_size is not None):
-        return False
-    return all(fits(x, kernel, stride, padding, last) for x in images)
-
-
-def _suits_wgmma(
-    first: Any,
-    second: Any,
-    bias: Any = None,
-    *,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    input_size: Any = None,
-    kernel_size: Any = None,
-) -> bool:
-    images = (first,) if kernel_size is None else (first, second)
-    channels = images[-1].shape[1] if input_size is None else second.shape[1]  # of the input
-    return (
-        all(map(is_channels_last, images))
-        and channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
-        and (input_size is None or stride == (1, 1))
-        and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, padding, dilation)
-        and suits_tensor_cores(first, second, groups=groups)
-        and cuda.conv2d_wgmma.is_supported(first)
-    )
 
 
 def _input_grad_planes(out: Any, g: Any, weight: Any, *options: int) -> None:
@@ -477,16 +336,20 @@ def _register(
 
 
 for _op, _pass, _conditions in (
-    (_conv2d, "forward", (_fills_forward_tiles, _fits_pipelined, _is_depthwise, _fits_strips)),
+    (
+        _conv2d,
+        "forward",
+        (on_card.fills_forward_tiles, on_card.fits_pipelined, on_card.is_depthwise, on_card.fits_strips),
+    ),
     (
         *(conv2d_input_grad, "input_grad"),
-        (_fills_input_grad_tiles, _fits_pipelined, _is_depthwise, _fits_strips),
+        (on_card.fills_input_grad_tiles, on_card.fits_pipelined, on_card.is_depthwise, on_card.fits_strips),
     ),
     (
         *(conv2d_weight_grad, "weight_grad"),
         (
-            *(_fills_weight_grad_tiles, _fits_weight_grad_pipelined),
-            *(_is_weight_grad_depthwise, _fits_weight_grad_strips),
+            *(on_card.fills_weight_grad_tiles, on_card.fits_weight_grad_pipelined),
+            *(on_card.is_weight_grad_depthwise, on_card.fits_weight_grad_strips),
         ),
     ),
 ):
@@ -502,8 +365,9 @@ for _op, _pass, _conditions in (
         dtypes="f4",
         amplification=AMPLIFICATION,
     )
+    _op.kernels.decides = on_card.decides
     _fills_tiles, _pipelined, _depthwise, _strips = _conditions
-    _prefers_depthwise = _has_few_outputs_of_channel if _pass == "input_grad" else None
+    _prefers_depthwise = on_card.has_few_outputs_of_channel if _pass == "input_grad" else None
     for _rung, _run, _when, _dtypes in (
         ("direct", getattr(cuda.conv2d, _pass), None, "f4 f8"),
         ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles, "f4 f8"),
@@ -521,21 +385,21 @@ for _op, _pass, _conditions in (
         amplification=AMPLIFICATION,
     )
     _register(
-        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], _may_use_tensor_cores),
-        prefer=_prefers_tensor_cores,
+        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], on_card.may_use_tensor_cores),
+        prefer=on_card.prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",
         channels_last=KEPT,
     )
     _register(
-        *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), _suits_pointwise),
-        prefer=_prefers_tensor_cores,
+        *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), on_card.suits_pointwise),
+        prefer=on_card.prefers_tensor_cores,
         dtypes="f2 bf16 f4",
         layout="strided",
         channels_last=KEPT,
     )
     _register(
-        *(_op, ("cuda", "sim"), "wgmma", getattr(cuda.conv2d_wgmma, _pass), _suits_wgmma),
+        *(_op, ("cuda", "sim"), "wgmma", getattr(cuda.conv2d_wgmma, _pass), on_card.suits_wgmma),
         prefer=only_if_selected,
         dtypes="f2 bf16 f4" if _pass == "forward" else "f2 bf16",
         layout="strided",

@@ -15,7 +15,8 @@ from minigrad.kernels import cuda
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import get_op, op
 from minigrad.ops.activation import relu_grad
-from minigrad.ops.conv import WITH_RELU, convolve, suits_tensor_cores
+from minigrad.ops.conv import WITH_RELU, convolve
+from minigrad.ops.conv_choice_on_cards import suits_tensor_cores
 from minigrad.ops.conv_relu import conv2d_relu
 from minigrad.ops.pool import max_pool2d, max_pool2d_input_grad
 from minigrad.ops.windows import output_size

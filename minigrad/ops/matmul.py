@@ -215,6 +215,7 @@ def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     cuda.elementwise.add_bias(out, bias)
 
 
+matmul.kernels.decides = lambda a, b: (a.shape, b.shape, get_float32_matmul_precision(), cuda.card_of(a))
 matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
 for _name in ("naive", "tiled", "packed", "threaded"):
     _register_cpu(getattr(cpu.matmul, _name), _name)

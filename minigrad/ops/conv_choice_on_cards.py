@@ -1,0 +1,173 @@
+"""Which of the kernels of convolution for cards takes which layer, and is preferred to those before it.
+
+The conditions of Winograd's kernels are those of the CPU's, in :mod:`.conv_choice`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.kernels import cuda
+from minigrad.kernels.channels_last import is_channels_last
+from minigrad.precision import get_convolution_precision, get_float32_matmul_precision
+
+# With fewer rows than this most of a tile of 64 would be computed in vain, and the direct kernel does less.
+# An estimate from the tiles' sizes, which a card has yet to confirm.
+FEWEST_ROWS = 16
+
+
+def fills_forward_tiles(x: Any, weight: Any, bias: Any, *, groups: int, **_: Any) -> bool:
+    return weight.shape[0] >= FEWEST_ROWS * groups
+
+
+def fills_input_grad_tiles(g: Any, weight: Any, **_: Any) -> bool:
+    return weight.shape[1] >= FEWEST_ROWS
+
+
+def fills_weight_grad_tiles(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
+    return g.shape[1] >= FEWEST_ROWS * groups
+
+
+# With fewer channels than this most of a slice of 16 would be zeros.
+FEWEST_CHANNELS = 8
+
+
+def fits_pipelined(
+    x: Any, weight: Any, bias: Any = None, *, dilation: Any, groups: int, input_size: Any = None, **_: Any
+) -> bool:
+    rows, channels = weight.shape[0] // groups, weight.shape[1]
+    if input_size is not None:  # the gradient for the input exchanges them
+        rows, channels = channels, rows
+    width = (input_size or x.shape)[-1]
+    enough = rows >= FEWEST_ROWS and channels >= FEWEST_CHANNELS
+    return enough and cuda.conv2d_pipelined.fits(weight.shape, width, dilation)
+
+
+def fits_weight_grad_pipelined(
+    g: Any, x: Any, *, kernel_size: Any, dilation: Any, groups: int, **_: Any
+) -> bool:
+    weight_shape = g.shape[1], x.shape[1] // groups, *kernel_size
+    enough = g.shape[1] >= FEWEST_ROWS * groups and weight_shape[1] >= FEWEST_CHANNELS
+    return enough and cuda.conv2d_pipelined.fits(weight_shape, x.shape[3], dilation)
+
+
+def is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
+    return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
+
+
+def is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
+    return x.shape[1] == groups
+
+
+def fits_strips(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
+    return weight.shape[1] == 1 and cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation)
+
+
+def fits_weight_grad_strips(
+    g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **_: Any
+) -> bool:
+    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
+
+
+# With more outputs of each channel than this, adding them one after the other leaves most of a card idle in
+# the gradient for the input. On an H200, from 32 outputs, for 128 images of 28 x 28: direct 50 us, strips 58,
+# depthwise 108.
+MOST_OUTPUTS_OF_CHANNEL = 8
+
+
+def has_few_outputs_of_channel(_: Any, weight: Any, *, groups: int, **__: Any) -> bool:
+    return weight.shape[0] <= MOST_OUTPUTS_OF_CHANNEL * groups
+
+
+def may_use_tensor_cores(first: Any, _second: Any, bias: Any = None, **_: Any) -> bool:
+    rounds = first.dtype != np.float32 or get_float32_matmul_precision() != "highest"
+    return rounds and cuda.conv2d_tensor_core.is_supported(first)
+
+
+def suits_tensor_cores(first: Any, second: Any, bias: Any = None, *, groups: int, **_: Any) -> bool:
+    """Whether a convolution of one group may be computed on tensor cores."""
+    return groups == 1 and may_use_tensor_cores(first, second)
+
+
+# In 16 bits whatever the sizes, as the other kernels need everything converted to float32 and back; but for
+# groups of one channel, which have kernels of their own. Of floats from 16 channels at both ends of a group:
+# with fewer most of a tile's rows, or of its steps of 16 channels, would be zeros. An estimate from the sizes
+# of tiles, which a card has yet to confirm.
+FEWEST_CHANNELS_OF_TF32 = 16
+
+
+def prefers_tensor_cores(
+    first: Any, second: Any, bias: Any = None, *, groups: int, kernel_size: Any = None, **_: Any
+) -> bool:
+    if kernel_size is None:
+        outputs, channels = second.shape[0] // groups, second.shape[1]
+    else:  # the gradient for the weight is given the output's gradient and the input
+        outputs, channels = first.shape[1] // groups, second.shape[1] // groups
+    if first.dtype == np.float32:
+        return min(outputs, channels) >= FEWEST_CHANNELS_OF_TF32
+    return groups == 1 or channels > 1
+
+
+def suits_pointwise(
+    first: Any,
+    second: Any,
+    bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    groups: int,
+    kernel_size: Any = None,
+    **_: Any,
+) -> bool:
+    fits, kernel = cuda.conv2d_pointwise.fits, kernel_size or second.shape[2:]
+    last = is_channels_last(first) or is_channels_last(second)
+    images = (first,) if kernel_size is None else (first, second)
+    if not suits_tensor_cores(first, second, groups=groups) or (last and kernel_size is not None):
+        return False
+    return all(fits(x, kernel, stride, padding, last) for x in images)
+
+
+def suits_wgmma(
+    first: Any,
+    second: Any,
+    bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    input_size: Any = None,
+    kernel_size: Any = None,
+) -> bool:
+    images = (first,) if kernel_size is None else (first, second)
+    channels = images[-1].shape[1] if input_size is None else second.shape[1]  # of the input
+    return (
+        all(map(is_channels_last, images))
+        and channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
+        and (input_size is None or stride == (1, 1))
+        and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, padding, dilation)
+        and suits_tensor_cores(first, second, groups=groups)
+        and cuda.conv2d_wgmma.is_supported(first)
+    )
+
+
+def decides(
+    first: Any,
+    second: Any,
+    _bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    input_size: Any = None,
+    kernel_size: Any = None,
+) -> tuple:
+    """What the conditions of the CUDA kernels look at."""
+    return (
+        *(first.shape, first.strides, second.shape, second.strides),
+        *(stride, padding, dilation, groups, input_size, kernel_size),
+        *(get_float32_matmul_precision(), get_convolution_precision(), cuda.card_of(first)),
+    )
