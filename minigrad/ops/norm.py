@@ -5,7 +5,8 @@
 ``layer_norm`` (https://arxiv.org/abs/1607.06450) takes mean and variance over the last axes, ``group_norm``
 (https://arxiv.org/abs/1803.08494) over the channels of a group in one sample, and ``batch_norm``
 (https://arxiv.org/abs/1502.03167) over a channel in all samples. To the ops these are the same: ``axes`` says
-over which axes the mean is. Mean and rstd broadcast to ``x``, and so do weight and bias, which may come flat,
+over which axes the mean is; group norm's are those of (N, groups, channels of a group, area), as which it
+sees x, whatever its shape. Mean and rstd broadcast to ``x``, and so do weight and bias, which may come flat,
 in the shape ``parameters``. Three ops they are for the sake of their kernels, which are in
 :mod:`.norm_kernels`. Mean and rstd are outputs, so that the gradient need not find them again.
 
@@ -17,7 +18,7 @@ Where x is of 16 bits, mean and rstd are float32, and weight and bias may be, as
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad.autograd import mark_written, mode, wrap, written_cell
@@ -79,10 +80,14 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
     return dx, dweight.reshape(outputs), dbias.reshape(outputs)
 
 
-def _shapes(x, weight, bias, *, axes, parameters, eps):
-    shape = tuple([1 if axis in axes else size for axis, size in enumerate(x.shape)])
-    statistics = Spec(shape, computed_dtype(x.dtype))
-    return [x.shape, statistics, statistics]
+def grouped_shape(shape: tuple[int, ...], parameters: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, C, ...) as group norm sees it: (N, groups, channels of a group, area)."""
+    _, groups, channels, _ = parameters
+    return shape[0], groups, channels, math.prod(shape[1:]) // (groups * channels)
+
+
+def _as_it_is(shape: tuple[int, ...], parameters: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
 
 
 def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
@@ -94,12 +99,31 @@ def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
     return [x.shape, outputs, outputs]
 
 
-def _normalization(name: str) -> tuple[Op, Op]:
-    """The op called ``name`` and the op that is its gradient."""
-    forward = op(_reference, name=name, promote=None, saved_outputs=(1, 2), materialize_grads=False)
-    backward = op(_grad_reference, name=f"{name}_grad", promote=None)
-    forward.shape(_shapes)
+def _normalization(name: str, seen: Callable = _as_it_is) -> tuple[Op, Op]:
+    """The op called ``name`` and the op that is its gradient.
+
+    ``axes``, and the shapes of all else, are those of x in the shape ``seen(x.shape, parameters)``.
+    """
+
+    def reference(xp, x, weight=None, bias=None, *, axes, parameters, eps):
+        shape = seen(x.shape, parameters)
+        y, *rest = _reference(xp, x.reshape(shape), weight, bias, axes=axes, parameters=parameters, eps=eps)
+        return y.reshape(x.shape), *rest
+
+    def grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
+        g, flat = (a.reshape(seen(x.shape, parameters)) for a in (g, x))
+        dx, *rest = _grad_reference(xp, g, flat, mean, rstd, weight, axes=axes, parameters=parameters)
+        return dx.reshape(x.shape), *rest
+
+    forward = op(reference, name=name, promote=None, saved_outputs=(1, 2), materialize_grads=False)
+    backward = op(grad_reference, name=f"{name}_grad", promote=None)
     backward.shape(_grad_shapes)
+
+    @forward.shape
+    def _(x, weight, bias, *, axes, parameters, eps):
+        shape = [1 if axis in axes else size for axis, size in enumerate(seen(x.shape, parameters))]
+        statistics = Spec(tuple(shape), computed_dtype(x.dtype))
+        return [x.shape, statistics, statistics]
 
     @forward.grad
     def _(g, y, x, weight, _bias, *, axes, parameters, eps):
@@ -109,11 +133,13 @@ def _normalization(name: str) -> tuple[Op, Op]:
         if weight is None and _bias is not None:
             dbias = reshape(dbias, _bias.shape)
         # Nothing comes by way of the statistics unless a gradient is differentiated.
-        n = count(x.shape, axes)
+        shape = seen(x.shape, parameters)
+        n = count(shape, axes)
         if g_mean is not None:
-            dx = dx + g_mean / n
+            dx = reshape(reshape(dx, shape) + g_mean / n, x.shape)
         if g_rstd is not None:
-            dx = dx - (x - mean) * (g_rstd * rstd * rstd * rstd / n)
+            by_rstd = (reshape(x, shape) - mean) * (g_rstd * rstd * rstd * rstd / n)
+            dx = dx - reshape(by_rstd, x.shape)
         return dx, dweight, dbias
 
     @backward.grad
@@ -121,9 +147,11 @@ def _normalization(name: str) -> tuple[Op, Op]:
         # With u, v and t the gradients that come for dx, dweight and dbias, what is differentiated is
         # sum(u rstd (a - E[a] - normal E[a normal])) + sum(v g normal) + sum(t g). The first sum is the same
         # with u and a exchanged. The engine sums what was broadcast.
-        u, v, t = wide(gg[0]), reshape(wide(gg[1]), parameters), reshape(wide(gg[2]), parameters)
+        own, seen_shape = x.shape, seen(x.shape, parameters)
+        u, g, x = (reshape(wide(a), seen_shape) for a in (gg[0], g, x))
+        v, t = reshape(wide(gg[1]), parameters), reshape(wide(gg[2]), parameters)
         shape = None if weight is None else weight.shape
-        g, x, weight = wide(g), wide(x), None if weight is None else reshape(wide(weight), parameters)
+        weight = None if weight is None else reshape(wide(weight), parameters)
 
         def average(z):
             return sum(z, axes, keepdim=True) / count(x.shape, axes)
@@ -139,13 +167,13 @@ def _normalization(name: str) -> tuple[Op, Op]:
         dweight = g * projected
         if weight is not None and shape != parameters:
             dweight = reshape(sum(dweight, shared_axes(x.ndim, parameters)), shape)
-        return dg, dx, -dx, drstd, dweight
+        return reshape(dg, own), reshape(dx, own), -dx, drstd, dweight
 
     return forward, backward
 
 
 _layer_norm, layer_norm_grad = _normalization("layer_norm")
-_group_norm, group_norm_grad = _normalization("group_norm")
+_group_norm, group_norm_grad = _normalization("group_norm", grouped_shape)
 _batch_norm, batch_norm_grad = _normalization("batch_norm")
 
 
@@ -194,7 +222,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
         raise ValueError(
             f"group_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
         )
-    samples, channels = input.shape[:2]
+    channels = input.shape[1]
     if num_groups < 1 or channels % num_groups:
         raise ValueError(
             f"group_norm: num_groups must divide the number of channels, {channels}; got {num_groups}"
@@ -203,9 +231,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     _check_dtypes("group_norm", input, weight=weight, bias=bias)
     in_group = channels // num_groups
     parameters = (1, num_groups, in_group, 1)
-    x = reshape(input, (samples, num_groups, in_group, math.prod(input.shape[2:])))
-    y = _group_norm(x, weight, bias, axes=(2, 3), parameters=parameters, eps=eps)[0]
-    return reshape(y, input.shape)
+    return _group_norm(input, weight, bias, axes=(2, 3), parameters=parameters, eps=eps)[0]
 
 
 def batch_norm(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.source import computed_dtype
 from minigrad.op import Op, get_op
 from minigrad.ops.batch_norm_inference import batch_norm_inference, batch_norm_weight_grad
-from minigrad.ops.norm import batch_norm_grad, group_norm_grad, layer_norm_grad
+from minigrad.ops.norm import batch_norm_grad, group_norm_grad, grouped_shape, layer_norm_grad
 from minigrad.ops.reduce import count
 
 HALVES = "f4 f8 f2 bf16"
@@ -51,45 +51,53 @@ def _of_alike(when: Callable) -> Callable:
 
 
 def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
-    """Register the CPU kernels, which see ``x`` as ``shape_of(x, axes)``."""
+    """Register the CPU kernels, which see ``x`` as ``shape_of(x, axes, parameters)``."""
     run, run_grad = getattr(cpu.norm, forward.name), getattr(cpu.norm, backward.name)
 
     @forward.kernel("cpu", name="fused", when=_has_elements)
     def _(outs, x, weight, bias, *, axes, parameters, eps):
         """One walk for the statistics, one for the result."""
-        shape = shape_of(x, axes)
+        shape = shape_of(x, axes, parameters)
         y, mean, rstd = outs
         run(y.reshape(shape), mean, rstd, x.reshape(shape), weight, bias, eps, get_num_threads())
 
     @backward.kernel("cpu", name="fused", when=_has_elements)
     def _(outs, g, x, mean, rstd, weight, *, axes, parameters):
         """One walk for the sums, one for the gradient of x."""
-        shape = shape_of(x, axes)
+        shape = shape_of(x, axes, parameters)
         dx, dweight, dbias = outs
         g, x = g.reshape(shape), x.reshape(shape)
         run_grad(dx.reshape(shape), dweight, dbias, g, x, mean, rstd, weight, get_num_threads())
 
 
-def _register_rows(forward: Op, backward: Op) -> None:
-    """Register the CUDA kernels of layer or group norm."""
+def _register_rows(forward: Op, backward: Op, shape_of: Any) -> None:
+    """Register the CUDA kernels of layer or group norm, which see ``x`` as ``shape_of`` has it."""
     run, run_grad = getattr(cuda.norm, forward.name), getattr(cuda.norm, backward.name)
 
-    def is_filled(x, *rest, axes, **options):
-        return 0 < count(x.shape, axes) < cuda.norm.MAX_COLUMNS and x.size > 0
+    def columns(x, axes, parameters):
+        return count(shape_of(x, axes, parameters), axes)
 
-    def has_long_rows(x, *rest, axes, **options):
-        return is_filled(x, axes=axes) and count(x.shape, axes) > WARP_COLUMNS
+    def is_filled(x, *rest, axes, parameters, **options):
+        return x.size > 0 and columns(x, axes, parameters) < cuda.norm.MAX_COLUMNS
 
-    def fits_registers(x, *rest, axes, **options):
-        return is_filled(x, axes=axes) and count(x.shape, axes) <= cuda.norm_registers.MAX_COLUMNS
+    def has_long_rows(x, *rest, axes, parameters, **options):
+        return x.size > 0 and WARP_COLUMNS < columns(x, axes, parameters) < cuda.norm.MAX_COLUMNS
+
+    def fits_registers(x, *rest, axes, parameters, **options):
+        return x.size > 0 and columns(x, axes, parameters) <= cuda.norm_registers.MAX_COLUMNS
 
     def register(name, when, run, run_grad, summary):
         def kernel(outs, x, weight, bias, *, axes, parameters, eps):
-            run(outs, x, *_for_kernels(x, weight, bias), eps)
+            y, *statistics = outs
+            shape = shape_of(x, axes, parameters)
+            inputs = _shaped(x, shape), *_for_kernels(x, weight, bias)
+            run((_shaped(y, shape), *statistics), *inputs, eps)
 
         def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
-            inputs = g, x, *_for_kernels(x, mean, rstd, weight)
-            _written_by_kernels(lambda outs: run_grad(outs, *inputs), outs)
+            dx, *sums = outs
+            shape = shape_of(x, axes, parameters)
+            inputs = _shaped(g, shape), _shaped(x, shape), *_for_kernels(x, mean, rstd, weight)
+            _written_by_kernels(lambda outs: run_grad(outs, *inputs), (_shaped(dx, shape), *sums))
 
         kernel.__doc__ = grad_kernel.__doc__ = summary
         dtypes = HALVES if name in ("block", "registers") else "f4 f8"
@@ -107,12 +115,25 @@ def _register_rows(forward: Op, backward: Op) -> None:
     register("registers", fits_registers, *in_registers, summary)
 
 
-def _as_matrix(x: Any, axes: tuple[int, ...]) -> tuple[int, int]:
+def _shaped(x: Any, shape: tuple[int, ...]) -> Any:
+    """``x`` in this shape: to see it as a view takes a microsecond."""
+    return x if x.shape == shape else x.reshape(shape)
+
+
+def _as_matrix(x: Any, axes: tuple[int, ...], _parameters: Any) -> tuple[int, int]:
     columns = count(x.shape, axes)
     return x.size // columns, columns
 
 
-def _as_planes(x: Any, axes: Sequence[int] = ()) -> tuple[int, int, int]:
+def _as_it_is(x: Any, _axes: Any, _parameters: Any) -> tuple[int, ...]:
+    return x.shape
+
+
+def _as_groups(x: Any, _axes: Any, parameters: tuple[int, ...]) -> tuple[int, ...]:
+    return grouped_shape(x.shape, parameters)
+
+
+def _as_planes(x: Any, _axes: Any = None, _parameters: Any = None) -> tuple[int, int, int]:
     """The shape (N, C, ...) of ``x`` as (N, C, area)."""
     samples, channels = x.shape[:2]
     return samples, channels, math.prod(x.shape[2:])
@@ -124,10 +145,10 @@ def _planes(x: Any) -> Any:
 
 
 _register_cpu(get_op("layer_norm"), layer_norm_grad, _as_matrix)
-_register_cpu(get_op("group_norm"), group_norm_grad, lambda x, axes: x.shape)
+_register_cpu(get_op("group_norm"), group_norm_grad, _as_groups)
 _register_cpu(get_op("batch_norm"), batch_norm_grad, _as_planes)
-_register_rows(get_op("layer_norm"), layer_norm_grad)
-_register_rows(get_op("group_norm"), group_norm_grad)
+_register_rows(get_op("layer_norm"), layer_norm_grad, _as_it_is)
+_register_rows(get_op("group_norm"), group_norm_grad, _as_groups)
 
 
 def _register_channels(rung: str) -> None:
