@@ -13,9 +13,9 @@
 constexpr int BOX_ROWS = 64, BOX_ROW_BYTES = 128, BOX_BYTES = BOX_ROWS * BOX_ROW_BYTES;
 constexpr int WARPGROUP = 128;  // threads: four warps, the first of a number divisible by 4
 
-// A CUtensorMap: where a tensor of three dimensions, or images, lie, and what a copy takes. The launcher has the
-// driver fill it in (for the simulator it does so itself); the kernel takes it as a `const
-// __grid_constant__` parameter.
+// A CUtensorMap: where a tensor of three or four dimensions, or images, lie, and what a copy takes. The launcher has
+// the driver fill it in (for the simulator it does so itself); the kernel takes it as a `const __grid_constant__`
+// parameter.
 struct alignas(64) TensorMap {
     unsigned long long words[16];
 };
@@ -94,10 +94,20 @@ __device__ __forceinline__ unsigned block_in_cluster() {
     return rank;
 }
 
-// For the threads of a warpgroup; `number`, from 1 on, tells the groups apart.
-__device__ __forceinline__ void sync_warpgroup(int number) {
-    asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(WARPGROUP) : "memory");
+// For COUNT threads of the block, of whole warps; `number`, from 1 on, tells the groups apart.
+template <int COUNT>
+__device__ __forceinline__ void sync_threads(int number) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(COUNT) : "memory");
 }
+
+// The same for threads that the others, of the COUNT, wait for, and that go on.
+template <int COUNT>
+__device__ __forceinline__ void arrive_without_waiting(int number) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(COUNT) : "memory");
+}
+
+// For the threads of a warpgroup.
+__device__ __forceinline__ void sync_warpgroup(int number) { sync_threads<WARPGROUP>(number); }
 
 // ---- registers: what one warpgroup gives back, another takes ----
 
@@ -130,6 +140,16 @@ __device__ __forceinline__ void load_box(void* box, const TensorMap& map, int x,
                  ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
                  ::"r"(shared_address(box)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&barrier)),
                    "h"(blocks)
+                 : "memory");
+}
+
+// The same of a tensor of four dimensions.
+__device__ __forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int z, int w,
+                                         Barrier& barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4, %5}], [%6];"
+                 ::"r"(shared_address(box)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w),
+                   "r"(shared_address(&barrier))
                  : "memory");
 }
 
@@ -180,6 +200,19 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int LEFT>
 __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+
+// To be called for the sums, and factors in registers, of a product after the wait for it: the compiler, which takes
+// a wgmma for done when it is issued, moves nothing that uses them from behind this to before the wait.
+template <int COUNT>
+__device__ __forceinline__ void wgmma_is_done(float (&sums)[COUNT][4]) {
+#pragma unroll
+    for (int i = 0; i < 4 * COUNT; i++) asm volatile("" : "+f"(sums[i / 4][i % 4])::"memory");
+}
+template <int COUNT>
+__device__ __forceinline__ void wgmma_is_done(unsigned (&factors)[COUNT][4]) {
+#pragma unroll
+    for (int i = 0; i < 4 * COUNT; i++) asm volatile("" : "+r"(factors[i / 4][i % 4])::"memory");
 }
 
 #define SUMS_1(n) "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])
@@ -239,6 +272,35 @@ __device__ __forceinline__ void wgmma(float (&sums)[COUNT][4], unsigned long lon
         WGMMA_OF_TYPE("256", REGISTERS_128, "%128", "%129", "%130", ", %131, %132", SUMS_32);
     }
 }
+
+#define WGMMA_OF_REGISTERS(n, type, registers, a_operand, b_operand, layout, ...)                         \
+    asm volatile("{\n"                                                                                   \
+                 ".reg .pred add;\n"                                                                     \
+                 "setp.eq.b32 add, 0, 0;\n"                                                              \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, {"     \
+                 a_operand "}, " b_operand ", add, 1, 1, " layout ";\n"                                  \
+                 "}"                                                                                     \
+                 : __VA_ARGS__                                                                           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(B_ALONG_N)))
+#define WGMMA_OF_REGISTERS_AND_TYPE(n, ...)        \
+    if constexpr (IS_HALF<T>)                      \
+        WGMMA_OF_REGISTERS(n, "f16", __VA_ARGS__); \
+    else                                           \
+        WGMMA_OF_REGISTERS(n, "bf16", __VA_ARGS__)
+
+// sums += a b in 16 bits, with a in registers: each warp's 16 x 16 as mma_* in tensor_core.cuh takes them. They are
+// not to be touched while the product is at work.
+template <typename T, bool B_ALONG_N, int COUNT>
+__device__ __forceinline__ void wgmma(float (&sums)[COUNT][4], const unsigned (&a)[4], unsigned long long b) {
+    static_assert(sizeof(T) == 2 && (COUNT == 8 || COUNT == 16), "16 bits, 64 or 128 columns");
+    if constexpr (COUNT == 8) {
+        WGMMA_OF_REGISTERS_AND_TYPE("64", REGISTERS_32, "%32, %33, %34, %35", "%36", "%37", SUMS_8);
+    } else {
+        WGMMA_OF_REGISTERS_AND_TYPE("128", REGISTERS_64, "%64, %65, %66, %67", "%68", "%69", SUMS_16);
+    }
+}
+#undef WGMMA_OF_REGISTERS_AND_TYPE
+#undef WGMMA_OF_REGISTERS
 #undef WGMMA_OF_TYPE
 #undef WGMMA
 #undef REGISTERS_128

@@ -39,14 +39,18 @@ Filter = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def fits(x: Any) -> bool:
-    """Whether the engine can copy boxes of ``x`` (batches, rows, columns): columns are neighbours, and rows
-    and matrices start at multiples of 16 bytes. Matrices may all be the same one, with a stride of 0."""
-    batches, rows, columns = x.shape
-    batch_stride, row_stride, column_stride = x.strides
+    """Whether the engine can copy boxes of ``x``, (batches, rows, columns) or (batches, heads, rows,
+    columns): columns are neighbours, and rows and matrices start at multiples of 16 bytes. Matrices may all
+    be the same one, with a stride of 0."""
+    *_, rows, columns = x.shape
+    *_, row_stride, column_stride = x.strides
     return (
         (column_stride == x.itemsize or columns == 1)
-        and (rows == 1 or (0 < row_stride < LARGEST_STRIDE and row_stride % ALIGNMENT == 0))
-        and (batches == 1 or (0 <= batch_stride < LARGEST_STRIDE and batch_stride % ALIGNMENT == 0))
+        and (rows == 1 or row_stride > 0)
+        and all(
+            size == 1 or (0 <= stride < LARGEST_STRIDE and stride % ALIGNMENT == 0)
+            for size, stride in zip(x.shape[:-1], x.strides[:-1], strict=True)
+        )
         and address(x) % ALIGNMENT == 0
         and min(x.shape) > 0
         and max(x.shape) <= LARGEST_SIZE
@@ -54,18 +58,22 @@ def fits(x: Any) -> bool:
 
 
 def describe(x: Any, as_tf32: bool = False) -> unchanging:
-    """The fields of ``TensorMap`` for ``x`` (batches, rows, columns), which :func:`fits`.
+    """The fields of ``TensorMap`` for ``x``, (batches, rows, columns) or (batches, heads, rows, columns),
+    which :func:`fits`.
 
-    Boxes are 64 rows of 128 bytes. ``as_tf32``: floats are rounded when they are loaded.
+    Boxes are 64 rows of 128 bytes. Matrices that are all the same are one. ``as_tf32``: floats are rounded
+    when they are loaded.
     """
-    batches, rows, columns = x.shape
-    batch_stride, row_stride, _ = x.strides
+    *matrices, rows, columns = x.shape
+    *matrix_strides, row_stride, _ = x.strides
     if rows == 1:
         row_stride = -(-columns * x.itemsize // ALIGNMENT) * ALIGNMENT
-    if batches == 1 or batch_stride == 0:
-        batches, batch_stride = 1, row_stride * rows
-    sizes, strides = (columns, rows, batches), (row_stride, batch_stride)
-    return _encoder(x)(address(x), _kind(x, as_tf32), x.itemsize, sizes, strides)
+    sizes, strides = [columns, rows], [row_stride]
+    for size, stride in zip(reversed(matrices), reversed(matrix_strides), strict=True):
+        several = size > 1 and stride > 0
+        sizes.append(size if several else 1)
+        strides.append(stride if several else row_stride * rows)
+    return _encoder(x)(address(x), _kind(x, as_tf32), x.itemsize, tuple(sizes), tuple(strides))
 
 
 def describe_images(
@@ -114,7 +122,8 @@ def _encode(
     rank = len(sizes)
     if filter is None:
         name = "cuTensorMapEncodeTiled"
-        box: tuple = (_array(ctypes.c_uint32, (columns, BOX_ROWS, 1)), _array(ctypes.c_uint32, (1,) * rank))
+        shape = columns, BOX_ROWS, *(1,) * (rank - 2)
+        box: tuple = (_array(ctypes.c_uint32, shape), _array(ctypes.c_uint32, (1,) * rank))
     else:
         name = "cuTensorMapEncodeIm2col"
         lower, upper, steps = filter
@@ -171,10 +180,11 @@ def _encode_for_simulator(
             + (f", a filter with corners and strides {filter}: " if filter else ": ")
             + ", ".join(rule for rule in wrong if rule)
         )
-    more = BOX_ROW_BYTES // itemsize, BOX_ROWS, 1
     if filter:  # a byte for each number
-        more = (int.from_bytes([number % 256 for number in (*lower, *upper, *steps)], "little"),)
-    words = (start, kind, itemsize, *sizes, *strides, *more)
+        words = (*sizes, *strides, int.from_bytes([n % 256 for n in (*lower, *upper, *steps)], "little"))
+    else:  # of a fourth dimension, size and stride come last
+        words = (*sizes[:3], *strides[:2], BOX_ROW_BYTES // itemsize, BOX_ROWS, 1, *sizes[3:], *strides[2:])
+    words = (start, kind, itemsize, *words)
     magic = _SIMULATORS_OF_IMAGES if filter else _SIMULATORS
     return unchanging(words=(*words, *(0,) * (15 - len(words)), magic))
 

@@ -25,7 +25,9 @@ struct TensorMap {
     static constexpr uint64_t MAGIC = 0x5D0B0C5, MAGIC_OF_IMAGES = 0x5D0B0C6;
     struct Boxes {
         uint64_t sizes[3], strides[2];  // elements; bytes
-        uint64_t box[3], unused[4];
+        uint64_t box[3];
+        uint64_t fourth_size, fourth_stride;  // 0 of a tensor of three dimensions
+        uint64_t unused[2];
     };
     struct Images {
         uint64_t sizes[4], strides[3];  // channels, columns, rows, images
@@ -42,13 +44,14 @@ struct TensorMap {
     uint64_t magic;
 
     bool is_of_images() const { return magic == MAGIC_OF_IMAGES; }
+    int dimensions() const { return is_of_images() || boxes.fourth_size ? 4 : 3; }
 };
 static_assert(sizeof(TensorMap) == 128);
 
 // A box of a tensor, and where it lies in shared memory.
 struct BoxInTensor {
     TensorMap map;
-    int at[4];      // the fourth of images
+    int at[4];
     int offset[2];  // of images: from the filter's corner to the tap
     unsigned char* box;
 
@@ -64,8 +67,9 @@ struct BoxInTensor {
             const TensorMap::Boxes& t = map.boxes;
             for (size_t row = 0; row < rows(); row++) {
                 const int64_t y = at[1] + int64_t(row % t.box[1]), z = at[2] + int64_t(row / t.box[1]);
-                const bool inside = is_in(y, t.sizes[1]) && is_in(z, t.sizes[2]);
-                visit(row, inside ? map.address + z * t.strides[1] + y * t.strides[0] : 0);
+                const int64_t w = map.dimensions() == 4 ? at[3] : 0;
+                const bool inside = is_in(y, t.sizes[1]) && is_in(z, t.sizes[2]) && (w == 0 || is_in(w, t.fourth_size));
+                visit(row, inside ? map.address + w * t.fourth_stride + z * t.strides[1] + y * t.strides[0] : 0);
             }
             return;
         }
@@ -122,8 +126,10 @@ struct MemoryBarrier {
 };
 
 struct NamedBarrier {
-    std::vector<Fiber*> here;
-    int count = 0;  // for how many they wait
+    std::vector<Fiber*> here;  // who waits
+    int arrived = 0;           // how many have come, with those who do not wait
+    int count = 0;             // of how many
+    Clocks::Row seen;          // by those who do not wait
 };
 
 // Sums of a warpgroup that are at work: 64 x 256 at most.
@@ -134,6 +140,13 @@ struct Accumulator {
     std::vector<float> values = std::vector<float>(ROWS * COLUMNS);  // rows of COLUMNS
     uint32_t group = 0;            // the last that adds to them
     std::bitset<WARPGROUP> taken;  // by thread: whether it has them back
+};
+
+// A thread's registers that are factors of a product at work.
+struct FactorsAtWork {
+    const unsigned (*registers)[4];
+    unsigned values[4];
+    uint32_t group;
 };
 
 struct Warpgroup {
@@ -152,6 +165,7 @@ struct Asynchronous {
     uint32_t box_clock = 0, tensor_clock = 0;  // of its stores: when they read boxes, and when they write
     uint32_t wgmma_groups = 0;
     bool wgmma_fenced = false;
+    std::vector<FactorsAtWork> factors;
 };
 
 }  // namespace

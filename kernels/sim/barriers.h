@@ -11,7 +11,7 @@ void Worker::begin_asynchronous() {
     at_cluster_barrier = 0;
     for (Fiber* fiber : fibers) fiber->asynchronous = {};
     for (Block& block : blocks) {
-        for (NamedBarrier& barrier : block.named_barriers) barrier.here.clear();
+        for (NamedBarrier& barrier : block.named_barriers) barrier = {};
         block.warpgroups.assign(threads / WARPGROUP, {});
         if (clocked) block.from_others = clocks.nothing();
     }
@@ -24,6 +24,10 @@ void Worker::end_asynchronous() {
     const Block& block = *current->block;
     if (clocked && block.live == 1 && !clocks.have_seen(block.first, threads, block.from_others))
         fail("leaves, the last thread of its block, with no sync_cluster() after what other blocks do in its shared memory");
+    for (const NamedBarrier& barrier : block.named_barriers)
+        if (block.live == 1 && barrier.arrived)
+            fail("returns, the last thread of its block, and barrier %d has had %d arrivals that nobody waits for",
+                 int(&barrier - block.named_barriers), barrier.arrived);
     if (current->thread.linear / WARPGROUP >= block.warpgroups.size()) return;
     const Warpgroup& group = block.warpgroups[current->thread.linear / WARPGROUP];
     if (group.arrived)
@@ -185,18 +189,27 @@ std::string Worker::describe_barriers() {
 
 // ---- barriers by number, and of the cluster --------------------------------------------------------------------
 
-void Worker::named_barrier(int number, int count, const sim::Place& place) {
+void Worker::named_barrier(int number, int count, bool waits, const sim::Place& place) {
     settle();
     if (number < 1 || number > 15) fail("%s: barriers have the numbers 1 to 15, got %d", place.what, number);
     NamedBarrier& barrier = current->block->named_barriers[number];
-    if (!barrier.here.empty() && barrier.count != count)
-        fail("%s: barrier %d is waited for by %d threads, and elsewhere by %d", place.what, number, count, barrier.count);
+    if (barrier.arrived && barrier.count != count)
+        fail("%s: barrier %d is for %d threads, and elsewhere for %d", place.what, number, count, barrier.count);
     barrier.count = count;
-    barrier.here.push_back(current);
-    if (barrier.here.size() < size_t(count)) return wait_until(&barrier, place);
-    if (clocked) order_all(barrier.here);
+    if (waits) {
+        barrier.here.push_back(current);
+    } else if (clocked) {
+        if (barrier.seen.empty()) barrier.seen = clocks.nothing();
+        clocks.release(current->number, barrier.seen);
+    }
+    if (++barrier.arrived < count) return waits ? wait_until(&barrier, place) : void();
+    if (clocked) {
+        order_all(barrier.here);
+        if (!barrier.seen.empty())
+            for (const Fiber* fiber : barrier.here) clocks.acquire(fiber->number, barrier.seen);
+    }
     wake(&barrier, [](const Fiber&) {});
-    barrier.here.clear();
+    barrier = {};
 }
 
 void Worker::cluster_barrier(const sim::Place& place) {

@@ -17,6 +17,9 @@ BoxInTensor Worker::box_in_tensor(const sim::BoxCopy& copy, const char* what) {
     std::copy(copy.offset, copy.offset + 2, box.offset);
     if (box.map.magic != (copy.of_images ? TensorMap::MAGIC_OF_IMAGES : TensorMap::MAGIC))
         fail("%s: the tensor map is not one of the simulator's for such copies", what);
+    if (box.map.dimensions() != copy.dimensions)
+        fail("%s: the copy says where it is in %d dimensions, and the tensor map has %d", what, copy.dimensions,
+             box.map.dimensions());
     for (int axis = 0; axis < 2 && copy.of_images; axis++) {
         const int lower = box.map.images.lower[axis], upper = int(box.last_corner(axis)), corner = box.at[1 + axis];
         const char* const name = axis ? "y" : "x";

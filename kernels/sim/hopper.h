@@ -31,7 +31,17 @@ __forceinline__ void sync_cluster(SIM_PLACE) {
 __forceinline__ unsigned block_in_cluster() { return sim_block_in_cluster(); }
 __forceinline__ void sync_warpgroup(int number, SIM_PLACE) {
     const sim::Place place = {"sync_warpgroup()", file, line};
-    sim_named_barrier(number, WARPGROUP, &place);
+    sim_named_barrier(number, WARPGROUP, true, &place);
+}
+template <int COUNT>
+__forceinline__ void sync_threads(int number, SIM_PLACE) {
+    const sim::Place place = {"sync_threads()", file, line};
+    sim_named_barrier(number, COUNT, true, &place);
+}
+template <int COUNT>
+__forceinline__ void arrive_without_waiting(int number, SIM_PLACE) {
+    const sim::Place place = {"arrive_without_waiting()", file, line};
+    sim_named_barrier(number, COUNT, false, &place);
 }
 
 template <int COUNT>
@@ -52,9 +62,13 @@ __forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int
     const sim::BoxCopy copy = {box, &map, {x, y, z}, &barrier, blocks};
     sim_load_box(&copy);
 }
+__forceinline__ void load_box(void* box, const TensorMap& map, int x, int y, int z, int w, Barrier& barrier) {
+    const sim::BoxCopy copy = {box, &map, {x, y, z, w}, &barrier, 0, 4};
+    sim_load_box(&copy);
+}
 __forceinline__ void load_pixels(void* box, const TensorMap& map, int channel, int x, int y, int image, int right,
                                  int down, Barrier& barrier) {
-    const sim::BoxCopy copy = {box, &map, {channel, x, y, image}, &barrier, 0, true, {right, down}};
+    const sim::BoxCopy copy = {box, &map, {channel, x, y, image}, &barrier, 0, 4, true, {right, down}};
     sim_load_box(&copy);
 }
 __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
@@ -77,19 +91,33 @@ __forceinline__ void wgmma_wait(SIM_PLACE) {
     sim_wgmma_wait(LEFT, &place);
 }
 
+template <typename T>
+float widen_factor(unsigned bits) {
+    if constexpr (sizeof(T) == 4)
+        return sim::bits<float>(bits & ~0x1FFFu);  // cut to TF32
+    else
+        return T::of_bits(bits);
+}
+
 template <typename T, bool A_ALONG_M, bool B_ALONG_N, int COUNT>
 __forceinline__ void wgmma(float (&sums)[COUNT][4], unsigned long long a, unsigned long long b, bool add, SIM_PLACE) {
     static_assert(sizeof(T) == 2 || !(A_ALONG_M || B_ALONG_N), "TF32 operands lie along k");
     static_assert(COUNT == 8 || COUNT == 16 || COUNT == 32, "64, 128 or 256 columns");
-    const auto widen = [](unsigned bits) -> float {
-        if constexpr (sizeof(T) == 4)
-            return sim::bits<float>(bits & ~0x1FFFu);  // cut to TF32
-        else
-            return T::of_bits(bits);
-    };
-    const sim::Wgmma call = {sums, a, b, {sizeof(T), widen}, A_ALONG_M, B_ALONG_N, add, 8 * COUNT};
+    const sim::Element element = {sizeof(T), widen_factor<T>};
+    const sim::Wgmma call = {sums, a, b, nullptr, element, A_ALONG_M, B_ALONG_N, add, 8 * COUNT};
     const sim::Place place = {"wgmma()", file, line};
     sim_wgmma(&call, &place);
 }
+
+template <typename T, bool B_ALONG_N, int COUNT>
+__forceinline__ void wgmma(float (&sums)[COUNT][4], const unsigned (&a)[4], unsigned long long b, SIM_PLACE) {
+    static_assert(sizeof(T) == 2 && (COUNT == 8 || COUNT == 16), "16 bits, 64 or 128 columns");
+    const sim::Wgmma call = {sums, 0, b, &a, {sizeof(T), widen_factor<T>}, false, B_ALONG_N, true, 8 * COUNT};
+    const sim::Place place = {"wgmma()", file, line};
+    sim_wgmma(&call, &place);
+}
+
+template <typename T, int COUNT>
+__forceinline__ void wgmma_is_done(T (&)[COUNT][4]) {}
 
 #undef SIM_PLACE

@@ -408,8 +408,8 @@ void sim_barrier_wait(void* barrier, int parity, const sim::Place* place) {
     worker->wait_for(barrier, parity, *place, __builtin_return_address(0));
 }
 void sim_fence_barriers() { worker->fence_barriers(); }
-void sim_named_barrier(int number, int threads, const sim::Place* place) {
-    worker->named_barrier(number, threads, *place);
+void sim_named_barrier(int number, int threads, bool waits, const sim::Place* place) {
+    worker->named_barrier(number, threads, waits, *place);
 }
 void sim_cluster_barrier(const sim::Place* place) { worker->cluster_barrier(*place); }
 unsigned sim_block_in_cluster() { return worker->rank(); }

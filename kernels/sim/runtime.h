@@ -71,6 +71,7 @@ struct BoxCopy {
     int at[4];
     void* barrier = nullptr;  // of a load
     unsigned blocks = 0;      // of the cluster to load into, a bit for each; 0: the own one
+    int dimensions = 3;
     bool of_images = false;   // with a filter moving over them, whose taps are at `offset`
     int offset[2] = {0, 0};
 };
@@ -85,12 +86,13 @@ struct Element {
 struct Wgmma {
     float (*sums)[4];
     unsigned long long a, b;  // descriptors
+    const unsigned (*a_registers)[4];  // or null: a is in shared memory
     Element element;
     bool a_along_m, b_along_n, add;
     int columns;
 
     bool same(const Wgmma& other) const {
-        return a == other.a && b == other.b && element.widen == other.element.widen && a_along_m == other.a_along_m &&
+        return a == other.a && b == other.b && !a_registers == !other.a_registers && element.widen == other.element.widen && a_along_m == other.a_along_m &&
                b_along_n == other.b_along_n && add == other.add && columns == other.columns;
     }
 };
@@ -126,7 +128,7 @@ void sim_barrier_init(void* barrier, int arrivals);
 void sim_barrier_arrive(void* barrier, unsigned block, unsigned bytes);
 void sim_barrier_wait(void* barrier, int parity, const sim::Place* place);
 void sim_fence_barriers();
-void sim_named_barrier(int number, int threads, const sim::Place* place);
+void sim_named_barrier(int number, int threads, bool waits, const sim::Place* place);
 void sim_cluster_barrier(const sim::Place* place);
 unsigned sim_block_in_cluster();
 

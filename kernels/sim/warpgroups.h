@@ -61,7 +61,8 @@ void Worker::wgmma(const sim::Wgmma& call, const sim::Place& place, const void* 
     }
     Accumulator& sums = accumulator(group, call);
     sums.group = groups + 1;
-    multiply(sums, call, group.clock, return_address);
+    if (call.a_registers) keep_factors(group, sums.group);
+    multiply(sums, group, call, return_address);
 }
 
 // The sums of this call. Those that are not at work yet are taken from the threads, and poisoned there.
@@ -87,6 +88,19 @@ Accumulator& Worker::accumulator(Warpgroup& group, const sim::Wgmma& call) {
     }
     if (!call.add) std::fill(found->values.begin(), found->values.end(), 0.0f);
     return *found;
+}
+
+// The threads' registers with the left operand, of a product that belongs to the group with this number.
+void Worker::keep_factors(const Warpgroup& group, uint32_t number) {
+    for (size_t i = 0; i < WARPGROUP; i++) {
+        Asynchronous& its = fibers[first_of_warpgroup() + i]->asynchronous;
+        if (!its.wgmma_fenced)
+            fail("wgmma: the threads' factors may not be in their registers yet: call wgmma_fence() before");
+        FactorsAtWork& factors = its.factors.emplace_back();
+        factors.registers = static_cast<const sim::Wgmma*>(group.calls[i])->a_registers;
+        factors.group = number;
+        memcpy(factors.values, *factors.registers, sizeof factors.values);
+    }
 }
 
 // Thread i's sums[n][j] is number `at` of the whole.
@@ -115,6 +129,13 @@ void Worker::wgmma_wait(int left, const sim::Place& place) {
         mine.wgmma_fenced = false;
         at_work.taken.set(thread);
         return at_work.taken.all();
+    });
+    std::erase_if(mine.factors, [&](const FactorsAtWork& factors) {
+        if (factors.group > done) return false;
+        if (memcmp(factors.values, *factors.registers, sizeof factors.values))
+            fail("%s: the thread has written to factors that a wgmma was at work on: wait first", place.what);
+        mine.wgmma_fenced = false;
+        return true;
     });
     if (clocked && group.clock) clocks.see(current->number, group.clock, done);
 }
@@ -154,13 +175,31 @@ void Worker::read_operand(float (*out)[MOST], int rows, uint64_t descriptor, boo
                      [&](int i, float x) { out[k + i][row] = x; });
 }
 
+// Reads the left operand from the threads' registers: those of tensor_core.cuh's mma, of 16 rows for each warp.
+template <int M>
+void Worker::read_registers(float (*out)[M], const Warpgroup& group, sim::Element element) {
+    for (int thread = 0; thread < int(WARPGROUP); thread++) {
+        const auto& registers = *static_cast<const sim::Wgmma*>(group.calls[thread])->a_registers;
+        const int row = thread / 32 * 16 + thread % 32 / 4, k = thread % 4 * 2;
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 2; j++)
+                out[k + i / 2 * 8 + j][row + i % 2 * 8] = element.widen(registers[i] >> 16 * j & 0xFFFF);
+    }
+}
+
 // Done once for the warpgroup. Products are exact in float32, sums are rounded one by one.
-void Worker::multiply(Accumulator& sums, const sim::Wgmma& call, uint32_t clock, const void* return_address) {
+void Worker::multiply(Accumulator& sums, const Warpgroup& group, const sim::Wgmma& call, const void* return_address) {
     constexpr int M = Accumulator::ROWS, N = Accumulator::COLUMNS;
     static thread_local float a[16][M], b[16][N];
     const View view = clocked ? clocks.common_view(first_of_warpgroup(), WARPGROUP) : View{};
-    read_operand<M>(a, M, call.a, call.a_along_m, call.element, view, clock, sums.group, return_address);
-    read_operand<N>(b, call.columns, call.b, call.b_along_n, call.element, view, clock, sums.group, return_address);
+    const auto read = [&](auto* out, int rows, uint64_t descriptor, bool along_rows) {
+        read_operand(out, rows, descriptor, along_rows, call.element, view, group.clock, sums.group, return_address);
+    };
+    if (call.a_registers)
+        read_registers(a, group, call.element);
+    else
+        read(a, M, call.a, call.a_along_m);
+    read(b, call.columns, call.b, call.b_along_n);
     const int steps = 32 / call.element.bytes;
     if (profiling) profiler.multiply(uint64_t(2) * M * call.columns * steps);
     for (int m = 0; m < M; m++) {

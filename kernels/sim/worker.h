@@ -59,7 +59,7 @@ class Worker {
     void arrive(void* barrier, unsigned rank, unsigned bytes, const void* return_address);
     void wait_for(void* barrier, int parity, const sim::Place& place, const void* return_address);
     void fence_barriers();
-    void named_barrier(int number, int count, const sim::Place& place);
+    void named_barrier(int number, int count, bool waits, const sim::Place& place);
     void cluster_barrier(const sim::Place& place);
     unsigned rank() const { return current->block - blocks.data(); }
     size_t shared_offset(const void* address) const;
@@ -136,7 +136,10 @@ class Worker {
     template <int MOST>
     void read_operand(float (*out)[MOST], int rows, uint64_t descriptor, bool along_rows, sim::Element element,
                       const View& view, uint32_t clock, uint32_t time, const void* return_address);
-    void multiply(Accumulator& sums, const sim::Wgmma& call, uint32_t clock, const void* return_address);
+    void keep_factors(const Warpgroup& group, uint32_t number);
+    template <int M>
+    void read_registers(float (*out)[M], const Warpgroup& group, sim::Element element);
+    void multiply(Accumulator& sums, const Warpgroup& group, const sim::Wgmma& call, const void* return_address);
 
     const Launch* launch = nullptr;
     std::vector<Block> blocks;                       // of the cluster

@@ -1,104 +1,28 @@
-"""What compute capability 9.0 adds, on the simulator: kernels that use it well, and what mistakes lead to."""
+"""What compute capability 9.0 adds, on the simulator: kernels that use it well, and what mistakes lead to.
+
+Products by wgmma are in test_simulator_wgmma.py.
+"""
 
 import numpy as np
 import pytest
+from hopper_kernels import LOAD, READ, X, aligned, launch, message, out, tf32
 from simulated import normal, zeros
 
 from minigrad.kernels import sim
-from minigrad.kernels.arguments import bfloat16_bits
 from minigrad.kernels.cuda import tensor_map
-from minigrad.kernels.errors import KernelAccessError, KernelLaunchError
-from minigrad.kernels.launch import CudaKernel, strided
+from minigrad.kernels.errors import KernelLaunchError
+from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.source import CudaSource
 
 pytestmark = pytest.mark.skipif(
     not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
 )
 
-BOX_BYTES = 8192
-
 
 @pytest.fixture(autouse=True)
 def hopper():
     with sim.architecture("sm_90a"), sim.checks(True):
         yield
-
-
-def launch(body, out, *arrays, block=128, grid=1, cluster=1, before="", shared_bytes=49 * 1024):
-    """Launch a kernel ``k`` of ``out`` and of arrays with their tensor maps: x and x_map, y and y_map. It has
-    boxes in shared memory, and barriers: full, for one arrival, and empty, for 128."""
-    names = ["x", "y"][: len(arrays)]
-    parameters = "".join(
-        f", const {'float' if a.dtype == np.float32 else 'unsigned short'}* {name}, "
-        f"const __grid_constant__ TensorMap {name}_map"
-        for name, a in zip(names, arrays, strict=True)
-    )
-    code = f"""
-        #include <cuda_bf16.h>
-        #include <cuda_fp16.h>
-        #include "hopper.cuh"
-        struct Box {{ unsigned char bytes[BOX_BYTES]; }};
-        {before}
-        __global__ void __launch_bounds__({block}) __cluster_dims__({cluster}, 1, 1)
-        k(float* out, const __grid_constant__ TensorMap out_map{parameters}) {{
-            extern __shared__ __align__(1024) unsigned char dynamic[];
-            __shared__ Barrier full, empty;
-            Box* boxes = reinterpret_cast<Box*>(dynamic);
-            const int t = threadIdx.x;
-            if (t == 0) {{
-                full.init(1);
-                empty.init(128);
-                fence_barrier_init();
-            }}
-            sync_cluster();
-            {body}
-        }}"""
-    maps = [tensor_map.describe(a[None], as_tf32=a.itemsize == 4) for a in arrays]
-    args = [out, tensor_map.describe(out[None])]
-    for array, its_map in zip(arrays, maps, strict=True):
-        args += [strided(array), its_map]
-    CudaKernel(CudaSource(code, "sm_90a"), "k").launch(grid, block, args, shared_bytes)
-    return out
-
-
-def message(*args, error=KernelAccessError, **options):
-    with pytest.raises(KernelLaunchError) as caught:
-        launch(*args, **options)
-    assert type(caught.value) is error, caught.value
-    return str(caught.value)
-
-
-def aligned(array):
-    """A copy that starts at a multiple of 16 bytes."""
-    memory = np.empty(array.nbytes + 16, np.uint8)
-    start = -memory.ctypes.data % 16
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def tf32(x):
-    """Float32 numbers rounded to 10 bits of mantissa."""
-    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
-
-
-LOAD = """
-    if (t == 0) {
-        full.arrive_and_expect(BOX_BYTES);
-        load_box(boxes, x_map, %d, %d, 0, full);
-    }
-"""
-READ = """
-    for (int i = t; i < 64 * 32; i += 128) {
-        const int row = i / 32, chunk = i % 32 / 4;
-        out[i] = reinterpret_cast<float*>(boxes)[row * 32 + (chunk ^ row % 8) * 4 + i % 4];
-    }
-"""
-X = aligned(normal(70, 44, dtype=np.float32))
-
-
-def out():
-    return aligned(zeros(64, 32))
 
 
 # ---- copies ------------------------------------------------------------------------------------------------
@@ -111,6 +35,29 @@ def test_a_box_comes_swizzled_and_rounded_with_zeros_outside(place):
     expected = np.zeros((300, 300), np.float32)
     expected[100:170, 100:144] = tf32(X)
     np.testing.assert_array_equal(got, expected[100 + y : 164 + y, 100 + x : 132 + x])
+
+
+@pytest.mark.parametrize(
+    "place", [(0, 0, 1, 2), (4, -3, 0, 1), (-4, 30, 2, 0), (0, 0, 3, 0), (0, 0, 0, -1)], ids=str
+)
+def test_a_box_of_a_tensor_of_four_dimensions(place):
+    """Heads inside the rows: of the four dimensions the rows are farther apart than the heads."""
+    x = aligned(normal(3, 40, 3, 36, dtype=np.float32)).swapaxes(1, 2)
+    load = LOAD.replace("%d, %d, 0", "%d, %d, %d, %d")
+    got = launch(load % place + "full.wait(0);" + READ, out(), x)
+    column, row, head, batch = place
+    expected = np.zeros((104, 100), np.float32)
+    if 0 <= head < 3 and 0 <= batch < 3:
+        expected[10:50, 10:46] = tf32(np.ascontiguousarray(x[batch, head]))
+    np.testing.assert_array_equal(got, expected[10 + row : 74 + row, 10 + column : 42 + column])
+
+
+def test_a_copy_with_fewer_coordinates_than_its_map_has_dimensions():
+    x = aligned(normal(2, 3, 5, 8, dtype=np.float32))
+    text = message(LOAD % (0, 0), out(), x, error=KernelLaunchError)
+    assert "load_box: the copy says where it is in 3 dimensions, and the tensor map has 4" in text
+    load = LOAD.replace("%d, %d, 0", "0, 0, 0, 0")
+    assert "in 4 dimensions, and the tensor map has 3" in message(load, out(), X, error=KernelLaunchError)
 
 
 STORE = """
@@ -232,6 +179,38 @@ def test_named_barriers_order_accesses():
     assert "race on value" in message(body % (5, ""), out())
 
 
+TURNS = """
+    __shared__ int value[2];
+    const int own = t / 128;
+    if (own == 1) {
+        if (t == 128) value[1] = 7;
+        %s
+    } else {
+        %s
+        out[t] = value[1];
+    }
+"""
+
+
+def test_threads_that_do_not_wait_for_those_that_wait_for_them():
+    arrive, sync = "arrive_without_waiting<256>(3);", "sync_threads<256>(3);"
+    got = launch(TURNS % (arrive, sync), out(), block=256)
+    assert (got.ravel()[:128] == 7).all()
+    assert "race on value[1]" in message(TURNS % (arrive + "value[1] = 8;", sync), out(), block=256)
+    assert "race on value[1]" in message(TURNS % (sync + "value[1] = 8;", arrive), out(), block=256)
+    with sim.stress(4):
+        launch(TURNS % (arrive, sync), out(), block=256)
+
+
+def test_arrivals_that_nobody_waits_for():
+    text = message("arrive_without_waiting<256>(2);", out(), error=KernelLaunchError)
+    assert "returns, the last thread of its block, and barrier 2 has had 128 arrivals" in text
+    text = message(
+        "if (t < 32) arrive_without_waiting<64>(2); else sync_threads<96>(2);", out(), error=KernelLaunchError
+    )
+    assert "barrier 2 is for" in text
+
+
 def test_registers_are_exchanged_by_whole_warpgroups():
     launch("if (t < 128) give_registers<40>(); else take_registers<232>();", out(), block=256)
     text = message("if (t >= 32) give_registers<40>();", out(), error=KernelLaunchError)
@@ -240,122 +219,6 @@ def test_registers_are_exchanged_by_whole_warpgroups():
         "if (t < 64) give_registers<40>(); else take_registers<80>();", out(), error=KernelLaunchError
     )
     assert "_registers() at kernel.cu:" in text and "all 128 execute the same" in text
-
-
-# ---- wgmma -------------------------------------------------------------------------------------------------
-
-# out (64 x 256) = x (64 x 64) y (64 x 256): boxes 0 of x, 1 to 4 of y.
-PRODUCT = """
-    float sums[32][4];
-    if (t == 0) {{
-        full.arrive_and_expect(5 * BOX_BYTES);
-        load_box(boxes, x_map, 0, 0, 0, full);
-        for (int i = 0; i < 4; i++) {{
-            if ({b_along}) load_box(boxes + 1 + i, y_map, 64 * i, 0, 0, full);
-            else load_box(boxes + 1 + i, y_map, 0, 64 * i, 0, full);
-        }}
-    }}
-    {wait}
-    const unsigned long long a = describe_operand(shared_address(boxes));
-    const unsigned long long b = describe_operand(shared_address(boxes + 1));
-    const int a_next = {a_along} ? 128 : 2, b_next = {b_along} ? 128 : 2;
-    {fence}
-    for (int i = 0; i < {steps}; i++)
-        wgmma<{type}, {a_along}, {b_along}>(sums, a + i * a_next, b + i * b_next, i > 0);
-    wgmma_commit();
-    {wgmma_wait}
-    const int row = t / 32 * 16 + t % 32 / 4, column = t % 4 * 2;
-    for (int n = 0; n < 32; n++)
-        for (int j = 0; j < 4; j++) out[(row + j / 2 * 8) * 256 + 8 * n + column + j % 2] = sums[n][j];
-"""
-RIGHT = {
-    "wait": "full.wait(0);",
-    "fence": "wgmma_fence();",
-    "wgmma_wait": "wgmma_wait<0>();",
-    "steps": 4,
-    "type": "__half",
-    "a_along": "false",
-    "b_along": "false",
-}
-A, B = normal(64, 64, dtype=np.float32), normal(64, 256, dtype=np.float32, seed=1)
-
-
-def product(**changes):
-    """The body of a kernel, and the operands as it takes them."""
-    values = {**RIGHT, **changes}
-    encode = {
-        "__half": lambda x: x.astype(np.float16).view(np.uint16),
-        "__nv_bfloat16": bfloat16_bits,
-        "float": lambda x: x,
-    }[values["type"]]
-    a, b = A, B.T
-    if values["type"] == "float":
-        a, b = A[:, :32], B.T[:, :32]
-    a, b = (x.T if values[along] == "true" else x for x, along in ((a, "a_along"), (b, "b_along")))
-    return PRODUCT.format(**values), aligned(zeros(64, 256)), aligned(encode(a)), aligned(encode(b))
-
-
-@pytest.mark.parametrize("a_along", ["false", "true"])
-@pytest.mark.parametrize("b_along", ["false", "true"])
-@pytest.mark.parametrize("element", ["__half", "__nv_bfloat16"])
-def test_products_of_16_bits(element, a_along, b_along):
-    got = launch(*product(type=element, a_along=a_along, b_along=b_along))
-    a, b = (x.astype(np.float16).astype(float) for x in (A, B))
-    if element == "__nv_bfloat16":
-        a, b = ((bfloat16_bits(x).astype(np.uint32) << 16).view(np.float32).astype(float) for x in (A, B))
-    np.testing.assert_allclose(got, a @ b, atol=2e-5)
-
-
-def test_products_of_tf32():
-    got = launch(*product(type="float"))
-    np.testing.assert_allclose(got, tf32(A[:, :32]).astype(float) @ tf32(B[:32]).astype(float), atol=2e-5)
-
-
-def test_a_product_of_what_has_not_come():
-    text = message(*product(wait=""))
-    assert "dynamic[" in text
-
-
-def test_a_product_without_a_fence():
-    assert "call wgmma_fence() before" in message(*product(fence=""), error=KernelLaunchError)
-
-
-def test_sums_are_no_numbers_before_the_wait():
-    got = launch(*product(wgmma_wait="const float now = sums[3][1]; wgmma_wait<0>(); sums[3][1] = now;"))
-    assert np.isnan(got).sum() == 128
-    text = message(*product(wgmma_wait="sums[3][1] = 0; wgmma_wait<0>();"), error=KernelLaunchError)
-    assert "has written to sums that a wgmma was at work on" in text
-    assert "call wgmma_commit() and wgmma_wait<0>() first" in message(
-        *product(wgmma_wait=""), error=KernelLaunchError
-    )
-
-
-def test_a_box_that_a_product_still_reads_is_refilled():
-    again = """
-        %s
-        empty.arrive_at(0);
-        if (t == 0) {
-            empty.wait(0);
-            full.arrive_and_expect(BOX_BYTES);
-            load_box(boxes, x_map, 0, 0, 0, full);
-        }
-        %s
-        full.wait(1);
-    """
-    text = message(*product(wgmma_wait=again % ("", "wgmma_wait<0>();")))
-    assert "race on dynamic[0]" in text and "wgmma_wait()" in text
-    launch(*product(wgmma_wait=again % ("wgmma_wait<0>();", "")))
-
-
-def test_a_product_of_some_warps_only():
-    body = product()[0].replace("wgmma<", "if (t < 96) wgmma<")
-    text = message(body, *product()[1:], error=KernelLaunchError)
-    assert "threads of its warpgroup wait in wgmma()" in text
-
-
-def test_a_descriptor_of_another_kind():
-    body = product()[0].replace("describe_operand(shared_address(boxes));", "shared_address(boxes) >> 4;")
-    assert "the descriptor is of another kind" in message(body, *product()[1:], error=KernelLaunchError)
 
 
 # ---- clusters ----------------------------------------------------------------------------------------------
@@ -424,17 +287,6 @@ def test_a_grid_of_half_clusters():
 def test_the_architecture_is_asked_for():
     with sim.architecture("sm_90"):
         assert "launch it inside sim.architecture('sm_90a')" in message("", out(), error=KernelLaunchError)
-
-
-def test_unchecked_launches_compute_the_same():
-    with sim.checks(False):
-        got = launch(*product())
-    np.testing.assert_array_equal(got, launch(*product()))
-
-
-def test_products_in_many_orders():
-    with sim.stress(8):
-        launch(*product())
 
 
 def test_tensor_maps_that_a_driver_refuses():
