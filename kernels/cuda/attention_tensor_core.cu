@@ -25,39 +25,10 @@
 #include <cuda_fp16.h>
 
 #include "async_copy.cuh"
-#include "attention.cuh"
-#include "rows.cuh"
-#include "tensor_core.cuh"
+#include "attention_fragments.cuh"
 
 constexpr int WARPS = 4, THREADS = WARPS * WARP;
-constexpr int FRAGMENT = 16;                         // rows
-constexpr int FRAGMENT_ROWS = WARPS * FRAGMENT;      // of a block, with one fragment for each warp
-
-// The fragments of 16-bit elements: two floats as a register of one, and c += a b.
-template <typename T>
-struct Fragments;
-
-template <>
-struct Fragments<__half> {
-    static __device__ __forceinline__ unsigned pack(float low, float high) {
-        const __half2 pair = __floats2half2_rn(low, high);
-        return *reinterpret_cast<const unsigned*>(&pair);
-    }
-    static __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-        mma_f16(c, a, b);
-    }
-};
-
-template <>
-struct Fragments<__nv_bfloat16> {
-    static __device__ __forceinline__ unsigned pack(float low, float high) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-        return *reinterpret_cast<const unsigned*>(&pair);
-    }
-    static __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-        mma_bf16(c, a, b);
-    }
-};
+constexpr int FRAGMENT_ROWS = WARPS * FRAGMENT;  // of a block, with one fragment for each warp
 
 // Rows of D elements in shared memory.
 template <typename T, int D>
@@ -112,8 +83,6 @@ __device__ __forceinline__ int row_of(int m, int half) {
     return (threadIdx.x / WARP * M + m) * FRAGMENT + 8 * half + threadIdx.x % WARP / 4;
 }
 
-__device__ __forceinline__ int column_of(int n, int i) { return 8 * n + threadIdx.x % 4 * 2 + i; }
-
 // sums += a b^T: the warp's rows of tile a times the first 8 N rows of tile b.
 template <typename T, int D, int M, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[M][N][4], Tile<T, D> a, Tile<T, D> b) {
@@ -142,10 +111,7 @@ __device__ __forceinline__ void multiply(float (&sums)[M][D / 8][4], const float
     for (int k = 0; k < N / 2; k++) {
         unsigned left[M][4];
 #pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                left[m][i] = Fragments<T>::pack(p[m][2 * k + i / 2][i % 2 * 2], p[m][2 * k + i / 2][i % 2 * 2 + 1]);
+        for (int m = 0; m < M; m++) pack_left<T>(left[m], p[m], k);
 #pragma unroll
         for (int f = 0; f < D / 8; f += 2) {
             unsigned right[2][2];
@@ -165,71 +131,11 @@ __device__ __forceinline__ void store_rows(T* out, float (&sums)[M][F][4], const
                                            long long first, long long rows, int features) {
 #pragma unroll
     for (int m = 0; m < M; m++) {
-#pragma unroll
-        for (int f = 0; f < F; f++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) sums[m][f][i] *= factor[m][i / 2];
+        scale_rows(sums[m], factor[m]);
         const long long row = first + (threadIdx.x / WARP * M + m) * FRAGMENT;
         store_fragments(out + row * features, sums[m], rows - row, features, features);
     }
 }
-
-__device__ __forceinline__ int at_most(long long n, int most) { return n < most ? int(n) : most; }
-
-// How many of the keys from `first` on a query sees, at most `most`.
-__device__ __forceinline__ int visible(const AttentionShape& shape, long long query, long long first, int most) {
-    long long end = shape.S;
-    if (shape.is_causal && query + 1 < end) end = query + 1;
-    return end < first ? 0 : at_most(end - first, most);
-}
-
-// The online softmax of a lane's rows, of scores that count in powers of 2. A lane adds up its own columns.
-template <int M>
-struct RunningSoftmax {
-    float largest[M][2], sum[M][2];
-
-    __device__ __forceinline__ RunningSoftmax() {
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) largest[m][half] = -INFINITY, sum[m][half] = 0;
-    }
-
-    // Turns scores into powers under the new largest score, and scales what was summed before. A NaN among the
-    // scores comes back in the sum.
-    template <int N, int F>
-    __device__ __forceinline__ void add(float (&scores)[M][N][4], float (&sums)[M][F][4]) {
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float most = largest[m][half];
-#pragma unroll
-                for (int n = 0; n < N; n++)
-                    most = fmaxf(most, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
-                most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
-                most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
-                const float reference = most == -INFINITY ? 0.0f : most;  // no key seen so far: not exp(NaN)
-                const float scaled = exp2f(largest[m][half] - reference);
-                float total = 0;
-#pragma unroll
-                for (int n = 0; n < N; n++)
-#pragma unroll
-                    for (int i = 2 * half; i < 2 * half + 2; i++)
-                        total += scores[m][n][i] = exp2f(scores[m][n][i] - reference);
-                sum[m][half] = sum[m][half] * scaled + total;
-                largest[m][half] = most;
-#pragma unroll
-                for (int f = 0; f < F; f++) sums[m][f][2 * half] *= scaled, sums[m][f][2 * half + 1] *= scaled;
-            }
-    }
-
-    // The sum of all columns.
-    __device__ __forceinline__ float total(int m, int half) const {
-        const float two = sum[m][half] + __shfl_xor_sync(ALL_LANES, sum[m][half], 1);
-        return two + __shfl_xor_sync(ALL_LANES, two, 2);
-    }
-};
 
 // Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, k and v.
 template <typename T, int D, int QUERIES, int KEYS>
@@ -247,7 +153,7 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
     q_tile.template start<QUERIES>(copies, q, shape.q_stride[2], task.first_row, shape.L, shape.E);
     k_tile.template start<KEYS>(copies, k, shape.k_stride[2], 0, shape.S, shape.E);
     copies.commit();
-    RunningSoftmax<M> softmax;
+    RunningSoftmax softmax[M];
     float sums[M][D / 8][4] = {};
     const long long seen = task.first_row + QUERIES;  // by the last query, if is_causal
     const long long keys = shape.is_causal && seen < shape.S ? seen : shape.S;
@@ -271,7 +177,12 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
                         score = column_of(n, i) < end ? score * (shape.scale * LOG2_E) : -INFINITY;
                     }
             }
-        softmax.add(scores, sums);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            float scaled[2];
+            softmax[m].add(scores[m], scaled);
+            scale_rows(sums[m], scaled);
+        }
         copies.wait<0>();
         __syncthreads();  // v is there, and k is done with
         if (first + KEYS < keys)
@@ -285,7 +196,7 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const long long query = task.first_row + row_of<M>(m, half);
-            const float total = softmax.total(m, half), most = softmax.largest[m][half];
+            const float total = softmax[m].total(half), most = softmax[m].largest[half];
             factor[m][half] = 1 / total;
             if (threadIdx.x % 4 == 0 && query < shape.L)
                 lse[task.matrix * shape.L + query] = most == -INFINITY ? NAN : most / LOG2_E + log(total);

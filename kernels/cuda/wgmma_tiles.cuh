@@ -21,8 +21,7 @@
 // each consumer: 224 KB of 227.
 #pragma once
 
-#include "hopper.cuh"
-#include "tensor_core.cuh"
+#include "box_ring.cuh"
 #include "tile_order.cuh"
 
 constexpr int TILE_M = 128;                   // rows that a block makes of out at a time
@@ -31,7 +30,6 @@ constexpr int THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr int CLUSTER = 2;  // blocks
 constexpr int GROUP = 8;    // rows of clusters' tiles that are made one column after another
 constexpr int A_BOXES = TILE_M / BOX_ROWS, RING_BOXES = 24;
-constexpr int OUT_BOXES = 2;  // of a consumer: it fills one while the other is stored
 
 template <int TILE_N>
 constexpr int B_BOXES = TILE_N / BOX_ROWS;
@@ -41,10 +39,6 @@ template <int TILE_N>
 constexpr int STAGES = RING_BOXES / STAGE_BOXES<TILE_N>;
 template <typename T>
 constexpr int STEP = BOX_ROW_BYTES / sizeof(T);  // of K
-
-struct Box {
-    unsigned char bytes[BOX_BYTES];
-};
 
 // The tiles of `batches` products, as clusters take them: CLUSTER tiles one below the other.
 template <int TILE_N>
@@ -68,21 +62,6 @@ struct Tiles {
         const int batch = batch_of(number);
         const TilePlace place = tile_place(number - batch * per_matrix, rows, columns, GROUP);
         return {(place.row * CLUSTER + int(block_in_cluster())) * TILE_M, place.column * TILE_N, batch};
-    }
-};
-
-template <int COUNT>
-struct Ring {
-    Barrier full[COUNT], empty[COUNT];
-};
-
-// Where the producer, or a consumer, is in the ring, and the parity of the phase that it waits for there.
-template <int COUNT>
-struct Turn {
-    int stage = 0, parity = 0;
-
-    __device__ __forceinline__ void next() {
-        if (++stage == COUNT) stage = 0, parity ^= 1;
     }
 };
 
@@ -138,42 +117,6 @@ __device__ __forceinline__ void add_bias(float (&sums)[TILE_N / 8][4], const T* 
     }
 }
 
-// Stores a consumer's sums by way of its boxes. Each thread writes pairs of neighbours; those of a warp fall
-// into different banks (for floats, two and two into the same).
-template <typename T, int TILE_N>
-__device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&sums)[TILE_N / 8][4], int row,
-                                            int column, int batch, Box* boxes, int group) {
-    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T), COUNT = TILE_N / COLUMNS;
-    constexpr int IN_TURN = COUNT < OUT_BOXES ? COUNT : OUT_BOXES;  // boxes: of a single one the last store is awaited
-    const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        Box& box = boxes[i % IN_TURN];
-        if (threadIdx.x % WARPGROUP == 0) wait_for_stores<IN_TURN - 1>();
-        sync_warpgroup(group);
-#pragma unroll
-        for (int n = 0; n < COLUMNS / 8; n++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int r = first + 8 * half, byte = (8 * n + lane % 4 * 2) * sizeof(T);
-                const float* sum = &sums[i * COLUMNS / 8 + n][2 * half];
-                const Pair<T> pair = {T(sum[0]), T(sum[1])};
-                *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = pair;
-            }
-        fence_for_copies();
-        sync_warpgroup(group);
-        if (threadIdx.x % WARPGROUP == 0) store_box(map, column + i * COLUMNS, row, batch, &box);
-    }
-}
-
-// Stores a consumer's sums, from `row` and `column` of a matrix (M, N) on, from its threads.
-template <typename T, int TILE_N>
-__device__ __forceinline__ void store_rows(T* out, const float (&sums)[TILE_N / 8][4], long long row,
-                                           long long column, long long M, long long N) {
-    row += threadIdx.x % WARPGROUP / 32 * 16;
-    store_fragments(out + row * N + column, sums, M - row, N - column, N);
-}
-
 // Multiplies what the producer brings: 64 rows of each of the block's tiles. While a stage's products are at
 // work, those of the stage before are done, and it is given back.
 template <typename T, int TILE_N, bool A_ALONG_M, bool B_ALONG_N, typename Product>
@@ -224,9 +167,7 @@ template <typename T, int TILE_N, bool A_ALONG_M, bool B_ALONG_N, typename Produ
 __device__ __forceinline__ void make_tiles(const Product& product) {
     extern __shared__ unsigned char dynamic[];
     __shared__ Ring<STAGES<TILE_N>> ring;
-    // At a multiple of what the swizzle repeats after. An offset leaves the compiler the knowledge that this is shared
-    // memory, which a cast of the address to a number and back would not.
-    Box* const boxes = reinterpret_cast<Box*>(dynamic + -shared_address(dynamic) % 1024);
+    Box* const boxes = first_box(dynamic);
     const int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES<TILE_N>; i++) {

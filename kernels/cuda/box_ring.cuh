@@ -1,0 +1,72 @@
+// What kernels share in which one warpgroup has the copy engine bring boxes (hopper.cuh), and others, the consumers,
+// multiply them: the ring of stages that the boxes pass through, and how sums are stored.
+//
+// Of each stage, `full` tells the consumers that all bytes are there, `empty` the producer that all consumers have
+// read them.
+#pragma once
+
+#include "hopper.cuh"
+#include "tensor_core.cuh"
+
+constexpr int OUT_BOXES = 2;  // of a consumer: it fills one while the other is stored
+
+struct Box {
+    unsigned char bytes[BOX_BYTES];
+};
+
+// In a block's dynamic shared memory, at a multiple of what the swizzle repeats after. An offset leaves the compiler
+// the knowledge that this is shared memory, which a cast of the address to a number and back would not.
+__device__ __forceinline__ Box* first_box(unsigned char* dynamic) {
+    return reinterpret_cast<Box*>(dynamic + -shared_address(dynamic) % 1024);
+}
+
+template <int COUNT>
+struct Ring {
+    Barrier full[COUNT], empty[COUNT];
+};
+
+// Where the producer, or a consumer, is in the ring, and the parity of the phase that it waits for there.
+template <int COUNT>
+struct Turn {
+    int stage = 0, parity = 0;
+
+    __device__ __forceinline__ void next() {
+        if (++stage == COUNT) stage = 0, parity ^= 1;
+    }
+};
+
+// Stores a consumer's sums by way of its boxes. Each thread writes pairs of neighbours; those of a warp fall
+// into different banks (for floats, two and two into the same).
+template <typename T, int TILE_N>
+__device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&sums)[TILE_N / 8][4], int row,
+                                            int column, int batch, Box* boxes, int group) {
+    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T), COUNT = TILE_N / COLUMNS;
+    constexpr int IN_TURN = COUNT < OUT_BOXES ? COUNT : OUT_BOXES;  // boxes: of a single one the last store is awaited
+    const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        Box& box = boxes[i % IN_TURN];
+        if (threadIdx.x % WARPGROUP == 0) wait_for_stores<IN_TURN - 1>();
+        sync_warpgroup(group);
+#pragma unroll
+        for (int n = 0; n < COLUMNS / 8; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int r = first + 8 * half, byte = (8 * n + lane % 4 * 2) * sizeof(T);
+                const float* sum = &sums[i * COLUMNS / 8 + n][2 * half];
+                const Pair<T> pair = {T(sum[0]), T(sum[1])};
+                *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = pair;
+            }
+        fence_for_copies();
+        sync_warpgroup(group);
+        if (threadIdx.x % WARPGROUP == 0) store_box(map, column + i * COLUMNS, row, batch, &box);
+    }
+}
+
+// Stores a consumer's sums, from `row` and `column` of a matrix (M, N) on, from its threads.
+template <typename T, int TILE_N>
+__device__ __forceinline__ void store_rows(T* out, const float (&sums)[TILE_N / 8][4], long long row,
+                                           long long column, long long M, long long N) {
+    row += threadIdx.x % WARPGROUP / 32 * 16;
+    store_fragments(out + row * N + column, sums, M - row, N - column, N);
+}
