@@ -14,6 +14,7 @@ from typing import Any
 from gpu_case import FLOAT, Case
 from gpu_layers import (
     attentions,
+    attentions_on_tensor_cores,
     cross_entropies,
     dropouts,
     embeddings,
@@ -96,6 +97,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     for shape in [(1, 2, 9, 8)] if small else [(8, 12, 1024, 64), (4, 16, 1024, 128)]:
         yield from attentions(shape)
         yield from in_16_bits(attentions(shape))
+    for shape in [(1, 2, 9, 8)] if small else [(2, 16, 4096, 64), (2, 16, 4096, 128)]:
+        yield from attentions_on_tensor_cores(shape, device)
     yield from in_16_bits(
         rows((6, 24) if small else (65536, 1024)), "x + y", "gelu", "softmax", "sum over rows"
     )

@@ -179,6 +179,27 @@ def convolve_by_wgmma(device: mg.Device) -> list[str]:
     return wrong
 
 
+def attend_by_wgmma(device: mg.Device) -> list[str]:
+    """Run attention and its gradients by wgmma on both sizes of tiles; returns what is wrong. All keys are
+    the same, and values are 0 and 1 in turn, so that all results are exact."""
+    xp, wrong, L = device.xp, [], 256
+    for features in (40, 128):
+        value = np.arange(L)[:, None] % 2
+        q, k, v, g, out, dq, dk, dv = (xp.ones((1, 2, L, features), np.float16) for _ in range(8))
+        v *= xp.asarray(value, np.float16)
+        lse = xp.empty(q.shape[:3], np.float32)
+        cuda.attention_wgmma.forward(out, lse, q, k, v, False, 1.0)
+        cuda.attention_wgmma_grad.backward(dq, dk, dv, g, q, k, v, out, lse, False, 1.0)
+        right = all(
+            bool((found == xp.asarray(expected, np.float16)).all())
+            for found, expected in ((out, 0.5), (dq, 0), (dk, features * (value - 0.5)), (dv, 1))
+        )
+        told = f"attention wgmma, {features} features"
+        print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
+        wrong += [] if right else [told]
+    return wrong
+
+
 def empty(xp: Any, shape: tuple[int, ...], dtype: Any, last: bool) -> Any:
     """A new array of images, which lie channels ``last``, or in C order."""
     n, c, h, w = shape
@@ -390,6 +411,11 @@ def main() -> int:
     else:
         print(f"{device} does not have the tensor cores that conv2d_wgmma is for")
         modules.remove("conv2d_wgmma")
+    if cuda.attention_wgmma.is_supported(device.xp.empty(0)):
+        wrong += attend_by_wgmma(device)
+    else:
+        print(f"{device} does not have the tensor cores that attention_wgmma is for")
+        modules -= {"attention_wgmma", "attention_wgmma_grad"}
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

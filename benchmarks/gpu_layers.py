@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 from gpu_case import FLOAT, Case, Shape, input_gradient, ours, rungs_that_take, torch_device
 
 import minigrad as mg
+from minigrad.dtypes import BFLOAT16
+from minigrad.kernels import cuda
 from minigrad.kernels.cuda import recurrent_sequence
+from minigrad.ops.attention import attention_grad
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
 
@@ -326,16 +330,17 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
     )
 
 
-def attentions(shape: Shape) -> Iterator[Case]:
+def attend_causally(lib: Any, q: Any, k: Any, v: Any) -> Any:
+    return lib.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def attentions(shape: Shape, call: Callable[..., Any] = attend_causally) -> Iterator[Case]:
     """Causal attention of (batch, heads, length, features), and the gradient of the queries.
 
     Where half of the scores are not needed, two products take length^2 features operations each; the
     gradients need five products of them.
     """
     operations, moved = 2.0 * prod(shape) * shape[2], 4 * FLOAT * prod(shape)
-
-    def call(lib: Any, q: Any, k: Any, v: Any) -> Any:
-        return lib.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     def gradient(lib: Any, q: Any, k: Any, v: Any, g: Any) -> Any:
         k, v = (x.detach().requires_grad_() for x in (k, v))
@@ -353,3 +358,31 @@ def attentions(shape: Shape) -> Iterator[Case]:
         2 * moved,
         ("attention", "attention_grad"),
     )
+
+
+def attentions_on_tensor_cores(shape: Shape, device: str) -> Iterator[Case]:
+    """Attention of (batch, heads, length, features) in bfloat16, causal and not, and its gradients, by every
+    rung of the device; PyTorch takes its flash attention. What is not causal takes twice the products."""
+    modules = {"tensor_core": cuda.attention_tensor_core, "wgmma": cuda.attention_wgmma}
+    there = mg.device(device).xp.empty(0, np.float32)
+    rungs = [rung for rung, module in modules.items() if module.is_supported(there)]
+    for is_causal, rung in itertools.product((False, True), rungs if BFLOAT16 else ()):
+
+        def attend(lib: Any, q: Any, k: Any, v: Any, is_causal: bool = is_causal) -> Any:
+            return lib.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+
+        for case in attentions(shape, attend):
+
+            def by_rung(*inputs: Any, call: Any = case.ours, rung: str = rung) -> Any:
+                with mg.use_kernel(attention_grad.name, rung, device):
+                    return call(*inputs)
+
+            yield replace(
+                case,
+                ours=by_rung,
+                name=f"{case.name}, bfloat16, {'causal, ' * is_causal}{rung}",
+                operations=case.operations * (1 if is_causal else 2),
+                bytes=case.bytes / 2,
+                rung=rung,
+                format="bfloat16",
+            )

@@ -40,3 +40,39 @@ def by_definition(q, k, v, grad, causal):
     out = p @ v
     ds = p * (grad @ v.swapaxes(2, 3) - (grad * out).sum(3)[..., None]) * SCALE
     return out, lse, ds @ k, ds.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ grad
+
+
+FLOAT32 = 64 * np.finfo(np.float32).eps  # the roundings of float32 sums and exponentials
+
+
+def with_errors(q, k, v, grad, causal):
+    """(value, largest error) of each of the results of :func:`by_definition`, computed in q's 16 bits.
+
+    What is rounded on the way are the factors of products: the probabilities, and the gradients of the
+    scores. Each is off by half a unit in its last place, and so is every result. Probabilities may be
+    subnormal.
+    """
+    unit, tiny = (2.0**-11, 2.0**-24) if q.dtype == np.float16 else (2.0**-8, 0)
+    out, lse, dq, dk, dv = by_definition(q, k, v, grad, causal)
+    q, k, v, g = (x.astype(np.float64) for x in (q, k, v, grad))
+    scores = SCALE * q @ k.swapaxes(2, 3)
+    if causal:
+        scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
+    p = np.exp(scores - lse[..., None])
+    error = unit + FLOAT32
+    off = error * (p @ np.abs(v) + np.abs(out))
+    ds = p * (g @ v.swapaxes(2, 3) - (g * out).sum(-1)[..., None])
+    of_ds = (
+        error * np.abs(ds)
+        + p * (np.abs(g) * off).sum(-1)[..., None]
+        + FLOAT32 * p * (np.abs(g) @ np.abs(v.swapaxes(2, 3)))
+    )
+    errors = (
+        off,
+        FLOAT32 * (1 + np.abs(lse)),
+        SCALE * of_ds @ np.abs(k) + error * np.abs(dq),
+        SCALE * of_ds.swapaxes(2, 3) @ np.abs(q) + error * np.abs(dk),
+        error * (p.swapaxes(2, 3) @ np.abs(g) + np.abs(dv)),
+    )
+    slack = 8 * tiny * q.shape[2] * k.shape[2]
+    return [(x, 1.01 * e + slack) for x, e in zip((out, lse, dq, dk, dv), errors, strict=True)]

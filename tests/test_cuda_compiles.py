@@ -30,6 +30,7 @@ TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
+    **{f"attention_wgmma{kernel}": {"T": [np.float16]} for kernel in ("", "_grad_keys", "_grad_queries")},
     **{
         f"attention_tensor_core{kernel}": {"T": [np.float16]}
         for kernel in ("", "_grad_keys", "_grad_queries")

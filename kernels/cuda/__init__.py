@@ -17,6 +17,8 @@ import numpy as np
 MODULES = (
     "attention",
     "attention_tensor_core",
+    "attention_wgmma",
+    "attention_wgmma_grad",
     "batch_norm",
     "cast",
     "channel_sums",

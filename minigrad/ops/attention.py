@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import mode, wrap
-from minigrad.dispatch import Spec
+from minigrad.dispatch import Spec, only_if_selected
 from minigrad.dtypes import is_floating, is_half
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.arguments import is_contiguous
@@ -274,23 +274,35 @@ def _is_for_tensor_cores_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, *
     return rest[-1] is None and _has_keys_and_tensor_cores(q, k, v)
 
 
-def _register_cuda(run: Any, dtypes: str, rungs: tuple[str, str], fits: Any, fits_backward: Any) -> None:
-    """Register the kernels of a module of ``cuda``, of the attention and of its gradients."""
+def _forward_of(run: Any) -> Any:
+    """A kernel of the attention, which a module of ``cuda`` runs."""
 
     def kernel(outs, q, k, v, *, is_causal, scale):
         out, lse = outs
         run.forward(_matrices(out), _rows(lse), _matrices(q), _matrices(k), _matrices(v), is_causal, scale)
 
-    def grad_kernel(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
+    kernel.__doc__ = run.forward.__doc__
+    return kernel
+
+
+def _backward_of(run: Any) -> Any:
+    """A kernel of its gradients."""
+
+    def kernel(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
         g, out = (_contiguous(_matrices(x)) for x in (g, out))
         arrays = [_matrices(x) for x in (*outs, g, q, k, v, out)]
         run.backward(*arrays, _rows(lse), is_causal, scale)
 
-    kernel.__doc__, grad_kernel.__doc__ = run.forward.__doc__, run.backward.__doc__
+    kernel.__doc__ = run.backward.__doc__
+    return kernel
+
+
+def _register_cuda(run: Any, dtypes: str, rungs: tuple[str, str], fits: Any, fits_backward: Any) -> None:
+    """Register the kernels of a module of ``cuda``, of the attention and of its gradients."""
     name, grad_name = rungs
     options = {"dtypes": dtypes, "layout": "strided"}
-    attention.kernel("cuda", "sim", name=name, when=fits, **options)(kernel)
-    attention_grad.kernel("cuda", "sim", name=grad_name, when=fits_backward, **options)(grad_kernel)
+    attention.kernel("cuda", "sim", name=name, when=fits, **options)(_forward_of(run))
+    attention_grad.kernel("cuda", "sim", name=grad_name, when=fits_backward, **options)(_backward_of(run))
 
 
 _register_cuda(
@@ -307,3 +319,30 @@ _register_cuda(
     _has_keys_and_tensor_cores,
     _is_for_tensor_cores_backward,
 )
+
+
+def _suits_wgmma(q: Any, k: Any, v: Any, *, is_causal: bool, scale: float) -> bool:
+    wgmma = cuda.attention_wgmma
+    return (
+        _has_keys_and_tensor_cores(q, k, v)
+        and wgmma.is_supported(q)
+        and wgmma.LEAST_SCALE <= scale <= wgmma.LARGEST_SCALE
+    )
+
+
+def _suits_wgmma_backward(g: Any, q: Any, k: Any, v: Any, *rest: Any, **_: Any) -> bool:
+    return _is_for_tensor_cores_backward(g, q, k, v, *rest) and cuda.attention_wgmma_grad.is_supported(q)
+
+
+for _op, _kernel, _suits in (
+    (attention, _forward_of(cuda.attention_wgmma), _suits_wgmma),
+    (attention_grad, _backward_of(cuda.attention_wgmma_grad), _suits_wgmma_backward),
+):
+    _op.kernel(
+        *("cuda", "sim"),
+        name="wgmma",
+        dtypes="f2 bf16",
+        layout="strided",
+        when=_suits,
+        prefer=only_if_selected,
+    )(_kernel)
