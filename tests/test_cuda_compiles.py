@@ -80,8 +80,9 @@ def compile_with_nvrtc(text, names, architecture):
     try:
         for name in names:
             assert library.nvrtcAddNameExpression(program, name.encode()) == 0
-        # CuPy adds -ftz=true.
-        options = [*OPTIONS, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"]
+        # As CuPy does; to NVRTC 13.0 generic lambdas are functions of the host without the second one.
+        options = [*OPTIONS, "-ftz=true", "--device-as-default-execution-space"]
+        options += [f"-arch={architecture}", "--ptxas-options=-v"]
         options += [f"-I{headers}"] if headers else []
         c_options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         worked = library.nvrtcCompileProgram(program, len(options), c_options) == 0
