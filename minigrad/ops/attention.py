@@ -60,8 +60,9 @@ def attention_grad(xp, g, q, k, v, out, lse, grad_lse=None, *, is_causal=False, 
 def _scores(xp: Any, q: Any, k: Any, is_causal: bool, scale: float) -> Any:
     scores = xp.matmul(q, xp.swapaxes(k, -1, -2)) * scale
     if is_causal:
-        arrays = np if xp is tensors else xp
-        scores = scores + arrays.triu(arrays.full(scores.shape[-2:], -np.inf, q.dtype), 1)
+        arrays = q.device.xp if xp is tensors else xp
+        mask = arrays.triu(arrays.full(scores.shape[-2:], -np.inf, q.dtype), 1)
+        scores = scores + (wrap(mask, q.device) if xp is tensors else mask)
     return scores
 
 
