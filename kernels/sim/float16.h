@@ -42,7 +42,7 @@ struct Half {
         const uint32_t sign = (value & 0x8000u) << 16, rest = value & 0x7FFFu;
         if (rest >= INFINITE) return bits<float>(sign | 0x7F800000 | (rest & 0x3FF) << 13);
         if (rest < 0x400) return bits<float>(sign | bits<uint32_t>(rest * 0x1p-24f));  // subnormal
-        return bits<float>(sign | (rest << 13) + 0x38000000);                         // the difference of the biases
+        return bits<float>(sign | ((rest << 13) + 0x38000000));                       // the difference of the biases
     }
 
     static __forceinline__ uint16_t round(float x) {
