@@ -4,6 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+# Read when NumPy and the kernels are imported. Threads that wait leave the cores to other processes, instead
+# of spinning for what these keep from beginning; and the oracles' products are too small to be shared.
+os.environ.update(OMP_WAIT_POLICY="passive", OPENBLAS_NUM_THREADS="1")
+
 import hypothesis
 import numpy as np
 import pytest
