@@ -350,11 +350,10 @@ def test_cheap_functions_in_any_layout(elementwise, dtype, name, shape, threads)
     definition, arrays, numbers = CHEAP[name]
     rng = np.random.default_rng(len(name) + threads)
     result = np.bool_ if name in BOOLEAN else dtype
-    for layout in layouts(shape, dtype, rng):
-        # This layout as each of the inputs, the others in one of any layout.
-        for place in range(arrays):
-            inputs = [list(layouts(shape, dtype, rng)) for _ in range(arrays)]
-            inputs = [every[rng.integers(len(every))] for every in inputs]
+    choices = [list(layouts(shape, dtype, rng)) for _ in range(arrays)]
+    for place, every in enumerate(choices):
+        for layout in every:  # the other inputs in one of any layout
+            inputs = [others[rng.integers(len(others))] for others in choices]
             inputs[place] = layout
             out = np.full(shape, 77).astype(result)
             getattr(elementwise, name)(out, *inputs, *numbers, threads)
