@@ -13,7 +13,6 @@
 #include <string.h>
 #include <time.h>
 
-#include <tuple>
 #include <type_traits>
 
 #include "assert.h"
@@ -122,10 +121,14 @@ T take(const unsigned char*& at) {
 }
 
 template <class... Parameters>
+struct Call {
+    Call(void (*kernel)(Parameters...), Parameters... arguments) { kernel(arguments...); }
+};
+
+template <class... Parameters>
 void call(void (*kernel)(Parameters...), const unsigned char* arguments) {
     // Braces, unlike parentheses, evaluate their parts from left to right.
-    std::tuple<std::remove_cv_t<Parameters>...> values{take<std::remove_cv_t<Parameters>>(arguments)...};
-    std::apply(kernel, values);
+    Call<Parameters...>{kernel, take<std::remove_cv_t<Parameters>>(arguments)...};
 }
 
 }  // namespace sim
