@@ -82,10 +82,32 @@ __device__ __forceinline__ void fence_barrier_init() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// For all threads of all blocks of the cluster.
+// ---- blocks of a cluster ----
+
+// A barrier of all threads of all blocks of the cluster, in two halves: what each has done before it arrives, all see
+// when they have waited. A thread arrives and waits in turn. Before it arrives its stores have to be done, those to
+// global memory too: they are better made between the two. Waiting empties the L1 cache.
+__device__ __forceinline__ void arrive_at_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wait_for_cluster() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 __device__ __forceinline__ void sync_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    arrive_at_cluster();
+    wait_for_cluster();
+}
+
+// What lies in the shared memory of another block of the cluster where `pointer` points to in the own one's. It may
+// be read and written from after a first sync_cluster(), when that block has started, until a last one, before which
+// no block leaves.
+template <typename T>
+__device__ __forceinline__ T* in_block(T* pointer, unsigned block) {
+    T* there;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(pointer), "r"(block));
+    return there;
 }
 
 __device__ __forceinline__ unsigned block_in_cluster() {

@@ -160,6 +160,7 @@ struct Warpgroup {
 // What a thread has set to work, and what it waits for.
 struct Asynchronous {
     const void* waits_for = nullptr;
+    uint32_t at_cluster_barrier = 0;  // the phase in which it has arrived and not waited; 0: none
     std::vector<Store> stores;
     uint32_t store_groups = 0;
     uint32_t box_clock = 0, tensor_clock = 0;  // of its stores: when they read boxes, and when they write

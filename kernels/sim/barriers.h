@@ -9,6 +9,7 @@ void Worker::begin_asynchronous() {
     if (clocked) clocks.begin({blocks[0].number, blocks.size()}, threads);
     barriers.clear();
     at_cluster_barrier = 0;
+    if (clocked) arrived_at_cluster = clocks.nothing();
     for (Fiber* fiber : fibers) fiber->asynchronous = {};
     for (Block& block : blocks) {
         for (NamedBarrier& barrier : block.named_barriers) barrier = {};
@@ -21,6 +22,8 @@ void Worker::begin_asynchronous() {
 void Worker::end_asynchronous() {
     if (!current->asynchronous.stores.empty())
         fail("returns before its store_box() has read shared memory: call wait_for_stores<0>() first");
+    if (current->asynchronous.at_cluster_barrier)
+        fail("returns after an arrive_at_cluster(), with no wait_for_cluster()");
     const Block& block = *current->block;
     if (clocked && block.live == 1 && !clocks.have_seen(block.first, threads, block.from_others))
         fail("leaves, the last thread of its block, with no sync_cluster() after what other blocks do in its shared memory");
@@ -87,11 +90,20 @@ unsigned char* Worker::in_block(const void* address, unsigned rank, const char* 
     const size_t offset = shared_offset(address);
     if (offset > block_shared) fail("%s: the address is not in the block's shared memory", what);
     if (rank >= blocks.size()) fail("%s: the cluster has no block %u, but %zu blocks", what, rank, blocks.size());
-    if (!blocks[rank].live)
+    return blocks[rank].dynamic_shared + offset;
+}
+
+// The running thread comes to the shared memory of another block of the cluster, or to the own one's.
+void Worker::visit(unsigned rank, const char* what) {
+    Block& block = blocks[rank];
+    if (!block.live)
         fail("%s: block %u of the cluster has ended: let no block leave before the others, with sync_cluster()", what,
              rank);
-    if (clocked && rank != this->rank()) blocks[rank].from_others[current->number] = clocks.now(current->number);
-    return blocks[rank].dynamic_shared + offset;
+    if (!clocked || rank == this->rank()) return;
+    const uint32_t* const seen = &clocks.view(current->number).seen[block.first];
+    if (std::none_of(seen, seen + threads, [](uint32_t time) { return time > 0; }))
+        fail("%s: block %u of the cluster may not have started: call sync_cluster() before", what, rank);
+    block.from_others[current->number] = clocks.now(current->number);
 }
 
 MemoryBarrier& Worker::barrier_at(const void* address, const char* what, const void* return_address) {
@@ -150,6 +162,7 @@ void Worker::arrive(void* address, unsigned rank, unsigned bytes, const void* re
     settle();
     const char* const what = bytes ? "Barrier::arrive_and_expect" : "Barrier::arrive_at";
     address = in_block(address, rank, what);
+    visit(rank, what);
     MemoryBarrier& barrier = barrier_at(address, what, return_address);
     if (rank != this->rank() && !barrier.fenced)
         fail("%s: call fence_barrier_init() after init(), before other blocks arrive", what);
@@ -212,15 +225,29 @@ void Worker::named_barrier(int number, int count, bool waits, const sim::Place& 
     barrier = {};
 }
 
-void Worker::cluster_barrier(const sim::Place& place) {
+void Worker::arrive_at_cluster(const char* what) {
     settle();
-    if (++at_cluster_barrier < live) return wait_until(&at_cluster_barrier, place);
-    release_cluster();
+    uint32_t& phase = current->asynchronous.at_cluster_barrier;
+    if (phase) fail("%s: the thread has arrived before, and must wait_for_cluster() first", what);
+    phase = cluster_phase;
+    if (clocked) clocks.release(current->number, arrived_at_cluster);
+    if (++at_cluster_barrier == live) release_cluster();
 }
 
+void Worker::wait_for_cluster(const sim::Place& place) {
+    settle();
+    uint32_t& phase = current->asynchronous.at_cluster_barrier;
+    if (!phase) fail("%s: the thread has not arrived: call arrive_at_cluster() before", place.what);
+    if (phase == cluster_phase) wait_until(&at_cluster_barrier, place);
+    phase = 0;
+    if (clocked) clocks.acquire(current->number, seen_by_cluster);
+}
+
+// All threads of the cluster that have not ended have arrived.
 void Worker::release_cluster() {
-    if (clocked) order_all(fibers);
     at_cluster_barrier = 0;
+    cluster_phase++;
+    if (clocked) seen_by_cluster = std::exchange(arrived_at_cluster, clocks.nothing());
     wake(&at_cluster_barrier, [](const Fiber&) {});
 }
 

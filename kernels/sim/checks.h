@@ -253,6 +253,8 @@ class Watcher {
         if (is_asynchronous(earlier) || is_asynchronous(now))
             return finish("; what the copy engine and the tensor cores do is ordered by waiting for it alone: a Barrier, "
                           "wait_for_stores(), or wgmma_wait()");
+        if (other_block && region.shared)
+            return finish("; blocks of a cluster are ordered by sync_cluster(), or its two halves, alone");
         if (other_block)
             return finish("; nothing orders two blocks: let each write a part of its own, use atomic operations, or "
                           "make two kernels of it");

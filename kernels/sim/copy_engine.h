@@ -44,6 +44,7 @@ void Worker::load_box(const sim::BoxCopy& copy, const void* return_address) {
     for (unsigned to = 0; all >> to; to++) {
         if (!(all >> to & 1)) continue;
         load.box = in_block(copy.box, to, "load_box");
+        visit(to, "load_box");
         start_load(load, in_block(copy.barrier, to, "load_box"), return_address);
     }
 }

@@ -24,9 +24,19 @@ struct Barrier {
 };
 
 __forceinline__ void fence_barrier_init() { sim_fence_barriers(); }
+__forceinline__ void arrive_at_cluster() { sim_arrive_at_cluster("arrive_at_cluster()"); }
+__forceinline__ void wait_for_cluster(SIM_PLACE) {
+    const sim::Place place = {"wait_for_cluster()", file, line};
+    sim_wait_for_cluster(&place);
+}
 __forceinline__ void sync_cluster(SIM_PLACE) {
     const sim::Place place = {"sync_cluster()", file, line};
-    sim_cluster_barrier(&place);
+    sim_arrive_at_cluster(place.what);
+    sim_wait_for_cluster(&place);
+}
+template <typename T>
+__forceinline__ T* in_block(T* pointer, unsigned block) {
+    return static_cast<T*>(sim_in_block(pointer, block));
 }
 __forceinline__ unsigned block_in_cluster() { return sim_block_in_cluster(); }
 __forceinline__ void sync_warpgroup(int number, SIM_PLACE) {

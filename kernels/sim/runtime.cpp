@@ -239,21 +239,26 @@ void* Worker::static_variable(const sim::SharedVariable& variable) {
         sim_fail("a block has %zu bytes of shared memory, %zu of them dynamic; %s allows %zu", end + launch->dynamic_shared,
                  launch->dynamic_shared, launch->options.architecture, launch->options.shared_limit);
     unsigned char* address = current->block->static_shared + variable.offset;
-    if (profiling) {
-        profiler.add_shared(address, variable.bytes, variable.element, variable.name);
-        profiler.forget_path(current->number);  // the first thread alone has laid the variable out
-    }
-    if (!watching) return address;
-    address += RED_ZONE * std::min(variable.number, RED_ZONES - 1);
-    watcher.add_shared(address, variable.bytes, variable.element, variable.name);
+    if (watching) address += RED_ZONE * std::min(variable.number, RED_ZONES - 1);
+    add_shared(address, variable.bytes, variable.element, variable.name);
+    if (profiling) profiler.forget_path(current->number);  // the first thread alone has laid the variable out
     return address;
 }
 
 void* Worker::dynamic_variable(const char* name, size_t element) {
     unsigned char* const address = current->block->dynamic_shared;
-    if (watching) watcher.add_shared(address, launch->dynamic_shared, element, name);
-    if (profiling) profiler.add_shared(address, launch->dynamic_shared, element, name);
+    add_shared(address, launch->dynamic_shared, element, name);
     return address;
+}
+
+// All blocks of a cluster have the variable, those too that have yet to come to its declaration.
+void Worker::add_shared(const unsigned char* own, size_t bytes, size_t element, const char* name) {
+    if (!watching && !profiling) return;
+    for (const Block& block : blocks) {
+        unsigned char* const address = block.dynamic_shared + (own - current->block->dynamic_shared);
+        if (watching) watcher.add_shared(address, bytes, element, name);
+        if (profiling) profiler.add_shared(address, bytes, element, name);
+    }
 }
 
 // Called before each access of a checked or profiled kernel.
@@ -271,9 +276,12 @@ inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const voi
 // In a profiled launch, or one with clocks: out of the way of the others, whose checks are to be quick.
 void Worker::access_otherwise(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
     const Fiber& fiber = *current;
-    if (clocked)
+    if (clocked) {
+        const size_t place = address - reinterpret_cast<uintptr_t>(blocks[0].dynamic_shared);
+        if (place < block_shared * blocks.size()) visit(place / block_shared, "in_block");
         return check(reinterpret_cast<void*>(address), bytes, kind, return_address, clocks.view(fiber.number), fiber.number,
                      clocks.now(fiber.number));
+    }
     const unsigned lanes = std::min<size_t>(WARP, threads - fiber.thread.linear / WARP * WARP);
     profiler.access(fiber.number, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
 }
@@ -411,8 +419,10 @@ void sim_fence_barriers() { worker->fence_barriers(); }
 void sim_named_barrier(int number, int threads, bool waits, const sim::Place* place) {
     worker->named_barrier(number, threads, waits, *place);
 }
-void sim_cluster_barrier(const sim::Place* place) { worker->cluster_barrier(*place); }
+void sim_arrive_at_cluster(const char* what) { worker->arrive_at_cluster(what); }
+void sim_wait_for_cluster(const sim::Place* place) { worker->wait_for_cluster(*place); }
 unsigned sim_block_in_cluster() { return worker->rank(); }
+void* sim_in_block(const void* pointer, unsigned block) { return worker->in_block(pointer, block, "in_block"); }
 unsigned sim_shared_address(const void* pointer) {
     const size_t offset = worker->shared_offset(pointer);
     if (offset == ~size_t(0)) sim_fail("shared_address: the pointer is not to the block's shared memory");

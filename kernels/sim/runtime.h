@@ -129,8 +129,10 @@ void sim_barrier_arrive(void* barrier, unsigned block, unsigned bytes);
 void sim_barrier_wait(void* barrier, int parity, const sim::Place* place);
 void sim_fence_barriers();
 void sim_named_barrier(int number, int threads, bool waits, const sim::Place* place);
-void sim_cluster_barrier(const sim::Place* place);
+void sim_arrive_at_cluster(const char* what);
+void sim_wait_for_cluster(const sim::Place* place);
 unsigned sim_block_in_cluster();
+void* sim_in_block(const void* pointer, unsigned block);
 
 // Compute capability 9.0: the copy engine, and the tensor cores.
 unsigned sim_shared_address(const void* pointer);

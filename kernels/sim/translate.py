@@ -25,16 +25,19 @@ def translate(source: CudaSource, signature: Signature, instance: str) -> str:
         parts += [source.text[end : found.start()], _shared_variables(found, number)]
         end = found.end()
     parts += [source.text[end:], f'\n#line 1 "<the call of {instance}>"\nSIM_ENTRY({instance})\n']
+    parameters = ", ".join(f"{kind} {name}" for name, kind in signature.template.items())
+    template = f"template <{parameters}> " if parameters else ""
+    arguments = instance.removeprefix(signature.name)
     if signature.max_threads is not None:
-        parameters = ", ".join(f"{kind} {name}" for name, kind in signature.template.items())
-        template = f"template <{parameters}> " if parameters else ""
-        arguments = instance.removeprefix(signature.name)
         parts += [
             f"{template}constexpr unsigned sim_bound = {signature.max_threads};\n",
             f"SIM_MAX_THREADS(sim_bound{arguments})\n",
         ]
     if signature.cluster is not None:
-        parts.append(f"SIM_CLUSTER({signature.cluster})\n")
+        parts += [
+            f"{template}constexpr dim3 sim_blocks_of_cluster({signature.cluster});\n",
+            f"SIM_CLUSTER(sim_blocks_of_cluster{arguments})\n",
+        ]
     return "".join(parts)
 
 

@@ -49,6 +49,7 @@ class Worker {
     [[noreturn]] void fiber_main();
     void* static_variable(const sim::SharedVariable& variable);
     void* dynamic_variable(const char* name, size_t element);
+    void add_shared(const unsigned char* own, size_t bytes, size_t element, const char* name);
     void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
     void enter(const void* return_address);
     void fence();
@@ -60,7 +61,9 @@ class Worker {
     void wait_for(void* barrier, int parity, const sim::Place& place, const void* return_address);
     void fence_barriers();
     void named_barrier(int number, int count, bool waits, const sim::Place& place);
-    void cluster_barrier(const sim::Place& place);
+    void arrive_at_cluster(const char* what);
+    void wait_for_cluster(const sim::Place& place);
+    unsigned char* in_block(const void* address, unsigned rank, const char* what);
     unsigned rank() const { return current->block - blocks.data(); }
     size_t shared_offset(const void* address) const;
 
@@ -116,7 +119,7 @@ class Worker {
     template <class Then>
     void wake(const void* what, Then then);
 
-    unsigned char* in_block(const void* address, unsigned rank, const char* what);
+    void visit(unsigned rank, const char* what);
     MemoryBarrier& barrier_at(const void* address, const char* what, const void* return_address);
     bool try_complete(const void* address, MemoryBarrier& barrier);
     void notify(const void* address, MemoryBarrier& barrier);
@@ -155,6 +158,8 @@ class Worker {
     std::vector<unsigned char> shared;
     size_t static_bytes = 0, block_shared = 0;
     size_t at_cluster_barrier = 0;
+    uint32_t cluster_phase = 1;                       // of the cluster's barrier
+    Clocks::Row arrived_at_cluster, seen_by_cluster;  // by those who came: in this phase, and in the last one
     std::unordered_map<const void*, MemoryBarrier> barriers;
     Clocks clocks;
     bool clocked = false;  // watching a kernel for sm_90a

@@ -3,6 +3,8 @@
 Products by wgmma are in test_simulator_wgmma.py.
 """
 
+import re
+
 import numpy as np
 import pytest
 from hopper_kernels import LOAD, READ, X, aligned, launch, message, out, tf32
@@ -10,7 +12,7 @@ from simulated import normal, zeros
 
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import tensor_map
-from minigrad.kernels.errors import KernelLaunchError
+from minigrad.kernels.errors import KernelAccessError, KernelLaunchError
 from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.source import CudaSource
 
@@ -273,6 +275,128 @@ def test_a_block_that_leaves_with_others_still_at_its_memory():
         "with no sync_cluster() after what other blocks do" in text
         or "block 0 of the cluster has ended" in text
     )
+
+
+# Each block gives its next one a number for each thread, and adds what it was given.
+EXCHANGE = """
+    __shared__ int given[2][128];
+    const unsigned rank = block_in_cluster(), next = (rank + 1) % 4;
+    int sum = 0;
+    for (int step = 0; step < 3; step++) {{
+        int* const here = given[step % {buffers}];
+        {pointer}[t] = 1000 * step + 128 * rank + t;
+        {arrive}
+        {between}
+        {wait}
+        sum += here[127 - t];
+    }}
+    out[rank * 128 + t] = sum;
+"""
+EXCHANGED = {
+    "buffers": 2,
+    "pointer": "in_block(here, next)",
+    "arrive": "arrive_at_cluster();",
+    "between": "",
+    "wait": "wait_for_cluster();",
+}
+NO_ORDER = "blocks of a cluster are ordered by sync_cluster(), or its two halves, alone"
+
+
+def exchange(**changes):
+    return EXCHANGE.format(**{**EXCHANGED, **changes}), out(), {"grid": 4, "cluster": 4}
+
+
+def found_in_any_order(error, body, its_out, options):
+    """What is said in each order of the threads."""
+    texts = set()
+    for order in ("forward", "reverse", "random", "warps"):
+        with sim.order(order):
+            texts.add(message(body, its_out, error=error, **options))
+    return texts
+
+
+def test_blocks_of_a_cluster_write_to_each_others_shared_memory():
+    body, its_out, options = exchange()
+    with sim.stress(8):
+        got = launch(body, its_out, **options).ravel()[:512].reshape(4, 128)
+    ranks = np.roll(np.arange(4), 1)[:, None]
+    np.testing.assert_array_equal(got, 3000 + 3 * (128 * ranks + np.arange(127, -1, -1)))
+
+
+def test_blocks_of_a_cluster_read_each_others_shared_memory():
+    body = """
+        __shared__ int own[128];
+        own[t] = 128 * block_in_cluster() + t;
+        sync_cluster();
+        out[128 * block_in_cluster() + t] = in_block(own, block_in_cluster() ^ 1)[t];
+        %s
+    """
+    got = launch(body % "sync_cluster();", out(), grid=2, cluster=2).ravel()[:256]
+    np.testing.assert_array_equal(got, np.roll(np.arange(256), 128))
+    for text in found_in_any_order(KernelLaunchError, body % "", out(), {"grid": 2, "cluster": 2}):
+        assert re.search(
+            r"with no sync_cluster\(\) after what other blocks do|of the cluster has ended", text
+        )
+
+
+def test_an_exchange_in_one_buffer():
+    for text in found_in_any_order(KernelAccessError, *exchange(buffers=1)):
+        assert "race on given[" in text and NO_ORDER in text
+
+
+def test_an_exchange_with_no_barrier():
+    for text in found_in_any_order(KernelAccessError, *exchange(arrive="", wait="__syncthreads();")):
+        assert NO_ORDER in text or "which no thread of the block has written" in text
+
+
+def test_a_store_to_another_block_after_the_thread_has_arrived():
+    late = "in_block(here, next)[t] = 1000 * step + 128 * rank + t;"
+    for text in found_in_any_order(KernelAccessError, *exchange(pointer="(here + 0)", between=late)):
+        assert "race on given[" in text
+
+
+def test_a_block_that_may_not_have_started():
+    code = """
+        #include <cuda_bf16.h>
+        #include <cuda_fp16.h>
+        #include "hopper.cuh"
+        __global__ void __cluster_dims__(2, 1, 1) k(float* out) {
+            __shared__ float given[32];
+            %s
+            in_block(given, block_in_cluster() ^ 1)[threadIdx.x] = 1;
+            sync_cluster();
+            out[32 * block_in_cluster() + threadIdx.x] = given[threadIdx.x];
+        }"""
+    for order in ("forward", "reverse", "random", "warps"):
+        with sim.order(order), pytest.raises(KernelLaunchError) as caught:
+            CudaKernel(CudaSource(code % "", "sm_90a"), "k").launch(2, 32, (zeros(64),))
+        assert "of the cluster may not have started: call sync_cluster() before" in str(caught.value)
+    CudaKernel(CudaSource(code % "sync_cluster();", "sm_90a"), "k").launch(2, 32, (got := zeros(64),))
+    assert (got == 1).all()
+
+
+def test_a_cluster_has_no_such_block():
+    body, its_out, options = exchange(pointer="in_block(here, rank + 1)")
+    text = message(body, its_out, error=KernelLaunchError, **options)
+    assert "in_block: the cluster has no block 4, but 4 blocks" in text
+
+
+def test_a_store_beyond_another_blocks_variable():
+    body, its_out, options = exchange(pointer="(in_block(here, next) + 200)")
+    assert "beyond the end of the shared variable given" in message(body, its_out, **options)
+
+
+def test_the_halves_of_a_barrier_of_the_cluster_take_turns():
+    for body, says in (
+        ("arrive_at_cluster(); arrive_at_cluster();", "arrive_at_cluster(): the thread has arrived before"),
+        ("arrive_at_cluster(); sync_cluster();", "sync_cluster(): the thread has arrived before"),
+        ("wait_for_cluster();", "wait_for_cluster(): the thread has not arrived: call arrive_at_cluster()"),
+        ("arrive_at_cluster();", "returns after an arrive_at_cluster(), with no wait_for_cluster()"),
+    ):
+        assert says in message(body, out(), grid=2, cluster=2, error=KernelLaunchError)
+    body = "arrive_at_cluster(); if (t == 5) __syncthreads(); else wait_for_cluster(); sync_cluster();"
+    text = message(body, out(), grid=2, cluster=2, error=KernelLaunchError)
+    assert "deadlock" in text and "254 wait in sync_cluster()" in text and "2 wait in __syncthreads()" in text
 
 
 def test_a_grid_of_half_clusters():
