@@ -25,6 +25,10 @@ DEFAULT_SHARED_BYTES = 48 * 1024
 
 MAX_ARGUMENT_BYTES = 32764  # of a launch from compute capability 7.0 on
 
+# Lets a kernel be launched in clusters of more than 8 blocks, which not every card that has clusters can do:
+# CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED of cuda.h.
+LARGE_CLUSTERS_ALLOWED = 14
+
 # CU_LAUNCH_PARAM_BUFFER_POINTER and CU_LAUNCH_PARAM_BUFFER_SIZE of cuda.h.
 LAUNCH_PARAM_BUFFER_POINTER, LAUNCH_PARAM_BUFFER_SIZE = 1, 2
 
@@ -53,6 +57,8 @@ class CudaBackend:
             kernel = kernels.get(card)
             if kernel is None:
                 kernel = kernels[card] = _compiled(cp, module, instance, card)
+                if signature.cluster:
+                    cuda.driver.funcSetAttribute(kernel.kernel.ptr, LARGE_CLUSTERS_ALLOWED, 1)
             most = max(DEFAULT_SHARED_BYTES, shared_bytes)
             if most > max(DEFAULT_SHARED_BYTES, kernel.max_dynamic_shared_size_bytes):
                 kernel.max_dynamic_shared_size_bytes = most

@@ -331,6 +331,7 @@ def fake_cupy(monkeypatch):
     """A module named cupy whose RawModule and driver record what they are asked for."""
     cupy = ModuleType("cupy")
     cupy.modules, cupy.launches, cupy.error, cupy.load_error = [], [], None, None
+    cupy.function_attributes = []
 
     class RawModule:
         def __init__(self, **options):
@@ -368,7 +369,11 @@ def fake_cupy(monkeypatch):
     cupy.cuda = SimpleNamespace(
         Device=lambda index: FakeDevice(),
         compiler=SimpleNamespace(CompileException=CompileException),
-        driver=SimpleNamespace(CUDADriverError=CUDADriverError, launchKernel=launch_kernel),
+        driver=SimpleNamespace(
+            CUDADriverError=CUDADriverError,
+            launchKernel=launch_kernel,
+            funcSetAttribute=lambda *arguments: cupy.function_attributes.append(arguments),
+        ),
         runtime=SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, memGetInfo=lambda: (1, 2)
         ),
@@ -392,6 +397,14 @@ def test_cupy_gets_exactly_typed_arguments(fake_cupy):
     assert (grid, block, shared, largest) == ((3, 2, 1), (64, 1, 1), 0, 49152)
     assert packed == pack("=QQfi", 256, 256, 2.0, 5)
     assert second[2:] == (packed, 100_000, 100_000)
+
+
+def test_a_cluster_may_have_more_than_8_blocks(fake_cupy):
+    code = "template <int N> __global__ void __cluster_dims__(N, 1, 1) k(float* out) {}"
+    CudaKernel(code, "k<16>").launch(16, 32, (FakeArray(),))
+    assert fake_cupy.function_attributes == [(4711, backend.LARGE_CLUSTERS_ALLOWED, 1)]
+    CudaKernel(SCALE, "scale<T>").launch(1, 1, (FakeArray(), FakeArray(), 2.0, 5))
+    assert len(fake_cupy.function_attributes) == 1
 
 
 def test_the_card_gets_every_argument_where_cpp_expects_it(fake_cupy):
