@@ -135,7 +135,8 @@ __device__ __forceinline__ void make_step(Cell cell, C* carried, const T* weight
     }
     multiply_forward<Cell::GATES, ROWS>(product, from < 0 ? cell.h0 : cell.y + from * rows * H, weight, rows, H);
     if (!place.exists) return;
-    cell.advance(place, at, kept, product);
+    cell.advance(kept, product);
+    cell.store(place, at, kept);
     if (carried) carried[place.state()] = kept;
 }
 
@@ -158,7 +159,8 @@ __device__ __forceinline__ void make_grad_step(Cell cell, C* carried, const T* t
         if (at < 0) return cell.finish(place, kept, sent_back);
     }
     T dz[GATES];
-    cell.advance(place, at, kept, sent_back, dz);
+    cell.advance(kept, sent_back, dz);
+    cell.store(place, at, dz);
     if (carried) carried[place.state()] = kept;
 }
 

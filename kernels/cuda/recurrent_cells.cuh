@@ -3,8 +3,8 @@
 // Shapes: states are (steps, rows, H), rows being the batch's, states before the first step (rows, H); what belongs
 // to gates has GATES times H columns, one gate beside the other. All are C-contiguous. A thread owns an element of
 // the state. For a step at place `at` it first calls load(), which asks memory for what the step needs beside the
-// product; the answers come while the product is made, and advance() makes the step of them. A gradient's `before`
-// is the place of the step that came before in time, or -1.
+// product; the answers come while the product is made, advance() makes the step of them, and store() leaves its
+// results in memory. A gradient's `before` is the place of the step that came before in time, or -1.
 //
 // `carried` is what an element takes with it from step to step outside of the product: the cell's state, that of a
 // gru, and their gradients. It is a sum over the steps, to which 16 bits would soon add nothing more: where arrays
@@ -39,7 +39,8 @@ struct Lstm {
     static constexpr int GATES = 4;
     T *y, *cells, *gates;
     const T *h0, *c0, *bias;
-    C z[4];
+    C z[4];  // pre-activations, and then gates
+    T state;
 
     __device__ __forceinline__ C start(const Element& element) const { return C(c0[element.state()]); }
 
@@ -51,17 +52,20 @@ struct Lstm {
     }
 
     // Returns the new state, which the next step multiplies.
-    __device__ __forceinline__ T advance(const Element& element, long long at, C& c, const C (&product)[4]) const {
+    __device__ __forceinline__ T advance(C& c, const C (&product)[4]) {
         const C i = logistic(z[0] + product[0]), f = logistic(z[1] + product[1]);
         const C g = tanh(z[2] + product[2]), o = logistic(z[3] + product[3]);
         c = f * c + i * g;
+        z[0] = i, z[1] = f, z[2] = g, z[3] = o;
+        return state = T(o * tanh(c));
+    }
+
+    __device__ __forceinline__ void store(const Element& element, long long at, C c) const {
         T* const own = gates + element.gate<4>(at);
-        own[0] = T(i);
-        own[element.H] = T(f);
-        own[2 * element.H] = T(g);
-        own[3 * element.H] = T(o);
+#pragma unroll
+        for (int g = 0; g < 4; g++) own[g * element.H] = T(z[g]);
         cells[element.state(at)] = T(c);
-        return y[element.state(at)] = T(o * tanh(c));
+        y[element.state(at)] = state;
     }
 };
 
@@ -86,9 +90,7 @@ struct LstmGrad {
     }
 
     // From what the step after sends back. `operand` is what the step before will multiply.
-    __device__ __forceinline__ void advance(
-        const Element& element, long long at, C& dc, C sent_back, T (&operand)[4]
-    ) const {
+    __device__ __forceinline__ void advance(C& dc, C sent_back, T (&operand)[4]) {
         const C i = gate[0], f = gate[1], g = gate[2], o = gate[3], tanh_c = tanh(c), of_h = dh + sent_back;
         dc += dc_outside;
         dc += of_h * o * (1 - tanh_c * tanh_c);
@@ -97,6 +99,9 @@ struct LstmGrad {
         operand[2] = T(dc * i * (1 - g * g));
         operand[3] = T(of_h * tanh_c * o * (1 - o));
         dc *= f;
+    }
+
+    __device__ __forceinline__ void store(const Element& element, long long at, const T (&operand)[4]) const {
         T* const own = dz + element.gate<4>(at);
 #pragma unroll
         for (int k = 0; k < 4; k++) own[k * element.H] = operand[k];
@@ -120,7 +125,8 @@ struct Gru {
     static constexpr int GATES = 3;
     T *y, *gates;
     const T *a, *h0, *bias;
-    C z[3], of_bias[3];
+    C z[3], of_bias[3], gate[4];
+    T state;
 
     __device__ __forceinline__ C start(const Element& element) const { return C(h0[element.state()]); }
 
@@ -133,15 +139,18 @@ struct Gru {
     }
 
     // Returns the new state, which the next step multiplies.
-    __device__ __forceinline__ T advance(const Element& element, long long at, C& h, const C (&b)[3]) const {
+    __device__ __forceinline__ T advance(C& h, const C (&b)[3]) {
         const C r = logistic(z[0] + (b[0] + of_bias[0])), u = logistic(z[1] + (b[1] + of_bias[1]));
         const C c = b[2] + of_bias[2], n = tanh(z[2] + r * c);
         h = n + u * (h - n);
-        gates[element.state(4 * at)] = T(r);
-        gates[element.state(4 * at + 1)] = T(u);
-        gates[element.state(4 * at + 2)] = T(n);
-        gates[element.state(4 * at + 3)] = T(c);
-        return y[element.state(at)] = T(h);
+        gate[0] = r, gate[1] = u, gate[2] = n, gate[3] = c;
+        return state = T(h);
+    }
+
+    __device__ __forceinline__ void store(const Element& element, long long at, C) const {
+#pragma unroll
+        for (int g = 0; g < 4; g++) gates[element.state(4 * at + g)] = T(gate[g]);
+        y[element.state(at)] = state;
     }
 };
 
@@ -154,6 +163,7 @@ struct GruGrad {
     T *da, *dz, *dh0;  // dz is db: what is multiplied
     const T *h0, *y, *gates, *grad_y;
     C dh_outside, h, gate[4];
+    T last_of_a;  // the last third of da, in which it is not db
 
     __device__ __forceinline__ void load(const Element& element, long long at, long long before) {
         dh_outside = C(grad_y[element.state(at)]);
@@ -163,9 +173,7 @@ struct GruGrad {
     }
 
     // From what the step after sends back. `operand` is what the step before will multiply.
-    __device__ __forceinline__ void advance(
-        const Element& element, long long at, C& dh, C sent_back, T (&operand)[3]
-    ) const {
+    __device__ __forceinline__ void advance(C& dh, C sent_back, T (&operand)[3]) {
         const C r = gate[0], u = gate[1], n = gate[2], c = gate[3];
         dh += dh_outside;
         dh += sent_back;
@@ -174,12 +182,16 @@ struct GruGrad {
         operand[0] = T(of_r);
         operand[1] = T(of_u);
         operand[2] = T(of_n * r);
+        last_of_a = T(of_n);
         dh *= u;
+    }
+
+    __device__ __forceinline__ void store(const Element& element, long long at, const T (&operand)[3]) const {
         const long long own = element.gate<3>(at);
         const int H = element.H;
         da[own] = dz[own] = operand[0];
         da[own + H] = dz[own + H] = operand[1];
-        da[own + 2 * H] = T(of_n);
+        da[own + 2 * H] = last_of_a;
         dz[own + 2 * H] = operand[2];
     }
 
@@ -199,15 +211,20 @@ struct Rnn {
     T* y;
     const T *z, *h0;
     C x;
+    T state;
 
     __device__ __forceinline__ C start(const Element&) const { return 0; }
 
     __device__ __forceinline__ void load(const Element& element, long long at) { x = C(z[element.state(at)]); }
 
     // Returns the new state, which the next step multiplies.
-    __device__ __forceinline__ T advance(const Element& element, long long at, C&, const C (&product)[1]) const {
+    __device__ __forceinline__ T advance(C&, const C (&product)[1]) {
         const C sum = x + product[0];
-        return y[element.state(at)] = T(RELU ? relu_if(true, sum) : tanh(sum));
+        return state = T(RELU ? relu_if(true, sum) : tanh(sum));
+    }
+
+    __device__ __forceinline__ void store(const Element& element, long long at, C) const {
+        y[element.state(at)] = state;
     }
 };
 
@@ -226,14 +243,15 @@ struct RnnGrad {
     }
 
     // From what the step after sends back. `operand` is what the step before will multiply.
-    __device__ __forceinline__ void advance(
-        const Element& element, long long at, C&, C sent_back, T (&operand)[1]
-    ) const {
+    __device__ __forceinline__ void advance(C&, C sent_back, T (&operand)[1]) {
         const C of_y = dh + sent_back;
         if constexpr (RELU)
             operand[0] = T(state > 0 ? of_y : 0);
         else
             operand[0] = T(of_y * (1 - state * state));
+    }
+
+    __device__ __forceinline__ void store(const Element& element, long long at, const T (&operand)[1]) const {
         dz[element.state(at)] = operand[0];
     }
 };

@@ -7,8 +7,8 @@
 // here a block owns ROWS of them for all time, and no block waits for another: between two steps are two barriers
 // of the block. The price is that a block multiplies by all of the weights itself. It keeps as much of them as it can
 // where they cost nothing: in float32 up to COLUMNS * VECTORS vectors of 16 bytes in the registers of each thread, in
-// all 128 KB. In 16 bits they are widened once, and half as many vectors fill as many registers. What is left over it
-// reads again with each step, from the L1 cache as far as it fits there, or the L2 cache.
+// all 128 KB. What is left over it reads again with each step, from the L1 cache as far as it fits there, or the L2
+// cache.
 //
 // A step of lstm with H = 128 in float32 has 256 KB of weights. Half is in registers; the rest takes 1024 clocks from
 // an L1 cache (128 bytes a clock), and 2048 from the L2 cache (64), where L1 is small. The 64 K multiply-adds of a row
@@ -17,144 +17,49 @@
 // 14 000 clocks, longer than a launch takes: there a launch a step wins, which spreads the weights over all
 // multiprocessors.
 //
-// The rows of a product, which are the GATES * H columns of its result, are dealt to groups of PARTS lanes, and K to
-// the lanes of a group: neighbours have neighbouring vectors, so that a group's read is whole lines of 128 bytes. The
-// operand, a state or a dz of each row, lies in shared memory, where all groups of a warp read the same vectors. The
-// sums of a group meet in shuffles and go to shared memory; then thread e has all of element e of the block's states,
+// A product (recurrent_product.cuh) goes to shared memory; then thread e has all of element e of the block's states,
 // makes its step and leaves the next operand. What an element carries from step to step never leaves its register,
 // and what the cell needs comes from memory during the product. There are no atomics.
 //
 // Arithmetic intensity: of memory, everything is read and written once; 2 * GATES * H operations an element of the
-// states. Registers: 128 of weights (64 in float64), 8 * ROWS sums, 4 to 8 vectors on their way; at most 255, with one
-// block on a multiprocessor.
+// states. Registers: at most 255, with one block on a multiprocessor.
 
 #include "recurrent_cells.cuh"
-#include "rows.cuh"
-#include "vector.cuh"
+#include "recurrent_product.cuh"
 
-constexpr int THREADS = 256;
 constexpr int FORWARD_PARTS = 8;
 
 // A gradient's product has GATES times fewer columns, of GATES times as many terms.
 template <typename Cell>
 constexpr int BACKWARD_PARTS = Cell::GATES == 1 ? FORWARD_PARTS : WARP;
 
-// found[r][m] = the sum over k < K of operand[r][k] * weight[m, k], for all m < columns.
-template <typename T, int ROWS, int PARTS>
-struct Product {
-    using C = Computed<T>;
-    static constexpr int N = Vector<T>::LENGTH, GROUPS = THREADS / PARTS;
-    static constexpr int COLUMNS = 8, VECTORS = sizeof(T) == 4 ? 4 : 2;  // of a group; of a lane for each
-    static constexpr int STREAMED = 4;  // columns of a group whose weights are read at a time
-
+// Weights (columns, K) where the caller has them.
+template <typename T>
+struct InMemory {
     const T* weight;
-    int columns, K, stride;  // stride: the elements of shared memory that a row of the operand takes
-    bool wide;               // whether rows of the weights are made of vectors
-    int resident_terms;      // of each of a group's first columns
-    Vector<C, N> resident[COLUMNS][VECTORS];
+    int K;
+    bool wide;
+    static constexpr int UNROLL = 2;
 
-    __device__ __forceinline__ Product(const T* weights, int all_columns, int terms)
-        : weight(weights), columns(all_columns), K(terms) {
-        stride = (K + PARTS * N - 1) / (PARTS * N) * (PARTS * N);
-        wide = K % N == 0 && aligned<N>(weight);
-        resident_terms = !wide ? 0 : K < PARTS * N * VECTORS ? K : PARTS * N * VECTORS;
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++)
-#pragma unroll
-            for (int j = 0; j < VECTORS; j++) {
-                const int k = (j * PARTS + part()) * N;
-                resident[c][j] = {};
-                if (k < resident_terms)
-                    resident[c][j] = converted<C>(load_vector(row_of(group() * COLUMNS + c) + k));
-            }
-    }
-
-    __device__ __forceinline__ static int group() { return threadIdx.x / PARTS; }
-    __device__ __forceinline__ static int part() { return threadIdx.x % PARTS; }
-
-    // Columns past the end read the last one in their place.
-    __device__ __forceinline__ const T* row_of(int column) const {
-        return weight + (long long)(column < columns ? column : columns - 1) * K;
-    }
-
-    __device__ __forceinline__ void multiply(C* found, const C* operand) const {
-        if (warps_first(COLUMNS) < columns) {
-            C sum[COLUMNS * ROWS] = {};
-#pragma unroll
-            for (int j = 0; j < VECTORS; j++) {
-                if (j * PARTS * N >= resident_terms) break;
-                const int k = (j * PARTS + part()) * N;
-                Vector<C, N> h[ROWS];
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) h[r] = load_vector<N>(operand + r * stride + k);
-#pragma unroll
-                for (int c = 0; c < COLUMNS; c++) add(sum + c * ROWS, h, resident[c][j]);
-            }
-            const int first = group() * COLUMNS;
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c += STREAMED)
-                add_streamed(sum + c * ROWS, operand, first + c, resident_terms);
-            leave<COLUMNS>(found, sum, first);
-        }
-        for (int begin = GROUPS * COLUMNS; begin + warps_first(STREAMED) < columns; begin += GROUPS * STREAMED) {
-            C sum[STREAMED * ROWS] = {};
-            const int first = begin + group() * STREAMED;
-            add_streamed(sum, operand, first, 0);
-            leave<STREAMED>(found, sum, first);
-        }
-    }
-
-private:
-    // The first column of this thread's warp, where each group has `count`: lanes that shuffle go on together.
-    __device__ __forceinline__ static int warps_first(int count) {
-        return threadIdx.x / WARP * (WARP / PARTS) * count;
+    template <int LENGTH>
+    __device__ __forceinline__ Vector<T, LENGTH> load(int column, int k) const {
+        return load_vector<LENGTH>(weight + (long long)column * K + k);
     }
 
     template <int LENGTH>
-    __device__ __forceinline__ static void add(C* sum, const Vector<C, LENGTH> (&h)[ROWS],
-                                               const Vector<C, LENGTH>& factor) {
+    __device__ __forceinline__ void load_columns(Vector<T, LENGTH> (&factor)[STREAMED], int first, int columns,
+                                                 int k) const {
 #pragma unroll
-        for (int r = 0; r < ROWS; r++)
-#pragma unroll
-            for (int n = 0; n < LENGTH; n++) sum[r] += h[r].lane[n] * factor.lane[n];
-    }
-
-    // The terms from `begin` on, of STREAMED columns of each group, with weights from memory.
-    __device__ __forceinline__ void add_streamed(C* sum, const C* operand, int first, int begin) const {
-        if (wide)
-            add_vectors<N>(sum, operand, first, begin);
-        else
-            add_vectors<1>(sum, operand, first, begin);
-    }
-
-    template <int LENGTH>
-    __device__ __forceinline__ void add_vectors(C* sum, const C* operand, int first, int begin) const {
-#pragma unroll 2
-        for (int k = begin + part() * LENGTH; k < K; k += PARTS * LENGTH) {
-            Vector<T, LENGTH> factor[STREAMED];
-#pragma unroll
-            for (int c = 0; c < STREAMED; c++) factor[c] = load_vector<LENGTH>(row_of(first + c) + k);
-            Vector<C, LENGTH> h[ROWS];
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) h[r] = load_vector<LENGTH>(operand + r * stride + k);
-#pragma unroll
-            for (int c = 0; c < STREAMED; c++) add(sum + c * ROWS, h, converted<C>(factor[c]));
-        }
-    }
-
-    template <int COUNT>
-    __device__ __forceinline__ void leave(C* found, C* sum, int first) const {
-        constexpr int VALUES = COUNT * ROWS;
-        constexpr int SHARE = VALUES > PARTS ? VALUES / PARTS : 1, LANES = VALUES < PARTS ? PARTS / VALUES : 1;
-        scattered_sums<VALUES, PARTS / 2>(sum);
-        if (part() % LANES != 0) return;
-#pragma unroll
-        for (int i = 0; i < SHARE; i++) {
-            const int value = part() / LANES * SHARE + i, column = first + value / ROWS;
-            if (column < columns) found[value % ROWS * columns + column] = sum[i];
-        }
+        for (int c = 0; c < STREAMED; c++)
+            factor[c] = load<LENGTH>(first + c < columns ? first + c : columns - 1, k);
     }
 };
+
+template <int PARTS, int ROWS, typename T>
+__device__ __forceinline__ Product<T, ROWS, PARTS, InMemory<T>> product_of(const T* weight, int columns, int K) {
+    const InMemory<T> weights{weight, K, K % Vector<T>::LENGTH == 0 && aligned<Vector<T>::LENGTH>(weight)};
+    return {weights, weights, columns, K};
+}
 
 // The element of the state that this thread owns, if there is one.
 template <int ROWS>
@@ -175,8 +80,9 @@ struct Owned : Element {
 
 // Of a block: the rows of the operand, set to zero, for what lies past the last element counts as zero; and those of
 // the product.
-template <int ROWS, typename C, typename T, int PARTS>
-__device__ __forceinline__ void share_out(C*& operand, C*& found, const Product<T, ROWS, PARTS>& product) {
+template <int ROWS, int PARTS, typename C, typename T>
+__device__ __forceinline__ void share_out(C*& operand, C*& found,
+                                          const Product<T, ROWS, PARTS, InMemory<T>>& product) {
     extern __shared__ float4 shared[];
     operand = reinterpret_cast<C*>(shared);
     found = operand + ROWS * product.stride;
@@ -190,7 +96,7 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, long l
                                               bool reverse) {
     using C = Computed<T>;
     constexpr int GATES = Cell::GATES;
-    const Product<T, ROWS, FORWARD_PARTS> product(weight, GATES * H, H);
+    const auto product = product_of<FORWARD_PARTS, ROWS>(weight, GATES * H, H);
     const Owned<ROWS> owned(rows, H);
     C *operand, *found, carried = 0;
     share_out(operand, found, product);
@@ -203,13 +109,14 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, long l
         const long long at = reverse ? steps - 1 - step : step;
         if (owned.exists) cell.load(owned, at);
         __syncthreads();  // the state before is there
-        product.multiply(found, operand);
+        product.multiply(Products<C>{found, product.columns}, operand);
         __syncthreads();  // the products are there, and the state before was read
         if (!owned.exists) continue;
         C of_gate[GATES];
 #pragma unroll
         for (int g = 0; g < GATES; g++) of_gate[g] = found[(owned.place * GATES + g) * H + owned.unit];
-        *own_operand = C(cell.advance(owned, at, carried, of_gate));
+        *own_operand = C(cell.advance(carried, of_gate));
+        cell.store(owned, at, carried);
     }
 }
 
@@ -219,7 +126,7 @@ __device__ __forceinline__ void make_grad_sequence(Cell cell, const T* transpose
                                                    long long steps, bool reverse) {
     using C = Computed<T>;
     constexpr int GATES = Cell::GATES;
-    const Product<T, ROWS, BACKWARD_PARTS<Cell>> product(transposed, H, GATES * H);
+    const auto product = product_of<BACKWARD_PARTS<Cell>, ROWS>(transposed, H, GATES * H);
     const Owned<ROWS> owned(rows, H);
     C *operand, *found, carried = 0;
     share_out(operand, found, product);
@@ -227,7 +134,7 @@ __device__ __forceinline__ void make_grad_sequence(Cell cell, const T* transpose
     const auto sent_back = [&](bool is_last) -> C {
         if (is_last) return 0;
         __syncthreads();  // dz of the step after is there
-        product.multiply(found, operand);
+        product.multiply(Products<C>{found, product.columns}, operand);
         __syncthreads();  // the products are there, and dz was read
         return owned.exists ? found[owned.place * H + owned.unit] : 0;
     };
@@ -238,7 +145,8 @@ __device__ __forceinline__ void make_grad_sequence(Cell cell, const T* transpose
         const C dh = sent_back(step == steps - 1);
         if (!owned.exists) continue;
         T dz[GATES];
-        cell.advance(owned, at, carried, dh, dz);
+        cell.advance(carried, dh, dz);
+        cell.store(owned, at, dz);
 #pragma unroll
         for (int g = 0; g < GATES; g++) operand[owned.place * product.stride + g * H + owned.unit] = C(dz[g]);
     }
