@@ -113,8 +113,9 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     yield from dropouts((6, 20) if small else (65536, 1024), device)
     yield from embeddings(*(40, 9, 20) if small else (32768, 32000, 1024), device)
     for sizes in [(3, 2, 5, 6)] if small else [(64, 32, 65, 128), (64, 32, 64, 256), (128, 64, 512, 512)]:
-        yield from recurrent_layers(*sizes)
-        yield from in_16_bits(recurrent_layers(*sizes))
+        yield from recurrent_layers(*sizes, device)
+        yield from in_16_bits(recurrent_layers(*sizes, device))
+        yield from in_16_bits(recurrent_layers(*sizes, device), "LSTM", rung="fused_cluster")
 
 
 def in_16_bits(cases: Iterable[Case], *names: str, rung: str | None = None) -> Iterator[Case]:

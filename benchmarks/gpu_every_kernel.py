@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from gpu_case import references
-from gpu_kernel_calls import LADDERS, calls, calls_in_halves
+from gpu_kernel_calls import BATCHES, LADDERS, calls, calls_in_halves
 
 import minigrad as mg
 from minigrad.dtypes import BFLOAT16
@@ -197,6 +197,40 @@ def attend_by_wgmma(device: mg.Device) -> list[str]:
         told = f"attention wgmma, {features} features"
         print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
         wrong += [] if right else [told]
+    return wrong
+
+
+def recur_in_clusters(device: mg.Device) -> list[str]:
+    """Run recurrent layers and their gradients by clusters of each size, with one row of the batch or several
+    for each; returns what is wrong."""
+    xp, rng, wrong, module = device.xp, np.random.default_rng(0), [], cuda.recurrent_cluster
+    for cluster, N in itertools.product(module.CLUSTERS, BATCHES):
+        state, z3, z4 = (3, N, 37), (3, N, 111), (3, N, 148)
+        z, a, x, h, dh, c0 = (rng.standard_normal(shape) for shape in (z4, z3, state, state, state, (N, 37)))
+        w4, w3, w1 = (rng.standard_normal((gates * 37, 37)) / 6 for gates in (4, 3, 1))
+        gates, of_gru = rng.random(z4), rng.random((3, 4, N, 37))
+        for op, launch, inputs, attributes in (
+            ("lstm_grad", module.lstm_grad, (w4, c0, h, gates, dh, None), {}),
+            ("gru", module.gru, (a, c0, w3, None), {}),
+            ("gru_grad", module.gru_grad, (w3, c0, h, of_gru, dh), {}),
+            ("rnn", module.rnn, (x, c0, w1), {"nonlinearity": "tanh"}),
+            ("rnn", module.rnn, (x, c0, w1), {"nonlinearity": "relu"}),
+            ("rnn_grad", module.rnn_grad, (dh, np.tanh(x), w1), {"nonlinearity": "tanh"}),
+            ("rnn_grad", module.rnn_grad, (dh, np.tanh(x), w1), {"nonlinearity": "relu"}),
+            ("lstm", module.lstm, (z, c0, c0, np.eye(148), w4, None), {}),
+        ):
+            expected = mg.get_op(op).reference(np, *inputs, reverse=True, **attributes)
+            expected = expected if isinstance(expected, tuple) else (expected,)
+            outs = tuple(xp.empty(e.shape, np.float32) for e in expected)
+            placed = [None if x is None else xp.asarray(x.astype(np.float32)) for x in inputs]
+            if op == "lstm":  # takes what the inputs contribute in the place of the gates
+                outs[2][...] = placed.pop(0)
+                placed.pop(2)
+            launch(outs if len(outs) > 1 else outs[0], *placed, reverse=True, cluster=cluster, **attributes)
+            error = worst_error([out if xp is np else out.get() for out in outs], list(expected))
+            told = f"{op} of {N} rows, clusters of {cluster}"
+            print(f"{told:40} error {error:.1e}", flush=True)
+            wrong += [] if error < 1e-4 else [told]
     return wrong
 
 
@@ -416,6 +450,11 @@ def main() -> int:
     else:
         print(f"{device} does not have the tensor cores that attention_wgmma is for")
         modules -= {"attention_wgmma", "attention_wgmma_grad"}
+    if cuda.recurrent_cluster.is_supported(device.xp.empty(0)):
+        wrong += recur_in_clusters(device)
+    else:
+        print(f"{device} does not have the clusters that recurrent_cluster is for")
+        modules.remove("recurrent_cluster")
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

@@ -15,7 +15,7 @@ from gpu_case import FLOAT, Case, Shape, input_gradient, ours, rungs_that_take, 
 import minigrad as mg
 from minigrad.dtypes import BFLOAT16
 from minigrad.kernels import cuda
-from minigrad.kernels.cuda import recurrent_sequence
+from minigrad.kernels.cuda import recurrent_cluster, recurrent_sequence
 from minigrad.ops.attention import attention_grad
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
@@ -198,14 +198,23 @@ def embeddings(tokens: int, rows: int, columns: int, device: str) -> Iterator[Ca
     )
 
 
-def recurrent_layers(T: int, N: int, E: int, H: int) -> Iterator[Case]:
+def recurrent_rungs(gates: int, H: int, device: str) -> list[str | None]:
+    """None, the default, and the rungs that a layer can run on, where there are two."""
+    weight = mg.device(device).xp.empty((gates * H, H), np.float32)
+    others = {"fused_sequence": recurrent_sequence, "fused_cluster": recurrent_cluster}
+    able = [rung for rung, module in others.items() if module.takes(weight)]
+    return [None, "fused_step", *able] if able else [None]
+
+
+def recurrent_layers(T: int, N: int, E: int, H: int, device: str) -> Iterator[Case]:
     """A layer over a sequence, forward, and forward with backward, which gives all gradients.
 
-    By default, and with each rung where there are two: of ``forward + backward``, of the gradient.
+    By default, and with each rung: of ``forward + backward``, of the gradient.
     """
     size = f"T={T} N={N} {E} -> {H}"
-    rungs = (None, "fused_step", "fused_sequence") if H <= recurrent_sequence.THREADS else (None,)
-    for (name, gates), rung in itertools.product((("LSTM", 4), ("GRU", 3), ("RNN", 1)), rungs):
+    kinds = ("LSTM", 4), ("GRU", 3), ("RNN", 1)
+    rungs = [(*kind, rung) for kind in kinds for rung in recurrent_rungs(kind[1], H, device)]
+    for name, gates, rung in rungs:
         layer = recurrent_layer(name, E, H)
         products = 2.0 * T * N * gates * H * (E + H)
         moved = FLOAT * (T * N * (E + H) + gates * H * (E + H + 2))

@@ -165,14 +165,19 @@ def resources(log):
     return found
 
 
+def skip_other_architectures(module, architecture):
+    source = source_of(module)
+    if source.architecture not in (None, architecture):
+        only = source.architecture
+        pytest.skip(f"{source.name} uses instructions that {only} alone has; nothing else launches it")
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", cuda.MODULES)
 def test_source_compiles(name, architecture, summary):
     module = getattr(cuda, name)
-    only = source_of(module).architecture
-    if architecture != (only or architecture):
-        pytest.skip(f"{name}.cu uses instructions that {only} alone has; nothing else launches it")
+    skip_other_architectures(module, architecture)
     names = [instance for kernel in kernels_of(module) for instance in instances(kernel)]
     worked, log, size = compile_with_nvrtc(source_of(module).text, names, architecture)
     assert worked, log
@@ -213,6 +218,7 @@ HALVES = {
     "pool2d_vectorized": "",
     "random": "dropout_block",
     "recurrent": ".",
+    "recurrent_cluster": "T, (8|16), 4",
     "recurrent_sequence": ".",
     "reduce": "(vectorized|split|columns)<.*SUM",
     "row_statistics": ".",
@@ -225,6 +231,7 @@ HALVES = {
 @pytest.mark.parametrize("name", HALVES)
 def test_kernels_of_16_bits_compile(name, architecture):
     module = getattr(cuda, name)
+    skip_other_architectures(module, architecture)
     kernels = [kernel for kernel in kernels_of(module) if re.search(HALVES[name], kernel.expression)]
     names = [instance for kernel in kernels for instance in instances(kernel, (np.float16, BFLOAT16))]
     names = [name for name in names if "int" not in name]  # large windows are rare

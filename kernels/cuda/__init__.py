@@ -58,6 +58,7 @@ MODULES = (
     "pool2d_vectorized",
     "random",
     "recurrent",
+    "recurrent_cluster",
     "recurrent_sequence",
     "reduce",
     "row_statistics",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dispatch import only_if_selected
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -251,6 +252,23 @@ def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
     cuda.recurrent_sequence.lstm(outs, h0, c0, weight_hh, bias, reverse)
 
 
+@lstm.kernel(
+    "cuda",
+    "sim",
+    name="fused_cluster",
+    dtypes=HALVES,
+    when=lambda x, h0, c0, weight_ih, weight_hh, *_, **__: (
+        has_product(x) and cuda.recurrent_cluster.takes(weight_hh)
+    ),
+    prefer=only_if_selected,
+)
+def _(outs, x, h0, c0, weight_ih, weight_hh, bias, _numbers, *, reverse):
+    """The same for larger layers, on compute capability 9.0: blocks of a cluster share out the weights, and
+    exchange states by way of their shared memories."""
+    multiply(_rows(outs[2]), _rows(x), weight_ih.T)
+    cuda.recurrent_cluster.lstm(outs, h0, c0, weight_hh, bias, reverse)
+
+
 @lstm_grad.kernel("cuda", "sim", name="fused_step", dtypes=HALVES, when=_has_outer_gradients)
 def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
     """A launch for each step, as in the forward direction."""
@@ -270,6 +288,21 @@ def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
 def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
     """One launch for all steps, as in the forward direction."""
     cuda.recurrent_sequence.lstm_grad(outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse)
+
+
+@lstm_grad.kernel(
+    "cuda",
+    "sim",
+    name="fused_cluster",
+    dtypes=HALVES,
+    when=lambda weight_hh, *others, **_: (
+        cuda.recurrent_cluster.takes(weight_hh) and _has_outer_gradients(weight_hh, *others)
+    ),
+    prefer=only_if_selected,
+)
+def _(outs, weight_hh, c0, c, gates, grad_y, grad_c, _grad_gates, *, reverse):
+    """The same by the blocks of a cluster, as in the forward direction."""
+    cuda.recurrent_cluster.lstm_grad(outs, weight_hh, c0, c, gates, grad_y, grad_c, reverse)
 
 
 @lstm_weight_grad.kernel("cuda", "sim", name="products", dtypes=HALVES, when=has_product)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.dispatch import only_if_selected
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
@@ -328,3 +329,40 @@ def _(outs, z, h0, weight_hh, bias_hh, *, reverse):
 def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
     """One launch for all steps, as in the forward direction."""
     cuda.recurrent_sequence.gru_grad(outs, weight_hh, h0, y, gates, grad_y, reverse)
+
+
+def _fits_a_cluster(a: Any, b: Any, weight_hh: Any, *_: Any, **__: Any) -> bool:
+    return cuda.recurrent_cluster.takes(weight_hh)
+
+
+def _gru_grad_fits_a_cluster(weight_hh: Any, *others: Any, **_: Any) -> bool:
+    return cuda.recurrent_cluster.takes(weight_hh) and _is_of_states_alone(weight_hh, *others)
+
+
+_CLUSTER = {"name": "fused_cluster", "dtypes": HALVES, "prefer": only_if_selected}
+
+
+@rnn.kernel("cuda", "sim", **_CLUSTER, when=_fits_a_cluster)
+def _(out, z, h0, weight_hh, *, nonlinearity, reverse):
+    """The same for larger layers, on compute capability 9.0: blocks of a cluster share out the weights, and
+    exchange states by way of their shared memories."""
+    cuda.recurrent_cluster.rnn(out, z, h0, weight_hh, nonlinearity, reverse)
+
+
+@rnn_grad.kernel("cuda", "sim", **_CLUSTER, when=_fits_a_cluster)
+def _(out, g, y, weight_hh, *, nonlinearity, reverse):
+    """The same by the blocks of a cluster, as in the forward direction."""
+    cuda.recurrent_cluster.rnn_grad(out, g, y, weight_hh, nonlinearity, reverse)
+
+
+@gru.kernel("cuda", "sim", **_CLUSTER, when=_fits_a_cluster)
+def _(outs, z, h0, weight_hh, bias_hh, *, reverse):
+    """The same for larger layers, on compute capability 9.0: blocks of a cluster share out the weights, and
+    exchange states by way of their shared memories."""
+    cuda.recurrent_cluster.gru(outs, z, h0, weight_hh, bias_hh, reverse)
+
+
+@gru_grad.kernel("cuda", "sim", **_CLUSTER, when=_gru_grad_fits_a_cluster)
+def _(outs, weight_hh, h0, y, gates, grad_y, _grad_gates, *, reverse):
+    """The same by the blocks of a cluster, as in the forward direction."""
+    cuda.recurrent_cluster.gru_grad(outs, weight_hh, h0, y, gates, grad_y, reverse)

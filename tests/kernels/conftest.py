@@ -91,9 +91,14 @@ def checked_accesses():
         yield
 
 
-@pytest.fixture(params=["a launch a step", "one launch", "one launch, two rows a block"])
+@pytest.fixture(params=["a launch a step", "one launch", "one launch, two rows a block", "clusters"])
 def recurrent(request, monkeypatch):
     """Each module that launches the kernels of recurrent layers."""
+    if request.param == "clusters":
+        on_card = request.node.callspec.params.get("backend") == "cuda"
+        if on_card and not cuda.recurrent_cluster.is_supported(Card.put(np.zeros(1))):
+            pytest.skip("clusters need a card of compute capability 9.0")
+        return cuda.recurrent_cluster
     if request.param == "a launch a step":
         return cuda.recurrent
     sequence = cuda.recurrent_sequence
