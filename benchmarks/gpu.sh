@@ -11,9 +11,9 @@
 # say) where not all are wanted.
 #
 # It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
-# compute-sanitizer, pytest-xdist and pytest-timeout are used where they are. PYTHON names another interpreter than python3,
-# MINIGRAD_COMMIT the commit, for a checkout without git. What is built stays in build/gpu; the Python
-# environment is not changed.
+# compute-sanitizer, pytest-xdist and pytest-timeout are used where they are. PYTHON names another interpreter
+# than python3, MINIGRAD_COMMIT the commit, for a checkout without git. What is built stays in build/gpu; the
+# Python environment is not changed.
 #
 # Exit status: 0 all is well, 1 some stage failed (the last lines say which), 2 there is no card to run on.
 set -uo pipefail
