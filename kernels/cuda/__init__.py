@@ -115,8 +115,8 @@ def array_module(array: Any) -> Any:
 
 
 def card_of(array: Any) -> int | None:
-    """The number of the card that ``array`` is on; None on the simulator."""
-    return None if isinstance(array, np.ndarray) else array.data.device_id
+    """The number of the card that ``array`` is on; None on the simulator, and of what is no array yet."""
+    return getattr(getattr(array, "data", None), "device_id", None)
 
 
 def compute_capability(array: Any) -> int:
