@@ -35,6 +35,7 @@ class Case:
             ``"bfloat16"``, ``"tf32"``, which is float32 whose factors are rounded, or ``"autocast"``: float32
             that the call itself rounds to bfloat16.
         steps: how often, one after the other, what a result is made of is rounded to that: errors add up.
+        torch_steps: the same of PyTorch's, where it rounds more often.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     random: bool = False
     format: str = "float32"
     steps: int = 1
+    torch_steps: int = 1
 
 
 @contextlib.contextmanager

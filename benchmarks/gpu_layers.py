@@ -328,7 +328,7 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
 
     # PyTorch rounds the logarithms of probabilities, and their mean.
     yield Case(
-        "cross-entropy", size, (shape,), our_loss, their_loss, 0.0, logits, ("cross_entropy",), steps=2
+        "cross-entropy", size, (shape,), our_loss, their_loss, 0.0, logits, ("cross_entropy",), torch_steps=2
     )
     yield Case(
         "cross-entropy, forward + backward",
@@ -339,7 +339,7 @@ def cross_entropies(shape: Shape, device: str) -> Iterator[Case]:
         0.0,
         3 * logits,
         ("cross_entropy", "cross_entropy_grad"),
-        steps=2,
+        torch_steps=2,
     )
 
 
