@@ -113,16 +113,22 @@ __device__ void mma(const char* what, float (&c)[4], const unsigned (&a)[4], con
     const Operands mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const Sums sums = sim::exchange<Sums>(~0u, mine, {what, __FILE__, __LINE__}, [&](auto& payloads) {
+        constexpr int K = 8 * PER_REGISTER;
+        double rows[2][K], columns[2][K];  // that meet in this lane
+        for (int word = 0; word < 8; word++) {
+            const auto left = sim::read_lane<Operands>(payloads, 4 * g + word % 4);
+            for (int i = 0; i < 2; i++) {
+                const auto right = sim::read_lane<Operands>(payloads, 4 * (2 * t + i) + word % 4);
+                for (int j = 0; j < PER_REGISTER; j++) {
+                    rows[i][word * PER_REGISTER + j] = element(left.a[i + word / 4 * 2], j);
+                    columns[i][word * PER_REGISTER + j] = element(right.b[word / 4], j);
+                }
+            }
+        }
         Sums sums;
         for (int i = 0; i < 4; i++) {
-            const int column = 2 * t + i % 2;
             double sum = c[i];
-            for (int word = 0; word < 8; word++) {
-                const auto left = sim::read_lane<Operands>(payloads, 4 * g + word % 4);
-                const auto right = sim::read_lane<Operands>(payloads, 4 * column + word % 4);
-                for (int j = 0; j < PER_REGISTER; j++)
-                    sum += element(left.a[i / 2 + word / 4 * 2], j) * element(right.b[word / 4], j);
-            }
+            for (int k = 0; k < K; k++) sum += rows[i / 2][k] * columns[i % 2][k];
             sums.c[i] = float(sum);
         }
         return sums;

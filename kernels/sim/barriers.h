@@ -60,7 +60,7 @@ void Worker::check(const void* address, size_t bytes, Kind kind, const void* ret
 void Worker::order_all(std::span<Fiber* const> met) {
     Clocks::Row all = clocks.nothing();
     for (const Fiber* fiber : met) clocks.release(fiber->number, all);
-    for (const Fiber* fiber : met) clocks.acquire(fiber->number, all);
+    for (const Fiber* fiber : met) clocks.take_over(fiber->number, all);
 }
 
 void Worker::wait_until(const void* what, const sim::Place& place) {

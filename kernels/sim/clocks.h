@@ -58,7 +58,7 @@ class Clocks {
         if (common_changes != changes || common_first != first) {
             common = rows[first];
             for (size_t i = first + 1; i < first + count; i++)
-                for (size_t c = 0; c < common.size(); c++) common[c] = std::min(common[c], rows[i][c]);
+                combine(common, rows[i], [](uint32_t a, uint32_t b) { return std::min(a, b); });
             common_first = first, common_changes = changes;
         }
         return {cluster, common.data(), fenced.data()};
@@ -83,6 +83,14 @@ class Clocks {
         changes++;
     }
 
+    // The same, where `from` holds all that the thread has seen and released.
+    void take_over(size_t thread, const Row& from) {
+        const uint32_t now = rows[thread][thread];
+        rows[thread] = from;
+        rows[thread][thread] = now;
+        changes++;
+    }
+
     void see(size_t thread, uint32_t clock, uint32_t time) {
         rows[thread][clock] = std::max(rows[thread][clock], time);
         changes++;
@@ -94,11 +102,19 @@ class Clocks {
     }
 
     static void join(Row& to, const Row& from) {
-        for (size_t c = 0; c < to.size(); c++) to[c] = std::max(to[c], from[c]);
+        combine(to, from, [](uint32_t a, uint32_t b) { return std::max(a, b); });
     }
 
   private:
     static constexpr size_t OTHERS = 256;
+
+    // A launch spends much of its time here: by pointers, of which the compiler makes vectors.
+    template <class Function>
+    static void combine(Row& to, const Row& from, Function function) {
+        uint32_t* const a = to.data();
+        const uint32_t* const b = from.data();
+        for (size_t c = 0, size = to.size(); c < size; c++) a[c] = function(a[c], b[c]);
+    }
 
     Cluster cluster{};
     size_t threads = 0, used = 0;

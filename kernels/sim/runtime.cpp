@@ -33,7 +33,8 @@
 
 namespace {
 
-thread_local Worker* worker = nullptr;
+// Looked at before each access of a kernel, so its place is fixed when the library is loaded.
+__attribute__((tls_model("initial-exec"))) thread_local Worker* worker = nullptr;
 
 std::string text_of(uint3 index) {
     return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
@@ -72,8 +73,9 @@ void Worker::end_current() {
     // Those who wait may have waited for this thread only.
     if (block.live && block.at_barrier == block.live) release_barrier(block);
     if (live && at_cluster_barrier == live) release_cluster();
-    for (Fiber* other : warp_of(fiber))
-        if (other->state == Fiber::IN_COLLECTIVE) finish_collective(*other);
+    if (in_collective)
+        for (Fiber* other : warp_of(fiber))
+            if (other->state == Fiber::IN_COLLECTIVE) finish_collective(*other);
     if (!_setjmp(fiber.context)) _longjmp(scheduler, 1);
 }
 
@@ -164,23 +166,26 @@ void Worker::collective(sim::Collective& mine) {
              mine.place.line, mine.mask, thread.lane);
     current->collective = &mine;
     current->state = Fiber::IN_COLLECTIVE;
+    in_collective++;
     if (!mine.mask || !finish_collective(*current)) wait(Fiber::IN_COLLECTIVE, mine.place);
 }
 
 // If all lanes of the leader's mask have come with the same operation: finishes it for each of them.
 bool Worker::finish_collective(const Fiber& leader) {
-    const void* payloads[WARP] = {};
     const std::span<Fiber* const> warp = warp_of(leader);
     const unsigned lanes = warp.size(), mask = leader.collective->mask;
     const char* const what = leader.collective->place.what;
-    for (unsigned lane = 0; lane < lanes; lane++) {
+    const auto same = [&](const char* other) { return other == what || strcmp(other, what) == 0; };
+    for (unsigned lane = lanes; lane-- > 0;) {  // the last are most often those to wait for
         const Fiber& fiber = *warp[lane];
         if (!(mask >> lane & 1) || fiber.state == Fiber::ENDED) continue;
         if (fiber.state != Fiber::IN_COLLECTIVE || fiber.collective->mask != mask ||
-            strcmp(fiber.collective->place.what, what) != 0)
+            !same(fiber.collective->place.what))
             return false;
-        payloads[lane] = fiber.collective->payload;
     }
+    const void* payloads[WARP] = {};
+    for (unsigned lane = 0; lane < lanes; lane++)
+        if (mask >> lane & 1 && warp[lane]->state != Fiber::ENDED) payloads[lane] = warp[lane]->collective->payload;
     const bool was_watching = std::exchange(watching, false);  // lanes look into each other's stacks here
     if (profiling) {
         uint32_t met[WARP];
@@ -195,6 +200,7 @@ bool Worker::finish_collective(const Fiber& leader) {
         Fiber& fiber = *warp[lane];
         fiber.collective->finish(*fiber.collective, lane, payloads);
         fiber.state = Fiber::READY;
+        in_collective--;
         warp_interval = std::max(warp_interval, fiber.warp_interval + 1);
     }
     watching = was_watching;
@@ -261,12 +267,15 @@ void Worker::add_shared(const unsigned char* own, size_t bytes, size_t element, 
     }
 }
 
-// Called before each access of a checked or profiled kernel.
-inline void Worker::access(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
-    if (!watching && !profiling) return;
+// Called before each access of a checked or profiled kernel. Most are to the thread's own stack.
+__attribute__((always_inline)) inline void Worker::access(uintptr_t address, size_t bytes, Kind kind,
+                                                          const void* return_address) {
+    if ((watching || profiling) && !current->owns(address)) access_beyond_stack(address, bytes, kind, return_address);
+}
+
+void Worker::access_beyond_stack(uintptr_t address, size_t bytes, Kind kind, const void* return_address) {
     if (watching && *launch->interrupted) fail("interrupted at %s", watcher.line_of(uintptr_t(return_address)).c_str());
     const Fiber& fiber = *current;
-    if (fiber.owns(address)) return;
     if (profiling || clocked) return access_otherwise(address, bytes, kind, return_address);
     const Who who{fiber.block->number, fiber.block->interval, fiber.warp_interval, fiber.thread.linear};
     const char* wrong = watcher.check(address, bytes, kind, reinterpret_cast<uintptr_t>(return_address), who);

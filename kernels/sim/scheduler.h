@@ -129,6 +129,7 @@ void Worker::run_cluster(uint64_t number) {
     for (Block& block : blocks) begin_block(block, number * blocks.size() + (&block - blocks.data()));
     if (launch->options.asynchronous) begin_asynchronous();
     live = fibers.size();
+    in_collective = 0;
     random = mix(launch->options.seed ^ mix(number));  // each block has orders of its own, whoever runs it
     if (launch->options.order == WARPS) {
         warps = in_order;

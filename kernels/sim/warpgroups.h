@@ -190,7 +190,7 @@ void Worker::read_registers(float (*out)[M], const Warpgroup& group, sim::Elemen
 // Done once for the warpgroup. Products are exact in float32, sums are rounded one by one.
 void Worker::multiply(Accumulator& sums, const Warpgroup& group, const sim::Wgmma& call, const void* return_address) {
     constexpr int M = Accumulator::ROWS, N = Accumulator::COLUMNS;
-    static thread_local float a[16][M], b[16][N];
+    auto& [a, b] = factors;
     const View view = clocked ? clocks.common_view(first_of_warpgroup(), WARPGROUP) : View{};
     const auto read = [&](auto* out, int rows, uint64_t descriptor, bool along_rows) {
         read_operand(out, rows, descriptor, along_rows, call.element, view, group.clock, sums.group, return_address);
@@ -200,13 +200,13 @@ void Worker::multiply(Accumulator& sums, const Warpgroup& group, const sim::Wgmm
     else
         read(a, M, call.a, call.a_along_m);
     read(b, call.columns, call.b, call.b_along_n);
-    const int steps = 32 / call.element.bytes;
-    if (profiling) profiler.multiply(uint64_t(2) * M * call.columns * steps);
+    const int steps = 32 / call.element.bytes, columns = call.columns;
+    if (profiling) profiler.multiply(uint64_t(2) * M * columns * steps);
     for (int m = 0; m < M; m++) {
         float row[N];
         memcpy(row, &sums.values[m * N], sizeof row);
         for (int k = 0; k < steps; k++)
-            for (int n = 0; n < call.columns; n++) row[n] += a[k][m] * b[k][n];
+            for (int n = 0; n < columns; n++) row[n] += a[k][m] * b[k][n];
         memcpy(&sums.values[m * N], row, sizeof row);
     }
 }

@@ -51,6 +51,7 @@ class Worker {
     void* dynamic_variable(const char* name, size_t element);
     void add_shared(const unsigned char* own, size_t bytes, size_t element, const char* name);
     void access(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
+    void access_beyond_stack(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
     void enter(const void* return_address);
     void fence();
     void settle();
@@ -153,6 +154,7 @@ class Worker {
     uint64_t random = 0;
     size_t threads = 0;  // of a block
     size_t live = 0;     // of the cluster: threads that have not ended
+    size_t in_collective = 0;  // threads that wait for their warp
     size_t spinning = 0, resumed = 0;  // in this round: who gave up the core in a loop of atomics, and all
     unsigned atomics = 0;              // that the running thread has made since it was resumed
     std::vector<unsigned char> shared;
@@ -161,6 +163,9 @@ class Worker {
     uint32_t cluster_phase = 1;                       // of the cluster's barrier
     Clocks::Row arrived_at_cluster, seen_by_cluster;  // by those who came: in this phase, and in the last one
     std::unordered_map<const void*, MemoryBarrier> barriers;
+    struct {
+        float a[16][Accumulator::ROWS], b[16][Accumulator::COLUMNS];
+    } factors;  // of the product that is made
     Clocks clocks;
     bool clocked = false;  // watching a kernel for sm_90a
     Watcher watcher;
