@@ -102,13 +102,19 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
     return wrong
 
 
+# Channels, groups, rows of a tile; the sums of the last are cut into parts.
+TENSOR_CORE_LAYERS = ((9, 1, 32), (40, 1, 64), (70, 1, 128), (64, 16, 32), (72, 2, 64), (264, 1, 64))
+# Channels of input and output; of the last two, too.
+POINTWISE_LAYERS = ((9, 70), (24, 72), (1032, 8), (8, 1032))
+
+
 def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
     """Run convolution and its gradients in every format and tile; returns what is wrong."""
     xp, rng, wrong = device.xp, np.random.default_rng(0), []
     forward, of_weight = cuda.conv2d_tensor_core, cuda.conv2d_tensor_core_weight_grad
     options = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1)}
     numbers = *options["stride"], *options["padding"], *options["dilation"]
-    for channels, groups, tile in ((9, 1, 32), (40, 1, 64), (70, 1, 128), (64, 16, 32), (72, 2, 64)):
+    for channels, groups, tile in TENSOR_CORE_LAYERS:
         options["groups"] = groups
         shapes = (1, channels, 5, 6), (channels, channels // groups, 3, 2), (1, channels, 3, 5)
         x, w, g = (mg.tensor(rng.integers(-1, 2, shape).astype(np.float32)) for shape in shapes)
@@ -247,10 +253,9 @@ def placed(xp: Any, array: np.ndarray, last: bool) -> Any:
     return out
 
 
-def convolve_pointwise(device: mg.Device, last: bool) -> list[str]:
+def convolve_pointwise(device: mg.Device, C: int, O: int, last: bool) -> list[str]:  # noqa: E741
     """Run 1x1 convolution and its gradients in every format and tile; returns what is wrong."""
     xp, rng, wrong, options = device.xp, np.random.default_rng(0), [], (1, 1, 0, 0, 1, 1, 1)
-    C, O = (24, 72) if last else (9, 70)  # noqa: E741
     shapes = (2, C, 4, 4), (O, C), (2, O, 4, 4)
     x, w, g = (rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes)
     weight = w[:, :, None, None]
@@ -269,7 +274,7 @@ def convolve_pointwise(device: mg.Device, last: bool) -> list[str]:
             arrays = [a if a is None else placed(xp, encode(a), last) for a in inputs]
             relu = {"relu": True} if which == "forward" else {}
             getattr(cuda.conv2d_pointwise, which)(out, *arrays, *options, tile=tile, **relu)
-            told = f"conv2d pointwise {which} {name}, {tile} rows{', channels last' * last}"
+            told = f"conv2d pointwise {which} {name}, {C} to {O}, {tile} rows{', channels last' * last}"
             right = np.array_equal(out if xp is np else out.get(), bits)
             print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
             wrong += [] if right else [told]
@@ -435,11 +440,13 @@ def main() -> int:
             modules.remove(f"matmul_{rung}")
     if cuda.conv2d_tensor_core.is_supported(device.xp.empty(0)):
         wrong += convolve_on_tensor_cores(device)
-        wrong += convolve_pointwise(device, False) + convolve_pointwise(device, True)
+        for C, O in POINTWISE_LAYERS:  # noqa: E741
+            for last in (False, True) if C % 8 == 0 else (False,):
+                wrong += convolve_pointwise(device, C, O, last)
     else:
         print(f"{device} does not have the tensor cores that conv2d_tensor_core is for")
         modules -= {"conv2d_tensor_core", "conv2d_tensor_core_weight_grad", "conv2d_merge_groups"}
-        modules.remove("conv2d_pointwise")
+        modules -= {"conv2d_parts", "conv2d_pointwise"}
     if cuda.conv2d_wgmma.is_supported(device.xp.empty(0)):
         wrong += convolve_by_wgmma(device)
     else:

@@ -135,6 +135,12 @@ def test_groups_are_left_to_the_three_ops(device):
     assert found.grad_fn != "conv2d_pooled" and mg.equal(found, pool_of_relu_of_conv2d(*options))
 
 
+def test_sums_that_are_cut_into_parts_are_left_to_the_three_ops(device):
+    inputs = tensors(device, (1, 128, 4, 4), (8, 128, 3, 3), mg.float16)
+    found = F.conv2d_pooled(*inputs)
+    assert found.grad_fn != "conv2d_pooled" and mg.equal(found, pool_of_relu_of_conv2d(*inputs))
+
+
 def test_a_pooling_kernel_of_the_users_runs(device):
     def sevens(outs, x, **_):
         outs[0][...], outs[1][...] = 7, 0

@@ -26,6 +26,7 @@ MODULES = (
     "conv2d_depthwise",
     "conv2d_implicit_gemm",
     "conv2d_merge_groups",
+    "conv2d_parts",
     "conv2d_pipelined",
     "conv2d_pointwise",
     "conv2d_strips",

@@ -19,7 +19,7 @@
 //
 //   parts     where the tiles are too few to fill a card, as in the last layers of a network or for a single
 //             image, the steps are cut into parts, for blocks of their own. They write their sums to an array
-//             (parts, the result), and conv2d_add_results adds these up: no atomics, always the same order
+//             (parts, the result), which conv2d_parts.cu adds up
 //
 // In the gradient for the weight, K is the pixels of the batch. A tile has the channels of TAPS taps, so that
 // there too a thread finds one pixel for all that it copies in a step.
@@ -32,7 +32,6 @@
 // NaN and infinity: as in conv2d_implicit_gemm.cu.
 
 #include "async_copy.cuh"
-#include "conv2d_sums.cuh"
 #include "conv2d_task.cuh"
 #include "vector.cuh"
 
@@ -324,20 +323,6 @@ conv2d_input_grad_pipelined(float* grad_input, const float* grad_output, const f
     make_tile<ROWS, COLUMNS, STAGES>(grad_input, grad_output, packed, nullptr, false, task, part_steps);
 }
 
-// out (images, channels, plane) = the sum over all parts of partial (parts, the same), plus the bias of its channel,
-// which may be null, and through ReLU.
-//
-// Grid: x = a thread for each element of out.
-__global__ void conv2d_add_results(float* out, const float* partial, const float* bias, bool relu, long long elements,
-                                   int parts, int channels, long long plane) {
-    const long long i = global_thread_index();
-    if (i >= elements) return;
-    float sum = value_or(bias, i / plane % channels, 0.0f);
-#pragma unroll 4
-    for (int part = 0; part < parts; part++) sum += partial[part * elements + i];
-    out[i] = relu_if(relu, sum);
-}
-
 // ---- gradient for the weight ----
 
 constexpr int PIXELS = 8;  // the K of a step
@@ -345,10 +330,10 @@ constexpr int GRAD_STAGES = 3;
 constexpr int GRAD_ROWS = 64;  // of a tile: channels of out
 
 // A tile's columns are CHANNELS channels of each of TAPS taps. K is cut into parts of `part_length` pixels,
-// for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups); conv2d_add_taps
-// adds them: no atomics, always the same order. In a step a thread copies pixel threadIdx.x % PIXELS of
-// several rows of a, and of several channels of one tap; the tiles have four more elements in a line, so that
-// its stores, which go down a column, meet different banks.
+// for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups); conv2d_parts.cu
+// adds them. In a step a thread copies pixel threadIdx.x % PIXELS of several rows of a, and of several channels
+// of one tap; the tiles have four more elements in a line, so that its stores, which go down a column, meet
+// different banks.
 //
 // Grid: x = the tiles of all groups, for each part.
 template <int CHANNELS, int TAPS>
@@ -421,10 +406,4 @@ conv2d_weight_grad_pipelined(float* partial, const float* grad_output, const flo
             if (row < rows) to[(long long)row * channels] = sums[i][j];
         }
     }
-}
-
-// Adds the parts (conv2d_sums.cuh).
-__global__ void __launch_bounds__(32 * PART_THREADS)
-conv2d_add_taps(float* out, const float* partial, long long weights, int taps, int parts) {
-    add_taps(out, partial, weights, taps, parts);
 }

@@ -14,18 +14,17 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
 from .conv2d import shape_fields, tap_steps
+from .conv2d_parts import add_results, add_taps, cut_into_parts
 
 DEPTH = 16  # as in conv2d_pipelined.cu
 MAX_TAPS = 128
 PIXELS = 8
 GRAD_ROWS = 64
-PART_THREADS = 8
 COLUMNS = 128  # of a tile, in forward and input_grad
 STAGES = {32: 3, 64: 3, 128: 2}  # by the rows of a tile: no more than 48 KB of shared memory
 THREADS = 256  # in a block that packs weights
 PART = 256  # the fewest pixels that are worth a block of their own in the weight's gradient
 PART_STEPS = 12  # the same of steps, in forward and input_grad
-LONGEST_PART = 1 << 30
 MULTIPROCESSORS = 132  # of an H200
 THREADS_AT_A_TIME = 384  # of a multiprocessor: conv2d_pipelined.cu's RESIDENT_BLOCKS
 
@@ -44,8 +43,6 @@ _weight_grad = {
     for channels in (32, 64)
     for taps in (1, 3)
 }
-_add_results = CudaKernel(_source, "conv2d_add_results")
-_add_taps = CudaKernel(_source, "conv2d_add_taps")
 
 
 @lru_cache(maxsize=1024)
@@ -70,7 +67,7 @@ def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu
         return
     partial = workspace(out, (grid[1], out.size))
     _forward[tile].launch(grid, threads, (partial, x, packed, None, False, part, shape))
-    _add_up(out, partial, bias, relu)
+    add_results(out, partial, bias, relu)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
@@ -90,7 +87,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     partial = out if grid[1] == 1 else workspace(out, (grid[1], out.size))
     _input_grad[tile].launch(grid, threads, (partial, grad_output, packed, part, shape, apart))
     if grid[1] > 1:
-        _add_up(out, partial)
+        add_results(out, partial)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -101,27 +98,20 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     tile = 64 if channels > 32 else 32, 3 if taps > 2 else 1
     threads = GRAD_ROWS * tile[0] * tile[1] // 64
     tiles = blocks(rows, GRAD_ROWS) * blocks(channels, tile[0]) * blocks(taps, tile[1]) * groups
-    parts, length = _parts(shape["N"] * shape["OH"] * shape["OW"], tiles, threads)
+    at_a_time = MULTIPROCESSORS * (THREADS_AT_A_TIME // threads)
+    pixels = shape["N"] * shape["OH"] * shape["OW"]
+    parts, length = cut_into_parts(pixels, tiles, at_a_time, PART, PIXELS)
     partial = workspace(out, (parts, out.size))
     _weight_grad[tile].launch(tiles * parts, threads, (partial, grad_output, x, length, shape))
-    grid = blocks(out.size, 32)
-    _add_taps.launch(grid, (32, PART_THREADS), (out, partial, out.size // taps, taps, parts))
+    add_taps(out, partial)
 
 
-@lru_cache(maxsize=1024)
 def _in_parts(tiles: int, tile_rows: int, steps: int) -> tuple[tuple[int, int], int, int]:
     """The grid (tiles, parts), the threads of a block, and the steps of a part."""
     threads = tile_rows * COLUMNS // 64
-    places = MULTIPROCESSORS * (2 if threads == 256 else THREADS_AT_A_TIME // threads)  # RESIDENT_BLOCKS
-    length = max(blocks(steps, max(places // max(tiles, 1), 1)), PART_STEPS)
-    return (tiles, max(blocks(steps, length), 1)), threads, length
-
-
-def _add_up(out: Any, partial: Any, bias: Any = None, relu: bool = False) -> None:
-    """out (N, C, H, W) = the sum of the parts, plus the bias of its channels, and through ReLU if so."""
-    _, channels, height, width = out.shape
-    arguments = out, partial, bias, relu, out.size, len(partial), channels, height * width
-    _add_results.launch(blocks(out.size, THREADS), THREADS, arguments)
+    resident = 2 if threads == 256 else THREADS_AT_A_TIME // threads  # RESIDENT_BLOCKS
+    parts, length = cut_into_parts(steps, tiles, resident * MULTIPROCESSORS, PART_STEPS)
+    return (tiles, parts), threads, length
 
 
 def _tile_rows(rows: int) -> int:
@@ -142,14 +132,6 @@ def _packed(weight: Any, shape: dict[str, int], tile: int, exchanged: bool) -> A
     packed = workspace(weight, size)
     _pack.launch(blocks(size, THREADS), THREADS, (packed, weight, pitch, exchanged, shape))
     return packed
-
-
-def _parts(pixels: int, tiles: int, threads: int) -> tuple[int, int]:
-    """Into how many parts to cut sums over ``pixels``, and the length of one, a multiple of PIXELS."""
-    at_a_time = MULTIPROCESSORS * (THREADS_AT_A_TIME // threads)
-    wanted = max(min(at_a_time // max(tiles, 1), pixels // PART), blocks(pixels, LONGEST_PART), 1)
-    length = max(blocks(blocks(pixels, wanted), PIXELS), 1) * PIXELS
-    return max(blocks(pixels, length), 1), length
 
 
 def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = None) -> dict[str, int]:

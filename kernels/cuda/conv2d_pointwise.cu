@@ -11,12 +11,13 @@
 // bytes: then the convolution is one product of matrices. Elements are floats, whose factors are rounded to TF32,
 // __half or __nv_bfloat16; sums are float32, and rounded once.
 //
+// Where the tiles are too few for a card's multiprocessors, K is cut into parts, as in conv2d_tensor_core.cu.
+//
 // The loop of tensor_core_tiles.cuh takes factors either way. Forward and for the input K are channels, which
 // are planes: the images' tile has a line of pixels for each (AcrossK), and so has the transposed weight's; or they
 // are neighbours in a pixel (AlongK). The columns are the pixels of all images, one after the other. For the weight
 // K are the pixels of all images, of which a thread copies the same chunk of many channels (AlongK). They are cut
-// into parts, for blocks of their own, which write their sums to `partial`; conv2d_add_taps_tensor_core adds these,
-// always in the same order.
+// into parts, for blocks of their own, which write their sums to `partial`, and conv2d_parts.cu adds these.
 //
 // Arithmetic intensity, registers and shared memory of tiles: as in conv2d_tensor_core.cu. Every element of
 // the images is read by the rows of tiles alone, once for 64 or 128 channels of the result.
@@ -29,6 +30,11 @@ constexpr int TILE_N = 128;
 // Blocks that share a multiprocessor. The addresses of floats AcrossK take more registers than three leave.
 template <typename T, int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 || sizeof(T) == 4 ? 2 : 3;
+
+// The channels that a block sums over.
+struct Channels {
+    int first, count;
+};
 
 struct PointwiseShape {
     int images, pixels;
@@ -73,27 +79,30 @@ struct ImageCopier {
     using Tile = AcrossK<T, TILE_N>;
     LineCopier<T, TILE_N> pixels;
 
-    __device__ __forceinline__ ImageCopier(const T* source, long long first, const PointwiseShape& s)
-        : ImageCopier(source, first + Lines<T, TILE_N>().chunk * PER_CHUNK<T>, s.pixels, s) {}
+    __device__ __forceinline__ ImageCopier(const T* source, long long first, const Channels& k, const PointwiseShape& s)
+        : ImageCopier(source, first + Lines<T, TILE_N>().chunk * PER_CHUNK<T>, s.pixels, k, s) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { pixels.start(copies, tile); }
 
   private:
-    __device__ __forceinline__ ImageCopier(const T* source, long long column, int plane, const PointwiseShape& s)
-        : pixels(source + column / plane * (s.channels - 1) * plane + column, plane, s.channels,  // of channel 0
+    __device__ __forceinline__ ImageCopier(const T* source, long long column, int plane, const Channels& k,
+                                           const PointwiseShape& s)
+        : pixels(source + (column / plane * (s.channels - 1) + k.first) * plane + column, plane, k.count,
                  column / plane < s.images ? CHUNK_BYTES : 0) {}
 };
 
 template <typename T>
 struct ImageCopier<T, true> : MatrixCopier<T, TILE_N, false> {
-    __device__ __forceinline__ ImageCopier(const T* source, long long first, const PointwiseShape& s)
-        : MatrixCopier<T, TILE_N, false>(source, s.channels, first, (long long)s.images * s.pixels, s.channels) {}
+    __device__ __forceinline__ ImageCopier(const T* source, long long first, const Channels& k, const PointwiseShape& s)
+        : MatrixCopier<T, TILE_N, false>(source + k.first, s.channels, first, (long long)s.images * s.pixels,
+                                         k.count) {}
 };
 
 // Stores a warp's results channels first. Two columns of a lane are neighbours in one image.
 template <typename T, typename Tiling>
-__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
-                                      int first_row, long long first_column, const PointwiseShape& s) {
+__device__ __forceinline__ void store_channels_first(T* out, const typename Tiling::Sums& sums,
+                                                     const Epilogue<T>& result, int first_row, long long first_column,
+                                                     const PointwiseShape& s) {
     constexpr int ROWS = 2 * Tiling::WARP_M / 16;  // of a lane
     const int lane = threadIdx.x % 32, row = first_row + Tiling::warp_row() + lane / 4;
     float starts[ROWS];
@@ -115,11 +124,26 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
     }
 }
 
+template <typename T, typename Tiling, bool CHANNELS_LAST>
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
+                                      int first_row, long long first_column, void* tiles, const PointwiseShape& s) {
+    if constexpr (CHANNELS_LAST) {
+        const long long first = first_column + Tiling::warp_column(), columns = (long long)s.images * s.pixels;
+        store_channels_last<T, Tiling>(out, sums, result, first_row, tiles, [&](int pixel) {
+            return first + pixel < columns ? (first + pixel) * s.rows : -1;
+        });
+    } else {
+        store_channels_first<T, Tiling>(out, sums, result, first_row, first_column, s);
+    }
+}
+
 // Forward, and where TRANSPOSED the gradient for the input, whose source is that of the output. Grid: x = the
-// tiles, those of the same columns side by side; bias may be null.
-template <typename T, int TILE_M, bool TRANSPOSED, bool CHANNELS_LAST>
+// tiles, those of the same columns side by side, y = parts of `part_steps` of the steps, each with an array of results
+// of its own; bias may be null. Out is T, or float for the sums of parts.
+template <typename T, typename Out, int TILE_M, bool TRANSPOSED, bool CHANNELS_LAST>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
-conv2d_pointwise(T* out, const T* source, const T* weight, const T* bias, bool relu, PointwiseShape s) {
+conv2d_pointwise(Out* out, const T* source, const T* weight, const Out* bias, bool relu, int part_steps,
+                 PointwiseShape s) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     using Weights = MatrixCopier<T, TILE_M, TRANSPOSED>;
     using Images = ImageCopier<T, CHANNELS_LAST>;
@@ -127,24 +151,21 @@ conv2d_pointwise(T* out, const T* source, const T* weight, const T* bias, bool r
     const int row_tiles = (s.rows + TILE_M - 1) / TILE_M, first_row = blockIdx.x % row_tiles * TILE_M;
     const long long first_column = (long long)(blockIdx.x / row_tiles) * TILE_N;
 
-    Weights weights(weight, s.weight_pitch, first_row, s.rows, s.channels);
-    Images images(source, first_column, s);
+    const int first_step = blockIdx.y * part_steps;
+    const int steps = min((s.channels + STEP<T> - 1) / STEP<T> - first_step, part_steps);
+    const Channels k = {first_step * STEP<T>, min(s.channels - first_step * STEP<T>, steps * STEP<T>)};
+    const T* const from = weight + (TRANSPOSED ? k.first * s.weight_pitch : k.first);
+    Weights weights(from, s.weight_pitch, first_row, s.rows, k.count);
+    Images images(source, first_column, k, s);
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
     multiply_tiles<T, Tiling, typename Weights::Tile, typename Images::Tile>(
-        sums, tiles, (s.channels + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
+        sums, tiles, steps, copies, [&](uint4* a_tile, uint4* b_tile) {
             weights.start(copies, a_tile);
             images.start(copies, b_tile);
         });
-    const Epilogue<T> result{bias, relu, s.rows};
-    if constexpr (CHANNELS_LAST) {
-        const long long first = first_column + Tiling::warp_column(), columns = (long long)s.images * s.pixels;
-        store_channels_last<T, Tiling>(out, sums, result, first_row, tiles, [&](int pixel) {
-            return first + pixel < columns ? (first + pixel) * s.rows : -1;
-        });
-    } else {
-        store<T, Tiling>(out, sums, result, first_row, first_column, s);
-    }
+    out += blockIdx.y * ((long long)s.images * s.pixels * s.rows);
+    store<Out, Tiling, CHANNELS_LAST>(out, sums, {bias, relu, s.rows}, first_row, first_column, tiles, s);
 }
 
 // ---- gradient for the weight ----

@@ -23,20 +23,23 @@ from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core_weight_grad as of_weight
 from . import workspace
-from .conv2d_tensor_core import element_of, in_order, one_group, tile_rows
+from .conv2d_parts import add_results, add_taps, element_of
+from .conv2d_tensor_core import PART_TILE, cut_steps, in_order, one_group, results_of, steps_of, tile_rows
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k, row_pitch
 from .vector import starts_at_vector
 
 TILE_N, THREADS = 128, 128  # as in conv2d_pointwise.cu
 SMALL, LARGE = 64, 128  # rows of a tile
 
+PARTS = "float", PART_TILE  # what parts are stored as, and the rows of their tiles
+
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _of_images = {
-    (element, rows, *flags): CudaKernel(
-        _source, f"conv2d_pointwise<{', '.join((element, str(rows), *(str(f).lower() for f in flags)))}>"
+    (*key, *flags): CudaKernel(
+        _source, f"conv2d_pointwise<{', '.join((*map(str, key), *(str(f).lower() for f in flags)))}>"
     )
     for element in of_weight.ROWS
-    for rows in of_weight.ROWS[element]
+    for key in [*((element, element, rows) for rows in of_weight.ROWS[element]), (element, *PARTS)]
     for flags in product((False, True), repeat=2)  # the weight is transposed; channels come last
 }
 _weight_grad = {
@@ -94,12 +97,12 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     element = element_of(out)
     tile = tile or of_weight.tile_rows(element, rows)
     tiles = blocks(rows, tile) * blocks(channels, TILE_N)
-    parts, length = of_weight.cut_into_parts(pixels, tiles, element, tile)
+    parts, length = of_weight.cut_pixels(pixels, tiles, element, tile)
     partial = workspace(out, (parts, out.size), np.float32)
     fields = _fields(shape, rows, channels, channels)
     arguments = (partial, _aligned(grad_output), _aligned(x), length, fields)
     _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, _shared_bytes(tile))
-    of_weight.add_parts(out, partial, taps=1)
+    add_taps(out, partial)
 
 
 def _run(
@@ -125,11 +128,15 @@ def _run(
     rows, channels = out.shape[1], source.shape[1]
     columns = blocks(shape["N"] * shape["H"] * shape["W"], TILE_N)
     tile = tile or (tile_rows(rows, columns) if LARGE in of_weight.ROWS[element] else SMALL)
+    tiles, bias = blocks(rows, tile) * columns, in_order(bias)
+    parts, part_steps = cut_steps(steps_of(1, channels, out.itemsize), tiles, tile)
+    results, epilogue = results_of(out, parts), (bias, relu) if parts == 1 else (None, False)
     fields = _fields(shape, rows, channels, row_pitch(weight))
-    source = strided(_aligned(source))
-    arguments = (strided(out), source, strided(weight), in_order(bias), relu, fields)
-    kernel = _of_images[element, tile, transposed, last]
-    kernel.launch(blocks(rows, tile) * columns, THREADS, arguments, _shared_bytes(tile))
+    kernel = _of_images[element, element_of(results), tile, transposed, last]
+    arguments = (strided(_aligned(source)), strided(weight), *epilogue, part_steps, fields)
+    kernel.launch((tiles, parts), THREADS, (strided(results), *arguments), _shared_bytes(tile))
+    if parts > 1:
+        add_results(out, results, bias, relu)
 
 
 def _aligned(images: Any) -> Any:

@@ -33,6 +33,9 @@
 // bits for a tile of 128 x 128, 43 for 64 x 128, 26 for 32 x 128. The taps of a pixel are its neighbours' pixels: most of these
 // bytes come from the caches.
 //
+// Where the tiles are too few for a card's multiprocessors, the steps are cut into parts, for blocks of their own,
+// whose sums conv2d_parts.cu adds. Products of merged groups, whose sums are short, and pooled ones are not cut.
+//
 // The padding's zeros are multiplied with like any number: where a weight is infinite and its pixel lies
 // outside, out is NaN, as in the reference. NaN or infinity reaches the results that it is part of, and no
 // others: a column's sums are its own, and so are a row's.
@@ -45,6 +48,7 @@
 
 constexpr int TILE_N = 128;       // pixels
 constexpr int OUTSIDE = -(1 << 30);  // a coordinate that no tap brings back into the source
+constexpr int ALL_STEPS = 1 << 30;   // in one part
 
 template <int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : TILE_M == 64 ? 3 : 5;  // of a multiprocessor
@@ -124,13 +128,14 @@ struct TileCopier {
     int channel = threadIdx.x % CHUNKS * PER_CHUNK<T>, tap_y = 0, tap_x = 0;
 
     __device__ __forceinline__ TileCopier(const T* source, const T* weights, const Pitches& pitches,
-                                          const Task& task, const Places& places)
+                                          const Task& task, const Places& places, int first_step)
         : task(task),
           places(places),
           weights(weights + (task.first_row + threadIdx.x / CHUNKS) * pitches.row),
           source(source),
           pitches(pitches) {
         if (task.horizontal.taps == 0) tap_y = task.vertical.taps;
+        channel += first_step * STEP<T>;
         find_tap();
     }
 
@@ -184,8 +189,9 @@ struct TileCopier {
 
 // Stores a warp's results channels first: pairs where two pixels are neighbours in out and aligned.
 template <typename T, typename Tiling>
-__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
-                                      const Task& task, const Places& places) {
+__device__ __forceinline__ void store_channels_first(T* out, const typename Tiling::Sums& sums,
+                                                     const Epilogue<T>& result, const Task& task,
+                                                     const Places& places) {
     const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
     const bool even = plane % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
     const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
@@ -209,6 +215,15 @@ __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums,
             }
         }
     }
+}
+
+template <typename T, typename Tiling>
+__device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
+                                      bool channels_last, const Task& task, const Places& places, void* tiles) {
+    if (!channels_last) return store_channels_first<T, Tiling>(out, sums, result, task, places);
+    const long long* const results = &places.results[Tiling::warp_column()];
+    store_channels_last<T, Tiling>(out, sums, result, task.first_row, tiles,
+                                   [&](int pixel) { return results[pixel]; });
 }
 
 // Finds the largest of each window of 2 x 2 pixels, after bias and ReLU, and which of the four it is: the first
@@ -288,15 +303,16 @@ __device__ __forceinline__ bool any_nan(const typename Tiling::Sums& sums) {
 // Where a NaN or an infinity of another group meets the zeros of merged weights, a result is NaN without cause.
 // This makes all results anew that are NaN, each from its own group alone. Pointers are to what make_tile has
 // found to be the product's.
-template <typename T, int TILE_M>
-__device__ __forceinline__ void remake_nans(T* out, const T* source, const T* weights, const Epilogue<T>& result,
-                                            const Pitches& pitches, long long row_pitch, const Group& group,
-                                            const Task& task, const Places& places) {
+template <typename T, typename Out, int TILE_M>
+__device__ __forceinline__ void remake_nans(Out* out, const T* source, const T* weights,
+                                            const Epilogue<Out>& result, const Pitches& pitches,
+                                            long long row_pitch, const Group& group, const Task& task,
+                                            const Places& places) {
     const Axis &vertical = task.vertical, &horizontal = task.horizontal;
     for (int i = threadIdx.x; i < TILE_M * TILE_N; i += blockDim.x) {
         const int row = task.first_row + i / TILE_N, column = i % TILE_N;
         if (row >= task.rows || places.results[column] < 0) continue;
-        T* const to = out + places.results[column] + row * row_pitch;
+        Out* const to = out + places.results[column] + row * row_pitch;
         if (float(*to) == float(*to)) continue;
         const SourcePixel pixel = places.sources[column];
         const int first_channel = row / group.rows * group.channels;
@@ -318,11 +334,11 @@ __device__ __forceinline__ void remake_nans(T* out, const T* source, const T* we
     }
 }
 
-// Makes a block's tile, once all its threads see the task; source and weights are the product's, and
-// store(sums, places, tiles) puts it where it belongs, and may use the memory of the tiles.
+// Makes a block's tile, once all its threads see the task, from part blockIdx.y of the steps; source and weights are
+// the product's, and store(sums, places, tiles) puts it where it belongs, and may use the memory of the tiles.
 template <typename T, int TILE_M, bool POOLED = false, typename Store>
 __device__ __forceinline__ void make_tile(const T* source, const T* weights, const Pitches& pitches,
-                                          bool channels_last, const Task& task, Store&& store) {
+                                          bool channels_last, int part_steps, const Task& task, Store&& store) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     extern __shared__ uint4 tiles[];
     Places& places = *reinterpret_cast<Places*>(tiles + Tiling::TILES);
@@ -332,49 +348,47 @@ __device__ __forceinline__ void make_tile(const T* source, const T* weights, con
 
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
-    TileCopier<T, Tiling> copier(source, weights, pitches, task, places);
+    const int first_step = blockIdx.y * part_steps;
+    TileCopier<T, Tiling> copier(source, weights, pitches, task, places, first_step);
+    const int steps = max(min(copier.steps() - first_step, (long long)part_steps), 0ll);
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
-        sums, tiles, copier.steps(), copies,
+        sums, tiles, steps, copies,
         [&](uint4* a_tile, uint4* b_tile) { copier.start(copies, a_tile, b_tile); });
     store(sums, places, tiles);
 }
 
-template <typename T, int TILE_M>
-__device__ __forceinline__ void make_whole_tile(T* out, const T* source, const T* weights, const T* bias, bool relu,
-                                                const Pitches& pitches, bool channels_last, const Group& group,
-                                                const Task& task) {
+template <typename T, typename Out, int TILE_M>
+__device__ __forceinline__ void make_whole_tile(Out* out, const T* source, const T* weights, const Out* bias,
+                                                bool relu, const Pitches& pitches, bool channels_last,
+                                                const Group& group, int part_steps, const Task& task) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     const int first_row = task.group * task.rows;  // of the product
     const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
     const long long row_pitch = channels_last ? 1 : plane;
-    out += first_row * row_pitch;
+    out += blockIdx.y * (task.images * plane * task.all_rows()) + first_row * row_pitch;
     source += task.group * task.channels;
     weights += first_row * pitches.row;
-    const Epilogue<T> result{bias ? bias + first_row : nullptr, relu, task.rows};
-    make_tile<T, TILE_M>(
-        source, weights, pitches, channels_last, task, [&](const auto& sums, const auto& places, auto* tiles) {
-            const bool is_merged = group.rows < task.rows, has_nan = is_merged && any_nan<Tiling>(sums);
-            if (channels_last) {
-                const long long* const results = &places.results[Tiling::warp_column()];
-                store_channels_last<T, Tiling>(out, sums, result, task.first_row, tiles,
-                                               [&](int pixel) { return results[pixel]; });
-            } else {
-                store<T, Tiling>(out, sums, result, task, places);
-            }
-            if (is_merged && __syncthreads_or(has_nan))  // all have stored theirs
-                remake_nans<T, TILE_M>(out, source, weights, result, pitches, row_pitch, group, task, places);
-        });
+    const Epilogue<Out> result{bias ? bias + first_row : nullptr, relu, task.rows};
+    const auto store_tile = [&](const auto& sums, const auto& places, auto* tiles) {
+        store<Out, Tiling>(out, sums, result, channels_last, task, places, tiles);
+        const bool is_merged = group.rows < task.rows;
+        if (is_merged && __syncthreads_or(any_nan<Tiling>(sums)))  // all have stored theirs
+            remake_nans<T, Out, TILE_M>(out, source, weights, result, pitches, row_pitch, group, task, places);
+    };
+    make_tile<T, TILE_M>(source, weights, pitches, channels_last, part_steps, task, store_tile);
 }
 
-// Grid: x = the tiles, those of the same pixels side by side; bias may be null.
-template <typename T, int TILE_M>
+// Grid: x = the tiles, those of the same pixels side by side; y = parts of `part_steps` of the steps, each with an
+// array of results of its own; bias may be null. Out is T, or float for the sums of parts.
+template <typename T, typename Out, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
-conv2d_forward_tensor_core(T* out, const T* source, const T* weights, const T* bias, bool relu, Pitches pitches,
-                           bool channels_last, Group group, Conv2dShape s) {
+conv2d_forward_tensor_core(Out* out, const T* source, const T* weights, const Out* bias, bool relu,
+                           Pitches pitches, bool channels_last, Group group, int part_steps, Conv2dShape s) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = forward_task<TILE_M, TILE_N>(s);
     __syncthreads();  // the task is known
-    make_whole_tile<T, TILE_M>(out, source, weights, bias, relu, pitches, channels_last, group, task);
+    make_whole_tile<T, Out, TILE_M>(out, source, weights, bias, relu, pitches, channels_last, group, part_steps,
+                                    task);
 }
 
 // The same, of one group, through ReLU and max-pooling of windows of 2 x 2, side by side, out and taps (N, rows, OH / 2, OW / 2).
@@ -392,27 +406,27 @@ conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T*
     }
     __syncthreads();  // the task is known
     const long long plane = (long long)(s.OH / 2) * (s.OW / 2);
-    make_tile<T, TILE_M, true>(
-        source, weights, pitches, channels_last, task, [&](const auto& sums, const auto& places, auto* tiles) {
-            const Epilogue<T> result{bias, true, task.rows};
-            if (channels_last) {
-                store_pooled_channels_last<T, Tiling>(out, taps, sums, result, task, places, tiles);
-            } else {
-                store_pooled<T, Tiling>(out, taps, sums, result, plane, task, places);
-            }
-        });
+    const auto store_tile = [&](const auto& sums, const auto& places, auto* tiles) {
+        const Epilogue<T> result{bias, true, task.rows};
+        if (channels_last) {
+            store_pooled_channels_last<T, Tiling>(out, taps, sums, result, task, places, tiles);
+        } else {
+            store_pooled<T, Tiling>(out, taps, sums, result, plane, task, places);
+        }
+    };
+    make_tile<T, TILE_M, true>(source, weights, pitches, channels_last, ALL_STEPS, task, store_tile);
 }
 
-// Grid: as input_grad_task has it. Here the source is the output's gradient, and the rows of the weights are
-// channels of the input.
-template <typename T, int TILE_M>
+// Grid: x as input_grad_task has it, y as of forward. Here the source is the output's gradient, and the rows of the
+// weights are channels of the input.
+template <typename T, typename Out, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
-conv2d_input_grad_tensor_core(T* grad_input, const T* source, const T* weights, Pitches pitches,
-                              bool channels_last, Group group, Conv2dShape s, TapSteps steps) {
+conv2d_input_grad_tensor_core(Out* grad_input, const T* source, const T* weights, Pitches pitches,
+                              bool channels_last, Group group, int part_steps, Conv2dShape s, TapSteps steps) {
     __shared__ Task task;
     if (threadIdx.x == 0) task = input_grad_task<TILE_M, TILE_N>(s, steps);
     __syncthreads();  // the task is known
     if (task.first_column >= task.columns()) return;
-    make_whole_tile<T, TILE_M>(grad_input, source, weights, static_cast<const T*>(nullptr), false, pitches,
-                               channels_last, group, task);
+    make_whole_tile<T, Out, TILE_M>(grad_input, source, weights, nullptr, false, pitches, channels_last, group,
+                                    part_steps, task);
 }

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..arguments import is_contiguous, unchanging
 from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
@@ -22,6 +24,7 @@ from ..source import CudaSource
 from . import array_module, workspace
 from .conv2d import shape_fields, tap_steps
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weights
+from .conv2d_parts import ELEMENTS, add_results, cut_into_parts, element_of
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, is_supported
 from .transpose import transpose
@@ -31,24 +34,31 @@ __all__ = ["forward", "input_grad", "is_supported", "pooled"]
 
 TILE_N = 128  # pixels, as in conv2d_tensor_core.cu
 THREADS = 128
+ALL_STEPS = 1 << 30  # in one part
 PLACE_BYTES = 24  # of a pixel
-ELEMENTS = ("float", "__half", "__nv_bfloat16")
+PART_TILE = 64  # rows of the tiles whose sums may be cut into parts
+PART_STEPS = 16  # the fewest that are worth a block of their own: it stores 32 KB for 192 KB that it reads
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _kernels(name: str, *tiles: int) -> dict[tuple[str, int], CudaKernel]:
-    """By the element, and the rows of a tile."""
+def _kernels(name: str) -> dict[tuple[str, str, int], CudaKernel]:
+    """By the element, that of the results, which of parts are floats, and the rows of a tile."""
+    whole = [(element, element, rows) for element in ELEMENTS for rows in (SMALLEST_TILE, 64, 128)]
+    parts = [(element, "float", PART_TILE) for element in ELEMENTS]
     return {
-        (element, rows): CudaKernel(_source, f"{name}<{element}, {rows}>")
-        for element in ELEMENTS
-        for rows in tiles
+        (element, out, rows): CudaKernel(_source, f"{name}<{element}, {out}, {rows}>")
+        for element, out, rows in whole + parts
     }
 
 
-_forward = _kernels("conv2d_forward_tensor_core", SMALLEST_TILE, 64, 128)
-_pooled = _kernels("conv2d_pooled_tensor_core", 64, 128)
-_input_grad = _kernels("conv2d_input_grad_tensor_core", SMALLEST_TILE, 64, 128)
+_forward = _kernels("conv2d_forward_tensor_core")
+_input_grad = _kernels("conv2d_input_grad_tensor_core")
+_pooled = {
+    (element, rows): CudaKernel(_source, f"conv2d_pooled_tensor_core<{element}, {rows}>")
+    for element in ELEMENTS
+    for rows in (64, 128)
+}
 
 
 def forward(
@@ -71,12 +81,15 @@ def forward(
     source, pixel = channels_last(x)
     weights, tap, row = _taps_of_rows(weight, groups, merged)
     pitches, group = {"pixel": pixel, "tap": tap, "row": row}, {"rows": rows, "channels": channels}
-    products = of_products(shape, groups // merged)
-    arguments = (in_order(bias), relu, pitches, _is_last(out), group, products)
-    _launch(
-        *(_forward, rows * merged, columns, groups // merged, tile),
-        *(strided(out), strided(source), strided(weights), *arguments),
-    )
+    steps = steps_of(shape["KH"] * shape["KW"], channels, x.itemsize)
+    plan = _plan(rows * merged, columns * (groups // merged), steps, tile, merged)
+    results, bias = results_of(out, plan.parts), in_order(bias)
+    epilogue = (bias, relu) if plan.parts == 1 else (None, False)
+    products = plan.part_steps, of_products(shape, groups // merged)
+    arguments = (strided(weights), *epilogue, pitches, _is_last(out), group, *products)
+    _launch(_forward, plan, strided(results), strided(source), *arguments)
+    if plan.parts > 1:
+        add_results(out, results, bias, relu)
 
 
 def pooled(
@@ -98,7 +111,9 @@ def pooled(
     pitches = {"pixel": pixel, "tap": tap, "row": row}
     tile = tile or tile_rows(shape["O"], columns)
     arguments = (strided(source), strided(weights), in_order(bias), pitches, _is_last(out), shape)
-    _launch(_pooled, shape["O"], columns, 1, tile, strided(out), strided(taps), *arguments)
+    grid = blocks(shape["O"], tile) * columns
+    kernel = _pooled[element_of(out), tile]
+    kernel.launch(grid, THREADS, (strided(out), strided(taps), *arguments), _shared_bytes(tile))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
@@ -114,28 +129,71 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     source, pixel = channels_last(grad_output)
     weights, tap, row = _taps_of_columns(weight, groups, merged)
     pitches, group = {"pixel": pixel, "tap": tap, "row": row}, {"rows": rows, "channels": channels}
-    products = of_products(shape, groups // merged)
-    arguments = (pitches, _is_last(out), group, products, tap_steps(shape))
-    _launch(
-        *(_input_grad, rows * merged, columns, groups // merged, tile),
-        *(strided(out), strided(source), strided(weights), *arguments),
-    )
+    apart = tap_steps(shape)
+    # Of the largest phase: one of fewer taps has no steps left for the last parts, which are zeros.
+    taps = blocks(shape["KH"], apart["step_h"]) * blocks(shape["KW"], apart["step_w"])
+    steps = steps_of(taps, channels, out.itemsize)
+    plan = _plan(rows * merged, columns * (groups // merged), steps, tile, merged)
+    results, products = results_of(out, plan.parts), of_products(shape, groups // merged)
+    arguments = (strided(weights), pitches, _is_last(out), group, plan.part_steps, products, apart)
+    _launch(_input_grad, plan, strided(results), strided(source), *arguments)
+    if plan.parts > 1:
+        add_results(out, results)
 
 
-def _launch(
-    kernels: dict[tuple[str, int], CudaKernel],
-    rows: int,
-    columns: int,
-    products: int,
-    tile: int | None,
-    out: strided,
-    *arguments: Any,
-) -> None:
-    columns *= products
+def is_cut(x: Any, weight: Any, *options: int) -> bool:
+    """Whether :func:`forward` of one group adds up parts of its sums: not in the order of :func:`pooled`."""
+    N, rows, OH, OW = _output_shape(x, weight, options)
+    steps = steps_of(weight.shape[2] * weight.shape[3], weight.shape[1], x.dtype.itemsize)
+    return _plan(rows, blocks(N * OH * OW, TILE_N), steps).parts > 1
+
+
+class _Plan(NamedTuple):
+    """How a product is made: the rows of a tile, how many tiles, in how many parts, and the steps of one."""
+
+    tile: int
+    tiles: int
+    parts: int
+    part_steps: int
+
+
+@lru_cache(maxsize=1024)
+def _plan(rows: int, columns: int, steps: int, tile: int | None = None, merged: int = 1) -> _Plan:
+    """For ``columns`` tiles side by side. Products of ``merged`` groups are not cut."""
+    small = blocks(rows, PART_TILE) * columns
+    parts, part_steps = cut_steps(steps, small, tile or PART_TILE)
+    if parts > 1 and merged == 1:
+        return _Plan(PART_TILE, small, parts, part_steps)
     tile = tile or (SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(rows, columns))
-    shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES + TILE_N * PLACE_BYTES
-    kernel = kernels[element_of(out), tile]
-    kernel.launch(blocks(rows, tile) * columns, THREADS, (out, *arguments), shared_bytes)
+    return _Plan(tile, blocks(rows, tile) * columns, 1, ALL_STEPS)
+
+
+def cut_steps(steps: int, tiles: int, tile: int) -> tuple[int, int]:
+    """Into how many parts to cut sums of ``steps``, and the steps of one.
+
+    That is done where multiprocessors would be idle, which then make no larger tiles than of PART_TILE rows.
+    """
+    return cut_into_parts(steps, tiles, MULTIPROCESSORS, PART_STEPS) if tile == PART_TILE else (1, ALL_STEPS)
+
+
+def steps_of(taps: int, channels: int, itemsize: int) -> int:
+    """How many steps of a tile a sum over all taps and channels takes."""
+    return blocks(taps * padded_pitch(channels, itemsize) * itemsize, CHUNKS * CHUNK_BYTES)
+
+
+def results_of(out: Any, parts: int) -> Any:
+    """Where kernels store what they make of ``out``: there, or of several ``parts`` in an array for each."""
+    return out if parts == 1 else workspace(out, (parts, out.size), np.float32)
+
+
+def _launch(kernels: dict, plan: _Plan, results: strided, source: strided, *arguments: Any) -> None:
+    kernel = kernels[element_of(source), element_of(results), plan.tile]
+    grid, shared_bytes = (plan.tiles, plan.parts), _shared_bytes(plan.tile)
+    kernel.launch(grid, THREADS, (results, source, *arguments), shared_bytes)
+
+
+def _shared_bytes(tile: int) -> int:
+    return STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES + TILE_N * PLACE_BYTES
 
 
 class _Output(NamedTuple):
@@ -169,11 +227,6 @@ def _of_products(products: int, *sizes: tuple[str, int]) -> unchanging:
 def of_products(shape: unchanging, products: int) -> unchanging:
     """The fields of struct Conv2dShape for the convolution whose groups are what ``products`` make."""
     return shape if shape["groups"] == products else _of_products(products, *shape.items())
-
-
-def element_of(array: Any) -> str:
-    """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
-    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
 
 
 def _is_last(out: Any) -> bool:

@@ -11,8 +11,8 @@
 // are the chunks of 16 bytes of all taps, one tap after the other: a thread copies the same channels of the
 // same tap in every step, and walks over the pixels.
 //
-// K is cut into parts, for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups); a
-// second launch adds them: no atomics, always the same order.
+// K is cut into parts, for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups);
+// conv2d_parts.cu adds them.
 //
 // A product is of one group, or of several neighbours that have few channels (conv2d_merge_groups.py): then it
 // makes for each row the columns of all, and keeps those of its own group. Without, these rows would lie idle.
@@ -20,7 +20,6 @@
 // Arithmetic intensity, registers and shared memory of tiles: as in conv2d_tensor_core.cu. In a step of floats
 // a warp reads 32 times 128 bytes of shared memory for 32 mma, so that it is bound by these.
 #include "conv2d.cuh"
-#include "conv2d_sums.cuh"
 #include "tensor_core_copiers.cuh"
 
 constexpr int TILE_N = 128;  // channels of taps
@@ -141,11 +140,4 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
         });
     const long long part = number * s.KH * s.KW * s.O + product * products.rows;
     store<T, Tiling>(partial + part * products.group_channels, sums, first_row, first_chunk, products, s);
-}
-
-// Adds the parts (conv2d_sums.cuh); run is 1, or C/groups where out lies channels last.
-template <typename T>
-__global__ void __launch_bounds__(32 * PART_THREADS)
-conv2d_add_taps_tensor_core(T* out, const float* partial, long long weights, int taps, int parts, int run) {
-    add_taps(out, partial, weights, taps, parts, run);
 }

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..channels_last import is_channels_last
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
 from .conv2d import shape_fields
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product
-from .conv2d_tensor_core import THREADS, channels_last, element_of, padded_pitch
+from .conv2d_parts import add_taps, cut_into_parts, element_of
+from .conv2d_tensor_core import THREADS, channels_last, padded_pitch
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES
 
 TILE_N = 128  # channels of taps, as in conv2d_tensor_core_weight_grad.cu
-PART_THREADS = 8
 PART = 512  # the fewest pixels that are worth a block of their own
-LONGEST_PART = 1 << 30
 ROWS = {"float": (64,), "__half": (64, 128), "__nv_bfloat16": (64, 128)}  # of a tile, by the element
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -32,7 +30,6 @@ _weight_grad = {
     for element in ROWS
     for rows in (SMALLEST_TILE, *ROWS[element])
 }
-_add_taps = {element: CudaKernel(_source, f"conv2d_add_taps_tensor_core<{element}>") for element in ROWS}
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -50,14 +47,14 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     tile = SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(element, rows)
     tiles = blocks(rows, tile) * blocks(padded_pitch(channels, x.itemsize) * taps, TILE_N)
     tiles *= groups // merged
-    parts, length = cut_into_parts(pixels, tiles, element, tile)
+    parts, length = cut_pixels(pixels, tiles, element, tile)
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)
     partial = workspace(out, (parts, out.size), np.float32)
     arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, products, shape)
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
     _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, shared_bytes)
-    add_parts(out, partial, taps)
+    add_taps(out, partial)
 
 
 def tile_rows(element: str, rows: int) -> int:
@@ -65,18 +62,9 @@ def tile_rows(element: str, rows: int) -> int:
     return ROWS[element][-1] if 2 * blocks(rows, 128) == blocks(rows, 64) else 64
 
 
-def cut_into_parts(pixels: int, tiles: int, element: str, tile: int) -> tuple[int, int]:
+def cut_pixels(pixels: int, tiles: int, element: str, tile: int) -> tuple[int, int]:
     """Into how many parts to cut sums over ``pixels``, and the length of one, a multiple of a step."""
     # Blocks of a multiprocessor: MIN_BLOCKS.
     resident = 4 if tile == SMALLEST_TILE else 2 if tile == 128 or element == "float" else 3
     step = CHUNKS * CHUNK_BYTES // (4 if element == "float" else 2)
-    wanted = max(min(resident * MULTIPROCESSORS // tiles, pixels // PART), blocks(pixels, LONGEST_PART), 1)
-    length = max(blocks(blocks(pixels, wanted), step), 1) * step
-    return max(blocks(pixels, length), 1), length
-
-
-def add_parts(out: Any, partial: Any, taps: int) -> None:
-    """out (O, C/groups, taps) = the sum over the parts of ``partial`` (parts, taps O C/groups)."""
-    run = out.shape[1] if is_channels_last(out) else 1
-    arguments = (strided(out), partial, out.size // taps, taps, partial.shape[0], run)
-    _add_taps[element_of(out)].launch(blocks(out.size, 32), (32, PART_THREADS), arguments)
+    return cut_into_parts(pixels, tiles, resident * MULTIPROCESSORS, PART, step)

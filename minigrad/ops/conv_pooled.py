@@ -77,12 +77,15 @@ def _pooled_or_one_by_one(input: Any, weight: Any, bias: Any, **options: Any) ->
 
 def _runs_on_tensor_cores(input: Any, weight: Any, bias: Any, options: dict) -> bool:
     """Whether the three ops would be computed by minigrad's kernels, and the first, of one group, on tensor
-    cores."""
+    cores, by sums that are not cut into parts."""
     if input.device.type == "cpu" or options["groups"] > 1 or not _max_pool2d.kernels.takes_shortcuts:
         return False
     arrays = [v._array if isinstance(v, Variable) else v for v in (input, weight, bias)]
     kernel = _conv2d.kernels.choose(input.device.type, input.dtype, arrays, options)
-    return kernel is not None and kernel.run in WITH_RELU and kernel.name == "tensor_core"
+    if kernel is None or kernel.run not in WITH_RELU or kernel.name != "tensor_core":
+        return False
+    numbers = *options["stride"], *options["padding"], *options["dilation"]
+    return not cuda.conv2d_tensor_core.is_cut(*arrays[:2], *numbers)
 
 
 @_conv2d_pooled.kernel(

@@ -230,7 +230,7 @@ def test_depthwise_refuses_other_groups_and_what_it_has_no_room_for():
 def test_long_sums_are_cut_into_as_many_parts_as_a_card_has_places_for():
     assert pipelined._in_parts(16, 128, 288) == ((16, 16), 256, 18)  # 512 channels of 8 images of 7 x 7
     assert pipelined._in_parts(400, 128, 288) == ((400, 1), 256, 288)
-    assert pipelined._in_parts(4, 64, 30) == ((4, 3), 128, 12)
+    assert pipelined._in_parts(4, 64, 30) == ((4, 2), 128, 15)
     assert pipelined._in_parts(1, 32, 0)[0] == (1, 1)
     for tiles, steps in ((1, 13), (7, 100), (30, 577), (100, 1000)):
         (_, parts), _, length = pipelined._in_parts(tiles, 64, steps)

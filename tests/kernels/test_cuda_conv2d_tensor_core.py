@@ -33,7 +33,12 @@ LAYERS = [
     ((1, 17, 11, 12), (129, 17, 3, 3), (1, 1), (1, 1), (1, 1), 1),  # more rows, and pixels, than a tile has
     ((1, 70, 3, 4), (24, 70, 3, 3), (1, 1), (2, 2), (1, 1), 1),
 ]
-
+IN_PARTS = [  # few results and long sums, which are cut
+    ((2, 130, 3, 4), (70, 130, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((1, 20, 5, 6), (270, 20, 3, 2), (2, 1), (1, 0), (1, 1), 1),  # for the input: phases of 4 taps and of 2
+    ((1, 360, 4, 3), (24, 180, 2, 3), (1, 1), (1, 1), (1, 1), 2),
+    ((1, 4, 7, 6), (300, 4, 3, 4), (2, 2), (1, 0), (2, 1), 1),  # of 6 taps and of none
+]
 
 GROUPED = [
     ((2, 8, 6, 5), (8, 4, 3, 3), (1, 1), (1, 1), (1, 1), 2),
@@ -81,7 +86,7 @@ def check(place, name, arrays, options, tile=None, passes=None):
     return found
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=str)
+@pytest.mark.parametrize("case", LAYERS + IN_PARTS, ids=str)
 @pytest.mark.parametrize("name", FORMATS)
 def test_convolution_and_its_gradients(place, name, case):
     *arrays, options = inputs(name, case)
@@ -140,7 +145,7 @@ def test_nan_and_infinity_stay_in_their_group(place, name, case):
         assert abs(one[~there] - other[~there]).max() < 0.02 * rest
 
 
-@pytest.mark.parametrize("case", [ODD, *LAYERS[-4:-2], GROUPED[1]], ids=str)
+@pytest.mark.parametrize("case", [ODD, *LAYERS[-4:-2], GROUPED[1], IN_PARTS[0]], ids=str)
 @pytest.mark.parametrize("name", FORMATS)
 def test_relu_is_applied_to_the_same_bits(place, name, case):
     """And lets NaN through."""
@@ -170,7 +175,7 @@ def test_pooling_finds_the_largest_of_the_same_bits(place, name, case):
     size = grad.shape[2] // 2, grad.shape[3] // 2
     windows = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1), "size": size}
     for added, tile in (bias, 64), (None, 128):
-        forward = partial(PASSES[0], relu=True, tile=tile)
+        forward = partial(PASSES[0], relu=True, tile=128)  # its sums are not cut into parts, like pooled's
         full = run(place, name, forward, grad.shape, x, weight, added, *options)
         expected = get_op("max_pool2d").reference(np, full, **windows)
         outs = place.put(encode(np.full((*full.shape[:2], *size), np.nan, np.float32)))
@@ -241,6 +246,26 @@ def test_empty_arrays(place, name):
     assert not grad_x.any()
 
 
+def test_long_sums_are_cut_for_multiprocessors_that_would_be_idle():
+    assert tensor_core._plan(512, 4, 144) == (64, 32, 4, 36)  # 512 channels of 8 images of 7 x 7, in 16 bits
+    assert tensor_core._plan(20, 1, 144) == (64, 1, 9, 16)
+    assert tensor_core._plan(20, 1, 31) == (32, 1, 1, tensor_core.ALL_STEPS)
+    assert tensor_core._plan(512, 25, 144) == (64, 200, 1, tensor_core.ALL_STEPS)
+    for tile, merged in (128, 1), (None, 2):
+        assert tensor_core._plan(20, 1, 144, tile, merged).parts == 1
+    x, weight = np.empty((1, 256, 4, 4), "f2"), np.empty((8, 256, 3, 3), "f2")
+    assert tensor_core.is_cut(x, weight, 1, 1, 1, 1, 1, 1)
+    assert not tensor_core.is_cut(x, weight[:, :, :1], 1, 1, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_parts_lie_as_the_result_does(place, name):
+    *arrays, options = inputs(name, IN_PARTS[0])
+    for last in False, True:
+        forms = [as_channels_last(a) if last and a.ndim == 4 else a for a in arrays]
+        assert_close(name, results(place, name, *forms, options, last=last), arrays, options)
+
+
 @pytest.mark.parametrize("case", [ODD, LAYERS[1], LAYERS[-4]], ids=str)
 @pytest.mark.parametrize("name", ["tf32", "bf16"])
 def test_nan_and_infinity_reach_what_they_are_part_of_and_nothing_else(place, name, case):
@@ -282,7 +307,9 @@ POINTWISE_LAYERS = [  # N, C, O, H, W
     (1, 130, 129, 8, 3),
     (1, 1, 1, 1, 8),
     (9, 3, 5, 1, 8),  # a tile has pixels of all images
-    (17, 9, 4, 8, 8),  # sums long enough to be cut into parts
+    (17, 9, 4, 8, 8),  # sums over pixels, and then over channels, long enough to be cut into parts
+    (1, 1030, 33, 2, 4),
+    (1, 33, 1050, 2, 4),
 ]
 
 
@@ -391,7 +418,9 @@ def test_every_order_of_the_threads_gives_the_same_bits_and_no_race(name):
     for arrays, passes in (
         (inputs(name, ODD), None),
         (inputs(name, GROUPED[1]), None),
+        (inputs(name, IN_PARTS[1]), None),
         ((*pointwise_inputs(name, POINTWISE_LAYERS[0]), STAY), POINTWISE),
+        ((*pointwise_inputs(name, POINTWISE_LAYERS[-1]), STAY), POINTWISE),
     ):
         expected = results(Simulator, name, *arrays, passes=passes)
         with sim.checks(), sim.stress(2):

@@ -1,0 +1,55 @@
+// The second pass of convolutions, and of their gradients, whose sums were cut into parts: these are added up, rounded
+// once, and stored.
+//
+// A layer of few results and long sums has too few tiles to fill a card: 8 images of 512 x 7 x 7 to as many channels
+// are 32 tiles of 64 x 128, for 132 multiprocessors, and each sums up 4608 products. Of the weight's gradient, which
+// sums over all pixels, that holds nearly always. So the first pass cuts the sums into parts, for blocks of their own,
+// which write what they have, in float32, to arrays of their own. No atomics: the order of the additions, and so the
+// bits of the result, depend on the shapes alone.
+//
+// Arithmetic intensity: one addition for 4 bytes. Neighbouring threads read neighbours.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "common.cuh"
+
+// out = the sum over all parts of partial (parts, elements), plus the bias of its channel, which may be null, and
+// through ReLU where `relu`. A channel has `plane` elements side by side, 1 where channels come last.
+//
+// Grid: x = a thread for each element of out.
+template <typename T>
+__global__ void conv2d_add_results(T* out, const float* partial, const T* bias, bool relu, long long elements,
+                                   int parts, int channels, long long plane) {
+    const long long i = global_thread_index();
+    if (i >= elements) return;
+    float sum = bias ? float(bias[i / plane % channels]) : 0.0f;
+#pragma unroll 4
+    for (int part = 0; part < parts; part++) sum += partial[part * elements + i];
+    out[i] = T(relu_if(relu, sum));
+}
+
+constexpr int PART_THREADS = 8;
+
+// out (weights / run, taps, run) = the sum over all parts of partial (parts, taps, weights): a run of 1 is for
+// weights (O, C, taps), one of C for channels last. Each of the PART_THREADS threads in a column of the block adds
+// every PART_THREADS-th part, and the first their sums: always in the same order.
+//
+// Grid: x = 32 elements in memory order of partial, for each block of 32 x PART_THREADS.
+template <typename T>
+__global__ void __launch_bounds__(32 * PART_THREADS)
+conv2d_add_taps(T* out, const float* partial, long long weights, int taps, int parts, int run) {
+    __shared__ float of_thread[PART_THREADS][32];
+    const long long element = (long long)blockIdx.x * 32 + threadIdx.x, elements = weights * taps;
+    float sum = 0;
+    if (element < elements) {
+#pragma unroll 4
+        for (int part = threadIdx.y; part < parts; part += PART_THREADS)
+            sum += partial[part * elements + element];
+    }
+    of_thread[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();  // all have left theirs
+    if (threadIdx.y > 0 || element >= elements) return;
+    for (int other = 1; other < PART_THREADS; other++) sum += of_thread[other][threadIdx.x];
+    const long long weight = element % weights, tap = element / weights;
+    out[(weight / run * taps + tap) * run + weight % run] = T(sum);
+}
