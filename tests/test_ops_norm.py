@@ -65,6 +65,25 @@ def test_group_norm(shape, groups, rng, check_gradients):
     check_gradients(lambda x, w, b: F.group_norm(x, groups, w, b), x[:2], weight, bias)
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, *parameters: F.group_norm(x, 1, *parameters),
+        lambda x, *parameters: F.instance_norm(x, None, None, *parameters),
+        lambda x, *parameters: F.batch_norm(x, None, None, *parameters, training=True),
+    ],
+    ids=["group_norm", "instance_norm", "batch_norm"],
+)
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float16])
+def test_no_channels(norm, dtype, device):
+    x = mg.ones(2, 0, 3, device=device, dtype=dtype, requires_grad=True)
+    parameters = [mg.ones(0, device=device, dtype=dtype, requires_grad=True) for _ in range(2)]
+    for given in ((), parameters):
+        norm(x, *given).sum().backward()
+        assert norm(x, *given).shape == x.grad.shape == (2, 0, 3)
+    assert all(p.grad.shape == (0,) for p in parameters)
+
+
 NORMS = {
     "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
     "group_norm": lambda x: F.group_norm(x, 2),

@@ -49,7 +49,7 @@ def instance_norm(
         raise ValueError(
             f"instance_norm: a channel of a sample needs more than one value, got shape {input.shape}"
         )
-    out = group_norm(input, input.shape[1], weight, bias, eps)
+    out = group_norm(input, max(input.shape[1], 1), weight, bias, eps)
     with no_grad():
         for running, moment in ((running_mean, mean), (running_var, var)):
             if running is not None:

@@ -83,7 +83,7 @@ def _grad_reference(xp, g, x, mean, rstd, weight=None, *, axes, parameters):
 def grouped_shape(shape: tuple[int, ...], parameters: tuple[int, ...]) -> tuple[int, ...]:
     """(N, C, ...) as group norm sees it: (N, groups, channels of a group, area)."""
     _, groups, channels, _ = parameters
-    return shape[0], groups, channels, math.prod(shape[1:]) // (groups * channels)
+    return shape[0], groups, channels, math.prod(shape[1:]) // max(groups * channels, 1)
 
 
 def _as_it_is(shape: tuple[int, ...], parameters: tuple[int, ...]) -> tuple[int, ...]:
@@ -264,7 +264,7 @@ def batch_norm(
         mean, var, weight, bias = (None if p is None else _shaped(p, parameters) for p in given)
         return batch_norm_inference(input, mean, var, weight, bias, eps=eps)
 
-    count = input.numel() // max(channels, 1)
+    count = math.prod(input.shape[:1] + input.shape[2:])
     if count < 2:
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, got shape {input.shape}"
