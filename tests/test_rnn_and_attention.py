@@ -6,6 +6,7 @@ import pytest
 import minigrad as mg
 import minigrad.nn as nn
 import minigrad.nn.functional as F
+from minigrad.kernels import sim
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,33 @@ def test_attention_refuses_bad_inputs():
         ((x, x, mg.zeros(2, 6, 4)), {}, "expected query"),
         ((x, x, mg.zeros(4)), {}, "at least 2 dimensions"),
         ((x, x, x), {"is_causal": True, "attn_mask": mg.zeros(5, 5)}, "attn_mask must be None"),
+        ((x, mg.zeros(3, 5, 4), x), {}, r"do not broadcast, got shapes \(2, 5, 4\), \(3, 5, 4\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             F.scaled_dot_product_attention(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [("f4", "i8", "f4"), ("f8", "f8", "i8"), ("i8", "i8", "i8"), ("f2", "f4", "f4")]
+)
+@pytest.mark.parametrize("mask", [None, True])
+def test_attention_refuses_several_dtypes(device, dtypes, mask):
+    mask = mask and mg.ones(5, 5, dtype=mg.bool, device=device)
+    inputs = [mg.ones(2, 5, 4, dtype=dtype, device=device) for dtype in dtypes]
+    with pytest.raises(
+        TypeError, match="one floating dtype, got .*int64" if "i8" in dtypes else "float16, float32"
+    ):
+        F.scaled_dot_product_attention(*inputs, attn_mask=mask)
+
+
+def test_attention_takes_the_shared_memory_that_a_simulated_card_has(rng):
+    arrays = [rng.standard_normal((1, 5, 64)).astype(np.float32) for _ in range(3)]
+    results = []
+    for device in ("cpu", "sim"):
+        inputs = [mg.tensor(array, device=device, requires_grad=True) for array in arrays]
+        with sim.architecture("sm_75"):
+            out = F.scaled_dot_product_attention(*inputs)
+            out.sum().backward()
+        results.append([out.detach().numpy(), *(x.grad.numpy() for x in inputs)])
+    for wanted, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -140,6 +140,16 @@ def _attribute(card: int, name: str) -> int:
     return cupy().cuda.Device(card).attributes[name]
 
 
+def most_shared_bytes(array: Any) -> int:
+    """The most shared memory that a block can have on the card that ``array`` is on, or on the one that the
+    simulator stands in for."""
+    if isinstance(array, np.ndarray):
+        from ..sim import architectures, get_architecture
+
+        return architectures.SHARED_BYTES[get_architecture()]
+    return attribute(array, "MaxSharedMemoryPerBlockOptin")
+
+
 def workspace(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> Any:
     """A new array where ``like`` is, for what one kernel leaves to the next.
 

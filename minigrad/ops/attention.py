@@ -124,6 +124,11 @@ def scaled_dot_product_attention(
     name = "scaled_dot_product_attention"
     if mode.autocast is not None:
         query, key, value = cast_inputs(LOWER, (query, key, value))
+    if not query.dtype == key.dtype == value.dtype or not is_floating(query.dtype):
+        raise TypeError(
+            f"{name}: query, key and value must have one floating dtype, got {query.dtype}, {key.dtype} and "
+            f"{value.dtype}; convert with .to(dtype)"
+        )
     if enable_gqa:
         heads = [x.shape[-3] if x.ndim > 2 else 0 for x in (query, key, value)]
         if any(not n or heads[0] % n for n in heads):
@@ -150,10 +155,16 @@ def scaled_dot_product_attention(
         raise ValueError(f"{name}: attn_mask must be None where is_causal is set")
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
-    if attn_mask is None and dropout_p == 0 and is_floating(query.dtype):
+    if attn_mask is None and dropout_p == 0:
         q, k, v = query, key, value
         if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
-            batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+            try:
+                batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+            except ValueError:
+                raise ValueError(
+                    f"{name}: the leading dimensions of query, key and value do not broadcast, got shapes "
+                    f"{q.shape}, {k.shape} and {v.shape}"
+                ) from None
             q, k, v = (broadcast_to(x, (*batch, *x.shape[-2:])) for x in (q, k, v))
         return attention(q, k, v, is_causal=is_causal, scale=float(scale))[0]
     if is_causal:
@@ -249,7 +260,7 @@ def _features_fit(bytes_needed: Any) -> Any:
         if not 0 < max(q.shape[-1], v.shape[-1]) <= cuda.attention.MAX_FEATURES:
             return False
         needed = bytes_needed(q, v)
-        return isinstance(q, np.ndarray) or needed <= cuda.attribute(q, "MaxSharedMemoryPerBlockOptin")
+        return needed <= cuda.most_shared_bytes(q)
 
     return fit
 
