@@ -43,6 +43,8 @@ REORDERED, KEPT = CHANNELS_LAST = ("reordered", "kept")
 REFERENCE = "reference"
 REMEMBERED = 1024
 """Choices of an op that are kept: a network asks for the same few at every step."""
+UNKNOWN: Any = object()
+"""What stands for a choice that was not made yet: None is the reference."""
 
 
 class Spec(NamedTuple):
@@ -166,11 +168,11 @@ class KernelTable:
         if self.decides is None or device_type != "cuda" or self.is_replaced:
             return self._ask(device_type, dtype, arrays, attrs)
         choices, key = self._choices, (device_type, dtype, self.decides(*arrays, **attrs))
-        if key in choices:
-            return choices[key]
-        if len(choices) >= REMEMBERED:
-            choices.clear()
-        found = choices[key] = self._ask(device_type, dtype, arrays, attrs)
+        found = choices.get(key, UNKNOWN)  # one question: another thread may clear them after it
+        if found is UNKNOWN:
+            if len(choices) >= REMEMBERED:
+                choices.clear()
+            found = choices[key] = self._ask(device_type, dtype, arrays, attrs)
         return found
 
     def _ask(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.dispatch import _tables
+from minigrad.dispatch import REMEMBERED, _tables
 from minigrad.op import _ops
 
 
@@ -143,6 +143,30 @@ def test_conditions_for_cards_are_asked_once_for_all_that_they_look_at(twice):
         table.is_replaced = False
         assert chosen(2) == "any"
     assert chosen(2) == "small" and asked[2:] == [(2,)]
+
+
+def test_other_threads_may_fill_the_memory_of_choices_at_any_time(twice):
+    """Here they come in when a choice is looked up for the second time."""
+    lookups = []
+
+    class Size(int):
+        def __hash__(self):
+            lookups.append(self)
+            if len(lookups) == 2:
+                for n in range(10, 11 + REMEMBERED):
+                    chosen(n)
+            return int(self)
+
+    twice.kernel("cuda", name="any")(lambda out, x, y=None: None)
+    table = twice.kernels
+    table.decides, table.is_replaced = (lambda x, y: Size(x.size)), False
+
+    def chosen(n):
+        return table.choose("cuda", np.dtype("f4"), [np.empty(n, "f4"), None], {}).name
+
+    for _ in range(2):
+        assert chosen(2) == "any"
+        lookups.clear()
 
 
 def test_get_and_list_kernels(twice):
