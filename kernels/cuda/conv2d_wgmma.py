@@ -63,9 +63,10 @@ def forward(
     A ``tile`` of so many columns, of :data:`COLUMNS`, is taken in place of the one that suits the sizes.
     """
     shape = _shape(x, weight, out, options, bias)
-    if _is_empty(shape):
+    walk = _forwards(shape)
+    if _is_for_another(shape, walk):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
-    _convolve(_forward, out, x, weight, _forwards(shape), in_order(bias), relu, tile)
+    _convolve(_forward, out, x, weight, walk, in_order(bias), relu, tile)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
@@ -73,17 +74,18 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     shape = _shape(out, weight, grad_output, options)
     if shape["stride_h"] != 1 or shape["stride_w"] != 1:
         raise ValueError("conv2d wgmma kernel: the gradient for the input is for a stride of 1")
-    if _is_empty(shape):
+    walk = _backwards(shape)
+    if _is_for_another(shape, walk):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
-    _convolve(_input_grad, out, grad_output, weight, _backwards(shape), None, False, tile)
+    _convolve(_input_grad, out, grad_output, weight, walk, None, False, tile)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
     """The same, with sums over all pixels, which blocks share: a second launch adds up their parts."""
     shape = _shape(x, out, grad_output, options)
-    if _is_empty(shape):
-        return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
     walk = _forwards(shape)
+    if _is_for_another(shape, walk):
+        return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
     made, channels, *kernel = out.shape
     taps, element = kernel[0] * kernel[1], element_of(out)
     pixels = shape["N"] * shape["OH"] * shape["OW"]
@@ -155,8 +157,10 @@ def _shape(x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any
     return shape
 
 
-def _is_empty(shape: dict[str, int]) -> bool:
-    return 0 in (shape["N"], shape["C"], shape["O"])
+def _is_for_another(shape: dict[str, int], walk: _Walk) -> bool:
+    """Whether there is nothing to do, or a result of more pixels than the copy engine counts."""
+    pixels = shape["N"] * walk.size[0] * walk.size[1]
+    return 0 in (shape["N"], shape["C"], shape["O"]) or pixels > tensor_map.LARGEST_SIZE
 
 
 def _forwards(shape: dict[str, int]) -> _Walk:

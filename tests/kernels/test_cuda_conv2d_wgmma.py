@@ -8,7 +8,13 @@ import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.arguments import address
 from minigrad.kernels.channels_last import is_channels_last
-from minigrad.kernels.cuda import conv2d_wgmma, matmul_wgmma, tensor_map
+from minigrad.kernels.cuda import (
+    conv2d_tensor_core,
+    conv2d_tensor_core_weight_grad,
+    conv2d_wgmma,
+    matmul_wgmma,
+    tensor_map,
+)
 from minigrad.kernels.errors import KernelLaunchError
 from minigrad.kernels.launch import CudaKernel
 from minigrad.op import get_op
@@ -220,6 +226,24 @@ def test_outputs_of_no_whole_vectors_are_stored_by_the_threads(launches):
     out, x, weight = images(1, 9, 4, 4), images(1, 8, 4, 4), images(9, 8, 1, 1)
     conv2d_wgmma.forward(out, x, weight, None, *ONE, 0, 0, *ONE, 1)
     assert launches.pop()[2][-1] is False
+
+
+@pytest.mark.parametrize(("batch", "largest", "leaves"), [(0, 95, True), (2, 95, True), (2, 96, False)])
+def test_nothing_and_too_many_pixels_are_left_to_others(launches, monkeypatch, batch, largest, leaves):
+    left = []
+    monkeypatch.setattr(tensor_map, "LARGEST_SIZE", largest)
+    for module, name in (
+        (conv2d_tensor_core, "forward"),
+        (conv2d_tensor_core, "input_grad"),
+        (conv2d_tensor_core_weight_grad, "weight_grad"),
+    ):
+        monkeypatch.setattr(module, name, lambda *args, _name=name, **more: left.append(_name))
+    x, weight, out = images(batch, 8, 6, 8), images(16, 8, 3, 3), images(batch, 16, 6, 8)
+    conv2d_wgmma.forward(out, x, weight, None, *ONE, *ONE, *ONE, 1)
+    conv2d_wgmma.input_grad(x, out, weight, *ONE, *ONE, *ONE, 1)
+    conv2d_wgmma.weight_grad(weight, out, x, *ONE, *ONE, *ONE, 1)
+    assert left == (["forward", "input_grad", "weight_grad"] if leaves else [])
+    assert bool(launches) is not leaves
 
 
 def test_what_the_engine_does_not_take():
