@@ -84,16 +84,18 @@ TENSOR_CORE_FORMATS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] =
 
 
 def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
-    """Run a rung of matmul in every format, on rows and on columns; returns what is wrong."""
+    """Run a rung of matmul in every format, on rows and on columns, with tiles of every size; returns what is
+    wrong."""
     module, xp, rng, wrong = getattr(cuda, f"matmul_{rung}"), device.xp, np.random.default_rng(0), []
-    a, b = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((37, 41), (41, 35)))
+    a, b = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((40, 48), (48, 56)))
+    tiles = [{"tile": tile} for tile in (module.SMALL, module.LARGE)] if rung == "tensor_core" else [{}]
     for dtype, (suffix, encode) in TENSOR_CORE_FORMATS.items():
         run = getattr(module, rung + suffix)
         expected = encode(a @ b)
         right = True
-        for a_order, b_order in itertools.product("CF", repeat=2):
+        for a_order, b_order, tile in itertools.product("CF", "CF", tiles):
             out = xp.empty(expected.shape, expected.dtype)
-            run(out, xp.asarray(encode(a), order=a_order), xp.asarray(encode(b), order=b_order))
+            run(out, xp.asarray(encode(a), order=a_order), xp.asarray(encode(b), order=b_order), **tile)
             right &= np.array_equal(out if xp is np else out.get(), expected)
         told = f"matmul {rung} {dtype}"
         print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)

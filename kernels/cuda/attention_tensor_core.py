@@ -105,4 +105,5 @@ def _with_whole_chunks(x: Any) -> Any:
     if starts_at_vector(x) and not any(step % CHUNK_BYTES for step in steps):
         return x
     B, H, rows, features = x.shape
-    return padded_rows(x.reshape(math.prod((B, H)), rows, features)).reshape(B, H, rows, features)
+    padded = padded_rows(x.reshape(math.prod((B, H)), rows, features))[:, :, :features]
+    return padded.reshape(B, H, rows, features)

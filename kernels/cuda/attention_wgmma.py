@@ -63,4 +63,5 @@ def for_copy_engine(x: Any) -> Any:
     if tensor_map.fits(x):
         return x
     B, H, rows, features = x.shape
-    return padded_rows(x.reshape(math.prod((B, H)), rows, features)).reshape(B, H, rows, features)
+    padded = padded_rows(x.reshape(math.prod((B, H)), rows, features))[:, :, :features]
+    return padded.reshape(B, H, rows, features)

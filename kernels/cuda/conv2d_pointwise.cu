@@ -42,37 +42,6 @@ struct PointwiseShape {
     long long weight_pitch;  // from a row of the weight (O, C) to the next
 };
 
-// Brings a tile of rows that have K along them, or where it is TRANSPOSED of columns.
-template <typename T, int SIDE, bool TRANSPOSED>
-struct MatrixCopier;
-
-template <typename T, int SIDE>
-struct MatrixCopier<T, SIDE, false> {
-    using Tile = AlongK<T, SIDE>;
-    RowCopier<T, SIDE> rows;
-    int left;  // bytes along K
-
-    __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows, int K)
-        : rows(matrix + first * pitch, pitch, int(min(rows - first, (long long)SIDE))),
-          left((K - int(threadIdx.x) % CHUNKS * PER_CHUNK<T>) * int(sizeof(T))) {}
-
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
-        rows.start(copies, tile, max(inside(left, CHUNK_BYTES), 0));
-        left -= CHUNKS * CHUNK_BYTES;
-    }
-};
-
-template <typename T, int SIDE>
-struct MatrixCopier<T, SIDE, true> {
-    using Tile = AcrossK<T, SIDE>;
-    LineCopier<T, SIDE> columns;
-
-    __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows, int K)
-        : columns(copy_columns<T, SIDE>(matrix, pitch, K, int(first), int(rows))) {}
-
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { columns.start(copies, tile); }
-};
-
 // Brings the images' tile, from column `first` on: channels first a line for each channel.
 template <typename T, bool CHANNELS_LAST>
 struct ImageCopier {
@@ -184,12 +153,13 @@ struct PixelCopier {
           to_next((long long)(channels - 1) * pixels) {
         const long long number = begin + threadIdx.x % CHUNKS * PER_CHUNK<T>, image = number / pixels;
         pixel = int(number % pixels);
-        rows.from += begin + image * to_next;
+        rows.skip(begin + image * to_next);
     }
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, int valid) {
-        rows.start(copies, tile, valid);
-        for (pixel += STEP<T>; pixel >= pixels; pixel -= pixels) rows.from += to_next;
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, bool inside) {
+        long long next = STEP<T>;
+        for (pixel += STEP<T>; pixel >= pixels; pixel -= pixels) next += to_next;
+        rows.start(copies, tile, inside, next);
     }
 };
 
@@ -212,9 +182,8 @@ conv2d_pointwise_weight_grad(float* partial, const T* grads, const T* input, lon
     AsyncCopies copies;
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
         sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
-            const int valid = left > 0 ? CHUNK_BYTES : 0;
-            grad_copier.start(copies, a_tile, valid);
-            input_copier.start(copies, b_tile, valid);
+            grad_copier.start(copies, a_tile, left > 0);
+            input_copier.start(copies, b_tile, left > 0);
             left -= STEP<T>;
         });
     const int row = first_row + Tiling::warp_row(), column = first_column + Tiling::warp_column();

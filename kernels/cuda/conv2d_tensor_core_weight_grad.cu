@@ -29,7 +29,7 @@ constexpr int TILE_N = 128;  // channels of taps
 template <typename T, int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 || sizeof(T) == 4 ? 2 : 3;
 template <typename T>
-constexpr int MIN_BLOCKS<T, 32> = 4;
+constexpr int MIN_BLOCKS<T, 32> = sizeof(T) == 4 ? 3 : 4;
 
 // How many products there are, and the rows and channels of one, and of a group within it.
 struct Products {
@@ -126,9 +126,9 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
     const long long number = tile.plane / products.count, begin = number * part_length;
     const long long end = min(begin + part_length, (long long)s.N * s.OH * s.OW);
 
-    LineCopier<T, TILE_M> grad_copier =
-        copy_columns<T, TILE_M>(grads + begin * grad_pitch + product * products.rows, grad_pitch, int(end - begin),
-                                first_row, products.rows);
+    auto grad_copier =
+        copy_columns<T, TILE_M, 128, false>(grads + begin * grad_pitch + product * products.rows, grad_pitch,
+                                            int(end - begin), first_row, products.rows);
     InputCopier<T> input_copier(input + product * products.channels, products.channels, input_pitch, begin, end,
                                 first_chunk, s);
     typename Tiling::Sums sums = {};

@@ -65,6 +65,6 @@ def tile_rows(element: str, rows: int) -> int:
 def cut_pixels(pixels: int, tiles: int, element: str, tile: int) -> tuple[int, int]:
     """Into how many parts to cut sums over ``pixels``, and the length of one, a multiple of a step."""
     # Blocks of a multiprocessor: MIN_BLOCKS.
-    resident = 4 if tile == SMALLEST_TILE else 2 if tile == 128 or element == "float" else 3
+    resident = (4 if tile == SMALLEST_TILE else 2 if tile == 128 else 3) - (element == "float")
     step = CHUNKS * CHUNK_BYTES // (4 if element == "float" else 2)
     return cut_into_parts(pixels, tiles, resident * MULTIPROCESSORS, PART, step)

@@ -4,13 +4,16 @@
 0) and any strides. All three are float32, all float16, or all uint16 that are the bits of bfloat16. ``out``
 shares no memory with the others. Sums are float32; float32 factors are rounded to TF32.
 
-The kernel reads ``a`` and the transposed ``b`` where they lie if K runs along their rows and these are
-multiples of 16 bytes apart; else it is given copies that are so. The usual ``x @ weight.T`` copies nothing.
+The kernel reads ``a`` and ``b`` where they lie if K or, in 16 bits, the other side runs along contiguous rows
+of whole chunks of 16 bytes; else it is given copies that are so. ``x @ weight.T`` copies nothing; nor do, in 16
+bits, its gradients.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +22,47 @@ import numpy as np
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module, compute_capability
+from .matmul import MULTIPROCESSORS
 from .transpose import transpose
 from .vector import starts_at_vector
 
-TILE_M, TILE_N = 128, 128  # as in matmul_tensor_core.cu
-THREADS = 128
+SMALL, LARGE = 128, 256  # rows of a tile, and threads of its block: as in matmul_tensor_core.cu
+TILE_N = 128
 CHUNK_BYTES, CHUNKS, STAGES = 16, 4, 3
-SHARED_BYTES = STAGES * (TILE_M + TILE_N) * CHUNKS * CHUNK_BYTES
 MAX_GRID_Z = 65535
+MAX_LINES = 2**31 - 1
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_kernel = CudaKernel(_source, "matmul_tensor_core<T>")
-_kernel_bfloat16 = CudaKernel(_source, "matmul_tensor_core<__nv_bfloat16>")
 
 
-def tensor_core(out: Any, a: Any, b: Any, bias: Any = None) -> None:
+def _by_tile_and_layout(element: str, flags: tuple[str, ...]) -> dict[tuple[int, bool, bool], CudaKernel]:
+    """The kernels by (rows of a tile, whether a's neighbours run along M, whether b's run along N)."""
+    return {
+        (tile, a == "true", b == "true"): CudaKernel(
+            _source, f"matmul_tensor_core<{element}, {tile}, {a}, {b}>"
+        )
+        for tile, a, b in product((SMALL, LARGE), flags, flags)
+    }
+
+
+_tf32 = _by_tile_and_layout("float", ("false",))
+_half = _by_tile_and_layout("__half", ("false", "true"))
+_bfloat16_bits = _by_tile_and_layout("__nv_bfloat16", ("false", "true"))
+
+
+def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None) -> None:
     """Tensor cores on tiles that are copied ahead; float32 is rounded to TF32, sums are float32.
 
-    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored.
+    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored. A ``tile`` of so
+    many rows is taken in place of the one that suits the sizes; the results are the same.
     """
-    _launch(_kernel, out, a, b, bias)
+    _launch(_tf32 if out.dtype == np.float32 else _half, out, a, b, bias, tile)
 
 
-def tensor_core_bfloat16(out: Any, a: Any, b: Any, bias: Any = None) -> None:
+def tensor_core_bfloat16(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None) -> None:
     """The same for arrays of uint16 that are the bits of bfloat16."""
-    _launch(_kernel_bfloat16, out, a, b, bias)
+    _launch(_bfloat16_bits, out, a, b, bias, tile)
 
 
 def is_supported(array: Any) -> bool:
@@ -52,32 +70,63 @@ def is_supported(array: Any) -> bool:
     return isinstance(array, np.ndarray) or compute_capability(array) >= COMPUTE_CAPABILITY
 
 
-def _launch(kernel: CudaKernel, out: Any, a: Any, b: Any, bias: Any) -> None:
+def _launch(kernels: dict, out: Any, a: Any, b: Any, bias: Any, tile: int | None) -> None:
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
-    a, b = along_k(a), along_k(b.swapaxes(-1, -2))
+    a, a_along_m = operand(a, _has_whole_chunks)
+    b, b_along_n = operand(b.swapaxes(-1, -2), _has_whole_chunks)
     batches = a.shape[0]
     shape = {"M": M, "N": N, "K": K, "batches": batches}
     for name, array in (("a", a), ("b", b)):
         shape[f"{name}_batch_stride"] = array.strides[0] // array.itemsize
         shape[f"{name}_row_stride"] = row_pitch(array)
-    grid = (blocks(M, TILE_M) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
-    kernel.launch(grid, THREADS, (out, strided(a), strided(b), bias, shape), SHARED_BYTES)
+    tile = tile or tile_rows(batches, M, N)
+    grid = (blocks(M, tile) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
+    shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
+    kernels[tile, a_along_m, b_along_n].launch(
+        grid, tile, (out, strided(a), strided(b), bias, shape), shared_bytes
+    )
+
+
+def tile_rows(batches: int, M: int, N: int) -> int:
+    """The height of a tile: the larger one, where it is of use and there is one for each multiprocessor."""
+    large = blocks(M, LARGE) * blocks(N, TILE_N) * batches
+    return LARGE if M > SMALL and large >= MULTIPROCESSORS else SMALL
+
+
+def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:
+    """``x`` (..., rows, K) as (batches, rows, K), or (batches, K, rows) and True: what ``fits``, or a copy in
+    :func:`padded_rows`."""
+    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    turned = x.swapaxes(1, 2)
+    if fits(x):
+        return x, False
+    if x.itemsize == 2 and turned.shape[1] <= MAX_LINES and fits(turned):
+        return turned, True
+    along_rows = (
+        x.itemsize == 2 and 0 < abs(x.strides[1]) < abs(x.strides[2]) and turned.shape[1] <= MAX_LINES
+    )
+    return padded_rows(turned if along_rows else x), along_rows
 
 
 def along_k(x: Any) -> Any:
-    """``x`` (..., rows, K) as (batches, rows, K): K along contiguous rows, all at multiples of 16 bytes."""
-    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    """``x`` (batches, rows, K), if K lies along contiguous rows of whole chunks, or a copy in
+    :func:`padded_rows`."""
+    return x if _has_whole_chunks(x) else padded_rows(x)
+
+
+def _has_whole_chunks(x: Any) -> bool:
+    """Whether the rows of ``x`` (batches, rows, columns) are contiguous chunks of 16 bytes, all at multiples
+    of these."""
     steps = [stride for size, stride in zip(x.shape[:2], x.strides[:2], strict=True) if size > 1]
-    if x.strides[2] == x.itemsize and starts_at_vector(x) and not any(s % CHUNK_BYTES for s in steps):
-        return x
-    return padded_rows(x)
+    apart = [x.shape[2] * x.itemsize, *steps]
+    return x.strides[2] == x.itemsize and starts_at_vector(x) and not any(n % CHUNK_BYTES for n in apart)
 
 
 def row_pitch(x: Any) -> int:
-    """How many elements the rows of :func:`along_k`'s ``x`` are apart: 0, if there is one.
+    """How many elements the rows of ``x`` (batches, rows, columns) are apart: 0, if there is one.
 
     What a kernel has copied beyond the last row is nothing, but from an address that must be a multiple of 16
     bytes; the stride of a single row may be none.
@@ -86,12 +135,13 @@ def row_pitch(x: Any) -> int:
 
 
 def padded_rows(x: Any) -> Any:
-    """A copy of ``x`` (batches, rows, K) whose rows are contiguous and multiples of 16 bytes apart."""
-    batches, rows, K = x.shape
+    """A copy of ``x`` (batches, rows, columns) in whole chunks: zeros follow each row up to 16 bytes."""
+    batches, rows, columns = x.shape
     per_chunk = CHUNK_BYTES // x.itemsize
-    padded = array_module(x).empty((batches, rows, blocks(K, per_chunk) * per_chunk), x.dtype)[:, :, :K]
-    if x.strides[1] == x.itemsize and K > 1 and x.size:
-        transpose(padded, x.swapaxes(1, 2))
+    padded = array_module(x).empty((batches, rows, blocks(columns, per_chunk) * per_chunk), x.dtype)
+    padded[:, :, columns:] = 0
+    if x.strides[1] == x.itemsize and columns > 1 and x.size:
+        transpose(padded[:, :, :columns], x.swapaxes(1, 2))
     else:
-        padded[:] = x
+        padded[:, :, :columns] = x
     return padded

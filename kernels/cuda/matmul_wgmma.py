@@ -10,7 +10,6 @@ rows, which are multiples of 16 bytes apart; else it is given copies that are so
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import attribute, compute_capability, tensor_map
-from .matmul_tensor_core import padded_rows, tensor_core, tensor_core_bfloat16
+from .matmul_tensor_core import operand, tensor_core, tensor_core_bfloat16
 
 TILE_M, TILE_N = 128, 256  # as in wgmma_tiles.cuh and matmul_wgmma.cu
 THREADS = 384
@@ -86,8 +85,8 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any, bias: Any) -> N
         )
     if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
         return other(out, a, b, bias)
-    a, a_along_m = _operand(a)
-    b, b_along_n = _operand(b.swapaxes(-1, -2))
+    a, a_along_m = operand(a, tensor_map.fits)
+    b, b_along_n = operand(b.swapaxes(-1, -2), tensor_map.fits)
     batches = a.shape[0]
     a_map, b_map = (tensor_map.describe(x, as_tf32=x.itemsize == 4) for x in (a, b))
     whole = out.reshape(batches, M, N)
@@ -107,18 +106,6 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any, bias: Any) -> N
     kernel = kernels[a_along_m, b_along_n]
     arguments = (out, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
     kernel.launch(grid, THREADS, arguments, SHARED_BYTES)
-
-
-def _operand(x: Any) -> tuple[Any, bool]:
-    """``x`` (..., rows, K) for the copy engine, as (batches, rows, K), or (batches, K, rows) and True."""
-    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
-    turned = x.swapaxes(1, 2)
-    if tensor_map.fits(x):
-        return x, False
-    if x.itemsize == 2 and tensor_map.fits(turned):
-        return turned, True
-    along_rows = x.itemsize == 2 and 0 < abs(x.strides[1]) < abs(x.strides[2])
-    return padded_rows(turned if along_rows else x), along_rows
 
 
 def multiprocessors(array: Any) -> int:

@@ -1,74 +1,115 @@
 // What brings the tiles of tensor_core_tiles.cuh: a thread's part of the copies, by cp.async, of a factor that
-// lies in rows or in lines. A block has 128 threads. Zeros stand for what is outside, which is not read.
+// lies in rows or in lines, in chunks of 16 bytes. Where it can be, a chunk is copied whole, or is zeros and not read:
+// a number of bytes that is not known would cost each cp.async an addition, a mask and a predicate.
 #pragma once
 
 #include "tensor_core_tiles.cuh"
 
-constexpr int COPYING_THREADS = 128;
-
-// For a tile that lies AlongK: a chunk of every AT_ONCE-th row.
-template <typename T, int ROWS>
+// For a tile that lies AlongK: a chunk of every AT_ONCE-th row. Behind the last row that one is copied again: no
+// sums of such rows are stored.
+template <typename T, int ROWS, int THREADS = 128>
 struct RowCopier {
-    static constexpr int AT_ONCE = COPYING_THREADS / CHUNKS;
+    static constexpr int AT_ONCE = THREADS / CHUNKS;
     static_assert(AT_ONCE % 8 == 0, "the chunks of a thread's rows are exchanged alike");
 
-    const T* from;   // the thread's chunk in its first row
-    long long step;  // from one of its rows to the next
-    int rows;        // that remain from its first row on
+    const T* rows[ROWS / AT_ONCE];  // the thread's next chunk in each of its rows
 
-    // x is the first element of a tile whose first `rows` rows are inside.
-    __device__ __forceinline__ RowCopier(const T* x, long long row_stride, int rows)
-        : from(x + threadIdx.x / CHUNKS * row_stride + threadIdx.x % CHUNKS * PER_CHUNK<T>),
-          step(AT_ONCE * row_stride),
-          rows(rows - int(threadIdx.x / CHUNKS)) {}
-
-    // Starts the copies of the next tile, of which `valid` bytes of the thread's chunks are inside.
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, int valid) {
-        uint4* const to = &tile[AlongK<T, ROWS>::place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS)];
-        const T* row = from;
+    // x is the first element of a tile whose first `inside` rows are inside.
+    __device__ __forceinline__ RowCopier(const T* x, long long row_stride, int inside) {
 #pragma unroll
-        for (int i = 0; i < ROWS / AT_ONCE; i++, row += step)
-            copies.copy<CHUNK_BYTES>(to + i * AT_ONCE * CHUNKS, row, i * AT_ONCE < rows ? valid : 0);
-        from += STEP<T>;
+        for (int i = 0; i < ROWS / AT_ONCE; i++) {
+            const int row = min(int(threadIdx.x) / CHUNKS + i * AT_ONCE, inside - 1);
+            rows[i] = x + row * row_stride + threadIdx.x % CHUNKS * PER_CHUNK<T>;
+        }
+    }
+
+    // Moves on along the rows, by `elements`.
+    __device__ __forceinline__ void skip(long long elements) {
+#pragma unroll
+        for (int i = 0; i < ROWS / AT_ONCE; i++) rows[i] += elements;
+    }
+
+    // Starts the copies of the next tile, in which the thread's chunks are `inside`, or zeros. The tile after it is
+    // `next` elements further on.
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, bool inside, long long next = STEP<T>) {
+        uint4* const to = &tile[AlongK<T, ROWS>::place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS)];
+#pragma unroll
+        for (int i = 0; i < ROWS / AT_ONCE; i++)
+            copies.copy<CHUNK_BYTES>(to + i * AT_ONCE * CHUNKS, rows[i], inside ? CHUNK_BYTES : 0);
+        skip(next);
     }
 };
 
 // For a tile that lies AcrossK: chunk `chunk` of every AT_ONCE-th line, from line `first` on.
-template <typename T, int SIDE>
+template <typename T, int SIDE, int THREADS = 128>
 struct Lines {
-    static constexpr int LINE = AcrossK<T, SIDE>::LINE, AT_ONCE = COPYING_THREADS / LINE;
+    static constexpr int LINE = AcrossK<T, SIDE>::LINE, AT_ONCE = THREADS / LINE;
     static_assert(AT_ONCE % (sizeof(T) == 2 ? 8 : 4) == 0, "the chunks of a thread's lines are exchanged alike");
     const int chunk = threadIdx.x % LINE, first = threadIdx.x / LINE;
 };
 
-template <typename T, int SIDE>
-struct LineCopier : Lines<T, SIDE> {
-    using Base = Lines<T, SIDE>;
+// WHOLE: all chunks are, or are outside.
+template <typename T, int SIDE, int THREADS = 128, bool WHOLE = true>
+struct LineCopier : Lines<T, SIDE, THREADS> {
+    using Base = Lines<T, SIDE, THREADS>;
     const T* from;
     long long pitch;  // from a line to the next
-    int left;         // lines from the next one of this thread on
+    int left;         // lines from the next one of this thread on; none, if its chunk is outside
     int valid;        // bytes of its chunk
 
     // x is this thread's chunk in the first of `lines` lines.
     __device__ __forceinline__ LineCopier(const T* x, long long pitch, int lines, int valid)
-        : from(x + Base::first * pitch), pitch(pitch), left(lines - Base::first), valid(valid) {}
+        : from(x + Base::first * pitch), pitch(pitch), left(valid > 0 ? lines - Base::first : 0), valid(valid) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
-        uint4* to = &tile[AcrossK<T, SIDE>::place_of(Base::first, Base::chunk)];
+        uint4* const to = &tile[AcrossK<T, SIDE>::place_of(Base::first, Base::chunk)];
 #pragma unroll
         for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
-            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > 0 ? valid : 0);
+            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > i ? WHOLE ? CHUNK_BYTES : valid : 0);
             from += Base::AT_ONCE * pitch;
-            left -= Base::AT_ONCE;
         }
+        left -= STEP<T>;
     }
 };
 
 // The same for lines of `columns` columns, of which the tile begins at column `first`.
-template <typename T, int SIDE>
-__device__ __forceinline__ LineCopier<T, SIDE> copy_columns(const T* x, long long pitch, int lines, int first,
-                                                            int columns) {
-    const int column = first + Lines<T, SIDE>().chunk * PER_CHUNK<T>;
-    const int valid = max(inside((long long)(columns - column) * int(sizeof(T)), CHUNK_BYTES), 0);
-    return {x + column, pitch, lines, valid};
+template <typename T, int SIDE, int THREADS = 128, bool WHOLE = true>
+__device__ __forceinline__ LineCopier<T, SIDE, THREADS, WHOLE> copy_columns(const T* x, long long pitch, int lines,
+                                                                            long long first, long long columns) {
+    const long long column = first + Lines<T, SIDE, THREADS>().chunk * PER_CHUNK<T>;
+    return {x + column, pitch, lines, inside((columns - column) * int(sizeof(T)), CHUNK_BYTES)};
 }
+
+// Brings a tile of a matrix's rows, from row `first` on, that have K along them, or where K is ACROSS lines, each
+// with an element of every row. K, or the rows, are whole chunks: the rest of the last one is zeros.
+template <typename T, int SIDE, bool ACROSS, int THREADS = 128>
+struct MatrixCopier;
+
+template <typename T, int SIDE, int THREADS>
+struct MatrixCopier<T, SIDE, false, THREADS> {
+    using Tile = AlongK<T, SIDE>;
+    RowCopier<T, SIDE, THREADS> copier;
+    int left;  // chunks from this thread's next one on
+
+    __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows,
+                                            long long K)
+        : copier(matrix + first * pitch, pitch, inside(rows - first, SIDE)),
+          left(int((K + PER_CHUNK<T> - 1) / PER_CHUNK<T>) - int(threadIdx.x % CHUNKS)) {}
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
+        copier.start(copies, tile, left > 0);
+        left -= CHUNKS;
+    }
+};
+
+template <typename T, int SIDE, int THREADS>
+struct MatrixCopier<T, SIDE, true, THREADS> {
+    using Tile = AcrossK<T, SIDE>;
+    LineCopier<T, SIDE, THREADS> copier;
+
+    __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows,
+                                            long long K)
+        : copier(copy_columns<T, SIDE, THREADS>(matrix, pitch, int(K), first, rows)) {}
+
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { copier.start(copies, tile); }
+};

@@ -1,10 +1,12 @@
-// The main loop of matrix products on tensor cores: a tile of a product for a block of 4 warps, a quarter of
-// it for each, in float32. The kernels that use it bring what starts the copies of the factors' tiles.
+// The main loop of matrix products on tensor cores: a tile of a product for a block of 4 or 8 warps, a part of it
+// for each, in float32. The kernels that use it bring what starts the copies of the factors' tiles.
 //
 // A block walks along K in steps of CHUNKS chunks of 16 bytes: 16 floats, or 32 elements of 16 bits. STAGES
 // pairs of tiles lie in shared memory: while the block multiplies one, the next are on their way. One barrier
-// a step is enough: behind it everybody's part of this step's tiles is there, and everybody is done with those
-// of the step before, whose place is filled next.
+// a step is enough, before the step's last products, whose fragments are in registers by then: behind it
+// everybody's part of the next step's tiles is there, and everybody has read this step's, whose place the copies
+// fill that start next. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for an
+// mma, in which a warp can issue as many other instructions.
 //
 // A tile of a factor has SIDE rows or columns of the product, and lies in one of two ways:
 //
@@ -25,12 +27,13 @@ constexpr int PER_CHUNK = CHUNK_BYTES / sizeof(T);
 template <typename T>
 constexpr int STEP = CHUNKS * PER_CHUNK<T>;  // along K
 
-// How a block is divided.
+// How a block is divided: two warps side by side, but 4 where a tile has 32 rows.
 template <int TILE_M_, int TILE_N_>
 struct TensorCoreTiling {
-    static constexpr int TILE_M = TILE_M_, TILE_N = TILE_N_, WARPS_M = TILE_M == 32 ? 1 : 2, WARPS_N = 4 / WARPS_M;
+    static constexpr int TILE_M = TILE_M_, TILE_N = TILE_N_, WARPS = TILE_M * TILE_N > 128 * 128 ? 8 : 4;
+    static constexpr int WARPS_N = TILE_M == 32 ? WARPS : 2, WARPS_M = WARPS / WARPS_N;
     static constexpr int WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;
-    static constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+    static constexpr int THREADS = 32 * WARPS;
     static constexpr int A_CHUNKS = TILE_M * CHUNKS, B_CHUNKS = TILE_N * CHUNKS;  // of a tile
     static constexpr int TILES = STAGES * (A_CHUNKS + B_CHUNKS);
     using Sums = float[WARP_M / 16][WARP_N / 8][4];  // of a thread
@@ -79,15 +82,16 @@ struct AlongK {
         return row * CHUNKS + (chunk ^ (row / ROWS_PER_LINE % CHUNKS));
     }
 
+    // `row` is a multiple of 8: its chunks are exchanged as those of row 0.
     __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int row, int k) {
         const int lane = threadIdx.x % 32;
-        load(fragment, &tile[place_of(row + lane % 16, k + lane / 16)]);
+        load(fragment, &tile[row * CHUNKS + place_of(lane % 16, k + lane / 16)]);
     }
 
     __device__ static __forceinline__ void load_columns(unsigned (&fragments)[4], const uint4* tile, int column,
                                                         int k) {
         const int lane = threadIdx.x % 32;
-        load(fragments, &tile[place_of(column + lane / 16 * 8 + lane % 8, k + lane / 8 % 2)]);
+        load(fragments, &tile[column * CHUNKS + place_of(lane / 16 * 8 + lane % 8, k + lane / 8 % 2)]);
     }
 
   private:
@@ -162,7 +166,7 @@ struct Columns {
 // sums += the product of `steps` pairs of tiles, which lie as A and B say. start(a_tile, b_tile) starts this
 // thread's copies of the next pair into `tiles`, Tiling::TILES chunks; behind the last pair, of zeros.
 template <typename T, typename Tiling, typename A, typename B, typename Start>
-__device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, long long steps,
+__device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, int steps,
                                                AsyncCopies& copies, Start&& start) {
     constexpr int WARP_M = Tiling::WARP_M, WARP_N = Tiling::WARP_N;
     constexpr int A_CHUNKS = Tiling::A_CHUNKS, B_CHUNKS = Tiling::B_CHUNKS;
@@ -174,27 +178,24 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
         start(a_tiles + stage * A_CHUNKS, b_tiles + stage * B_CHUNKS);
         copies.commit();
     };
-    const auto arrive = [&] {
-        copies.wait<STAGES - 2>();  // for the next step's tiles, while those after it are on their way
-        __syncthreads();            // for the parts of all threads; all are done with the tiles before
-    };
     // Of this mma step; what the next one takes is loaded meanwhile, of a into the same registers.
     Columns<B, WARP_N> b_fragments[2];
     unsigned a_fragments[WARP_M / 16][4];
-    int stage = 0, next = STAGES - 1;
-    for (int i = 0; i < STAGES - 1; i++) begin(i);
-    arrive();
+    int stage = 0;
+    for (int i = 0; i < STAGES; i++) begin(i);
+    copies.wait<STAGES - 1>();
+    __syncthreads();
     b_fragments[0].load(b_tiles, column, 0);
 #pragma unroll
     for (int m = 0; m < WARP_M / 16; m++) A::load_rows(a_fragments[m], a_tiles, row + 16 * m, 0);
     for (; steps > 0; steps--) {
-        begin(next);
-        next = stage;
+        const int done = stage;
 #pragma unroll
         for (int k = 0; k < CHUNKS; k += 2) {
             if (k + 2 == CHUNKS) {
                 stage = stage + 1 == STAGES ? 0 : stage + 1;
-                arrive();
+                copies.wait<STAGES - 2>();  // for the next step's tiles, while those after it are on their way
+                __syncthreads();            // for the parts of all threads; all have loaded this step's fragments
             }
             const int k_next = (k + 2) % CHUNKS;
             b_fragments[(k / 2 + 1) % 2].load(b_tiles + stage * B_CHUNKS, column, k_next);
@@ -204,6 +205,7 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
                 for (int n = 0; n < WARP_N / 8; n++)
                     multiply_add<T>(sums[m][n], a_fragments[m], b_fragments[k / 2 % 2].fragments[n]);
                 A::load_rows(a_fragments[m], a_tiles + stage * A_CHUNKS, row + 16 * m, k_next);
+                if (k + 2 == CHUNKS && m == WARP_M / 32) begin(done);
             }
         }
     }

@@ -338,16 +338,16 @@ def factors(name, a, b):
     return a, b
 
 
-def check_product(name, a, b, batch=(), place=None):
+def check_product(name, a, b, batch=(), place=None, tile=None):
     """The kernel's ``a @ b``, after comparing it with the float64 product of the same factors."""
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
     launch = matmul_tensor_core.tensor_core_bfloat16 if name == "bf16" else matmul_tensor_core.tensor_core
     left, right = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
     if place is None:
-        launch(out, left, right)
+        launch(out, left, right, tile=tile)
     else:
         placed = place.put(out)
-        launch(placed, place.put_strided(left), place.put_strided(right))
+        launch(placed, place.put_strided(left), place.put_strided(right), tile=tile)
         out = place.get(placed)
     wide_a, wide_b, got = (widened(x) if name == "bf16" else x for x in (a, b, out))
     wide_a, wide_b = wide_a.astype(np.float64), wide_b.astype(np.float64)
@@ -367,6 +367,25 @@ def test_products(place, name, size, rng):
     check_product(name, a, b, place=place)
 
 
+TILES = matmul_tensor_core.SMALL, matmul_tensor_core.LARGE
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (300, 140, 200), (256, 128, 96), (5, 6, 0)], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_tiles_of_either_size_give_the_same_bits(place, name, size, rng):
+    M, N, K = size
+    a, b = factors(name, rng.standard_normal((M, K)), rng.standard_normal((K, N)))
+    small, large = (check_product(name, a, b, place=place, tile=tile).tobytes() for tile in TILES)
+    assert small == large
+
+
+def test_products_that_fill_a_card_have_large_tiles():
+    """By what a card would be given: on the simulator they would take minutes."""
+    for (M, N), tile in [((4096, 4096), 256), ((128, 65536), 128), ((1024, 1024), 128), ((300, 65536), 256)]:
+        assert matmul_tensor_core.tile_rows(1, M, N) == tile
+    assert matmul_tensor_core.tile_rows(200, 250, 100) == 256
+
+
 @pytest.mark.parametrize("size", [(5, 7, 3), (130, 133, 40), (20, 24, 0)], ids=str)
 @pytest.mark.parametrize("name", FORMATS)
 def test_products_with_a_bias(place, name, size, rng):
@@ -384,15 +403,27 @@ def test_products_with_a_bias(place, name, size, rng):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("name", FORMATS)
-def test_products_of_views(place, name, rng):
+def test_products_of_views(place, name, tile, rng):
     a, b = factors(name, rng.standard_normal((40, 96)), rng.standard_normal((96, 40)))
     transposed = (np.ascontiguousarray(a.T).T, np.ascontiguousarray(b.T).T)
     reversed = (np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1], np.ascontiguousarray(b[::-1])[::-1])
     padded = (np.pad(a, ((0, 0), (8, 8)))[:, 8:-8], np.pad(b, ((0, 0), (3, 2)))[:, 3:-2])
-    bits = check_product(name, a, b, place=place).tobytes()
-    for left, right in (transposed, reversed, padded):
-        assert check_product(name, left, right, place=place).tobytes() == bits
+    in_longer_columns = (np.pad(a.T, ((0, 0), (8, 8)))[:, 8:-8].T, np.pad(b, ((0, 0), (16, 8)))[:, 16:-8])
+    one_by_one = [(transposed[0], b), (a, transposed[1])]
+    bits = check_product(name, a, b, place=place, tile=tile).tobytes()
+    for left, right in (transposed, *one_by_one, reversed, padded, in_longer_columns):
+        assert check_product(name, left, right, place=place, tile=tile).tobytes() == bits
+
+
+def test_products_in_16_bits_read_either_layout_where_it_lies(rng):
+    a, b = factors("f16", rng.standard_normal((40, 96)), rng.standard_normal((96, 40)))
+    for left in (a, np.ascontiguousarray(a.T).T):
+        for right in (b, np.ascontiguousarray(b.T).T):
+            with sim.profile() as launches:
+                check_product("f16", left, right)
+            assert [launch.kernel.split("<")[0] for launch in launches] == ["matmul_tensor_core"]
 
 
 def test_products_of_batches(place, rng):
