@@ -74,12 +74,12 @@ def kernels_in(value: Any) -> Iterator[CudaKernel]:
         yield from value.half_kernels if BFLOAT16 else ()
 
 
-# What a kernel's name ends with, and what makes its arrays of float32. Factors of -1, 0 and 1 have exact
-# products and sums in all three. bfloat16 goes as its bits.
-TENSOR_CORE_FORMATS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "tf32": ("", lambda x: x),
-    "float16": ("", lambda x: x.astype(np.float16)),
-    "bfloat16": ("_bfloat16", lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)),
+# What makes a kernel's arrays of float32. Factors of -1, 0 and 1 have exact products and sums in all three.
+# bfloat16 goes as its bits.
+TENSOR_CORE_FORMATS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tf32": lambda x: x,
+    "float16": lambda x: x.astype(np.float16),
+    "bfloat16": lambda x: (x.view(np.uint32) >> 16).astype(np.uint16),
 }
 
 
@@ -89,13 +89,13 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
     module, xp, rng, wrong = getattr(cuda, f"matmul_{rung}"), device.xp, np.random.default_rng(0), []
     a, b = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((40, 48), (48, 56)))
     tiles = [{"tile": tile} for tile in (module.SMALL, module.LARGE)] if rung == "tensor_core" else [{}]
-    for dtype, (suffix, encode) in TENSOR_CORE_FORMATS.items():
-        run = getattr(module, rung + suffix)
+    for dtype, encode in TENSOR_CORE_FORMATS.items():
         expected = encode(a @ b)
         right = True
         for a_order, b_order, tile in itertools.product("CF", "CF", tiles):
             out = xp.empty(expected.shape, expected.dtype)
-            run(out, xp.asarray(encode(a), order=a_order), xp.asarray(encode(b), order=b_order), **tile)
+            factors = (xp.asarray(encode(x), order=order) for x, order in ((a, a_order), (b, b_order)))
+            getattr(module, rung)(out, *factors, **tile)
             right &= np.array_equal(out if xp is np else out.get(), expected)
         told = f"matmul {rung} {dtype}"
         print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
@@ -131,7 +131,7 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
             (functools.partial(forward.input_grad, tile=tile), (g, w), ()),
             (of_weight.weight_grad, (g, x), ()),
         )
-        for (name, (_, encode)), last in itertools.product(TENSOR_CORE_FORMATS.items(), (False, True)):
+        for (name, encode), last in itertools.product(TENSOR_CORE_FORMATS.items(), (False, True)):
             right = True
             for (run, inputs, bias), result in zip(passes, expected, strict=True):
                 bits = encode(result.numpy())
@@ -174,7 +174,7 @@ def convolve_by_wgmma(device: mg.Device) -> list[str]:
             mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **attributes),
         ),
     )
-    for (name, (_, encode)), tile in itertools.product(TENSOR_CORE_FORMATS.items(), module.COLUMNS):
+    for (name, encode), tile in itertools.product(TENSOR_CORE_FORMATS.items(), module.COLUMNS):
         right = True
         for run, inputs, bias, result in passes[:1] if name == "tf32" else passes:
             bits = encode(result.numpy())
@@ -267,7 +267,7 @@ def convolve_pointwise(device: mg.Device, C: int, O: int, last: bool) -> list[st
     }
     if not last:
         passes["weight_grad"] = (g, x), np.einsum("nohw,nchw->oc", g, x)[:, :, None, None]
-    for (name, (_, encode)), tile in itertools.product(TENSOR_CORE_FORMATS.items(), (64, 128)):
+    for (name, encode), tile in itertools.product(TENSOR_CORE_FORMATS.items(), (64, 128)):
         if (name, tile) == ("tf32", 128):  # there is none
             continue
         for which, (inputs, expected) in passes.items():

@@ -26,7 +26,7 @@ from .conv2d import shape_fields, tap_steps
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weights
 from .conv2d_parts import ELEMENTS, add_results, cut_into_parts, element_of
 from .matmul import MULTIPROCESSORS
-from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, is_supported
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, element_of, is_supported
 from .transpose import transpose
 from .vector import starts_at_vector
 

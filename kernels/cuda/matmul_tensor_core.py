@@ -1,12 +1,12 @@
 """Launches ``matmul_tensor_core.cu``: out (..., M, N) = a (..., M, K) @ b (..., K, N), on tensor cores.
 
 ``out`` is C-contiguous; ``a`` and ``b`` have its batch shape (broadcast by the caller: a batch stride may be
-0) and any strides. All three are float32, all float16, or all uint16 that are the bits of bfloat16. ``out``
+0) and any strides. All three are float32, all float16, or all bfloat16 (or uint16 that are its bits). ``out``
 shares no memory with the others. Sums are float32; float32 factors are rounded to TF32.
 
 The kernel reads ``a`` and ``b`` where they lie if K or, in 16 bits, the other side runs along contiguous rows
-of whole chunks of 16 bytes; else it is given copies that are so. ``x @ weight.T`` copies nothing; nor do, in 16
-bits, its gradients.
+of whole chunks of 16 bytes; else it is given copies that are so. ``x @ weight.T`` copies nothing; nor do, in
+16 bits, its gradients.
 """
 
 from __future__ import annotations
@@ -33,22 +33,20 @@ MAX_GRID_Z = 65535
 MAX_LINES = 2**31 - 1
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
+LAYOUTS = {"float": (False,), "__half": (False, True), "__nv_bfloat16": (False, True)}
+"""By the elements: whether neighbours may run along K alone, or along the other side as well."""
+
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _by_tile_and_layout(element: str, flags: tuple[str, ...]) -> dict[tuple[int, bool, bool], CudaKernel]:
-    """The kernels by (rows of a tile, whether a's neighbours run along M, whether b's run along N)."""
-    return {
-        (tile, a == "true", b == "true"): CudaKernel(
-            _source, f"matmul_tensor_core<{element}, {tile}, {a}, {b}>"
-        )
-        for tile, a, b in product((SMALL, LARGE), flags, flags)
-    }
-
-
-_tf32 = _by_tile_and_layout("float", ("false",))
-_half = _by_tile_and_layout("__half", ("false", "true"))
-_bfloat16_bits = _by_tile_and_layout("__nv_bfloat16", ("false", "true"))
+_kernels = {
+    (element, tile, along_m, along_n): CudaKernel(
+        _source, f"matmul_tensor_core<{element}, {tile}, {along_m}, {along_n}>".lower()
+    )
+    for element, layouts in LAYOUTS.items()
+    for tile, along_m, along_n in product((SMALL, LARGE), layouts, layouts)
+}
+"""By (the elements, rows of a tile, whether a's neighbours run along M, whether b's run along N)."""
 
 
 def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None) -> None:
@@ -57,26 +55,12 @@ def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = N
     A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored. A ``tile`` of so
     many rows is taken in place of the one that suits the sizes; the results are the same.
     """
-    _launch(_tf32 if out.dtype == np.float32 else _half, out, a, b, bias, tile)
-
-
-def tensor_core_bfloat16(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None) -> None:
-    """The same for arrays of uint16 that are the bits of bfloat16."""
-    _launch(_bfloat16_bits, out, a, b, bias, tile)
-
-
-def is_supported(array: Any) -> bool:
-    """Whether the device of ``array`` can run these kernels: the simulator, or a card from Ampere on."""
-    return isinstance(array, np.ndarray) or compute_capability(array) >= COMPUTE_CAPABILITY
-
-
-def _launch(kernels: dict, out: Any, a: Any, b: Any, bias: Any, tile: int | None) -> None:
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
-    a, a_along_m = operand(a, _has_whole_chunks)
-    b, b_along_n = operand(b.swapaxes(-1, -2), _has_whole_chunks)
+    a, along_m = operand(a, _has_whole_chunks)
+    b, along_n = operand(b.swapaxes(-1, -2), _has_whole_chunks)
     batches = a.shape[0]
     shape = {"M": M, "N": N, "K": K, "batches": batches}
     for name, array in (("a", a), ("b", b)):
@@ -85,9 +69,18 @@ def _launch(kernels: dict, out: Any, a: Any, b: Any, bias: Any, tile: int | None
     tile = tile or tile_rows(batches, M, N)
     grid = (blocks(M, tile) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
-    kernels[tile, a_along_m, b_along_n].launch(
-        grid, tile, (out, strided(a), strided(b), bias, shape), shared_bytes
-    )
+    kernel = _kernels[element_of(out), tile, along_m, along_n]
+    kernel.launch(grid, tile, (out, strided(a), strided(b), bias, shape), shared_bytes)
+
+
+def is_supported(array: Any) -> bool:
+    """Whether the device of ``array`` can run these kernels: the simulator, or a card from Ampere on."""
+    return isinstance(array, np.ndarray) or compute_capability(array) >= COMPUTE_CAPABILITY
+
+
+def element_of(array: Any) -> str:
+    """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
+    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
 
 
 def tile_rows(batches: int, M: int, N: int) -> int:

@@ -1,7 +1,7 @@
 """Launches ``matmul_wgmma.cu``: out (..., M, N) = a (..., M, K) @ b (..., K, N), on a card of capability 9.0.
 
 ``out`` is C-contiguous; ``a`` and ``b`` have its batch shape (broadcast by the caller: a batch stride may be
-0) and any strides. All three are float32, all float16, or all uint16 that are the bits of bfloat16. ``out``
+0) and any strides. All three are float32, all float16, or all bfloat16 (or uint16 that are its bits). ``out``
 shares no memory with the others. Sums are float32; float32 factors are rounded to TF32.
 
 The copy engine reads ``a`` and ``b`` where they lie if K or, in 16 bits, the other side runs along contiguous
@@ -10,6 +10,7 @@ rows, which are multiples of 16 bytes apart; else it is given copies that are so
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import attribute, compute_capability, tensor_map
-from .matmul_tensor_core import operand, tensor_core, tensor_core_bfloat16
+from .matmul_tensor_core import LAYOUTS, element_of, operand, tensor_core
 
 TILE_M, TILE_N = 128, 256  # as in wgmma_tiles.cuh and matmul_wgmma.cu
 THREADS = 384
@@ -33,19 +34,12 @@ COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 
-
-def _by_layout(element: str) -> dict[tuple[bool, bool], CudaKernel]:
-    """The kernels by (whether a's neighbours run along M, whether b's run along N)."""
-    flags = {False: "false", True: "true"}
-    layouts = [(a, b) for a in flags for b in flags]
-    return {
-        (a, b): CudaKernel(_source, f"matmul_wgmma<{element}, {flags[a]}, {flags[b]}>") for a, b in layouts
-    }
-
-
-_tf32 = {(False, False): CudaKernel(_source, "matmul_wgmma<float, false, false>")}
-_half = _by_layout("T")
-_bfloat16_bits = _by_layout("__nv_bfloat16")
+_kernels = {
+    (element, along_m, along_n): CudaKernel(_source, f"matmul_wgmma<{element}, {along_m}, {along_n}>".lower())
+    for element, layouts in LAYOUTS.items()
+    for along_m, along_n in product(layouts, layouts)
+}
+"""By (the elements, whether a's neighbours run along M, whether b's run along N)."""
 
 
 def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
@@ -53,28 +47,6 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
 
     A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored.
     """
-    _launch(_tf32 if out.dtype == np.float32 else _half, tensor_core, out, a, b, bias)
-
-
-def wgmma_bfloat16(out: Any, a: Any, b: Any, bias: Any = None) -> None:
-    """The same for arrays of uint16 that are the bits of bfloat16."""
-    _launch(_bfloat16_bits, tensor_core_bfloat16, out, a, b, bias)
-
-
-def is_supported(array: Any) -> bool:
-    """Whether the device of ``array`` can run these kernels: a card of compute capability 9.0, or the
-    simulator where it stands in for one (``sim.architecture("sm_90a")``)."""
-    if isinstance(array, np.ndarray):
-        return sim.get_architecture() == _source.architecture
-    return compute_capability(array) == COMPUTE_CAPABILITY
-
-
-def fills_tiles(M: int, N: int) -> bool:
-    """Whether an (M, N) product is large enough for a tile: half of its rows are used."""
-    return 2 * min(M, N) >= TILE_M
-
-
-def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any, bias: Any) -> None:
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
@@ -84,9 +56,9 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any, bias: Any) -> N
             "matmul_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
         )
     if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
-        return other(out, a, b, bias)
-    a, a_along_m = operand(a, tensor_map.fits)
-    b, b_along_n = operand(b.swapaxes(-1, -2), tensor_map.fits)
+        return tensor_core(out, a, b, bias)
+    a, along_m = operand(a, tensor_map.fits)
+    b, along_n = operand(b.swapaxes(-1, -2), tensor_map.fits)
     batches = a.shape[0]
     a_map, b_map = (tensor_map.describe(x, as_tf32=x.itemsize == 4) for x in (a, b))
     whole = out.reshape(batches, M, N)
@@ -103,9 +75,22 @@ def _launch(kernels: dict, other: Any, out: Any, a: Any, b: Any, bias: Any) -> N
     out_map = tensor_map.describe(whole) if by_boxes else a_map  # which is then not used
     clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
     grid = CLUSTER * min(clusters, multiprocessors(out) // CLUSTER)
-    kernel = kernels[a_along_m, b_along_n]
+    kernel = _kernels[element_of(out), along_m, along_n]
     arguments = (out, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
     kernel.launch(grid, THREADS, arguments, SHARED_BYTES)
+
+
+def is_supported(array: Any) -> bool:
+    """Whether the device of ``array`` can run these kernels: a card of compute capability 9.0, or the
+    simulator where it stands in for one (``sim.architecture("sm_90a")``)."""
+    if isinstance(array, np.ndarray):
+        return sim.get_architecture() == _source.architecture
+    return compute_capability(array) == COMPUTE_CAPABILITY
+
+
+def fills_tiles(M: int, N: int) -> bool:
+    """Whether an (M, N) product is large enough for a tile: half of its rows are used."""
+    return 2 * min(M, N) >= TILE_M
 
 
 def multiprocessors(array: Any) -> int:

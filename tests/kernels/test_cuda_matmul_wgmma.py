@@ -51,9 +51,8 @@ def check(card, name, a, b, batch=(), bias=None):
     """The kernel's product against float64, of the same factors; what it does not write stays NaN."""
     encode, numbers, of_product, of_result = FORMATS[name]
     out = card.put(encode(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, np.float32)))
-    launch = matmul_wgmma.wgmma_bfloat16 if name == "bf16" else matmul_wgmma.wgmma
     factors = [card.put_strided(np.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b)]
-    launch(out, *factors, None if bias is None else card.put(bias))
+    matmul_wgmma.wgmma(out, *factors, None if bias is None else card.put(bias))
     a, b = (numbers(np.ascontiguousarray(x)).astype(np.float64) for x in (a, b))
     expected, magnitude = a @ b, np.abs(a) @ np.abs(b)
     if bias is not None:

@@ -341,13 +341,13 @@ def factors(name, a, b):
 def check_product(name, a, b, batch=(), place=None, tile=None):
     """The kernel's ``a @ b``, after comparing it with the float64 product of the same factors."""
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
-    launch = matmul_tensor_core.tensor_core_bfloat16 if name == "bf16" else matmul_tensor_core.tensor_core
     left, right = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
     if place is None:
-        launch(out, left, right, tile=tile)
+        matmul_tensor_core.tensor_core(out, left, right, tile=tile)
     else:
         placed = place.put(out)
-        launch(placed, place.put_strided(left), place.put_strided(right), tile=tile)
+        left, right = place.put_strided(left), place.put_strided(right)
+        matmul_tensor_core.tensor_core(placed, left, right, tile=tile)
         out = place.get(placed)
     wide_a, wide_b, got = (widened(x) if name == "bf16" else x for x in (a, b, out))
     wide_a, wide_b = wide_a.astype(np.float64), wide_b.astype(np.float64)
@@ -394,8 +394,7 @@ def test_products_with_a_bias(place, name, size, rng):
     a, b = factors(name, rng.integers(-2, 3, (M, K)), rng.integers(-2, 3, (K, N)))
     bias, _ = factors(name, rng.integers(-9, 10, N), np.zeros(1))
     out = place.put(np.empty((M, N), a.dtype))
-    launch = matmul_tensor_core.tensor_core_bfloat16 if name == "bf16" else matmul_tensor_core.tensor_core
-    launch(out, place.put(a), place.put(b), place.put(bias))
+    matmul_tensor_core.tensor_core(out, place.put(a), place.put(b), place.put(bias))
     got, wide_a, wide_b, wide_bias = (
         widened(x) if name == "bf16" else x for x in (place.get(out), a, b, bias)
     )
