@@ -26,8 +26,8 @@
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 
-constexpr int TILE_N = 128;             // of what a block makes of out; TILE_M is 128 or 256
-constexpr int GROUP_ROWS = 2048;        // of out, whose tiles are made one column after another
+constexpr int TILE_N = 128;            // of what a block makes of out; TILE_M is 128 or 256
+constexpr int GROUP_ROWS = 2048;       // of out, whose tiles are made one column after another
 constexpr int THREADS_TOGETHER = 256;  // of a multiprocessor
 
 // The problem, but for the pointers. Strides are counted in elements: from a row to the next, or from a line.

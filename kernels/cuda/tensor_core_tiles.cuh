@@ -164,7 +164,7 @@ struct Columns {
 };
 
 // sums += the product of `steps` pairs of tiles, which lie as A and B say. start(a_tile, b_tile) starts this
-// thread's copies of the next pair into `tiles`, Tiling::TILES chunks; behind the last pair, of zeros.
+// thread's copies of the next pair into `tiles`, Tiling::TILES chunks; STAGES times of pairs that are not used.
 template <typename T, typename Tiling, typename A, typename B, typename Start>
 __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, int steps,
                                                AsyncCopies& copies, Start&& start) {
@@ -205,10 +205,10 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
                 for (int n = 0; n < WARP_N / 8; n++)
                     multiply_add<T>(sums[m][n], a_fragments[m], b_fragments[k / 2 % 2].fragments[n]);
                 A::load_rows(a_fragments[m], a_tiles + stage * A_CHUNKS, row + 16 * m, k_next);
-                if (k + 2 == CHUNKS && m == WARP_M / 32) begin(done);
+                if (k + 2 == CHUNKS && m == WARP_M / 32) begin(done);  // when the first products have their loads
             }
         }
     }
-    copies.wait<0>();  // for the zeros
+    copies.wait<0>();  // for those that are not used
     __syncthreads();   // others may be put in the tiles' places
 }
