@@ -197,7 +197,7 @@ def attend_by_wgmma(device: mg.Device) -> list[str]:
         v *= xp.asarray(value, np.float16)
         lse = xp.empty(q.shape[:3], np.float32)
         cuda.attention_wgmma.forward(out, lse, q, k, v, False, 1.0)
-        cuda.attention_wgmma_grad.backward(dq, dk, dv, g, q, k, v, out, lse, False, 1.0)
+        cuda.attention_wgmma_grad.backward((dq, dk, dv), g, (q, k, v), out, lse, False, 1.0)
         right = all(
             bool((found == xp.asarray(expected, np.float16)).all())
             for found, expected in ((out, 0.5), (dq, 0), (dk, features * (value - 0.5)), (dv, 1))

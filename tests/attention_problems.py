@@ -17,6 +17,34 @@ SIZES = [
     (1, 1, 3, 4, 0, 2),
 ]
 
+# Around the edges of tiles of 64 and 128 rows, one and several; features on both sides of 64, and others.
+TILE_SIZES = [
+    (1, 1, 1, 1, 8, 8),
+    (1, 3, 1, 2, 3, 5),
+    (2, 2, 37, 130, 16, 24),
+    (1, 1, 129, 70, 5, 7),
+    (1, 2, 128, 128, 64, 64),
+    (2, 1, 65, 127, 64, 40),
+    (1, 1, 300, 515, 40, 64),
+    (1, 1, 513, 129, 64, 64),
+    (1, 2, 150, 400, 128, 128),
+    (1, 1, 64, 129, 128, 72),
+    (1, 1, 257, 1100, 7, 100),
+    (1, 1, 400, 150, 7, 100),
+]
+
+VIEWS = {
+    "heads inside the rows": lambda x: np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2),
+    "batch inside the heads": lambda x: np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1),
+    "in longer rows": lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (8, 16)))[..., 8:-16],
+    "rows between vectors": lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0)))[..., 1:],
+    "rows reversed": lambda x: np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1],
+    "features turned": lambda x: np.ascontiguousarray(x.swapaxes(2, 3)).swapaxes(2, 3),
+    "one head": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "one matrix": lambda x: np.broadcast_to(x[:1, :1], x.shape),
+    "one row": lambda x: np.broadcast_to(x[:, :, :1], x.shape),
+}
+
 SCALE = 0.3
 
 
@@ -76,3 +104,9 @@ def with_errors(q, k, v, grad, causal):
     )
     slack = 8 * tiny * q.shape[2] * k.shape[2]
     return [(x, 1.01 * e + slack) for x, e in zip((out, lse, dq, dk, dv), errors, strict=True)]
+
+
+def largest_error(found, wanted):
+    """How far ``found`` is from (value, largest error) of each, as a share of that error; NaN is far."""
+    off = [np.abs(x.astype(float) - y) / (e + 1e-30) for x, (y, e) in zip(found, wanted, strict=True)]
+    return max(np.nan_to_num(x, nan=np.inf).max() for x in off)

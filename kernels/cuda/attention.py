@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
@@ -22,6 +24,8 @@ THREADS = 256
 WARP = 32
 PAD = 4  # of the rows of a tile, as in attention.cu
 FLOAT = 4  # bytes
+
+Three = tuple[Any, Any, Any]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _row_sums = CudaKernel(_source, "attention_row_sums<T>")
@@ -54,33 +58,21 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     )
 
 
-def backward(
-    dq: Any,
-    dk: Any,
-    dv: Any,
-    g: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,
-    is_causal: bool,
-    scale: float,
-) -> None:
-    """The gradients of ``q``, ``k`` and ``v`` for ``g``, that of ``out``; probabilities are computed anew."""
+def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bool, scale: float) -> None:
+    """``grads``, of ``q``, ``k`` and ``v``, for ``g``, that of ``out``; probabilities are computed anew."""
+    (dq, dk, dv), (q, k, v) = grads, qkv
     B, H, L, _ = q.shape
     S, D = v.shape[2], padded(q, v)
     queries, keys = BACKWARD_TILES[D]
-    row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
-    inputs = g, strided(q), strided(k), strided(v), lse, row_sums, shape_of(q, k, v, is_causal, scale)
+    inputs = g, strided(q), strided(k), strided(v), lse, row_sums(g, out), shape_of(q, k, v, is_causal, scale)
     shared_bytes = backward_bytes(D)
     _grad_keys[D].launch(B * H * blocks(S, keys), THREADS, (dk, dv, *inputs), shared_bytes)
     _grad_queries[D].launch(B * H * blocks(L, queries), THREADS, (dq, *inputs), shared_bytes)
 
 
-def row_sums_of(sums: Any, g: Any, out: Any) -> Any:
-    """``sums`` (float32), filled with sum(g * out) of each query."""
-    rows = THREADS // WARP
+def row_sums(g: Any, out: Any) -> Any:
+    """sum(g * out) of each query, in float32."""
+    sums, rows = workspace(out, out.shape[:-1], np.float32), THREADS // WARP
     _row_sums.launch(blocks(sums.size, rows), (WARP, rows), (sums, g, out, sums.size, out.shape[-1]))
     return sums
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import workspace
-from .attention import padded, row_sums_of, shape_of
+from .attention import Three, padded, row_sums, shape_of
 from .matmul_tensor_core import CHUNK_BYTES, is_supported, padded_rows
 from .vector import starts_at_vector
 
@@ -53,30 +52,19 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     _forward[D].launch(B * H * blocks(L, queries), THREADS, arguments, shared_bytes)
 
 
-def backward(
-    dq: Any,
-    dk: Any,
-    dv: Any,
-    g: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,
-    is_causal: bool,
-    scale: float,
-) -> None:
-    """The gradients of ``q``, ``k`` and ``v`` for ``g``, that of ``out``; probabilities are computed anew."""
+def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bool, scale: float) -> None:
+    """``grads``, of ``q``, ``k`` and ``v``, for ``g``, that of ``out``; probabilities are computed anew."""
+    (dq, dk, dv), (q, k, v) = grads, qkv
     B, H, L, _ = q.shape
     D = padded(q, v, FORWARD_TILES)
     lse = lse.astype(np.float32, copy=False)
-    row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
+    sums = row_sums(g, out)
     q, k, v, g = map(_with_whole_chunks, (q, k, v, g))
     rows = g.reshape(B * H, *g.shape[2:])
     axis = 1 if L > 1 else 0  # of one row each, the next one is the next matrix
     g_stride = rows.strides[axis] // g.itemsize if rows.shape[axis] > 1 and g.size else 0
     shape = shape_of(q, k, v, is_causal, scale)
-    inputs = strided(g), strided(q), strided(k), strided(v), lse, row_sums, g_stride, shape
+    inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, g_stride, shape
     queries, keys = GRAD_KEYS_TILES[D]
     grid, shared_bytes = B * H * blocks(k.shape[2], keys), _tile_bytes(D, 2 * keys + 4 * queries)
     _grad_keys[D].launch(grid, THREADS, (dk, dv, *inputs), shared_bytes)

@@ -14,8 +14,8 @@ import numpy as np
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import attention_tensor_core, tensor_map, workspace
-from .attention import padded, row_sums_of, shape_of
+from . import attention_tensor_core, tensor_map
+from .attention import Three, padded, row_sums, shape_of
 from .attention_wgmma import for_copy_engine
 from .matmul_wgmma import BOX_ALIGNMENT, BOX_BYTES, BOX_ROWS, THREADS, is_supported
 
@@ -29,20 +29,9 @@ _grad_keys = {D: CudaKernel(_source, f"attention_wgmma_grad_keys<T, {D}>") for D
 _grad_queries = {D: CudaKernel(_source, f"attention_wgmma_grad_queries<T, {D}>") for D in FEATURES}
 
 
-def backward(
-    dq: Any,
-    dk: Any,
-    dv: Any,
-    g: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,
-    is_causal: bool,
-    scale: float,
-) -> None:
+def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bool, scale: float) -> None:
     """Tensor cores of compute capability 9.0; probabilities are computed anew, and stay in registers."""
+    (dq, dk, dv), (q, k, v) = grads, qkv
     if not is_supported(g):
         raise KernelLaunchError(
             "attention_wgmma_grad needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
@@ -50,20 +39,20 @@ def backward(
     B, H, L, V = g.shape
     S, E = k.shape[2:]
     if 0 in (B, H, L, S, E, V) or max(L, S) > tensor_map.LARGEST_SIZE:
-        return attention_tensor_core.backward(dq, dk, dv, g, q, k, v, out, lse, is_causal, scale)
+        return attention_tensor_core.backward(grads, g, qkv, out, lse, is_causal, scale)
     D = padded(q, v, FEATURES)
     lse = lse.astype(np.float32, copy=False)
-    row_sums = row_sums_of(workspace(lse, lse.shape), g, out)
+    sums = row_sums(g, out)
     q, k, v = map(for_copy_engine, (q, k, v))
     g = for_copy_engine(g.reshape(1, B * H, L, V))
-    gradients = [x.reshape(B * H, *x.shape[2:]) for x in (dq, dk, dv)]
+    gradients = [x.reshape(B * H, *x.shape[2:]) for x in grads]
     by_boxes = [tensor_map.fits(x) for x in gradients]
     maps = [tensor_map.describe(x) for x in (g, q, k, v)]
     to_q, to_k, to_v = (
         tensor_map.describe(x) if fits else maps[0]  # which is then not used
         for x, fits in zip(gradients, by_boxes, strict=True)
     )
-    inputs = strided(g), strided(q), strided(k), strided(v), lse, row_sums, *maps
+    inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, *maps
     shape = shape_of(q, k, v, is_causal, scale)
     shared_bytes = _shared_bytes(D)
     arguments: tuple = (dk, dv, *inputs, to_k, to_v, *by_boxes[1:], shape)

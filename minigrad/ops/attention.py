@@ -302,8 +302,8 @@ def _backward_of(run: Any) -> Any:
 
     def kernel(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
         g, out = (_contiguous(_matrices(x)) for x in (g, out))
-        arrays = [_matrices(x) for x in (*outs, g, q, k, v, out)]
-        run.backward(*arrays, _rows(lse), is_causal, scale)
+        grads, qkv = (tuple(map(_matrices, arrays)) for arrays in (outs, (q, k, v)))
+        run.backward(grads, g, qkv, out, _rows(lse), is_causal, scale)
 
     kernel.__doc__ = run.backward.__doc__
     return kernel

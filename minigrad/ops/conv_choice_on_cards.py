@@ -5,6 +5,7 @@ The conditions of Winograd's kernels are those of the CPU's, in :mod:`.conv_choi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,21 @@ def fits_weight_grad_pipelined(
     return enough and cuda.conv2d_pipelined.fits(weight_shape, x.shape[3], dilation)
 
 
-def is_depthwise(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-    return weight.shape[1] == 1 and cuda.conv2d_depthwise.fits(weight.shape[2:], stride, dilation)
+def _of_one_channel(fits: Callable[..., bool]) -> Callable[..., bool]:
+    """A condition: groups of one channel, and a kernel, stride and dilation for which ``fits`` holds."""
+
+    def condition(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
+        return weight.shape[1] == 1 and fits(weight.shape[2:], stride, dilation)
+
+    return condition
+
+
+is_depthwise = _of_one_channel(cuda.conv2d_depthwise.fits)
+fits_strips = _of_one_channel(cuda.conv2d_strips.fits)
 
 
 def is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
     return x.shape[1] == groups
-
-
-def fits_strips(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-    return weight.shape[1] == 1 and cuda.conv2d_strips.fits(weight.shape[2:], stride, dilation)
 
 
 def fits_weight_grad_strips(
@@ -135,11 +141,10 @@ def suits_wgmma(
     bias: Any = None,
     *,
     stride: Any,
-    padding: Any,
-    dilation: Any,
     groups: int,
     input_size: Any = None,
     kernel_size: Any = None,
+    **padding_and_dilation: Any,
 ) -> bool:
     images = (first,) if kernel_size is None else (first, second)
     channels = images[-1].shape[1] if input_size is None else second.shape[1]  # of the input
@@ -147,7 +152,7 @@ def suits_wgmma(
         all(map(is_channels_last, images))
         and channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
         and (input_size is None or stride == (1, 1))
-        and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, padding, dilation)
+        and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, **padding_and_dilation)
         and suits_tensor_cores(first, second, groups=groups)
         and cuda.conv2d_wgmma.is_supported(first)
     )

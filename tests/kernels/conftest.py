@@ -9,6 +9,8 @@ import pytest
 from numpy.lib.array_utils import byte_bounds
 
 from minigrad.kernels import cpu, cuda, sim
+from minigrad.kernels.launch import CudaKernel
+from minigrad.kernels.source import CudaSource
 
 
 @pytest.fixture(scope="session", params=cpu.available_levels())
@@ -60,6 +62,40 @@ def backend(request):
     if request.param == "cuda" and not cuda.is_available():
         pytest.skip(cuda.why_unavailable())
     return Simulator() if request.param == "sim" else Card()
+
+
+@pytest.fixture
+def simulator():
+    """The backend of tests that are for the simulator alone."""
+    if not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    return Simulator()
+
+
+@pytest.fixture
+def card(backend):
+    """A card that has wgmma, or the simulator in the place of one."""
+    if not cuda.matmul_wgmma.is_supported(backend.put(np.zeros(1))):
+        pytest.skip("wgmma needs a card of compute capability 9.0")
+    return backend
+
+
+@pytest.fixture
+def change(monkeypatch):
+    """``change(module, old, new)``: launch the kernels of a module of ``cuda`` with ``new`` in the place of
+    ``old`` in their source, until the test ends."""
+
+    def change(module, old, new):
+        text = module._source.text
+        assert old in text
+        source = CudaSource(text.replace(old, new, 1), module._source.architecture)
+        tables = [table for table in vars(module).values() if isinstance(table, dict)]
+        for table in tables:
+            for key, kernel in table.items():
+                if isinstance(kernel, CudaKernel):
+                    monkeypatch.setitem(table, key, CudaKernel(source, kernel.expression))
+
+    return change
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def compute(backend, q, k, v, grad, causal):
     q, k, v = map(backend.put_strided, (q, k, v))
     attention.forward(out, lse, q, k, v, causal, SCALE)
     grad = backend.put(np.ascontiguousarray(grad))
-    attention.backward(dq, dk, dv, grad, q, k, v, out, lse, causal, SCALE)
+    attention.backward((dq, dk, dv), grad, (q, k, v), out, lse, causal, SCALE)
     return tuple(map(backend.get, (out, lse, dq, dk, dv)))
 
 

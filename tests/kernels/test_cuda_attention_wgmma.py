@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from attention_problems import SCALE, inputs, with_errors
+from attention_problems import SCALE, TILE_SIZES, VIEWS, inputs, largest_error, with_errors
 
 import minigrad as mg
 from minigrad.kernels import sim
@@ -12,37 +12,7 @@ from minigrad.kernels.arguments import address
 from minigrad.kernels.cuda import attention_tensor_core, attention_wgmma
 from minigrad.kernels.errors import KernelLaunchError
 from minigrad.kernels.launch import CudaKernel
-from minigrad.kernels.source import CudaSource
 from minigrad.op import get_op
-
-# B, H, L, S, E, V: one tile and several, around their edges; features on both sides of 64, and others.
-SIZES = [
-    (1, 1, 1, 1, 8, 8),
-    (1, 3, 1, 2, 3, 5),
-    (2, 2, 37, 130, 16, 24),
-    (1, 1, 129, 70, 5, 7),
-    (1, 2, 128, 128, 64, 64),
-    (2, 1, 65, 127, 64, 40),
-    (1, 1, 300, 515, 40, 64),
-    (1, 1, 513, 129, 64, 64),
-    (1, 2, 150, 400, 128, 128),
-    (1, 1, 64, 129, 128, 72),
-    (1, 1, 257, 1100, 7, 100),
-]
-
-
-class Simulator:
-    """NumPy arrays are where the simulator reads them."""
-
-    put = put_strided = get = staticmethod(lambda array: array)
-
-
-@pytest.fixture
-def card(backend):
-    """A card that has wgmma, or the simulator in the place of one."""
-    if not attention_wgmma.is_supported(backend.put(np.zeros(1))):
-        pytest.skip("wgmma needs a card of compute capability 9.0")
-    return backend
 
 
 def compute(card, q, k, v, causal, scale=SCALE):
@@ -53,38 +23,23 @@ def compute(card, q, k, v, causal, scale=SCALE):
     return card.get(out), card.get(lse)
 
 
-def largest_errors(found, q, k, v, causal):
-    """How far out and lse are from the definition, each as a share of what rounding may do; NaN is far."""
-    wanted = with_errors(q, k, v, np.zeros((*q.shape[:3], v.shape[3])), causal)[:2]
-    off = [np.abs(x.astype(float) - y) / (e + 1e-30) for x, (y, e) in zip(found, wanted, strict=True)]
-    return [np.nan_to_num(x, nan=np.inf).max() for x in off]
+def error_of(found, q, k, v, causal):
+    """How far out and lse are from the definition, as a share of what rounding may do."""
+    return largest_error(found, with_errors(q, k, v, np.zeros((*q.shape[:3], v.shape[3])), causal)[:2])
 
 
 def check(card, q, k, v, causal):
-    assert max(largest_errors(compute(card, q, k, v, causal), q, k, v, causal)) <= 1
+    assert error_of(compute(card, q, k, v, causal), q, k, v, causal) <= 1
 
 
 # ---- results -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", TILE_SIZES, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 def test_matches_the_definition(card, half, size, causal):
     q, k, v, _ = (x.astype(half) for x in inputs(size, np.float64))
     check(card, q, k, v, causal)
-
-
-VIEWS = {
-    "heads inside the rows": lambda x: np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2),
-    "batch inside the heads": lambda x: np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1),
-    "in longer rows": lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (8, 16)))[..., 8:-16],
-    "rows between vectors": lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0)))[..., 1:],
-    "rows reversed": lambda x: np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1],
-    "features turned": lambda x: np.ascontiguousarray(x.swapaxes(2, 3)).swapaxes(2, 3),
-    "one head": lambda x: np.broadcast_to(x[:, :1], x.shape),
-    "one matrix": lambda x: np.broadcast_to(x[:1, :1], x.shape),
-    "one row": lambda x: np.broadcast_to(x[:, :, :1], x.shape),
-}
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -204,21 +159,16 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
 @pytest.mark.parametrize(("old", "new", "says"), MUTANTS)
-def test_a_change_is_found(old, new, says, monkeypatch):
-    text = attention_wgmma._source.text
-    assert old in text
-    source = CudaSource(text.replace(old, new, 1), "sm_90a")
-    for D, kernel in attention_wgmma._forward.items():
-        monkeypatch.setitem(attention_wgmma._forward, D, CudaKernel(source, kernel.expression))
+def test_a_change_is_found(simulator, change, old, new, says):
+    change(attention_wgmma, old, new)
     q, k, v, _ = (x.astype(np.float16) for x in inputs((2, 2, 140, 700, 128, 128), np.float64))
     with sim.checks():
         if says == WRONG:
-            assert max(largest_errors(compute(Simulator, q, k, v, True), q, k, v, True)) > 1
+            assert error_of(compute(simulator, q, k, v, True), q, k, v, True) > 1
         else:
             with pytest.raises(KernelLaunchError) as caught:
-                compute(Simulator, q, k, v, False)
+                compute(simulator, q, k, v, False)
             assert re.search(says, str(caught.value)), str(caught.value)
 
 

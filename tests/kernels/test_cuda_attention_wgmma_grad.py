@@ -4,87 +4,46 @@ import re
 
 import numpy as np
 import pytest
-from attention_problems import SCALE, by_definition, inputs, with_errors
+from attention_problems import SCALE, TILE_SIZES, VIEWS, by_definition, inputs, largest_error, with_errors
 
 import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import attention_tensor_core, attention_wgmma_grad
 from minigrad.kernels.errors import KernelLaunchError
-from minigrad.kernels.launch import CudaKernel
-from minigrad.kernels.source import CudaSource
 from minigrad.op import get_op
-
-# B, H, L, S, E, V: one tile and several, around their edges; features on both sides of 64, and others.
-SIZES = [
-    (1, 1, 1, 1, 8, 8),
-    (1, 3, 1, 2, 3, 5),
-    (2, 2, 37, 130, 16, 24),
-    (1, 1, 129, 63, 5, 7),
-    (1, 2, 128, 128, 64, 64),
-    (2, 1, 65, 127, 64, 40),
-    (1, 1, 300, 515, 40, 64),
-    (1, 1, 513, 129, 64, 64),
-    (1, 2, 150, 400, 128, 128),
-    (1, 1, 64, 129, 128, 72),
-    (1, 1, 400, 150, 7, 100),
-]
-
-
-class Simulator:
-    """NumPy arrays are where the simulator reads them."""
-
-    put = put_strided = get = staticmethod(lambda array: array)
-
-
-@pytest.fixture
-def card(backend):
-    """A card that has wgmma, or the simulator in the place of one."""
-    if not attention_wgmma_grad.is_supported(backend.put(np.zeros(1))):
-        pytest.skip("wgmma needs a card of compute capability 9.0")
-    return backend
 
 
 def compute(card, q, k, v, grad, causal):
     """The gradients of q, k and v, which start as NaN; out and lse are rounded from the definition's."""
     out, lse, *_ = by_definition(q, k, v, grad, causal)
-    out, lse = card.put(out.astype(q.dtype)), card.put(lse.astype(np.float32))
+    out, lse = out.astype(q.dtype), lse.astype(np.float32)
+    grad, out, lse = (card.put(np.ascontiguousarray(x)) for x in (grad, out, lse))
     grads = [card.put(np.full(x.shape, np.nan, x.dtype)) for x in (q, k, v)]
-    arrays = card.put(np.ascontiguousarray(grad)), *map(card.put_strided, (q, k, v)), out, lse
-    attention_wgmma_grad.backward(*grads, *arrays, causal, SCALE)
+    qkv = list(map(card.put_strided, (q, k, v)))
+    attention_wgmma_grad.backward(grads, grad, qkv, out, lse, causal, SCALE)
     return [card.get(x) for x in grads]
 
 
-def largest_error(found, *problem):
-    """How far the gradients are from the definition, as a share of what rounding may do; NaN is far."""
-    wanted = with_errors(*problem)[2:]
-    off = [np.abs(x.astype(float) - y) / (e + 1e-30) for x, (y, e) in zip(found, wanted, strict=True)]
-    return max(np.nan_to_num(x, nan=np.inf).max() for x in off)
+def error_of(found, *problem):
+    """How far the gradients are from the definition, as a share of what rounding may do."""
+    return largest_error(found, with_errors(*problem)[2:])
 
 
 # ---- results -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", TILE_SIZES, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 def test_matches_the_definition(card, half, size, causal):
     problem = *(x.astype(half) for x in inputs(size, np.float64)), causal
-    assert largest_error(compute(card, *problem), *problem) <= 1
-
-
-VIEWS = {
-    "heads inside the rows": lambda x: np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2),
-    "in longer rows": lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (8, 16)))[..., 8:-16],
-    "rows between vectors": lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0)))[..., 1:],
-    "rows reversed": lambda x: np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1],
-    "one head": lambda x: np.broadcast_to(x[:, :1], x.shape),
-}
+    assert error_of(compute(card, *problem), *problem) <= 1
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_views(card, view):
     q, k, v, grad = (x.astype(np.float16) for x in inputs((2, 3, 140, 140, 64, 64), np.float64))
     problem = *map(VIEWS[view], (q, k, v)), grad, True
-    assert largest_error(compute(card, *problem), *problem) <= 1
+    assert error_of(compute(card, *problem), *problem) <= 1
 
 
 def test_keys_that_no_query_sees(card):
@@ -157,22 +116,16 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
 @pytest.mark.parametrize(("old", "new", "says"), MUTANTS)
-def test_a_change_is_found(old, new, says, monkeypatch):
-    text = attention_wgmma_grad._source.text
-    assert old in text
-    source = CudaSource(text.replace(old, new, 1), "sm_90a")
-    for table in (attention_wgmma_grad._grad_keys, attention_wgmma_grad._grad_queries):
-        for D, kernel in table.items():
-            monkeypatch.setitem(table, D, CudaKernel(source, kernel.expression))
+def test_a_change_is_found(simulator, change, old, new, says):
+    change(attention_wgmma_grad, old, new)
     problem = *(x.astype(np.float16) for x in inputs((1, 2, 460, 460, 64, 64), np.float64)), True
     with sim.checks():
         if says == WRONG:
-            assert largest_error(compute(Simulator, *problem), *problem) > 1
+            assert error_of(compute(simulator, *problem), *problem) > 1
         else:
             with pytest.raises(KernelLaunchError) as caught:
-                compute(Simulator, *problem)
+                compute(simulator, *problem)
             assert re.search(says, str(caught.value)), str(caught.value)
 
 
@@ -185,7 +138,7 @@ def test_nothing_to_do_is_left_to_the_other_kernel(monkeypatch):
     monkeypatch.setattr(attention_tensor_core, "backward", lambda *args: left.append(args))
     for shape in ((0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 0, 4), (2, 2, 3, 0)):
         x = np.zeros(shape, np.float16)
-        attention_wgmma_grad.backward(x, x, x, x, x, x, x, x, np.zeros(shape[:3], np.float32), False, 1.0)
+        attention_wgmma_grad.backward((x, x, x), x, (x, x, x), x, np.zeros(shape[:3], np.float32), False, 1.0)
     assert len(left) == 4
 
 
@@ -193,7 +146,7 @@ def test_the_simulator_in_the_place_of_another_card():
     x, lse = np.zeros((1, 1, 4, 8), np.float16), np.zeros((1, 1, 4), np.float32)
     needs = r"needs a card of compute capability 9\.0, or sim.architecture\('sm_90a'\)"
     with sim.architecture("sm_80"), pytest.raises(KernelLaunchError, match=needs):
-        attention_wgmma_grad.backward(x, x, x, x, x, x, x, x, lse, False, 1.0)
+        attention_wgmma_grad.backward((x, x, x), x, (x, x, x), x, lse, False, 1.0)
 
 
 def test_the_rung_is_chosen_by_use_kernel_alone(monkeypatch):

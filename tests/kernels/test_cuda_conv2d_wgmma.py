@@ -40,14 +40,6 @@ LAYERS = [
 # ---- results -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def card(backend):
-    """A card that has wgmma, or the simulator in the place of one."""
-    if not conv2d_wgmma.is_supported(backend.put(np.zeros(1))):
-        pytest.skip("wgmma needs a card of compute capability 9.0")
-    return backend
-
-
 def run(card, name, kernel, shape, *args, last=True, **more):
     """What ``kernel`` writes, as numbers; what it does not stays NaN."""
     encode, numbers, *_ = FORMATS[name]
