@@ -5,8 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 
 
+class CardArray(np.ndarray):
+    """An array of the card: for minigrad not of NumPy's type, as CuPy's are not; for the simulator it is."""
+
+
+def _on_card(x):
+    return x.view(CardArray) if isinstance(x, np.ndarray) else x
+
+
 class PretendedCard:
-    """CuPy's part of a card, played by NumPy; kernels given NumPy arrays run on the simulator."""
+    """CuPy's part of a card, played by NumPy; kernels given such arrays run on the simulator."""
+
+    ndarray = CardArray
 
     def __init__(self):
         idle = SimpleNamespace(synchronize=lambda: None)
@@ -26,11 +36,14 @@ class PretendedCard:
 
     @staticmethod
     def asarray(array, dtype=None, blocking=False):
-        return np.array(array, dtype)
+        return np.array(array, dtype).view(CardArray)
 
     @staticmethod
     def asnumpy(array):
         return np.array(array)
 
     def __getattr__(self, name):
-        return getattr(np, name)
+        found = getattr(np, name)
+        if isinstance(found, type) or not callable(found):
+            return found
+        return lambda *args, **options: _on_card(found(*args, **options))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pretended_card import PretendedCard
 
 import minigrad as mg
 import minigrad.nn as nn
@@ -74,6 +75,24 @@ def test_attention_on_every_device(device, rng):
         F.scaled_dot_product_attention(*inputs, attn_mask=mask),
     ):
         np.testing.assert_allclose(found.cpu().numpy(), wanted.numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("causal", [False, True])
+def test_second_gradient_of_attention_where_arrays_are_not_of_numpy(causal, rng):
+    """As on a card: the first gradient by its kernel, and the second by ops on the card's own arrays."""
+    arrays = [rng.standard_normal(shape) for shape in ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6))]
+
+    def second_gradients(device, dtype):
+        inputs = [mg.tensor(x, dtype, device=device, requires_grad=True) for x in arrays]
+        out = F.scaled_dot_product_attention(*inputs, is_causal=causal)
+        first = mg.autograd.grad((out * out).sum(), inputs, create_graph=True)
+        return mg.autograd.grad(sum((x * x).sum() for x in first), inputs)
+
+    wanted = second_gradients(mg.device("cpu"), mg.float64)
+    found = second_gradients(mg.Device("cuda", 0, PretendedCard()), mg.float32)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=0, atol=1e-5 * abs(y.numpy()).max())
 
 
 def test_attention_over_no_keys_is_zero(device):
