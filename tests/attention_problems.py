@@ -57,6 +57,11 @@ def inputs(size, dtype):
     return q.swapaxes(1, 2), k.swapaxes(1, 2), v, grad.swapaxes(1, 2)
 
 
+def growing(k):
+    """The keys, each larger than those before: scores soon exceed the largest of earlier ones by far."""
+    return k * np.geomspace(0.1, 4, k.shape[2])[:, None]
+
+
 def by_definition(q, k, v, grad, causal):
     """out, lse, and the gradients of q, k and v, in float64."""
     q, k, v, grad = (x.astype(float) for x in (q, k, v, grad))

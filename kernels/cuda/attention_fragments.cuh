@@ -47,11 +47,46 @@ __device__ __forceinline__ int column_of(int n, int i) { return 8 * n + threadId
 
 __device__ __forceinline__ int at_most(long long n, int most) { return n < most ? int(n) : most; }
 
+// How many keys a query sees.
+__device__ __forceinline__ long long keys_of(const AttentionShape& shape, long long query) {
+    return shape.is_causal && query + 1 < shape.S ? query + 1 : shape.S;
+}
+
 // How many of the keys from `first` on a query sees, at most `most`.
 __device__ __forceinline__ int visible(const AttentionShape& shape, long long query, long long first, int most) {
-    long long end = shape.S;
-    if (shape.is_causal && query + 1 < end) end = query + 1;
+    const long long end = keys_of(shape, query);
     return end < first ? 0 : at_most(end - first, most);
+}
+
+// The scores of keys that a query does not see become -infinity. `query` is that of the lane's first row.
+template <int N>
+__device__ __forceinline__ void hide(float (&scores)[N][4], const AttentionShape& shape, long long query,
+                                     long long first_key) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int end = visible(shape, query + 8 * half, first_key, 8 * N);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (column_of(n, i) >= end) scores[n][2 * half + i] = -INFINITY;
+    }
+}
+
+template <bool VALUE>
+struct Flag {
+    static constexpr bool value = VALUE;
+};
+
+// The power of 2 of a query's lse, and sum(g * out).
+struct alignas(8) OfQuery {
+    float log_sum, inner;
+};
+
+// Those of query `first + i`; 0 where there is none.
+__device__ __forceinline__ OfQuery of_query(const float* lse, const float* row_sums, long long query,
+                                            long long queries) {
+    return query < queries ? OfQuery{lse[query] * LOG2_E, row_sums[query]} : OfQuery{0, 0};
 }
 
 // Multiplies each of a lane's two rows by its factor.
@@ -63,14 +98,26 @@ __device__ __forceinline__ void scale_rows(float (&rows)[N][4], const float (&fa
         for (int i = 0; i < 4; i++) rows[n][i] *= factor[i / 2];
 }
 
-// The online softmax of a lane's two rows. A lane adds up its own columns. The largest score counts in powers of 2.
-struct RunningSoftmax {
-    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+// The same, but for nothing where no row of the warp has a factor but 1.
+template <int N>
+__device__ __forceinline__ void rescale_rows(float (&rows)[N][4], const float (&factor)[2]) {
+    if (__any_sync(ALL_LANES, factor[0] != 1 || factor[1] != 1)) scale_rows(rows, factor);
+}
 
-    // Turns scores, which count `scale` powers of 2, into powers under the new largest score. `factor` is what to
-    // multiply with what was summed before, each row. A NaN among the scores comes back in the sum.
+// The online softmax of a lane's two rows. A lane adds up its own columns.
+//
+// Probabilities are powers of 2 under a reference. It need not be the largest score so far: up to 2^GROWTH they are as
+// precise as below 1. So it grows only where a score is larger by more than that, which in most steps none is, and what
+// was summed before then needs no factor.
+struct RunningSoftmax {
+    static constexpr float GROWTH = 8;
+
+    float reference[2] = {-INFINITY, -INFINITY}, sum[2] = {}, of_step[2] = {};
+
+    // Begins a step, whose scores count `scale` powers of 2. `factor` is what to multiply with what was summed before,
+    // each row.
     template <int N>
-    __device__ __forceinline__ void add(float (&scores)[N][4], float (&factor)[2], float scale = 1) {
+    __device__ __forceinline__ void begin(const float (&scores)[N][4], float (&factor)[2], float scale) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float most = -INFINITY;
@@ -78,23 +125,40 @@ struct RunningSoftmax {
             for (int n = 0; n < N; n++) most = fmaxf(most, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
-            most = fmaxf(largest[half], __fmul_rn(most, scale));  // rounded, whatever it is subtracted from
-            const float reference = most == -INFINITY ? 0.0f : most;  // no key seen so far: not exp(NaN)
-            factor[half] = exp2f(largest[half] - reference);
-            float total = 0;
-#pragma unroll
-            for (int n = 0; n < N; n++)
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; i++)
-                    total += scores[n][i] = exp2f(fmaf(scores[n][i], scale, -reference));
-            sum[half] = sum[half] * factor[half] + total;
-            largest[half] = most;
+            most = __fmul_rn(most, scale);  // rounded, whatever it is subtracted from
+            const bool grows = most > reference[half] + GROWTH;
+            factor[half] = grows ? exp2f(reference[half] - most) : 1;
+            if (grows) reference[half] = most;
+            sum[half] = (sum[half] + of_step[half]) * factor[half];
+            of_step[half] = 0;
         }
+    }
+
+    // Turns scores of the step, a fragment of them, into powers under the reference. A NaN comes back in the sum.
+    __device__ __forceinline__ void add(float (&scores)[4], float scale) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float most = reference[i / 2] == -INFINITY ? 0.0f : reference[i / 2];  // no key seen so far: no NaN
+            of_step[i / 2] += scores[i] = exp2f(fmaf(scores[i], scale, -most));
+        }
+    }
+
+    // All scores of a step.
+    template <int N>
+    __device__ __forceinline__ void add_step(float (&scores)[N][4], float (&factor)[2], float scale) {
+        begin(scores, factor, scale);
+#pragma unroll
+        for (int n = 0; n < N; n++) add(scores[n], scale);
+    }
+
+    // The logarithm of the sum of exponentials of all columns, whose powers add up to `total`.
+    __device__ __forceinline__ float log_sum(int half, float total) const {
+        return reference[half] == -INFINITY ? NAN : reference[half] / LOG2_E + log(total);
     }
 
     // The sum of all columns.
     __device__ __forceinline__ float total(int half) const {
-        const float two = sum[half] + __shfl_xor_sync(ALL_LANES, sum[half], 1);
+        const float one = sum[half] + of_step[half], two = one + __shfl_xor_sync(ALL_LANES, one, 1);
         return two + __shfl_xor_sync(ALL_LANES, two, 2);
     }
 };

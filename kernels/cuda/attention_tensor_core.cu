@@ -9,7 +9,8 @@
 // gradient of the scores. The idea is that of FlashAttention-2 (Dao 2023, https://arxiv.org/abs/2307.08691): a
 // warp has whole rows of the scores, 16 M of them, so that their softmax stays within four lanes; and the lanes
 // that hold the sums of one product hold them as the next product takes its left factor, so that p never leaves
-// the registers.
+// the registers. Exponentials are made fragment by fragment where the second product takes them, so that the tensor
+// cores have one fragment while the next is made; and what only the tiles at an edge need, masks, others do without.
 //
 // Rows are multiples of 16 bytes apart. Tiles come by asynchronous copies, while the product before is at work. A
 // row has one chunk of 16 bytes more than elements: an odd number of chunks, so that the 8 rows that ldmatrix
@@ -39,19 +40,6 @@ struct Tile {
     // The place behind `rows` of them.
     __device__ __forceinline__ Tile behind(int rows) const { return {chunks + rows * PITCH}; }
 
-    // Starts the copies of the rows of x (rows, features) from `first` on; zeros outside.
-    template <int ROWS>
-    __device__ __forceinline__ void start(AsyncCopies& copies, const T* x, long long stride, long long first,
-                                          long long rows, int features) const {
-#pragma unroll
-        for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-            const int at = threadIdx.x + i * THREADS, row = at / CHUNKS, column = at % CHUNKS * PER_CHUNK;
-            const int left = first + row < rows && column < features ? features - column : 0;
-            const T* from = left > 0 ? x + (first + row) * stride + column : x;
-            copies.copy<16>(&chunks[row * PITCH + at % CHUNKS], from, min(left, PER_CHUNK) * int(sizeof(T)));
-        }
-    }
-
     // Four 8 x 8 matrices: of 16 rows, 16 elements from 16 k on.
     __device__ __forceinline__ const uint4* rows_first(int row, int k) const {
         return &chunks[(row + threadIdx.x % 16) * PITCH + 2 * k + threadIdx.x % WARP / 16];
@@ -76,6 +64,41 @@ struct Tile {
     }
 };
 
+// The rows of a matrix (rows, features) from `first` on, which are copied to one tile after the other. A thread copies the
+// same chunk of every so many rows: what it needs to know of that is found out once, and not with each tile.
+template <typename T, int D>
+class Source {
+  public:
+    __device__ __forceinline__ Source(const T* x, long long stride, long long rows, int features, long long first)
+        : from(x + (first + row()) * stride + column()), stride(stride), left(rows - first - row()) {
+        const int elements = features - column();
+        bytes = elements > 0 ? min(elements, Tile<T, D>::PER_CHUNK) * int(sizeof(T)) : 0;
+    }
+
+    // Starts the copies of the next rows to a tile; zeros behind the last one.
+    template <int ROWS>
+    __device__ __forceinline__ void start(AsyncCopies& copies, Tile<T, D> tile) {
+        const int rows = at_most(left, ROWS);
+        uint4* const to = &tile.chunks[row() * Tile<T, D>::PITCH + threadIdx.x % CHUNKS];
+#pragma unroll
+        for (int i = 0; i < ROWS; i += STEP, from += STEP * stride)  // behind the last row nothing is read
+            copies.copy<16>(to + i * Tile<T, D>::PITCH, from, i < rows ? bytes : 0);
+        left -= ROWS;
+    }
+
+  private:
+    static constexpr int CHUNKS = Tile<T, D>::CHUNKS, STEP = THREADS / CHUNKS;
+    const T* from;
+    long long stride, left;
+    int bytes;  // of the thread's chunk in a row
+
+    static __device__ __forceinline__ int row() { return threadIdx.x / CHUNKS; }
+    static __device__ __forceinline__ int column() { return threadIdx.x % CHUNKS * Tile<T, D>::PER_CHUNK; }
+};
+
+// Scales with which scores may be multiplied after the largest was found: the order stays, and infinities.
+constexpr float LEAST_SCALE = 1e-30f, LARGEST_SCALE = 1e30f;
+
 // Where this lane's elements of a warp's fragments stand: element i of fragment (m, n) is in row(m, i / 2) and
 // column(n, i % 2) of the block's.
 template <int M>
@@ -83,11 +106,12 @@ __device__ __forceinline__ int row_of(int m, int half) {
     return (threadIdx.x / WARP * M + m) * FRAGMENT + 8 * half + threadIdx.x % WARP / 4;
 }
 
-// sums += a b^T: the warp's rows of tile a times the first 8 N rows of tile b.
-template <typename T, int D, int M, int N>
+// sums += a b^T: the warp's rows of tile a times the first 8 N rows of tile b. The fragments of so many steps are loaded
+// AT_ONCE, into registers.
+template <int AT_ONCE, typename T, int D, int M, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[M][N][4], Tile<T, D> a, Tile<T, D> b) {
-#pragma unroll 2
-    for (int k = 0; k < D / 16; k++) {  // fewer fragments at a time: registers
+#pragma unroll AT_ONCE
+    for (int k = 0; k < D / 16; k++) {
         unsigned left[M][4];
 #pragma unroll
         for (int m = 0; m < M; m++) a.left(left[m], (threadIdx.x / WARP * M + m) * FRAGMENT, k);
@@ -104,14 +128,20 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[M][N][4], Tile<T, D>
     }
 }
 
-// sums += p b: p, rounded, times the first 8 N rows of tile b.
-template <typename T, int D, int M, int N>
-__device__ __forceinline__ void multiply(float (&sums)[M][D / 8][4], const float (&p)[M][N][4], Tile<T, D> b) {
+// sums += p b: p, rounded, times the first 8 N rows of tile b. `prepare(m, n)` comes before fragment (m, n) of p is
+// taken, while the products of those before are at work.
+template <typename T, int D, int M, int N, typename Prepare>
+__device__ __forceinline__ void multiply(float (&sums)[M][D / 8][4], const float (&p)[M][N][4], Tile<T, D> b,
+                                         Prepare&& prepare) {
 #pragma unroll
     for (int k = 0; k < N / 2; k++) {
         unsigned left[M][4];
 #pragma unroll
-        for (int m = 0; m < M; m++) pack_left<T>(left[m], p[m], k);
+        for (int m = 0; m < M; m++) {
+            prepare(m, 2 * k);
+            prepare(m, 2 * k + 1);
+            pack_left<T>(left[m], p[m], k);
+        }
 #pragma unroll
         for (int f = 0; f < D / 8; f += 2) {
             unsigned right[2][2];
@@ -123,6 +153,11 @@ __device__ __forceinline__ void multiply(float (&sums)[M][D / 8][4], const float
             }
         }
     }
+}
+
+template <typename T, int D, int M, int N>
+__device__ __forceinline__ void multiply(float (&sums)[M][D / 8][4], const float (&p)[M][N][4], Tile<T, D> b) {
+    multiply(sums, p, b, [](int, int) {});
 }
 
 // Writes the warp's rows of (rows, features), multiplied by `factor` of each.
@@ -145,50 +180,43 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
     extern __shared__ uint4 shared[];
     const Tile<T, D> q_tile{shared}, k_tile = q_tile.behind(QUERIES), v_tile = k_tile.behind(KEYS);
     const Task task(shape.L, QUERIES);
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
+    Source<T, D> of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.L, shape.E, task.first_row);
+    Source<T, D> of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.S, shape.E, 0);
+    Source<T, D> of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.S, shape.V, 0);
 
     AsyncCopies copies;
-    q_tile.template start<QUERIES>(copies, q, shape.q_stride[2], task.first_row, shape.L, shape.E);
-    k_tile.template start<KEYS>(copies, k, shape.k_stride[2], 0, shape.S, shape.E);
+    of_q.template start<QUERIES>(copies, q_tile);
+    of_k.template start<KEYS>(copies, k_tile);
     copies.commit();
     RunningSoftmax softmax[M];
     float sums[M][D / 8][4] = {};
-    const long long seen = task.first_row + QUERIES;  // by the last query, if is_causal
-    const long long keys = shape.is_causal && seen < shape.S ? seen : shape.S;
+    const float scale = shape.scale * LOG2_E;
+    const bool keeps_order = LEAST_SCALE <= scale && scale <= LARGEST_SCALE;  // of scores, and infinities
+    const float left_scale = keeps_order ? scale : 1;
+    const long long whole = keys_of(shape, task.first_row), keys = keys_of(shape, task.first_row + QUERIES - 1);
     for (long long first = 0; first < keys; first += KEYS) {
         copies.wait<0>();
         __syncthreads();  // k is there, and the last v is done with
-        v_tile.template start<KEYS>(copies, v, shape.v_stride[2], first, shape.S, shape.V);
+        of_v.template start<KEYS>(copies, v_tile);
         copies.commit();
         float scores[M][N][4] = {};
-        multiply_rows(scores, q_tile, k_tile);
+        multiply_rows<D / 16>(scores, q_tile, k_tile);
+        if (!keeps_order || first + KEYS > whole)
 #pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int end = visible(shape, task.first_row + row_of<M>(m, half), first, KEYS);
-#pragma unroll
-                for (int n = 0; n < N; n++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        float& score = scores[m][n][2 * half + i];
-                        score = column_of(n, i) < end ? score * (shape.scale * LOG2_E) : -INFINITY;
-                    }
+            for (int m = 0; m < M; m++) {
+                if (!keeps_order) scale_rows(scores[m], {scale, scale});
+                hide(scores[m], shape, task.first_row + row_of<M>(m, 0), first);
             }
+        float factor[M][2];
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-            float scaled[2];
-            softmax[m].add(scores[m], scaled);
-            scale_rows(sums[m], scaled);
-        }
+        for (int m = 0; m < M; m++) softmax[m].begin(scores[m], factor[m], left_scale);
+#pragma unroll
+        for (int m = 0; m < M; m++) rescale_rows(sums[m], factor[m]);
         copies.wait<0>();
         __syncthreads();  // v is there, and k is done with
-        if (first + KEYS < keys)
-            k_tile.template start<KEYS>(copies, k, shape.k_stride[2], first + KEYS, shape.S, shape.E);
+        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_tile);
         copies.commit();
-        multiply(sums, scores, v_tile);
+        multiply(sums, scores, v_tile, [&](int m, int n) { softmax[m].add(scores[m][n], left_scale); });
     }
     float factor[M][2];
 #pragma unroll
@@ -196,10 +224,10 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const long long query = task.first_row + row_of<M>(m, half);
-            const float total = softmax[m].total(half), most = softmax[m].largest[half];
+            const float total = softmax[m].total(half);
             factor[m][half] = 1 / total;
             if (threadIdx.x % 4 == 0 && query < shape.L)
-                lse[task.matrix * shape.L + query] = most == -INFINITY ? NAN : most / LOG2_E + log(total);
+                lse[task.matrix * shape.L + query] = softmax[m].log_sum(half, total);
         }
     store_rows(out + task.matrix * shape.L * shape.V, sums, factor, task.first_row, shape.L, shape.V);
 }
@@ -209,86 +237,90 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 // Both have two tiles for their own rows, and walk along others, of which two pairs of tiles are there: one is
 // at work while the next arrives.
 
-// The power of 2 of a query's lse, and sum(g * out).
-struct OfQuery {
-    float log_sum, inner;
-
-    __device__ __forceinline__ OfQuery(const float* lse, const float* row_sums, long long query, bool exists)
-        : log_sum(exists ? lse[query] * LOG2_E : 0), inner(exists ? row_sums[query] : 0) {}
-
-    // Turns a score into its probability, and the gradient of that into that of the score, but for the scale.
-    __device__ __forceinline__ void apply(float& p, float& dp, float scale, bool sees) const {
-        p = sees ? exp2f(p * (scale * LOG2_E) - log_sum) : 0;
-        dp = sees ? p * (dp - inner) : 0;
-    }
-};
-
-// Moves the inputs of a gradient to where the task's matrix begins. g is (matrices, L, g_stride), of which V are in a
-// row.
-template <typename T>
-__device__ __forceinline__ void to_matrix(const Task& task, const AttentionShape& shape, long long g_stride,
-                                          const T*& g, const T*& q, const T*& k, const T*& v, const float*& lse,
-                                          const float*& row_sums) {
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
-    g += task.matrix * shape.L * g_stride;
-    lse += task.matrix * shape.L;
-    row_sums += task.matrix * shape.L;
+// Turns a score into its probability, and the gradient of that into that of the score, but for the scale.
+__device__ __forceinline__ void apply(OfQuery of, float scale, float& p, float& dp) {
+    p = exp2f(fmaf(p, scale, -of.log_sum));
+    dp = p * (dp - of.inner);
 }
+
+// The inputs of a gradient: the matrices of a task, from a query and a key on, and its queries' numbers. g is (matrices,
+// L, g_stride), of which V are in a row.
+template <typename T, int D>
+struct Inputs {
+    Source<T, D> g, q, k, v;
+    const float *lse, *row_sums;
+
+    __device__ __forceinline__ Inputs(const Task& task, const AttentionShape& shape, const T* g, long long g_stride,
+                                      const T* q, const T* k, const T* v, const float* lse, const float* row_sums,
+                                      long long query, long long key)
+        : g(g + task.matrix * shape.L * g_stride, g_stride, shape.L, shape.V, query),
+          q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.L, shape.E, query),
+          k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.S, shape.E, key),
+          v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.S, shape.V, key),
+          lse(lse + task.matrix * shape.L), row_sums(row_sums + task.matrix * shape.L) {}
+};
 
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k and v, two each of q and g.
 template <typename T, int D, int QUERIES, int KEYS>
 __global__ void __launch_bounds__(THREADS)
 attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k, const T* v, const float* lse,
                                 const float* row_sums, long long g_stride, AttentionShape shape) {
-    constexpr int M = KEYS / FRAGMENT_ROWS, N = QUERIES / 8;
+    constexpr int M = KEYS / FRAGMENT_ROWS, N = QUERIES / 8, AT_ONCE = M == 1 ? D / 16 : 2;
     extern __shared__ uint4 shared[];
     const Tile<T, D> k_tile{shared}, v_tile = k_tile.behind(KEYS), others = v_tile.behind(KEYS);
     const Task task(shape.S, KEYS);
-    to_matrix(task, shape, g_stride, g, q, k, v, lse, row_sums);
+    long long first = shape.is_causal ? task.first_row / QUERIES * QUERIES : 0;
+    Inputs<T, D> from(task, shape, g, g_stride, q, k, v, lse, row_sums, first, task.first_row);
+
+    OfQuery* const numbers = reinterpret_cast<OfQuery*>(others.behind(4 * QUERIES).chunks);  // lse as it is
 
     AsyncCopies copies;
     const auto start = [&](long long first, int stage) {
         const Tile<T, D> q_tile = others.behind(2 * stage * QUERIES), g_tile = q_tile.behind(QUERIES);
-        q_tile.template start<QUERIES>(copies, q, shape.q_stride[2], first, shape.L, shape.E);
-        g_tile.template start<QUERIES>(copies, g, g_stride, first, shape.L, shape.V);
+        from.q.template start<QUERIES>(copies, q_tile);
+        from.g.template start<QUERIES>(copies, g_tile);
+        if (threadIdx.x < QUERIES) {
+            const long long query = first + threadIdx.x;
+            OfQuery& of = numbers[stage * QUERIES + threadIdx.x];
+            copies.copy<4>(&of.log_sum, from.lse + query, query < shape.L ? 4 : 0);
+            copies.copy<4>(&of.inner, from.row_sums + query, query < shape.L ? 4 : 0);
+        }
         copies.commit();
     };
-    const long long begin = shape.is_causal ? task.first_row / QUERIES * QUERIES : 0;
-    k_tile.template start<KEYS>(copies, k, shape.k_stride[2], task.first_row, shape.S, shape.E);
-    v_tile.template start<KEYS>(copies, v, shape.v_stride[2], task.first_row, shape.S, shape.V);
-    start(begin, 0);
-    const int keys = at_most(shape.S - task.first_row, KEYS);
+    from.k.template start<KEYS>(copies, k_tile);
+    from.v.template start<KEYS>(copies, v_tile);
+    start(first, 0);
+    const float scale = shape.scale * LOG2_E;
     float k_sums[M][D / 8][4] = {}, v_sums[M][D / 8][4] = {};
     int stage = 0;
-    for (long long first = begin; first < shape.L; first += QUERIES, stage ^= 1) {
+    const auto step = [&](auto is_whole) {
         copies.wait<0>();
         __syncthreads();  // q and g are there, and the last ones are done with
         if (first + QUERIES < shape.L) start(first + QUERIES, stage ^ 1);
         const Tile<T, D> q_tile = others.behind(2 * stage * QUERIES), g_tile = q_tile.behind(QUERIES);
         float p[M][N][4] = {}, dp[M][N][4] = {};
-        multiply_rows(p, k_tile, q_tile);
-        multiply_rows(dp, v_tile, g_tile);
-        const int queries = at_most(shape.L - first, QUERIES);
-        // Key `row` is the one before query `column` if row + ahead < column.
-        const int ahead = shape.is_causal ? -at_most(first - task.first_row, KEYS) : -KEYS;
-#pragma unroll
-        for (int n = 0; n < N; n++)
+        multiply_rows<AT_ONCE>(p, k_tile, q_tile);
+        multiply_rows<AT_ONCE>(dp, v_tile, g_tile);
+        const OfQuery* const of = numbers + stage * QUERIES;
+        const int end = at_most(shape.L - first, QUERIES);
+        const int ahead = shape.is_causal ? int(first - task.first_row) : KEYS;  // of the first key, the first query
+        multiply(v_sums, p, g_tile, [&](int m, int n) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int column = column_of(n, i % 2);
-                const OfQuery of(lse + first, row_sums + first, column, column < queries);
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-                    const int row = row_of<M>(m, i / 2);
-                    const bool sees = column < queries && row < keys && row + ahead <= column;
-                    of.apply(p[m][n][i], dp[m][n][i], shape.scale, sees);
-                }
+                apply({of[column].log_sum * LOG2_E, of[column].inner}, scale, p[m][n][i], dp[m][n][i]);
+                if constexpr (!decltype(is_whole)::value)
+                    if (column >= end || row_of<M>(m, i / 2) > column + ahead) p[m][n][i] = dp[m][n][i] = 0;
             }
-        multiply(v_sums, p, g_tile);
+        });
         multiply(k_sums, dp, q_tile);
-    }
+        first += QUERIES;
+        stage ^= 1;
+    };
+    if (shape.is_causal)
+        while (first < shape.L && first < task.first_row + KEYS - 1) step(Flag<false>());
+    while (first + QUERIES <= shape.L) step(Flag<true>());
+    if (first < shape.L) step(Flag<false>());
     copies.wait<0>();  // where is_causal lets no query see these keys
     float ones[M][2], scales[M][2];
 #pragma unroll
@@ -306,46 +338,56 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
     extern __shared__ uint4 shared[];
     const Tile<T, D> q_tile{shared}, g_tile = q_tile.behind(QUERIES), others = g_tile.behind(QUERIES);
     const Task task(shape.L, QUERIES);
-    to_matrix(task, shape, g_stride, g, q, k, v, lse, row_sums);
+    Inputs<T, D> from(task, shape, g, g_stride, q, k, v, lse, row_sums, task.first_row, 0);
 
     AsyncCopies copies;
-    const auto start = [&](long long first, int stage) {
+    const auto start = [&](int stage) {
         const Tile<T, D> k_tile = others.behind(2 * stage * KEYS), v_tile = k_tile.behind(KEYS);
-        k_tile.template start<KEYS>(copies, k, shape.k_stride[2], first, shape.S, shape.E);
-        v_tile.template start<KEYS>(copies, v, shape.v_stride[2], first, shape.S, shape.V);
+        from.k.template start<KEYS>(copies, k_tile);
+        from.v.template start<KEYS>(copies, v_tile);
         copies.commit();
     };
-    q_tile.template start<QUERIES>(copies, q, shape.q_stride[2], task.first_row, shape.L, shape.E);
-    g_tile.template start<QUERIES>(copies, g, g_stride, task.first_row, shape.L, shape.V);
-    start(0, 0);
+    from.q.template start<QUERIES>(copies, q_tile);
+    from.g.template start<QUERIES>(copies, g_tile);
+    start(0);
+    const float scale = shape.scale * LOG2_E;
     float sums[M][D / 8][4] = {}, scales[M][2];
+    OfQuery of[M][2];
 #pragma unroll
-    for (int m = 0; m < M; m++) scales[m][0] = scales[m][1] = shape.scale;
-    const long long seen = task.first_row + QUERIES;
-    const long long keys = shape.is_causal && seen < shape.S ? seen : shape.S;
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            of[m][half] = of_query(from.lse, from.row_sums, task.first_row + row_of<M>(m, half), shape.L);
+            scales[m][half] = shape.scale;
+        }
+    long long first = 0;
     int stage = 0;
-    for (long long first = 0; first < keys; first += KEYS, stage ^= 1) {
+    const long long whole = keys_of(shape, task.first_row), keys = keys_of(shape, task.first_row + QUERIES - 1);
+    const auto step = [&](auto is_whole) {
         copies.wait<0>();
         __syncthreads();  // k and v are there, and the last ones are done with
-        if (first + KEYS < keys) start(first + KEYS, stage ^ 1);
+        if (first + KEYS < keys) start(stage ^ 1);
         const Tile<T, D> k_tile = others.behind(2 * stage * KEYS), v_tile = k_tile.behind(KEYS);
         float p[M][N][4] = {}, dp[M][N][4] = {};
-        multiply_rows(p, q_tile, k_tile);
-        multiply_rows(dp, g_tile, v_tile);
+        multiply_rows<D / 16>(p, q_tile, k_tile);
+        multiply_rows<D / 16>(dp, g_tile, v_tile);
+        int end[M][2];  // of the keys that a query sees
+        if constexpr (!decltype(is_whole)::value)
 #pragma unroll
-        for (int m = 0; m < M; m++)
+            for (int i = 0; i < 2 * M; i++)
+                end[i / 2][i % 2] = visible(shape, task.first_row + row_of<M>(i / 2, i % 2), first, KEYS);
+        multiply(sums, dp, k_tile, [&](int m, int n) {
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const long long query = task.first_row + row_of<M>(m, half);
-                const OfQuery of(lse, row_sums, query, query < shape.L);
-                const int end = visible(shape, query, first, KEYS);
-#pragma unroll
-                for (int n = 0; n < N; n++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++)
-                        of.apply(p[m][n][2 * half + i], dp[m][n][2 * half + i], shape.scale, column_of(n, i) < end);
+            for (int i = 0; i < 4; i++) {
+                apply(of[m][i / 2], scale, p[m][n][i], dp[m][n][i]);
+                if constexpr (!decltype(is_whole)::value)
+                    if (column_of(n, i % 2) >= end[m][i / 2]) dp[m][n][i] = 0;
             }
-        multiply(sums, dp, k_tile);
-    }
+        });
+        first += KEYS;
+        stage ^= 1;
+    };
+    while (first + KEYS <= whole) step(Flag<true>());
+    while (first < keys) step(Flag<false>());
     store_rows(dq + task.matrix * shape.L * shape.E, sums, scales, task.first_row, shape.L, shape.E);
 }

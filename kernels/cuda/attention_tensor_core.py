@@ -23,10 +23,11 @@ __all__ = ["backward", "bytes_needed", "forward", "is_supported"]
 
 THREADS = 128  # as in attention_tensor_core.cu
 PER_CHUNK = 8  # elements
+OF_QUERY_BYTES = 8  # its lse, and sum(g * out)
 
 # By the size of the features, D: how many queries and keys are in a tile.
 FORWARD_TILES = {64: (128, 64), 128: (128, 32)}
-GRAD_KEYS_TILES = {64: (64, 64), 128: (32, 64)}
+GRAD_KEYS_TILES = {64: (32, 128), 128: (32, 64)}
 GRAD_QUERIES_TILES = {64: (128, 32), 128: (64, 32)}
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -65,9 +66,8 @@ def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bo
     g_stride = rows.strides[axis] // g.itemsize if rows.shape[axis] > 1 and g.size else 0
     shape = shape_of(q, k, v, is_causal, scale)
     inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, g_stride, shape
-    queries, keys = GRAD_KEYS_TILES[D]
-    grid, shared_bytes = B * H * blocks(k.shape[2], keys), _tile_bytes(D, 2 * keys + 4 * queries)
-    _grad_keys[D].launch(grid, THREADS, (dk, dv, *inputs), shared_bytes)
+    keys = GRAD_KEYS_TILES[D][1]
+    _grad_keys[D].launch(B * H * blocks(k.shape[2], keys), THREADS, (dk, dv, *inputs), _grad_keys_bytes(D))
     queries, keys = GRAD_QUERIES_TILES[D]
     grid, shared_bytes = B * H * blocks(L, queries), _tile_bytes(D, 2 * queries + 4 * keys)
     _grad_queries[D].launch(grid, THREADS, (dq, *inputs), shared_bytes)
@@ -78,9 +78,14 @@ def bytes_needed(q: Any, v: Any) -> int:
     D = padded(q, v, FORWARD_TILES)
     return max(
         _tile_bytes(D, FORWARD_TILES[D][0] + 2 * FORWARD_TILES[D][1]),
-        _tile_bytes(D, 4 * GRAD_KEYS_TILES[D][0] + 2 * GRAD_KEYS_TILES[D][1]),
+        _grad_keys_bytes(D),
         _tile_bytes(D, 2 * GRAD_QUERIES_TILES[D][0] + 4 * GRAD_QUERIES_TILES[D][1]),
     )
+
+
+def _grad_keys_bytes(D: int) -> int:
+    queries, keys = GRAD_KEYS_TILES[D]
+    return _tile_bytes(D, 2 * keys + 4 * queries) + 2 * queries * OF_QUERY_BYTES
 
 
 def _tile_bytes(D: int, rows: int) -> int:

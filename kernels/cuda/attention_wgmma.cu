@@ -110,20 +110,6 @@ struct Tiles {
     }
 };
 
-// The scores of keys that a query does not see become -infinity. `query` is that of the lane's first row.
-__device__ __forceinline__ void hide(float (&scores)[KEYS / 8][4], const AttentionShape& shape, long long query,
-                                     long long first_key) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int end = visible(shape, query + 8 * half, first_key, KEYS);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (column_of(n, i) >= end) scores[n][2 * half + i] = -INFINITY;
-    }
-}
-
 // The sums of a consumer, whose queries have the descriptor q, and whose lane's first row is `query`.
 template <typename T, int D>
 __device__ __forceinline__ void consume(float (&sums)[D / 8][4], RunningSoftmax& softmax, unsigned long long q,
@@ -141,7 +127,7 @@ __device__ __forceinline__ void consume(float (&sums)[D / 8][4], RunningSoftmax&
     wgmma_is_done(scores);
     tiles.give_back(0);
     hide(scores, shape, query, (long long)(count - 1) * KEYS);
-    softmax.add(scores, factor, scale);
+    softmax.add_step(scores, factor, scale);
     pack_rows<T>(p, scores);
     tiles.wait_for_next();
     for (int left = count - 1; left > 0; left--) {
@@ -154,7 +140,7 @@ __device__ __forceinline__ void consume(float (&sums)[D / 8][4], RunningSoftmax&
         wgmma_wait<1>();
         wgmma_is_done(scores);
         tiles.give_back(1);
-        softmax.add(scores, factor, scale);
+        softmax.add_step(scores, factor, scale);
         // Here, and not later: the compiler moves no exponentials behind the loop that waits, which it would move
         // behind wgmma_wait<0>, where no product would be at work meanwhile.
         tiles.wait_for_next();
@@ -162,7 +148,7 @@ __device__ __forceinline__ void consume(float (&sums)[D / 8][4], RunningSoftmax&
         wgmma_is_done(sums);
         wgmma_is_done(p);
         tiles.give_back(0);
-        scale_rows(sums, factor);
+        rescale_rows(sums, factor);
         pack_rows<T>(p, scores);
     }
     wgmma_fence();
@@ -220,10 +206,10 @@ attention_wgmma(T* out, float* lse, const T* q, const T* k, const T* v, const __
     consume<T>(sums, softmax, queries, shape, query, count, tiles, turns);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float total = softmax.total(half), most = softmax.largest[half];
+        const float total = softmax.total(half);
         factor[half] = 1 / total;
         if (lane % 4 == 0 && query + 8 * half < shape.L)
-            lse[task.matrix * shape.L + query + 8 * half] = most == -INFINITY ? NAN : most / LOG2_E + log(total);
+            lse[task.matrix * shape.L + query + 8 * half] = softmax.log_sum(half, total);
     }
     scale_rows(sums, factor);
     if (out_by_boxes) {

@@ -40,26 +40,10 @@ constexpr int OWN_BOXES = OWN / BOX_ROWS * ROW_BOXES<D>;
 template <int D>
 constexpr int PAIR_BOXES = 2 * ROW_BOXES<D>;
 
-// The power of 2 of a query's lse, and sum(g * out).
-struct alignas(8) OfQuery {
-    float log_sum, inner;
-};
-
-// Those of query `first + i`; 0 where there is none.
-__device__ __forceinline__ OfQuery of_query(const float* lse, const float* row_sums, long long query,
-                                            long long queries) {
-    return query < queries ? OfQuery{lse[query] * LOG2_E, row_sums[query]} : OfQuery{0, 0};
-}
-
 struct Shared {
     OfQuery queries[STAGES][OTHERS];  // of the tiles of the keys' gradients
     Barrier own;
     Ring<STAGES> ring;
-};
-
-template <bool VALUE>
-struct Flag {
-    static constexpr bool value = VALUE;
 };
 
 // Which of the others the block walks along.

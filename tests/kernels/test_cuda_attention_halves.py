@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from attention_problems import SCALE, inputs, with_errors
+from attention_problems import SCALE, growing, inputs, largest_error, with_errors
 
 from minigrad.kernels.cuda import attention_tensor_core as attention
 
@@ -17,7 +17,7 @@ SIZES = [
 ]
 
 
-def compute(backend, q, k, v, grad, causal):
+def compute(backend, q, k, v, grad, causal, scale=SCALE):
     """out, lse and the gradients of q, k and v; every output starts as NaN."""
     B, H, L, E = q.shape
     S, V = v.shape[2:]
@@ -29,9 +29,9 @@ def compute(backend, q, k, v, grad, causal):
         )
     )
     q, k, v = map(backend.put_strided, (q, k, v))
-    attention.forward(out, lse, q, k, v, causal, SCALE)
+    attention.forward(out, lse, q, k, v, causal, scale)
     grad = backend.put(np.ascontiguousarray(grad))
-    attention.backward((dq, dk, dv), grad, (q, k, v), out, lse, causal, SCALE)
+    attention.backward((dq, dk, dv), grad, (q, k, v), out, lse, causal, scale)
     return tuple(map(backend.get, (out, lse, dq, dk, dv)))
 
 
@@ -39,10 +39,36 @@ def compute(backend, q, k, v, grad, causal):
 @pytest.mark.parametrize("causal", [False, True])
 def test_matches_the_definition(backend, half, size, causal):
     problem = [x.astype(half) for x in inputs(size, np.float64)]
-    wanted = with_errors(*problem, causal)
-    for found, (value, error) in zip(compute(backend, *problem, causal), wanted, strict=True):
-        off = np.abs(found.astype(np.float64) - value)
-        assert (off <= error).all(), off.max()
+    assert largest_error(compute(backend, *problem, causal), with_errors(*problem, causal)) <= 1
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["growing", "shrinking"])
+def test_scores_that_leave_the_reference_behind(backend, half, order):
+    q, k, v, grad = inputs((1, 1, 140, 300, 64, 64), np.float64)
+    problem = [x.astype(half) for x in (q, growing(k)[:, :, ::order], v, grad)]
+    for causal in (False, True):
+        assert largest_error(compute(backend, *problem, causal), with_errors(*problem, causal)) <= 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_negative_scale(backend, half, causal):
+    q, k, v, grad = (x.astype(half) for x in inputs((1, 2, 140, 150, 24, 16), np.float64))
+    out, lse, dq, dk, dv = compute(backend, -q, k, v, grad, causal, -SCALE)
+    assert largest_error((out, lse, -dq, dk, dv), with_errors(q, k, v, grad, causal)) <= 1
+
+
+def test_a_scale_of_zero(backend, half):
+    """Weights are all the same, but where a key is hidden or a score infinite."""
+    q, k, v, grad = (np.ones((1, 1, n, 8), half) for n in (3, 70, 70, 3))
+    v[0, 0, 64:] = 7
+    out, lse, dq, dk, _ = compute(backend, q, k, v, grad, True, 0.0)
+    np.testing.assert_array_equal(out.astype(float), 1)
+    np.testing.assert_allclose(lse[0, 0], np.log([1, 2, 3]), rtol=1e-6, atol=1e-6)
+    assert not dq.astype(float).any() and not dk.astype(float).any()
+    k[0, 0, 1] = -np.inf
+    out = compute(backend, q, k, v, grad, True, 0.0)[0].astype(float)
+    np.testing.assert_array_equal(out[0, 0, 0], 1)
+    assert np.isnan(out[0, 0, 1:]).all()
 
 
 def test_views_are_read_where_they_lie_or_copied(backend, half):
@@ -67,6 +93,16 @@ def test_nan_stays_in_its_query_and_hidden_infinities_stay_hidden(backend, half)
     np.testing.assert_array_equal(
         found[0, 0, others].astype(np.float32), wanted[0, 0, others].astype(np.float32)
     )
+
+
+def test_keys_that_no_query_sees(backend):
+    """Their gradients are zeros, whatever they are."""
+    q, k, v, grad = (x.astype(np.float16) for x in inputs((1, 1, 100, 270, 64, 64), np.float64))
+    wanted = compute(backend, q, k, v, grad, True)[3:]
+    k[0, 0, 100:], v[0, 0, 100:] = np.nan, np.inf
+    for found, other in zip(compute(backend, q, k, v, grad, True)[3:], wanted, strict=True):
+        np.testing.assert_array_equal(found[0, 0, 100:], 0)
+        np.testing.assert_array_equal(found, other)
 
 
 def test_the_same_bits_every_time(backend):
