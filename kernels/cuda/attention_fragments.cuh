@@ -45,19 +45,6 @@ __device__ __forceinline__ void pack_left(unsigned (&a)[4], const float (&p)[N][
 
 __device__ __forceinline__ int column_of(int n, int i) { return 8 * n + threadIdx.x % 4 * 2 + i; }
 
-__device__ __forceinline__ int at_most(long long n, int most) { return n < most ? int(n) : most; }
-
-// How many keys a query sees.
-__device__ __forceinline__ long long keys_of(const AttentionShape& shape, long long query) {
-    return shape.is_causal && query + 1 < shape.S ? query + 1 : shape.S;
-}
-
-// How many of the keys from `first` on a query sees, at most `most`.
-__device__ __forceinline__ int visible(const AttentionShape& shape, long long query, long long first, int most) {
-    const long long end = keys_of(shape, query);
-    return end < first ? 0 : at_most(end - first, most);
-}
-
 // The scores of keys that a query does not see become -infinity. `query` is that of the lane's first row.
 template <int N>
 __device__ __forceinline__ void hide(float (&scores)[N][4], const AttentionShape& shape, long long query,
@@ -104,15 +91,9 @@ __device__ __forceinline__ void rescale_rows(float (&rows)[N][4], const float (&
     if (__any_sync(ALL_LANES, factor[0] != 1 || factor[1] != 1)) scale_rows(rows, factor);
 }
 
-// The online softmax of a lane's two rows. A lane adds up its own columns.
-//
-// Probabilities are powers of 2 under a reference. It need not be the largest score so far: up to 2^GROWTH they are as
-// precise as below 1. So it grows only where a score is larger by more than that, which in most steps none is, and what
-// was summed before then needs no factor.
+// The online softmax of a lane's two rows.
 struct RunningSoftmax {
-    static constexpr float GROWTH = 8;
-
-    float reference[2] = {-INFINITY, -INFINITY}, sum[2] = {}, of_step[2] = {};
+    RunningRow rows[2];
 
     // Begins a step, whose scores count `scale` powers of 2. `factor` is what to multiply with what was summed before,
     // each row.
@@ -125,22 +106,14 @@ struct RunningSoftmax {
             for (int n = 0; n < N; n++) most = fmaxf(most, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
-            most = __fmul_rn(most, scale);  // rounded, whatever it is subtracted from
-            const bool grows = most > reference[half] + GROWTH;
-            factor[half] = grows ? exp2f(reference[half] - most) : 1;
-            if (grows) reference[half] = most;
-            sum[half] = (sum[half] + of_step[half]) * factor[half];
-            of_step[half] = 0;
+            factor[half] = rows[half].begin(most, scale);
         }
     }
 
-    // Turns scores of the step, a fragment of them, into powers under the reference. A NaN comes back in the sum.
+    // Turns scores of the step, a fragment of them, into powers under the reference.
     __device__ __forceinline__ void add(float (&scores)[4], float scale) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float most = reference[i / 2] == -INFINITY ? 0.0f : reference[i / 2];  // no key seen so far: no NaN
-            of_step[i / 2] += scores[i] = exp2f(fmaf(scores[i], scale, -most));
-        }
+        for (int i = 0; i < 4; i++) scores[i] = rows[i / 2].add(scores[i], scale);
     }
 
     // All scores of a step.
@@ -151,14 +124,9 @@ struct RunningSoftmax {
         for (int n = 0; n < N; n++) add(scores[n], scale);
     }
 
-    // The logarithm of the sum of exponentials of all columns, whose powers add up to `total`.
-    __device__ __forceinline__ float log_sum(int half, float total) const {
-        return reference[half] == -INFINITY ? NAN : reference[half] / LOG2_E + log(total);
-    }
-
     // The sum of all columns.
     __device__ __forceinline__ float total(int half) const {
-        const float one = sum[half] + of_step[half], two = one + __shfl_xor_sync(ALL_LANES, one, 1);
+        const float one = rows[half].total(), two = one + __shfl_xor_sync(ALL_LANES, one, 1);
         return two + __shfl_xor_sync(ALL_LANES, two, 2);
     }
 };

@@ -25,8 +25,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "async_copy.cuh"
 #include "attention_fragments.cuh"
+#include "attention_source.cuh"
 
 constexpr int WARPS = 4, THREADS = WARPS * WARP;
 constexpr int FRAGMENT_ROWS = WARPS * FRAGMENT;  // of a block, with one fragment for each warp
@@ -64,40 +64,8 @@ struct Tile {
     }
 };
 
-// The rows of a matrix (rows, features) from `first` on, which are copied to one tile after the other. A thread copies the
-// same chunk of every so many rows: what it needs to know of that is found out once, and not with each tile.
 template <typename T, int D>
-class Source {
-  public:
-    __device__ __forceinline__ Source(const T* x, long long stride, long long rows, int features, long long first)
-        : from(x + (first + row()) * stride + column()), stride(stride), left(rows - first - row()) {
-        const int elements = features - column();
-        bytes = elements > 0 ? min(elements, Tile<T, D>::PER_CHUNK) * int(sizeof(T)) : 0;
-    }
-
-    // Starts the copies of the next rows to a tile; zeros behind the last one.
-    template <int ROWS>
-    __device__ __forceinline__ void start(AsyncCopies& copies, Tile<T, D> tile) {
-        const int rows = at_most(left, ROWS);
-        uint4* const to = &tile.chunks[row() * Tile<T, D>::PITCH + threadIdx.x % CHUNKS];
-#pragma unroll
-        for (int i = 0; i < ROWS; i += STEP, from += STEP * stride)  // behind the last row nothing is read
-            copies.copy<16>(to + i * Tile<T, D>::PITCH, from, i < rows ? bytes : 0);
-        left -= ROWS;
-    }
-
-  private:
-    static constexpr int CHUNKS = Tile<T, D>::CHUNKS, STEP = THREADS / CHUNKS;
-    const T* from;
-    long long stride, left;
-    int bytes;  // of the thread's chunk in a row
-
-    static __device__ __forceinline__ int row() { return threadIdx.x / CHUNKS; }
-    static __device__ __forceinline__ int column() { return threadIdx.x % CHUNKS * Tile<T, D>::PER_CHUNK; }
-};
-
-// Scales with which scores may be multiplied after the largest was found: the order stays, and infinities.
-constexpr float LEAST_SCALE = 1e-30f, LARGEST_SCALE = 1e30f;
+using Source = TileSource<T, D, THREADS>;
 
 // Where this lane's elements of a warp's fragments stand: element i of fragment (m, n) is in row(m, i / 2) and
 // column(n, i % 2) of the block's.
@@ -185,19 +153,19 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
     Source<T, D> of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.S, shape.V, 0);
 
     AsyncCopies copies;
-    of_q.template start<QUERIES>(copies, q_tile);
-    of_k.template start<KEYS>(copies, k_tile);
+    of_q.template start<QUERIES>(copies, q_tile.chunks);
+    of_k.template start<KEYS>(copies, k_tile.chunks);
     copies.commit();
     RunningSoftmax softmax[M];
     float sums[M][D / 8][4] = {};
     const float scale = shape.scale * LOG2_E;
-    const bool keeps_order = LEAST_SCALE <= scale && scale <= LARGEST_SCALE;  // of scores, and infinities
+    const bool keeps_order = keeps_order_of_scores(scale);
     const float left_scale = keeps_order ? scale : 1;
     const long long whole = keys_of(shape, task.first_row), keys = keys_of(shape, task.first_row + QUERIES - 1);
     for (long long first = 0; first < keys; first += KEYS) {
         copies.wait<0>();
         __syncthreads();  // k is there, and the last v is done with
-        of_v.template start<KEYS>(copies, v_tile);
+        of_v.template start<KEYS>(copies, v_tile.chunks);
         copies.commit();
         float scores[M][N][4] = {};
         multiply_rows<D / 16>(scores, q_tile, k_tile);
@@ -214,7 +182,7 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
         for (int m = 0; m < M; m++) rescale_rows(sums[m], factor[m]);
         copies.wait<0>();
         __syncthreads();  // v is there, and k is done with
-        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_tile);
+        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_tile.chunks);
         copies.commit();
         multiply(sums, scores, v_tile, [&](int m, int n) { softmax[m].add(scores[m][n], left_scale); });
     }
@@ -227,7 +195,7 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
             const float total = softmax[m].total(half);
             factor[m][half] = 1 / total;
             if (threadIdx.x % 4 == 0 && query < shape.L)
-                lse[task.matrix * shape.L + query] = softmax[m].log_sum(half, total);
+                lse[task.matrix * shape.L + query] = softmax[m].rows[half].log_sum(total);
         }
     store_rows(out + task.matrix * shape.L * shape.V, sums, factor, task.first_row, shape.L, shape.V);
 }
@@ -277,8 +245,8 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
     AsyncCopies copies;
     const auto start = [&](long long first, int stage) {
         const Tile<T, D> q_tile = others.behind(2 * stage * QUERIES), g_tile = q_tile.behind(QUERIES);
-        from.q.template start<QUERIES>(copies, q_tile);
-        from.g.template start<QUERIES>(copies, g_tile);
+        from.q.template start<QUERIES>(copies, q_tile.chunks);
+        from.g.template start<QUERIES>(copies, g_tile.chunks);
         if (threadIdx.x < QUERIES) {
             const long long query = first + threadIdx.x;
             OfQuery& of = numbers[stage * QUERIES + threadIdx.x];
@@ -287,8 +255,8 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
         }
         copies.commit();
     };
-    from.k.template start<KEYS>(copies, k_tile);
-    from.v.template start<KEYS>(copies, v_tile);
+    from.k.template start<KEYS>(copies, k_tile.chunks);
+    from.v.template start<KEYS>(copies, v_tile.chunks);
     start(first, 0);
     const float scale = shape.scale * LOG2_E;
     float k_sums[M][D / 8][4] = {}, v_sums[M][D / 8][4] = {};
@@ -343,12 +311,12 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
     AsyncCopies copies;
     const auto start = [&](int stage) {
         const Tile<T, D> k_tile = others.behind(2 * stage * KEYS), v_tile = k_tile.behind(KEYS);
-        from.k.template start<KEYS>(copies, k_tile);
-        from.v.template start<KEYS>(copies, v_tile);
+        from.k.template start<KEYS>(copies, k_tile.chunks);
+        from.v.template start<KEYS>(copies, v_tile.chunks);
         copies.commit();
     };
-    from.q.template start<QUERIES>(copies, q_tile);
-    from.g.template start<QUERIES>(copies, g_tile);
+    from.q.template start<QUERIES>(copies, q_tile.chunks);
+    from.g.template start<QUERIES>(copies, g_tile.chunks);
     start(0);
     const float scale = shape.scale * LOG2_E;
     float sums[M][D / 8][4] = {}, scales[M][2];

@@ -209,7 +209,7 @@ attention_wgmma(T* out, float* lse, const T* q, const T* k, const T* v, const __
         const float total = softmax.total(half);
         factor[half] = 1 / total;
         if (lane % 4 == 0 && query + 8 * half < shape.L)
-            lse[task.matrix * shape.L + query + 8 * half] = softmax.log_sum(half, total);
+            lse[task.matrix * shape.L + query + 8 * half] = softmax.rows[half].log_sum(total);
     }
     scale_rows(sums, factor);
     if (out_by_boxes) {
