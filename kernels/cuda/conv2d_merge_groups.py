@@ -14,15 +14,13 @@ from typing import Any
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
+from .matmul_tensor_core import ELEMENTS
 
 THREADS = 256
 SMALLEST_TILE = 32  # rows
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_merge = {
-    element: CudaKernel(_source, f"conv2d_merge_groups<{element}>")
-    for element in ("float", "__half", "__nv_bfloat16")
-}
+_merge = {element: CudaKernel(_source, f"conv2d_merge_groups<{element}>") for element in ELEMENTS}
 
 
 @lru_cache(maxsize=1024)

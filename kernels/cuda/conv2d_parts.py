@@ -12,11 +12,11 @@ from typing import Any
 from ..channels_last import is_channels_last
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
+from .matmul_tensor_core import ELEMENTS, element_of
 
 THREADS = 256
 PART_THREADS = 8  # as in conv2d_parts.cu
 LONGEST_PART = 1 << 30  # kernels count on in 32 bits
-ELEMENTS = ("float", "__half", "__nv_bfloat16")
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _add_results = {element: CudaKernel(_source, f"conv2d_add_results<{element}>") for element in ELEMENTS}
@@ -32,11 +32,6 @@ def cut_into_parts(length: int, tiles: int, at_a_time: int, shortest: int, step:
     wanted = max(min(at_a_time // max(tiles, 1), length // shortest), blocks(length, LONGEST_PART), 1)
     part = max(blocks(blocks(length, wanted), step), 1) * step
     return max(blocks(length, part), 1), part
-
-
-def element_of(array: Any) -> str:
-    """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
-    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
 
 
 def add_results(out: Any, partial: Any, bias: Any = None, relu: bool = False) -> None:

@@ -23,9 +23,9 @@ from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core_weight_grad as of_weight
 from . import workspace
-from .conv2d_parts import add_results, add_taps, element_of
+from .conv2d_parts import add_results, add_taps
 from .conv2d_tensor_core import PART_TILE, cut_steps, in_order, one_group, results_of, steps_of, tile_rows
-from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k, row_pitch
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k, element_of, row_pitch
 from .vector import starts_at_vector
 
 TILE_N, THREADS = 128, 128  # as in conv2d_pointwise.cu

@@ -24,9 +24,9 @@ from ..source import CudaSource
 from . import array_module, workspace
 from .conv2d import shape_fields, tap_steps
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weights
-from .conv2d_parts import ELEMENTS, add_results, cut_into_parts, element_of
+from .conv2d_parts import add_results, cut_into_parts
 from .matmul import MULTIPROCESSORS
-from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, element_of, is_supported
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, ELEMENTS, STAGES, element_of, is_supported
 from .transpose import transpose
 from .vector import starts_at_vector
 

@@ -15,10 +15,10 @@ from ..source import CudaSource
 from . import workspace
 from .conv2d import shape_fields
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product
-from .conv2d_parts import add_taps, cut_into_parts, element_of
+from .conv2d_parts import add_taps, cut_into_parts
 from .conv2d_tensor_core import THREADS, channels_last, padded_pitch
 from .matmul import MULTIPROCESSORS
-from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES
+from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, element_of
 
 TILE_N = 128  # channels of taps, as in conv2d_tensor_core_weight_grad.cu
 PART = 512  # the fewest pixels that are worth a block of their own

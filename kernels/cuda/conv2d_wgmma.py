@@ -18,8 +18,8 @@ from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
-from .conv2d_parts import element_of
 from .conv2d_tensor_core import channels_last, in_order, one_group
+from .matmul_tensor_core import element_of
 from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
 from .tensor_map import ALIGNMENT
 

@@ -33,7 +33,8 @@ MAX_GRID_Z = 65535
 MAX_LINES = 2**31 - 1
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
-LAYOUTS = {"float": (False,), "__half": (False, True), "__nv_bfloat16": (False, True)}
+ELEMENTS = ("float", "__half", "__nv_bfloat16")
+LAYOUTS = {element: (False,) if element == "float" else (False, True) for element in ELEMENTS}
 """By the elements: whether neighbours may run along K alone, or along the other side as well."""
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
