@@ -8,6 +8,9 @@
 // MINIGRAD_SIM is defined, for device functions that need a plain C++ twin of their PTX.
 #pragma once
 #define MINIGRAD_SIM 1
+// Of libstdc++'s <math.h>, leaves out C++17's special functions (std::riemann_zeta): CUDA has none of them, and each
+// kernel's compilation would make their templates anew, precompiled header or not.
+#define _GLIBCXX_BITS_SPECFUN_H 1
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
