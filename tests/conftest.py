@@ -1,5 +1,6 @@
 """Fixtures of all tests: the device, seeds, the data directory, the repository's root."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -89,6 +90,11 @@ def swish(forget_ops):
         return g * (s + x * beta * s * (1.0 - s))
 
     return swish
+
+
+def pytest_collection_finish():
+    """Have the collector of garbage pass over what stays to the end: the tests are millions of objects."""
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
