@@ -5,7 +5,7 @@
 //
 // Shapes: weights is (rows, taps, channels) and source (N, H, W, channels): channels last, so that they are
 // neighbours along K, as mma wants them, and a chunk of 16 bytes has one tap and one pixel. Pixels and taps
-// are multiples of 16 bytes apart; of the channels beyond the last nothing is read. out is (N, rows, OH, OW), or
+// are multiples of 16 bytes apart; zeros follow the last channel up to there. out is (N, rows, OH, OW), or
 // (N, OH, OW, rows) where `channels_last`, without gaps. Elements are floats, whose factors are rounded to TF32,
 // __half or __nv_bfloat16; sums are float32, and rounded once.
 //
@@ -30,8 +30,8 @@
 // found once, and kept in shared memory: a thread has 4 pixels, for which it has no registers left.
 //
 // Arithmetic intensity of a step, in operations for each byte copied: as in matmul_tensor_core.cu 64 in 16
-// bits for a tile of 128 x 128, 43 for 64 x 128, 26 for 32 x 128. The taps of a pixel are its neighbours' pixels: most of these
-// bytes come from the caches.
+// bits for a tile of 128 x 128, 43 for 64 x 128, 26 for 32 x 128. The taps of a pixel are its neighbours' pixels: most
+// of these bytes come from the caches.
 //
 // Where the tiles are too few for a card's multiprocessors, the steps are cut into parts, for blocks of their own,
 // whose sums conv2d_parts.cu adds. Products of merged groups, whose sums are short, and pooled ones are not cut.
@@ -114,7 +114,8 @@ struct Places {
 };
 
 // Brings a thread's part of the tiles: of every LOADED_ROWS-th row or pixel one chunk, of the same tap and
-// channels. K runs over the taps, in a tap over the channels.
+// channels. K runs over the taps, in a tap over the channels. Where a tap's pixels are, and which of them are inside
+// the source, a thread finds when it comes to the tap.
 template <typename T, typename Tiling>
 struct TileCopier {
     static constexpr int LOADED_ROWS = Tiling::THREADS / CHUNKS;
@@ -122,68 +123,85 @@ struct TileCopier {
 
     const Task& task;
     const Places& places;
-    const T* weights;  // of the thread's first row
-    const T* source;
     const Pitches& pitches;
+    const T *weights, *source;         // weights of the thread's first row
+    const T *next_weights, *next_source;  // of its next chunk; the source's, where places begin
     int channel = threadIdx.x % CHUNKS * PER_CHUNK<T>, tap_y = 0, tap_x = 0;
+    const int padded;     // channels, in whole chunks
+    int rows;             // from the thread's first one on; none behind the last tap
+    unsigned inside = 0;  // a bit for each of its pixels
 
     __device__ __forceinline__ TileCopier(const T* source, const T* weights, const Pitches& pitches,
                                           const Task& task, const Places& places, int first_step)
         : task(task),
           places(places),
+          pitches(pitches),
           weights(weights + (task.first_row + threadIdx.x / CHUNKS) * pitches.row),
           source(source),
-          pitches(pitches) {
+          next_weights(this->weights),
+          next_source(source),
+          padded((task.channels + PER_CHUNK<T> - 1) / PER_CHUNK<T> * PER_CHUNK<T>),
+          rows(task.rows - task.first_row - int(threadIdx.x / CHUNKS)) {
         if (task.horizontal.taps == 0) tap_y = task.vertical.taps;
         channel += first_step * STEP<T>;
         find_tap();
     }
 
-    __device__ __forceinline__ int padded_channels() const {
-        return (task.channels + PER_CHUNK<T> - 1) / PER_CHUNK<T> * PER_CHUNK<T>;
-    }
-
     __device__ __forceinline__ long long steps() const {
         const long long taps = (long long)task.vertical.taps * task.horizontal.taps;
-        return (taps * padded_channels() + STEP<T> - 1) / STEP<T>;
+        return (taps * padded + STEP<T> - 1) / STEP<T>;
     }
 
     // On to the tap that `channel` belongs to.
     __device__ __forceinline__ void find_tap() {
-        while (channel >= padded_channels() && tap_y < task.vertical.taps) {
-            channel -= padded_channels();
-            if (++tap_x < task.horizontal.taps) continue;
+        const Axis &vertical = task.vertical, &horizontal = task.horizontal;
+        while (channel >= padded && tap_y < vertical.taps) {
+            channel -= padded;
+            if (++tap_x < horizontal.taps) continue;
             tap_x = 0;
             tap_y++;
         }
-    }
-
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* a_tile, uint4* b_tile) {
-        const Axis &vertical = task.vertical, &horizontal = task.horizontal;
-        const int first = threadIdx.x / CHUNKS;
-        const int to = AlongK<T, TILE_N>::place_of(first, threadIdx.x % CHUNKS);
-        const long long bytes = (long long)(task.channels - channel) * int(sizeof(T));
-        const int valid = tap_y < vertical.taps ? inside(bytes, CHUNK_BYTES) : 0;
+        inside = 0;
+        if (tap_y >= vertical.taps) {
+            rows = 0;
+            return;
+        }
         const int tap = (vertical.first_tap + tap_y * vertical.tap_step) * task.taps_across +
                         horizontal.first_tap + tap_x * horizontal.tap_step;
-        const T* row = weights + tap * pitches.tap + channel;
-        const int rows = task.rows - task.first_row - first;
-#pragma unroll
-        for (int i = 0; i < Tiling::TILE_M; i += LOADED_ROWS) {
-            copies.copy<CHUNK_BYTES>(&a_tile[to + i * CHUNKS], row, i < rows ? valid : 0);
-            row += LOADED_ROWS * pitches.row;
-        }
         const int down = tap_y * vertical.source_step, right = tap_x * horizontal.source_step;
-        const T* from = source + ((long long)down * horizontal.source_size + right) * pitches.pixel + channel;
+        next_weights = weights + tap * pitches.tap + channel;
+        next_source = source + ((long long)down * horizontal.source_size + right) * pitches.pixel + channel;
 #pragma unroll
-        for (int i = 0; i < TILE_N; i += LOADED_ROWS) {
-            const SourcePixel pixel = places.sources[first + i];
+        for (int i = 0; i < TILE_N / LOADED_ROWS; i++) {
+            const SourcePixel& pixel = places.sources[threadIdx.x / CHUNKS + i * LOADED_ROWS];
             const bool is_inside = unsigned(pixel.y + down) < unsigned(vertical.source_size) &&
                                    unsigned(pixel.x + right) < unsigned(horizontal.source_size);
-            copies.copy<CHUNK_BYTES>(&b_tile[to + i * CHUNKS], from + pixel.begin, is_inside ? valid : 0);
+            inside |= unsigned(is_inside) << i;
         }
+    }
+
+    // Chunks are whole, or zeros: a number of bytes that is not known would cost each cp.async an addition, a mask and
+    // a predicate more.
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* a_tile, uint4* b_tile) {
+        const int first = threadIdx.x / CHUNKS;
+        const int to = AlongK<T, TILE_N>::place_of(first, threadIdx.x % CHUNKS);
+        const T *row = next_weights, *pixels[TILE_N / LOADED_ROWS];
+#pragma unroll
+        for (int i = 0; i < TILE_N / LOADED_ROWS; i++)
+            pixels[i] = next_source + places.sources[first + i * LOADED_ROWS].begin;
+#pragma unroll
+        for (int i = 0; i < Tiling::TILE_M; i += LOADED_ROWS) {
+            copies.copy<CHUNK_BYTES>(&a_tile[to + i * CHUNKS], row, i < rows ? CHUNK_BYTES : 0);
+            row += LOADED_ROWS * pitches.row;
+        }
+#pragma unroll
+        for (int i = 0; i < TILE_N / LOADED_ROWS; i++)
+            copies.copy<CHUNK_BYTES>(&b_tile[to + i * LOADED_ROWS * CHUNKS], pixels[i],
+                                     inside & (1 << i) ? CHUNK_BYTES : 0);
+        next_weights += STEP<T>;
+        next_source += STEP<T>;
         channel += STEP<T>;
-        find_tap();
+        if (channel >= padded) find_tap();
     }
 };
 

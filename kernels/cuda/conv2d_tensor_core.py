@@ -4,9 +4,9 @@ Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16
 that are its bits). The output alone has to be C-contiguous, or lie channels last
 (:mod:`minigrad.kernels.channels_last`). Sums are float32; float32 factors are rounded to TF32.
 
-The kernels read images and weights whose channels come last. What lies like that, at multiples of 16 bytes,
-is read where it is: images (N, H, W, C) seen as (N, C, H, W), such weights, and those of 1x1 kernels. The
-rest is transposed by a launch in front. Groups of few channels are merged (:mod:`.conv2d_merge_groups`).
+The kernels read images and weights whose channels come last. What lies like that, in whole chunks of 16
+bytes, is read where it is: images (N, H, W, C) seen as (N, C, H, W), such weights, and those of 1x1 kernels.
+The rest is transposed by a launch in front. Groups of few channels are merged (:mod:`.conv2d_merge_groups`).
 """
 
 from __future__ import annotations
@@ -248,7 +248,8 @@ def in_order(bias: Any | None) -> Any | None:
 def channels_last(x: Any) -> tuple[Any, int]:
     """``x`` (N, C, H, W) for reading as (N, H, W, C), and how many elements its pixels are apart.
 
-    That is a multiple of 16 bytes, and ``x`` itself where it lies like that; else a copy.
+    That is a multiple of 16 bytes, and so are the channels of ``x`` where it is read itself. In a copy zeros
+    follow them up to there.
     """
     N, C, H, W = x.shape
     pitch = _pitch(x)
@@ -257,9 +258,9 @@ def channels_last(x: Any) -> tuple[Any, int]:
     pitch = padded_pitch(C, x.itemsize)
     copy = workspace(x, (N, H * W, pitch))
     if is_channels_last(x):  # pixels that are no multiples of 16 bytes
-        copy[:, :, :C] = nhwc(x).reshape(N, H * W, C)
+        copy[:, :, :C], copy[:, :, C:] = nhwc(x).reshape(N, H * W, C), 0
     else:
-        transpose(copy[:, :, :C], array_module(x).ascontiguousarray(x).reshape(N, C, H * W))
+        transpose(copy, array_module(x).ascontiguousarray(x).reshape(N, C, H * W))
     return copy, pitch
 
 
@@ -270,9 +271,10 @@ def padded_pitch(channels: int, itemsize: int) -> int:
 
 
 def _pitch(x: Any) -> int | None:
-    """How many elements the pixels of ``x`` are apart, if its channels come last; else None."""
+    """How many elements the pixels of ``x`` are apart, if its channels come last in whole chunks, or None."""
     (N, C, H, W), (image, channel, row, pixel) = x.shape, x.strides
-    if 0 in x.shape or (C > 1 and channel != x.itemsize) or not starts_at_vector(x):
+    are_chunks = C * x.itemsize % CHUNK_BYTES == 0 and starts_at_vector(x)
+    if 0 in x.shape or (C > 1 and channel != x.itemsize) or not are_chunks:
         return None
     steps = [(W, pixel, 1), (H, row, W), (N, image, H * W)]
     apart = [(stride, pixels) for size, stride, pixels in steps if size > 1]
@@ -307,7 +309,7 @@ def _taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, i
     last = is_channels_last(weight)
     matrix = nhwc(weight) if last else array_module(weight).ascontiguousarray(weight)
     copy = workspace(weight, (1, taps * channels, pitch))
-    transpose(copy[:, :, :outputs], matrix.reshape(1, outputs, taps * channels))
+    transpose(copy, matrix.reshape(1, outputs, taps * channels))
     return (copy, channels * pitch, pitch) if last else (copy, pitch, taps * pitch)
 
 

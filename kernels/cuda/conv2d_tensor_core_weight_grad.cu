@@ -36,46 +36,65 @@ struct Products {
     int count, rows, channels, group_rows, group_channels;
 };
 
+// How the pixels of the input that a tap reads follow one another: down and right from one of a thread's to its next,
+// the width and height of an image of them, and the distances in elements: to the next, and what is to add where a row,
+// or an image, ends. The same for all threads: with these among the arguments, none keeps them in registers.
+struct Walk {
+    int down, right, width, height;
+    long long to_next, to_next_row, to_next_image;
+};
+
 // Of the pixels of the output, from number `begin` to `end`, what the taps of TILE_N columns read. A thread has
-// the same chunk of several pixels, as with the gradients' tile (LineCopier).
+// the same chunk of several pixels, as with the gradients' tile (LineCopier), and walks from one to the next by
+// additions alone. Chunks are whole, or zeros: no sums of channels beyond the last are stored.
 template <typename T>
 struct InputCopier : Lines<T, TILE_N> {
     using Base = Lines<T, TILE_N>;
     const Conv2dShape& s;
-    const T* input;  // this thread's channels
-    long long pitch;
-    int down, right;  // from the pixel of the output, times the stride, to the one that the tap reads
-    int left, valid;
-    Position at;
-    const Position step;
+    const Walk& walk;
+    const T* from;     // this thread's chunk in the next pixel
+    int y, x;          // where that is, in the input
+    int y_end, x_end;  // where an image, and a row, of such pixels ends
+    int left;          // pixels from the next one of this thread on; none, if its chunk is outside
 
     // Of a product's `channels`, from `input` on.
     __device__ __forceinline__ InputCopier(const T* input, int channels, long long pitch, long long begin,
-                                           long long end, int first_chunk, const Conv2dShape& s)
-        : s(s),
-          pitch(pitch),
-          left(int(end - begin) - Base::first),
-          at(begin + Base::first, s.OH, s.OW),
-          step(Base::AT_ONCE, s.OH, s.OW) {
+                                           long long end, int first_chunk, const Conv2dShape& s, const Walk& walk)
+        : s(s), walk(walk) {
         const int chunks = (channels + PER_CHUNK<T> - 1) / PER_CHUNK<T>;  // of a tap
         const int number = first_chunk + Base::chunk, tap = number / chunks;
-        const int channel = number % chunks * PER_CHUNK<T>;
-        this->input = input + channel;
-        valid = tap < s.KH * s.KW ? inside((long long)(channels - channel) * int(sizeof(T)), CHUNK_BYTES) : 0;
-        down = tap / s.KW * s.dilation_h - s.pad_h;
-        right = tap % s.KW * s.dilation_w - s.pad_w;
+        const int down = tap / s.KW * s.dilation_h - s.pad_h, right = tap % s.KW * s.dilation_w - s.pad_w;
+        const Position at(begin + Base::first, s.OH, s.OW);
+        y = at.y * s.stride_h + down, x = at.x * s.stride_w + right;
+        y_end = walk.height + down, x_end = walk.width + right;
+        left = tap < s.KH * s.KW ? int(end - begin) - Base::first : 0;
+        from = input + number % chunks * PER_CHUNK<T> + ((at.plane * s.H + y) * s.W + x) * pitch;
     }
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
         uint4* to = &tile[AcrossK<T, TILE_N>::place_of(Base::first, Base::chunk)];
 #pragma unroll
         for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
-            const int y = at.y * s.stride_h + down, x = at.x * s.stride_w + right;
-            const bool is_inside = left > 0 && unsigned(y) < unsigned(s.H) && unsigned(x) < unsigned(s.W);
-            const T* from = input + ((at.plane * s.H + y) * s.W + x) * pitch;
-            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, is_inside ? valid : 0);
-            at.advance(step, s.OH, s.OW);
-            left -= Base::AT_ONCE;
+            const bool is_inside = left > i && unsigned(y) < unsigned(s.H) && unsigned(x) < unsigned(s.W);
+            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, is_inside ? CHUNK_BYTES : 0);
+            advance();
+        }
+        left -= STEP<T>;
+    }
+
+  private:
+    __device__ __forceinline__ void advance() {
+        x += walk.right;
+        y += walk.down;
+        from += walk.to_next;
+        if (x >= x_end) {
+            x -= walk.width;
+            y += s.stride_h;
+            from += walk.to_next_row;
+        }
+        if (y >= y_end) {
+            y -= walk.height;
+            from += walk.to_next_image;
         }
     }
 };
@@ -115,7 +134,8 @@ __device__ __forceinline__ void store(float* part, const typename Tiling::Sums& 
 template <typename T, int TILE_M>
 __global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
 conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, long long grad_pitch,
-                               long long input_pitch, long long part_length, Products products, Conv2dShape s) {
+                               long long input_pitch, long long part_length, Products products, Conv2dShape s,
+                               Walk walk) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     extern __shared__ uint4 tiles[];
     constexpr int TILE_CHUNKS = TILE_N / PER_CHUNK<T>;
@@ -126,11 +146,10 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
     const long long number = tile.plane / products.count, begin = number * part_length;
     const long long end = min(begin + part_length, (long long)s.N * s.OH * s.OW);
 
-    auto grad_copier =
-        copy_columns<T, TILE_M, 128, false>(grads + begin * grad_pitch + product * products.rows, grad_pitch,
-                                            int(end - begin), first_row, products.rows);
+    auto grad_copier = copy_columns<T, TILE_M>(grads + begin * grad_pitch + product * products.rows, grad_pitch,
+                                               int(end - begin), first_row, products.rows);
     InputCopier<T> input_copier(input + product * products.channels, products.channels, input_pitch, begin, end,
-                                first_chunk, s);
+                                first_chunk, s, walk);
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
     multiply_tiles<T, Tiling, AcrossK<T, TILE_M>, AcrossK<T, TILE_N>>(

@@ -5,11 +5,13 @@ Arrays and options are those of :mod:`.conv2d_tensor_core`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
@@ -22,6 +24,7 @@ from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, element_of
 
 TILE_N = 128  # channels of taps, as in conv2d_tensor_core_weight_grad.cu
 PART = 512  # the fewest pixels that are worth a block of their own
+WALKED = ("H", "W", "OH", "OW", "stride_h", "stride_w")  # of struct Conv2dShape, what struct Walk is made of
 ROWS = {"float": (64,), "__half": (64, 128), "__nv_bfloat16": (64, 128)}  # of a tile, by the element
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -51,10 +54,29 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)
     partial = workspace(out, (parts, out.size), np.float32)
-    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, products, shape)
+    apart = THREADS * per_chunk // TILE_N  # pixels, from one that a thread copies to its next
+    walk = _walk(apart, source_pitch, **{name: shape[name] for name in WALKED})
+    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, products)
     shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
-    _weight_grad[element, tile].launch(tiles * parts, THREADS, arguments, shared_bytes)
+    _weight_grad[element, tile].launch(tiles * parts, THREADS, (*arguments, shape, walk), shared_bytes)
     add_taps(out, partial)
+
+
+@lru_cache(maxsize=1024)
+def _walk(
+    pixels: int, pitch: int, H: int, W: int, OH: int, OW: int, stride_h: int, stride_w: int
+) -> unchanging:
+    """The fields of struct Walk, in steps of so many ``pixels`` of the output."""
+    rows, right = divmod(pixels, max(OW, 1))
+    images, down = divmod(rows, max(OH, 1))
+    height, width, down, right = OH * stride_h, OW * stride_w, down * stride_h, right * stride_w
+    sizes = {"down": down, "right": right, "width": width, "height": height}
+    elements = {
+        "to_next": ((images * H + down) * W + right) * pitch,
+        "to_next_row": (stride_h * W - width) * pitch,
+        "to_next_image": (H - height) * W * pitch,
+    }
+    return unchanging(sizes | elements)
 
 
 def tile_rows(element: str, rows: int) -> int:

@@ -1,7 +1,8 @@
 // Transposed copies: out[c, r] = x[r, c], for each of a batch of matrices.
 //
-// Shapes: x is (batches, rows, columns), out is (batches, columns, rows). In both the elements of a row are
-// neighbours; from row to row, and from matrix to matrix, it is as many elements as `shape` says.
+// Shapes: x is (batches, rows, columns), out is (batches, columns, out_columns), as many as rows, or up to the next
+// multiple of 64 more, which become zeros. In both the elements of a row are neighbours; from row to row, and from
+// matrix to matrix, it is as many elements as `shape` says.
 //
 //   transpose   tiles of 64 x 64 by way of shared memory
 //
@@ -19,7 +20,7 @@ constexpr int TILE = 64, ROWS_AT_ONCE = 4, OWN = TILE / ROWS_AT_ONCE, RESIDENT_B
 
 // The problem, but for the pointers. Strides are counted in elements.
 struct TransposeShape {
-    long long rows, columns, batches;
+    long long rows, columns, batches, out_columns;
     long long x_row_stride, x_batch_stride;
     long long out_row_stride, out_batch_stride;
 };
@@ -33,6 +34,7 @@ transpose(T* out, const T* x, TransposeShape shape) {
     const long long row = blockIdx.x / tiles_per_row * TILE, column = blockIdx.x % tiles_per_row * TILE;
     const int rows = int(min(shape.rows - row, (long long)TILE)) - first;  // from the thread's first one on
     const int columns = int(min(shape.columns - column, (long long)TILE));
+    const bool is_stored = lane < shape.out_columns - row;
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T* from = x + number * shape.x_batch_stride + (row + first) * shape.x_row_stride + column + lane;
         T* to = out + number * shape.out_batch_stride + (column + first) * shape.out_row_stride + row + lane;
@@ -46,7 +48,7 @@ transpose(T* out, const T* x, TransposeShape shape) {
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < TILE; i += ROWS_AT_ONCE, to += ROWS_AT_ONCE * shape.out_row_stride)
-            if (i < columns - first && lane < rows + first) *to = tile[lane][first + i];
+            if (i < columns - first && is_stored) *to = lane < rows + first ? tile[lane][first + i] : T(0);
         __syncthreads();  // the next matrix of the batch takes this tile's place
     }
 }

@@ -1,5 +1,6 @@
 """Launches ``transpose.cu``: out (batches, columns, rows) = x (batches, rows, columns), transposed.
 
+The rows of ``out`` may be longer, up to the next multiple of 64 elements: the rest becomes zeros.
 ``out`` and ``x`` are of one dtype of 16, 32 or 64 bits; in each, the elements of a row are neighbours, and
 rows and matrices are any steps apart (those of ``x`` may be the same one, with a step of 0).
 """
@@ -28,10 +29,10 @@ _kernels = {
 def transpose(out: Any, x: Any) -> None:
     """Tiles by way of shared memory: both arrays are accessed in runs of neighbours."""
     batches, rows, columns = x.shape
-    if out.shape != (batches, columns, rows):
+    if out.shape[:2] != (batches, columns) or not rows <= out.shape[2] <= blocks(rows, TILE) * TILE:
         raise ValueError(f"transpose kernel: shapes {out.shape} and {x.shape} do not fit")
     bits = np.dtype(f"u{x.itemsize}")
-    shape = {"rows": rows, "columns": columns, "batches": batches}
+    shape = {"rows": rows, "columns": columns, "batches": batches, "out_columns": out.shape[2]}
     for name, array in (("x", x), ("out", out)):
         shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (
             stride // array.itemsize for stride in array.strides[:2]

@@ -21,6 +21,15 @@ def test_transposed(backend, dtype, shape, rng):
     assert not backend.get(out)[:, :, rows:].any()
 
 
+def test_longer_rows_end_in_zeros(backend, rng):
+    x = rng.integers(1, 99, (2, 67, 70)).astype(np.float16)
+    out = backend.put(np.full((2, 70, 75), np.nan, np.float16))
+    transpose(out[:, :, :72], backend.put(x))
+    found = backend.get(out)
+    np.testing.assert_array_equal(found[:, :, :67], x.swapaxes(1, 2))
+    assert not found[:, :, 67:72].any() and np.isnan(found[:, :, 72:]).all()
+
+
 def test_views(backend, rng):
     x = rng.standard_normal((3, 40, 70)).astype(np.float32)
     for view in (x[:, ::2, 3:60], x[::-1, ::-1], np.broadcast_to(x[:1], x.shape), x.swapaxes(0, 1)):
@@ -33,3 +42,5 @@ def test_shapes_that_do_not_fit():
     x = np.zeros((1, 2, 3), np.float32)
     with pytest.raises(ValueError, match=r"shapes \(1, 2, 3\) and \(1, 2, 3\) do not fit"):
         transpose(x, x)
+    with pytest.raises(ValueError, match=r"shapes \(1, 3, 65\) and \(1, 2, 3\) do not fit"):
+        transpose(np.zeros((1, 3, 65), np.float32), x)
