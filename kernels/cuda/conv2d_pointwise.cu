@@ -57,7 +57,7 @@ struct ImageCopier {
     __device__ __forceinline__ ImageCopier(const T* source, long long column, int plane, const Channels& k,
                                            const PointwiseShape& s)
         : pixels(source + (column / plane * (s.channels - 1) + k.first) * plane + column, plane, k.count,
-                 column / plane < s.images ? CHUNK_BYTES : 0) {}
+                 column / plane < s.images) {}
 };
 
 template <typename T>

@@ -1,6 +1,6 @@
 // What brings the tiles of tensor_core_tiles.cuh: a thread's part of the copies, by cp.async, of a factor that
-// lies in rows or in lines, in chunks of 16 bytes. Where it can be, a chunk is copied whole, or is zeros and not read:
-// a number of bytes that is not known would cost each cp.async an addition, a mask and a predicate.
+// lies in rows or in lines, in chunks of 16 bytes. A chunk is copied whole, or is zeros and not read: a number of bytes
+// that is not known would cost each cp.async an addition, a mask and a predicate.
 #pragma once
 
 #include "tensor_core_tiles.cuh"
@@ -48,36 +48,34 @@ struct Lines {
     const int chunk = threadIdx.x % LINE, first = threadIdx.x / LINE;
 };
 
-// WHOLE: all chunks are, or are outside.
-template <typename T, int SIDE, int THREADS = 128, bool WHOLE = true>
+template <typename T, int SIDE, int THREADS = 128>
 struct LineCopier : Lines<T, SIDE, THREADS> {
     using Base = Lines<T, SIDE, THREADS>;
     const T* from;
     long long pitch;  // from a line to the next
     int left;         // lines from the next one of this thread on; none, if its chunk is outside
-    int valid;        // bytes of its chunk
 
-    // x is this thread's chunk in the first of `lines` lines.
-    __device__ __forceinline__ LineCopier(const T* x, long long pitch, int lines, int valid)
-        : from(x + Base::first * pitch), pitch(pitch), left(valid > 0 ? lines - Base::first : 0), valid(valid) {}
+    // x is this thread's chunk in the first of `lines` lines, if it is `inside`.
+    __device__ __forceinline__ LineCopier(const T* x, long long pitch, int lines, bool inside)
+        : from(x + Base::first * pitch), pitch(pitch), left(inside ? lines - Base::first : 0) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
         uint4* const to = &tile[AcrossK<T, SIDE>::place_of(Base::first, Base::chunk)];
 #pragma unroll
         for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
-            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > i ? WHOLE ? CHUNK_BYTES : valid : 0);
+            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > i ? CHUNK_BYTES : 0);
             from += Base::AT_ONCE * pitch;
         }
         left -= STEP<T>;
     }
 };
 
-// The same for lines of `columns` columns, of which the tile begins at column `first`.
-template <typename T, int SIDE, int THREADS = 128, bool WHOLE = true>
-__device__ __forceinline__ LineCopier<T, SIDE, THREADS, WHOLE> copy_columns(const T* x, long long pitch, int lines,
-                                                                            long long first, long long columns) {
+// The same for lines of `columns` columns, in whole chunks, of which the tile begins at column `first`.
+template <typename T, int SIDE, int THREADS = 128>
+__device__ __forceinline__ LineCopier<T, SIDE, THREADS> copy_columns(const T* x, long long pitch, int lines,
+                                                                     long long first, long long columns) {
     const long long column = first + Lines<T, SIDE, THREADS>().chunk * PER_CHUNK<T>;
-    return {x + column, pitch, lines, inside((columns - column) * int(sizeof(T)), CHUNK_BYTES)};
+    return {x + column, pitch, lines, column < columns};
 }
 
 // Brings a tile of a matrix's rows, from row `first` on, that have K along them, or where K is ACROSS lines, each
