@@ -8,8 +8,9 @@
 // to i. The idea is that of FlashAttention (Dao et al. 2022, https://arxiv.org/abs/2205.14135).
 //
 //   attention_forward        a block walks along the keys for its QUERIES queries. The scores of a step are in
-//                            registers, and are turned into p by an online softmax: with each step the largest
-//                            score so far may grow, and what was summed under the old one is scaled down
+//                            registers, and are turned into p by an online softmax: with a step the largest
+//                            score so far may grow, and what was summed under the old one is scaled down. Keys
+//                            and values come by asynchronous copies, each while the others are at work
 //   attention_row_sums       sum(g * out) of each query, for both gradients
 //   attention_grad_keys      a block walks along the queries for its KEYS keys: the gradients of k and v
 //   attention_grad_queries   a block walks along the keys for its QUERIES queries: the gradient of q
@@ -22,8 +23,8 @@
 // a byte, whatever L and S are; from the caches for the most part, as all blocks of a head read the same. All
 // matrices of (rows, features) lie in shared memory as they do in global memory, with rows 4 floats longer:
 // then 8 lanes that read 16 bytes each of 8 rows reach all 32 banks. For 64 multiply-adds a thread loads 8
-// vectors.
-#include "attention.cuh"
+// vectors, forward with 128 queries for 128 multiply-adds 12.
+#include "attention_source.cuh"
 #include "rows.cuh"
 #include "vector.cuh"
 
@@ -56,12 +57,6 @@ __device__ __forceinline__ void load_tile(float* tile, const float* x, long long
         }
         store_vector(tile + r * (D + PAD), values);
     }
-}
-
-// How many of the `count` keys from `first` on a query sees.
-__device__ __forceinline__ int keys_seen(const AttentionShape& shape, long long query, long long first, int count) {
-    const long long end = shape.is_causal && query < shape.S ? query + 1 : shape.S;
-    return min(end - first, (long long)count);
 }
 
 // sums[r][c] += a[row r] . b[row c]: rows of D features of two tiles.
@@ -142,97 +137,115 @@ __device__ __forceinline__ void store_rows(float* out, const float (&values)[R][
     }
 }
 
-// The values of the 16 threads of a row combined, in each of them.
-template <Operation OP>
-__device__ __forceinline__ float across_row(float value) {
+// The largest value of the 16 threads of a row, but for NaN.
+__device__ __forceinline__ float largest_of_row(float value) {
 #pragma unroll
     for (int distance = SIDE / 2; distance > 0; distance /= 2)
-        value = combine<OP>(value, __shfl_xor_sync(ALL_LANES, value, distance));
+        value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
     return value;
 }
 
-// The online softmax of a thread's rows. Scores are multiplied by log2(e), as the units have powers of 2.
-template <int R>
-struct RunningSoftmax {
-    float largest[R], sum[R];
-
-    __device__ __forceinline__ RunningSoftmax() {
+__device__ __forceinline__ float sum_of_row(float value) {
 #pragma unroll
-        for (int r = 0; r < R; r++) largest[r] = -INFINITY, sum[r] = 0;
+    for (int distance = SIDE / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(ALL_LANES, value, distance);
+    return value;
+}
+
+// The scores of keys that a query does not see become -infinity.
+template <int R, int C>
+__device__ __forceinline__ void hide(float (&scores)[R][C], const AttentionShape& shape, long long first_query,
+                                     long long first_key) {
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        const int seen = visible(shape, first_query + thread_row() + r * SIDE, first_key, C * SIDE);
+#pragma unroll
+        for (int c = 0; c < C; c++)
+            if (thread_column() + c * SIDE >= seen) scores[r][c] = -INFINITY;
     }
+}
 
-    // Turns scores into exponentials under the new largest score, and scales what was summed before.
-    template <int C, int F>
-    __device__ __forceinline__ void add(float (&scores)[R][C], float (&sums)[R][F]) {
+template <int R, int C>
+__device__ __forceinline__ void multiply_all(float (&values)[R][C], float factor) {
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            float m = largest[r];
+    for (int r = 0; r < R; r++)
 #pragma unroll
-            for (int c = 0; c < C; c++) m = combine<MAX>(m, scores[r][c]);
-            m = across_row<MAX>(m);
-            const float reference = m == -INFINITY ? 0.0f : m;  // no key seen so far: exp(-inf), not of NaN
-            const float scaled = exp2f(largest[r] - reference);
-            float total = 0;
-#pragma unroll
-            for (int c = 0; c < C; c++) total += scores[r][c] = exp2f(scores[r][c] - reference);
-            sum[r] = sum[r] * scaled + across_row<SUM>(total);
-            largest[r] = m;
-#pragma unroll
-            for (int f = 0; f < F; f++) sums[r][f] *= scaled;
-        }
-    }
-};
+        for (int c = 0; c < C; c++) values[r][c] *= factor;
+}
 
-// Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, of k and then v, and p.
+// Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, k, v and p.
 template <int D, int QUERIES, int KEYS>
 __global__ void __launch_bounds__(THREADS, 2)
-attention_forward(float* out, float* lse, const float* q, const float* k, const float* v,
-                  AttentionShape shape) {
-    constexpr int R = QUERIES / SIDE, C = KEYS / SIDE, F = D / SIDE;
+attention_forward(float* out, float* lse, const float* q, const float* k, const float* v, AttentionShape shape) {
+    using Source = TileSource<float, D, THREADS>;
+    constexpr int R = QUERIES / SIDE, C = KEYS / SIDE, F = D / SIDE, CHUNKS = D / 4 + 1;
     extern __shared__ float4 shared[];
-    float* const q_tile = reinterpret_cast<float*>(shared);
-    float* const kv_tile = q_tile + QUERIES * (D + PAD);
-    float* const p_tile = kv_tile + KEYS * (D + PAD);
+    uint4 *const q_chunks = reinterpret_cast<uint4*>(shared), *const k_chunks = q_chunks + QUERIES * CHUNKS;
+    uint4 *const v_chunks = k_chunks + KEYS * CHUNKS, *const p_chunks = v_chunks + KEYS * CHUNKS;
+    const auto floats = [](uint4* chunks) { return reinterpret_cast<float*>(chunks); };
     const Task task(shape.L, QUERIES);
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
+    Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
+    Source of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, 0);
+    Source of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, 0);
 
-    load_tile<QUERIES, D>(q_tile, q, shape.q_stride[2], task.first_row, shape.L, shape.E);
-    RunningSoftmax<R> softmax;
+    AsyncCopies copies;
+    of_q.template start<QUERIES>(copies, q_chunks, shape.L - task.first_row);
+    of_k.template start<KEYS>(copies, k_chunks, shape.S);
+    copies.commit();
+    RunningRow rows[R];
     float sums[R][F] = {};
-    const long long seen = task.first_row + QUERIES;  // by the last query, if is_causal
-    const long long keys = shape.is_causal && seen < shape.S ? seen : shape.S;
+    const float scale = shape.scale * LOG2_E;
+    const bool keeps_order = keeps_order_of_scores(scale);
+    const float left_scale = keeps_order ? scale : 1;
+    const long long whole = keys_of(shape, task.first_row), keys = keys_of(shape, task.first_row + QUERIES - 1);
     for (long long first = 0; first < keys; first += KEYS) {
-        __syncthreads();  // the last step's v and p are done with
-        load_tile<KEYS, D>(kv_tile, k, shape.k_stride[2], first, shape.S, shape.E);
-        __syncthreads();
+        copies.wait<0>();
+        __syncthreads();  // k is there, and the last v and p are done with
+        of_v.template start<KEYS>(copies, v_chunks, shape.S - first);
+        copies.commit();
         float scores[R][C] = {};
-        multiply_rows<D>(scores, q_tile, kv_tile);
+        multiply_rows<D>(scores, floats(q_chunks), floats(k_chunks));
+        if (!keeps_order || first + KEYS > whole) {
+            if (!keeps_order) multiply_all(scores, scale);
+            hide(scores, shape, task.first_row, first);
+        }
+        float factor[R];
+        bool any_factor = false;
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            const int seen = keys_seen(shape, task.first_row + thread_row() + r * SIDE, first, KEYS);
+            float most = -INFINITY;
 #pragma unroll
-            for (int c = 0; c < C; c++) {
-                float& score = scores[r][c];
-                score = thread_column() + c * SIDE < seen ? score * (shape.scale * LOG2_E) : -INFINITY;
-            }
+            for (int c = 0; c < C; c++) most = fmaxf(most, scores[r][c]);
+            factor[r] = rows[r].begin(largest_of_row(most), left_scale);
+            any_factor |= factor[r] != 1;
         }
-        softmax.add(scores, sums);
-        store_tile<KEYS>(p_tile, scores);
-        __syncthreads();  // k is done with, p is there
-        load_tile<KEYS, D>(kv_tile, v, shape.v_stride[2], first, shape.S, shape.V);
-        __syncthreads();
-        multiply<KEYS>(sums, p_tile, kv_tile);
+        if (__any_sync(ALL_LANES, any_factor))
+#pragma unroll
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int f = 0; f < F; f++) sums[r][f] *= factor[r];
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+#pragma unroll
+            for (int c = 0; c < C; c++) scores[r][c] = rows[r].add(scores[r][c], left_scale);
+            rows[r].end();
+        }
+        store_tile<KEYS>(floats(p_chunks), scores);
+        copies.wait<0>();
+        __syncthreads();  // p and v are there, and k is done with
+        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_chunks, shape.S - first - KEYS);
+        copies.commit();
+        multiply<KEYS>(sums, floats(p_chunks), floats(v_chunks));
     }
-    store_rows(out + task.matrix * shape.L * shape.V, sums, softmax.sum, task.first_row, shape.L, shape.V);
-    if (thread_column() == 0)
-        for (int r = 0; r < R; r++) {
-            const long long query = task.first_row + thread_row() + r * SIDE;
-            const float m = softmax.largest[r];
-            if (query < shape.L)
-                lse[task.matrix * shape.L + query] = m == -INFINITY ? NAN : m / LOG2_E + log(softmax.sum[r]);
-        }
+    float total[R];
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        const long long query = task.first_row + thread_row() + r * SIDE;
+        total[r] = sum_of_row(rows[r].sum);
+        if (thread_column() == 0 && query < shape.L)
+            lse[task.matrix * shape.L + query] = rows[r].log_sum(total[r]);
+    }
+    store_rows(out + task.matrix * shape.L * shape.V, sums, total, task.first_row, shape.L, shape.V);
 }
 
 // out[row] = sum(g * y) of (rows, V) matrices. Grid: x = a warp for each row, blockDim.y of them in a block.
@@ -285,7 +298,7 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
             const long long query = first + thread_column() + c * SIDE;
             const bool exists = query < shape.L;
             const float log_sum = exists ? lse[query] * LOG2_E : 0, inner = exists ? row_sums[query] : 0;
-            const int seen = exists ? keys_seen(shape, query, task.first_row, KEYS) : 0;
+            const int seen = exists ? visible(shape, query, task.first_row, KEYS) : 0;
 #pragma unroll
             for (int r = 0; r < R; r++) {
                 const bool sees = thread_row() + r * SIDE < seen;
@@ -345,7 +358,7 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
         multiply_rows<D>(dp, g_tile, v_tile);
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            const int seen = keys_seen(shape, task.first_row + thread_row() + r * SIDE, first, KEYS);
+            const int seen = visible(shape, task.first_row + thread_row() + r * SIDE, first, KEYS);
 #pragma unroll
             for (int c = 0; c < C; c++) {
                 const float probability = exp2f(p[r][c] * (shape.scale * LOG2_E) - log_sum[r]);

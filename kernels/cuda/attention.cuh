@@ -38,10 +38,9 @@ __device__ __forceinline__ long long keys_of(const AttentionShape& shape, long l
     return shape.is_causal && query + 1 < shape.S ? query + 1 : shape.S;
 }
 
-// How many of the keys from `first` on a query sees, at most `most`.
+// How many of the keys from `first` on a query sees, at most `most`; none if it is negative.
 __device__ __forceinline__ int visible(const AttentionShape& shape, long long query, long long first, int most) {
-    const long long end = keys_of(shape, query);
-    return end < first ? 0 : at_most(end - first, most);
+    return at_most(keys_of(shape, query) - first, most);
 }
 
 // Whether scores may be multiplied by the scale after the largest was found: their order stays, and infinities.
@@ -55,7 +54,7 @@ __device__ __forceinline__ bool keeps_order_of_scores(float scale) { return 1e-3
 struct RunningRow {
     static constexpr float GROWTH = 8;
 
-    float reference = -INFINITY, sum = 0, of_step = 0;
+    float reference = -INFINITY, sum = 0, of_step;
 
     // Begins a step whose scores, of which `most` is the largest of all lanes, count `scale` powers of 2. Returns what to
     // multiply with what was summed before.
@@ -64,7 +63,7 @@ struct RunningRow {
         const bool grows = most > reference + GROWTH;
         const float factor = grows ? exp2f(reference - most) : 1;
         if (grows) reference = most;
-        sum = total() * factor;
+        sum *= factor;
         of_step = 0;
         return factor;
     }
@@ -77,7 +76,7 @@ struct RunningRow {
         return power;
     }
 
-    __device__ __forceinline__ float total() const { return sum + of_step; }
+    __device__ __forceinline__ void end() { sum += of_step; }
 
     // The logarithm of the sum of exponentials, where those of all lanes add up to `total`.
     __device__ __forceinline__ float log_sum(float total) const {

@@ -7,6 +7,7 @@ one key, and at most ``MAX_FEATURES`` features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import workspace
+from . import attribute, workspace
+from .matmul_tensor_core import CHUNK_BYTES, padded_rows
+from .vector import starts_at_vector
 
 MAX_FEATURES = 128
 THREADS = 256
@@ -31,16 +34,26 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _row_sums = CudaKernel(_source, "attention_row_sums<T>")
 
 
-# By the size of the features, D: how many queries and keys are in a tile.
-FORWARD_TILES = {32: (64, 64), 64: (64, 64), 128: (64, 32)}
+# By the size of the features, D: how many queries and keys are in a tile. Forward, the first of which a
+# multiprocessor has the shared memory for two blocks; else the last.
+FORWARD_TILES = {
+    32: ((128, 64), (64, 64)),
+    64: ((128, 64), (64, 64), (64, 32)),
+    128: ((64, 32), (32, 32)),
+}
 BACKWARD_TILES = {32: (64, 64), 64: (64, 64), 128: (32, 32)}
+RESERVED = 1024  # bytes of shared memory, which a card takes for each block
 
 
 def _instances(kernel: str, tiles: dict[int, tuple[int, int]]) -> dict[int, CudaKernel]:
     return {D: CudaKernel(_source, f"{kernel}<{D}, {q}, {k}>") for D, (q, k) in tiles.items()}
 
 
-_forward = _instances("attention_forward", FORWARD_TILES)
+_forward = {
+    (D, tile): CudaKernel(_source, f"attention_forward<{D}, {tile[0]}, {tile[1]}>")
+    for D, tiles in FORWARD_TILES.items()
+    for tile in tiles
+}
 _grad_keys = _instances("attention_grad_keys", BACKWARD_TILES)
 _grad_queries = _instances("attention_grad_queries", BACKWARD_TILES)
 
@@ -49,12 +62,13 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     """``out`` and ``lse``, by an online softmax over tiles of keys."""
     B, H, L, _ = q.shape
     D = padded(q, v)
-    queries, _ = FORWARD_TILES[D]
-    _forward[D].launch(
-        B * H * blocks(L, queries),
+    tile = forward_tile(q, D)
+    q, k, v = map(with_whole_chunks, (q, k, v))
+    _forward[D, tile].launch(
+        B * H * blocks(L, tile[0]),
         THREADS,
         (out, lse, strided(q), strided(k), strided(v), shape_of(q, k, v, is_causal, scale)),
-        shared_bytes=forward_bytes(D),
+        shared_bytes=_tile_bytes(D, *tile),
     )
 
 
@@ -82,10 +96,33 @@ def padded(q: Any, v: Any, tiles: Iterable[int] = FORWARD_TILES) -> int:
     return next(D for D in tiles if max(q.shape[-1], v.shape[-1]) <= D)
 
 
+def forward_tile(q: Any, D: int) -> tuple[int, int]:
+    """How many queries and keys are in a tile of the forward kernel, where ``q`` is."""
+    *larger, smallest = FORWARD_TILES[D]
+    if isinstance(q, np.ndarray):
+        return FORWARD_TILES[D][0]
+    there = attribute(q, "MaxSharedMemoryPerMultiprocessor")
+    return next((tile for tile in larger if 2 * (_tile_bytes(D, *tile) + RESERVED) <= there), smallest)
+
+
 def forward_bytes(D: int) -> int:
-    """The shared memory of a block: tiles of queries, of keys or values, and of probabilities."""
-    queries, keys = FORWARD_TILES[D]
-    return FLOAT * ((queries + keys) * (D + PAD) + queries * (keys + PAD))
+    """The shared memory that a block needs at least."""
+    return _tile_bytes(D, *FORWARD_TILES[D][-1])
+
+
+def _tile_bytes(D: int, queries: int, keys: int) -> int:
+    """Of tiles of queries, of keys, of values, and of probabilities."""
+    return FLOAT * ((queries + 2 * keys) * (D + PAD) + queries * (keys + PAD))
+
+
+def with_whole_chunks(x: Any) -> Any:
+    """``x`` (B, H, rows, features), or a copy of it, with rows that are multiples of 16 bytes apart."""
+    steps = [stride for size, stride in zip(x.shape[:3], x.strides[:3], strict=True) if size > 1]
+    if starts_at_vector(x) and not any(step % CHUNK_BYTES for step in steps):
+        return x
+    B, H, rows, features = x.shape
+    padded = padded_rows(x.reshape(math.prod((B, H)), rows, features))[:, :, :features]
+    return padded.reshape(B, H, rows, features)
 
 
 def backward_bytes(D: int) -> int:

@@ -122,11 +122,14 @@ struct RunningSoftmax {
         begin(scores, factor, scale);
 #pragma unroll
         for (int n = 0; n < N; n++) add(scores[n], scale);
+        end();
     }
+
+    __device__ __forceinline__ void end() { rows[0].end(), rows[1].end(); }
 
     // The sum of all columns.
     __device__ __forceinline__ float total(int half) const {
-        const float one = rows[half].total(), two = one + __shfl_xor_sync(ALL_LANES, one, 1);
+        const float one = rows[half].sum, two = one + __shfl_xor_sync(ALL_LANES, one, 1);
         return two + __shfl_xor_sync(ALL_LANES, two, 2);
     }
 };

@@ -148,13 +148,13 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
     extern __shared__ uint4 shared[];
     const Tile<T, D> q_tile{shared}, k_tile = q_tile.behind(QUERIES), v_tile = k_tile.behind(KEYS);
     const Task task(shape.L, QUERIES);
-    Source<T, D> of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.L, shape.E, task.first_row);
-    Source<T, D> of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.S, shape.E, 0);
-    Source<T, D> of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.S, shape.V, 0);
+    Source<T, D> of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
+    Source<T, D> of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, 0);
+    Source<T, D> of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, 0);
 
     AsyncCopies copies;
-    of_q.template start<QUERIES>(copies, q_tile.chunks);
-    of_k.template start<KEYS>(copies, k_tile.chunks);
+    of_q.template start<QUERIES>(copies, q_tile.chunks, shape.L - task.first_row);
+    of_k.template start<KEYS>(copies, k_tile.chunks, shape.S);
     copies.commit();
     RunningSoftmax softmax[M];
     float sums[M][D / 8][4] = {};
@@ -165,7 +165,7 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
     for (long long first = 0; first < keys; first += KEYS) {
         copies.wait<0>();
         __syncthreads();  // k is there, and the last v is done with
-        of_v.template start<KEYS>(copies, v_tile.chunks);
+        of_v.template start<KEYS>(copies, v_tile.chunks, shape.S - first);
         copies.commit();
         float scores[M][N][4] = {};
         multiply_rows<D / 16>(scores, q_tile, k_tile);
@@ -182,9 +182,11 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
         for (int m = 0; m < M; m++) rescale_rows(sums[m], factor[m]);
         copies.wait<0>();
         __syncthreads();  // v is there, and k is done with
-        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_tile.chunks);
+        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_tile.chunks, shape.S - first - KEYS);
         copies.commit();
         multiply(sums, scores, v_tile, [&](int m, int n) { softmax[m].add(scores[m][n], left_scale); });
+#pragma unroll
+        for (int m = 0; m < M; m++) softmax[m].end();
     }
     float factor[M][2];
 #pragma unroll
@@ -221,10 +223,10 @@ struct Inputs {
     __device__ __forceinline__ Inputs(const Task& task, const AttentionShape& shape, const T* g, long long g_stride,
                                       const T* q, const T* k, const T* v, const float* lse, const float* row_sums,
                                       long long query, long long key)
-        : g(g + task.matrix * shape.L * g_stride, g_stride, shape.L, shape.V, query),
-          q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.L, shape.E, query),
-          k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.S, shape.E, key),
-          v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.S, shape.V, key),
+        : g(g + task.matrix * shape.L * g_stride, g_stride, shape.V, query),
+          q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, query),
+          k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, key),
+          v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, key),
           lse(lse + task.matrix * shape.L), row_sums(row_sums + task.matrix * shape.L) {}
 };
 
@@ -245,8 +247,8 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
     AsyncCopies copies;
     const auto start = [&](long long first, int stage) {
         const Tile<T, D> q_tile = others.behind(2 * stage * QUERIES), g_tile = q_tile.behind(QUERIES);
-        from.q.template start<QUERIES>(copies, q_tile.chunks);
-        from.g.template start<QUERIES>(copies, g_tile.chunks);
+        from.q.template start<QUERIES>(copies, q_tile.chunks, shape.L - first);
+        from.g.template start<QUERIES>(copies, g_tile.chunks, shape.L - first);
         if (threadIdx.x < QUERIES) {
             const long long query = first + threadIdx.x;
             OfQuery& of = numbers[stage * QUERIES + threadIdx.x];
@@ -255,8 +257,8 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
         }
         copies.commit();
     };
-    from.k.template start<KEYS>(copies, k_tile.chunks);
-    from.v.template start<KEYS>(copies, v_tile.chunks);
+    from.k.template start<KEYS>(copies, k_tile.chunks, shape.S - task.first_row);
+    from.v.template start<KEYS>(copies, v_tile.chunks, shape.S - task.first_row);
     start(first, 0);
     const float scale = shape.scale * LOG2_E;
     float k_sums[M][D / 8][4] = {}, v_sums[M][D / 8][4] = {};
@@ -309,15 +311,15 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
     Inputs<T, D> from(task, shape, g, g_stride, q, k, v, lse, row_sums, task.first_row, 0);
 
     AsyncCopies copies;
-    const auto start = [&](int stage) {
+    const auto start = [&](long long first, int stage) {
         const Tile<T, D> k_tile = others.behind(2 * stage * KEYS), v_tile = k_tile.behind(KEYS);
-        from.k.template start<KEYS>(copies, k_tile.chunks);
-        from.v.template start<KEYS>(copies, v_tile.chunks);
+        from.k.template start<KEYS>(copies, k_tile.chunks, shape.S - first);
+        from.v.template start<KEYS>(copies, v_tile.chunks, shape.S - first);
         copies.commit();
     };
-    from.q.template start<QUERIES>(copies, q_tile.chunks);
-    from.g.template start<QUERIES>(copies, g_tile.chunks);
-    start(0);
+    from.q.template start<QUERIES>(copies, q_tile.chunks, shape.L - task.first_row);
+    from.g.template start<QUERIES>(copies, g_tile.chunks, shape.L - task.first_row);
+    start(0, 0);
     const float scale = shape.scale * LOG2_E;
     float sums[M][D / 8][4] = {}, scales[M][2];
     OfQuery of[M][2];
@@ -334,7 +336,7 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
     const auto step = [&](auto is_whole) {
         copies.wait<0>();
         __syncthreads();  // k and v are there, and the last ones are done with
-        if (first + KEYS < keys) start(stage ^ 1);
+        if (first + KEYS < keys) start(first + KEYS, stage ^ 1);
         const Tile<T, D> k_tile = others.behind(2 * stage * KEYS), v_tile = k_tile.behind(KEYS);
         float p[M][N][4] = {}, dp[M][N][4] = {};
         multiply_rows<D / 16>(p, q_tile, k_tile);

@@ -7,7 +7,6 @@ k, v and g where they lie if rows are multiples of 16 bytes apart; else they are
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from .attention import Three, padded, row_sums, shape_of
-from .matmul_tensor_core import CHUNK_BYTES, is_supported, padded_rows
-from .vector import starts_at_vector
+from .attention import Three, padded, row_sums, shape_of, with_whole_chunks
+from .matmul_tensor_core import CHUNK_BYTES, is_supported
 
 __all__ = ["backward", "bytes_needed", "forward", "is_supported"]
 
@@ -47,7 +45,7 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     B, H, L, _ = q.shape
     D = padded(q, v, FORWARD_TILES)
     queries, keys = FORWARD_TILES[D]
-    q, k, v = map(_with_whole_chunks, (q, k, v))
+    q, k, v = map(with_whole_chunks, (q, k, v))
     arguments = (out, lse, strided(q), strided(k), strided(v), shape_of(q, k, v, is_causal, scale))
     shared_bytes = _tile_bytes(D, queries + 2 * keys)
     _forward[D].launch(B * H * blocks(L, queries), THREADS, arguments, shared_bytes)
@@ -60,7 +58,7 @@ def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bo
     D = padded(q, v, FORWARD_TILES)
     lse = lse.astype(np.float32, copy=False)
     sums = row_sums(g, out)
-    q, k, v, g = map(_with_whole_chunks, (q, k, v, g))
+    q, k, v, g = map(with_whole_chunks, (q, k, v, g))
     rows = g.reshape(B * H, *g.shape[2:])
     axis = 1 if L > 1 else 0  # of one row each, the next one is the next matrix
     g_stride = rows.strides[axis] // g.itemsize if rows.shape[axis] > 1 and g.size else 0
@@ -90,13 +88,3 @@ def _grad_keys_bytes(D: int) -> int:
 
 def _tile_bytes(D: int, rows: int) -> int:
     return rows * (D // PER_CHUNK + 1) * CHUNK_BYTES
-
-
-def _with_whole_chunks(x: Any) -> Any:
-    """``x`` (B, H, rows, features), or a copy of it, with rows that are multiples of 16 bytes apart."""
-    steps = [stride for size, stride in zip(x.shape[:3], x.strides[:3], strict=True) if size > 1]
-    if starts_at_vector(x) and not any(step % CHUNK_BYTES for step in steps):
-        return x
-    B, H, rows, features = x.shape
-    padded = padded_rows(x.reshape(math.prod((B, H)), rows, features))[:, :, :features]
-    return padded.reshape(B, H, rows, features)

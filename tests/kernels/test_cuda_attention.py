@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from attention_problems import SCALE, SIZES, by_definition, inputs
+from attention_problems import SCALE, SIZES, by_definition, growing, inputs
 
 from minigrad.kernels.cuda import attention
 
@@ -35,6 +35,42 @@ def test_matches_the_definition(backend, size, causal):
         compute(backend, *problem, causal), by_definition(*problem, causal), strict=True
     ):
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("D", "tile"), attention._forward)
+def test_every_tile(backend, monkeypatch, D, tile):
+    monkeypatch.setattr(attention, "forward_tile", lambda q, D: tile)
+    q, k, v, grad = inputs((1, 2, 150, 140, D, D - 5), FLOAT)
+    tolerance = 4 * (300 + 2 * D) * np.finfo(FLOAT).eps
+    for causal in (False, True):
+        wanted = by_definition(q, k, v, grad, causal)
+        for found, value in zip(compute(backend, q, k, v, grad, causal)[:2], wanted, strict=False):
+            np.testing.assert_allclose(found, value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["growing", "shrinking"])
+def test_scores_that_leave_the_reference_behind(backend, order):
+    q, k, v, grad = inputs((1, 1, 70, 300, 40, 24), FLOAT)
+    k = growing(k)[:, :, ::order].astype(FLOAT)
+    for causal in (False, True):
+        found, wanted = compute(backend, q, k, v, grad, causal), by_definition(q, k, v, grad, causal)
+        for x, y in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
+
+
+def test_scales_that_are_not_positive(backend):
+    q, k, v, _ = inputs((1, 2, 70, 100, 12, 8), FLOAT)
+    q, k, v = map(backend.put_strided, (-q, k, v))
+    out, lse = (backend.put(np.full(shape, np.nan, FLOAT)) for shape in ((1, 2, 70, 8), (1, 2, 70)))
+    attention.forward(out, lse, q, k, v, True, -SCALE)
+    wanted = by_definition(*inputs((1, 2, 70, 100, 12, 8), FLOAT), True)
+    np.testing.assert_allclose(backend.get(out), wanted[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(backend.get(lse), wanted[1], rtol=1e-4, atol=1e-4)
+    attention.forward(out, lse, q, k, v, True, 0.0)
+    seen = np.arange(1, 71)
+    means = np.cumsum(backend.get(v)[:, :, :70], axis=2, dtype=float) / seen[:, None]
+    np.testing.assert_allclose(backend.get(out), means, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(backend.get(lse), np.broadcast_to(np.log(seen), (1, 2, 70)), atol=1e-5)
 
 
 def test_large_scores_do_not_overflow(backend):
