@@ -187,6 +187,21 @@ def convolve_by_wgmma(device: mg.Device) -> list[str]:
     return wrong
 
 
+def attend_in_every_tile(device: mg.Device) -> list[str]:
+    """Run attention with all sizes of tiles, whatever suits the card; returns what is wrong. All keys are the
+    same, and values are 0 and 1 in turn."""
+    xp, wrong = device.xp, []
+    for D, tile in cuda.attention._forward:
+        q, k, v, out = (xp.ones((1, 2, 150, D), np.float32) for _ in range(4))
+        v *= xp.asarray(np.arange(150)[:, None] % 2, np.float32)
+        cuda.attention.forward(out, xp.empty(q.shape[:3], np.float32), q, k, v, False, 1.0, tile)
+        right = bool((out == 0.5).all())
+        told = f"attention of {D} features, tiles of {tile}"
+        print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
+        wrong += [] if right else [told]
+    return wrong
+
+
 def attend_by_wgmma(device: mg.Device) -> list[str]:
     """Run attention and its gradients by wgmma on both sizes of tiles; returns what is wrong. All keys are
     the same, and values are 0 and 1 in turn, so that all results are exact."""
@@ -454,6 +469,7 @@ def main() -> int:
     else:
         print(f"{device} does not have the tensor cores that conv2d_wgmma is for")
         modules.remove("conv2d_wgmma")
+    wrong += attend_in_every_tile(device)
     if cuda.attention_wgmma.is_supported(device.xp.empty(0)):
         wrong += attend_by_wgmma(device)
     else:

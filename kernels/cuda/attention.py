@@ -58,11 +58,13 @@ _grad_keys = _instances("attention_grad_keys", BACKWARD_TILES)
 _grad_queries = _instances("attention_grad_queries", BACKWARD_TILES)
 
 
-def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> None:
+def forward(
+    out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float, tile: Any = None
+) -> None:
     """``out`` and ``lse``, by an online softmax over tiles of keys."""
     B, H, L, _ = q.shape
     D = padded(q, v)
-    tile = forward_tile(q, D)
+    tile = tile or forward_tile(q, D)
     q, k, v = map(with_whole_chunks, (q, k, v))
     _forward[D, tile].launch(
         B * H * blocks(L, tile[0]),
