@@ -121,7 +121,11 @@ def card_of(array: Any) -> int | None:
 
 
 def compute_capability(array: Any) -> int:
-    """Of the card that a CuPy array is on: 90 for an H200."""
+    """Of the card that ``array`` is on, 90 for an H200, or of the one that the simulator stands in for."""
+    if isinstance(array, np.ndarray):
+        from ..sim import get_architecture
+
+        return int(get_architecture()[3:5])
     return _compute_capability(array.data.device_id)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import attribute, workspace
+from . import most_shared_bytes, workspace
 from .matmul_tensor_core import CHUNK_BYTES, padded_rows
 from .vector import starts_at_vector
 
@@ -42,7 +42,7 @@ FORWARD_TILES = {
     128: ((64, 32), (32, 32)),
 }
 BACKWARD_TILES = {32: (64, 64), 64: (64, 64), 128: (32, 32)}
-RESERVED = 1024  # bytes of shared memory, which a card takes for each block
+RESERVED = 1024  # bytes of a multiprocessor's shared memory, which a card takes for each block
 
 
 def _instances(kernel: str, tiles: dict[int, tuple[int, int]]) -> dict[int, CudaKernel]:
@@ -101,9 +101,7 @@ def padded(q: Any, v: Any, tiles: Iterable[int] = FORWARD_TILES) -> int:
 def forward_tile(q: Any, D: int) -> tuple[int, int]:
     """How many queries and keys are in a tile of the forward kernel, where ``q`` is."""
     *larger, smallest = FORWARD_TILES[D]
-    if isinstance(q, np.ndarray):
-        return FORWARD_TILES[D][0]
-    there = attribute(q, "MaxSharedMemoryPerMultiprocessor")
+    there = most_shared_bytes(q) + RESERVED
     return next((tile for tile in larger if 2 * (_tile_bytes(D, *tile) + RESERVED) <= there), smallest)
 
 

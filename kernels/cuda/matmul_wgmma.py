@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import sim
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
@@ -81,10 +80,8 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
 
 
 def is_supported(array: Any) -> bool:
-    """Whether the device of ``array`` can run these kernels: a card of compute capability 9.0, or the
-    simulator where it stands in for one (``sim.architecture("sm_90a")``)."""
-    if isinstance(array, np.ndarray):
-        return sim.get_architecture() == _source.architecture
+    """Whether the device of ``array`` can run these kernels: a card of capability 9.0, or its simulator
+    (``sim.architecture("sm_90a")``)."""
     return compute_capability(array) == COMPUTE_CAPABILITY
 
 

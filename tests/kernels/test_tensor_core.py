@@ -495,6 +495,18 @@ def test_high_precision_is_tf32(rng, high_precision):
     np.testing.assert_array_equal(out, check_product("tf32", a, b))
 
 
+def test_a_card_before_ampere_multiplies_halves_in_float32(rng):
+    a, b = (
+        mg.tensor(rng.standard_normal(shape).astype(np.float16), device="sim")
+        for shape in ((9, 40), (40, 12))
+    )
+    with sim.architecture("sm_75"), sim.profile() as launches:
+        assert not matmul_tensor_core.is_supported(a.numpy())
+        out = a @ b
+    assert launches and not any("tensor_core" in launch.kernel for launch in launches)
+    np.testing.assert_array_equal(out.numpy(), (a.float() @ b.float()).half().numpy())
+
+
 def test_unknown_precision():
     with pytest.raises(ValueError, match="expected one of highest, high, medium, got 'low'"):
         mg.set_float32_matmul_precision("low")
