@@ -224,7 +224,7 @@ def test_operands_in_16_bits_are_read_where_they_lie(launches):
         (a[8:24, 8:64], b[8:64, 8:], "false, true"),
     ):
         name, _, maps, shape = launched(launches, left, right)
-        assert name == f"matmul_wgmma<T, {layouts}>"
+        assert name == f"matmul_wgmma<__half, {layouts}>"
         assert [m[0] for m in maps[:2]] == [address(left), address(right)] and shape["out_by_boxes"]
     name, _, (a_map, b_map, out_map), _ = launched(launches, a, b)
     assert a_map[1:8] == (1, 2, 72, 40, 1, 144, 5760)  # 16 bits: inner size first, strides in bytes
@@ -236,10 +236,10 @@ def test_other_operands_are_copied_to_rows_of_whole_vectors(launches):
     a, b = aligned(40, 72), aligned(72, 64)
     for left in (aligned(40, 73)[:, 1:], a[::-1], np.broadcast_to(a[:1], (40, 72)), aligned(40, 80)[:, 4:76]):
         name, _, (a_map, *_), _ = launched(launches, left, b)
-        assert name == "matmul_wgmma<T, false, true>" and a_map[0] != address(left)
+        assert name == "matmul_wgmma<__half, false, true>" and a_map[0] != address(left)
         assert a_map[3:8] == (72, 40, 1, 144, 5760)
     name, _, (a_map, *_), _ = launched(launches, aligned(72, 41).T[:40], b)
-    assert name == "matmul_wgmma<T, true, true>" and a_map[3:7] == (40, 72, 1, 80)
+    assert name == "matmul_wgmma<__half, true, true>" and a_map[3:7] == (40, 72, 1, 80)
     assert launched(launches, a[:, :5], b[:5])[2][0][3:7] == (5, 40, 1, 144)
 
 
