@@ -7,7 +7,6 @@ one key, and at most ``MAX_FEATURES`` features.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -118,10 +117,13 @@ def _tile_bytes(D: int, queries: int, keys: int) -> int:
 def with_whole_chunks(x: Any) -> Any:
     """``x`` (B, H, rows, features), or a copy of it, with rows that are multiples of 16 bytes apart."""
     steps = [stride for size, stride in zip(x.shape[:3], x.strides[:3], strict=True) if size > 1]
-    if starts_at_vector(x) and not any(step % CHUNK_BYTES for step in steps):
-        return x
+    return x if starts_at_vector(x) and not any(n % CHUNK_BYTES for n in steps) else copied(x)
+
+
+def copied(x: Any) -> Any:
+    """A copy of ``x`` (B, H, rows, features), with rows that are multiples of 16 bytes apart."""
     B, H, rows, features = x.shape
-    padded = padded_rows(x.reshape(math.prod((B, H)), rows, features))[:, :, :features]
+    padded = padded_rows(x.reshape(B * H, rows, features))[:, :, :features]
     return padded.reshape(B, H, rows, features)
 
 

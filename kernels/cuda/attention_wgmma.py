@@ -6,7 +6,6 @@ are neighbours and all else is multiples of 16 bytes apart; else it is given cop
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import attention_tensor_core, tensor_map
-from .attention import padded, shape_of
-from .matmul_tensor_core import padded_rows
+from .attention import copied, padded, shape_of
 from .matmul_wgmma import BOX_ALIGNMENT, BOX_BYTES, BOX_ROWS, THREADS, is_supported
 
 __all__ = ["forward", "is_supported"]
@@ -60,8 +58,4 @@ def shared_bytes(D: int) -> int:
 
 def for_copy_engine(x: Any) -> Any:
     """``x`` (B, H, rows, features), or a copy of it that the copy engine can read."""
-    if tensor_map.fits(x):
-        return x
-    B, H, rows, features = x.shape
-    padded = padded_rows(x.reshape(math.prod((B, H)), rows, features))[:, :, :features]
-    return padded.reshape(B, H, rows, features)
+    return x if tensor_map.fits(x) else copied(x)
