@@ -31,6 +31,7 @@ import datetime
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -296,11 +297,11 @@ def first_line(*command: str) -> str | None:
     return (done.stdout.strip().splitlines() or [None])[0]
 
 
-def measured(bench: Bench, done: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
-    """Every row in turn; if a process before this one has ended, those after the ones that it has ``done``.
+def measured(bench: Bench, only: str, done: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    """Every row in whose name and size ``only``, a regular expression, is found.
 
-    One that fails says why; those after the time is over are left out, and named. One that takes this process
-    with it is the last.
+    If a process before this one has ``done`` some of them, those after its last. A row that fails says why;
+    those after the time is over are left out, and named. One that takes this process with it is the last.
     """
     steps = (PLAIN, CAPTURED, *((AUTOCAST, AUTOCAST_CAPTURED) if BFLOAT16 else ()))
     todo = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
@@ -309,13 +310,16 @@ def measured(bench: Bench, done: list[dict[str, Any]] | None) -> Iterator[dict[s
     for case in cases(bench.quick, bench.device.type):
         todo.append((case.name, case.size, functools.partial(row, bench, case)))
     todo += [one for one in suite if "training step" not in one[0]]
+    todo = [(name, size, run) for name, size, run in todo if re.search(only, f"{name} {size}")]
     if done is not None:
-        todo = todo[len(done) :]
-        if todo and not (done and done[-1].get("lost")):  # it did not come to tell
+        told = [row for row in done if "skipped" not in row]
+        todo = todo[len(told) :]
+        if todo and told == done and not (done and done[-1].get("lost")):  # it did not come to tell
             name, size, _ = todo.pop(0)
             yield {"name": name, "size": size, "failure": "the process ended in this row"}
     for name, size, run in todo:
-        if time.monotonic() > bench.stop:
+        began = time.monotonic()
+        if began > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}
             continue
         try:
@@ -327,7 +331,7 @@ def measured(bench: Bench, done: list[dict[str, Any]] | None) -> Iterator[dict[s
             if bench.has_lost_the_card():
                 yield found | {"lost": True}
                 return
-        yield found
+        yield found | {"seconds": round(time.monotonic() - began, 2)}
         if bench.on_card:
             bench.xp.get_default_memory_pool().free_all_blocks()
             if bench.torch:
@@ -374,6 +378,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the results to this file, anew after every row")
     parser.add_argument("--resume", action="store_true", help="go on after the rows that the file has")
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows in whose name and size it is found")
     options = parser.parse_args()
     try:
         bench = Bench(options.device, options.quick, options.seconds)
@@ -395,12 +400,16 @@ def main() -> int:
         header(bench, result)
         if options.json:
             save(result, options.json)
-        for found in measured(bench, list(result["rows"]) if resumed else None):
+        done = list(result["rows"]) if resumed else None
+        result["rows"] = [row for row in result["rows"] if "skipped" not in row]
+        for found in measured(bench, options.only, done):
             print(line(found), flush=True)
             result["rows"].append(found)
-            if options.json:
+            if options.json and "skipped" not in found:
                 save(result, options.json)
-        if result["rows"][-1].get("lost"):
+        if options.json:
+            save(result, options.json)
+        if any(row.get("lost") for row in result["rows"][-1:]):
             sys.stdout.flush()
             os._exit(TAKEN_DOWN)  # without a card nothing can be given back
     return 1 if any("failure" in found for found in result["rows"]) else 0
