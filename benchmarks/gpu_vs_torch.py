@@ -18,7 +18,8 @@ pair of times, of the card alone: it is kept busy until all calls of a sample wa
 ceiling are of these.
 
 A row that loses the CUDA context, or does not end, takes the process with it: the exit status is then 3, and
-with --resume a new process goes on after that row (``gpu.sh`` does so).
+with --resume a new process goes on after that row (``gpu.sh`` does so). Most of the time of a first run goes
+into compiling kernels; with --compile all cores do that beforehand.
 
 Times on the simulator say nothing about speed.
 """
@@ -297,20 +298,29 @@ def first_line(*command: str) -> str | None:
     return (done.stdout.strip().splitlines() or [None])[0]
 
 
-def measured(bench: Bench, only: str, done: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
-    """Every row in whose name and size ``only``, a regular expression, is found.
+Row = tuple[str, str, Callable[[], dict[str, Any]]]
 
-    If a process before this one has ``done`` some of them, those after its last. A row that fails says why;
-    those after the time is over are left out, and named. One that takes this process with it is the last.
-    """
+"""(name, size, function that measures)"""
+
+
+def rows(bench: Bench, only: str) -> list[Row]:
+    """All rows in whose name and size ``only``, a regular expression, is found."""
     steps = (PLAIN, CAPTURED, *((AUTOCAST, AUTOCAST_CAPTURED) if BFLOAT16 else ()))
-    todo = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
+    found = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
     suite = [(name, "", run) for name, run in gpu_suite.rows(bench)]
-    todo += [one for one in suite if "training step" in one[0]]
+    found += [one for one in suite if "training step" in one[0]]
     for case in cases(bench.quick, bench.device.type):
-        todo.append((case.name, case.size, functools.partial(row, bench, case)))
-    todo += [one for one in suite if "training step" not in one[0]]
-    todo = [(name, size, run) for name, size, run in todo if re.search(only, f"{name} {size}")]
+        found.append((case.name, case.size, functools.partial(row, bench, case)))
+    found += [one for one in suite if "training step" not in one[0]]
+    return [(name, size, run) for name, size, run in found if re.search(only, f"{name} {size}")]
+
+
+def measured(bench: Bench, todo: list[Row], done: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    """Every row of ``todo``; if a process before this one has ``done`` some of them, those after its last.
+
+    A row that fails says why; those after the time is over are left out, and named. One that takes this
+    process with it is the last.
+    """
     if done is not None:
         told = [row for row in done if "skipped" not in row]
         todo = todo[len(told) :]
@@ -336,6 +346,22 @@ def measured(bench: Bench, only: str, done: list[dict[str, Any]] | None) -> Iter
             bench.xp.get_default_memory_pool().free_all_blocks()
             if bench.torch:
                 bench.torch.cuda.empty_cache()
+
+
+def compile_share(bench: Bench, only: str, share: int, shares: int) -> None:
+    """Call every ``shares``-th of our rows once, from row ``share`` on, whatever comes of it."""
+    bench.rates = {"copy": 1.0, "matrix": 1.0}
+    for _ in measured(bench, rows(bench, only)[share::shares], None):
+        pass
+
+
+def compile_all(only: str, seconds: float, device: str, quick: bool) -> int:
+    """Compile the kernels of the rows in as many processes as there are cores."""
+    shares = os.cpu_count() or 1
+    command = [sys.executable, __file__, "--compile", "--device", device, "--seconds", str(seconds)]
+    command += ["--only", only] + ["--quick"] * quick
+    workers = [subprocess.Popen([*command, "--share", str(n), str(shares)]) for n in range(shares)]
+    return max(worker.wait() for worker in workers)
 
 
 @contextlib.contextmanager
@@ -379,15 +405,25 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results to this file, anew after every row")
     parser.add_argument("--resume", action="store_true", help="go on after the rows that the file has")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows in whose name and size it is found")
+    parser.add_argument(
+        "--compile", action="store_true", help="measure nothing, but compile all kernels, on all cores"
+    )
+    parser.add_argument("--share", type=int, nargs=2, help=argparse.SUPPRESS)  # of a process of --compile
     options = parser.parse_args()
+    if options.compile and not options.share:
+        return compile_all(options.only, options.seconds, options.device, options.quick)
     try:
-        bench = Bench(options.device, options.quick, options.seconds)
+        bench = Bench(options.device, options.quick, options.seconds, options.compile)
     except mg.errors.DeviceError as error:
         print(error, file=sys.stderr)
         return 2
     if not bench.on_card and not options.quick:
         parser.error("without a card only the --quick form makes sense")
 
+    if options.compile:
+        with bench.device.active():
+            compile_share(bench, options.only, *options.share)
+        return 0
     resumed = options.resume and options.json and options.json.exists()
     result: dict[str, Any] = json.loads(options.json.read_text()) if resumed else describe(bench)
     with bench.device.active():
@@ -402,7 +438,7 @@ def main() -> int:
             save(result, options.json)
         done = list(result["rows"]) if resumed else None
         result["rows"] = [row for row in result["rows"] if "skipped" not in row]
-        for found in measured(bench, options.only, done):
+        for found in measured(bench, rows(bench, options.only), done):
             print(line(found), flush=True)
             result["rows"].append(found)
             if options.json and "skipped" not in found:

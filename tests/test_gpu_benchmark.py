@@ -131,6 +131,17 @@ def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_p
 
 
 @needs_simulator
+def test_kernels_can_be_compiled_beforehand(repo_root, tmp_path):
+    script = repo_root / "benchmarks/gpu_vs_torch.py"
+    arguments = "--device", "sim", "--quick", "--only", "^softmax", "--seconds", 100
+    done = run(sys.executable, script, *arguments, "--compile", MINIGRAD_CACHE=tmp_path)
+    assert done.returncode == 0 and not done.stdout, done.stderr
+    compiled = set(tmp_path.rglob("*.so"))
+    assert run(sys.executable, script, *arguments, MINIGRAD_CACHE=tmp_path).returncode == 0
+    assert compiled and not set(tmp_path.rglob("*softmax*.so")) - compiled
+
+
+@needs_simulator
 def test_every_kernel_is_launched_and_right(repo_root):
     done = run(sys.executable, repo_root / "benchmarks/gpu_every_kernel.py", "--device", "sim")
     assert done.returncode == 0, done.stdout + done.stderr
