@@ -39,7 +39,7 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     B, H, L, V = out.shape
     if 0 in (*out.shape, q.shape[-1]) or max(L, k.shape[2]) > tensor_map.LARGEST_SIZE:
         return attention_tensor_core.forward(out, lse, q, k, v, is_causal, scale)
-    D = padded(q, v, _forward)
+    D = padded_features(q, v)
     q, k, v = map(for_copy_engine, (q, k, v))
     whole = out.reshape(B * H, L, V)
     by_boxes = tensor_map.fits(whole)
@@ -48,6 +48,11 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
     shape = shape_of(q, k, v, is_causal, scale)
     arguments = (out, lse, strided(q), strided(k), strided(v), *maps, by_boxes, shape)
     _forward[D].launch(B * H * blocks(L, QUERIES), THREADS, arguments, shared_bytes(D))
+
+
+def padded_features(q: Any, v: Any) -> int:
+    """The size of the features in tiles, D."""
+    return padded(q, v, _forward)
 
 
 def shared_bytes(D: int) -> int:

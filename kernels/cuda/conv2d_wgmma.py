@@ -21,11 +21,21 @@ from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, 
 from .conv2d_tensor_core import channels_last, in_order, one_group
 from .matmul_tensor_core import element_of
 from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
-from .tensor_map import ALIGNMENT
+from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
 
-__all__ = ["ALIGNMENT", "fits", "forward", "input_grad", "is_supported", "weight_grad"]
+__all__ = [
+    "ALIGNMENT",
+    "fits",
+    "forward",
+    "input_grad",
+    "is_supported",
+    "share_at_work",
+    "weight_grad",
+    "weight_grad_share_at_work",
+]
 
 COLUMNS = (64, 128, 256)  # of a tile
+STEP_BYTES = BOX_ROW_BYTES  # of the channels of a pixel
 HALVES = ("__half", "__nv_bfloat16")
 PART = 1024  # the fewest pixels that are worth a block of their own
 SQUARE, SQUARE_THREADS = 32, 8  # of conv2d_add_parts_wgmma
@@ -89,11 +99,8 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     made, channels, *kernel = out.shape
     taps, element = kernel[0] * kernel[1], element_of(out)
     pixels = shape["N"] * shape["OH"] * shape["OW"]
-    rows = blocks(taps * blocks(channels, BOX_ROWS) * BOX_ROWS, CLUSTER * TILE_M)
     at_once = matmul_wgmma.multiprocessors(out) // CLUSTER
-    tile = tile or min(COLUMNS, key=lambda tile: blocks(made, tile) * _loads(tile))
-    clusters = rows * blocks(made, tile)
-    parts = max(min(at_once // clusters, pixels // PART), 1)
+    tile, clusters, parts = _cut(taps, channels, made, pixels, at_once, tile)
     length = blocks(blocks(pixels, parts), BOX_ROWS) * BOX_ROWS
     parts = blocks(pixels, length)
     source, grads = channels_last(x), _pixels(grad_output)
@@ -109,6 +116,20 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     squares = blocks(taps * channels, SQUARE) * blocks(made, SQUARE)
     arguments = (strided(out), partial, parts, taps, channels, made, is_channels_last(out))
     _add_parts[element].launch(squares, (SQUARE, SQUARE_THREADS), arguments)
+
+
+def share_at_work(array: Any, pixels: int, made: int) -> float:
+    """Of the places that the card of ``array`` has for clusters, those that a result of so many pixels and
+    channels fills."""
+    rows, at_once = blocks(pixels, CLUSTER * TILE_M), matmul_wgmma.multiprocessors(array) // CLUSTER
+    return min(rows * blocks(made, _tile(rows, made, at_once)) / at_once, 1)
+
+
+def weight_grad_share_at_work(array: Any, taps: int, channels: int, made: int, pixels: int) -> float:
+    """The same for the gradient of a weight, from an output of so many pixels."""
+    at_once = matmul_wgmma.multiprocessors(array) // CLUSTER
+    _, clusters, parts = _cut(taps, channels, made, pixels, at_once)
+    return min(clusters * parts / at_once, 1)
 
 
 def fits(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple) -> bool:
@@ -213,7 +234,7 @@ def _convolve(
     weights_map = tensor_map.describe(weights, as_tf32)
     out_map = tensor_map.describe(matrix) if by_boxes else source_map  # which is then not used
     rows, at_once = blocks(pixels, CLUSTER * TILE_M), matmul_wgmma.multiprocessors(out) // CLUSTER
-    tile = tile or min(COLUMNS, key=lambda tile: blocks(rows * blocks(made, tile), at_once) * _loads(tile))
+    tile = tile or _tile(rows, made, at_once)
     arguments = (
         *(strided(out), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
         *(walk.filter(weight.shape[2:]), pixels, made, images.shape[1], relu, by_boxes),
@@ -222,9 +243,24 @@ def _convolve(
     kernels[element_of(out), tile].launch(grid, THREADS, arguments, SHARED_BYTES)
 
 
+def _tile(rows: int, made: int, at_once: int) -> int:
+    """How many columns a tile of so many rows of clusters has, of which there are places for ``at_once``."""
+    return min(COLUMNS, key=lambda tile: blocks(rows * blocks(made, tile), at_once) * _loads(tile))
+
+
+def _cut(
+    taps: int, channels: int, made: int, pixels: int, at_once: int, tile: int | None = None
+) -> tuple[int, int, int]:
+    """Of the gradient for a weight: the columns of a tile, how many clusters make each part, and how many
+    parts of the pixels there are."""
+    rows = blocks(taps * blocks(channels, BOX_ROWS) * BOX_ROWS, CLUSTER * TILE_M)
+    tile = tile or min(COLUMNS, key=lambda tile: blocks(made, tile) * _loads(tile))
+    clusters = rows * blocks(made, tile)
+    return tile, clusters, max(min(at_once // clusters, pixels // PART), 1)
+
+
 def _loads(tile: int) -> float:
-    """What a step of a tile with so many columns takes: the boxes that a block loads. An estimate, which a
-    card has yet to confirm."""
+    """What a step of a tile with so many columns takes: the boxes that a block loads. An estimate."""
     return TILE_M / BOX_ROWS + tile / BOX_ROWS / CLUSTER
 
 

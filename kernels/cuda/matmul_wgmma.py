@@ -90,6 +90,14 @@ def fills_tiles(M: int, N: int) -> bool:
     return 2 * min(M, N) >= TILE_M
 
 
+def share_at_work(array: Any, batches: int, M: int, N: int) -> float:
+    """Of the sums that the card of ``array`` could make in the time of such products, those that are wanted:
+    tiles hang over the edges, and the last ones do not keep all multiprocessors busy."""
+    at_once = multiprocessors(array) // CLUSTER
+    clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
+    return batches * M * N / (blocks(clusters, at_once) * at_once * CLUSTER * TILE_M * TILE_N)
+
+
 def multiprocessors(array: Any) -> int:
     """How many the device of ``array`` has."""
     if isinstance(array, np.ndarray):

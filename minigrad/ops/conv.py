@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dispatch import KEPT, only_if_selected
+from minigrad.dispatch import KEPT
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -400,7 +400,7 @@ for _op, _pass, _conditions in (
     )
     _register(
         *(_op, ("cuda", "sim"), "wgmma", getattr(cuda.conv2d_wgmma, _pass), on_card.suits_wgmma),
-        prefer=only_if_selected,
+        prefer=on_card.prefers_wgmma,
         dtypes="f2 bf16 f4" if _pass == "forward" else "f2 bf16",
         layout="strided",
         channels_last=KEPT,

@@ -6,12 +6,14 @@ The conditions of Winograd's kernels are those of the CPU's, in :mod:`.conv_choi
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from minigrad.kernels import cuda
 from minigrad.kernels.channels_last import is_channels_last
+from minigrad.ops.windows import output_size
 from minigrad.precision import get_convolution_precision, get_float32_matmul_precision
 
 # With fewer rows than this most of a tile of 64 would be computed in vain, and the direct kernel does less.
@@ -156,6 +158,51 @@ def suits_wgmma(
         and suits_tensor_cores(first, second, groups=groups)
         and cuda.conv2d_wgmma.is_supported(first)
     )
+
+
+# wgmma's time over that of mma.sync, on an H200 in bfloat16: forward 0.41 to 0.75, the gradient for the input
+# 0.37 to 0.59, that for the weight 0.31 to 0.91, where there are tiles for most multiprocessors and channels
+# for whole steps and tiles; about the same where there are tiles for a quarter (8 images of 512 x 7 x 7). A
+# step has 128 bytes of channels, a tile 64 channels or more, and what is missing there costs as much as what
+# is there. The gradient for a kernel of 1 x 1 has few rows and many parts, which are added up then: 1.60.
+LEAST_SHARE_AT_WORK = 0.5
+LEAST_SHARE_OF_CHANNELS = 2 / 3
+
+
+def prefers_wgmma(
+    first: Any,
+    second: Any,
+    bias: Any = None,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    input_size: Any = None,
+    kernel_size: Any = None,
+) -> bool:
+    wgmma, images = cuda.conv2d_wgmma, first.shape[0]
+    if kernel_size is not None:
+        if kernel_size == (1, 1):
+            return False
+        made, channels, pixels = first.shape[1], second.shape[1], images * prod(first.shape[2:])
+        at_work = wgmma.weight_grad_share_at_work(first, prod(kernel_size), channels, made, pixels)
+    else:
+        made, channels = second.shape[:2] if input_size is None else second.shape[1::-1]
+        if input_size is None:
+            input_size = output_size("conv2d", first.shape[2:], second.shape[2:], stride, padding, dilation)
+        pixels = images * prod(input_size)
+        at_work = wgmma.share_at_work(first, pixels, made)
+    step = wgmma.STEP_BYTES // first.itemsize
+    return (
+        at_work >= LEAST_SHARE_AT_WORK
+        and _share(channels, step) * _share(made, min(wgmma.COLUMNS)) >= LEAST_SHARE_OF_CHANNELS
+    )
+
+
+def _share(n: int, per_block: int) -> float:
+    """How much of the blocks of so many is filled by ``n``."""
+    return n / (-(-n // per_block) * per_block)
 
 
 def decides(

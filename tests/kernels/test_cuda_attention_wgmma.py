@@ -9,7 +9,7 @@ from attention_problems import SCALE, TILE_SIZES, VIEWS, growing, inputs, larges
 import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.arguments import address
-from minigrad.kernels.cuda import attention_tensor_core, attention_wgmma
+from minigrad.kernels.cuda import attention_tensor_core, attention_wgmma, matmul_wgmma
 from minigrad.kernels.errors import KernelLaunchError
 from minigrad.kernels.launch import CudaKernel
 from minigrad.op import get_op
@@ -282,7 +282,8 @@ def test_a_scale_that_is_not_positive(launches):
             attention_wgmma.forward(x, lse, x, x, x, False, scale)
 
 
-def test_the_rung_is_chosen_by_use_kernel_alone(monkeypatch):
+def test_the_rung_is_preferred_for_many_queries_and_keys(monkeypatch):
+    monkeypatch.setattr(matmul_wgmma, "multiprocessors", lambda array: 132)
     for module in attention_wgmma, attention_tensor_core:
         monkeypatch.setattr(module, "is_supported", lambda array: True)
     q, k = np.zeros((1, 2, 30, 64), np.float16), np.zeros((1, 2, 40, 64), np.float16)
@@ -293,6 +294,16 @@ def test_the_rung_is_chosen_by_use_kernel_alone(monkeypatch):
         return kernel and kernel.name
 
     assert choose(q, k, k) == "tensor_core"
+    for shape, rung in (
+        ((8, 12, 1024, 64), "wgmma"),
+        ((8, 12, 512, 128), "wgmma"),
+        ((8, 12, 511, 64), "tensor_core"),
+        ((1, 8, 1024, 64), "tensor_core"),  # 64 blocks of 128 queries
+        ((8, 12, 1024, 32), "tensor_core"),  # half of each tile of features
+        ((8, 12, 1024, 80), "tensor_core"),
+    ):
+        x = np.empty(shape, np.float16)
+        assert choose(x, x, x) == rung
     with mg.use_kernel("attention", "wgmma"):
         assert choose(q, k, k) == "wgmma"
         assert choose(q, k[:, :, :0], k[:, :, :0]) is None

@@ -8,7 +8,7 @@ from attention_problems import SCALE, TILE_SIZES, VIEWS, by_definition, inputs, 
 
 import minigrad as mg
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import attention_tensor_core, attention_wgmma_grad
+from minigrad.kernels.cuda import attention_tensor_core, attention_wgmma_grad, matmul_wgmma
 from minigrad.kernels.errors import KernelLaunchError
 from minigrad.op import get_op
 
@@ -149,7 +149,8 @@ def test_the_simulator_in_the_place_of_another_card():
         attention_wgmma_grad.backward((x, x, x), x, (x, x, x), x, lse, False, 1.0)
 
 
-def test_the_rung_is_chosen_by_use_kernel_alone(monkeypatch):
+def test_the_rung_is_preferred_for_many_queries_and_keys(monkeypatch):
+    monkeypatch.setattr(matmul_wgmma, "multiprocessors", lambda array: 132)
     for module in attention_wgmma_grad, attention_tensor_core:
         monkeypatch.setattr(module, "is_supported", lambda array: True)
     q, k, lse = (
@@ -164,5 +165,8 @@ def test_the_rung_is_chosen_by_use_kernel_alone(monkeypatch):
         return kernel and kernel.name
 
     assert choose() == "tensor_core"
+    q = k = np.empty((8, 12, 1024, 64), np.float16)
+    assert choose() == "wgmma"
+    q, k = q[:1, :2, :30], k[:1, :2, :40]
     with mg.use_kernel("attention_grad", "wgmma"):
         assert choose() == "wgmma" and choose(lse) is None

@@ -269,10 +269,12 @@ def test_the_simulator_in_the_place_of_another_card():
 # ---- the choice --------------------------------------------------------------------------------------------
 
 
-def test_the_rung_is_for_channels_last_and_chosen_by_use_kernel_alone(monkeypatch):
+@pytest.fixture
+def choose(monkeypatch):
+    """The name of the kernel for these arrays on a card of 132 multiprocessors and wgmma."""
     for module in conv2d_wgmma, mg.kernels.cuda.conv2d_tensor_core:
         monkeypatch.setattr(module, "is_supported", lambda array: True)
-    x, weight, grad = images(2, 16, 8, 8), images(24, 16, 3, 3), images(2, 24, 8, 8)
+    monkeypatch.setattr(matmul_wgmma, "multiprocessors", lambda array: 132)
     options = {"stride": ONE, "padding": ONE, "dilation": ONE, "groups": 1}
 
     def choose(op, *arrays, **changed):
@@ -280,6 +282,11 @@ def test_the_rung_is_for_channels_last_and_chosen_by_use_kernel_alone(monkeypatc
         kernel = kernels.choose("cuda", arrays[0].dtype, list(arrays), options | changed)
         return kernel and kernel.name
 
+    return choose
+
+
+def test_the_rung_is_for_channels_last(choose):
+    x, weight, grad = images(2, 16, 8, 8), images(24, 16, 3, 3), images(2, 24, 8, 8)
     calls = {
         "conv2d": ((x, weight, None), {}),
         "conv2d_input_grad": ((grad, weight), {"input_size": (8, 8)}),
@@ -297,3 +304,31 @@ def test_the_rung_is_for_channels_last_and_chosen_by_use_kernel_alone(monkeypatc
         assert choose("conv2d", images(2, 9, 8, 8), images(24, 9, 3, 3), None) is None
     with mg.use_kernel("conv2d_input_grad", "wgmma", "cuda"):
         assert choose("conv2d_input_grad", grad, weight, input_size=(16, 16), stride=(2, 2)) is None
+
+
+# (N, C, O, H = W, kernel, stride), and which of the passes are computed by wgmma
+CHOICES = [
+    ((64, 64, 64, 56, 3, 1), "forward input weight"),
+    ((128, 128, 128, 28, 3, 1), "forward input weight"),
+    ((64, 64, 128, 56, 3, 2), "forward weight"),
+    ((64, 256, 64, 56, 1, 1), "forward input"),
+    ((64, 512, 512, 7, 3, 1), "forward input weight"),
+    ((8, 512, 512, 7, 3, 1), "weight"),  # tiles for a quarter of the multiprocessors, but for all taps
+    ((128, 32, 64, 32, 3, 1), ""),  # half of each step would be zeros
+    ((128, 64, 32, 32, 3, 1), ""),
+    ((128, 96, 64, 32, 3, 1), "forward input weight"),
+]
+
+
+@pytest.mark.parametrize(("layer", "by_wgmma"), CHOICES, ids=str)
+def test_it_is_preferred_where_there_are_tiles_and_channels_for_it(choose, layer, by_wgmma):
+    N, C, O, size, kernel, stride = layer  # noqa: E741
+    padding, made = (kernel // 2,) * 2, size // stride
+    x, weight, grad = images(N, C, size, size), images(O, C, kernel, kernel), images(N, O, made, made)
+    options = {"stride": (stride,) * 2, "padding": padding}
+    found = {
+        "forward": choose("conv2d", x, weight, None, **options),
+        "input": choose("conv2d_input_grad", grad, weight, input_size=(size, size), **options),
+        "weight": choose("conv2d_weight_grad", grad, x, kernel_size=(kernel,) * 2, **options),
+    }
+    assert [name for name, rung in found.items() if rung == "wgmma"] == by_wgmma.split()

@@ -8,7 +8,7 @@ import pytest
 import minigrad as mg
 from minigrad.kernels import sim
 from minigrad.kernels.arguments import address, bfloat16_bits
-from minigrad.kernels.cuda import matmul_wgmma
+from minigrad.kernels.cuda import matmul_tensor_core, matmul_wgmma
 from minigrad.kernels.errors import KernelLaunchError
 from minigrad.kernels.launch import CudaKernel
 
@@ -279,6 +279,31 @@ def test_empty_products_are_left_to_the_other_kernel(launches, monkeypatch):
     for M, N, K in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
         matmul_wgmma.wgmma(*(np.zeros(shape, np.float16) for shape in ((M, N), (M, K), (K, N))))
     assert len(left) == 3 and not launches
+
+
+PREFERRED = [  # (batch, M, K, N), and whether it is computed by wgmma on 132 multiprocessors
+    ((4096, 4096, 4096), True),
+    ((8192, 1024, 4096), True),
+    ((2048, 2048, 2048), True),
+    ((2049, 2048, 2049), False),  # a second round of tiles, most of it for nothing
+    ((1024, 1024, 1024), False),  # tiles for a quarter of the multiprocessors
+    ((4096, 512, 128), False),  # half of each tile hangs over
+    ((64, 512, 1024, 256), True),
+    ((4096, 64, 4096), False),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize(("size", "preferred"), PREFERRED, ids=str)
+def test_it_is_preferred_where_most_sums_of_its_tiles_are_wanted(monkeypatch, size, preferred, dtype):
+    for module in matmul_wgmma, matmul_tensor_core:
+        monkeypatch.setattr(module, "is_supported", lambda array: True)
+    monkeypatch.setattr(matmul_wgmma, "multiprocessors", lambda array: 132)
+    *batch, M, K, N = size
+    a, b = np.empty((*batch, M, K), dtype), np.empty((*batch, K, N), dtype)
+    monkeypatch.setattr("minigrad.precision._precision", "high")
+    kernel = mg.get_op("matmul").kernels.choose("cuda", a.dtype, [a, b], {})
+    assert kernel.name == ("wgmma" if preferred else "tensor_core")
 
 
 def test_shapes_that_do_not_fit():
