@@ -98,7 +98,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
             (image, (8, 1, 3, 3)),
         ),
         "conv2d of large tiles": (large_tiles, ((1, 40, 3, 3), (72, 40, 1, 1), (40, 72, 3, 1))),
-        "depthwise conv2d of small squares": (small_squares, ((8, 2, 9, 11), (2, 1, 3, 3), (4, 1, 5, 5))),
+        "depthwise conv2d of small squares": (small_squares, ((8, 2, 9, 11), (4, 1, 3, 3), (4, 1, 5, 5))),
         # So many outputs that the sums of the weight's gradient are cut into parts.
         "conv2d of one channel": (
             lambda x, w: FUNCTIONS.conv2d(x, w),
@@ -204,10 +204,14 @@ def large_tiles(x: mg.Tensor, w: mg.Tensor, v: mg.Tensor) -> mg.Tensor:
     return FUNCTIONS.conv2d(FUNCTIONS.conv2d(x, w), v)
 
 
-def small_squares(x: mg.Tensor, w3: mg.Tensor, w5: mg.Tensor) -> mg.Tensor:
-    """Depthwise convolutions of 3x3 and 5x5, at strides of 1 and 2, one after the other."""
-    x = FUNCTIONS.conv2d(FUNCTIONS.conv2d(x, w3, None, 1, 1, 1, 2), w3, None, 2, 1, 1, 2)
-    return FUNCTIONS.conv2d(FUNCTIONS.conv2d(x, w5, None, 1, 2, 1, 2)[:, :2], w5, None, 2, 2, 1, 2)
+def small_squares(x: mg.Tensor, *weights: mg.Tensor) -> mg.Tensor:
+    """Depthwise convolutions of 3x3 and 5x5, of two outputs a channel and of one, then at a stride of 2."""
+    for w in weights:
+        padding = w.shape[2] // 2
+        x = FUNCTIONS.conv2d(x, w, None, 1, padding, 1, 2)[:, :2]
+        for stride in (1, 2):
+            x = FUNCTIONS.conv2d(x, w[:2], None, stride, padding, 1, 2)
+    return x
 
 
 def elementwise(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
@@ -239,13 +243,15 @@ def pooled_last(*images: mg.Tensor) -> mg.Tensor:
     )
 
 
-def depthwise_strides(x: mg.Tensor, w3: mg.Tensor, w5: mg.Tensor) -> mg.Tensor:
-    """Depthwise convolutions of 3x3 and 5x5 at both strides that have kernels, as a sum; divided."""
-    every, other = (
-        FUNCTIONS.conv2d(x, w3, None, stride, 1, 1, 2) + FUNCTIONS.conv2d(x, w5, None, stride, 2, 1, 2)
-        for stride in (1, 2)
-    )
-    return (every[:, :, ::2, ::2] + other) / 64
+def depthwise_strides(x: mg.Tensor, *weights: mg.Tensor) -> mg.Tensor:
+    """The same of one layer each, as a sum, divided."""
+    total = 0.0
+    for w in weights:
+        padding = w.shape[2] // 2
+        every = FUNCTIONS.conv2d(x, w, None, 1, padding, 1, 2)[:, 2:]
+        every = every + FUNCTIONS.conv2d(x, w[:2], None, 1, padding, 1, 2)
+        total = total + every[:, :, ::2, ::2] + FUNCTIONS.conv2d(x, w[:2], None, 2, padding, 1, 2)
+    return total / 64
 
 
 def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
@@ -356,7 +362,7 @@ def calls_in_halves() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ..
         "max_pool2d of strips": (lambda x: both_strides(x, FUNCTIONS.max_pool2d), ((2, 2, 7, 16),)),
         "avg_pool2d of strips": (lambda x: both_strides(x, FUNCTIONS.avg_pool2d), ((2, 2, 7, 16),)),
         "sums of columns": (lambda x: x.sum((0, 2)) / 64, ((290, 3, 8),)),
-        "depthwise conv2d of small squares": (depthwise_strides, ((8, 2, 9, 11), (2, 1, 3, 3), (2, 1, 5, 5))),
+        "depthwise conv2d of small squares": (depthwise_strides, ((8, 2, 9, 11), (4, 1, 3, 3), (4, 1, 5, 5))),
         "depthwise conv2d": (
             lambda x, w: FUNCTIONS.conv2d(x, w, None, (2, 1), 1, 1, 4) / 64,
             ((2, 4, 7, 9), (8, 1, 4, 3)),

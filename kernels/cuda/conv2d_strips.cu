@@ -6,9 +6,11 @@
 // a strip, ROWS results of one column, and walks down its source rows: of each it reads the K pixels that its
 // column takes, into registers, and adds them to the up to K results that the row is part of. So a pixel is
 // read K times, not K K times, by neighbouring threads from the L1 cache; the weights stay in registers;
-// there is no shared memory, no barrier, and all loads of a strip are independent of each other.
+// there is no shared memory, no barrier, and all loads of a strip are independent of each other: those of the
+// next rows are under way while a row is added up.
 //
-//   forward      a strip of an output channel
+//   forward      a strip of an output channel; with FLIPPED weights, of what a stride of 1 makes of the
+//                gradient, for a channel in and out: the same sum, with the taps in the other order
 //   input_grad   a strip of pixels, S x S of them for each place of the source, S being the stride: which
 //                taps reach which of these is known at compile time
 //   weight_grad  a thread adds up K K sums over strips of its block's channel; the block adds those of its
@@ -24,6 +26,7 @@
 #include "rows.cuh"
 
 constexpr int STRIP_THREADS = 256;
+constexpr int LOADS_AHEAD = 16;  // that a thread has under way while it adds up the row before them
 
 // The K elements of a source row that a column takes, from `row` on; zeros for those outside.
 template <typename C, typename T, int K>
@@ -39,14 +42,15 @@ __device__ __forceinline__ void columns_inside(bool (&inside)[K], int first, int
     for (int j = 0; j < K; j++) inside[j] = unsigned(first + j) < unsigned(width);
 }
 
-template <typename C, typename T, int K>
+template <bool FLIPPED = false, typename C, typename T, int K>
 __device__ __forceinline__ void read_weights(C (&weights)[K][K], const T* from) {
 #pragma unroll
-    for (int tap = 0; tap < K * K; tap++) weights[tap / K][tap % K] = C(from[tap]);
+    for (int tap = 0; tap < K * K; tap++)
+        weights[tap / K][tap % K] = C(from[FLIPPED ? K * K - 1 - tap : tap]);
 }
 
 // Grid: one dimension, a thread for each strip of each of the N * O planes of out. bias may be null.
-template <typename T, int K, int S, int ROWS>
+template <typename T, int K, int S, int ROWS, bool FLIPPED>
 __global__ void __launch_bounds__(STRIP_THREADS)
 conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bool relu,
                       Conv2dShape s) {
@@ -58,22 +62,26 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bo
     const int y = first * S - s.pad_h, x = at.x * S - s.pad_w;
 
     using C = Computed<T>;
-    C weights[K][K], pixels[K], sums[ROWS];
+    constexpr int SOURCE_ROWS = (ROWS - 1) * S + K, AHEAD = LOADS_AHEAD / K;
+    C weights[K][K], pixels[SOURCE_ROWS][K], sums[ROWS];
     bool in_column[K];
-    read_weights(weights, weight + (long long)o * K * K);
+    read_weights<FLIPPED>(weights, weight + (long long)o * K * K);
     columns_inside(in_column, x, s.W);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) sums[r] = bias ? C(bias[o]) : C(0);
 
     const T* row = input + ((at.plane / s.O * s.C + c) * s.H + y) * s.W + x;
 #pragma unroll
-    for (int i = 0; i < (ROWS - 1) * S + K; i++, row += s.W) {
-        read_pixels(pixels, row, unsigned(y + i) < unsigned(s.H), in_column);
+    for (int next = 0; next < SOURCE_ROWS + AHEAD; next++, row += s.W) {
+        if (next < SOURCE_ROWS)
+            read_pixels(pixels[next], row, unsigned(y + next) < unsigned(s.H), in_column);
+        const int i = next - AHEAD;
+        if (i < 0) continue;
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
             if (0 <= i - r * S && i - r * S < K)
 #pragma unroll
-                for (int j = 0; j < K; j++) sums[r] += pixels[j] * weights[i - r * S][j];
+                for (int j = 0; j < K; j++) sums[r] += pixels[i][j] * weights[i - r * S][j];
     }
 
     T* to = out + (at.plane * s.OH + first) * s.OW + at.x;

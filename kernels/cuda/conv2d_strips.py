@@ -34,17 +34,21 @@ def _rows_of(function: str, kernel: int, stride: int, itemsize: int) -> int:
     return (SHORT_ROWS if kernel == 5 and itemsize == 2 else ROWS)[function][stride]
 
 
-def _instances(function: str, types: str = "T") -> dict[tuple[int, int, int], CudaKernel]:
+def _instances(
+    function: str, types: str = "T", more: str = "", strides: tuple[int, ...] = STRIDES
+) -> dict[tuple[int, int, int], CudaKernel]:
     """By the size of the kernel, the stride and the results in a strip."""
     sizes = {
         (kernel, stride, _rows_of(function, kernel, stride, itemsize))
-        for kernel, stride, itemsize in itertools.product(KERNELS, STRIDES, (2, 4))
+        for kernel, stride, itemsize in itertools.product(KERNELS, strides, (2, 4))
     }
     name = f"conv2d_strips_{function}<{types}"
-    return {(k, s, rows): CudaKernel(_source, f"{name}, {k}, {s}, {rows}>") for k, s, rows in sorted(sizes)}
+    kernels = {size: f"{name}, {', '.join(map(str, size))}{more}>" for size in sorted(sizes)}
+    return {size: CudaKernel(_source, kernel) for size, kernel in kernels.items()}
 
 
-_forward = _instances("forward")
+_forward = _instances("forward", more=", false")
+_flipped = _instances("forward", more=", true", strides=(1,))
 _input_grad = _instances("input_grad")
 _weight_grad = _instances("weight_grad", "Out, T")
 
@@ -58,14 +62,26 @@ def fits(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[
 def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """For groups of one channel: each thread makes a strip of results, whose pixels it keeps in registers."""
     shape = _shape(x, weight, out, options, bias)
-    instance = _instance("forward", shape, x)
+    _launch_forward(_forward, (out, x, weight, bias, relu), shape)
+
+
+def _launch_forward(kernels: dict[tuple[int, int, int], CudaKernel], arguments: tuple, shape: Any) -> None:
+    instance = _instance("forward", shape, arguments[0])
     strips = shape["N"] * shape["O"] * blocks(shape["OH"], instance[-1]) * shape["OW"]
-    _forward[instance].launch(blocks(strips, THREADS), THREADS, (out, x, weight, bias, relu, shape))
+    kernels[instance].launch(blocks(strips, THREADS), THREADS, (*arguments, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
-    """For groups of one channel: each thread makes a strip of pixels, of all phases of the stride."""
+    """For groups of one channel: each thread makes a strip of pixels, of all phases of the stride.
+
+    With a stride of 1 and one output channel each, it is the forward pass over the gradient, with the weights
+    flipped and the padding that brings it back to the input's size.
+    """
     shape = _shape(out, weight, grad_output, options)
+    pads = shape["KH"] - 1 - shape["pad_h"], shape["KW"] - 1 - shape["pad_w"]
+    if shape["stride_h"] == 1 and shape["O"] == shape["C"] and min(pads) >= 0:
+        flipped = _shape(grad_output, weight, out, (1, 1, *pads, 1, 1, shape["C"]))
+        return _launch_forward(_flipped, (out, grad_output, weight, None, False), flipped)
     instance = _instance("input_grad", shape, grad_output)
     _, stride, rows = instance
     strips = shape["N"] * shape["C"]
