@@ -260,8 +260,12 @@ def layer_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
 
 
 def batch_norm(x: mg.Tensor, weight: mg.Tensor, bias: mg.Tensor) -> mg.Tensor:
-    """With the batch's statistics; tanh, as the sum of the squares alone does not depend on ``x``."""
-    running = (mg.ones(x.shape[1], dtype=x.dtype, device=x.device) for _ in range(2))
+    """With the batch's statistics, which are followed by themselves and, as by the layer, with a count.
+
+    tanh, as the sum of the squares alone does not depend on ``x``."""
+    running = [mg.ones(x.shape[1], dtype=x.dtype, device=x.device) for _ in range(2)]
+    batches = mg.zeros(1, dtype=mg.int64, device=x.device)
+    FUNCTIONS.batch_norm(x.detach(), *running, training=True, num_batches_tracked=batches)
     return mg.tanh(FUNCTIONS.batch_norm(x, *running, weight, bias, training=True))
 
 

@@ -35,7 +35,7 @@ __all__ = [
 FLOATING_KINDS = "fV"
 """The kinds of the floating dtypes of tensors: NumPy's own, and bfloat16."""
 
-FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
+FLOAT16, FLOAT32, INT64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.int64)
 
 
 def bfloat16() -> np.dtype:

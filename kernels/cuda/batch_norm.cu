@@ -14,6 +14,7 @@
 //   batch_norm_grad        elementwise; each block adds up its channel's shares of channel_sums.cu's sums
 //   batch_norm_inference   elementwise, with statistics that are given
 //   batch_norm_follow      the running statistics
+//   batch_norm_follow_counting  + the number of batches that they come from
 //
 // A block of these walks along the elements of a channel, 16 bytes at a time (planes.cuh). For areas of a few
 // elements, where that would read lines of memory for little of them, and for images whose channels come last,
@@ -220,10 +221,8 @@ __global__ void __launch_bounds__(THREADS) batch_norm_inference(
 }
 
 // The running statistics moved by `momentum` towards those of a batch; `unbiased` is count / (count - 1).
-//
-// Grid: x = a thread for each channel.
 template <typename T>
-__global__ void batch_norm_follow(
+__device__ __forceinline__ void move_running(
     T* running_mean, T* running_var, const T* mean, const T* rstd, long long channels, T momentum, T unbiased,
     T eps
 ) {
@@ -232,6 +231,26 @@ __global__ void batch_norm_follow(
     const T variance = 1 / (rstd[c] * rstd[c]) - eps;  // all the digits that count beside eps
     running_mean[c] = running_mean[c] * (1 - momentum) + mean[c] * momentum;
     running_var[c] = running_var[c] * (1 - momentum) + (variance < 0 ? T(0) : variance) * unbiased * momentum;
+}
+
+// Grid: x = a thread for each channel.
+template <typename T>
+__global__ void batch_norm_follow(
+    T* running_mean, T* running_var, const T* mean, const T* rstd, long long channels, T momentum, T unbiased,
+    T eps
+) {
+    move_running(running_mean, running_var, mean, rstd, channels, momentum, unbiased, eps);
+}
+
+// The same; and `batches`, of one element, is one more. A launch of its own would take the host longer than
+// everything here takes the card. Grid: x = a thread for each channel.
+template <typename T>
+__global__ void batch_norm_follow_counting(
+    T* running_mean, T* running_var, long long* batches, const T* mean, const T* rstd, long long channels,
+    T momentum, T unbiased, T eps
+) {
+    if (global_thread_index() == 0) ++*batches;
+    move_running(running_mean, running_var, mean, rstd, channels, momentum, unbiased, eps);
 }
 
 // ---- the gradient ----

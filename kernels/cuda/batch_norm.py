@@ -42,6 +42,7 @@ _moments = _widths("batch_norm_moments")
 _normalize = _widths("batch_norm_normalize")
 _inference = _widths("batch_norm_inference")
 _follow = CudaKernel(_source, "batch_norm_follow<T>")
+_follow_counting = CudaKernel(_source, "batch_norm_follow_counting<T>")
 _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
 _grad = _widths("batch_norm_grad")
 _moments_columns = _widths("batch_norm_moments_columns")
@@ -95,10 +96,16 @@ def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias:
     _inference[is_wide(area, x, y)].launch(channels * parts, THREADS, (*arrays, *sizes, parts, eps))
 
 
-def follow(running: tuple, mean: Any, rstd: Any, momentum: float, unbiased: float, eps: float) -> None:
-    """Move ``running``, (mean, variance), by ``momentum`` towards a batch's; all are (channels,)."""
-    arguments = (*running, mean, rstd, mean.size, momentum, unbiased, eps)
-    _follow.launch(blocks(mean.size, THREADS), THREADS, arguments)
+def follow(
+    running: tuple, mean: Any, rstd: Any, momentum: float, unbiased: float, eps: float, batches: Any = None
+) -> None:
+    """Move ``running``, (mean, variance), by ``momentum`` towards a batch's; all are (channels,).
+
+    ``batches``, an int64 array of one element, is counted up by one.
+    """
+    kernel, counted = (_follow, ()) if batches is None else (_follow_counting, (batches,))
+    arguments = (*running, *counted, mean, rstd, mean.size, momentum, unbiased, eps)
+    kernel.launch(max(blocks(mean.size, THREADS), 1), THREADS, arguments)
 
 
 def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:

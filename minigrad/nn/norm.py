@@ -110,7 +110,7 @@ class BatchNorm(Module):
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if count is None else 1.0 / (count.item() + 1)
-        out = F.batch_norm(
+        return F.batch_norm(
             input,
             self.running_mean,
             self.running_var,
@@ -119,10 +119,8 @@ class BatchNorm(Module):
             self.training,
             momentum,
             self.eps,
+            num_batches_tracked=count,
         )
-        if count is not None:
-            count.add_(1)
-        return out
 
     def extra_repr(self) -> str:
         """The arguments."""

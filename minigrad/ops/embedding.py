@@ -11,11 +11,10 @@ import numpy as np
 
 from minigrad.autograd import wrap
 from minigrad.dispatch import Spec
+from minigrad.dtypes import INT64
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
-
-INT64 = np.dtype(np.int64)
 
 
 @op(name="embedding")

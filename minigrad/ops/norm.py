@@ -23,7 +23,7 @@ from typing import Any
 
 from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
-from minigrad.dtypes import FLOAT32, is_half
+from minigrad.dtypes import FLOAT32, INT64, is_half
 from minigrad.kernels import cuda
 from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.source import computed_dtype
@@ -243,11 +243,14 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    num_batches_tracked: Any = None,
 ) -> Any:
     """(x - mean) / sqrt(var + eps) * weight + bias, for each channel of ``input`` (N, C, ...).
 
     In training, mean and variance are those of the batch, and the running ones (C,) move towards them by
-    ``momentum`` (the variance by its unbiased estimate); otherwise the running ones are used.
+    ``momentum`` (the variance by its unbiased estimate); otherwise the running ones are used. Where they
+    move, ``num_batches_tracked``, an int64 tensor of one element, is counted up by one.
     """
     if input.ndim < 2:
         raise ValueError(
@@ -272,7 +275,8 @@ def batch_norm(
     axes = (0, *range(2, input.ndim))
     y, mean, rstd = _batch_norm(input, weight, bias, axes=axes, parameters=parameters, eps=eps)
     if running_mean is not None:
-        _follow(running_mean, running_var, mean, rstd, momentum, count / (count - 1), eps)
+        kept = running_mean, running_var, num_batches_tracked
+        _follow(kept, mean, rstd, momentum, count / (count - 1), eps)
     return y
 
 
@@ -285,21 +289,28 @@ def _shaped(parameter: Any, shape: tuple[int, ...]) -> Any:
     return view
 
 
-def _follow(running_mean, running_var, mean, rstd, momentum, unbiased, eps):
-    """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch."""
-    device, batch = running_mean.device, (mean._array, rstd._array)
-    kept = running_mean, running_var
-    running = tuple([wide(own.detach())._array if is_half(own.dtype) else own._array for own in kept])
+def _follow(kept, mean, rstd, momentum, unbiased, eps):
+    """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch.
+
+    ``kept`` are the running mean and variance, and the number of batches or None.
+    """
+    *statistics, batches = kept
+    device, batch = mean.device, (mean._array, rstd._array)
+    running = tuple([wide(own.detach())._array if is_half(own.dtype) else own._array for own in statistics])
+    count = None if batches is None else batches._array
     with device.active():
-        if device.type != "cpu" and _are_alike(*running, *batch):
-            cuda.batch_norm.follow(running, *batch, momentum, unbiased, eps)
+        if device.type != "cpu" and _are_alike(*running, *batch) and (count is None or count.dtype == INT64):
+            cuda.batch_norm.follow(running, *batch, momentum, unbiased, eps, count)
         else:
             _follow_by_arrays(running, *[array.ravel() for array in batch], momentum, unbiased, eps)
-        for own, moved in zip(kept, running, strict=True):
+            if count is not None:
+                count += 1
+        for own, moved in zip(statistics, running, strict=True):
             if is_half(own.dtype):
                 own._array[...] = moved
-    mark_written(running_mean)
-    mark_written(running_var)
+    for own in kept:
+        if own is not None:
+            mark_written(own)
 
 
 def _follow_by_arrays(running, mean, rstd, momentum, unbiased, eps):

@@ -185,14 +185,17 @@ def test_batch_norm_with_given_statistics(run, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_running_statistics_follow_the_batch(backend, dtype):
+@pytest.mark.parametrize("counts", [False, True])
+def test_running_statistics_follow_the_batch(backend, dtype, counts):
     rng, channels = np.random.default_rng(0), 300
     running_mean, mean = rng.standard_normal((2, channels)).astype(dtype)
     running_var, var = rng.random((2, channels)).astype(dtype)
     var[0] = 0  # of a constant channel: what rounding leaves below 0 counts as 0
     rstd = 1 / np.sqrt(var + dtype(EPS))
     found = backend.put(running_mean.copy()), backend.put(running_var.copy())
-    batch_norm.follow(found, backend.put(mean), backend.put(rstd), 0.3, 1.25, EPS)
+    batches = backend.put(np.array(6)) if counts else None
+    batch_norm.follow(found, backend.put(mean), backend.put(rstd), 0.3, 1.25, EPS, batches)
+    assert batches is None or backend.get(batches) == 7
     eps, wide = np.finfo(dtype).eps, (1 / rstd.astype(np.float64) ** 2 - EPS).clip(min=0)
     assert_within(
         backend.get(found[0]), 0.7 * running_mean + 0.3 * mean, 4 * eps * np.abs([running_mean, mean]).max(0)
