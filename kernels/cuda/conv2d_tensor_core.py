@@ -11,6 +11,7 @@ The rest is transposed by a launch in front. Groups of few channels are merged (
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,9 +241,9 @@ def _is_last(out: Any) -> bool:
     return last
 
 
-def in_order(bias: Any | None) -> Any | None:
-    """``bias``, or a C-contiguous copy of it."""
-    return None if bias is None else array_module(bias).ascontiguousarray(bias)
+def in_order(x: Any | None) -> Any | None:
+    """``x``, or a C-contiguous copy of it; None for None."""
+    return x if x is None or is_contiguous(x) else array_module(x).ascontiguousarray(x)
 
 
 def channels_last(x: Any) -> tuple[Any, int]:
@@ -260,7 +261,7 @@ def channels_last(x: Any) -> tuple[Any, int]:
     if is_channels_last(x):  # pixels that are no multiples of 16 bytes
         copy[:, :, :C], copy[:, :, C:] = nhwc(x).reshape(N, H * W, C), 0
     else:
-        transpose(copy, array_module(x).ascontiguousarray(x).reshape(N, C, H * W))
+        transpose(copy, in_order(x), (N, C, H * W))
     return copy, pitch
 
 
@@ -291,13 +292,13 @@ def _taps_of_rows(weight: Any, groups: int = 1, merged: int = 1) -> tuple[Any, i
     if merged > 1:
         return _merged(weight, groups, merged, weight.shape[1], transposed=False)
     weights, pitch = channels_last(weight)
-    return weights, pitch, weight[:1, :1].size * pitch
+    return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
 def _merged(weight: Any, groups: int, merged: int, columns: int, transposed: bool) -> tuple[Any, int, int]:
     pitch = padded_pitch(merged * columns, weight.itemsize)
     weights = merged_weights(weight, element_of(weight), groups, merged, pitch, transposed)
-    return weights, pitch, weight[0, 0].size * pitch
+    return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
 def _taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, int]:
@@ -307,9 +308,8 @@ def _taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, i
         return _merged(weight, groups, merged, outputs // groups, transposed=True)
     taps, pitch = kernel[0] * kernel[1], padded_pitch(outputs, weight.itemsize)
     last = is_channels_last(weight)
-    matrix = nhwc(weight) if last else array_module(weight).ascontiguousarray(weight)
     copy = workspace(weight, (1, taps * channels, pitch))
-    transpose(copy, matrix.reshape(1, outputs, taps * channels))
+    transpose(copy, weight if last else in_order(weight), (1, outputs, taps * channels))
     return (copy, channels * pitch, pitch) if last else (copy, pitch, taps * pitch)
 
 

@@ -193,9 +193,12 @@ def test_channels_last_are_read_where_they_lie(place, name, monkeypatch):
     expected = check(place, name, arrays, options)
     transposed = []
     transpose = tensor_core.transpose
-    monkeypatch.setattr(
-        tensor_core, "transpose", lambda out, x: (transposed.append(x.shape), transpose(out, x))
-    )
+
+    def noted(out, x, *shape):
+        transposed.append(x.shape)
+        transpose(out, x, *shape)
+
+    monkeypatch.setattr(tensor_core, "transpose", noted)
     found = results(
         place, name, *(as_channels_last(a) if a.ndim == 4 else a for a in (x, weight, bias, grad)), options
     )
