@@ -95,14 +95,14 @@ _TYPE_OF_DTYPE = {
 
 def is_bfloat16(dtype: np.dtype) -> bool:
     """Whether ``dtype`` stands for ``__nv_bfloat16``: BFLOAT16 itself, or the package ml_dtypes' bfloat16."""
-    return dtype is BFLOAT16 or (dtype.kind == "V" and dtype.name == "bfloat16")
+    return dtype is BFLOAT16 or (dtype.kind == "V" and dtype.type.__name__ == "bfloat16")
 
 
 def computed_dtype(dtype: np.dtype) -> np.dtype:
     """What kernels compute with where arrays are of ``dtype``: float32 for floats of 16 bits."""
     if dtype.itemsize != 2:  # most
         return dtype
-    return NUMBER_TYPES["float"] if dtype == np.float16 or is_bfloat16(dtype) else dtype
+    return NUMBER_TYPES["float"] if dtype.kind == "f" or is_bfloat16(dtype) else dtype
 
 
 def type_of_dtype(dtype: np.dtype) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks, strided
-from ..source import CudaSource
+from ..source import NUMBER_TYPES, CudaSource
 from . import array_module, compute_capability
 from .matmul import MULTIPROCESSORS
 from .transpose import transpose
@@ -77,9 +77,12 @@ def is_supported(array: Any) -> bool:
     return compute_capability(array) >= COMPUTE_CAPABILITY
 
 
+_ELEMENT_OF_DTYPE = {NUMBER_TYPES[element]: element for element in ("float", "__half")}
+
+
 def element_of(array: Any) -> str:
     """The type of the elements of ``array`` in C++; uint16 are the bits of bfloat16."""
-    return {"float32": "float", "float16": "__half"}.get(array.dtype.name, "__nv_bfloat16")
+    return _ELEMENT_OF_DTYPE.get(array.dtype, "__nv_bfloat16")
 
 
 def tile_rows(batches: int, M: int, N: int) -> int:
