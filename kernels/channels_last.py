@@ -18,10 +18,12 @@ def is_channels_last(array: Any) -> bool:
     """
     if array.ndim != 4:
         return False
-    (N, C, H, W), (image, channel, row, pixel) = array.shape, array.strides
+    image, channel, row, pixel = array.strides
+    if channel != array.itemsize:  # nearly all others
+        return False
+    N, C, H, W = array.shape
     return (
-        channel == array.itemsize
-        and pixel == C * channel
+        pixel == C * channel
         and row == W * pixel
         and (image == H * row or N == 1)
         and (C > 1 or H * W > 1)

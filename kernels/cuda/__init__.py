@@ -164,7 +164,7 @@ def workspace(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> Any
         from .. import sim
 
         return sim.empty(shape, dtype, like)
-    return cupy().empty(shape, dtype)
+    return type(like)(shape, dtype)  # what CuPy's empty() calls, after a look at its options
 
 
 def workspaces(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> tuple[Any, Any]:

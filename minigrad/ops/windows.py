@@ -15,6 +15,14 @@ def pair(name: str, what: str, value: Any, least: int) -> tuple[int, int]:
     """``value``, a number or a pair of numbers of at least ``least``, as a pair of ints."""
     if type(value) is int and least <= value <= LARGEST_OPTION:  # asked most, and quicker
         return value, value
+    if (  # what layers keep
+        type(value) is tuple
+        and len(value) == 2
+        and type(value[0]) is type(value[1]) is int
+        and least <= min(value)
+        and max(value) <= LARGEST_OPTION
+    ):
+        return value
     values = (value, value) if isinstance(value, (int, np.integer)) else value
     if (
         not isinstance(values, (tuple, list))
