@@ -9,6 +9,7 @@ and the others float32. The result's bits depend on the shape alone.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,16 @@ def _by_columns(sizes: tuple[int, int, int], *arrays: Any) -> tuple[bool, int, t
 
 
 def _sizes(y: Any, x: Any, *statistics: Any) -> tuple[int, int, int]:
-    samples, channels, *plane = x.shape
-    if y.shape != x.shape or any(s.size != channels for s in statistics):
-        shapes = ", ".join(str(array.shape) for array in (y, *statistics))
+    return _sizes_of(y.shape, x.shape, *[s.shape for s in statistics])
+
+
+@lru_cache(maxsize=1024)  # the same few sizes come in every step of a training
+def _sizes_of(y: tuple, x: tuple, *statistics: tuple) -> tuple[int, int, int]:
+    """(samples, channels, area) of arrays of these shapes; ValueError unless they fit together."""
+    samples, channels, *plane = x
+    if y != x or any(prod(s) != channels for s in statistics):
         raise ValueError(
-            f"batch norm kernel: for x (samples, channels, area) = {x.shape}, expected an array of its shape "
-            f"and statistics of its channels; got {shapes}"
+            f"batch norm kernel: for x (samples, channels, area) = {x}, expected an array of its shape and "
+            f"statistics of its channels; got {', '.join(map(str, (y, *statistics)))}"
         )
     return samples, channels, prod(plane)

@@ -91,6 +91,7 @@ def add_up(outs: tuple, partial: tuple) -> None:
     _combine.launch(blocks(channels, WARP), (WARP, WARP), arguments)
 
 
+@lru_cache(maxsize=1024)
 def number_of_parts(
     across: int, samples: int, elements: int, most: int = MAX_PARTS, at_a_time: int = ENOUGH_BLOCKS
 ) -> int:

@@ -49,13 +49,14 @@ def shape_fields(
     x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any | None = None
 ) -> unchanging:
     """The fields of struct Conv2dShape, from the arrays; ValueError if they do not fit together."""
-    return _shape_fields(x.shape, weight.shape, output.shape, options, None if bias is None else bias.shape)
+    return fields_of(x.shape, weight.shape, output.shape, options, None if bias is None else bias.shape)
 
 
 @lru_cache(maxsize=1024)  # the same few convolutions come in every step of a training
-def _shape_fields(
-    x: tuple, weight: tuple, output: tuple, options: tuple[int, ...], bias: tuple | None
+def fields_of(
+    x: tuple, weight: tuple, output: tuple, options: tuple[int, ...], bias: tuple | None = None
 ) -> unchanging:
+    """The same, from the arrays' shapes."""
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups = options
     if not len(x) == len(weight) == len(output) == 4:
         raise ValueError("conv2d kernel: input, weight and output must have 4 dimensions")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
-from .conv2d import shape_fields, tap_steps
+from .conv2d import fields_of, tap_steps
 from .conv2d_parts import add_results, add_taps, cut_into_parts
 
 DEPTH = 16  # as in conv2d_pipelined.cu
@@ -53,57 +54,92 @@ def fits(weight_shape: tuple[int, ...], width: int, dilation: tuple[int, int]) -
     return KH * KW <= MAX_TAPS and max(reach, KH * KW * DEPTH * (max(outputs, channels) + 128)) < 1 << 31
 
 
+class _Plan(NamedTuple):
+    """How a product is launched: what follows from the shapes, for which it is found once.
+
+    Attributes:
+        shape: the fields of struct Conv2dShape.
+        tile: the rows of a tile.
+        pitch, packed: the elements of a row of the packed weight, and of all of it.
+        grid: (tiles, parts); threads: of a block; part: the steps of a part.
+    """
+
+    shape: unchanging
+    tile: int
+    pitch: int
+    packed: int
+    grid: tuple[int, int]
+    threads: int
+    part: int
+
+
+@lru_cache(maxsize=1024)
+def _plan(shapes: tuple, exchanged: bool) -> _Plan:
+    """The plan of ``forward`` or, with the weight's rows and channels ``exchanged``, of ``input_grad``."""
+    fields = _fields(*shapes)
+    groups, taps = fields["groups"], fields["KH"] * fields["KW"]
+    rows, channels = fields["O"] // groups, fields["C"] // groups
+    pixels, phases, all_taps = fields["N"] * fields["OH"] * fields["OW"], 1, taps
+    if exchanged:
+        rows, channels, pixels = channels, rows, fields["N"]
+        for size, stride in ((fields["H"], fields["stride_h"]), (fields["W"], fields["stride_w"])):
+            phases *= min(stride, size)
+            pixels *= blocks(size, stride)  # of the largest phase
+        apart = tap_steps(fields)
+        # Of the largest phase: one of fewer taps has no steps left for the last parts, which are zeros.
+        taps = blocks(fields["KH"], apart["step_h"]) * blocks(fields["KW"], apart["step_w"])
+    tile, slices = _tile_rows(rows), blocks(channels, DEPTH)
+    pitch = blocks(rows, tile) * tile
+    tiles = blocks(rows, tile) * blocks(pixels, COLUMNS) * groups * phases
+    packed = groups * slices * all_taps * DEPTH * pitch
+    return _Plan(fields, tile, pitch, packed, *_in_parts(tiles, tile, slices * taps))
+
+
 def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
     """Tiles of up to 128 x 128, with 8 x 8 results a thread; copies run ahead, of weights in their order."""
-    shape = _shape(x, weight, out, options, bias)
-    rows = shape["O"] // shape["groups"]
-    tile = _tile_rows(rows)
-    packed = _packed(weight, shape, tile, exchanged=False)
-    tiles = blocks(rows, tile) * blocks(shape["N"] * shape["OH"] * shape["OW"], COLUMNS) * shape["groups"]
-    steps = blocks(shape["C"] // shape["groups"], DEPTH) * shape["KH"] * shape["KW"]
-    grid, threads, part = _in_parts(tiles, tile, steps)
-    if grid[1] == 1:
-        _forward[tile].launch(grid, threads, (out, x, packed, bias, relu, part, shape))
-        return
-    partial = workspace(out, (grid[1], out.size))
-    _forward[tile].launch(grid, threads, (partial, x, packed, None, False, part, shape))
-    add_results(out, partial, bias, relu)
+    bias_shape = None if bias is None else bias.shape
+    plan = _plan((x.shape, weight.shape, out.shape, options, bias_shape), exchanged=False)
+    packed = _packed(weight, plan, exchanged=False)
+    results, epilogue = _results(out, plan), (bias, relu) if plan.grid[1] == 1 else (None, False)
+    arguments = (results, x, packed, *epilogue, plan.part, plan.shape)
+    _forward[plan.tile].launch(plan.grid, plan.threads, arguments)
+    if results is not out:
+        add_results(out, results, bias, relu)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
-    shape = _shape(out, weight, grad_output, options)
-    rows, pixels, phases = shape["C"] // shape["groups"], shape["N"], 1
-    for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
-        phases *= min(stride, size)
-        pixels *= blocks(size, stride)  # of the largest phase
-    tile = _tile_rows(rows)
-    packed = _packed(weight, shape, tile, exchanged=True)
-    tiles = blocks(rows, tile) * blocks(pixels, COLUMNS) * shape["groups"] * phases
-    apart = tap_steps(shape)
-    # Of the largest phase: one of fewer taps has no steps left for the last parts, which are zeros.
-    taps = blocks(shape["KH"], apart["step_h"]) * blocks(shape["KW"], apart["step_w"])
-    grid, threads, part = _in_parts(tiles, tile, blocks(shape["O"] // shape["groups"], DEPTH) * taps)
-    partial = out if grid[1] == 1 else workspace(out, (grid[1], out.size))
-    _input_grad[tile].launch(grid, threads, (partial, grad_output, packed, part, shape, apart))
-    if grid[1] > 1:
-        add_results(out, partial)
+    plan = _plan((out.shape, weight.shape, grad_output.shape, options), exchanged=True)
+    packed, results = _packed(weight, plan, exchanged=True), _results(out, plan)
+    arguments = (results, grad_output, packed, plan.part, plan.shape, tap_steps(plan.shape))
+    _input_grad[plan.tile].launch(plan.grid, plan.threads, arguments)
+    if results is not out:
+        add_results(out, results)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tiles of 64 rows and the channels of up to three taps; blocks share the long sums over all pixels."""
-    shape = _shape(x, out, grad_output, options)
-    groups, taps = shape["groups"], shape["KH"] * shape["KW"]
-    rows, channels = shape["O"] // groups, shape["C"] // groups
+    shapes = x.shape, out.shape, grad_output.shape, options
+    shape, tile, grid, threads, parts, length = _weight_grad_plan(shapes)
+    partial = workspace(out, (parts, out.size))
+    _weight_grad[tile].launch(grid, threads, (partial, grad_output, x, length, shape))
+    add_taps(out, partial)
+
+
+@lru_cache(maxsize=1024)
+def _weight_grad_plan(shapes: tuple) -> tuple[unchanging, tuple[int, int], int, int, int, int]:
+    """(the fields of struct Conv2dShape, a tile's channels and taps, the grid, the threads of a block, the
+    parts, the pixels of one)."""
+    fields = _fields(*shapes)
+    groups, taps = fields["groups"], fields["KH"] * fields["KW"]
+    rows, channels = fields["O"] // groups, fields["C"] // groups
     tile = 64 if channels > 32 else 32, 3 if taps > 2 else 1
     threads = GRAD_ROWS * tile[0] * tile[1] // 64
     tiles = blocks(rows, GRAD_ROWS) * blocks(channels, tile[0]) * blocks(taps, tile[1]) * groups
     at_a_time = MULTIPROCESSORS * (THREADS_AT_A_TIME // threads)
-    pixels = shape["N"] * shape["OH"] * shape["OW"]
+    pixels = fields["N"] * fields["OH"] * fields["OW"]
     parts, length = cut_into_parts(pixels, tiles, at_a_time, PART, PIXELS)
-    partial = workspace(out, (parts, out.size))
-    _weight_grad[tile].launch(tiles * parts, threads, (partial, grad_output, x, length, shape))
-    add_taps(out, partial)
+    return fields, tile, tiles * parts, threads, parts, length
 
 
 def _in_parts(tiles: int, tile_rows: int, steps: int) -> tuple[tuple[int, int], int, int]:
@@ -121,25 +157,26 @@ def _tile_rows(rows: int) -> int:
     return 128 if blocks(rows, 128) * 2 == blocks(rows, 64) else 64
 
 
-def _packed(weight: Any, shape: dict[str, int], tile: int, exchanged: bool) -> Any:
+def _packed(weight: Any, plan: _Plan, exchanged: bool) -> Any:
     """The weight in the order in which the kernels read it, in whole tiles."""
-    groups = shape["groups"]
-    rows, channels = shape["O"] // groups, shape["C"] // groups
-    if exchanged:
-        rows, channels = channels, rows
-    pitch = blocks(rows, tile) * tile
-    size = groups * blocks(channels, DEPTH) * shape["KH"] * shape["KW"] * DEPTH * pitch
-    packed = workspace(weight, size)
-    _pack.launch(blocks(size, THREADS), THREADS, (packed, weight, pitch, exchanged, shape))
+    packed = workspace(weight, plan.packed)
+    arguments = (packed, weight, plan.pitch, exchanged, plan.shape)
+    _pack.launch(blocks(plan.packed, THREADS), THREADS, arguments)
     return packed
 
 
-def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = None) -> dict[str, int]:
+def _results(out: Any, plan: _Plan) -> Any:
+    """Where the kernels store what they make of ``out``: there, or of several parts in an array for each."""
+    parts = plan.grid[1]
+    return out if parts == 1 else workspace(out, (parts, out.size))
+
+
+def _fields(x: tuple, weight: tuple, output: tuple, options: tuple, bias: tuple | None = None) -> unchanging:
     """The fields of struct Conv2dShape; ValueError unless the kernels can count the offsets."""
-    shape = shape_fields(x, weight, output, options, bias)
-    if not fits(weight.shape, max(shape["W"], shape["OW"]), options[4:6]):
+    shape = fields_of(x, weight, output, options, bias)
+    if not fits(weight, max(shape["W"], shape["OW"]), options[4:6]):
         raise ValueError(
-            f"conv2d pipelined kernel: weight {weight.shape} with dilation {options[4:6]} has more than "
+            f"conv2d pipelined kernel: weight {weight} with dilation {options[4:6]} has more than "
             f"{MAX_TAPS} taps, or reaches too far"
         )
     return shape
