@@ -49,9 +49,17 @@ def is_contiguous(array: Any) -> bool:
 
 
 class unchanging(dict):
-    """The fields of a struct argument, which will not change any more: they are packed only once."""
+    """The fields of a struct argument, which will not change any more once a kernel was given them.
+
+    Attributes:
+        packed: their bytes, by the packer of each kernel that was given them.
+    """
 
     __slots__ = ("packed",)
+
+    def __init__(self, *fields: Any, **more: Any):
+        super().__init__(*fields, **more)
+        self.packed: dict[StructPacker, bytes] = {}
 
 
 class ArgumentBinder:
@@ -221,10 +229,14 @@ class StructPacker:
 
     def packed(self, value: Mapping[str, Any]) -> bytes:
         """The struct's bytes. Raises KeyError, TypeError, OverflowError or StructError."""
-        if type(value) is unchanging:
-            packer, packed = getattr(value, "packed", (None, b""))
-            if packer is self:
-                return packed
+        if type(value) is not unchanging:
+            return self._pack(value)
+        packed = value.packed.get(self)
+        if packed is None:
+            packed = value.packed[self] = self._pack(value)
+        return packed
+
+    def _pack(self, value: Mapping[str, Any]) -> bytes:
         if len(value) != len(self.fields):
             raise StructError("fields that the struct has not")
         if self._all_numbers:
@@ -237,10 +249,7 @@ class StructPacker:
                 numbers.extend(value[name])
             else:
                 raise StructError(name)
-        packed = self._packer.pack(*numbers)
-        if type(value) is unchanging:
-            value.packed = self, packed
-        return packed
+        return self._packer.pack(*numbers)
 
 
 # NumPy's names of number types, and those of the module struct.

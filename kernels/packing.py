@@ -97,16 +97,16 @@ class Packing:
         """(the number of the card, what ``struct`` packs), or None if the binder must look at ``args``."""
         if len(args) != self.count:
             return None
-        values, card = [*args], None
+        values, card, array_type = [*args], None, self.array_type
         for i, dtype, is_const, mask in self._arrays:
             array = values[i]
-            if type(array) is self.array_type:
+            if type(array) is array_type:
                 if not array._c_contiguous:  # CuPy's flags are an object, made anew each time
                     return None
             elif array is None and is_const:
                 values[i] = 0
                 continue
-            elif type(array) is strided and type(array.array) is self.array_type:
+            elif type(array) is strided and type(array.array) is array_type:
                 array = array.array
             else:
                 return None
