@@ -31,6 +31,9 @@ def page(record: dict[str, Any]) -> Iterator[str]:
         return
     yield from rates(benchmark)
     rows = benchmark["rows"]
+    if later := {row["commit"]: None for row in rows if "commit" in row}:
+        yield f"Rows with * were measured later, on the same kind of card, with commit {', '.join(later)}."
+        yield ""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if ": " in row["name"]:
@@ -94,7 +97,8 @@ def table(title: str, rows: list[Row]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 2)}---|"
     for row in rows:
-        name = " ".join(filter(None, (row["name"].removeprefix(f"{title}: "), row["size"])))
+        name = row["name"].removeprefix(f"{title}: ")
+        name = " ".join(filter(None, (name, row["size"], "*" * ("commit" in row))))
         if "times" not in row:
             yield f"| {name} | {row.get('failure') or row.get('skipped')} {'| ' * (len(columns) - 2)}|"
             continue

@@ -403,7 +403,9 @@ def main() -> int:
         "--seconds", type=float, default=150, help="start no row after (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="write the results to this file, anew after every row")
-    parser.add_argument("--resume", action="store_true", help="go on after the rows that the file has")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on after the rows that the file has, with this commit"
+    )
     parser.add_argument("--only", default="", metavar="REGEX", help="rows in whose name and size it is found")
     parser.add_argument(
         "--compile", action="store_true", help="measure nothing, but compile all kernels, on all cores"
@@ -437,10 +439,11 @@ def main() -> int:
         if options.json:
             save(result, options.json)
         done = list(result["rows"]) if resumed else None
+        label = {} if commit() == result["commit"] else {"commit": commit()}
         result["rows"] = [row for row in result["rows"] if "skipped" not in row]
         for found in measured(bench, rows(bench, options.only), done):
             print(line(found), flush=True)
-            result["rows"].append(found)
+            result["rows"].append(found | label)
             if options.json and "skipped" not in found:
                 save(result, options.json)
         if options.json:

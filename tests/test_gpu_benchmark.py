@@ -99,6 +99,12 @@ def test_the_record_becomes_a_page(quick, repo_root, tmp_path):
         assert "| op-tests | 60 | its time was over, 5 passed |" in done.stdout
         for row in benchmark["rows"] if benchmark else ():
             assert f"| {row['name'].partition(': ')[2] or row['name']} " in done.stdout
+    first, *others = result["rows"]
+    again = result | {"rows": [first | {"commit": "def"}, *others]}
+    path.write_text(json.dumps(record | {"benchmark": again}))
+    done = run(sys.executable, repo_root / "benchmarks/gpu_table.py", path)
+    assert "Rows with * were measured later, on the same kind of card, with commit def." in done.stdout
+    assert done.stdout.count(" * |") == 1
 
 
 @needs_simulator
@@ -119,7 +125,7 @@ def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_p
     lost = how == "lost the card"
     last = {"failure": "an error", "lost": True} if lost else {"error": 0.0}
     before = [] if "first" in how else [{"name": "one"}, {"name": "another"} | last]
-    rates = {"ceilings": {"copy": 1e9, "matrix": 1e9}, "launch_microseconds": {}}
+    rates = {"ceilings": {"copy": 1e9, "matrix": 1e9}, "launch_microseconds": {}, "commit": "another"}
     path.write_text(json.dumps(rates | {"rows": before}))
     arguments = "--device", "sim", "--quick", "--seconds", 0, "--json", path, "--resume"
     assert run(sys.executable, script, *arguments).returncode == 1
@@ -127,6 +133,7 @@ def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_p
     rows, new = result["rows"], result["rows"][len(before) :]
     assert rows[: len(before)] == before and result["ceilings"] == rates["ceilings"]
     assert new[0].get("failure") == (None if lost else "the process ended in this row")
+    assert all("commit" in row and row["commit"] != "another" for row in new)
     assert all(row["skipped"] == "the time was over" for row in new[1:]) and len(rows) > 100
 
 
