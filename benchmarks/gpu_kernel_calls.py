@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -288,8 +289,8 @@ def filled(x: mg.Tensor) -> mg.Tensor:
 def transposed(x: mg.Tensor) -> mg.Tensor:
     """``x``, after the kernels that transpose; others test what they give."""
     if x.device.type != "cpu":
-        for dtype in (np.uint16, np.uint32, np.uint64):
-            whole = x.device.xp.zeros((1, *x.shape), dtype)
+        for dtype, columns in product((np.uint16, np.uint32, np.uint64), (12, 13, 68, 69)):
+            whole = x.device.xp.zeros((1, 5, columns), dtype)
             cuda.transpose.transpose(x.device.xp.empty_like(whole.swapaxes(1, 2), order="C"), whole)
     return x * 1.0
 

@@ -134,9 +134,8 @@ def padded_rows(x: Any) -> Any:
     batches, rows, columns = x.shape
     per_chunk = CHUNK_BYTES // x.itemsize
     padded = array_module(x).empty((batches, rows, blocks(columns, per_chunk) * per_chunk), x.dtype)
-    padded[:, :, columns:] = 0
     if x.strides[1] == x.itemsize and columns > 1 and x.size:
-        transpose(padded[:, :, :columns], x.swapaxes(1, 2))
+        transpose(padded, x.swapaxes(1, 2))
     else:
-        padded[:, :, :columns] = x
+        padded[:, :, :columns], padded[:, :, columns:] = x, 0
     return padded

@@ -4,51 +4,129 @@
 // multiple of 64 more, which become zeros. In both the elements of a row are neighbours; from row to row, and from
 // matrix to matrix, it is as many elements as `shape` says.
 //
-//   transpose   tiles of 64 x 64 by way of shared memory
+//   transpose   tiles of 64 x 64, or of 256 x 16, by way of shared memory; in registers squares of 4 x 4
 //
 // A copy element by element reads runs of neighbours but writes each of them to another row, a sector of 32
 // bytes for 4. Here a block reads a tile row by row, and writes its columns as rows: both ways runs of 64
 // neighbours. No arithmetic: the floor is a copy's, each byte read once and written once.
 //
-// A tile's rows are one element longer than they have to be: the elements of a column fall into different
-// banks. Grid: x = all tiles of a matrix (x alone may exceed 65535); z = the batch.
+// An element at a time that floor is out of reach: in 16 bits a warp's load and store move 64 bytes each, by way of two
+// more of shared memory, and all with their addresses. So a thread takes a square: SIDE neighbours of each of SIDE
+// rows, which it turns in registers, where that is a choice of names (or, in 16 bits, a permutation of bytes), and of
+// which it puts down the columns, as vectors too. Where the rows of x do not begin at multiples of a vector, they are
+// read an element at a time, and a thread's columns are such that a warp still reads neighbours; the rows of out,
+// which is a workspace of its caller nearly always, rarely do not.
 //
-// A thread asks for all of its 16 elements before it puts down the first. With 4 blocks that is in 16 bits 32 KB on
-// their way to a multiprocessor; an H200 needs some 22 KB there (gemv.cu).
+// Matrices of up to 16 columns, as the taps of weights are, have tiles of more rows: of 64 columns most would be idle.
+//
+// Grid: x = all tiles of a matrix (x alone may exceed 65535); z = the batch.
+//
+// A thread asks for its whole square before it puts down the first column. With 4 blocks that is in 16 bits 32 KB on
+// their way to a multiprocessor, in 32 bits 64 KB; an H200 needs some 22 KB there (gemv.cu), at all times.
 
-constexpr int TILE = 64, ROWS_AT_ONCE = 4, OWN = TILE / ROWS_AT_ONCE, RESIDENT_BLOCKS = 4;
+#include "vector.cuh"
+
+constexpr int THREADS = 256, SIDE = 4;
+
+template <typename T>
+constexpr int RESIDENT_BLOCKS = sizeof(T) == 8 ? 3 : 4;
+
+// Elements are moved as bits.
+template <int BYTES>
+struct Bits;
+template <>
+struct Bits<2> {
+    using type = unsigned short;
+};
+template <>
+struct Bits<4> {
+    using type = unsigned;
+};
+template <>
+struct Bits<8> {
+    using type = unsigned long long;
+};
 
 // The problem, but for the pointers. Strides are counted in elements.
 struct TransposeShape {
     long long rows, columns, batches, out_columns;
     long long x_row_stride, x_batch_stride;
     long long out_row_stride, out_batch_stride;
+    bool stores_vectors;  // of SIDE elements: all rows of out are made of such
 };
 
-template <typename T>
-__global__ void __launch_bounds__(TILE * ROWS_AT_ONCE, RESIDENT_BLOCKS)
-transpose(T* out, const T* x, TransposeShape shape) {
-    __shared__ T tile[TILE][TILE + 1];
-    const int lane = threadIdx.x % TILE, first = threadIdx.x / TILE;
-    const long long tiles_per_row = (shape.columns + TILE - 1) / TILE;
-    const long long row = blockIdx.x / tiles_per_row * TILE, column = blockIdx.x % tiles_per_row * TILE;
-    const int rows = int(min(shape.rows - row, (long long)TILE)) - first;  // from the thread's first one on
-    const int columns = int(min(shape.columns - column, (long long)TILE));
-    const bool is_stored = lane < shape.out_columns - row;
+// A tile of COLUMNS columns, COLUMNS / SIDE squares wide, in shared memory: of each column a line, made of vectors of
+// SIDE rows.
+template <typename T, int COLUMNS>
+struct Tile {
+    static constexpr int SQUARES = COLUMNS / SIDE, VECTORS = THREADS / SQUARES, ROWS = VECTORS * SIDE;
+    Vector<T, SIDE> lines[COLUMNS * VECTORS];
+
+    // Lines are whole multiples of 32 banks. The vectors of a line are exchanged (xor), so that those that a warp puts
+    // into the same place of different lines fall into different banks: lines SIDE apart, or neighbours.
+    __device__ __forceinline__ Vector<T, SIDE>& at(int column, int vector) {
+        return lines[column * VECTORS + (vector ^ (column / SIDE % 16 ^ column % SIDE * 4))];
+    }
+};
+
+template <typename T, int COLUMNS, bool READS_VECTORS>
+__global__ void __launch_bounds__(THREADS, RESIDENT_BLOCKS<T>)
+transpose(T* out_elements, const T* x_elements, TransposeShape shape) {
+    using Word = typename Bits<sizeof(T)>::type;
+    Word* const out = reinterpret_cast<Word*>(out_elements);
+    const Word* const x = reinterpret_cast<const Word*>(x_elements);
+    using Tiling = Tile<Word, COLUMNS>;
+    __shared__ Tiling tile;
+    const unsigned tiles_per_row = (unsigned long long)(shape.columns + COLUMNS - 1) / COLUMNS;
+    const long long row = (long long)(blockIdx.x / tiles_per_row) * Tiling::ROWS;
+    const long long column = (long long)(blockIdx.x % tiles_per_row) * COLUMNS;
+    const int rows = int(min(shape.rows - row, (long long)Tiling::ROWS));
+    const int columns = int(min(shape.columns - column, (long long)COLUMNS));
+    // Of x, the thread's square: its first row, and its columns, from the first one on by APART.
+    constexpr int APART = READS_VECTORS ? 1 : Tiling::SQUARES;
+    const int square_row = threadIdx.x / Tiling::SQUARES * SIDE;
+    const int square_column = threadIdx.x % Tiling::SQUARES * (READS_VECTORS ? SIDE : 1);
+    // Of out: its columns, and the first of its rows.
+    const int vector = threadIdx.x % Tiling::VECTORS, line = threadIdx.x / Tiling::VECTORS;
+    const int stored = int(min(shape.out_columns - row, (long long)Tiling::ROWS)) - vector * SIDE;
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
-        const T* from = x + number * shape.x_batch_stride + (row + first) * shape.x_row_stride + column + lane;
-        T* to = out + number * shape.out_batch_stride + (column + first) * shape.out_row_stride + row + lane;
-        T own[OWN];
+        const Word* from = x + number * shape.x_batch_stride + column;
+        from += (row + min(square_row, rows - 1)) * shape.x_row_stride;
+        Word* to = out + number * shape.out_batch_stride + (column + line) * shape.out_row_stride + row + vector * SIDE;
+        // Behind the last row, or vector, that one is read again: no load waits for what another has brought.
+        Vector<Word, SIDE> own[SIDE] = {};
 #pragma unroll
-        for (int i = 0; i < OWN; i++, from += ROWS_AT_ONCE * shape.x_row_stride)
-            if (i * ROWS_AT_ONCE < rows && lane < columns) own[i] = *from;
+        for (int i = 0; i < SIDE; i++) {
+            if constexpr (READS_VECTORS) {
+                own[i] = load_vector<SIDE>(from + min(square_column, columns - SIDE));
+            } else {
 #pragma unroll
-        for (int i = 0; i < OWN; i++)
-            if (i * ROWS_AT_ONCE < rows && lane < columns) tile[first + i * ROWS_AT_ONCE][lane] = own[i];
+                for (int j = 0; j < SIDE; j++)
+                    if (square_column + j * APART < columns) own[i].lane[j] = from[square_column + j * APART];
+            }
+            if (square_row + i < rows - 1) from += shape.x_row_stride;
+        }
+#pragma unroll
+        for (int j = 0; j < SIDE; j++) {
+            Vector<Word, SIDE> turned;
+#pragma unroll
+            for (int i = 0; i < SIDE; i++) turned.lane[i] = square_row + i < rows ? own[i].lane[j] : Word(0);
+            store_vector(&tile.at(square_column + j * APART, square_row / SIDE).lane[0], turned);
+        }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < TILE; i += ROWS_AT_ONCE, to += ROWS_AT_ONCE * shape.out_row_stride)
-            if (i < columns - first && is_stored) *to = lane < rows + first ? tile[lane][first + i] : T(0);
+        for (int j = 0; j < SIDE; j++, to += Tiling::SQUARES * shape.out_row_stride) {
+            const int at = line + j * Tiling::SQUARES;
+            if (at >= columns) continue;
+            const Vector<Word, SIDE>& turned = tile.at(at, vector);
+            if (shape.stores_vectors) {
+                if (stored > 0) *reinterpret_cast<Vector<Word, SIDE>*>(to) = turned;
+            } else {
+#pragma unroll
+                for (int i = 0; i < SIDE; i++)
+                    if (i < stored) to[i] = turned.lane[i];
+            }
+        }
         __syncthreads();  // the next matrix of the batch takes this tile's place
     }
 }

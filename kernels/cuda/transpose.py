@@ -14,14 +14,22 @@ from typing import Any
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
+from .vector import starts_at_vector
 
-TILE, THREADS = 64, 256  # as in transpose.cu
+WIDE, NARROW = 64, 16  # columns of a tile of x: as in transpose.cu
+SIDE, THREADS = 4, 256
+PADDED_TO = 64  # elements of a row of out
 MAX_GRID_Z = 65535
 
 Matrices = tuple[int, int, int]
 """(batches, rows, columns)"""
 
-_kernel = CudaKernel(CudaSource(Path(__file__).with_suffix(".cu")), "transpose<T>")
+_source = CudaSource(Path(__file__).with_suffix(".cu"))
+_kernels = {
+    (columns, vectors): CudaKernel(_source, f"transpose<T, {columns}, {str(vectors).lower()}>")
+    for columns in (WIDE, NARROW)
+    for vectors in (False, True)
+}
 
 
 def transpose(out: Any, x: Any, shape: Matrices | None = None) -> None:
@@ -31,20 +39,37 @@ def transpose(out: Any, x: Any, shape: Matrices | None = None) -> None:
     whatever its own: to make a view of it takes the host as long as the launch.
     """
     steps = x.strides[:2] if shape is None else None
-    grid, fields = _geometry(shape or x.shape, steps, out.shape, out.strides[:2], x.itemsize)
-    _kernel.launch(grid, THREADS, (strided(out), strided(x), fields))
+    aligned = starts_at_vector(x), starts_at_vector(out)
+    kernel, grid, fields = _launch(shape or x.shape, steps, out.shape, out.strides[:2], x.itemsize, *aligned)
+    kernel.launch(grid, THREADS, (strided(out), strided(x), fields))
 
 
 @lru_cache(maxsize=1024)
-def _geometry(
-    x: Matrices, steps: tuple[int, int] | None, out: Matrices, out_steps: tuple[int, int], itemsize: int
-) -> tuple[tuple[int, int, int], unchanging]:
-    """The grid, and struct TransposeShape, for the shapes of both arrays and their first strides in bytes."""
+def _launch(
+    x: Matrices,
+    steps: tuple[int, int] | None,
+    out: Matrices,
+    out_steps: tuple[int, int],
+    itemsize: int,
+    x_is_aligned: bool,
+    out_is_aligned: bool,
+) -> tuple[CudaKernel, tuple[int, int, int], unchanging]:
+    """The kernel, its grid, and struct TransposeShape, for the shapes of both arrays, their first strides in
+    bytes, and whether they begin at multiples of 16 bytes."""
     batches, rows, columns = x
-    if out[:2] != (batches, columns) or not rows <= out[2] <= blocks(rows, TILE) * TILE:
+    if out[:2] != (batches, columns) or not rows <= out[2] <= blocks(rows, PADDED_TO) * PADDED_TO:
         raise ValueError(f"transpose kernel: shapes {out} and {x} do not fit")
+    steps = steps or (rows * columns * itemsize, columns * itemsize)
     shape = {"rows": rows, "columns": columns, "batches": batches, "out_columns": out[2]}
-    for name, own in (("x", steps or (rows * columns * itemsize, columns * itemsize)), ("out", out_steps)):
+    for name, own in (("x", steps), ("out", out_steps)):
         shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (step // itemsize for step in own)
-    grid = (blocks(rows, TILE) * blocks(columns, TILE), 1, min(batches, MAX_GRID_Z))
-    return grid, unchanging(shape)
+    shape["stores_vectors"] = out_is_aligned and _are_vectors(out[2] * itemsize, *out_steps, itemsize)
+    reads_vectors = x_is_aligned and _are_vectors(columns * itemsize, *steps, itemsize)
+    tile = NARROW if columns <= NARROW else WIDE
+    grid = (blocks(rows, SIDE * SIDE * THREADS // tile) * blocks(columns, tile), 1, min(batches, MAX_GRID_Z))
+    return _kernels[tile, reads_vectors], grid, unchanging(shape)
+
+
+def _are_vectors(row: int, between_matrices: int, between_rows: int, itemsize: int) -> bool:
+    """Whether a ``row`` of so many bytes is made of vectors of SIDE elements, and the next ones are, too."""
+    return not any(n % (SIDE * itemsize) for n in (row, between_matrices, between_rows))

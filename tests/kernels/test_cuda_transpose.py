@@ -10,7 +10,12 @@ pytestmark = pytest.mark.usefixtures("checked_accesses")
 
 @pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32, np.int32, np.float64])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (1, 3, 130), (2, 65, 64), (1, 127, 5), (3, 0, 4), (0, 4, 5)], ids=str
+    "shape",
+    [
+        *((1, 1, 1), (1, 3, 130), (2, 65, 64), (1, 127, 5), (3, 0, 4), (0, 4, 5)),
+        *((2, 260, 9), (5, 6, 25), (1, 68, 16), (2, 68, 132)),
+    ],
+    ids=str,
 )
 def test_transposed(backend, dtype, shape, rng):
     batches, rows, columns = shape
@@ -19,6 +24,19 @@ def test_transposed(backend, dtype, shape, rng):
     transpose(out[:, :, :rows], backend.put(x))
     np.testing.assert_array_equal(backend.get(out)[:, :, :rows], x.swapaxes(1, 2))
     assert not backend.get(out)[:, :, rows:].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("first", "apart"), [(0, 72), (0, 74), (1, 72), (8, 80)])
+def test_rows_that_are_made_of_vectors_or_not(backend, dtype, first, apart, rng):
+    """Those of either array: the one that has other rows than the kernel would take."""
+    x, narrow = (rng.integers(-99, 99, (2, 68, apart)).astype(dtype) for _ in range(2))
+    for view in (x[:, :, first : first + 64], narrow[:, :, first : first + 12]):
+        out = backend.put(np.full((*view.swapaxes(1, 2).shape[:2], apart), np.nan, dtype))
+        turned = out[:, :, first : first + 68]
+        transpose(turned, backend.put_strided(view))
+        np.testing.assert_array_equal(backend.get(out)[:, :, first : first + 68], view.swapaxes(1, 2))
+        assert np.isnan(backend.get(out)[:, :, first + 68 :]).all()
 
 
 def test_longer_rows_end_in_zeros(backend, rng):
