@@ -15,12 +15,13 @@ from ..source import CudaSource
 from .matmul_tensor_core import ELEMENTS, element_of
 
 THREADS = 256
-PART_THREADS = 8  # as in conv2d_parts.cu
+PART_THREADS, OWN = 8, 8  # as in conv2d_parts.cu
 LONGEST_PART = 1 << 30  # kernels count on in 32 bits
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _add_results = {element: CudaKernel(_source, f"conv2d_add_results<{element}>") for element in ELEMENTS}
 _add_taps = {element: CudaKernel(_source, f"conv2d_add_taps<{element}>") for element in ELEMENTS}
+_add_few_taps = {element: CudaKernel(_source, f"conv2d_add_few_taps<{element}>") for element in ELEMENTS}
 
 
 @lru_cache(maxsize=1024)
@@ -46,4 +47,7 @@ def add_taps(out: Any, partial: Any) -> None:
     """out (O, C/groups, KH, KW) = the sum over the parts of ``partial`` (parts, KH KW O C/groups)."""
     taps, run = out.shape[2] * out.shape[3], out.shape[1] if is_channels_last(out) else 1
     arguments = (strided(out), partial, out.size // taps, taps, len(partial), run)
-    _add_taps[element_of(out)].launch(blocks(out.size, 32), (32, PART_THREADS), arguments)
+    if len(partial) < PART_THREADS:
+        _add_few_taps[element_of(out)].launch(blocks(out.size, THREADS * OWN), THREADS, arguments)
+    else:
+        _add_taps[element_of(out)].launch(blocks(out.size, 32), (32, PART_THREADS), arguments)
