@@ -53,6 +53,7 @@ struct PixelSlab {
             if (channel + CHUNK <= left && size_t(to) % 16 == 0) {
                 *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
             } else {
+#pragma unroll 1
                 for (int k = 0; k < CHUNK && channel + k < left; k++) to[k] = from[k];
             }
         }

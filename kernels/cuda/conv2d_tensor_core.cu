@@ -205,40 +205,61 @@ struct TileCopier {
     }
 };
 
-// Stores a warp's results channels first: pairs where two pixels are neighbours in out and aligned.
+// Stores a warp's results channels first, 16 rows at a time, by way of the tiles' memory: a row of fragments has 8
+// pixels, and a store straight from them would fill half of each sector of 32 bytes. From there a lane stores the same
+// two pixels of every row, so that it asks once where they stand, and the loop is short: each block comes to it but
+// once, and would wait for its instructions. Two neighbours, as a pair where they are that in out, too, and aligned; or
+// pixels that are LANES apart.
 template <typename T, typename Tiling>
 __device__ __forceinline__ void store_channels_first(T* out, const typename Tiling::Sums& sums,
                                                      const Epilogue<T>& result, const Task& task,
-                                                     const Places& places) {
+                                                     const Places& places, void* tiles) {
+    constexpr int LANES = Tiling::WARP_N / 2, ROWS_AT_ONCE = 32 / LANES;
+    constexpr int PITCH = Tiling::WARP_N + 8;  // the lanes' fragments fall into different banks
+    static_assert(Tiling::THREADS / 32 * 16 * PITCH * sizeof(T) <= Tiling::TILES * CHUNK_BYTES, "the rows fit");
+    T* const slab = static_cast<T*>(tiles) + threadIdx.x / 32 * 16 * PITCH;
     const long long plane = (long long)task.vertical.result_size * task.horizontal.result_size;
     const bool even = plane % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
-    const int lane = threadIdx.x % 32, first_column = Tiling::warp_column() + lane % 4 * 2;
+    const int lane = threadIdx.x % 32;
+    const int first = lane % LANES * (even ? 2 : 1), second = first + (even ? 1 : LANES);
+    const long long at = places.results[Tiling::warp_column() + first];
+    const long long next = places.results[Tiling::warp_column() + second];
+    const bool is_pair = even && at % 2 == 0 && next == at + 1;
 #pragma unroll
-    for (int half = 0; half < 2 * Tiling::WARP_M / 16; half++) {
-        const int row = task.first_row + Tiling::warp_row() + 8 * half + lane / 4;
-        if (row >= task.rows) continue;
-        const float start = result.start_of(row);
+    for (int m = 0; m < Tiling::WARP_M / 16; m++) {
+        const int first_row = task.first_row + Tiling::warp_row() + 16 * m;
 #pragma unroll
-        for (int n = 0; n < Tiling::WARP_N / 8; n++) {
-            const long long at = places.results[first_column + 8 * n];
-            const long long next = places.results[first_column + 8 * n + 1];
-            const float* const two = &sums[half / 2][n][half % 2 * 2];
-            const Pair<T> pair = {result.of(two[0], start), result.of(two[1], start)};
-            T* const to = out + row * plane;
-            if (even && at % 2 == 0 && next == at + 1) {
-                *reinterpret_cast<Pair<T>*>(to + at) = pair;
-            } else {
-                if (at >= 0) to[at] = pair.left;
-                if (next >= 0) to[next] = pair.right;
+        for (int half = 0; half < 2; half++) {
+            const int row = 8 * half + lane / 4;
+            const float start = result.start_of(first_row + row);
+#pragma unroll
+            for (int n = 0; n < Tiling::WARP_N / 8; n++) {
+                const float* const two = &sums[m][n][half * 2];
+                const Pair<T> pair = {result.of(two[0], start), result.of(two[1], start)};
+                *reinterpret_cast<Pair<T>*>(&slab[row * PITCH + 8 * n + lane % 4 * 2]) = pair;
             }
         }
+        __syncwarp();
+        const int rows = min(task.rows - first_row, 16);
+        T* to = out + (first_row + lane / LANES) * plane;
+#pragma unroll 4
+        for (int row = lane / LANES; row < rows; row += ROWS_AT_ONCE, to += ROWS_AT_ONCE * plane) {
+            const T* const from = &slab[row * PITCH];
+            if (is_pair) {
+                *reinterpret_cast<Pair<T>*>(to + at) = *reinterpret_cast<const Pair<T>*>(from + first);
+            } else {
+                if (at >= 0) to[at] = from[first];
+                if (next >= 0) to[next] = from[second];
+            }
+        }
+        __syncwarp();  // others may be put in their place
     }
 }
 
 template <typename T, typename Tiling>
 __device__ __forceinline__ void store(T* out, const typename Tiling::Sums& sums, const Epilogue<T>& result,
                                       bool channels_last, const Task& task, const Places& places, void* tiles) {
-    if (!channels_last) return store_channels_first<T, Tiling>(out, sums, result, task, places);
+    if (!channels_last) return store_channels_first<T, Tiling>(out, sums, result, task, places, tiles);
     const long long* const results = &places.results[Tiling::warp_column()];
     store_channels_last<T, Tiling>(out, sums, result, task.first_row, tiles,
                                    [&](int pixel) { return results[pixel]; });
