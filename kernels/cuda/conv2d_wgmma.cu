@@ -230,23 +230,38 @@ conv2d_weight_grad_wgmma(float* partial, const T* source, const T* grads,
 // out (O, C, taps), or (O, taps, C) where `channels_last`, = the sum of the parts of partial (parts, taps C, O), always
 // in the same order; transposed by way of shared memory, so that both sides are touched along their rows.
 //
+// Of few weights there are many parts, and few squares: a thread asks for all its elements of several parts at once.
+//
 // Grid: x = squares of 32 channels of taps and 32 rows of out, the former side by side. Block: (32, 8).
 template <typename T>
 __global__ void __launch_bounds__(256)
 conv2d_add_parts_wgmma(T* out, const float* partial, int parts, int taps, int channels, int made, bool channels_last) {
-    __shared__ float square[32][33];  // a column more: those of a column fall into different banks
+    constexpr int OWN = 4, AT_ONCE = 4;  // elements of a thread, and parts of which it asks for them
+    __shared__ float square[32][33];     // a column more: those of a column fall into different banks
     const int rows = taps * channels, across = (rows + 31) / 32;
     const int first_row = blockIdx.x % across * 32, first_made = blockIdx.x / across * 32;
-    for (int i = threadIdx.y; i < 32; i += 8) {
-        const int row = first_row + i, column = first_made + threadIdx.x;
-        float sum = 0;
-        if (row < rows && column < made) {
-#pragma unroll 4
-            for (int part = 0; part < parts; part++)
-                sum += partial[((long long)part * rows + row) * made + column];
-        }
-        square[i][threadIdx.x] = sum;
+    const float* from[OWN];  // behind the last row, or column, that one is read again
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+        const int row = min(first_row + int(threadIdx.y) + 8 * i, rows - 1);
+        from[i] = partial + (long long)row * made + min(first_made + int(threadIdx.x), made - 1);
     }
+    float sums[OWN] = {};
+    for (int part = 0; part < parts; part += AT_ONCE) {
+        float own[AT_ONCE][OWN] = {};
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (part + k >= parts) break;
+#pragma unroll
+            for (int i = 0; i < OWN; i++) own[k][i] = from[i][(part + k) * ((long long)rows * made)];
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+#pragma unroll
+            for (int i = 0; i < OWN; i++) sums[i] += own[k][i];
+    }
+#pragma unroll
+    for (int i = 0; i < OWN; i++) square[threadIdx.y + 8 * i][threadIdx.x] = sums[i];
     __syncthreads();  // all sums are there
     const int row = first_row + threadIdx.x, tap = row / channels, channel = row % channels;
     const int place = channels_last ? row : channel * taps + tap;
