@@ -152,9 +152,10 @@ struct TileCopier {
         return (taps * padded + STEP<T> - 1) / STEP<T>;
     }
 
-    // On to the tap that `channel` belongs to.
+    // On to the tap that `channel` belongs to. The axes are copied, by a few loads at once; one by one, where they are
+    // used, all would be waited for.
     __device__ __forceinline__ void find_tap() {
-        const Axis &vertical = task.vertical, &horizontal = task.horizontal;
+        const Axis vertical = task.vertical, horizontal = task.horizontal;
         while (channel >= padded && tap_y < vertical.taps) {
             channel -= padded;
             if (++tap_x < horizontal.taps) continue;
