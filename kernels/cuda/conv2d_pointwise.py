@@ -95,8 +95,9 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
         _check(images, out.shape[2:], options)
     rows, channels, pixels = shape["O"], shape["C"], shape["N"] * shape["H"] * shape["W"]
     element = element_of(out)
-    tile = tile or of_weight.tile_rows(element, rows)
-    tiles = blocks(rows, tile) * blocks(channels, TILE_N)
+    columns = blocks(channels, TILE_N)
+    tile = tile or of_weight.tile_rows(element, rows, columns)
+    tiles = blocks(rows, tile) * columns
     parts, length = of_weight.cut_pixels(pixels, tiles, element, tile)
     partial = workspace(out, (parts, out.size), np.float32)
     fields = _fields(shape, rows, channels, channels)

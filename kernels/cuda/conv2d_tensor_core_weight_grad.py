@@ -47,9 +47,9 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     rows, channels = merged * group_rows, merged * group_channels
     products = {"count": groups // merged, "rows": rows, "channels": channels}
     products |= {"group_rows": group_rows, "group_channels": group_channels}
-    tile = SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(element, rows)
-    tiles = blocks(rows, tile) * blocks(padded_pitch(channels, x.itemsize) * taps, TILE_N)
-    tiles *= groups // merged
+    columns = blocks(padded_pitch(channels, x.itemsize) * taps, TILE_N) * (groups // merged)
+    tile = SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(element, rows, columns)
+    tiles = blocks(rows, tile) * columns
     parts, length = cut_pixels(pixels, tiles, element, tile)
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)
@@ -79,9 +79,23 @@ def _walk(
     return unchanging(sizes | elements)
 
 
-def tile_rows(element: str, rows: int) -> int:
-    """The height of a tile: the larger, if there is one, and it covers ``rows`` with no more."""
-    return ROWS[element][-1] if 2 * blocks(rows, 128) == blocks(rows, 64) else 64
+def tile_rows(element: str, rows: int, columns: int) -> int:
+    """The height of a tile, of ``columns`` side by side: the larger, if there is one, and it covers ``rows``
+    with no more.
+
+    Where each multiprocessor has one, and sums are no longer cut into parts, it is the one with which the
+    busiest has less to do. To bring what is multiplied by all rows counts as 32 more: an estimate.
+    """
+    large = ROWS[element][-1]
+    if 2 * blocks(rows, 128) > blocks(rows, 64):
+        return 64
+    if blocks(rows, large) * columns <= MULTIPROCESSORS:
+        return large
+
+    def work(tile: int) -> int:
+        return blocks(blocks(rows, tile) * columns, MULTIPROCESSORS) * (tile + 32)
+
+    return min(large, 64, key=work)
 
 
 def cut_pixels(pixels: int, tiles: int, element: str, tile: int) -> tuple[int, int]:

@@ -261,6 +261,13 @@ def test_long_sums_are_cut_for_multiprocessors_that_would_be_idle():
     assert not tensor_core.is_cut(x, weight[:, :, :1], 1, 1, 1, 1, 1, 1)
 
 
+def test_the_weight_s_tiles_keep_all_multiprocessors_busy():
+    assert of_weight.tile_rows("__half", 512, 36) == 64  # 3 x 64 rows for the busiest, not 2 x 128
+    assert of_weight.tile_rows("__half", 1024, 72) == 128
+    assert of_weight.tile_rows("__half", 128, 9) == 128  # whose sums are cut
+    assert of_weight.tile_rows("__half", 130, 90) == of_weight.tile_rows("float", 512, 36) == 64
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_parts_lie_as_the_result_does(place, name):
     *arrays, options = inputs(name, IN_PARTS[0])
