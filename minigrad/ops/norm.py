@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from minigrad.autograd import mark_written, mode, wrap, written_cell
@@ -256,28 +257,33 @@ def batch_norm(
         raise ValueError(
             f"batch_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
         )
-    channels = input.shape[1]
+    axes, parameters, count = _over_channels(input.shape)
     running = {"running_mean": running_mean, "running_var": running_var}
-    _check_shapes("batch_norm", (channels,), **running, weight=weight, bias=bias)
+    _check_shapes("batch_norm", parameters[1:2], **running, weight=weight, bias=bias)
     _check_dtypes("batch_norm", input, weight=weight, bias=bias)
-    parameters = (1, channels) + (1,) * (input.ndim - 2)
     if not training and running_mean is not None:
         _check_dtypes("batch_norm", input, **running)
         given = (running_mean, running_var, weight, bias)
         mean, var, weight, bias = (None if p is None else _shaped(p, parameters) for p in given)
         return batch_norm_inference(input, mean, var, weight, bias, eps=eps)
 
-    count = math.prod(input.shape[:1] + input.shape[2:])
     if count < 2:
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, got shape {input.shape}"
         )
-    axes = (0, *range(2, input.ndim))
     y, mean, rstd = _batch_norm(input, weight, bias, axes=axes, parameters=parameters, eps=eps)
     if running_mean is not None:
         kept = running_mean, running_var, num_batches_tracked
         _follow(kept, mean, rstd, momentum, count / (count - 1), eps)
     return y
+
+
+@lru_cache(maxsize=1024)  # the same few shapes come in every step of a training
+def _over_channels(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """(the axes of a channel's mean, the shape of its parameters, how many values it has) of (N, C, ...)."""
+    axes = (0, *range(2, len(shape)))
+    parameters = tuple([1 if axis in axes else size for axis, size in enumerate(shape)])
+    return axes, parameters, math.prod([shape[axis] for axis in axes])
 
 
 def _shaped(parameter: Any, shape: tuple[int, ...]) -> Any:
@@ -306,7 +312,7 @@ def _follow(kept, mean, rstd, momentum, unbiased, eps):
             if count is not None:
                 count += 1
         for own, moved in zip(statistics, running, strict=True):
-            if is_half(own.dtype):
+            if own._array is not moved:
                 own._array[...] = moved
     for own in kept:
         if own is not None:
@@ -329,7 +335,10 @@ def _follow_by_arrays(running, mean, rstd, momentum, unbiased, eps):
 def _are_alike(*arrays):
     """Whether a kernel takes them together."""
     dtype = arrays[0].dtype
-    return dtype in FLOATS and all(a.dtype == dtype and is_contiguous(a) for a in arrays)
+    for array in arrays:  # not all(), which would make a generator in each training step of a layer
+        if array.dtype != dtype or not is_contiguous(array):
+            return False
+    return dtype in FLOATS
 
 
 def _check_shapes(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
