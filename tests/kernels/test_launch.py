@@ -414,6 +414,18 @@ def test_the_card_gets_every_argument_where_cpp_expects_it(fake_cupy):
     assert [launch[2] for launch in fake_cupy.launches] == [expected] * 4
 
 
+def test_a_struct_that_does_not_change_is_packed_for_each_kernel(fake_cupy):
+    size = unchanging(rows=3, columns=5)
+    code = "struct Size {{ {0} rows, columns; }}; __global__ void k(float* y, Size size) {{}}"
+    kernels = [
+        (CudaKernel(code.format("int"), "k"), "=Qii"),
+        (CudaKernel(code.format("long long"), "k"), "=Qqq"),
+    ]
+    for kernel, format in kernels * 3:
+        kernel.launch(1, 1, (FakeArray(), size))
+        assert fake_cupy.launches[-1][2] == pack(format, 256, 3, 5)
+
+
 def test_what_was_launched_before_is_checked_as_carefully(fake_cupy):
     """The second launch and those after it take the quick way, unless something does not fit."""
     kernel, y, x = CudaKernel(SCALE, "scale<T>"), FakeArray(), FakeArray(address=1024)
