@@ -56,6 +56,14 @@ def test_views(backend, rng):
         np.testing.assert_array_equal(backend.get(out), view.swapaxes(1, 2))
 
 
+def test_seen_in_another_shape(backend, rng):
+    x = rng.standard_normal((2, 5, 6, 7)).astype(np.float32)
+    for given in (x, x.transpose(0, 2, 3, 1)):  # it lies in memory as x does
+        out = backend.put(np.zeros((2, 42, 5), np.float32))
+        transpose(out, backend.put_strided(given), (2, 5, 42))
+        np.testing.assert_array_equal(backend.get(out), x.reshape(2, 5, 42).swapaxes(1, 2))
+
+
 def test_shapes_that_do_not_fit():
     x = np.zeros((1, 2, 3), np.float32)
     with pytest.raises(ValueError, match=r"shapes \(1, 2, 3\) and \(1, 2, 3\) do not fit"):
