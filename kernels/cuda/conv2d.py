@@ -78,6 +78,16 @@ def fields_of(
     return unchanging(sizes | dict(zip(OPTIONS, options, strict=True)))
 
 
+def largest_phase(shape: Mapping[str, int]) -> tuple[int, int, int]:
+    """(how many phases the gradient for the input has, the pixels of the largest, its taps): a pixel's place
+    within the stride says which taps reach it."""
+    pixels, phases, apart = shape["N"], 1, tap_steps(shape)
+    for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
+        phases *= min(stride, size)
+        pixels *= blocks(size, stride)
+    return phases, pixels, blocks(shape["KH"], apart["step_h"]) * blocks(shape["KW"], apart["step_w"])
+
+
 def tap_steps(shape: Mapping[str, int]) -> unchanging:
     """The fields of struct TapSteps."""
     return _tap_steps(shape["stride_h"], shape["stride_w"], shape["dilation_h"], shape["dilation_w"])

@@ -14,7 +14,7 @@ from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
-from .conv2d import fields_of, tap_steps
+from .conv2d import fields_of, largest_phase, tap_steps
 from .conv2d_parts import add_results, add_taps, cut_into_parts
 
 DEPTH = 16  # as in conv2d_pipelined.cu
@@ -81,13 +81,9 @@ def _plan(shapes: tuple, exchanged: bool) -> _Plan:
     rows, channels = fields["O"] // groups, fields["C"] // groups
     pixels, phases, all_taps = fields["N"] * fields["OH"] * fields["OW"], 1, taps
     if exchanged:
-        rows, channels, pixels = channels, rows, fields["N"]
-        for size, stride in ((fields["H"], fields["stride_h"]), (fields["W"], fields["stride_w"])):
-            phases *= min(stride, size)
-            pixels *= blocks(size, stride)  # of the largest phase
-        apart = tap_steps(fields)
-        # Of the largest phase: one of fewer taps has no steps left for the last parts, which are zeros.
-        taps = blocks(fields["KH"], apart["step_h"]) * blocks(fields["KW"], apart["step_w"])
+        rows, channels = channels, rows
+        # A phase of fewer taps than the largest has no steps left for the last parts, which are zeros.
+        phases, pixels, taps = largest_phase(fields)
     tile, slices = _tile_rows(rows), blocks(channels, DEPTH)
     pitch = blocks(rows, tile) * tile
     tiles = blocks(rows, tile) * blocks(pixels, COLUMNS) * groups * phases

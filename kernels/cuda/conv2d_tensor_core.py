@@ -23,7 +23,7 @@ from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module, workspace
-from .conv2d import shape_fields, tap_steps
+from .conv2d import fields_of, largest_phase, shape_fields, tap_steps
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weights
 from .conv2d_parts import add_results, cut_into_parts
 from .matmul import MULTIPROCESSORS
@@ -75,19 +75,14 @@ def forward(
 
     A ``tile`` of so many rows, 32, 64 or 128, is taken in place of the one that suits the sizes.
     """
-    shape = shape_fields(x, weight, out, options, bias)
-    groups, rows, channels = shape["groups"], shape["O"] // shape["groups"], weight.shape[1]
-    merged = groups_of_product(groups, rows, (channels,), CHUNK_BYTES // x.itemsize)
-    columns = blocks(shape["N"] * shape["OH"] * shape["OW"], TILE_N)
+    shapes = x.shape, weight.shape, out.shape, options, None if bias is None else bias.shape
+    plan, products = _products(shapes, x.itemsize, tile, exchanged=False)
     source, pixel = channels_last(x)
-    weights, tap, row = _taps_of_rows(weight, groups, merged)
-    pitches, group = {"pixel": pixel, "tap": tap, "row": row}, {"rows": rows, "channels": channels}
-    steps = steps_of(shape["KH"] * shape["KW"], channels, x.itemsize)
-    plan = _plan(rows * merged, columns * (groups // merged), steps, tile, merged)
+    weights, tap, row = _taps_of_rows(weight, products.groups, products.merged)
     results, bias = results_of(out, plan.parts), in_order(bias)
     epilogue = (bias, relu) if plan.parts == 1 else (None, False)
-    products = plan.part_steps, of_products(shape, groups // merged)
-    arguments = (strided(weights), *epilogue, pitches, _is_last(out), group, *products)
+    layout = _pitches(pixel, tap, row), _is_last(out), products.group
+    arguments = (strided(weights), *epilogue, *layout, plan.part_steps, products.shape)
     _launch(_forward, plan, strided(results), strided(source), *arguments)
     if plan.parts > 1:
         add_results(out, results, bias, relu)
@@ -109,7 +104,7 @@ def pooled(
     columns = blocks(4 * shape["N"] * out.shape[2] * out.shape[3], TILE_N)
     source, pixel = channels_last(x)
     weights, tap, row = _taps_of_rows(weight)
-    pitches = {"pixel": pixel, "tap": tap, "row": row}
+    pitches = _pitches(pixel, tap, row)
     tile = tile or tile_rows(shape["O"], columns)
     arguments = (strided(source), strided(weights), in_order(bias), pitches, _is_last(out), shape)
     grid = blocks(shape["O"], tile) * columns
@@ -119,24 +114,13 @@ def pooled(
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
     """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
-    shape = shape_fields(out, weight, grad_output, options)
-    groups, rows, channels = shape["groups"], weight.shape[1], shape["O"] // shape["groups"]
-    merged = groups_of_product(groups, rows, (channels,), CHUNK_BYTES // out.itemsize)
-    pixels, phases = shape["N"], 1
-    for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
-        phases *= min(stride, size)
-        pixels *= blocks(size, stride)  # of the largest phase
-    columns = blocks(pixels, TILE_N) * phases
+    shapes = out.shape, weight.shape, grad_output.shape, options
+    plan, products = _products(shapes, out.itemsize, tile, exchanged=True)
     source, pixel = channels_last(grad_output)
-    weights, tap, row = _taps_of_columns(weight, groups, merged)
-    pitches, group = {"pixel": pixel, "tap": tap, "row": row}, {"rows": rows, "channels": channels}
-    apart = tap_steps(shape)
-    # Of the largest phase: one of fewer taps has no steps left for the last parts, which are zeros.
-    taps = blocks(shape["KH"], apart["step_h"]) * blocks(shape["KW"], apart["step_w"])
-    steps = steps_of(taps, channels, out.itemsize)
-    plan = _plan(rows * merged, columns * (groups // merged), steps, tile, merged)
-    results, products = results_of(out, plan.parts), of_products(shape, groups // merged)
-    arguments = (strided(weights), pitches, _is_last(out), group, plan.part_steps, products, apart)
+    weights, tap, row = _taps_of_columns(weight, products.groups, products.merged)
+    results, apart = results_of(out, plan.parts), tap_steps(products.shape)
+    layout = _pitches(pixel, tap, row), _is_last(out), products.group
+    arguments = (strided(weights), *layout, plan.part_steps, products.shape, apart)
     _launch(_input_grad, plan, strided(results), strided(source), *arguments)
     if plan.parts > 1:
         add_results(out, results)
@@ -167,6 +151,43 @@ def _plan(rows: int, columns: int, steps: int, tile: int | None = None, merged: 
         return _Plan(PART_TILE, small, parts, part_steps)
     tile = tile or (SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(rows, columns))
     return _Plan(tile, blocks(rows, tile) * columns, 1, ALL_STEPS)
+
+
+class _Products(NamedTuple):
+    """What is multiplied: of ``groups``, so many ``merged`` in a product, with the fields of struct
+    Conv2dShape, whose groups are the products, and those of struct Group."""
+
+    groups: int
+    merged: int
+    shape: unchanging
+    group: unchanging
+
+
+@lru_cache(maxsize=1024)  # the same few convolutions come in every step of a training
+def _products(shapes: tuple, itemsize: int, tile: int | None, exchanged: bool) -> tuple[_Plan, _Products]:
+    """For :func:`forward` or, with the weight's rows and channels ``exchanged``, for :func:`input_grad`.
+
+    ``shapes`` are the arguments of :func:`fields_of`.
+    """
+    shape = fields_of(*shapes)
+    groups = shape["groups"]
+    rows, channels = shape["O"] // groups, shape["C"] // groups
+    phases, pixels, taps = 1, shape["N"] * shape["OH"] * shape["OW"], shape["KH"] * shape["KW"]
+    if exchanged:
+        rows, channels = channels, rows
+        # A phase of fewer taps than the largest has no steps left for the last parts, which are zeros.
+        phases, pixels, taps = largest_phase(shape)
+    merged = groups_of_product(groups, rows, (channels,), CHUNK_BYTES // itemsize)
+    columns = blocks(pixels, TILE_N) * phases * (groups // merged)
+    plan = _plan(rows * merged, columns, steps_of(taps, channels, itemsize), tile, merged)
+    group = unchanging(rows=rows, channels=channels)
+    return plan, _Products(groups, merged, of_products(shape, groups // merged), group)
+
+
+@lru_cache(maxsize=1024)
+def _pitches(pixel: int, tap: int, row: int) -> unchanging:
+    """The fields of struct Pitches."""
+    return unchanging(pixel=pixel, tap=tap, row=row)
 
 
 def cut_steps(steps: int, tiles: int, tile: int) -> tuple[int, int]:
@@ -253,7 +274,7 @@ def channels_last(x: Any) -> tuple[Any, int]:
     follow them up to there.
     """
     N, C, H, W = x.shape
-    pitch = _pitch(x)
+    pitch = _pitch(x.shape, x.strides, x.itemsize) if starts_at_vector(x) else None
     if pitch is not None:
         return x, pitch
     pitch = padded_pitch(C, x.itemsize)
@@ -271,19 +292,19 @@ def padded_pitch(channels: int, itemsize: int) -> int:
     return blocks(channels, per_chunk) * per_chunk
 
 
-def _pitch(x: Any) -> int | None:
-    """How many elements the pixels of ``x`` are apart, if its channels come last in whole chunks, or None."""
-    (N, C, H, W), (image, channel, row, pixel) = x.shape, x.strides
-    are_chunks = C * x.itemsize % CHUNK_BYTES == 0 and starts_at_vector(x)
-    if 0 in x.shape or (C > 1 and channel != x.itemsize) or not are_chunks:
+@lru_cache(maxsize=1024)
+def _pitch(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int | None:
+    """How many elements the pixels of images are apart, if channels come last in whole chunks, or None."""
+    (N, C, H, W), (image, channel, row, pixel) = shape, strides
+    if 0 in shape or (C > 1 and channel != itemsize) or C * itemsize % CHUNK_BYTES:
         return None
     steps = [(W, pixel, 1), (H, row, W), (N, image, H * W)]
     apart = [(stride, pixels) for size, stride, pixels in steps if size > 1]
     if not apart:
-        return padded_pitch(C, x.itemsize)
+        return padded_pitch(C, itemsize)
     step = apart[0][0] // apart[0][1]
-    fits = step >= C * x.itemsize and step % CHUNK_BYTES == 0
-    return step // x.itemsize if fits and all(s == pixels * step for s, pixels in apart) else None
+    fits = step >= C * itemsize and step % CHUNK_BYTES == 0
+    return step // itemsize if fits and all(s == pixels * step for s, pixels in apart) else None
 
 
 def _taps_of_rows(weight: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
