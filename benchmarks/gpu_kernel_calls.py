@@ -119,6 +119,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "pooling of channels last": (pooled_last, ((2, 3, 6, 8), (2, 8, 6, 8))),
         "random numbers": (filled, ((13, 37),)),
         "transposed copies": (transposed, ((13, 37),)),
+        "parts of a weight's gradient": (parts_added, ((13, 37),)),
         "dropout": (lambda x: mg.get_op("dropout")(x, p=0.3, seed=1, offset=2), ((13, 37),)),
         "embedding": (lambda w: FUNCTIONS.embedding(indices(w, 41), w), ((9, 36),)),
         "embedding, gradient": (lambda w: FUNCTIONS.embedding(indices(w, 300), w), ((3, 130),)),
@@ -289,9 +290,19 @@ def filled(x: mg.Tensor) -> mg.Tensor:
 def transposed(x: mg.Tensor) -> mg.Tensor:
     """``x``, after the kernels that transpose; others test what they give."""
     if x.device.type != "cpu":
-        for dtype, columns in product((np.uint16, np.uint32, np.uint64), (12, 13, 68, 69)):
-            whole = x.device.xp.zeros((1, 5, columns), dtype)
+        shapes = product((1, 12, 24, 40), (12, 13, 68, 69))  # of few rows, or columns, made of vectors or not
+        for dtype, shape in product((np.uint16, np.uint32, np.uint64), shapes):
+            whole = x.device.xp.zeros((1, *shape), dtype)
             cuda.transpose.transpose(x.device.xp.empty_like(whole.swapaxes(1, 2), order="C"), whole)
+    return x * 1.0
+
+
+def parts_added(x: mg.Tensor) -> mg.Tensor:
+    """``x``, after the kernels that add parts, few and many; others test what they give."""
+    if x.device.type != "cpu":
+        xp = x.device.xp
+        for dtype, parts in product((np.float32, np.float16, np.uint16), (2, 9)):
+            cuda.conv2d_parts.add_taps(xp.zeros((5, 3, 2, 2), dtype), xp.zeros((parts, 60), np.float32))
     return x * 1.0
 
 

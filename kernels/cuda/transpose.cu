@@ -4,7 +4,7 @@
 // multiple of 64 more, which become zeros. In both the elements of a row are neighbours; from row to row, and from
 // matrix to matrix, it is as many elements as `shape` says.
 //
-//   transpose   tiles of 64 x 64, or of 256 x 16, by way of shared memory; in registers squares of 4 x 4
+//   transpose   tiles of 64 x 64, or so many elements, by way of shared memory; in registers squares of 4 x 4
 //
 // A copy element by element reads runs of neighbours but writes each of them to another row, a sector of 32
 // bytes for 4. Here a block reads a tile row by row, and writes its columns as rows: both ways runs of 64
@@ -17,7 +17,8 @@
 // read an element at a time, and a thread's columns are such that a warp still reads neighbours; the rows of out,
 // which is a workspace of its caller nearly always, rarely do not.
 //
-// Matrices of up to 16 columns, as the taps of weights are, have tiles of more rows: of 64 columns most would be idle.
+// Matrices of up to 16 columns, as the taps of weights are, have tiles of 256 rows: of 64 columns most would be idle.
+// And those of up to 8, 16 or 32 rows, as the channels of first layers are, have tiles of 512, 256 or 128 columns.
 //
 // Grid: x = all tiles of a matrix (x alone may exceed 65535); z = the batch.
 //
@@ -62,10 +63,12 @@ struct Tile {
     static constexpr int SQUARES = COLUMNS / SIDE, VECTORS = THREADS / SQUARES, ROWS = VECTORS * SIDE;
     Vector<T, SIDE> lines[COLUMNS * VECTORS];
 
-    // Lines are whole multiples of 32 banks. The vectors of a line are exchanged (xor), so that those that a warp puts
-    // into the same place of different lines fall into different banks: lines SIDE apart, or neighbours.
+    // Vectors are exchanged (xor), so that those that a warp puts into the same place of different lines fall into
+    // different banks: of lines of 16 vectors or more, which are whole multiples of 32 banks, lines SIDE apart, or
+    // neighbours; of shorter ones, which share such a multiple, lines SIDE apart.
     __device__ __forceinline__ Vector<T, SIDE>& at(int column, int vector) {
-        return lines[column * VECTORS + (vector ^ (column / SIDE % 16 ^ column % SIDE * 4))];
+        const int number = column * VECTORS + vector;
+        return lines[number ^ (VECTORS < 16 ? number / 16 % 16 : column / SIDE % 16 ^ column % SIDE * 4)];
     }
 };
 

@@ -16,8 +16,9 @@ from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from .vector import starts_at_vector
 
-WIDE, NARROW = 64, 16  # columns of a tile of x: as in transpose.cu
-SIDE, THREADS = 4, 256
+SIDE, THREADS = 4, 256  # as in transpose.cu
+TILE = SIDE * SIDE * THREADS  # elements
+COLUMNS = NARROW, WIDE, *_ = 16, 64, 128, 256, 512  # of a tile of x
 PADDED_TO = 64  # elements of a row of out
 MAX_GRID_Z = 65535
 
@@ -27,7 +28,7 @@ Matrices = tuple[int, int, int]
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _kernels = {
     (columns, vectors): CudaKernel(_source, f"transpose<T, {columns}, {str(vectors).lower()}>")
-    for columns in (WIDE, NARROW)
+    for columns in COLUMNS
     for vectors in (False, True)
 }
 
@@ -65,8 +66,10 @@ def _launch(
         shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (step // itemsize for step in own)
     shape["stores_vectors"] = out_is_aligned and _are_vectors(out[2] * itemsize, *out_steps, itemsize)
     reads_vectors = x_is_aligned and _are_vectors(columns * itemsize, *steps, itemsize)
-    tile = NARROW if columns <= NARROW else WIDE
-    grid = (blocks(rows, SIDE * SIDE * THREADS // tile) * blocks(columns, tile), 1, min(batches, MAX_GRID_Z))
+    tile = NARROW
+    if columns > NARROW:
+        tile = max(tile for tile in COLUMNS if tile == WIDE or tile * out[2] <= TILE)
+    grid = (blocks(rows, TILE // tile) * blocks(columns, tile), 1, min(batches, MAX_GRID_Z))
     return _kernels[tile, reads_vectors], grid, unchanging(shape)
 
 

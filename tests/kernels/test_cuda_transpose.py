@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("checked_accesses")
     "shape",
     [
         *((1, 1, 1), (1, 3, 130), (2, 65, 64), (1, 127, 5), (3, 0, 4), (0, 4, 5)),
-        *((2, 260, 9), (5, 6, 25), (1, 68, 16), (2, 68, 132)),
+        *((2, 260, 9), (5, 6, 25), (1, 68, 16), (2, 68, 132), (2, 3, 530), (1, 12, 258), (1, 29, 260)),
     ],
     ids=str,
 )
@@ -46,6 +46,16 @@ def test_longer_rows_end_in_zeros(backend, rng):
     found = backend.get(out)
     np.testing.assert_array_equal(found[:, :, :67], x.swapaxes(1, 2))
     assert not found[:, :, 67:72].any() and np.isnan(found[:, :, 72:]).all()
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(3, 4), (3, 8), (5, 8), (9, 16), (17, 24), (5, 64)])
+@pytest.mark.parametrize("columns", [520, 523])
+def test_few_rows_of_many_columns(backend, rows, padded, columns, rng):
+    x = rng.integers(1, 99, (2, rows, columns)).astype(np.float16)
+    out = backend.put(np.full((2, columns, padded), np.nan, np.float16))
+    transpose(out, backend.put(x))
+    np.testing.assert_array_equal(backend.get(out)[:, :, :rows], x.swapaxes(1, 2))
+    assert not backend.get(out)[:, :, rows:].any()
 
 
 def test_views(backend, rng):
