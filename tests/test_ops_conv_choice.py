@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minigrad.dispatch import kernel_table, use_kernel
+from minigrad.kernels import sim
 from minigrad.kernels.cpu.threads import num_threads
 from minigrad.precision import convolution_precision
 
@@ -145,3 +146,12 @@ def test_depthwise_in_16_bits_on_a_card(size, rung, stride):
 def test_float64_on_a_card():
     x, weight = (2, 16, 8, 8), (16, 16, 3, 3)
     assert choose("conv2d", x, weight, None, device="cuda", dtype=np.float64) == "implicit_gemm"
+
+
+def test_contiguous_images_are_for_wgmma_only_where_none_is_written():
+    with sim.architecture("sm_90a"):
+        images, weight = (128, 128, 28, 28), (128, 128, 3, 3)
+        in_halves = {"device": "sim", "dtype": np.float16, "padding": (1, 1)}
+        assert choose("conv2d_weight_grad", images, images, kernel_size=(3, 3), **in_halves) == "wgmma"
+        assert choose("conv2d", images, weight, None, **in_halves) == "tensor_core"
+        assert choose("conv2d_input_grad", images, weight, input_size=(28, 28), **in_halves) == "tensor_core"

@@ -148,10 +148,11 @@ def suits_wgmma(
     kernel_size: Any = None,
     **padding_and_dilation: Any,
 ) -> bool:
-    images = (first,) if kernel_size is None else (first, second)
-    channels = images[-1].shape[1] if input_size is None else second.shape[1]  # of the input
+    # The gradient for the weight writes no images, and those that it reads are copied to channels last for
+    # either kind of tensor cores.
+    channels = second.shape[1] if input_size or kernel_size else first.shape[1]  # of the input
     return (
-        all(map(is_channels_last, images))
+        (kernel_size is not None or is_channels_last(first))
         and channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
         and (input_size is None or stride == (1, 1))
         and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, **padding_and_dilation)
