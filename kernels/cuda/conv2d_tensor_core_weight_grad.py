@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
-from .conv2d import shape_fields
+from .conv2d import fields_of
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product
 from .conv2d_parts import add_taps, cut_into_parts
 from .conv2d_tensor_core import THREADS, channels_last, padded_pitch
@@ -35,38 +35,62 @@ _weight_grad = {
 }
 
 
+class _Plan(NamedTuple):
+    """How a gradient is found: what follows from the shapes.
+
+    Attributes:
+        shape, products: the fields of struct Conv2dShape and of struct Products.
+        tile, tiles: the rows of a tile, and how many there are.
+        parts, length: into how many parts the pixels are cut, and how many one has.
+    """
+
+    shape: unchanging
+    products: unchanging
+    tile: int
+    tiles: int
+    parts: int
+    length: int
+
+
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tensor cores on tiles that are transposed on their way; blocks share the long sums over all pixels."""
-    shape = shape_fields(x, out, grad_output, options)
-    if 0 in out.shape:
+    if out.size == 0:
         return
-    element, groups, pixels = element_of(out), shape["groups"], shape["N"] * shape["OH"] * shape["OW"]
-    group_rows, group_channels, taps = shape["O"] // groups, out.shape[1], shape["KH"] * shape["KW"]
-    per_chunk = CHUNK_BYTES // x.itemsize
-    merged = groups_of_product(groups, group_rows, (group_rows, group_channels), per_chunk)
-    rows, channels = merged * group_rows, merged * group_channels
-    products = {"count": groups // merged, "rows": rows, "channels": channels}
-    products |= {"group_rows": group_rows, "group_channels": group_channels}
-    columns = blocks(padded_pitch(channels, x.itemsize) * taps, TILE_N) * (groups // merged)
-    tile = SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(element, rows, columns)
-    tiles = blocks(rows, tile) * columns
-    parts, length = cut_pixels(pixels, tiles, element, tile)
+    shapes, element = (x.shape, out.shape, grad_output.shape, options), element_of(out)
+    plan = _plan(shapes, element, x.itemsize)
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)
-    partial = workspace(out, (parts, out.size), np.float32)
-    apart = THREADS * per_chunk // TILE_N  # pixels, from one that a thread copies to its next
-    walk = _walk(apart, source_pitch, **{name: shape[name] for name in WALKED})
-    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, length, products)
-    shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
-    _weight_grad[element, tile].launch(tiles * parts, THREADS, (*arguments, shape, walk), shared_bytes)
+    partial = workspace(out, (plan.parts, out.size), np.float32)
+    arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, plan.length)
+    structs = plan.products, plan.shape, _walk(shapes, x.itemsize, source_pitch)
+    shared_bytes = STAGES * (plan.tile + TILE_N) * CHUNKS * CHUNK_BYTES
+    kernel = _weight_grad[element, plan.tile]
+    kernel.launch(plan.tiles * plan.parts, THREADS, (*arguments, *structs), shared_bytes)
     add_taps(out, partial)
 
 
+@lru_cache(maxsize=1024)  # the same few convolutions come in every step of a training
+def _plan(shapes: tuple, element: str, itemsize: int) -> _Plan:
+    """For ``shapes``, the arguments of :func:`fields_of`."""
+    shape = fields_of(*shapes)
+    groups, pixels = shape["groups"], shape["N"] * shape["OH"] * shape["OW"]
+    group_rows, group_channels = shape["O"] // groups, shape["C"] // groups
+    merged = groups_of_product(groups, group_rows, (group_rows, group_channels), CHUNK_BYTES // itemsize)
+    rows, channels = merged * group_rows, merged * group_channels
+    products = {"count": groups // merged, "rows": rows, "channels": channels}
+    products |= {"group_rows": group_rows, "group_channels": group_channels}
+    columns = blocks(padded_pitch(channels, itemsize) * shape["KH"] * shape["KW"], TILE_N)
+    columns *= groups // merged
+    tile = SMALLEST_TILE if rows <= SMALLEST_TILE else tile_rows(element, rows, columns)
+    tiles = blocks(rows, tile) * columns
+    return _Plan(shape, unchanging(products), tile, tiles, *cut_pixels(pixels, tiles, element, tile))
+
+
 @lru_cache(maxsize=1024)
-def _walk(
-    pixels: int, pitch: int, H: int, W: int, OH: int, OW: int, stride_h: int, stride_w: int
-) -> unchanging:
-    """The fields of struct Walk, in steps of so many ``pixels`` of the output."""
+def _walk(shapes: tuple, itemsize: int, pitch: int) -> unchanging:
+    """The fields of struct Walk, from a pixel of the output that a thread copies to its next."""
+    shape, pixels = fields_of(*shapes), THREADS * (CHUNK_BYTES // itemsize) // TILE_N
+    H, W, OH, OW, stride_h, stride_w = (shape[name] for name in WALKED)
     rows, right = divmod(pixels, max(OW, 1))
     images, down = divmod(rows, max(OH, 1))
     height, width, down, right = OH * stride_h, OW * stride_w, down * stride_h, right * stride_w
