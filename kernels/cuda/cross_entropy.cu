@@ -285,13 +285,15 @@ __global__ void __launch_bounds__(MOST_THREADS<T>) cross_entropy_grad_registers(
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     const long long t = target[row];
     RowPart<T, HELD<T>> part;
+    // The row is on its way before its target is there: a multiprocessor has one block with a long row, and would wait
+    // for both in turn. An ignored row is read for nothing.
+    part.load(x + row * columns, columns, -C(INFINITY));
+    Normalizer<C> own;
+    part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+    const C mine = own.m;
+    part.each([&](C& element, int) { own.s += element = Normalizer<C>::term(element - mine); });
+    own.add_across_row();
     if (t != ignore_index) {
-        part.load(x + row * columns, columns, -C(INFINITY));
-        Normalizer<C> own;
-        part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
-        const C mine = own.m;
-        part.each([&](C& element, int) { own.s += element = Normalizer<C>::term(element - mine); });
-        own.add_across_row();
         Shares<SMOOTHED, C> shares(weight, t, smoothing, columns);
         shares.scale(grad[row]);
         const C scale = sum_of(shares, columns) * (exp(mine - own.m) / own.sum());
