@@ -75,6 +75,12 @@ __device__ __forceinline__ void scale_and_shift(
         const unsigned area = unsigned(layout.area);
         unsigned channel = unsigned(i) / area, in_channel = unsigned(i) - channel * area;
         const long long first = row % layout.groups * layout.channels;
+        if (area % WIDTH == 0) {  // a vector lies in one channel: two loads for all of its elements, not for each
+            const T w = value_or(weight, first + channel, T(1)), b = value_or(bias, first + channel, T(0));
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) y.lane[k] = y.lane[k] * w + b;
+            return;
+        }
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) {
             const long long c = first + channel;
