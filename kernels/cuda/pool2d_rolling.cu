@@ -59,7 +59,7 @@ struct Strip {
     // Combines neighbours in threes: out[w] of in[w STRIDE], in[w STRIDE + 1], in[w STRIDE + 2], in this order.
     template <int OUTPUTS, typename In, typename Out, typename Combine>
     static __device__ __forceinline__ void in_threes(const In* in, Out* out, Combine combine) {
-constexpr int PAIR = STRIDE == 1 && OUTPUTS % 2 == 0 ? 2 : 1;
+        constexpr int PAIR = STRIDE == 1 && OUTPUTS % 2 == 0 ? 2 : 1;
 #pragma unroll
         for (int w = 0; w < OUTPUTS; w += PAIR) {
             if constexpr (PAIR == 2) {

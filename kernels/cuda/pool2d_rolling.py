@@ -15,7 +15,9 @@ from .pool2d import THREADS, check_taps, divisor_fields, shape_fields
 from .pool2d_tiled import avg_pool2d_tiled, max_pool2d_tiled
 from .vector import VECTOR_BYTES, starts_at_vector
 
-SEGMENT_ROWS = 28  # of windows, that a thread walks down
+# Of windows, that a thread walks down; it reads two rows that its neighbours read, too. Few, so that a card
+# has several times the blocks that it runs at a time: the last ones would leave much of it idle.
+SEGMENT_ROWS = 16
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 # By the stride.
