@@ -258,6 +258,34 @@ def recur_in_clusters(device: mg.Device) -> list[str]:
     return wrong
 
 
+def normalize_in_clusters(device: mg.Device) -> list[str]:
+    """Run batch norm and its gradient by clusters of each size; returns what is wrong."""
+    xp, rng, wrong, module = device.xp, np.random.default_rng(0), [], cuda.batch_norm_cluster
+    shape, of_channels = (19, 3, 36), (3,)
+    x, g = rng.standard_normal((2, *shape))
+    weight, bias = rng.standard_normal((2, 3))
+    mean, var = x.mean((0, 2)), x.var((0, 2))
+    rstd = 1 / np.sqrt(var + 1e-5)
+    normal = (x - mean[:, None]) * rstd[:, None]
+    dweight, dbias = (g * normal).sum((0, 2)), g.sum((0, 2))
+    of_all = (dbias[:, None] + normal * dweight[:, None]) / (19 * 36)
+    forward = normal * weight[:, None] + bias[:, None], mean, rstd
+    backward = (g - of_all) * (rstd * weight)[:, None], dweight, dbias
+    for cluster in module.CLUSTERS:
+        for name, launch, inputs, expected in (
+            ("batch norm", module.batch_norm_cluster, (x, weight, bias, 1e-5), forward),
+            ("its gradient", module.batch_norm_grad_cluster, (g, x, mean, rstd, weight), backward),
+        ):
+            outs = tuple(xp.empty(s, np.float32) for s in (shape, of_channels, of_channels))
+            placed = [xp.asarray(i.astype(np.float32)) if isinstance(i, np.ndarray) else i for i in inputs]
+            launch(outs, *placed, cluster=cluster)
+            error = worst_error([out if xp is np else out.get() for out in outs], list(expected))
+            told = f"{name}, clusters of {cluster}"
+            print(f"{told:40} error {error:.1e}", flush=True)
+            wrong += [] if error < 1e-4 else [told]
+    return wrong
+
+
 def empty(xp: Any, shape: tuple[int, ...], dtype: Any, last: bool) -> Any:
     """A new array of images, which lie channels ``last``, or in C order."""
     n, c, h, w = shape
@@ -477,10 +505,10 @@ def main() -> int:
         print(f"{device} does not have the tensor cores that attention_wgmma is for")
         modules -= {"attention_wgmma", "attention_wgmma_grad"}
     if cuda.recurrent_cluster.is_supported(device.xp.empty(0)):
-        wrong += recur_in_clusters(device)
+        wrong += recur_in_clusters(device) + normalize_in_clusters(device)
     else:
-        print(f"{device} does not have the clusters that recurrent_cluster is for")
-        modules.remove("recurrent_cluster")
+        print(f"{device} does not have the clusters that recurrent_cluster and batch_norm_cluster are for")
+        modules -= {"recurrent_cluster", "batch_norm_cluster"}
     variables = [value for module in modules for value in vars(getattr(cuda, module)).values()]
     there = {kernel for value in variables for kernel in kernels_in(value)}
     missed = sorted(kernel.expression for kernel in there - launched)

@@ -271,9 +271,9 @@ def norms(matrix: Shape, images: Shape) -> Iterator[Case]:
     """Layer, group and batch norm, forward, and forward with backward, which gives the input's gradient.
 
     The floor counts each array once. Layer and group norm come to that: a row fits the registers of a block.
-    Batch norm does not: it needs a channel's statistics before it can give one element, so it passes over
-    memory three times where the floor has two, and its gradient, which needs two sums, five times where the
-    floor has three.
+    So does batch norm where a channel fits the shared memory of a cluster of blocks. By the rung ``split``
+    it needs a channel's statistics before it can give one element, so it passes over memory three times
+    where the floor has two, and its gradient, which needs two sums, five times where the floor has three.
     """
     groups = 2 if images[1] < 32 else 32
     calls = {
@@ -281,12 +281,13 @@ def norms(matrix: Shape, images: Shape) -> Iterator[Case]:
         "group norm": (images, images[1], lambda F, x, w, b: F.group_norm(x, groups, w, b)),
         "batch norm": (images, images[1], lambda F, x, w, b: F.batch_norm(x, None, None, w, b, True)),
     }
-    for name, (shape, channels, call) in calls.items():
-        op = name.replace(" ", "_")
+    for name, rung in (*((name, None) for name in calls), ("batch norm", "split")):
+        shape, channels, call = calls[name]
+        op, told = name.replace(" ", "_"), f", {rung}" if rung else ""
         size, moved = "x".join(map(str, shape)), 2 * FLOAT * prod(shape)
         parameters = (channels,), (channels,)
         yield Case(
-            name,
+            name + told,
             size,
             (shape, *parameters),
             lambda x, w, b, call=call: call(mg.nn.functional, x, w, b),
@@ -294,16 +295,18 @@ def norms(matrix: Shape, images: Shape) -> Iterator[Case]:
             0.0,
             moved,
             (op,),
+            rung,
         )
         yield Case(
-            f"{name}, forward + backward",
+            f"{name}, forward + backward{told}",
             size,
             (shape, shape, *parameters),
             lambda x, g, w, b, call=call: normalized_gradient(call, mg.nn.functional, x, g, w, b),
             lambda torch, x, g, w, b, call=call: normalized_gradient(call, torch.nn.functional, x, g, w, b),
             0.0,
             2.5 * moved,  # x, y; then g, x, dx
-            (op, f"{op}_grad"),
+            (f"{op}_grad", op) if rung else (op, f"{op}_grad"),
+            rung,
         )
 
 

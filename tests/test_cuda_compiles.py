@@ -202,6 +202,7 @@ def test_source_compiles(name, architecture, summary):
 HALVES = {
     "attention": "row_sums",
     "batch_norm": "<C, T",
+    "batch_norm_cluster": "",
     "channel_sums": "<C, T",
     "conv2d_depthwise": ".",
     "conv2d_strips": "T, 3|forward|grad<(Out, )?T, 5, (1, [35]|2, [13])>",

@@ -20,6 +20,7 @@ MODULES = (
     "attention_wgmma",
     "attention_wgmma_grad",
     "batch_norm",
+    "batch_norm_cluster",
     "cast",
     "channel_sums",
     "conv2d",

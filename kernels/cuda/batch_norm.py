@@ -55,7 +55,7 @@ _grad_columns = _widths("batch_norm_grad_columns")
 
 def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """One thread for each channel, which it walks three times: the definition."""
-    samples, channels, area = _sizes(outs[0], x, *outs[1:])
+    samples, channels, area = sizes_of(outs[0], x, *outs[1:])
     arguments = (*outs, x, weight, bias, samples, channels, area, eps)
     _naive.launch(blocks(channels, THREADS), THREADS, arguments)
 
@@ -63,7 +63,7 @@ def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) ->
 def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
     """Several blocks for each channel find moments; then one elementwise kernel, which combines them."""
     y, mean, rstd = outs
-    sizes = samples, channels, area = _sizes(y, x, mean, rstd)
+    sizes = samples, channels, area = sizes_of(y, x, mean, rstd)
     if area < NARROW:
         _columns_split(outs, x, weight, bias, sizes, eps)
         return
@@ -87,7 +87,7 @@ def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, ep
 
 def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> None:
     """One elementwise kernel."""
-    sizes = samples, channels, area = _sizes(y, x, mean, var)
+    sizes = samples, channels, area = sizes_of(y, x, mean, var)
     arrays = (y, x, mean, var, weight, bias)
     if area < NARROW:
         wide, grid, block, parts = _by_columns(sizes, x, y)
@@ -112,7 +112,7 @@ def follow(
 def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """One thread for each channel, which it walks twice: the definition."""
     dx, dweight, dbias = outs
-    sizes = _, channels, _ = _sizes(dx, x, mean, rstd)
+    sizes = _, channels, _ = sizes_of(dx, x, mean, rstd)
     channel_sums.naive((dweight, dbias), grad, x, mean, rstd, EACH_CHANNEL)
     arguments = (dx, grad, x, mean, rstd, weight, dweight, dbias, *sizes)
     _grad_naive.launch(blocks(channels, THREADS), THREADS, arguments)
@@ -121,7 +121,7 @@ def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
 def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:
     """Several blocks for each channel find the two sums; then one elementwise kernel, which adds these up."""
     dx, dweight, dbias = outs
-    sizes = samples, channels, area = _sizes(dx, x, mean, rstd)
+    sizes = samples, channels, area = sizes_of(dx, x, mean, rstd)
     if area < NARROW:
         channel_sums.split((dweight, dbias), grad, x, mean, rstd, EACH_CHANNEL)
         wide, grid, block, parts = _by_columns(sizes, x, grad, dx)
@@ -147,12 +147,12 @@ def _by_columns(sizes: tuple[int, int, int], *arrays: Any) -> tuple[bool, int, t
     return wide, *columns_grid(samples, columns, arrays[0].itemsize, wide)
 
 
-def _sizes(y: Any, x: Any, *statistics: Any) -> tuple[int, int, int]:
-    return _sizes_of(y.shape, x.shape, *[s.shape for s in statistics])
+def sizes_of(y: Any, x: Any, *statistics: Any) -> tuple[int, int, int]:
+    return _fitting(y.shape, x.shape, *[s.shape for s in statistics])
 
 
 @lru_cache(maxsize=1024)  # the same few sizes come in every step of a training
-def _sizes_of(y: tuple, x: tuple, *statistics: tuple) -> tuple[int, int, int]:
+def _fitting(y: tuple, x: tuple, *statistics: tuple) -> tuple[int, int, int]:
     """(samples, channels, area) of arrays of these shapes; ValueError unless they fit together."""
     samples, channels, *plane = x
     if y != x or any(prod(s) != channels for s in statistics):

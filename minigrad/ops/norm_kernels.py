@@ -151,9 +151,22 @@ _register_rows(get_op("layer_norm"), layer_norm_grad, _as_it_is)
 _register_rows(get_op("group_norm"), group_norm_grad, _as_groups)
 
 
-def _register_channels(rung: str) -> None:
-    run = getattr(cuda.batch_norm, f"batch_norm_{rung}")
-    run_grad = getattr(cuda.batch_norm, f"batch_norm_grad_{rung}")
+def _fits_clusters(arrays: int) -> Callable:
+    """The condition that clusters of blocks can hold the channels of so many arrays like ``x``."""
+    return lambda x, *rest, **options: (
+        x.size > 0 and not is_channels_last(x) and cuda.batch_norm_cluster.takes(x, arrays)
+    )
+
+
+def _register_channels(
+    rung: str,
+    module: Any,
+    when: Callable = _has_elements,
+    when_grad: Callable = _has_elements,
+    **options: Any,
+) -> None:
+    run = getattr(module, f"batch_norm_{rung}")
+    run_grad = getattr(module, f"batch_norm_grad_{rung}")
 
     def kernel(outs, x, weight, bias, *, axes, parameters, eps):
         y, *statistics = outs
@@ -165,16 +178,16 @@ def _register_channels(rung: str) -> None:
         _written_by_kernels(lambda outs: run_grad(outs, *inputs), (_planes(dx), *sums))
 
     kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
-    dtypes = HALVES if rung == "split" else "f4 f8"
-    for target, registered, when in (
-        (get_op("batch_norm"), kernel, _has_elements),
-        (batch_norm_grad, grad_kernel, _of_alike(_has_elements)),
+    for target, registered, condition in (
+        (get_op("batch_norm"), kernel, when),
+        (batch_norm_grad, grad_kernel, _of_alike(when_grad)),
     ):
-        target.kernel("cuda", "sim", name=rung, dtypes=dtypes, when=when, channels_last=KEPT)(registered)
+        target.kernel("cuda", "sim", name=rung, when=condition, **options)(registered)
 
 
-_register_channels("naive")
-_register_channels("split")
+_register_channels("naive", cuda.batch_norm, dtypes="f4 f8", channels_last=KEPT)
+_register_channels("split", cuda.batch_norm, dtypes=HALVES, channels_last=KEPT)
+_register_channels("cluster", cuda.batch_norm_cluster, _fits_clusters(1), _fits_clusters(2), dtypes=HALVES)
 
 
 @batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import batch_norm, channel_sums, norm, norm_registers
+from minigrad.kernels.cuda import batch_norm, batch_norm_cluster, channel_sums, norm, norm_registers
 from minigrad.kernels.source import computed_dtype
 
 EPS = 1e-3
@@ -33,6 +33,7 @@ CHANNELS = [
 LAYER = ROWS, (1,), lambda shape: (1, shape[1])
 GROUP = GROUPS, (2, 3), lambda shape: (1, *shape[1:3], 1)
 BATCH = CHANNELS, (0, 2), lambda shape: (1, shape[1], 1)
+OF_VECTORS = [(3, 4, 16), (1, 5, 2048), (17, 1, 200), (9, 4, 264), (40, 2, 24), (5, 3, 7)], *BATCH[1:]
 
 RUNGS = {
     **{f"layer {r}": (LAYER, partial(norm.layer_norm, r), partial(norm.layer_norm_grad, r))
@@ -43,6 +44,8 @@ RUNGS = {
     "group registers": (GROUP, norm_registers.group_norm, norm_registers.group_norm_grad),
     "batch naive": (BATCH, batch_norm.batch_norm_naive, batch_norm.batch_norm_grad_naive),
     "batch split": (BATCH, batch_norm.batch_norm_split, batch_norm.batch_norm_grad_split),
+    "batch cluster": (OF_VECTORS, batch_norm_cluster.batch_norm_cluster,
+                      batch_norm_cluster.batch_norm_grad_cluster),
 }  # fmt: skip
 PROBLEMS = [
     (name, shape, dtype)
@@ -135,6 +138,35 @@ def test_gradients(run, name, shape, dtype):
             assert_within(found, wanted, relative * size)
 
 
+@pytest.mark.parametrize("cluster", batch_norm_cluster.CLUSTERS)
+def test_batch_norm_by_clusters_of_each_size(backend, run, cluster, monkeypatch):
+    if not batch_norm_cluster.is_supported(backend.put(np.zeros(1))):
+        pytest.skip("clusters need a card of compute capability 9.0")
+    problem, *launches = RUNGS["batch cluster"]
+    monkeypatch.setitem(RUNGS, "batch cluster", (problem, *(partial(f, cluster=cluster) for f in launches)))
+    for dtype in (np.float32, np.float16):
+        test_forward(run, "batch cluster", (19, 3, 1064), dtype)
+        test_gradients(run, "batch cluster", (19, 3, 1064), dtype)
+
+
+def test_blocks_of_a_cluster():
+    of = batch_norm_cluster.blocks_of_cluster
+    image = (64, 64, 56, 56)
+    assert of(image, 4, 1, 132) == 8  # 98 KB a block
+    assert of(image, 4, 2, 132) == 16  # 98 KB a block
+    assert of(image, 2, 1, 132) == 8  # 4 would have room, too, but not fill the card twice
+    assert of((64, 64, 112, 112), 4, 1, 132) == 16  # 196 KB: one block on a multiprocessor
+    assert of((64, 64, 112, 112), 4, 2, 132) is None
+    assert of((64, 1024, 4, 4), 4, 1, 132) == 1
+    assert of((64, 512, 7, 7), 4, 1, 132) is None  # 49 elements are no whole vectors
+    assert of((2, 64, 56, 56), 4, 1, 132) is None  # 128 blocks
+    assert of((64, 2, 56, 56), 4, 1, 132) is None
+    assert of((64, 64), 4, 1, 132) is None
+    with sim.architecture("sm_80"):
+        assert not batch_norm_cluster.takes(np.empty((64, 64, 16), np.float32), 1)
+    assert batch_norm_cluster.takes(np.empty((64, 64, 16), np.float32), 1)
+
+
 @pytest.mark.parametrize("name", [name for name in RUNGS if name != "batch naive"])
 def test_a_large_offset(run, name):
     """What is lost is what rounding the mean costs, a few units of 1e4 eps, not the digits of a long sum."""
@@ -219,7 +251,7 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, np.float32) for name in RUNGS]
-    + [(name, np.float16) for name in ("layer registers", "group registers", "batch split")],
+    + [(name, np.float16) for name in ("layer registers", "group registers", "batch split", "batch cluster")],
 )
 def test_every_thread_order_gives_the_same_bits_and_every_access_is_right(name, dtype):
     shape = {"layer": (40, 130), "group": (3, 2, 2, 35), "batch": (4, 2, 1100)}[name.split()[0]]

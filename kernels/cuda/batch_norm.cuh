@@ -1,0 +1,67 @@
+// What the kernels of batch norm share: means and variances that add up, and the gradient of an element.
+#pragma once
+
+#include "planes.cuh"
+#include "rows.cuh"
+
+// The number, the mean and the sum of the squared deviations from the mean, of the elements so far.
+template <typename T>
+struct Moments {
+    T count = 0, mean = 0, squares = 0;
+
+    // Chan's formula for the union of two sets (https://doi.org/10.1080/00031305.1983.10483115).
+    __device__ __forceinline__ void add(Moments other) {
+        if (other.count == 0) return;
+        const T total = count + other.count, distance = other.mean - mean;
+        mean += distance * (other.count / total);
+        squares += other.squares + distance * distance * (count * (other.count / total));
+        count = total;
+    }
+
+    // Adds N elements: their own mean and deviations are found first, with one division for all of them.
+    template <int N>
+    __device__ __forceinline__ void add_elements(const T (&x)[N]) {
+        T sum = 0, deviations = 0;
+#pragma unroll
+        for (int i = 0; i < N; i++) sum += x[i];
+        sum /= N;
+#pragma unroll
+        for (int i = 0; i < N; i++) deviations += (x[i] - sum) * (x[i] - sum);
+        add(Moments{T(N), sum, deviations});
+    }
+
+    __device__ __forceinline__ T rstd(T eps) const { return 1 / sqrt(squares / count + eps); }
+
+    // Of all lanes of the warp, in lane 0: the upper half is added to the lower, five times.
+    __device__ __forceinline__ void add_across_warp() {
+        for (int distance = WARP / 2; distance > 0; distance /= 2) {
+            Moments other;
+            other.count = __shfl_down_sync(ALL_LANES, count, distance);
+            other.mean = __shfl_down_sync(ALL_LANES, mean, distance);
+            other.squares = __shfl_down_sync(ALL_LANES, squares, distance);
+            add(other);
+        }
+    }
+
+    // Of all threads of a block of THREADS, in thread 0; once in a kernel.
+    __device__ __forceinline__ void add_across_block() {
+        __shared__ T of_warp[3][THREADS / WARP];
+        const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+        add_across_warp();
+        if (lane == 0) {
+            of_warp[0][warp] = count;
+            of_warp[1][warp] = mean;
+            of_warp[2][warp] = squares;
+        }
+        __syncthreads();  // all warps have left theirs
+        if (warp > 0) return;
+        *this = Moments();
+        if (lane < THREADS / WARP) *this = {of_warp[0][lane], of_warp[1][lane], of_warp[2][lane]};
+        add_across_warp();
+    }
+};
+
+template <typename T>
+__device__ __forceinline__ T gradient(T grad, T x, T m, T r, T mean_grad, T mean_product, T scale) {
+    return (grad - mean_grad - (x - m) * r * mean_product) * scale;
+}
