@@ -317,7 +317,7 @@ def test_every_device_function_compiles(architecture):
         unsigned r1[1], r2[2], r4[4], sum = 0;
         {" ".join(loads)}
         float c[4] = {{}};
-        r4[0] = to_tf32(out[0]);
+        to_tf32(r4[0], r4[2]);
         mma_tf32(c, r4, r2);
         mma_f16(c, r4, r2);
         mma_bf16(c, r4, r2);

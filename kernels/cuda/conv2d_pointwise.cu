@@ -51,7 +51,9 @@ struct ImageCopier {
     __device__ __forceinline__ ImageCopier(const T* source, long long first, const Channels& k, const PointwiseShape& s)
         : ImageCopier(source, first + Lines<T, TILE_N>().chunk * PER_CHUNK<T>, s.pixels, k, s) {}
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { pixels.start(copies, tile); }
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {
+        pixels.start(copies, tile, part);
+    }
 
   private:
     __device__ __forceinline__ ImageCopier(const T* source, long long column, int plane, const Channels& k,
@@ -129,9 +131,9 @@ conv2d_pointwise(Out* out, const T* source, const T* weight, const Out* bias, bo
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
     multiply_tiles<T, Tiling, typename Weights::Tile, typename Images::Tile>(
-        sums, tiles, steps, copies, [&](uint4* a_tile, uint4* b_tile) {
-            weights.start(copies, a_tile);
-            images.start(copies, b_tile);
+        sums, tiles, steps, copies, [&](uint4* a_tile, uint4* b_tile, Part part) {
+            weights.start(copies, a_tile, part);
+            images.start(copies, b_tile, part);
         });
     out += blockIdx.y * ((long long)s.images * s.pixels * s.rows);
     store<Out, Tiling, CHANNELS_LAST>(out, sums, {bias, relu, s.rows}, first_row, first_column, tiles, s);
@@ -145,6 +147,7 @@ struct PixelCopier {
     RowCopier<T, SIDE> rows;
     int pixel, pixels;   // where the next chunk is in its plane, and how many a plane has
     long long to_next;   // from the end of a plane to the same channel in the next image
+    long long next = 0;  // from this tile to the one after it
 
     __device__ __forceinline__ PixelCopier(const T* images, int channels, int first_channel, long long begin,
                                            int pixels)
@@ -156,10 +159,12 @@ struct PixelCopier {
         rows.skip(begin + image * to_next);
     }
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, bool inside) {
-        long long next = STEP<T>;
-        for (pixel += STEP<T>; pixel >= pixels; pixel -= pixels) next += to_next;
-        rows.start(copies, tile, inside, next);
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part, bool inside) {
+        if (part.number == 0) {
+            next = STEP<T>;
+            for (pixel += STEP<T>; pixel >= pixels; pixel -= pixels) next += to_next;
+        }
+        rows.start(copies, tile, part, inside, next);
     }
 };
 
@@ -181,10 +186,11 @@ conv2d_pointwise_weight_grad(float* partial, const T* grads, const T* input, lon
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
-        sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
-            grad_copier.start(copies, a_tile, left > 0);
-            input_copier.start(copies, b_tile, left > 0);
-            left -= STEP<T>;
+        sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies,
+        [&](uint4* a_tile, uint4* b_tile, Part part) {
+            grad_copier.start(copies, a_tile, part, left > 0);
+            input_copier.start(copies, b_tile, part, left > 0);
+            if (part.is_last()) left -= STEP<T>;
         });
     const int row = first_row + Tiling::warp_row(), column = first_column + Tiling::warp_column();
     float* part = partial + (tile.plane * s.rows + row) * s.channels + column;

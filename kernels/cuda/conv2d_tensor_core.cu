@@ -183,22 +183,23 @@ struct TileCopier {
 
     // Chunks are whole, or zeros: a number of bytes that is not known would cost each cp.async an addition, a mask and
     // a predicate more.
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* a_tile, uint4* b_tile) {
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* a_tile, uint4* b_tile, Part part) {
+        constexpr int A_COUNT = Tiling::TILE_M / LOADED_ROWS, B_COUNT = TILE_N / LOADED_ROWS;
         const int first = threadIdx.x / CHUNKS;
         const int to = AlongK<T, TILE_N>::place_of(first, threadIdx.x % CHUNKS);
-        const T *row = next_weights, *pixels[TILE_N / LOADED_ROWS];
 #pragma unroll
-        for (int i = 0; i < TILE_N / LOADED_ROWS; i++)
-            pixels[i] = next_source + places.sources[first + i * LOADED_ROWS].begin;
+        for (int i = 0; i < A_COUNT; i++)
+            if (part.has(i, A_COUNT))
+                copies.copy<CHUNK_BYTES>(&a_tile[to + i * LOADED_ROWS * CHUNKS],
+                                         next_weights + i * LOADED_ROWS * pitches.row,
+                                         i * LOADED_ROWS < rows ? CHUNK_BYTES : 0);
 #pragma unroll
-        for (int i = 0; i < Tiling::TILE_M; i += LOADED_ROWS) {
-            copies.copy<CHUNK_BYTES>(&a_tile[to + i * CHUNKS], row, i < rows ? CHUNK_BYTES : 0);
-            row += LOADED_ROWS * pitches.row;
-        }
-#pragma unroll
-        for (int i = 0; i < TILE_N / LOADED_ROWS; i++)
-            copies.copy<CHUNK_BYTES>(&b_tile[to + i * LOADED_ROWS * CHUNKS], pixels[i],
-                                     inside & (1 << i) ? CHUNK_BYTES : 0);
+        for (int i = 0; i < B_COUNT; i++)
+            if (part.has(i, B_COUNT))
+                copies.copy<CHUNK_BYTES>(&b_tile[to + i * LOADED_ROWS * CHUNKS],
+                                         next_source + places.sources[first + i * LOADED_ROWS].begin,
+                                         inside & (1 << i) ? CHUNK_BYTES : 0);
+        if (!part.is_last()) return;
         next_weights += STEP<T>;
         next_source += STEP<T>;
         channel += STEP<T>;
@@ -393,7 +394,7 @@ __device__ __forceinline__ void make_tile(const T* source, const T* weights, con
     const int steps = max(min(copier.steps() - first_step, (long long)part_steps), 0ll);
     multiply_tiles<T, Tiling, AlongK<T, TILE_M>, AlongK<T, TILE_N>>(
         sums, tiles, steps, copies,
-        [&](uint4* a_tile, uint4* b_tile) { copier.start(copies, a_tile, b_tile); });
+        [&](uint4* a_tile, uint4* b_tile, Part part) { copier.start(copies, a_tile, b_tile, part); });
     store(sums, places, tiles);
 }
 

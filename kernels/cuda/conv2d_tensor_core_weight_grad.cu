@@ -71,15 +71,18 @@ struct InputCopier : Lines<T, TILE_N> {
         from = input + number % chunks * PER_CHUNK<T> + ((at.plane * s.H + y) * s.W + x) * pitch;
     }
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {
+        constexpr int COUNT = STEP<T> / Base::AT_ONCE;
         uint4* to = &tile[AcrossK<T, TILE_N>::place_of(Base::first, Base::chunk)];
 #pragma unroll
-        for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
-            const bool is_inside = left > i && unsigned(y) < unsigned(s.H) && unsigned(x) < unsigned(s.W);
-            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, is_inside ? CHUNK_BYTES : 0);
+        for (int i = 0; i < COUNT; i++) {
+            if (!part.has(i, COUNT)) continue;
+            const int line = i * Base::AT_ONCE;
+            const bool is_inside = left > line && unsigned(y) < unsigned(s.H) && unsigned(x) < unsigned(s.W);
+            copies.copy<CHUNK_BYTES>(to + line * Base::LINE, from, is_inside ? CHUNK_BYTES : 0);
             advance();
         }
-        left -= STEP<T>;
+        if (part.is_last()) left -= STEP<T>;
     }
 
   private:
@@ -153,9 +156,10 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
     typename Tiling::Sums sums = {};
     AsyncCopies copies;
     multiply_tiles<T, Tiling, AcrossK<T, TILE_M>, AcrossK<T, TILE_N>>(
-        sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies, [&](uint4* a_tile, uint4* b_tile) {
-            grad_copier.start(copies, a_tile);
-            input_copier.start(copies, b_tile);
+        sums, tiles, (end - begin + STEP<T> - 1) / STEP<T>, copies,
+        [&](uint4* a_tile, uint4* b_tile, Part part) {
+            grad_copier.start(copies, a_tile, part);
+            input_copier.start(copies, b_tile, part);
         });
     const long long part = number * s.KH * s.KW * s.O + product * products.rows;
     store<T, Tiling>(partial + part * products.group_channels, sums, first_row, first_chunk, products, s);

@@ -21,7 +21,7 @@
 // 32 a byte, where the tensor cores could do 4096 in the cycle that brings 128 bytes. With 64 x 32 for a warp it
 // would be 21, and shared memory the limit.
 //
-// Registers of a thread: 128 sums, 32 of b's fragments and 16 of a's; with addresses about 240, so that 8 warps share
+// Registers of a thread: 128 sums, 32 of a's fragments and 32 of b's; with addresses about 250, so that 8 warps share
 // a multiprocessor's 65536. Shared memory of a block: 3 x (16 + 8) or 3 x (8 + 8) KB.
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
@@ -75,9 +75,9 @@ matmul_tensor_core(T* out, const T* a, const T* b, const T* bias, TensorCoreShap
         typename Tiling::Sums sums = {};
         AsyncCopies copies;
         multiply_tiles<T, Tiling, typename Left::Tile, typename Right::Tile>(
-            sums, tiles, int((shape.K + STEP<T> - 1) / STEP<T>), copies, [&](uint4* a_tile, uint4* b_tile) {
-                left.start(copies, a_tile);
-                right.start(copies, b_tile);
+            sums, tiles, int((shape.K + STEP<T> - 1) / STEP<T>), copies, [&](uint4* a_tile, uint4* b_tile, Part part) {
+                left.start(copies, a_tile, part);
+                right.start(copies, b_tile, part);
             });
         const long long first_column = column + warp_column;
         if (bias) add_bias<T, Tiling>(sums, bias + first_column, shape.N - first_column);

@@ -90,12 +90,23 @@ LDMATRIX(ldmatrix_trans, ".trans")
 
 // ---- mma: c += a b ----
 
-// A float, as a register for mma_tf32, rounded to 10 bits of mantissa: to nearest, ties away from zero.
-// Without this, mma_tf32 ignores the lower 13 bits, which rounds toward zero: twice the error, and all to one
-// side. Here they are left as they come, and half a unit of the last bit that counts is added; only a NaN
-// could become another number by that. (cvt.rna.tf32 does the same at an eighth of the rate of an addition.)
-__device__ __forceinline__ unsigned to_tf32(float x) {
-    return __float_as_uint(x) + (x == x ? 0x1000 : 0);
+// Two floats, as registers for mma_tf32, rounded to 10 bits of mantissa: to nearest, ties away from zero. Without
+// this, mma_tf32 ignores the lower 13 bits, which rounds toward zero: twice the error, and all to one side. Here they
+// are left as they come, and half a unit of the last bit that counts is added; only a NaN could become another number
+// by that. Both floats are of one row, or of one column: where one is NaN, all that the other would be a factor of is
+// NaN, so that one comparison does for both. (cvt.rna.tf32 does the same at an eighth of the rate of an addition.)
+__device__ __forceinline__ void to_tf32(unsigned& x, unsigned& y) {
+#if defined(MINIGRAD_SIM)
+    const float left = __uint_as_float(x), right = __uint_as_float(y);
+    if (left == left && right == right) x += 0x1000, y += 0x1000;
+#else
+    asm("{ .reg .pred numbers;"
+        "  setp.num.f32 numbers, %2, %3;"
+        "  @numbers add.u32 %0, %0, 0x1000;"
+        "  @numbers add.u32 %1, %1, 0x1000; }"
+        : "+r"(x), "+r"(y)
+        : "f"(__uint_as_float(x)), "f"(__uint_as_float(y)));
+#endif
 }
 
 #if defined(MINIGRAD_SIM)

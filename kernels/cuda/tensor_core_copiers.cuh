@@ -29,14 +29,17 @@ struct RowCopier {
         for (int i = 0; i < ROWS / AT_ONCE; i++) rows[i] += elements;
     }
 
-    // Starts the copies of the next tile, in which the thread's chunks are `inside`, or zeros. The tile after it is
-    // `next` elements further on.
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, bool inside, long long next = STEP<T>) {
+    // Starts a part of the copies of the next tile, in which the thread's chunks are `inside`, or zeros. The tile after
+    // it is `next` elements further on.
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part, bool inside,
+                                          long long next = STEP<T>) {
         uint4* const to = &tile[AlongK<T, ROWS>::place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS)];
 #pragma unroll
-        for (int i = 0; i < ROWS / AT_ONCE; i++)
+        for (int i = 0; i < ROWS / AT_ONCE; i++) {
+            if (!part.has(i, ROWS / AT_ONCE)) continue;
             copies.copy<CHUNK_BYTES>(to + i * AT_ONCE * CHUNKS, rows[i], inside ? CHUNK_BYTES : 0);
-        skip(next);
+            rows[i] += next;
+        }
     }
 };
 
@@ -59,14 +62,17 @@ struct LineCopier : Lines<T, SIDE, THREADS> {
     __device__ __forceinline__ LineCopier(const T* x, long long pitch, int lines, bool inside)
         : from(x + Base::first * pitch), pitch(pitch), left(inside ? lines - Base::first : 0) {}
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {
+        constexpr int COUNT = STEP<T> / Base::AT_ONCE;
         uint4* const to = &tile[AcrossK<T, SIDE>::place_of(Base::first, Base::chunk)];
 #pragma unroll
-        for (int i = 0; i < STEP<T>; i += Base::AT_ONCE) {
-            copies.copy<CHUNK_BYTES>(to + i * Base::LINE, from, left > i ? CHUNK_BYTES : 0);
+        for (int i = 0; i < COUNT; i++) {
+            if (!part.has(i, COUNT)) continue;
+            copies.copy<CHUNK_BYTES>(to + i * Base::AT_ONCE * Base::LINE, from,
+                                     left > i * Base::AT_ONCE ? CHUNK_BYTES : 0);
             from += Base::AT_ONCE * pitch;
         }
-        left -= STEP<T>;
+        if (part.is_last()) left -= STEP<T>;
     }
 };
 
@@ -94,9 +100,9 @@ struct MatrixCopier<T, SIDE, false, THREADS> {
         : copier(matrix + first * pitch, pitch, inside(rows - first, SIDE)),
           left(int((K + PER_CHUNK<T> - 1) / PER_CHUNK<T>) - int(threadIdx.x % CHUNKS)) {}
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) {
-        copier.start(copies, tile, left > 0);
-        left -= CHUNKS;
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {
+        copier.start(copies, tile, part, left > 0);
+        if (part.is_last()) left -= CHUNKS;
     }
 };
 
@@ -109,5 +115,7 @@ struct MatrixCopier<T, SIDE, true, THREADS> {
                                             long long K)
         : copier(copy_columns<T, SIDE, THREADS>(matrix, pitch, int(K), first, rows)) {}
 
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile) { copier.start(copies, tile); }
+    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {
+        copier.start(copies, tile, part);
+    }
 };

@@ -6,7 +6,10 @@
 // a step is enough, before the step's last products, whose fragments are in registers by then: behind it
 // everybody's part of the next step's tiles is there, and everybody has read this step's, whose place the copies
 // fill that start next. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for an
-// mma, in which a warp can issue as many other instructions.
+// mma, in which a warp can issue as many other instructions. What the next mma step multiplies is loaded first, all of
+// it, and the copies follow one by one, a few mma apart. Begun together by both warps of a scheduler, they waited for
+// each other's addresses, and the loads behind them for all: tensor cores idled for a third of the time (measured on an
+// H200, 27 November 2026).
 //
 // A tile of a factor has SIDE rows or columns of the product, and lies in one of two ways:
 //
@@ -67,9 +70,11 @@ __device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const
 
 // ---- how a tile lies ----
 //
-// load_rows gives the fragment of 16 rows of the left factor, from `row` on, and two chunks along K, from
-// chunk k on. load_columns gives those of 2 x 8 columns of the right one: of 8 columns both chunks, then of
-// the next 8. Rounded to what multiply_add takes.
+// rows_from and columns_from say which chunk of a tile is the first that a lane takes, of a warp whose rows or columns
+// begin at `side`, a multiple of their number. From there, `at`, load_rows takes the fragment of 16 rows of the left
+// factor, `row` further on, and of two chunks along K, from chunk k on; load_columns takes those of 2 x 8 columns of
+// the right one: of 8 columns both chunks, then of the next 8. Rows, columns and chunks are constants: a lane has one
+// address for all of a tile's fragments, to which ldmatrix or an xor adds them.
 
 template <typename T, int SIDE>
 struct AlongK {
@@ -82,23 +87,25 @@ struct AlongK {
         return row * CHUNKS + (chunk ^ (row / ROWS_PER_LINE % CHUNKS));
     }
 
-    // `row` is a multiple of 8: its chunks are exchanged as those of row 0.
-    __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int row, int k) {
+    __device__ static __forceinline__ int rows_from(int side) {
         const int lane = threadIdx.x % 32;
-        load(fragment, &tile[row * CHUNKS + place_of(lane % 16, k + lane / 16)]);
+        return place_of(side + lane % 16, lane / 16);
     }
 
-    __device__ static __forceinline__ void load_columns(unsigned (&fragments)[4], const uint4* tile, int column,
-                                                        int k) {
+    __device__ static __forceinline__ int columns_from(int side) {
         const int lane = threadIdx.x % 32;
-        load(fragments, &tile[column * CHUNKS + place_of(lane / 16 * 8 + lane % 8, k + lane / 8 % 2)]);
+        return place_of(side + lane / 16 * 8 + lane % 8, lane / 8 % 2);
     }
 
-  private:
-    __device__ static __forceinline__ void load(unsigned (&out)[4], const uint4* line) {
-        ldmatrix(out, line);
-        if constexpr (sizeof(T) == 4)
-            for (int i = 0; i < 4; i++) out[i] = to_tf32(__uint_as_float(out[i]));
+    // Rows 8 further on have their chunks exchanged alike.
+    __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int at, int row,
+                                                     int k) {
+        ldmatrix(fragment, tile + (at ^ k) + row * CHUNKS);
+    }
+
+    __device__ static __forceinline__ void load_columns(unsigned (&fragments)[4], const uint4* tile, int at,
+                                                        int column, int k) {
+        ldmatrix(fragments, tile + (at ^ k) + column * CHUNKS);
     }
 };
 
@@ -113,101 +120,142 @@ struct AcrossK {
         return k * LINE + (chunk ^ (sizeof(T) == 4 ? k % 4 * 2 : LINE == 4 ? k / 2 % 4 : k % 8));
     }
 
-    __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int row, int k) {
+    __device__ static __forceinline__ int rows_from(int side) {
         const int lane = threadIdx.x % 32;
+        if constexpr (sizeof(T) == 4) return place_of(lane % 4, side / PER_CHUNK<T> + lane / 16);
+        return place_of(lane / 16 * 8 + lane % 8, side / PER_CHUNK<T> + lane / 8 % 2);
+    }
+
+    __device__ static __forceinline__ int columns_from(int side) {
+        const int lane = threadIdx.x % 32;
+        if constexpr (sizeof(T) == 4) return rows_from(side);
+        return place_of(lane % 16, side / PER_CHUNK<T> + lane / 16);
+    }
+
+    __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int at, int row,
+                                                     int k) {
         if constexpr (sizeof(T) == 2) {
-            const int line = k * PER_CHUNK<T> + lane / 16 * 8 + lane % 8;
-            ldmatrix_trans(fragment, &tile[place_of(line, row / PER_CHUNK<T> + lane / 8 % 2)]);
+            ldmatrix_trans(fragment, &tile[(at ^ row / PER_CHUNK<T>) + k * PER_CHUNK<T> * LINE]);
         } else {
 #pragma unroll
-            for (int i = 0; i < 4; i++) fragment[i] = element(tile, k + i / 2, row + i % 2 * 8);
+            for (int i = 0; i < 4; i++) fragment[i] = element(tile, at, k + i / 2, row + i % 2 * 8);
         }
     }
 
-    __device__ static __forceinline__ void load_columns(unsigned (&fragments)[4], const uint4* tile, int column,
-                                                        int k) {
-        const int lane = threadIdx.x % 32;
+    __device__ static __forceinline__ void load_columns(unsigned (&fragments)[4], const uint4* tile, int at,
+                                                        int column, int k) {
         if constexpr (sizeof(T) == 2) {
-            const int line = k * PER_CHUNK<T> + lane % 16;
-            ldmatrix_trans(fragments, &tile[place_of(line, column / PER_CHUNK<T> + lane / 16)]);
+            ldmatrix_trans(fragments, &tile[(at ^ column / PER_CHUNK<T>) + k * PER_CHUNK<T> * LINE]);
         } else {
 #pragma unroll
-            for (int i = 0; i < 4; i++) fragments[i] = element(tile, k + i % 2, column + i / 2 * 8);
+            for (int i = 0; i < 4; i++) fragments[i] = element(tile, at, k + i % 2, column + i / 2 * 8);
         }
     }
 
   private:
     // Of the 8 x 4 floats from `side` and chunk k of the step on, the one that mma gives to this lane.
-    __device__ static __forceinline__ unsigned element(const uint4* tile, int k, int side) {
-        const int lane = threadIdx.x % 32, at = side + lane / 4;
-        const float* chunk = reinterpret_cast<const float*>(&tile[place_of(4 * k + lane % 4, at / 4)]);
-        return to_tf32(chunk[at % 4]);
+    __device__ static __forceinline__ unsigned element(const uint4* tile, int at, int k, int side) {
+        const uint4* const chunk = &tile[(at ^ side / PER_CHUNK<T>) + k * PER_CHUNK<T> * LINE];
+        return reinterpret_cast<const unsigned*>(chunk)[threadIdx.x % 32 / 4 % 4];
     }
 };
 
 // ---- the loop ----
 
-// The fragments of a warp's columns for one mma step.
-template <typename B, int WARP_N>
-struct Columns {
-    unsigned fragments[WARP_N / 8][2];
+// What a warp multiplies in one mma step.
+template <typename T, typename A, typename B, int WARP_M, int WARP_N>
+struct Fragments {
+    unsigned rows[WARP_M / 16][4], columns[WARP_N / 8][2];
 
-    __device__ __forceinline__ void load(const uint4* b_tile, int column, int k) {
+    // Of a pair of tiles, from chunk k on; `a_at` and `b_at` are the lane's first chunks.
+    __device__ __forceinline__ void load(const uint4* a_tile, int a_at, const uint4* b_tile, int b_at, int k) {
 #pragma unroll
         for (int n = 0; n < WARP_N / 8; n += 2) {
             unsigned four[4];  // of 8 columns, and of the next 8
-            B::load_columns(four, b_tile, column + 8 * n, k);
-            fragments[n][0] = four[0], fragments[n][1] = four[1];
-            fragments[n + 1][0] = four[2], fragments[n + 1][1] = four[3];
+            B::load_columns(four, b_tile, b_at, 8 * n, k);
+            columns[n][0] = four[0], columns[n][1] = four[1];
+            columns[n + 1][0] = four[2], columns[n + 1][1] = four[3];
+        }
+#pragma unroll
+        for (int m = 0; m < WARP_M / 16; m++) A::load_rows(rows[m], a_tile, a_at, 16 * m, k);
+    }
+
+    // Round to what multiply_add takes: the m-th 16 rows, and as large a part of the columns.
+    __device__ __forceinline__ void round_rows(int m) {
+        if constexpr (sizeof(T) == 4) {
+            to_tf32(rows[m][0], rows[m][2]);
+            to_tf32(rows[m][1], rows[m][3]);
+        }
+    }
+    __device__ __forceinline__ void round_columns(int m) {
+        constexpr int SHARE = WARP_N / 8 / (WARP_M / 16);
+        if constexpr (sizeof(T) == 4) {
+#pragma unroll
+            for (int n = m * SHARE; n < (m + 1) * SHARE; n++) to_tf32(columns[n][0], columns[n][1]);
         }
     }
 };
 
-// sums += the product of `steps` pairs of tiles, which lie as A and B say. start(a_tile, b_tile) starts this
-// thread's copies of the next pair into `tiles`, Tiling::TILES chunks; STAGES times of pairs that are not used.
+// One of `count` parts of a thread's copies of a pair of tiles.
+struct Part {
+    int number, count;
+
+    // Whether copy i of a tile's n is in this part.
+    __device__ __forceinline__ bool has(int i, int n) const { return i * count / n == number; }
+    __device__ __forceinline__ bool is_last() const { return number == count - 1; }
+};
+
+// sums += the product of `steps` pairs of tiles, which lie as A and B say. start(a_tile, b_tile, part) starts a part
+// of this thread's copies of the next pair into `tiles`, Tiling::TILES chunks: one part behind each 16 rows of
+// products. STAGES pairs are copied that are not used.
 template <typename T, typename Tiling, typename A, typename B, typename Start>
 __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, int steps,
                                                AsyncCopies& copies, Start&& start) {
-    constexpr int WARP_M = Tiling::WARP_M, WARP_N = Tiling::WARP_N;
+    constexpr int ROWS = Tiling::WARP_M / 16, COLUMNS = Tiling::WARP_N / 8;  // of products
     constexpr int A_CHUNKS = Tiling::A_CHUNKS, B_CHUNKS = Tiling::B_CHUNKS;
-    static_assert(CHUNKS % 4 == 0, "the fragments of a tile's first step are always the same ones");
+    static_assert(CHUNKS == 4, "of two mma steps one ends a step along K, the other begins it");
     uint4* const a_tiles = tiles;
     uint4* const b_tiles = tiles + STAGES * A_CHUNKS;
-    const int row = Tiling::warp_row(), column = Tiling::warp_column();
-    const auto begin = [&](int stage) {
-        start(a_tiles + stage * A_CHUNKS, b_tiles + stage * B_CHUNKS);
-        copies.commit();
+    const int a_from = A::rows_from(Tiling::warp_row()), b_from = B::columns_from(Tiling::warp_column());
+    const auto begin = [&](int stage, int part) {
+        start(a_tiles + stage * A_CHUNKS, b_tiles + stage * B_CHUNKS, Part{part, ROWS});
     };
-    // Of this mma step; what the next one takes is loaded meanwhile, of a into the same registers.
-    Columns<B, WARP_N> b_fragments[2];
-    unsigned a_fragments[WARP_M / 16][4];
-    int stage = 0;
-    for (int i = 0; i < STAGES; i++) begin(i);
+    Fragments<T, A, B, Tiling::WARP_M, Tiling::WARP_N> fragments[2];  // of this mma step, and of the next
+    const auto load = [&](int which, int stage, int k) {
+        fragments[which].load(a_tiles, stage * A_CHUNKS + a_from, b_tiles, stage * B_CHUNKS + b_from, k);
+    };
+    for (int i = 0; i < STAGES; i++) {
+#pragma unroll
+        for (int part = 0; part < ROWS; part++) begin(i, part);
+        copies.commit();
+    }
     copies.wait<STAGES - 1>();
     __syncthreads();
-    b_fragments[0].load(b_tiles, column, 0);
+    int stage = 0;
+    load(0, stage, 0);
 #pragma unroll
-    for (int m = 0; m < WARP_M / 16; m++) A::load_rows(a_fragments[m], a_tiles, row + 16 * m, 0);
+    for (int m = 0; m < ROWS; m++) fragments[0].round_columns(m);
     for (; steps > 0; steps--) {
         const int done = stage;
 #pragma unroll
-        for (int k = 0; k < CHUNKS; k += 2) {
-            if (k + 2 == CHUNKS) {
+        for (int half = 0; half < 2; half++) {
+            if (half == 1) {
                 stage = stage + 1 == STAGES ? 0 : stage + 1;
                 copies.wait<STAGES - 2>();  // for the next step's tiles, while those after it are on their way
                 __syncthreads();            // for the parts of all threads; all have loaded this step's fragments
             }
-            const int k_next = (k + 2) % CHUNKS;
-            b_fragments[(k / 2 + 1) % 2].load(b_tiles + stage * B_CHUNKS, column, k_next);
+            load(1 - half, stage, half == 0 ? 2 : 0);
 #pragma unroll
-            for (int m = 0; m < WARP_M / 16; m++) {
+            for (int m = 0; m < ROWS; m++) {
+                fragments[half].round_rows(m);
 #pragma unroll
-                for (int n = 0; n < WARP_N / 8; n++)
-                    multiply_add<T>(sums[m][n], a_fragments[m], b_fragments[k / 2 % 2].fragments[n]);
-                A::load_rows(a_fragments[m], a_tiles + stage * A_CHUNKS, row + 16 * m, k_next);
-                if (k + 2 == CHUNKS && m == WARP_M / 32) begin(done);  // when the first products have their loads
+                for (int n = 0; n < COLUMNS; n++)
+                    multiply_add<T>(sums[m][n], fragments[half].rows[m], fragments[half].columns[n]);
+                fragments[1 - half].round_columns(m);
+                if (half == 1) begin(done, m);
             }
         }
+        copies.commit();
     }
     copies.wait<0>();  // for those that are not used
     __syncthreads();   // others may be put in the tiles' places

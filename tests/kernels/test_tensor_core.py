@@ -137,11 +137,13 @@ def test_to_tf32_rounds_to_nearest_and_ties_away_from_zero(place, rng):
     x = rng.standard_normal(256).astype(np.float32)
     x[:64] = tf32_bits(x[:64]) + np.ldexp(np.float32(1), np.frexp(x[:64])[1] - 12).astype(np.float32)  # ties
     x[64:68] = [np.inf, -np.inf, np.nan, 0.0]
-    x.view(np.uint32)[68] = 0x7FFFFFFF  # the NaN that cards make
+    x.view(np.uint32)[68:70] = 0x7FFFFFFF  # the NaN that cards make, twice: a NaN's partner stays
     code = """
     #include "tensor_core.cuh"
     __global__ void k(float* out, const float* x) {
-        out[threadIdx.x] = __uint_as_float(to_tf32(x[threadIdx.x]) & ~0x1FFF);  // which mma ignores
+        unsigned own = __float_as_uint(x[threadIdx.x]), partner = __float_as_uint(x[threadIdx.x ^ 1]);
+        to_tf32(own, partner);
+        out[threadIdx.x] = __uint_as_float(own & ~0x1FFF);  // which mma ignores
     }"""
     out = run(code, np.zeros(256, np.float32), x, block=256, place=place)
     expected = np.where(np.isfinite(x), tf32_bits(np.where(np.isfinite(x), x, 0)), x)
