@@ -227,33 +227,38 @@ conv2d_weight_grad_wgmma(float* partial, const T* source, const T* grads,
         {(long long)boxes * BOX_ROWS, made, parts}});
 }
 
+constexpr int SQUARE = 32, ROW_THREADS = 8, PART_THREADS = 4;
+
 // out (O, C, taps), or (O, taps, C) where `channels_last`, = the sum of the parts of partial (parts, taps C, O), always
 // in the same order; transposed by way of shared memory, so that both sides are touched along their rows.
 //
-// Of few weights there are many parts, and few squares: a thread asks for all its elements of several parts at once.
+// The parts are many where the results are few, and then there are few squares, too: so threads share an element's
+// parts, and each asks for all its elements of several parts at once.
 //
-// Grid: x = squares of 32 channels of taps and 32 rows of out, the former side by side. Block: (32, 8).
+// Grid: x = squares of 32 channels of taps and 32 rows of out, the former side by side. Block: (32, 8, PART_THREADS or
+// fewer).
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(SQUARE* ROW_THREADS* PART_THREADS, 1)
 conv2d_add_parts_wgmma(T* out, const float* partial, int parts, int taps, int channels, int made, bool channels_last) {
-    constexpr int OWN = 4, AT_ONCE = 4;  // elements of a thread, and parts of which it asks for them
-    __shared__ float square[32][33];     // a column more: those of a column fall into different banks
-    const int rows = taps * channels, across = (rows + 31) / 32;
-    const int first_row = blockIdx.x % across * 32, first_made = blockIdx.x / across * 32;
+    constexpr int OWN = SQUARE / ROW_THREADS, AT_ONCE = 4;  // elements of a thread, and parts of which it asks for them
+    __shared__ float squares[PART_THREADS][SQUARE][SQUARE + 1];  // a column more: banks that differ in a column
+    const int rows = taps * channels, across = (rows + SQUARE - 1) / SQUARE;
+    const int first_row = blockIdx.x % across * SQUARE, first_made = blockIdx.x / across * SQUARE;
     const float* from[OWN];  // behind the last row, or column, that one is read again
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
-        const int row = min(first_row + int(threadIdx.y) + 8 * i, rows - 1);
+        const int row = min(first_row + int(threadIdx.y) + i * ROW_THREADS, rows - 1);
         from[i] = partial + (long long)row * made + min(first_made + int(threadIdx.x), made - 1);
     }
+    const int step = blockDim.z;  // to the next part of this thread
     float sums[OWN] = {};
-    for (int part = 0; part < parts; part += AT_ONCE) {
+    for (int part = threadIdx.z; part < parts; part += AT_ONCE * step) {
         float own[AT_ONCE][OWN] = {};
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
-            if (part + k >= parts) break;
+            if (part + k * step >= parts) break;
 #pragma unroll
-            for (int i = 0; i < OWN; i++) own[k][i] = from[i][(part + k) * ((long long)rows * made)];
+            for (int i = 0; i < OWN; i++) own[k][i] = from[i][(part + k * step) * ((long long)rows * made)];
         }
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
@@ -261,11 +266,14 @@ conv2d_add_parts_wgmma(T* out, const float* partial, int parts, int taps, int ch
             for (int i = 0; i < OWN; i++) sums[i] += own[k][i];
     }
 #pragma unroll
-    for (int i = 0; i < OWN; i++) square[threadIdx.y + 8 * i][threadIdx.x] = sums[i];
+    for (int i = 0; i < OWN; i++) squares[threadIdx.z][threadIdx.y + i * ROW_THREADS][threadIdx.x] = sums[i];
     __syncthreads();  // all sums are there
     const int row = first_row + threadIdx.x, tap = row / channels, channel = row % channels;
     const int place = channels_last ? row : channel * taps + tap;
-    for (int i = threadIdx.y; i < 32; i += 8)
-        if (row < rows && first_made + i < made)
-            out[(long long)(first_made + i) * rows + place] = T(square[threadIdx.x][i]);
+    for (int i = threadIdx.z * ROW_THREADS + threadIdx.y; i < SQUARE; i += blockDim.z * ROW_THREADS) {
+        if (row >= rows || first_made + i >= made) continue;
+        float sum = squares[0][threadIdx.x][i];
+        for (int other = 1; other < blockDim.z; other++) sum += squares[other][threadIdx.x][i];
+        out[(long long)(first_made + i) * rows + place] = T(sum);
+    }
 }

@@ -38,7 +38,7 @@ COLUMNS = (64, 128, 256)  # of a tile
 STEP_BYTES = BOX_ROW_BYTES  # of the channels of a pixel
 HALVES = ("__half", "__nv_bfloat16")
 PART = 1024  # the fewest pixels that are worth a block of their own
-SQUARE, SQUARE_THREADS = 32, 8  # of conv2d_add_parts_wgmma
+SQUARE, ROW_THREADS, PART_THREADS = 32, 8, 4  # of conv2d_add_parts_wgmma
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 _forward = {
@@ -115,7 +115,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     _weight_grad[element, tile].launch(grid, THREADS, arguments, SHARED_BYTES)
     squares = blocks(taps * channels, SQUARE) * blocks(made, SQUARE)
     arguments = (strided(out), partial, parts, taps, channels, made, is_channels_last(out))
-    _add_parts[element].launch(squares, (SQUARE, SQUARE_THREADS), arguments)
+    _add_parts[element].launch(squares, (SQUARE, ROW_THREADS, min(parts, PART_THREADS)), arguments)
 
 
 def share_at_work(array: Any, pixels: int, made: int) -> float:

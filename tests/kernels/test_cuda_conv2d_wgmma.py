@@ -311,7 +311,7 @@ CHOICES = [
     ((64, 64, 64, 56, 3, 1), "forward input weight"),
     ((128, 128, 128, 28, 3, 1), "forward input weight"),
     ((64, 64, 128, 56, 3, 2), "forward weight"),
-    ((64, 256, 64, 56, 1, 1), "forward input"),
+    ((64, 256, 64, 56, 1, 1), "forward input weight"),
     ((64, 512, 512, 7, 3, 1), "forward input weight"),
     ((8, 512, 512, 7, 3, 1), "weight"),  # tiles for a quarter of the multiprocessors, but for all taps
     ((128, 32, 64, 32, 3, 1), ""),  # half of each step would be zeros
