@@ -53,6 +53,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
             (1, 1 << 20, 1),
         ]
     yield from matmuls(products, device)
+    yield from tensor_core_matmuls((48,) if small else (512, 1024, 2048), device, all_formats=False)
     yield from tensor_core_matmuls((40,) if small else (4096, 8192), device)
     yield from linear_layers(*(36, 20, 40) if small else (8192, 1024, 4096), device)
     # (N, C, O, H = W, kernel, stride, padding, groups)

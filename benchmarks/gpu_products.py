@@ -46,13 +46,18 @@ def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
             )
 
 
-def tensor_core_matmuls(sizes: tuple[int, ...], device: str) -> Iterator[Case]:
-    """Square products on tensor cores, of rows by rows and of rows by columns: every rung of the device."""
+def tensor_core_matmuls(sizes: tuple[int, ...], device: str, all_formats: bool = True) -> Iterator[Case]:
+    """Square products on tensor cores, by every rung of the device: of rows by rows and of rows by columns,
+    in all formats, or, to find the size from which on a rung is ahead, of rows by rows in bfloat16."""
     modules = {"tensor_core": cuda.matmul_tensor_core, "wgmma": cuda.matmul_wgmma}
     there = mg.device(device).xp.empty(0, np.float32)
     rungs = [rung for rung, module in modules.items() if module.is_supported(there)]
-    formats = {"float16": 2, "tf32": 4} | ({"bfloat16": 2} if BFLOAT16 else {})
-    calls = {"a @ b.T": lambda a, b: a @ b.T, "a @ b": lambda a, b: a @ b}
+    formats = {"float16": 2, "tf32": 4} if all_formats else {}
+    if BFLOAT16:
+        formats["bfloat16"] = 2
+    calls = {"a @ b.T": lambda a, b: a @ b.T}
+    if all_formats:
+        calls["a @ b"] = lambda a, b: a @ b
     for n in sizes:
         for format, itemsize in formats.items():
             for (name, call), rung in itertools.product(calls.items(), rungs):
