@@ -248,15 +248,33 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
     store_rows(out + task.matrix * shape.L * shape.V, sums, total, task.first_row, shape.L, shape.V);
 }
 
-// out[row] = sum(g * y) of (rows, V) matrices. Grid: x = a warp for each row, blockDim.y of them in a block.
-template <typename T>
+// out[row] = sum(g * y) of (rows, V) matrices, where they are WIDE in vectors of 16 bytes. As many lanes as a row has
+// vectors share it, each with the loads of ROWS_AT_ONCE rows on their way: a warp that reads rows of 128 bytes one
+// after the other waits for most of its time.
+//
+// Grid: x = blocks of (lanes for a row, a power of two; rows / ROWS_AT_ONCE), of whole warps.
+constexpr int ROWS_AT_ONCE = 4;
+
+template <typename T, bool WIDE>
 __global__ void attention_row_sums(float* out, const T* g, const T* y, long long rows, int V) {
-    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= rows) return;  // the whole warp
-    float sum = 0;
-    for (int i = threadIdx.x; i < V; i += WARP) sum += float(g[row * V + i]) * float(y[row * V + i]);
-    sum = across_warp<SUM>(sum);
-    if (threadIdx.x == 0) out[row] = sum;
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    const long long first = (long long)blockIdx.x * blockDim.y * ROWS_AT_ONCE + threadIdx.y;
+    float sums[ROWS_AT_ONCE] = {};
+    for (int i = threadIdx.x * WIDTH; i < V; i += blockDim.x * WIDTH)
+#pragma unroll
+        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+            const long long row = min(first + r * blockDim.y, rows - 1);  // what is read twice is not stored
+            const Vector<T, WIDTH> a = load_vector<WIDTH>(g + row * V + i), b = load_vector<WIDTH>(y + row * V + i);
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) sums[r] += float(a.lane[k]) * float(b.lane[k]);
+        }
+#pragma unroll
+    for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        for (int distance = blockDim.x / 2; distance > 0; distance /= 2)
+            sums[r] += __shfl_xor_sync(~0u, sums[r], distance);
+        const long long row = first + r * blockDim.y;
+        if (threadIdx.x == 0 && row < rows) out[row] = sums[r];
+    }
 }
 
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k, v, q, g and transposed p.

@@ -19,18 +19,21 @@ from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import most_shared_bytes, workspace
 from .matmul_tensor_core import CHUNK_BYTES, padded_rows
-from .vector import starts_at_vector
+from .vector import VECTOR_BYTES, is_wide, starts_at_vector
 
 MAX_FEATURES = 128
 THREADS = 256
 WARP = 32
+ROWS_AT_ONCE = 4  # by a thread of attention_row_sums, as in attention.cu
 PAD = 4  # of the rows of a tile, as in attention.cu
 FLOAT = 4  # bytes
 
 Three = tuple[Any, Any, Any]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_row_sums = CudaKernel(_source, "attention_row_sums<T>")
+_row_sums = {
+    wide: CudaKernel(_source, f"attention_row_sums<T, {str(wide).lower()}>") for wide in (False, True)
+}
 
 
 # By the size of the features, D: how many queries and keys are in a tile. Forward, the first of which a
@@ -87,8 +90,13 @@ def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bo
 
 def row_sums(g: Any, out: Any) -> Any:
     """sum(g * out) of each query, in float32."""
-    sums, rows = workspace(out, out.shape[:-1], np.float32), THREADS // WARP
-    _row_sums.launch(blocks(sums.size, rows), (WARP, rows), (sums, g, out, sums.size, out.shape[-1]))
+    sums, features = workspace(out, out.shape[:-1], np.float32), out.shape[-1]
+    wide = is_wide(features, g, out)
+    vectors = features * out.itemsize // VECTOR_BYTES if wide else features
+    lanes = min(1 << max(vectors - 1, 0).bit_length(), WARP)  # a power of two
+    rows = THREADS // lanes
+    arguments = sums, g, out, sums.size, features
+    _row_sums[wide].launch(blocks(sums.size, rows * ROWS_AT_ONCE), (lanes, rows), arguments)
     return sums
 
 
