@@ -8,11 +8,14 @@ multiples of 16 bytes; else it is given copies that are so.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arguments import unchanging
 from ..channels_last import is_channels_last, nhwc
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
@@ -73,7 +76,7 @@ def forward(
     A ``tile`` of so many columns, of :data:`COLUMNS`, is taken in place of the one that suits the sizes.
     """
     shape = _shape(x, weight, out, options, bias)
-    walk = _forwards(shape)
+    walk = _forwards(out.shape[2:], weight.shape[2:], options)
     if _is_for_another(shape, walk):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
     _convolve(_forward, out, x, weight, walk, in_order(bias), relu, tile)
@@ -84,7 +87,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     shape = _shape(out, weight, grad_output, options)
     if shape["stride_h"] != 1 or shape["stride_w"] != 1:
         raise ValueError("conv2d wgmma kernel: the gradient for the input is for a stride of 1")
-    walk = _backwards(shape)
+    walk = _backwards(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
     if _is_for_another(shape, walk):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
     _convolve(_input_grad, out, grad_output, weight, walk, None, False, tile)
@@ -93,7 +96,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
     """The same, with sums over all pixels, which blocks share: a second launch adds up their parts."""
     shape = _shape(x, out, grad_output, options)
-    walk = _forwards(shape)
+    walk = _forwards(grad_output.shape[2:], out.shape[2:], options)
     if _is_for_another(shape, walk):
         return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
     made, channels, *kernel = out.shape
@@ -108,7 +111,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     partial = workspace(out, (parts, taps, channels, made), np.float32)
     maps = _map_of_images(x, source, walk), tensor_map.describe(grads)
     arguments = (
-        *(partial, strided(source[0]), strided(grads), *maps, walk.filter(kernel)),
+        *(partial, strided(source[0]), strided(grads), *maps, walk.filter),
         *(pixels, length, parts, made, channels),
     )
     grid = CLUSTER * min(clusters * parts, at_once)
@@ -132,9 +135,10 @@ def weight_grad_share_at_work(array: Any, taps: int, channels: int, made: int, p
     return min(clusters * parts / at_once, 1)
 
 
+@lru_cache(maxsize=1024)  # here and below: the same few convolutions come in every step of a training
 def fits(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple) -> bool:
     """Whether the copy engine can move such a filter over images."""
-    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    reach = _reach(kernel, dilation)
     corners = [corner for p, r in zip(padding, reach, strict=True) for corner in (-p, p - r)]
     return (
         max(stride) <= tensor_map.LARGEST_FILTER_STRIDE
@@ -150,17 +154,25 @@ class _Walk(NamedTuple):
     lower: tuple[int, ...]  # from the image's first pixel to the filter's first corner
     upper: tuple[int, ...]  # from the image's last pixel to the filter's last corner, or a few beyond it
     stride: tuple[int, ...]
-    first: tuple[int, ...]  # from the corner to the first tap
-    step: tuple[int, ...]  # from tap to tap
+    filter: unchanging  # the fields of struct Filter
 
-    def filter(self, kernel: Any) -> dict[str, int]:
-        """The fields of struct Filter."""
-        names = (
-            *("height", "width", "corner_y", "corner_x", "stride_y", "stride_x"),
-            *("taps_down", "taps_across", "first_down", "first_right", "step_down", "step_right"),
-        )
-        values = *self.size, *self.lower, *self.stride, *kernel, *self.first, *self.step
-        return dict(zip(names, values, strict=True))
+
+def _walk(
+    kernel: tuple[int, ...],
+    size: tuple[int, ...],
+    lower: tuple[int, ...],
+    upper: tuple[int, ...],
+    stride: tuple[int, ...],
+    first: tuple[int, ...],
+    step: tuple[int, ...],
+) -> _Walk:
+    """``first``: from the filter's corner to its first tap; ``step``: from tap to tap."""
+    names = (
+        *("height", "width", "corner_y", "corner_x", "stride_y", "stride_x"),
+        *("taps_down", "taps_across", "first_down", "first_right", "step_down", "step_right"),
+    )
+    values = *size, *lower, *stride, *kernel, *first, *step
+    return _Walk(size, lower, upper, stride, unchanging(zip(names, values, strict=True)))
 
 
 def _shape(x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any = None) -> dict[str, int]:
@@ -184,29 +196,29 @@ def _is_for_another(shape: dict[str, int], walk: _Walk) -> bool:
     return 0 in (shape["N"], shape["C"], shape["O"]) or pixels > tensor_map.LARGEST_SIZE
 
 
-def _forwards(shape: dict[str, int]) -> _Walk:
-    """From the input's pixels to the output's."""
-    pad, dilation = _pair(shape, "pad"), _pair(shape, "dilation")
-    upper = tuple(p - r for p, r in zip(pad, _reach(shape), strict=True))
-    size, lower = (shape["OH"], shape["OW"]), tuple(-p for p in pad)
-    return _Walk(size, lower, upper, _pair(shape, "stride"), (0, 0), dilation)
+@lru_cache(maxsize=1024)
+def _forwards(output: tuple[int, ...], kernel: tuple[int, ...], options: tuple[int, ...]) -> _Walk:
+    """From the input's pixels to those of an ``output`` (H, W)."""
+    stride, pad, dilation = options[:2], options[2:4], options[4:6]
+    lower, upper = tuple(-p for p in pad), tuple(map(sub, pad, _reach(kernel, dilation)))
+    return _walk(kernel, output, lower, upper, stride, (0, 0), dilation)
 
 
-def _backwards(shape: dict[str, int]) -> _Walk:
+@lru_cache(maxsize=1024)
+def _backwards(
+    input: tuple[int, ...], output: tuple[int, ...], kernel: tuple[int, ...], options: tuple[int, ...]
+) -> _Walk:
     """From the output's pixels to the input's, for a stride of 1: from the last tap to the first."""
-    size, read, reach = (shape["H"], shape["W"]), (shape["OH"], shape["OW"]), _reach(shape)
-    lower = tuple(p - r for p, r in zip(_pair(shape, "pad"), reach, strict=True))
-    upper = tuple(first + to - n for first, to, n in zip(lower, size, read, strict=True))
-    return _Walk(size, lower, upper, (1, 1), reach, tuple(-d for d in _pair(shape, "dilation")))
+    pad, dilation = options[2:4], options[4:6]
+    reach = _reach(kernel, dilation)
+    lower = tuple(map(sub, pad, reach))
+    upper = tuple(first + to - n for first, to, n in zip(lower, input, output, strict=True))
+    return _walk(kernel, input, lower, upper, (1, 1), reach, tuple(-d for d in dilation))
 
 
-def _pair(shape: dict[str, int], name: str) -> tuple[int, int]:
-    return shape[f"{name}_h"], shape[f"{name}_w"]
-
-
-def _reach(shape: dict[str, int]) -> tuple[int, int]:
+def _reach(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
     """How far the last tap is from the first."""
-    return shape["dilation_h"] * (shape["KH"] - 1), shape["dilation_w"] * (shape["KW"] - 1)
+    return tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
 
 
 def _convolve(
@@ -237,17 +249,19 @@ def _convolve(
     tile = tile or _tile(rows, made, at_once)
     arguments = (
         *(strided(out), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
-        *(walk.filter(weight.shape[2:]), pixels, made, images.shape[1], relu, by_boxes),
+        *(walk.filter, pixels, made, images.shape[1], relu, by_boxes),
     )
     grid = CLUSTER * min(rows * blocks(made, tile), at_once)
     kernels[element_of(out), tile].launch(grid, THREADS, arguments, SHARED_BYTES)
 
 
+@lru_cache(maxsize=1024)
 def _tile(rows: int, made: int, at_once: int) -> int:
     """How many columns a tile of so many rows of clusters has, of which there are places for ``at_once``."""
     return min(COLUMNS, key=lambda tile: blocks(rows * blocks(made, tile), at_once) * _loads(tile))
 
 
+@lru_cache(maxsize=1024)
 def _cut(
     taps: int, channels: int, made: int, pixels: int, at_once: int, tile: int | None = None
 ) -> tuple[int, int, int]:

@@ -10,12 +10,14 @@ rows, which are multiples of 16 bytes apart; else it is given copies that are so
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arguments import unchanging
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
@@ -62,21 +64,20 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     a_map, b_map = (tensor_map.describe(x, as_tf32=x.itemsize == 4) for x in (a, b))
     whole = out.reshape(batches, M, N)
     by_boxes = tensor_map.fits(whole)
-    shape = {
-        "M": M,
-        "N": N,
-        "K": K,
-        "batches": batches,
-        "a_batched": int(a.strides[0] > 0),
-        "b_batched": int(b.strides[0] > 0),
-        "out_by_boxes": int(by_boxes),
-    }
+    shape = _shape(M, N, K, batches, a.strides[0] > 0, b.strides[0] > 0, by_boxes)
     out_map = tensor_map.describe(whole) if by_boxes else a_map  # which is then not used
     clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
     grid = CLUSTER * min(clusters, multiprocessors(out) // CLUSTER)
     kernel = _kernels[element_of(out), along_m, along_n]
     arguments = (out, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
     kernel.launch(grid, THREADS, arguments, SHARED_BYTES)
+
+
+@lru_cache(maxsize=1024)  # the same few come in every step of a training
+def _shape(*values: int) -> unchanging:
+    """The fields of struct WgmmaShape."""
+    names = "M", "N", "K", "batches", "a_batched", "b_batched", "out_by_boxes"
+    return unchanging(zip(names, map(int, values), strict=True))
 
 
 def is_supported(array: Any) -> bool:

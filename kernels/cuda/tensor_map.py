@@ -42,18 +42,22 @@ def fits(x: Any) -> bool:
     """Whether the engine can copy boxes of ``x``, (batches, rows, columns) or (batches, heads, rows,
     columns): columns are neighbours, and rows and matrices start at multiples of 16 bytes. Matrices may all
     be the same one, with a stride of 0."""
-    *_, rows, columns = x.shape
-    *_, row_stride, column_stride = x.strides
+    return address(x) % ALIGNMENT == 0 and _lies_fitting(x.shape, x.strides, x.itemsize)
+
+
+@lru_cache(maxsize=1024)  # the same few come in every step of a training
+def _lies_fitting(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    *_, rows, columns = shape
+    *_, row_stride, column_stride = strides
     return (
-        (column_stride == x.itemsize or columns == 1)
+        (column_stride == itemsize or columns == 1)
         and (rows == 1 or row_stride > 0)
         and all(
             size == 1 or (0 <= stride < LARGEST_STRIDE and stride % ALIGNMENT == 0)
-            for size, stride in zip(x.shape[:-1], x.strides[:-1], strict=True)
+            for size, stride in zip(shape[:-1], strides[:-1], strict=True)
         )
-        and address(x) % ALIGNMENT == 0
-        and min(x.shape) > 0
-        and max(x.shape) <= LARGEST_SIZE
+        and min(shape) > 0
+        and max(shape) <= LARGEST_SIZE
     )
 
 
@@ -64,16 +68,28 @@ def describe(x: Any, as_tf32: bool = False) -> unchanging:
     Boxes are 64 rows of 128 bytes. Matrices that are all the same are one. ``as_tf32``: floats are rounded
     when they are loaded.
     """
-    *matrices, rows, columns = x.shape
-    *matrix_strides, row_stride, _ = x.strides
+    return _of_matrices(_encoder(x), address(x), x.shape, x.strides, x.itemsize, as_tf32)
+
+
+@lru_cache(maxsize=1024)  # the driver takes its time, and memory comes back at the same addresses
+def _of_matrices(
+    encode: Any,
+    start: int,
+    shape: tuple[int, ...],
+    apart: tuple[int, ...],
+    itemsize: int,
+    as_tf32: bool,
+) -> unchanging:
+    *matrices, rows, columns = shape
+    *matrix_strides, row_stride, _ = apart
     if rows == 1:
-        row_stride = -(-columns * x.itemsize // ALIGNMENT) * ALIGNMENT
+        row_stride = -(-columns * itemsize // ALIGNMENT) * ALIGNMENT
     sizes, strides = [columns, rows], [row_stride]
     for size, stride in zip(reversed(matrices), reversed(matrix_strides), strict=True):
         several = size > 1 and stride > 0
         sizes.append(size if several else 1)
         strides.append(stride if several else row_stride * rows)
-    return _encoder(x)(address(x), _kind(x, as_tf32), x.itemsize, tuple(sizes), tuple(strides))
+    return encode(start, _kind(itemsize, as_tf32), itemsize, tuple(sizes), tuple(strides))
 
 
 def describe_images(
@@ -92,22 +108,35 @@ def describe_images(
     ``upper`` pixels from its last one at most; of each, (vertical, horizontal). Boxes are 64 pixels that one
     tap reads, of 128 bytes of channels.
     """
+    return _of_images(_encoder(x), address(x), x.itemsize, shape, pitch, lower, upper, stride, as_tf32)
+
+
+@lru_cache(maxsize=1024)
+def _of_images(
+    encode: Any,
+    start: int,
+    itemsize: int,
+    shape: tuple[int, int, int, int],
+    pitch: int,
+    lower: tuple[int, ...],
+    upper: tuple[int, ...],
+    stride: tuple[int, ...],
+    as_tf32: bool,
+) -> unchanging:
     N, H, W, C = shape
-    pixel = pitch * x.itemsize
-    strides = pixel, W * pixel, H * W * pixel
-    filter = tuple(lower)[::-1], tuple(upper)[::-1], tuple(stride)[::-1]
-    return _encoder(x)(address(x), _kind(x, as_tf32), x.itemsize, (C, W, H, N), strides, filter)
+    pixel = pitch * itemsize
+    strides, filter = (pixel, W * pixel, H * W * pixel), (lower[::-1], upper[::-1], stride[::-1])
+    return encode(start, _kind(itemsize, as_tf32), itemsize, (C, W, H, N), strides, filter)
 
 
-def _kind(x: Any, as_tf32: bool) -> int:
-    return _BITS_16 if x.itemsize == 2 else _TF32 if as_tf32 else _BITS_32
+def _kind(itemsize: int, as_tf32: bool) -> int:
+    return _BITS_16 if itemsize == 2 else _TF32 if as_tf32 else _BITS_32
 
 
 def _encoder(x: Any) -> Any:
     return _encode_for_simulator if isinstance(x, np.ndarray) else _encode
 
 
-@lru_cache(maxsize=1024)
 def _encode(
     start: int,
     kind: int,
@@ -154,7 +183,6 @@ def _array(kind: Any, values: tuple[int, ...]) -> ctypes.Array:
     return (kind * len(values))(*values)
 
 
-@lru_cache(maxsize=1024)
 def _encode_for_simulator(
     start: int,
     kind: int,
