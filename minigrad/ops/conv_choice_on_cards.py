@@ -165,7 +165,7 @@ def suits_wgmma(
 # 0.37 to 0.59, that for the weight 0.31 to 0.91, where there are tiles for most multiprocessors and channels
 # for whole steps and tiles; about the same where there are tiles for a quarter (8 images of 512 x 7 x 7). A
 # step has 128 bytes of channels, a tile 64 channels or more, and what is missing there costs as much as what
-# is there.
+# is there. For a kernel of 1 x 1 conv2d_pointwise reads contiguous images where they lie.
 LEAST_SHARE_AT_WORK = 0.5
 LEAST_SHARE_OF_CHANNELS = 2 / 3
 
@@ -184,6 +184,8 @@ def prefers_wgmma(
 ) -> bool:
     wgmma, images = cuda.conv2d_wgmma, first.shape[0]
     if kernel_size is not None:
+        if kernel_size == (1, 1) and not (is_channels_last(first) and is_channels_last(second)):
+            return False
         made, channels, pixels = first.shape[1], second.shape[1], images * prod(first.shape[2:])
         at_work = wgmma.weight_grad_share_at_work(first, prod(kernel_size), channels, made, pixels)
     else:
