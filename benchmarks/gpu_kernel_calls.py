@@ -143,7 +143,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "smoothed cross-entropy": (smoothed_cross_entropy, logits),
         "smoothed cross-entropy, gradient": (smoothed_cross_entropy, logits),
         "attention": (attention, ((2, 5, 7), (2, 9, 7), (2, 9, 6))),
-        "attention of 40 features": (attention, ((3, 40), (5, 40), (5, 3))),
+        "attention of 40 features": (attention, ((3, 40), (5, 40), (5, 8))),
         "attention of 65 features": (attention, ((3, 65), (5, 65), (5, 3))),
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
         "losses of elements": (losses, ((13, 37), (13, 37))),
