@@ -71,6 +71,19 @@ def ours(call: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *tensors: call(mg, *tensors)
 
 
+def with_channels_last(call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call`` of a library on copies of its tensors with channels last, each of which is made once."""
+    copies: dict[int, tuple[Any, Any]] = {}  # by the tensor, which is kept
+
+    def copied(library: Any, *tensors: Any) -> Any:
+        for tensor in tensors:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor, tensor.contiguous(memory_format=library.channels_last)
+        return call(library, *(copies[id(tensor)][1] for tensor in tensors))
+
+    return copied
+
+
 def input_gradient(function: Callable[[Any], Any], x: Any, g: Any) -> Any:
     """The gradient of ``function`` at ``x`` for the output's gradient ``g``; the same in both libraries.
 

@@ -10,7 +10,16 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from gpu_case import FLOAT, Case, Shape, input_gradient, ours, rungs_that_take, torch_device
+from gpu_case import (
+    FLOAT,
+    Case,
+    Shape,
+    input_gradient,
+    ours,
+    rungs_that_take,
+    torch_device,
+    with_channels_last,
+)
 
 import minigrad as mg
 from minigrad.dtypes import BFLOAT16
@@ -22,7 +31,10 @@ from minigrad.ops.embedding import embedding_grad
 
 
 def poolings(shape: Shape, device: str) -> Iterator[Case]:
-    """2x2 at stride 2, forward, and forward with backward: by default, and with every rung."""
+    """2x2 at stride 2, forward, and forward with backward: by default, and with every rung.
+
+    The one that is for channels last is given its tensors so, and so is PyTorch beside it.
+    """
     N, C, H, W = shape
     pooled = (N, C, H // 2, W // 2)
     size = "x".join(map(str, shape))
@@ -47,13 +59,18 @@ def poolings(shape: Shape, device: str) -> Iterator[Case]:
                 names[:1],
                 rung,
             )
+
+        def gradient(lib: Any, x: Any, g: Any, pool: Callable[..., Any] = pool) -> Any:
+            return input_gradient(lambda x: pool(lib.nn.functional, x), x, g)
+
         for rung in (None, *(kernel.name for kernel in mg.list_kernels(names[1], device))):
+            call = with_channels_last(gradient) if rung == "channels_last" else gradient
             yield Case(
                 f"{kind} pooling, forward + backward" + (f", {rung}" if rung else ""),
                 size,
                 (shape, pooled),
-                lambda x, g, pool=pool: input_gradient(lambda x: pool(mg.nn.functional, x), x, g),
-                lambda torch, x, g, pool=pool: input_gradient(lambda x: pool(torch.nn.functional, x), x, g),
+                functools.partial(call, mg),
+                call,
                 0.0,
                 2 * forward,
                 names[::-1],

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from gpu_case import FLOAT, Case, Shape, rungs_that_take, torch_device
+from gpu_case import FLOAT, Case, Shape, rungs_that_take, torch_device, with_channels_last
 
 import minigrad as mg
 from minigrad.dispatch import Spec
@@ -202,19 +202,6 @@ def convolutions_with_relu(layer: Layer) -> Iterator[Case]:
             ("conv2d_relu",),
             format=format,
         )
-
-
-def with_channels_last(call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call`` of a library on copies of its tensors with channels last, each of which is made once."""
-    copies: dict[int, tuple[Any, Any]] = {}  # by the tensor, which is kept
-
-    def copied(library: Any, *tensors: Any) -> Any:
-        for tensor in tensors:
-            if id(tensor) not in copies:
-                copies[id(tensor)] = tensor, tensor.contiguous(memory_format=library.channels_last)
-        return call(library, *(copies[id(tensor)][1] for tensor in tensors))
-
-    return copied
 
 
 def layer_shapes(layer: Layer) -> tuple[Shape, Shape, Shape]:
