@@ -31,9 +31,14 @@ def page(record: dict[str, Any]) -> Iterator[str]:
         return
     yield from rates(benchmark)
     rows = benchmark["rows"]
-    if later := {row["commit"]: None for row in rows if "commit" in row}:
-        yield f"Rows with * were measured later, on the same kind of card, with commit {', '.join(later)}."
+    marks: dict[str, str] = {}
+    for row in rows:
+        if row.get("commit"):
+            marks.setdefault(row["commit"], f"({len(marks) + 2})")
+    for commit, mark in marks.items():
+        yield f"{mark}: measured later, on the same kind of card, with commit {commit}."
         yield ""
+    rows = [row | {"size": " ".join(filter(None, (row["size"], marks.get(row.get("commit")))))} for row in rows]
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if ": " in row["name"]:
@@ -97,8 +102,7 @@ def table(title: str, rows: list[Row]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 2)}---|"
     for row in rows:
-        name = row["name"].removeprefix(f"{title}: ")
-        name = " ".join(filter(None, (name, row["size"], "*" * ("commit" in row))))
+        name = " ".join(filter(None, (row["name"].removeprefix(f"{title}: "), row["size"])))
         if "times" not in row:
             yield f"| {name} | {row.get('failure') or row.get('skipped')} {'| ' * (len(columns) - 2)}|"
             continue

@@ -103,8 +103,8 @@ def test_the_record_becomes_a_page(quick, repo_root, tmp_path):
     again = result | {"rows": [first | {"commit": "def"}, *others]}
     path.write_text(json.dumps(record | {"benchmark": again}))
     done = run(sys.executable, repo_root / "benchmarks/gpu_table.py", path)
-    assert "Rows with * were measured later, on the same kind of card, with commit def." in done.stdout
-    assert done.stdout.count(" * |") == 1
+    assert "(2): measured later, on the same kind of card, with commit def." in done.stdout
+    assert done.stdout.count(" (2) |") == 1
 
 
 @needs_simulator
