@@ -38,15 +38,14 @@ def page(record: dict[str, Any]) -> Iterator[str]:
     for commit, mark in marks.items():
         yield f"{mark}: measured later, on the same kind of card, with commit {commit}."
         yield ""
-    rows = [row | {"size": " ".join(filter(None, (row["size"], marks.get(row.get("commit")))))} for row in rows]
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if ": " in row["name"]:
             groups.setdefault(row["name"].partition(": ")[0], []).append(row)
     yield from means(groups)
     for group, found in groups.items():
-        yield from table(group, found)
-    yield from table("ops and rungs", [row for row in rows if ": " not in row["name"]])
+        yield from table(group, found, marks)
+    yield from table("ops and rungs", [row for row in rows if ": " not in row["name"]], marks)
 
 
 def tests(stages: list[Row]) -> Iterator[str]:
@@ -88,10 +87,10 @@ def means(groups: dict[str, list[Row]]) -> Iterator[str]:
     yield ""
 
 
-def table(title: str, rows: list[Row]) -> Iterator[str]:
+def table(title: str, rows: list[Row], marks: dict[str, str]) -> Iterator[str]:
     """One row each, with the times as users have them and those of the card alone, of which the shares are.
 
-    A share is that of the ceiling, by operations or by bytes, whichever takes longer.
+    A share is that of the ceiling, by operations or by bytes, whichever takes longer. ``marks`` are of commits.
     """
     if not rows:
         return
@@ -102,7 +101,8 @@ def table(title: str, rows: list[Row]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 2)}---|"
     for row in rows:
-        name = " ".join(filter(None, (row["name"].removeprefix(f"{title}: "), row["size"])))
+        mark = marks.get(row.get("commit", ""))
+        name = " ".join(filter(None, (row["name"].removeprefix(f"{title}: "), row["size"], mark)))
         if "times" not in row:
             yield f"| {name} | {row.get('failure') or row.get('skipped')} {'| ' * (len(columns) - 2)}|"
             continue
