@@ -90,7 +90,8 @@ def means(groups: dict[str, list[Row]]) -> Iterator[str]:
 def table(title: str, rows: list[Row], marks: dict[str, str]) -> Iterator[str]:
     """One row each, with the times as users have them and those of the card alone, of which the shares are.
 
-    A share is that of the ceiling, by operations or by bytes, whichever takes longer. ``marks`` are of commits.
+    A share is that of the ceiling, by operations or by bytes, whichever takes longer. ``marks`` are those of
+    commits.
     """
     if not rows:
         return
