@@ -244,7 +244,7 @@ def convolution_passes(layer: Layer) -> list[tuple]:
             conv2d_input_grad,
             (y, weight),
             lambda g, w: conv2d_input_grad(g, w, **input_options),
-            lambda torch, g, w: torch.nn.grad.conv2d_input(x, w, g, stride, padding, 1, groups),
+            lambda torch, g, w: torch_gradient(torch, 0, g, empty_as(torch, g, x), w, *layer[5:]),
             input_options,
         ),
         (
@@ -252,10 +252,29 @@ def convolution_passes(layer: Layer) -> list[tuple]:
             conv2d_weight_grad,
             (y, x),
             lambda g, x: conv2d_weight_grad(g, x, **weight_options),
-            lambda torch, g, x: torch.nn.grad.conv2d_weight(x, weight, g, stride, padding, 1, groups),
+            lambda torch, g, x: torch_gradient(torch, 1, g, x, empty_as(torch, g, weight), *layer[5:]),
             weight_options,
         ),
     ]
+
+
+def torch_gradient(
+    torch: Any, number: int, g: Any, x: Any, weight: Any, stride: int, padding: int, groups: int
+) -> Any:
+    """PyTorch's gradient for ``x``, number 0, or for ``weight``, 1, whose own numbers do not matter then.
+
+    ``torch.nn.grad`` asks for their shapes alone, but passes on a number that is seen in that shape, and is
+    copied into an image.
+    """
+    options = (stride,) * 2, (padding,) * 2, (1, 1), False, (0, 0), groups, [number == 0, number == 1, False]
+    return torch.ops.aten.convolution_backward(g, x, weight, None, *options)[number]
+
+
+def empty_as(torch: Any, g: Any, shape: Shape) -> Any:
+    """A tensor of four axes that lies in memory as ``g`` does, and holds no numbers yet."""
+    last = g.is_contiguous(memory_format=torch.channels_last) and not g.is_contiguous()
+    form = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=form)
 
 
 def transposed_convolution(
