@@ -26,7 +26,7 @@
 #include "rows.cuh"
 
 constexpr int STRIP_THREADS = 256;
-constexpr int LOADS_AHEAD = 16;  // that a thread has under way while it adds up the row before them
+constexpr int LOADS_AHEAD = 12;  // that a thread has under way while it adds up the row before them
 
 // The K elements of a source row that a column takes, from `row` on; zeros for those outside.
 template <typename C, typename T, int K>
@@ -58,7 +58,8 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bo
     const long long number = global_thread_index();
     if (number >= (long long)s.N * s.O * strips * s.OW) return;
     const Position at(number, strips, s.OW);
-    const int o = int(at.plane % s.O), c = o / (s.O / s.C), first = at.y * ROWS;
+    const Division image(at.plane, s.O);
+    const int o = image.rest, c = o / (s.O / s.C), first = at.y * ROWS;
     const int y = first * S - s.pad_h, x = at.x * S - s.pad_w;
 
     using C = Computed<T>;
@@ -70,7 +71,7 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bo
 #pragma unroll
     for (int r = 0; r < ROWS; r++) sums[r] = bias ? C(bias[o]) : C(0);
 
-    const T* row = input + ((at.plane / s.O * s.C + c) * s.H + y) * s.W + x;
+    const T* row = input + ((image.quotient * s.C + c) * s.H + y) * s.W + x;
 #pragma unroll
     for (int next = 0; next < SOURCE_ROWS + AHEAD; next++, row += s.W) {
         if (next < SOURCE_ROWS)
@@ -111,7 +112,7 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
     bool in_column[REACH];
     columns_inside(in_column, x - (REACH - 1), s.OW);
     const int multiplier = s.O / s.C;
-    const long long first_channel = at.plane % s.C * multiplier;
+    const long long first_channel = (long long)Division(at.plane, s.C).rest * multiplier;
     for (int m = 0; m < multiplier; m++) {
         C weights[K][K], grads[REACH];
         read_weights(weights, weight + (first_channel + m) * K * K);
@@ -158,9 +159,9 @@ conv2d_strips_weight_grad(Out* partial, const T* grad_output, const T* input, in
     const int strips = (s.OH + ROWS - 1) / ROWS, images = (s.N - part + parts - 1) / parts;
 
     C sums[K][K] = {};
-    const long long all_strips = (long long)images * strips * s.OW;
-    for (long long number = threadIdx.x; number < all_strips; number += STRIP_THREADS) {
-        const Position at(number, strips, s.OW);
+    Position at(threadIdx.x, strips, s.OW);
+    const Position step(STRIP_THREADS, strips, s.OW);
+    for (; at.plane < images; at.advance(step, strips, s.OW)) {
         const long long n = part + at.plane * parts;
         const int first = at.y * ROWS, rows = s.OH - first, y = first * S - s.pad_h, x = at.x * S - s.pad_w;
         C grads[ROWS], pixels[K];

@@ -11,28 +11,21 @@ struct Pool2dShape {
     int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
 };
 
-// Where element `number` of a (planes, height, width) array stands. Two divisions of 64 bits take about two hundred
-// instructions, as many as all the rest of a pooling; two of 32 bits, which nearly always do, forty.
-__device__ __forceinline__ Position position_of(long long number, int height, int width) {
-    if (number >> 32 != 0) return Position(number, height, width);
-    Position at;
-    const unsigned row = unsigned(number) / width;
-    at.x = unsigned(number) - row * width;
-    at.plane = row / height;
-    at.y = row - unsigned(at.plane) * height;
-    return at;
-}
-
 // A half-open range of rows or columns.
 struct Range {
     int begin, end;
     __device__ int length() const { return end > begin ? end - begin : 0; }
 };
 
+// How many taps start within a length. That most windows have no gaps saves them a division.
+__device__ __forceinline__ int taps_within(int length, int dilation) {
+    return dilation == 1 ? length : ceil_div(length, dilation);
+}
+
 // The taps of a window that lie inside the input, where `start` is the (maybe negative) position of tap 0.
 __device__ __forceinline__ Range taps_inside(int start, int kernel, int dilation, int size) {
-    const int begin = start < 0 ? ceil_div(-start, dilation) : 0;
-    const int end = ceil_div(size - start, dilation);
+    const int begin = start < 0 ? taps_within(-start, dilation) : 0;
+    const int end = taps_within(size - start, dilation);
     return {begin, end < kernel ? end : kernel};
 }
 
@@ -86,8 +79,8 @@ __device__ T avg_divisor(const AvgWindow& rows, const AvgWindow& columns, AvgDiv
 
 // The windows along one axis that cover position `at`: those that start in (at - kernel, at].
 __device__ __forceinline__ Range windows_over(int at, int kernel, int stride, int pad, int outputs) {
-    const int begin = at + pad - kernel < 0 ? 0 : (at + pad - kernel) / stride + 1;
-    const int end = (at + pad) / stride + 1;
+    const int begin = at + pad - kernel < 0 ? 0 : int(unsigned(at + pad - kernel) / unsigned(stride)) + 1;
+    const int end = int(unsigned(at + pad) / unsigned(stride)) + 1;
     return {begin, end < outputs ? end : outputs};
 }
 

@@ -27,12 +27,13 @@ struct Place {
         const long long vector = global_thread_index();
         const int vectors = channels / WIDTH;
         inside = vector < images * height * width * vectors;
-        const Position at = position_of(vector, width, vectors);  // the plane is a row of an image
+        const Position at(vector, width, vectors);  // the plane is a row of an image
+        const Division image(at.plane, height);
         number = vector * WIDTH;
         channel = at.x * WIDTH;
         pixel.x = at.y;
-        pixel.plane = at.plane / height;
-        pixel.y = int(at.plane % height);
+        pixel.y = image.rest;
+        pixel.plane = image.quotient;
     }
 };
 
@@ -83,6 +84,32 @@ __global__ void max_pool2d_last(T* out, Tap* taps, const T* input, int channels,
     store_vector(taps + to.number, numbers);
 }
 
+// The windows along one axis that cover a position, from the last on: one division finds them all.
+struct WindowOver {
+    int index;
+    int distance;  // from its start to the position
+    int stride, dilation, reach;
+
+    __device__ __forceinline__ WindowOver(int at, int kernel, int stride, int pad, int dilation, int outputs)
+        : stride(stride), dilation(dilation), reach((kernel - 1) * dilation + 1) {
+        const int last = unsigned(at + pad) / unsigned(stride);
+        index = last < outputs ? last : outputs - 1;
+        distance = at + pad - index * stride;
+    }
+
+    __device__ __forceinline__ bool covers() const { return index >= 0 && distance < reach; }
+    __device__ __forceinline__ void next() {
+        index--;
+        distance += stride;
+    }
+
+    // The tap that reads the position; -1 where the window has a gap there.
+    __device__ __forceinline__ int tap() const {
+        if (dilation == 1) return distance;
+        return distance % dilation == 0 ? distance / dilation : -1;
+    }
+};
+
 template <typename T, typename Tap, bool WIDE>
 __global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, const Tap* taps, int channels,
                                            Pool2dShape s) {
@@ -90,15 +117,16 @@ __global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, 
     using C = Computed<T>;
     const Place<WIDTH> to(s.planes, s.H, s.W, channels);
     if (!to.inside) return;
+    const WindowOver last(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, s.OW);
     Vector<C, WIDTH> sums = {};
-    for (int i = 0; i < s.kernel_h; i++) {
-        const int start_y = to.pixel.y + s.pad_h - i * s.dilation_h;
-        if (start_y < 0 || start_y % s.stride_h != 0 || start_y / s.stride_h >= s.OH) continue;
-        for (int j = 0; j < s.kernel_w; j++) {
-            const int start_x = to.pixel.x + s.pad_w - j * s.dilation_w;
-            if (start_x < 0 || start_x % s.stride_w != 0 || start_x / s.stride_w >= s.OW) continue;
-            const long long window = channels_of(to.pixel.plane, start_y / s.stride_h, start_x / s.stride_w, s.OH,
-                                                 s.OW, channels) + to.channel;
+    for (WindowOver oh(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, s.OH); oh.covers(); oh.next()) {
+        const int i = oh.tap();
+        if (i < 0) continue;
+        for (WindowOver ow = last; ow.covers(); ow.next()) {
+            const int j = ow.tap();
+            if (j < 0) continue;
+            const long long window =
+                channels_of(to.pixel.plane, oh.index, ow.index, s.OH, s.OW, channels) + to.channel;
             const Vector<Tap, WIDTH> winners = load_vector<WIDTH>(taps + window);
             const Vector<T, WIDTH> grads = load_vector<WIDTH>(grad_output + window);
 #pragma unroll
