@@ -56,18 +56,6 @@ __device__ __forceinline__ T logistic(T x) {
 // ceil(a / b) for b > 0; C++'s own division rounds towards zero.
 __device__ __forceinline__ int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 
-// number / divisor, neither negative, and what is left. A division of 64 bits takes about a hundred instructions,
-// one of 32 bits, which nearly always does, twenty.
-struct Division {
-    long long quotient;
-    int rest;
-
-    __device__ __forceinline__ Division(long long number, int divisor) {
-        quotient = number >> 32 ? number / divisor : unsigned(number) / unsigned(divisor);
-        rest = int(number - quotient * divisor);
-    }
-};
-
 // Where element `number` of a (planes, height, width) array stands.
 struct Position {
     long long plane;
@@ -76,10 +64,10 @@ struct Position {
     Position() = default;
 
     __device__ __forceinline__ Position(long long number, int height, int width) {
-        const Division column(number, width), row(column.quotient, height);
-        x = column.rest;
-        y = row.rest;
-        plane = row.quotient;
+        x = int(number % width);
+        number /= width;
+        y = int(number % height);
+        plane = number / height;
     }
 
     // On by `step`, itself the position of a number in the same array: additions in place of divisions.
@@ -97,3 +85,25 @@ struct Position {
         }
     }
 };
+
+// number / divisor, neither negative, and what is left. A division of 64 bits takes about a hundred instructions,
+// one of 32 bits, which nearly always does, twenty.
+struct Division {
+    long long quotient;
+    int rest;
+
+    __device__ __forceinline__ Division(long long number, int divisor) {
+        quotient = number >> 32 ? number / divisor : unsigned(number) / unsigned(divisor);
+        rest = int(number - quotient * divisor);
+    }
+};
+
+// The same Position for kernels that have the registers for both kinds of division.
+__device__ __forceinline__ Position position_of(long long number, int height, int width) {
+    const Division column(number, width), row(column.quotient, height);
+    Position at;
+    at.x = column.rest;
+    at.y = row.rest;
+    at.plane = row.quotient;
+    return at;
+}

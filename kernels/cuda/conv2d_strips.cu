@@ -57,7 +57,7 @@ conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bo
     const int strips = (s.OH + ROWS - 1) / ROWS;
     const long long number = global_thread_index();
     if (number >= (long long)s.N * s.O * strips * s.OW) return;
-    const Position at(number, strips, s.OW);
+    const Position at = position_of(number, strips, s.OW);
     const Division image(at.plane, s.O);
     const int o = image.rest, c = o / (s.O / s.C), first = at.y * ROWS;
     const int y = first * S - s.pad_h, x = at.x * S - s.pad_w;
@@ -103,7 +103,7 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
     const int columns = (s.W - 1 + s.pad_w) / S - first_x + 1;
     const long long number = global_thread_index();
     if (number >= (long long)s.N * s.C * strips * columns) return;
-    const Position at(number, strips, columns);
+    const Position at = position_of(number, strips, columns);
     const int y = first_y + at.y * ROWS, x = first_x + at.x;
     const int first_output = y - (REACH - 1);
 
@@ -145,9 +145,10 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
     }
 }
 
-// Part number p takes the images p, p + parts, p + 2 parts, ... The sums of the parts stand in `partial` (O,
-// K K, parts), of what is computed with, and another kernel adds them; those of a single part are the result. Within
-// a block they are combined by shuffles: the order of all additions is always the same.
+// Part number p takes the images p, p + parts, p + 2 parts, ..., of fewer than 2^31 strips. The sums of the
+// parts stand in `partial` (O, K K, parts), of what is computed with, and another kernel adds them; those of a
+// single part are the result. Within a block they are combined by shuffles: the order of all additions is always
+// the same.
 //
 // Grid: x = part + parts * channel of out.
 template <typename Out, typename T, int K, int S, int ROWS>
@@ -159,9 +160,9 @@ conv2d_strips_weight_grad(Out* partial, const T* grad_output, const T* input, in
     const int strips = (s.OH + ROWS - 1) / ROWS, images = (s.N - part + parts - 1) / parts;
 
     C sums[K][K] = {};
-    Position at(threadIdx.x, strips, s.OW);
-    const Position step(STRIP_THREADS, strips, s.OW);
-    for (; at.plane < images; at.advance(step, strips, s.OW)) {
+    const unsigned all_strips = unsigned(images) * strips * s.OW;
+    for (unsigned number = threadIdx.x; number < all_strips; number += STRIP_THREADS) {
+        const Position at = position_of(number, strips, s.OW);
         const long long n = part + at.plane * parts;
         const int first = at.y * ROWS, rows = s.OH - first, y = first * S - s.pad_h, x = at.x * S - s.pad_w;
         C grads[ROWS], pixels[K];

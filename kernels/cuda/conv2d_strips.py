@@ -97,6 +97,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """For groups of one channel: the sums of all taps stay in registers, over strips of rows."""
     shape = _shape(x, out, grad_output, options)
     parts = max(min(ENOUGH_BLOCKS // max(shape["O"], 1), shape["N"] // PART), 1)
+    parts = max(parts, blocks(shape["N"] * shape["OH"] * shape["OW"], 1 << 31))  # counted in 32 bits
     partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
     arguments = (partial, grad_output, x, parts, shape)
     _weight_grad[_instance("weight_grad", shape, x)].launch(shape["O"] * parts, THREADS, arguments)

@@ -33,7 +33,7 @@ template <typename T, typename Tap>
 __global__ void max_pool2d(T* out, Tap* taps, const T* input, Pool2dShape s) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.OH * s.OW) return;
-    const Position at(number, s.OH, s.OW);
+    const Position at = position_of(number, s.OH, s.OW);
     const T* plane = input + at.plane * s.H * s.W;
     const int y0 = at.y * s.stride_h - s.pad_h, x0 = at.x * s.stride_w - s.pad_w;
     const Range rows = taps_inside(y0, s.kernel_h, s.dilation_h, s.H);
@@ -56,7 +56,7 @@ template <typename T, typename Tap>
 __global__ void max_pool2d_input_grad(T* grad_input, const T* grad_output, const Tap* taps, Pool2dShape s) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.H * s.W) return;
-    const Position at(number, s.H, s.W);
+    const Position at = position_of(number, s.H, s.W);
     const long long plane = at.plane * s.OH * s.OW;
     using C = Computed<T>;
     C sum = 0;
@@ -79,7 +79,7 @@ template <typename T, typename Tap>
 __global__ void max_pool2d_gather(T* out, const T* input, const Tap* taps, Pool2dShape s) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.OH * s.OW) return;
-    const Position at(number, s.OH, s.OW);
+    const Position at = position_of(number, s.OH, s.OW);
     const int tap = taps[number];
     const int y = at.y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h;
     const int x = at.x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w;
@@ -106,7 +106,7 @@ __global__ void max_pool2d_input_grad_scatter(T* grad_input, const T* grad_outpu
                                               Pool2dShape s) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.OH * s.OW) return;
-    const Position at(number, s.OH, s.OW);
+    const Position at = position_of(number, s.OH, s.OW);
     const int tap = taps[number];
     const int winner_y = at.y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h;
     const int winner_x = at.x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w;
@@ -132,7 +132,7 @@ template <typename T>
 __global__ void avg_pool2d(T* out, const T* input, Pool2dShape s, AvgDivisor how) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.OH * s.OW) return;
-    const Position at(number, s.OH, s.OW);
+    const Position at = position_of(number, s.OH, s.OW);
     const AvgWindow columns(at.x, s.kernel_w, s.stride_w, s.pad_w, s.W);
     const AvgWindow rows(at.y, s.kernel_h, s.stride_h, s.pad_h, s.H);
     const bool empty = !rows.inside.length() || !columns.inside.length();
@@ -146,7 +146,7 @@ template <typename T>
 __global__ void avg_pool2d_input_grad(T* grad_input, const T* grad_output, Pool2dShape s, AvgDivisor how) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.H * s.W) return;
-    const Position at(number, s.H, s.W);
+    const Position at = position_of(number, s.H, s.W);
     const Range ow = windows_over(at.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
     const Range oh = windows_over(at.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
     const T* plane = grad_output + at.plane * s.OH * s.OW;
@@ -166,7 +166,7 @@ template <typename T>
 __global__ void adaptive_avg_pool2d(T* out, const T* input, AdaptiveShape s) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.OH * s.OW) return;
-    const Position at(number, s.OH, s.OW);
+    const Position at = position_of(number, s.OH, s.OW);
     const Range columns = adaptive_window(at.x, s.W, s.OW);
     const Range rows = adaptive_window(at.y, s.H, s.OH);
     const T* plane = input + at.plane * s.H * s.W;
@@ -178,7 +178,7 @@ template <typename T>
 __global__ void adaptive_avg_pool2d_input_grad(T* grad_input, const T* grad_output, AdaptiveShape s) {
     const long long number = global_thread_index();
     if (number >= s.planes * s.H * s.W) return;
-    const Position at(number, s.H, s.W);
+    const Position at = position_of(number, s.H, s.W);
     const Range ow = adaptive_windows_over(at.x, s.W, s.OW);
     const Range oh = adaptive_windows_over(at.y, s.H, s.OH);
     const T* plane = grad_output + at.plane * s.OH * s.OW;

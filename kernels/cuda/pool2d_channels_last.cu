@@ -27,7 +27,7 @@ struct Place {
         const long long vector = global_thread_index();
         const int vectors = channels / WIDTH;
         inside = vector < images * height * width * vectors;
-        const Position at(vector, width, vectors);  // the plane is a row of an image
+        const Position at = position_of(vector, width, vectors);  // the plane is a row of an image
         const Division image(at.plane, height);
         number = vector * WIDTH;
         channel = at.x * WIDTH;

@@ -29,7 +29,7 @@ struct Strip {
     int column;      // the first window's
 
     __device__ __forceinline__ Strip(const T* input, const Pool2dShape& s, int rows) : s(s) {
-        const Position at(global_thread_index(), ceil_div(s.OH, rows), s.OW / WINDOWS);
+        const Position at = position_of(global_thread_index(), ceil_div(s.OH, rows), s.OW / WINDOWS);
         plane = at.plane;
         begin = at.y * rows;
         end = min(begin + rows, s.OH);

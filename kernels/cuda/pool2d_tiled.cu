@@ -39,7 +39,7 @@ struct StagedInput {
         : s(s), tile(tile) {
         extern __shared__ __align__(16) unsigned char shared[];
         T* const staged = reinterpret_cast<T*>(shared);
-        const Position at(blockIdx.x, ceil_div(s.OH, tile.rows), ceil_div(s.OW, tile.columns));
+        const Position at = position_of(blockIdx.x, ceil_div(s.OH, tile.rows), ceil_div(s.OW, tile.columns));
         plane = at.plane, first_y = at.y * tile.rows, x = at.x * tile.columns + threadIdx.x;
         const int top = first_y * s.stride_h - s.pad_h;
         const int left = at.x * tile.columns * s.stride_w - s.pad_w;

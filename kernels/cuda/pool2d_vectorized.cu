@@ -34,7 +34,7 @@ struct Square {
     __device__ __forceinline__ Square(const Pool2dShape& s, int k) {
         first = (((long long)blockIdx.x * SQUARES + k) * blockDim.x + threadIdx.x) * WINDOWS;
         exists = first < s.planes * s.OH * s.OW;
-        const Position at(first, s.OH, s.OW);
+        const Position at = position_of(first, s.OH, s.OW);
         corner = (at.plane * s.H + 2 * at.y) * s.W + 2 * at.x;
     }
 };
