@@ -158,7 +158,8 @@ def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
                     (op.name,),
                     rung,
                     format=format,
-                    torch_steps=2 if name == "weight gradient" else 1,  # cuDNN adds up parts in 16 bits
+                    # On an H200 one of cuDNN's was 1.1e-3 off, as if it had added up parts in 16 bits.
+                    torch_steps=2 if (name, format) == ("weight gradient", "float16") else 1,
                 )
 
 

@@ -356,12 +356,13 @@ def compile_share(bench: Bench, only: str, share: int, shares: int) -> None:
 
 
 def compile_all(only: str, seconds: float, device: str, quick: bool) -> int:
-    """Compile the kernels of the rows in as many processes as there are cores."""
+    """Compile the kernels of the rows in as many processes as there are cores; 1 if one of these failed."""
     shares = os.cpu_count() or 1
     command = [sys.executable, __file__, "--compile", "--device", device, "--seconds", str(seconds)]
     command += ["--only", only] + ["--quick"] * quick
     workers = [subprocess.Popen([*command, "--share", str(n), str(shares)]) for n in range(shares)]
-    return max(worker.wait() for worker in workers)
+    statuses = [worker.wait() for worker in workers]
+    return int(any(statuses))
 
 
 @contextlib.contextmanager
@@ -412,8 +413,6 @@ def main() -> int:
     )
     parser.add_argument("--share", type=int, nargs=2, help=argparse.SUPPRESS)  # of a process of --compile
     options = parser.parse_args()
-    if options.compile and not options.share:
-        return compile_all(options.only, options.seconds, options.device, options.quick)
     try:
         bench = Bench(options.device, options.quick, options.seconds, options.compile)
     except mg.errors.DeviceError as error:
@@ -422,6 +421,8 @@ def main() -> int:
     if not bench.on_card and not options.quick:
         parser.error("without a card only the --quick form makes sense")
 
+    if options.compile and not options.share:
+        return compile_all(options.only, options.seconds, options.device, options.quick)
     if options.compile:
         with bench.device.active():
             compile_share(bench, options.only, *options.share)

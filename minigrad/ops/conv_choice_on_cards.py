@@ -175,12 +175,10 @@ def prefers_wgmma(
     second: Any,
     bias: Any = None,
     *,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
     groups: int,
     input_size: Any = None,
     kernel_size: Any = None,
+    **window: Any,
 ) -> bool:
     wgmma, images = cuda.conv2d_wgmma, first.shape[0]
     if kernel_size is not None:
@@ -191,7 +189,7 @@ def prefers_wgmma(
     else:
         made, channels = second.shape[:2] if input_size is None else second.shape[1::-1]
         if input_size is None:
-            input_size = output_size("conv2d", first.shape[2:], second.shape[2:], stride, padding, dilation)
+            input_size = output_size("conv2d", first.shape[2:], second.shape[2:], **window)
         pixels = images * prod(input_size)
         at_work = wgmma.share_at_work(first, pixels, made)
     step = wgmma.STEP_BYTES // first.itemsize
