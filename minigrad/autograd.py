@@ -20,6 +20,7 @@ from minigrad.devices import Device, cpu, explain, find_card
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.function import Function
 from minigrad.grad_mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from minigrad.gradient_parts import PartedGradient
 from minigrad.graph import (
     LARGE,
     Node,
@@ -160,11 +161,14 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
                 _add_to(slot, index, grad)
         slot = grads = grad = None  # hold no gradient longer than it is needed
         if not youngest:
+            for slot in leaves.values():
+                _complete(slot)
             return leaves
 
         grads = pending.pop(youngest)
         youngest = -heappop(others) if others else 0
         node = grads.pop()
+        _complete(grads)
         if node.device is not here:
             here = node.device
             if here.is_one_of_several:
@@ -177,9 +181,11 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
         if needed is None:
             grads = []
             continue
-        in_place = node.op.add_gradient is not None and not create_graph and not anomaly
-        if in_place and _add_in_place(node, needed[0], grads[0], pending, leaves):
-            grads = []
+        rest = None
+        if node.op.add_gradient is not None and not create_graph and not anomaly:
+            rest = _add_in_place(node, needed[0], grads[0], pending, leaves)
+        if rest is not None:
+            grads = rest
         else:
             grads = node.gradients(grads, needed, create_graph)
             if anomaly:
@@ -188,17 +194,41 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
             node.free()
 
 
-def _add_in_place(node: Node, edge: Any, grad: Any, pending: dict, leaves: dict) -> bool:
-    """Let the op add its gradient to what was sent along ``edge`` before, if nobody else refers to that."""
+def _add_in_place(node: Node, edge: Any, grad: Any, pending: dict, leaves: dict) -> list | None:
+    """For an op that looks at a part of its input: add the gradient to what was sent along ``edge`` before.
+
+    Returns:
+        What is still to be sent, a list; None, and nothing done, if the op's rule has to find it.
+    """
     index = 0
     if type(edge) is tuple:
         edge, index = edge
     slot = pending.get(edge.number) if type(edge) is Node else leaves.get(id(edge))
-    if slot is None or type(slot[index]) is not np.ndarray or not _is_owned(slot, index):
-        return False
     node.check_usable()
+    own = node.inputs[0]
+    shape, dtype = own if type(own) is tuple else (own.shape, own.dtype)
+    part = None if node.op.part is None else node.op.part(shape, **node.attrs)
+    if slot is None or slot[index] is None:
+        if part is None:
+            return None
+        gathered = PartedGradient(shape, dtype, node.device, part[0])
+        gathered.write(part, grad)
+        return [gathered]
+    if type(slot[index]) is PartedGradient:
+        if part is not None and slot[index].write(part, grad):
+            return []
+        slot[index] = slot[index].whole()
+    if type(slot[index]) is not np.ndarray or not _is_owned(slot, index):
+        return None
     node.op.add_gradient(slot[index], grad, **node.attrs)
-    return True
+    return []
+
+
+def _complete(grads: list) -> None:
+    """Put arrays in the places of gradients that came in parts."""
+    for i, grad in enumerate(grads):
+        if type(grad) is PartedGradient:
+            grads[i] = grad.whole()
 
 
 def _needed_edges(node: Node, grads: list, wanted: set, captured: dict) -> list | None:
@@ -267,6 +297,8 @@ def _suits_kernels(array: Any) -> bool:
 
 def _add_to(slot: list, index: int, grad: Any) -> None:
     """Add ``grad``, a tensor or an array, to ``slot[index]``, the gradient that came before it."""
+    if type(slot[index]) is PartedGradient:
+        slot[index] = slot[index].whole()
     if _suits_kernels(grad) and _suits_kernels(slot[index]):
         owned = _is_owned(slot, index)
         sent = slot[index]

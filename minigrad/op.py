@@ -102,7 +102,7 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
     Args:
         name: the op's name; by default the function's.
         options: ``promote``, ``differentiable``, ``view``, ``moves``, ``arithmetic``, ``small``,
-            ``add_gradient``, ``saved_outputs``, ``materialize_grads``, ``outputs``, ``returns``,
+            ``add_gradient``, ``part``, ``saved_outputs``, ``materialize_grads``, ``outputs``, ``returns``,
             ``non_differentiable``, ``in_place`` as in :class:`Op`.
     """
     if reference is None:
@@ -134,6 +134,8 @@ class Op(OpDefinition):
         add_gradient: ``add_gradient(total, g, **attributes)`` adds the gradient of the only input to
             ``total``, an array of its shape, in place: what the rule gives and the engine then adds, without
             an array of its own. For ops that look at a part of their input.
+        part: beside ``add_gradient``: ``part(shape, **attributes)`` says which part of an input of this shape
+            the op looks at, (axis, start, stop), where that is its gradient's only place; else None.
         saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
             arrive there as Specs, and may be changed in place. By default all.
         materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,

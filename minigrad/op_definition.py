@@ -52,6 +52,7 @@ class OpDefinition:
         arithmetic: bool = False,
         small: Callable | None = None,
         add_gradient: Callable | None = None,
+        part: Callable | None = None,
         saved_outputs: Sequence[int] | None = None,
         materialize_grads: bool = True,
         outputs: Sequence[str] = (),
@@ -70,6 +71,7 @@ class OpDefinition:
         self.small = small
         self.direct: Callable | None = None
         self.add_gradient = add_gradient
+        self.part = part
         self.saved_outputs = saved_outputs
         self.materialize_grads = materialize_grads
         self.outputs = _names(outputs)

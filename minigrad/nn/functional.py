@@ -15,6 +15,7 @@ from minigrad.autograd import mode, wrap
 from minigrad.creation import rand_like
 from minigrad.dispatch import kernel_table
 from minigrad.dtypes import is_half
+from minigrad.kernels.arguments import is_contiguous
 from minigrad.mixed_precision import LOWER, WIDER, cast_inputs, in_float32
 from minigrad.ops import activation, elementwise
 from minigrad.ops import dropout as _dropout
@@ -176,7 +177,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     ndim, weight_ndim = input.ndim, weight.ndim
     fused = weight_ndim == 2 and not _products.is_replaced  # else a product, by the user's kernel, and a sum
-    if fused and (ndim == 2 or (ndim > 2 and input.device.type == "cpu")):
+    if fused and (ndim == 2 or (ndim > 2 and (input.device.type == "cpu" or is_contiguous(input._array)))):
         return _linear(input, weight, bias)  # which casts, and checks the sizes
     if mode.autocast is not None:
         input, weight, bias = cast_inputs(LOWER, (input, weight, bias))
@@ -187,7 +188,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear: weight expects {weight.shape[-1]} input features (weight shape {weight.shape}), "
             f"got input of shape {input.shape}"
         )
-    if weight_ndim == 2 and ndim > 2:  # on a card one large product, there and back
+    if weight_ndim == 2 and ndim > 2:  # on a card one large product of a copy, which the gradient needs, too
         rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
         return linear(rows, weight, bias).reshape(*input.shape[:-1], weight.shape[0])
     out = _matmul(input, weight.T if weight_ndim == 2 else weight)

@@ -368,6 +368,12 @@ def _prefers_wgmma_backward(_g: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any)
     return _prefers_wgmma(q, k, v)
 
 
+attention.kernels.decides = lambda q, k, v, *, is_causal, scale: (
+    *(q.shape, k.shape, v.shape, scale, cuda.card_of(q)),
+)
+attention_grad.kernels.decides = lambda _g, q, k, v, _out, _lse, grad_lse, **_: (
+    *(q.shape, k.shape, v.shape, grad_lse is None, cuda.card_of(q)),
+)
 for _op, _kernel, _suits, _prefers in (
     (attention, _forward_of(cuda.attention_wgmma), _suits_wgmma, _prefers_wgmma),
     (attention_grad, _backward_of(cuda.attention_wgmma_grad), _suits_wgmma_backward, _prefers_wgmma_backward),

@@ -10,6 +10,7 @@ import numpy as np
 from minigrad.autograd import Variable, wrap
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
+from minigrad.gradient_parts import Part
 from minigrad.kernels import cuda
 from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows
@@ -47,7 +48,29 @@ def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
         add_at(np, total, index, g)
 
 
-@op(view=True, add_gradient=_add_at_index)
+def _part(shape: tuple[int, ...], *, index: Any) -> Part | None:
+    """Where ``index`` takes neighbours along one axis, and all along the others: these; None for all else."""
+    if not _is_basic(index):
+        return None
+    parts, found = index if isinstance(index, tuple) else (index,), None
+    if Ellipsis in parts:
+        i, rest = parts.index(Ellipsis), len(shape) - (len(parts) - 1)
+        parts = (*parts[:i], *(slice(None),) * rest, *parts[i + 1 :])
+    for axis, part in enumerate(parts):
+        if part is None or (found is not None and part != slice(None)):
+            return None
+        if isinstance(part, slice):
+            start, stop, step = part.indices(shape[axis])
+            if step != 1:
+                return None
+            found = (axis, start, max(start, stop)) if part != slice(None) else found
+        else:
+            start = int(part) % shape[axis]
+            found = axis, start, start + 1
+    return found
+
+
+@op(view=True, add_gradient=_add_at_index, part=_part)
 def getitem(xp, x, *, index):
     found = x[index]
     # NumPy gives a scalar for a single element, which is a copy; with an Ellipsis it is a 0-d view.

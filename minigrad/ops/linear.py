@@ -37,8 +37,14 @@ def linear_weight_grad(xp, g, x):
 
 _sum = get_op("sum")
 
+
+def _input_grad(g: Any, weight: Any) -> Any:
+    """g weight, for rows of any number of dimensions as one product of matrices."""
+    return matmul(g, weight) if g.ndim == 2 else linear(g, weight.T, None)
+
+
 linear.grad(
-    x=lambda g, _y, _x, weight, _bias: matmul(g, weight),
+    x=lambda g, _y, _x, weight, _bias: _input_grad(g, weight),
     weight=lambda g, _y, x, _weight, _bias: linear_weight_grad(g, x),
     bias=lambda g, _y, _x, _weight, _bias: _sum(g, dim=tuple(range(g.ndim - 1)), keepdim=False),
 )
