@@ -61,7 +61,8 @@ struct Moments {
     }
 };
 
+// dx of an element; slope = rstd dweight / count, mean_grad = dbias / count, scale = rstd weight.
 template <typename T>
-__device__ __forceinline__ T gradient(T grad, T x, T m, T r, T mean_grad, T mean_product, T scale) {
-    return (grad - mean_grad - (x - m) * r * mean_product) * scale;
+__device__ __forceinline__ T gradient(T grad, T x, T m, T slope, T mean_grad, T scale) {
+    return (grad - mean_grad - (x - m) * slope) * scale;
 }

@@ -10,8 +10,9 @@
 // makes its part of the result of what it has kept: memory is read once.
 //
 // While blocks of one cluster wait for what they have asked for, those of another are computing or storing: shared
-// memory has room for two of them on a multiprocessor, 112 KB each. A thread asks for all of its vectors before it
-// uses the first, copies past the registers (async_copy.cuh), and reads only what it has copied: no barrier for that.
+// memory has room for two of them on a multiprocessor, 112 KB each. The copy engine brings the planes, and one block's
+// after the other's: were both to come at once, memory would stand idle while both compute. And a block adds up the
+// planes as they come, chunk by chunk, so that little is left to do when the last one is there.
 //
 // Arithmetic intensity: about 10 operations for the 8 bytes of an element in float32, 12 of the gradient: bound by
 // memory, which moves two thirds of what batch_norm.cu needs, of the gradient three fifths.
@@ -21,21 +22,66 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "async_copy.cuh"
 #include "batch_norm.cuh"
 #include "hopper.cuh"
 
-// A block's part of a channel. Its vectors are numbered, and stand so in shared memory.
+constexpr int CHUNKS = 8;  // of a block's planes, each with a barrier for its copies
+
+// A block's part of a channel, of one plane or more. Its vectors are numbered, and stand so in shared memory.
 template <typename T>
 struct ChannelPart {
     static constexpr int WIDTH = Vector<T>::LENGTH;
     Planes<WIDTH> planes;
+    unsigned number;       // of planes
     unsigned whole, rest;  // planes in THREADS vectors, and what is left
 
     __device__ __forceinline__ ChannelPart(long long samples, long long channels, long long area, long long c,
                                            long long parts)
-        : planes(samples, channels, area, c, block_in_cluster(), parts),
+        : planes(samples, channels, area, c, block_in_cluster(), parts), number(planes.all / planes.of_plane),
           whole(THREADS / planes.of_plane), rest(THREADS % planes.of_plane) {}
+
+    // Where a chunk begins; no other has more planes than the first.
+    __device__ __forceinline__ unsigned first_plane(int chunk) const {
+        return (number * chunk + CHUNKS - 1) / CHUNKS;
+    }
+    __device__ __forceinline__ unsigned first_vector(int chunk) const { return first_plane(chunk) * planes.of_plane; }
+
+    // Starts the copies of the part of each array to `held`, one array behind the other, chunk by chunk.
+    template <int ARRAYS>
+    __device__ __forceinline__ void load(Vector<T>* held, Barrier (&come)[CHUNKS],
+                                         const T* const (&arrays)[ARRAYS]) const {
+        if (threadIdx.x < WARP) {
+            if (threadIdx.x == 0) {
+                for (int chunk = 0; chunk < CHUNKS; chunk++) come[chunk].init(1);
+                fence_barrier_init();
+#pragma unroll 1
+                for (int chunk = 0; chunk < CHUNKS; chunk++)
+                    come[chunk].arrive_and_expect(ARRAYS * (first_vector(chunk + 1) - first_vector(chunk)) *
+                                                  sizeof(Vector<T>));
+            }
+            __syncwarp();
+#pragma unroll 1
+            for (int chunk = 0; chunk < CHUNKS; chunk++)
+                for (unsigned plane = first_plane(chunk) + threadIdx.x; plane < first_plane(chunk + 1); plane += WARP)
+#pragma unroll
+                    for (int k = 0; k < ARRAYS; k++)
+                        load_bytes(held + k * planes.all + plane * planes.of_plane,
+                                   arrays[k] + planes.start + plane * planes.stride,
+                                   planes.of_plane * sizeof(Vector<T>), come[chunk]);
+        }
+        __syncthreads();  // the barriers are there
+    }
+
+    // Calls function(vector) for this thread's vectors, those of each chunk when it has come.
+    template <typename Function>
+    __device__ __forceinline__ void as_they_come(Barrier (&come)[CHUNKS], Function function) const {
+        unsigned vector = threadIdx.x;
+#pragma unroll 1  // eight times the code would have to come from memory, too
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            come[chunk].wait(0);
+            for (; vector < first_vector(chunk + 1); vector += THREADS) function(vector);
+        }
+    }
 
     // Calls function(vector, where it begins in memory) for this thread's vectors. From one to the next it takes
     // additions, no division.
@@ -65,15 +111,6 @@ __device__ __forceinline__ Vector<T>* shared_vectors() {
     return reinterpret_cast<Vector<T>*>(shared);
 }
 
-// Two sums over the threads of the block, in each of them.
-template <typename T>
-__device__ __forceinline__ void sum_over_block(T& a, T& b) {
-    __syncthreads();  // all have read the sums before these
-    a = across_block<SUM>(a);
-    __syncthreads();
-    b = across_block<SUM>(b);
-}
-
 // Gives `own` to all blocks of the cluster, which have started; afterwards of_block has that of each.
 template <int BLOCKS, typename Value>
 __device__ __forceinline__ void share_out(Value (&of_block)[BLOCKS], const Value& own) {
@@ -87,28 +124,28 @@ __global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) bat
     long long area, C eps
 ) {
     __shared__ Moments<C> of_block[BLOCKS];
-    arrive_at_cluster();  // before there are copies on their way
+    __shared__ Barrier come[CHUNKS];
+    arrive_at_cluster();
     const long long c = blockIdx.x / BLOCKS;
     const ChannelPart<T> part(samples, channels, area, c, BLOCKS);
     constexpr int WIDTH = ChannelPart<T>::WIDTH;
     Vector<T>* const held = shared_vectors<T>();
-    AsyncCopies copies;
-    part.for_each([&](unsigned vector, long long at) { copies.copy<16>(held + vector, x + at); });
-    copies.commit();
+    part.load(held, come, {x});
     const C w = value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
-    copies.wait<0>();
 
     C sum = 0, none = 0;
-    for (unsigned vector = threadIdx.x; vector < part.planes.all; vector += THREADS) {
+    come[0].wait(0);
+    for (unsigned vector = threadIdx.x; vector < part.first_vector(1); vector += THREADS) {
         const Vector<C, WIDTH> elements = converted<C>(held[vector]);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) sum += elements.lane[i];
     }
-    sum_over_block(sum, none);
-    // The deviations from about the mean, whose own mean is what that is off (norm.cu).
-    const C count = C(part.count()), about = sum / count;
+    sum_over_row(sum, none, 0);
+    // The deviations from the first chunk's mean, whose own mean is what that is off (norm.cu). That it is one of an
+    // eighth of the elements costs no more than three bits, however different the others are.
+    const C about = sum / C(part.first_vector(1) * WIDTH), count = C(part.count());
     C deviations = 0, squares = 0;
-    for (unsigned vector = threadIdx.x; vector < part.planes.all; vector += THREADS) {
+    part.as_they_come(come, [&](unsigned vector) {
         const Vector<C, WIDTH> elements = converted<C>(held[vector]);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) {
@@ -116,8 +153,8 @@ __global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) bat
             deviations += deviation;
             squares += deviation * deviation;
         }
-    }
-    sum_over_block(deviations, squares);
+    });
+    sum_over_row(deviations, squares, 1);
     const C off = deviations / count, of_part = squares - deviations * off;
     wait_for_cluster();  // all blocks have started
     share_out(of_block, Moments<C>{count, about + off, of_part < 0 ? C(0) : of_part});
@@ -150,31 +187,26 @@ __global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) bat
     long long samples, long long channels, long long area
 ) {
     __shared__ PartSums<C> of_block[BLOCKS];
-    arrive_at_cluster();  // before there are copies on their way
+    __shared__ Barrier come[CHUNKS];
+    arrive_at_cluster();
     const long long c = blockIdx.x / BLOCKS;
     const ChannelPart<T> part(samples, channels, area, c, BLOCKS);
     constexpr int WIDTH = ChannelPart<T>::WIDTH;
     Vector<T>* const held_grad = shared_vectors<T>();
     Vector<T>* const held_x = held_grad + part.planes.all;
-    AsyncCopies copies;
-    part.for_each([&](unsigned vector, long long at) {
-        copies.copy<16>(held_grad + vector, grad + at);
-        copies.copy<16>(held_x + vector, x + at);
-    });
-    copies.commit();
+    part.load(held_grad, come, {grad, x});
     const C m = mean[c], r = rstd[c], scale = r * value_or(weight, c, C(1)), count = C(samples * area);
-    copies.wait<0>();
 
     C product = 0, sum = 0;
-    for (unsigned vector = threadIdx.x; vector < part.planes.all; vector += THREADS) {
+    part.as_they_come(come, [&](unsigned vector) {
         const Vector<C, WIDTH> g = converted<C>(held_grad[vector]), of_x = converted<C>(held_x[vector]);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) {
             product += g.lane[i] * ((of_x.lane[i] - m) * r);
             sum += g.lane[i];
         }
-    }
-    sum_over_block(product, sum);
+    });
+    sum_over_row(product, sum, 0);
     wait_for_cluster();  // all blocks have started
     share_out(of_block, PartSums<C>{product, sum});
     product = sum = 0;
@@ -187,13 +219,13 @@ __global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) bat
         dweight[c] = product;
         dbias[c] = sum;
     }
-    const C mean_product = product / count, mean_grad = sum / count;
+    const C slope = r * (product / count), mean_grad = sum / count;
     part.for_each([&](unsigned vector, long long at) {
         Vector<C, WIDTH> g = converted<C>(held_grad[vector]);
         const Vector<C, WIDTH> of_x = converted<C>(held_x[vector]);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++)
-            g.lane[i] = gradient(g.lane[i], of_x.lane[i], m, r, mean_grad, mean_product, scale);
+            g.lane[i] = gradient(g.lane[i], of_x.lane[i], m, slope, mean_grad, scale);
         store_vector(dx + at, converted<T>(g));
     });
 }

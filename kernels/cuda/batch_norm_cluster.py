@@ -21,6 +21,7 @@ from .vector import VECTOR_BYTES, starts_at_vector
 
 THREADS = 256  # in a block, as in planes.cuh
 CLUSTERS = (1, 2, 4, 8, 16)  # blocks of one; more than 8 are not possible on every card that has clusters
+LEAST_PLANE_BYTES = 64  # each plane is a copy of its own
 MOST_SHARED_BYTES = 226 * 1024  # beside what the sums of a block take
 HALF_SHARED_BYTES = 112 * 1024  # with which a multiprocessor has room for two blocks
 
@@ -66,10 +67,11 @@ def batch_norm_grad_cluster(
 @lru_cache(maxsize=1024)  # as in batch_norm.py
 def blocks_of_cluster(shape: tuple[int, ...], itemsize: int, arrays: int, multiprocessors: int) -> int | None:
     """How many blocks share a channel: as few as leave room for two on each multiprocessor, and are enough
-    for that; or else as many as there can be. None if the channels do not fit, or are too few."""
+    for that; or else as many as there can be. None if the channels do not fit, or are too few; or
+    the planes are too small."""
     samples, channels, *plane = shape
     plane_bytes = prod(plane) * itemsize
-    if not plane_bytes or plane_bytes % VECTOR_BYTES:
+    if plane_bytes < LEAST_PLANE_BYTES or plane_bytes % VECTOR_BYTES:
         return None
     most = None
     for cluster in CLUSTERS:

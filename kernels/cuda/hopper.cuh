@@ -188,6 +188,15 @@ __device__ __forceinline__ void load_pixels(void* box, const TensorMap& map, int
                  : "memory");
 }
 
+// Starts the copy of so many neighbours in memory, which need no map; both addresses and `bytes`, more than 0, are
+// multiples of 16. They count for the barrier.
+__device__ __forceinline__ void load_bytes(void* to, const void* from, unsigned bytes, Barrier& barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes),
+                   "r"(shared_address(&barrier))
+                 : "memory");
+}
+
 // Starts the copy of a box into the tensor, as far as it lies inside, and closes the thread's group of
 // stores.
 __device__ __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {

@@ -37,26 +37,6 @@ __device__ __forceinline__ Vector<Computed<T>, WIDTH> load_if(bool there, const 
     return there ? converted<Computed<T>>(load_vector<WIDTH>(from)) : Vector<Computed<T>, WIDTH>{};
 }
 
-// Two values of each thread summed over the threads that share a row: a warp or, if it is wider, the block.
-// From call to call `turn` is 0 and 1 in turns, so that one barrier is enough: when a warp comes to leave its
-// sums, all have read those that stood there.
-template <typename T>
-__device__ __forceinline__ void sum_over_row(T& a, T& b, int turn) {
-    __shared__ T of_warp[2][2][MAX_WARPS];
-    a = across_warp<SUM>(a);
-    b = across_warp<SUM>(b);
-    if (blockDim.x == WARP) return;
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (lane == 0) {
-        of_warp[turn][0][warp] = a;
-        of_warp[turn][1][warp] = b;
-    }
-    __syncthreads();  // all warps have left theirs
-    const bool there = lane < blockDim.x / WARP;
-    a = across_warp<SUM>(there ? of_warp[turn][0][lane] : T(0));
-    b = across_warp<SUM>(there ? of_warp[turn][1][lane] : T(0));
-}
-
 // The sum over a vector's lanes.
 template <typename T, int WIDTH>
 __device__ __forceinline__ T sum_of(const Vector<T, WIDTH>& vector) {

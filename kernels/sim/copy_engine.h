@@ -11,7 +11,7 @@ uint32_t round_to_tf32(uint32_t bits) {
 }
 
 BoxInTensor Worker::box_in_tensor(const sim::BoxCopy& copy, const char* what) {
-    BoxInTensor box;
+    BoxInTensor box{};
     memcpy(&box.map, copy.map, sizeof box.map);
     std::copy(copy.at, copy.at + 4, box.at);
     std::copy(copy.offset, copy.offset + 2, box.offset);
@@ -47,6 +47,19 @@ void Worker::load_box(const sim::BoxCopy& copy, const void* return_address) {
         visit(to, "load_box");
         start_load(load, in_block(copy.barrier, to, "load_box"), return_address);
     }
+}
+
+void Worker::load_bytes(void* to, const void* from, size_t bytes, void* barrier, const void* return_address) {
+    settle();
+    const auto begin = reinterpret_cast<uintptr_t>(from);
+    if (!bytes || (reinterpret_cast<uintptr_t>(to) | begin | bytes) % BoxInTensor::CHUNK)
+        fail("load_bytes: %zu bytes: that and both addresses have to be multiples of %zu", bytes, BoxInTensor::CHUNK);
+    BoxInTensor load{};
+    load.map.address = begin;
+    load.run = bytes;
+    if (profiling) profiler.copy(load, Kind::LOAD, reinterpret_cast<uintptr_t>(return_address));
+    load.box = in_block(to, rank(), "load_bytes");
+    start_load(load, in_block(barrier, rank(), "load_bytes"), return_address);
 }
 
 void Worker::start_load(const BoxInTensor& load, const void* address, const void* return_address) {

@@ -81,6 +81,9 @@ __forceinline__ void load_pixels(void* box, const TensorMap& map, int channel, i
     const sim::BoxCopy copy = {box, &map, {channel, x, y, image}, &barrier, 0, 4, true, {right, down}};
     sim_load_box(&copy);
 }
+__forceinline__ void load_bytes(void* to, const void* from, unsigned bytes, Barrier& barrier) {
+    sim_load_bytes(to, from, bytes, &barrier);
+}
 __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
     const sim::BoxCopy copy = {const_cast<void*>(box), &map, {x, y, z}};
     sim_store_box(&copy);

@@ -69,6 +69,7 @@ class Worker {
     size_t shared_offset(const void* address) const;
 
     void load_box(const sim::BoxCopy& copy, const void* return_address);
+    void load_bytes(void* to, const void* from, size_t bytes, void* barrier, const void* return_address);
     void store_box(const sim::BoxCopy& copy, const void* return_address);
     void wait_for_stores(int left);
     void fence_for_copies();

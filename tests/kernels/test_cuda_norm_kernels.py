@@ -158,6 +158,7 @@ def test_blocks_of_a_cluster():
     assert of((64, 64, 112, 112), 4, 1, 132) == 16  # 196 KB: one block on a multiprocessor
     assert of((64, 64, 112, 112), 4, 2, 132) is None
     assert of((64, 1024, 4, 4), 4, 1, 132) == 1
+    assert of((64, 1024, 4, 2), 4, 1, 132) is None  # 32 bytes
     assert of((64, 512, 7, 7), 4, 1, 132) is None  # 49 elements are no whole vectors
     assert of((2, 64, 56, 56), 4, 1, 132) is None  # 128 blocks
     assert of((64, 2, 56, 56), 4, 1, 132) is None

@@ -62,6 +62,29 @@ def test_a_copy_with_fewer_coordinates_than_its_map_has_dimensions():
     assert "in 4 dimensions, and the tensor map has 3" in message(load, out(), X, error=KernelLaunchError)
 
 
+BYTES = """
+    if (t == 0) {
+        full.arrive_and_expect(512);
+        load_bytes(boxes, x + %d, %d, full);
+    }
+    %s
+    out[t] = reinterpret_cast<float*>(boxes)[t];
+"""
+
+
+def test_neighbours_in_memory_come_as_they_lie_there():
+    got = launch(BYTES % (44, 512, "full.wait(0);"), out(), X)
+    np.testing.assert_array_equal(got.ravel()[:128], X.ravel()[44:172])
+
+
+def test_mistakes_with_neighbours_in_memory():
+    assert "race on dynamic[" in message(BYTES % (44, 512, ""), out(), X)
+    for place, count in ((45, 512), (44, 520), (44, 0)):
+        text = message(BYTES % (place, count, ""), out(), X, error=KernelLaunchError)
+        assert f"load_bytes: {count} bytes: that and both addresses have to be multiples of 16" in text
+    assert "reads 16 bytes at x[3080]" in message(BYTES % (X.size - 124, 512, "full.wait(0);"), out(), X)
+
+
 STORE = """
     for (int i = t; i < 64 * 32; i += 128) {
         const int row = i / 32, chunk = i %% 32 / 4;
