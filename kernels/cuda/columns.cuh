@@ -4,11 +4,12 @@
 #include "planes.cuh"
 
 // A thread has WIDTH columns, a vector, of every blockDim.y-th sample; a load of a warp is of whole lines of memory,
-// and a thread stays with its columns.
+// and a thread stays with its columns. BACKWARD it starts at the last sample, whose numbers are then negative: what one
+// kernel has read last, the next one finds in the L2 cache.
 //
 // Grid: x = ceil(columns / (blockDim.x * WIDTH)) * parts, the parts of a strip one after the other; blockDim.x *
 // blockDim.y = THREADS, and blockDim.x is at most 32.
-template <int WIDTH>
+template <int WIDTH, bool BACKWARD = false>
 struct Columns {
     long long columns, column;   // how many there are, and the thread's first one
     long long part, first, end;  // the part, the thread's first sample in it, and its end
@@ -17,14 +18,20 @@ struct Columns {
     __device__ __forceinline__ Columns(long long samples, long long columns, long long parts) : columns(columns) {
         part = blockIdx.x % parts;
         column = (blockIdx.x / parts * blockDim.x + threadIdx.x) * WIDTH;
-        first = samples * part / parts + threadIdx.y;
+        first = samples * part / parts;
         end = samples * (part + 1) / parts;
+        if constexpr (BACKWARD) {
+            const long long begin = first;
+            first = 1 - end;
+            end = 1 - begin;
+        }
+        first += threadIdx.y;
         step = blockDim.y;
         thread = threadIdx.y * blockDim.x + threadIdx.x;
     }
 
     // Where the thread's vector of sample n begins.
-    __device__ __forceinline__ long long begin(long long n) const { return n * columns + column; }
+    __device__ __forceinline__ long long begin(long long n) const { return (BACKWARD ? -n : n) * columns + column; }
 
     // Calls function(lane, c) for each lane of the thread's vector, whose column is one of the `area` of c: with one
     // division for all of them, which in 64 bits takes as long as a hundred additions.
@@ -41,22 +48,10 @@ struct Columns {
         }
     }
 
-    // Calls function(samples) for this thread's samples, COUNT of them at a time, so that the loads of all can be on
-    // their way before the first is used; and for the last ones, each alone. What is stored might be what is loaded
-    // next, as far as the compiler knows: to unroll the loop would leave one load waiting for the other's store.
+    // Calls function(samples) for this thread's samples, COUNT of them at a time (vector.cuh).
     template <int COUNT, typename Function>
     __device__ __forceinline__ void for_each(Function function) const {
-        long long n = first;
-        for (; n + (COUNT - 1) * step < end; n += COUNT * step) {
-            long long samples[COUNT];
-#pragma unroll
-            for (int k = 0; k < COUNT; k++) samples[k] = n + k * step;
-            function(samples);
-        }
-        for (; n < end; n += step) {
-            const long long last[1] = {n};
-            function(last);
-        }
+        in_batches<COUNT>(first, end, step, function);
     }
 
     // To add up what the threads found of a column, in shared memory by lane and thread: calls function(to, lane,

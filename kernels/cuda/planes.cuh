@@ -7,8 +7,9 @@ constexpr int THREADS = 256;
 
 // The part's vectors are numbered: those of its first sample, of the next one, and so on. A vector lies in
 // one plane, the elements of a channel in a sample. A part has less than 2^31 elements: a 32-bit division is
-// several times quicker.
-template <int WIDTH>
+// several times quicker. BACKWARD they are numbered from the part's end: what one kernel has read last, the next one
+// then finds in the L2 cache.
+template <int WIDTH, bool BACKWARD = false>
 struct Planes {
     long long first_sample, start, stride;  // the part's first element, and from one plane to the next
     unsigned of_plane, all;                 // how many vectors a plane has, and the part
@@ -30,6 +31,7 @@ struct Planes {
 
     // Where a vector begins.
     __device__ __forceinline__ long long at(unsigned vector) const {
+        if constexpr (BACKWARD) vector = all - 1 - vector;
         const unsigned plane = vector / of_plane;
         return start + plane * stride + (vector - plane * of_plane) * WIDTH;
     }

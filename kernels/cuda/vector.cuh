@@ -57,6 +57,24 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T, N>& vector) 
     }
 }
 
+// Calls function(places) for first, first + step, ... below end, COUNT of them at a time, so that the loads of all can
+// be on their way before the first is used; and for the last ones, each alone. What is stored might be what is loaded
+// next, as far as the compiler knows, and of unrolled steps each asks whether it is the last one: to unroll a loop
+// leaves its loads waiting for each other.
+template <int COUNT, typename Function>
+__device__ __forceinline__ void in_batches(long long first, long long end, int step, Function function) {
+    for (; first + (COUNT - 1) * step < end; first += COUNT * step) {
+        long long places[COUNT];
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) places[k] = first + k * step;
+        function(places);
+    }
+    for (; first < end; first += step) {
+        const long long last[1] = {first};
+        function(last);
+    }
+}
+
 template <typename A, typename B>
 constexpr bool IS_SAME = false;
 
