@@ -25,9 +25,15 @@
 template <typename T>
 __device__ __forceinline__ void select_row(const T*& a, const T*& b, const MatmulShape& shape,
                                            const Batch& batch, long long number) {
-    select_batch(a, b, batch, number / shape.M);
-    a += number % shape.M * shape.a_row_stride;
+    const long long matrix = number < shape.M ? 0 : number / shape.M;
+    select_batch(a, b, batch, matrix);
+    a += (number - matrix * shape.M) * shape.a_row_stride;
 }
+
+// Loads of a, and of b, that a thread has on their way: 64 KB of a multiprocessor. The kernels say how many blocks run
+// there at a time, for nvcc to give their threads the registers; left to itself it saves them, and has each load wait
+// for the one before.
+constexpr int AT_ONCE = 4;
 
 // A warp for each row, or for a long one a block: neighbouring lanes read neighbouring elements. Each has a
 // sum of its own; shuffles add these up.
@@ -35,25 +41,32 @@ __device__ __forceinline__ void select_row(const T*& a, const T*& b, const Matmu
 // Grid: x = the elements of out, blockDim.y of them in a block; y = the parts of K; blockDim = (threads of a
 // row, a multiple of 32; rows). More than one warp for a row: one row for the block. VECTOR > 1: K is a
 // multiple of it, and along it a and b are contiguous.
+constexpr int ROW_THREADS = 256;
+
 template <typename T, int VECTOR>
-__global__ void __launch_bounds__(MAX_THREADS)
+__global__ void __launch_bounds__(ROW_THREADS, 4)
 gemv_rows(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     const long long number = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (number >= shape.batches * shape.M) return;  // a whole warp, in a block that comes to no barrier
     const long long K = select_part(a, b, shape);
     out += number_of_part(shape, 0) * shape.M;
     select_row(a, b, shape, batch, number);
+    const long long a_stride = VECTOR == 1 ? shape.a_column_stride : 1;
+    const long long b_stride = VECTOR == 1 ? shape.b_row_stride : 1;
     T sum = 0;
-#pragma unroll 4
-    for (long long k = threadIdx.x * VECTOR; k < K; k += blockDim.x * VECTOR) {
-        if constexpr (VECTOR == 1) {
-            sum += a[k * shape.a_column_stride] * b[k * shape.b_row_stride];
-        } else {
-            const Vector<T, VECTOR> x = load_vector<VECTOR>(a + k), y = load_vector<VECTOR>(b + k);
+    in_batches<AT_ONCE>(threadIdx.x * VECTOR, K, blockDim.x * VECTOR, [&](const auto& places) {
+        constexpr int COUNT = sizeof(places) / sizeof(places[0]);
+        Vector<T, VECTOR> x[COUNT], y[COUNT];
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum += x.lane[i] * y.lane[i];
+        for (int j = 0; j < COUNT; j++) {
+            x[j] = load_vector<VECTOR>(a + places[j] * a_stride);
+            y[j] = load_vector<VECTOR>(b + places[j] * b_stride);
         }
-    }
+#pragma unroll
+        for (int j = 0; j < COUNT; j++)
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum += x[j].lane[i] * y[j].lane[i];
+    });
     sum = blockDim.x == WARP ? across_warp<SUM>(sum) : across_block<SUM>(sum);
     if (threadIdx.x == 0) out[number] = sum;
 }
@@ -67,7 +80,7 @@ gemv_rows(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
 constexpr int COLUMN_THREADS = 1024;
 
 template <typename T, int VECTOR>
-__global__ void __launch_bounds__(COLUMN_THREADS)
+__global__ void __launch_bounds__(COLUMN_THREADS, 1)
 gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     constexpr int LANES = WARP / VECTOR;  // that read one line
     __shared__ T sums[COLUMN_THREADS / WARP][WARP];
@@ -79,13 +92,20 @@ gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     if (row + first < shape.M) {
         select_row(a, b, shape, batch, number * shape.M + row + first);
         const long long K = select_part(a, b, shape);
-#pragma unroll 4
-        for (long long k = threadIdx.x / LANES; k < K; k += blockDim.x / LANES) {
-            const T factor = b[k * shape.b_row_stride];
-            const Vector<T, VECTOR> column = load_vector<VECTOR>(a + k * shape.a_column_stride);
+        in_batches<AT_ONCE>(threadIdx.x / LANES, K, blockDim.x / LANES, [&](const auto& places) {
+            constexpr int COUNT = sizeof(places) / sizeof(places[0]);
+            Vector<T, VECTOR> column[COUNT];
+            T factor[COUNT];
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum[i] += column.lane[i] * factor;
-        }
+            for (int j = 0; j < COUNT; j++) {
+                column[j] = load_vector<VECTOR>(a + places[j] * shape.a_column_stride);
+                factor[j] = b[places[j] * shape.b_row_stride];
+            }
+#pragma unroll
+            for (int j = 0; j < COUNT; j++)
+#pragma unroll
+                for (int i = 0; i < VECTOR; i++) sum[i] += column[j].lane[i] * factor[j];
+        });
     }
 #pragma unroll
     for (int i = 0; i < VECTOR; i++) {

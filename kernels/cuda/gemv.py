@@ -15,9 +15,9 @@ from .vector import VECTOR_BYTES, starts_at_vector
 
 WARP = 32
 ROWS_PER_BLOCK = 8  # of rows for which a warp is enough
-ROW_THREADS = 256  # at most, for a long row
+ROW_THREADS = 256  # as in gemv.cu: at most, for a long row
 COLUMN_THREADS = 1024  # as in gemv.cu: at most, for 32 rows
-LOADS = 4  # for each thread of a block, before it gets more threads; measured on an H200
+LOADS = 4  # for each thread of a block, before it gets more threads: AT_ONCE of gemv.cu
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 # By the length of a vector.
