@@ -1,7 +1,7 @@
 """Every rung of the convolution ladders, at every instruction-set level, against float64 definitions."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ EMPTY_CASES = [
 ]
 
 
-@lru_cache
+@cache
 def random_array(shape, dtype, seed):
     array = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
     array.flags.writeable = False
@@ -169,7 +169,7 @@ def weight_grad_oracle(case, grad_output, x, **_):
 ORACLES = {"forward": forward_oracle, "input_grad": input_grad_oracle, "weight_grad": weight_grad_oracle}
 
 
-@lru_cache
+@cache
 def expected(function, case, dtype):
     """The result in float64, and the sum of the absolute values of its terms."""
     exact = {name: array.astype(np.float64) for name, array in arrays(case, dtype).items()}
