@@ -335,12 +335,13 @@ def test_libraries_are_cached_by_content(new_cache):
 
 
 def test_a_damaged_library_is_built_anew(new_cache):
-    code = "__global__ void damaged(int* out) { out[0] = 4; }"
-    build._runtime().write_bytes(b"not a library")
-    assert ctypes.CDLL(build.load_runtime()._name).sim_launch
-    out = np.zeros(1, np.int32)
+    code, out = "__global__ void damaged(int* out) { out[0] += 2; }", np.zeros(1, np.int32)
     CudaKernel(code, "damaged").launch(1, 1, (out,))
-    assert out.item() == 4
+    (library,) = new_cache.glob("damaged-*.so")
+    library.unlink()  # the file that is loaded stays as it is
+    library.write_bytes(b"not a library")
+    CudaKernel(code, "damaged").launch(1, 1, (out,))
+    assert out.item() == 4 and ctypes.CDLL(str(library)).sim_entry
 
 
 def test_an_unwritable_cache_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
