@@ -189,8 +189,8 @@ def convolve_by_wgmma(device: mg.Device) -> list[str]:
 
 
 def attend_in_every_tile(device: mg.Device) -> list[str]:
-    """Run attention with all sizes of tiles, whatever suits the card; returns what is wrong. All keys are the
-    same, and values are 0 and 1 in turn."""
+    """Run attention and its gradients with all sizes of tiles, whatever suits the card; returns what is
+    wrong. All keys are the same, and values are 0 and 1 in turn, so that the outputs are exact."""
     xp, wrong = device.xp, []
     for D, tile in cuda.attention._forward:
         q, k, v, out = (xp.ones((1, 2, 150, D), np.float32) for _ in range(4))
@@ -199,6 +199,20 @@ def attend_in_every_tile(device: mg.Device) -> list[str]:
         right = bool((out == 0.5).all())
         told = f"attention of {D} features, tiles of {tile}"
         print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
+        wrong += [] if right else [told]
+    value = np.arange(256)[:, None] % 2
+    for D, tile in cuda.attention._grad_keys:
+        q, k, v, g, out, dq, dk, dv = (xp.ones((1, 2, 256, D), np.float32) for _ in range(8))
+        v *= xp.asarray(value, np.float32)
+        lse = xp.empty(q.shape[:3], np.float32)
+        cuda.attention.forward(out, lse, q, k, v, False, 1.0)
+        cuda.attention.backward((dq, dk, dv), g, (q, k, v), out, lse, False, 1.0, tile)
+        right = all(
+            bool((abs(found - xp.asarray(expected, np.float32)) < 1e-3 * D).all())
+            for found, expected in ((dq, 0), (dk, D * (value - 0.5)), (dv, 1))
+        )
+        told = f"gradients of attention of {D} features, tiles of {tile}"
+        print(f"{told:60} {'close' if right else 'wrong'}", flush=True)
         wrong += [] if right else [told]
     return wrong
 

@@ -2,167 +2,209 @@
 //
 //   out = p v,  p = exp(scale q k^T - lse)          lse the logarithm of each row's sum of exponentials
 //
-// Shapes: q is (matrices, L, E), k (matrices, S, E), v (matrices, S, V), out (matrices, L, V), lse (matrices,
-// L). The features of a row are neighbours; q, k and v may otherwise have any strides. D is E or V, whichever
-// is larger, rounded up: the tiles hold zeros there, which add nothing. If is_causal, query i sees the keys 0
-// to i. The idea is that of FlashAttention (Dao et al. 2022, https://arxiv.org/abs/2205.14135).
+// Shapes: q is (matrices, L, E), k (matrices, S, E), v (matrices, S, V), out and g (matrices, L, V), lse (matrices,
+// L). The features of a row are neighbours; q, k, v and g may otherwise have any strides of whole chunks of 16 bytes. D
+// is E or V, whichever is larger, rounded up: the tiles hold zeros there, which add nothing. If is_causal, query i sees
+// the keys 0 to i. The idea is that of FlashAttention (Dao et al. 2022, https://arxiv.org/abs/2205.14135).
 //
-//   attention_forward        a block walks along the keys for its QUERIES queries. The scores of a step are in
-//                            registers, and are turned into p by an online softmax: with a step the largest
-//                            score so far may grow, and what was summed under the old one is scaled down. Keys
-//                            and values come by asynchronous copies, each while the others are at work
+//   attention_forward        a block walks along the keys for its queries. The scores of a step are in registers,
+//                            and are turned into p by an online softmax: with a step the largest score so far
+//                            may grow, and what was summed under the old one is scaled down
 //   attention_row_sums       sum(g * out) of each query, for both gradients
-//   attention_grad_keys      a block walks along the queries for its KEYS keys: the gradients of k and v
-//   attention_grad_queries   a block walks along the keys for its QUERIES queries: the gradient of q
+//   attention_grad_keys      a block walks along the queries for its keys: the gradients of k and v
+//   attention_grad_queries   a block walks along the keys for its queries: the gradient of q
 //
 // The gradients compute p anew from lse: five products instead of the two of the forward pass, and seven, as
 // scores and gradients of p are made in both kernels. A gradient is added up by one thread, in one order,
 // without atomics: the same bits in every run.
 //
+// A block has ROWS rows of its own, each of its warps some of them, whole: what a product makes of them and the next
+// takes up goes from lane to lane, and warps meet only where tiles change. A step is COLUMNS rows of the other side.
+// Its two tiles come by asynchronous copies, each while the product that needs the other is at work.
+//
 // Arithmetic intensity: a block of 64 queries reads k and v once for 4 x 64 x S x D operations: 32 operations
-// a byte, whatever L and S are; from the caches for the most part, as all blocks of a head read the same. All
-// matrices of (rows, features) lie in shared memory as they do in global memory, with rows 4 floats longer:
-// then 8 lanes that read 16 bytes each of 8 rows reach all 32 banks. For 64 multiply-adds a thread loads 8
-// vectors, forward with 128 queries for 128 multiply-adds 12.
+// a byte, whatever L and S are; from the caches for the most part, as all blocks of a head read the same. From
+// shared memory a thread loads 12 vectors for 128 multiply-adds of scores, and 16 for 256 of a product with p.
 #include "attention_source.cuh"
 #include "rows.cuh"
-#include "vector.cuh"
+#include "warp_tile.cuh"
 
-constexpr int SIDE = 16;  // of the square of threads: thread (y, x) has rows y, y + 16, ... and columns x, ...
-constexpr int THREADS = SIDE * SIDE;
 constexpr int PAD = 4;
+constexpr int PART = 32;  // columns that go from lane to lane at a time
+constexpr int PART_PITCH = PART + PAD;
+constexpr int WARPS_AT_A_TIME = 8;  // of a multiprocessor: registers for 255 of each thread
 
-__device__ __forceinline__ int thread_row() { return threadIdx.x / SIDE; }
-__device__ __forceinline__ int thread_column() { return threadIdx.x % SIDE; }
+// Which part of its block's matrices a thread has. A warp's lanes stand LANES_Y x LANES_X, with ROWS_OF_LANE rows each:
+// four neighbours, and again below those of all lanes; of scores, every LANES_X-th column; of D features, neighbours by
+// four. Lanes 2 i and 2 i + 1 have the same columns, lanes 2 apart the same rows: only then are vectors that several
+// lanes load together delivered in 2 turns of shared memory, not in 4.
+//
+// All matrices of (rows, features) lie in shared memory as they do in global memory, with rows PAD floats longer: then 8
+// lanes that read 16 bytes each of 8 rows reach all 32 banks, and so do 2 that store 64 bytes in rows 4 apart.
+template <int D, int ROWS, int WARPS>
+struct AttentionPatch {
+    static constexpr int LANES_X = D < 128 ? 8 : 16, LANES_Y = WARP / LANES_X;
+    static constexpr int ROWS_OF_BLOCK = ROWS, ROWS_OF_WARP = ROWS / WARPS, ROWS_OF_LANE = ROWS_OF_WARP / LANES_Y;
+    static constexpr int FEATURES = D / LANES_X, COLUMNS_OF_PART = PART / LANES_X;
+    static_assert(ROWS_OF_LANE % 4 == 0 && FEATURES % 4 == 0, "a lane has vectors");
 
-// Rows `first` to `first + ROWS` of x (rows, features) into a tile of D columns; zeros outside.
-template <int ROWS, int D>
-__device__ __forceinline__ void load_tile(float* tile, const float* x, long long stride, long long first,
-                                          long long rows, int features) {
-    constexpr int STEP = THREADS / (D / 4);  // a thread has every so many rows, of all of them the same columns
-    const int row = threadIdx.x / (D / 4), column = threadIdx.x % (D / 4) * 4;
-    const int left = min(rows - first, (long long)ROWS), columns = features - column;
-    const bool vectors = features % 4 == 0 && stride % 4 == 0 && aligned<4>(x);
-    x += (first + row) * stride + column;
-    tile += row * (D + PAD) + column;
-#pragma unroll
-    for (int r = 0; r < ROWS; r += STEP) {
-        const float* const from = x + r * stride;
-        Vector<float> values = {};
-        if (vectors) {
-            if (row + r < left && columns > 0) values = load_vector(from);
-        } else {
-            for (int j = 0; j < 4; j++)
-                if (row + r < left && j < columns) values.lane[j] = from[j];
-        }
-        store_vector(tile + r * (D + PAD), values);
+    int warp_row, first, x;  // the first row of the warp, of the thread; which of the lanes side by side it is
+
+    __device__ __forceinline__ AttentionPatch() {
+        const int lane = threadIdx.x % WARP;
+        warp_row = threadIdx.x / WARP * ROWS_OF_WARP;
+        first = warp_row + (lane % 2 + lane / (2 * LANES_X) * 2) * 4;
+        x = lane / 2 % LANES_X;
     }
-}
 
-// sums[r][c] += a[row r] . b[row c]: rows of D features of two tiles.
-template <int D, int R, int C>
-__device__ __forceinline__ void multiply_rows(float (&sums)[R][C], const float* a, const float* b) {
-    a += thread_row() * (D + PAD);
-    b += thread_column() * (D + PAD);
-#pragma unroll 1
+    static constexpr __device__ __forceinline__ int below(int r) { return r / 4 * 4 * LANES_Y + r % 4; }
+    __device__ __forceinline__ int row(int r) const { return first + below(r); }
+    __device__ __forceinline__ int last_row() const { return warp_row + ROWS_OF_WARP - 1; }  // of the warp
+    __device__ __forceinline__ int column(int c) const { return x + c * LANES_X; }
+    __device__ __forceinline__ int feature(int f) const { return x * 4 + f * LANES_X; }  // of every fourth
+};
+
+// sums[r][c] += a[row r] . b[column c]: rows of D features of two tiles.
+template <int D, int UNROLL = 2, int R, int C, typename Patch>
+__device__ __forceinline__ void multiply_rows(float (&sums)[R][C], const float* a, const float* b, const Patch& patch) {
+    a += patch.first * (D + PAD);
+    b += patch.x * (D + PAD);
+#pragma unroll UNROLL
     for (int d = 0; d < D; d += 4) {
         Vector<float> x[R], y[C];
 #pragma unroll
-        for (int r = 0; r < R; r++) x[r] = load_vector(a + r * SIDE * (D + PAD) + d);
+        for (int r = 0; r < R; r++) x[r] = load_vector(a + Patch::below(r) * (D + PAD) + d);
 #pragma unroll
-        for (int c = 0; c < C; c++) y[c] = load_vector(b + c * SIDE * (D + PAD) + d);
+        for (int c = 0; c < C; c++) y[c] = load_vector(b + c * Patch::LANES_X * (D + PAD) + d);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4; i++) {
+            float of_a[R], of_b[C];
 #pragma unroll
-            for (int r = 0; r < R; r++)
+            for (int r = 0; r < R; r++) of_a[r] = x[r].lane[i];
 #pragma unroll
-                for (int c = 0; c < C; c++) sums[r][c] += x[r].lane[i] * y[c].lane[i];
+            for (int c = 0; c < C; c++) of_b[c] = y[c].lane[i];
+            add_outer_product(sums, of_a, of_b);
+        }
     }
 }
 
-// The features of a thread: neighbours by the vector, as many as one load brings.
-template <int F>
-constexpr int FEATURE_VECTOR = F < 4 ? F : 4;
-
-template <int F>
-__device__ __forceinline__ int feature(int f) {
-    constexpr int WIDTH = FEATURE_VECTOR<F>;
-    return f / WIDTH * WIDTH * SIDE + thread_column() * WIDTH + f % WIDTH;
-}
-
-// sums[r][f] += sum over j of p[row r][j] * x[j][feature f]: a tile of COLUMNS columns times one of features.
-template <int COLUMNS, int R, int F>
-__device__ __forceinline__ void multiply(float (&sums)[R][F], const float* p, const float* x) {
-    constexpr int WIDTH = FEATURE_VECTOR<F>, D = F * SIDE;
-    p += thread_row() * (COLUMNS + PAD);
-#pragma unroll 1
-    for (int j = 0; j < COLUMNS; j += 4) {
-        Vector<float> weights[R];
+// sums[r][f] += sum over columns j of p[row r][j] * x[j][feature f], of a tile x of D features. A warp's p goes through
+// `shared`, its rows of PART_PITCH floats for the block's rows, PART columns at a time: those of a lane side by side.
+template <int D, int R, int C, int F, typename Patch>
+__device__ __forceinline__ void multiply(float (&sums)[R][F], const float (&p)[R][C], float* shared, const float* x,
+                                         const Patch& patch) {
+    constexpr int WIDTH = Patch::COLUMNS_OF_PART, PITCH = D + PAD;
+    static_assert(C % WIDTH == 0, "whole parts");
+    float* const rows = shared + patch.first * PART_PITCH;
+    x += patch.feature(0);
 #pragma unroll
-        for (int r = 0; r < R; r++) weights[r] = load_vector(p + r * SIDE * (COLUMNS + PAD) + j);
+    for (int part = 0; part < C; part += WIDTH) {
+        __syncwarp();  // what stood there has been read
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int r = 0; r < R; r++) {
+            Vector<float, WIDTH> columns;
 #pragma unroll
-            for (int f = 0; f < F; f += WIDTH) {
-                const auto values = load_vector<WIDTH>(x + (j + i) * (D + PAD) + feature<F>(f));
+            for (int c = 0; c < WIDTH; c++) columns.lane[c] = p[r][part + c];
+            store_vector(rows + Patch::below(r) * PART_PITCH + patch.x * WIDTH, columns);
+        }
+        __syncwarp();
+#pragma unroll 2
+        for (int j = 0; j < PART; j += 4) {
+            Vector<float> weights[R];
 #pragma unroll
-                for (int r = 0; r < R; r++)
+            for (int r = 0; r < R; r++) weights[r] = load_vector(rows + Patch::below(r) * PART_PITCH + j);
 #pragma unroll
-                    for (int w = 0; w < WIDTH; w++)
-                        sums[r][f + w] += weights[r].lane[i] * values.lane[w];
+            for (int i = 0; i < 4; i++) {
+                const int column = (part + i % WIDTH) * Patch::LANES_X + j / WIDTH + i / WIDTH;
+                float of_p[R], of_x[F];
+#pragma unroll
+                for (int r = 0; r < R; r++) of_p[r] = weights[r].lane[i];
+                read_fragment<Patch::LANES_X>(of_x, x + column * PITCH);
+                add_outer_product(sums, of_p, of_x);
             }
+        }
     }
 }
 
-template <int COLUMNS, int R, int C>
-__device__ __forceinline__ void store_tile(float* tile, const float (&values)[R][C]) {
-#pragma unroll
-    for (int r = 0; r < R; r++)
-#pragma unroll
-        for (int c = 0; c < C; c++)
-            tile[(thread_row() + r * SIDE) * (COLUMNS + PAD) + thread_column() + c * SIDE] = values[r][c];
-}
-
-// Writes a thread's part of (rows, features), each of its rows divided by `divisor`.
-template <int R, int F>
-__device__ __forceinline__ void store_rows(float* out, const float (&values)[R][F], const float (&divisor)[R],
-                                           long long first, long long rows, int features) {
+// Writes a thread's part of (rows, features), whose rows the block has from `first` on.
+template <int R, int F, typename Patch>
+__device__ __forceinline__ void store_rows(float* out, const float (&values)[R][F], long long first, long long rows,
+                                           int features, const Patch& patch) {
+    const bool vectors = features % 4 == 0 && aligned<4>(out);
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const long long row = first + thread_row() + r * SIDE;
+        const long long row = first + patch.row(r);
         if (row >= rows) continue;
 #pragma unroll
-        for (int f = 0; f < F; f++)
-            if (feature<F>(f) < features) out[row * features + feature<F>(f)] = values[r][f] / divisor[r];
+        for (int f = 0; f < F; f += 4) {
+            const int left = features - patch.feature(f);
+            float* const to = out + row * features + patch.feature(f);
+            if (vectors) {
+                if (left > 0) store_results(to, piece(values, r, f));
+            } else {
+#pragma unroll
+                for (int w = 0; w < 4; w++)
+                    if (w < left) to[w] = values[r][f + w];
+            }
+        }
     }
 }
 
-// The largest value of the 16 threads of a row, but for NaN.
+// The largest value of the lanes that share a row, but for NaN.
+template <typename Patch>
 __device__ __forceinline__ float largest_of_row(float value) {
 #pragma unroll
-    for (int distance = SIDE / 2; distance > 0; distance /= 2)
+    for (int distance = Patch::LANES_X; distance > 1; distance /= 2)
         value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
     return value;
 }
 
+template <typename Patch>
 __device__ __forceinline__ float sum_of_row(float value) {
 #pragma unroll
-    for (int distance = SIDE / 2; distance > 0; distance /= 2)
+    for (int distance = Patch::LANES_X; distance > 1; distance /= 2)
         value += __shfl_xor_sync(ALL_LANES, value, distance);
     return value;
 }
 
-// The scores of keys that a query does not see become -infinity.
-template <int R, int C>
-__device__ __forceinline__ void hide(float (&scores)[R][C], const AttentionShape& shape, long long first_query,
-                                     long long first_key) {
+// Which of a step's columns the rows see, where they are the queries; or are seen by, where they are the keys. Both are
+// counted from the first one of the block and of the step.
+template <typename Patch, int COLUMNS, bool ROWS_ARE_QUERIES>
+struct Sight {
+    int columns, most;  // how many columns there are; by how much a key may be ahead of the query
+
+    __device__ __forceinline__ Sight(bool is_causal, long long first_row, long long first_column, long long columns)
+        : columns(at_most(columns - first_column, COLUMNS)), most(NO_LIMIT) {
+        if (is_causal) most = at_most(ROWS_ARE_QUERIES ? first_row - first_column : first_column - first_row, NO_LIMIT);
+    }
+
+    __device__ __forceinline__ bool operator()(int row, int column) const {
+        return column < columns && ahead(row, column) <= most;
+    }
+    __device__ __forceinline__ bool any_of(const Patch& patch) const {
+        return (ROWS_ARE_QUERIES ? ahead(patch.last_row(), 0) : ahead(patch.warp_row, COLUMNS - 1)) <= most;
+    }
+    __device__ __forceinline__ bool all_of(const Patch& patch) const {
+        const int largest = ROWS_ARE_QUERIES ? ahead(patch.warp_row, COLUMNS - 1) : ahead(patch.last_row(), 0);
+        return columns == COLUMNS && largest <= most;
+    }
+
+  private:
+    static constexpr int NO_LIMIT = Patch::ROWS_OF_BLOCK + COLUMNS;
+
+    static __device__ __forceinline__ int ahead(int row, int column) {
+        return ROWS_ARE_QUERIES ? column - row : row - column;
+    }
+};
+
+// What a row and a column have that do not see each other becomes `hidden`.
+template <int R, int C, typename Sight, typename Patch>
+__device__ __forceinline__ void hide(float (&values)[R][C], float hidden, const Sight& sight, const Patch& patch) {
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-        const int seen = visible(shape, first_query + thread_row() + r * SIDE, first_key, C * SIDE);
+    for (int r = 0; r < R; r++)
 #pragma unroll
         for (int c = 0; c < C; c++)
-            if (thread_column() + c * SIDE >= seen) scores[r][c] = -INFINITY;
-    }
+            if (!sight(patch.row(r), patch.column(c))) values[r][c] = hidden;
 }
 
 template <int R, int C>
@@ -173,79 +215,96 @@ __device__ __forceinline__ void multiply_all(float (&values)[R][C], float factor
         for (int c = 0; c < C; c++) values[r][c] *= factor;
 }
 
-// Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, k, v and p.
-template <int D, int QUERIES, int KEYS>
-__global__ void __launch_bounds__(THREADS, 2)
+// Starts the copies of a source's next rows to a tile, of which `left` are there.
+template <int ROWS, typename Source>
+__device__ __forceinline__ void start(Source& source, AsyncCopies& copies, float* tile, long long left) {
+    if (left >= ROWS)  // then no copy has to ask
+        source.template start<ROWS, true>(copies, tile, left);
+    else
+        source.template start<ROWS>(copies, tile, left);
+}
+
+// Waits for what has been started, of all threads; and for all that they read before.
+__device__ __forceinline__ void arrive(AsyncCopies& copies) {
+    copies.commit();
+    copies.wait<0>();
+    __syncthreads();
+}
+
+// Grid: x = a block for each ROWS queries of each matrix. Shared memory: tiles of q, k and v, and a part of p.
+template <int D, int ROWS, int COLUMNS, int WARPS>
+__global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
 attention_forward(float* out, float* lse, const float* q, const float* k, const float* v, AttentionShape shape) {
-    using Source = TileSource<float, D, THREADS>;
-    constexpr int R = QUERIES / SIDE, C = KEYS / SIDE, F = D / SIDE, CHUNKS = D / 4 + 1;
+    using Patch = AttentionPatch<D, ROWS, WARPS>;
+    using Source = TileSource<float, D, WARPS * WARP>;
+    constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;
     extern __shared__ float4 shared[];
-    uint4 *const q_chunks = reinterpret_cast<uint4*>(shared), *const k_chunks = q_chunks + QUERIES * CHUNKS;
-    uint4 *const v_chunks = k_chunks + KEYS * CHUNKS, *const p_chunks = v_chunks + KEYS * CHUNKS;
-    const auto floats = [](uint4* chunks) { return reinterpret_cast<float*>(chunks); };
-    const Task task(shape.L, QUERIES);
+    float *const q_tile = reinterpret_cast<float*>(shared), *const k_tile = q_tile + ROWS * PITCH;
+    float *const v_tile = k_tile + COLUMNS * PITCH, *const p_part = v_tile + COLUMNS * PITCH;
+    const Patch patch;
+    const Task task(shape.L, ROWS, shape.matrices_together, true);
+    const long long keys = keys_of(shape, task.first_row + ROWS - 1);
+    const bool has_rows = task.first_row + patch.warp_row < shape.L;
     Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
     Source of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, 0);
     Source of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, 0);
 
     AsyncCopies copies;
-    of_q.template start<QUERIES>(copies, q_chunks, shape.L - task.first_row);
-    of_k.template start<KEYS>(copies, k_chunks, shape.S);
-    copies.commit();
+    start<ROWS>(of_q, copies, q_tile, shape.L - task.first_row);
+    start<COLUMNS>(of_k, copies, k_tile, shape.S);
+    arrive(copies);
+    start<COLUMNS>(of_v, copies, v_tile, shape.S);
     RunningRow rows[R];
     float sums[R][F] = {};
     const float scale = shape.scale * LOG2_E;
     const bool keeps_order = keeps_order_of_scores(scale);
     const float left_scale = keeps_order ? scale : 1;
-    const long long whole = keys_of(shape, task.first_row), keys = keys_of(shape, task.first_row + QUERIES - 1);
-    for (long long first = 0; first < keys; first += KEYS) {
-        copies.wait<0>();
-        __syncthreads();  // k is there, and the last v and p are done with
-        of_v.template start<KEYS>(copies, v_chunks, shape.S - first);
-        copies.commit();
+    for (long long first = 0; first < keys; first += COLUMNS) {
         float scores[R][C] = {};
-        multiply_rows<D>(scores, floats(q_chunks), floats(k_chunks));
-        if (!keeps_order || first + KEYS > whole) {
+        const Sight<Patch, COLUMNS, true> sight(shape.is_causal, task.first_row, first, shape.S);
+        const bool sees = has_rows && sight.any_of(patch);
+        if (sees) {
+            multiply_rows<D>(scores, q_tile, k_tile, patch);
             if (!keeps_order) multiply_all(scores, scale);
-            hide(scores, shape, task.first_row, first);
+            if (!sight.all_of(patch)) hide(scores, -INFINITY, sight, patch);
+            float factor[R];
+            bool any_factor = false;
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                float most = -INFINITY;
+#pragma unroll
+                for (int c = 0; c < C; c++) most = fmaxf(most, scores[r][c]);
+                factor[r] = rows[r].begin(largest_of_row<Patch>(most), left_scale);
+                any_factor |= factor[r] != 1;
+            }
+            if (__any_sync(ALL_LANES, any_factor))
+#pragma unroll
+                for (int r = 0; r < R; r++)
+#pragma unroll
+                    for (int f = 0; f < F; f++) sums[r][f] *= factor[r];
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+#pragma unroll
+                for (int c = 0; c < C; c++) scores[r][c] = rows[r].add(scores[r][c], left_scale);
+                rows[r].end();
+            }
         }
-        float factor[R];
-        bool any_factor = false;
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            float most = -INFINITY;
-#pragma unroll
-            for (int c = 0; c < C; c++) most = fmaxf(most, scores[r][c]);
-            factor[r] = rows[r].begin(largest_of_row(most), left_scale);
-            any_factor |= factor[r] != 1;
-        }
-        if (__any_sync(ALL_LANES, any_factor))
-#pragma unroll
-            for (int r = 0; r < R; r++)
-#pragma unroll
-                for (int f = 0; f < F; f++) sums[r][f] *= factor[r];
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-#pragma unroll
-            for (int c = 0; c < C; c++) scores[r][c] = rows[r].add(scores[r][c], left_scale);
-            rows[r].end();
-        }
-        store_tile<KEYS>(floats(p_chunks), scores);
-        copies.wait<0>();
-        __syncthreads();  // p and v are there, and k is done with
-        if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_chunks, shape.S - first - KEYS);
-        copies.commit();
-        multiply<KEYS>(sums, floats(p_chunks), floats(v_chunks));
+        const long long next = first + COLUMNS;
+        arrive(copies);  // v is there, and k is done with
+        if (next < keys) start<COLUMNS>(of_k, copies, k_tile, shape.S - next);
+        if (sees) multiply<D>(sums, scores, p_part, v_tile, patch);
+        arrive(copies);  // the next k is there, and v is done with
+        if (next < keys) start<COLUMNS>(of_v, copies, v_tile, shape.S - next);
     }
-    float total[R];
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const long long query = task.first_row + thread_row() + r * SIDE;
-        total[r] = sum_of_row(rows[r].sum);
-        if (thread_column() == 0 && query < shape.L)
-            lse[task.matrix * shape.L + query] = rows[r].log_sum(total[r]);
+        const float total = sum_of_row<Patch>(rows[r].sum);
+        const long long query = task.first_row + patch.row(r);
+        if (patch.x == 0 && query < shape.L) lse[task.matrix * shape.L + query] = rows[r].log_sum(total);
+#pragma unroll
+        for (int f = 0; f < F; f++) sums[r][f] /= total;
     }
-    store_rows(out + task.matrix * shape.L * shape.V, sums, total, task.first_row, shape.L, shape.V);
+    store_rows(out + task.matrix * shape.L * shape.V, sums, task.first_row, shape.L, shape.V, patch);
 }
 
 // out[row] = sum(g * y) of (rows, V) matrices, where they are WIDE in vectors of 16 bytes. As many lanes as a row has
@@ -277,116 +336,140 @@ __global__ void attention_row_sums(float* out, const T* g, const T* y, long long
     }
 }
 
-// Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k, v, q, g and transposed p.
-template <int D, int QUERIES, int KEYS>
-__global__ void __launch_bounds__(THREADS, 2)
+// Grid: x = a block for each ROWS keys of each matrix. Shared memory: tiles of k, v, q and g, and a part of p.
+template <int D, int ROWS, int COLUMNS, int WARPS>
+__global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
 attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const float* k, const float* v,
-                    const float* lse, const float* row_sums, AttentionShape shape) {
-    constexpr int R = KEYS / SIDE, C = QUERIES / SIDE, F = D / SIDE;
+                    const float* lse, const float* row_sums, long long g_stride, AttentionShape shape) {
+    using Patch = AttentionPatch<D, ROWS, WARPS>;
+    using Source = TileSource<float, D, WARPS * WARP>;
+    constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;
     extern __shared__ float4 shared[];
-    float* const k_tile = reinterpret_cast<float*>(shared);
-    float* const v_tile = k_tile + KEYS * (D + PAD);
-    float* const q_tile = v_tile + KEYS * (D + PAD);
-    float* const g_tile = q_tile + QUERIES * (D + PAD);
-    float* const p_tile = g_tile + QUERIES * (D + PAD);
-    const Task task(shape.S, KEYS);
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
-    g += task.matrix * shape.L * shape.V;
+    float *const k_tile = reinterpret_cast<float*>(shared), *const v_tile = k_tile + ROWS * PITCH;
+    float *const q_tile = v_tile + ROWS * PITCH, *const g_tile = q_tile + COLUMNS * PITCH;
+    float* const p_part = g_tile + COLUMNS * PITCH;
+    const Patch patch;
+    const Task task(shape.S, ROWS, shape.matrices_together, false);  // the first keys are seen by the most queries
+    const long long begin = shape.is_causal ? task.first_row / COLUMNS * COLUMNS : 0;
+    const bool has_rows = task.first_row + patch.warp_row < shape.S;
+    Source of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, task.first_row);
+    Source of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, task.first_row);
+    Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, begin);
+    Source of_g(g + task.matrix * shape.L * g_stride, g_stride, shape.V, begin);
     lse += task.matrix * shape.L;
     row_sums += task.matrix * shape.L;
 
-    load_tile<KEYS, D>(k_tile, k, shape.k_stride[2], task.first_row, shape.S, shape.E);
-    load_tile<KEYS, D>(v_tile, v, shape.v_stride[2], task.first_row, shape.S, shape.V);
-    float k_sums[R][F] = {}, v_sums[R][F] = {}, ones[R];
-#pragma unroll
-    for (int r = 0; r < R; r++) ones[r] = 1;
-    const long long begin = shape.is_causal ? task.first_row / QUERIES * QUERIES : 0;
-    for (long long first = begin; first < shape.L; first += QUERIES) {
-        __syncthreads();  // the last step's q and ds are done with
-        load_tile<QUERIES, D>(q_tile, q, shape.q_stride[2], first, shape.L, shape.E);
-        load_tile<QUERIES, D>(g_tile, g, shape.V, first, shape.L, shape.V);
-        __syncthreads();
-        float p[R][C] = {}, dp[R][C] = {};
-        multiply_rows<D>(p, k_tile, q_tile);
-        multiply_rows<D>(dp, v_tile, g_tile);
+    AsyncCopies copies;
+    start<ROWS>(of_k, copies, k_tile, shape.S - task.first_row);
+    start<ROWS>(of_v, copies, v_tile, shape.S - task.first_row);
+    start<COLUMNS>(of_q, copies, q_tile, shape.L - begin);
+    arrive(copies);
+    start<COLUMNS>(of_g, copies, g_tile, shape.L - begin);
+    float k_sums[R][F] = {}, v_sums[R][F] = {};
+    const float scale = shape.scale * LOG2_E;
+    for (long long first = begin; first < shape.L; first += COLUMNS) {
+        float p[R][C] = {}, ds[R][C], log_sum[C], inner[C];
+        const Sight<Patch, COLUMNS, false> sight(shape.is_causal, task.first_row, first, shape.L);
+        const bool seen = has_rows && sight.any_of(patch), edge = !sight.all_of(patch);
 #pragma unroll
         for (int c = 0; c < C; c++) {
-            const long long query = first + thread_column() + c * SIDE;
-            const bool exists = query < shape.L;
-            const float log_sum = exists ? lse[query] * LOG2_E : 0, inner = exists ? row_sums[query] : 0;
-            const int seen = exists ? visible(shape, query, task.first_row, KEYS) : 0;
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                const bool sees = thread_row() + r * SIDE < seen;
-                p[r][c] = sees ? exp2f(p[r][c] * (shape.scale * LOG2_E) - log_sum) : 0;
-                dp[r][c] = sees ? p[r][c] * (dp[r][c] - inner) * shape.scale : 0;
-            }
+            const bool exists = patch.column(c) < sight.columns;
+            log_sum[c] = exists ? lse[first + patch.column(c)] * LOG2_E : 0;
+            inner[c] = exists ? row_sums[first + patch.column(c)] : 0;
         }
-        store_tile<QUERIES>(p_tile, p);
-        __syncthreads();
-        multiply<QUERIES>(v_sums, p_tile, g_tile);
-        __syncthreads();  // p is done with
-        store_tile<QUERIES>(p_tile, dp);
-        __syncthreads();
-        multiply<QUERIES>(k_sums, p_tile, q_tile);
+        if (seen) {
+            multiply_rows<D>(p, k_tile, q_tile, patch);
+#pragma unroll
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int c = 0; c < C; c++) p[r][c] = exp2f(p[r][c] * scale - log_sum[c]);
+            if (edge) hide(p, 0, sight, patch);
+        }
+        arrive(copies);  // g is there
+        if (seen) {
+#pragma unroll
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int c = 0; c < C; c++) ds[r][c] = -inner[c];
+            multiply_rows<D, 1>(ds, v_tile, g_tile, patch);
+#pragma unroll
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int c = 0; c < C; c++) ds[r][c] *= p[r][c];
+            if (edge) hide(ds, 0, sight, patch);
+            multiply<D>(k_sums, ds, p_part, q_tile, patch);
+        }
+        const long long next = first + COLUMNS;
+        __syncthreads();  // q is done with
+        if (next < shape.L) start<COLUMNS>(of_q, copies, q_tile, shape.L - next);
+        if (seen) multiply<D>(v_sums, p, p_part, g_tile, patch);
+        arrive(copies);  // the next q is there, and g is done with
+        if (next < shape.L) start<COLUMNS>(of_g, copies, g_tile, shape.L - next);
     }
-    store_rows(dk + task.matrix * shape.S * shape.E, k_sums, ones, task.first_row, shape.S, shape.E);
-    store_rows(dv + task.matrix * shape.S * shape.V, v_sums, ones, task.first_row, shape.S, shape.V);
+    multiply_all(k_sums, shape.scale);
+    store_rows(dk + task.matrix * shape.S * shape.E, k_sums, task.first_row, shape.S, shape.E, patch);
+    store_rows(dv + task.matrix * shape.S * shape.V, v_sums, task.first_row, shape.S, shape.V, patch);
 }
 
-// Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, g, k, v and ds.
-template <int D, int QUERIES, int KEYS>
-__global__ void __launch_bounds__(THREADS, 2)
+// Grid: x = a block for each ROWS queries of each matrix. Shared memory: tiles of q, g, k and v, and a part of ds.
+template <int D, int ROWS, int COLUMNS, int WARPS>
+__global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
 attention_grad_queries(float* dq, const float* g, const float* q, const float* k, const float* v,
-                       const float* lse, const float* row_sums, AttentionShape shape) {
-    constexpr int R = QUERIES / SIDE, C = KEYS / SIDE, F = D / SIDE;
+                       const float* lse, const float* row_sums, long long g_stride, AttentionShape shape) {
+    using Patch = AttentionPatch<D, ROWS, WARPS>;
+    using Source = TileSource<float, D, WARPS * WARP>;
+    constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;
     extern __shared__ float4 shared[];
-    float* const q_tile = reinterpret_cast<float*>(shared);
-    float* const g_tile = q_tile + QUERIES * (D + PAD);
-    float* const k_tile = g_tile + QUERIES * (D + PAD);
-    float* const v_tile = k_tile + KEYS * (D + PAD);
-    float* const ds_tile = v_tile + KEYS * (D + PAD);
-    const Task task(shape.L, QUERIES);
-    q = task.of(q, shape.q_stride, shape.heads);
-    k = task.of(k, shape.k_stride, shape.heads);
-    v = task.of(v, shape.v_stride, shape.heads);
-    g += task.matrix * shape.L * shape.V;
+    float *const q_tile = reinterpret_cast<float*>(shared), *const g_tile = q_tile + ROWS * PITCH;
+    float *const k_tile = g_tile + ROWS * PITCH, *const v_tile = k_tile + COLUMNS * PITCH;
+    float* const ds_part = v_tile + COLUMNS * PITCH;
+    const Patch patch;
+    const Task task(shape.L, ROWS, shape.matrices_together, true);
+    const long long keys = keys_of(shape, task.first_row + ROWS - 1);
+    const bool has_rows = task.first_row + patch.warp_row < shape.L;
+    Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
+    Source of_g(g + task.matrix * shape.L * g_stride, g_stride, shape.V, task.first_row);
+    Source of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, 0);
+    Source of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, 0);
 
-    load_tile<QUERIES, D>(q_tile, q, shape.q_stride[2], task.first_row, shape.L, shape.E);
-    load_tile<QUERIES, D>(g_tile, g, shape.V, task.first_row, shape.L, shape.V);
-    float sums[R][F] = {}, log_sum[R], inner[R], ones[R];
+    AsyncCopies copies;
+    start<ROWS>(of_q, copies, q_tile, shape.L - task.first_row);
+    start<ROWS>(of_g, copies, g_tile, shape.L - task.first_row);
+    start<COLUMNS>(of_v, copies, v_tile, shape.S);
+    arrive(copies);
+    start<COLUMNS>(of_k, copies, k_tile, shape.S);
+    float sums[R][F] = {}, log_sum[R], inner[R];
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const long long query = task.first_row + thread_row() + r * SIDE;
+        const long long query = task.first_row + patch.row(r);
         log_sum[r] = query < shape.L ? lse[task.matrix * shape.L + query] * LOG2_E : 0;
         inner[r] = query < shape.L ? row_sums[task.matrix * shape.L + query] : 0;
-        ones[r] = 1;
     }
-    const long long seen = task.first_row + QUERIES;
-    const long long keys = shape.is_causal && seen < shape.S ? seen : shape.S;
-    for (long long first = 0; first < keys; first += KEYS) {
-        __syncthreads();  // the last step's k and ds are done with
-        load_tile<KEYS, D>(k_tile, k, shape.k_stride[2], first, shape.S, shape.E);
-        load_tile<KEYS, D>(v_tile, v, shape.v_stride[2], first, shape.S, shape.V);
-        __syncthreads();
-        float p[R][C] = {}, dp[R][C] = {};
-        multiply_rows<D>(p, q_tile, k_tile);
-        multiply_rows<D>(dp, g_tile, v_tile);
+    const float scale = shape.scale * LOG2_E;
+    for (long long first = 0; first < keys; first += COLUMNS) {
+        float p[R][C] = {}, ds[R][C];
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            const int seen = visible(shape, task.first_row + thread_row() + r * SIDE, first, KEYS);
+        for (int r = 0; r < R; r++)
 #pragma unroll
-            for (int c = 0; c < C; c++) {
-                const float probability = exp2f(p[r][c] * (shape.scale * LOG2_E) - log_sum[r]);
-                const bool sees = thread_column() + c * SIDE < seen;
-                dp[r][c] = sees ? probability * (dp[r][c] - inner[r]) * shape.scale : 0;
-            }
+            for (int c = 0; c < C; c++) ds[r][c] = -inner[r];
+        const Sight<Patch, COLUMNS, true> sight(shape.is_causal, task.first_row, first, shape.S);
+        const bool sees = has_rows && sight.any_of(patch);
+        if (sees) multiply_rows<D>(ds, g_tile, v_tile, patch);
+        const long long next = first + COLUMNS;
+        arrive(copies);  // k is there, and v is done with
+        if (next < keys) start<COLUMNS>(of_v, copies, v_tile, shape.S - next);
+        if (sees) {
+            multiply_rows<D>(p, q_tile, k_tile, patch);
+#pragma unroll
+            for (int r = 0; r < R; r++)
+#pragma unroll
+                for (int c = 0; c < C; c++) ds[r][c] *= exp2f(p[r][c] * scale - log_sum[r]);
+            if (!sight.all_of(patch)) hide(ds, 0, sight, patch);
+            multiply<D>(sums, ds, ds_part, k_tile, patch);
         }
-        store_tile<KEYS>(ds_tile, dp);
-        __syncthreads();
-        multiply<KEYS>(sums, ds_tile, k_tile);
+        arrive(copies);  // the next v is there, and k is done with
+        if (next < keys) start<COLUMNS>(of_k, copies, k_tile, shape.S - next);
     }
-    store_rows(dq + task.matrix * shape.L * shape.E, sums, ones, task.first_row, shape.L, shape.E);
+    multiply_all(sums, shape.scale);
+    store_rows(dq + task.matrix * shape.L * shape.E, sums, task.first_row, shape.L, shape.E, patch);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "tile_order.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
@@ -12,12 +13,24 @@ struct AttentionShape {
     int E, V;
     float scale;
     bool is_causal;
+    int matrices_together;
 };
 
 // Which matrix, and which of its blocks of rows, the block of threads has. The last rows come first: where
 // is_causal, they see the most keys.
+//
+// The blocks of so many `matrices_together` are numbered rows first: all those with the most keys come before any with
+// fewer, and when there are none left to start, those that are at work have little to do. One matrix after the other
+// would end with the longest of the last one.
 struct Task {
     long long matrix, first_row;
+
+    __device__ __forceinline__ Task(long long rows, int rows_of_block, int matrices_together, bool last_first) {
+        const int blocks = (rows + rows_of_block - 1) / rows_of_block;
+        const TilePlace place = tile_place(blockIdx.x, gridDim.x / blocks, blocks, matrices_together);
+        matrix = place.row;
+        first_row = (long long)(last_first ? blocks - 1 - place.column : place.column) * rows_of_block;
+    }
 
     __device__ __forceinline__ Task(long long rows, int rows_of_block) {
         const long long blocks = (rows + rows_of_block - 1) / rows_of_block;

@@ -2,13 +2,14 @@
 
 All arrays are float32. q is (B, H, L, E), k (B, H, S, E), v (B, H, S, V): features are neighbours, other
 strides are free. out and its gradient are (B, H, L, V), lse is (B, H, L), all C-contiguous. There is at least
-one key, and at most ``MAX_FEATURES`` features.
+one key, and at most ``MAX_FEATURES`` features. The kernels read q, k, v and g where they lie if rows are
+multiples of 16 bytes apart; else they are given copies that are so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ PAD = 4  # of the rows of a tile, as in attention.cu
 FLOAT = 4  # bytes
 
 Three = tuple[Any, Any, Any]
+Tile = tuple[int, int, int]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _row_sums = {
@@ -36,56 +38,76 @@ _row_sums = {
 }
 
 
-# By the size of the features, D: how many queries and keys are in a tile. Forward, the first of which a
-# multiprocessor has the shared memory for two blocks; else the last.
+# By the size of the features, D: how many rows a block has of its own (queries, or keys for their gradients),
+# how many of the other side are in a step, and the block's warps. The first is taken of which there is the
+# shared memory for WARPS_AT_A_TIME on a multiprocessor; else the first that fits a block.
 FORWARD_TILES = {
-    32: ((128, 64), (64, 64)),
-    64: ((128, 64), (64, 64), (64, 32)),
-    128: ((64, 32), (32, 32)),
+    32: ((128, 64, 4), (64, 32, 4)),
+    64: ((128, 64, 4), (128, 32, 4), (64, 32, 4)),
+    128: ((64, 64, 4), (64, 32, 4), (32, 32, 4)),
 }
-BACKWARD_TILES = {32: (64, 64), 64: (64, 64), 128: (32, 32)}
+BACKWARD_TILES = {
+    32: ((128, 32, 4), (64, 32, 4)),
+    64: ((128, 32, 4), (64, 32, 4)),
+    128: ((128, 64, 8), (64, 64, 8), (32, 32, 4)),
+}
+WARPS_AT_A_TIME = 8  # as in attention.cu
+PART = 32  # columns of p that go from lane to lane at a time, as in attention.cu
+L2_BYTES = 32 * 2**20  # of caches of 40 to 72 MB
 RESERVED = 1024  # bytes of a multiprocessor's shared memory, which a card takes for each block
 
 
-def _instances(kernel: str, tiles: dict[int, tuple[int, int]]) -> dict[int, CudaKernel]:
-    return {D: CudaKernel(_source, f"{kernel}<{D}, {q}, {k}>") for D, (q, k) in tiles.items()}
+def _instances(kernel: str, tiles: dict[int, tuple[Tile, ...]]) -> dict[tuple[int, Tile], CudaKernel]:
+    return {
+        (D, tile): CudaKernel(_source, f"{kernel}<{D}, {', '.join(map(str, tile))}>")
+        for D, sizes in tiles.items()
+        for tile in sizes
+    }
 
 
-_forward = {
-    (D, tile): CudaKernel(_source, f"attention_forward<{D}, {tile[0]}, {tile[1]}>")
-    for D, tiles in FORWARD_TILES.items()
-    for tile in tiles
-}
+_forward = _instances("attention_forward", FORWARD_TILES)
 _grad_keys = _instances("attention_grad_keys", BACKWARD_TILES)
 _grad_queries = _instances("attention_grad_queries", BACKWARD_TILES)
 
 
 def forward(
-    out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float, tile: Any = None
+    out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float, tile: Tile | None = None
 ) -> None:
     """``out`` and ``lse``, by an online softmax over tiles of keys."""
     B, H, L, _ = q.shape
     D = padded(q, v)
-    tile = tile or forward_tile(q, D)
+    rows, _, warps = tile = tile or _tile_for(q, FORWARD_TILES[D], partial(_forward_bytes, D))
     q, k, v = map(with_whole_chunks, (q, k, v))
     _forward[D, tile].launch(
-        B * H * blocks(L, tile[0]),
-        THREADS,
+        B * H * blocks(L, rows),
+        warps * WARP,
         (out, lse, strided(q), strided(k), strided(v), shape_of(q, k, v, is_causal, scale)),
-        shared_bytes=_tile_bytes(D, *tile),
+        shared_bytes=_forward_bytes(D, tile),
     )
 
 
-def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bool, scale: float) -> None:
+def backward(
+    grads: Three,
+    g: Any,
+    qkv: Three,
+    out: Any,
+    lse: Any,
+    is_causal: bool,
+    scale: float,
+    tile: Tile | None = None,
+) -> None:
     """``grads``, of ``q``, ``k`` and ``v``, for ``g``, that of ``out``; probabilities are computed anew."""
     (dq, dk, dv), (q, k, v) = grads, qkv
     B, H, L, _ = q.shape
     S, D = v.shape[2], padded(q, v)
-    queries, keys = BACKWARD_TILES[D]
-    inputs = g, strided(q), strided(k), strided(v), lse, row_sums(g, out), shape_of(q, k, v, is_causal, scale)
-    shared_bytes = backward_bytes(D)
-    _grad_keys[D].launch(B * H * blocks(S, keys), THREADS, (dk, dv, *inputs), shared_bytes)
-    _grad_queries[D].launch(B * H * blocks(L, queries), THREADS, (dq, *inputs), shared_bytes)
+    rows, _, warps = tile = tile or _tile_for(q, BACKWARD_TILES[D], partial(_backward_bytes, D))
+    sums = row_sums(g, out)
+    q, k, v, g = map(with_whole_chunks, (q, k, v, g))
+    shape = shape_of(q, k, v, is_causal, scale)
+    inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, row_stride(g), shape
+    threads, shared_bytes = warps * WARP, _backward_bytes(D, tile)
+    _grad_keys[D, tile].launch(B * H * blocks(S, rows), threads, (dk, dv, *inputs), shared_bytes)
+    _grad_queries[D, tile].launch(B * H * blocks(L, rows), threads, (dq, *inputs), shared_bytes)
 
 
 def row_sums(g: Any, out: Any) -> Any:
@@ -105,21 +127,36 @@ def padded(q: Any, v: Any, tiles: Iterable[int] = FORWARD_TILES) -> int:
     return next(D for D in tiles if max(q.shape[-1], v.shape[-1]) <= D)
 
 
-def forward_tile(q: Any, D: int) -> tuple[int, int]:
-    """How many queries and keys are in a tile of the forward kernel, where ``q`` is."""
-    *larger, smallest = FORWARD_TILES[D]
-    there = most_shared_bytes(q) + RESERVED
-    return next((tile for tile in larger if 2 * (_tile_bytes(D, *tile) + RESERVED) <= there), smallest)
-
-
 def forward_bytes(D: int) -> int:
-    """The shared memory that a block needs at least."""
-    return _tile_bytes(D, *FORWARD_TILES[D][-1])
+    """The shared memory that a block of the forward kernel needs at least."""
+    return min(_forward_bytes(D, tile) for tile in FORWARD_TILES[D])
 
 
-def _tile_bytes(D: int, queries: int, keys: int) -> int:
+def backward_bytes(D: int) -> int:
+    """The shared memory that a block of either gradient needs at least."""
+    return min(_backward_bytes(D, tile) for tile in BACKWARD_TILES[D])
+
+
+def _forward_bytes(D: int, tile: Tile) -> int:
     """Of tiles of queries, of keys, of values, and of probabilities."""
-    return FLOAT * ((queries + 2 * keys) * (D + PAD) + queries * (keys + PAD))
+    rows, columns, _ = tile
+    return FLOAT * ((rows + 2 * columns) * (D + PAD) + rows * (PART + PAD))
+
+
+def _backward_bytes(D: int, tile: Tile) -> int:
+    """Of two tiles of queries, two of keys, and one of both."""
+    rows, columns, _ = tile
+    return FLOAT * (2 * (rows + columns) * (D + PAD) + rows * (PART + PAD))
+
+
+def _tile_for(array: Any, tiles: tuple[Tile, ...], bytes_of: Callable[[Tile], int]) -> Tile:
+    """Which of the ``tiles`` suits the card that ``array`` is on."""
+    most = most_shared_bytes(array)
+    for tile in tiles:
+        at_a_time = WARPS_AT_A_TIME // tile[2]
+        if at_a_time * (bytes_of(tile) + RESERVED) <= most + RESERVED:
+            return tile
+    return next((tile for tile in tiles if bytes_of(tile) <= most), tiles[-1])
 
 
 def with_whole_chunks(x: Any) -> Any:
@@ -135,10 +172,12 @@ def copied(x: Any) -> Any:
     return padded.reshape(B, H, rows, features)
 
 
-def backward_bytes(D: int) -> int:
-    """The shared memory of a block of either gradient: two tiles of queries, two of keys, one of both."""
-    queries, keys = BACKWARD_TILES[D]
-    return FLOAT * (2 * (queries + keys) * (D + PAD) + queries * keys + PAD * max(queries, keys))
+def row_stride(x: Any) -> int:
+    """How many elements the rows of ``x`` (B, H, rows, features) are apart; 0 where there is one, or none."""
+    B, H, rows, features = x.shape
+    matrices = x.reshape(B * H, rows, features)
+    axis = 1 if rows > 1 else 0  # of one row each, the next one is the next matrix
+    return matrices.strides[axis] // x.itemsize if matrices.shape[axis] > 1 and x.size else 0
 
 
 def shape_of(q: Any, k: Any, v: Any, is_causal: bool, scale: float) -> unchanging:
@@ -163,4 +202,24 @@ def _shape_of(q: tuple, k: tuple, v: tuple, itemsize: int, is_causal: bool, scal
     }
     _, heads, L, E = q[0]
     _, _, S, V = v[0]
-    return unchanging(heads=heads, L=L, S=S, **strides, E=E, V=V, scale=scale, is_causal=is_causal)
+    return unchanging(
+        heads=heads,
+        L=L,
+        S=S,
+        **strides,
+        E=E,
+        V=V,
+        scale=scale,
+        is_causal=is_causal,
+        matrices_together=matrices_together(q[0], v[0], itemsize) if is_causal else 1,
+    )
+
+
+def matrices_together(q: tuple[int, ...], v: tuple[int, ...], itemsize: int) -> int:
+    """How many matrices' blocks are numbered together, by the shapes of ``q`` and ``v``.
+
+    They are parts of all, of one size, for which an L2 cache has room for what their blocks read in common.
+    """
+    (B, H, _, E), (_, _, S, V) = q, v
+    parts = blocks(B * H * S * (E + V) * itemsize, L2_BYTES)
+    return max(blocks(B * H, max(parts, 1)), 1)

@@ -24,14 +24,15 @@ class TileSource {
         bytes = elements > 0 ? min(elements, PER_CHUNK) * int(sizeof(T)) : 0;
     }
 
-    // Starts the copies of the next rows to a tile, of which `left` are there; zeros behind them and the features.
-    template <int ROWS>
-    __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, long long left) {
+    // Starts the copies of the next rows to a tile, of which `left` are there, or all, if it is WHOLE; zeros behind them
+    // and the features.
+    template <int ROWS, bool WHOLE = false>
+    __device__ __forceinline__ void start(AsyncCopies& copies, void* tile, long long left) {
         const int rows = at_most(left, ROWS) - row();
-        uint4* const to = tile + row() * (CHUNKS + 1) + threadIdx.x % CHUNKS;
+        uint4* const to = static_cast<uint4*>(tile) + row() * (CHUNKS + 1) + threadIdx.x % CHUNKS;
 #pragma unroll COPIES_AT_ONCE
         for (int i = 0; i < ROWS; i += STEP, from += STEP * stride)  // behind the last row nothing is read
-            copies.copy<16>(to + i * (CHUNKS + 1), from, i < rows ? bytes : 0);
+            copies.copy<16>(to + i * (CHUNKS + 1), from, WHOLE || i < rows ? bytes : 0);
     }
 
   private:

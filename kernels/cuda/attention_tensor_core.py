@@ -14,7 +14,7 @@ import numpy as np
 
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from .attention import Three, padded, row_sums, shape_of, with_whole_chunks
+from .attention import Three, padded, row_stride, row_sums, shape_of, with_whole_chunks
 from .matmul_tensor_core import CHUNK_BYTES, is_supported
 
 __all__ = ["backward", "bytes_needed", "forward", "is_supported"]
@@ -59,11 +59,8 @@ def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bo
     lse = lse.astype(np.float32, copy=False)
     sums = row_sums(g, out)
     q, k, v, g = map(with_whole_chunks, (q, k, v, g))
-    rows = g.reshape(B * H, *g.shape[2:])
-    axis = 1 if L > 1 else 0  # of one row each, the next one is the next matrix
-    g_stride = rows.strides[axis] // g.itemsize if rows.shape[axis] > 1 and g.size else 0
     shape = shape_of(q, k, v, is_causal, scale)
-    inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, g_stride, shape
+    inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, row_stride(g), shape
     keys = GRAD_KEYS_TILES[D][1]
     _grad_keys[D].launch(B * H * blocks(k.shape[2], keys), THREADS, (dk, dv, *inputs), _grad_keys_bytes(D))
     queries, keys = GRAD_QUERIES_TILES[D]

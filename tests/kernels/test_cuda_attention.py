@@ -10,7 +10,7 @@ FLOAT = np.float32
 LARGE_FEATURES = [(1, 1, 70, 40, 64, 50), (1, 2, 33, 66, 128, 7), (1, 1, 9, 5, 3, 100)]
 
 
-def compute(backend, q, k, v, grad, causal, tile=None):
+def compute(backend, q, k, v, grad, causal, tile=None, grad_tile=None):
     """out, lse and the gradients of q, k and v; every output starts as NaN."""
     B, H, L, E = q.shape
     S, V = v.shape[2:]
@@ -21,7 +21,7 @@ def compute(backend, q, k, v, grad, causal, tile=None):
     q, k, v = map(backend.put_strided, (q, k, v))
     attention.forward(out, lse, q, k, v, causal, SCALE, tile)
     grad = backend.put(np.ascontiguousarray(grad))
-    attention.backward((dq, dk, dv), grad, (q, k, v), out, lse, causal, SCALE)
+    attention.backward((dq, dk, dv), grad, (q, k, v), out, lse, causal, SCALE, grad_tile)
     return tuple(map(backend.get, (out, lse, dq, dk, dv)))
 
 
@@ -45,6 +45,41 @@ def test_every_tile(backend, D, tile):
         wanted = by_definition(q, k, v, grad, causal)
         for found, value in zip(compute(backend, q, k, v, grad, causal, tile)[:2], wanted, strict=False):
             np.testing.assert_allclose(found, value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("D", "tile"), attention._grad_keys)
+def test_every_tile_of_the_gradients(backend, D, tile):
+    """With more keys than queries, and fewer."""
+    for L, S, causal in ((100, 150, True), (140, 70, True), (70, 140, False)):
+        q, k, v, grad = inputs((1, 2, L, S, D - 5, D), FLOAT)
+        tolerance = 4 * (L + S + 2 * D) * np.finfo(FLOAT).eps
+        wanted = by_definition(q, k, v, grad, causal)[2:]
+        for found, value in zip(compute(backend, q, k, v, grad, causal, None, tile)[2:], wanted, strict=True):
+            np.testing.assert_allclose(found, value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 7])
+def test_matrices_whose_blocks_are_numbered_together(backend, together, monkeypatch):
+    """All matrices are made, whether or not their number is a multiple."""
+    monkeypatch.setattr(attention, "matrices_together", lambda *_: together)
+    attention._shape_of.cache_clear()
+    problem = inputs((1, 7, 130, 70, 8, 8), FLOAT)
+    found, wanted = compute(backend, *problem, True), by_definition(*problem, True)
+    attention._shape_of.cache_clear()
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+
+
+def test_matrices_together_are_equal_parts_of_what_the_cache_holds():
+    def together(heads, length, features):
+        shape = 1, heads, length, features
+        return attention.matrices_together(shape, shape, 4)
+
+    assert together(96, 1024, 64) == 48  # of 0.5 MB each
+    assert together(64, 1024, 128) == 32
+    assert together(3, 10**6, 128) == 1
+    assert together(5, 16, 16) == 5
+    assert together(0, 16, 16) == 1
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["growing", "shrinking"])
