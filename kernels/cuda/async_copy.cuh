@@ -14,8 +14,9 @@
 
 struct AsyncCopies {
     // Copies BYTES, 4, 8 or 16; both addresses are multiples of it. With `valid` below BYTES, only so many
-    // bytes are read, maybe none, and the rest of the destination becomes zero.
-    template <int BYTES>
+    // bytes are read, maybe none, and the rest of the destination becomes zero. 16 bytes go past the L1 cache, but
+    // where CACHED: a block that will read them again finds them there.
+    template <int BYTES, bool CACHED = BYTES < 16>
     __device__ __forceinline__ void copy(void* shared, const void* global, int valid = BYTES) {
         static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
 #if defined(MINIGRAD_SIM)
@@ -27,7 +28,7 @@ struct AsyncCopies {
 #elif __CUDA_ARCH__ >= 800
         const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
         const size_t from = __cvta_generic_to_global(global);
-        if constexpr (BYTES == 16)  // .cg: past the L1 cache, too
+        if constexpr (!CACHED)
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                          ::"r"(to), "l"(from), "r"(valid) : "memory");
         else

@@ -26,8 +26,9 @@
 // that is what should bound it.
 //
 // A block makes TILE_M channels x TILE_N pixels in the loop of tensor_core_tiles.cuh. Its tile of the source
-// is gathered by cp.async, which writes zeros where a tap lies in the padding. Where each pixel stands is
-// found once, and kept in shared memory: a thread has 4 pixels, for which it has no registers left.
+// is gathered by cp.async, which writes zeros where a tap lies in the padding, and by way of the L1 cache: the taps
+// of a pixel are its neighbours'. Where each pixel stands is found once, by one thread, and kept in shared memory. A
+// thread copies 4 pixels, and keeps where they begin: read before each copy, it made the copies wait 30 cycles each.
 //
 // Arithmetic intensity of a step, in operations for each byte copied: as in matmul_tensor_core.cu 64 in 16
 // bits for a tile of 128 x 128, 43 for 64 x 128, 26 for 32 x 128. The taps of a pixel are its neighbours' pixels: most
@@ -41,7 +42,7 @@
 // others: a column's sums are its own, and so are a row's.
 //
 // Registers: 128 sums of a thread, and 32 of fragments, in a tile of 128 x 128; two blocks share a
-// multiprocessor, or three of 64 x 128, or five of 32 x 128. Shared memory: 48, 36 or 30 KB of tiles, 3 KB of places.
+// multiprocessor, or three of 64 x 128, or four of 32 x 128. Shared memory: 48, 36 or 30 KB of tiles, 3 KB of places.
 #include "conv2d_epilogue.cuh"
 #include "conv2d_task.cuh"
 #include "tensor_core_tiles.cuh"
@@ -51,7 +52,7 @@ constexpr int OUTSIDE = -(1 << 30);  // a coordinate that no tap brings back int
 constexpr int ALL_STEPS = 1 << 30;   // in one part
 
 template <typename T, int TILE_M>
-constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : TILE_M == 64 ? 3 : sizeof(T) == 4 ? 4 : 5;  // of a multiprocessor
+constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : TILE_M == 64 ? 3 : 4;  // of a multiprocessor
 
 // How many elements the pixels of the source, and the taps and the rows of the weights, are apart.
 struct Pitches {
@@ -118,7 +119,7 @@ struct Places {
 // the source, a thread finds when it comes to the tap.
 template <typename T, typename Tiling>
 struct TileCopier {
-    static constexpr int LOADED_ROWS = Tiling::THREADS / CHUNKS;
+    static constexpr int LOADED_ROWS = Tiling::THREADS / CHUNKS, PIXELS = TILE_N / LOADED_ROWS;
     static_assert(LOADED_ROWS % 8 == 0, "the chunks of a thread's rows are exchanged alike");
 
     const Task& task;
@@ -126,6 +127,7 @@ struct TileCopier {
     const Pitches& pitches;
     const T *weights, *source;         // weights of the thread's first row
     const T *next_weights, *next_source;  // of its next chunk; the source's, where places begin
+    long long begins[PIXELS];             // of its pixels
     int channel = threadIdx.x % CHUNKS * PER_CHUNK<T>, tap_y = 0, tap_x = 0;
     const int padded;     // channels, in whole chunks
     int rows;             // from the thread's first one on; none behind the last tap
@@ -145,6 +147,8 @@ struct TileCopier {
         if (task.horizontal.taps == 0) tap_y = task.vertical.taps;
         channel += first_step * STEP<T>;
         find_tap();
+#pragma unroll
+        for (int i = 0; i < PIXELS; i++) begins[i] = places.sources[threadIdx.x / CHUNKS + i * LOADED_ROWS].begin;
     }
 
     __device__ __forceinline__ long long steps() const {
@@ -173,7 +177,7 @@ struct TileCopier {
         next_weights = weights + tap * pitches.tap + channel;
         next_source = source + ((long long)down * horizontal.source_size + right) * pitches.pixel + channel;
 #pragma unroll
-        for (int i = 0; i < TILE_N / LOADED_ROWS; i++) {
+        for (int i = 0; i < PIXELS; i++) {
             const SourcePixel& pixel = places.sources[threadIdx.x / CHUNKS + i * LOADED_ROWS];
             const bool is_inside = unsigned(pixel.y + down) < unsigned(vertical.source_size) &&
                                    unsigned(pixel.x + right) < unsigned(horizontal.source_size);
@@ -184,9 +188,8 @@ struct TileCopier {
     // Chunks are whole, or zeros: a number of bytes that is not known would cost each cp.async an addition, a mask and
     // a predicate more.
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* a_tile, uint4* b_tile, Part part) {
-        constexpr int A_COUNT = Tiling::TILE_M / LOADED_ROWS, B_COUNT = TILE_N / LOADED_ROWS;
-        const int first = threadIdx.x / CHUNKS;
-        const int to = AlongK<T, TILE_N>::place_of(first, threadIdx.x % CHUNKS);
+        constexpr int A_COUNT = Tiling::TILE_M / LOADED_ROWS;
+        const int to = AlongK<T, TILE_N>::place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS);
 #pragma unroll
         for (int i = 0; i < A_COUNT; i++)
             if (part.has(i, A_COUNT))
@@ -194,11 +197,10 @@ struct TileCopier {
                                          next_weights + i * LOADED_ROWS * pitches.row,
                                          i * LOADED_ROWS < rows ? CHUNK_BYTES : 0);
 #pragma unroll
-        for (int i = 0; i < B_COUNT; i++)
-            if (part.has(i, B_COUNT))
-                copies.copy<CHUNK_BYTES>(&b_tile[to + i * LOADED_ROWS * CHUNKS],
-                                         next_source + places.sources[first + i * LOADED_ROWS].begin,
-                                         inside & (1 << i) ? CHUNK_BYTES : 0);
+        for (int i = 0; i < PIXELS; i++)
+            if (part.has(i, PIXELS))
+                copies.copy<CHUNK_BYTES, true>(&b_tile[to + i * LOADED_ROWS * CHUNKS], next_source + begins[i],
+                                               inside & (1 << i) ? CHUNK_BYTES : 0);
         if (!part.is_last()) return;
         next_weights += STEP<T>;
         next_source += STEP<T>;
