@@ -6,6 +6,7 @@ import pytest
 from minigrad.dispatch import kernel_table, use_kernel
 from minigrad.kernels import sim
 from minigrad.kernels.cpu.threads import num_threads
+from minigrad.ops import conv_choice_on_cards
 from minigrad.precision import convolution_precision
 
 
@@ -148,10 +149,22 @@ def test_float64_on_a_card():
     assert choose("conv2d", x, weight, None, device="cuda", dtype=np.float64) == "implicit_gemm"
 
 
-def test_contiguous_images_are_for_wgmma_only_where_none_is_written():
+def test_contiguous_images_are_for_wgmma_where_its_results_are_worth_a_transposition(monkeypatch):
+    monkeypatch.setattr(conv_choice_on_cards, "get_float32_matmul_precision", lambda: "high")
+
+    def rungs(channels, size, kernel, dtype=np.float16):
+        images, weight = (128, channels, size, size), (128, channels, kernel, kernel)
+        grad, padding = (128, 128, size, size), (kernel // 2,) * 2
+        on_hopper = {"device": "sim", "dtype": dtype, "padding": padding}
+        return (
+            choose("conv2d", images, weight, None, **on_hopper),
+            choose("conv2d_input_grad", grad, weight, input_size=(size, size), **on_hopper),
+            choose("conv2d_weight_grad", grad, images, kernel_size=(kernel, kernel), **on_hopper),
+        )
+
     with sim.architecture("sm_90a"):
-        images, weight = (128, 128, 28, 28), (128, 128, 3, 3)
-        in_halves = {"device": "sim", "dtype": np.float16, "padding": (1, 1)}
-        assert choose("conv2d_weight_grad", images, images, kernel_size=(3, 3), **in_halves) == "wgmma"
-        assert choose("conv2d", images, weight, None, **in_halves) == "tensor_core"
-        assert choose("conv2d_input_grad", images, weight, input_size=(28, 28), **in_halves) == "tensor_core"
+        assert rungs(64, 28, 3) == ("wgmma",) * 3
+        assert rungs(256, 28, 1) == ("pointwise", "wgmma", "pointwise")  # from 256 channels to 128, and back
+        assert rungs(256, 7, 1) == ("tensor_core", "tensor_core", "wgmma")  # sums of 256 and 128 terms
+        assert rungs(512, 7, 1) == ("wgmma", "tensor_core", "wgmma")
+        assert rungs(64, 28, 3, np.float32) == ("tensor_core",) * 3

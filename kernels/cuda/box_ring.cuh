@@ -35,19 +35,36 @@ struct Turn {
     }
 };
 
+// Fills COUNT boxes, one after the other in a consumer's own, and stores them: fill(i, box) has each thread write its
+// part, store(i, box) one of them store it, at least once.
+template <int COUNT, typename Fill, typename Store>
+__device__ __forceinline__ void store_in_turn(Box* boxes, int group, Fill&& fill, Store&& store) {
+    constexpr int IN_TURN = COUNT < OUT_BOXES ? COUNT : OUT_BOXES;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        Box& box = boxes[i % IN_TURN];
+        if (threadIdx.x % WARPGROUP == 0) {
+            if (i == 0 && COUNT % IN_TURN > 0)
+                wait_for_stores<0>();  // of the last tile, whose last box this was
+            else
+                wait_for_stores<IN_TURN - 1>();
+        }
+        sync_warpgroup(group);
+        fill(i, box);
+        fence_for_copies();
+        sync_warpgroup(group);
+        if (threadIdx.x % WARPGROUP == 0) store(i, box);
+    }
+}
+
 // Stores a consumer's sums by way of its boxes. Each thread writes pairs of neighbours; those of a warp fall
 // into different banks (for floats, two and two into the same).
 template <typename T, int TILE_N>
 __device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&sums)[TILE_N / 8][4], int row,
                                             int column, int batch, Box* boxes, int group) {
-    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T), COUNT = TILE_N / COLUMNS;
-    constexpr int IN_TURN = COUNT < OUT_BOXES ? COUNT : OUT_BOXES;  // boxes: of a single one the last store is awaited
+    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T);
     const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        Box& box = boxes[i % IN_TURN];
-        if (threadIdx.x % WARPGROUP == 0) wait_for_stores<IN_TURN - 1>();
-        sync_warpgroup(group);
+    const auto fill = [&](int i, Box& box) {
 #pragma unroll
         for (int n = 0; n < COLUMNS / 8; n++)
 #pragma unroll
@@ -57,10 +74,30 @@ __device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&
                 const Pair<T> pair = {T(sum[0]), T(sum[1])};
                 *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = pair;
             }
-        fence_for_copies();
-        sync_warpgroup(group);
-        if (threadIdx.x % WARPGROUP == 0) store_box(map, column + i * COLUMNS, row, batch, &box);
-    }
+    };
+    store_in_turn<TILE_N / COLUMNS>(boxes, group, fill, [&](int i, const Box& box) {
+        store_box(map, column + i * COLUMNS, row, batch, &box);
+    });
+}
+
+// The same of sums that are stored transposed, in 16 bits: a box has 64 columns as its rows, and store(i, box) stores
+// number i of them. A thread writes single elements, of which neighbours in a word are of other lanes.
+template <typename T, int TILE_N, typename Store>
+__device__ __forceinline__ void store_boxes_transposed(const float (&sums)[TILE_N / 8][4], Box* boxes, int group,
+                                                       Store&& store) {
+    static_assert(BOX_ROWS * sizeof(T) == BOX_ROW_BYTES, "a box is a square");
+    const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
+    const auto fill = [&](int i, Box& box) {
+#pragma unroll
+        for (int n = 0; n < BOX_ROWS / 8; n++)
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const int row = 8 * n + lane % 4 * 2 + k % 2, byte = (first + k / 2 * 8) * sizeof(T);
+                T* const to = reinterpret_cast<T*>(&box.bytes[row * BOX_ROW_BYTES + (byte ^ row % 8 * 16)]);
+                *to = T(sums[i * BOX_ROWS / 8 + n][k]);
+            }
+    };
+    store_in_turn<TILE_N / BOX_ROWS>(boxes, group, fill, store);
 }
 
 // Stores a consumer's sums, from `row` and `column` of a matrix (M, N) on, from its threads.

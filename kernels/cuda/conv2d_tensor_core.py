@@ -81,7 +81,7 @@ def forward(
     weights, tap, row = _taps_of_rows(weight, products.groups, products.merged)
     results, bias = results_of(out, plan.parts), in_order(bias)
     epilogue = (bias, relu) if plan.parts == 1 else (None, False)
-    layout = _pitches(pixel, tap, row), _is_last(out), products.group
+    layout = _pitches(pixel, tap, row), lies_last(out), products.group
     arguments = (strided(weights), *epilogue, *layout, plan.part_steps, products.shape)
     _launch(_forward, plan, strided(results), strided(source), *arguments)
     if plan.parts > 1:
@@ -99,14 +99,14 @@ def pooled(
     shape = one_group(x, weight, _Output(_output_shape(x, weight, options)), options, bias)
     if not out.shape == taps.shape == (shape["N"], shape["O"], shape["OH"] // 2, shape["OW"] // 2):
         raise ValueError(f"conv2d pooled kernel: outputs of shape {out.shape} and {taps.shape} do not fit")
-    if _is_last(out) != _is_last(taps):
+    if lies_last(out) != lies_last(taps):
         raise ValueError(f"conv2d pooled kernel: outputs of strides {out.strides} and {taps.strides} differ")
     columns = blocks(4 * shape["N"] * out.shape[2] * out.shape[3], TILE_N)
     source, pixel = channels_last(x)
     weights, tap, row = _taps_of_rows(weight)
     pitches = _pitches(pixel, tap, row)
     tile = tile or tile_rows(shape["O"], columns)
-    arguments = (strided(source), strided(weights), in_order(bias), pitches, _is_last(out), shape)
+    arguments = (strided(source), strided(weights), in_order(bias), pitches, lies_last(out), shape)
     grid = blocks(shape["O"], tile) * columns
     kernel = _pooled[element_of(out), tile]
     kernel.launch(grid, THREADS, (strided(out), strided(taps), *arguments), _shared_bytes(tile))
@@ -119,7 +119,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     source, pixel = channels_last(grad_output)
     weights, tap, row = _taps_of_columns(weight, products.groups, products.merged)
     results, apart = results_of(out, plan.parts), tap_steps(products.shape)
-    layout = _pitches(pixel, tap, row), _is_last(out), products.group
+    layout = _pitches(pixel, tap, row), lies_last(out), products.group
     arguments = (strided(weights), *layout, plan.part_steps, products.shape, apart)
     _launch(_input_grad, plan, strided(results), strided(source), *arguments)
     if plan.parts > 1:
@@ -251,7 +251,7 @@ def of_products(shape: unchanging, products: int) -> unchanging:
     return shape if shape["groups"] == products else _of_products(products, *shape.items())
 
 
-def _is_last(out: Any) -> bool:
+def lies_last(out: Any) -> bool:
     """Whether the output lies channels last; ValueError unless it does, or is C-contiguous."""
     last = is_channels_last(out)
     if not (last or is_contiguous(out)):

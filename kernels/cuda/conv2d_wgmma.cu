@@ -17,8 +17,10 @@
 //
 // Shapes: source (N, H, W, C), with pixels multiples of 16 bytes apart; weights (O, taps, C), of which the engine
 // sees one (O, C) for each tap: its elements along C are neighbours, which is along K, or along N for the gradient
-// for the input. out is (pixels, O) without gaps. Elements are __half, __nv_bfloat16 or, in the forward pass, floats,
-// which the engine rounds to TF32; sums are float32, and rounded once.
+// for the input. out is (pixels, O) without gaps, or in 16 bits (N, O, OH, OW), whose planes are multiples of 16 bytes:
+// pixels are then neighbours in a box, which is stored in the image of the first, in the next one and so on, each time
+// at the place where that image's part of it lies inside. Elements are __half, __nv_bfloat16 or, in the forward pass,
+// floats, which the engine rounds to TF32; sums are float32, and rounded once.
 //
 // Arithmetic intensity, in operations for each byte that a cluster asks of the L2 cache, in 16 bits: as in
 // matmul_wgmma.cu 128 for tiles of 128 x 256, 85 for 128 x 128, 51 for 128 x 64. The taps of a pixel are its
@@ -62,6 +64,8 @@ __device__ __forceinline__ void load_source(Box* box, const TensorMap& map, int 
 
 // ---- forward, and the gradient for the input ----
 
+enum Stores { BY_THREADS, BY_BOXES, CHANNELS_FIRST };  // the latter by boxes, too
+
 // For make_tiles. ALONG_N: the neighbours in the weights are the channels that are made, not those of the source.
 template <typename T, int TILE_N, bool ALONG_N>
 struct Convolution {
@@ -73,7 +77,8 @@ struct Convolution {
     const Filter& filter;
     long long pixels, made;  // the result's, and its channels
     int channels;            // of the source
-    bool relu, out_by_boxes;
+    bool relu;
+    int stores;
     Tiles<TILE_N> tiles;
 
     __device__ __forceinline__ int steps(int) const {
@@ -123,10 +128,20 @@ struct Convolution {
         if (relu)
 #pragma unroll
             for (int i = 0; i < TILE_N / 2; i++) sums[i / 4][i % 4] = relu_if(true, sums[i / 4][i % 4]);
-        if (out_by_boxes)
-            store_boxes<T, TILE_N>(out_map, sums, row, place.column, 0, boxes, 1 + consumer);
-        else
-            store_rows<T, TILE_N>(out, sums, row, place.column, pixels, made);
+        if (stores == BY_BOXES) return store_boxes<T, TILE_N>(out_map, sums, row, place.column, 0, boxes, 1 + consumer);
+        if constexpr (sizeof(T) == 2)
+            if (stores == CHANNELS_FIRST) return store_channels_first(sums, row, place.column, 1 + consumer, boxes);
+        store_rows<T, TILE_N>(out, sums, row, place.column, pixels, made);
+    }
+
+  private:
+    __device__ __forceinline__ void store_channels_first(const float (&sums)[TILE_N / 8][4], int row, int column,
+                                                         int group, Box* boxes) const {
+        const int plane = filter.height * filter.width, first_image = row / plane, first = row % plane;
+        store_boxes_transposed<T, TILE_N>(sums, boxes, group, [&](int i, const Box& box) {
+            for (int image = first_image, x = first; x > -BOX_ROWS; image++, x -= plane)
+                store_box(out_map, x, column + i * BOX_ROWS, image, &box);
+        });
     }
 };
 
@@ -136,9 +151,9 @@ template <typename T, int TILE_N, bool ALONG_N>
 __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
 conv2d_wgmma(T* out, const T* source, const T* weights, const T* bias, const __grid_constant__ TensorMap source_map,
              const __grid_constant__ TensorMap weights_map, const __grid_constant__ TensorMap out_map,
-             const Filter filter, long long pixels, int made, int channels, bool relu, bool out_by_boxes) {
+             const Filter filter, long long pixels, int made, int channels, bool relu, int stores) {
     make_tiles<T, TILE_N, false, ALONG_N>(Convolution<T, TILE_N, ALONG_N>{
-        out, bias, source_map, weights_map, out_map, filter, pixels, made, channels, relu, out_by_boxes,
+        out, bias, source_map, weights_map, out_map, filter, pixels, made, channels, relu, stores,
         {pixels, made, 1}});
 }
 
@@ -151,7 +166,8 @@ struct WeightGradient {
     using Place = typename Tiles<TILE_N>::Place;
 
     float* partial;
-    const TensorMap &source_map, &grads_map;
+    bool to_out;  // in place of partial: out_map is that of (taps, O, C)
+    const TensorMap &source_map, &grads_map, &out_map;
     const Filter& filter;
     long long pixels, part_length;  // the result's, and of them in a part: whole steps
     int made, channels;             // of the result, and of the source
@@ -205,25 +221,30 @@ struct WeightGradient {
     }
 
     __device__ __forceinline__ void store(const float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
-                                          Box*) const {
+                                          Box* boxes) const {
         const Rows rows(place.row / BOX_ROWS + consumer, channels);
         const int taps = filter.taps_down * filter.taps_across;
         if (rows.tap >= taps) return;
+        if (to_out)
+            return store_boxes_transposed<T, TILE_N>(sums, boxes, 1 + consumer, [&](int i, const Box& box) {
+                store_box(out_map, rows.channel, place.column + i * BOX_ROWS, rows.tap, &box);
+            });
         float* const part = partial + ((long long)place.batch * taps + rows.tap) * channels * made;
         store_rows<float, TILE_N>(part, sums, rows.channel, place.column, channels, made);
     }
 };
 
-// source and grads are read by way of their maps alone. Grid: as for conv2d_wgmma. partial is (parts, taps, C, O).
+// out is written, source and grads are read by way of their maps alone. Grid: as for conv2d_wgmma. partial is
+// (parts, taps, C, O). `to_out`, if there is one part and out lies as (O, taps, C), in whole vectors, it is not needed.
 template <typename T, int TILE_N>
 __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
-conv2d_weight_grad_wgmma(float* partial, const T* source, const T* grads,
+conv2d_weight_grad_wgmma(T* out, float* partial, bool to_out, const T* source, const T* grads,
                          const __grid_constant__ TensorMap source_map, const __grid_constant__ TensorMap grads_map,
-                         const Filter filter, long long pixels, long long part_length, int parts, int made,
-                         int channels) {
+                         const __grid_constant__ TensorMap out_map, const Filter filter, long long pixels,
+                         long long part_length, int parts, int made, int channels) {
     const int boxes = (channels + BOX_ROWS - 1) / BOX_ROWS * filter.taps_down * filter.taps_across;
     make_tiles<T, TILE_N, true, true>(WeightGradient<T, TILE_N>{
-        partial, source_map, grads_map, filter, pixels, part_length, made, channels,
+        partial, to_out, source_map, grads_map, out_map, filter, pixels, part_length, made, channels,
         {(long long)boxes * BOX_ROWS, made, parts}});
 }
 

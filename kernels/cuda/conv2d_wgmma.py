@@ -1,14 +1,16 @@
 """Launches ``conv2d_wgmma.cu``: convolution and its two gradients on a card of compute capability 9.0.
 
-Arrays and options are those of :mod:`.conv2d_tensor_core`, with two differences: images that are written lie
-channels last (:mod:`minigrad.kernels.channels_last`), and float32, whose factors are rounded to TF32, is for
-the forward pass alone. The copy engine reads images and weights where they lie if that is channels last, at
-multiples of 16 bytes; else it is given copies that are so.
+Arrays and options are those of :mod:`.conv2d_tensor_core`, but float32, whose factors are rounded to TF32, is
+for the forward pass alone. The copy engine reads images and weights where they lie if that is channels last
+(:mod:`minigrad.kernels.channels_last`), at multiples of 16 bytes; else it is given copies that are so. Images
+may be made C-contiguous, too; if their planes are no multiples of 16 bytes, or are of floats, a launch behind
+transposes them.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +23,11 @@ from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
-from .conv2d_tensor_core import channels_last, in_order, one_group
+from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group
 from .matmul_tensor_core import element_of
 from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
 from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
+from .transpose import transpose
 
 __all__ = [
     "ALIGNMENT",
@@ -37,10 +40,13 @@ __all__ = [
     "weight_grad_share_at_work",
 ]
 
-COLUMNS = (64, 128, 256)  # of a tile
+COLUMNS = (64, 128, 192, 256)  # of a tile
 STEP_BYTES = BOX_ROW_BYTES  # of the channels of a pixel
 HALVES = ("__half", "__nv_bfloat16")
-PART = 1024  # the fewest pixels that are worth a block of their own
+# On an H200 the products of a step and 64 columns take 0.18 us, at cuBLAS' rate; a step of tiles of 64, 128
+# and 256 took 0.32, 0.39 and 0.69. So a box takes 0.7 of this time, in which a copy moves 0.75 MB.
+BOX_TIME, BYTES_IN_TIME = 0.7, 750_000
+BY_THREADS, BY_BOXES, CHANNELS_FIRST = range(3)  # enum Stores
 SQUARE, ROW_THREADS, PART_THREADS = 32, 8, 4  # of conv2d_add_parts_wgmma
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
@@ -94,7 +100,8 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
-    """The same, with sums over all pixels, which blocks share: a second launch adds up their parts."""
+    """The same, with sums over all pixels. Blocks share them, if they are few: a second launch adds up their
+    parts."""
     shape = _shape(x, out, grad_output, options)
     walk = _forwards(grad_output.shape[2:], out.shape[2:], options)
     if _is_for_another(shape, walk):
@@ -108,17 +115,22 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     parts = blocks(pixels, length)
     source, grads = channels_last(x), _pixels(grad_output)
     grads = grads.reshape(1, pixels, made)
-    partial = workspace(out, (parts, taps, channels, made), np.float32)
-    maps = _map_of_images(x, source, walk), tensor_map.describe(grads)
+    results = _taps_of(out) if parts == 1 else None
+    to_out = results is not None
+    partial = workspace(out, (0 if to_out else parts, taps, channels, made), np.float32)
+    source_map = _map_of_images(x, source, walk)
+    out_map = tensor_map.describe(results) if to_out else source_map  # which is then not used
     arguments = (
-        *(partial, strided(source[0]), strided(grads), *maps, walk.filter),
+        *(strided(out), partial, to_out, strided(source[0]), strided(grads)),
+        *(source_map, tensor_map.describe(grads), out_map, walk.filter),
         *(pixels, length, parts, made, channels),
     )
     grid = CLUSTER * min(clusters * parts, at_once)
     _weight_grad[element, tile].launch(grid, THREADS, arguments, SHARED_BYTES)
-    squares = blocks(taps * channels, SQUARE) * blocks(made, SQUARE)
-    arguments = (strided(out), partial, parts, taps, channels, made, is_channels_last(out))
-    _add_parts[element].launch(squares, (SQUARE, ROW_THREADS, min(parts, PART_THREADS)), arguments)
+    if not to_out:
+        squares = blocks(taps * channels, SQUARE) * blocks(made, SQUARE)
+        arguments = (strided(out), partial, parts, taps, channels, made, is_channels_last(out))
+        _add_parts[element].launch(squares, (SQUARE, ROW_THREADS, min(parts, PART_THREADS)), arguments)
 
 
 def share_at_work(array: Any, pixels: int, made: int) -> float:
@@ -231,34 +243,44 @@ def _convolve(
     relu: bool,
     tile: int | None,
 ) -> None:
-    """out (N, made, H, W), channels last, from the images at all taps."""
-    if not is_channels_last(out):
-        raise ValueError(
-            f"conv2d wgmma kernel: expected an output that lies channels last, got strides {out.strides} "
-            f"for shape {out.shape}"
-        )
+    """out (N, made, H, W) from the images at all taps."""
     N, made, height, width = out.shape
     pixels, as_tf32 = N * height * width, out.itemsize == 4
     source, weights = channels_last(images), _pixels(weight).swapaxes(0, 1)
-    matrix = nhwc(out).reshape(1, pixels, made)
-    by_boxes = tensor_map.fits(matrix)
+    results, stores = _results_of(out)
     source_map = _map_of_images(images, source, walk, as_tf32)
     weights_map = tensor_map.describe(weights, as_tf32)
-    out_map = tensor_map.describe(matrix) if by_boxes else source_map  # which is then not used
+    out_map = source_map if stores == BY_THREADS else tensor_map.describe(results)
     rows, at_once = blocks(pixels, CLUSTER * TILE_M), matmul_wgmma.multiprocessors(out) // CLUSTER
     tile = tile or _tile(rows, made, at_once)
     arguments = (
-        *(strided(out), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
-        *(walk.filter, pixels, made, images.shape[1], relu, by_boxes),
+        *(strided(results), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
+        *(walk.filter, pixels, made, images.shape[1], relu, stores),
     )
     grid = CLUSTER * min(rows * blocks(made, tile), at_once)
     kernels[element_of(out), tile].launch(grid, THREADS, arguments, SHARED_BYTES)
+    if stores != CHANNELS_FIRST and not is_channels_last(out):
+        transpose(out.reshape(N, made, height * width), results, (N, height * width, made))
+
+
+def _results_of(out: Any) -> tuple[Any, int]:
+    """Where results of ``out`` (N, made, H, W) are stored, as matrices for a tensor map, and in which way:
+    there, or as pixels that have yet to be transposed."""
+    N, made, height, width = out.shape
+    if lies_last(out):
+        results = nhwc(out).reshape(1, N * height * width, made)
+    else:
+        results = out.reshape(N, made, height * width)
+        if out.itemsize == 2 and tensor_map.fits(results):
+            return results, CHANNELS_FIRST
+        results = workspace(out, (1, N * height * width, made))
+    return results, BY_BOXES if tensor_map.fits(results) else BY_THREADS
 
 
 @lru_cache(maxsize=1024)
 def _tile(rows: int, made: int, at_once: int) -> int:
     """How many columns a tile of so many rows of clusters has, of which there are places for ``at_once``."""
-    return min(COLUMNS, key=lambda tile: blocks(rows * blocks(made, tile), at_once) * _loads(tile))
+    return min(COLUMNS, key=lambda tile: blocks(rows * blocks(made, tile), at_once) * _step_time(tile))
 
 
 @lru_cache(maxsize=1024)
@@ -266,16 +288,29 @@ def _cut(
     taps: int, channels: int, made: int, pixels: int, at_once: int, tile: int | None = None
 ) -> tuple[int, int, int]:
     """Of the gradient for a weight: the columns of a tile, how many clusters make each part, and how many
-    parts of the pixels there are."""
+    parts of the pixels there are.
+
+    Those that take the least time: of the places for clusters as many waves as it takes, each with the steps
+    of a part, and the parts stored and read once more.
+    """
     rows = blocks(taps * blocks(channels, BOX_ROWS) * BOX_ROWS, CLUSTER * TILE_M)
-    tile = tile or min(COLUMNS, key=lambda tile: blocks(made, tile) * _loads(tile))
-    clusters = rows * blocks(made, tile)
-    return tile, clusters, max(min(at_once // clusters, pixels // PART), 1)
+    steps = blocks(pixels, BOX_ROWS)
+
+    def time(cut: tuple[int, int]) -> float:
+        tile, parts = cut
+        waves = blocks(rows * blocks(made, tile) * parts, at_once)
+        moved = 2 * 4 * parts * taps * channels * made
+        return waves * blocks(steps, parts) * _step_time(tile) + moved / BYTES_IN_TIME
+
+    tiles = COLUMNS if tile is None else (tile,)
+    tile, parts = min(product(tiles, range(1, min(at_once, steps) + 1)), key=time)
+    return tile, rows * blocks(made, tile), parts
 
 
-def _loads(tile: int) -> float:
-    """What a step of a tile with so many columns takes: the boxes that a block loads. An estimate."""
-    return TILE_M / BOX_ROWS + tile / BOX_ROWS / CLUSTER
+def _step_time(tile: int) -> float:
+    """How long a step of a tile with so many columns takes, in that of the products of 64 columns: as these
+    take, or as the boxes that a block loads for it do."""
+    return max(tile / BOX_ROWS, BOX_TIME * (TILE_M / BOX_ROWS + tile / BOX_ROWS / CLUSTER))
 
 
 def _pixels(x: Any) -> Any:
@@ -283,6 +318,15 @@ def _pixels(x: Any) -> Any:
     source, _ = channels_last(x)
     N, C, H, W = x.shape
     return nhwc(source).reshape(N, H * W, C) if source is x else source[:, :, :C]
+
+
+def _taps_of(weight: Any) -> Any | None:
+    """``weight`` (O, C, KH, KW) as (KH KW, O, C), if the copy engine can store there."""
+    O, C, KH, KW = weight.shape  # noqa: E741
+    if KH * KW > 1 and not is_channels_last(weight):
+        return None
+    taps = nhwc(weight).reshape(O, KH * KW, C).swapaxes(0, 1)
+    return taps if tensor_map.fits(taps) else None
 
 
 def _map_of_images(x: Any, source: tuple[Any, int], walk: _Walk, as_tf32: bool = False) -> Any:

@@ -216,7 +216,7 @@ __device__ __forceinline__ void fence_for_copies() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// ---- wgmma: a warpgroup's sums (64 x N) += a (64 x 32 bytes) b (32 bytes x N), N = 64, 128 or 256 ----
+// ---- wgmma: a warpgroup's sums (64 x N) += a (64 x 32 bytes) b (32 bytes x N), N = 64, 128, 192 or 256 ----
 //
 // Thread 32 w + 4 g + t (g < 8, t < 4) holds in sums[n] columns 8 n + 2 t and + 1 of row 16 w + g, and the
 // same of row 16 w + g + 8: a warp's 16 x 8 are those of mma_* in tensor_core.cuh.
@@ -250,17 +250,19 @@ __device__ __forceinline__ void wgmma_is_done(unsigned (&factors)[COUNT][4]) {
 #define SUMS_4(n) SUMS_1(n), SUMS_1(n + 1), SUMS_1(n + 2), SUMS_1(n + 3)
 #define SUMS_8 SUMS_4(0), SUMS_4(4)
 #define SUMS_16 SUMS_8, SUMS_4(8), SUMS_4(12)
-#define SUMS_32 SUMS_16, SUMS_4(16), SUMS_4(20), SUMS_4(24), SUMS_4(28)
+#define SUMS_24 SUMS_16, SUMS_4(16), SUMS_4(20)
+#define SUMS_32 SUMS_24, SUMS_4(24), SUMS_4(28)
 #define REGISTERS_32 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define REGISTERS_64 \
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define REGISTERS_128 \
+#define REGISTERS_96 \
     REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_128 \
+    REGISTERS_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 // The sums come last, for they have commas; %a, %b and so on follow them in the order of the operands.
 #define WGMMA(shape_and_types, registers, a_operand, b_operand, add_operand, layouts, ...)                \
@@ -294,11 +296,13 @@ template <typename T, bool A_ALONG_M, bool B_ALONG_N, int COUNT>
 __device__ __forceinline__ void wgmma(float (&sums)[COUNT][4], unsigned long long a, unsigned long long b,
                                       bool add) {
     static_assert(sizeof(T) == 2 || !(A_ALONG_M || B_ALONG_N), "TF32 operands lie along k");
-    static_assert(COUNT == 8 || COUNT == 16 || COUNT == 32, "64, 128 or 256 columns");
+    static_assert(COUNT == 8 || COUNT == 16 || COUNT == 24 || COUNT == 32, "64, 128, 192 or 256 columns");
     if constexpr (COUNT == 8) {
         WGMMA_OF_TYPE("64", REGISTERS_32, "%32", "%33", "%34", ", %35, %36", SUMS_8);
     } else if constexpr (COUNT == 16) {
         WGMMA_OF_TYPE("128", REGISTERS_64, "%64", "%65", "%66", ", %67, %68", SUMS_16);
+    } else if constexpr (COUNT == 24) {
+        WGMMA_OF_TYPE("192", REGISTERS_96, "%96", "%97", "%98", ", %99, %100", SUMS_24);
     } else {
         WGMMA_OF_TYPE("256", REGISTERS_128, "%128", "%129", "%130", ", %131, %132", SUMS_32);
     }
@@ -335,9 +339,11 @@ __device__ __forceinline__ void wgmma(float (&sums)[COUNT][4], const unsigned (&
 #undef WGMMA_OF_TYPE
 #undef WGMMA
 #undef REGISTERS_128
+#undef REGISTERS_96
 #undef REGISTERS_64
 #undef REGISTERS_32
 #undef SUMS_32
+#undef SUMS_24
 #undef SUMS_16
 #undef SUMS_8
 #undef SUMS_4

@@ -115,7 +115,7 @@ float widen_factor(unsigned bits) {
 template <typename T, bool A_ALONG_M, bool B_ALONG_N, int COUNT>
 __forceinline__ void wgmma(float (&sums)[COUNT][4], unsigned long long a, unsigned long long b, bool add, SIM_PLACE) {
     static_assert(sizeof(T) == 2 || !(A_ALONG_M || B_ALONG_N), "TF32 operands lie along k");
-    static_assert(COUNT == 8 || COUNT == 16 || COUNT == 32, "64, 128 or 256 columns");
+    static_assert(COUNT == 8 || COUNT == 16 || COUNT == 24 || COUNT == 32, "64, 128, 192 or 256 columns");
     const sim::Element element = {sizeof(T), widen_factor<T>};
     const sim::Wgmma call = {sums, a, b, nullptr, element, A_ALONG_M, B_ALONG_N, add, 8 * COUNT};
     const sim::Place place = {"wgmma()", file, line};

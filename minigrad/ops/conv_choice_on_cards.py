@@ -148,12 +148,9 @@ def suits_wgmma(
     kernel_size: Any = None,
     **padding_and_dilation: Any,
 ) -> bool:
-    # The gradient for the weight writes no images, and those that it reads are copied to channels last for
-    # either kind of tensor cores.
     channels = second.shape[1] if input_size or kernel_size else first.shape[1]  # of the input
     return (
-        (kernel_size is not None or is_channels_last(first))
-        and channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
+        channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
         and (input_size is None or stride == (1, 1))
         and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, **padding_and_dilation)
         and suits_tensor_cores(first, second, groups=groups)
@@ -165,9 +162,19 @@ def suits_wgmma(
 # 0.37 to 0.59, that for the weight 0.31 to 0.91, where there are tiles for most multiprocessors and channels
 # for whole steps and tiles; about the same where there are tiles for a quarter (8 images of 512 x 7 x 7). A
 # step has 128 bytes of channels, a tile 64 channels or more, and what is missing there costs as much as what
-# is there. For a kernel of 1 x 1 conv2d_pointwise reads contiguous images where they lie.
+# is there.
 LEAST_SHARE_AT_WORK = 0.5
 LEAST_SHARE_OF_CHANNELS = 2 / 3
+
+# Of contiguous images. Those that are read are transposed for either kind of tensor cores. wgmma writes such
+# whose planes are whole vectors; of others it makes transposed ones, which takes a launch more: 4 bytes for
+# each number, at the 4.2 TB/s of a copy 0.95 ps. For each multiply-add of the number's sum mma.sync took 2.8
+# to 6.6 fs longer than wgmma, channels last: so that is regained from sums of 340 terms on. conv2d_pointwise,
+# for a kernel of 1 x 1, transposes nothing. On 64 images of 56 x 56, from 256 channels to 64, it took 55 us,
+# wgmma 36, and to transpose what it reads would take 49; back from 64 to 256, 156, 41 and 12. All this is
+# reckoned from times of the parts; as a whole it has yet to be timed. In TF32 wgmma was not timed at all.
+FEWEST_TERMS_TO_TRANSPOSE = 512
+MADE_FOR_EACH_READ = 2  # channels, from which on wgmma is ahead of pointwise
 
 
 def prefers_wgmma(
@@ -181,8 +188,10 @@ def prefers_wgmma(
     **window: Any,
 ) -> bool:
     wgmma, images = cuda.conv2d_wgmma, first.shape[0]
+    last = is_channels_last(first) or is_channels_last(second)
+    pointwise = not last and suits_pointwise(first, second, groups=groups, kernel_size=kernel_size, **window)
     if kernel_size is not None:
-        if kernel_size == (1, 1) and not (is_channels_last(first) and is_channels_last(second)):
+        if pointwise:
             return False
         made, channels, pixels = first.shape[1], second.shape[1], images * prod(first.shape[2:])
         at_work = wgmma.weight_grad_share_at_work(first, prod(kernel_size), channels, made, pixels)
@@ -190,7 +199,12 @@ def prefers_wgmma(
         made, channels = second.shape[:2] if input_size is None else second.shape[1::-1]
         if input_size is None:
             input_size = output_size("conv2d", first.shape[2:], second.shape[2:], **window)
-        pixels = images * prod(input_size)
+        plane, terms = prod(input_size), channels * prod(second.shape[2:])
+        transposes = plane * first.itemsize % wgmma.ALIGNMENT > 0 and terms < FEWEST_TERMS_TO_TRANSPOSE
+        reads_much = pointwise and made < MADE_FOR_EACH_READ * channels
+        if not last and (first.itemsize > 2 or transposes or reads_much):
+            return False
+        pixels = images * plane
         at_work = wgmma.share_at_work(first, pixels, made)
     step = wgmma.STEP_BYTES // first.itemsize
     return (

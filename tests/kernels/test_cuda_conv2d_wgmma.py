@@ -86,6 +86,25 @@ def test_images_and_weights_in_c_order_are_copied(card):
         assert_close("bf16", results(card, "bf16", *arrays, options), arrays, options)
 
 
+IN_C_ORDER = [
+    ((6, 16, 4, 6), (70, 16, 3, 3), ONE, ONE, ONE, 1),  # a box has pixels of four images
+    ((2, 8, 13, 9), (264, 8, 3, 2), ONE, (1, 0), ONE, 1),  # a plane has more pixels than a box
+    LAYERS[1],  # planes are no multiples of 16 bytes
+]
+
+
+@pytest.mark.parametrize("case", IN_C_ORDER, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_results_in_c_order_are_the_same(card, name, case):
+    x, weight, bias, grad, options = inputs(name, case)
+    passes = [(conv2d_wgmma.forward, grad.shape, x, weight, bias)]
+    if name != "tf32":
+        passes.append((conv2d_wgmma.input_grad, x.shape, grad, weight))
+    for kernel, shape, *arrays in passes:
+        args = name, kernel, shape, *arrays, *options
+        np.testing.assert_array_equal(run(card, *args, last=False), run(card, *args))
+
+
 def test_the_gradient_of_weights_in_c_order(card):
     (x, weight, _, grad), options = channels_last("bf16", LAYERS[1])
     args = "bf16", conv2d_wgmma.weight_grad, weight.shape, grad, x, *options
@@ -179,7 +198,7 @@ def test_the_filter_moves_over_the_input(launches):
     assert weights == (address(weight), 1, 2, (16, 24, 6), (192, 32))
     assert result == (address(out), 1, 2, (24, 70, 1), (48, 3360))
     assert list(args[7].values()) == [5, 7, -1, 0, 2, 1, 3, 2, 0, 0, 1, 1]
-    assert args[8:] == [70, 24, 16, False, True]
+    assert args[8:] == [70, 24, 16, False, conv2d_wgmma.BY_BOXES]
 
 
 def test_the_filter_moves_backwards_over_the_gradient(launches):
@@ -196,11 +215,12 @@ def test_sums_over_pixels_are_cut_into_parts(launches):
     x, weight, grad = images(64, 64, 56, 56), images(64, 64, 3, 3), images(64, 64, 56, 56)
     conv2d_wgmma.weight_grad(weight, grad, x, 1, 1, 1, 1, 1, 1, 1)
     (name, grid, args), (added, squares, _) = launches
-    pixels, length, parts, made, channels = args[6:]
+    pixels, length, parts, made, channels = args[9:]
     assert name == "conv2d_weight_grad_wgmma<__half, 64>" and grid == 2 * 3 * parts <= 132
     assert (pixels, made, channels) == (64 * 56 * 56, 64, 64)
     assert length % 64 == 0 and (parts - 1) * length < pixels <= parts * length and parts == 22
-    assert args[0].shape == (22, 9, 64, 64) and args[4][3:] == ((64, pixels, 1), (128, 128 * pixels))
+    assert args[1].shape == (22, 9, 64, 64) and not args[2]
+    assert args[6][3:] == ((64, pixels, 1), (128, 128 * pixels))
     assert added == "conv2d_add_parts_wgmma<__half>" and squares == 18 * 2
 
 
@@ -217,7 +237,39 @@ def test_a_tile_is_as_wide_as_keeps_the_card_busy(launches):
 def test_outputs_of_no_whole_vectors_are_stored_by_the_threads(launches):
     out, x, weight = images(1, 9, 4, 4), images(1, 8, 4, 4), images(9, 8, 1, 1)
     conv2d_wgmma.forward(out, x, weight, None, *ONE, 0, 0, *ONE, 1)
-    assert launches.pop()[2][-1] is False
+    assert launches.pop()[2][-1] == conv2d_wgmma.BY_THREADS
+
+
+def test_contiguous_outputs_are_stored_where_their_planes_are_whole_vectors(launches, monkeypatch):
+    transposed = []
+    monkeypatch.setattr(conv2d_wgmma, "transpose", lambda out, x, shape: transposed.append(shape))
+
+    def stores(*plane):
+        out, x, weight = np.empty((2, 24, *plane), np.float16), images(2, 8, *plane), images(24, 8, 1, 1)
+        conv2d_wgmma.forward(out, x, weight, None, *ONE, 0, 0, *ONE, 1)
+        return launches.pop()[2]
+
+    out, *_, result, _, _, _, _, _, chosen = stores(4, 6)
+    assert chosen == conv2d_wgmma.CHANNELS_FIRST and out.array.shape == (2, 24, 24) and not transposed
+    assert result[3:] == ((24, 24, 2), (48, 1152))
+    out, *_, chosen = stores(3, 6)
+    assert chosen == conv2d_wgmma.BY_BOXES and out.array.shape == (1, 36, 24)
+    assert transposed == [(2, 18, 24)]
+
+
+def test_the_parts_of_a_weights_gradient_fill_the_card():
+    """The columns of a tile, and the parts, of layers of ResNets and VGGs, for 66 clusters."""
+
+    def cut(images, channels, made, size, kernel=3):
+        tile, clusters, parts = conv2d_wgmma._cut(kernel**2, channels, made, images * size**2, 66)
+        return tile, parts, clusters * parts / 66
+
+    assert cut(64, 64, 64, 56)[:2] == (64, 22)
+    assert cut(128, 128, 128, 28)[:2] == (128, 13)
+    assert cut(64, 256, 256, 14)[:2] == (256, 7)
+    assert cut(64, 256, 64, 56, kernel=1)[:2] == (64, 66)
+    assert cut(64, 512, 512, 14) == (256, 3, 36 * 3 / 66)  # two waves of a third
+    assert cut(64, 512, 512, 7) == (192, 1, 54 / 66)  # to store parts would take longer
 
 
 @pytest.mark.parametrize(("batch", "largest", "leaves"), [(0, 95, True), (2, 95, True), (2, 96, False)])
@@ -251,8 +303,8 @@ def test_what_the_engine_does_not_take():
 
 def test_wrong_arguments(launches):
     x, weight = images(1, 8, 4, 4), images(16, 8, 1, 1)
-    with pytest.raises(ValueError, match="expected an output that lies channels last"):
-        conv2d_wgmma.forward(np.zeros((1, 16, 4, 4), np.float16), x, weight, None, *ONE, 0, 0, *ONE, 1)
+    with pytest.raises(ValueError, match="C-contiguous, or lies channels last"):
+        conv2d_wgmma.forward(images(1, 16, 4, 8)[..., ::2], x, weight, None, *ONE, 0, 0, *ONE, 1)
     with pytest.raises(ValueError, match="is for a stride of 1"):
         conv2d_wgmma.input_grad(x, images(1, 16, 2, 2), weight, 2, 2, 0, 0, *ONE, 1)
     with pytest.raises(ValueError, match="the copy engine takes no kernel"):
@@ -285,7 +337,7 @@ def choose(monkeypatch):
     return choose
 
 
-def test_the_rung_is_for_images_that_lie_channels_last(choose):
+def test_which_layers_the_rung_takes(choose):
     x, weight, grad = images(2, 16, 8, 8), images(24, 16, 3, 3), images(2, 24, 8, 8)
     calls = {
         "conv2d": ((x, weight, None), {}),
@@ -297,9 +349,8 @@ def test_the_rung_is_for_images_that_lie_channels_last(choose):
         with mg.use_kernel(op, "wgmma", "cuda"):
             assert choose(op, *arrays, **more) == "wgmma"
             in_c_order = [a if a is None else np.ascontiguousarray(a) for a in arrays]
-            writes_no_images = op == "conv2d_weight_grad"  # and is given copies of what it reads
             assert not is_channels_last(in_c_order[0])
-            assert choose(op, *in_c_order, **more) == ("wgmma" if writes_no_images else None)
+            assert choose(op, *in_c_order, **more) == "wgmma"
             assert choose(op, *arrays, **more, groups=2) is None
             assert choose(op, *arrays, **more, stride=(9, 9)) is None
     with mg.use_kernel("conv2d", "wgmma", "cuda"):
