@@ -77,7 +77,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     # The first layer of a ResNet, those of stride 1 and 2, a 1x1, and one of its last, also of a small batch.
     last = [(N, 512, 512, 7, 3, 1, 1, 1) for N in (64, 8)]
     on_tensor_cores = [(64, 3, 64, 224, 7, 2, 3, 1), *layers[1:5], *last]
-    for layer in [layers[0], (2, 17, 18, 4, 1, 1, 0, 1)] if small else on_tensor_cores:
+    for layer in [layers[0], (2, 16, 18, 4, 1, 1, 0, 1)] if small else on_tensor_cores:
         yield from tensor_core_convolutions(layer, device)
         yield from convolutions_with_relu(layer)
     # A ResNeXt's first and last ones, in groups of 4 and of 32 channels.

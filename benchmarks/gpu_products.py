@@ -138,16 +138,19 @@ def convolutions(layer: Layer, device: str) -> Iterator[Case]:
 
 def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
     """The three passes of one layer on tensor cores. PyTorch is given its tensors with channels last."""
-    if not cuda.conv2d_tensor_core.is_supported(mg.device(device).xp.empty(0, np.float32)):
+    there = mg.device(device).xp.empty(0, np.float32)
+    if not cuda.conv2d_tensor_core.is_supported(there):
         return
     formats = {"float16": 2, "tf32": 4} | ({"bfloat16": 2} if BFLOAT16 else {})
-    _, _, _, H, K, stride, padding, _ = layer
+    _, C, _, H, K, stride, padding, groups = layer
     rungs = (
         ["tensor_core", "pointwise"] if (K, stride, padding, H * H % 8) == (1, 1, 0, 0) else ["tensor_core"]
     )
+    has_wgmma = cuda.conv2d_wgmma.is_supported(there) and groups == 1 and C % 8 == 0
     for format, itemsize in formats.items():
         for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
-            for rung in rungs:
+            by_wgmma = has_wgmma and format == "bfloat16" and (stride == 1 or name != "input gradient")
+            for rung in [*rungs, "wgmma"] if by_wgmma else rungs:
                 yield Case(
                     f"conv2d {name} {format}, {rung}",
                     layer_size(layer),

@@ -20,7 +20,7 @@ needs_simulator = pytest.mark.skipif(
 FORMATS = {
     "tensor_core": (" float16", " tf32"),
     "pointwise": (" float16", " tf32"),
-    "wgmma": (" bfloat16, channels last",),
+    "wgmma": (" bfloat16", " bfloat16, channels last"),
 }
 no_card = pytest.mark.skipif(cuda.is_available(), reason="this machine has a card")
 
