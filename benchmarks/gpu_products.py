@@ -149,8 +149,7 @@ def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
     has_wgmma = cuda.conv2d_wgmma.is_supported(there) and groups == 1 and C % 8 == 0
     for format, itemsize in formats.items():
         for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
-            by_wgmma = has_wgmma and format == "bfloat16" and (stride == 1 or name != "input gradient")
-            for rung in [*rungs, "wgmma"] if by_wgmma else rungs:
+            for rung in [*rungs, "wgmma"] if has_wgmma and format == "bfloat16" else rungs:
                 yield Case(
                     f"conv2d {name} {format}, {rung}",
                     layer_size(layer),
@@ -167,15 +166,13 @@ def tensor_core_convolutions(layer: Layer, device: str) -> Iterator[Case]:
 
 
 def convolutions_of_channels_last(layer: Layer, device: str) -> Iterator[Case]:
-    """The passes that wgmma has of one layer, by it and by mma.sync, in bfloat16; of groups, which only the
-    latter has, all three. Both libraries are given their tensors with channels last."""
+    """The three passes of one layer in bfloat16, by wgmma and mma.sync; of groups by the latter alone. Both
+    libraries are given their tensors with channels last."""
     grouped = layer[7] > 1
     module = cuda.conv2d_tensor_core if grouped else cuda.conv2d_wgmma
     if not (BFLOAT16 and module.is_supported(mg.device(device).xp.empty(0, np.float32))):
         return
     for name, op, shapes, ours, theirs, _ in convolution_passes(layer):
-        if name == "input gradient" and layer[5] > 1:  # of a stride, which only mma.sync has
-            continue
         call = with_channels_last(lambda _module, *tensors, ours=ours: ours(*tensors))
         for rung in ("tensor_core",) if grouped else ("tensor_core", "wgmma"):
             yield Case(

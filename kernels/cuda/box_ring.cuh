@@ -57,27 +57,56 @@ __device__ __forceinline__ void store_in_turn(Box* boxes, int group, Fill&& fill
     }
 }
 
-// Stores a consumer's sums by way of its boxes. Each thread writes pairs of neighbours; those of a warp fall
-// into different banks (for floats, two and two into the same).
+// Puts sums of 64 rows, and so many columns as a box has, number i of them, into a box. Each thread writes pairs of
+// neighbours; those of a warp fall into different banks (for floats, two and two into the same).
+template <typename T, int COUNT>
+__device__ __forceinline__ void fill_box(const float (&sums)[COUNT][4], int i, Box& box) {
+    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T);
+    const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int n = 0; n < COLUMNS / 8; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int r = first + 8 * half, byte = (8 * n + lane % 4 * 2) * sizeof(T);
+            const float* sum = &sums[i * COLUMNS / 8 + n][2 * half];
+            const Pair<T> pair = {T(sum[0]), T(sum[1])};
+            *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = pair;
+        }
+}
+
+// Stores a consumer's sums by way of its boxes.
 template <typename T, int TILE_N>
 __device__ __forceinline__ void store_boxes(const TensorMap& map, const float (&sums)[TILE_N / 8][4], int row,
                                             int column, int batch, Box* boxes, int group) {
     constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T);
-    const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
-    const auto fill = [&](int i, Box& box) {
+    store_in_turn<TILE_N / COLUMNS>(
+        boxes, group, [&](int i, Box& box) { fill_box<T>(sums, i, box); },
+        [&](int i, const Box& box) { store_box(map, column + i * COLUMNS, row, batch, &box); });
+}
+
+// Stores a consumer's sums from a box, where no map tells their places: those of row r from out + start_of(r) on, or
+// nowhere if that is negative. Of `columns`, whole vectors of 16 bytes, each thread stores one of several rows.
+template <typename T, int TILE_N, typename StartOf>
+__device__ __forceinline__ void store_apart(T* out, const float (&sums)[TILE_N / 8][4], int columns, Box& box,
+                                            int group, StartOf&& start_of) {
+    constexpr int COLUMNS = BOX_ROW_BYTES / sizeof(T), VECTORS = BOX_ROW_BYTES / 16, AT_ONCE = WARPGROUP / VECTORS;
+    const int vector = threadIdx.x % VECTORS, first = threadIdx.x % WARPGROUP / VECTORS;
+    long long starts[BOX_ROWS / AT_ONCE];
 #pragma unroll
-        for (int n = 0; n < COLUMNS / 8; n++)
+    for (int k = 0; k < BOX_ROWS / AT_ONCE; k++) starts[k] = start_of(first + k * AT_ONCE);
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int r = first + 8 * half, byte = (8 * n + lane % 4 * 2) * sizeof(T);
-                const float* sum = &sums[i * COLUMNS / 8 + n][2 * half];
-                const Pair<T> pair = {T(sum[0]), T(sum[1])};
-                *reinterpret_cast<Pair<T>*>(&box.bytes[r * BOX_ROW_BYTES + (byte ^ r % 8 * 16)]) = pair;
-            }
-    };
-    store_in_turn<TILE_N / COLUMNS>(boxes, group, fill, [&](int i, const Box& box) {
-        store_box(map, column + i * COLUMNS, row, batch, &box);
-    });
+    for (int i = 0; i < TILE_N / COLUMNS; i++) {
+        const int column = i * COLUMNS + vector * (COLUMNS / VECTORS);
+        sync_warpgroup(group);  // the box was read
+        fill_box<T>(sums, i, box);
+        sync_warpgroup(group);
+#pragma unroll
+        for (int k = 0; k < BOX_ROWS / AT_ONCE; k++) {
+            const int row = first + k * AT_ONCE, byte = row * BOX_ROW_BYTES + (vector ^ row % 8) * 16;
+            if (starts[k] >= 0 && column < columns)
+                *reinterpret_cast<uint4*>(out + starts[k] + column) = *reinterpret_cast<const uint4*>(&box.bytes[byte]);
+        }
+    }
 }
 
 // The same of sums that are stored transposed, in 16 bits: a box has 64 columns as its rows, and store(i, box) stores

@@ -2,8 +2,8 @@
 // conv2d_tensor_core.cu, for images that lie channels last, with groups = 1.
 //
 //   conv2d_wgmma               out[n, pixel, o] = bias[o] + sum over tap, c of source[n, pixel at tap, c] *
-//                              weights[tap, o, c], through ReLU where `relu`; and the gradient for the input of
-//                              a convolution of stride 1, which is such a sum over the other side of the weights
+//                              weights[tap, o, c], through ReLU where `relu`; and the gradient for the input,
+//                              which is such a sum over the other side of the weights for each phase of the stride
 //   conv2d_weight_grad_wgmma   out[tap, c, o] = sum over n, pixel of source[n, pixel at tap, c] * grads[n, pixel, o]
 //
 // They are products of whole tiles in shared memory (wgmma_tiles.cuh). M are the pixels, or for the weight's
@@ -44,6 +44,13 @@ struct Filter {
     int taps_down, taps_across;
     int first_down, first_right;      // from the corner to the first tap
     int step_down, step_right;        // from tap to tap
+    int number, next_right, next_down;  // of the first tap's weights; what is to add to the right, and to the next row
+};
+
+// Where the pixels of a phase stand in the gradient for the input of a convolution with a stride: in images of height x
+// width, down and right from the first by the stride.
+struct Lattice {
+    int height, width, first_y, first_x, stride_y, stride_x;
 };
 
 // One tap, as the distance from the corner.
@@ -64,7 +71,7 @@ __device__ __forceinline__ void load_source(Box* box, const TensorMap& map, int 
 
 // ---- forward, and the gradient for the input ----
 
-enum Stores { BY_THREADS, BY_BOXES, CHANNELS_FIRST };  // the latter by boxes, too
+enum Stores { BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE };  // CHANNELS_FIRST by boxes, too
 
 // For make_tiles. ALONG_N: the neighbours in the weights are the channels that are made, not those of the source.
 template <typename T, int TILE_N, bool ALONG_N>
@@ -75,6 +82,7 @@ struct Convolution {
     const T* bias;  // may be null
     const TensorMap &source_map, &weights_map, &out_map;
     const Filter& filter;
+    const Lattice& lattice;
     long long pixels, made;  // the result's, and its channels
     int channels;            // of the source
     bool relu;
@@ -89,11 +97,11 @@ struct Convolution {
     struct Source {
         const Convolution& all;
         Position boxes[A_BOXES];
-        int column, channel = 0, number = 0, across = 0;  // across: of the tap, in its row
+        int column, channel = 0, number, across = 0;  // across: of the tap, in its row
         Tap tap;
 
         __device__ __forceinline__ Source(const Convolution& all, const Place& place)
-            : all(all), column(place.column), tap(all.filter, 0) {
+            : all(all), column(place.column), number(all.filter.number), tap(all.filter, 0) {
 #pragma unroll
             for (int i = 0; i < A_BOXES; i++)
                 boxes[i] = Position(place.row + i * BOX_ROWS, all.filter.height, all.filter.width);
@@ -110,10 +118,11 @@ struct Convolution {
             channel += STEP<T>;
             if (channel < all.channels) return;
             channel = 0;
-            number++;
+            number += all.filter.next_right;
             tap.right += all.filter.step_right;
             if (++across < all.filter.taps_across) return;
             across = 0;
+            number += all.filter.next_down;
             tap.right = all.filter.first_right;
             tap.down += all.filter.step_down;
         }
@@ -131,6 +140,8 @@ struct Convolution {
         if (stores == BY_BOXES) return store_boxes<T, TILE_N>(out_map, sums, row, place.column, 0, boxes, 1 + consumer);
         if constexpr (sizeof(T) == 2)
             if (stores == CHANNELS_FIRST) return store_channels_first(sums, row, place.column, 1 + consumer, boxes);
+        if constexpr (ALONG_N)
+            if (stores == TO_LATTICE) return store_to_lattice(sums, row, place.column, 1 + consumer, boxes);
         store_rows<T, TILE_N>(out, sums, row, place.column, pixels, made);
     }
 
@@ -143,6 +154,16 @@ struct Convolution {
                 store_box(out_map, x, column + i * BOX_ROWS, image, &box);
         });
     }
+
+    __device__ __forceinline__ void store_to_lattice(const float (&sums)[TILE_N / 8][4], int first, int column,
+                                                     int group, Box* boxes) const {
+        store_apart<T, TILE_N>(out + column, sums, made - column, *boxes, group, [&](int row) {
+            const Position at(first + row, filter.height, filter.width);
+            const long long y = at.plane * lattice.height + lattice.first_y + at.y * lattice.stride_y;
+            const int x = lattice.first_x + at.x * lattice.stride_x;
+            return first + row < pixels ? (y * lattice.width + x) * made : -1;
+        });
+    }
 };
 
 // source and weights are read by way of their maps alone. Grid: x = clusters of CLUSTER blocks, as many as the card
@@ -151,9 +172,10 @@ template <typename T, int TILE_N, bool ALONG_N>
 __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
 conv2d_wgmma(T* out, const T* source, const T* weights, const T* bias, const __grid_constant__ TensorMap source_map,
              const __grid_constant__ TensorMap weights_map, const __grid_constant__ TensorMap out_map,
-             const Filter filter, long long pixels, int made, int channels, bool relu, int stores) {
+             const Filter filter, const Lattice lattice, long long pixels, int made, int channels, bool relu,
+             int stores) {
     make_tiles<T, TILE_N, false, ALONG_N>(Convolution<T, TILE_N, ALONG_N>{
-        out, bias, source_map, weights_map, out_map, filter, pixels, made, channels, relu, stores,
+        out, bias, source_map, weights_map, out_map, filter, lattice, pixels, made, channels, relu, stores,
         {pixels, made, 1}});
 }
 

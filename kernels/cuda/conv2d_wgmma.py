@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import product
+from math import gcd, prod
 from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +29,12 @@ from .matmul_tensor_core import element_of
 from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
 from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
 from .transpose import transpose
+from .vector import starts_at_vector
 
 __all__ = [
     "ALIGNMENT",
     "fits",
+    "fits_backwards",
     "forward",
     "input_grad",
     "is_supported",
@@ -46,7 +49,8 @@ HALVES = ("__half", "__nv_bfloat16")
 # On an H200 the products of a step and 64 columns take 0.18 us, at cuBLAS' rate; a step of tiles of 64, 128
 # and 256 took 0.32, 0.39 and 0.69. So a box takes 0.7 of this time, in which a copy moves 0.75 MB.
 BOX_TIME, BYTES_IN_TIME = 0.7, 750_000
-BY_THREADS, BY_BOXES, CHANNELS_FIRST = range(3)  # enum Stores
+BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE = range(4)  # enum Stores
+MOST_PHASES = 4  # of a stride: each takes a launch
 SQUARE, ROW_THREADS, PART_THREADS = 32, 8, 4  # of conv2d_add_parts_wgmma
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
@@ -82,30 +86,30 @@ def forward(
     A ``tile`` of so many columns, of :data:`COLUMNS`, is taken in place of the one that suits the sizes.
     """
     shape = _shape(x, weight, out, options, bias)
-    walk = _forwards(out.shape[2:], weight.shape[2:], options)
-    if _is_for_another(shape, walk):
+    if _is_for_another(shape, out):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
-    _convolve(_forward, out, x, weight, walk, in_order(bias), relu, tile)
+    walk = _forwards(out.shape[2:], weight.shape[2:], options)
+    _convolve(_forward, out, x, weight, [(walk, None)], in_order(bias), relu, tile)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
-    """As forward, from the output's gradient, for a stride of 1; the taps run backwards."""
-    shape = _shape(out, weight, grad_output, options)
-    if shape["stride_h"] != 1 or shape["stride_w"] != 1:
-        raise ValueError("conv2d wgmma kernel: the gradient for the input is for a stride of 1")
-    walk = _backwards(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
-    if _is_for_another(shape, walk):
+    """As forward, from the output's gradient; the taps run backwards. With a stride, in a launch for each of
+    its phases: the pixels that the same taps reach."""
+    shape = _shape(out, weight, grad_output, options, backwards=True)
+    whole = out.shape[1] * out.itemsize % ALIGNMENT == 0 and starts_at_vector(out)  # which phases have to be
+    if _is_for_another(shape, out) or not (whole or options[:2] == (1, 1)):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
-    _convolve(_input_grad, out, grad_output, weight, walk, None, False, tile)
+    phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
+    _convolve(_input_grad, out, grad_output, weight, phases, None, False, tile)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
     """The same, with sums over all pixels. Blocks share them, if they are few: a second launch adds up their
     parts."""
     shape = _shape(x, out, grad_output, options)
-    walk = _forwards(grad_output.shape[2:], out.shape[2:], options)
-    if _is_for_another(shape, walk):
+    if _is_for_another(shape, grad_output):
         return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
+    walk = _forwards(grad_output.shape[2:], out.shape[2:], options)
     made, channels, *kernel = out.shape
     taps, element = kernel[0] * kernel[1], element_of(out)
     pixels = shape["N"] * shape["OH"] * shape["OW"]
@@ -150,87 +154,138 @@ def weight_grad_share_at_work(array: Any, taps: int, channels: int, made: int, p
 @lru_cache(maxsize=1024)  # here and below: the same few convolutions come in every step of a training
 def fits(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple) -> bool:
     """Whether the copy engine can move such a filter over images."""
-    reach = _reach(kernel, dilation)
-    corners = [corner for p, r in zip(padding, reach, strict=True) for corner in (-p, p - r)]
-    return (
-        max(stride) <= tensor_map.LARGEST_FILTER_STRIDE
-        and max(reach) <= tensor_map.LARGEST_OFFSET
-        and all(tensor_map.LEAST_CORNER <= corner <= tensor_map.LARGEST_CORNER for corner in corners)
-    )
+    reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    corners = (*(-p for p in padding), *map(sub, padding, reach))
+    return max(stride) <= tensor_map.LARGEST_FILTER_STRIDE and _engine_takes(corners, reach)
+
+
+@lru_cache(maxsize=1024)
+def fits_backwards(input: tuple[int, ...], output: tuple[int, ...], kernel: tuple, *options: tuple) -> bool:
+    """The same for the gradient for an ``input`` (H, W); ``options`` are stride, padding and dilation."""
+    if prod(options[0]) > MOST_PHASES:
+        return False
+    walks = [walk for walk, _ in _phases(input, output, kernel, sum(options, ())) if walk]
+    return all(_engine_takes(walk.lower + walk.upper, walk.reach) for walk in walks)
+
+
+def _engine_takes(corners: tuple[int, ...], reach: tuple[int, ...]) -> bool:
+    within = all(tensor_map.LEAST_CORNER <= c <= tensor_map.LARGEST_CORNER for c in corners)
+    return within and max(reach) <= tensor_map.LARGEST_OFFSET
+
+
+LATTICE = ("height", "width", "first_y", "first_x", "stride_y", "stride_x")  # the fields of struct Lattice
+NO_LATTICE = unchanging(dict.fromkeys(LATTICE, 0))
+
+
+class _Axis(NamedTuple):
+    """How the filter moves along one axis of the images that are read."""
+
+    size: int  # of an image of the result
+    lower: int  # from the image's first pixel to the filter's first corner
+    upper: int  # from the image's last pixel to the filter's last corner, or a few beyond it
+    stride: int
+    taps: int
+    first: int  # from the filter's corner to its first tap
+    step: int  # from tap to tap
+    number: int = 0  # of the first tap's weights along this axis, and
+    next: int = 1  # from tap to tap
+    start: int = 0  # where the first of the result's pixels stands
 
 
 class _Walk(NamedTuple):
     """How the filter moves over the images that are read; of each, (vertical, horizontal)."""
 
-    size: tuple[int, ...]  # of an image of the result
-    lower: tuple[int, ...]  # from the image's first pixel to the filter's first corner
-    upper: tuple[int, ...]  # from the image's last pixel to the filter's last corner, or a few beyond it
+    size: tuple[int, ...]
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
     stride: tuple[int, ...]
+    reach: tuple[int, ...]
     filter: unchanging  # the fields of struct Filter
 
 
-def _walk(
-    kernel: tuple[int, ...],
-    size: tuple[int, ...],
-    lower: tuple[int, ...],
-    upper: tuple[int, ...],
-    stride: tuple[int, ...],
-    first: tuple[int, ...],
-    step: tuple[int, ...],
-) -> _Walk:
-    """``first``: from the filter's corner to its first tap; ``step``: from tap to tap."""
+def _walk(vertical: _Axis, horizontal: _Axis, across: int) -> _Walk:
+    """``across``: how many taps a row of the weights has."""
+    size, lower, upper, stride, taps, first, step, number, following, _ = zip(
+        vertical, horizontal, strict=True
+    )
+    reach = tuple(abs(d) * (n - 1) for d, n in zip(step, taps, strict=True))
     names = (
         *("height", "width", "corner_y", "corner_x", "stride_y", "stride_x"),
         *("taps_down", "taps_across", "first_down", "first_right", "step_down", "step_right"),
+        *("number", "next_right", "next_down"),
     )
-    values = *size, *lower, *stride, *kernel, *first, *step
-    return _Walk(size, lower, upper, stride, unchanging(zip(names, values, strict=True)))
+    of_weights = number[0] * across + number[1], following[1], following[0] * across - following[1] * taps[1]
+    values = *size, *lower, *stride, *taps, *first, *step, *of_weights
+    return _Walk(size, lower, upper, stride, reach, unchanging(zip(names, values, strict=True)))
 
 
-def _shape(x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any = None) -> dict[str, int]:
+def _shape(
+    x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any = None, backwards: bool = False
+) -> dict[str, int]:
     """As :func:`.conv2d_tensor_core.one_group`, if the card and the copy engine can do it."""
     shape = one_group(x, weight, output, options, bias)
     if not is_supported(x):
         raise KernelLaunchError(
             "conv2d_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
         )
-    if not fits(weight.shape[2:], options[:2], options[2:4], options[4:6]):
+    kernel, each = weight.shape[2:], (options[:2], options[2:4], options[4:6])
+    takes = fits_backwards(x.shape[2:], output.shape[2:], kernel, *each) if backwards else fits(kernel, *each)
+    if not takes:
         raise ValueError(
-            f"conv2d wgmma kernel: the copy engine takes no kernel of {tuple(weight.shape[2:])} with stride, "
+            f"conv2d wgmma kernel: the copy engine takes no kernel of {tuple(kernel)} with stride, "
             f"padding and dilation {options[:6]}"
         )
     return shape
 
 
-def _is_for_another(shape: dict[str, int], walk: _Walk) -> bool:
-    """Whether there is nothing to do, or a result of more pixels than the copy engine counts."""
-    pixels = shape["N"] * walk.size[0] * walk.size[1]
-    return 0 in (shape["N"], shape["C"], shape["O"]) or pixels > tensor_map.LARGEST_SIZE
+def _is_for_another(shape: dict[str, int], images: Any) -> bool:
+    """Whether there is nothing to do, or ``images`` have more pixels than the copy engine counts."""
+    pixels = shape["N"] * prod(images.shape[2:])
+    return 0 in (pixels, shape["C"], shape["O"]) or pixels > tensor_map.LARGEST_SIZE
 
 
 @lru_cache(maxsize=1024)
 def _forwards(output: tuple[int, ...], kernel: tuple[int, ...], options: tuple[int, ...]) -> _Walk:
     """From the input's pixels to those of an ``output`` (H, W)."""
-    stride, pad, dilation = options[:2], options[2:4], options[4:6]
-    lower, upper = tuple(-p for p in pad), tuple(map(sub, pad, _reach(kernel, dilation)))
-    return _walk(kernel, output, lower, upper, stride, (0, 0), dilation)
+    axes = [
+        _Axis(size, -pad, pad - dilation * (taps - 1), stride, taps, 0, dilation)
+        for size, taps, stride, pad, dilation in zip(
+            output, kernel, options[:2], options[2:4], options[4:6], strict=True
+        )
+    ]
+    return _walk(*axes, kernel[1])
 
 
 @lru_cache(maxsize=1024)
-def _backwards(
+def _phases(
     input: tuple[int, ...], output: tuple[int, ...], kernel: tuple[int, ...], options: tuple[int, ...]
-) -> _Walk:
-    """From the output's pixels to the input's, for a stride of 1: from the last tap to the first."""
-    pad, dilation = options[2:4], options[4:6]
-    reach = _reach(kernel, dilation)
-    lower = tuple(map(sub, pad, reach))
-    upper = tuple(first + to - n for first, to, n in zip(lower, input, output, strict=True))
-    return _walk(kernel, input, lower, upper, (1, 1), reach, tuple(-d for d in dilation))
+) -> list[tuple[_Walk | None, unchanging | None]]:
+    """From the pixels of an ``output`` to those of an ``input`` (H, W), for each phase of the stride, and
+    where these stand: None if they are all. No walk, if no tap reaches them."""
+    stride = options[:2]
+    axes = zip(input, output, kernel, stride, options[2:4], options[4:6], strict=True)
+    vertical, horizontal = ([_phase(start, *axis) for start in range(min(axis[0], axis[3]))] for axis in axes)
+    found: list[tuple[_Walk | None, unchanging | None]] = []
+    for down, right in product(vertical, horizontal):
+        walk = _walk(down, right, kernel[1]) if down.taps and right.taps else None
+        values = *input, down.start, right.start, *stride
+        found.append((walk, unchanging(zip(LATTICE, values, strict=True)) if prod(stride) > 1 else None))
+    return found
 
 
-def _reach(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
-    """How far the last tap is from the first."""
-    return tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+def _phase(start: int, size: int, outputs: int, kernel: int, stride: int, pad: int, dilation: int) -> _Axis:
+    """Of one axis the pixels start, start + stride, ...: see struct Phase of conv2d.cuh. The taps that reach
+    them run backwards."""
+    common = gcd(stride, dilation)
+    following, back = stride // common, dilation // common
+    first = next(
+        (t for t in range(min(following, kernel)) if (start + pad - t * dilation) % stride == 0), kernel
+    )
+    taps, pixels = blocks(kernel - first, following), blocks(size - start, stride)
+    reach = back * (taps - 1)
+    lower = (start + pad - first * dilation) // stride - reach
+    upper = lower + pixels - outputs
+    return _Axis(pixels, lower, upper, 1, taps, reach, -back, first, following, start)
 
 
 def _convolve(
@@ -238,42 +293,51 @@ def _convolve(
     out: Any,
     images: Any,
     weight: Any,
-    walk: _Walk,
+    walks: list[tuple[_Walk | None, unchanging | None]],
     bias: Any | None,
     relu: bool,
     tile: int | None,
 ) -> None:
-    """out (N, made, H, W) from the images at all taps."""
+    """out (N, made, H, W) from the images at all taps, by a launch for each of ``walks``."""
     N, made, height, width = out.shape
-    pixels, as_tf32 = N * height * width, out.itemsize == 4
+    as_tf32, at_once = out.itemsize == 4, matmul_wgmma.multiprocessors(out) // CLUSTER
     source, weights = channels_last(images), _pixels(weight).swapaxes(0, 1)
-    results, stores = _results_of(out)
-    source_map = _map_of_images(images, source, walk, as_tf32)
     weights_map = tensor_map.describe(weights, as_tf32)
-    out_map = source_map if stores == BY_THREADS else tensor_map.describe(results)
-    rows, at_once = blocks(pixels, CLUSTER * TILE_M), matmul_wgmma.multiprocessors(out) // CLUSTER
-    tile = tile or _tile(rows, made, at_once)
-    arguments = (
-        *(strided(results), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
-        *(walk.filter, pixels, made, images.shape[1], relu, stores),
-    )
-    grid = CLUSTER * min(rows * blocks(made, tile), at_once)
-    kernels[element_of(out), tile].launch(grid, THREADS, arguments, SHARED_BYTES)
+    results, stores = _results_of(out, apart=walks[0][1] is not None)
+    if any(walk is None for walk, _ in walks):
+        results[...] = 0
+    for walk, lattice in walks:
+        if walk is None:
+            continue
+        pixels = N * prod(walk.size)
+        source_map = _map_of_images(images, source, walk, as_tf32)
+        by_boxes = stores in (BY_BOXES, CHANNELS_FIRST)
+        out_map = tensor_map.describe(results) if by_boxes else source_map  # which is then not used
+        rows = blocks(pixels, CLUSTER * TILE_M)
+        columns = tile or _tile(rows, made, at_once)
+        arguments = (
+            *(strided(results), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
+            *(walk.filter, lattice or NO_LATTICE, pixels, made, images.shape[1], relu, stores),
+        )
+        grid = CLUSTER * min(rows * blocks(made, columns), at_once)
+        kernels[element_of(out), columns].launch(grid, THREADS, arguments, SHARED_BYTES)
     if stores != CHANNELS_FIRST and not is_channels_last(out):
         transpose(out.reshape(N, made, height * width), results, (N, height * width, made))
 
 
-def _results_of(out: Any) -> tuple[Any, int]:
+def _results_of(out: Any, apart: bool) -> tuple[Any, int]:
     """Where results of ``out`` (N, made, H, W) are stored, as matrices for a tensor map, and in which way:
-    there, or as pixels that have yet to be transposed."""
+    there, or as pixels that have yet to be transposed. ``apart``: pixel by pixel."""
     N, made, height, width = out.shape
     if lies_last(out):
         results = nhwc(out).reshape(1, N * height * width, made)
     else:
         results = out.reshape(N, made, height * width)
-        if out.itemsize == 2 and tensor_map.fits(results):
+        if out.itemsize == 2 and not apart and tensor_map.fits(results):
             return results, CHANNELS_FIRST
         results = workspace(out, (1, N * height * width, made))
+    if apart:
+        return results, TO_LATTICE
     return results, BY_BOXES if tensor_map.fits(results) else BY_THREADS
 
 

@@ -143,18 +143,23 @@ def suits_wgmma(
     bias: Any = None,
     *,
     stride: Any,
+    padding: Any,
+    dilation: Any,
     groups: int,
     input_size: Any = None,
     kernel_size: Any = None,
-    **padding_and_dilation: Any,
 ) -> bool:
+    wgmma, window = cuda.conv2d_wgmma, (stride, padding, dilation)
     channels = second.shape[1] if input_size or kernel_size else first.shape[1]  # of the input
+    if input_size is None:
+        fits = wgmma.fits(kernel_size or second.shape[2:], *window)
+    else:
+        fits = wgmma.fits_backwards(input_size, first.shape[2:], second.shape[2:], *window)
     return (
-        channels * first.itemsize % cuda.conv2d_wgmma.ALIGNMENT == 0
-        and (input_size is None or stride == (1, 1))
-        and cuda.conv2d_wgmma.fits(kernel_size or second.shape[2:], stride, **padding_and_dilation)
+        fits
+        and channels * first.itemsize % wgmma.ALIGNMENT == 0
         and suits_tensor_cores(first, second, groups=groups)
-        and cuda.conv2d_wgmma.is_supported(first)
+        and wgmma.is_supported(first)
     )
 
 
@@ -197,15 +202,16 @@ def prefers_wgmma(
         at_work = wgmma.weight_grad_share_at_work(first, prod(kernel_size), channels, made, pixels)
     else:
         made, channels = second.shape[:2] if input_size is None else second.shape[1::-1]
+        phases = 1 if input_size is None else prod(window["stride"])
         if input_size is None:
             input_size = output_size("conv2d", first.shape[2:], second.shape[2:], **window)
         plane, terms = prod(input_size), channels * prod(second.shape[2:])
-        transposes = plane * first.itemsize % wgmma.ALIGNMENT > 0 and terms < FEWEST_TERMS_TO_TRANSPOSE
+        transposes = phases > 1 or plane * first.itemsize % wgmma.ALIGNMENT > 0
+        transposes_much = transposes and terms < FEWEST_TERMS_TO_TRANSPOSE
         reads_much = pointwise and made < MADE_FOR_EACH_READ * channels
-        if not last and (first.itemsize > 2 or transposes or reads_much):
+        if not last and (first.itemsize > 2 or transposes_much or reads_much):
             return False
-        pixels = images * plane
-        at_work = wgmma.share_at_work(first, pixels, made)
+        at_work = wgmma.share_at_work(first, images * plane // phases, made)
     step = wgmma.STEP_BYTES // first.itemsize
     return (
         at_work >= LEAST_SHARE_AT_WORK

@@ -1,5 +1,7 @@
 """Convolution by wgmma, on the simulator and on a card of compute capability 9.0, and its launch."""
 
+from math import prod
+
 import numpy as np
 import pytest
 from convolution_problems import FORMATS, as_channels_last, assert_close, by_definition, inputs
@@ -53,8 +55,8 @@ def results(card, name, x, weight, bias, grad, options, tile=None):
     """The output with bias, and the gradients for x and for the weight, where there are such kernels."""
     passes = [(conv2d_wgmma.forward, grad.shape, (x, weight, bias))]
     if name != "tf32":
-        strided = options[:2] != ONE
-        passes.append(None if strided else (conv2d_wgmma.input_grad, x.shape, (grad, weight)))
+        backwards = prod(options[:2]) <= conv2d_wgmma.MOST_PHASES
+        passes.append((conv2d_wgmma.input_grad, x.shape, (grad, weight)) if backwards else None)
         passes.append((conv2d_wgmma.weight_grad, weight.shape, (grad, x)))
     found = [p and run(card, name, p[0], p[1], *p[2], *options, tile=tile) for p in passes]
     return found + [None] * (3 - len(found))
@@ -90,6 +92,7 @@ IN_C_ORDER = [
     ((6, 16, 4, 6), (70, 16, 3, 3), ONE, ONE, ONE, 1),  # a box has pixels of four images
     ((2, 8, 13, 9), (264, 8, 3, 2), ONE, (1, 0), ONE, 1),  # a plane has more pixels than a box
     LAYERS[1],  # planes are no multiples of 16 bytes
+    ((2, 16, 7, 8), (8, 16, 1, 3), (2, 2), ONE, ONE, 1),  # each phase is stored by itself; some have no taps
 ]
 
 
@@ -197,8 +200,8 @@ def test_the_filter_moves_over_the_input(launches):
     assert source[5] == ((0, -1), (-1, -1), (1, 2))  # across first
     assert weights == (address(weight), 1, 2, (16, 24, 6), (192, 32))
     assert result == (address(out), 1, 2, (24, 70, 1), (48, 3360))
-    assert list(args[7].values()) == [5, 7, -1, 0, 2, 1, 3, 2, 0, 0, 1, 1]
-    assert args[8:] == [70, 24, 16, False, conv2d_wgmma.BY_BOXES]
+    assert list(args[7].values()) == [5, 7, -1, 0, 2, 1, 3, 2, 0, 0, 1, 1, 0, 1, 0]
+    assert args[9:] == [70, 24, 16, False, conv2d_wgmma.BY_BOXES]
 
 
 def test_the_filter_moves_backwards_over_the_gradient(launches):
@@ -208,7 +211,24 @@ def test_the_filter_moves_backwards_over_the_gradient(launches):
     assert name == "conv2d_wgmma<__half, 64, true>"
     assert args[4][3:] == ((24, 6, 9, 2), (48, 288, 2592), ((-2, -1), (0, -1), (1, 1)))
     assert args[5] == (address(weight), 1, 2, (16, 24, 6), (192, 32))  # where they lie
-    assert list(args[7].values()) == [9, 8, -1, -2, 1, 1, 3, 2, 2, 2, -1, -2]
+    assert list(args[7].values()) == [9, 8, -1, -2, 1, 1, 3, 2, 2, 2, -1, -2, 0, 1, 0]
+
+
+def test_each_phase_of_a_stride_has_its_taps(launches):
+    """Along an axis of 9 pixels, of a stride of 2, a padding and 3 taps, the first, third, ... are reached by
+    tap 1, and those between by taps 0 and 2."""
+    x, weight, grad = images(2, 16, 9, 9), images(24, 16, 3, 3), images(2, 24, 5, 5)
+    conv2d_wgmma.input_grad(x, grad, weight, 2, 2, 1, 1, 1, 1, 1)
+    sizes, taps, numbers, lattices = zip(
+        *(
+            (f["height"], f["taps_down"], f["number"], tuple(lattice.values()))
+            for f, lattice in (args[7:9] for _, _, args in launches)
+        ),
+        strict=True,
+    )
+    assert sizes == (5, 5, 4, 4) and taps == (1, 1, 2, 2) and numbers == (4, 3, 1, 0)
+    assert lattices == tuple((9, 9, y, x, 2, 2) for y, x in np.ndindex(2, 2))
+    assert launches[3][2][4][5] == ((0, 0), (-1, -1), (1, 1))  # all of them lie between two outputs
 
 
 def test_sums_over_pixels_are_cut_into_parts(launches):
@@ -249,11 +269,11 @@ def test_contiguous_outputs_are_stored_where_their_planes_are_whole_vectors(laun
         conv2d_wgmma.forward(out, x, weight, None, *ONE, 0, 0, *ONE, 1)
         return launches.pop()[2]
 
-    out, *_, result, _, _, _, _, _, chosen = stores(4, 6)
-    assert chosen == conv2d_wgmma.CHANNELS_FIRST and out.array.shape == (2, 24, 24) and not transposed
-    assert result[3:] == ((24, 24, 2), (48, 1152))
-    out, *_, chosen = stores(3, 6)
-    assert chosen == conv2d_wgmma.BY_BOXES and out.array.shape == (1, 36, 24)
+    args = stores(4, 6)
+    assert args[-1] == conv2d_wgmma.CHANNELS_FIRST and not transposed
+    assert args[0].array.shape == (2, 24, 24) and args[6][3:] == ((24, 24, 2), (48, 1152))
+    args = stores(3, 6)
+    assert args[-1] == conv2d_wgmma.BY_BOXES and args[0].array.shape == (1, 36, 24)
     assert transposed == [(2, 18, 24)]
 
 
@@ -305,8 +325,8 @@ def test_wrong_arguments(launches):
     x, weight = images(1, 8, 4, 4), images(16, 8, 1, 1)
     with pytest.raises(ValueError, match="C-contiguous, or lies channels last"):
         conv2d_wgmma.forward(images(1, 16, 4, 8)[..., ::2], x, weight, None, *ONE, 0, 0, *ONE, 1)
-    with pytest.raises(ValueError, match="is for a stride of 1"):
-        conv2d_wgmma.input_grad(x, images(1, 16, 2, 2), weight, 2, 2, 0, 0, *ONE, 1)
+    with pytest.raises(ValueError, match="the copy engine takes no kernel"):  # so many phases
+        conv2d_wgmma.input_grad(x, images(1, 16, 2, 2), weight, 3, 3, 0, 0, *ONE, 1)
     with pytest.raises(ValueError, match="the copy engine takes no kernel"):
         conv2d_wgmma.forward(images(1, 16, 1, 1), x, weight, None, 9, 9, 0, 0, *ONE, 1)
 
@@ -356,14 +376,15 @@ def test_which_layers_the_rung_takes(choose):
     with mg.use_kernel("conv2d", "wgmma", "cuda"):
         assert choose("conv2d", images(2, 9, 8, 8), images(24, 9, 3, 3), None) is None
     with mg.use_kernel("conv2d_input_grad", "wgmma", "cuda"):
-        assert choose("conv2d_input_grad", grad, weight, input_size=(16, 16), stride=(2, 2)) is None
+        assert choose("conv2d_input_grad", grad, weight, input_size=(16, 16), stride=(2, 2)) == "wgmma"
+        assert choose("conv2d_input_grad", grad, weight, input_size=(24, 24), stride=(3, 3)) is None
 
 
 # (N, C, O, H = W, kernel, stride), and which of the passes are computed by wgmma
 CHOICES = [
     ((64, 64, 64, 56, 3, 1), "forward input weight"),
     ((128, 128, 128, 28, 3, 1), "forward input weight"),
-    ((64, 64, 128, 56, 3, 2), "forward weight"),
+    ((64, 64, 128, 56, 3, 2), "forward input weight"),
     ((64, 256, 64, 56, 1, 1), "forward input weight"),
     ((64, 512, 512, 7, 3, 1), "forward input weight"),
     ((8, 512, 512, 7, 3, 1), "weight"),  # tiles for a quarter of the multiprocessors, but for all taps
