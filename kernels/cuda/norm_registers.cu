@@ -217,6 +217,23 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
 // A row is `channels` planes of `area` elements. It is cut into pieces of a vector for each lane of a warp,
 // none of them in two planes: a warp has COUNT pieces, one after the other, and so few planes.
 
+// A piece: which one, of which plane.
+struct Piece {
+    int of_plane;  // how many a plane has
+    int channel, number;
+
+    __device__ __forceinline__ Piece(int piece, int of_plane)
+        : of_plane(of_plane), channel(piece / of_plane), number(piece - channel * of_plane) {}
+
+    // On to the next one; tells whether that is in another plane.
+    __device__ __forceinline__ bool advance() {
+        if (++number < of_plane) return false;
+        number = 0;
+        channel++;
+        return true;
+    }
+};
+
 // Rows of up to blockDim.x / 32 * COUNT pieces. The sums over a plane go to the sums of the planes, which
 // are (rows, channels): over their samples, these add up to dweight and dbias.
 //
@@ -227,7 +244,7 @@ __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
     const C* weight, long long groups, int channels, int area
 ) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>, COUNT = VECTORS<T, WIDE>;
-    __shared__ C piece_dweight[MAX_WARPS * COUNT];
+    __shared__ C piece_dweight[MAX_WARPS * COUNT];  // at the last piece of a plane or a warp
     __shared__ C piece_dbias[MAX_WARPS * COUNT];
     const int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * COUNT;
     const int pieces = (area + WARP * WIDTH - 1) / (WARP * WIDTH);  // of a plane
@@ -235,17 +252,25 @@ __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
     const C m = mean[row], r = rstd[row];
     if (weight) weight += row % groups * channels;
 
+    const Piece first_piece(first, pieces);
     Vector<C, WIDTH> g[COUNT], normal[COUNT];
-    int channel[COUNT], at[COUNT];  // -1: nothing
+    const auto place = [&](const Piece& piece) {  // of this lane's vector; -1: nothing
+        const int i = (piece.number * WARP + lane) * WIDTH;
+        return piece.channel < channels && i < area ? piece.channel * area + i : -1;
+    };
+    Piece piece = first_piece;
 #pragma unroll
-    for (int k = 0; k < COUNT; k++) {
-        channel[k] = (first + k) / pieces;
-        const int i = ((first + k - channel[k] * pieces) * WARP + lane) * WIDTH;
-        at[k] = channel[k] < channels && i < area ? channel[k] * area + i : -1;
-        g[k] = load_if<WIDTH>(at[k] >= 0, grad + start + at[k]);
-        normal[k] = load_if<WIDTH>(at[k] >= 0, x + start + at[k]);
+    for (int k = 0; k < COUNT; k++, piece.advance()) {
+        const int at = place(piece);
+        g[k] = load_if<WIDTH>(at >= 0, grad + start + at);
+        normal[k] = load_if<WIDTH>(at >= 0, x + start + at);
     }
+    const auto weight_of = [&](int channel) {
+        return weight && channel < channels ? weight[channel] : C(1);
+    };
+    C w = weight_of(first_piece.channel);
     C dweight = 0, dbias = 0;  // of the pieces of one plane, up to its last one or the warp's
+    piece = first_piece;
 #pragma unroll
     for (int k = 0; k < COUNT; k++) {
 #pragma unroll
@@ -254,40 +279,44 @@ __global__ void __launch_bounds__(MAX_THREADS) group_norm_grad_registers(
             dweight += g[k].lane[i] * normal[k].lane[i];
             dbias += g[k].lane[i];
         }
-        const bool last = k + 1 == COUNT || channel[k + 1 < COUNT ? k + 1 : k] != channel[k];
-        if (last) {  // the whole warp
+        if (piece.advance() || k + 1 == COUNT) {  // the whole warp
             dweight = across_warp<SUM>(dweight);
             dbias = across_warp<SUM>(dbias);
+            if (lane == 0) {
+                piece_dweight[first + k] = dweight;
+                piece_dbias[first + k] = dbias;
+            }
+            dweight = dbias = 0;
         }
-        if (lane == 0) {
-            piece_dweight[first + k] = last ? dweight : C(0);
-            piece_dbias[first + k] = last ? dbias : C(0);
-        }
-        if (last) dweight = dbias = 0;
     }
     __syncthreads();  // all warps have left their sums
     C sum = 0, product = 0;
     for (int c = threadIdx.x; c < channels; c += blockDim.x) {
-        for (int piece = c * pieces; piece < (c + 1) * pieces; piece++) {
-            dweight += piece_dweight[piece];
-            dbias += piece_dbias[piece];
+        const int end = (c + 1) * pieces;
+        for (int next = c * pieces; next < end;) {
+            next = min(next / COUNT * COUNT + COUNT, end);
+            dweight += piece_dweight[next - 1];
+            dbias += piece_dbias[next - 1];
         }
         plane_dweight[row * channels + c] = dweight;
         plane_dbias[row * channels + c] = dbias;
-        sum += value_or(weight, c, C(1)) * dbias;
-        product += value_or(weight, c, C(1)) * dweight;
+        sum += weight_of(c) * dbias;
+        product += weight_of(c) * dweight;
         dweight = dbias = 0;
     }
     sum_over_row(sum, product, 0);
     sum /= C(channels * area);
     product /= C(channels * area);
+    piece = first_piece;
 #pragma unroll
     for (int k = 0; k < COUNT; k++) {
-        if (at[k] < 0) continue;
-        const C w = value_or(weight, channel[k], C(1));
+        const int at = place(piece);
+        if (at >= 0) {
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++)
-            g[k].lane[i] = (rounded_product(g[k].lane[i], w) - sum - normal[k].lane[i] * product) * r;
-        store_vector(dx + start + at[k], converted<T>(g[k]));
+            for (int i = 0; i < WIDTH; i++)
+                g[k].lane[i] = (rounded_product(g[k].lane[i], w) - sum - normal[k].lane[i] * product) * r;
+            store_vector(dx + start + at, converted<T>(g[k]));
+        }
+        if (piece.advance()) w = weight_of(piece.channel);
     }
 }
