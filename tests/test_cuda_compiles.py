@@ -215,7 +215,7 @@ HALVES = {
     "batch_norm_cluster": "",
     "channel_sums": "<C, T",
     "conv2d_depthwise": ".",
-    "conv2d_strips": "T, 3|forward|grad<(Out, )?T, 5, (1, [35]|2, [13])>",
+    "conv2d_strips": "T, 3|forward|true|grad<(Out, )?T, 5, (1, [35]|2, [13])[,>]",
     "cross_entropy": "vectorized|registers",
     "cumsum": ".",
     "embedding": "gather|chunks|segments|repeated|found",

@@ -12,9 +12,15 @@
 //   forward      a strip of an output channel; with FLIPPED weights, of what a stride of 1 makes of the
 //                gradient, for a channel in and out: the same sum, with the taps in the other order
 //   input_grad   a strip of pixels, S x S of them for each place of the source, S being the stride: which
-//                taps reach which of these is known at compile time
+//                taps reach which of these is known at compile time. To find its place takes a thread some 300
+//                instructions, to make a pixel about 12
 //   weight_grad  a thread adds up K K sums over strips of its block's channel; the block adds those of its
 //                threads
+//
+// WIDE, at stride 1 where a row of the output is as long as the source's and made of whole vectors, a strip is as wide
+// as a vector, of four elements or two of float64: a row takes one load and those of K - 1 pixels beside it, where
+// four strips take 4 K. In machine code an output of 3 x 3 took some 45 instructions, and takes 29, of which 9 are
+// multiply-adds; at 49 us for 64 x 128 x 56 x 56 an H200 has time for 57.
 //
 // K, the stride S and ROWS are compile-time constants, so that all loops over taps and rows are unrolled and
 // what they index stays in registers. In float32 a thread takes up to 64 registers.
@@ -24,16 +30,32 @@
 
 #include "conv2d.cuh"
 #include "rows.cuh"
+#include "vector.cuh"
 
 constexpr int STRIP_THREADS = 256;
+// Blocks of a multiprocessor that strips leave registers for; where nvcc is not told, it has loads wait for each other
+// to save some.
+template <typename T, int K>
+constexpr int STRIP_BLOCKS = K == 5 || sizeof(T) == 8 ? 2 : sizeof(T) == 4 ? 4 : 3;
+template <typename T, bool WIDE>
+constexpr int STRIP_WIDTH = WIDE ? sizeof(T) == 8 ? 2 : 4 : 1;
 constexpr int LOADS_AHEAD = 12;  // that a thread has under way while it adds up the row before them
 
-// The K elements of a source row that a column takes, from `row` on; zeros for those outside.
-template <typename C, typename T, int K>
-__device__ __forceinline__ void read_pixels(C (&pixels)[K], const T* row, bool in_row,
-                                            const bool (&in_column)[K]) {
+// The COUNT elements of a source row that WIDTH columns take, from `row` on; zeros for those outside. Of several columns
+// a vector lies in the middle, and inside.
+template <int WIDTH = 1, typename C, typename T, int COUNT>
+__device__ __forceinline__ void read_pixels(C (&pixels)[COUNT], const T* row, bool in_row,
+                                            const bool (&in_column)[COUNT]) {
+    constexpr int BEFORE = WIDTH == 1 ? COUNT : (COUNT - WIDTH) / 2;
 #pragma unroll
-    for (int j = 0; j < K; j++) pixels[j] = in_row && in_column[j] ? C(row[j]) : C(0);
+    for (int j = 0; j < COUNT; j++)
+        if (j < BEFORE || j >= BEFORE + WIDTH) pixels[j] = in_row && in_column[j] ? C(row[j]) : C(0);
+    if constexpr (WIDTH > 1) {
+        Vector<T, WIDTH> vector = {};
+        if (in_row) vector = load_vector<WIDTH>(row + BEFORE);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) pixels[BEFORE + j] = C(vector.lane[j]);
+    }
 }
 
 template <int K>
@@ -49,53 +71,64 @@ __device__ __forceinline__ void read_weights(C (&weights)[K][K], const T* from) 
         weights[tap / K][tap % K] = C(from[FLIPPED ? K * K - 1 - tap : tap]);
 }
 
+// The source's channel of an output channel, mostly its own: two divisions are as much as two results take.
+__device__ __forceinline__ int channel_of(int o, const Conv2dShape& s) { return s.O == s.C ? o : o / (s.O / s.C); }
+
 // Grid: one dimension, a thread for each strip of each of the N * O planes of out. bias may be null.
-template <typename T, int K, int S, int ROWS, bool FLIPPED>
-__global__ void __launch_bounds__(STRIP_THREADS)
+template <typename T, int K, int S, int ROWS, bool FLIPPED, bool WIDE>
+__global__ void __launch_bounds__(STRIP_THREADS, WIDE ? STRIP_BLOCKS<T, K> : 1)
 conv2d_strips_forward(T* out, const T* input, const T* weight, const T* bias, bool relu,
                       Conv2dShape s) {
-    const int strips = (s.OH + ROWS - 1) / ROWS;
+    constexpr int WIDTH = STRIP_WIDTH<T, WIDE>;
+    const int strips = (s.OH + ROWS - 1) / ROWS, columns = s.OW / WIDTH;
     const long long number = global_thread_index();
-    if (number >= (long long)s.N * s.O * strips * s.OW) return;
-    const Position at = position_of(number, strips, s.OW);
+    if (number >= (long long)s.N * s.O * strips * columns) return;
+    const Position at = position_of(number, strips, columns);
     const Division image(at.plane, s.O);
-    const int o = image.rest, c = o / (s.O / s.C), first = at.y * ROWS;
-    const int y = first * S - s.pad_h, x = at.x * S - s.pad_w;
+    const int o = image.rest, c = channel_of(o, s), first = at.y * ROWS, column = at.x * WIDTH;
+    const int y = first * S - s.pad_h, x = column * S - s.pad_w;
 
     using C = Computed<T>;
-    constexpr int SOURCE_ROWS = (ROWS - 1) * S + K, AHEAD = LOADS_AHEAD / K;
-    C weights[K][K], pixels[SOURCE_ROWS][K], sums[ROWS];
-    bool in_column[K];
+    constexpr int SOURCE_ROWS = (ROWS - 1) * S + K, TAKEN = (WIDTH - 1) * S + K, AHEAD = LOADS_AHEAD / K;
+    C weights[K][K], pixels[SOURCE_ROWS][TAKEN], sums[ROWS][WIDTH];
+    bool in_column[TAKEN];
     read_weights<FLIPPED>(weights, weight + (long long)o * K * K);
     columns_inside(in_column, x, s.W);
+    const C start = bias ? C(bias[o]) : C(0);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) sums[r] = bias ? C(bias[o]) : C(0);
+    for (int r = 0; r < ROWS * WIDTH; r++) sums[r / WIDTH][r % WIDTH] = start;
 
     const T* row = input + ((image.quotient * s.C + c) * s.H + y) * s.W + x;
+    T* to = out + (at.plane * s.OH + first) * s.OW + column;
 #pragma unroll
     for (int next = 0; next < SOURCE_ROWS + AHEAD; next++, row += s.W) {
         if (next < SOURCE_ROWS)
-            read_pixels(pixels[next], row, unsigned(y + next) < unsigned(s.H), in_column);
+            read_pixels<WIDTH>(pixels[next], row, unsigned(y + next) < unsigned(s.H), in_column);
         const int i = next - AHEAD;
         if (i < 0) continue;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            if (0 <= i - r * S && i - r * S < K)
+        for (int r = 0; r < ROWS; r++) {
+            const int tap_y = i - r * S;
+            if (tap_y < 0 || tap_y >= K) continue;
 #pragma unroll
-                for (int j = 0; j < K; j++) sums[r] += pixels[i][j] * weights[i - r * S][j];
+            for (int k = 0; k < WIDTH; k++)
+#pragma unroll
+                for (int j = 0; j < K; j++) sums[r][k] += pixels[i][k * S + j] * weights[tap_y][j];
+            if (tap_y < K - 1) continue;
+            Vector<T, WIDTH> results;
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) results.lane[k] = T(relu_if(relu, sums[r][k]));
+            if (first + r < s.OH) store_vector(to, results);
+            to += s.OW;
+        }
     }
-
-    T* to = out + (at.plane * s.OH + first) * s.OW + at.x;
-#pragma unroll
-    for (int r = 0; r < ROWS; r++, to += s.OW)
-        if (first + r < s.OH) *to = T(relu_if(relu, sums[r]));
 }
 
 // Counted from where the padding begins, a pixel is S q + p with 0 <= p < S, and tap p + S t reads it for
 // output q - t. A thread makes the pixels of one q across and ROWS of them down, all S x S values of p for
 // each.
 template <typename T, int K, int S, int ROWS>
-__global__ void __launch_bounds__(STRIP_THREADS)
+__global__ void __launch_bounds__(STRIP_THREADS, K == 3 ? STRIP_BLOCKS<T, K> : 1)
 conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, Conv2dShape s) {
     constexpr int REACH = (K + S - 1) / S;  // outputs along an axis that a pixel takes part in, at most
     const int first_y = s.pad_h / S, first_x = s.pad_w / S;  // the first q
@@ -135,14 +168,14 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
         }
     }
 
-    T* plane = grad_input + at.plane * s.H * s.W;
+    const int to_y = y * S - s.pad_h, to_x = x * S - s.pad_w;
+    T* to = grad_input + (at.plane * s.H + to_y) * s.W + to_x;
 #pragma unroll
-    for (int pixel = 0; pixel < ROWS * S * S; pixel++) {
-        const int r = pixel / (S * S), py = pixel / S % S, px = pixel % S;
-        const int to_y = (y + r) * S + py - s.pad_h, to_x = x * S + px - s.pad_w;
-        if (unsigned(to_y) < unsigned(s.H) && unsigned(to_x) < unsigned(s.W))
-            plane[(long long)to_y * s.W + to_x] = T(sums[r][py][px]);
-    }
+    for (int row = 0; row < ROWS * S; row++, to += s.W)
+#pragma unroll
+        for (int px = 0; px < S; px++)
+            if (unsigned(to_y + row) < unsigned(s.H) && unsigned(to_x + px) < unsigned(s.W))
+                to[px] = T(sums[row / S][row % S][px]);
 }
 
 // Part number p takes the images p, p + parts, p + 2 parts, ..., of fewer than 2^31 strips. The sums of the
@@ -151,36 +184,41 @@ conv2d_strips_input_grad(T* grad_input, const T* grad_output, const T* weight, C
 // the same.
 //
 // Grid: x = part + parts * channel of out.
-template <typename Out, typename T, int K, int S, int ROWS>
-__global__ void __launch_bounds__(STRIP_THREADS)
+template <typename Out, typename T, int K, int S, int ROWS, bool WIDE>
+__global__ void __launch_bounds__(STRIP_THREADS, WIDE ? STRIP_BLOCKS<T, K> : 1)
 conv2d_strips_weight_grad(Out* partial, const T* grad_output, const T* input, int parts, Conv2dShape s) {
     using C = Computed<T>;
     __shared__ C of_warp[K * K][STRIP_THREADS / WARP];
-    const int part = int(blockIdx.x % parts), o = int(blockIdx.x / parts), c = o / (s.O / s.C);
-    const int strips = (s.OH + ROWS - 1) / ROWS, images = (s.N - part + parts - 1) / parts;
+    const int part = int(blockIdx.x % parts), o = int(blockIdx.x / parts), c = channel_of(o, s);
+    constexpr int WIDTH = STRIP_WIDTH<T, WIDE>, TAKEN = (WIDTH - 1) * S + K;
+    const int strips = (s.OH + ROWS - 1) / ROWS, columns = s.OW / WIDTH, images = (s.N - part + parts - 1) / parts;
 
     C sums[K][K] = {};
-    const unsigned all_strips = unsigned(images) * strips * s.OW;
+    const unsigned all_strips = unsigned(images) * strips * columns;
     for (unsigned number = threadIdx.x; number < all_strips; number += STRIP_THREADS) {
-        const Position at = position_of(number, strips, s.OW);
+        const Position at = position_of(number, strips, columns);
         const long long n = part + at.plane * parts;
-        const int first = at.y * ROWS, rows = s.OH - first, y = first * S - s.pad_h, x = at.x * S - s.pad_w;
-        C grads[ROWS], pixels[K];
-        bool in_column[K];
-        const T* grad = grad_output + ((n * s.O + o) * s.OH + first) * s.OW + at.x;
+        const int first = at.y * ROWS, rows = s.OH - first, column = at.x * WIDTH;
+        const int y = first * S - s.pad_h, x = column * S - s.pad_w;
+        C pixels[TAKEN];
+        Vector<C, WIDTH> grads[ROWS] = {};
+        bool in_column[TAKEN];
+        const T* grad = grad_output + ((n * s.O + o) * s.OH + first) * s.OW + column;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++, grad += s.OW) grads[r] = r < rows ? C(*grad) : C(0);
+        for (int r = 0; r < ROWS; r++, grad += s.OW)
+            if (r < rows) grads[r] = converted<C>(load_vector<WIDTH>(grad));
 
         columns_inside(in_column, x, s.W);
         const T* row = input + ((n * s.C + c) * s.H + y) * s.W + x;
 #pragma unroll
         for (int i = 0; i < (ROWS - 1) * S + K; i++, row += s.W) {
-            read_pixels(pixels, row, unsigned(y + i) < unsigned(s.H), in_column);
+            read_pixels<WIDTH>(pixels, row, unsigned(y + i) < unsigned(s.H), in_column);
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
                 if (0 <= i - r * S && i - r * S < K && r < rows)  // not 0 * pixel, which may be infinite
 #pragma unroll
-                    for (int j = 0; j < K; j++) sums[i - r * S][j] += pixels[j] * grads[r];
+                    for (int k = 0; k < WIDTH * K; k++)
+                        sums[i - r * S][k % K] += pixels[k / K * S + k % K] * grads[r].lane[k / K];
         }
     }
 

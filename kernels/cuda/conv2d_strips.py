@@ -15,6 +15,7 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
 from . import reduce, workspace
 from .conv2d import shape_fields
+from .vector import starts_at_vector
 
 THREADS = 256  # STRIP_THREADS of conv2d_strips.cu
 KERNELS = (3, 5)
@@ -22,34 +23,43 @@ STRIDES = (1, 2)
 PART = 8  # the fewest images that are worth a block of their own in the weight's gradient
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 
-# Results in a strip, by the stride: the best of 2 to 14 on an H200, for depthwise 3 x 3 layers of 56 x 56.
-ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 7, 2: 2}, "weight_grad": {1: 4, 2: 4}}
+# Results in a strip, by the stride: the best of 2 to 14 on an H200, for depthwise 3 x 3 layers of 56 x 56; of
+# input_grad at stride 2, and of wide strips, chosen by their machine code.
+ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 7, 2: 4}, "weight_grad": {1: 4, 2: 4}}
+WIDE_ROWS = {"forward": 7, "weight_grad": 4}
 # Those of kernels of 5 in 16 bits: with the conversions, longer strips would not stay in registers.
 SHORT_ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 5, 2: 1}, "weight_grad": {1: 3, 2: 3}}
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _rows_of(function: str, kernel: int, stride: int, itemsize: int) -> int:
-    return (SHORT_ROWS if kernel == 5 and itemsize == 2 else ROWS)[function][stride]
+def _size(function: str, kernel: int, stride: int, itemsize: int, wide: bool) -> tuple[int, int, int, bool]:
+    """Of an instance: the kernel's size, the stride, the rows of a strip, and whether strips are wide."""
+    rows = SHORT_ROWS if kernel == 5 and itemsize == 2 else ROWS
+    return kernel, stride, WIDE_ROWS[function] if wide else rows[function][stride], wide
 
 
 def _instances(
-    function: str, types: str = "T", more: str = "", strides: tuple[int, ...] = STRIDES
-) -> dict[tuple[int, int, int], CudaKernel]:
-    """By the size of the kernel, the stride and the results in a strip."""
-    sizes = {
-        (kernel, stride, _rows_of(function, kernel, stride, itemsize))
-        for kernel, stride, itemsize in itertools.product(KERNELS, strides, (2, 4))
-    }
-    name = f"conv2d_strips_{function}<{types}"
-    kernels = {size: f"{name}, {', '.join(map(str, size))}{more}>" for size in sorted(sizes)}
-    return {size: CudaKernel(_source, kernel) for size, kernel in kernels.items()}
+    function: str,
+    types: str = "T",
+    more: str = "",
+    strides: tuple[int, ...] = STRIDES,
+    widths: tuple[bool, ...] = (False, True),
+) -> dict[tuple[int, int, int, bool], CudaKernel]:
+    kernels = {}
+    for kernel, stride, itemsize, wide in itertools.product(KERNELS, strides, (2, 4), widths):
+        if wide and stride > 1:
+            continue
+        size = _size(function, kernel, stride, itemsize, wide)
+        last = f", {str(wide).lower()}" if len(widths) > 1 else ""
+        arguments = f"{types}, {', '.join(map(str, size[:-1]))}{more}{last}"
+        kernels[size] = CudaKernel(_source, f"conv2d_strips_{function}<{arguments}>")
+    return kernels
 
 
 _forward = _instances("forward", more=", false")
 _flipped = _instances("forward", more=", true", strides=(1,))
-_input_grad = _instances("input_grad")
+_input_grad = _instances("input_grad", widths=(False,))
 _weight_grad = _instances("weight_grad", "Out, T")
 
 
@@ -65,10 +75,13 @@ def forward(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu
     _launch_forward(_forward, (out, x, weight, bias, relu), shape)
 
 
-def _launch_forward(kernels: dict[tuple[int, int, int], CudaKernel], arguments: tuple, shape: Any) -> None:
-    instance = _instance("forward", shape, arguments[0])
-    strips = shape["N"] * shape["O"] * blocks(shape["OH"], instance[-1]) * shape["OW"]
-    kernels[instance].launch(blocks(strips, THREADS), THREADS, (*arguments, shape))
+def _launch_forward(kernels: dict[tuple, CudaKernel], arguments: tuple, shape: Any) -> None:
+    out, x, *_ = arguments
+    wide = _is_wide(shape, out, x)
+    size = _size("forward", shape["KH"], shape["stride_h"], x.itemsize, wide)
+    strips = shape["N"] * shape["O"] * blocks(shape["OH"], size[2]) * shape["OW"]
+    threads = strips // _width(x) if wide else strips
+    kernels[size].launch(blocks(threads, THREADS), THREADS, (*arguments, shape))
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
@@ -82,15 +95,15 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     if shape["stride_h"] == 1 and shape["O"] == shape["C"] and min(pads) >= 0:
         flipped = _shape(grad_output, weight, out, (1, 1, *pads, 1, 1, shape["C"]))
         return _launch_forward(_flipped, (out, grad_output, weight, None, False), flipped)
-    instance = _instance("input_grad", shape, grad_output)
-    _, stride, rows = instance
+    size = _size("input_grad", shape["KH"], shape["stride_h"], grad_output.itemsize, wide=False)
+    _, stride, rows, _ = size
     strips = shape["N"] * shape["C"]
-    for size, pad, length in (
+    for length, pad, of_strip in (
         (shape["H"], shape["pad_h"], rows),
         (shape["W"], shape["pad_w"], 1),
     ):
-        strips *= blocks((size - 1 + pad) // stride - pad // stride + 1, length)
-    _input_grad[instance].launch(blocks(strips, THREADS), THREADS, (out, grad_output, weight, shape))
+        strips *= blocks((length - 1 + pad) // stride - pad // stride + 1, of_strip)
+    _input_grad[size].launch(blocks(strips, THREADS), THREADS, (out, grad_output, weight, shape))
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
@@ -100,14 +113,21 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     parts = max(parts, blocks(shape["N"] * shape["OH"] * shape["OW"], 1 << 31))  # counted in 32 bits
     partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
     arguments = (partial, grad_output, x, parts, shape)
-    _weight_grad[_instance("weight_grad", shape, x)].launch(shape["O"] * parts, THREADS, arguments)
+    size = _size("weight_grad", shape["KH"], shape["stride_h"], x.itemsize, _is_wide(shape, grad_output, x))
+    _weight_grad[size].launch(shape["O"] * parts, THREADS, arguments)
     if parts > 1:
         reduce.vectorized(out.reshape(-1), partial)
 
 
-def _instance(function: str, shape: dict[str, int], array: Any) -> tuple[int, int, int]:
-    kernel, stride = shape["KH"], shape["stride_h"]
-    return kernel, stride, _rows_of(function, kernel, stride, array.itemsize)
+def _width(array: Any) -> int:
+    """Columns of a wide strip, as STRIP_WIDTH of conv2d_strips.cu."""
+    return 2 if array.itemsize == 8 else 4
+
+
+def _is_wide(shape: dict[str, int], *arrays: Any) -> bool:
+    """Whether strips can be wide: rows of output and source lie alike, and are whole vectors."""
+    same = shape["stride_w"] == 1 and shape["pad_w"] == shape["KW"] // 2
+    return same and shape["OW"] % _width(arrays[0]) == 0 and starts_at_vector(*arrays)
 
 
 def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = None) -> dict[str, int]:

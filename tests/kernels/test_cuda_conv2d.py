@@ -43,6 +43,8 @@ STRIPS = [
     ((2, 3, 12, 11), (3, 1, 3, 3), (2, 2), (0, 3), (1, 1), 3),
     ((9, 1, 10, 9), (3, 1, 5, 5), (1, 1), (2, 3), (1, 1), 1),  # images enough to be cut into parts
     ((2, 2, 9, 11), (2, 1, 5, 5), (2, 2), (2, 5), (1, 1), 2),
+    ((2, 3, 17, 8), (3, 1, 3, 3), (1, 1), (0, 1), (1, 1), 3),  # as wide as vectors
+    ((9, 2, 6, 4), (4, 1, 5, 5), (1, 1), (2, 2), (1, 1), 2),
 ]
 TAKES = {"depthwise": DEPTHWISE, "strips": STRIPS}
 IN_PARTS = [  # few results and long sums, for pipelined

@@ -262,11 +262,11 @@ def test_adaptive_pooling(run, half):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("N", [2, 17])
 def test_depthwise_convolution(run, half, monkeypatch, rung, kernel, stride, N):
-    """17 images are of two parts, whose sums of the weight's gradient are float32."""
+    """17 images are of two parts, whose sums of the weight's gradient are float32; 12 columns are vectors."""
     monkeypatch.setattr(depthwise, "PART", 128)
-    padding = kernel[0] // 2
-    out = [(n + 2 * padding - k) // stride + 1 for n, k in zip((9, 11), kernel, strict=True)]
-    shapes = (N, 2, 9, 11), (4, 1, *kernel), (4,), (N, 4, *out)
+    padding, size = kernel[0] // 2, (9, 11 if N == 2 else 12)
+    out = [(n + 2 * padding - k) // stride + 1 for n, k in zip(size, kernel, strict=True)]
+    shapes = (N, 2, *size), (4, 1, *kernel), (4,), (N, 4, *out)
     (x, w, b, g), wide = zip(*(normal(half, *s, seed=i) for i, s in enumerate(shapes)), strict=True)
     options, taps = (stride, stride, padding, padding, 1, 1, 2), kernel[0] * kernel[1]
 
