@@ -9,7 +9,8 @@
 // K is the pixels of the batch, and channels last are neighbours across it: a tile has a line for each pixel
 // (AcrossK), which ldmatrix transposes in 16 bits; floats, which it cannot, are read one by one. The columns
 // are the chunks of 16 bytes of all taps, one tap after the other: a thread copies the same channels of the
-// same tap in every step, and walks over the pixels.
+// same tap in every step, and walks over the pixels. It does so by way of the L1 cache, for the taps of a tile read
+// the same pixels.
 //
 // K is cut into parts, for blocks of their own, which write their sums to `partial` (parts, taps, O, C/groups);
 // conv2d_parts.cu adds them.
@@ -79,7 +80,7 @@ struct InputCopier : Lines<T, TILE_N> {
             if (!part.has(i, COUNT)) continue;
             const int line = i * Base::AT_ONCE;
             const bool is_inside = left > line && unsigned(y) < unsigned(s.H) && unsigned(x) < unsigned(s.W);
-            copies.copy<CHUNK_BYTES>(to + line * Base::LINE, from, is_inside ? CHUNK_BYTES : 0);
+            copies.copy<CHUNK_BYTES, true>(to + line * Base::LINE, from, is_inside ? CHUNK_BYTES : 0);
             advance();
         }
         if (part.is_last()) left -= STEP<T>;

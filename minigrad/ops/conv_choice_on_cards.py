@@ -172,12 +172,15 @@ LEAST_SHARE_AT_WORK = 0.5
 LEAST_SHARE_OF_CHANNELS = 2 / 3
 
 # Of contiguous images. Those that are read are transposed for either kind of tensor cores. wgmma writes such
-# whose planes are whole vectors; of others it makes transposed ones, which takes a launch more: 4 bytes for
-# each number, at the 4.2 TB/s of a copy 0.95 ps. For each multiply-add of the number's sum mma.sync took 2.8
-# to 6.6 fs longer than wgmma, channels last: so that is regained from sums of 340 terms on. conv2d_pointwise,
-# for a kernel of 1 x 1, transposes nothing. On 64 images of 56 x 56, from 256 channels to 64, it took 55 us,
-# wgmma 36, and to transpose what it reads would take 49; back from 64 to 256, 156, 41 and 12. All this is
-# reckoned from times of the parts; as a whole it has yet to be timed. In TF32 wgmma was not timed at all.
+# in 16 bits, if their planes are whole vectors; of others it makes transposed ones, which takes a launch
+# more: 4 bytes for each number, at the 4.2 TB/s of a copy 0.95 ps. For each multiply-add of the number's sum
+# mma.sync took 2.8 to 6.6 fs longer than wgmma, channels last: so that is regained from sums of 340 terms on.
+# With a stride, where all results are transposed, mma.sync took 33 fs altogether. In TF32, of which wgmma
+# takes twice the bytes and was not timed itself, twice its times and those of transpositions add up to 142 us
+# and 153 where mma.sync took 162 and 253 (64 and 128 channels, 3 x 3). conv2d_pointwise, for a kernel of 1 x
+# 1, transposes nothing. On 64 images of 56 x 56, from 256 channels to 64, it took 55 us, wgmma 36, and to
+# transpose what it reads would take 49; back from 64 to 256, 156, 41 and 12. All this is reckoned from times
+# of the parts; as a whole it has yet to be timed.
 FEWEST_TERMS_TO_TRANSPOSE = 512
 MADE_FOR_EACH_READ = 2  # channels, from which on wgmma is ahead of pointwise
 
@@ -206,10 +209,10 @@ def prefers_wgmma(
         if input_size is None:
             input_size = output_size("conv2d", first.shape[2:], second.shape[2:], **window)
         plane, terms = prod(input_size), channels * prod(second.shape[2:])
-        transposes = phases > 1 or plane * first.itemsize % wgmma.ALIGNMENT > 0
+        transposes = phases > 1 or first.itemsize > 2 or plane * first.itemsize % wgmma.ALIGNMENT > 0
         transposes_much = transposes and terms < FEWEST_TERMS_TO_TRANSPOSE
         reads_much = pointwise and made < MADE_FOR_EACH_READ * channels
-        if not last and (first.itemsize > 2 or transposes_much or reads_much):
+        if not last and (transposes_much or reads_much):
             return False
         at_work = wgmma.share_at_work(first, images * plane // phases, made)
     step = wgmma.STEP_BYTES // first.itemsize
