@@ -3,7 +3,8 @@
 // With a padding of 1, at stride 1 or 2, on rows of whole vectors. A thread takes as many neighbouring columns
 // of windows as a vector has elements, and walks down. Of each row of the input it makes what the windows need of
 // three columns, once, and keeps it in registers for the up to three rows of windows that this row belongs to: no
-// shared memory and no barrier. It asks for BATCH rows of the input before it uses the first.
+// shared memory and no barrier. It asks for BATCH rows of the input before it uses the first, and in float32
+// (EARLY) for the next ones before it stores what it made of these.
 //
 // At stride 1 two windows side by side share two of their columns, and two below each other two rows. What they
 // share is combined once: in float32 that leaves 3 comparisons for a window of 9 elements, where the definition
@@ -21,6 +22,7 @@ struct Strip {
     static constexpr int REACH = (WINDOWS - 1) * STRIDE + 3;  // columns under them: one before the vectors
     static constexpr int BATCH = 2;                           // rows of the input
     static constexpr int KEPT = 3 - STRIDE;                   // rows that the next windows need, too
+    static constexpr bool EARLY = sizeof(T) == 4;             // float32 alone leaves registers for the next rows
 
     const Pool2dShape& s;
     const T* first;  // the first vector's place in row 0 of the plane
@@ -81,11 +83,16 @@ struct Strip {
         for (int k = 0; k < KEPT; k++) load(elements[k], begin * STRIDE - 1 + k, padding);
 #pragma unroll
         for (int k = 0; k < KEPT; k++) take(k, elements[k]);
-        for (int y = begin; y < end; y += BATCH / STRIDE) {
+        const auto load_batch = [&](int y) {
 #pragma unroll
             for (int k = 0; k < BATCH; k++) load(elements[k], y * STRIDE - 1 + KEPT + k, padding);
+        };
+        if (EARLY) load_batch(begin);
+        for (int y = begin; y < end; y += BATCH / STRIDE) {
+            if (!EARLY) load_batch(y);
 #pragma unroll
             for (int k = 0; k < BATCH; k++) take(KEPT + k, elements[k]);
+            if (EARLY && y + BATCH / STRIDE < end) load_batch(y + BATCH / STRIDE);
             each(y);
 #pragma unroll
             for (int k = 0; k < KEPT; k++) keep(k, BATCH + k);
