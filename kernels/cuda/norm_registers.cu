@@ -46,38 +46,68 @@ __device__ __forceinline__ T sum_of(const Vector<T, WIDTH>& vector) {
     return sum;
 }
 
-// Normalised elements from column `i` on, times the weight, plus the bias.
+// The weight and the bias of a thread's vectors in a row, one vector after the other from column `i` on.
 template <bool PER_CHANNEL, typename T, int WIDTH>
-__device__ __forceinline__ void scale_and_shift(
-    Vector<T, WIDTH>& y, const T* weight, const T* bias, long long row, int i, Layout layout
-) {
-    if constexpr (PER_CHANNEL) {
-        const unsigned area = unsigned(layout.area);
-        unsigned channel = unsigned(i) / area, in_channel = unsigned(i) - channel * area;
-        const long long first = row % layout.groups * layout.channels;
-        if (area % WIDTH == 0) {  // a vector lies in one channel: two loads for all of its elements, not for each
-            const T w = value_or(weight, first + channel, T(1)), b = value_or(bias, first + channel, T(0));
-#pragma unroll
-            for (int k = 0; k < WIDTH; k++) y.lane[k] = y.lane[k] * w + b;
-            return;
-        }
-#pragma unroll
-        for (int k = 0; k < WIDTH; k++) {
-            const long long c = first + channel;
-            y.lane[k] = y.lane[k] * value_or(weight, c, T(1)) + value_or(bias, c, T(0));
-            if (++in_channel == area) {
-                in_channel = 0;
-                channel++;
-            }
-        }
-    } else {
+struct Affine {
+    const T* weight;
+    const T* bias;
+    int i;
+
+    __device__ __forceinline__ Affine(const T* weight, const T* bias, long long, int i, Layout)
+        : weight(weight), bias(bias), i(i) {}
+    __device__ __forceinline__ void advance(int step) { i += step; }
+    __device__ __forceinline__ void apply(Vector<T, WIDTH>& y) const {
         Vector<T, WIDTH> w, b{};
         if (weight) w = load_vector<WIDTH>(weight + i);
         if (bias) b = load_vector<WIDTH>(bias + i);
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) y.lane[k] = (weight ? y.lane[k] * w.lane[k] : y.lane[k]) + b.lane[k];
     }
-}
+};
+
+// Where a vector lies in one channel, these are looked up with the first vector and where another channel begins: no
+// store waits for a division and two loads.
+template <typename T, int WIDTH>
+struct Affine<true, T, WIDTH> {
+    const T* weight;
+    const T* bias;
+    unsigned channels, area, channel, in_channel;
+    T w, b;
+
+    __device__ __forceinline__ Affine(const T* weight, const T* bias, long long row, int i, Layout layout)
+        : weight(weight), bias(bias), channels(unsigned(layout.channels)),
+          area(layout.area ? unsigned(layout.area) : 1), channel(0), in_channel(0) {  // not 0, to divide by
+        const long long first = row % layout.groups * layout.channels;
+        if (weight) this->weight += first;
+        if (bias) this->bias += first;
+        look_up(0);
+        advance(i);
+    }
+
+    // The elements from channel `c` on; past the row's end, nothing.
+    __device__ __forceinline__ void look_up(unsigned c) {
+        if (c >= channels) return;
+        w = value_or(weight, c, T(1));
+        b = value_or(bias, c, T(0));
+    }
+
+    __device__ __forceinline__ void advance(int step) {
+        in_channel += step;
+        if (in_channel < area) return;
+        channel += in_channel / area;
+        in_channel %= area;
+        look_up(channel);
+    }
+
+    __device__ __forceinline__ void apply(Vector<T, WIDTH>& y) const {
+        Affine here = *this;
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) {
+            y.lane[k] = y.lane[k] * here.w + here.b;
+            here.advance(1);
+        }
+    }
+};
 
 // Rows of up to blockDim.x * VECTORS vectors.
 //
@@ -100,6 +130,7 @@ __global__ void __launch_bounds__(MAX_THREADS) norm_registers(
     for (int k = 0; k < COUNT; k++)
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) sums.lane[i] += part[k].lane[i];
+    Affine<PER_CHANNEL, C, WIDTH> affine(weight, bias, row, first, layout);
     C sum = sum_of(sums), none = 0;
     sum_over_row(sum, none, 0);
     const C about = sum / C(columns);
@@ -127,7 +158,8 @@ __global__ void __launch_bounds__(MAX_THREADS) norm_registers(
         if (i >= end) break;
 #pragma unroll
         for (int l = 0; l < WIDTH; l++) part[k].lane[l] = (part[k].lane[l] - m) * r;
-        scale_and_shift<PER_CHANNEL>(part[k], weight, bias, row, i, layout);
+        affine.apply(part[k]);
+        affine.advance(step);
         store_vector(y + i, converted<T>(part[k]));
     }
 }
