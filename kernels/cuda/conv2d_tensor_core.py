@@ -117,7 +117,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     shapes = out.shape, weight.shape, grad_output.shape, options
     plan, products = _products(shapes, out.itemsize, tile, exchanged=True)
     source, pixel = channels_last(grad_output)
-    weights, tap, row = _taps_of_columns(weight, products.groups, products.merged)
+    weights, tap, row = taps_of_columns(weight, products.groups, products.merged)
     results, apart = results_of(out, plan.parts), tap_steps(products.shape)
     layout = _pitches(pixel, tap, row), lies_last(out), products.group
     arguments = (strided(weights), *layout, plan.part_steps, products.shape, apart)
@@ -322,7 +322,7 @@ def _merged(weight: Any, groups: int, merged: int, columns: int, transposed: boo
     return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
-def _taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, int]:
+def taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, int]:
     """The same for reading as (C, KH, KW, O), by a transposed copy."""
     outputs, channels, *kernel = weight.shape
     if groups > 1:

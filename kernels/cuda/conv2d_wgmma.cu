@@ -17,10 +17,10 @@
 //
 // Shapes: source (N, H, W, C), with pixels multiples of 16 bytes apart; weights (O, taps, C), of which the engine
 // sees one (O, C) for each tap: its elements along C are neighbours, which is along K, or along N for the gradient
-// for the input. out is (pixels, O) without gaps, or in 16 bits (N, O, OH, OW), whose planes are multiples of 16 bytes:
+// for the input; of floats, which wgmma takes along K alone, that has a transposed copy. out is (pixels, O) without gaps, or in 16 bits (N, O, OH, OW), whose planes are multiples of 16 bytes:
 // pixels are then neighbours in a box, which is stored in the image of the first, in the next one and so on, each time
-// at the place where that image's part of it lies inside. Elements are __half, __nv_bfloat16 or, in the forward pass,
-// floats, which the engine rounds to TF32; sums are float32, and rounded once.
+// at the place where that image's part of it lies inside. Elements are __half, __nv_bfloat16 or, but for the
+// gradient for the weight, floats, which the engine rounds to TF32; sums are float32, and rounded once.
 //
 // Arithmetic intensity, in operations for each byte that a cluster asks of the L2 cache, in 16 bits: as in
 // matmul_wgmma.cu 128 for tiles of 128 x 256, 85 for 128 x 128, 51 for 128 x 64. The taps of a pixel are its
@@ -140,7 +140,7 @@ struct Convolution {
         if (stores == BY_BOXES) return store_boxes<T, TILE_N>(out_map, sums, row, place.column, 0, boxes, 1 + consumer);
         if constexpr (sizeof(T) == 2)
             if (stores == CHANNELS_FIRST) return store_channels_first(sums, row, place.column, 1 + consumer, boxes);
-        if constexpr (ALONG_N)
+        if constexpr (ALONG_N || sizeof(T) == 4)
             if (stores == TO_LATTICE) return store_to_lattice(sums, row, place.column, 1 + consumer, boxes);
         store_rows<T, TILE_N>(out, sums, row, place.column, pixels, made);
     }

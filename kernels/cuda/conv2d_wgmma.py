@@ -1,10 +1,10 @@
 """Launches ``conv2d_wgmma.cu``: convolution and its two gradients on a card of compute capability 9.0.
 
 Arrays and options are those of :mod:`.conv2d_tensor_core`, but float32, whose factors are rounded to TF32, is
-for the forward pass alone. The copy engine reads images and weights where they lie if that is channels last
-(:mod:`minigrad.kernels.channels_last`), at multiples of 16 bytes; else it is given copies that are so. Images
-may be made C-contiguous, too; if their planes are no multiples of 16 bytes, or are of floats, a launch behind
-transposes them.
+not for the gradient for the weight. The copy engine reads images and weights where they lie if that is
+channels last (:mod:`minigrad.kernels.channels_last`), at multiples of 16 bytes; else it is given copies that
+are so. Images may be made C-contiguous, too; if their planes are no multiples of 16 bytes, or are of floats,
+a launch behind transposes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
-from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group
+from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, taps_of_columns
 from .matmul_tensor_core import element_of
 from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
 from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
@@ -63,7 +63,7 @@ _input_grad = {
     (element, tile): CudaKernel(_source, f"conv2d_wgmma<{element}, {tile}, true>")
     for element in HALVES
     for tile in COLUMNS
-}
+} | {("float", tile): _forward["float", tile] for tile in COLUMNS}  # of weights that were transposed
 _weight_grad = {
     (element, tile): CudaKernel(_source, f"conv2d_weight_grad_wgmma<{element}, {tile}>")
     for element in HALVES
@@ -89,7 +89,8 @@ def forward(
     if _is_for_another(shape, out):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
     walk = _forwards(out.shape[2:], weight.shape[2:], options)
-    _convolve(_forward, out, x, weight, [(walk, None)], in_order(bias), relu, tile)
+    weights = _pixels(weight).swapaxes(0, 1)
+    _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile)
 
 
 def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
@@ -100,7 +101,8 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     if _is_for_another(shape, out) or not (whole or options[:2] == (1, 1)):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
     phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
-    _convolve(_input_grad, out, grad_output, weight, phases, None, False, tile)
+    weights = _pixels(weight).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
+    _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
@@ -292,16 +294,17 @@ def _convolve(
     kernels: dict[tuple[str, int], CudaKernel],
     out: Any,
     images: Any,
-    weight: Any,
+    weights: Any,
     walks: list[tuple[_Walk | None, unchanging | None]],
     bias: Any | None,
     relu: bool,
     tile: int | None,
 ) -> None:
-    """out (N, made, H, W) from the images at all taps, by a launch for each of ``walks``."""
+    """out (N, made, H, W) from the images at all taps, by a launch for each of ``walks``. ``weights``, for a
+    tensor map, are (taps, O, C), or of floats always (taps, made, channels)."""
     N, made, height, width = out.shape
     as_tf32, at_once = out.itemsize == 4, matmul_wgmma.multiprocessors(out) // CLUSTER
-    source, weights = channels_last(images), _pixels(weight).swapaxes(0, 1)
+    source = channels_last(images)
     weights_map = tensor_map.describe(weights, as_tf32)
     results, stores = _results_of(out, apart=walks[0][1] is not None)
     if any(walk is None for walk, _ in walks):
@@ -382,6 +385,15 @@ def _pixels(x: Any) -> Any:
     source, _ = channels_last(x)
     N, C, H, W = x.shape
     return nhwc(source).reshape(N, H * W, C) if source is x else source[:, :, :C]
+
+
+def _exchanged(weight: Any) -> Any:
+    """``weight`` (O, C, KH, KW) as (KH KW, C, O), in a copy: of TF32, factors lie along K."""
+    O, C, KH, KW = weight.shape  # noqa: E741
+    copy, *_ = taps_of_columns(weight, 1, 1)
+    if is_channels_last(weight):
+        return copy.reshape(KH * KW, C, -1)[..., :O]
+    return copy.reshape(C, KH * KW, -1).swapaxes(0, 1)[..., :O]
 
 
 def _taps_of(weight: Any) -> Any | None:

@@ -401,7 +401,7 @@ for _op, _pass, _conditions in (
     _register(
         *(_op, ("cuda", "sim"), "wgmma", getattr(cuda.conv2d_wgmma, _pass), on_card.suits_wgmma),
         prefer=on_card.prefers_wgmma,
-        dtypes="f2 bf16 f4" if _pass == "forward" else "f2 bf16",
+        dtypes="f2 bf16" if _pass == "weight_grad" else "f2 bf16 f4",
         layout="strided",
         channels_last=KEPT,
     )

@@ -53,13 +53,13 @@ def run(card, name, kernel, shape, *args, last=True, **more):
 
 def results(card, name, x, weight, bias, grad, options, tile=None):
     """The output with bias, and the gradients for x and for the weight, where there are such kernels."""
-    passes = [(conv2d_wgmma.forward, grad.shape, (x, weight, bias))]
-    if name != "tf32":
-        backwards = prod(options[:2]) <= conv2d_wgmma.MOST_PHASES
-        passes.append((conv2d_wgmma.input_grad, x.shape, (grad, weight)) if backwards else None)
-        passes.append((conv2d_wgmma.weight_grad, weight.shape, (grad, x)))
-    found = [p and run(card, name, p[0], p[1], *p[2], *options, tile=tile) for p in passes]
-    return found + [None] * (3 - len(found))
+    backwards = prod(options[:2]) <= conv2d_wgmma.MOST_PHASES
+    passes = [
+        (conv2d_wgmma.forward, grad.shape, (x, weight, bias)),
+        (conv2d_wgmma.input_grad, x.shape, (grad, weight)) if backwards else None,
+        (conv2d_wgmma.weight_grad, weight.shape, (grad, x)) if name != "tf32" else None,
+    ]
+    return [p and run(card, name, p[0], p[1], *p[2], *options, tile=tile) for p in passes]
 
 
 def channels_last(name, case):
@@ -100,9 +100,10 @@ IN_C_ORDER = [
 @pytest.mark.parametrize("name", FORMATS)
 def test_results_in_c_order_are_the_same(card, name, case):
     x, weight, bias, grad, options = inputs(name, case)
-    passes = [(conv2d_wgmma.forward, grad.shape, x, weight, bias)]
-    if name != "tf32":
-        passes.append((conv2d_wgmma.input_grad, x.shape, grad, weight))
+    passes = [
+        (conv2d_wgmma.forward, grad.shape, x, weight, bias),
+        (conv2d_wgmma.input_grad, x.shape, grad, weight),
+    ]
     for kernel, shape, *arrays in passes:
         args = name, kernel, shape, *arrays, *options
         np.testing.assert_array_equal(run(card, *args, last=False), run(card, *args))
