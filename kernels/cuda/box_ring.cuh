@@ -109,24 +109,54 @@ __device__ __forceinline__ void store_apart(T* out, const float (&sums)[TILE_N /
     }
 }
 
-// The same of sums that are stored transposed, in 16 bits: a box has 64 columns as its rows, and store(i, box) stores
-// number i of them. A thread writes single elements, of which neighbours in a word are of other lanes.
-template <typename T, int TILE_N, typename Store>
-__device__ __forceinline__ void store_boxes_transposed(const float (&sums)[TILE_N / 8][4], Box* boxes, int group,
-                                                       Store&& store) {
+// Puts 64 rows and 64 columns of sums, number i of them, into a box, transposed, in 16 bits: its rows are the
+// columns. A thread writes single elements, of which neighbours in a word are of other lanes.
+template <typename T, int COUNT>
+__device__ __forceinline__ void fill_box_transposed(const float (&sums)[COUNT][4], int i, Box& box) {
     static_assert(BOX_ROWS * sizeof(T) == BOX_ROW_BYTES, "a box is a square");
     const int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * 16 + lane / 4;
-    const auto fill = [&](int i, Box& box) {
 #pragma unroll
-        for (int n = 0; n < BOX_ROWS / 8; n++)
+    for (int n = 0; n < BOX_ROWS / 8; n++)
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const int row = 8 * n + lane % 4 * 2 + k % 2, byte = (first + k / 2 * 8) * sizeof(T);
-                T* const to = reinterpret_cast<T*>(&box.bytes[row * BOX_ROW_BYTES + (byte ^ row % 8 * 16)]);
-                *to = T(sums[i * BOX_ROWS / 8 + n][k]);
-            }
-    };
-    store_in_turn<TILE_N / BOX_ROWS>(boxes, group, fill, store);
+        for (int k = 0; k < 4; k++) {
+            const int row = 8 * n + lane % 4 * 2 + k % 2, byte = (first + k / 2 * 8) * sizeof(T);
+            T* const to = reinterpret_cast<T*>(&box.bytes[row * BOX_ROW_BYTES + (byte ^ row % 8 * 16)]);
+            *to = T(sums[i * BOX_ROWS / 8 + n][k]);
+        }
+}
+
+// Stores a consumer's sums transposed, by way of its boxes: `row`, a row's number, counts along the map's rows then.
+template <typename T, int TILE_N>
+__device__ __forceinline__ void store_boxes_transposed(const TensorMap& map, const float (&sums)[TILE_N / 8][4],
+                                                       int row, int column, int batch, Box* boxes, int group) {
+    store_in_turn<TILE_N / BOX_ROWS>(
+        boxes, group, [&](int i, Box& box) { fill_box_transposed<T>(sums, i, box); },
+        [&](int i, const Box& box) { store_box(map, row, column + i * BOX_ROWS, batch, &box); });
+}
+
+// The same from a box, in vectors of the 16 bytes of neighbouring rows, where no map tells their places: those from
+// row r on stand at out + start_of(r), or nowhere if that is negative, and those of the next of `columns` `pitch`
+// further on.
+template <typename T, int TILE_N, typename StartOf>
+__device__ __forceinline__ void store_apart_transposed(T* out, const float (&sums)[TILE_N / 8][4], int columns,
+                                                       long long pitch, Box& box, int group, StartOf&& start_of) {
+    constexpr int VECTORS = BOX_ROW_BYTES / 16, AT_ONCE = WARPGROUP / VECTORS;
+    const int vector = threadIdx.x % VECTORS, first = threadIdx.x % WARPGROUP / VECTORS;
+    const long long start = start_of(vector * (16 / sizeof(T)));
+#pragma unroll
+    for (int i = 0; i < TILE_N / BOX_ROWS; i++) {
+        sync_warpgroup(group);  // the box was read
+        fill_box_transposed<T>(sums, i, box);
+        sync_warpgroup(group);
+#pragma unroll
+        for (int k = 0; k < BOX_ROWS; k += AT_ONCE) {
+            const int row = first + k, column = i * BOX_ROWS + row;
+            const int byte = row * BOX_ROW_BYTES + (vector ^ row % 8) * 16;
+            if (start >= 0 && column < columns)
+                *reinterpret_cast<uint4*>(out + start + column * pitch) =
+                    *reinterpret_cast<const uint4*>(&box.bytes[byte]);
+        }
+    }
 }
 
 // Stores a consumer's sums, from `row` and `column` of a matrix (M, N) on, from its threads.

@@ -17,10 +17,10 @@
 //
 // Shapes: source (N, H, W, C), with pixels multiples of 16 bytes apart; weights (O, taps, C), of which the engine
 // sees one (O, C) for each tap: its elements along C are neighbours, which is along K, or along N for the gradient
-// for the input; of floats, which wgmma takes along K alone, that has a transposed copy. out is (pixels, O) without gaps, or in 16 bits (N, O, OH, OW), whose planes are multiples of 16 bytes:
-// pixels are then neighbours in a box, which is stored in the image of the first, in the next one and so on, each time
-// at the place where that image's part of it lies inside. Elements are __half, __nv_bfloat16 or, but for the
-// gradient for the weight, floats, which the engine rounds to TF32; sums are float32, and rounded once.
+// for the input; of floats, which wgmma takes along K alone, that has a transposed copy. out is (pixels, O)
+// without gaps, or in 16 bits (N, O, OH, OW), whose planes are multiples of 16 bytes. Elements are __half,
+// __nv_bfloat16 or, but for the gradient for the weight, floats, which the engine rounds to TF32; sums are
+// float32, and rounded once.
 //
 // Arithmetic intensity, in operations for each byte that a cluster asks of the L2 cache, in 16 bits: as in
 // matmul_wgmma.cu 128 for tiles of 128 x 256, 85 for 128 x 128, 51 for 128 x 64. The taps of a pixel are its
@@ -71,7 +71,7 @@ __device__ __forceinline__ void load_source(Box* box, const TensorMap& map, int 
 
 // ---- forward, and the gradient for the input ----
 
-enum Stores { BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE };  // CHANNELS_FIRST by boxes, too
+enum Stores { BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE };
 
 // For make_tiles. ALONG_N: the neighbours in the weights are the channels that are made, not those of the source.
 template <typename T, int TILE_N, bool ALONG_N>
@@ -146,12 +146,13 @@ struct Convolution {
     }
 
   private:
-    __device__ __forceinline__ void store_channels_first(const float (&sums)[TILE_N / 8][4], int row, int column,
+    // Vectors of pixels are in one image each: planes are whole vectors.
+    __device__ __forceinline__ void store_channels_first(const float (&sums)[TILE_N / 8][4], int first, int column,
                                                          int group, Box* boxes) const {
-        const int plane = filter.height * filter.width, first_image = row / plane, first = row % plane;
-        store_boxes_transposed<T, TILE_N>(sums, boxes, group, [&](int i, const Box& box) {
-            for (int image = first_image, x = first; x > -BOX_ROWS; image++, x -= plane)
-                store_box(out_map, x, column + i * BOX_ROWS, image, &box);
+        const int plane = filter.height * filter.width;
+        store_apart_transposed<T, TILE_N>(out, sums, made - column, plane, *boxes, group, [&](int row) {
+            const int pixel = first + row, image = pixel / plane;
+            return pixel < pixels ? (image * made + column) * plane + pixel % plane : -1;
         });
     }
 
@@ -248,9 +249,8 @@ struct WeightGradient {
         const int taps = filter.taps_down * filter.taps_across;
         if (rows.tap >= taps) return;
         if (to_out)
-            return store_boxes_transposed<T, TILE_N>(sums, boxes, 1 + consumer, [&](int i, const Box& box) {
-                store_box(out_map, rows.channel, place.column + i * BOX_ROWS, rows.tap, &box);
-            });
+            return store_boxes_transposed<T, TILE_N>(out_map, sums, rows.channel, place.column, rows.tap, boxes,
+                                                     1 + consumer);
         float* const part = partial + ((long long)place.batch * taps + rows.tap) * channels * made;
         store_rows<float, TILE_N>(part, sums, rows.channel, place.column, channels, made);
     }

@@ -314,8 +314,7 @@ def _convolve(
             continue
         pixels = N * prod(walk.size)
         source_map = _map_of_images(images, source, walk, as_tf32)
-        by_boxes = stores in (BY_BOXES, CHANNELS_FIRST)
-        out_map = tensor_map.describe(results) if by_boxes else source_map  # which is then not used
+        out_map = tensor_map.describe(results) if stores == BY_BOXES else source_map  # which is then not used
         rows = blocks(pixels, CLUSTER * TILE_M)
         columns = tile or _tile(rows, made, at_once)
         arguments = (
