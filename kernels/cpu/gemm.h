@@ -61,6 +61,7 @@
 
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "transpose.h"
 #include "vector.h"
@@ -76,6 +77,21 @@
 #define TILE_ROWS 6
 #define TILE_VECTORS 2 /* 12 + 2 + 1 of 16 registers */
 #endif
+
+/* A tile of more rows than a set of L1 has ways reads A in place slowly, above all rows a power of two apart: then
+ * a copy of A pays where it serves not only a few panels of B. */
+enum { FEWEST_WAYS = 8 };
+
+MAYBE_UNUSED int copies_rows(void)
+{
+    static long ways; /* of L1: 8, or on newer processors of Intel 12 */
+    if (TILE_ROWS <= FEWEST_WAYS) return 0;
+#ifdef _SC_LEVEL1_DCACHE_ASSOC
+    if (!ways) ways = sysconf(_SC_LEVEL1_DCACHE_ASSOC);
+#endif
+    if (ways <= 0) ways = FEWEST_WAYS;
+    return TILE_ROWS > ways;
+}
 
 /* gemm_template.h is written in terms of the element type `real` and of NAME, which adds its suffix. */
 #define real float

@@ -10,18 +10,20 @@ enum {
     NAME(NC) = 2048,
     NAME(KC_UNPACKED) = 1024,
     NAME(KC_PANELS) = TILE_ROWS > 8 ? 1536 / sizeof(real) : 512, /* MR rows of A (12 or 18 KB) stay in L1 */
-    NAME(IN_L3) = (4 << 20) / sizeof(real), /* elements that stay in L3 while they are used again */
+    NAME(IN_L3) = (3 << 20) / sizeof(real), /* elements that stay in L3 while they are used again */
     NAME(LINE) = 64 / sizeof(real),         /* elements of a cache line */
-    /* A tile of more rows than a set of L1 has ways reads A in place slowly, above all rows a power of two apart:
-     * then a copy of A pays where it serves not only a few panels of B. */
-    NAME(COPIES_ROWS) = TILE_ROWS > 8,
-    NAME(FEW_PANELS) = NAME(COPIES_ROWS) ? 4 : 2,
+    /* A panel of B under a wide tile fills L1 by itself: each row is called there so many rows ahead of its use. */
+    NAME(ROWS_AHEAD) = TILE_ROWS > 8 ? 8 : 0,
+    NAME(PANEL_SHARES) = 8, /* the next panel of B sets out for L2 with as many tiles of the one before */
 };
 
 ALWAYS_INLINE ptrdiff_t NAME(smaller)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 
 #include "gemm_packing_template.h"
 #include "gemm_epilogue_template.h"
+
+/* Panels of B for which a copy of rows of A does not pay. */
+ALWAYS_INLINE int NAME(few_panels)(void) { return copies_rows() ? 4 : 2; }
 
 /* ---- register tiles ------------------------------------------------------------------------------------ */
 
@@ -49,6 +51,8 @@ ALWAYS_INLINE void NAME(tile_fetching)(const int rows, const int vectors, ptrdif
     for (ptrdiff_t left = depth; left > 0; left--, b += b_row, ahead += fetched) {
         vector b_vector[TILE_VECTORS];
         if (fetched > 0) __builtin_prefetch(ahead, 0, 2);
+        if (NAME(ROWS_AHEAD) > 0)
+            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(b + NAME(ROWS_AHEAD) * b_row + v * LANES);
         UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
             const real a_element = three[i / 3][i % 3 * a_row];
@@ -124,6 +128,14 @@ NEVER_INLINE void NAME(full_tile)(ptrdiff_t depth, const real *a_panel, const re
     NAME(tile)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, e);
 }
 
+/* The same, while a share of the next panel of B sets out for L2. */
+NEVER_INLINE void NAME(full_tile_fetching)(ptrdiff_t depth, const real *a_panel, const real *b_panel, real *c,
+                                           ptrdiff_t ldc, NAME(Epilogue) e, const real *ahead)
+{
+    NAME(tile_fetching)(NAME(MR), TILE_VECTORS, depth, a_panel, 1, NAME(MR), b_panel, NAME(NR), c, ldc, e, ahead,
+                        NAME(NR) / NAME(PANEL_SHARES));
+}
+
 ALWAYS_INLINE void NAME(panel_tile)(int rows, int columns, ptrdiff_t depth, const real *a_panel,
                                     const real *b_panel, real *c, ptrdiff_t ldc, NAME(Epilogue) e)
 {
@@ -181,21 +193,32 @@ ALWAYS_INLINE void NAME(prefetch_ahead)(NAME(Ahead) *ahead, ptrdiff_t runs)
 }
 
 /* All tiles of one packed block: C[mc, nc] = A[mc, kc] B[kc, nc] + D[mc, nc]. Meanwhile what lies ahead is fetched
- * from memory, a share with each tile: packing by itself, with no arithmetic between, would wait for it. */
+ * from memory, a share with each tile: packing by itself, with no arithmetic between, would wait for it. So would
+ * the first tile of each panel of B, which comes from L3. */
 MAYBE_UNUSED void NAME(macro_kernel_ahead)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
                                            const real *b_packed, real *c, ptrdiff_t ldc, NAME(Epilogue) e,
                                            NAME(Ahead) ahead)
 {
     const ptrdiff_t tiles = ((mc + NAME(MR) - 1) / NAME(MR)) * ((nc + NAME(NR) - 1) / NAME(NR));
     if (tiles == 0) return;
-    const ptrdiff_t share = (ahead.runs + tiles - 1) / tiles;
-    for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR))
+    const ptrdiff_t share = (ahead.runs + tiles - 1) / tiles, panel_share = NAME(NR) / NAME(PANEL_SHARES) * kc;
+    for (ptrdiff_t jr = 0; jr < nc; jr += NAME(NR)) {
+        const int columns = (int)NAME(smaller)(nc - jr, NAME(NR));
+        const real *b_panel = b_packed + jr * kc, *next_panel = b_panel + NAME(NR) * kc;
+        int shares = jr + NAME(NR) < nc ? NAME(PANEL_SHARES) : 0;
         for (ptrdiff_t ir = 0; ir < mc; ir += NAME(MR)) {
+            const int rows = (int)NAME(smaller)(mc - ir, NAME(MR));
+            const real *a_panel = a_packed + ir * kc;
+            real *tile = c + ir * ldc + jr;
+            const NAME(Epilogue) tile_epilogue = NAME(epilogue_at)(e, ir, jr);
             NAME(prefetch_ahead)(&ahead, share);
-            NAME(panel_tile)((int)NAME(smaller)(mc - ir, NAME(MR)), (int)NAME(smaller)(nc - jr, NAME(NR)), kc,
-                             a_packed + ir * kc, b_packed + jr * kc, c + ir * ldc + jr, ldc,
-                             NAME(epilogue_at)(e, ir, jr));
+            if (rows == NAME(MR) && shares-- > 0)
+                NAME(full_tile_fetching)(kc, a_panel, b_panel, tile, ldc, tile_epilogue,
+                                         next_panel + shares * panel_share);
+            else
+                NAME(panel_tile)(rows, columns, kc, a_panel, b_panel, tile, ldc, tile_epilogue);
         }
+    }
 }
 
 MAYBE_UNUSED void NAME(macro_kernel)(ptrdiff_t mc, ptrdiff_t nc, ptrdiff_t kc, const real *a_packed,
@@ -301,7 +324,7 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
                                     ptrdiff_t a_col, const real *b_panels, ptrdiff_t depth, real *c,
                                     ptrdiff_t ldc, NAME(Epilogue) e)
 {
-    real copy[NAME(COPIES_ROWS) ? NAME(MR) * NAME(KC_PANELS) : 1] __attribute__((aligned(64)));
+    real copy[TILE_ROWS > FEWEST_WAYS ? NAME(MR) * NAME(KC_PANELS) : 1] __attribute__((aligned(64)));
     if (K == 0) NAME(start)(M, N, c, ldc, e);
     if (N == 0) return;
     const ptrdiff_t KC = NAME(balanced)(K, NAME(KC_PANELS), 1), panels = (N + NAME(NR) - 1) / NAME(NR);
@@ -311,7 +334,7 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
         const NAME(Epilogue) block = NAME(epilogue_of_block)(e, c, ldc, pc == 0, pc + kc == K);
         for (ptrdiff_t ir = 0; ir < M; ir += NAME(MR)) {
             const int rows = (int)NAME(smaller)(M - ir, NAME(MR));
-            const int copied = NAME(COPIES_ROWS) && rows == NAME(MR) && panels >= NAME(FEW_PANELS);
+            const int copied = copies_rows() && rows == NAME(MR) && panels >= NAME(few_panels)();
             const ptrdiff_t next_rows = a_col == 1 ? NAME(smaller)(M - ir - rows, NAME(MR)) : 0;
             const real *a_rows = a + ir * a_row + pc * a_col;
             if (copied) NAME(pack_a)(rows, kc, a_rows, a_row, a_col, copy);
@@ -339,7 +362,7 @@ MAYBE_UNUSED void NAME(gemm_panels)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const
  * and where rows are copied, has panels enough for that. */
 ALWAYS_INLINE int NAME(suits_rows)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, ptrdiff_t a_col)
 {
-    return a_col == 1 && M >= 32 * NAME(MR) && (!NAME(COPIES_ROWS) || N > NAME(FEW_PANELS) * NAME(NR))
+    return a_col == 1 && M >= 32 * NAME(MR) && (!copies_rows() || N > NAME(few_panels)() * NAME(NR))
         && (double)K * NAME(round_up)(N, NAME(NR)) <= NAME(IN_L3);
 }
 
@@ -424,10 +447,10 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
                                  ptrdiff_t ldc, NAME(Epilogue) e, real *workspace)
 {
     const int b_transposed = b_row == 1 && b_col != 1, a_transposed = a_row == 1 && a_col != 1;
-    const int high = NAME(COPIES_ROWS), stays_in_l3 = (double)M * K <= NAME(IN_L3);
+    const int high = copies_rows(), stays_in_l3 = (double)M * K <= NAME(IN_L3);
     const int few_rows = M <= (high && !b_transposed ? 3 : 2) * NAME(MR);
     /* Each panel of B has all of A read again, from memory where many rows have come between. */
-    const int few_columns = N <= (K <= NAME(KC_UNPACKED) && stays_in_l3 ? NAME(FEW_PANELS) : 2) * NAME(NR);
+    const int few_columns = N <= (K <= NAME(KC_UNPACKED) && stays_in_l3 ? NAME(few_panels)() : 2) * NAME(NR);
     const int near = a_transposed ? (K <= NAME(KC_UNPACKED) && stays_in_l3) || a_col <= 1024 / (int)sizeof(real)
                                   : N <= NAME(NR) || stays_in_l3;
     const double largest = high && (b_transposed || !a_transposed) ? 64

@@ -112,14 +112,18 @@ ALWAYS_INLINE f32v exp_f32(f32v x) {
 }
 
 /* exp(x) for x <= 0, which is what most functions need: 2^n as 2^(n + 64) and 2^-64, with fewer instructions. The
-   shift drops all of `shifted` but n. AVX-512 multiplies by 2^n in one instruction, to the same bits. */
+   shift drops all of `shifted` but n. AVX-512 multiplies by 2^n in one instruction, to the same bits; Intel's
+   processors take some hundred cycles for it where a lane underflows, so it leaves out those that do: what is masked
+   or padded by -inf is 0 at once. */
 ALWAYS_INLINE f32v exp_nonpositive_f32(f32v x) {
-    x = max_f32(BROADCAST_F32(-105.0f), x);
-    f32v shifted = x * 1.44269504088896341f + ROUND_TO_INTEGER, n = shifted - ROUND_TO_INTEGER;
-    f32v p = exp_reduced_f32(x, n);
 #ifdef __AVX512F__
-    return _mm512_scalef_ps(p, n);
+    const __mmask16 remains = _mm512_cmp_ps_mask(x, BROADCAST_F32(-105.0f), _CMP_NLT_UQ); /* of NaN, too */
+    f32v n = x * 1.44269504088896341f + ROUND_TO_INTEGER - ROUND_TO_INTEGER;
+    return _mm512_maskz_scalef_ps(remains, exp_reduced_f32(x, n), n);
 #else
+    x = max_f32(BROADCAST_F32(-105.0f), x);
+    f32v shifted = x * 1.44269504088896341f + ROUND_TO_INTEGER;
+    f32v p = exp_reduced_f32(x, shifted - ROUND_TO_INTEGER);
     return p * (f32v)(((i32v)shifted << 23) + ((127 + 64) << 23)) * 0x1p-64f;
 #endif
 }
