@@ -33,7 +33,6 @@ import numpy as np
 
 from minigrad.devices import KINDS, Device
 from minigrad.dtypes import BFLOAT16, to_dtype
-from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.channels_last import is_channels_last, nchw, nhwc
 
 __all__ = ["Kernel", "KernelTable", "Spec", "get_kernel", "kernel_table", "list_kernels", "use_kernel"]
@@ -282,8 +281,7 @@ def _without_gaps(device: Device, array: Any) -> Any:
 def _strided(array: Any) -> bool:
     if isinstance(array, np.ndarray):
         return not array.flags.c_contiguous
-    is_number = isinstance(array, np.generic) or not hasattr(array, "dtype")
-    return not is_number and not is_contiguous(array)
+    return not getattr(array, "_c_contiguous", True)  # of a CuPy array: numbers and None have no strides
 
 
 def _broadcast_contiguous(xp: Any, array: Any, shape: tuple, dtype: np.dtype) -> Any:

@@ -97,7 +97,7 @@ class _Rule:
     """What a node asks of the op that made it, for one application of a :class:`Function`."""
 
     add_gradient = None
-    arithmetic_rules = False
+    arithmetic_rules = ops_alone = False
 
     def __init__(self, function: type[Function], ctx: FunctionContext, args: tuple, outputs: list):
         self.name = function.__name__

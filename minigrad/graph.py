@@ -264,14 +264,24 @@ class Node:
         # Rules that use nothing but ops, and operators that arrays have too, are spared the tensors, unless
         # the arrays are so large that the operators' kernels, which only tensors reach, gain more than that.
         # And but for floats of 16 bits, which operators would sum as they are, where ops compute in float32.
-        bare = op.arithmetic_rules and not create_graph and grad_outputs[0].dtype.itemsize > 2
-        if bare and grad_outputs[0].size >= LARGE and self.device is cpu:
-            bare = False
+        bare = False
+        if not create_graph:
+            if op.ops_alone:
+                bare = len(grad_outputs) == 1 or _is_first_alone(grad_outputs)
+            elif op.arithmetic_rules:
+                g = grad_outputs[0]
+                bare = g.dtype.itemsize > 2 and (g.size < LARGE or self.device is not cpu)
         if bare:
-            inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
+            if op.ops_alone:  # and may ask for shapes
+                inputs = [_bare(v) for v in self.inputs]
+            else:
+                inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
+            g, y = grad_outputs[0], self.outputs[0]
+            if len(grad_outputs) > 1:
+                g, y = tuple(grad_outputs), tuple(self.outputs)
             mode.bare = self.device
             try:
-                found = op.apply_gradient(grad_outputs[0], self.outputs[0], inputs, self.attrs, needed)
+                found = op.apply_gradient(g, y, inputs, self.attrs, needed)
             finally:
                 mode.bare = None
         else:
@@ -328,6 +338,21 @@ class Node:
             )
 
 
+def _is_first_alone(grads: Sequence) -> bool:
+    """Whether a gradient came for the first of the outputs, and for no other."""
+    for grad in grads[1:]:  # noqa: SIM110 - all() would make a generator, at each node
+        if grad is not None:
+            return False
+    return True
+
+
+def _bare(value: Any) -> Any:
+    """What a node kept of an input, without tensors: the array, or its shape and dtype."""
+    if isinstance(value, Variable):
+        return value._array
+    return Spec(*value) if type(value) is tuple else value
+
+
 def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int, device: Device) -> Any:
     """Sum ``grad``, a tensor or an array, over the axes along which an input of ``shape`` was broadcast.
 
@@ -342,9 +367,9 @@ def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int, device: Devi
         )
     stretched = (axis + extra for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + extra] != 1)
     axes = (*range(extra), *stretched)
-    if device is cpu or isinstance(grad, Variable):
+    if isinstance(grad, Variable) or (device is cpu and grad.size < LARGE and grad.dtype.itemsize > 2):
         summed = grad.sum(axes)
-    else:  # an array's own sum would be none of minigrad's kernels
+    else:  # an array's own sum would be none of minigrad's kernels, which sum floats of 16 bits in float32
         from minigrad.op_definition import _ops  # which is made of this module
 
         summed = _ops["sum"]._compute(device, grad.dtype, [grad], {"dim": axes, "keepdim": False})

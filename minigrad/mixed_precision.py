@@ -140,8 +140,11 @@ def _check_device_type(name: str, device_type: Any) -> None:
 
 def cast_inputs(policy: str, args: tuple) -> tuple:
     """``args`` with the floating tensors among them converted as ``policy`` has it, where autocast is on."""
-    device = next((a.device for a in args if isinstance(a, Variable)), None)
-    low = None if device is None else mode.autocast.dtypes.get(device.type)
+    low = None
+    for arg in args:  # not next(), which would take a generator, at each call of an op
+        if isinstance(arg, Variable):
+            low = mode.autocast.dtypes.get(arg.device.type)
+            break
     if low is None:
         return args
     dtype = low if policy == LOWER else FLOAT32
@@ -152,7 +155,7 @@ def _is_to_convert(arg: Any, dtype: np.dtype) -> bool:
     if not isinstance(arg, Variable):
         return False
     own = arg._array.dtype
-    return own != dtype and is_floating(own) and own.itemsize <= FLOAT32.itemsize
+    return own is not dtype and own != dtype and is_floating(own) and own.itemsize <= FLOAT32.itemsize
 
 
 def _converted(tensor: Any, dtype: np.dtype) -> Any:

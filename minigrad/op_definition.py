@@ -50,6 +50,7 @@ class OpDefinition:
         view: bool = False,
         moves: bool = False,
         arithmetic: bool = False,
+        ops_alone: bool = False,
         small: Callable | None = None,
         add_gradient: Callable | None = None,
         part: Callable | None = None,
@@ -68,6 +69,7 @@ class OpDefinition:
         self.view = view
         self.moves = moves or view
         self.arithmetic_rules = arithmetic
+        self.ops_alone = ops_alone
         self.small = small
         self.direct: Callable | None = None
         self.add_gradient = add_gradient

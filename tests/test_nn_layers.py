@@ -8,6 +8,7 @@ import pytest
 import minigrad as mg
 import minigrad.nn as nn
 import minigrad.nn.functional as F
+from minigrad.kernels.launch import CudaKernel
 from minigrad.testing import gradcheck
 
 
@@ -52,6 +53,37 @@ def test_alpha_dropout_keeps_mean_and_variance():
     assert (y.detach().numpy()[dropped] == y.detach().numpy()[dropped][0]).all()
     layer.eval()
     assert layer(x) is x and not nn.AlphaDropout(1.0)(x).detach().numpy().any()
+
+
+@pytest.mark.parametrize("lies", ["in order", "transposed"])
+def test_linear_takes_rows_of_more_dimensions_in_one_product(device, lies, monkeypatch):
+    """On a card and on the simulator, too: without ops that reshape, and with one launch for each product."""
+    names = []
+    launch = CudaKernel.launch
+
+    def counted(self, *args, **options):
+        names.append(self.name)
+        return launch(self, *args, **options)
+
+    monkeypatch.setattr(CudaKernel, "launch", counted)
+    rng = np.random.default_rng(0)
+    values, g = rng.standard_normal((3, 5, 17)), rng.standard_normal((3, 5, 20))
+    weight, bias = rng.standard_normal((20, 17)), rng.standard_normal(20)
+    x = values if lies == "in order" else values.transpose(1, 0, 2).copy()
+    leaves = [mg.tensor(a.astype("f4"), device=device, requires_grad=True) for a in (x, weight, bias)]
+    given = leaves[0] if lies == "in order" else leaves[0].transpose(0, 1)
+    y = F.linear(given, *leaves[1:])
+    y.backward(mg.tensor(g.astype("f4"), device=device))
+    np.testing.assert_allclose(y.detach().cpu().numpy(), values @ weight.T + bias, rtol=1e-4, atol=1e-5)
+    dx, dweight, dbias = (leaf.grad.cpu().numpy() for leaf in leaves)
+    expected = g @ weight if lies == "in order" else (g @ weight).transpose(1, 0, 2)
+    np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dweight, np.einsum("abn,abk->nk", g, values), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dbias, g.sum((0, 1)), rtol=1e-4, atol=1e-5)
+    if device.type != "cpu":
+        assert sum("matmul" in name for name in names) == 3
+    if lies == "in order":
+        assert y.grad_fn == "linear"
 
 
 def test_linear_without_bias_and_bad_input():

@@ -5,6 +5,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.dispatch import Spec
+from minigrad.graph import LARGE
 from minigrad.testing import case, check_op, gradcheck, gradgradcheck
 
 pytestmark = pytest.mark.usefixtures("forget_ops")
@@ -483,6 +484,56 @@ def test_rules_on_bare_arrays_keep_arrays_of_zero_dimensions(follow, device):
         (tripled(follow(x)) / 3.0).sum().backward()
         found.append(x.grad.item())
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(3, np.float16), (5, np.float32), (LARGE, np.float32)])
+def test_rules_of_ops_alone_take_bare_arrays_of_16_bits_and_large_ones_too(size, dtype):
+    seen = []
+
+    @mg.op(ops_alone=True)
+    def doubled(xp, x):
+        return x + x
+
+    @doubled.grad
+    def _(g, _y, _x):
+        assert (_x.shape, _x.dtype) == ((size,), dtype)
+        seen.append(type(g))
+        return mg.get_op("add")(g, g)
+
+    x = mg.ones(size, dtype=dtype, requires_grad=True)
+    g = mg.ones(size, dtype=dtype)
+    doubled(x).backward(g)
+    assert x.grad.dtype == dtype and x.grad.tolist() == [2.0] * size
+    (with_graph,) = mg.autograd.grad(doubled(x), x, g, create_graph=True)
+    assert with_graph.tolist() == [2.0] * size
+    assert seen == [np.ndarray, mg.Tensor]
+
+
+def test_rules_of_ops_alone_take_tensors_where_a_gradient_came_for_another_output():
+    seen = []
+
+    @mg.op(ops_alone=True, materialize_grads=False)
+    def multiples(xp, x):
+        return 2 * x, 3 * x
+
+    @multiples.grad
+    def _(g, y, x):
+        seen.append([type(array) for array in (*g, *y, x)])
+        first, second = g
+        add = mg.get_op("add")
+        if second is None:
+            return add(first, first)
+        return second * 3.0 if first is None else add(add(first, first), second * 3.0)
+
+    arrays, tensors, nothing = [np.ndarray] * 3, [mg.Tensor] * 3, type(None)
+    for chosen, expected, types in (
+        (lambda y, z: y.sum(), 2.0, [np.ndarray, nothing, *arrays]),
+        (lambda y, z: z.sum(), 3.0, [nothing, mg.Tensor, *tensors]),
+        (lambda y, z: (y + z).sum(), 5.0, [mg.Tensor, mg.Tensor, *tensors]),
+    ):
+        x = mg.ones(3, requires_grad=True)
+        chosen(*multiples(x)).backward()
+        assert x.grad.tolist() == [expected] * 3 and seen.pop() == types
 
 
 def test_outside_of_a_rule_ops_give_tensors_even_after_one_that_failed():

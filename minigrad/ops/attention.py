@@ -25,7 +25,7 @@ from minigrad.ops.shape import broadcast_to, reshape, transpose
 from minigrad.ops.softmax import softmax
 
 
-@op(materialize_grads=False)
+@op(materialize_grads=False, ops_alone=True)
 def attention(xp, q, k, v, *, is_causal=False, scale=1.0):
     """softmax(scale q k^T) v, and the logarithms of the sums of exponentials.
 

@@ -23,7 +23,7 @@ from minigrad.promotion import get_default_dtype, result_dtype
 # ---- arithmetic -----------------------------------------------------------------------------------------
 
 
-@op(promote=True, arithmetic=True, small=small.add)
+@op(promote=True, ops_alone=True, small=small.add)
 def add(xp, x, y):
     return x + y
 
@@ -159,7 +159,7 @@ maximum.grad(x=lambda g, _z, x, y: larger_share(g, x, y), y=lambda g, _z, x, y: 
 minimum.grad(x=lambda g, _z, x, y: larger_share(g, y, x), y=lambda g, _z, x, y: larger_share(g, x, y))
 
 
-@op(moves=True)
+@op(moves=True, ops_alone=True)
 def cast(xp, x, *, dtype):
     """``x`` converted to ``dtype``."""
     return x.astype(dtype)

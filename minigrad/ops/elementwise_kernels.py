@@ -67,6 +67,9 @@ def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -
     target.kernel("cpu", name="vectorized", layout="strided", **options)(kernel)
 
 
+cast.kernels.decides = lambda x, *, dtype: dtype
+
+
 @cast.kernel(
     "cuda",
     "sim",

@@ -17,7 +17,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 
 
-@op(name="embedding")
+@op(name="embedding", ops_alone=True)
 def embedding_rows(xp, weight, indices, *, padding_idx=None):
     """weight[indices]; the row ``padding_idx`` gets no gradient."""
     if xp is np:

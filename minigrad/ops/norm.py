@@ -116,7 +116,9 @@ def _normalization(name: str, seen: Callable = _as_it_is) -> tuple[Op, Op]:
         dx, *rest = _grad_reference(xp, g, flat, mean, rstd, weight, axes=axes, parameters=parameters)
         return dx.reshape(x.shape), *rest
 
-    forward = op(reference, name=name, promote=None, saved_outputs=(1, 2), materialize_grads=False)
+    forward = op(
+        reference, name=name, promote=None, saved_outputs=(1, 2), materialize_grads=False, ops_alone=True
+    )
     backward = op(grad_reference, name=f"{name}_grad", promote=None)
     backward.shape(_grad_shapes)
 
@@ -132,7 +134,7 @@ def _normalization(name: str, seen: Callable = _as_it_is) -> tuple[Op, Op]:
         g = zeros_like(x) if g is None else g
         dx, dweight, dbias = backward(g, x, mean, rstd, weight, axes=axes, parameters=parameters)
         if weight is None and _bias is not None:
-            dbias = reshape(dbias, _bias.shape)
+            dbias = dbias.reshape(_bias.shape)
         # Nothing comes by way of the statistics unless a gradient is differentiated.
         shape = seen(x.shape, parameters)
         n = count(shape, axes)

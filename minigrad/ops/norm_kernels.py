@@ -144,6 +144,15 @@ def _planes(x: Any) -> Any:
     return nhwc(x).reshape(-1, x.shape[1]) if is_channels_last(x) else x
 
 
+def _decides(x: Any, *_: Any, axes: Any, parameters: Any, eps: Any = None) -> tuple:
+    """What the conditions of the CUDA kernels look at."""
+    return x.shape, x.strides, axes, parameters, cuda.card_of(x)
+
+
+for _op in (layer_norm_grad, group_norm_grad, batch_norm_grad):
+    get_op(_op.name.removesuffix("_grad")).kernels.decides = _decides
+    _op.kernels.decides = lambda g, x, *rest, **options: (x.dtype, *_decides(x, **options))
+
 _register_cpu(get_op("layer_norm"), layer_norm_grad, _as_matrix)
 _register_cpu(get_op("group_norm"), group_norm_grad, _as_groups)
 _register_cpu(get_op("batch_norm"), batch_norm_grad, _as_planes)

@@ -38,7 +38,7 @@ def _tap_dtype(kernel: tuple[int, int]) -> np.dtype:
     return np.dtype(np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
 
 
-@op(name="max_pool2d", saved_outputs=(1,))
+@op(name="max_pool2d", saved_outputs=(1,), ops_alone=True)
 def _max_pool2d(xp, x, *, kernel, stride, padding, dilation, size):
     options = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     shape = (*x.shape[:2], *size)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph import LARGE
+from minigrad.graph import LARGE, Variable
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu import memory, small
@@ -15,12 +15,12 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 
 
-@op(name="reshape", view=True)
+@op(name="reshape", view=True, ops_alone=True)
 def _reshape(xp, x, *, shape):
     return x.reshape(shape)
 
 
-_reshape.grad(x=lambda g, _y, _x, *, shape: reshape(g, _x.shape))
+_reshape.grad(x=lambda g, _y, _x, *, shape: (reshape if isinstance(g, Variable) else reshaped)(g, _x.shape))
 
 
 def reshape(x: Any, shape: tuple[int, ...]) -> Any:
@@ -65,7 +65,7 @@ def reshaped(array: Any, shape: tuple[int, ...]) -> Any:
     return array.reshape(shape)
 
 
-@op(name="permute", view=True)
+@op(name="permute", view=True, ops_alone=True)
 def _permute(xp, x, *, dims):
     return x.transpose(dims)
 

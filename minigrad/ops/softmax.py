@@ -20,7 +20,7 @@ def _less_the_largest(xp, x, dim):
     return xp.moveaxis(rows - largest_of_rows(xp, rows), -1, dim)
 
 
-@op(name="softmax")
+@op(name="softmax", ops_alone=True)
 def _softmax(xp, x, *, dim=-1):
     """exp(x) / sum(exp(x)) over ``dim``."""
     e = xp.exp(_less_the_largest(xp, x, dim))
@@ -43,7 +43,7 @@ def _(gg, _z, g, y, *, dim):
     return (gg - inner) * y, gg * (g - sum(g * y, dim, keepdim=True)) - inner * g
 
 
-@op(name="log_softmax")
+@op(name="log_softmax", ops_alone=True)
 def _log_softmax(xp, x, *, dim=-1):
     """The logarithm of the softmax over ``dim``."""
     shifted = _less_the_largest(xp, x, dim)
