@@ -4,7 +4,7 @@ Every ``kernels/cpu/*.pyx`` is translated to C once; that C file is compiled onc
 packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-64), or ``...baseline``
 (elsewhere). ``kernels/cpu/__init__.py`` chooses among them when minigrad is imported. With some of their
 names in the environment variable ``MINIGRAD_LEVELS``, separated by spaces, only those are built, which is
-quicker.
+quicker; so is another ``-O`` in ``MINIGRAD_CFLAGS``, the last flags of the compiler.
 
 Wheels also hold files of the engine, and of the launch of CUDA kernels, in compiled form, each beside the
 Python that it is compiled from and that it stands in for. An editable install has the Python alone.
@@ -46,6 +46,7 @@ COMPILE_FLAGS = [
     *("-std=gnu11", "-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
     *("-Wno-psabi", "-Wno-unused-function"),
 ]
+LAST_FLAGS = os.environ.get("MINIGRAD_CFLAGS", "").split()
 LINK_FLAGS = ["-fopenmp"]
 NUMPY_API = [(name, "NPY_2_0_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")]
 
@@ -73,6 +74,7 @@ def kernel_extensions():
         if name in WITHOUT_LEVEL:
             extension.include_dirs = [numpy.get_include(), str(CPU)]
             extension.define_macros = NUMPY_API
+            extension.extra_compile_args = LAST_FLAGS
             extension.depends = headers
             yield extension
             continue
@@ -89,7 +91,7 @@ def kernel_extensions():
                 [str(copy)],
                 include_dirs=[numpy.get_include(), str(CPU)],
                 define_macros=NUMPY_API,
-                extra_compile_args=COMPILE_FLAGS + flags,
+                extra_compile_args=COMPILE_FLAGS + flags + LAST_FLAGS,
                 extra_link_args=LINK_FLAGS,
                 depends=headers,
             )
@@ -100,7 +102,7 @@ def engine_extensions():
     beside, where there is one."""
     return cythonize(
         [
-            Extension(name, [path], extra_compile_args=["-O2", "-g0"])
+            Extension(name, [path], extra_compile_args=["-O2", "-g0", *LAST_FLAGS])
             for name, path in (ENGINE | LAUNCH).items()
         ],
         build_dir="build/cython",

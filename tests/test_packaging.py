@@ -64,8 +64,8 @@ def sdist(tmp_path_factory):
 def wheel(sdist):
     """The wheel, built from the sdist: so the sdist holds all that a build needs.
 
-    To compile the kernels takes minutes. Those of one level show whether that works; those of the others are
-    put where they would be built, and are this checkout's own.
+    To compile the kernels takes minutes. Those of one level, not optimized, show whether that works; those of
+    the others are put where they would be built, and are this checkout's own.
     """
     with tarfile.open(sdist) as archive:
         archive.extractall(sdist.parent, filter="data")
@@ -76,7 +76,8 @@ def wheel(sdist):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(library, copy)
         os.utime(copy, (time.time() + 3600,) * 2)  # newer than the source
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", sdist.parent, source)
+    command = sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", sdist.parent, source
+    run(*command, env=os.environ | {"MINIGRAD_CFLAGS": "-O0"})
     return next(sdist.parent.glob("*.whl"))
 
 
