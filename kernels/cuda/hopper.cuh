@@ -198,7 +198,7 @@ __device__ __forceinline__ void load_bytes(void* to, const void* from, unsigned 
 }
 
 // Starts the copy of a box into the tensor, as far as it lies inside, and closes the thread's group of
-// stores.
+// stores. Unlike a load, it must not begin before the tensor.
 __device__ __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
     asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];\n"
                  "cp.async.bulk.commit_group;"

@@ -100,6 +100,8 @@ void Worker::store_box(const sim::BoxCopy& copy, const void* return_address) {
     settle();
     Asynchronous& mine = current->asynchronous;
     Store store{box_in_tensor(copy, "store_box"), ++mine.store_groups};
+    if (const int least = std::min({copy.at[0], copy.at[1], copy.at[2]}); least < 0)
+        fail("store_box: the box begins at %d, before the tensor, which on a card only a load may do", least);
     if (profiling) profiler.copy(store, Kind::STORE, reinterpret_cast<uintptr_t>(return_address));
     store.box = in_block(copy.box, rank(), "store_box");
     if (clocked) {

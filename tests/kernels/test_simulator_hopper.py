@@ -100,13 +100,19 @@ STORE = """
 FENCE, WAIT = "fence_for_copies();", "wait_for_stores<0>();"
 
 
-@pytest.mark.parametrize("place", [(0, 0), (4, 3), (-3, -5), (39, 40)], ids=str)
+@pytest.mark.parametrize("place", [(0, 0), (4, 3), (39, 40)], ids=str)
 def test_a_box_is_stored_as_far_as_it_is_inside(place):
     x, y = place
     got = launch(STORE % (FENCE, x, y, WAIT), aligned(zeros(44, 40)))
     whole = np.zeros((300, 300), np.float32)
     whole[100 + y : 164 + y, 100 + x : 132 + x] = np.arange(64 * 32).reshape(64, 32)
     np.testing.assert_array_equal(got, whole[100:144, 100:140])
+
+
+@pytest.mark.parametrize("place", [(-3, 0), (0, -5)], ids=str)
+def test_a_store_does_not_begin_before_the_tensor(place):
+    text = message(STORE % (FENCE, *place, WAIT), aligned(zeros(44, 40)), error=KernelLaunchError)
+    assert f"store_box: the box begins at {min(place)}, before the tensor" in text
 
 
 def test_reading_before_the_wait():
