@@ -51,8 +51,11 @@ ALWAYS_INLINE void NAME(tile_fetching)(const int rows, const int vectors, ptrdif
     for (ptrdiff_t left = depth; left > 0; left--, b += b_row, ahead += fetched) {
         vector b_vector[TILE_VECTORS];
         if (fetched > 0) __builtin_prefetch(ahead, 0, 2);
-        if (NAME(ROWS_AHEAD) > 0)
-            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(b + NAME(ROWS_AHEAD) * b_row + v * LANES);
+        if (NAME(ROWS_AHEAD) > 0) { /* its lines: one more than vectors, if it begins within one */
+            const real *row = b + NAME(ROWS_AHEAD) * b_row;
+            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(row + v * LANES);
+            __builtin_prefetch(row + vectors * LANES - 1);
+        }
         UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
             const real a_element = three[i / 3][i % 3 * a_row];
