@@ -242,7 +242,7 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
     float *const q_tile = reinterpret_cast<float*>(shared), *const k_tile = q_tile + ROWS * PITCH;
     float *const v_tile = k_tile + COLUMNS * PITCH, *const p_part = v_tile + COLUMNS * PITCH;
     const Patch patch;
-    const Task task(shape.L, ROWS, shape.matrices_together, true);
+    const Task task(shape, shape.L, ROWS);
     const long long keys = keys_of(shape, task.first_row + ROWS - 1);
     const bool has_rows = task.first_row + patch.warp_row < shape.L;
     Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
@@ -349,7 +349,7 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
     float *const q_tile = v_tile + ROWS * PITCH, *const g_tile = q_tile + COLUMNS * PITCH;
     float* const p_part = g_tile + COLUMNS * PITCH;
     const Patch patch;
-    const Task task(shape.S, ROWS, shape.matrices_together, false);  // the first keys are seen by the most queries
+    const Task task(shape, shape.S, ROWS, true);
     const long long begin = shape.is_causal ? task.first_row / COLUMNS * COLUMNS : 0;
     const bool has_rows = task.first_row + patch.warp_row < shape.S;
     Source of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, task.first_row);
@@ -424,7 +424,7 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
     float *const k_tile = g_tile + ROWS * PITCH, *const v_tile = k_tile + COLUMNS * PITCH;
     float* const ds_part = v_tile + COLUMNS * PITCH;
     const Patch patch;
-    const Task task(shape.L, ROWS, shape.matrices_together, true);
+    const Task task(shape, shape.L, ROWS);
     const long long keys = keys_of(shape, task.first_row + ROWS - 1);
     const bool has_rows = task.first_row + patch.warp_row < shape.L;
     Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);

@@ -16,26 +16,30 @@ struct AttentionShape {
     int matrices_together;
 };
 
-// Which matrix, and which of its blocks of rows, the block of threads has. The last rows come first: where
-// is_causal, they see the most keys.
+// Which matrix, and which of its blocks of rows, the block of threads has.
 //
-// The blocks of so many `matrices_together` are numbered rows first: all those with the most keys come before any with
-// fewer, and when there are none left to start, those that are at work have little to do. One matrix after the other
+// The last queries come first, and the first keys: where is_causal, they see the most, and are seen by the most. The
+// blocks of so many `matrices_together` are numbered rows first: all those with the most to do come before any with
+// less, and when there are none left to start, those that are at work have little to do. One matrix after the other
 // would end with the longest of the last one.
 struct Task {
-    long long matrix, first_row;
+    int matrix;
+    long long first_row;
 
-    __device__ __forceinline__ Task(long long rows, int rows_of_block, int matrices_together, bool last_first) {
-        const int blocks = (rows + rows_of_block - 1) / rows_of_block;
-        const TilePlace place = tile_place(blockIdx.x, gridDim.x / blocks, blocks, matrices_together);
-        matrix = place.row;
-        first_row = (long long)(last_first ? blocks - 1 - place.column : place.column) * rows_of_block;
-    }
-
+    // One matrix after the other, the last rows first.
     __device__ __forceinline__ Task(long long rows, int rows_of_block) {
         const long long blocks = (rows + rows_of_block - 1) / rows_of_block;
         matrix = blockIdx.x / blocks;
         first_row = (blocks - 1 - blockIdx.x % blocks) * rows_of_block;
+    }
+
+    // As above, of rows of queries, or of keys.
+    __device__ __forceinline__ Task(const AttentionShape& shape, long long rows, int rows_of_block,
+                                    bool are_keys = false) {
+        const int blocks = (rows + rows_of_block - 1) / rows_of_block;
+        const TilePlace place = tile_place(blockIdx.x, gridDim.x / blocks, blocks, shape.matrices_together);
+        matrix = place.row;
+        first_row = (long long)(are_keys ? place.column : blocks - 1 - place.column) * rows_of_block;
     }
 
     template <typename T>

@@ -170,7 +170,7 @@ attention_wgmma(T* out, float* lse, const T* q, const T* k, const T* v, const __
     Box* const q_boxes = first_box(dynamic);
     Box* const boxes = q_boxes + TILE_BOXES<D>;
     const int warpgroup = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
-    const Task task(shape.L, QUERIES);
+    const Task task(shape, shape.L, QUERIES);
     const long long seen = task.first_row + QUERIES;  // by the last query, if is_causal
     const int count = ((shape.is_causal && seen < shape.S ? seen : shape.S) + KEYS - 1) / KEYS;  // tiles of keys
     if (threadIdx.x == 0) {

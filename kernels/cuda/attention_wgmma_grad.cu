@@ -185,7 +185,7 @@ attention_wgmma_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k, cons
     __shared__ Shared shared;
     Box* const boxes = first_box(dynamic);
     const int warpgroup = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
-    const Task task(shape.S, OWN);
+    const Task task(shape, shape.S, OWN, true);
     const Walk walk{shape.is_causal ? int(task.first_row) : 0, int(shape.L)};
     init(shared, WARP);
     if (warpgroup == 0) {
@@ -266,7 +266,7 @@ attention_wgmma_grad_queries(T* dq, const T* g, const T* q, const T* k, const T*
     __shared__ Shared shared;
     Box* const boxes = first_box(dynamic);
     const int warpgroup = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
-    const Task task(shape.L, OWN);
+    const Task task(shape, shape.L, OWN);
     const long long seen = task.first_row + OWN;
     const Walk walk{0, int(shape.is_causal && seen < shape.S ? seen : shape.S)};
     init(shared, 0);
