@@ -241,6 +241,8 @@ class Node:
 
     def check_usable(self) -> None:
         """Raise if the node was freed, or something it saved has been written to since."""
+        if self.inputs is not None and _last_write <= self.number:
+            return
         if self.inputs is None:
             raise RuntimeError(
                 f"the graph was freed when it was walked the first time (at op {self.op.name!r}): "
@@ -272,10 +274,10 @@ class Node:
                 g = grad_outputs[0]
                 bare = g.dtype.itemsize > 2 and (g.size < LARGE or self.device is not cpu)
         if bare:
-            if op.ops_alone:  # and may ask for shapes
-                inputs = [_bare(v) for v in self.inputs]
-            else:
+            if op.arithmetic_rules:  # which look at no shapes
                 inputs = [v._array if isinstance(v, Variable) else v for v in self.inputs]
+            else:
+                inputs = [_bare(v) for v in self.inputs]
             g, y = grad_outputs[0], self.outputs[0]
             if len(grad_outputs) > 1:
                 g, y = tuple(grad_outputs), tuple(self.outputs)

@@ -125,8 +125,9 @@ class Op(OpDefinition):
             as they are. All others compute on them in float32, and round the result once.
         arithmetic: the gradient rules use nothing but ops, and the operators that bare arrays have too; where
             no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
-        ops_alone: the gradient rules use nothing but ops, shapes and dtypes: the same, for arrays of 16 bits
-            and for large ones, too; of several outputs, where a gradient came for the first alone.
+        ops_alone: the gradient rules use nothing but ops: the same, for arrays of 16 bits and for large ones,
+            too; of several outputs, where a gradient came for the first alone. Unless they are arithmetic as
+            well, they may look at the shapes and dtypes of what they do not name.
         small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
             it returns the output, or None where it does not apply. For ops without attributes.
         direct: not given here but set beside the op's kernels: ``direct(*inputs, **attributes)``, asked after

@@ -31,7 +31,7 @@ from minigrad.ops.join import split
 from minigrad.ops.shape import reshape
 
 
-@op(ops_alone=True, small=small.relu)
+@op(arithmetic=True, ops_alone=True, small=small.relu)
 def relu(xp, x):
     """max(x, 0); NaN stays NaN."""
     return xp.maximum(x, 0)
@@ -50,7 +50,7 @@ relu_grad.grad(
 )
 
 
-@op(name="sigmoid", ops_alone=True)
+@op(name="sigmoid", arithmetic=True, ops_alone=True)
 def _sigmoid(xp, x):
     e = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, 1 / (1 + e), e / (1 + e))
@@ -74,7 +74,7 @@ def sigmoid(x: Any) -> Any:
     return _sigmoid(floating(x))
 
 
-@op(name="tanh", ops_alone=True)
+@op(name="tanh", arithmetic=True, ops_alone=True)
 def _tanh(xp, x):
     return xp.tanh(x)
 
@@ -97,7 +97,7 @@ def tanh(x: Any) -> Any:
     return _tanh(floating(x))
 
 
-@op(name="silu", ops_alone=True)
+@op(name="silu", arithmetic=True, ops_alone=True)
 def _silu(xp, x):
     return x * _sigmoid.reference(xp, x)
 
@@ -139,7 +139,7 @@ def _normal_density(xp, x):
     return xp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
 
 
-@op(name="gelu", ops_alone=True)
+@op(name="gelu", arithmetic=True, ops_alone=True)
 def _gelu(xp, x):
     return x * _normal_cdf(xp, x)
 
@@ -189,7 +189,7 @@ def _(x):
 _A, _C = 0.044715, math.sqrt(2 / math.pi)
 
 
-@op(name="gelu_tanh", ops_alone=True)
+@op(name="gelu_tanh", arithmetic=True, ops_alone=True)
 def _gelu_tanh(xp, x):
     return x * _sigmoid.reference(xp, (x + x * x * x * _A) * (2 * _C))
 

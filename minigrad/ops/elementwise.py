@@ -23,7 +23,7 @@ from minigrad.promotion import get_default_dtype, result_dtype
 # ---- arithmetic -----------------------------------------------------------------------------------------
 
 
-@op(promote=True, ops_alone=True, small=small.add)
+@op(promote=True, arithmetic=True, ops_alone=True, small=small.add)
 def add(xp, x, y):
     return x + y
 

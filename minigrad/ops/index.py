@@ -41,6 +41,9 @@ def _is_basic(index: Any) -> bool:
     )
 
 
+ALL = slice(None)
+
+
 def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
     if _is_basic(index):
         total[index] += g
@@ -50,23 +53,26 @@ def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
 
 def _part(shape: tuple[int, ...], *, index: Any) -> Part | None:
     """Where ``index`` takes neighbours along one axis, and all along the others: these; None for all else."""
-    if not _is_basic(index):
-        return None
-    parts, found = index if isinstance(index, tuple) else (index,), None
-    if Ellipsis in parts:
-        i, rest = parts.index(Ellipsis), len(shape) - (len(parts) - 1)
-        parts = (*parts[:i], *(slice(None),) * rest, *parts[i + 1 :])
-    for axis, part in enumerate(parts):
-        if part is None or (found is not None and part != slice(None)):
-            return None
-        if isinstance(part, slice):
+    parts, found, axis = index if type(index) is tuple else (index,), None, 0
+    for part in parts:
+        if part is Ellipsis:
+            axis += len(shape) - (len(parts) - 1)
+            continue
+        if type(part) is slice:
             start, stop, step = part.indices(shape[axis])
             if step != 1:
                 return None
-            found = (axis, start, max(start, stop)) if part != slice(None) else found
-        else:
+            looks_at = None if part == ALL else (axis, start, max(start, stop))
+        elif type(part) is int or isinstance(part, np.integer):
             start = int(part) % shape[axis]
-            found = axis, start, start + 1
+            looks_at = axis, start, start + 1
+        else:
+            return None
+        if looks_at is not None:
+            if found is not None:
+                return None
+            found = looks_at
+        axis += 1
     return found
 
 

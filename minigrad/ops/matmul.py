@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 
-@op(ops_alone=True, small=small.matmul)
+@op(arithmetic=True, ops_alone=True, small=small.matmul)
 def matmul(xp, a, b):
     """(..., M, K) @ (..., K, N) -> (..., M, N); the leading dimensions broadcast."""
     return xp.matmul(a, b)
