@@ -101,6 +101,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         ),
         "conv2d of large tiles": (large_tiles, ((1, 40, 3, 3), (72, 40, 1, 1), (40, 72, 3, 1))),
         "depthwise conv2d of small squares": (small_squares, ((8, 2, 9, 11), (4, 1, 3, 3), (4, 1, 5, 5))),
+        "depthwise conv2d of whole vectors": (small_squares, ((8, 2, 5, 24), (4, 1, 3, 3), (4, 1, 5, 5))),
         # So many outputs that the sums of the weight's gradient are cut into parts.
         "conv2d of one channel": (
             lambda x, w: FUNCTIONS.conv2d(x, w),
