@@ -87,7 +87,7 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
     """Run a rung of matmul in every format, on rows and on columns, with tiles of every size; returns what is
     wrong."""
     module, xp, rng, wrong = getattr(cuda, f"matmul_{rung}"), device.xp, np.random.default_rng(0), []
-    tiles = [{"tile": tile} for tile in (module.SMALL, module.LARGE)] if rung == "tensor_core" else [{}]
+    tiles = [{"tile": tile} for tile in module.TILES] if rung == "tensor_core" else [{}]
     for dtype, encode in TENSOR_CORE_FORMATS.items():
         right = True
         for M, N, K in ((40, 56, 48), (37, 35, 41)):  # read where they lie, and copied first

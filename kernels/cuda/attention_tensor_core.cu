@@ -136,7 +136,7 @@ __device__ __forceinline__ void store_rows(T* out, float (&sums)[M][F][4], const
     for (int m = 0; m < M; m++) {
         scale_rows(sums[m], factor[m]);
         const long long row = first + (threadIdx.x / WARP * M + m) * FRAGMENT;
-        store_fragments(out + row * features, sums[m], rows - row, features, features);
+        store_fragments<F>(out + row * features, sums[m], rows - row, features, features);
     }
 }
 

@@ -164,5 +164,5 @@ template <typename T, int TILE_N>
 __device__ __forceinline__ void store_rows(T* out, const float (&sums)[TILE_N / 8][4], long long row,
                                            long long column, long long M, long long N) {
     row += threadIdx.x % WARPGROUP / 32 * 16;
-    store_fragments(out + row * N + column, sums, M - row, N - column, N);
+    store_fragments<TILE_N / 8>(out + row * N + column, sums, M - row, N - column, N);
 }

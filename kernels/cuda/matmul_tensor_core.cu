@@ -9,24 +9,26 @@
 //
 //   matmul_tensor_core   products by mma, operands by ldmatrix, from tiles that cp.async brings ahead
 //
-// A block makes 256 x 128 elements of out with 8 warps, or 128 x 128 with 4, each 64 x 64 of them, in the loop of
-// tensor_core_tiles.cuh: in steps of 64 bytes along K.
+// A block makes 256 x 192 or 256 x 128 elements of out with 8 warps, each 64 x 96 or 64 x 64 of them, or 128 x 128 with
+// 4, in the loop of tensor_core_tiles.cuh: in steps of 64 bytes along K.
 //
-// Arithmetic intensity: a step loads (256 + 128) x 64 bytes for 2 x 256 x 128 x 16 operations (floats) or twice as
-// many (16 bits): 43 or 85 a byte. An H200 could do 100 or 200 for each byte of its memory (495 TFLOP/s in TF32, 989
+// Arithmetic intensity: a step loads (256 + 192) x 64 bytes for 2 x 256 x 192 x 16 operations (floats) or twice as
+// many (16 bits): 55 or 110 a byte. An H200 could do 100 or 200 for each byte of its memory (495 TFLOP/s in TF32, 989
 // in 16 bits, over 4.8 TB/s); the rest is left to the L2 cache, which the order of the tiles (tile_order.cuh) helps.
 // That one has its limit, too: with 128 x 128 alone, 64 a byte, an H200 made 360 TFLOP/s in bfloat16, which took 5.6
-// TB/s from it; matmul_wgmma.cu made 668 of 5.2 TB/s (benchmarks/results/2026-11-26-h200-wgmma.txt).
-// From shared memory a warp loads (64 + 64) x 32 bytes for the 2 x 64 x 64 x 16 operations of an mma step in 16 bits:
-// 32 a byte, where the tensor cores could do 4096 in the cycle that brings 128 bytes. With 64 x 32 for a warp it
-// would be 21, and shared memory the limit.
+// TB/s from it, and with 256 x 128, 85 a byte, 424, or 5.0 TB/s; matmul_wgmma.cu made 668 of 5.2 TB/s
+// (benchmarks/results/2026-11-26-h200-wgmma.txt). At the 659 that mma.sync could make there, one in 6 cycles, 256 x 192
+// would take 6.0.
+// From shared memory a warp of 64 x 96 loads (64 + 96) x 32 bytes for the 48 mma of a step of 16 bits along K: 38
+// operations a byte. Eight of them take 40 x 8 of the 288 x 2 cycles in which tensor cores make one in 6, and the
+// copies write for 112: three quarters in all. With 64 x 64 it is nine tenths.
 //
-// Registers of a thread: 128 sums, 32 of a's fragments and 32 of b's; with addresses about 250, so that 8 warps share
-// a multiprocessor's 65536. Shared memory of a block: 3 x (16 + 8) or 3 x (8 + 8) KB.
+// Registers of a thread: 192 sums, 16 of a's fragments and 16 of b's, or 128 sums, 32 and 16; with addresses up to 255,
+// so that 8 warps share a multiprocessor's 65536. Shared memory of a block: 3 x (16 + 12), 3 x (16 + 8) or 3 x (8 + 8)
+// KB.
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 
-constexpr int TILE_N = 128;            // of what a block makes of out; TILE_M is 128 or 256
 constexpr int GROUP_ROWS = 2048;       // of out, whose tiles are made one column after another
 constexpr int THREADS_TOGETHER = 256;  // of a multiprocessor
 
@@ -37,25 +39,25 @@ struct TensorCoreShape {
     long long b_row_stride, b_batch_stride;
 };
 
-// Adds to each column of a warp's tile its bias; `bias` is that of the tile's first column.
+// Adds to each column of a group of a warp's tile its bias; `bias` is that of the group's first column.
 template <typename T, typename Tiling>
-__device__ __forceinline__ void add_bias(typename Tiling::Sums& sums, const T* bias, long long columns) {
+__device__ __forceinline__ void add_bias(typename Tiling::Sums& sums, int first, const T* bias, long long columns) {
 #pragma unroll
-    for (int n = 0; n < Tiling::WARP_N / 8; n++)
+    for (int n = 0; n < GROUP; n++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int column = 8 * n + threadIdx.x % 4 * 2 + i;
             const float addend = column < columns ? float(bias[column]) : 0.0f;
 #pragma unroll
             for (int m = 0; m < Tiling::WARP_M / 16; m++) {
-                sums[m][n][i] += addend;
-                sums[m][n][2 + i] += addend;
+                sums[m][first + n][i] += addend;
+                sums[m][first + n][2 + i] += addend;
             }
         }
 }
 
-// Grid: x = all tiles of out (x alone may exceed 65535); z = the batch. bias may be null.
-template <typename T, int TILE_M, bool A_ALONG_M, bool B_ALONG_N>
+// Grid: x = all tiles of out (x alone may exceed 65535); y x z = the batch. bias may be null.
+template <typename T, int TILE_M, int TILE_N, bool A_ALONG_M, bool B_ALONG_N>
 __global__ void __launch_bounds__(TILE_M, THREADS_TOGETHER / TILE_M)
 matmul_tensor_core(T* out, const T* a, const T* b, const T* bias, TensorCoreShape shape) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
@@ -63,28 +65,35 @@ matmul_tensor_core(T* out, const T* a, const T* b, const T* bias, TensorCoreShap
     using Right = MatrixCopier<T, TILE_N, B_ALONG_N, Tiling::THREADS>;
     static_assert(Tiling::THREADS == TILE_M, "which the launch bounds say");
     extern __shared__ uint4 tiles[];
-    const int warp_row = Tiling::warp_row(), warp_column = Tiling::warp_column();
-    const TilePlace place = tile_place(int(blockIdx.x), int((shape.M + TILE_M - 1) / TILE_M),
-                                       int((shape.N + TILE_N - 1) / TILE_N), GROUP_ROWS / TILE_M);
-    const long long row = (long long)place.row * TILE_M, column = (long long)place.column * TILE_N;
+    const long long number = (long long)blockIdx.y * gridDim.z + blockIdx.z;  // of the batch
+    if (number >= shape.batches) return;
+    __shared__ TilePlace place;  // not in registers, all of which the product takes
+    if (threadIdx.x == 0)
+        place = tile_place(int(blockIdx.x), int((shape.M + TILE_M - 1) / TILE_M),
+                           int((shape.N + TILE_N - 1) / TILE_N), GROUP_ROWS / TILE_M);
+    __syncthreads();  // it is known
 
-    // A grid has at most 65535 blocks along z: a larger batch takes several turns.
-    for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
-        Left left(a + number * shape.a_batch_stride, shape.a_row_stride, row, shape.M, shape.K);
-        Right right(b + number * shape.b_batch_stride, shape.b_row_stride, column, shape.N, shape.K);
-        typename Tiling::Sums sums = {};
-        AsyncCopies copies;
-        multiply_tiles<T, Tiling, typename Left::Tile, typename Right::Tile>(
-            sums, tiles, int((shape.K + STEP<T> - 1) / STEP<T>), copies, [&](uint4* a_tile, uint4* b_tile, Part part) {
-                left.start(copies, a_tile, part);
-                right.start(copies, b_tile, part);
-            });
-        const long long first_column = column + warp_column;
-        if (bias) add_bias<T, Tiling>(sums, bias + first_column, shape.N - first_column);
-        T* const warp_out = out + (number * shape.M + row + warp_row) * shape.N + first_column;
+    const long long first_row = (long long)place.row * TILE_M, first_column = (long long)place.column * TILE_N;
+    Left left(a + number * shape.a_batch_stride, shape.a_row_stride, first_row, shape.M, shape.K);
+    Right right(b + number * shape.b_batch_stride, shape.b_row_stride, first_column, shape.N, shape.K);
+    typename Tiling::Sums sums = {};
+    AsyncCopies copies;
+    multiply_tiles<T, Tiling, typename Left::Tile, typename Right::Tile>(
+        sums, tiles, int((shape.K + STEP<T> - 1) / STEP<T>), copies, [&](uint4* a_tile, uint4* b_tile, Part part) {
+            left.start(copies, a_tile, part);
+            right.start(copies, b_tile, part);
+        });
+    const long long row = (long long)place.row * TILE_M + Tiling::warp_row();
+    const long long column = (long long)place.column * TILE_N + Tiling::warp_column();
+    T* const warp_out = out + (number * shape.M + row) * shape.N + column;
+#pragma unroll
+    for (int group = 0; group < Tiling::GROUPS; group++) {
+        const int right = group * Tiling::GROUPS_APART;
+        const long long columns = shape.N - column - right;
+        if (bias) add_bias<T, Tiling>(sums, GROUP * group, bias + column + right, columns);
 #pragma unroll
         for (int m = 0; m < Tiling::WARP_M / 16; m++)
-            store_fragments(warp_out + 16 * m * shape.N, sums[m], shape.M - row - warp_row - 16 * m,
-                            shape.N - first_column, shape.N);
+            store_fragments<GROUP>(warp_out + 16 * m * shape.N + right, &sums[m][GROUP * group],
+                                   shape.M - row - 16 * m, columns, shape.N);
     }
 }

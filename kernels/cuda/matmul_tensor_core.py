@@ -24,8 +24,9 @@ from .matmul import MULTIPROCESSORS
 from .transpose import transpose
 from .vector import starts_at_vector
 
-SMALL, LARGE = 128, 256  # rows of a tile, and threads of its block: as in matmul_tensor_core.cu
-TILE_N = 128
+Tile = tuple[int, int]  # rows, which are the threads of its block, and columns: as in matmul_tensor_core.cu
+TILES = SMALL, LARGE, WIDE = (128, 128), (256, 128), (256, 192)
+WIDE_RATE = 1.1  # of what a multiprocessor makes of LARGE in the time; by the cycles counted, not measured
 CHUNK_BYTES, CHUNKS, STAGES = 16, 4, 3
 MAX_GRID_Z = 65535
 MAX_LINES = 2**31 - 1
@@ -35,24 +36,32 @@ ELEMENTS = ("float", "__half", "__nv_bfloat16")
 LAYOUTS = {element: (False,) if element == "float" else (False, True) for element in ELEMENTS}
 """By the elements: whether neighbours may run along K alone, or along the other side as well."""
 
+
+def _largest_tile(along_m: bool, along_n: bool) -> Tile:
+    """What there is a kernel for: the addresses of neighbours along M and N leave no registers for more."""
+    return LARGE if along_m and along_n else WIDE
+
+
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
 _kernels = {
     (element, tile, along_m, along_n): CudaKernel(
-        _source, f"matmul_tensor_core<{element}, {tile}, {along_m}, {along_n}>".lower()
+        _source, f"matmul_tensor_core<{element}, {tile[0]}, {tile[1]}, {along_m}, {along_n}>".lower()
     )
     for element, layouts in LAYOUTS.items()
-    for tile, along_m, along_n in product((SMALL, LARGE), layouts, layouts)
+    for tile, along_m, along_n in product(TILES, layouts, layouts)
+    if tile <= _largest_tile(along_m, along_n)
 }
-"""By (the elements, rows of a tile, whether a's neighbours run along M, whether b's run along N)."""
+"""By (the elements, the tile, whether a's neighbours run along M, whether b's run along N)."""
 
 
-def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None) -> None:
+def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = None) -> None:
     """Tensor cores on tiles that are copied ahead; float32 is rounded to TF32, sums are float32.
 
-    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored. A ``tile`` of so
-    many rows is taken in place of the one that suits the sizes; the results are the same.
+    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored. A ``tile`` is
+    taken in place of the one that suits the sizes, if it is not too large for the layout; the results are the
+    same.
     """
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
@@ -65,11 +74,11 @@ def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = N
     for name, array in (("a", a), ("b", b)):
         shape[f"{name}_batch_stride"] = array.strides[0] // array.itemsize
         shape[f"{name}_row_stride"] = row_pitch(array)
-    tile = tile or tile_rows(batches, M, N)
-    grid = (blocks(M, tile) * blocks(N, TILE_N), 1, min(batches, MAX_GRID_Z))
-    shared_bytes = STAGES * (tile + TILE_N) * CHUNKS * CHUNK_BYTES
+    rows, columns = tile = min(tile or tile_of(batches, M, N), _largest_tile(along_m, along_n))
+    grid = (blocks(M, rows) * blocks(N, columns), blocks(batches, MAX_GRID_Z), min(batches, MAX_GRID_Z))
+    shared_bytes = STAGES * (rows + columns) * CHUNKS * CHUNK_BYTES
     kernel = _kernels[element_of(out), tile, along_m, along_n]
-    kernel.launch(grid, tile, (out, strided(a), strided(b), bias, shape), shared_bytes)
+    kernel.launch(grid, rows, (out, strided(a), strided(b), bias, shape), shared_bytes)
 
 
 def is_supported(array: Any) -> bool:
@@ -85,10 +94,17 @@ def element_of(array: Any) -> str:
     return _ELEMENT_OF_DTYPE.get(array.dtype, "__nv_bfloat16")
 
 
-def tile_rows(batches: int, M: int, N: int) -> int:
-    """The height of a tile: the larger one, where it is of use and there is one for each multiprocessor."""
-    large = blocks(M, LARGE) * blocks(N, TILE_N) * batches
-    return LARGE if M > SMALL and large >= MULTIPROCESSORS else SMALL
+def tile_of(batches: int, M: int, N: int) -> Tile:
+    """The tile for a product: a larger one if there are enough for all multiprocessors, and of two the one
+    whose waves of blocks take less time."""
+
+    def time(tile: Tile, rate: float) -> float:
+        tiles = blocks(M, tile[0]) * blocks(N, tile[1]) * batches
+        return blocks(tiles, MULTIPROCESSORS) * tile[1] / rate
+
+    if blocks(M, SMALL[0]) < 2 or blocks(M, LARGE[0]) * blocks(N, LARGE[1]) * batches < MULTIPROCESSORS:
+        return SMALL
+    return WIDE if time(WIDE, WIDE_RATE) < time(LARGE, 1) else LARGE
 
 
 def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:

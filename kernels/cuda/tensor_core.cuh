@@ -201,9 +201,9 @@ struct alignas(2 * sizeof(T)) Pair {
 // `pitch` elements long, and of which `rows` rows and `columns` columns are left. A lane has pairs of
 // neighbours, and stores them as such if all pairs in out are aligned: the 4 lanes of a row then write 32
 // bytes of floats.
-template <typename T, int COUNT>
-__device__ __forceinline__ void store_fragments(T* out, const float (&sums)[COUNT][4], long long rows,
-                                                long long columns, long long pitch) {
+template <int COUNT, typename T>
+__device__ __forceinline__ void store_fragments(T* out, const float (*sums)[4], long long rows, long long columns,
+                                                long long pitch) {
     const int lane = threadIdx.x % 32, column = lane % 4 * 2;
     const bool aligned = pitch % 2 == 0 && size_t(out) % sizeof(Pair<T>) == 0;
 #pragma unroll

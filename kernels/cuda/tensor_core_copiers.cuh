@@ -5,50 +5,48 @@
 
 #include "tensor_core_tiles.cuh"
 
-// For a tile that lies AlongK: a chunk of every AT_ONCE-th row. Behind the last row that one is copied again: no
-// sums of such rows are stored.
+// For a tile that lies AlongK: a chunk of every AT_ONCE-th row. Behind the last row are zeros.
 template <typename T, int ROWS, int THREADS = 128>
 struct RowCopier {
-    static constexpr int AT_ONCE = THREADS / CHUNKS;
+    static constexpr int AT_ONCE = THREADS / CHUNKS, COUNT = ROWS / AT_ONCE;
     static_assert(AT_ONCE % 8 == 0, "the chunks of a thread's rows are exchanged alike");
 
-    const T* rows[ROWS / AT_ONCE];  // the thread's next chunk in each of its rows
+    const char* next;    // the thread's next chunk in its first row
+    long long to_next;   // of its rows, bytes
+    int rows;            // from that one on
 
     // x is the first element of a tile whose first `inside` rows are inside.
-    __device__ __forceinline__ RowCopier(const T* x, long long row_stride, int inside) {
-#pragma unroll
-        for (int i = 0; i < ROWS / AT_ONCE; i++) {
-            const int row = min(int(threadIdx.x) / CHUNKS + i * AT_ONCE, inside - 1);
-            rows[i] = x + row * row_stride + threadIdx.x % CHUNKS * PER_CHUNK<T>;
-        }
-    }
+    __device__ __forceinline__ RowCopier(const T* x, long long row_stride, int inside)
+        : next(reinterpret_cast<const char*>(x + threadIdx.x / CHUNKS * row_stride) + threadIdx.x % CHUNKS * CHUNK_BYTES),
+          to_next(AT_ONCE * row_stride * sizeof(T)),
+          rows(inside - int(threadIdx.x / CHUNKS)) {}
 
     // Moves on along the rows, by `elements`.
-    __device__ __forceinline__ void skip(long long elements) {
-#pragma unroll
-        for (int i = 0; i < ROWS / AT_ONCE; i++) rows[i] += elements;
-    }
+    __device__ __forceinline__ void skip(long long elements) { next += (long long) elements * sizeof(T); }
 
     // Starts a part of the copies of the next tile, in which the thread's chunks are `inside`, or zeros. The tile after
-    // it is `next` elements further on.
+    // it is `step` elements further on.
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part, bool inside,
-                                          long long next = STEP<T>) {
+                                          long long step = STEP<T>) {
         uint4* const to = &tile[AlongK<T, ROWS>::place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS)];
 #pragma unroll
-        for (int i = 0; i < ROWS / AT_ONCE; i++) {
-            if (!part.has(i, ROWS / AT_ONCE)) continue;
-            copies.copy<CHUNK_BYTES>(to + i * AT_ONCE * CHUNKS, rows[i], inside ? CHUNK_BYTES : 0);
-            rows[i] += next;
-        }
+        for (int i = 0; i < COUNT; i++)
+            if (part.has(i, COUNT))
+                copies.copy<CHUNK_BYTES>(to + i * AT_ONCE * CHUNKS, next + i * to_next,
+                                         inside && i * AT_ONCE < rows ? CHUNK_BYTES : 0);
+        if (part.is_last()) skip(step);
     }
 };
 
-// For a tile that lies AcrossK: chunk `chunk` of every AT_ONCE-th line, from line `first` on.
+// For a tile that lies AcrossK: of every AT_ONCE-th line, from line `first` on, chunk `chunk`, or, where a line is none
+// for a whole number of threads, every ACROSS-th from there on.
 template <typename T, int SIDE, int THREADS = 128>
 struct Lines {
-    static constexpr int LINE = AcrossK<T, SIDE>::LINE, AT_ONCE = THREADS / LINE;
+    static constexpr int LINE = AcrossK<T, SIDE>::LINE, ACROSS = THREADS % LINE == 0 ? LINE : 8;
+    static constexpr int PIECES = LINE / ACROSS, AT_ONCE = THREADS / ACROSS;
     static_assert(AT_ONCE % (sizeof(T) == 2 ? 8 : 4) == 0, "the chunks of a thread's lines are exchanged alike");
-    const int chunk = threadIdx.x % LINE, first = threadIdx.x / LINE;
+    static_assert(PIECES == 1 || sizeof(T) == 2, "and those of a line");
+    const int chunk = threadIdx.x % ACROSS, first = threadIdx.x / ACROSS;
 };
 
 template <typename T, int SIDE, int THREADS = 128>
@@ -56,21 +54,26 @@ struct LineCopier : Lines<T, SIDE, THREADS> {
     using Base = Lines<T, SIDE, THREADS>;
     const T* from;
     long long pitch;  // from a line to the next
-    int left;         // lines from the next one of this thread on; none, if its chunk is outside
+    int left;         // lines from the next one of this thread on; none, if its chunks are outside
+    int pieces;       // how many of these are inside
 
-    // x is this thread's chunk in the first of `lines` lines, if it is `inside`.
-    __device__ __forceinline__ LineCopier(const T* x, long long pitch, int lines, bool inside)
-        : from(x + Base::first * pitch), pitch(pitch), left(inside ? lines - Base::first : 0) {}
+    // x is this thread's first chunk in the first of `lines` lines.
+    __device__ __forceinline__ LineCopier(const T* x, long long pitch, int lines, int pieces)
+        : from(x + Base::first * pitch), pitch(pitch), left(pieces > 0 ? lines - Base::first : 0), pieces(pieces) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {
-        constexpr int COUNT = STEP<T> / Base::AT_ONCE;
+        constexpr int COUNT = STEP<T> / Base::AT_ONCE, PIECES = Base::PIECES;
         uint4* const to = &tile[AcrossK<T, SIDE>::place_of(Base::first, Base::chunk)];
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
-            if (!part.has(i, COUNT)) continue;
-            copies.copy<CHUNK_BYTES>(to + i * Base::AT_ONCE * Base::LINE, from,
-                                     left > i * Base::AT_ONCE ? CHUNK_BYTES : 0);
-            from += Base::AT_ONCE * pitch;
+#pragma unroll
+            for (int j = 0; j < PIECES; j++) {
+                if (!part.has(i * PIECES + j, COUNT * PIECES)) continue;
+                const bool inside = left > i * Base::AT_ONCE && (j == 0 || j < pieces);
+                copies.copy<CHUNK_BYTES>(to + i * Base::AT_ONCE * Base::LINE + j * Base::ACROSS,
+                                         from + j * Base::ACROSS * PER_CHUNK<T>, inside ? CHUNK_BYTES : 0);
+                if (j == PIECES - 1) from += Base::AT_ONCE * pitch;
+            }
         }
         if (part.is_last()) left -= STEP<T>;
     }
@@ -80,8 +83,11 @@ struct LineCopier : Lines<T, SIDE, THREADS> {
 template <typename T, int SIDE, int THREADS = 128>
 __device__ __forceinline__ LineCopier<T, SIDE, THREADS> copy_columns(const T* x, long long pitch, int lines,
                                                                      long long first, long long columns) {
-    const long long column = first + Lines<T, SIDE, THREADS>().chunk * PER_CHUNK<T>;
-    return {x + column, pitch, lines, column < columns};
+    using Of = Lines<T, SIDE, THREADS>;
+    constexpr int APART = Of::ACROSS * PER_CHUNK<T>;  // columns, from one of the thread's chunks to the next
+    const long long column = first + Of().chunk * PER_CHUNK<T>;
+    const int left = inside(columns - column, APART * Of::PIECES);
+    return {x + column, pitch, lines, (left + APART - 1) / APART};
 }
 
 // Brings a tile of a matrix's rows, from row `first` on, that have K along them, or where K is ACROSS lines, each

@@ -5,11 +5,14 @@
 // pairs of tiles lie in shared memory: while the block multiplies one, the next are on their way. One barrier
 // a step is enough, before the step's last products, whose fragments are in registers by then: behind it
 // everybody's part of the next step's tiles is there, and everybody has read this step's, whose place the copies
-// fill that start next. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for an
-// mma, in which a warp can issue as many other instructions. What the next mma step multiplies is loaded first, all of
-// it, and the copies follow one by one, a few mma apart. Begun together by both warps of a scheduler, they waited for
-// each other's addresses, and the loads behind them for all: tensor cores idled for a third of the time (measured on an
-// H200, 27 November 2026).
+// of the next step fill. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for an
+// mma, in which a warp can issue as many other instructions.
+//
+// A warp multiplies all its rows with a group of 32 columns, while it loads the next group. Where registers are many,
+// the rows of the next mma step are loaded beside those of this one; where the sums take 192, each 16 rows when those
+// in their place have been multiplied, 12 mma before they are wanted. Copies follow one by one, a few mma apart. Begun
+// together by both warps of a scheduler, they waited for each other's addresses, and the loads behind them for all:
+// tensor cores idled for a third of the time (measured on an H200, 27 November 2026).
 //
 // A tile of a factor has SIDE rows or columns of the product, and lies in one of two ways:
 //
@@ -24,13 +27,15 @@
 
 constexpr int CHUNK_BYTES = 16, CHUNKS = 4;  // a step along K
 constexpr int STAGES = 3;                    // pairs of tiles in shared memory
+constexpr int GROUP = 4;                     // fragments of 8 columns: what is multiplied while the next are loaded
 
 template <typename T>
 constexpr int PER_CHUNK = CHUNK_BYTES / sizeof(T);
 template <typename T>
 constexpr int STEP = CHUNKS * PER_CHUNK<T>;  // along K
 
-// How a block is divided: two warps side by side, but 4 where a tile has 32 rows.
+// How a block is divided: two warps side by side, but 4 where a tile has 32 rows. A warp has GROUPS of 32 columns, side
+// by side; or an odd number of them, in turn with the others' (a load's first chunk must be a multiple of 4: AcrossK).
 template <int TILE_M_, int TILE_N_>
 struct TensorCoreTiling {
     static constexpr int TILE_M = TILE_M_, TILE_N = TILE_N_, WARPS = TILE_M * TILE_N > 128 * 128 ? 8 : 4;
@@ -39,11 +44,14 @@ struct TensorCoreTiling {
     static constexpr int THREADS = 32 * WARPS;
     static constexpr int A_CHUNKS = TILE_M * CHUNKS, B_CHUNKS = TILE_N * CHUNKS;  // of a tile
     static constexpr int TILES = STAGES * (A_CHUNKS + B_CHUNKS);
+    static constexpr int GROUPS = WARP_N / (8 * GROUP), GROUPS_APART = 8 * GROUP * (GROUPS % 2 ? WARPS_N : 1);
     using Sums = float[WARP_M / 16][WARP_N / 8][4];  // of a thread
 
-    // Where this thread's warp stands in the block's tile.
+    // Where this thread's warp stands in the block's tile: its first row and column.
     __device__ static __forceinline__ int warp_row() { return threadIdx.x / 32 / WARPS_N * WARP_M; }
-    __device__ static __forceinline__ int warp_column() { return threadIdx.x / 32 % WARPS_N * WARP_N; }
+    __device__ static __forceinline__ int warp_column() {
+        return threadIdx.x / 32 % WARPS_N * (GROUPS % 2 ? 8 * GROUP : WARP_N);
+    }
 };
 
 // How much of a tile, at most `size`, is inside where `left` remain.
@@ -135,7 +143,7 @@ struct AcrossK {
     __device__ static __forceinline__ void load_rows(unsigned (&fragment)[4], const uint4* tile, int at, int row,
                                                      int k) {
         if constexpr (sizeof(T) == 2) {
-            ldmatrix_trans(fragment, &tile[(at ^ row / PER_CHUNK<T>) + k * PER_CHUNK<T> * LINE]);
+            ldmatrix_trans(fragment, at_side(tile, at, row) + k * PER_CHUNK<T> * LINE);
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) fragment[i] = element(tile, at, k + i / 2, row + i % 2 * 8);
@@ -145,7 +153,7 @@ struct AcrossK {
     __device__ static __forceinline__ void load_columns(unsigned (&fragments)[4], const uint4* tile, int at,
                                                         int column, int k) {
         if constexpr (sizeof(T) == 2) {
-            ldmatrix_trans(fragments, &tile[(at ^ column / PER_CHUNK<T>) + k * PER_CHUNK<T> * LINE]);
+            ldmatrix_trans(fragments, at_side(tile, at, column) + k * PER_CHUNK<T> * LINE);
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) fragments[i] = element(tile, at, k + i % 2, column + i / 2 * 8);
@@ -153,48 +161,20 @@ struct AcrossK {
     }
 
   private:
+    // What stands `side` rows or columns further on than `at`.
+    __device__ static __forceinline__ const uint4* at_side(const uint4* tile, int at, int side) {
+        const int chunks = side / PER_CHUNK<T>;
+        return tile + (at ^ chunks % 8) + chunks / 8 * 8;
+    }
+
     // Of the 8 x 4 floats from `side` and chunk k of the step on, the one that mma gives to this lane.
     __device__ static __forceinline__ unsigned element(const uint4* tile, int at, int k, int side) {
-        const uint4* const chunk = &tile[(at ^ side / PER_CHUNK<T>) + k * PER_CHUNK<T> * LINE];
+        const uint4* const chunk = at_side(tile, at, side) + k * PER_CHUNK<T> * LINE;
         return reinterpret_cast<const unsigned*>(chunk)[threadIdx.x % 32 / 4 % 4];
     }
 };
 
 // ---- the loop ----
-
-// What a warp multiplies in one mma step.
-template <typename T, typename A, typename B, int WARP_M, int WARP_N>
-struct Fragments {
-    unsigned rows[WARP_M / 16][4], columns[WARP_N / 8][2];
-
-    // Of a pair of tiles, from chunk k on; `a_at` and `b_at` are the lane's first chunks.
-    __device__ __forceinline__ void load(const uint4* a_tile, int a_at, const uint4* b_tile, int b_at, int k) {
-#pragma unroll
-        for (int n = 0; n < WARP_N / 8; n += 2) {
-            unsigned four[4];  // of 8 columns, and of the next 8
-            B::load_columns(four, b_tile, b_at, 8 * n, k);
-            columns[n][0] = four[0], columns[n][1] = four[1];
-            columns[n + 1][0] = four[2], columns[n + 1][1] = four[3];
-        }
-#pragma unroll
-        for (int m = 0; m < WARP_M / 16; m++) A::load_rows(rows[m], a_tile, a_at, 16 * m, k);
-    }
-
-    // Round to what multiply_add takes: the m-th 16 rows, and as large a part of the columns.
-    __device__ __forceinline__ void round_rows(int m) {
-        if constexpr (sizeof(T) == 4) {
-            to_tf32(rows[m][0], rows[m][2]);
-            to_tf32(rows[m][1], rows[m][3]);
-        }
-    }
-    __device__ __forceinline__ void round_columns(int m) {
-        constexpr int SHARE = WARP_N / 8 / (WARP_M / 16);
-        if constexpr (sizeof(T) == 4) {
-#pragma unroll
-            for (int n = m * SHARE; n < (m + 1) * SHARE; n++) to_tf32(columns[n][0], columns[n][1]);
-        }
-    }
-};
 
 // One of `count` parts of a thread's copies of a pair of tiles.
 struct Part {
@@ -206,56 +186,83 @@ struct Part {
 };
 
 // sums += the product of `steps` pairs of tiles, which lie as A and B say. start(a_tile, b_tile, part) starts a part
-// of this thread's copies of the next pair into `tiles`, Tiling::TILES chunks: one part behind each 16 rows of
-// products. STAGES pairs are copied that are not used.
+// of this thread's copies of the next pair into `tiles`, Tiling::TILES chunks: one part behind each GROUP of products
+// of a step's first half. STAGES - 1 pairs are copied that are not used.
 template <typename T, typename Tiling, typename A, typename B, typename Start>
 __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, int steps,
                                                AsyncCopies& copies, Start&& start) {
-    constexpr int ROWS = Tiling::WARP_M / 16, COLUMNS = Tiling::WARP_N / 8;  // of products
-    constexpr int A_CHUNKS = Tiling::A_CHUNKS, B_CHUNKS = Tiling::B_CHUNKS;
-    static_assert(CHUNKS == 4, "of two mma steps one ends a step along K, the other begins it");
-    uint4* const a_tiles = tiles;
-    uint4* const b_tiles = tiles + STAGES * A_CHUNKS;
-    const int a_from = A::rows_from(Tiling::warp_row()), b_from = B::columns_from(Tiling::warp_column());
-    const auto begin = [&](int stage, int part) {
-        start(a_tiles + stage * A_CHUNKS, b_tiles + stage * B_CHUNKS, Part{part, ROWS});
+    constexpr int ROWS = Tiling::WARP_M / 16, GROUPS = Tiling::GROUPS;      // of an mma step
+    constexpr int PARTS = GROUPS * ROWS;                                     // of a step's copies
+    constexpr int AHEAD = Tiling::WARP_M * Tiling::WARP_N > 64 * 64 ? 1 : GROUPS;  // groups that are loaded
+    constexpr int KEPT = AHEAD == GROUPS ? 2 : 1;                                  // mma steps, of whose rows
+    constexpr int PAIR = Tiling::A_CHUNKS + Tiling::B_CHUNKS, LAST = (STAGES - 1) * PAIR;  // where it begins
+    static_assert(CHUNKS == 4, "a step along K is two mma steps");
+    uint4* const b_tiles = tiles + Tiling::A_CHUNKS;  // each behind one of a
+    int a_from = A::rows_from(Tiling::warp_row()), b_from = B::columns_from(Tiling::warp_column());
+    unsigned rows[KEPT][ROWS][4];
+    unsigned columns[2 * AHEAD][GROUP][2];
+    const auto load_row = [&](int half, int m) {
+        A::load_rows(rows[half % KEPT][m], tiles, a_from, 16 * m, 2 * half);
     };
-    Fragments<T, A, B, Tiling::WARP_M, Tiling::WARP_N> fragments[2];  // of this mma step, and of the next
-    const auto load = [&](int which, int stage, int k) {
-        fragments[which].load(a_tiles, stage * A_CHUNKS + a_from, b_tiles, stage * B_CHUNKS + b_from, k);
-    };
-    for (int i = 0; i < STAGES; i++) {
+    const auto load_columns = [&](int group) {
 #pragma unroll
-        for (int part = 0; part < ROWS; part++) begin(i, part);
+        for (int n = 0; n < GROUP; n += 2) {
+            unsigned four[4];  // of 8 columns, and of the next 8
+            B::load_columns(four, b_tiles, b_from, group % GROUPS * Tiling::GROUPS_APART + 8 * n,
+                            group / GROUPS * 2);
+#pragma unroll
+            for (int i = 0; i < 4; i++) columns[group % (2 * AHEAD)][n + i / 2][i % 2] = four[i];
+        }
+    };
+    const auto round_row = [&](unsigned (&row)[4]) {
+        if constexpr (sizeof(T) == 4) to_tf32(row[0], row[2]), to_tf32(row[1], row[3]);
+    };
+    const auto round_columns = [&](unsigned (&group)[GROUP][2]) {
+#pragma unroll
+        for (int n = 0; n < GROUP; n++)
+            if constexpr (sizeof(T) == 4) to_tf32(group[n][0], group[n][1]);
+    };
+    const auto begin = [&](int pair, int part) { start(tiles + pair, b_tiles + pair, Part{part, PARTS}); };
+    for (int pair = 0; pair < LAST; pair += PAIR) {
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) begin(pair, part);
         copies.commit();
     }
-    copies.wait<STAGES - 1>();
+    copies.wait<STAGES - 2>();
     __syncthreads();
-    int stage = 0;
-    load(0, stage, 0);
 #pragma unroll
-    for (int m = 0; m < ROWS; m++) fragments[0].round_columns(m);
+    for (int m = 0; m < ROWS; m++) load_row(0, m);
+#pragma unroll
+    for (int group = 0; group < AHEAD; group++) load_columns(group);
+    round_columns(columns[0]);
+    int from = 0, to = LAST;  // the pairs that are multiplied and copied
     for (; steps > 0; steps--) {
-        const int done = stage;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            if (half == 1) {
-                stage = stage + 1 == STAGES ? 0 : stage + 1;
+        for (int group = 0; group < 2 * GROUPS; group++) {
+            const int half = group / GROUPS;
+            const bool begins_half = group % GROUPS == 0, ends_half = group % GROUPS == GROUPS - 1;
+            if (group == 2 * GROUPS - AHEAD) {
                 copies.wait<STAGES - 2>();  // for the next step's tiles, while those after it are on their way
                 __syncthreads();            // for the parts of all threads; all have loaded this step's fragments
+                const int turn = from == LAST ? -LAST : PAIR;
+                to = from;
+                from += turn, a_from += turn, b_from += turn;
             }
-            load(1 - half, stage, half == 0 ? 2 : 0);
+            load_columns((group + AHEAD) % (2 * GROUPS));
 #pragma unroll
             for (int m = 0; m < ROWS; m++) {
-                fragments[half].round_rows(m);
+                if (KEPT == 2 && begins_half) load_row(1 - half, m);
+                unsigned (&row)[4] = rows[half % KEPT][m];
+                if (begins_half) round_row(row);
 #pragma unroll
-                for (int n = 0; n < COLUMNS; n++)
-                    multiply_add<T>(sums[m][n], fragments[half].rows[m], fragments[half].columns[n]);
-                fragments[1 - half].round_columns(m);
-                if (half == 1) begin(done, m);
+                for (int n = 0; n < GROUP; n++)
+                    multiply_add<T>(sums[m][group % GROUPS * GROUP + n], row, columns[group % (2 * AHEAD)][n]);
+                if (KEPT == 1 && ends_half) load_row(1 - half, m);
+                if (half == 0) begin(to, group * ROWS + m);
             }
+            round_columns(columns[(group + 1) % (2 * AHEAD)]);
+            if (half == 0 && ends_half) copies.commit();
         }
-        copies.commit();
     }
     copies.wait<0>();  // for those that are not used
     __syncthreads();   // others may be put in the tiles' places

@@ -369,34 +369,37 @@ def test_products(place, name, size, rng):
     check_product(name, a, b, place=place)
 
 
-TILES = matmul_tensor_core.SMALL, matmul_tensor_core.LARGE
+TILES = matmul_tensor_core.TILES
 
 
-@pytest.mark.parametrize("size", [(1, 1, 1), (300, 140, 200), (256, 128, 96), (5, 6, 0)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1, 1), (300, 140, 200), (256, 192, 96), (5, 6, 0)], ids=str)
 @pytest.mark.parametrize("name", FORMATS)
-def test_tiles_of_either_size_give_the_same_bits(place, name, size, rng):
+def test_tiles_of_every_size_give_the_same_bits(place, name, size, rng):
     M, N, K = size
     a, b = factors(name, rng.standard_normal((M, K)), rng.standard_normal((K, N)))
-    small, large = (check_product(name, a, b, place=place, tile=tile).tobytes() for tile in TILES)
-    assert small == large
+    assert len({check_product(name, a, b, place=place, tile=tile).tobytes() for tile in TILES}) == 1
 
 
 def test_products_that_fill_a_card_have_large_tiles():
     """By what a card would be given: on the simulator they would take minutes."""
-    for (M, N), tile in [((4096, 4096), 256), ((128, 65536), 128), ((1024, 1024), 128), ((300, 65536), 256)]:
-        assert matmul_tensor_core.tile_rows(1, M, N) == tile
-    assert matmul_tensor_core.tile_rows(200, 250, 100) == 256
+    small, large, wide = TILES
+    tile_of = matmul_tensor_core.tile_of
+    assert tile_of(1, 128, 65536) == tile_of(1, 1024, 1024) == small
+    assert tile_of(1, 300, 65536) == tile_of(200, 250, 100) == large
+    assert tile_of(1, 4096, 4096) == large  # 4 waves, not 3 that make half as much more each
+    assert tile_of(1, 8192, 8192) == wide
 
 
+@pytest.mark.parametrize("tile", TILES, ids=str)
 @pytest.mark.parametrize("size", [(5, 7, 3), (130, 133, 40), (20, 24, 0)], ids=str)
 @pytest.mark.parametrize("name", FORMATS)
-def test_products_with_a_bias(place, name, size, rng):
+def test_products_with_a_bias(place, name, size, tile, rng):
     """Of small whole numbers, so that no sum is rounded."""
     M, N, K = size
     a, b = factors(name, rng.integers(-2, 3, (M, K)), rng.integers(-2, 3, (K, N)))
     bias, _ = factors(name, rng.integers(-9, 10, N), np.zeros(1))
     out = place.put(np.empty((M, N), a.dtype))
-    matmul_tensor_core.tensor_core(out, place.put(a), place.put(b), place.put(bias))
+    matmul_tensor_core.tensor_core(out, place.put(a), place.put(b), place.put(bias), tile)
     got, wide_a, wide_b, wide_bias = (
         widened(x) if name == "bf16" else x for x in (place.get(out), a, b, bias)
     )
@@ -404,7 +407,7 @@ def test_products_with_a_bias(place, name, size, rng):
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", TILES, ids=str)
 @pytest.mark.parametrize("name", FORMATS)
 def test_products_of_views(place, name, tile, rng):
     a, b = factors(name, rng.standard_normal((40, 96)), rng.standard_normal((96, 40)))
@@ -433,6 +436,23 @@ def test_products_of_batches(place, rng):
     check_product("f16", a[:, 0, :, :7], b[1, :7], (3,), place)
     check_product("f16", a[:0, 0], b[1], (0,), place)
     check_product("f16", a[:, 0, :0], b[1], (3,), place)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize(("M", "N"), [(300, 424), (257, 193), (40, 56), (256, 8)])
+def test_tiles_along_either_side(place, M, N, tile, rng):
+    a, b = factors("f16", rng.standard_normal((M, 72)), rng.standard_normal((72, N)))
+    bits = set()
+    for left in (a, np.asfortranarray(a)):
+        for right in (b, np.asfortranarray(b)):
+            bits.add(check_product("f16", left, right, place=place, tile=tile).tobytes())
+    assert len(bits) == 1
+
+
+def test_products_of_more_batches_than_a_grid_is_deep(monkeypatch, rng):
+    monkeypatch.setattr(matmul_tensor_core, "MAX_GRID_Z", 3)
+    a, b = factors("f16", rng.standard_normal((7, 20, 24)), rng.standard_normal((24, 9)))
+    check_product("f16", a, b, (7,))
 
 
 @pytest.mark.parametrize("name", FORMATS)
