@@ -26,7 +26,7 @@ template <typename T>
 __device__ __forceinline__ void select_row(const T*& a, const T*& b, const MatmulShape& shape,
                                            const Batch& batch, long long number) {
     const long long matrix = number < shape.M ? 0 : number / shape.M;
-    select_batch(a, b, batch, matrix);
+    if (matrix != 0) select_batch(a, b, batch, matrix);  // its divisions would take longer than a small sum
     a += (number - matrix * shape.M) * shape.a_row_stride;
 }
 

@@ -35,7 +35,6 @@ __device__ __forceinline__ long long number_of_part(const MatmulShape& shape, lo
 // Moves a and b to the matrices of one product of the batch.
 template <typename T>
 __device__ void select_batch(const T*& a, const T*& b, const Batch& batch, long long number) {
-    if (number == 0) return;  // the only one, mostly: no divisions, which would take longer than a small sum
     for (int dim = 3; dim >= 0; dim--) {
         const long long index = number % batch.size[dim];
         number /= batch.size[dim];
