@@ -48,6 +48,7 @@ LIBRARIES = ("minigrad", "torch")
 NAMES = {"minigrad": "minigrad", "torch": "PyTorch"}
 TOLERANCE = 1e-3  # relative difference by norm: Winograd's algorithm and sums in another order stay below
 WARM_UP = 0.1  # seconds
+WAKING = 0.01  # seconds in which a library's threads start again after a pause
 PAUSE = 0.04  # seconds before a sample, in which the threads of the other process stop spinning
 RESULT_SIZE = 1 << 16  # elements of each result that are compared
 FRESH = ("training step",)  # groups whose rows each start new processes
@@ -96,7 +97,11 @@ def build(lib: Any, case: Case) -> tuple[Any, dict[str, Any]]:
 
 
 def sample(run: Any, calls: int) -> float:
-    """Seconds per call."""
+    """Seconds per call, once the threads are awake and each on a core of its own, which after a pause
+    may take milliseconds."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < WAKING:
+        run()
     start = time.perf_counter()
     for _ in range(calls):
         run()
