@@ -113,8 +113,8 @@ ALWAYS_INLINE f32v exp_f32(f32v x) {
 
 /* exp(x) for x <= 0, which is what most functions need: 2^n as 2^(n + 64) and 2^-64, with fewer instructions. The
    shift drops all of `shifted` but n. AVX-512 multiplies by 2^n in one instruction, to the same bits; Intel's
-   processors take some hundred cycles for it where a lane underflows, so it leaves out those that do: what is masked
-   or padded by -inf is 0 at once. */
+   processors take some hundred cycles for it where a lane underflows, so it leaves out those that come to 0: what is
+   masked or padded by -inf is 0 at once. */
 ALWAYS_INLINE f32v exp_nonpositive_f32(f32v x) {
 #ifdef __AVX512F__
     const __mmask16 remains = _mm512_cmp_ps_mask(x, BROADCAST_F32(-105.0f), _CMP_NLT_UQ); /* of NaN, too */
