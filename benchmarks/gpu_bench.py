@@ -41,10 +41,13 @@ __global__ void hold(float* out, long long nanoseconds) {
 class Bench:
     """The device, PyTorch if it is there, and the way of timing on both.
 
-    One that is ``compiling`` times nothing: it calls what is ours once, so that its kernels are compiled.
+    One that is ``compiling`` times nothing: it calls what is ours once, so that its kernels are compiled. One
+    that is ``alone`` leaves PyTorch out.
     """
 
-    def __init__(self, device: str, quick: bool, seconds: float, compiling: bool = False):
+    def __init__(
+        self, device: str, quick: bool, seconds: float, compiling: bool = False, alone: bool = False
+    ):
         self.device = mg.device(device)
         self.quick = quick
         self.on_card = self.device.type == "cuda"
@@ -54,7 +57,7 @@ class Bench:
         self.rng = self.xp.random.default_rng(0)
         self.rates: dict[str, float] = {}
         self.compiling = compiling
-        self.torch = None if compiling else self._strict_torch()
+        self.torch = None if compiling or alone else self._strict_torch()
         self.cache_bytes = self._properties()["l2CacheSize"] if self.on_card and not compiling else 0
         self.hold = CudaKernel(HOLD, "hold")
 

@@ -139,6 +139,14 @@ def overheads(bench: Bench) -> dict[str, float]:
 
 def row(bench: Bench, case: Case) -> dict[str, Any]:
     """Check ``case`` against float64, time it in both libraries, and set it against the floor."""
+    with set_up(bench, case):
+        result, runs = checked(bench, case)
+        return result if "failure" in result else finish(bench, result, runs)
+
+
+def checked(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """What is known of ``case`` before it is timed, its errors against float64 among it, and each library's
+    call."""
     result = {"name": case.name, "size": case.size, "operations": case.operations, "bytes": case.bytes}
     dtype = case.format if "16" in case.format else "float32"
     # Roundings to 16 bits are so large that they may add up; of float32 nothing more is allowed.
@@ -147,34 +155,32 @@ def row(bench: Bench, case: Case) -> dict[str, Any]:
     sets = int(min(16, max(2, -(-2 * bench.cache_bytes // nbytes))))
     arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
     ours = [[mg.tensor(a, device=bench.device).to(dtype) for a in group] for group in arrays]
-    with selected(case, bench.device.type), precision(bench, case):
-        result["kernels"] = {op: mg.get_kernel(op, bench.device.type, dtype) for op in case.ops}
-        found = bench.array(case.ours(*ours[0]).float())
-        exact = reference(bench, case, [mg.tensor(a, device=bench.device).to(dtype) for a in arrays[0]])
-        result["error"] = relative_error(bench.xp, found, exact)
-        runs = {"minigrad": around(case.ours, ours)}
-        if bench.torch:
-            theirs = [[bench.to_torch(a).to(getattr(bench.torch, dtype)) for a in group] for group in arrays]
-            if not case.random:
-                other = bench.array(case.theirs(bench.torch, *theirs[0]).float())
-                result["torch_error"] = relative_error(bench.xp, other, exact)
-            runs["torch"] = around(lambda *tensors: case.theirs(bench.torch, *tensors), theirs)
-        del found, exact
-        torch_steps = max(result["steps"], case.torch_steps if "16" in dtype else 1)
-        allowed = {"error": result["steps"], "torch_error": torch_steps}
-        if not all(
-            result[key] < TOLERANCES[case.format] * steps**0.5
-            for key, steps in allowed.items()
-            if key in result
-        ):
-            result["failure"] = "the result is wrong, or the two libraries compute different things"
-            return result
-        return finish(bench, result, runs)
+    result["kernels"] = {op: mg.get_kernel(op, bench.device.type, dtype) for op in case.ops}
+    found = bench.array(case.ours(*ours[0]).float())
+    exact = reference(bench, case, [mg.tensor(a, device=bench.device).to(dtype) for a in arrays[0]])
+    result["error"] = relative_error(bench.xp, found, exact)
+    runs = {"minigrad": around(case.ours, ours)}
+    if bench.torch:
+        theirs = [[bench.to_torch(a).to(getattr(bench.torch, dtype)) for a in group] for group in arrays]
+        if not case.random:
+            other = bench.array(case.theirs(bench.torch, *theirs[0]).float())
+            result["torch_error"] = relative_error(bench.xp, other, exact)
+        runs["torch"] = around(lambda *tensors: case.theirs(bench.torch, *tensors), theirs)
+    torch_steps = max(result["steps"], case.torch_steps if "16" in dtype else 1)
+    allowed = {"error": result["steps"], "torch_error": torch_steps}
+    if not all(
+        result[key] < TOLERANCES[case.format] * steps**0.5 for key, steps in allowed.items() if key in result
+    ):
+        result["failure"] = "the result is wrong, or the two libraries compute different things"
+    return result, runs
 
 
-def selected(case: Case, device: str) -> contextlib.AbstractContextManager:
-    """A context in which the rung that ``case`` names runs."""
-    return mg.use_kernel(case.ops[0], case.rung, device) if case.rung else contextlib.nullcontext()
+@contextlib.contextmanager
+def set_up(bench: Bench, case: Case) -> Iterator[None]:
+    """A context in which the rung that ``case`` names runs, in its precision."""
+    rung = mg.use_kernel(case.ops[0], case.rung, bench.device.type) if case.rung else contextlib.nullcontext()
+    with rung, precision(bench, case):
+        yield
 
 
 @contextlib.contextmanager
