@@ -8,7 +8,7 @@
 # recorded, with the number of tests that it got through, while the others go on.
 #
 # MINIGRAD_GPU_SECONDS is another limit for everything, MINIGRAD_GPU_STAGES the stages to run ("build benchmark",
-# say) where not all are wanted.
+# say) where not all are wanted; "variants", which has to be asked for, is gpu_variants.py.
 #
 # It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
 # compute-sanitizer, pytest-xdist and pytest-timeout are used where they are. PYTHON names another interpreter
@@ -194,6 +194,9 @@ done
 stage compile 60 "$python" "$root/benchmarks/gpu_vs_torch.py" --compile --seconds 45
 measure=$((LIMIT - SECONDS - 10))
 stage benchmark 200 bash -c 'benchmark "$@"' - "$((measure < 150 ? measure : 150))" "$work/benchmark.json"
+if [[ " $STAGES " == *" variants "* ]]; then
+    stage variants 400 "$python" "$root/benchmarks/gpu_variants.py" --json "$out/variants.json"
+fi
 if ((LIMIT - SECONDS > 40)); then
     stage compile-tests 60 bash -c 'run_tests "$@"' - test_cuda_compiles tests/test_cuda_compiles.py
 else
