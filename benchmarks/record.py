@@ -1,9 +1,10 @@
 """Make the recorded run that ships with minigrad from what was measured on an H200 with ``gpu.sh``.
 
-    python benchmarks/record.py            # writes minigrad/compare/recorded/nvidia-h200-2026-11-26.json
+    python benchmarks/record.py            # writes minigrad/compare/recorded/nvidia-h200-2026-11-27.json
 
-Every figure is a row of ``results/2026-11-26-h200.json`` or of the log of a training run beside it; what was
-not measured there is not here. On a machine with a card ``minigrad compare --record`` writes such a file.
+Every figure is a row of ``results/2026-11-27-h200.json``; or, for the chapter of sizes, of that of the day
+before, which has more of them; or of the log of a training run beside it. What was not measured there is not
+here. On a machine with a card ``minigrad compare --record`` writes such a file.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from minigrad.compare.rungs import summary
 from minigrad.dispatch import list_kernels
 
 RESULTS = Path(__file__).parent / "results"
-SOURCE, LOG = "2026-11-26-h200.json", "2026-11-26-h200-train-mnist.txt"
-TARGET = Path(__file__).parents[1] / "minigrad/compare/recorded/nvidia-h200-2026-11-26.json"
+SOURCE, LOG = "2026-11-27-h200.json", "2026-11-26-h200-train-mnist.txt"
+SIZES = "2026-11-26-h200.json"
+TARGET = Path(__file__).parents[1] / "minigrad/compare/recorded/nvidia-h200-2026-11-27.json"
 
 CARD = "cuda:0"
 LIBRARY = "PyTorch 2.11, which calls {}, in float32."
@@ -214,7 +216,7 @@ def precisions(rows: dict) -> list[PrecisionPoint]:
         problem = Matmul(n, n, n)
         found = {("float32", "warp_tile"): rows["matmul, warp_tile", problem.size]}
         for format, call in TESTED.items():
-            found[format, "tensor_core"] = rows[f"matmul {format}, tensor_core", f"{problem.size}, {call}"]
+            found[format, "wgmma"] = rows[f"matmul {format}, wgmma", f"{problem.size}, {call}"]
         for (format, kernel), row in found.items():
             times = timing(row)
             points.append(
@@ -235,8 +237,9 @@ def precisions(rows: dict) -> list[PrecisionPoint]:
 NOTES = {
     "ladder": ["Recorded: pytorch stands for PyTorch's own kernels on the same card, timed in turns."],
     "size": [
-        "Recorded: calls one after another; at 4096 and beyond the kernel warp_tile was selected by name, of "
-        "the addition of 64 Mi numbers the kernel vectorized. The way to the card and back was not recorded."
+        "Recorded on 2026-11-26, on another card of this kind: calls one after another; at 4096 and beyond "
+        "the kernel warp_tile was selected by name, of the addition of 64 Mi numbers the kernel vectorized. "
+        "The way to the card and back was not recorded."
     ],
     "batch": ["Recorded: one batch size, 128."],
     "network": [
@@ -245,16 +248,14 @@ NOTES = {
         "compilation of the kernels. The layers were not recorded."
     ],
     "precision": [
-        "Recorded: of a @ b.T where the factors have 16 bits or TF32; float64, and the faster kernel wgmma, "
-        "were not recorded."
+        "Recorded: of a @ b.T, by wgmma, where the factors have 16 bits or TF32; float64 was not recorded."
     ],
 }
 
 
 def make() -> dict[str, Any]:
     """The recorded run as plain values."""
-    whole = json.loads((RESULTS / SOURCE).read_text())
-    found = whole["benchmark"]
+    found, of_sizes = (json.loads((RESULTS / name).read_text())["benchmark"] for name in (SOURCE, SIZES))
     rows = rows_of(found)
     comparison = Comparison(found["machine"], found["date"])
     rates = found["ceilings"]
@@ -269,7 +270,7 @@ def make() -> dict[str, Any]:
         "machine": {"facts": machine(found)},
         "ladder": {"records": list(comparison)},
         "roofline": {"points": points, "roofs": roofs},
-        "size": {"points": sizes(rows), "costs": costs(found)},
+        "size": {"points": sizes(rows_of(of_sizes)), "costs": costs(of_sizes)},
         "batch": {"points": steps(rows, BatchPoint, ["MNIST CNN"])},
         "network": {"training": training(), "steps": steps(rows, StepTime, list(NETWORKS))},
         "precision": {"points": precisions(rows)},
@@ -285,7 +286,7 @@ def make() -> dict[str, Any]:
         "commit": found["commit"],
         "processor": found["machine"]["processor"],
         "driver": found["card"]["driver"],
-        "source": f"benchmarks/gpu.sh: benchmarks/results/{SOURCE} and {LOG}; by benchmarks/record.py",
+        "source": f"benchmarks/gpu.sh: {SOURCE}, {SIZES}, {LOG}; by benchmarks/record.py",
     }
     return {**comparison.to_dict(), "recording": origin}
 

@@ -56,7 +56,7 @@ def recorded_run() -> Comparison:
 
 
 def label(recording: dict[str, Any]) -> str:
-    """``"NVIDIA H200, 2026-11-26, minigrad 0.1.0"``."""
+    """``"NVIDIA H200, 2026-11-27, minigrad 0.1.0"``."""
     return f"{recording['card']}, {recording['date'][:10]}, minigrad {recording['minigrad']}"
 
 
