@@ -101,9 +101,9 @@ def op(reference: Callable | None = None, *, name: str | None = None, **options:
 
     Args:
         name: the op's name; by default the function's.
-        options: ``promote``, ``differentiable``, ``view``, ``moves``, ``arithmetic``, ``ops_alone``,
-            ``add_gradient``, ``part``, ``saved_outputs``, ``materialize_grads``, ``outputs``, ``returns``,
-            ``non_differentiable``, ``in_place`` as in :class:`Op`.
+        options: ``promote``, ``one_dtype``, ``differentiable``, ``view``, ``moves``, ``arithmetic``,
+            ``ops_alone``, ``add_gradient``, ``part``, ``saved_outputs``, ``materialize_grads``, ``outputs``,
+            ``returns``, ``non_differentiable``, ``in_place`` as in :class:`Op`.
     """
     if reference is None:
         return lambda function: Op(function, name, **options)
@@ -119,6 +119,8 @@ class Op(OpDefinition):
         name: the op's name, one for all that its kernels, errors and gradients are told by.
         promote: bring all inputs to one dtype first, by PyTorch's rules (for arithmetic). Otherwise inputs
             of different floating dtypes are an error; or stay as they are, if this is None.
+        one_dtype: inputs of different dtypes are an error, of whatever kind. Without this and ``promote``,
+            integers may stand beside floats, as numbers of classes or rows.
         differentiable: False for ops without a gradient, such as comparisons.
         view: the output may show the first input's memory.
         moves: the op moves elements, converts them or looks at their bits, and so computes on 16-bit floats
@@ -202,9 +204,9 @@ class Op(OpDefinition):
                 elif variable.device is not device:
                     raise device_error(self, args)
                 elif array.dtype is not dtype and (
-                    self.promote or (self.promote is False and is_floating(array.dtype))
+                    self.promote or self.one_dtype or (self.promote is False and is_floating(array.dtype))
                 ):
-                    mixed = True  # numbers of classes or rows beside floats are none to convert
+                    mixed = True  # else: numbers of classes or rows beside floats are none to convert
                 if variable.requires_grad:
                     needs |= bit
             else:

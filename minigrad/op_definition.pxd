@@ -10,5 +10,5 @@ cdef class OpDefinition:
     cdef public KernelTable kernels
     cdef public dict _saves
     cdef public list _rules
-    cdef public bint has_options, differentiable, view, moves, arithmetic_rules, ops_alone, variadic
+    cdef public bint has_options, one_dtype, differentiable, view, moves, arithmetic_rules, ops_alone, variadic
     cdef public Py_ssize_t arity

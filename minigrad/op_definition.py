@@ -46,6 +46,7 @@ class OpDefinition:
         name: str | None = None,
         *,
         promote: bool | None = False,
+        one_dtype: bool = False,
         differentiable: bool = True,
         view: bool = False,
         moves: bool = False,
@@ -65,6 +66,7 @@ class OpDefinition:
         self._check_name(reference)
         self.reference = reference
         self.promote = promote
+        self.one_dtype = one_dtype
         self.differentiable = differentiable
         self.view = view
         self.moves = moves or view

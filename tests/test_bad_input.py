@@ -92,6 +92,22 @@ def test_operands_of_the_wrong_type(call):
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x, w: F.conv2d(x, w.long()), "conv2d.*x is float32, weight is int64"),
+        (lambda x, w: F.conv2d(x.long(), w), "conv2d.*x is int64, weight is float32"),
+        (lambda x, w: F.conv2d(x, w, mg.ones(3, device=x.device).int()), "conv2d.*bias is int32"),
+        (lambda x, w: F.linear(x.flatten(1), w.reshape(3, -1)[:, :32].bool()), "linear.*weight is bool"),
+        (lambda x, w: nn.RNN(4, 3).to(x.device)(x[0].long()), "linear.*x is int64, weight is float32"),
+    ],
+)
+def test_integers_beside_floats(call, words, device):
+    images, kernels = mg.ones(1, 2, 4, 4, device=device), mg.ones(3, 2, 4, 4, device=device)
+    with pytest.raises(TypeError, match=rf"{words}.*convert one with \.to\(dtype\)"):
+        call(images, kernels)
+
+
 def test_numbers_from_tensors():
     with pytest.raises(ValueError, match=r"item.*\(2,\)"):
         mg.ones(2).item()

@@ -37,7 +37,7 @@ from minigrad.ops.windows import output_size, pair, windows
 # ---- the three ops ----------------------------------------------------------------------------------------
 
 
-@op(name="conv2d", ops_alone=True)
+@op(name="conv2d", one_dtype=True, ops_alone=True)
 def _conv2d(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     view = windows(xp, x, weight.shape[2:], stride, padding, dilation)
     n, c, oh, ow, kh, kw = view.shape
@@ -48,7 +48,7 @@ def _conv2d(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     return out if bias is None else out + bias[:, None, None]
 
 
-@op(ops_alone=True)
+@op(one_dtype=True, ops_alone=True)
 def conv2d_input_grad(xp, g, weight, *, input_size, stride, padding, dilation, groups):
     """The gradient of conv2d for its input of size (H, W) ``input_size``."""
     (n, o, oh, ow), (_, c, kh, kw) = g.shape, weight.shape
@@ -64,7 +64,7 @@ def conv2d_input_grad(xp, g, weight, *, input_size, stride, padding, dilation, g
     return padded.reshape(n, groups * c, *padded.shape[-2:])[:, :, ph : ph + h, pw : pw + w]
 
 
-@op(ops_alone=True)
+@op(one_dtype=True, ops_alone=True)
 def conv2d_weight_grad(xp, g, x, *, kernel_size, stride, padding, dilation, groups):
     """The gradient of conv2d for its weight, whose kernels have size (KH, KW) ``kernel_size``."""
     view = windows(xp, x, kernel_size, stride, padding, dilation)

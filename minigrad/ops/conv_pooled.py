@@ -27,7 +27,7 @@ SQUARES = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1
 """The windows, as options of the pooling ops."""
 
 
-@op(name="conv2d_pooled", ops_alone=True)
+@op(name="conv2d_pooled", one_dtype=True, ops_alone=True)
 def _conv2d_pooled(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     y = xp.maximum(_conv2d.reference(xp, x, weight, bias, **options), 0)

@@ -16,20 +16,20 @@ from minigrad.ops.matmul import matmul, multiply
 from minigrad.ops.shape import reshaped
 
 
-@op(arithmetic=True, ops_alone=True)
+@op(one_dtype=True, arithmetic=True, ops_alone=True)
 def linear(xp, x, weight, bias=None):
     """(..., K) and (N, K) -> (..., N): x weight^T + bias."""
     product = xp.matmul(x, weight.T)
     return product if bias is None else product + bias
 
 
-@op(arithmetic=True, ops_alone=True)
+@op(one_dtype=True, arithmetic=True, ops_alone=True)
 def linear_relu(xp, x, weight, bias=None):
     """(..., K) and (N, K) -> (..., N): x weight^T + bias where that is above 0, else 0."""
     return xp.maximum(linear.reference(xp, x, weight, bias), 0)
 
 
-@op(arithmetic=True, ops_alone=True)
+@op(one_dtype=True, arithmetic=True, ops_alone=True)
 def linear_weight_grad(xp, g, x):
     """(..., N) and (..., K) -> (N, K): the sum of the outer products of the rows."""
     return xp.matmul(_rows(g).T, _rows(x))

@@ -24,7 +24,7 @@ from minigrad.ops.shape import unsqueeze
 _sum = get_op("sum")
 
 
-@op
+@op(one_dtype=True)
 def rnn(xp, z, h0, weight_hh, *, nonlinearity="tanh", reverse=False):
     """h_t = tanh(z_t + h_{t-1} weight_hh^T), or ReLU in its place: (T, N, H) -> (T, N, H).
 
@@ -64,7 +64,7 @@ def _(g, y, z, h0, weight_hh, *, nonlinearity, reverse):
 rnn_grad.grad(from_reference(rnn_grad))
 
 
-@op(materialize_grads=False)
+@op(one_dtype=True, materialize_grads=False)
 def gru(xp, z, h0, weight_hh, bias_hh=None, *, reverse=False):
     """(T, N, 3 H) -> states (T, N, H), and for the gradient r, u, n and c, (T, 4, N, H).
 
