@@ -256,7 +256,7 @@ COSTLY_1(gelu, NAME(gelu_of)(x))
 COSTLY_1(gelu_tanh, NAME(gelu_tanh_of)(x))
 
 /* Gradients: x is the gradient of the result, y (and z) what was saved. */
-CHEAP_2(relu_grad, y > 0 ? x : 0)
+CHEAP_2(relu_grad, y <= 0 ? 0 : x) /* where y is NaN, x */
 CHEAP_2(abs_grad, y > 0 ? x : y < 0 ? -x : x * y)
 CHEAP_2(sigmoid_grad, x * y * (1 - y))
 CHEAP_2(tanh_grad, x * (1 - y * y))

@@ -324,7 +324,7 @@ gelu_tanh = costly(
 )
 relu_grad = cheap(
     "relu_grad", 2, relu_grad_array_f32, relu_grad_array_f64,
-    "x where y > 0, else 0; y is relu's result.",
+    "0 where y <= 0, else x; y is relu's result.",
 )
 abs_grad = cheap("abs_grad", 2, abs_grad_array_f32, abs_grad_array_f64, "x sign(y); y is abs's input.")
 sigmoid_grad = cheap(

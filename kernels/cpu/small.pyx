@@ -160,7 +160,7 @@ cdef unary(object x, int operation):
 cdef inline void pass_positive(real *out, const real *g, const real *y, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        out[i] = g[i] if y[i] > 0 else 0
+        out[i] = 0 if y[i] <= 0 else g[i]
 
 
 cdef inline void multiply(
@@ -216,7 +216,7 @@ def relu(x):
 
 
 def relu_grad(g, y):
-    """g where y > 0, else 0; None if the arrays are not small, plain and alike."""
+    """0 where y <= 0, else g; None if the arrays are not small, plain and alike."""
     if type(g) is not cnp.ndarray or type(y) is not cnp.ndarray or not are_alike(g, y):
         return None
     cdef cnp.ndarray out = empty_like(<cnp.ndarray>g)

@@ -244,7 +244,7 @@ FUNCTIONS = _table(
 
 ACTIVATIONS = _table(
     ("relu", "x", "x < 0 ? T(0) : x"),
-    ("relu_grad", "g y", "y > 0 ? g : T(0)"),
+    ("relu_grad", "g y", "y <= 0 ? T(0) : g"),
     ("sigmoid", "x", "logistic(x)"),
     ("sigmoid_grad", "g y", "g * y * (1 - y)"),
     ("tanh", "x", "tanh(x)"),

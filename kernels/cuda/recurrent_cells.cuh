@@ -246,7 +246,7 @@ struct RnnGrad {
     __device__ __forceinline__ void advance(C&, C sent_back, T (&operand)[1]) {
         const C of_y = dh + sent_back;
         if constexpr (RELU)
-            operand[0] = T(state > 0 ? of_y : 0);
+            operand[0] = T(state <= 0 ? 0 : of_y);
         else
             operand[0] = T(of_y * (1 - state * state));
     }

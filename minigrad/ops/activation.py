@@ -39,8 +39,8 @@ def relu(xp, x):
 
 @op(small=small.relu_grad)
 def relu_grad(xp, g, y):
-    """``g`` where ``y``, a ReLU's output, is above 0, else 0."""
-    return xp.where(y > 0, g, xp.zeros((), g.dtype))
+    """0 where ``y``, a ReLU's output, is 0, else ``g``: where it is NaN, too, as in PyTorch."""
+    return xp.where(y <= 0, xp.zeros((), g.dtype), g)
 
 
 relu.grad(x=lambda g, y, _x: relu_grad(g, y))

@@ -58,7 +58,7 @@ DERIVATIVES = {
     "gelu_tanh_grad": gelu_tanh_derivative,
 }
 FROM_RESULT = {
-    "relu_grad": lambda y: np.where(y > 0, 1.0, 0.0),
+    "relu_grad": lambda y: np.where(y <= 0, 0.0, 1.0),
     "sigmoid_grad": lambda y: y * (1 - y),
     "tanh_grad": lambda y: 1 - y * y,
 }
