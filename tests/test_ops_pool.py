@@ -84,6 +84,7 @@ TABLE = [
     ((1, 1, 5, 6), (3, 3), (2, 3), (1, 0), (1, 1), True),
     ((1, 1, 4, 4), (4, 4), (1, 1), (2, 2), (1, 1), False),
     ((1, 1, 4, 4), (1, 1), (3, 3), (0, 0), (1, 1), True),
+    ((1, 2, 1, 4), (2, 7), (2, 4), (0, 1), (1, 1), True),
     ((1, 2, 3, 70), (2, 2), (2, 2), (0, 0), (1, 1), False),
 ]
 AVERAGES = [case for case in TABLE if case[4] == (1, 1)]
@@ -237,6 +238,7 @@ X = mg.ones(1, 1, 4, 4)
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
+        (lambda: F.max_pool2d(X, 6, 1, 0, 1, True), ValueError, r"kernel \(6, 6\).*larger than the padded"),
         (lambda: F.max_pool2d(X, 5), ValueError, r"kernel \(5, 5\).*larger than the padded.*\(1, 1, 4, 4\)"),
         (lambda: F.avg_pool2d(X, (2, 7)), ValueError, r"kernel \(2, 7\).*larger"),
         (lambda: F.max_pool2d(X, 2, padding=2), ValueError, "padding.*half"),

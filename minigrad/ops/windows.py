@@ -48,18 +48,19 @@ def output_size(
     """How many windows fit into the last two dimensions of ``shape``; ValueError where none does."""
     sizes = []
     for size, k, s, p, d in zip(shape[-2:], kernel, stride, padding, dilation, strict=True):
-        room = size + 2 * p - d * (k - 1) - 1
         if k < 1:
             raise ValueError(f"{name}: the kernel must have at least size 1, got {tuple(kernel)}")
-        if room < 0:
+        room = size + 2 * p - d * (k - 1) - 1
+        count = room // s + 1
+        # With ceil_mode a last window may hang over, if it starts inside the input or its left padding; it
+        # may be the only one.
+        if ceil_mode and room % s and count * s < size + p:
+            count += 1
+        if count < 1:
             raise ValueError(
                 f"{name}: the kernel {tuple(kernel)} with dilation {dilation} is larger than the padded "
                 f"input (shape {tuple(shape)}, padding {padding})"
             )
-        count = room // s + 1
-        # With ceil_mode a last window may hang over, if it starts inside the input or its left padding.
-        if ceil_mode and room % s and count * s < size + p:
-            count += 1
         sizes.append(count)
     return sizes[0], sizes[1]
 
