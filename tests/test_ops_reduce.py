@@ -174,7 +174,9 @@ def test_roots_have_a_gradient_of_zero_at_zero():
 
 def test_limits_of_the_norm():
     x = mg.tensor([[3.0, 0.0], [-4.0, 2.0]])
-    assert mg.norm(x, 0, dim=1).tolist() == [1.0, 2.0]
+    assert mg.norm(x, 0, dim=1).tolist() == [1.0, 2.0] and mg.norm(x.half(), 0).item() == 3.0
+    y = mg.tensor([0.0, 2.0, mg.nan], requires_grad=True)
+    assert mg.norm(y, 0).item() == 2.0 and mg.autograd.grad(mg.norm(y, 0), y)[0].tolist() == [0.0, 0.0, 0.0]
     assert mg.norm(x, float("-inf"), dim=1).tolist() == [0.0, 2.0]
     assert mg.norm(x, "fro").item() == mg.norm(x).item()
     with pytest.raises(ValueError, match="norm: p must be a number or 'fro', got 'nuc'"):

@@ -10,7 +10,7 @@ from minigrad.dtypes import is_half
 from minigrad.kernels import cpu, cuda
 from minigrad.mixed_precision import WIDER, in_float32, wide
 from minigrad.op import op
-from minigrad.ops.elementwise import cast, floating, where
+from minigrad.ops.elementwise import floating, where
 from minigrad.ops.elementwise_kernels import register_cpu, register_cuda
 from minigrad.ops.reduce import (
     Dim,
@@ -101,7 +101,7 @@ def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> 
     if p == 1:
         return sum(abs(x), dim, keepdim)
     if p == 0:
-        return sum(cast(x != 0, dtype=x.dtype), dim, keepdim)
+        return sum(where(x == 0, 0.0, x**0), dim, keepdim)  # x^0 has a gradient, of zeros
     if math.isinf(p):
         return (amax if p > 0 else amin)(abs(x), dim, keepdim)
     return _root(sum(abs(x) ** p, dim, keepdim), p)
