@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
 from minigrad.dtypes import FLOAT32, INT64, is_half
@@ -226,14 +228,15 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
             f"group_norm: input needs at least 2 dimensions (N, C, ...), got shape {input.shape}"
         )
     channels = input.shape[1]
-    if num_groups < 1 or channels % num_groups:
+    if not isinstance(num_groups, (int, np.integer)) or num_groups < 1 or channels % num_groups:
         raise ValueError(
-            f"group_norm: num_groups must divide the number of channels, {channels}; got {num_groups}"
+            f"group_norm: num_groups must be an integer that divides the number of channels, {channels}; "
+            f"got {num_groups!r}"
         )
     _check_shapes("group_norm", (channels,), weight=weight, bias=bias)
     _check_dtypes("group_norm", input, weight=weight, bias=bias)
     in_group = channels // num_groups
-    parameters = (1, num_groups, in_group, 1)
+    parameters = (1, int(num_groups), int(in_group), 1)
     return _group_norm(input, weight, bias, axes=(2, 3), parameters=parameters, eps=eps)[0]
 
 
