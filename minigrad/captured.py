@@ -308,6 +308,8 @@ def _split(value: Any, tensors: list[Any]) -> Any:
         return dict, *[(key, _split(part, tensors)) for key, part in value.items()]
     if isinstance(value, (list, tuple)):
         return type(value), *[_split(part, tensors) for part in value]
+    if isinstance(value, (float, np.floating)):
+        return type(value), repr(value)  # in which NaN is NaN, and -0 is not 0
     hash(value)
     return type(value), value
 

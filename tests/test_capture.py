@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.captured import _split
 from minigrad.errors import CaptureError, DeviceError
 
 nn = mg.nn
@@ -231,6 +232,13 @@ def test_arguments_are_checked():
     with pytest.raises(TypeError, match="unhashable type: 'set'"):
         mg.capture(lambda x, names: x)(mg.ones(2), {"a"})
     assert mg.capture(lambda: mg.ones(2), device="cpu")().tolist() == [1.0, 1.0]
+
+
+def test_a_number_is_the_same_argument_where_it_has_the_same_bits():
+    step = mg.capture(lambda x, scale: x * scale, device="cpu")
+    assert step(mg.ones(1), mg.nan).isnan().all()
+    kinds = [_split(number, []) for number in (float("nan"), -float("nan"), 0.0, -0.0, 0, False)]
+    assert len({*kinds}) == 5 and kinds[0] == kinds[1]
 
 
 def test_a_captured_step_looks_like_its_function():
