@@ -1,6 +1,8 @@
 """The wheel and the sdist: built from this checkout, installed elsewhere, used from outside of it."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +52,17 @@ def run(*command, **options):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1800, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
+
+
+@pytest.mark.parametrize("types", sorted(ROOT.glob("minigrad/*.pxd")), ids=lambda path: path.stem)
+def test_compiled_functions_hold_no_closures(types):
+    """Cython compiles no functions, lambdas or generators within a ``cpdef`` one: only wheels would tell."""
+    compiled = set(re.findall(r"cpdef[\w ]*? (\w+)\(", types.read_text()))
+    inner = ast.FunctionDef, ast.Lambda, ast.GeneratorExp
+    for function in ast.walk(ast.parse(types.with_suffix(".py").read_text())):
+        if isinstance(function, ast.FunctionDef) and function.name in compiled:
+            lines = [node.lineno for node in ast.walk(function) if isinstance(node, inner)][1:]
+            assert not lines, f"{types.stem}.py: {function.name}, lines {lines}"
 
 
 @pytest.fixture(scope="module")
