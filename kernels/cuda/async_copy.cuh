@@ -1,5 +1,5 @@
 // Asynchronous copies from global to shared memory: cp.async, which a thread starts and later waits for. What
-// comes goes past the registers, and the thread computes meanwhile. ::
+// comes goes past the registers, and the thread computes meanwhile:
 //
 //     AsyncCopies copies;
 //     copies.copy<16>(&tile[i], &x[i]);     // 16 bytes are on their way

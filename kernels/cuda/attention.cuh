@@ -48,8 +48,6 @@ struct Task {
     }
 };
 
-__device__ __forceinline__ int at_most(long long n, int most) { return n < most ? int(n) : most; }
-
 // How many keys a query sees.
 __device__ __forceinline__ long long keys_of(const AttentionShape& shape, long long query) {
     return shape.is_causal && query + 1 < shape.S ? query + 1 : shape.S;

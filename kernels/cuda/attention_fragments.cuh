@@ -70,7 +70,7 @@ struct alignas(8) OfQuery {
     float log_sum, inner;
 };
 
-// Those of query `first + i`; 0 where there is none.
+// Those of a query; 0 where there is none.
 __device__ __forceinline__ OfQuery of_query(const float* lse, const float* row_sums, long long query,
                                             long long queries) {
     return query < queries ? OfQuery{lse[query] * LOG2_E, row_sums[query]} : OfQuery{0, 0};

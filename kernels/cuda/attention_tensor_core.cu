@@ -67,8 +67,8 @@ struct Tile {
 template <typename T, int D>
 using Source = TileSource<T, D, THREADS>;
 
-// Where this lane's elements of a warp's fragments stand: element i of fragment (m, n) is in row(m, i / 2) and
-// column(n, i % 2) of the block's.
+// Where this lane's elements of a warp's fragments stand: element i of fragment (m, n) is in row_of(m, i / 2) and
+// column_of(n, i % 2) of the block's.
 template <int M>
 __device__ __forceinline__ int row_of(int m, int half) {
     return (threadIdx.x / WARP * M + m) * FRAGMENT + 8 * half + threadIdx.x % WARP / 4;

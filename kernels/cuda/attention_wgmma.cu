@@ -171,8 +171,7 @@ attention_wgmma(T* out, float* lse, const T* q, const T* k, const T* v, const __
     Box* const boxes = q_boxes + TILE_BOXES<D>;
     const int warpgroup = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
     const Task task(shape, shape.L, QUERIES);
-    const long long seen = task.first_row + QUERIES;  // by the last query, if is_causal
-    const int count = ((shape.is_causal && seen < shape.S ? seen : shape.S) + KEYS - 1) / KEYS;  // tiles of keys
+    const int count = (keys_of(shape, task.first_row + QUERIES - 1) + KEYS - 1) / KEYS;  // tiles of keys
     if (threadIdx.x == 0) {
         barriers.queries.init(1);
         for (int i = 0; i < STAGES; i++) {
@@ -213,7 +212,7 @@ attention_wgmma(T* out, float* lse, const T* q, const T* k, const T* v, const __
     }
     scale_rows(sums, factor);
     if (out_by_boxes) {
-        store_boxes<T, D>(out_map, sums, int(first_row), 0, int(task.matrix), own_boxes, 1 + consumer);
+        store_boxes<T, D>(out_map, sums, int(first_row), 0, task.matrix, own_boxes, 1 + consumer);
         if (threadIdx.x % WARPGROUP == 0) wait_for_stores<0>();
     } else {
         store_rows<T, D>(out + task.matrix * shape.L * shape.V, sums, first_row, 0, shape.L, shape.V);

@@ -154,7 +154,7 @@ __device__ __forceinline__ void store(T* out, const TensorMap& map, bool by_boxe
     const float factor[2] = {scale, scale};
     scale_rows(sums, factor);
     if (by_boxes)
-        store_boxes<T, D>(map, sums, row, 0, int(task.matrix), boxes, 1 + consumer);
+        store_boxes<T, D>(map, sums, row, 0, task.matrix, boxes, 1 + consumer);
     else
         store_rows<T, D>(out + task.matrix * rows * columns, sums, row, 0, rows, columns);
 }
@@ -267,8 +267,7 @@ attention_wgmma_grad_queries(T* dq, const T* g, const T* q, const T* k, const T*
     Box* const boxes = first_box(dynamic);
     const int warpgroup = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);  // one number, in a uniform register
     const Task task(shape, shape.L, OWN);
-    const long long seen = task.first_row + OWN;
-    const Walk walk{0, int(shape.is_causal && seen < shape.S ? seen : shape.S)};
+    const Walk walk{0, int(keys_of(shape, task.first_row + OWN - 1))};
     init(shared, 0);
     if (warpgroup == 0) {
         give_registers<24>();

@@ -56,6 +56,9 @@ __device__ __forceinline__ T logistic(T x) {
 // ceil(a / b) for b > 0; C++'s own division rounds towards zero.
 __device__ __forceinline__ int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 
+// n, or `most` if it is more: of what remains, how much is inside of a tile.
+__device__ __forceinline__ int at_most(long long n, int most) { return n < most ? int(n) : most; }
+
 // Where element `number` of a (planes, height, width) array stands.
 struct Position {
     long long plane;

@@ -163,7 +163,8 @@ conv2d_depthwise_input_grad(T* grad_input, const T* grad_output, const T* weight
 // The sums are long, over every output of a channel, and each gradient is part of KH * KW of them. A thread
 // keeps TAPS sums: a 3 x 3 kernel takes one block for a channel, a 5 x 5 kernel three. The outputs are cut
 // into `parts`, each for blocks of its own; the sums of the parts stand in `partial` (O, KH KW, parts), of what is
-// computed with, and another kernel adds them; those of a single part are the result. Within a block they are combined by shuffles: the order is always the same.
+// computed with, and another kernel adds them; those of a single part are the result. Within a block they are combined
+// by shuffles: the order is always the same.
 //
 // Grid: x = part + parts * (TAPS taps of a channel of out + as many as a channel has * the channel).
 constexpr int TAPS = 9;

@@ -35,6 +35,7 @@
 // the results that it is part of, and no others.
 
 #include "conv2d.cuh"
+#include "vector.cuh"
 
 // The tile that a block makes: of which product, and its first row and column in it.
 struct Tile {
@@ -53,12 +54,6 @@ struct Tile {
         group = int(number % groups);
         slice = number / groups;
     }
-};
-
-// R neighbouring elements, which are read from shared memory 16 bytes at a time.
-template <typename T, int R>
-struct alignas(sizeof(T) * R < 16 ? sizeof(T) * R : 16) Vector {
-    T value[R];
 };
 
 // This thread's R x R sums, over `steps` steps along K. operands.load() gathers this thread's share of the
@@ -85,15 +80,15 @@ __device__ __forceinline__ void multiply(T (&sums)[R][R], Operands& operands, lo
         auto& a_tile = a_tiles[step % 2];
         auto& b_tile = b_tiles[step % 2];
         for (int r = 0; r < R; r++) {
-            a_tile[a_k][(a_row + r * SIDE) / R].value[(a_row + r * SIDE) % R] = a[r];
-            b_tile[b_k][(b_column + r * SIDE) / R].value[(b_column + r * SIDE) % R] = b[r];
+            a_tile[a_k][(a_row + r * SIDE) / R].lane[(a_row + r * SIDE) % R] = a[r];
+            b_tile[b_k][(b_column + r * SIDE) / R].lane[(b_column + r * SIDE) % R] = b[r];
         }
         __syncthreads();  // both tiles are complete
         if (step + 1 < steps) operands.load(a, b);
         for (int k = 0; k < SIDE; k++) {
             const Vector<T, R> of_a = a_tile[k][ty], of_b = b_tile[k][tx];
             for (int r = 0; r < R; r++)
-                for (int c = 0; c < R; c++) sums[r][c] += of_a.value[r] * of_b.value[c];
+                for (int c = 0; c < R; c++) sums[r][c] += of_a.lane[r] * of_b.lane[c];
         }
     }
 }
@@ -294,7 +289,7 @@ struct WeightGradOperands {
 
 // The results are few and the sums long: K is every pixel of the batch. So K is cut into parts of
 // `part_length`, a multiple of SIDE, each for blocks of its own, which write their sums to `partial`, one
-// array of the weight's size after the other. conv2d_add_parts adds them: no atomics, always the same order.
+// array of the weight's size after the other. split_k.cu adds them: no atomics, always the same order.
 //
 // Grid: x = the tiles of all groups, for each part; blocks of SIDE x SIDE threads.
 template <typename T, int SIDE, int R>
@@ -316,16 +311,4 @@ conv2d_weight_grad_gemm(T* partial, const T* grad_output, const T* input, long l
             if (row < rows && column < columns) partial[row * columns + column] = sums[r][c];
         }
     }
-}
-
-// out[i] = sum over all parts of partial[part, i].
-//
-// Grid: x = a thread for each element of out.
-template <typename T>
-__global__ void conv2d_add_parts(T* out, const T* partial, long long elements, long long parts) {
-    const long long i = global_thread_index();
-    if (i >= elements) return;
-    T sum = 0;
-    for (long long part = 0; part < parts; part++) sum += partial[part * elements + i];
-    out[i] = sum;
 }

@@ -12,13 +12,12 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import workspace
-from .conv2d import shape_fields, tap_steps
+from . import split_k, workspace
+from .conv2d import largest_phase, shape_fields, tap_steps
+from .conv2d_parts import ENOUGH_BLOCKS, cut_into_parts
 
 TILINGS = {"tiled": (32, 1), "registers": (16, 4)}  # (SIDE, R): SIDE x SIDE threads make R x R results each
-THREADS = 256  # in a block that adds parts
 PART = 512  # the fewest outputs that are worth a block of their own in the weight's gradient
-ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
@@ -30,7 +29,6 @@ def _rungs(kernel: str) -> dict[str, CudaKernel]:
 _forward = _rungs("conv2d_forward_gemm")
 _input_grad = _rungs("conv2d_input_grad_gemm")
 _weight_grad = _rungs("conv2d_weight_grad_gemm")
-_add_parts = CudaKernel(_source, "conv2d_add_parts<T>")
 
 
 def forward_tiled(out: Any, x: Any, weight: Any, bias: Any | None, *options: int, relu: bool = False) -> None:
@@ -74,10 +72,7 @@ def _run_forward(
 
 def _run_input_grad(rung: str, out: Any, grad_output: Any, weight: Any, options: tuple) -> None:
     shape = shape_fields(out, weight, grad_output, options)
-    groups, phases, pixels = shape["groups"], 1, shape["N"]
-    for size, stride in ((shape["H"], shape["stride_h"]), (shape["W"], shape["stride_w"])):
-        phases *= min(stride, size)
-        pixels *= blocks(size, stride)  # of the largest phase
+    groups, (phases, pixels, _) = shape["groups"], largest_phase(shape)
     tiles = _tiles(rung, shape["C"] // groups, pixels)
     arguments = (out, grad_output, weight, shape, tap_steps(shape))
     _input_grad[rung].launch(tiles * groups * phases, _block(rung), arguments)
@@ -88,12 +83,11 @@ def _run_weight_grad(rung: str, out: Any, grad_output: Any, x: Any, options: tup
     rows, columns = shape["O"] // shape["groups"], out[0].size if shape["O"] else 0
     outputs = shape["N"] * shape["OH"] * shape["OW"]
     tiles = _tiles(rung, rows, columns) * shape["groups"]
-    parts, length = _parts(outputs, tiles, TILINGS[rung][0])
+    parts, length = cut_into_parts(outputs, tiles, ENOUGH_BLOCKS, PART, step=TILINGS[rung][0])
     partial = workspace(out, (parts, out.size)) if parts > 1 else out
     _weight_grad[rung].launch(tiles * parts, _block(rung), (partial, grad_output, x, length, shape))
     if parts > 1:
-        grid = blocks(out.size, THREADS)
-        _add_parts.launch(grid, THREADS, (out, partial, out.size, parts))
+        split_k.add_up(out, partial)
 
 
 def _block(rung: str) -> tuple[int, int]:
@@ -105,10 +99,3 @@ def _tiles(rung: str, rows: int, columns: int) -> int:
     """How many tiles cover a product of ``rows`` x ``columns``."""
     side, r = TILINGS[rung]
     return blocks(rows, side * r) * blocks(columns, side * r)
-
-
-def _parts(outputs: int, tiles: int, step: int) -> tuple[int, int]:
-    """Into how many parts to cut sums over ``outputs``, and the length of one, a multiple of ``step``."""
-    wanted = max(min(ENOUGH_BLOCKS // max(tiles, 1), outputs // PART), 1)
-    length = max(blocks(blocks(outputs, wanted), step), 1) * step
-    return max(blocks(outputs, length), 1), length

@@ -17,6 +17,7 @@ from .matmul_tensor_core import ELEMENTS, element_of
 THREADS = 256
 PART_THREADS, OWN = 8, 8  # as in conv2d_parts.cu
 LONGEST_PART = 1 << 30  # kernels count on in 32 bits
+ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _add_results = {element: CudaKernel(_source, f"conv2d_add_results<{element}>") for element in ELEMENTS}

@@ -196,6 +196,6 @@ conv2d_pointwise_weight_grad(float* partial, const T* grads, const T* input, lon
     float* part = partial + (tile.plane * s.rows + row) * s.channels + column;
 #pragma unroll
     for (int m = 0; m < Tiling::WARP_M / 16; m++)
-        store_fragments<Tiling::WARP_N / 8>(part + 16ll * m * s.channels, sums[m], s.rows - row - 16 * m, s.channels - column,
-                        s.channels);
+        store_fragments<Tiling::WARP_N / 8>(part + 16ll * m * s.channels, sums[m], s.rows - row - 16 * m,
+                                            s.channels - column, s.channels);
 }

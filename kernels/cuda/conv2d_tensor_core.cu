@@ -51,7 +51,7 @@ constexpr int TILE_N = 128;       // pixels
 constexpr int OUTSIDE = -(1 << 30);  // a coordinate that no tap brings back into the source
 constexpr int ALL_STEPS = 1 << 30;   // in one part
 
-template <typename T, int TILE_M>
+template <int TILE_M>
 constexpr int MIN_BLOCKS = TILE_M == 128 ? 2 : TILE_M == 64 ? 3 : 4;  // of a multiprocessor
 
 // How many elements the pixels of the source, and the taps and the rows of the weights, are apart.
@@ -424,7 +424,7 @@ __device__ __forceinline__ void make_whole_tile(Out* out, const T* source, const
 // Grid: x = the tiles, those of the same pixels side by side; y = parts of `part_steps` of the steps, each with an
 // array of results of its own; bias may be null. Out is T, or float for the sums of parts.
 template <typename T, typename Out, int TILE_M>
-__global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
+__global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
 conv2d_forward_tensor_core(Out* out, const T* source, const T* weights, const Out* bias, bool relu,
                            Pitches pitches, bool channels_last, Group group, int part_steps, Conv2dShape s) {
     __shared__ Task task;
@@ -434,10 +434,10 @@ conv2d_forward_tensor_core(Out* out, const T* source, const T* weights, const Ou
                                     task);
 }
 
-// The same, of one group, through ReLU and max-pooling of windows of 2 x 2, side by side, out and taps (N, rows, OH / 2, OW / 2).
-// A last row or column of pixels that fills no window is not made.
+// The same, of one group, through ReLU and max-pooling of windows of 2 x 2 side by side: out and taps are (N, rows,
+// OH / 2, OW / 2). A last row or column of pixels that fills no window is not made.
 template <typename T, int TILE_M>
-__global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
+__global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
 conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T* weights, const T* bias,
                           Pitches pitches, bool channels_last, Conv2dShape s) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
@@ -463,7 +463,7 @@ conv2d_pooled_tensor_core(T* out, unsigned char* taps, const T* source, const T*
 // Grid: x as input_grad_task has it, y as of forward. Here the source is the output's gradient, and the rows of the
 // weights are channels of the input.
 template <typename T, typename Out, int TILE_M>
-__global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
+__global__ void __launch_bounds__(128, MIN_BLOCKS<TILE_M>)
 conv2d_input_grad_tensor_core(Out* grad_input, const T* source, const T* weights, Pitches pitches,
                               bool channels_last, Group group, int part_steps, Conv2dShape s, TapSteps steps) {
     __shared__ Task task;

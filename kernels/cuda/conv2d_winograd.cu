@@ -238,7 +238,7 @@ winograd_points_to_output(float* out, const float* products, const float* bias, 
 // (`rotated` by half a turn) it is the other way round, as the weight lies. Grid: x = all kernels.
 __global__ void __launch_bounds__(THREADS)
 winograd_weight_to_points(float* values, const float* weight, long long count, int K, int M, bool rotated) {
-    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long number = global_thread_index();
     if (number >= count) return;
     const long long group = number / ((long long)K * M);
     const int k = int(number / M % K), m = int(number % M);
@@ -262,7 +262,7 @@ winograd_weight_to_points(float* values, const float* weight, long long count, i
 // The gradient for `count` kernels, from sums (parts, 36, count), which are added in their order.
 __global__ void __launch_bounds__(THREADS)
 winograd_points_to_weight(float* grad_weight, const float* sums, long long count, int parts) {
-    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long number = global_thread_index();
     if (number >= count) return;
     float at_points[POINTS][POINTS] = {}, kernel[TAPS][TAPS];
     for (int part = 0; part < parts; part++)

@@ -37,26 +37,17 @@ struct Input {
 
     template <int N>
     __device__ __forceinline__ Vector<T, N> vector(long long i) const {
-        return data ? neighbours<N>(data + i) : same<N>(number);
+        return data ? converted<T>(load_vector<N>(data + i)) : same<N>(number);
     }
 
     // Neighbours along the last dimension of a layout, in which the input is contiguous or one number.
     template <int N>
     __device__ __forceinline__ Vector<T, N> vector(const long long* offsets, const Layout& layout) const {
         const bool varies = data && layout.stride[MAX_DIMS * POSITION + layout.dims - 1] == 1;
-        return varies ? neighbours<N>(data + offsets[POSITION]) : same<N>(at(offsets));
+        return varies ? converted<T>(load_vector<N>(data + offsets[POSITION])) : same<N>(at(offsets));
     }
 
 private:
-    template <int N>
-    static __device__ __forceinline__ Vector<T, N> neighbours(const S* from) {
-        const Vector<S, N> stored = load_vector<N>(from);
-        Vector<T, N> values;
-#pragma unroll
-        for (int k = 0; k < N; k++) values.lane[k] = T(stored.lane[k]);
-        return values;
-    }
-
     template <int N>
     static __device__ __forceinline__ Vector<T, N> same(T value) {
         Vector<T, N> values;

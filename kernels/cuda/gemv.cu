@@ -67,7 +67,7 @@ gemv_rows(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) sum += x[j].lane[i] * y[j].lane[i];
     });
-    sum = blockDim.x == WARP ? across_warp<SUM>(sum) : across_block<SUM>(sum);
+    sum = across_row<SUM>(sum);
     if (threadIdx.x == 0) out[number] = sum;
 }
 

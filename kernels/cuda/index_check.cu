@@ -5,8 +5,8 @@
 //   replace_wrong    and right = the indices, with `ignored` for the wrong ones
 //   look_outside     wrong[0] = the number of one of the elements of x that are not in [low, high]
 //
-// Shapes: indices are (n,), of any integer type, and x, of any floating one; right is (n,), 64-bit; wrong is (1,), in memory of the host
-// that the card can write to.
+// Shapes: indices are (n,), of any integer type, and so is x, of any floating one; right is (n,), 64-bit; wrong is
+// (1,), in memory of the host that the card can write to.
 //
 // Arithmetic intensity: two comparisons for an index; one read of them. To wrong nothing is written but for
 // mistakes, and of several any one is right.

@@ -231,7 +231,7 @@ matmul_register_tile(T* out, const T* a, const T* b, MatmulShape shape, Batch ba
     const Place place;
     const long long tiles_per_row = (shape.N + TILE - 1) / TILE;
     const long long row = blockIdx.x / tiles_per_row * TILE, column = blockIdx.x % tiles_per_row * TILE;
-    const int rows = inside(shape.M - row, TILE), columns = inside(shape.N - column, TILE);
+    const int rows = at_most(shape.M - row, TILE), columns = at_most(shape.N - column, TILE);
 
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T *a_corner = a, *b_corner = b;
@@ -331,7 +331,7 @@ matmul_vectorized(T* out, const T* a, const T* b, MatmulShape shape, Batch batch
     const Place place;
     const long long tiles_per_row = (shape.N + TILE - 1) / TILE;
     const long long row = blockIdx.x / tiles_per_row * TILE, column = blockIdx.x % tiles_per_row * TILE;
-    const int rows = inside(shape.M - row, TILE), columns = inside(shape.N - column, TILE);
+    const int rows = at_most(shape.M - row, TILE), columns = at_most(shape.N - column, TILE);
 
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T *a_corner = a, *b_corner = b;

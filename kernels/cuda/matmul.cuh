@@ -1,6 +1,8 @@
 // What the kernels of matrix multiplication share: how a product is described to them.
 #pragma once
 
+#include "common.cuh"
+
 // The batch dimensions (those not used have size 1) with the strides of a and b in each.
 struct Batch {
     long long size[4];
@@ -47,6 +49,3 @@ __device__ void select_batch(const T*& a, const T*& b, const Batch& batch, long 
 struct Layout {
     bool a_along_k, b_along_k;
 };
-
-// How much of a tile's side is inside of a matrix that goes on for `left` elements.
-__device__ __forceinline__ int inside(long long left, int side) { return left < side ? int(left) : side; }

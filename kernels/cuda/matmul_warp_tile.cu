@@ -1,5 +1,6 @@
 // Matrix multiplication on CUDA cores as far up as they go: out[..., i, j] = sum over k of a[..., i, k] *
-// b[..., k, j], plus bias[j] where there is one, in float32. Shapes and strides are those of matmul.cu, whose ladder this is the top of.
+// b[..., k, j], plus bias[j] where there is one, in float32. This is the top of the ladder of matmul.cu, whose shapes
+// and strides it takes.
 //
 //   matmul_warp_tile   + a level between the block's tile and the thread's patch: a tile for each warp
 //
@@ -154,7 +155,7 @@ matmul_warp_tile(float* out, const float* a, const float* b, MatmulShape shape, 
     const TilePlace tile = tile_place(int(blockIdx.x), int((shape.M + BLOCK_M - 1) / BLOCK_M),
                                       int((shape.N + BLOCK_N - 1) / BLOCK_N), BAND);
     const long long row = (long long)tile.row * BLOCK_M, column = (long long)tile.column * BLOCK_N;
-    const int rows = inside(shape.M - row, BLOCK_M), columns = inside(shape.N - column, BLOCK_N);
+    const int rows = at_most(shape.M - row, BLOCK_M), columns = at_most(shape.N - column, BLOCK_N);
     const bool vectors = shape.N % 4 == 0 && aligned<4>(out);
 
     const int K = int(select_part(a, b, shape));

@@ -11,11 +11,6 @@
 
 #include "common.cuh"
 
-template <typename T>
-__device__ __forceinline__ T weight_of(const T* weight, long long target) {
-    return weight ? weight[target] : T(1);
-}
-
 // Grid: x = a thread for each row.
 template <typename T>
 __global__ void nll_loss(
@@ -25,7 +20,7 @@ __global__ void nll_loss(
     const long long row = global_thread_index();
     if (row >= rows) return;
     const long long t = target[row];
-    loss[row] = t == ignore_index ? T(0) : -x[row * columns + t] * weight_of(weight, t);
+    loss[row] = t == ignore_index ? T(0) : -x[row * columns + t] * value_or(weight, t, T(1));
 }
 
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x threads walk along a row.
@@ -38,7 +33,7 @@ __global__ void nll_loss_grad(
     if (row >= rows) return;
     const long long t = target[row];
     const bool counts = t != ignore_index;
-    const T at_target = counts ? -grad[row] * weight_of(weight, t) : T(0);
+    const T at_target = counts ? -grad[row] * value_or(weight, t, T(1)) : T(0);
     for (long long i = threadIdx.x; i < columns; i += blockDim.x)
         out[row * columns + i] = counts && i == t ? at_target : T(0);
 }

@@ -18,16 +18,10 @@
 // operations.
 
 #include "philox.cuh"
+#include "vector.cuh"
 
-// Four neighbouring elements, moved in accesses of 16 bytes; of 16 bits each, in one of 8.
 template <typename T>
-struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
-    T at[4];
-};
-
-__device__ __forceinline__ bool is_aligned(const void* pointer) {
-    return (unsigned long long)pointer % 16 == 0;
-}
+using Four = Vector<T, 4>;
 
 // Element k of four, without an address for `four`: it stays in registers.
 template <typename T>
@@ -37,11 +31,11 @@ __device__ __forceinline__ T select(const T (&four)[4], int k) {
 
 template <typename T>
 __device__ __forceinline__ void store_four(T* out, long long first, long long n, const Four<T>& four) {
-    if (first + 4 <= n && is_aligned(out)) {
-        *reinterpret_cast<Four<T>*>(out + first) = four;
+    if (first + 4 <= n && aligned<Vector<T>::LENGTH>(out)) {
+        store_vector(out + first, four);
     } else {
         for (int k = 0; k < 4; k++)
-            if (first + k < n) out[first + k] = four.at[k];
+            if (first + k < n) out[first + k] = four.lane[k];
     }
 }
 
@@ -69,10 +63,10 @@ __device__ __forceinline__ void draw(Four<float>& four, long long i, unsigned lo
                                      unsigned long long offset) {
     const Philox random(i, seed, offset);
     if constexpr (D == UNIFORM) {
-        for (int k = 0; k < 4; k++) four.at[k] = float(random.words[k] >> 8) * 0x1p-24f;
+        for (int k = 0; k < 4; k++) four.lane[k] = float(random.words[k] >> 8) * 0x1p-24f;
     } else {
         for (int k = 0; k < 4; k += 2)
-            box_muller(four.at[k], four.at[k + 1], float(random.words[k]) * 0x1p-32f + 0x1p-33f,
+            box_muller(four.lane[k], four.lane[k + 1], float(random.words[k]) * 0x1p-32f + 0x1p-33f,
                        float(random.words[k + 1]) * 0x1p-32f);
     }
 }
@@ -85,10 +79,10 @@ __device__ __forceinline__ void draw(Four<double>& four, long long i, unsigned l
         const Philox random(2 * i + k / 2, seed, offset);
         const double first = double(random.pair(0) >> 11), second = double(random.pair(1) >> 11);
         if constexpr (D == UNIFORM) {
-            four.at[k] = first * 0x1p-53;
-            four.at[k + 1] = second * 0x1p-53;
+            four.lane[k] = first * 0x1p-53;
+            four.lane[k + 1] = second * 0x1p-53;
         } else {
-            box_muller(four.at[k], four.at[k + 1], (first + 1) * 0x1p-53, second * 0x1p-53);
+            box_muller(four.lane[k], four.lane[k + 1], (first + 1) * 0x1p-53, second * 0x1p-53);
         }
     }
 }
@@ -102,7 +96,7 @@ __global__ void fill_naive(T* out, long long n, unsigned long long seed, unsigne
     if (live) seed = live[0], offset = live[1];
     Four<T> four;
     draw<D>(four, i / 4, seed, offset);
-    out[i] = select(four.at, int(i % 4));
+    out[i] = select(four.lane, int(i % 4));
 }
 
 // Grid: x = a thread for each four elements.
@@ -148,14 +142,14 @@ __global__ void dropout_block(T* out, const T* x, long long n, unsigned threshol
     if (first >= n) return;
     if (live) seed = live[0], offset = live[1];
     Four<T> four;
-    if (first + 4 <= n && is_aligned(x)) {
-        four = *reinterpret_cast<const Four<T>*>(x + first);
+    if (first + 4 <= n && aligned<Vector<T>::LENGTH>(x)) {
+        four = load_vector<4>(x + first);
     } else {
-        for (int k = 0; k < 4; k++) four.at[k] = first + k < n ? x[first + k] : T(0);
+        for (int k = 0; k < 4; k++) four.lane[k] = first + k < n ? x[first + k] : T(0);
     }
     const Philox random(i, seed, offset);
     using C = Computed<T>;
     for (int k = 0; k < 4; k++)
-        four.at[k] = T(dropped(C(four.at[k]), random.words[k], threshold, C(scale)));
+        four.lane[k] = T(dropped(C(four.lane[k]), random.words[k], threshold, C(scale)));
     store_four(out, first, n, four);
 }

@@ -36,12 +36,12 @@ __global__ void reduce_naive(T* out, const T* x, long long rows, long long colum
     out[row] = value;
 }
 
-// One thread's share of the elements [begin, end) of a row, which blockDim.x threads divide among them. They
-// read side by side: a warp reads whole lines of memory.
+// One thread's share of a row, which blockDim.x threads divide among them. They read side by side: a warp reads
+// whole lines of memory.
 template <Operation OP, typename T>
-__device__ __forceinline__ T own_share(const T* row, long long begin, long long end) {
+__device__ __forceinline__ T own_share(const T* row, long long columns) {
     T value = neutral<OP, T>();
-    for (long long column = begin + threadIdx.x; column < end; column += blockDim.x)
+    for (long long column = threadIdx.x; column < columns; column += blockDim.x)
         value = combine<OP>(value, row[column]);
     return value;
 }
@@ -59,7 +59,7 @@ reduce_tree(T* out, const T* x, long long rows, long long columns) {
     __shared__ T tree[TREE_THREADS];
     const int thread = threadIdx.x;
     const long long row = blockIdx.x;
-    tree[thread] = own_share<OP>(x + row * columns, 0, columns);
+    tree[thread] = own_share<OP>(x + row * columns, columns);
     for (int half = TREE_THREADS / 2; half > 0; half /= 2) {
         __syncthreads();  // the level before is complete
         if (thread < half) tree[thread] = combine<OP>(tree[thread], tree[thread + half]);
@@ -79,8 +79,7 @@ __global__ void __launch_bounds__(MAX_THREADS)
 reduce_shuffle(T* out, const T* x, long long rows, long long columns) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
-    T value = own_share<OP>(x + row * columns, 0, columns);
-    value = blockDim.x == WARP ? across_warp<OP>(value) : across_block<OP>(value);
+    const T value = across_row<OP>(own_share<OP>(x + row * columns, columns));
     if (threadIdx.x == 0) out[row] = value;
 }
 

@@ -24,7 +24,7 @@ template <typename T>
 __global__ void __launch_bounds__(SUM_THREADS)
 split_k_sum(T* out, const T* partial, const T* bias, long long size, long long parts, long long columns) {
     __shared__ T sums[SUM_THREADS];
-    const long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long number = global_thread_index();
     T sum = 0;
     if (number < size) {
 #pragma unroll 4

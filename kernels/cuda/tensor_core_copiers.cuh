@@ -86,7 +86,7 @@ __device__ __forceinline__ LineCopier<T, SIDE, THREADS> copy_columns(const T* x,
     using Of = Lines<T, SIDE, THREADS>;
     constexpr int APART = Of::ACROSS * PER_CHUNK<T>;  // columns, from one of the thread's chunks to the next
     const long long column = first + Of().chunk * PER_CHUNK<T>;
-    const int left = inside(columns - column, APART * Of::PIECES);
+    const int left = at_most(columns - column, APART * Of::PIECES);
     return {x + column, pitch, lines, (left + APART - 1) / APART};
 }
 
@@ -103,7 +103,7 @@ struct MatrixCopier<T, SIDE, false, THREADS> {
 
     __device__ __forceinline__ MatrixCopier(const T* matrix, long long pitch, long long first, long long rows,
                                             long long K)
-        : copier(matrix + first * pitch, pitch, inside(rows - first, SIDE)),
+        : copier(matrix + first * pitch, pitch, at_most(rows - first, SIDE)),
           left(int((K + PER_CHUNK<T> - 1) / PER_CHUNK<T>) - int(threadIdx.x % CHUNKS)) {}
 
     __device__ __forceinline__ void start(AsyncCopies& copies, uint4* tile, Part part) {

@@ -23,6 +23,7 @@
 #include <cuda_fp16.h>
 
 #include "async_copy.cuh"
+#include "common.cuh"
 #include "tensor_core.cuh"
 
 constexpr int CHUNK_BYTES = 16, CHUNKS = 4;  // a step along K
@@ -53,9 +54,6 @@ struct TensorCoreTiling {
         return threadIdx.x / 32 % WARPS_N * (GROUPS % 2 ? 8 * GROUP : WARP_N);
     }
 };
-
-// How much of a tile, at most `size`, is inside where `left` remain.
-__device__ __forceinline__ int inside(long long left, int size) { return left < size ? int(left) : size; }
 
 // c += a b for the fragments of elements of T.
 template <typename T>

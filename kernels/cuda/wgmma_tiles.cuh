@@ -80,10 +80,7 @@ __device__ __forceinline__ void load_for_cluster(Box* boxes, const TensorMap& ma
         const int i = first + rank;
         if (B_BOXES<TILE_N> % CLUSTER > 0 && i >= B_BOXES<TILE_N>) continue;
         const auto [x, y, z] = place_of(i);
-        if constexpr (CLUSTER == 1)
-            load_box(boxes + i, map, x, y, z, full);
-        else
-            load_box(boxes + i, map, x, y, z, full, (1 << CLUSTER) - 1);
+        load_box(boxes + i, map, x, y, z, full, (1 << CLUSTER) - 1);
     }
 }
 
@@ -176,10 +173,7 @@ __device__ __forceinline__ void make_tiles(const Product& product) {
         }
         fence_barrier_init();
     }
-    if constexpr (CLUSTER == 1)
-        __syncthreads();
-    else
-        sync_cluster();
+    sync_cluster();
     if (warpgroup == 0) {
         give_registers<40>();
         if (threadIdx.x == 0) produce<TILE_N>(product, boxes, ring);
@@ -187,8 +181,6 @@ __device__ __forceinline__ void make_tiles(const Product& product) {
         take_registers<232>();
         consume<T, TILE_N, A_ALONG_M, B_ALONG_N>(product, boxes, ring, warpgroup - 1);
     }
-    if constexpr (CLUSTER > 1) {
-        __syncwarp();
-        sync_cluster();  // no block leaves while others of the cluster copy into it
-    }
+    __syncwarp();
+    sync_cluster();  // no block leaves while others of the cluster copy into it
 }
