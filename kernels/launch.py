@@ -13,6 +13,7 @@ of a launch, and compiling on first use. ::
 from __future__ import annotations
 
 import operator
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -74,7 +75,8 @@ class CudaKernel:
         source: a ``.cu`` file, or a string of CUDA code.
         name: the kernel, with its template arguments if it is a template: ``"matmul_tiled<T>"``. A type
             parameter named there stands for the dtype of the arrays passed to it; anything else
-            (``"reduce<float, 256>"``) is taken literally. Without ``<...>``, all types are deduced.
+            (``"reduce<float, 256>"``) is taken literally, but that True and False are written as in C++.
+            Without ``<...>``, all types are deduced.
 
     Raises:
         ValueError: there is no such kernel, or its signature cannot be read (on first use).
@@ -82,7 +84,7 @@ class CudaKernel:
 
     def __init__(self, source: str | Path | CudaSource, name: str):
         self.source = source if isinstance(source, CudaSource) else CudaSource(source)
-        self.expression = name
+        self.expression = re.sub(r"\b(True|False)\b", lambda flag: flag[0].lower(), name)
         self.name = name.partition("<")[0].strip()
         self._loaded: dict[tuple, Launcher] = {}
         self._deciding: tuple[int, ...] = ()

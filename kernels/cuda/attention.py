@@ -33,9 +33,7 @@ Three = tuple[Any, Any, Any]
 Tile = tuple[int, int, int]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_row_sums = {
-    wide: CudaKernel(_source, f"attention_row_sums<T, {str(wide).lower()}>") for wide in (False, True)
-}
+_row_sums = {wide: CudaKernel(_source, f"attention_row_sums<T, {wide}>") for wide in (False, True)}
 
 
 # By the size of the features, D: how many rows a block has of its own (queries, or keys for their gradients),

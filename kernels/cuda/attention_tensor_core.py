@@ -1,8 +1,8 @@
 """Launches ``attention_tensor_core.cu``: attention and its gradients in 16 bits, on a card or simulated.
 
 The arrays are those of ``attention``, float16 or bfloat16 but for lse, which *forward* gives in float32, and
-*backward* takes in any floating dtype. The kernels read q,
-k, v and g where they lie if rows are multiples of 16 bytes apart; else they are given copies that are so.
+*backward* takes in any floating dtype. The kernels read q, k, v and g where they lie if rows are multiples of
+16 bytes apart; else they are given copies that are so.
 """
 
 from __future__ import annotations

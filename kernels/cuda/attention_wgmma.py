@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import attention_tensor_core, tensor_map
 from .attention import copied, padded, shape_of
-from .matmul_wgmma import BOX_ALIGNMENT, BOX_BYTES, BOX_ROWS, THREADS, is_supported
+from .matmul_wgmma import BOX_ALIGNMENT, BOX_BYTES, BOX_ROWS, THREADS, is_supported, require
 
 __all__ = ["forward", "is_supported"]
 
@@ -30,10 +29,7 @@ def forward(out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: 
 
     There is at least one key, and ``scale`` is from LEAST_SCALE to LARGEST_SCALE.
     """
-    if not is_supported(out):
-        raise KernelLaunchError(
-            "attention_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
-        )
+    require(out, "attention_wgmma")
     if not LEAST_SCALE <= scale <= LARGEST_SCALE:
         raise ValueError(f"attention wgmma kernel: expected a positive scale, got {scale}")
     B, H, L, V = out.shape

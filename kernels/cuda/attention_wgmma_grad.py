@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import attention_tensor_core, tensor_map
 from .attention import Three, padded, row_sums, shape_of
 from .attention_wgmma import for_copy_engine
-from .matmul_wgmma import BOX_ALIGNMENT, BOX_BYTES, BOX_ROWS, THREADS, is_supported
+from .matmul_wgmma import BOX_ALIGNMENT, BOX_BYTES, BOX_ROWS, THREADS, is_supported, require
 
 __all__ = ["backward", "is_supported"]
 
@@ -32,10 +31,7 @@ _grad_queries = {D: CudaKernel(_source, f"attention_wgmma_grad_queries<T, {D}>")
 def backward(grads: Three, g: Any, qkv: Three, out: Any, lse: Any, is_causal: bool, scale: float) -> None:
     """Tensor cores of compute capability 9.0; probabilities are computed anew, and stay in registers."""
     (dq, dk, dv), (q, k, v) = grads, qkv
-    if not is_supported(g):
-        raise KernelLaunchError(
-            "attention_wgmma_grad needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
-        )
+    require(g, "attention_wgmma_grad")
     B, H, L, V = g.shape
     S, E = k.shape[2:]
     if 0 in (B, H, L, S, E, V) or max(L, S) > tensor_map.LARGEST_SIZE:

@@ -1,10 +1,10 @@
 """Launches ``batch_norm.cu``: batch norm with its gradients, and with given statistics.
 
 ``x``, ``y`` and their gradients are (samples, channels, area), or have more dimensions behind the channels,
-whose product is the area; all other arrays have an element for each channel. ``outs`` is (y,
-mean, rstd), of the gradients (dx, dweight, dbias). Weight and bias may be None. All arrays are C-contiguous
-and of one dtype, float32 or float64; or, but for the naive rungs, those like ``x`` are float16 or bfloat16
-and the others float32. The result's bits depend on the shape alone.
+whose product is the area; all other arrays have an element for each channel. ``outs`` is (y, mean, rstd), of
+the gradients (dx, dweight, dbias). Weight and bias may be None. All arrays are C-contiguous and of one dtype,
+float32 or float64; or, but for the naive rungs, those like ``x`` are float16 or bfloat16 and the others
+float32. The result's bits depend on the shape alone.
 """
 
 from __future__ import annotations
@@ -31,11 +31,8 @@ NORMALIZE_BLOCKS, GRAD_BLOCKS = 4 * MULTIPROCESSORS, 6 * MULTIPROCESSORS
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _widths(kernel: str, *rest: str) -> dict[bool, CudaKernel]:
-    return {
-        wide: CudaKernel(_source, f"{kernel}<{', '.join(('C', 'T', str(wide).lower(), *rest))}>")
-        for wide in (False, True)
-    }
+def _widths(kernel: str, rest: str = "") -> dict[bool, CudaKernel]:
+    return {wide: CudaKernel(_source, f"{kernel}<C, T, {wide}{rest}>") for wide in (False, True)}
 
 
 _naive = CudaKernel(_source, "batch_norm_naive<T>")
@@ -48,8 +45,8 @@ _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
 _grad = _widths("batch_norm_grad")
 _moments_columns = _widths("batch_norm_moments_columns")
 _combine = CudaKernel(_source, "batch_norm_combine<T>")
-_normalize_columns = _widths("batch_norm_normalize_columns", "false")
-_inference_columns = _widths("batch_norm_normalize_columns", "true")
+_normalize_columns = _widths("batch_norm_normalize_columns", ", false")
+_inference_columns = _widths("batch_norm_normalize_columns", ", true")
 _grad_columns = _widths("batch_norm_grad_columns")
 
 

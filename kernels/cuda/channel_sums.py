@@ -32,7 +32,7 @@ LARGEST_PART = 2**30  # elements that a block takes: it counts them in 32 bits
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _naive = CudaKernel(_source, "channel_sums_naive<T>")
 _columns, _planes = (
-    {wide: CudaKernel(_source, f"{name}<C, T, {str(wide).lower()}>") for wide in (False, True)}
+    {wide: CudaKernel(_source, f"{name}<C, T, {wide}>") for wide in (False, True)}
     for name in ("channel_sums_columns", "channel_sums_planes")
 )
 _combine = CudaKernel(_source, "channel_sums_combine<T>")

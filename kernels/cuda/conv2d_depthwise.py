@@ -14,6 +14,7 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
 from . import reduce, workspace
 from .conv2d import shape_fields, tap_steps
+from .conv2d_parts import ENOUGH_BLOCKS, cut_into_parts
 
 TILE = 32  # as in conv2d_depthwise.cu
 BLOCK_HEIGHT = 8
@@ -21,7 +22,6 @@ SOURCE_ELEMENTS = 69 * 69
 TAPS = 9
 WEIGHT_GRAD_THREADS = 256
 PART = 4096  # the fewest outputs that are worth a block of their own in the weight's gradient
-ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _forward = CudaKernel(_source, "conv2d_depthwise_forward<T>")
@@ -60,9 +60,9 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     shape = _shape(x, out, grad_output, options, copies=False)
     outputs = shape["N"] * shape["OH"] * shape["OW"]
     grid = shape["O"] * blocks(shape["KH"] * shape["KW"], TAPS)
-    parts = max(min(ENOUGH_BLOCKS // max(grid, 1), outputs // PART), 1)
+    parts, length = cut_into_parts(outputs, grid, ENOUGH_BLOCKS, PART)
     partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
-    arguments = (partial, grad_output, x, blocks(outputs, parts), parts, shape)
+    arguments = (partial, grad_output, x, length, parts, shape)
     _weight_grad.launch(grid * parts, WEIGHT_GRAD_THREADS, arguments)
     if parts > 1:
         reduce.vectorized(out.reshape(-1), partial)

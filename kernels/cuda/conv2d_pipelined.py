@@ -16,6 +16,7 @@ from ..source import CudaSource
 from . import workspace
 from .conv2d import fields_of, largest_phase, tap_steps
 from .conv2d_parts import add_results, add_taps, cut_into_parts
+from .matmul import MULTIPROCESSORS
 
 DEPTH = 16  # as in conv2d_pipelined.cu
 MAX_TAPS = 128
@@ -26,7 +27,6 @@ STAGES = {32: 3, 64: 3, 128: 2}  # by the rows of a tile: no more than 48 KB of 
 THREADS = 256  # in a block that packs weights
 PART = 256  # the fewest pixels that are worth a block of their own in the weight's gradient
 PART_STEPS = 12  # the same of steps, in forward and input_grad
-MULTIPROCESSORS = 132  # of an H200
 THREADS_AT_A_TIME = 384  # of a multiprocessor: conv2d_pipelined.cu's RESIDENT_BLOCKS
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))

@@ -35,9 +35,7 @@ PARTS = "float", PART_TILE  # what parts are stored as, and the rows of their ti
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _of_images = {
-    (*key, *flags): CudaKernel(
-        _source, f"conv2d_pointwise<{', '.join((*map(str, key), *(str(f).lower() for f in flags)))}>"
-    )
+    (*key, *flags): CudaKernel(_source, f"conv2d_pointwise<{', '.join(map(str, (*key, *flags)))}>")
     for element in of_weight.ROWS
     for key in [*((element, element, rows) for rows in of_weight.ROWS[element]), (element, *PARTS)]
     for flags in product((False, True), repeat=2)  # the weight is transposed; channels come last

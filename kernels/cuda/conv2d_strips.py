@@ -15,13 +15,13 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
 from . import reduce, workspace
 from .conv2d import shape_fields
+from .conv2d_parts import ENOUGH_BLOCKS
 from .vector import starts_at_vector
 
 THREADS = 256  # STRIP_THREADS of conv2d_strips.cu
 KERNELS = (3, 5)
 STRIDES = (1, 2)
 PART = 8  # the fewest images that are worth a block of their own in the weight's gradient
-ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 
 # Results in a strip, by the stride: the best of 2 to 14 on an H200, for depthwise 3 x 3 layers of 56 x 56; of
 # input_grad at stride 2, and of wide strips, chosen by their machine code.
@@ -51,7 +51,7 @@ def _instances(
         if wide and stride > 1:
             continue
         size = _size(function, kernel, stride, itemsize, wide)
-        last = f", {str(wide).lower()}" if len(widths) > 1 else ""
+        last = f", {wide}" if len(widths) > 1 else ""
         arguments = f"{types}, {', '.join(map(str, size[:-1]))}{more}{last}"
         kernels[size] = CudaKernel(_source, f"conv2d_strips_{function}<{arguments}>")
     return kernels

@@ -20,13 +20,12 @@ import numpy as np
 
 from ..arguments import unchanging
 from ..channels_last import is_channels_last, nhwc
-from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
 from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, taps_of_columns
 from .matmul_tensor_core import element_of
-from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported
+from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported, require
 from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
 from .transpose import transpose
 from .vector import starts_at_vector
@@ -226,10 +225,7 @@ def _shape(
 ) -> dict[str, int]:
     """As :func:`.conv2d_tensor_core.one_group`, if the card and the copy engine can do it."""
     shape = one_group(x, weight, output, options, bias)
-    if not is_supported(x):
-        raise KernelLaunchError(
-            "conv2d_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
-        )
+    require(x, "conv2d_wgmma")
     kernel, each = weight.shape[2:], (options[:2], options[2:4], options[4:6])
     takes = fits_backwards(x.shape[2:], output.shape[2:], kernel, *each) if backwards else fits(kernel, *each)
     if not takes:

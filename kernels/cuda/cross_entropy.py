@@ -27,9 +27,7 @@ def _rungs(kernel: str, *names: str) -> dict[tuple[str, bool], CudaKernel]:
     """The kernel of each rung, without smoothing and with it."""
     types = {"naive": "T", "warp": "T"}
     return {
-        (rung, smoothed): CudaKernel(
-            _source, f"{kernel}_{rung}<{types.get(rung, 'T, C')}, {str(smoothed).lower()}>"
-        )
+        (rung, smoothed): CudaKernel(_source, f"{kernel}_{rung}<{types.get(rung, 'T, C')}, {smoothed}>")
         for rung in names
         for smoothed in (False, True)
     }

@@ -35,14 +35,10 @@ _gather_naive = CudaKernel(_source, "gather_naive<T>")
 _gather_vector = CudaKernel(_source, "gather_vector<T>")
 _sum_naive = CudaKernel(_source, "sum_naive<T>")
 _sum_sorted = CudaKernel(_source, "sum_sorted<T>")
-_sum_chunks = {wide: CudaKernel(_source, f"sum_chunks<T, C, {str(wide).lower()}>") for wide in (False, True)}
-_sum_segments = {
-    wide: CudaKernel(_source, f"sum_segments<T, C, {str(wide).lower()}>") for wide in (False, True)
-}
-_sum_repeated = {
-    wide: CudaKernel(_source, f"sum_repeated<T, C, {str(wide).lower()}>") for wide in (False, True)
-}
-_sum_found = {wide: CudaKernel(_source, f"sum_found<T, C, {str(wide).lower()}>") for wide in (False, True)}
+_sum_chunks, _sum_segments, _sum_repeated, _sum_found = (
+    {wide: CudaKernel(_source, f"{name}<T, C, {wide}>") for wide in (False, True)}
+    for name in ("sum_chunks", "sum_segments", "sum_repeated", "sum_found")
+)
 
 
 def gather_naive(out: Any, weight: Any, indices: Any) -> None:

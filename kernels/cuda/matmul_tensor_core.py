@@ -20,7 +20,7 @@ from typing import Any
 from ..launch import CudaKernel, blocks, strided
 from ..source import NUMBER_TYPES, CudaSource
 from . import array_module, compute_capability
-from .matmul import MULTIPROCESSORS
+from .matmul import MAX_GRID_Z, MULTIPROCESSORS
 from .transpose import transpose
 from .vector import starts_at_vector
 
@@ -28,7 +28,6 @@ Tile = tuple[int, int]  # rows, which are the threads of its block, and columns:
 TILES = SMALL, LARGE, WIDE = (128, 128), (256, 128), (256, 192)
 WIDE_RATE = 1.1  # of what a multiprocessor makes of LARGE in the time; by the cycles counted, not measured
 CHUNK_BYTES, CHUNKS, STAGES = 16, 4, 3
-MAX_GRID_Z = 65535
 MAX_LINES = 2**31 - 1
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
@@ -47,7 +46,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 _kernels = {
     (element, tile, along_m, along_n): CudaKernel(
-        _source, f"matmul_tensor_core<{element}, {tile[0]}, {tile[1]}, {along_m}, {along_n}>".lower()
+        _source, f"matmul_tensor_core<{element}, {tile[0]}, {tile[1]}, {along_m}, {along_n}>"
     )
     for element, layouts in LAYOUTS.items()
     for tile, along_m, along_n in product(TILES, layouts, layouts)

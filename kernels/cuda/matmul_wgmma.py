@@ -36,7 +36,7 @@ COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 
 _kernels = {
-    (element, along_m, along_n): CudaKernel(_source, f"matmul_wgmma<{element}, {along_m}, {along_n}>".lower())
+    (element, along_m, along_n): CudaKernel(_source, f"matmul_wgmma<{element}, {along_m}, {along_n}>")
     for element, layouts in LAYOUTS.items()
     for along_m, along_n in product(layouts, layouts)
 }
@@ -52,10 +52,7 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     K = a.shape[-1]
     if a.shape != (*batch_shape, M, K) or b.shape != (*batch_shape, K, N):
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
-    if not is_supported(out):
-        raise KernelLaunchError(
-            "matmul_wgmma needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
-        )
+    require(out, "matmul_wgmma")
     if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
         return tensor_core(out, a, b, bias)
     a, along_m = operand(a, tensor_map.fits)
@@ -84,6 +81,14 @@ def is_supported(array: Any) -> bool:
     """Whether the device of ``array`` can run these kernels: a card of capability 9.0, or its simulator
     (``sim.architecture("sm_90a")``)."""
     return compute_capability(array) == COMPUTE_CAPABILITY
+
+
+def require(array: Any, name: str) -> None:
+    """Raise KernelLaunchError, in the name of a kernel, unless :func:`is_supported`."""
+    if not is_supported(array):
+        raise KernelLaunchError(
+            f"{name} needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
+        )
 
 
 def fills_tiles(M: int, N: int) -> bool:

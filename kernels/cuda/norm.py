@@ -1,12 +1,12 @@
 """Launches ``norm.cu``: layer norm and group norm, and their gradients, on a card or on the simulator.
 
 For layer norm ``x`` is (rows, columns), or an array of more dimensions of which the last ones are a row, with
-weight and bias of as many elements as a row; for group norm it is (N, groups,
-channels of a group, area), with weight and bias (groups * channels,). Weight and bias may be None. ``outs``
-is (y, mean, rstd), of the gradients (dx, dweight, dbias); mean and rstd have an element for each row, or
-group of a sample. All arrays are C-contiguous and of one dtype, float32 or float64. The naive rungs are the
-definition; of the others, *warp* is made for rows of up to a thousand elements, *block* for longer ones. For
-*block*, arrays like ``x`` may also be float16 or bfloat16, and the others float32.
+weight and bias of as many elements as a row; for group norm it is (N, groups, channels of a group, area),
+with weight and bias (groups * channels,). Weight and bias may be None. ``outs`` is (y, mean, rstd), of the
+gradients (dx, dweight, dbias); mean and rstd have an element for each row, or group of a sample. All arrays
+are C-contiguous and of one dtype, float32 or float64. The naive rungs are the definition; of the others,
+*warp* is made for rows of up to a thousand elements, *block* for longer ones. For *block*, arrays like ``x``
+may also be float16 or bfloat16, and the others float32.
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 def _rungs(kernel: str, per_channel: bool) -> dict[str, CudaKernel]:
     types = {"naive": "T", "warp": "T", "block": "C, T"}
-    return {
-        rung: CudaKernel(_source, f"{kernel}_{rung}<{types[rung]}, {str(per_channel).lower()}>")
-        for rung in types
-    }
+    return {rung: CudaKernel(_source, f"{kernel}_{rung}<{types[rung]}, {per_channel}>") for rung in types}
 
 
 _layer_norm = _rungs("norm", per_channel=False)

@@ -26,7 +26,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
 def _widths(kernel: str) -> dict[bool, CudaKernel]:
-    return {wide: CudaKernel(_source, f"{kernel}, {str(wide).lower()}>") for wide in (False, True)}
+    return {wide: CudaKernel(_source, f"{kernel}, {wide}>") for wide in (False, True)}
 
 
 _layer_norm = _widths("norm_registers<C, T, false")

@@ -2,7 +2,8 @@
 
 Arrays are C-contiguous: inputs and their gradients (N, C, H, W), outputs and theirs (N, C, OH, OW), all of
 one floating dtype; taps (N, C, OH, OW) are uint8 (windows of at most 256 elements) or int32. Windows may
-hang over the far border of the input, as with ``ceil_mode``.
+hang over the far border of the input, as with ``ceil_mode``. ``options`` are ordered as OPTIONS; of average
+pooling count_include_pad and divisor_override stand in place of the dilation.
 """
 
 from __future__ import annotations
@@ -32,101 +33,43 @@ _adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
 _adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
 
 
-def max_pool2d(
-    out: Any,
-    taps: Any,
-    x: Any,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dil_h: int,
-    dil_w: int,
-) -> None:
+def max_pool2d(out: Any, taps: Any, x: Any, *options: int) -> None:
     """One thread for each window: its largest element into ``out``, and which tap that was into ``taps``."""
-    shape = shape_fields(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w)
-    check_taps(taps, out, kernel_h, kernel_w)
+    shape = shape_fields(x, out, *options)
+    check_taps(taps, out, *options[:2])
     _launch(_max_pool2d, out, taps, x, shape)
 
 
-def max_pool2d_input_grad(
-    out: Any,
-    grad_output: Any,
-    taps: Any,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dil_h: int,
-    dil_w: int,
-) -> None:
+def max_pool2d_input_grad(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
     """One thread for each element of ``out``, which adds the gradients of the windows that it won."""
-    shape = shape_fields(out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w)
-    check_taps(taps, grad_output, kernel_h, kernel_w)
+    shape = shape_fields(out, grad_output, *options)
+    check_taps(taps, grad_output, *options[:2])
     _launch(_max_pool2d_input_grad, out, grad_output, taps, shape)
 
 
-def max_pool2d_gather(
-    out: Any,
-    x: Any,
-    taps: Any,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dil_h: int,
-    dil_w: int,
-) -> None:
+def max_pool2d_gather(out: Any, x: Any, taps: Any, *options: int) -> None:
     """One thread for each window: ``x`` at its winning tap, the adjoint of ``max_pool2d_input_grad``."""
-    shape = shape_fields(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w)
-    check_taps(taps, out, kernel_h, kernel_w)
+    shape = shape_fields(x, out, *options)
+    check_taps(taps, out, *options[:2])
     _launch(_max_pool2d_gather, out, x, taps, shape)
 
 
-def avg_pool2d(
-    out: Any,
-    x: Any,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> None:
+def avg_pool2d(out: Any, x: Any, *options: Any) -> None:
     """One thread for each window: the sum of its elements, over the divisor that PyTorch defines.
 
-    That is ``divisor_override`` if it is neither None nor 0; else the window's size, in which the padding
-    counts if ``count_include_pad`` is true, and what hangs over the padding's far border never does.
+    That is ``divisor_override``, the last option, if it is neither None nor 0; else the window's size, in
+    which the padding counts if ``count_include_pad``, the one before it, is true, and what hangs over the
+    padding's far border never does.
     """
-    shape = shape_fields(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w)
-    _launch(_avg_pool2d, out, x, shape, divisor_fields(count_include_pad, divisor_override))
+    *window, include_pad, divisor = options
+    _launch(_avg_pool2d, out, x, shape_fields(x, out, *window), divisor_fields(include_pad, divisor))
 
 
-def avg_pool2d_input_grad(
-    out: Any,
-    grad_output: Any,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> None:
+def avg_pool2d_input_grad(out: Any, grad_output: Any, *options: Any) -> None:
     """One thread for each element of ``out``, which adds its share of the windows that cover it."""
-    shape = shape_fields(out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w)
-    _launch(
-        _avg_pool2d_input_grad, out, grad_output, shape, divisor_fields(count_include_pad, divisor_override)
-    )
+    *window, include_pad, divisor = options
+    shape = shape_fields(out, grad_output, *window)
+    _launch(_avg_pool2d_input_grad, out, grad_output, shape, divisor_fields(include_pad, divisor))
 
 
 def max_pool2d_input_grad_scatter(out: Any, grad_output: Any, taps: Any, *options: int) -> None:

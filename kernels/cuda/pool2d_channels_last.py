@@ -18,7 +18,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
 def _widths(kernel: str, types: str = "T") -> dict[bool, CudaKernel]:
-    return {wide: CudaKernel(_source, f"{kernel}<{types}, {str(wide).lower()}>") for wide in (False, True)}
+    return {wide: CudaKernel(_source, f"{kernel}<{types}, {wide}>") for wide in (False, True)}
 
 
 _max_pool2d = _widths("max_pool2d_last", "T, Tap")

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
-from .matmul_wgmma import is_supported, multiprocessors
+from .matmul_wgmma import is_supported, multiprocessors, require
 from .recurrent import transposed
 
 THREADS, VECTOR_BYTES = 256, 16  # as in recurrent_cluster.cu and recurrent_product.cuh
@@ -140,10 +140,7 @@ def _launch(
     cluster: int | None,
 ) -> None:
     """Launch for a batch and units of ``shape``, with as few rows a cluster as let all run at once."""
-    if not is_supported(weight_hh):
-        raise KernelLaunchError(
-            "recurrent_cluster needs a card of compute capability 9.0, or sim.architecture('sm_90a')"
-        )
+    require(weight_hh, "recurrent_cluster")
     (N, H), gates, dtype = shape, _gates(weight_hh), weight_hh.dtype
     cluster = cluster or _smallest_cluster(backward, gates, H, dtype)
     if not cluster:

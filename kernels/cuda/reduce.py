@@ -26,12 +26,9 @@ TREE_THREADS = 256  # as in reduce.cu
 ELEMENTS_PER_THREAD = 8  # that a thread should have before its row gets more threads
 MAX_THREADS = 512  # as in rows.cuh
 UNROLL = 4  # as in row_vectors.cuh
-HELD_VECTORS = {
-    2: 4,
-    4: 8,
-    8: 2,
-}  # of a row, that a thread holds, by the size of an element, as in row_vectors.cuh
-MOST_THREADS = {2: 1024, 4: 1024, 8: 512}  # that hold a row
+# By the size of an element: the vectors of a row that a thread holds, and the most threads that hold one, as
+# in row_vectors.cuh.
+HELD_VECTORS, MOST_THREADS = {2: 4, 4: 8, 8: 2}, {2: 1024, 4: 1024, 8: 512}
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ALONE = 4  # times as much as a part may be left to one block: to combine parts takes a second launch

@@ -26,7 +26,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 def _rungs(kernel: str, logarithm: bool) -> dict[str, CudaKernel]:
     return {
-        rung: CudaKernel(_source, f"{kernel}_{rung}<T, {str(logarithm).lower()}>")
+        rung: CudaKernel(_source, f"{kernel}_{rung}<T, {logarithm}>")
         for rung in ("naive", "warp", "vectorized", "registers")
     }
 

@@ -27,7 +27,7 @@ Matrices = tuple[int, int, int]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _kernels = {
-    (columns, vectors): CudaKernel(_source, f"transpose<T, {columns}, {str(vectors).lower()}>")
+    (columns, vectors): CudaKernel(_source, f"transpose<T, {columns}, {vectors}>")
     for columns in COLUMNS
     for vectors in (False, True)
 }
