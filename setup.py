@@ -127,6 +127,7 @@ setup(
         "minigrad.compare",
         "minigrad.compare.chapters",
         "minigrad.compare.report",
+        "minigrad.cuda",
         "minigrad.data",
         "minigrad.distributions",
         "minigrad.io",

@@ -22,7 +22,7 @@ except ImportError as error:
 
 from minigrad import autograd, errors, random
 from minigrad.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
-from minigrad.captured import CapturedStep, capture
+from minigrad.captured import CapturedStep, capture, compile
 from minigrad.creation import (
     arange,
     as_tensor,
@@ -42,6 +42,7 @@ from minigrad.creation import (
     rand,
     rand_like,
     randint,
+    randint_like,
     randn,
     randn_like,
     randperm,
@@ -56,7 +57,7 @@ from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
 from minigrad.dtypes import bfloat16 as _bfloat16
 from minigrad.dtypes import finfo as finfo
 from minigrad.kernels.cpu.threads import get_num_threads, num_threads, set_num_threads
-from minigrad.memory_format import MemoryFormat, channels_last, contiguous_format
+from minigrad.memory_format import MemoryFormat, channels_last, contiguous_format, preserve_format
 from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels
@@ -241,7 +242,15 @@ from minigrad.precision import (
     set_float32_matmul_precision,
 )
 from minigrad.promotion import get_default_dtype, set_default_dtype
-from minigrad.random import Generator, get_rng_state, initial_seed, manual_seed, set_rng_state
+from minigrad.random import (
+    Generator,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
+    use_deterministic_algorithms,
+)
 from minigrad.tensor import Tensor, is_tensor
 from minigrad.typed import (
     BoolTensor,
@@ -253,6 +262,7 @@ from minigrad.typed import (
     IntTensor,
     LongTensor,
     ShortTensor,
+    set_default_tensor_type,
 )
 
 cat, concatenate, clip, ger = concat, concat, clamp, outer

@@ -24,7 +24,6 @@ from minigrad.gradient_parts import PartedGradient
 from minigrad.graph import (
     LARGE,
     Node,
-    Variable,
     as_variable,
     mark_written,
     mode,
@@ -32,12 +31,14 @@ from minigrad.graph import (
     wrap,
     written_cell,
 )
+from minigrad.graph import Variable as _Variable
 from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.channels_last import copied, is_channels_last, nhwc
 from minigrad.kernels.cpu import elementwise, memory
 from minigrad.kernels.cpu.small import total
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op
+from minigrad.variable import Variable
 
 __all__ = [
     "Function",
@@ -63,10 +64,10 @@ _KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def run_backward(
-    roots: Sequence[Variable],
-    grad_roots: Sequence[Variable],
+    roots: Sequence[_Variable],
+    grad_roots: Sequence[_Variable],
     *,
-    targets: Sequence[Variable] | None = None,
+    targets: Sequence[_Variable] | None = None,
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> list:
@@ -304,7 +305,7 @@ def _add_to(slot: list, index: int, grad: Any) -> None:
         sent = slot[index]
         slot[index] = sent if owned else memory.empty(grad.shape, grad.dtype)
         elementwise.add(slot[index], sent, grad, get_num_threads())
-    elif not isinstance(grad, (np.ndarray, np.generic, Variable)):
+    elif not isinstance(grad, (np.ndarray, np.generic, _Variable)):
         # CuPy's sums take longer to launch than our kernel; it adds floats of 16 bits one by one, where ours
         # takes vectors; and it keeps no image channels last.
         card = find_card(grad.data.device_id)
@@ -345,7 +346,7 @@ def _copy(array: Any, like: Any) -> Any:
     return out
 
 
-def _towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> set:
+def _towards(targets: Sequence[_Variable], roots: Sequence[_Variable]) -> set:
     """The numbers of the nodes, and the ids of the leaves, through which the targets are reached.
 
     The producing nodes of non-leaf targets are in the set themselves.
@@ -367,7 +368,7 @@ def _towards(targets: Sequence[Variable], roots: Sequence[Variable]) -> set:
 
 
 def _target_key(edge: Any) -> int:
-    if isinstance(edge, Variable):
+    if isinstance(edge, _Variable):
         return id(edge)
     return edge[0].number if isinstance(edge, tuple) else edge.number
 
@@ -383,15 +384,15 @@ def _run_hooks(hooks: dict[int, Callable] | None, grad: Any, device: Device) -> 
             if replaced.shape != tensor.shape:
                 raise ValueError(f"a hook returned shape {replaced.shape}, expected {tensor.shape}")
             tensor = replaced
-    return tensor if isinstance(grad, Variable) else tensor._array
+    return tensor if isinstance(grad, _Variable) else tensor._array
 
 
 # ---- public functions -----------------------------------------------------------------------------------
 
 
 def backward(
-    tensors: Variable | Sequence[Variable],
-    grad_tensors: Variable | Sequence[Variable | None] | None = None,
+    tensors: _Variable | Sequence[_Variable],
+    grad_tensors: _Variable | Sequence[_Variable | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> None:
@@ -413,9 +414,9 @@ def backward(
 
 
 def grad(
-    outputs: Variable | Sequence[Variable],
-    inputs: Variable | Sequence[Variable],
-    grad_outputs: Variable | Sequence[Variable | None] | None = None,
+    outputs: _Variable | Sequence[_Variable],
+    inputs: _Variable | Sequence[_Variable],
+    grad_outputs: _Variable | Sequence[_Variable | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
     only_inputs: bool = True,
@@ -451,7 +452,7 @@ def grad(
 
 
 def _as_list(tensors: Any) -> list:
-    return [tensors] if isinstance(tensors, Variable) else list(tensors)
+    return [tensors] if isinstance(tensors, _Variable) else list(tensors)
 
 
 def _root_gradients(caller: str, roots: Sequence, grads: Sequence) -> list:

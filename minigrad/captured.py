@@ -25,12 +25,20 @@ from minigrad.kernels.cuda.live import LiveNumbers
 from minigrad.recording import MAX_LIVE_NUMBERS, Recording, recorder
 from minigrad.tensor import Tensor
 
-__all__ = ["CapturedStep", "capture"]
+__all__ = ["CapturedStep", "capture", "compile"]
 
 MAX_GRAPHS = 32
 """Of one step: of more shapes, those that were not used for longest are recorded again when they come."""
 
 STREAM_CAPTURE_ERRORS = range(900, 910)  # of cudaError_t
+
+
+def compile(model: Any = None, **options: Any) -> Any:
+    """``model``, a module or a function, as it is, or as a decorator: there is nothing to compile.
+
+    ``torch.compile`` traces Python code; what makes a step on a card quicker here is :func:`capture`.
+    """
+    return (lambda function: function) if model is None else model
 
 
 def capture(

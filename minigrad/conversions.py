@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["Conversions"]
 
 
+_TYPES = {
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "float32": "Float",
+    "float64": "Double",
+    "uint8": "Byte",
+    "int8": "Char",
+    "int16": "Short",
+    "int32": "Int",
+    "int64": "Long",
+    "bool": "Bool",
+}
+_DTYPES = {f"{tensor}Tensor": dtype for dtype, tensor in _TYPES.items()}
+
+
 class Conversions:
     """What gives this tensor another device or dtype, by :meth:`to`."""
 
@@ -126,9 +141,13 @@ class Conversions:
         """As bool: whether each element is not zero."""
         return self.to(np.bool_)
 
-    def type(self, dtype: Any) -> Tensor:
-        """With another dtype."""
-        return self.to(dtype=dtype)
+    def type(self: Any, dtype: Any = None) -> Any:
+        """With another dtype, or as ``FloatTensor`` and its like; without one, that type's name."""
+        if dtype is None:
+            return f"torch.{'cuda.' if self.is_cuda else ''}{_TYPES[self.dtype.name]}Tensor"
+        if isinstance(dtype, str) and dtype.endswith("Tensor"):
+            dtype = _DTYPES[dtype.rpartition(".")[2]]
+        return self.to(getattr(dtype, "device", None), dtype=dtype)
 
     def type_as(self, other: Tensor) -> Tensor:
         """With ``other``'s dtype."""

@@ -16,6 +16,7 @@ from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
 from minigrad.dtypes import is_floating, is_supported, to_dtype
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.memory_format import MemoryFormat, preserve_format
 from minigrad.promotion import get_default_dtype
 from minigrad.random import Generator, default_generator
 from minigrad.tensor import Tensor
@@ -108,38 +109,44 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     return _finish(array, where, requires_grad)
 
 
-def zeros_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
-    """Zeros of ``input``'s shape, and its dtype and device unless given."""
-    return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad)
+def zeros_like(input: Tensor, **options: Any) -> Tensor:
+    """Zeros of ``input``'s shape, and its dtype and device unless given; options are :func:`full_like`'s."""
+    return full_like(input, 0, **options)
 
 
-def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones of ``input``'s shape, and its dtype and device unless given."""
-    return full_like(input, 1, dtype=dtype, device=device, requires_grad=requires_grad)
+def ones_like(input: Tensor, **options: Any) -> Tensor:
+    """Ones of ``input``'s shape, and its dtype and device unless given; options are :func:`full_like`'s."""
+    return full_like(input, 1, **options)
 
 
 def empty_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: MemoryFormat = preserve_format,
 ) -> Tensor:
     """A tensor of ``input``'s shape, dtype and device unless given, with whatever the memory held."""
-    return empty(
-        input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad
-    )
+    made = empty(input.shape, dtype=dtype or input.dtype, device=device or input.device)
+    return made.contiguous(memory_format).requires_grad_(requires_grad)
 
 
 def full_like(
-    input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: MemoryFormat = preserve_format,
 ) -> Tensor:
-    """``fill_value`` in ``input``'s shape, and its dtype and device unless given."""
-    return full(
-        input.shape,
-        fill_value,
-        dtype=dtype or input.dtype,
-        device=device or input.device,
-        requires_grad=requires_grad,
-    )
+    """``fill_value`` in ``input``'s shape, and its dtype and device unless given.
+
+    It lies in C order, or in the ``memory_format`` that is asked for.
+    """
+    made = full(input.shape, fill_value, dtype=dtype or input.dtype, device=device or input.device)
+    return made.contiguous(memory_format).requires_grad_(requires_grad)
 
 
 def arange(
@@ -293,6 +300,12 @@ def rand_like(input: Tensor, **options: Any) -> Tensor:
 def randn_like(input: Tensor, **options: Any) -> Tensor:
     """:func:`randn` in ``input``'s shape, dtype and device."""
     return randn(input.shape, **{"dtype": input.dtype, "device": input.device, **options})
+
+
+def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
+    """:func:`randint` in ``input``'s shape, dtype and device."""
+    low, high = (0, low) if high is None else (low, high)
+    return randint(low, high, input.shape, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigrad.autograd import Variable, mark_written, mode, wrap
+from minigrad.autograd import mark_written, mode, wrap
 from minigrad.devices import cpu
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.dtypes import is_floating
+from minigrad.graph import Variable
 from minigrad.op import get_op
 from minigrad.ops import activation, arithmetic, elementwise, index
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from minigrad.autograd import Variable
+from minigrad.graph import Variable
 from minigrad.ops import elementwise, matmul
 
 if TYPE_CHECKING:

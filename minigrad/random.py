@@ -25,7 +25,9 @@ __all__ = [
     "get_rng_state",
     "initial_seed",
     "manual_seed",
+    "seed",
     "set_rng_state",
+    "use_deterministic_algorithms",
 ]
 
 MAX_SEED = 2**63
@@ -116,6 +118,15 @@ def manual_seed(seed: int) -> Generator:
 def initial_seed() -> int:
     """The seed of the process's generator."""
     return default_generator.initial_seed()
+
+
+def seed() -> int:
+    """Seed the process's generator by the operating system's random numbers, and return the seed."""
+    return default_generator.manual_seed(int.from_bytes(os.urandom(8), "little") % MAX_SEED).initial_seed()
+
+
+def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """There for PyTorch's sake: the same seed gives the same bits, whatever is set."""
 
 
 def get_rng_state() -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from minigrad.conversions import Conversions
 from minigrad.devices import Device
 from minigrad.dtypes import is_floating, is_half
 from minigrad.kernels import channels_last
-from minigrad.memory_format import MemoryFormat, contiguous_format
+from minigrad.memory_format import MemoryFormat, contiguous_format, preserve_format
 from minigrad.methods import Methods
 from minigrad.operators import Operators
 from minigrad.ops import (
@@ -325,9 +325,9 @@ class Tensor(Operators, Methods, Conversions):
         """In ``other``'s shape."""
         return self.view(other.shape)
 
-    def flip(self, *dims: Any) -> Tensor:
+    def flip(self, *axes: Any, dims: Any = None) -> Tensor:
         """With the order along ``dims`` reversed."""
-        return shape.flip(self, _one_tuple(dims))
+        return shape.flip(self, _one_tuple(axes) if dims is None else dims)
 
     # ---- methods that are functions of minigrad.ops ----------------------------------------------------
 
@@ -378,9 +378,9 @@ class Tensor(Operators, Methods, Conversions):
     maximum, minimum, clip = elementwise.maximum, elementwise.minimum, clamp
     isclose, allclose, equal = elementwise.isclose, elementwise.allclose, elementwise.equal
 
-    def clone(self) -> Tensor:
+    def clone(self, *, memory_format: MemoryFormat = preserve_format) -> Tensor:
         """A copy, which gradients flow through."""
-        return elementwise.clone(self)
+        return elementwise.clone(self).contiguous(memory_format)
 
     def contiguous(self, memory_format: MemoryFormat = contiguous_format) -> Tensor:
         """Itself if contiguous, else a copy in C order.
@@ -390,6 +390,8 @@ class Tensor(Operators, Methods, Conversions):
         transposed between convolutions on tensor cores. ``view()`` may refuse them; ``reshape()`` and
         ``flatten()`` copy.
         """
+        if memory_format is preserve_format:
+            return self
         if memory_format is contiguous_format:
             return self if self.is_contiguous() else shape.contiguous(self)
         return self if channels_last.is_channels_last(self._array) else shape.to_channels_last(self)

@@ -1,4 +1,7 @@
-"""``FloatTensor``, ``LongTensor`` and so on: tensors of a dtype, by the names of PyTorch's first years."""
+"""``FloatTensor``, ``LongTensor`` and so on: tensors of a dtype, by the names of PyTorch's first years.
+
+Those of :mod:`minigrad.cuda`, ``cuda.FloatTensor``, are on the current card.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.creation import empty, tensor
-from minigrad.devices import cpu
+from minigrad.promotion import set_default_dtype
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "IntTensor",
     "LongTensor",
     "ShortTensor",
+    "set_default_tensor_type",
 ]
 
 
@@ -31,14 +35,32 @@ class TypedTensor(type):
     """
 
     dtype: np.dtype
+    device = "cpu"
 
     def __call__(cls, *data: Any) -> Tensor:
         if len(data) == 1 and not isinstance(data[0], numbers.Integral):
-            return tensor(data[0], cls.dtype)
-        return empty(*data or (0,), dtype=cls.dtype)
+            return tensor(data[0], cls.dtype, cls.device)
+        return empty(*data or (0,), dtype=cls.dtype, device=cls.device)
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, Tensor) and instance.device is cpu and instance.dtype == cls.dtype
+        if not isinstance(instance, Tensor) or instance.dtype != cls.dtype:
+            return False
+        return instance.device.type == cls.device
+
+
+def on_cuda(name: str) -> TypedTensor:
+    """``cuda.FloatTensor`` and so on: the class of tensors of a dtype on a card."""
+    if name not in __all__:
+        raise AttributeError(f"module 'minigrad.cuda' has no attribute {name!r}")
+    return TypedTensor(name, (globals()[name],), {"device": "cuda", "__module__": "minigrad.cuda"})
+
+
+def set_default_tensor_type(t: Any) -> None:
+    """Set the default dtype by ``DoubleTensor`` or ``FloatTensor``, or by such a name."""
+    name = (t if isinstance(t, str) else t.__name__).rpartition(".")[2]
+    if name not in ("FloatTensor", "DoubleTensor"):
+        raise TypeError(f"set_default_tensor_type: expected FloatTensor or DoubleTensor, got {t!r}")
+    set_default_dtype(globals()[name].dtype)
 
 
 class HalfTensor(metaclass=TypedTensor):

@@ -36,6 +36,16 @@ FUNCTIONS = {
     "typed": lambda lib, x: x.type(lib.DoubleTensor).float() + lib.FloatTensor([1, 2, 3]),
     "mask": lambda lib, x: lib.nn.Transformer.generate_square_subsequent_mask(3).exp() @ x.T,
     "inference_mode": lambda lib, x: lib.inference_mode()(lambda: x * 2)(),
+    "axis": lambda lib, x: x.sum(axis=1) + lib.mean(x, axis=-1) + x.std(axis=1) + x.max(axis=1).values,
+    "keepdims": lambda lib, x: x / x.sum(axis=1, keepdims=True) + lib.argmax(x, axis=0, keepdims=True),
+    "axis of joined": lambda lib, x: lib.cat([lib.stack([x, x], axis=0), x.unsqueeze(axis=0)], axis=0),
+    "axis of sums": lambda lib, x: lib.cumsum(x, axis=1) + x.softmax(axis=0) + lib.sort(x, axis=1).values,
+    "dtype of sums": lambda lib, x: (x.sum(dtype=lib.float64) + x.cumsum(1, dtype=lib.float64)).float(),
+    "softmax": lambda lib, x: lib.log_softmax(x, 0, dtype=lib.float64).float(),
+    "cat of nothing": lambda lib, x: lib.cat([lib.tensor([]), x, lib.empty(0), x]),
+    "flip": lambda lib, x: x.flip(dims=(0, 1)) - x.flip(0),
+    "like": lambda lib, x: lib.zeros_like(x, memory_format=lib.preserve_format) + lib.randint_like(x, 7, 8),
+    "type": lambda lib, x: x.type(x.long().type()) * 1.0,
 }
 WRITES = [
     *("abs_", "neg_", "sign_", "exp_", "log_", "log1p_", "sqrt_", "rsqrt_", "square_", "sin_", "cos_"),
@@ -137,6 +147,57 @@ def test_inference_mode_and_detach_in_place():
 def test_switches_of_other_libraries_may_be_set():
     mg.backends.cudnn.benchmark = True
     assert not mg.backends.cudnn.is_available() and not mg.backends.mps.is_available()
+    mg.use_deterministic_algorithms(True)
+    assert not mg.backends.cuda.matmul.allow_tf32
+    mg.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert mg.get_float32_matmul_precision() == "high"
+    finally:
+        mg.backends.cuda.matmul.allow_tf32 = False
+    assert mg.get_float32_matmul_precision() == "highest"
+
+
+def test_modules_are_found_where_pytorch_has_them():
+    import minigrad.backends.cudnn as cudnn
+    from minigrad.cuda.amp import GradScaler, autocast
+    from minigrad.optim.lr_scheduler import LRScheduler, _LRScheduler
+    from minigrad.utils.data.dataloader import DataLoader
+    from minigrad.utils.data.dataset import Dataset
+    from minigrad.utils.data.sampler import SubsetRandomSampler
+
+    assert cudnn is mg.backends.cudnn and _LRScheduler is LRScheduler
+    assert (DataLoader, Dataset) == (mg.data.DataLoader, mg.data.Dataset)
+    assert SubsetRandomSampler is mg.utils.data.SubsetRandomSampler
+    with autocast():
+        assert (mg.ones(2, 2) @ mg.ones(2, 2)).dtype == mg.float32  # on the CPU, which is not a card
+    assert GradScaler().is_enabled() == mg.cuda.is_available() and mg.cuda.amp.GradScaler is GradScaler
+
+
+def test_what_pytorch_once_needed():
+    x = mg.ones(2)
+    variable = mg.autograd.Variable(x, requires_grad=True)
+    (variable * 3).sum().backward()
+    assert variable.grad.tolist() == [3, 3] and not x.requires_grad
+    assert isinstance(x, mg.autograd.Variable) and not isinstance(1.0, mg.autograd.Variable)
+    assert x.type() == "torch.FloatTensor" and x.type(x.type()) is x
+    for shape, dim in (((3,), 0), ((3, 2), 1), ((2, 3, 2), 0), ((2, 3, 2, 2), 1)):
+        y = mg.rand(shape)
+        assert mg.equal(mg.nn.Softmax()(y), y.softmax(dim))
+    model = mg.nn.DataParallel(mg.nn.Linear(2, 1))
+    assert list(model.state_dict()) == ["module.weight", "module.bias"] and model(x).shape == (1,)
+    assert mg.compile(model) is model and mg.compile(dynamic=True)(len) is len
+    assert mg.nn.init._calculate_fan_in_and_fan_out(mg.ones(2, 3, 4)) == (12, 8)
+    mg.set_default_tensor_type("torch.DoubleTensor")
+    try:
+        assert mg.zeros(1).dtype == mg.float64
+    finally:
+        mg.set_default_tensor_type(mg.FloatTensor)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'axes'"):
+        x.sum(axes=1)
+    with pytest.raises(TypeError, match="dim must be an integer"):
+        x.cumsum()
+    with pytest.raises(AttributeError, match="no attribute 'StrangeTensor'"):
+        mg.cuda.StrangeTensor  # noqa: B018
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")

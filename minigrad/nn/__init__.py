@@ -1,6 +1,6 @@
 """Layers, losses and containers, with PyTorch's names (``torch.nn``)."""
 
-from minigrad.nn import functional, init, utils
+from minigrad.nn import functional, init, parallel, utils
 from minigrad.nn.activation import (
     CELU,
     ELU,
@@ -72,6 +72,7 @@ from minigrad.nn.padding import (
     ZeroPad1d,
     ZeroPad2d,
 )
+from minigrad.nn.parallel import DataParallel
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -137,6 +138,7 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "DataParallel",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -223,5 +225,6 @@ __all__ = [
     "ZeroPad2d",
     "functional",
     "init",
+    "parallel",
     "utils",
 ]

@@ -149,6 +149,8 @@ class Hooked:
         """
         return self._add_hook(BACKWARD, _Hook(hook), prepend)
 
+    register_backward_hook = register_full_backward_hook  # PyTorch's older name
+
     def _add_hook(self, kind: str, hook: _Hook, prepend: bool) -> HookHandle:
         if self._hooks is None:
             self._hooks = {}

@@ -233,6 +233,12 @@ def fans(tensor: Tensor) -> tuple[int, int]:
     return tensor.shape[1] * receptive_field, tensor.shape[0] * receptive_field
 
 
+_calculate_fan_in_and_fan_out = fans  # PyTorch's name, which initialisations of one's own call
+uniform, normal, constant, orthogonal = uniform_, normal_, constant_, orthogonal_  # its names of 2017
+xavier_uniform, xavier_normal = xavier_uniform_, xavier_normal_
+kaiming_uniform, kaiming_normal = kaiming_uniform_, kaiming_normal_
+
+
 def _xavier_std(tensor: Tensor, gain: float) -> float:
     return gain * math.sqrt(2.0 / max(sum(fans(tensor)), 1))
 

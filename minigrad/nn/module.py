@@ -376,6 +376,9 @@ class Module(Hooked):
 
     # ---- printing --------------------------------------------------------------------------------------
 
+    def _get_name(self) -> str:
+        return type(self).__name__
+
     def extra_repr(self) -> str:
         """The arguments that the module is printed with."""
         return ""

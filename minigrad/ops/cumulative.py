@@ -10,6 +10,7 @@ from minigrad.op import op
 from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.index import getitem
 from minigrad.ops.join import concat, stack, unbind
+from minigrad.ops.numpy_names import renamed
 from minigrad.ops.reduce import normalize_dim, widened
 
 
@@ -42,10 +43,12 @@ def _(out, x, *, dim, reverse):
     cuda.cumsum.cumsum(out, x, dim, reverse)
 
 
-def cumsum(x: Any, dim: int) -> Any:
+def cumsum(x: Any, dim: Any = None, *, dtype: Any = None, **names: Any) -> Any:
     """The sums of the elements up to each along ``dim``; integers and bools are summed as int64."""
-    axes = normalize_dim("cumsum", dim, x.ndim)
-    return _cumsum(widened(x), dim=axes[0]) if axes else widened(x)
+    if names:
+        return renamed(cumsum, names, x=x, dim=dim, dtype=dtype)
+    x, axis = _prepared("cumsum", x, dim, dtype)
+    return x if axis is None else _cumsum(x, dim=axis)
 
 
 @op(name="cumprod")
@@ -68,10 +71,20 @@ def _(g, y, x, *, dim):
     return before * stack(sums[::-1], dim)
 
 
-def cumprod(x: Any, dim: int) -> Any:
+def cumprod(x: Any, dim: Any = None, *, dtype: Any = None, **names: Any) -> Any:
     """The products of the elements up to each along ``dim``; integers and bools are multiplied as int64."""
-    axes = normalize_dim("cumprod", dim, x.ndim)
-    return _cumprod(widened(x), dim=axes[0]) if axes else widened(x)
+    if names:
+        return renamed(cumprod, names, x=x, dim=dim, dtype=dtype)
+    x, axis = _prepared("cumprod", x, dim, dtype)
+    return x if axis is None else _cumprod(x, dim=axis)
+
+
+def _prepared(name: str, x: Any, dim: Any, dtype: Any) -> tuple[Any, int | None]:
+    """``x`` as it is summed or multiplied, and the axis; None where there is no axis."""
+    if not isinstance(dim, int):
+        raise TypeError(f"{name}: dim must be an integer, got {dim!r}")
+    axes = normalize_dim(name, dim, x.ndim)
+    return widened(x) if dtype is None else x.to(dtype), axes[0] if axes else None
 
 
 def diff(x: Any, n: int = 1, dim: int = -1) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Variable, wrap
+from minigrad.autograd import wrap
 from minigrad.dtypes import is_floating
+from minigrad.graph import Variable
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.small import negative, product
 from minigrad.op import Op, op

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Variable, wrap
+from minigrad.autograd import wrap
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
 from minigrad.gradient_parts import Part
+from minigrad.graph import Variable
 from minigrad.kernels import cuda
 from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows

@@ -10,6 +10,7 @@ import numpy as np
 from minigrad.kernels.channels_last import NCHW, NHWC, is_channels_last
 from minigrad.op import op
 from minigrad.ops.index import getitem
+from minigrad.ops.numpy_names import renamed
 from minigrad.ops.shape import broadcast_to, permute, reshape, transpose, unsqueeze
 
 
@@ -28,12 +29,16 @@ def _(g, _y, *_tensors, dim):
     return pieces
 
 
-def concat(tensors: Sequence, dim: int = 0) -> Any:
-    """``tensors`` one after the other along ``dim``; all other sizes agree.
+def concat(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
+    """``tensors`` one after the other along ``dim``; all other sizes agree, but of those of shape (0,).
 
     Images that all lie channels last do so afterwards, too.
     """
+    if names:
+        return renamed(concat, names, tensors=tensors, dim=dim)
     tensors = _nonempty("concat", tensors)
+    if any(t.shape == (0,) for t in tensors):  # which add nothing, as in PyTorch, whatever the others' shape
+        tensors = [t for t in tensors if t.shape != (0,)] or tensors[:1]
     first = tensors[0]
     axis = _axis("concat", dim, first.ndim)
     for i, t in enumerate(tensors):
@@ -50,8 +55,10 @@ def concat(tensors: Sequence, dim: int = 0) -> Any:
     return _concat(*tensors, dim=axis)
 
 
-def stack(tensors: Sequence, dim: int = 0) -> Any:
+def stack(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
     """``tensors``, all of one shape, side by side along a new axis at ``dim``."""
+    if names:
+        return renamed(stack, names, tensors=tensors, dim=dim)
     tensors = _nonempty("stack", tensors)
     for i, t in enumerate(tensors):
         if t.shape != tensors[0].shape:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.autograd import Variable
+from minigrad.graph import Variable
 from minigrad.ops import elementwise_loss
 from minigrad.ops.elementwise import clamp, exp, floating, log, square, where
 from minigrad.ops.loss import check_reduction, reduce_loss

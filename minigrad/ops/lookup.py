@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.autograd import Variable, mark_written, wrap
+from minigrad.autograd import mark_written, wrap
 from minigrad.devices import cpu
+from minigrad.graph import Variable
 from minigrad.ops.elementwise import where
 from minigrad.ops.embedding import check_numbers, embedding_grad, embedding_rows, row_number
 from minigrad.ops.squares import norm

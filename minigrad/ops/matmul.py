@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigrad.autograd import Variable, mode
+from minigrad.autograd import mode
 from minigrad.dtypes import FLOAT32
+from minigrad.graph import Variable
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu import small

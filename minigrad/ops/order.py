@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.autograd import Variable
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
+from minigrad.graph import Variable
 from minigrad.op import op
 from minigrad.ops.elementwise import isnan, maximum, minimum, where
 from minigrad.ops.index import getitem, take_along_dim
 from minigrad.ops.join import stack
+from minigrad.ops.numpy_names import renamed
 from minigrad.ops.reduce import amax, amin, argmax, argmin, normalize_dim
 from minigrad.ops.shape import flip, reshape, squeeze
 
@@ -26,15 +27,19 @@ class Ordered(NamedTuple):
     indices: Any
 
 
-def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+def max(x: Any, dim: Any = None, keepdim: bool = False, **names: Any) -> Any:
     """The largest element; with ``dim``, (values, indices) along it; or of two tensors, elementwise."""
+    if names:
+        return renamed(max, names, x=x, dim=dim, keepdim=keepdim)
     if dim is None:
         return amax(x)
     return maximum(x, dim) if isinstance(dim, Variable) else _extremum(x, dim, keepdim, argmax)
 
 
-def min(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+def min(x: Any, dim: Any = None, keepdim: bool = False, **names: Any) -> Any:
     """The smallest element; with ``dim``, (values, indices) along it; or of two tensors, elementwise."""
+    if names:
+        return renamed(min, names, x=x, dim=dim, keepdim=keepdim)
     if dim is None:
         return amin(x)
     return minimum(x, dim) if isinstance(dim, Variable) else _extremum(x, dim, keepdim, argmin)
@@ -61,8 +66,10 @@ def _(x, *, dim):
     return Spec(x.shape, np.dtype(np.int64))
 
 
-def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True, **names: Any) -> Any:
     """The indices (int64) that sort ``x`` along ``dim``; equal elements stay in their order, always."""
+    if names:
+        return renamed(argsort, names, x=x, dim=dim, descending=descending)
     if x.ndim == 0:
         return argmax(x)
     (axis,) = normalize_dim("argsort", dim, x.ndim)
@@ -72,8 +79,10 @@ def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True
     return flip(x.shape[axis] - 1 - _argsort(flip(x, (axis,)), dim=axis), (axis,))
 
 
-def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Ordered:
+def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True, **names: Any) -> Ordered:
     """``x`` sorted along ``dim``, and the indices that sort it; equal elements always stay in order."""
+    if names:
+        return renamed(sort, names, x=x, dim=dim, descending=descending)
     indices = argsort(x, dim, descending)
     return Ordered(take_along_dim(x, indices, dim), indices)
 

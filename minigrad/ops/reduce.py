@@ -1,6 +1,8 @@
 """Reductions: sum, mean, extrema, products; variance and norms are in :mod:`.squares`.
 
-``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps the reduced axes with size 1.
+``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps the reduced axes with size 1. As in
+PyTorch, NumPy's names for them, ``axis`` and ``keepdims``, are taken, too; and a sum, mean or product that is
+given a ``dtype`` converts to it first.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from minigrad.kernels.channels_last import NHWC, is_channels_last, nhwc
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, floating, zeros_like
+from minigrad.ops.numpy_names import renamed
 from minigrad.ops.shape import broadcast_to, permute, reshape
 
 _int64 = np.dtype(np.int64)
@@ -73,9 +76,12 @@ def reduced_shape(x, *, dim, keepdim):
     return tuple([size for axis, size in enumerate(shape) if axis not in dim])
 
 
-def sum(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def sum(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Any:
     """The sum over ``dim``; integers and bools are summed as int64."""
-    return _sum(widened(x), dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
+    if names:
+        return renamed(sum, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
+    x = widened(x) if dtype is None else x.to(dtype)
+    return _sum(x, dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
 
 
 def widened(x: Any) -> Any:
@@ -83,9 +89,11 @@ def widened(x: Any) -> Any:
     return x if is_floating(x.dtype) or x.dtype == _int64 else cast(x, dtype=_int64)
 
 
-def mean(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def mean(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Any:
     """The mean over ``dim``; NaN over no elements."""
-    x = floating(x)
+    if names:
+        return renamed(mean, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
+    x = floating(x if dtype is None else x.to(dtype))
     return _mean(x, dim=normalize_dim("mean", dim, x.ndim), keepdim=keepdim)
 
 
@@ -166,13 +174,17 @@ def largest_of_rows(xp: Any, x: Any) -> Any:
     return xp.max(x, axis=-1, keepdims=True) if x.shape[-1] else xp.full((*x.shape[:-1], 1), -xp.inf, x.dtype)
 
 
-def amax(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def amax(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """The largest value over ``dim``; its gradient is shared evenly among equals."""
+    if names:
+        return renamed(amax, names, x=x, dim=dim, keepdim=keepdim)
     return _amax(x, dim=normalize_dim("amax", dim, x.ndim), keepdim=keepdim)
 
 
-def amin(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def amin(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """The smallest value over ``dim``; its gradient is shared evenly among equals."""
+    if names:
+        return renamed(amin, names, x=x, dim=dim, keepdim=keepdim)
     return _amin(x, dim=normalize_dim("amin", dim, x.ndim), keepdim=keepdim)
 
 
@@ -195,13 +207,17 @@ def _arg_shape(x, *, dim, keepdim):
 _argmin.shape(_arg_shape)
 
 
-def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+def argmax(x: Any, dim: int | None = None, keepdim: bool = False, **names: Any) -> Any:
     """The index (int64) of the first largest value along ``dim``, or in the flattened tensor."""
+    if names:
+        return renamed(argmax, names, x=x, dim=dim, keepdim=keepdim)
     return _argmax(x, dim=_one_dim("argmax", dim, x.ndim), keepdim=keepdim)
 
 
-def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+def argmin(x: Any, dim: int | None = None, keepdim: bool = False, **names: Any) -> Any:
     """The index (int64) of the first smallest value along ``dim``, or in the flattened tensor."""
+    if names:
+        return renamed(argmin, names, x=x, dim=dim, keepdim=keepdim)
     return _argmin(x, dim=_one_dim("argmin", dim, x.ndim), keepdim=keepdim)
 
 
@@ -246,9 +262,12 @@ def _(g, _y, x, *, dim, keepdim):
     return permute(reshape(gradient, tuple(x.shape[axis] for axis in order)), back)
 
 
-def prod(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def prod(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Any:
     """The product over ``dim``; integers and bools are multiplied as int64."""
-    return _prod(widened(x), dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
+    if names:
+        return renamed(prod, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
+    x = widened(x) if dtype is None else x.to(dtype)
+    return _prod(x, dim=normalize_dim("prod", dim, x.ndim), keepdim=keepdim)
 
 
 @op(name="any", differentiable=False)
@@ -261,13 +280,17 @@ def _all(xp, x, *, dim, keepdim):
     return xp.all(x, axis=dim, keepdims=keepdim)
 
 
-def any(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def any(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """Whether any element over ``dim`` is true (non-zero)."""
+    if names:
+        return renamed(any, names, x=x, dim=dim, keepdim=keepdim)
     return _any(x, dim=normalize_dim("any", dim, x.ndim), keepdim=keepdim)
 
 
-def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def all(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """Whether all elements over ``dim`` are true (non-zero)."""
+    if names:
+        return renamed(all, names, x=x, dim=dim, keepdim=keepdim)
     return _all(x, dim=normalize_dim("all", dim, x.ndim), keepdim=keepdim)
 
 

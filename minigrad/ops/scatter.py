@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.autograd import Variable
+from minigrad.graph import Variable
 from minigrad.ops.elementwise import as_dtype, clone, where
 from minigrad.ops.index import getitem, put_along_dim, raw_index, scatter_index, setitem
 from minigrad.ops.join import _pad

@@ -13,6 +13,7 @@ from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cpu import memory, small
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
+from minigrad.ops.numpy_names import renamed
 
 
 @op(name="reshape", view=True, ops_alone=True)
@@ -138,8 +139,10 @@ def expand(x: Any, sizes: tuple[int, ...]) -> Any:
     )
 
 
-def squeeze(x: Any, dim: int | tuple[int, ...] | None = None) -> Any:
+def squeeze(x: Any, dim: int | tuple[int, ...] | None = None, **names: Any) -> Any:
     """``x`` without its axes of size 1, or without those of ``dim`` that have size 1."""
+    if names:
+        return renamed(squeeze, names, x=x, dim=dim)
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     for d in dims:
         if not -max(x.ndim, 1) <= d < max(x.ndim, 1):
@@ -148,8 +151,12 @@ def squeeze(x: Any, dim: int | tuple[int, ...] | None = None) -> Any:
     return _reshape(x, shape=tuple(s for i, s in enumerate(x.shape) if not (i in drop and s == 1)))
 
 
-def unsqueeze(x: Any, dim: int) -> Any:
+def unsqueeze(x: Any, dim: Any = None, **names: Any) -> Any:
     """``x`` with a new axis of size 1 at ``dim``."""
+    if names:
+        return renamed(unsqueeze, names, x=x, dim=dim)
+    if dim is None:
+        raise TypeError("unsqueeze: dim is missing")
     if not -x.ndim - 1 <= dim <= x.ndim:
         raise IndexError(f"unsqueeze: dim {dim} is out of range for a tensor of {x.ndim} dimensions")
     at = dim % (x.ndim + 1)

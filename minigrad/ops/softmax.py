@@ -11,6 +11,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import exp, floating, isfinite, log, where
+from minigrad.ops.numpy_names import renamed
 from minigrad.ops.reduce import Dim, amax, count, largest_of_rows, normalize_dim, sum
 from minigrad.ops.shape import permute, reshape, unsqueeze
 
@@ -65,18 +66,27 @@ def _(gg, _z, g, y, *, dim):
     return gg - sum(weighted, dim, keepdim=True), -weighted * sum(g, dim, keepdim=True)
 
 
-def softmax(input: Any, dim: int) -> Any:
-    """exp(x) / sum(exp(x)) over ``dim``, computed without overflow."""
-    return _along(_softmax, "softmax", input, dim)
+def softmax(input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None, **names: Any) -> Any:
+    """exp(x) / sum(exp(x)) over ``dim``, computed without overflow, and in ``dtype``, if there is one.
+
+    Without ``dim`` the axis is 1, or 0 of tensors of 0, 1 or 3 dimensions, as in PyTorch's first years.
+    """
+    if names:
+        return renamed(softmax, names, input=input, dim=dim, dtype=dtype)
+    return _along(_softmax, "softmax", input if dtype is None else input.to(dtype), dim)
 
 
-def log_softmax(input: Any, dim: int) -> Any:
+def log_softmax(input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None, **names: Any) -> Any:
     """The logarithm of :func:`softmax` over ``dim``, exact where the softmax itself would round to 0."""
-    return _along(_log_softmax, "log_softmax", input, dim)
+    if names:
+        return renamed(log_softmax, names, input=input, dim=dim, dtype=dtype)
+    return _along(_log_softmax, "log_softmax", input if dtype is None else input.to(dtype), dim)
 
 
-def _along(target: Op, name: str, x: Any, dim: int) -> Any:
+def _along(target: Op, name: str, x: Any, dim: int | None) -> Any:
     x = floating(x)
+    if dim is None:
+        dim = 0 if x.ndim in (0, 1, 3) else 1
     if x.ndim == 0:
         return target(x.reshape(1), dim=0).reshape(())
     if type(dim) is not int or not -x.ndim <= dim < x.ndim:  # asked in few instructions
@@ -118,8 +128,10 @@ def _(gg, z, g, x, y):
     return sum(gg * exp(x - unsqueeze(y, -1)), -1), through, -sum(through, -1)
 
 
-def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """log(sum(exp(x))) over ``dim``, computed without overflow."""
+    if names:
+        return renamed(logsumexp, names, x=x, dim=dim, keepdim=keepdim)
     x = floating(x)
     if is_half(x.dtype):
         return in_float32(logsumexp, x, dim, keepdim, policy=WIDER)

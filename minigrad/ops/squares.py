@@ -12,6 +12,7 @@ from minigrad.mixed_precision import WIDER, in_float32, wide
 from minigrad.op import op
 from minigrad.ops.elementwise import floating, where
 from minigrad.ops.elementwise_kernels import register_cpu, register_cuda
+from minigrad.ops.numpy_names import renamed
 from minigrad.ops.reduce import (
     Dim,
     amax,
@@ -39,12 +40,20 @@ _sum_of_squares.grad(x=lambda g, _y, x, *, dim, keepdim: x * restore(g * 2.0, x.
 
 
 def var(
-    x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
+    x: Any,
+    dim: Dim = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: int = 1,
+    **names: Any,
 ) -> Any:
     """The variance over ``dim``: squared deviations over (count - correction).
 
     ``unbiased`` is PyTorch's older word: True for a correction of 1, False for 0.
     """
+    if names:
+        return renamed(var, names, x=x, dim=dim, unbiased=unbiased, keepdim=keepdim, correction=correction)
     x = floating(x)
     axes = normalize_dim("var", dim, x.ndim)
     in_rows = x.device is not cpu_device and _holds_rows(x._array, dim=axes, keepdim=keepdim)
@@ -77,9 +86,17 @@ def _(g, _y, x, *, dim, keepdim, divisor):
 
 
 def std(
-    x: Any, dim: Dim = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int = 1
+    x: Any,
+    dim: Dim = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: int = 1,
+    **names: Any,
 ) -> Any:
     """The standard deviation over ``dim``: the root of :func:`var`."""
+    if names:
+        return renamed(std, names, x=x, dim=dim, unbiased=unbiased, keepdim=keepdim, correction=correction)
     if is_half(x.dtype):
         return in_float32(std, x, dim, unbiased, keepdim, correction=correction)
     return _root(var(x, dim, unbiased, keepdim, correction=correction), 2)

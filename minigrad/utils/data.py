@@ -1,5 +1,7 @@
 """PyTorch's name for :mod:`minigrad.data`: the same objects."""
 
+import sys
+
 from minigrad.data import (
     BatchSampler,
     ConcatDataset,
@@ -13,9 +15,13 @@ from minigrad.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    collate,
+    dataloader,
+    dataset,
     default_collate,
     default_convert,
     random_split,
+    sampler,
 )
 
 __all__ = [
@@ -35,3 +41,6 @@ __all__ = [
     "default_convert",
     "random_split",
 ]
+
+for _module in (collate, dataloader, dataset, sampler):  # for "from minigrad.utils.data.sampler import ..."
+    sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module

@@ -22,6 +22,8 @@ from minigrad.optim.lr_scheduler.one_cycle import OneCycleLR
 from minigrad.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from minigrad.optim.lr_scheduler.schedule import LRScheduler
 
+_LRScheduler = LRScheduler  # PyTorch's older name
+
 __all__ = [
     "ChainedScheduler",
     "ConstantLR",

@@ -10,6 +10,7 @@ Where there is no card, :func:`is_available` and :func:`device_count` say so; th
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from minigrad.devices import Device, find_card
@@ -50,6 +51,15 @@ __all__ = [
     "stream",
     "synchronize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What stands on floors above: mixed precision, and the tensors of a dtype."""
+    if name == "amp":
+        return import_module("minigrad.cuda.amp")
+    if name.endswith("Tensor"):
+        return import_module("minigrad.typed").on_cuda(name)
+    raise AttributeError(f"module 'minigrad.cuda' has no attribute {name!r}")
 
 
 def is_available() -> bool:
