@@ -225,6 +225,7 @@ from minigrad.ops.short_names import (
     dist,
     fliplr,
     flipud,
+    is_floating_point,
     isin,
     numel,
     std_mean,

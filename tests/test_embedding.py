@@ -213,7 +213,6 @@ def test_bags_refuse_what_does_not_fit(offsets, options, message):
         (lambda w: F.embedding(mg.tensor([[-1]]), w), IndexError, "index -1 is out of range"),
         (lambda w: F.embedding(mg.tensor([0]), w[0]), ValueError, r"\(num_embeddings.*got shape \(3,\)"),
         (lambda w: F.embedding(mg.tensor([0]), w, 5), ValueError, "padding_idx 5 is none of the 5 rows"),
-        (lambda w: F.embedding(mg.tensor([0]), w, sparse=True), ValueError, "sparse gradients are not"),
         (lambda w: nn.Embedding(4, 2, padding_idx=-5), ValueError, "Embedding: padding_idx -5"),
         (lambda w: nn.Embedding(-1, 2), ValueError, "num_embeddings must be an integer of at least 0"),
         (lambda w: nn.Embedding.from_pretrained(w[0]), ValueError, r"two dimensions, got shape \(3,\)"),

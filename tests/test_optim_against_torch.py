@@ -134,6 +134,12 @@ def test_names_order_and_defaults_of_arguments(name):
 # ---- schedules --------------------------------------------------------------------------------------------
 
 HALVES = [0.5, 0.1, 1.0]
+
+
+def swa_utils_of(schedules):
+    return (mg if schedules is lr_scheduler else torch).optim.swa_utils
+
+
 SCHEDULES = {
     "StepLR": lambda m, o: m.StepLR(o, 3, 0.5),
     "MultiStepLR": lambda m, o: m.MultiStepLR(o, [2, 5, 5], 0.5),
@@ -148,6 +154,16 @@ SCHEDULES = {
     "OneCycleLR": lambda m, o: m.OneCycleLR(o, [1.0, 2.0], total_steps=13),
     "OneCycleLR, linear": lambda m, o: m.OneCycleLR(
         o, 1.0, epochs=2, steps_per_epoch=10, anneal_strategy="linear", three_phase=True, pct_start=0.4
+    ),
+    "CyclicLR": lambda m, o: m.CyclicLR(o, [0.1, 0.2], 1.0, 2, 3),
+    "CyclicLR, halved": lambda m, o: m.CyclicLR(o, 0.1, [1.0, 2.0], 2, mode="triangular2"),
+    "CyclicLR, shrinking": lambda m, o: m.CyclicLR(o, 0.1, 1.0, 3, mode="exp_range", gamma=0.9),
+    "CyclicLR, scaled": lambda m, o: m.CyclicLR(
+        o, 0.1, 1.0, 3, scale_fn=lambda x: 1 / (x + 1), scale_mode="iterations"
+    ),
+    "SWALR": lambda m, o: swa_utils_of(m).SWALR(o, 0.05, anneal_epochs=4),
+    "SWALR, behind another": lambda m, o: m.ChainedScheduler(
+        [m.ExponentialLR(o, 0.9), swa_utils_of(m).SWALR(o, [0.05, 0.1], 5, anneal_strategy="linear")]
     ),
     "ChainedScheduler": lambda m, o: m.ChainedScheduler(
         [m.LinearLR(o, 0.1, total_iters=4), m.CosineAnnealingLR(o, 6, 0.01), m.StepLR(o, 3, 0.5)]
@@ -240,3 +256,55 @@ def test_a_schedule_resumes(name):
         schedule.step(*step)
         resumed.step(*step)
     assert options(again) == options(optimizer)
+
+
+# ---- averages of parameters, and Adam for embeddings ------------------------------------------------------
+
+
+@pytest.mark.parametrize("average", ["mean", "ema", "ema of all", "with buffers"])
+def test_averaged_models(average, rng):
+    values = rng.standard_normal((4, 8, 3)).astype(np.float32)
+    found = []
+    for lib in (mg, torch):
+        utils = lib.optim.swa_utils
+        model = lib.nn.Sequential(lib.nn.Linear(3, 2), lib.nn.BatchNorm1d(2))
+        with lib.no_grad():
+            model[0].weight.copy_(lib.tensor(values[0, :2]))
+            model[0].bias.copy_(lib.tensor(values[0, 2, :2]))
+        options = {
+            "mean": {},
+            "ema": {"avg_fn": utils.get_ema_avg_fn(0.9)},
+            "ema of all": {"multi_avg_fn": utils.get_ema_multi_avg_fn(0.9)},
+            "with buffers": {"avg_fn": utils.get_ema_avg_fn(0.9), "use_buffers": average == "with buffers"},
+        }[average]
+        averaged = utils.AveragedModel(model, **options)
+        optimizer = lib.optim.SGD(model.parameters(), lr=0.1)
+        for batch in values:
+            optimizer.zero_grad()
+            model(lib.tensor(batch)).sigmoid().sum().backward()
+            optimizer.step()
+            averaged.update_parameters(model)
+        found.append([v.detach().numpy() for k, v in averaged.state_dict().items() if "tracked" not in k])
+        utils.update_bn([(lib.tensor(batch), None) for batch in values], averaged)
+        found[-1] += [buffer.numpy() for buffer in averaged.buffers()]
+        assert averaged.training and averaged.module[1].momentum == 0.1
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_adam_for_embeddings(maximize, rng):
+    start = rng.standard_normal((6, 3))
+    weights = []
+    for lib in (mg, torch):
+        table = lib.nn.Embedding.from_pretrained(lib.tensor(start), freeze=False, sparse=True)
+        optimizer = lib.optim.SparseAdam(
+            list(table.parameters()), lr=0.1, betas=(0.5, 0.8), maximize=maximize
+        )
+        for rows in ([0, 2, 2], [1, 2, 5], [0, 0, 5]):
+            optimizer.zero_grad()
+            (table(lib.tensor(rows)) ** 2).sum().backward()
+            optimizer.step()
+        weights.append(table.weight.detach().numpy())
+    np.testing.assert_allclose(*weights, rtol=1e-12)
+    assert (weights[0][3:5] == start[3:5]).all()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.creation import from_numpy
+from minigrad.devices import Device
 from minigrad.io.weights import load_file, read_arrays, save_file
 from minigrad.tensor import Tensor
 
@@ -49,12 +50,10 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
     what :func:`load_file` does.
 
     Args:
-        map_location: the device to put the tensors on (default: the CPU).
-        weights_only: must be True: nothing but data is ever loaded.
+        map_location: the device to put the tensors on (default: the CPU, for a function or a dict, too).
+        weights_only: there for PyTorch's sake: nothing but data is ever loaded, and no code from a file run.
     """
-    if not weights_only:
-        raise ValueError("load: weights_only=False is not possible: minigrad never runs code from a file")
-    device = "cpu" if map_location is None else map_location
+    device = map_location if isinstance(map_location, (str, Device)) else "cpu"
     arrays, metadata = read_arrays(f)
     if metadata.get("format") != FORMAT:
         return load_file(f, device)

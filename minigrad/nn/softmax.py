@@ -12,7 +12,7 @@ __all__ = ["GLU", "LogSoftmax", "Softmax", "Softmax2d", "Softmin"]
 class Softmax(Module):
     """exp(x) / sum(exp(x)) over ``dim``"""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int | None = None):
         super().__init__()
         self.dim = dim
 

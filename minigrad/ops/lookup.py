@@ -39,7 +39,7 @@ def embedding(
 
     Raises:
         TypeError: ``input`` does not hold integers.
-        ValueError: ``weight`` is no matrix, or ``padding_idx`` none of its rows; or ``sparse`` is set.
+        ValueError: ``weight`` is no matrix, or ``padding_idx`` none of its rows.
         IndexError: a number is out of range. A card computes on, with NaN in its place, and the error is
             raised when a value is brought to the host, or by :func:`minigrad.cuda.synchronize`.
     """
@@ -50,8 +50,6 @@ def embedding(
         raise ValueError(
             f"embedding: weight must be (num_embeddings, embedding_dim), got shape {weight.shape}"
         )
-    if sparse:
-        raise ValueError("embedding: sparse gradients are not supported; leave sparse=False")
     if input.device is not cpu:  # where the kernel looks itself
         with input.device.active():
             check_numbers(input._array, weight._array)

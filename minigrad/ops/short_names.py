@@ -20,6 +20,7 @@ __all__ = [
     "dist",
     "fliplr",
     "flipud",
+    "is_floating_point",
     "isin",
     "numel",
     "std_mean",
@@ -46,6 +47,11 @@ def detach(input: Any) -> Any:
 def numel(input: Any) -> int:
     """The number of elements."""
     return input.numel()
+
+
+def is_floating_point(input: Any) -> bool:
+    """Whether the dtype is a floating one."""
+    return input.is_floating_point()
 
 
 def t(input: Any) -> Any:

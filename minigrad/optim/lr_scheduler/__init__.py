@@ -6,6 +6,7 @@ optimizer compose, as in PyTorch: where something else has changed the rate, a s
 """
 
 from minigrad.optim.lr_scheduler.combined import ChainedScheduler, SequentialLR
+from minigrad.optim.lr_scheduler.cyclic import CyclicLR
 from minigrad.optim.lr_scheduler.formulas import (
     ConstantLR,
     CosineAnnealingLR,
@@ -29,6 +30,7 @@ __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
+    "CyclicLR",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
