@@ -7,6 +7,7 @@
 tensor([2., 4., 6.])
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
 from math import e, inf, nan, pi
 
@@ -20,7 +21,7 @@ except ImportError as error:
         'python -m pip install -e "."'
     ) from error
 
-from minigrad import autograd, errors, random
+from minigrad import autograd, autograd_functional, errors, random
 from minigrad.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigrad.captured import CapturedStep, capture, compile
 from minigrad.creation import (
@@ -266,7 +267,7 @@ from minigrad.typed import (
     set_default_tensor_type,
 )
 
-cat, concatenate, clip, ger = concat, concat, clamp, outer
+cat, concatenate, clip, ger, argwhere = concat, concat, clamp, outer, nonzero
 swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
 row_stack, trapz = vstack, trapezoid
 arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
@@ -284,6 +285,7 @@ bool = _np.dtype(_np.bool_)
 short, dtype, Size = int16, _np.dtype, tuple
 iinfo, broadcast_shapes = _np.iinfo, _np.broadcast_shapes
 
+_sys.modules["minigrad.autograd.functional"] = autograd.functional = autograd_functional
 kernels.list = list_kernels  # from here, because the kernels' floor knows nothing of ops
 
 __version__ = "0.1.0"
@@ -295,7 +297,9 @@ _LAZY = {
     "cuda": "minigrad.cuda",
     "data": "minigrad.data",
     "distributions": "minigrad.distributions",
+    "func": "minigrad.func",
     "io": "minigrad.io",
+    "linalg": "minigrad.linalg",
     "memory": "minigrad.memory",
     "models": "minigrad.models",
     "nn": "minigrad.nn",
@@ -317,6 +321,10 @@ def __getattr__(name: str):
         return _import_module("minigrad.graph_drawing").draw_graph
     if name in ("save", "load"):
         return getattr(_import_module("minigrad.io"), name)
+    if name == "vmap":
+        return _import_module("minigrad.func").vmap
+    if name in ("det", "slogdet", "inverse", "cholesky", "matrix_power"):
+        return getattr(_import_module("minigrad.linalg"), "inv" if name == "inverse" else name)
     if name == "bfloat16":
         return _bfloat16()
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

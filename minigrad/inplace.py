@@ -19,7 +19,7 @@ from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.dtypes import is_floating
 from minigrad.graph import Variable
 from minigrad.op import get_op
-from minigrad.ops import activation, arithmetic, elementwise, index
+from minigrad.ops import activation, arithmetic, elementwise, index, shape
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -196,6 +196,39 @@ class InPlace(Variable):
     __imul__ = mul_
     __itruediv__ = div_
     __ipow__ = pow_
+
+    def _become(self: Any, view: Callable, *arguments: Any) -> Tensor:
+        """``self = view(self, *arguments)``, which shows the same memory: no element is written."""
+        self._check_writable(f"{view.__name__}_")
+        before = wrap(self._array, self.device)
+        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
+        result = view(before, *arguments)
+        self._array = result._array
+        if result._node is not None:
+            self._node, self._index = result._node, result._index
+        return self
+
+    def unsqueeze_(self, dim: int) -> Tensor:
+        """self = unsqueeze(self, dim)"""
+        return self._become(shape.unsqueeze, dim)
+
+    def squeeze_(self, dim: Any = None) -> Tensor:
+        """self = squeeze(self, dim)"""
+        return self._become(shape.squeeze, dim)
+
+    def transpose_(self, dim0: int, dim1: int) -> Tensor:
+        """self = transpose(self, dim0, dim1)"""
+        return self._become(shape.transpose, dim0, dim1)
+
+    def t_(self) -> Tensor:
+        """self = t(self)"""
+        return self._become(shape.transpose, 0, 1)
+
+    def fill_diagonal_(self: Any, fill_value: Any) -> Tensor:
+        """The elements whose indices are all the same become ``fill_value``."""
+        places = np.arange(min(self.shape))
+        self[(places,) * self.ndim] = fill_value
+        return self
 
     def remainder_(self, other: Any) -> Tensor:
         """self = remainder(self, other)"""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigrad.inplace import InPlace
 from minigrad.ops import (
     arithmetic,
@@ -196,6 +198,15 @@ class Methods(InPlace):
         from minigrad.creation import multinomial
 
         return multinomial(self, num_samples, replacement, generator=generator)
+
+    def unfold(self: Any, dimension: int, size: int, step: int = 1) -> Tensor:
+        """Windows of ``size`` elements along ``dimension``, ``step`` apart: their elements as a last axis."""
+        axis = dimension % max(self.ndim, 1)
+        if not 0 < size <= self.shape[axis] or step < 1:
+            raise ValueError(f"unfold: no windows of {size}, {step} apart, along {self.shape[axis]} elements")
+        starts = np.arange(0, self.shape[axis] - size + 1, step)
+        windows = self[(*(slice(None),) * axis, starts[:, None] + np.arange(size))]
+        return shape.movedim(windows, axis + 1, -1)
 
     def masked_fill_(self, mask: Tensor, value: Any) -> Tensor:
         """Elements where ``mask`` is true become ``value``."""

@@ -236,7 +236,7 @@ class Op(OpDefinition):
                 self._record(args, attrs, device, outputs, needs)
             return tuple(outputs)
         out = wrap(results, device)
-        if self.view and results.base is not None:
+        if self.view and results.base is not None and _shows(results, arrays[0], device):
             out._written = written_cell(args[0])
         if recorded:
             self._record(args, attrs, device, [out], needs)
@@ -408,3 +408,9 @@ class Op(OpDefinition):
         if not self.variadic:
             self._saves[needs] = saves
         return saves
+
+
+def _shows(view: Any, array: Any, device: Any) -> bool:
+    """Whether ``view`` shows the memory of ``array``: to reshape one, its elements may have to be copied."""
+    base = view.base
+    return base is array or base is array.base or bool(device.xp.may_share_memory(view, array))

@@ -89,6 +89,21 @@ class Tensor(Operators, Methods, Conversions):
         """The bytes of one element."""
         return self._array.itemsize
 
+    @property
+    def itemsize(self) -> int:
+        """The bytes of one element."""
+        return self._array.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all elements."""
+        return self._array.nbytes
+
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        array = self._array
+        return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
     def stride(self, dim: int | None = None) -> Any:
         """How many elements apart neighbours lie in memory, along each dimension or along one."""
         strides = tuple(step // self._array.itemsize for step in self._array.strides)

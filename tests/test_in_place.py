@@ -278,3 +278,13 @@ def test_masked_fill():
     assert y.tolist() == [3.0, -1.0]
     y.sum().backward()
     assert x.grad.tolist() == [3.0, 0.0]
+
+
+def test_a_reshaped_copy_may_be_written_to():
+    """Its memory is its own: off-diagonal elements are reshaped views, which have to be copied."""
+    x = mg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = x * 1.0
+    y.t().flatten().pow_(2).sum().backward()
+    assert x.grad.tolist() == [[2, 4], [6, 8]]
+    with pytest.raises(RuntimeError, match="shows the same memory"):
+        (x * 1.0).exp().flatten().pow_(2)

@@ -9,6 +9,13 @@ import minigrad as mg
 
 VALUES = np.random.default_rng(4).uniform(0.3, 0.9, (2, 3)).astype(np.float32)
 
+
+def gradient_of(x, loss):
+    x = x.detach().requires_grad_()
+    loss(x).backward()
+    return x.grad
+
+
 FUNCTIONS = {
     "clamp_min": lambda lib, x: lib.clamp_min(x, 0.5),
     "clamp_max": lambda lib, x: lib.clamp_max(x, 0.5),
@@ -44,8 +51,21 @@ FUNCTIONS = {
     "softmax": lambda lib, x: lib.log_softmax(x, 0, dtype=lib.float64).float(),
     "cat of nothing": lambda lib, x: lib.cat([lib.tensor([]), x, lib.empty(0), x]),
     "flip": lambda lib, x: x.flip(dims=(0, 1)) - x.flip(0),
+    "unfold": lambda lib, x: x.unfold(1, 2, 1) * x.unfold(-1, 2, 1) + x.T.unfold(0, 2, 2)[0, 0],
+    "unfolded gradient": lambda lib, x: gradient_of(x, lambda x: (x.unfold(1, 2, 1) ** 2).sum()),
+    "memory": lambda lib, x: lib.tensor([x.nbytes, x.itemsize, x.data_ptr() == x.view(-1).data_ptr()]),
+    "diagonal": lambda lib, x: x.clone().fill_diagonal_(7) + x.new_zeros(3, 3).fill_diagonal_(2)[:2],
+    "written diagonal": lambda lib, x: lib.diagonal((y := x.clone())[:, :2]).add_(3) + y[:, :2],
+    "argwhere": lambda lib, x: lib.argwhere(x > 0.5),
     "like": lambda lib, x: lib.zeros_like(x, memory_format=lib.preserve_format) + lib.randint_like(x, 7, 8),
     "type": lambda lib, x: x.type(x.long().type()) * 1.0,
+}
+RESHAPED = {
+    "unsqueeze_": lambda x: x.unsqueeze_(-1),
+    "squeeze_": lambda x: x.unsqueeze_(0).squeeze_(),
+    "squeeze_ dim": lambda x: x.unsqueeze_(0).squeeze_(0).squeeze_(1),
+    "t_": lambda x: x.t_(),
+    "transpose_": lambda x: x.unsqueeze_(0).transpose_(1, 2),
 }
 WRITES = [
     *("abs_", "neg_", "sign_", "exp_", "log_", "log1p_", "sqrt_", "rsqrt_", "square_", "sin_", "cos_"),
@@ -142,6 +162,22 @@ def test_inference_mode_and_detach_in_place():
         assert (x * 2).requires_grad
     y = x * 2
     assert y.detach_() is y and y.is_leaf and not y.requires_grad
+
+
+@pytest.mark.parametrize("name", RESHAPED)
+def test_a_tensor_takes_another_shape_in_place(name):
+    torch = pytest.importorskip("torch")
+    found = []
+    for lib in (mg, torch):
+        leaf = lib.tensor(VALUES, requires_grad=True)
+        y = leaf * 2
+        assert RESHAPED[name](y) is y and not y.is_leaf
+        (y * lib.arange(y.numel()).reshape(y.shape)).sum().backward()
+        found.append((tuple(y.shape), y.detach().numpy(), leaf.grad.numpy()))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(RuntimeError, match="leaf that requires a gradient"):
+        RESHAPED[name](mg.tensor(VALUES, requires_grad=True))
 
 
 def test_switches_of_other_libraries_may_be_set():

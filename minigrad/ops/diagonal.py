@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minigrad.dispatch import Spec
 from minigrad.op import op
 from minigrad.ops.reduce import sum
@@ -11,7 +13,10 @@ from minigrad.ops.reduce import sum
 
 @op(name="diagonal", view=True)
 def _diagonal(xp, x, *, offset, dim1, dim2):
-    return x.diagonal(offset, dim1, dim2)
+    view = x.diagonal(offset, dim1, dim2)
+    if xp is np:  # whose diagonals cannot be written to until they are told so
+        view.flags.writeable = x.flags.writeable
+    return view
 
 
 @op
@@ -37,7 +42,7 @@ def _(g, *, shape, offset, dim1, dim2):
 
 
 def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """The diagonal of the axes ``dim1`` and ``dim2``, as a last axis: a read-only view.
+    """The diagonal of the axes ``dim1`` and ``dim2``, as a last axis: a view.
 
     ``offset`` above 0 gives one that lies above the main diagonal, below 0 one beneath it.
     """
