@@ -285,7 +285,8 @@ bool = _np.dtype(_np.bool_)
 short, dtype, Size = int16, _np.dtype, tuple
 iinfo, broadcast_shapes = _np.iinfo, _np.broadcast_shapes
 
-_sys.modules["minigrad.autograd.functional"] = autograd.functional = autograd_functional
+autograd.functional = autograd_functional  # type: ignore[attr-defined]
+_sys.modules["minigrad.autograd.functional"] = autograd_functional
 kernels.list = list_kernels  # from here, because the kernels' floor knows nothing of ops
 
 __version__ = "0.1.0"

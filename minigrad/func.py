@@ -96,8 +96,8 @@ def grad_and_value(func: Callable, argnums: Any = 0, has_aux: bool = False) -> C
 
     def both(*args: Any, **kwargs: Any) -> Any:
         with enable_grad():
-            args, inputs, given = _watched(args, argnums)
-            result = func(*args, **kwargs)
+            watched, inputs, given = _watched(args, argnums)
+            result = func(*watched, **kwargs)
             value = result[0] if has_aux else result
             if value.numel() != 1:
                 raise ValueError(f"grad: the function must return one number, got shape {value.shape}")
@@ -130,8 +130,8 @@ def jacrev(func: Callable, argnums: int = 0) -> Callable:
 
     def found(*args: Any, **kwargs: Any) -> Any:
         with enable_grad():
-            args, inputs, _ = _watched(args, argnums)
-            return _free(_jacobians(func(*args, **kwargs), inputs), inputs)[0]
+            watched, inputs, _ = _watched(args, argnums)
+            return _free(_jacobians(func(*watched, **kwargs), inputs), inputs)[0]
 
     return found
 

@@ -88,7 +88,7 @@ def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False) 
     return squares.norm(x, ord, dim, keepdim)
 
 
-def matrix_norm(A: Any, ord: Any = "fro", dim: tuple[int, int] = (-2, -1), keepdim: bool = False) -> Any:
+def matrix_norm(A: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False) -> Any:
     """The norm of matrices that ``ord`` names.
 
     ``"fro"``: the root of the sum of squares; 1 and -1: the largest and the smallest sum of a column's

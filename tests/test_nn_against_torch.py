@@ -36,6 +36,7 @@ def random(shape, seed=0):
 LAYERS = [
     (TABLE, lambda m: m.Linear(4, 7)),
     (SEQUENCE, lambda m: m.Linear(3, 2, bias=False)),
+    (TABLE, lambda m: m.DataParallel(m.Linear(4, 7))),
     (IMAGES, lambda m: m.Conv2d(4, 6, 3)),
     (IMAGES, lambda m: m.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), bias=False)),
     (IMAGES, lambda m: m.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2)),

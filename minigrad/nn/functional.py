@@ -280,7 +280,7 @@ def tanhshrink(input: Tensor) -> Tensor:
     return input - tanh(input)
 
 
-def softmin(input: Tensor, dim: int) -> Tensor:
+def softmin(input: Tensor, dim: int | None = None) -> Tensor:
     """softmax(-x) over ``dim``"""
     return softmax(-input, dim)
 

@@ -53,6 +53,9 @@ class AveragedModel(Module):
         n_averaged: how often :meth:`update_parameters` was called.
     """
 
+    module: Module
+    n_averaged: Tensor
+
     def __init__(
         self,
         model: Module,
@@ -77,22 +80,23 @@ class AveragedModel(Module):
     @no_grad()
     def update_parameters(self, model: Module) -> None:
         """Take the parameters of ``model`` into the averages; the first ones are copied."""
-        own, new = list(self.module.parameters()), list(model.parameters())
+        own: list[Tensor] = list(self.module.parameters())
+        given: list[Tensor] = list(model.parameters())
         copied = list(zip(self.module.buffers(), model.buffers(), strict=True))
         if self.use_buffers:
-            own, new = own + [mine for mine, _ in copied], new + [given for _, given in copied]
+            own, given = [*own, *self.module.buffers()], [*given, *model.buffers()]
             copied = []
-        new = [given.detach().to(mine.device) for mine, given in zip(own, new, strict=True)]
+        new = [tensor.detach().to(mine.device) for mine, tensor in zip(own, given, strict=True)]
         if self.n_averaged == 0:
             copied += zip(own, new, strict=True)
         elif self.multi_avg_fn is not None:
             self.multi_avg_fn([mine.detach() for mine in own], new, self.n_averaged)
         else:
             average = self.avg_fn or (lambda mean, value, count: mean + (value - mean) / (count + 1))
-            for mine, given in zip(own, new, strict=True):
-                mine.copy_(average(mine.detach(), given, self.n_averaged))
-        for mine, given in copied:
-            mine.copy_(given.detach())
+            for mine, value in zip(own, new, strict=True):
+                mine.copy_(average(mine.detach(), value, self.n_averaged))
+        for mine, value in copied:
+            mine.copy_(value.detach())
         self.n_averaged += 1
 
 

@@ -45,7 +45,7 @@ class CyclicLR(LRScheduler):
         max_momentum: float = 0.9,
         last_epoch: int = -1,
     ):
-        scales = {
+        scales: dict[str, tuple[Callable[[float], float], str]] = {
             "triangular": (lambda x: 1.0, "cycle"),
             "triangular2": (lambda x: 2.0 ** (1 - x), "cycle"),
             "exp_range": (lambda x: gamma**x, "iterations"),
