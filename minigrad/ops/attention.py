@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.kernels.source import computed_dtype
 from minigrad.mixed_precision import LOWER, autocast, cast_inputs, in_float32
-from minigrad.op import op
+from minigrad.op import Op, op
 from minigrad.ops.composed import composed_gradient, tensors
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import where, zeros_like
@@ -223,67 +224,55 @@ def _has_keys(_q: Any, k: Any, _v: Any, **_: Any) -> bool:
     return k.shape[-2] > 0
 
 
-def _has_keys_and_outer_gradient(_g: Any, _q: Any, k: Any, *rest: Any, **_: Any) -> bool:
-    return k.shape[-2] > 0 and rest[-1] is None
+def _of_output_alone(fits: Callable[..., bool]) -> Callable[..., bool]:
+    """The condition of a gradient's kernel: ``fits`` of q, k and v, and no gradient of the logarithms."""
+    return lambda _g, q, k, v, _out, _lse, grad_lse, **options: grad_lse is None and fits(q, k, v, **options)
 
 
 @attention.kernel("cpu", name="blocks", layout="strided", when=_has_keys)
 def _(outs, q, k, v, *, is_causal, scale):
     """Blocks of queries, whose scores become probabilities and are multiplied with v while in cache."""
     out, lse = outs
-    cpu.attention.forward(
-        _matrices(out),
-        _rows(lse),
-        _matrices(q),
-        _matrices(k),
-        _matrices(v),
-        is_causal,
-        scale,
-        get_num_threads(),
-    )
+    arrays = _matrices(out), _rows(lse), _matrices(q), _matrices(k), _matrices(v)
+    cpu.attention.forward(*arrays, is_causal, scale, get_num_threads())
 
 
-@attention_grad.kernel("cpu", name="blocks", layout="strided", when=_has_keys_and_outer_gradient)
+@attention_grad.kernel("cpu", name="blocks", layout="strided", when=_of_output_alone(_has_keys))
 def _(outs, g, q, k, v, out, lse, _grad_lse, *, is_causal, scale):
     """Blocks of queries and keys, whose probabilities are computed anew and never leave the cache."""
     arrays = [_matrices(x) for x in (*outs, g, q, k, v, _contiguous(out))]
     cpu.attention.backward(*arrays, _rows(lse), is_causal, scale, get_num_threads())
 
 
-def _features_fit(bytes_needed: Any) -> Any:
-    """A condition: as many features as the CUDA kernels take, and a card with the shared memory for them.
+def _fits(bytes_needed: Callable[[Any, Any], int]) -> Callable[..., bool]:
+    """A condition: there are keys, and the features are no more than the CUDA kernels, and a card's shared
+    memory, can hold: a block takes ``bytes_needed(q, v)`` of it."""
 
-    ``bytes_needed(q, v)`` is how much a block takes.
-    """
-
-    def fit(q: Any, v: Any) -> bool:
-        if not 0 < max(q.shape[-1], v.shape[-1]) <= cuda.attention.MAX_FEATURES:
+    def fits(q: Any, k: Any, v: Any, **_: Any) -> bool:
+        if not (k.shape[-2] and 0 < max(q.shape[-1], v.shape[-1]) <= cuda.attention.MAX_FEATURES):
             return False
-        needed = bytes_needed(q, v)
-        return needed <= cuda.most_shared_bytes(q)
+        return bytes_needed(q, v) <= cuda.most_shared_bytes(q)
 
-    return fit
-
-
-_forward_fits = _features_fit(lambda q, v: cuda.attention.forward_bytes(cuda.attention.padded(q, v)))
-_backward_fits = _features_fit(lambda q, v: cuda.attention.backward_bytes(cuda.attention.padded(q, v)))
-_tensor_cores_fit = _features_fit(lambda q, v: cuda.attention_tensor_core.bytes_needed(q, v))
+    return fits
 
 
-def _has_keys_and_fits(q: Any, k: Any, v: Any, **_: Any) -> bool:
-    return k.shape[-2] > 0 and _forward_fits(q, v)
+_fits_forward = _fits(lambda q, v: cuda.attention.forward_bytes(cuda.attention.padded(q, v)))
+_fits_backward = _fits(lambda q, v: cuda.attention.backward_bytes(cuda.attention.padded(q, v)))
+_fits_block_of_tensor_cores = _fits(cuda.attention_tensor_core.bytes_needed)
 
 
-def _has_keys_and_fits_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_: Any) -> bool:
-    return k.shape[-2] > 0 and rest[-1] is None and _backward_fits(q, v)
+def _suits_tensor_cores(q: Any, k: Any, v: Any, **_: Any) -> bool:
+    return cuda.attention_tensor_core.is_supported(q) and _fits_block_of_tensor_cores(q, k, v)
 
 
-def _has_keys_and_tensor_cores(q: Any, k: Any, v: Any, **_: Any) -> bool:
-    return k.shape[-2] > 0 and cuda.attention_tensor_core.is_supported(q) and _tensor_cores_fit(q, v)
+def _suits_wgmma(q: Any, k: Any, v: Any, *, is_causal: bool, scale: float) -> bool:
+    wgmma = cuda.attention_wgmma
+    fits = _suits_tensor_cores(q, k, v) and wgmma.is_supported(q)
+    return fits and wgmma.LEAST_SCALE <= scale <= wgmma.LARGEST_SCALE
 
 
-def _is_for_tensor_cores_backward(_g: Any, q: Any, k: Any, v: Any, *rest: Any, **_: Any) -> bool:
-    return rest[-1] is None and _has_keys_and_tensor_cores(q, k, v)
+def _suits_wgmma_backward(q: Any, k: Any, v: Any, **_: Any) -> bool:
+    return _suits_tensor_cores(q, k, v) and cuda.attention_wgmma_grad.is_supported(q)
 
 
 def _forward_of(run: Any) -> Any:
@@ -309,43 +298,6 @@ def _backward_of(run: Any) -> Any:
     return kernel
 
 
-def _register_cuda(run: Any, dtypes: str, rungs: tuple[str, str], fits: Any, fits_backward: Any) -> None:
-    """Register the kernels of a module of ``cuda``, of the attention and of its gradients."""
-    name, grad_name = rungs
-    options = {"dtypes": dtypes, "layout": "strided"}
-    attention.kernel("cuda", "sim", name=name, when=fits, **options)(_forward_of(run))
-    attention_grad.kernel("cuda", "sim", name=grad_name, when=fits_backward, **options)(_backward_of(run))
-
-
-_register_cuda(
-    cuda.attention,
-    "f4",
-    ("online_softmax", "recompute"),
-    _has_keys_and_fits,
-    _has_keys_and_fits_backward,
-)
-_register_cuda(
-    cuda.attention_tensor_core,
-    "f2 bf16",
-    ("tensor_core", "tensor_core"),
-    _has_keys_and_tensor_cores,
-    _is_for_tensor_cores_backward,
-)
-
-
-def _suits_wgmma(q: Any, k: Any, v: Any, *, is_causal: bool, scale: float) -> bool:
-    wgmma = cuda.attention_wgmma
-    return (
-        _has_keys_and_tensor_cores(q, k, v)
-        and wgmma.is_supported(q)
-        and wgmma.LEAST_SCALE <= scale <= wgmma.LARGEST_SCALE
-    )
-
-
-def _suits_wgmma_backward(g: Any, q: Any, k: Any, v: Any, *rest: Any, **_: Any) -> bool:
-    return _is_for_tensor_cores_backward(g, q, k, v, *rest) and cuda.attention_wgmma_grad.is_supported(q)
-
-
 # On an H200, 2 x 16 heads of 4096 x 64 in bfloat16: forward 307 us by wgmma, 464 by mma.sync; the gradients
 # 873 and 1416. With few keys its loop has hardly begun when it is over, and with few queries half of the
 # multiprocessors have no block; neither has been timed.
@@ -368,21 +320,30 @@ def _prefers_wgmma_backward(_g: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any)
     return _prefers_wgmma(q, k, v)
 
 
-attention.kernels.decides = lambda q, k, v, *, is_causal, scale: (
-    *(q.shape, k.shape, v.shape, scale, cuda.card_of(q)),
+def _decides(q: Any, k: Any, v: Any, *, is_causal: bool, scale: float) -> tuple:
+    """What the conditions of the CUDA kernels look at."""
+    return q.shape, k.shape, v.shape, scale, cuda.card_of(q)
+
+
+attention.kernels.decides = _decides
+attention_grad.kernels.decides = lambda _g, q, k, v, _out, _lse, grad_lse, **options: (
+    grad_lse is None,
+    *_decides(q, k, v, **options),
 )
-attention_grad.kernels.decides = lambda _g, q, k, v, _out, _lse, grad_lse, **_: (
-    *(q.shape, k.shape, v.shape, grad_lse is None, cuda.card_of(q)),
-)
-for _op, _kernel, _suits, _prefers in (
-    (attention, _forward_of(cuda.attention_wgmma), _suits_wgmma, _prefers_wgmma),
-    (attention_grad, _backward_of(cuda.attention_wgmma_grad), _suits_wgmma_backward, _prefers_wgmma_backward),
+
+
+def _register(target: Op, rung: str, run: Any, dtypes: str, when: Any, prefer: Any = None) -> None:
+    options = {"dtypes": dtypes, "layout": "strided", "when": when, "prefer": prefer}
+    target.kernel("cuda", "sim", name=rung, **options)(run)
+
+
+_register(attention, "online_softmax", _forward_of(cuda.attention), "f4", _fits_forward)
+_register(attention, "tensor_core", _forward_of(cuda.attention_tensor_core), "f2 bf16", _suits_tensor_cores)
+_register(attention, "wgmma", _forward_of(cuda.attention_wgmma), "f2 bf16", _suits_wgmma, _prefers_wgmma)
+
+for _rung, _module, _dtypes, _when, _prefer in (
+    ("recompute", cuda.attention, "f4", _fits_backward, None),
+    ("tensor_core", cuda.attention_tensor_core, "f2 bf16", _suits_tensor_cores, None),
+    ("wgmma", cuda.attention_wgmma_grad, "f2 bf16", _suits_wgmma_backward, _prefers_wgmma_backward),
 ):
-    _op.kernel(
-        *("cuda", "sim"),
-        name="wgmma",
-        dtypes="f2 bf16",
-        layout="strided",
-        when=_suits,
-        prefer=_prefers,
-    )(_kernel)
+    _register(attention_grad, _rung, _backward_of(_module), _dtypes, _of_output_alone(_when), _prefer)

@@ -25,7 +25,7 @@ from minigrad.ops import conv_choice_on_cards as on_card
 from minigrad.ops import conv_phases
 from minigrad.ops.conv_choice import (
     PREFERS,
-    PREFERS_ON_A_CARD,
+    PREFERS_WINOGRAD_ON_A_CARD,
     fits_depthwise,
     fits_winograd_in_phases,
     fits_winograd_on_a_card,
@@ -310,13 +310,6 @@ def _run_on_cpu(which: str, rung: str) -> Any:
     return _input_grad_planes if name == "input_grad_planes" else getattr(cpu.conv2d, name)
 
 
-_ON_TENSOR_CORES = {
-    "forward": cuda.conv2d_tensor_core.forward,
-    "input_grad": cuda.conv2d_tensor_core.input_grad,
-    "weight_grad": cuda.conv2d_tensor_core_weight_grad.weight_grad,
-}
-
-
 WITH_RELU: set[Callable] = set()
 """The kernels of conv2d that can be told ``relu=True``, and then store what is left of their sums by ReLU."""
 
@@ -335,73 +328,50 @@ def _register(
         WITH_RELU.add(kernel)
 
 
-for _op, _pass, _conditions in (
-    (
-        _conv2d,
-        "forward",
-        (on_card.fills_forward_tiles, on_card.fits_pipelined, on_card.is_depthwise, on_card.fits_strips),
-    ),
-    (
-        *(conv2d_input_grad, "input_grad"),
-        (on_card.fills_input_grad_tiles, on_card.fits_pipelined, on_card.is_depthwise, on_card.fits_strips),
-    ),
-    (
-        *(conv2d_weight_grad, "weight_grad"),
-        (
-            *(on_card.fills_weight_grad_tiles, on_card.fits_weight_grad_pipelined),
-            *(on_card.is_weight_grad_depthwise, on_card.fits_weight_grad_strips),
-        ),
-    ),
+def _register_on_cpu(target: Op, function: str) -> None:
+    def register(rung: str, run: Any, when: Any = None, **conditions: Any) -> None:
+        _register(target, ("cpu",), rung, run, when, prefer=PREFERS[function].get(rung), **conditions)
+
+    for rung in ("direct", "im2col", "implicit_gemm", "planes"):
+        register(rung, _run_on_cpu(function, rung))
+    register("depthwise", _run_on_cpu(function, "depthwise"), fits_depthwise)
+    winograd = getattr(conv_phases, function)
+    register("winograd", winograd, fits_winograd_in_phases, dtypes="f4", amplification=AMPLIFICATION)
+
+
+def _register_on_cards(target: Op, function: str) -> None:
+    def register(rung: str, module: Any, when: Any = None, **conditions: Any) -> None:
+        run = getattr(module, f"{function}_tiled" if rung == "tiled" else function)
+        _register(target, ("cuda", "sim"), rung, run, when, **conditions)
+
+    target.kernels.decides = on_card.decides
+    fits, gemm = on_card.FITS[function], cuda.conv2d_implicit_gemm
+    register("direct", cuda.conv2d, dtypes="f4 f8")
+    register("tiled", gemm, fits["implicit_gemm"], dtypes="f4 f8")
+    register("implicit_gemm", gemm, fits["implicit_gemm"], dtypes="f4 f8")
+    register("pipelined", cuda.conv2d_pipelined, fits["pipelined"], dtypes="f4")
+
+    few = on_card.has_few_outputs_of_channel if function == "input_grad" else None
+    choice: dict[str, Any] = {"prefer": few, "dtypes": "f4 f8 f2 bf16"}
+    register("depthwise", cuda.conv2d_depthwise, fits["depthwise"], **choice)
+    register("strips", cuda.conv2d_strips, fits["strips"], **choice)
+
+    choice = {"prefer": PREFERS_WINOGRAD_ON_A_CARD[function], "amplification": AMPLIFICATION}
+    register("winograd", cuda.conv2d_winograd, fits_winograd_on_a_card, dtypes="f4", **choice)
+
+    is_weight_grad = function == "weight_grad"
+    tensor_core = cuda.conv2d_tensor_core_weight_grad if is_weight_grad else cuda.conv2d_tensor_core
+    choice = {"prefer": on_card.prefers_tensor_cores, "layout": "strided", "channels_last": KEPT}
+    register("tensor_core", tensor_core, on_card.may_use_tensor_cores, dtypes="f2 bf16 f4", **choice)
+    register("pointwise", cuda.conv2d_pointwise, on_card.suits_pointwise, dtypes="f2 bf16 f4", **choice)
+    choice["prefer"], dtypes = on_card.prefers_wgmma, "f2 bf16" if is_weight_grad else "f2 bf16 f4"
+    register("wgmma", cuda.conv2d_wgmma, on_card.suits_wgmma, dtypes=dtypes, **choice)
+
+
+for _op, _function in (
+    (_conv2d, "forward"),
+    (conv2d_input_grad, "input_grad"),
+    (conv2d_weight_grad, "weight_grad"),
 ):
-    for _rung in ("direct", "im2col", "implicit_gemm", "planes", "depthwise"):
-        _register(
-            *(_op, ("cpu",), _rung, _run_on_cpu(_pass, _rung)),
-            when=fits_depthwise if _rung == "depthwise" else None,
-            prefer=PREFERS[_pass].get(_rung),
-        )
-    _register(
-        *(_op, ("cpu",), "winograd", getattr(conv_phases, _pass), fits_winograd_in_phases),
-        prefer=PREFERS[_pass]["winograd"],
-        dtypes="f4",
-        amplification=AMPLIFICATION,
-    )
-    _op.kernels.decides = on_card.decides
-    _fills_tiles, _pipelined, _depthwise, _strips = _conditions
-    _prefers_depthwise = on_card.has_few_outputs_of_channel if _pass == "input_grad" else None
-    for _rung, _run, _when, _dtypes in (
-        ("direct", getattr(cuda.conv2d, _pass), None, "f4 f8"),
-        ("tiled", getattr(cuda.conv2d_implicit_gemm, f"{_pass}_tiled"), _fills_tiles, "f4 f8"),
-        ("implicit_gemm", getattr(cuda.conv2d_implicit_gemm, _pass), _fills_tiles, "f4 f8"),
-        ("pipelined", getattr(cuda.conv2d_pipelined, _pass), _pipelined, "f4"),
-        ("depthwise", getattr(cuda.conv2d_depthwise, _pass), _depthwise, "f4 f8 f2 bf16"),
-        ("strips", getattr(cuda.conv2d_strips, _pass), _strips, "f4 f8 f2 bf16"),
-    ):
-        _prefer = _prefers_depthwise if _rung in ("depthwise", "strips") else None
-        _register(_op, ("cuda", "sim"), _rung, _run, _when, prefer=_prefer, dtypes=_dtypes)
-    _register(
-        *(_op, ("cuda", "sim"), "winograd", getattr(cuda.conv2d_winograd, _pass), fits_winograd_on_a_card),
-        prefer=PREFERS_ON_A_CARD[_pass]["winograd"],
-        dtypes="f4",
-        amplification=AMPLIFICATION,
-    )
-    _register(
-        *(_op, ("cuda", "sim"), "tensor_core", _ON_TENSOR_CORES[_pass], on_card.may_use_tensor_cores),
-        prefer=on_card.prefers_tensor_cores,
-        dtypes="f2 bf16 f4",
-        layout="strided",
-        channels_last=KEPT,
-    )
-    _register(
-        *(_op, ("cuda", "sim"), "pointwise", getattr(cuda.conv2d_pointwise, _pass), on_card.suits_pointwise),
-        prefer=on_card.prefers_tensor_cores,
-        dtypes="f2 bf16 f4",
-        layout="strided",
-        channels_last=KEPT,
-    )
-    _register(
-        *(_op, ("cuda", "sim"), "wgmma", getattr(cuda.conv2d_wgmma, _pass), on_card.suits_wgmma),
-        prefer=on_card.prefers_wgmma,
-        dtypes="f2 bf16" if _pass == "weight_grad" else "f2 bf16 f4",
-        layout="strided",
-        channels_last=KEPT,
-    )
+    _register_on_cpu(_op, _function)
+    _register_on_cards(_op, _function)

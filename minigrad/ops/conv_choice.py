@@ -302,7 +302,5 @@ PREFERS: dict[str, dict[str, Callable[..., bool]]] = {
 }
 """function -> rung -> whether it is to run: what :meth:`minigrad.dispatch.KernelTable.choose` asks."""
 
-PREFERS_ON_A_CARD = {
-    function: {"winograd": _prefers_winograd(function, cuda.conv2d_winograd)} for function in PREFERS
-}
-"""The same for the CUDA kernels, of which the others have no such conditions."""
+PREFERS_WINOGRAD_ON_A_CARD = {name: _prefers_winograd(name, cuda.conv2d_winograd) for name in PREFERS}
+"""function -> whether the CUDA kernels of Winograd's algorithm are to run."""

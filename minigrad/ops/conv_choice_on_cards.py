@@ -79,6 +79,28 @@ def fits_weight_grad_strips(
     return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
 
 
+FITS: dict[str, dict[str, Callable[..., bool]]] = {
+    "forward": {
+        "implicit_gemm": fills_forward_tiles,
+        "pipelined": fits_pipelined,
+        "depthwise": is_depthwise,
+        "strips": fits_strips,
+    },
+    "input_grad": {
+        "implicit_gemm": fills_input_grad_tiles,
+        "pipelined": fits_pipelined,
+        "depthwise": is_depthwise,
+        "strips": fits_strips,
+    },
+    "weight_grad": {
+        "implicit_gemm": fills_weight_grad_tiles,
+        "pipelined": fits_weight_grad_pipelined,
+        "depthwise": is_weight_grad_depthwise,
+        "strips": fits_weight_grad_strips,
+    },
+}
+"""function -> rung -> whether it can run, of the kernels without tensor cores."""
+
 # With more outputs of each channel than this, adding them one after the other leaves most of a card idle in
 # the gradient for the input. On an H200, from 32 outputs, for 128 images of 28 x 28: direct 50 us, strips 58,
 # depthwise 108.
