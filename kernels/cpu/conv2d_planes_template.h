@@ -212,7 +212,8 @@ MAYBE_UNUSED void NAME(split_row)(ptrdiff_t n, const real *x, real *even, real *
     const ptrdiff_t half = n / 2;
     for (ptrdiff_t k = 0; half >= NAME(SHORT_LANES) && k < half; k += NAME(SHORT_LANES)) {
         const ptrdiff_t at = k < half - NAME(SHORT_LANES) ? k : half - NAME(SHORT_LANES);
-        const short_vector low = *(const short_vector_u *)(x + 2 * at), high = *(const short_vector_u *)(x + 2 * at + NAME(SHORT_LANES));
+        const short_vector low = *(const short_vector_u *)(x + 2 * at);
+        const short_vector high = *(const short_vector_u *)(x + 2 * at + NAME(SHORT_LANES));
         *(short_vector_u *)(even + at) = NAME(even_places)(low, high);
         *(short_vector_u *)(odd + at) = NAME(odd_places)(low, high);
     }

@@ -10,7 +10,8 @@ MAYBE_UNUSED void NAME(copy_tile)(REAL *to, ptrdiff_t to_row, const REAL *from, 
     ptrdiff_t i = 0;
 #ifdef TRANSPOSES
     enum { BLOCK = NAME(TRANSPOSE) };
-    if (from_row == 1 && from_column != 0 && from_column != 1) { /* what is left of whole blocks: columns here, rows below */
+    if (from_row == 1 && from_column != 0 && from_column != 1) {
+        /* Whole blocks, and the columns that are left beside them; the rows that are left come below. */
         ptrdiff_t j = 0;
         for (; j + BLOCK <= columns; j += BLOCK) /* down the rows first: they share cache lines */
             for (i = 0; i + BLOCK <= rows; i += BLOCK)

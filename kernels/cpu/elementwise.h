@@ -2,8 +2,8 @@
  *   REAL, VECTOR, LANES   the element type, its vector (vector.h) and the elements in one,
  *   NAME(f)               the name of f for this type: f_f32 or f_f64 (fabs_f32 is fabsf).
  *
- * Each works on n contiguous elements: name_array(out, inputs, numbers, n), where `inputs` points to the addresses of up to
- * four arrays; x, y, z and w below are their elements. `out` may be one of the inputs.
+ * Each works on n contiguous elements: name_array(out, inputs, numbers, n), where `inputs` points to the
+ * addresses of up to four arrays; x, y, z and w below are their elements. `out` may be one of the inputs.
  */
 
 #include <stdint.h>
@@ -234,7 +234,7 @@ CHEAP_2(div, x / y)
 CHEAP_2(maximum, (x > y) | (x != x) ? x : y) /* of a number and NaN, NaN */
 CHEAP_2(minimum, (x < y) | (x != x) ? x : y)
 LIMITED_1(clamp, NAME(at_most)(w, NAME(at_least)(z, x))) /* z <= result <= w; NaN stays */
-LIMITED_1(leaky_relu, x > 0 ? x * w : x * z)                  /* slopes left and right */
+LIMITED_1(leaky_relu, x > 0 ? x * w : x * z)            /* z, w: slopes left and right */
 CHEAP_3(where, unsigned char, x ? y : z)
 
 COMPARISON(eq, x == y)
@@ -260,7 +260,7 @@ CHEAP_2(relu_grad, y <= 0 ? 0 : x) /* where y is NaN, x */
 CHEAP_2(abs_grad, y > 0 ? x : y < 0 ? -x : x * y)
 CHEAP_2(sigmoid_grad, x * y * (1 - y))
 CHEAP_2(tanh_grad, x * (1 - y * y))
-LIMITED_2(leaky_relu_grad, y > 0 ? x * w : x * z) /* slopes left and right */
+LIMITED_2(leaky_relu_grad, y > 0 ? x * w : x * z) /* z, w: slopes left and right */
 LIMITED_2(clamp_grad, (y >= z) & (y <= w) ? x : 0)
 CHEAP_3(larger_share, REAL, y > z ? x : y == z ? x / 2 : 0)
 CHEAP_3(divisor_grad, REAL, -x * y / (z * z))

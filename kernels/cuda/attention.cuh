@@ -71,8 +71,8 @@ struct RunningRow {
 
     float reference = -INFINITY, sum = 0, of_step;
 
-    // Begins a step whose scores, of which `most` is the largest of all lanes, count `scale` powers of 2. Returns what to
-    // multiply with what was summed before.
+    // Begins a step whose scores, of which `most` is the largest of all lanes, count `scale` powers of 2.
+    // Returns what to multiply with what was summed before.
     __device__ __forceinline__ float begin(float most, float scale) {
         most = __fmul_rn(most, scale);  // rounded, whatever it is subtracted from
         const bool grows = most > reference + GROWTH;

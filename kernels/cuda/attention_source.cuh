@@ -11,10 +11,10 @@ constexpr int COPIES_AT_ONCE = 2;
 constexpr int COPIES_AT_ONCE = 16;
 #endif
 
-// A matrix (rows, features), whose rows are multiples of 16 bytes apart, and are copied to one tile after the other. A
-// tile has rows of D elements and one chunk of 16 bytes more: an odd number of chunks, so that 8 lanes that read a chunk
-// each of 8 rows reach all banks. A thread copies the same chunk of every so many rows: what it needs to know of that is
-// found out once, and not with each tile.
+// A matrix (rows, features), whose rows are multiples of 16 bytes apart, and are copied to one tile after the
+// other. A tile has rows of D elements and one chunk of 16 bytes more: an odd number of chunks, so that 8 lanes
+// that read a chunk each of 8 rows reach all banks. A thread copies the same chunk of every so many rows: what
+// it needs to know of that is found out once, and not with each tile.
 template <typename T, int D, int THREADS>
 class TileSource {
   public:
@@ -24,8 +24,8 @@ class TileSource {
         bytes = elements > 0 ? min(elements, PER_CHUNK) * int(sizeof(T)) : 0;
     }
 
-    // Starts the copies of the next rows to a tile, of which `left` are there, or all, if it is WHOLE; zeros behind them
-    // and the features.
+    // Starts the copies of the next rows to a tile, of which `left` are there, or all, if it is WHOLE; zeros
+    // behind them and the features.
     template <int ROWS, bool WHOLE = false>
     __device__ __forceinline__ void start(AsyncCopies& copies, void* tile, long long left) {
         const int rows = at_most(left, ROWS) - row();

@@ -74,8 +74,8 @@ __device__ __forceinline__ int row_of(int m, int half) {
     return (threadIdx.x / WARP * M + m) * FRAGMENT + 8 * half + threadIdx.x % WARP / 4;
 }
 
-// sums += a b^T: the warp's rows of tile a times the first 8 N rows of tile b. The fragments of so many steps are loaded
-// AT_ONCE, into registers.
+// sums += a b^T: the warp's rows of tile a times the first 8 N rows of tile b. The fragments of so many steps
+// are loaded AT_ONCE, into registers.
 template <int AT_ONCE, typename T, int D, int M, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[M][N][4], Tile<T, D> a, Tile<T, D> b) {
 #pragma unroll AT_ONCE
@@ -213,8 +213,8 @@ __device__ __forceinline__ void apply(OfQuery of, float scale, float& p, float& 
     dp = p * (dp - of.inner);
 }
 
-// The inputs of a gradient: the matrices of a task, from a query and a key on, and its queries' numbers. g is (matrices,
-// L, g_stride), of which V are in a row.
+// The inputs of a gradient: the matrices of a task, from a query and a key on, and its queries' numbers. g is
+// (matrices, L, g_stride), of which V are in a row.
 template <typename T, int D>
 struct Inputs {
     Source<T, D> g, q, k, v;

@@ -41,8 +41,8 @@ template <typename T, bool WIDE>
 constexpr int STRIP_WIDTH = WIDE ? sizeof(T) == 8 ? 2 : 4 : 1;
 constexpr int LOADS_AHEAD = 12;  // that a thread has under way while it adds up the row before them
 
-// The COUNT elements of a source row that WIDTH columns take, from `row` on; zeros for those outside. Of several columns
-// a vector lies in the middle, and inside.
+// The COUNT elements of a source row that WIDTH columns take, from `row` on; zeros for those outside. Of several
+// columns a vector lies in the middle, and inside.
 template <int WIDTH = 1, typename C, typename T, int COUNT>
 __device__ __forceinline__ void read_pixels(C (&pixels)[COUNT], const T* row, bool in_row,
                                             const bool (&in_column)[COUNT]) {

@@ -17,7 +17,8 @@ struct RowCopier {
 
     // x is the first element of a tile whose first `inside` rows are inside.
     __device__ __forceinline__ RowCopier(const T* x, long long row_stride, int inside)
-        : next(reinterpret_cast<const char*>(x + threadIdx.x / CHUNKS * row_stride) + threadIdx.x % CHUNKS * CHUNK_BYTES),
+        : next(reinterpret_cast<const char*>(x + threadIdx.x / CHUNKS * row_stride) +
+               threadIdx.x % CHUNKS * CHUNK_BYTES),
           to_next(AT_ONCE * row_stride * sizeof(T)),
           rows(inside - int(threadIdx.x / CHUNKS)) {}
 

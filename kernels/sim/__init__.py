@@ -27,9 +27,9 @@ first values come from the environment: ``MINIGRAD_SIM_CHECKS`` (0 or 1, the def
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 from .architectures import SHARED_BYTES
 from .build import cache_directory, compiler
@@ -84,6 +84,17 @@ def is_available() -> bool:
     return compiler() is not None
 
 
+@contextmanager
+def _set_inside(get: Callable[[], Any], set: Callable[[Any], None], value: Any) -> Iterator[None]:
+    """Inside the ``with`` block, what ``set`` sets is ``value``; afterwards it is what it was."""
+    before = get()
+    set(value)
+    try:
+        yield
+    finally:
+        set(before)
+
+
 # ---- the order of threads ----------------------------------------------------------------------------------
 
 
@@ -101,15 +112,9 @@ def set_seed(seed: int) -> None:
     _seed = seed
 
 
-@contextmanager
-def seed(value: int) -> Iterator[None]:
+def seed(value: int) -> AbstractContextManager[None]:
     """Inside the ``with`` block, simulated threads run in the order drawn from ``value``."""
-    before = get_seed()
-    set_seed(value)
-    try:
-        yield
-    finally:
-        set_seed(before)
+    return _set_inside(get_seed, set_seed, value)
 
 
 def get_order() -> str:
@@ -132,15 +137,9 @@ def set_order(name: str | None) -> None:
     _order = name
 
 
-@contextmanager
-def order(name: str | None) -> Iterator[None]:
+def order(name: str | None) -> AbstractContextManager[None]:
     """Inside the ``with`` block, simulated threads run in the order ``name`` (see :func:`set_order`)."""
-    before = _order
-    set_order(name)
-    try:
-        yield
-    finally:
-        set_order(before)
+    return _set_inside(lambda: _order, set_order, name)
 
 
 @contextmanager
@@ -189,15 +188,9 @@ def set_checks(on: bool) -> None:
     _checks = on
 
 
-@contextmanager
-def checks(on: bool = True) -> Iterator[None]:
+def checks(on: bool = True) -> AbstractContextManager[None]:
     """Inside the ``with`` block, launches are checked (or not, if ``on`` is False)."""
-    before = get_checks()
-    set_checks(on)
-    try:
-        yield
-    finally:
-        set_checks(before)
+    return _set_inside(get_checks, set_checks, on)
 
 
 def get_architecture() -> str:
@@ -214,15 +207,9 @@ def set_architecture(name: str) -> None:
     _architecture = name
 
 
-@contextmanager
-def architecture(name: str) -> Iterator[None]:
+def architecture(name: str) -> AbstractContextManager[None]:
     """Inside the ``with`` block, launches must keep the limits of ``name``, such as ``"sm_75"``."""
-    before = get_architecture()
-    set_architecture(name)
-    try:
-        yield
-    finally:
-        set_architecture(before)
+    return _set_inside(get_architecture, set_architecture, name)
 
 
 def get_num_threads() -> int:
@@ -238,15 +225,9 @@ def set_num_threads(number: int) -> None:
     _num_threads = number
 
 
-@contextmanager
-def num_threads(number: int) -> Iterator[None]:
+def num_threads(number: int) -> AbstractContextManager[None]:
     """Inside the ``with`` block, ``number`` of the CPU's threads simulate blocks of unchecked launches."""
-    before = get_num_threads()
-    set_num_threads(number)
-    try:
-        yield
-    finally:
-        set_num_threads(before)
+    return _set_inside(get_num_threads, set_num_threads, number)
 
 
 def _first_seed() -> int:

@@ -26,7 +26,8 @@ void Worker::end_asynchronous() {
         fail("returns after an arrive_at_cluster(), with no wait_for_cluster()");
     const Block& block = *current->block;
     if (clocked && block.live == 1 && !clocks.have_seen(block.first, threads, block.from_others))
-        fail("leaves, the last thread of its block, with no sync_cluster() after what other blocks do in its shared memory");
+        fail("leaves, the last thread of its block, with no sync_cluster() after what other blocks do in its shared "
+             "memory");
     for (const NamedBarrier& barrier : block.named_barriers)
         if (block.live == 1 && barrier.arrived)
             fail("returns, the last thread of its block, and barrier %d has had %d arrivals that nobody waits for",
@@ -193,8 +194,8 @@ std::string Worker::describe_barriers() {
         text += "\n  the barrier ";
         if (watching) text += watcher.name_of(uintptr_t(address));
         text += ", in phase " + std::to_string(barrier.phase) + ", lacks " + std::to_string(barrier.pending) + " of " +
-                std::to_string(barrier.expected) + " arrivals and " + std::to_string(std::max<int64_t>(0, barrier.bytes)) +
-                " bytes";
+                std::to_string(barrier.expected) + " arrivals and " +
+                std::to_string(std::max<int64_t>(0, barrier.bytes)) + " bytes";
         if (barrier.bytes < 0) text += "; " + std::to_string(-barrier.bytes) + " bytes more come than were announced";
     }
     return text;

@@ -233,7 +233,8 @@ class Watcher {
     }
 
     // What the copy engine and the tensor cores read goes past what orders the accesses of threads.
-    __attribute__((cold)) const char* no_fence(const Region& region, size_t offset, const Event& store, const Event& now) {
+    __attribute__((cold)) const char* no_fence(const Region& region, size_t offset, const Event& store,
+                                               const Event& now) {
         complaint = "reads " + region.index_text(offset) + " of " + region.description + " at " + place(now.pc) +
                     " by the copy engine or the tensor cores, and thread " + triple(store.thread, block_size) +
                     " has written it at " + place(store.pc) +
@@ -241,9 +242,11 @@ class Watcher {
         return complaint.c_str();
     }
 
-    __attribute__((cold)) const char* race(const Region& region, size_t offset, const Event& earlier, bool earlier_stored,
-                     const Event& now, bool stored) {
-        auto verb = [](const Event& event, bool store) { return event.atomic ? "updates" : store ? "writes" : "reads"; };
+    __attribute__((cold)) const char* race(const Region& region, size_t offset, const Event& earlier,
+                                           bool earlier_stored, const Event& now, bool stored) {
+        auto verb = [](const Event& event, bool store) {
+            return event.atomic ? "updates" : store ? "writes" : "reads";
+        };
         const bool other_block = earlier.block != now.block;
         complaint = "race on " + region.index_text(offset) + " of " + region.description + ": this thread " +
                     verb(now, stored) + " it at " + place(now.pc) + ", and ";
@@ -251,8 +254,8 @@ class Watcher {
         complaint += "thread " + triple(earlier.thread, block_size) + (other_block ? " " : " of the same block ") +
                      verb(earlier, earlier_stored) + " it at " + place(earlier.pc);
         if (is_asynchronous(earlier) || is_asynchronous(now))
-            return finish("; what the copy engine and the tensor cores do is ordered by waiting for it alone: a Barrier, "
-                          "wait_for_stores(), or wgmma_wait()");
+            return finish("; what the copy engine and the tensor cores do is ordered by waiting for it alone: a "
+                          "Barrier, wait_for_stores(), or wgmma_wait()");
         if (other_block && region.shared)
             return finish("; blocks of a cluster are ordered by sync_cluster(), or its two halves, alone");
         if (other_block)
@@ -269,8 +272,9 @@ class Watcher {
         return complaint.c_str();
     }
 
-    // `<pc 1234>` in a text stands for a line of the kernel's source, and `<order 1234 5678 warp reads>` for advice
-    // on how to order the accesses of two lines by two threads of one warp (or block), one a read (or both writes): Python puts them in.
+    // `<pc 1234>` in a text stands for a line of the kernel's source, and `<order 1234 5678 warp reads>` for
+    // advice on how to order the accesses of two lines by two threads of one warp (or block), one a read (or
+    // both writes): Python puts them in.
     static std::string place(uintptr_t pc) {
         char text[32];
         snprintf(text, sizeof text, "<pc %zx>", size_t(pc));

@@ -1,5 +1,6 @@
-// The functions that the compiler calls in a checked or profiled kernel: before each access (-fsanitize=thread), and when
-// an alignment, an index into an array of known size, or integer arithmetic is wrong (-fsanitize=alignment,...).
+// The functions that the compiler calls in a checked or profiled kernel: before each access
+// (-fsanitize=thread), and when an alignment, an index into an array of known size, or integer arithmetic is
+// wrong (-fsanitize=alignment,...).
 //
 // Their names and arguments are those of the sanitizers' runtimes, which are not linked. Atomic operations
 // come here instead of being done in the kernel, so here they are done.
@@ -152,8 +153,8 @@ long long value_of(const TypeDescriptor* type, uintptr_t value) {
 }
 
 void fail_overflow(const Overflow* data, uintptr_t left, const char* operation, uintptr_t right) {
-    sim_fail_access("%lld %s %lld overflows the type %s at %s:%u: compute it in long long, as sizes and offsets may have "
-                    "more than 31 bits",
+    sim_fail_access("%lld %s %lld overflows the type %s at %s:%u: compute it in long long, as sizes and offsets may "
+                    "have more than 31 bits",
                     value_of(data->type, left), operation, value_of(data->type, right), data->type->name,
                     base_name(data->location.file), data->location.line);
 }

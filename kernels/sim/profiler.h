@@ -186,10 +186,11 @@ class Profiler {
         }
         uintptr_t touched[32 * 2];
         unsigned sectors = 0;
-        for (unsigned lane = 0; lane < request.lanes; lane++)
-            for (uintptr_t at = request.addresses[lane] / SECTOR; at <= (request.addresses[lane] + request.size - 1) / SECTOR;
-                 at++)
+        for (unsigned lane = 0; lane < request.lanes; lane++) {
+            const uintptr_t last = (request.addresses[lane] + request.size - 1) / SECTOR;
+            for (uintptr_t at = request.addresses[lane] / SECTOR; at <= last; at++)
                 if (sectors < std::size(touched)) touched[sectors++] = at;
+        }
         std::sort(touched, touched + sectors);
         const auto end = std::unique(touched, touched + sectors);
         for (auto at = touched; at < end; at++) distinct[is_store(instruction.kind)].insert(*at);
@@ -205,7 +206,8 @@ class Profiler {
         unsigned number = 0;
         for (unsigned i = 0; i < request.lanes; i++) {
             if (request.lane_of[i] < first || request.lane_of[i] >= end) continue;
-            for (uintptr_t at = request.addresses[i] / WORD; at <= (request.addresses[i] + request.size - 1) / WORD; at++)
+            const uintptr_t last = (request.addresses[i] + request.size - 1) / WORD;
+            for (uintptr_t at = request.addresses[i] / WORD; at <= last; at++)
                 if (number < std::size(words)) words[number++] = at;
         }
         std::sort(words, words + number);

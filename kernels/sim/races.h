@@ -2,9 +2,11 @@
 //
 // A race is two accesses of one byte by two threads, at least one of them a store and not both atomic, that
 // nothing orders. What orders them: __syncthreads() for the threads of a block, __syncwarp() for the lanes of
-// its mask, and nothing at all for two blocks (but see Watcher::publish). Each granule of memory (an element
-// of at most 8 bytes) remembers its last store, the plain store before it if that was atomic, and two loads; two are enough to find every race with a later
-// store, if those that differ most are kept: of two blocks, else of two warps, else of two threads.
+// its mask, and nothing at all for two blocks (but see Watcher::publish).
+//
+// Each granule of memory (an element of at most 8 bytes) remembers its last store, the plain store before it if
+// that was atomic, and two loads; two are enough to find every race with a later store, if those that differ
+// most are kept: of two blocks, else of two warps, else of two threads.
 //
 // Where barriers in shared memory and asynchronous copies order accesses too, events carry a clock (clocks.h).
 #pragma once

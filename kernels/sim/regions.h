@@ -125,8 +125,10 @@ class Regions {
             for (size_t i = 0; i < checks.count; i++) {
                 const Array& array = checks.arrays[i];
                 if (!array.read_only != writeable || (array.bytes && find(array.begin, array.bytes))) continue;
-                if (!array.begin) null_arguments += std::string(null_arguments.empty() ? " " : ", ") + array.description;
-                if (!array.begin) continue;
+                if (!array.begin) {
+                    null_arguments += std::string(null_arguments.empty() ? " " : ", ") + array.description;
+                    continue;
+                }
                 Region& region = add(array.begin, array.bytes, array.element, array.name, array.description);
                 region.read_only = array.read_only;
                 region.written = array.written;

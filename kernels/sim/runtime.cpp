@@ -6,8 +6,8 @@
 // whose barriers can never be met leaves no fiber ready, which is reported as a deadlock.
 //
 // Blocks are independent, so several workers, each on an operating-system thread of its own, take them one
-// by one; blocks of a cluster run together on one. A worker owns everything its block needs: fibers, shared memory, random state. A checked launch has
-// one worker, and a Watcher that sees every access (checks.h).
+// by one; blocks of a cluster run together on one. A worker owns everything its block needs: fibers, shared
+// memory, random state. A checked launch has one worker, and a Watcher that sees every access (checks.h).
 #include "runtime.h"
 
 #include <stdarg.h>
@@ -242,8 +242,9 @@ void* Worker::static_variable(const sim::SharedVariable& variable) {
     if (end > STATIC_SHARED_BYTES)
         sim_fail("the __shared__ variables take %zu bytes; static ones may take %zu", end, STATIC_SHARED_BYTES);
     if (end + launch->dynamic_shared > launch->options.shared_limit)
-        sim_fail("a block has %zu bytes of shared memory, %zu of them dynamic; %s allows %zu", end + launch->dynamic_shared,
-                 launch->dynamic_shared, launch->options.architecture, launch->options.shared_limit);
+        sim_fail("a block has %zu bytes of shared memory, %zu of them dynamic; %s allows %zu",
+                 end + launch->dynamic_shared, launch->dynamic_shared, launch->options.architecture,
+                 launch->options.shared_limit);
     unsigned char* address = current->block->static_shared + variable.offset;
     if (watching) address += RED_ZONE * std::min(variable.number, RED_ZONES - 1);
     add_shared(address, variable.bytes, variable.element, variable.name);
@@ -288,8 +289,8 @@ void Worker::access_otherwise(uintptr_t address, size_t bytes, Kind kind, const 
     if (clocked) {
         const size_t place = address - reinterpret_cast<uintptr_t>(blocks[0].dynamic_shared);
         if (place < block_shared * blocks.size()) visit(place / block_shared, "in_block");
-        return check(reinterpret_cast<void*>(address), bytes, kind, return_address, clocks.view(fiber.number), fiber.number,
-                     clocks.now(fiber.number));
+        return check(reinterpret_cast<void*>(address), bytes, kind, return_address, clocks.view(fiber.number),
+                     fiber.number, clocks.now(fiber.number));
     }
     const unsigned lanes = std::min<size_t>(WARP, threads - fiber.thread.linear / WARP * WARP);
     profiler.access(fiber.number, lanes, address, bytes, kind, reinterpret_cast<uintptr_t>(return_address));
@@ -332,7 +333,9 @@ void Worker::atomic() {
 
 // ---- messages --------------------------------------------------------------------------------------------------
 
-std::string Worker::block_name(const Block& block) const { return launch->kernel + (", block " + text_of(block.index)); }
+std::string Worker::block_name(const Block& block) const {
+    return launch->kernel + (", block " + text_of(block.index));
+}
 
 // `what`, and where the threads wait that run together.
 std::string Worker::describe_waiting(const char* what) {
@@ -417,7 +420,9 @@ int sim_print(const char* format, ...) {
     return 0;
 }
 
-void sim_barrier_init(void* barrier, int arrivals) { worker->initialise(barrier, arrivals, __builtin_return_address(0)); }
+void sim_barrier_init(void* barrier, int arrivals) {
+    worker->initialise(barrier, arrivals, __builtin_return_address(0));
+}
 void sim_barrier_arrive(void* barrier, unsigned block, unsigned bytes) {
     worker->arrive(barrier, block, bytes, __builtin_return_address(0));
 }

@@ -92,7 +92,8 @@ struct Wgmma {
     int columns;
 
     bool same(const Wgmma& other) const {
-        return a == other.a && b == other.b && !a_registers == !other.a_registers && element.widen == other.element.widen && a_along_m == other.a_along_m &&
+        return a == other.a && b == other.b && !a_registers == !other.a_registers &&
+               element.widen == other.element.widen && a_along_m == other.a_along_m &&
                b_along_n == other.b_along_n && add == other.add && columns == other.columns;
     }
 };

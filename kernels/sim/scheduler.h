@@ -140,12 +140,13 @@ void Worker::run_cluster(uint64_t number) {
         const bool progress = launch->options.order == WARPS ? run_warps() : run_round();
         rounds_of_waiting = spinning && spinning == resumed ? rounds_of_waiting + 1 : 0;
         if (!error.empty()) break;
-        if (*launch->interrupted) error = block_name(blocks[0]) + ": " + describe_waiting("interrupted");
-        if (!progress && !release_active_lanes())
-            error = block_name(blocks[0]) + ": " + describe_waiting("deadlock, no thread can go on");
+        const char* why = nullptr;
+        if (*launch->interrupted) why = "interrupted";
+        if (!progress && !release_active_lanes()) why = "deadlock, no thread can go on";
         if (rounds_of_waiting == ROUNDS_OF_WAITING)
-            error = block_name(blocks[0]) + ": " + describe_waiting("livelock, threads wait in loops for what none of them does; "
-                                                           "a block cannot wait for one that has not started");
+            why = "livelock, threads wait in loops for what none of them does; a block cannot wait for one that has "
+                  "not started";
+        if (why) error = block_name(blocks[0]) + ": " + describe_waiting(why);
     }
     if (error.empty()) end_cluster();
     // After an error the fibers are left where they are, in the middle of the kernel: they start anew next time.

@@ -113,9 +113,10 @@ class Worker {
     void begin_asynchronous();
     void end_asynchronous();
     uint32_t new_clock();
-    __attribute__((noinline)) void access_otherwise(uintptr_t address, size_t bytes, Kind kind, const void* return_address);
-    void check(const void* address, size_t bytes, Kind kind, const void* return_address, const View& view, uint32_t clock,
-               uint32_t time);
+    __attribute__((noinline)) void access_otherwise(uintptr_t address, size_t bytes, Kind kind,
+                                                    const void* return_address);
+    void check(const void* address, size_t bytes, Kind kind, const void* return_address, const View& view,
+               uint32_t clock, uint32_t time);
     void order_all(std::span<Fiber* const> met);
     void wait_until(const void* what, const sim::Place& place);
     template <class Then>
