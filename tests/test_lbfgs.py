@@ -98,3 +98,6 @@ def test_wrong_use_is_refused():
         LBFGS([x], line_search_fn="armijo")
     with pytest.raises(TypeError, match="closure"):
         LBFGS([x]).step()
+    x.grad, y.grad = mg.ones(2), mg.ones(0)  # as many elements as there should be
+    with pytest.raises(ValueError, match=r"gradient \(shape \(2,\), on cpu\) does not fit its parameter"):
+        LBFGS([x, y]).step(lambda: mg.zeros(1))

@@ -260,6 +260,23 @@ def test_a_gradient_that_does_not_fit_is_told():
     parameter.grad = mg.ones(3)
     with pytest.raises(ValueError, match=r"\(3,\).*\(7, 5\)"):
         optimizer.step()
+    parameter.grad = [1.0]
+    with pytest.raises(TypeError, match="must be a tensor, got list"):
+        optimizer.step()
+
+
+def test_a_step_changes_all_groups_or_none():
+    first, second = start(), start()
+    optimizer = optim.SGD([{"params": [first]}, {"params": [second]}], lr=0.1, momentum=0.9)
+    first.grad, second.grad = mg.ones_like(first), mg.ones(3)
+    with pytest.raises(ValueError, match="does not fit its parameter"):
+        optimizer.step()
+    assert first.equal(start()) and not optimizer.state_dict()["state"]
+
+
+def test_read_only_parameters_are_refused():
+    with pytest.raises(ValueError, match=r"parameter 1 \(shape \(3,\)\) lies in read-only memory"):
+        optim.SGD([start(), mg.ones(1).expand(3).detach().requires_grad_()], lr=0.1)
 
 
 def test_muon_steps_along_an_orthogonal_matrix():
@@ -335,10 +352,15 @@ def test_a_state_that_does_not_fit_changes_nothing():
     for bad, text in (
         ({7: averages}, "number 7"),
         ({0: {"momentum_buffer": mg.zeros(7, 5)}}, "parameter 0 lacks 'exp_avg', 'exp_avg_sq'"),
+        ({0: None}, "parameter 0 must be a dict, got NoneType"),
+        ({0: {**averages, "step": math.nan}}, "parameter 0 has 'step' nan, which must be a finite number"),
         ({1: averages}, r"parameter 1 has 'exp_avg_sq' of shape \(5, 7\), the parameter has \(7, 5\)"),
     ):
         with pytest.raises(ValueError, match=text):
             optimizer.load_state_dict({**state, "state": bad})
+    for bad in ({"state": {}}, [state], None):
+        with pytest.raises(ValueError, match='a state is a dict with "state" and "param_groups"'):
+            optimizer.load_state_dict(bad)
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from minigrad.autograd import enable_grad, no_grad
+from minigrad.autograd import enable_grad, no_grad, wrap
 from minigrad.ops.join import concat
-from minigrad.optim.optimizer import Optimizer, check_number
+from minigrad.optim.optimizer import Optimizer, check_number, gradient_of
 from minigrad.tensor import Tensor
 
 __all__ = ["LBFGS"]
@@ -169,12 +169,11 @@ class LBFGS(Optimizer):
         return length, found, new_grad
 
     def _flat_gradient(self) -> Tensor:
-        return concat(
-            [
-                (param.new_zeros(param.shape) if param.grad is None else param.grad.detach()).reshape(-1)
-                for param in self._params
-            ]
-        )
+        grads = [
+            param.new_zeros(param.shape) if param.grad is None else wrap(gradient_of(param), param.device)
+            for param in self._params
+        ]
+        return concat([grad.reshape(-1) for grad in grads])
 
     def _move(self, direction: Tensor, length: float) -> None:
         first = 0

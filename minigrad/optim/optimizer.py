@@ -130,11 +130,14 @@ class Optimizer:
                 loss = closure()
         if recorder.current is not None:
             recorder.current.watch(self._what_is_recorded)
+        updates = []  # all gradients are checked before a parameter changes
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
             if params:
                 maximize = group.get("maximize", False)
-                self.update_all(params, [_gradient(param, maximize) for param in params], group)
+                updates.append((params, [gradient_of(param, maximize) for param in params], group))
+        for params, grads, group in updates:
+            self.update_all(params, grads, group)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -169,6 +172,11 @@ class Optimizer:
                     f"{name}: parameter {i} (shape {param.shape}) is not a leaf: the op "
                     f"{param.grad_fn!r} made it; optimize what it was made from"
                 )
+            if not getattr(param._array.flags, "writeable", True):  # CuPy knows no read-only arrays
+                raise ValueError(
+                    f"{name}: parameter {i} (shape {param.shape}) lies in read-only memory (a broadcast "
+                    "view, or a read-only array): give a clone() of it"
+                )
             if id(param) in seen:
                 raise ValueError(f"{name}: parameter {i} (shape {param.shape}) comes twice")
             seen.add(id(param))
@@ -193,10 +201,15 @@ class Optimizer:
         """Continue from what :meth:`state_dict` gave for parameters in the same order.
 
         Raises:
-            ValueError: the groups differ in number or size, an option is out of range, or the state is of
-                another optimizer or of parameters of other shapes; nothing is changed.
+            ValueError: it is no such state, the groups differ in number or size, an option is out of range,
+                or the state is of another optimizer or of parameters of other shapes; nothing is changed.
         """
         name = type(self).__name__
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(
+                f'{name}: a state is a dict with "state" and "param_groups", as state_dict() gives it; '
+                f"got {state_dict!r:.60}"
+            )
         saved = list(state_dict["param_groups"])
         sizes = [len(group["params"]) for group in self.param_groups]
         saved_sizes = [len(group["params"]) for group in saved]
@@ -389,9 +402,11 @@ def _contiguous(*arrays: Any) -> bool:
     return all(a is None or a.flags.c_contiguous for a in arrays)
 
 
-def _gradient(param: Tensor, maximize: bool) -> Any:
+def gradient_of(param: Tensor, maximize: bool = False) -> Any:
     """The array of ``param.grad``, checked, and negated for an ascent."""
     grad = param.grad
+    if not isinstance(grad, Tensor):
+        raise TypeError(f"the gradient of a parameter must be a tensor, got {type(grad).__name__}")
     own, array = param._array, grad._array
     if grad.device is not param.device or array.shape != own.shape:
         raise ValueError(
@@ -415,8 +430,16 @@ def _placed(value: Any, dtype: np.dtype) -> Any:
 
 def _misfit(values: Mapping[str, Any], param: Tensor, names: tuple[str, ...] | None) -> str | None:
     """Why saved values cannot be the state of ``param``, or None."""
+    if not isinstance(values, Mapping):
+        return f"must be a dict, got {type(values).__name__}"
     if names is None or not values:
         return None
+    for name in NUMBERS.keys() & values.keys():
+        number = values[name]
+        if isinstance(number, Tensor) and number.numel() == 1:
+            number = number.item()
+        if not isinstance(number, numbers.Real) or not 0 <= float(number) < math.inf:
+            return f"has {name!r} {values[name]!r:.60}, which must be a finite number of at least 0"
     missing = [name for name in names if not isinstance(values.get(name), Tensor)]
     if missing:
         return f"lacks {', '.join(map(repr, missing))}: it is of another optimizer, or of other options"
@@ -428,9 +451,9 @@ def _misfit(values: Mapping[str, Any], param: Tensor, names: tuple[str, ...] | N
 
 def _own_copy(name: str, value: Any, param: Tensor) -> Any:
     """A copy of a saved value, tensors on the parameter's device and, if floating, of its dtype."""
+    if name in NUMBERS:
+        return NUMBERS[name](value)
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
-    if name in NUMBERS:
-        return NUMBERS[name](value.item())
     dtype = param.dtype if value.is_floating_point() else None
     return value.detach().to(device=param.device, dtype=dtype, copy=True)
