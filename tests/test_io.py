@@ -214,6 +214,12 @@ def test_damaged_values_are_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
         load(path)
+    content[-1] ^= 1
+    header = content.index(b'".0":{"dtype"')  # the tensor under another name than the values have it
+    content[header + 1 : header + 3] = b".7"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged: it has no tensor '\.0'"):
+        load(path)
 
 
 def test_metadata_is_text(tmp_path, weights):
@@ -355,6 +361,10 @@ def test_where_nothing_can_be_written(tmp_path, weights):
         save(weights, tmp_path / "nowhere" / "w.safetensors")
     with pytest.raises(IsADirectoryError, match="is a folder"):
         save(weights, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a device, a pipe or a socket"):
+        save(weights, tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_without_safetensors_the_message_names_the_extra(tmp_path, weights, monkeypatch):

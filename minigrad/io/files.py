@@ -31,6 +31,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder")
+    if target.exists() and not target.is_file():
+        raise OSError(f"cannot write {target}: it is a device, a pipe or a socket, not a file to be replaced")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {target}: there is no folder {target.parent}")
     _remove_abandoned(target)

@@ -94,6 +94,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray], device: Any = "cpu") ->
     if kind == "dict":
         return {decode(k, arrays): decode(v, arrays, device) for k, v in content}
     if kind in ("tensor", "array"):
+        if content not in arrays:
+            raise ValueError(f"the file is damaged: it has no tensor {content!r}")
         array = arrays[content]
         return from_numpy(array).to(device) if kind == "tensor" else array
     values = [decode(v, arrays, device) for v in content]
