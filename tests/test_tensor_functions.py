@@ -522,7 +522,33 @@ BAD = [
     (lambda: mg.roll(X, (1, 2), (0,)), ValueError, "differ in length"),
     (lambda: mg.bincount(mg.tensor([-1])), ValueError, "must not be negative, got -1"),
     (lambda: mg.movedim(X, (0, 1), 0), ValueError, "differ in length"),
+    (lambda: mg.trapezoid(X, dim=2), IndexError, "trapezoid: dim 2 is out of range"),
+    (lambda: mg.cross(X, X, dim=2), IndexError, "cross: dim 2 is out of range"),
+    (lambda: mg.rot90(mg.tensor(1.0)), IndexError, "rot90: dim 0 is out of range"),
+    (lambda: mg.gather(X, 2, mg.zeros(1, 1).long()), IndexError, "gather: dim 2 is out of range"),
+    (lambda: mg.cumsum(X, (0, 1)), TypeError, r"cumsum: dim must be an integer, got \(0, 1\)"),
+    (lambda: mg.cumprod(X, None), TypeError, "cumprod: dim must be an integer, got None"),
+    (lambda: mg.cat([X], 1.0), TypeError, "concat: dim must be an integer, got 1.0"),
+    (lambda: mg.sort(X, (0, 1)), TypeError, r"argsort: dim must be an integer, got \(0, 1\)"),
+    (lambda: X.transpose(0, "a"), TypeError, "transpose: dim must be an integer, got 'a'"),
 ]
+
+
+def test_statistics_of_one_variable_and_of_nothing():
+    assert mg.cov(mg.ones(1, 3)).shape == mg.corrcoef(mg.ones(1, 3)).shape == ()
+    assert mg.cov(mg.ones(2, 0)).isnan().all()
+    assert mg.nansum(mg.tensor([1, 2])).item() == 3 and mg.nansum(mg.tensor([1, 2])).dtype == mg.int64
+
+
+def test_more_differences_than_elements():
+    assert mg.diff(mg.ones(2, 3), n=2**60).shape == (2, 0)
+
+
+@pytest.mark.parametrize("function", [mg.atan2, mg.hypot, mg.logaddexp])
+def test_integers_beside_floats_take_their_dtype(function):
+    assert function(mg.ones(2).half(), mg.ones(2).int()).dtype == mg.float16
+    assert function(mg.ones(2).int(), mg.ones(2).double()).dtype == mg.float64
+    assert function(mg.ones(2).int(), mg.ones(2).int()).dtype == mg.float32
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)

@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.ops.index import getitem
 from minigrad.ops.join import concat, split, stack
 from minigrad.ops.padding import pad
-from minigrad.ops.shape import broadcast_to, flip, reshape, transpose, unsqueeze
+from minigrad.ops.shape import axis_of, broadcast_to, flip, reshape, transpose, unsqueeze
 
 __all__ = [
     "block_diag",
@@ -86,7 +86,7 @@ def _as_matrix(x: Any) -> Any:
 
 def rot90(input: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
     """Turned ``k`` times by 90 degrees in the plane of ``dims``, from the first to the second."""
-    first, second = (d % input.ndim for d in dims)
+    first, second = (axis_of("rot90", d, input.ndim) for d in dims)
     if first == second:
         raise ValueError(f"rot90: dims must be two different ones, got {tuple(dims)}")
     if k % 4 == 0:
@@ -99,7 +99,7 @@ def rot90(input: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
 
 def tensor_split(input: Any, indices_or_sections: int | Sequence[int], dim: int = 0) -> tuple:
     """Views along ``dim``: so many pieces, of sizes that differ by at most 1, or pieces cut at indices."""
-    size = input.shape[dim]
+    size = input.shape[axis_of("tensor_split", dim, input.ndim)]
     if isinstance(indices_or_sections, int):
         count = indices_or_sections
         if count < 1:
@@ -113,7 +113,7 @@ def tensor_split(input: Any, indices_or_sections: int | Sequence[int], dim: int 
 
 def cross(input: Any, other: Any, dim: int = -1) -> Any:
     """The vector product along ``dim``, whose size is 3; the other sizes broadcast."""
-    if input.shape[dim] != 3 or other.shape[dim] != 3:
+    if any(x.shape[axis_of("cross", dim, x.ndim)] != 3 for x in (input, other)):
         raise ValueError(
             f"cross: dim {dim} must have size 3, got shapes {tuple(input.shape)} and {tuple(other.shape)}"
         )

@@ -11,7 +11,8 @@ from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.index import getitem
 from minigrad.ops.join import concat, stack, unbind
 from minigrad.ops.numpy_names import renamed
-from minigrad.ops.reduce import normalize_dim, widened
+from minigrad.ops.reduce import widened
+from minigrad.ops.shape import axis_of
 
 
 @op(name="cumsum")
@@ -81,18 +82,16 @@ def cumprod(x: Any, dim: Any = None, *, dtype: Any = None, **names: Any) -> Any:
 
 def _prepared(name: str, x: Any, dim: Any, dtype: Any) -> tuple[Any, int | None]:
     """``x`` as it is summed or multiplied, and the axis; None where there is no axis."""
-    if not isinstance(dim, int):
-        raise TypeError(f"{name}: dim must be an integer, got {dim!r}")
-    axes = normalize_dim(name, dim, x.ndim)
-    return widened(x) if dtype is None else x.to(dtype), axes[0] if axes else None
+    axis = axis_of(name, dim, max(x.ndim, 1))
+    return widened(x) if dtype is None else x.to(dtype), axis if x.ndim else None
 
 
 def diff(x: Any, n: int = 1, dim: int = -1) -> Any:
     """The differences of neighbours along ``dim``, ``n`` times."""
     if x.ndim == 0 or n < 0:
         raise ValueError(f"diff: needs n >= 0 and at least one dimension, got n = {n} and shape {x.shape}")
-    (axis,) = normalize_dim("diff", dim, x.ndim)
-    for _ in range(n):
+    axis = axis_of("diff", dim, x.ndim)
+    for _ in range(min(n, x.shape[axis])):  # after which nothing is left
         x = getitem(x, index=_along(axis, slice(1, None))) - getitem(x, index=_along(axis, slice(-1)))
     return x
 

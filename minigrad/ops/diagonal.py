@@ -9,6 +9,7 @@ import numpy as np
 from minigrad.dispatch import Spec
 from minigrad.op import op
 from minigrad.ops.reduce import sum
+from minigrad.ops.shape import axis_of
 
 
 @op(name="diagonal", view=True)
@@ -76,9 +77,7 @@ def trace(x: Any) -> Any:
 
 
 def _two_axes(name: str, x: Any, dim1: int, dim2: int) -> tuple[int, int]:
-    for d in (dim1, dim2):
-        if not -x.ndim <= d < x.ndim:
-            raise IndexError(f"{name}: dim {d} is out of range for a tensor of {x.ndim} dimensions")
-    if dim1 % x.ndim == dim2 % x.ndim:
+    axes = axis_of(name, dim1, x.ndim), axis_of(name, dim2, x.ndim)
+    if axes[0] == axes[1]:
         raise ValueError(f"{name}: dim1 and dim2 must differ, got {dim1} and {dim2}")
-    return dim1 % x.ndim, dim2 % x.ndim
+    return axes

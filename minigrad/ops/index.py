@@ -15,7 +15,7 @@ from minigrad.graph import Variable
 from minigrad.kernels import cuda
 from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows
-from minigrad.ops.shape import reshape
+from minigrad.ops.shape import axis_of, reshape
 
 
 def raw_index(index: Any, copy: bool = False) -> Any:
@@ -192,9 +192,7 @@ def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
         return x
     if indices.dtype.kind not in "iu":
         raise TypeError(f"take_along_dim: indices must be integers, got {indices.dtype}")
-    if not -x.ndim <= dim < x.ndim:
-        raise IndexError(f"take_along_dim: dim {dim} is out of range for a tensor of {x.ndim} dimensions")
-    dim %= x.ndim
+    dim = axis_of("take_along_dim", dim, x.ndim)
     if indices.shape[:dim] != x.shape[:dim] or indices.shape[dim + 1 :] != x.shape[dim + 1 :]:
         raise ValueError(
             f"take_along_dim: indices of shape {indices.shape} and a tensor of shape {x.shape} must agree "
@@ -206,7 +204,8 @@ def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
 def gather(x: Any, dim: int, index: Any) -> Any:
     """PyTorch's name and argument order for :func:`take_along_dim`; ``index`` may be smaller elsewhere."""
     if x.ndim and index.ndim == x.ndim:
-        window = tuple(slice(None) if d == dim % x.ndim else slice(n) for d, n in enumerate(index.shape))
+        axis = axis_of("gather", dim, x.ndim)
+        window = tuple(slice(None) if d == axis else slice(n) for d, n in enumerate(index.shape))
         x = getitem(x, index=window)
     return take_along_dim(x, index, dim)
 

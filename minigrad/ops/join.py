@@ -11,7 +11,7 @@ from minigrad.kernels.channels_last import NCHW, NHWC, is_channels_last
 from minigrad.op import op
 from minigrad.ops.index import getitem
 from minigrad.ops.numpy_names import renamed
-from minigrad.ops.shape import broadcast_to, permute, reshape, transpose, unsqueeze
+from minigrad.ops.shape import axis_of, broadcast_to, permute, reshape, transpose, unsqueeze
 
 
 @op(name="concat", promote=True, moves=True)
@@ -40,7 +40,7 @@ def concat(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
     if any(t.shape == (0,) for t in tensors):  # which add nothing, as in PyTorch, whatever the others' shape
         tensors = [t for t in tensors if t.shape != (0,)] or tensors[:1]
     first = tensors[0]
-    axis = _axis("concat", dim, first.ndim)
+    axis = axis_of("concat", dim, first.ndim)
     for i, t in enumerate(tensors):
         rest, wanted = list(t.shape), list(first.shape)
         if t.ndim == first.ndim:
@@ -68,7 +68,7 @@ def stack(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
 
 def split(x: Any, split_size: int | Sequence[int], dim: int = 0) -> tuple:
     """Views of ``x`` along ``dim``: pieces of ``split_size`` (the last may be smaller), or of given sizes."""
-    axis = _axis("split", dim, x.ndim)
+    axis = axis_of("split", dim, x.ndim)
     total = x.shape[axis]
     if isinstance(split_size, int):
         if split_size < 1:
@@ -87,7 +87,7 @@ def split(x: Any, split_size: int | Sequence[int], dim: int = 0) -> tuple:
 
 def unbind(x: Any, dim: int = 0) -> tuple:
     """Views of ``x`` at each position along ``dim``, which they no longer have."""
-    axis = _axis("unbind", dim, x.ndim)
+    axis = axis_of("unbind", dim, x.ndim)
     return tuple(getitem(x, index=(*(slice(None),) * axis, i)) for i in range(x.shape[axis]))
 
 
@@ -95,13 +95,13 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
     """``x`` along ``dim`` in at most ``chunks`` pieces of equal size (the last may be smaller)."""
     if chunks < 1:
         raise ValueError(f"chunk: chunks must be at least 1, got {chunks}")
-    size = x.shape[_axis("chunk", dim, x.ndim)]
+    size = x.shape[axis_of("chunk", dim, x.ndim)]
     return split(x, max(1, -(-size // chunks)), dim)
 
 
 def narrow(x: Any, dim: int, start: int, length: int) -> Any:
     """The ``length`` elements from ``start`` on along ``dim``: a view."""
-    axis = _axis("narrow", dim, x.ndim)
+    axis = axis_of("narrow", dim, x.ndim)
     size = x.shape[axis]
     first = start + size if start < 0 else start
     if length < 0 or not 0 <= first <= size - length:
@@ -113,7 +113,7 @@ def narrow(x: Any, dim: int, start: int, length: int) -> Any:
 
 def select(x: Any, dim: int, index: int) -> Any:
     """The part at ``index`` along ``dim``, which it no longer has: a view."""
-    axis = _axis("select", dim, x.ndim)
+    axis = axis_of("select", dim, x.ndim)
     if not -x.shape[axis] <= index < x.shape[axis]:
         raise IndexError(f"select: index {index} is out of range for dim {dim} of size {x.shape[axis]}")
     return getitem(x, index=(*(slice(None),) * axis, int(index)))
@@ -142,7 +142,7 @@ def roll(x: Any, shifts: int | Sequence[int], dims: int | Sequence[int] | None =
     if len(steps) != len(axes):
         raise ValueError(f"roll: shifts {shifts} and dims {dims} differ in length")
     for step, dim in zip(steps, axes, strict=True):
-        axis = _axis("roll", dim, x.ndim)
+        axis = axis_of("roll", dim, x.ndim)
         size = x.shape[axis]
         if size and (first := -step % size):
             x = concat([narrow(x, axis, first, size - first), narrow(x, axis, 0, first)], axis)
@@ -156,7 +156,7 @@ def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     """
     if dim is None:
         x, dim = reshape(x, (x.numel(),)), 0
-    axis = _axis("repeat_interleave", dim, x.ndim)
+    axis = axis_of("repeat_interleave", dim, x.ndim)
     counts = repeats.tolist() if hasattr(repeats, "tolist") else repeats
     size = x.shape[axis]
     if isinstance(counts, list) and len(counts) not in (1, size):
@@ -201,9 +201,3 @@ def _nonempty(name: str, tensors: Sequence) -> list:
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
     return tensors
-
-
-def _axis(name: str, dim: int, ndim: int) -> int:
-    if not -ndim <= dim < ndim:
-        raise IndexError(f"{name}: dim {dim} is out of range for a tensor of {ndim} dimensions")
-    return dim % ndim

@@ -16,8 +16,8 @@ from minigrad.ops.elementwise import isnan, maximum, minimum, where
 from minigrad.ops.index import getitem, take_along_dim
 from minigrad.ops.join import stack
 from minigrad.ops.numpy_names import renamed
-from minigrad.ops.reduce import amax, amin, argmax, argmin, normalize_dim
-from minigrad.ops.shape import flip, reshape, squeeze
+from minigrad.ops.reduce import amax, amin, argmax, argmin
+from minigrad.ops.shape import axis_of, flip, reshape, squeeze
 
 
 class Ordered(NamedTuple):
@@ -72,7 +72,7 @@ def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True
         return renamed(argsort, names, x=x, dim=dim, descending=descending)
     if x.ndim == 0:
         return argmax(x)
-    (axis,) = normalize_dim("argsort", dim, x.ndim)
+    axis = axis_of("argsort", dim, x.ndim)
     if not descending:
         return _argsort(x, dim=axis)
     # Read backwards, so that equal elements are in their order again when the result is reversed.
@@ -92,9 +92,9 @@ def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tru
 
     ``sorted`` is there for PyTorch's sake: they always are.
     """
-    if x.ndim == 0 or not 0 <= k <= x.shape[normalize_dim("topk", dim, x.ndim)[0]]:
+    if x.ndim == 0 or not 0 <= k <= x.shape[axis_of("topk", dim, x.ndim)]:
         raise ValueError(f"topk: k = {k} does not fit into dim {dim} of a tensor of shape {x.shape}")
-    (axis,) = normalize_dim("topk", dim, x.ndim)
+    axis = axis_of("topk", dim, x.ndim)
     indices = getitem(argsort(x, axis, largest), index=(*(slice(None),) * axis, slice(k)))
     return Ordered(take_along_dim(x, indices, axis), indices)
 
@@ -103,7 +103,7 @@ def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Ordered:
     """The ``k``-th smallest element along ``dim``, counted from 1, and its index."""
     if x.ndim == 0:
         return Ordered(x, argmax(x))
-    (axis,) = normalize_dim("kthvalue", dim, x.ndim)
+    axis = axis_of("kthvalue", dim, x.ndim)
     if not 1 <= k <= x.shape[axis]:
         raise ValueError(f"kthvalue: k = {k} does not fit into dim {dim} of a tensor of shape {x.shape}")
     place = (*(slice(None),) * axis, slice(k - 1, k))
@@ -121,7 +121,7 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
         return median(reshape(x, (x.numel(),)), 0).values
     if x.ndim == 0:
         return Ordered(x, argmax(x))
-    (axis,) = normalize_dim("median", dim, x.ndim)
+    axis = axis_of("median", dim, x.ndim)
     if x.shape[axis] == 0:
         raise ValueError(f"median: no elements along dim {dim} of a tensor of shape {x.shape}")
     order = _argsort(x, dim=axis)
@@ -154,7 +154,7 @@ def quantile(
     kept = (1,) * x.ndim if dim is None else None
     if dim is None:
         x, dim = reshape(x, (x.numel(),)), 0
-    (axis,) = normalize_dim("quantile", dim, x.ndim)
+    axis = axis_of("quantile", dim, x.ndim)
     if x.shape[axis] == 0:
         raise ValueError(f"quantile: no elements along dim {dim} of a tensor of shape {x.shape}")
     ordered = sort(x, axis).values

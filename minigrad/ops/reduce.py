@@ -22,7 +22,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import cast, floating, zeros_like
 from minigrad.ops.numpy_names import renamed
-from minigrad.ops.shape import broadcast_to, permute, reshape
+from minigrad.ops.shape import axis_of, broadcast_to, permute, reshape
 
 _int64 = np.dtype(np.int64)
 
@@ -35,7 +35,7 @@ def normalize_dim(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
         return (dim % ndim,)
     if dim is None:
         return tuple(range(ndim))
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    dims = tuple(dim) if isinstance(dim, (tuple, list, range)) else (dim,)
     for d in dims:
         if not isinstance(d, (int, np.integer)):
             raise TypeError(f"{name}: dim must be an integer or a tuple of integers, got {dim!r}")
@@ -222,10 +222,8 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False, **names: Any) 
 
 
 def _one_dim(name: str, dim: Any, ndim: int) -> int | None:
-    if dim is not None and not isinstance(dim, int):
-        raise TypeError(f"{name}: dim must be an integer or None, got {dim!r}")
-    axes = () if dim is None else normalize_dim(name, dim, ndim)
-    return axes[0] if axes else None  # a 0-d tensor has no axis to name
+    axis = None if dim is None else axis_of(name, dim, max(ndim, 1))
+    return axis if ndim else None  # a 0-d tensor has no axis to name
 
 
 # ---- products, logic --------------------------------------------------------------------------------------

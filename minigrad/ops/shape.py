@@ -16,6 +16,15 @@ from minigrad.op import op
 from minigrad.ops.numpy_names import renamed
 
 
+def axis_of(name: str, dim: int, ndim: int) -> int:
+    """``dim``, in [-ndim, ndim), as an axis in [0, ndim); IndexError or TypeError name the op otherwise."""
+    if not isinstance(dim, (int, np.integer)):
+        raise TypeError(f"{name}: dim must be an integer, got {dim!r:.60}")
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"{name}: dim {dim} is out of range for a tensor of {ndim} dimensions")
+    return int(dim) % ndim
+
+
 @op(name="reshape", view=True, ops_alone=True)
 def _reshape(xp, x, *, shape):
     return x.reshape(shape)
@@ -92,10 +101,8 @@ def permute(x: Any, dims: tuple[int, ...]) -> Any:
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     """``x`` with two axes exchanged: a view."""
     dims = list(range(x.ndim))
-    for d in (dim0, dim1):
-        if not -x.ndim <= d < x.ndim:
-            raise IndexError(f"transpose: dim {d} is out of range for a tensor of {x.ndim} dimensions")
-    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    first, second = axis_of("transpose", dim0, x.ndim), axis_of("transpose", dim1, x.ndim)
+    dims[first], dims[second] = second, first
     return _permute(x, dims=tuple(dims))
 
 
@@ -165,9 +172,7 @@ def unsqueeze(x: Any, dim: Any = None, **names: Any) -> Any:
 
 def unflatten(x: Any, dim: int, sizes: tuple[int, ...]) -> Any:
     """``x`` with the axis ``dim`` made several, of ``sizes``; one of them may be -1."""
-    if not -x.ndim <= dim < x.ndim:
-        raise IndexError(f"unflatten: dim {dim} is out of range for a tensor of {x.ndim} dimensions")
-    at, sizes = dim % x.ndim, tuple(sizes)
+    at, sizes = axis_of("unflatten", dim, x.ndim), tuple(sizes)
     if sizes.count(-1) == 1:
         known = -math.prod(sizes)
         sizes = tuple(x.shape[at] // max(known, 1) if n == -1 else n for n in sizes)
@@ -185,10 +190,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``x`` with the axes from ``start_dim`` to ``end_dim`` (included) made one."""
     if x.ndim == 0:
         return _reshape(x, shape=(1,))
-    for d in (start_dim, end_dim):
-        if not -x.ndim <= d < x.ndim:
-            raise IndexError(f"flatten: dim {d} is out of range for a tensor of {x.ndim} dimensions")
-    start, end = start_dim % x.ndim, end_dim % x.ndim
+    start, end = axis_of("flatten", start_dim, x.ndim), axis_of("flatten", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} is after end_dim {end_dim}")
     middle = math.prod(x.shape[start : end + 1])

@@ -13,7 +13,7 @@ from minigrad.op import Op, op
 from minigrad.ops.elementwise import exp, floating, isfinite, log, where
 from minigrad.ops.numpy_names import renamed
 from minigrad.ops.reduce import Dim, amax, count, largest_of_rows, normalize_dim, sum
-from minigrad.ops.shape import permute, reshape, unsqueeze
+from minigrad.ops.shape import axis_of, permute, reshape, unsqueeze
 
 
 def _less_the_largest(xp, x, dim):
@@ -90,7 +90,7 @@ def _along(target: Op, name: str, x: Any, dim: int | None) -> Any:
     if x.ndim == 0:
         return target(x.reshape(1), dim=0).reshape(())
     if type(dim) is not int or not -x.ndim <= dim < x.ndim:  # asked in few instructions
-        (dim,) = normalize_dim(name, dim, x.ndim)
+        dim = axis_of(name, dim, x.ndim)
     dim %= x.ndim
     if dim == x.ndim - 1 or x.device.type == "cpu":
         return target(x, dim=dim)

@@ -10,13 +10,14 @@ from minigrad.ops.index import getitem
 from minigrad.ops.matmul import matmul
 from minigrad.ops.reduce import amax, amin, mean
 from minigrad.ops.reduce import sum as total
+from minigrad.ops.shape import axis_of
 
 __all__ = ["aminmax", "corrcoef", "cov", "histc", "nanmean", "nansum", "trapezoid"]
 
 
 def nansum(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """The sum over ``dim``, or over all, of what is not NaN."""
-    return total(where(isnan(input), 0.0, input), dim, keepdim)
+    return total(where(isnan(input), False, input), dim, keepdim)
 
 
 def nanmean(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
@@ -31,7 +32,7 @@ def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> tup
 
 
 def cov(input: Any, *, correction: int = 1) -> Any:
-    """The covariances (n, n) of n variables, the rows of ``input`` (n, samples); of a vector, its variance.
+    """The covariances (n, n) of n variables, the rows of ``input`` (n, samples); of one, its variance.
 
     Divided by the number of samples less ``correction``.
     """
@@ -39,8 +40,8 @@ def cov(input: Any, *, correction: int = 1) -> Any:
         raise ValueError(f"cov: expected at most two dimensions, got shape {input.shape}")
     x = input if input.ndim == 2 else input.reshape(1, -1)
     deviations = x - mean(x, 1, keepdim=True)
-    found = matmul(deviations, deviations.T) / (x.shape[1] - correction)
-    return found if input.ndim == 2 else found.reshape(())
+    found = matmul(deviations, deviations.T) / max(x.shape[1] - correction, 0)
+    return found.reshape(()) if found.numel() == 1 else found
 
 
 def corrcoef(input: Any) -> Any:
@@ -73,7 +74,7 @@ def histc(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
 
 def trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
     """The area under ``y`` along ``dim``, at the places ``x`` (as ``y``, or 1-D), or at ones ``dx`` apart."""
-    axis = dim % y.ndim
+    axis = axis_of("trapezoid", dim, y.ndim)
 
     def ends(values: Any, axis: int) -> tuple:
         lead = (slice(None),) * axis
