@@ -381,6 +381,8 @@ def _run_hooks(hooks: dict[int, Callable] | None, grad: Any, device: Device) -> 
     for hook in list(hooks.values()):
         replaced = hook(tensor)
         if replaced is not None:
+            if not isinstance(replaced, _Variable):
+                raise TypeError(f"a hook returns a tensor or None, got {type(replaced).__name__}")
             if replaced.shape != tensor.shape:
                 raise ValueError(f"a hook returned shape {replaced.shape}, expected {tensor.shape}")
             tensor = replaced

@@ -398,6 +398,10 @@ def test_a_hook_must_keep_the_shape():
     x.register_hook(lambda g: g.sum())
     with pytest.raises(ValueError, match=r"hook.*\(\).*\(2,\)"):
         (x * 2.0).sum().backward()
+    y = x * 2.0
+    y.register_hook(lambda g: g.tolist())
+    with pytest.raises(TypeError, match="a hook returns a tensor or None, got list"):
+        y.sum().backward()
     assert x.grad is None
 
 

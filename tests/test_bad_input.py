@@ -149,6 +149,24 @@ def test_labels_that_are_wrong(labels, error, words):
         nn.CrossEntropyLoss()(SCORES, labels)
 
 
+def test_probabilities_of_no_classes():
+    assert F.cross_entropy(mg.ones(3, 0), mg.ones(3, 0), label_smoothing=0.1).item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: F.layer_norm(SCORES, 3), "layer_norm: normalized_shape must be a tuple or a list, got 3"),
+        (lambda: F.rms_norm(SCORES, 3), "rms_norm: normalized_shape must be a tuple or a list, got 3"),
+        (lambda: F.pad(SCORES, 1), "pad: the widths must be a tuple or a list, got 1"),
+        (lambda: F.elu(LABELS, inplace=True), "elu_: a result of float32 cannot be stored"),
+    ],
+)
+def test_arguments_of_the_wrong_type(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
 @pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.binary_cross_entropy_with_logits, F.nll_loss])
 def test_losses_of_what_is_no_tensor(loss):
     with pytest.raises(TypeError, match=f"{loss.__name__}: target must be a tensor, got list"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -214,12 +215,12 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where x > 0, else negative_slope x"""
-    return _apply(lambda x: activation.leaky_relu(x, negative_slope), input, inplace)
+    return _apply(activation.leaky_relu, input, inplace, negative_slope)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha (exp(x) - 1); https://arxiv.org/abs/1511.07289"""
-    return _apply(lambda x: activation.elu(x, alpha), input, inplace)
+    return _apply(activation.elu, input, inplace, alpha)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -242,7 +243,7 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha (exp(x / alpha) - 1); https://arxiv.org/abs/1704.07483"""
-    return _apply(lambda x: activation.celu(x, alpha), input, inplace)
+    return _apply(activation.celu, input, inplace, alpha)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -257,7 +258,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """Each element limited to [min_val, max_val]; outside, and at the bounds, the gradient is 0."""
-    return _apply(lambda x: activation.hardtanh(x, min_val, max_val), input, inplace)
+    return _apply(activation.hardtanh, input, inplace, min_val, max_val)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -272,7 +273,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x where x > threshold, else ``value``"""
-    return _apply(lambda x: activation.threshold(x, threshold, value), input, inplace)
+    return _apply(activation.threshold, input, inplace, threshold, value)
 
 
 def tanhshrink(input: Tensor) -> Tensor:
@@ -309,13 +310,13 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """In training, each element set to zero with probability ``p``, the others scaled by 1 / (1 - p)."""
-    return _apply(lambda x: _dropout.dropout(x, p, training), input, inplace)
+    return _apply(_dropout.dropout, input, inplace, p, training)
 
 
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """In training, each channel of (N, C, H, W) or (N, C, L) set to zero with probability ``p``, the others
     scaled by 1 / (1 - p); https://arxiv.org/abs/1411.4280."""
-    return _apply(lambda x: _dropout.dropout2d(x, p, training), input, inplace)
+    return _apply(_dropout.dropout2d, input, inplace, p, training)
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -393,6 +394,13 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -
     return input / norm(input, p, dim, keepdim=True).clamp(min=eps)
 
 
-def _apply(function: Callable[[Tensor], Tensor], input: Tensor, inplace: bool) -> Tensor:
-    # What the gradient needs of the old values is saved from the copy, which is not overwritten.
-    return input._in_place(lambda x: function(x.clone())) if inplace else function(input)
+def _apply(function: Callable[..., Tensor], input: Tensor, inplace: bool, *options: Any) -> Tensor:
+    """``function(input, *options)``, if ``inplace`` written into ``input``."""
+    if not inplace:
+        return function(input, *options)
+
+    def op(x: Tensor) -> Tensor:
+        return function(x.clone(), *options)  # what the gradient needs of it is not overwritten
+
+    op.__name__ = function.__name__
+    return input._in_place(op)

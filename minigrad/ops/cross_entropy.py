@@ -100,7 +100,7 @@ def _cross_entropy(xp, x, target, weight=None, *, ignore_index, label_smoothing=
     if label_smoothing:
         of_classes = log_sums[:, None] - shifted
         of_classes = of_classes if weight is None else of_classes * weight
-        losses += xp.sum(of_classes, axis=1) * x.dtype.type(label_smoothing / x.shape[1])
+        losses += xp.sum(of_classes, axis=1) * x.dtype.type(label_smoothing / max(x.shape[1], 1))
     losses = xp.where(target != ignore_index, losses, x.dtype.type(0))
     return _reduced(xp, losses, weights, reduction)
 
@@ -117,7 +117,7 @@ def cross_entropy_grad(xp, g, x, target, weight=None, *, ignore_index, label_smo
     out = (p - onehot) * (weights[:, None] * x.dtype.type(1 - label_smoothing))
     if label_smoothing:
         of_classes = xp.ones(x.shape[1], x.dtype) if weight is None else weight
-        out += (p * xp.sum(of_classes) - of_classes) * x.dtype.type(label_smoothing / x.shape[1])
+        out += (p * xp.sum(of_classes) - of_classes) * x.dtype.type(label_smoothing / max(x.shape[1], 1))
     return xp.where((target != ignore_index)[:, None], out * g, x.dtype.type(0))
 
 
@@ -292,7 +292,7 @@ def cross_entropy(
     if label_smoothing == 0.0:
         return loss
     smooth = _smooth_loss(log_probabilities, target, weight, class_dim, ignore_index, reduction)
-    return loss * (1.0 - label_smoothing) + smooth * (label_smoothing / input.shape[class_dim])
+    return loss * (1.0 - label_smoothing) + smooth * (label_smoothing / max(input.shape[class_dim], 1))
 
 
 def _smooth_loss(log_probabilities, target, weight, class_dim, ignore_index, reduction):
@@ -316,7 +316,7 @@ def _soft_cross_entropy(log_probabilities, target, weight, class_dim, label_smoo
             f"got {target.shape}; class numbers must be integers: target.long()"
         )
     classes = log_probabilities.shape[class_dim]
-    target = target * (1.0 - label_smoothing) + label_smoothing / classes
+    target = target * (1.0 - label_smoothing) + label_smoothing / max(classes, 1)
     if weight is not None:
         target = target * _class_shape(weight, log_probabilities, class_dim)
     loss = -sum(log_probabilities * target, class_dim)

@@ -12,7 +12,7 @@ from minigrad.autograd import no_grad
 from minigrad.dtypes import is_half
 from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.ops.elementwise import rsqrt
-from minigrad.ops.norm import batch_norm, group_norm
+from minigrad.ops.norm import batch_norm, group_norm, shape_of
 from minigrad.ops.reduce import mean
 from minigrad.ops.squares import var
 
@@ -72,7 +72,7 @@ def rms_norm(
     Raises:
         ValueError: shapes do not fit.
     """
-    shape = tuple(normalized_shape)
+    shape = shape_of("rms_norm", normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape or (weight is not None and weight.shape != shape):
         raise ValueError(
             f"rms_norm: expected an input (..., *{shape}) and a weight of that shape, got {input.shape} and "

@@ -199,7 +199,7 @@ def layer_norm(
     Raises:
         ValueError: shapes do not fit.
     """
-    shape = tuple(normalized_shape)
+    shape = shape_of("layer_norm", normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ValueError(
             f"layer_norm: input must end in the normalized_shape {shape}, which is not empty; "
@@ -209,6 +209,13 @@ def layer_norm(
     _check_dtypes("layer_norm", input, weight=weight, bias=bias)
     axes = tuple(range(input.ndim - len(shape), input.ndim))
     return _layer_norm(input, weight, bias, axes=axes, parameters=shape, eps=eps)[0]
+
+
+def shape_of(name: str, normalized_shape: Any) -> tuple[int, ...]:
+    """``normalized_shape`` as a tuple."""
+    if not isinstance(normalized_shape, (tuple, list)):
+        raise TypeError(f"{name}: normalized_shape must be a tuple or a list, got {normalized_shape!r:.60}")
+    return tuple(normalized_shape)
 
 
 def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:

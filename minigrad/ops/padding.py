@@ -24,6 +24,8 @@ def pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None 
     Raises:
         ValueError: the widths do not fit the tensor, or the mode does not exist.
     """
+    if not isinstance(pad, (tuple, list)):
+        raise TypeError(f"pad: the widths must be a tuple or a list, got {pad!r:.60}")
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ValueError(f"pad: expected at most {x.ndim} pairs (before, after), got {tuple(pad)}")
     pairs = [(int(pad[i]), int(pad[i + 1])) for i in range(0, len(pad), 2)]
