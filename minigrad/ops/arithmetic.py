@@ -15,6 +15,7 @@ from minigrad.ops.elementwise import (
     div,
     exp,
     floating,
+    floating_pair,
     isnan,
     log,
     log1p,
@@ -49,7 +50,7 @@ _atan2.grad(
 
 def atan2(y: Any, x: Any) -> Any:
     """The angle in (-pi, pi] of the point (x, y)."""
-    return _atan2(floating(y), floating(x))
+    return _atan2(*floating_pair(y, x))
 
 
 @op(promote=True, name="hypot")
@@ -62,7 +63,7 @@ _hypot.grad(x=lambda g, z, x, _y: g * (x / z), y=lambda g, z, _x, y: g * (y / z)
 
 def hypot(x: Any, y: Any) -> Any:
     """sqrt(x^2 + y^2), computed without overflow."""
-    return _hypot(floating(x), floating(y))
+    return _hypot(*floating_pair(x, y))
 
 
 @op(promote=True)
@@ -98,7 +99,7 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
 
 def logaddexp(x: Any, y: Any) -> Any:
     """log(exp(x) + exp(y)), computed without overflow."""
-    x, y = floating(x), floating(y)
+    x, y = floating_pair(x, y)
     # As softplus: of equal numbers both terms take y for the smaller one, so that their sum is smooth.
     swapped = x < y
     less = where(swapped, x - y, y - x)

@@ -73,9 +73,13 @@ _div.grad(
 
 def div(x: Any, y: Any) -> Any:
     """``x / y``. Integers are divided in the default floating dtype, or in the other operand's."""
-    if _is_floating(x) or _is_floating(y):
-        return _div(x, y)
-    return _div(floating(x), floating(y))
+    return _div(*floating_pair(x, y))
+
+
+def floating_pair(x: Any, y: Any) -> tuple[Any, Any]:
+    """``x`` and ``y`` as they are if one of them is a tensor of floats, whose dtype the other will get; else
+    both as :func:`floating` gives them."""
+    return (x, y) if _is_floating(x) or _is_floating(y) else (floating(x), floating(y))
 
 
 def _is_floating(x: Any) -> bool:
