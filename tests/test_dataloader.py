@@ -378,6 +378,15 @@ def test_default_collate_refuses_what_it_cannot_stack():
         default_collate([from_numpy(np.ones(2)), from_numpy(np.ones(3))])
     with pytest.raises(ValueError, match="one length"):
         default_collate([(1, 2), (1,)])
+    for first in (np.ones(2), from_numpy(np.ones(2)), {"a": 1}, (1, 2)):
+        with pytest.raises(TypeError, match=f"sample 0 is a {type(first).__name__}, sample 1 a NoneType"):
+            default_collate([first, None])
+
+
+@pytest.mark.parametrize("dataset", [5, None, iter([1, 2])])
+def test_what_is_no_data_set(dataset):
+    with pytest.raises(TypeError, match=f"__getitem__ and __len__.*got {type(dataset).__name__}"):
+        DataLoader(dataset)
     with pytest.raises(TypeError, match="NoneType"):
         default_collate([None])
     with pytest.raises(ValueError, match="no samples"):

@@ -30,16 +30,18 @@ def default_collate(samples: Sequence[Any]) -> Any:
     ==========================  ====================================================================
 
     Raises:
-        TypeError: samples of any other type.
+        TypeError: samples of any other type, or of several.
         ValueError: no samples, or samples of different shapes or lengths.
     """
     if not len(samples):
         raise ValueError("default_collate: there are no samples to combine")
     first = samples[0]
     if isinstance(first, Tensor):
+        _require_type(samples, Tensor)
         _require_equal([sample.shape for sample in samples], "shape")
         return _stack_tensors(samples)
     if isinstance(first, np.ndarray):
+        _require_type(samples, np.ndarray)
         _require_equal([sample.shape for sample in samples], "shape")
         return from_numpy(np.stack(samples))
     if isinstance(first, (bool, int, float, np.generic)):
@@ -47,8 +49,10 @@ def default_collate(samples: Sequence[Any]) -> Any:
     if isinstance(first, (str, bytes)):
         return list(samples)
     if isinstance(first, Mapping):
+        _require_type(samples, Mapping)
         return {key: default_collate([sample[key] for sample in samples]) for key in first}
     if isinstance(first, Sequence):
+        _require_type(samples, Sequence)
         _require_equal([len(sample) for sample in samples], "length")
         columns = [default_collate(column) for column in zip(*samples, strict=True)]
         return type(first)(*columns) if _is_named_tuple(first) else columns
@@ -102,6 +106,15 @@ def _stack_tensors(samples: Sequence[Tensor]) -> Tensor:
 
 def _is_named_tuple(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _require_type(samples: Sequence[Any], kind: type) -> None:
+    for index, sample in enumerate(samples):
+        if not isinstance(sample, kind):
+            raise TypeError(
+                "default_collate: the samples of a batch must be of one type; sample 0 is a "
+                f"{type(samples[0]).__name__}, sample {index} a {type(sample).__name__}"
+            )
 
 
 def _require_equal(values: list[Any], what: str) -> None:

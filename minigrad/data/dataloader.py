@@ -119,6 +119,12 @@ class DataLoader:
         self.batch_sampler = batch_sampler
 
     def _check_choices(self, batch_size: Any, shuffle: Any, sampler: Any, batch_sampler: Any) -> None:
+        needed = ["__getitem__", "__len__"] if sampler is None and batch_sampler is None else ["__getitem__"]
+        if not self._streams and not all(hasattr(self.dataset, name) for name in needed):
+            raise TypeError(
+                f"DataLoader: a data set has {' and '.join(needed)}, or is an IterableDataset; got "
+                f"{type(self.dataset).__name__}"
+            )
         if self._streams and (shuffle or sampler is not None or batch_sampler is not None):
             raise ValueError(
                 "DataLoader: an IterableDataset yields its samples in its own order; shuffle, sampler and "
