@@ -551,6 +551,15 @@ def test_integers_beside_floats_take_their_dtype(function):
     assert function(mg.ones(2).int(), mg.ones(2).int()).dtype == mg.float32
 
 
+@pytest.mark.parametrize(("first", "second"), [("i8", "f2"), ("f2", "i8"), ("f2", "f4"), ("i8", "i8")])
+def test_similarities_of_two_dtypes(first, second):
+    x, y = RNG.integers(1, 9, (4, 5)), RNG.integers(1, 9, (4, 5))
+    found = mg.cosine_similarity(mg.tensor(x.astype(first)), mg.tensor(y.astype(second)))
+    expected = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)
+    assert found.dtype == (mg.float16 if {first, second} == {"i8", "f2"} else mg.float32)
+
+
 @pytest.mark.parametrize(("call", "error", "message"), BAD)
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):

@@ -8,10 +8,11 @@ import numpy as np
 
 from minigrad.dtypes import is_half
 from minigrad.mixed_precision import WIDER, in_float32
-from minigrad.ops.elementwise import clamp, sqrt
+from minigrad.ops.elementwise import as_dtype, clamp, floating_pair, sqrt
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import broadcast_to, unsqueeze
 from minigrad.ops.squares import norm
+from minigrad.promotion import result_dtype
 
 
 def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
@@ -32,7 +33,10 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
 
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """x1 . x2 / (max(|x1|, eps) max(|x2|, eps)), over ``dim``; both broadcast."""
-    if is_half(x1.dtype) or is_half(x2.dtype):
+    x1, x2 = floating_pair(x1, x2)
+    dtype = result_dtype((x1._array, x2._array))
+    x1, x2 = (as_dtype(x, dtype, x.device) for x in (x1, x2))
+    if is_half(dtype):
         return in_float32(cosine_similarity, x1, x2, dim, eps, policy=WIDER)
     shape = np.broadcast_shapes(x1.shape, x2.shape)
     x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
