@@ -110,7 +110,11 @@ X, W = mg.ones(1, 4, 5, 5), mg.ones(4, 2, 3, 3)
         ),
         (lambda: F.conv_transpose2d(X, W, mg.ones(2), groups=2), ValueError, r"bias .*\(4,\), got \(2,\)"),
         (lambda: F.conv_transpose2d(X, W, groups=3), ValueError, "4 input channels .* 3 groups"),
-        (lambda: F.conv_transpose2d(X, W, groups=0), ValueError, "groups must be at least 1, got 0"),
+        (
+            lambda: F.conv_transpose2d(X, W, groups=0),
+            ValueError,
+            "groups must be an integer of at least 1, got 0",
+        ),
         (lambda: F.conv_transpose2d(X, W, stride=0), ValueError, "conv_transpose2d: stride .* got 0"),
         (lambda: F.conv_transpose2d(X, W, padding=-1), ValueError, "padding .* got -1"),
         (lambda: F.conv_transpose2d(X, W, padding="same"), ValueError, "padding .* got 'same'"),

@@ -244,6 +244,8 @@ def transposed_size(
 
 def _check_shapes(name: str, x: Any, weight: Any, bias: Any, groups: int, transposed: bool = False) -> None:
     bias_shape = None if bias is None else bias.shape
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{name}: groups must be an integer of at least 1, got {groups!r:.60}")
     _check_sizes(name, x.shape, weight.shape, bias_shape, groups, transposed)
 
 
@@ -254,8 +256,6 @@ def _check_sizes(
     shapes = f"(input shape {x}, weight shape {weight}, groups {groups})"
     if len(x) != 4 or len(weight) != 4:
         raise ValueError(f"{name}: input and weight need 4 dimensions {shapes}")
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"{name}: groups must be at least 1, got {groups!r}")
     if weight[0] % groups:
         side = "input" if transposed else "output"
         raise ValueError(f"{name}: {weight[0]} {side} channels cannot be split into {groups} groups {shapes}")
