@@ -77,7 +77,7 @@ def reduced_shape(x, *, dim, keepdim):
 
 
 def sum(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Any:
-    """The sum over ``dim``; integers and bools are summed as int64."""
+    """The sum over ``dim``; integers and bools are summed as int64. ``dim=()`` names no axis, as in NumPy."""
     if names:
         return renamed(sum, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
     x = widened(x) if dtype is None else x.to(dtype)
