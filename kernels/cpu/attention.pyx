@@ -15,11 +15,10 @@ that are multiples of the item size; all other arrays are C-contiguous. S must n
 """
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 include "arguments.pxi"
+include "workspace.pxi"
 
 cdef extern from *:
     """
@@ -89,7 +88,6 @@ cdef extern from *:
 # Multiply-adds below which it is not worth waking another thread.
 cdef enum:
     WORK_PER_THREAD = 1000000
-    CACHE_LINE = 64
 
 # Bytes of the inputs of a head up to which the next one's are fetched meanwhile: beside it they stay in L2, and
 # larger heads compute for longer than they wait.
@@ -208,11 +206,9 @@ cdef int run(Attention *a, bint back, int threads) except -1:
     if not back and 0 < heads < parts:
         a.chunks = (parts + heads - 1) // heads
     parts = <int> max(1, min(<Py_ssize_t> parts, heads * a.chunks))
-    size = (size_of(h) * a.item + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    cdef void *allocation = malloc(parts * size + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"attention: no memory for a workspace of {parts * size} bytes")
-    cdef char *workspace = <char *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    size = whole_lines(size_of(h) * a.item)
+    cdef void *memory = allocate(parts * size)
+    cdef char *workspace = aligned(memory)
     with nogil:
         if parts == 1:
             for task in range(heads * a.chunks):
@@ -220,7 +216,7 @@ cdef int run(Attention *a, bint back, int threads) except -1:
         else:
             for task in prange(heads * a.chunks, num_threads=parts, schedule="static"):
                 run_task(a, kernel, task, workspace + threadid() * size)
-    free(allocation)
+    free(memory)
     return 0
 
 

@@ -34,11 +34,11 @@ same number of threads gives the same bits.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport INTPTR_MAX, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport INTPTR_MAX
 from libc.string cimport memcpy, memset
 
 include "arguments.pxi"
+include "workspace.pxi"
 
 # One convolution. x, weight and y are its three arrays, whichever of them is being computed; y has the shape
 # of the output. bias may be NULL.
@@ -249,26 +249,3 @@ cdef inline Py_ssize_t output_size(Py_ssize_t size, Py_ssize_t kernel, Py_ssize_
     """The output's size along one axis; -1, which no array has, for a kernel that does not fit."""
     cdef Py_ssize_t room = size + 2 * pad - dil * (kernel - 1) - 1
     return room // stride + 1 if room >= 0 and kernel >= 1 else -1
-
-
-# ---- workspaces --------------------------------------------------------------------------------------------
-
-cdef enum:
-    CACHE_LINE = 64
-
-
-cdef inline Py_ssize_t whole_lines(Py_ssize_t bytes) noexcept nogil:
-    """``bytes`` rounded up, so that what follows is aligned, and shares no cache line."""
-    return (bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-
-
-cdef void *allocate(Py_ssize_t bytes) except NULL:
-    """Memory to be freed; its first aligned byte is ``aligned(memory)``."""
-    cdef void *memory = malloc(bytes + CACHE_LINE)
-    if memory == NULL:
-        raise MemoryError(f"conv2d: no memory for a workspace of {bytes} bytes")
-    return memory
-
-
-cdef inline char *aligned(void *memory) noexcept nogil:
-    return <char *> ((<uintptr_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)

@@ -21,11 +21,11 @@ rows on the arithmetic is the limit, and for fewer the reading of the weights fr
 """
 
 from cython.parallel cimport parallel, prange
-from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 include "arguments.pxi"
+include "workspace.pxi"
 
 cdef extern from *:
     """
@@ -108,7 +108,6 @@ cdef extern from *:
 # Multiply-adds of the whole sequence below which it is not worth waking another thread.
 cdef enum:
     WORK_PER_THREAD = 1000000
-    CACHE_LINE = 64
 
 # The sizes, and the arrays of both directions: (T, N, 4 H), (T, N, H) or (T, N, E), but the first states (N, H).
 cdef struct Sequence:
@@ -179,9 +178,9 @@ cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, 
     """Packs the weights and walks."""
     cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t size = (lstm_packed_size_f32 if is_float else lstm_packed_size_f64)(s.E, s.H)
-    cdef void *packed = allocate(size, s.dtype, &s.packed)
-    cdef void *near = allocate(s.N * row_of(s, 4 * s.H), s.dtype, &s.near)
-    cdef void *joined = allocate(s.N * row_of(s, s.E + s.H), s.dtype, &s.joined)
+    cdef void *packed = allocate_elements(size, s.dtype, &s.packed)
+    cdef void *near = allocate_elements(s.N * row_of(s, 4 * s.H), s.dtype, &s.near)
+    cdef void *joined = allocate_elements(s.N * row_of(s, s.E + s.H), s.dtype, &s.joined)
     s.weight_ih, s.weight_hh, s.bias = weight_ih, weight_hh, bias
     with nogil:
         run(s, False, parts_of(s, s.E + s.H, threads))
@@ -218,8 +217,8 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
     cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
-    cdef void *packed = allocate(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
-    cdef void *near = allocate(s.N * row_of(&s, 4 * s.H), s.dtype, &s.near)
+    cdef void *packed = allocate_elements(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
+    cdef void *near = allocate_elements(s.N * row_of(&s, 4 * s.H), s.dtype, &s.near)
     s.weight_hh = w_hh
     with nogil:
         run(&s, True, parts_of(&s, s.H, threads))
@@ -253,7 +252,7 @@ def weight_grad(cnp.ndarray grad_ih not None, cnp.ndarray grad_hh not None, cnp.
     cdef Py_ssize_t each = (lstm_weight_grad_workspace_f32 if dtype == cnp.NPY_FLOAT32
                             else lstm_weight_grad_workspace_f64)(p.E, p.H)
     cdef void *workspace
-    cdef void *allocation = allocate(parts * each, dtype, &workspace)
+    cdef void *allocation = allocate_elements(parts * each, dtype, &workspace)
     with nogil:
         if parts == 1:
             grad_rows(&p, dtype, workspace, each, 0, 1)
@@ -331,14 +330,11 @@ cdef int check_strided(cnp.ndarray array, int dtype, tuple shape) except -1:
     return 0
 
 
-cdef void *allocate(Py_ssize_t size, int dtype, void **aligned) except NULL:
-    """Memory for ``size`` elements from ``aligned`` on, which begins a cache line; to be freed by the caller."""
-    size *= sizeof(float) if dtype == cnp.NPY_FLOAT32 else sizeof(double)
-    cdef void *allocation = malloc(size + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"lstm: no memory for a workspace of {size} bytes")
-    aligned[0] = <void *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
-    return allocation
+cdef void *allocate_elements(Py_ssize_t size, int dtype, void **first) except NULL:
+    """Memory to be freed, for ``size`` elements from ``first`` on, where a cache line begins."""
+    cdef void *memory = allocate(size * (sizeof(float) if dtype == cnp.NPY_FLOAT32 else sizeof(double)))
+    first[0] = aligned(memory)
+    return memory
 
 
 cdef Py_ssize_t row_of(const Sequence *s, Py_ssize_t columns) noexcept nogil:

@@ -23,12 +23,11 @@ traffic of another pass over out is saved.
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 
 from minigrad.kernels.cpu.memory import empty
 
 include "arguments.pxi"
+include "workspace.pxi"
 
 cdef extern from "gemm.h" nogil:
     enum:
@@ -78,7 +77,6 @@ cdef extern from "gemm.h" nogil:
 
 cdef enum:
     MAX_BATCH_DIMS = 62       # NumPy has at most 64 dimensions
-    CACHE_LINE = 64
     TILE_K = 64               # *tiled* keeps TILE_K x TILE_N elements of b in L1: 32 KB of float32
     TILE_N = 128
 
@@ -272,20 +270,18 @@ cdef int run_blocks(Problem *p, Grid grid, bint always_pack) except -1:
         bytes_each = gemm_workspace_f32(grid.block_rows, grid.block_columns, p.K) * sizeof(float)
     else:
         bytes_each = gemm_workspace_f64(grid.block_rows, grid.block_columns, p.K) * sizeof(double)
-    bytes_each = (bytes_each + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    cdef void *allocation = malloc(grid.threads * bytes_each + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"matmul: no memory for a workspace of {grid.threads * bytes_each} bytes")
-    cdef uintptr_t aligned = (<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    bytes_each = whole_lines(bytes_each)
+    cdef void *memory = allocate(grid.threads * bytes_each)
+    cdef char *workspace = aligned(memory)
     with nogil:
         if grid.threads == 1:  # without OpenMP, which a forked child must not enter
             for task in range(p.batch * per_product):
-                run_block(p, &grid, always_pack, task // per_product, task % per_product, <char *> aligned)
+                run_block(p, &grid, always_pack, task // per_product, task % per_product, workspace)
         else:
             for task in prange(p.batch * per_product, num_threads=grid.threads, schedule="static"):
                 run_block(p, &grid, always_pack, task // per_product, task % per_product,
-                          <char *> aligned + threadid() * bytes_each)
-    free(allocation)
+                          workspace + threadid() * bytes_each)
+    free(memory)
     return 0
 
 
@@ -332,18 +328,15 @@ cdef int run_rows(Problem *p, int threads) except -1:
     """One product: the threads pack ``b`` together, then each multiplies rows of ``a`` with all of it."""
     cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t columns = (p.N + NR_f32 - 1) // NR_f32 * NR_f32
-    cdef size_t size = columns * p.K * (sizeof(float) if is_float else sizeof(double))
-    cdef void *allocation = malloc(size + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"matmul: no memory for a workspace of {size} bytes")
-    cdef void *panels = <void *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    cdef void *memory = allocate(columns * p.K * (sizeof(float) if is_float else sizeof(double)))
+    cdef void *panels = aligned(memory)
     cdef int part
     with nogil, parallel(num_threads=threads):
         for part in prange(threads, schedule="static"):
             pack_columns(p, panels, share(p.N, part, threads, NR_f32), share(p.N, part + 1, threads, NR_f32))
         for part in prange(threads, schedule="static"):
             multiply_rows(p, panels, share(p.M, part, threads, MR_f32), share(p.M, part + 1, threads, MR_f32))
-    free(allocation)
+    free(memory)
     return 0
 
 

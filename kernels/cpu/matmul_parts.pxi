@@ -12,26 +12,24 @@ cdef int run_parts(Problem *p, int threads) except -1:
     """One product: each thread sums a part of K, and the sums are added in the order of the parts."""
     cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t item = sizeof(float) if is_float else sizeof(double)
-    cdef Py_ssize_t workspace = (gemm_workspace_f32 if is_float else gemm_workspace_f64)(p.M, p.N, p.K)
-    cdef Py_ssize_t bytes_each = ((p.M * p.N + workspace) * item + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    cdef void *allocation = malloc(threads * bytes_each + CACHE_LINE)
-    if allocation == NULL:
-        raise MemoryError(f"matmul: no memory for a workspace of {threads * bytes_each} bytes")
-    cdef char *aligned = <char *> ((<uintptr_t> allocation + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
+    cdef Py_ssize_t of_gemm = (gemm_workspace_f32 if is_float else gemm_workspace_f64)(p.M, p.N, p.K)
+    cdef Py_ssize_t bytes_each = whole_lines((p.M * p.N + of_gemm) * item)
+    cdef void *memory = allocate(threads * bytes_each)
+    cdef char *workspace = aligned(memory)
     cdef int part
     with nogil:
         for part in prange(threads, num_threads=threads, schedule="static"):
-            multiply_part(p, part, threads, aligned + part * bytes_each)
+            multiply_part(p, part, threads, workspace + part * bytes_each)
         for part in range(1, threads):
             if is_float:
-                add_part(p.M * p.N, <float *> p.out, <float *> (aligned + part * bytes_each))
+                add_part(p.M * p.N, <float *> p.out, <float *> (workspace + part * bytes_each))
             else:
-                add_part(p.M * p.N, <double *> p.out, <double *> (aligned + part * bytes_each))
+                add_part(p.M * p.N, <double *> p.out, <double *> (workspace + part * bytes_each))
         if p.relu and is_float:
             rectify(p.M * p.N, <float *> p.out)
         elif p.relu:
             rectify(p.M * p.N, <double *> p.out)
-    free(allocation)
+    free(memory)
     return 0
 
 
