@@ -1,18 +1,6 @@
 # Average pooling over windows, adaptive average pooling, and their gradients; included by pool2d.pyx.
 
 
-cdef Geometry avg_geometry(
-    cnp.ndarray large, cnp.ndarray small, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
-    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
-    Py_ssize_t divisor_override, int threads,
-) except *:
-    cdef Geometry g = geometry(
-        large, small, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, 1, 1, threads
-    )
-    g.count_include_pad, g.divisor_override = count_include_pad, divisor_override
-    return g
-
-
 cdef inline real window_divisor(
     Geometry g, Py_ssize_t row_start, Py_ssize_t column_start, real like,
 ) noexcept nogil:
@@ -141,30 +129,14 @@ cdef run_avg_pool(cnp.ndarray out, cnp.ndarray x, Geometry g, bint vectorized):
             avg_pool(<double *>o, <const double *>data, g, vectorized)
 
 
-def avg_pool2d_naive(
-    cnp.ndarray out, cnp.ndarray x, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
-    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
-    Py_ssize_t divisor_override, int threads,
-):
-    """Average pooling, window by window: the definition as loops (``divisor_override`` 0: none)."""
-    cdef Geometry g = avg_geometry(
-        x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
-        divisor_override, threads,
-    )
-    run_avg_pool(out, x, g, False)
+def avg_pool2d_naive(cnp.ndarray out, cnp.ndarray x, *options):
+    """Average pooling, window by window: the definition as loops."""
+    run_avg_pool(out, x, geometry(x, out, options, True), False)
 
 
-def avg_pool2d_vectorized(
-    cnp.ndarray out, cnp.ndarray x, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
-    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
-    Py_ssize_t divisor_override, int threads,
-):
+def avg_pool2d_vectorized(cnp.ndarray out, cnp.ndarray x, *options):
     """Average pooling with neighbouring windows in the lanes of a vector."""
-    cdef Geometry g = avg_geometry(
-        x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
-        divisor_override, threads,
-    )
-    run_avg_pool(out, x, g, True)
+    run_avg_pool(out, x, geometry(x, out, options, True), True)
 
 
 # ---- gradient of average pooling ---------------------------------------------------------------------
@@ -299,31 +271,15 @@ cdef run_avg_grad(cnp.ndarray out, cnp.ndarray grad_output, Geometry g, bint vec
         free(lines)
 
 
-def avg_pool2d_input_grad_naive(
-    cnp.ndarray out, cnp.ndarray grad_output, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
-    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
-    Py_ssize_t divisor_override, int threads,
-):
+def avg_pool2d_input_grad_naive(cnp.ndarray out, cnp.ndarray grad_output, *options):
     """Adds each window's portion of the gradient to all of its elements: out (N, C, H, W) is zeroed first."""
-    cdef Geometry g = avg_geometry(
-        out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
-        divisor_override, threads,
-    )
-    run_avg_grad(out, grad_output, g, False)
+    run_avg_grad(out, grad_output, geometry(out, grad_output, options, True), False)
 
 
-def avg_pool2d_input_grad_vectorized(
-    cnp.ndarray out, cnp.ndarray grad_output, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
-    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, bint count_include_pad,
-    Py_ssize_t divisor_override, int threads,
-):
+def avg_pool2d_input_grad_vectorized(cnp.ndarray out, cnp.ndarray grad_output, *options):
     """Sums each row of windows along the row once for all rows under it; writes 2x2 windows at stride 2
     whole, a vector of them at a time."""
-    cdef Geometry g = avg_geometry(
-        out, grad_output, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, count_include_pad,
-        divisor_override, threads,
-    )
-    run_avg_grad(out, grad_output, g, True)
+    run_avg_grad(out, grad_output, geometry(out, grad_output, options, True), True)
 
 
 # ---- adaptive average pooling ------------------------------------------------------------------------
@@ -413,7 +369,7 @@ cdef void adaptive(real *large, real *small, Geometry g, bint gradient, Py_ssize
 
 
 cdef run_adaptive(cnp.ndarray large, cnp.ndarray small, int threads, bint gradient):
-    cdef Geometry g = geometry(large, small, 1, 1, 1, 1, 0, 0, 1, 1, threads)
+    cdef Geometry g = geometry(large, small, (1, 1, 1, 1, 0, 0, 1, 1, threads))
     cdef int dtype = real_type(large)
     check_input(small if gradient else large, dtype)
     check_output(large if gradient else small, dtype)

@@ -121,24 +121,14 @@ cdef run_max_pool(cnp.ndarray out, cnp.ndarray taps, cnp.ndarray x, Geometry g, 
             max_pool(<double *>o, <int *>t, <const double *>data, g, vectorized)
 
 
-def max_pool2d_naive(
-    cnp.ndarray out, cnp.ndarray taps, cnp.ndarray x, Py_ssize_t kernel_h, Py_ssize_t kernel_w,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
-    Py_ssize_t dilation_h, Py_ssize_t dilation_w, int threads,
-):
+def max_pool2d_naive(cnp.ndarray out, cnp.ndarray taps, cnp.ndarray x, *options):
     """Max pooling, window by window: the definition as loops."""
-    run_max_pool(out, taps, x, geometry(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
-                                        dilation_h, dilation_w, threads), False)
+    run_max_pool(out, taps, x, geometry(x, out, options), False)
 
 
-def max_pool2d_vectorized(
-    cnp.ndarray out, cnp.ndarray taps, cnp.ndarray x, Py_ssize_t kernel_h, Py_ssize_t kernel_w,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
-    Py_ssize_t dilation_h, Py_ssize_t dilation_w, int threads,
-):
+def max_pool2d_vectorized(cnp.ndarray out, cnp.ndarray taps, cnp.ndarray x, *options):
     """Adds vectors: neighbouring windows lie in their lanes, maxima and taps in registers."""
-    run_max_pool(out, taps, x, geometry(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
-                                        dilation_h, dilation_w, threads), True)
+    run_max_pool(out, taps, x, geometry(x, out, options), True)
 
 
 # ---- gradient of max pooling, and its adjoint --------------------------------------------------------
@@ -232,25 +222,15 @@ cdef run_max_grad(cnp.ndarray out, cnp.ndarray grad_output, cnp.ndarray taps, Ge
             max_grad(<double *>o, <const double *>grad, <const int *>t, g, vectorized)
 
 
-def max_pool2d_input_grad_naive(
-    cnp.ndarray out, cnp.ndarray grad_output, cnp.ndarray taps, Py_ssize_t kernel_h, Py_ssize_t kernel_w,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
-    Py_ssize_t dilation_h, Py_ssize_t dilation_w, int threads,
-):
+def max_pool2d_input_grad_naive(cnp.ndarray out, cnp.ndarray grad_output, cnp.ndarray taps, *options):
     """Adds each window's gradient to its winning element: out (N, C, H, W) is zeroed, then scattered into."""
-    run_max_grad(out, grad_output, taps, geometry(out, grad_output, kernel_h, kernel_w, stride_h, stride_w,
-                                                  pad_h, pad_w, dilation_h, dilation_w, threads), False)
+    run_max_grad(out, grad_output, taps, geometry(out, grad_output, options), False)
 
 
-def max_pool2d_input_grad_vectorized(
-    cnp.ndarray out, cnp.ndarray grad_output, cnp.ndarray taps, Py_ssize_t kernel_h, Py_ssize_t kernel_w,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
-    Py_ssize_t dilation_h, Py_ssize_t dilation_w, int threads,
-):
+def max_pool2d_input_grad_vectorized(cnp.ndarray out, cnp.ndarray grad_output, cnp.ndarray taps, *options):
     """Writes 2x2 windows at stride 2 whole, a vector of them at a time, with no zeroing before (other
     shapes: as the naive rung)."""
-    run_max_grad(out, grad_output, taps, geometry(out, grad_output, kernel_h, kernel_w, stride_h, stride_w,
-                                                  pad_h, pad_w, dilation_h, dilation_w, threads), True)
+    run_max_grad(out, grad_output, taps, geometry(out, grad_output, options), True)
 
 
 cdef void gather_planes(real *out, const real *x, const tap_t *taps, Geometry g, int part) noexcept nogil:
@@ -272,14 +252,9 @@ cdef void gather(real *out, const real *x, const tap_t *taps, Geometry g) noexce
             gather_planes(out, x, taps, g, part)
 
 
-def max_pool2d_gather(
-    cnp.ndarray out, cnp.ndarray x, cnp.ndarray taps, Py_ssize_t kernel_h, Py_ssize_t kernel_w,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
-    Py_ssize_t dilation_h, Py_ssize_t dilation_w, int threads,
-):
+def max_pool2d_gather(cnp.ndarray out, cnp.ndarray x, cnp.ndarray taps, *options):
     """Takes x (N, C, H, W) at each window's winning tap: the adjoint of ``max_pool2d_input_grad``."""
-    cdef Geometry g = geometry(x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
-                               dilation_h, dilation_w, threads)
+    cdef Geometry g = geometry(x, out, options)
     cdef int dtype = real_type(x)
     check_input(x, dtype)
     check_output(out, dtype)

@@ -85,6 +85,7 @@ cdef extern from *:
 
     enum:
         GAP
+        MAX_CHANNELS
 
     ctypedef void (*norm_kernel)(const Norm *p, int part, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 
@@ -101,7 +102,6 @@ cdef extern from *:
 cdef enum:
     WORK_PER_THREAD = 16384
     TOGETHER = 1024
-    MOST_CHANNELS = 128  # MAX_CHANNELS
     LINE = 16
 
 
@@ -167,7 +167,7 @@ cdef Norm batch_sizes(cnp.ndarray x, int threads) except *:
     memset(&p, 0, sizeof(p))
     p.samples, p.channels, p.area = x.shape[0], x.shape[1], x.shape[2]
     cdef Py_ssize_t for_each_thread = p.channels // threads
-    p.at_once = max(1, min(TOGETHER // p.area, for_each_thread, MOST_CHANNELS))
+    p.at_once = max(1, min(TOGETHER // p.area, for_each_thread, <Py_ssize_t>MAX_CHANNELS))
     return p
 
 

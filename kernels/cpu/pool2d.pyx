@@ -10,6 +10,10 @@ windows of a row that lie wholly inside the input's columns many at a time (``po
 others by the naive rule. Both split the N * C planes over the threads, so a plane's sums are made by one
 thread and in one order, whatever the number of threads.
 
+The last arguments of the functions of max pooling, ``options``, are kernel_h, kernel_w, stride_h, stride_w,
+pad_h, pad_w, dilation_h, dilation_w and the number of threads. Average pooling has count_include_pad and
+divisor_override (0: none) in place of the dilation.
+
 Arithmetic intensity: a 2x2 window at stride 2 reads 16 bytes and writes 5 for 3 comparisons. The kernels
 are bound by memory once they are vectorised, and the one-byte taps pay.
 """
@@ -113,13 +117,17 @@ ctypedef struct Geometry:
     int threads
 
 
-cdef Geometry geometry(
-    cnp.ndarray large, cnp.ndarray small, Py_ssize_t kernel_h, Py_ssize_t kernel_w, Py_ssize_t stride_h,
-    Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, Py_ssize_t dilation_h, Py_ssize_t dilation_w,
-    int threads,
-) except *:
+cdef Geometry geometry(cnp.ndarray large, cnp.ndarray small, tuple options, bint is_average=False) except *:
     """The sizes of a pooling from ``large`` (N, C, H, W) to ``small`` (N, C, OH, OW)."""
     cdef Geometry g
+    cdef Py_ssize_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h = 1, dilation_w = 1
+    cdef int threads
+    g.count_include_pad, g.divisor_override = True, 0
+    if is_average:
+        (kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, g.count_include_pad, g.divisor_override,
+         threads) = options
+    else:
+        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, threads = options
     if cnp.PyArray_NDIM(large) != 4 or cnp.PyArray_NDIM(small) != 4:
         raise ValueError("pooling kernels take (N, C, H, W) arrays")
     if large.shape[0] != small.shape[0] or large.shape[1] != small.shape[1]:
@@ -133,7 +141,6 @@ cdef Geometry geometry(
     g.out_height, g.out_width = small.shape[2], small.shape[3]
     g.kernel_h, g.kernel_w, g.stride_h, g.stride_w = kernel_h, kernel_w, stride_h, stride_w
     g.pad_h, g.pad_w, g.dilation_h, g.dilation_w = pad_h, pad_w, dilation_h, dilation_w
-    g.count_include_pad, g.divisor_override = True, 0
     g.threads = threads_for(cnp.PyArray_SIZE(large) + cnp.PyArray_SIZE(small), WORK_PER_THREAD, threads)
     return g
 
