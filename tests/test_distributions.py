@@ -16,6 +16,8 @@ SHARES = RNG.uniform(0.05, 0.95, (2, 4, 3))
 CASES = {
     "normal": ("Normal", {"loc": SIGNED, "scale": POSITIVE}, RNG.standard_normal((4, 3))),
     "uniform": ("Uniform", {"low": SIGNED, "high": SIGNED + POSITIVE}, SIGNED[0] + 0.3 * POSITIVE[0]),
+    "exponential": ("Exponential", {"rate": POSITIVE}, RNG.uniform(0, 3, (4, 3))),
+    "laplace": ("Laplace", {"loc": SIGNED, "scale": POSITIVE}, RNG.standard_normal((4, 3))),
     "bernoulli probs": ("Bernoulli", {"probs": SHARES}, RNG.integers(0, 2, (4, 3)).astype(float)),
     "bernoulli logits": ("Bernoulli", {"logits": 3 * SIGNED}, RNG.integers(0, 2, (4, 3)).astype(float)),
     "categorical probs": ("Categorical", {"probs": POSITIVE}, RNG.integers(0, 3, (5, 4))),
@@ -40,7 +42,7 @@ def test_densities_and_their_gradients_are_pytorch_s(case):
         found = [p.log_prob(lib.tensor(values)), p.entropy(), family.kl_divergence(p, q), p.perplexity()]
         if kind != "Categorical":
             found += [p.mean + 0 * p.variance, p.variance, p.stddev]
-        if kind in ("Normal", "Uniform"):
+        if kind in ("Normal", "Uniform", "Exponential", "Laplace"):
             found.append(p.cdf(lib.tensor(values)))
         sum((x * x).sum() for x in found if np.isfinite(x.detach().numpy()).all()).backward()
         assert tuple(p.batch_shape) == found[1].shape and tuple(p.event_shape) == ()
@@ -131,3 +133,70 @@ def test_what_is_no_distribution_is_refused(make, message):
         make()
     with pytest.raises(NotImplementedError, match="Normal and Uniform"):
         kl_divergence(Normal(0.0, 1.0), Uniform(0.0, 1.0))
+
+
+# ---- vectors and mixtures ---------------------------------------------------------------------------------
+
+TRIANGLES = np.tril(RNG.standard_normal((2, 4, 3, 3)), -1) + POSITIVE[..., None] * np.eye(3)
+COVARIANCES = TRIANGLES @ np.swapaxes(TRIANGLES, -1, -2)
+
+
+@pytest.mark.parametrize("given", ["covariance_matrix", "precision_matrix", "scale_tril"])
+def test_normal_vectors(given):
+    matrices = TRIANGLES if given == "scale_tril" else COVARIANCES
+    results = []
+    for lib, family in both_libraries():
+        loc, matrix = (lib.tensor(v[0], requires_grad=True) for v in (SIGNED, matrices))
+        p = family.MultivariateNormal(loc, **{given: matrix})
+        q = family.MultivariateNormal(lib.tensor(SIGNED[1]), **{given: lib.tensor(matrices[1, 0])})
+        found = [p.log_prob(lib.tensor(SIGNED[1])), p.entropy(), family.kl_divergence(p, q), p.variance]
+        found += [p.covariance_matrix, p.precision_matrix, p.mean]
+        sum((x * x).sum() for x in found).backward()
+        assert tuple(p.batch_shape) == (4,) and tuple(p.event_shape) == (3,)
+        gradient = matrix.grad.numpy()
+        if given != "scale_tril":
+            gradient = gradient + np.swapaxes(gradient, -1, -2)
+        gradient = np.tril(gradient)  # in PyTorch, some reaches the upper triangle
+        results.append([x.detach().numpy() for x in found] + [loc.grad.numpy(), gradient])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-8)
+    drawn = distributions.MultivariateNormal(mg.tensor(SIGNED[0]), **{given: mg.tensor(matrices[0])})
+    draws = drawn.sample((20_000,)).numpy()
+    for i, covariance in enumerate(drawn.covariance_matrix.numpy()):
+        largest = covariance.diagonal().max()
+        assert np.abs(np.cov(draws[:, i].T) - covariance).max() < 5 * 2 * largest / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_mixtures(vectors):
+    results = []
+    for lib, family in both_libraries():
+        tensors = [lib.tensor(v, requires_grad=True) for v in (SIGNED, POSITIVE, SHARES[..., 0])]
+        components = family.Normal(tensors[0], tensors[1])
+        if vectors:
+            components, choice = family.Independent(components, 1), family.Categorical(tensors[2])
+        else:
+            choice = family.Categorical(tensors[1])
+        p = family.MixtureSameFamily(choice, components)
+        value = lib.tensor(SIGNED[0, :2] if vectors else SIGNED[..., 0])
+        found = [p.log_prob(value), p.mean, p.variance]
+        sum((x * x).sum() for x in found).backward()
+        results.append([x.detach().numpy() for x in found])
+        results[-1] += [np.zeros(1) if t.grad is None else t.grad.numpy() for t in tensors]
+        results[-1].append(np.array(p.sample((5,)).shape))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+    mg.manual_seed(1)
+    draws = p_of(vectors).sample((20_000,)).numpy()
+    wanted = p_of(vectors)
+    deviation = wanted.variance.numpy() ** 0.5
+    assert (np.abs(draws.mean(0) - wanted.mean.numpy()) < 5 * deviation / np.sqrt(20_000)).all()
+    np.testing.assert_allclose(draws.std(0), deviation, rtol=0.1)
+
+
+def p_of(vectors):
+    components = Normal(mg.tensor(SIGNED), mg.tensor(POSITIVE))
+    if vectors:
+        components = Independent(components, 1)
+    choice = Categorical(mg.tensor(SHARES[..., 0] if vectors else POSITIVE))
+    return distributions.MixtureSameFamily(choice, components)

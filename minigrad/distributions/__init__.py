@@ -4,18 +4,29 @@ The names are PyTorch's (``torch.distributions``). A policy of reinforcement lea
 learns by the logarithm of what it drew: ``Categorical(logits=policy(state)).log_prob(action)``.
 """
 
-from minigrad.distributions.continuous import Normal, Uniform
+import sys as _sys
+
+from minigrad.distributions import continuous, discrete
+from minigrad.distributions.continuous import Exponential, Laplace, Normal, Uniform
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, Independent
 from minigrad.distributions.kl import kl_divergence, register_kl
+from minigrad.distributions.multivariate import MixtureSameFamily, MultivariateNormal
 
 __all__ = [
     "Bernoulli",
     "Categorical",
     "Distribution",
+    "Exponential",
     "Independent",
+    "Laplace",
+    "MixtureSameFamily",
+    "MultivariateNormal",
     "Normal",
     "Uniform",
     "kl_divergence",
     "register_kl",
 ]
+
+_PLACES = {"normal": continuous, "uniform": continuous, "bernoulli": discrete, "categorical": discrete}
+_sys.modules.update({f"{__name__}.{name}": module for name, module in _PLACES.items()})  # PyTorch's

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigrad.distributions.continuous import Normal, Uniform
+from minigrad import linalg
+from minigrad.distributions.continuous import Exponential, Laplace, Normal, Uniform
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, Independent, sum_rightmost
+from minigrad.distributions.multivariate import MultivariateNormal
 from minigrad.ops.activation import softplus
-from minigrad.ops.elementwise import log, where
+from minigrad.ops.elementwise import abs, exp, log, where
 from minigrad.ops.reduce import sum
 from minigrad.tensor import Tensor
 
@@ -53,6 +55,27 @@ def _(p: Normal, q: Normal) -> Tensor:
 def _(p: Uniform, q: Uniform) -> Tensor:
     outside = (q.low > p.low) | (q.high < p.high)
     return where(outside, np.inf, log((q.high - q.low) / (p.high - p.low)))
+
+
+@register_kl(Exponential, Exponential)
+def _(p: Exponential, q: Exponential) -> Tensor:
+    ratio = q.rate / p.rate
+    return ratio - 1 - log(ratio)
+
+
+@register_kl(Laplace, Laplace)
+def _(p: Laplace, q: Laplace) -> Tensor:
+    distance = abs(p.loc - q.loc)
+    shared = p.scale / q.scale * exp(-distance / p.scale)
+    return shared + distance / q.scale + log(q.scale / p.scale) - 1
+
+
+@register_kl(MultivariateNormal, MultivariateNormal)
+def _(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
+    ratio = linalg.solve(q.scale_tril, p.scale_tril)
+    distance = linalg.solve(q.scale_tril, (q.loc - p.loc).unsqueeze(-1))
+    inner = sum(ratio * ratio, (-2, -1)) + sum(distance * distance, (-2, -1)) - p.event_shape[0]
+    return 0.5 * inner + q._half_log_det() - p._half_log_det()
 
 
 @register_kl(Bernoulli, Bernoulli)
