@@ -1,5 +1,5 @@
 """Names that PyTorch keeps under ``torch.utils``."""
 
-from minigrad.utils import data
+from minigrad.utils import checkpoint, data
 
-__all__ = ["data"]
+__all__ = ["checkpoint", "data"]
