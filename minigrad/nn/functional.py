@@ -31,6 +31,7 @@ from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
 from minigrad.ops.einsum import einsum
 from minigrad.ops.fold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
+from minigrad.ops.grid_sample import affine_grid, grid_sample
 from minigrad.ops.instance_norm import instance_norm, rms_norm
 from minigrad.ops.interpolate import interpolate
 from minigrad.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
@@ -76,6 +77,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -104,6 +106,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
