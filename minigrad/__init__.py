@@ -199,6 +199,7 @@ from minigrad.ops.scatter import (
     masked_select,
     scatter,
     scatter_add,
+    scatter_reduce,
     take,
 )
 from minigrad.ops.shape import (
@@ -269,7 +270,7 @@ from minigrad.typed import (
 
 cat, concatenate, clip, ger, argwhere = concat, concat, clamp, outer, nonzero
 swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
-row_stack, trapz = vstack, trapezoid
+row_stack, trapz, spmm = vstack, trapezoid, mm  # of dense matrices
 arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
 negative, absolute, true_divide = neg, abs, div
 greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne

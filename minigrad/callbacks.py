@@ -7,12 +7,11 @@ import csv
 import io
 import math
 import os
-import struct
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigrad.event_file import EventFile
 from minigrad.io import save_checkpoint
 from minigrad.io.files import write_atomically
 from minigrad.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -185,69 +184,24 @@ class CSVLog(Callback):
 
 
 class TensorBoardLog(Callback):
-    """Writes the values of each epoch, and the rate, for TensorBoard: ``tensorboard --logdir folder``.
-
-    The file is a row of records, each an ``Event`` message of TensorFlow's ``event.proto``; there is no need
-    of TensorBoard to write it.
-    """
+    """Writes the values of each epoch, and the rate, for TensorBoard: ``tensorboard --logdir folder``."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
-        self._file: Any = None
+        self._file: EventFile | None = None
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Open the file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns() // 10**9}.{os.getpid()}.{time.time_ns() % 10**9}"
-        self._file = open(self.folder / name, "ab")  # noqa: SIM115  # closed in on_fit_end
-        self._write(_bytes_field(3, b"brain.Event:2"))
+        self._file = EventFile(self.folder)
 
     def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Write a number for each value."""
+        assert self._file is not None
         rate = {"lr": trainer.optimizer.param_groups[0]["lr"]} if trainer.optimizer else {}
-        summary = b"".join(
-            _bytes_field(1, _bytes_field(1, name.encode()) + struct.pack("<Bf", 0x15, value))
-            for name, value in {**values, **rate}.items()
-        )
-        self._write(b"\x10" + _varint(trainer.epoch + 1) + _bytes_field(5, summary))
+        self._file.write(trainer.epoch + 1, {**values, **rate})
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _write(self, message: bytes) -> None:
-        event = struct.pack("<Bd", 0x09, time.time()) + message
-        length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
-        self._file.flush()
-
-
-def _varint(number: int) -> bytes:
-    """An integer of protocol buffers: 7 bits a byte, the lowest first."""
-    parts = []
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def _bytes_field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def crc32c(content: bytes) -> int:
-    """The Castagnoli checksum, bit by bit; https://www.rfc-editor.org/rfc/rfc3720#appendix-B.4."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def _masked_crc(content: bytes) -> bytes:
-    """As TFRecord files have it: turned by 15 bits, so that the checksum of a checksum differs from it."""
-    crc = crc32c(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

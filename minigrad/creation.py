@@ -73,17 +73,29 @@ def as_tensor(data: Any, dtype: Any = None, device: str | Device | None = None) 
     return tensor(data, dtype, device)
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of zeros."""
     return full(
-        _size(size), 0.0, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
+        _size(sizes, size),
+        0.0,
+        dtype=dtype or get_default_dtype(),
+        device=device,
+        requires_grad=requires_grad,
     )
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of ones."""
     return full(
-        _size(size), 1.0, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
+        _size(sizes, size),
+        1.0,
+        dtype=dtype or get_default_dtype(),
+        device=device,
+        requires_grad=requires_grad,
     )
 
 
@@ -101,11 +113,13 @@ def full(
     return _finish(array, where, requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(
+    *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor whose elements are whatever the memory held."""
     where = find_device(device or cpu)
     with where.active():
-        array = where.empty(_size(size), to_dtype(dtype or get_default_dtype()))
+        array = where.empty(_size(sizes, size), to_dtype(dtype or get_default_dtype()))
     return _finish(array, where, requires_grad)
 
 
@@ -224,25 +238,27 @@ def eye(
 
 
 def rand(
-    *size: Any,
+    *sizes: Any,
+    size: Any = None,
     generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform in [0, 1), drawn on ``device``; the same bits on every device."""
-    return _drawn("uniform", _size(size), generator, dtype, device, requires_grad)
+    return _drawn("uniform", _size(sizes, size), generator, dtype, device, requires_grad)
 
 
 def randn(
-    *size: Any,
+    *sizes: Any,
+    size: Any = None,
     generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal, with mean 0 and variance 1, drawn on ``device``; to within rounding the same on every one."""
-    return _drawn("normal", _size(size), generator, dtype, device, requires_grad)
+    return _drawn("normal", _size(sizes, size), generator, dtype, device, requires_grad)
 
 
 def normal(
@@ -382,8 +398,9 @@ def _drawn(
 # ---- shared -----------------------------------------------------------------------------------------------
 
 
-def _size(size: tuple) -> tuple[int, ...]:
-    """``(2, 3)`` from ``f(2, 3)`` as well as from ``f((2, 3))``."""
+def _size(sizes: tuple, size: Any = None) -> tuple[int, ...]:
+    """``(2, 3)`` from ``f(2, 3)`` as well as from ``f((2, 3))`` and ``f(size=(2, 3))``."""
+    size = sizes if size is None else (size,)
     if len(size) == 1 and isinstance(size[0], (tuple, list)):
         size = tuple(size[0])
     for n in size:

@@ -224,6 +224,11 @@ class InPlace(Variable):
         """self = t(self)"""
         return self._become(shape.transpose, 0, 1)
 
+    def addmm_(self: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        """self = beta self + alpha mat1 @ mat2"""
+        product = mat1 @ mat2 if alpha == 1 else (mat1 @ mat2) * alpha
+        return (self if beta == 1 else self.mul_(beta)).add_(product)
+
     def fill_diagonal_(self: Any, fill_value: Any) -> Tensor:
         """The elements whose indices are all the same become ``fill_value``."""
         places = np.arange(min(self.shape))

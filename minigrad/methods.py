@@ -95,7 +95,7 @@ class Methods(InPlace):
         scatter.index_fill,
     )
     masked_select, masked_fill, take = scatter.masked_select, scatter.masked_fill, scatter.take
-    scatter, scatter_add = scatter.scatter, scatter.scatter_add
+    scatter, scatter_add, scatter_reduce = scatter.scatter, scatter.scatter_add, scatter.scatter_reduce
     narrow, select, roll, repeat_interleave = join.narrow, join.select, join.roll, join.repeat_interleave
     movedim, moveaxis, swapaxes, unflatten, ravel = (
         shape.movedim,
@@ -220,6 +220,16 @@ class Methods(InPlace):
     def scatter_add_(self, dim: int, index: Tensor, src: Tensor) -> Tensor:
         """``src`` is added at the positions ``index`` along ``dim``: see :func:`minigrad.scatter_add`."""
         return self._in_place(scatter.scatter_add, dim, index, src)
+
+    def scatter_reduce_(
+        self, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+    ) -> Tensor:
+        """See :func:`minigrad.scatter_reduce`."""
+
+        def scatter_reduce(x: Any, index: Tensor, src: Tensor) -> Any:
+            return scatter.scatter_reduce(x, dim, index, src, reduce, include_self=include_self)
+
+        return self._in_place(scatter_reduce, index, src)
 
     def index_add_(self, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
         """alpha times ``source`` is added at the numbers ``index`` along ``dim``."""

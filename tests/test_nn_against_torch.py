@@ -315,12 +315,16 @@ def test_losses_of_several_inputs(name, shapes, targets, options, reduction):
 
 
 SEQUENCES = "test_sequences_against_torch.py"
+LAZY = "test_lazy_layers.py"
 COMPARED_ELSEWHERE = {
     **dict.fromkeys(["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"], SEQUENCES),
     **dict.fromkeys(["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"], SEQUENCES),
     **dict.fromkeys(["TransformerDecoder", "TransformerDecoderLayer"], SEQUENCES),
     "Transformer": "test_short_names.py",
     **dict.fromkeys(["Embedding", "EmbeddingBag"], "test_embedding.py"),
+    **dict.fromkeys(["LazyLinear", "LazyConv1d", "LazyConv2d"], LAZY),
+    **dict.fromkeys(["LazyConvTranspose1d", "LazyConvTranspose2d"], LAZY),
+    **dict.fromkeys(["LazyBatchNorm1d", "LazyBatchNorm2d"], LAZY),
     "MaxUnpool2d": "test_nn_against_torch.py",
     "Hardsigmoid": "test_nn_against_torch.py",  # in float32 alone: PyTorch's gradient has a 1/6 in float32
 }

@@ -54,6 +54,11 @@ FUNCTIONS = {
     "unfold": lambda lib, x: x.unfold(1, 2, 1) * x.unfold(-1, 2, 1) + x.T.unfold(0, 2, 2)[0, 0],
     "unfolded gradient": lambda lib, x: gradient_of(x, lambda x: (x.unfold(1, 2, 1) ** 2).sum()),
     "memory": lambda lib, x: lib.tensor([x.nbytes, x.itemsize, x.data_ptr() == x.view(-1).data_ptr()]),
+    "size": lambda lib, x: lib.zeros(size=(2, 3)) + lib.ones(size=[3]) + lib.empty(size=(2, 1)).fill_(4),
+    "spmm": lambda lib, x: lib.spmm(x, x.T),
+    "in place": lambda lib, x: lib.nn.functional.relu_(lib.nn.functional.leaky_relu_(x - 0.6, 0.1) + 0.01),
+    "addmm_": lambda lib, x: lib.ones(2, 2).addmm_(x, x.T, beta=2, alpha=-1).addmm_(x, x.T),
+    "scatter_reduce_": lambda lib, x: x.clone().scatter_reduce_(1, (x * 3).long(), x, reduce="amax"),
     "diagonal": lambda lib, x: x.clone().fill_diagonal_(7) + x.new_zeros(3, 3).fill_diagonal_(2)[:2],
     "written diagonal": lambda lib, x: lib.diagonal((y := x.clone())[:, :2]).add_(3) + y[:, :2],
     "argwhere": lambda lib, x: lib.argwhere(x > 0.5),
@@ -193,14 +198,44 @@ def test_switches_of_other_libraries_may_be_set():
     assert mg.get_float32_matmul_precision() == "highest"
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean", "amax", "amin"])
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_scatter_reduce(reduce, include_self, dtype, rng):
+    torch = pytest.importorskip("torch")
+    x, src = rng.integers(-9, 9, (4, 5)).astype(dtype), rng.integers(-9, 9, (6, 3)).astype(dtype)
+    index, found = rng.integers(0, 4, (6, 3)), []
+    if dtype == "float64" and not include_self:  # PyTorch counts what it leaves out among equals
+        x += 0.5
+    for lib in (mg, torch):
+        tensors = [lib.tensor(v, requires_grad=dtype == "float64") for v in (x, src)]
+        out = lib.scatter_reduce(
+            tensors[0], 0, lib.tensor(index), tensors[1], reduce, include_self=include_self
+        )
+        found.append([out.detach().numpy()])
+        if dtype == "float64":
+            (out * out).sum().backward()
+            found[-1] += [tensor.grad.numpy() for tensor in tensors]
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="reduce must be"):
+        mg.scatter_reduce(mg.ones(2), 0, mg.tensor([0]), mg.ones(1), "median")
+
+
 def test_modules_are_found_where_pytorch_has_them():
     import minigrad.backends.cudnn as cudnn
     from minigrad.cuda.amp import GradScaler, autocast
+    from minigrad.distributions.categorical import Categorical
+    from minigrad.distributions.normal import Normal
+    from minigrad.nn.modules import Linear
+    from minigrad.nn.modules.module import Module
     from minigrad.optim.lr_scheduler import LRScheduler, _LRScheduler
     from minigrad.utils.data.dataloader import DataLoader
     from minigrad.utils.data.dataset import Dataset
     from minigrad.utils.data.sampler import SubsetRandomSampler
 
+    assert (Linear, Module) == (mg.nn.Linear, mg.nn.Module) and mg.utils.data.get_worker_info() is None
+    assert (Categorical, Normal) == (mg.distributions.Categorical, mg.distributions.Normal)
     assert cudnn is mg.backends.cudnn and _LRScheduler is LRScheduler
     assert (DataLoader, Dataset) == (mg.data.DataLoader, mg.data.Dataset)
     assert SubsetRandomSampler is mg.utils.data.SubsetRandomSampler

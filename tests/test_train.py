@@ -10,8 +10,8 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad.callbacks import crc32c
 from minigrad.data import DataLoader, Digits, Subset, TensorDataset
+from minigrad.event_file import crc32c
 from minigrad.train import (
     Accuracy,
     Callback,
@@ -184,6 +184,22 @@ def test_logs(tmp_path):
     assert [event.get(2) for event in events] == [None, 1, 2] and events[0][3] == b"brain.Event:2"
     assert np.float32(made.history[1]["loss"]) == scalars(events[2][5])["loss"]
     assert scalars(events[2][5])["lr"] == np.float32(1e-2)
+
+
+def test_a_writer_of_summaries(tmp_path):
+    with mg.utils.tensorboard.SummaryWriter(log_dir=tmp_path / "run", flush_secs=1) as writer:
+        writer.add_scalar("loss/train", mg.tensor(0.5), 7)
+        writer.add_scalars("accuracy", {"train": 0.75, "test": mg.tensor([0.25])}, global_step=8)
+        with pytest.warns(UserWarning, match="add_histogram writes nothing"):
+            writer.add_histogram("weights", mg.ones(3), 7)
+        writer.flush()
+    (path,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    _, event = tensorboard_events(path.read_bytes())
+    assert event[2] == 7 and scalars(event[5]) == {"loss/train": 0.5}
+    (path,) = (tmp_path / "run" / "accuracy_test").glob("events.out.tfevents.*")
+    assert scalars(list(tensorboard_events(path.read_bytes()))[1][5]) == {"accuracy": 0.25}
+    with pytest.raises(AttributeError, match="no attribute 'histogram'"):
+        writer.histogram  # noqa: B018
 
 
 def test_a_full_disk_leaves_the_earlier_log(tmp_path, monkeypatch):

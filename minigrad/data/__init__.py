@@ -4,7 +4,15 @@ from minigrad.data import transforms
 from minigrad.data.cifar import CIFAR10
 from minigrad.data.collate import default_collate, default_convert
 from minigrad.data.dataloader import DataLoader
-from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from minigrad.data.dataset import (
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    get_worker_info,
+    random_split,
+)
 from minigrad.data.folder import Flowers, ImageFolder, read_image
 from minigrad.data.idx import DataError, read_idx
 from minigrad.data.images import MNIST, Digits, FashionMNIST, ImageDataset
@@ -44,6 +52,7 @@ __all__ = [
     "WeightedRandomSampler",
     "default_collate",
     "default_convert",
+    "get_worker_info",
     "random_split",
     "read_idx",
     "read_image",

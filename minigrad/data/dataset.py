@@ -116,6 +116,10 @@ class ConcatDataset(Dataset[Sample]):
         return self.cumulative_sizes[-1]
 
 
+def get_worker_info() -> None:
+    """None, as in the main process in PyTorch: an iterable data set is read as a whole, by one worker."""
+
+
 def random_split(
     dataset: Any,
     lengths: Sequence[int | float],

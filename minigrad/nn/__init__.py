@@ -1,5 +1,7 @@
 """Layers, losses and containers, with PyTorch's names (``torch.nn``)."""
 
+import sys as _sys
+
 from minigrad.nn import functional, init, parallel, utils
 from minigrad.nn.activation import (
     CELU,
@@ -31,6 +33,15 @@ from minigrad.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from minigrad.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d
 from minigrad.nn.embedding import Embedding, EmbeddingBag
 from minigrad.nn.flatten import Flatten, Unflatten
+from minigrad.nn.lazy import (
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyLinear,
+)
 from minigrad.nn.linear import Bilinear, Identity, Linear
 from minigrad.nn.loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from minigrad.nn.margin_loss import (
@@ -162,6 +173,13 @@ __all__ = [
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyLinear",
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
@@ -228,3 +246,9 @@ __all__ = [
     "parallel",
     "utils",
 ]
+
+# Where PyTorch has them: "from minigrad.nn.modules.module import Module", "nn.modules.Linear".
+_sys.modules[f"{__name__}.modules"] = modules = _sys.modules[__name__]
+for _name in ("activation", "container", "conv", "dropout", "linear", "loss", "module", "pooling", "rnn"):
+    _sys.modules[f"{__name__}.modules.{_name}"] = _sys.modules[f"{__name__}.{_name}"]
+_sys.modules[f"{__name__}.modules.batchnorm"] = _sys.modules[f"{__name__}.norm"]

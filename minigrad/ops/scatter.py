@@ -11,9 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph import Variable
+from minigrad.dtypes import is_floating
+from minigrad.graph import Variable, mode, wrap
 from minigrad.ops.elementwise import as_dtype, clone, where
-from minigrad.ops.index import getitem, put_along_dim, raw_index, scatter_index, setitem
+from minigrad.ops.index import (
+    gather,
+    getitem,
+    put_along_dim,
+    raw_index,
+    scatter_index,
+    setitem,
+)
 from minigrad.ops.join import _pad
 from minigrad.ops.reduce import normalize_dim
 from minigrad.ops.shape import broadcast_to, reshape
@@ -57,6 +65,49 @@ def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     sums = put_along_dim(src, index, dim=axis, shape=window)
     widths = tuple((0, n - own) for n, own in zip(x.shape, window, strict=True))
     return x + (sums if window == x.shape else _pad(sums, widths=widths, value=0))
+
+
+def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Any:
+    """``x`` with, at each place, what ``reduce`` makes of all that :func:`scatter` would write there.
+
+    Args:
+        x, dim, index, src: as for :func:`scatter_add`.
+        reduce: ``"sum"``, ``"mean"``, ``"amax"`` or ``"amin"``; a gradient of the last two is shared evenly
+            among equals.
+        include_self: whether what ``x`` holds there counts, too; where nothing is written, it stays.
+    """
+    if reduce not in ("sum", "mean", "amax", "amin"):
+        raise ValueError(f"scatter_reduce: reduce must be 'sum', 'mean', 'amax' or 'amin', got {reduce!r}")
+    axis, src = _checked("scatter_reduce", x, dim, index, src)
+    one = as_dtype(1.0 if is_floating(x.dtype) else 1, x.dtype, x.device)
+    count = scatter_add(broadcast_to(one * 0, x.shape), axis, index, broadcast_to(one, src.shape))
+    own = broadcast_to(one, x.shape) if include_self else as_dtype(count == 0, x.dtype, x.device)
+    if reduce in ("sum", "mean"):
+        total = scatter_add(x * own, axis, index, src)
+        if reduce == "sum":
+            return total
+        return total / (count + own) if is_floating(x.dtype) else total // (count + own)
+    with x.device.active():
+        best = x.device.xp.where(own._array != 0, x._array, _worst(x.dtype, reduce))
+        places = list(x.device.xp.ogrid[tuple(slice(n) for n in index.shape)])
+        places[axis] = raw_index(index, copy=True)
+        write = x.device.xp.maximum.at if reduce == "amax" else x.device.xp.minimum.at
+        write(best, tuple(places), src._array)
+    found = wrap(best, x.device)
+    if not (mode.grad and (x.requires_grad or src.requires_grad)):
+        return found
+    # The gradient is that of a mean of what equals the extremum; the value stays the extremum itself.
+    own_part, given = where((x == found) & (own != 0), x, 0.0), src == gather(found, axis, index)
+    ties = scatter_add((x == found).to(x.dtype) * own, axis, index, given.to(x.dtype))
+    shares = scatter_add(own_part, axis, index, where(given, src, 0.0)) / ties
+    return found + (shares - shares.detach())
+
+
+def _worst(dtype: Any, reduce: str) -> Any:
+    """What any other value of the dtype is better than."""
+    if is_floating(dtype):
+        return -np.inf if reduce == "amax" else np.inf
+    return np.iinfo(dtype).min if reduce == "amax" else np.iinfo(dtype).max
 
 
 def _checked(name: str, x: Any, dim: int, index: Any, src: Any) -> tuple[int, Any]:

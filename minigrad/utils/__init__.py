@@ -1,5 +1,5 @@
 """Names that PyTorch keeps under ``torch.utils``."""
 
-from minigrad.utils import checkpoint, data
+from minigrad.utils import checkpoint, data, tensorboard
 
-__all__ = ["checkpoint", "data"]
+__all__ = ["checkpoint", "data", "tensorboard"]

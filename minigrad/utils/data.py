@@ -20,6 +20,7 @@ from minigrad.data import (
     dataset,
     default_collate,
     default_convert,
+    get_worker_info,
     random_split,
     sampler,
 )
@@ -39,8 +40,10 @@ __all__ = [
     "WeightedRandomSampler",
     "default_collate",
     "default_convert",
+    "get_worker_info",
     "random_split",
 ]
+
 
 for _module in (collate, dataloader, dataset, sampler):  # for "from minigrad.utils.data.sampler import ..."
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
