@@ -338,68 +338,25 @@ def _pool_options(name: str, kernel_size: Any, stride: Any, padding: Any) -> tup
 # A kernel takes its options as plain numbers, on the CPU followed by the number of threads.
 
 
-def _threads() -> tuple[int, ...]:
-    return (get_num_threads(),)
-
-
-def _dtypes(devices: tuple[str, ...]) -> str:
-    return "f4 f8" if devices == ("cpu",) else "f4 f8 f2 bf16"
-
-
 def _lie_last(*arrays: Any, **options: Any) -> bool:
     return any(is_channels_last(a) for a in arrays)
 
 
-def _for_format(name: str, when: Any) -> dict[str, Any]:
-    """What tells a kernel of channels last from the others."""
-    return {"when": _lie_last, "channels_last": KEPT} if name == "channels_last" else {"when": when}
+def _register(target: Op, devices: tuple[str, ...], rung: str, run: Any, when: Any = None) -> None:
+    on_cpu = devices == ("cpu",)
 
-
-def _register_max(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
-    threads = _threads if devices == ("cpu",) else tuple
-
-    def kernel(out, *arrays, kernel, stride, padding, dilation, size, input_size=None):
+    def kernel(
+        out, *arrays, kernel=(), stride=(), padding=(), dilation=(), include_pad=None, divisor=0, **sizes
+    ):
         outs = out if isinstance(out, tuple) else (out,)
-        run(*outs, *arrays, *kernel, *stride, *padding, *dilation, *threads())
+        of_average = () if include_pad is None else (int(include_pad), divisor)
+        threads = (get_num_threads(),) if on_cpu else ()
+        run(*outs, *arrays, *kernel, *stride, *padding, *dilation, *of_average, *threads)
 
     kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, dtypes=_dtypes(devices), **_for_format(name, when))(kernel)
-
-
-def _register_avg(target: Op, devices: tuple[str, ...], name: str, run: Any, when: Any = None) -> None:
-    threads = _threads if devices == ("cpu",) else tuple
-
-    def kernel(out, x, *, kernel, stride, padding, size, include_pad, divisor, input_size=None):
-        run(out, x, *kernel, *stride, *padding, int(include_pad), divisor, *threads())
-
-    kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, dtypes=_dtypes(devices), **_for_format(name, when))(kernel)
-
-
-def _register_adaptive(target: Op, devices: tuple[str, ...], name: str, run: Any) -> None:
-    threads = _threads if devices == ("cpu",) else tuple
-
-    def kernel(out, x, *, size=None, input_size=None):
-        run(out, x, *threads())
-
-    kernel.__doc__ = run.__doc__
-    target.kernel(*devices, name=name, dtypes=_dtypes(devices), **_for_format(name, None))(kernel)
-
-
-for _rung in ("naive", "vectorized"):
-    _register_max(_max_pool2d, ("cpu",), _rung, getattr(cpu.pool2d, f"max_pool2d_{_rung}"))
-    _register_max(
-        max_pool2d_input_grad, ("cpu",), _rung, getattr(cpu.pool2d, f"max_pool2d_input_grad_{_rung}")
-    )
-    _register_avg(_avg_pool2d, ("cpu",), _rung, getattr(cpu.pool2d, f"avg_pool2d_{_rung}"))
-    _register_avg(
-        avg_pool2d_input_grad, ("cpu",), _rung, getattr(cpu.pool2d, f"avg_pool2d_input_grad_{_rung}")
-    )
-_register_max(max_pool2d_gather, ("cpu",), "naive", cpu.pool2d.max_pool2d_gather)
-_register_adaptive(_adaptive_avg_pool2d, ("cpu",), "naive", cpu.pool2d.adaptive_avg_pool2d)
-_register_adaptive(
-    adaptive_avg_pool2d_input_grad, ("cpu",), "naive", cpu.pool2d.adaptive_avg_pool2d_input_grad
-)
+    dtypes = "f4 f8" if on_cpu else "f4 f8 f2 bf16"
+    of_format = {"when": _lie_last, "channels_last": KEPT} if rung == "channels_last" else {"when": when}
+    target.kernel(*devices, name=rung, dtypes=dtypes, **of_format)(kernel)
 
 
 def _do_not_overlap(g, taps, *, kernel, stride, dilation, **options):
@@ -426,43 +383,25 @@ def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_
     )
 
 
-_CUDA = ("cuda", "sim")
-_register_max(_max_pool2d, _CUDA, "naive", cuda.pool2d.max_pool2d)
-_register_max(_max_pool2d, _CUDA, "tiled", cuda.pool2d_tiled.max_pool2d_tiled, _worth_tiles)
-_register_max(_max_pool2d, _CUDA, "rolling", cuda.pool2d_rolling.max_pool2d_rolling, _in_strips)
-_register_max(_max_pool2d, _CUDA, "vectorized", cuda.pool2d_vectorized.max_pool2d_vectorized, _in_squares)
-_register_max(max_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.max_pool2d_input_grad)
-_register_max(
-    max_pool2d_input_grad, _CUDA, "scatter", cuda.pool2d.max_pool2d_input_grad_scatter, _do_not_overlap
-)
-_register_max(
-    max_pool2d_input_grad,
-    _CUDA,
-    "vectorized",
-    cuda.pool2d_vectorized.max_pool2d_input_grad_vectorized,
-    _in_squares,
-)
-_register_max(max_pool2d_gather, _CUDA, "naive", cuda.pool2d.max_pool2d_gather)
-_register_avg(_avg_pool2d, _CUDA, "naive", cuda.pool2d.avg_pool2d)
-_register_avg(_avg_pool2d, _CUDA, "tiled", cuda.pool2d_tiled.avg_pool2d_tiled, _worth_tiles)
-_register_avg(_avg_pool2d, _CUDA, "rolling", cuda.pool2d_rolling.avg_pool2d_rolling, _in_strips)
-_register_avg(_avg_pool2d, _CUDA, "vectorized", cuda.pool2d_vectorized.avg_pool2d_vectorized, _in_squares)
-_register_avg(avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.avg_pool2d_input_grad)
-_register_avg(
-    avg_pool2d_input_grad,
-    _CUDA,
-    "vectorized",
-    cuda.pool2d_vectorized.avg_pool2d_input_grad_vectorized,
-    _in_squares,
-)
-_register_adaptive(_adaptive_avg_pool2d, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d)
-_register_adaptive(adaptive_avg_pool2d_input_grad, _CUDA, "naive", cuda.pool2d.adaptive_avg_pool2d_input_grad)
-for _op, _register in (
-    (_max_pool2d, _register_max),
-    (max_pool2d_input_grad, _register_max),
-    (_avg_pool2d, _register_avg),
-    (avg_pool2d_input_grad, _register_avg),
-    (_adaptive_avg_pool2d, _register_adaptive),
-    (adaptive_avg_pool2d_input_grad, _register_adaptive),
-):
-    _register(_op, _CUDA, "channels_last", getattr(cuda.pool2d_channels_last, _op.name))
+_CPU, _CARDS = ("cpu",), ("cuda", "sim")
+_POOLINGS, _GRADIENTS = (_max_pool2d, _avg_pool2d), (max_pool2d_input_grad, avg_pool2d_input_grad)
+_ADAPTIVE = (_adaptive_avg_pool2d, adaptive_avg_pool2d_input_grad)
+
+for _op in (*_POOLINGS, *_GRADIENTS):
+    for _rung in ("naive", "vectorized"):
+        _register(_op, _CPU, _rung, getattr(cpu.pool2d, f"{_op.name}_{_rung}"))
+for _op in (*_ADAPTIVE, max_pool2d_gather):
+    _register(_op, _CPU, "naive", getattr(cpu.pool2d, _op.name))
+
+for _op in (*_POOLINGS, *_GRADIENTS, *_ADAPTIVE, max_pool2d_gather):
+    _register(_op, _CARDS, "naive", getattr(cuda.pool2d, _op.name))
+for _op in _POOLINGS:
+    _register(_op, _CARDS, "tiled", getattr(cuda.pool2d_tiled, f"{_op.name}_tiled"), _worth_tiles)
+    _register(_op, _CARDS, "rolling", getattr(cuda.pool2d_rolling, f"{_op.name}_rolling"), _in_strips)
+_scatter = cuda.pool2d.max_pool2d_input_grad_scatter
+_register(max_pool2d_input_grad, _CARDS, "scatter", _scatter, _do_not_overlap)
+for _op in (*_POOLINGS, *_GRADIENTS):
+    _run = getattr(cuda.pool2d_vectorized, f"{_op.name}_vectorized")
+    _register(_op, _CARDS, "vectorized", _run, _in_squares)
+for _op in (*_POOLINGS, *_GRADIENTS, *_ADAPTIVE):
+    _register(_op, _CARDS, "channels_last", getattr(cuda.pool2d_channels_last, _op.name))
