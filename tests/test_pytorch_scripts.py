@@ -69,6 +69,8 @@ class DrawnByNumPy:
         lib = importlib.import_module(library)
         patch = monkeypatch.setattr
         patch(lib, "randn", self.randn)
+        patch(lib, "rand", self.rand)
+        patch(lib, "randint", self.randint)
         patch(lib, "randn_like", lambda x: self.randn(*x.shape).to(x.dtype))
         functional = importlib.import_module(f"{library}.nn.functional")
         patch(functional, "dropout", lambda input, p=0.5, training=True, inplace=False: input)
@@ -76,6 +78,7 @@ class DrawnByNumPy:
             "torch.utils.data.sampler" if library == "torch" else "minigrad.data.sampler"
         )
         patch(samplers.RandomSampler, "__iter__", lambda s: iter(self.rng.permutation(len(s)).tolist()))
+        patch(samplers.WeightedRandomSampler, "__iter__", lambda s: self.draw_indices(s))
         categorical = importlib.import_module(f"{library}.distributions").Categorical
         patch(categorical, "sample", lambda distribution: self.choose(distribution))
         base = lib.optim.Optimizer
@@ -86,6 +89,17 @@ class DrawnByNumPy:
         lib = sys.modules[self.library]
         drawn = lib.from_numpy(self.rng.standard_normal(size).astype(np.float32).reshape(size))
         return drawn.requires_grad_() if options.get("requires_grad") else drawn
+
+    def rand(self, *size, **options):
+        drawn = self.rng.random(options.get("size", size)).astype(np.float32)
+        return sys.modules[self.library].from_numpy(drawn)
+
+    def randint(self, high, size):
+        return sys.modules[self.library].from_numpy(self.rng.integers(0, high, size))
+
+    def draw_indices(self, sampler):
+        weights = np.array([float(weight) for weight in sampler.weights])
+        return iter(self.rng.choice(len(weights), sampler.num_samples, p=weights / weights.sum()).tolist())
 
     def choose(self, distribution):
         lib = sys.modules[self.library]
@@ -128,7 +142,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:`torch.cuda.amp.GradScaler:FutureWarning")
 @each_script
 def test_a_script_computes_what_it_computes_with_torch(name):
     """The first losses, which rounding errors have not yet driven apart."""
