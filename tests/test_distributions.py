@@ -83,6 +83,7 @@ def test_draws_of_a_normal_carry_gradients():
 def test_numbers_broadcast_and_shapes_extend():
     assert Normal(0.0, mg.ones(2, 3)).sample((4,)).shape == (4, 2, 3)
     assert Normal(0.0, 1.0).sample().shape == ()
+    assert Normal(mg.tensor([1, 2]), 1.5).scale.tolist() == [1.5, 1.5]
     assert Categorical(probs=mg.ones(2, 0, 3)).sample((4,)).shape == (4, 2, 0)
     assert Categorical(probs=mg.ones(3)).sample().dtype == np.int64
     assert Bernoulli(0.25).log_prob(mg.tensor(1.0)).item() == pytest.approx(np.log(0.25), rel=1e-6)
@@ -126,10 +127,13 @@ def test_impossible_choices():
         (lambda: Categorical(mg.ones(2)).log_prob(mg.tensor(2)), "integer from 0 to 1, got 2"),
         (lambda: Bernoulli(0.5).log_prob(mg.tensor(0.5)), "0 or 1"),
         (lambda: Independent(Normal(0.0, 1.0), 1), "at most 0 dimensions"),
+        (lambda: Independent(mg.ones(2), 1), "expected a distribution, got Tensor"),
+        (lambda: Categorical([0.5, 0.5]), "must be a tensor, got list"),
+        (lambda: Bernoulli(0.5).log_prob(1), "value must be a tensor, got int"),
     ],
 )
 def test_what_is_no_distribution_is_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make()
     with pytest.raises(NotImplementedError, match="Normal and Uniform"):
         kl_divergence(Normal(0.0, 1.0), Uniform(0.0, 1.0))

@@ -90,6 +90,8 @@ class Categorical(Distribution):
     ):
         _check_one("Categorical", probs, logits)
         given: Any = logits if probs is None else probs
+        if not isinstance(given, Tensor):
+            raise TypeError(f"Categorical: the parameter must be a tensor, got {type(given).__name__}")
         if given.ndim < 1:
             raise ValueError("Categorical: the parameter needs at least one dimension, got none")
         super().__init__(given.shape[:-1], (), validate_args)

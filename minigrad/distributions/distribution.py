@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrad.autograd import no_grad
 from minigrad.creation import tensor
-from minigrad.ops.elementwise import exp, sqrt
+from minigrad.ops.elementwise import exp, floating, sqrt
 from minigrad.ops.shape import broadcast_to
 from minigrad.promotion import get_default_dtype
 from minigrad.tensor import Tensor
@@ -106,6 +106,8 @@ class Distribution:
 
     def _require(self, name: str, value: Tensor, rule: str, holds: Any) -> None:
         """Raise ValueError if ``holds``, a function of the array, is false for an element."""
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{type(self).__name__}: {name} must be a tensor, got {type(value).__name__}")
         if not self._validate_args:
             return
         array = value.device.to_numpy(value.detach()._array)
@@ -133,6 +135,8 @@ class Independent(Distribution):
         reinterpreted_batch_ndims: int,
         validate_args: bool | None = None,
     ):
+        if not isinstance(base_distribution, Distribution):
+            raise TypeError(f"Independent: expected a distribution, got {type(base_distribution).__name__}")
         batch = base_distribution.batch_shape
         if not 0 <= reinterpreted_batch_ndims <= len(batch):
             raise ValueError(
@@ -181,12 +185,13 @@ class Independent(Distribution):
 
 
 def broadcast_parameters(*values: Any) -> list[Tensor]:
-    """``values``, tensors or numbers, as tensors of one shape, dtype and device."""
-    like = next((v for v in values if isinstance(v, Tensor)), None)
+    """``values``, tensors or numbers, as tensors of one shape and device; numbers take the tensors' dtype,
+    and integers become floats."""
+    like = next((floating(v) for v in values if isinstance(v, Tensor)), None)
     place: dict[str, Any] = {"dtype": get_default_dtype()}
     if like is not None:
         place = {"dtype": like.dtype, "device": like.device}
-    tensors = [v if isinstance(v, Tensor) else tensor(v, **place) for v in values]
+    tensors = [floating(v) if isinstance(v, Tensor) else tensor(v, **place) for v in values]
     shape = np.broadcast_shapes(*(t.shape for t in tensors))
     return [t if t.shape == shape else broadcast_to(t, shape) for t in tensors]
 
