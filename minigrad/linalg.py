@@ -95,8 +95,10 @@ def matrix_norm(A: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = F
     magnitudes; inf and -inf: of a row's; 2, -2 and ``"nuc"``: the largest, the smallest and the sum of the
     singular values, which have no gradient here.
     """
+    if not isinstance(dim, (tuple, list)) or len(dim) != 2:
+        raise ValueError(f"linalg.matrix_norm: dim must be two axes, got {dim!r:.60}")
     if ord == "fro":
-        return squares.norm(A, 2, dim, keepdim)
+        return squares.norm(A, 2, tuple(dim), keepdim)
     if ord in (2, -2, "nuc"):
         found = {2: amax, -2: amin, "nuc": sum}[ord](svdvals(movedim(A, tuple(dim), (-2, -1))), -1)
     elif ord in (1, -1, math.inf, -math.inf):
@@ -197,7 +199,7 @@ def det(A: Any) -> Any:
 def slogdet(A: Any) -> SLogDet:
     """The sign of the determinant, and the logarithm of its magnitude, which does not overflow."""
     _square("slogdet", A)
-    with A.device.active():
+    with A.device.active(), np.errstate(all="ignore"):
         sign = A.device.xp.asarray(A.device.xp.linalg.slogdet(A._array)[0])
     return SLogDet(wrap(sign, A.device), _logabsdet(A))
 
@@ -210,12 +212,21 @@ def cholesky(A: Any, *, upper: bool = False) -> Any:
 
 def matrix_power(A: Any, n: int) -> Any:
     """A multiplied by itself, ``n`` factors; of its inverse, if ``n`` is negative."""
+    if not isinstance(n, (int, np.integer)):
+        raise TypeError(f"linalg.matrix_power: n must be an integer, got {n!r:.60}")
+    _square("matrix_power", A)
     if n == 0:
-        return A * 0 + wrap(A.device.xp.eye(A.shape[-1], dtype=A.dtype), A.device)
-    factor = power = inv(A) if n < 0 else _square("matrix_power", A)
-    for _ in range(builtins.abs(n) - 1):
-        power = matmul(power, factor)
-    return power
+        with A.device.active():
+            one = wrap(A.device.xp.eye(A.shape[-1], dtype=A.dtype), A.device)
+        return one.expand(A.shape).clone()
+    square, power, left = inv(A) if n < 0 else A, None, builtins.abs(int(n))
+    while True:  # the product of those squares whose powers add up to n
+        if left & 1:
+            power = square if power is None else matmul(power, square)
+        left >>= 1
+        if not left:
+            return power
+        square = matmul(square, square)
 
 
 def multi_dot(tensors: Any) -> Any:
@@ -245,8 +256,14 @@ def qr(A: Any, mode: str = "reduced") -> QR:
 
 
 def svd(A: Any, full_matrices: bool = True) -> SVD:
-    """The singular value decomposition; no gradient."""
-    return SVD(*_decomposed("svd", A, lambda xp, a: xp.linalg.svd(a, full_matrices)))
+    """The singular value decomposition; no gradient. LinAlgError if an element is infinite or NaN."""
+
+    def decompose(xp: Any, a: Any) -> Any:
+        if not xp.isfinite(a).all():  # for infinities LAPACK may search without end
+            raise LinAlgError("linalg.svd: an element is infinite or NaN")
+        return xp.linalg.svd(a, full_matrices)
+
+    return SVD(*_decomposed("svd", A, decompose))
 
 
 def svdvals(A: Any) -> Any:
@@ -257,13 +274,13 @@ def svdvals(A: Any) -> Any:
 def matrix_rank(A: Any, *, rtol: float | None = None) -> Any:
     """How many singular values are above the largest one times ``rtol``, by default max(m, n) eps."""
     values = svdvals(A)
-    return (values > amax(values, -1, keepdim=True) * _tolerance(A, rtol)).sum(-1)
+    return (values > values[..., :1] * _tolerance(A, rtol)).sum(-1)
 
 
 def pinv(A: Any, *, rtol: float | None = None) -> Any:
     """The pseudo-inverse of Moore and Penrose, by the singular values above the largest times ``rtol``."""
     u, s, vh = svd(A, full_matrices=False)
-    kept = s > amax(s, -1, keepdim=True) * _tolerance(A, rtol)
+    kept = s > s[..., :1] * _tolerance(A, rtol)
     return (vh.mT * s.reciprocal().where(kept, 0.0).unsqueeze(-2)) @ u.mT
 
 

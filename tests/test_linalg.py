@@ -74,6 +74,19 @@ def test_norms(ord, dim, keepdim, rng):
         np.testing.assert_allclose(*found, rtol=1e-12)
 
 
+def test_powers():
+    assert linalg.matrix_power(mg.eye(2), 2**60).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert linalg.matrix_power(mg.full((2, 2), math.nan), 0).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    x = mg.tensor([[1, 1], [0, 1]])
+    assert [linalg.matrix_power(x, n)[0, 1].item() for n in range(9)] == list(range(9))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 0)])
+def test_matrices_without_elements(shape):
+    x = mg.zeros(*shape)
+    assert linalg.pinv(x).shape == x.mT.shape and (linalg.matrix_rank(x) == 0).all()
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"linalg.inv: expected square matrices"):
         linalg.inv(mg.ones(2, 3))
@@ -81,4 +94,11 @@ def test_errors():
         linalg.solve(mg.eye(3), mg.ones(2, 2))
     with pytest.raises(linalg.LinAlgError):
         linalg.inv(mg.zeros(2, 2))
+    for bad in (math.inf, math.nan):
+        with pytest.raises(linalg.LinAlgError, match="infinite or NaN"):
+            linalg.pinv(mg.full((2, 4, 4), bad))
+    with pytest.raises(TypeError, match=r"n must be an integer, got 0\.5"):
+        linalg.matrix_power(mg.eye(2), 0.5)
+    with pytest.raises(ValueError, match="dim must be two axes, got 1"):
+        linalg.matrix_norm(mg.eye(2), dim=1)
     assert mg.det(mg.eye(2)) == 1 and mg.inverse(mg.eye(2) * 2)[0, 0] == 0.5
