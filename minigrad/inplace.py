@@ -165,11 +165,11 @@ class InPlace(Variable):
 
     def add_(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """self += alpha other"""
-        return self._in_place(elementwise.add, other if alpha == 1 else other * alpha)
+        return self._in_place(elementwise.add, elementwise.times(alpha, other, self))
 
     def sub_(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """self -= alpha other"""
-        return self._in_place(elementwise.sub, other if alpha == 1 else other * alpha)
+        return self._in_place(elementwise.sub, elementwise.times(alpha, other, self))
 
     def mul_(self, other: Any) -> Tensor:
         """self *= other"""
@@ -308,6 +308,8 @@ class InPlace(Variable):
         """Fill with numbers whose density is lambd exp(-lambd x)."""
         from minigrad.creation import rand
 
+        if not lambd > 0:
+            raise ValueError(f"exponential_: lambd must be above 0, got {lambd}")
         drawn = rand(self.shape, generator=generator, dtype=self.dtype, device=self.device)
         return self.copy_(elementwise.log1p(-drawn) * (-1.0 / lambd))
 

@@ -352,11 +352,11 @@ class Tensor(Operators, Methods, Conversions):
 
     def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """self + alpha other"""
-        return elementwise.add(self, other if alpha == 1 else other * alpha)
+        return elementwise.add(self, elementwise.times(alpha, other, self))
 
     def sub(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """self - alpha other"""
-        return elementwise.sub(self, other if alpha == 1 else other * alpha)
+        return elementwise.sub(self, elementwise.times(alpha, other, self))
 
     def where(self, condition: Tensor, other: Any) -> Tensor:
         """This tensor's elements where ``condition`` is true, ``other``'s elsewhere."""

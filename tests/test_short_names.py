@@ -119,6 +119,8 @@ def test_random_fills():
     mg.manual_seed(0)
     x = mg.empty(20_000).exponential_(2.0).numpy()
     assert (x >= 0).all() and x.mean() == pytest.approx(0.5, rel=0.05)
+    with pytest.raises(ValueError, match="lambd must be above 0, got 0"):
+        mg.empty(1).exponential_(0)
     whole = mg.empty(1000).random_(2, 5).numpy()
     assert set(whole) == {2, 3, 4} and set(mg.empty(1000).random_(2).tolist()) == {0, 1}
     assert mg.full((1000,), 0.25).bernoulli().mean().item() == pytest.approx(0.25, abs=0.1)

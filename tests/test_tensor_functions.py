@@ -540,6 +540,13 @@ def test_statistics_of_one_variable_and_of_nothing():
     assert mg.nansum(mg.tensor([1, 2])).item() == 3 and mg.nansum(mg.tensor([1, 2])).dtype == mg.int64
 
 
+def test_a_multiple_is_added_in_the_dtype_of_the_sum():
+    x, half = mg.zeros(1), mg.tensor([300.0]).half()
+    for found in (x.add(half, alpha=300), -x.sub(half, alpha=300), x.clone().add_(half, alpha=300)):
+        assert found.item() == 90_000.0 and found.dtype == mg.float32
+    assert mg.addcmul(x, half, mg.ones(1), value=300).item() == 90_000.0
+
+
 def test_more_differences_than_elements():
     assert mg.diff(mg.ones(2, 3), n=2**60).shape == (2, 0)
 

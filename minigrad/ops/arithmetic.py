@@ -21,6 +21,7 @@ from minigrad.ops.elementwise import (
     log1p,
     mul,
     sqrt,
+    times,
     trunc,
     where,
 )
@@ -87,14 +88,12 @@ def lerp(start: Any, end: Any, weight: Any) -> Any:
 
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     """input + value tensor1 tensor2"""
-    product = mul(tensor1, tensor2)
-    return add(input, product if value == 1 else product * value)
+    return add(input, mul(times(value, tensor1, input), tensor2))
 
 
 def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     """input + value tensor1 / tensor2"""
-    quotient = div(tensor1, tensor2)
-    return add(input, quotient if value == 1 else quotient * value)
+    return add(input, times(value, div(tensor1, tensor2), input))
 
 
 def logaddexp(x: Any, y: Any) -> Any:

@@ -461,6 +461,15 @@ def floating(x: Any) -> Any:
     return x if dtype is None or is_floating(dtype) else cast(x, dtype=get_default_dtype())
 
 
+def times(alpha: Any, other: Any, x: Any) -> Any:
+    """alpha other, to be added to ``x``: in the dtype of that sum, or float16 would round it before."""
+    if alpha == 1:
+        return other
+    if isinstance(other, Variable) and isinstance(x, Variable) and other.dtype != x.dtype:
+        other = as_dtype(other, result_dtype((x._array, other._array)), other.device)
+    return other * alpha
+
+
 def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
     """A tensor in ``dtype``; a Python number as a 0-d tensor of it."""
     if isinstance(value, Variable):
