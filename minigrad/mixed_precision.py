@@ -28,9 +28,7 @@ __all__ = ["autocast", "get_autocast_dtype", "is_autocast_enabled"]
 LOWER, WIDER = "lower", "float32"
 
 POLICIES = {
-    **dict.fromkeys(
-        ("matmul", "linear", "conv2d", "conv2d_relu", "conv2d_pooled", "lstm", "rnn", "gru"), LOWER
-    ),
+    **dict.fromkeys(("matmul", "linear", "lstm", "rnn", "gru"), LOWER),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "log2", "log10", "pow"), WIDER),
     **dict.fromkeys(("tan", "asin", "acos", "sinh", "cosh"), WIDER),
     **dict.fromkeys(("sum", "sum_of_squares", "prod", "cumsum", "softmax", "log_softmax"), WIDER),
@@ -39,7 +37,7 @@ POLICIES = {
     **dict.fromkeys(("binary_cross_entropy_with_logits", "weighted_logits_loss"), WIDER),
     **dict.fromkeys(("kl_div", "kl_div_of_logs"), WIDER),
 }
-"""By the op's name. Functions that are composed of ops convert their inputs themselves."""
+"""By the op's name. Convolutions, and functions that are composed of ops, convert their inputs themselves."""
 
 
 class _State(NamedTuple):

@@ -326,13 +326,13 @@ class Op(OpDefinition):
         """:meth:`_compute` for floats of 16 bits: on float32, and what comes out rounded to ``dtype``."""
         wide = [cast_array(device, a, FLOAT32) if _is_half_array(a) else a for a in arrays]
         results = self._compute(device, FLOAT32, wide, attrs)
-        if type(results) is tuple:
-            dtypes = [dtype] * len(results)
-            if self._shape_rule is not None:
-                dtypes = [t for _, t in _as_specs(self.name, self._shape_rule(*arrays, **attrs), dtype)]
-            pairs = zip(results, dtypes, strict=True)
-            return tuple([cast_array(device, r, t) if r.dtype == FLOAT32 != t else r for r, t in pairs])
-        return cast_array(device, results, dtype) if results.dtype == FLOAT32 else results
+        several = results if type(results) is tuple else (results,)
+        dtypes = [dtype] * len(several)
+        if self._shape_rule is not None:
+            dtypes = [t for _, t in _as_specs(self.name, self._shape_rule(*arrays, **attrs), dtype)]
+        pairs = zip(several, dtypes, strict=True)
+        rounded = [cast_array(device, r, t) if r.dtype == FLOAT32 != t else r for r, t in pairs]
+        return tuple(rounded) if type(results) is tuple else rounded[0]
 
     def _run_reference(self, device: Any, arrays: list, attrs: dict) -> Any:
         arguments = (device.xp, *arrays)

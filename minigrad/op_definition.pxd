@@ -6,7 +6,7 @@ from minigrad.dispatch cimport KernelTable
 cdef class OpDefinition:
     cdef dict __dict__  # for what no hot path reads
     cdef object __weakref__
-    cdef public object name, outputs, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, small, direct, add_gradient, autocast, promote
+    cdef public object name, outputs, reference, attributes, _shape_rule, _dtype_rule, _joint_rule, _together, small, direct, add_gradient, autocast, promote
     cdef public KernelTable kernels
     cdef public dict _saves
     cdef public list _rules

@@ -33,7 +33,7 @@ def harmonise(op: OpDefinition, args: tuple, device: Any) -> tuple | None:
             changed[0] = wrap(device.from_numpy(np.asarray(changed[0], dtype)), device)
     else:
         if op.promote is False:
-            _check_dtypes(op, changed)
+            check_dtypes(op, changed, of_all=op.one_dtype)
         if all(type(a) in SCALARS for a in changed):
             changed[0] = wrap(device.from_numpy(np.asarray(changed[0], result_dtype(changed[:1]))), device)
     return None if all(a is b for a, b in zip(args, changed, strict=True)) else tuple(changed)
@@ -57,12 +57,12 @@ def _as_input(op: OpDefinition, arg: Any, device: Any) -> Any:
     raise TypeError(f"op {op.name!r}: expected a tensor or a number, got {type(arg).__name__}: {arg!r:.60}")
 
 
-def _check_dtypes(op: OpDefinition, args: Sequence) -> None:
-    """Raise if there are several floating dtypes, or for some ops several dtypes, among the inputs."""
+def check_dtypes(op: OpDefinition, args: Sequence, of_all: bool) -> None:
+    """Raise if there are several floating dtypes, or several ``of_all`` dtypes, among the inputs."""
     dtypes = [
         (i, a.dtype)
         for i, a in enumerate(args)
-        if isinstance(a, Variable) and (op.one_dtype or is_floating(a.dtype))
+        if isinstance(a, Variable) and (of_all or is_floating(a.dtype))
     ]
     if len({t for _, t in dtypes}) > 1:
         found = ", ".join(f"{op.input_name(i)} is {t}" for i, t in dtypes)

@@ -234,6 +234,7 @@ HALVES = {
     "reduce": "(vectorized|split|columns)<.*SUM",
     "row_statistics": ".",
     "softmax": "vectorized|registers",
+    "transpose": ".",
 }
 
 

@@ -248,6 +248,8 @@ def test_under_autocast_all_passes_run_on_tensor_cores(card, name):
         found, expected = a_step(device)
     assert launched.count("conv2d_forward_tensor_core") == 1
     assert set(launched) >= TENSOR_CORE_PASSES
+    # x, bias and y, and their gradients: what brings the weight in order rounds it, too.
+    assert launched.count("cast") == 6
     unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[name]
     # Rounded: x, weight and bias; y; its gradient, which is made of it; and the results.
     assert max(relative_errors(found, expected)) < 6 * unit

@@ -2,7 +2,7 @@
 
 Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16, or all bfloat16 (or uint16
 that are its bits), groups is 1, the stride 1, and there is no padding. Sums are float32; float32 factors are
-rounded to TF32.
+rounded to TF32. Beside images of 16 bits the weight, which is then rounded, and its gradient may be float32.
 
 Images are read and written where they lie: (N, C, H, W), C-contiguous, or but for the gradient for the weight
 channels last (:mod:`minigrad.kernels.channels_last`). What does not :func:`fits` is for
@@ -24,7 +24,16 @@ from ..source import CudaSource
 from . import conv2d_tensor_core_weight_grad as of_weight
 from . import workspace
 from .conv2d_parts import add_results, add_taps
-from .conv2d_tensor_core import PART_TILE, cut_steps, in_order, one_group, results_of, steps_of, tile_rows
+from .conv2d_tensor_core import (
+    PART_TILE,
+    cut_steps,
+    in_order,
+    one_group,
+    results_of,
+    rounded,
+    steps_of,
+    tile_rows,
+)
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, along_k, element_of, row_pitch
 from .vector import starts_at_vector
 
@@ -92,7 +101,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     for images in (x, grad_output):
         _check(images, out.shape[2:], options)
     rows, channels, pixels = shape["O"], shape["C"], shape["N"] * shape["H"] * shape["W"]
-    element = element_of(out)
+    element = element_of(x)
     columns = blocks(channels, TILE_N)
     tile = tile or of_weight.tile_rows(element, rows, columns)
     tiles = blocks(rows, tile) * columns
@@ -123,7 +132,7 @@ def _run(
             f"{source.strides}, got {out.strides}"
         )
     element = element_of(out)
-    weight = along_k(weight.reshape(1, *weight.shape[:2]))
+    weight = along_k(rounded(weight, source.dtype).reshape(1, *weight.shape[:2]))
     rows, channels = out.shape[1], source.shape[1]
     columns = blocks(shape["N"] * shape["H"] * shape["W"], TILE_N)
     tile = tile or (tile_rows(rows, columns) if LARGE in of_weight.ROWS[element] else SMALL)

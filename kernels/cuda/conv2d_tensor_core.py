@@ -2,7 +2,9 @@
 
 Arrays and options are those of :mod:`.conv2d`, but all are float32, all float16, or all bfloat16 (or uint16
 that are its bits). The output alone has to be C-contiguous, or lie channels last
-(:mod:`minigrad.kernels.channels_last`). Sums are float32; float32 factors are rounded to TF32.
+(:mod:`minigrad.kernels.channels_last`). Sums are float32; float32 factors are rounded to TF32. Beside images
+of float16 or bfloat16 the weight of a single group, and its gradient, may be float32: the launch that brings
+the weight in order rounds it, too.
 
 The kernels read images and weights whose channels come last. What lies like that, in whole chunks of 16
 bytes, is read where it is: images (N, H, W, C) seen as (N, C, H, W), such weights, and those of 1x1 kernels.
@@ -19,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import is_contiguous, unchanging
-from ..channels_last import is_channels_last, nhwc
+from ..channels_last import is_channels_last, nchw, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import array_module, workspace
+from .cast import cast
 from .conv2d import fields_of, largest_phase, shape_fields, tap_steps
 from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weights
 from .conv2d_parts import add_results, cut_into_parts
@@ -78,7 +81,7 @@ def forward(
     shapes = x.shape, weight.shape, out.shape, options, None if bias is None else bias.shape
     plan, products = _products(shapes, x.itemsize, tile, exchanged=False)
     source, pixel = channels_last(x)
-    weights, tap, row = _taps_of_rows(weight, products.groups, products.merged)
+    weights, tap, row = _taps_of_rows(weight, x.dtype, products.groups, products.merged)
     results, bias = results_of(out, plan.parts), in_order(bias)
     epilogue = (bias, relu) if plan.parts == 1 else (None, False)
     layout = _pitches(pixel, tap, row), lies_last(out), products.group
@@ -103,7 +106,7 @@ def pooled(
         raise ValueError(f"conv2d pooled kernel: outputs of strides {out.strides} and {taps.strides} differ")
     columns = blocks(4 * shape["N"] * out.shape[2] * out.shape[3], TILE_N)
     source, pixel = channels_last(x)
-    weights, tap, row = _taps_of_rows(weight)
+    weights, tap, row = _taps_of_rows(weight, x.dtype)
     pitches = _pitches(pixel, tap, row)
     tile = tile or tile_rows(shape["O"], columns)
     arguments = (strided(source), strided(weights), in_order(bias), pitches, lies_last(out), shape)
@@ -117,7 +120,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     shapes = out.shape, weight.shape, grad_output.shape, options
     plan, products = _products(shapes, out.itemsize, tile, exchanged=True)
     source, pixel = channels_last(grad_output)
-    weights, tap, row = taps_of_columns(weight, products.groups, products.merged)
+    weights, tap, row = taps_of_columns(weight, out.dtype, products.groups, products.merged)
     results, apart = results_of(out, plan.parts), tap_steps(products.shape)
     layout = _pitches(pixel, tap, row), lies_last(out), products.group
     arguments = (strided(weights), *layout, plan.part_steps, products.shape, apart)
@@ -267,18 +270,34 @@ def in_order(x: Any | None) -> Any | None:
     return x if x is None or is_contiguous(x) else array_module(x).ascontiguousarray(x)
 
 
-def channels_last(x: Any) -> tuple[Any, int]:
-    """``x`` (N, C, H, W) for reading as (N, H, W, C), and how many elements its pixels are apart.
+def rounded(x: Any, dtype: Any) -> Any:
+    """``x`` as ``dtype``: itself, or a copy that lies channels last as it does, or else in C order."""
+    if x.dtype == dtype:
+        return x
+    last = is_channels_last(x)
+    source = nhwc(x) if last else in_order(x)
+    copy = workspace(x, source.shape, dtype)
+    cast(copy, source)
+    return nchw(copy) if last else copy
+
+
+def channels_last(x: Any, dtype: Any = None) -> tuple[Any, int]:
+    """``x`` (N, C, H, W), rounded to ``dtype``, for reading as (N, H, W, C), and how many elements its pixels
+    are apart.
 
     That is a multiple of 16 bytes, and so are the channels of ``x`` where it is read itself. In a copy zeros
     follow them up to there.
     """
     N, C, H, W = x.shape
-    pitch = _pitch(x.shape, x.strides, x.itemsize) if starts_at_vector(x) else None
+    dtype = x.dtype if dtype is None else dtype
+    if x.dtype != dtype and (H * W == 1 or is_channels_last(x)):  # which need not be transposed
+        x = rounded(x, dtype)
+    is_ready = x.dtype == dtype and starts_at_vector(x)
+    pitch = _pitch(x.shape, x.strides, x.itemsize) if is_ready else None
     if pitch is not None:
         return x, pitch
-    pitch = padded_pitch(C, x.itemsize)
-    copy = workspace(x, (N, H * W, pitch))
+    pitch = padded_pitch(C, dtype.itemsize)
+    copy = workspace(x, (N, H * W, pitch), dtype)
     if is_channels_last(x):  # pixels that are no multiples of 16 bytes
         copy[:, :, :C], copy[:, :, C:] = nhwc(x).reshape(N, H * W, C), 0
     else:
@@ -307,12 +326,12 @@ def _pitch(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> i
     return step // itemsize if fits and all(s == pixels * step for s, pixels in apart) else None
 
 
-def _taps_of_rows(weight: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
-    """``weight`` (O, C, KH, KW) for reading as (O, KH, KW, C), and how many elements its taps, and its rows,
-    are apart."""
+def _taps_of_rows(weight: Any, dtype: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
+    """``weight`` (O, C, KH, KW), rounded to ``dtype``, for reading as (O, KH, KW, C), and how many elements
+    its taps, and its rows, are apart."""
     if merged > 1:
         return _merged(weight, groups, merged, weight.shape[1], transposed=False)
-    weights, pitch = channels_last(weight)
+    weights, pitch = channels_last(weight, dtype)
     return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
@@ -322,14 +341,14 @@ def _merged(weight: Any, groups: int, merged: int, columns: int, transposed: boo
     return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
-def taps_of_columns(weight: Any, groups: int, merged: int) -> tuple[Any, int, int]:
+def taps_of_columns(weight: Any, dtype: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
     """The same for reading as (C, KH, KW, O), by a transposed copy."""
     outputs, channels, *kernel = weight.shape
     if groups > 1:
         return _merged(weight, groups, merged, outputs // groups, transposed=True)
-    taps, pitch = kernel[0] * kernel[1], padded_pitch(outputs, weight.itemsize)
+    taps, pitch = kernel[0] * kernel[1], padded_pitch(outputs, dtype.itemsize)
     last = is_channels_last(weight)
-    copy = workspace(weight, (1, taps * channels, pitch))
+    copy = workspace(weight, (1, taps * channels, pitch), dtype)
     transpose(copy, weight if last else in_order(weight), (1, outputs, taps * channels))
     return (copy, channels * pitch, pitch) if last else (copy, pitch, taps * pitch)
 

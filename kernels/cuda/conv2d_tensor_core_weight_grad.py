@@ -56,7 +56,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """Tensor cores on tiles that are transposed on their way; blocks share the long sums over all pixels."""
     if out.size == 0:
         return
-    shapes, element = (x.shape, out.shape, grad_output.shape, options), element_of(out)
+    shapes, element = (x.shape, out.shape, grad_output.shape, options), element_of(x)
     plan = _plan(shapes, element, x.itemsize)
     grads, grad_pitch = channels_last(grad_output)
     source, source_pitch = channels_last(x)

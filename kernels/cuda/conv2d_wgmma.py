@@ -1,6 +1,6 @@
 """Launches ``conv2d_wgmma.cu``: convolution and its two gradients on a card of compute capability 9.0.
 
-Arrays and options are those of :mod:`.conv2d_tensor_core`, but float32, whose factors are rounded to TF32, is
+Arrays and options are those of :mod:`.conv2d_tensor_core`, but float32 images, which are rounded to TF32, are
 not for the gradient for the weight. The copy engine reads images and weights where they lie if that is
 channels last (:mod:`minigrad.kernels.channels_last`), at multiples of 16 bytes; else it is given copies that
 are so. Images may be made C-contiguous, too; if their planes are no multiples of 16 bytes, or are of floats,
@@ -68,7 +68,9 @@ _weight_grad = {
     for element in HALVES
     for tile in COLUMNS
 }
-_add_parts = {element: CudaKernel(_source, f"conv2d_add_parts_wgmma<{element}>") for element in HALVES}
+_add_parts = {
+    element: CudaKernel(_source, f"conv2d_add_parts_wgmma<{element}>") for element in (*HALVES, "float")
+}
 
 
 def forward(
@@ -88,7 +90,7 @@ def forward(
     if _is_for_another(shape, out):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
     walk = _forwards(out.shape[2:], weight.shape[2:], options)
-    weights = _pixels(weight).swapaxes(0, 1)
+    weights = _pixels(weight, x.dtype).swapaxes(0, 1)
     _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile)
 
 
@@ -100,7 +102,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
     if _is_for_another(shape, out) or not (whole or options[:2] == (1, 1)):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
     phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
-    weights = _pixels(weight).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
+    weights = _pixels(weight, out.dtype).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
     _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile)
 
 
@@ -112,7 +114,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
         return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
     walk = _forwards(grad_output.shape[2:], out.shape[2:], options)
     made, channels, *kernel = out.shape
-    taps, element = kernel[0] * kernel[1], element_of(out)
+    taps, element = kernel[0] * kernel[1], element_of(x)
     pixels = shape["N"] * shape["OH"] * shape["OW"]
     at_once = matmul_wgmma.multiprocessors(out) // CLUSTER
     tile, clusters, parts = _cut(taps, channels, made, pixels, at_once, tile)
@@ -120,13 +122,14 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     parts = blocks(pixels, length)
     source, grads = channels_last(x), _pixels(grad_output)
     grads = grads.reshape(1, pixels, made)
-    results = _taps_of(out) if parts == 1 else None
+    results = _taps_of(out) if parts == 1 and out.dtype == x.dtype else None
     to_out = results is not None
+    target = out if out.dtype == x.dtype else workspace(x, 0)  # which is then not used
     partial = workspace(out, (0 if to_out else parts, taps, channels, made), np.float32)
     source_map = _map_of_images(x, source, walk)
     out_map = tensor_map.describe(results) if to_out else source_map  # which is then not used
     arguments = (
-        *(strided(out), partial, to_out, strided(source[0]), strided(grads)),
+        *(strided(target), partial, to_out, strided(source[0]), strided(grads)),
         *(source_map, tensor_map.describe(grads), out_map, walk.filter),
         *(pixels, length, parts, made, channels),
     )
@@ -135,7 +138,9 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     if not to_out:
         squares = blocks(taps * channels, SQUARE) * blocks(made, SQUARE)
         arguments = (strided(out), partial, parts, taps, channels, made, is_channels_last(out))
-        _add_parts[element].launch(squares, (SQUARE, ROW_THREADS, min(parts, PART_THREADS)), arguments)
+        _add_parts[element_of(out)].launch(
+            squares, (SQUARE, ROW_THREADS, min(parts, PART_THREADS)), arguments
+        )
 
 
 def share_at_work(array: Any, pixels: int, made: int) -> float:
@@ -375,17 +380,18 @@ def _step_time(tile: int) -> float:
     return max(tile / BOX_ROWS, BOX_TIME * (TILE_M / BOX_ROWS + tile / BOX_ROWS / CLUSTER))
 
 
-def _pixels(x: Any) -> Any:
-    """``x`` (N, C, H, W) as (N, H W, C), for the copy engine: ``x`` itself where it lies like that."""
-    source, _ = channels_last(x)
+def _pixels(x: Any, dtype: Any = None) -> Any:
+    """``x`` (N, C, H, W), as ``dtype``, as (N, H W, C), for the copy engine: ``x`` itself where it lies like
+    that."""
+    source, _ = channels_last(x, dtype)
     N, C, H, W = x.shape
-    return nhwc(source).reshape(N, H * W, C) if source is x else source[:, :, :C]
+    return nhwc(source).reshape(N, H * W, C) if source.ndim == 4 else source[:, :, :C]
 
 
 def _exchanged(weight: Any) -> Any:
     """``weight`` (O, C, KH, KW) as (KH KW, C, O), in a copy: of TF32, factors lie along K."""
     O, C, KH, KW = weight.shape  # noqa: E741
-    copy, *_ = taps_of_columns(weight, 1, 1)
+    copy, *_ = taps_of_columns(weight, weight.dtype)
     if is_channels_last(weight):
         return copy.reshape(KH * KW, C, -1)[..., :O]
     return copy.reshape(C, KH * KW, -1).swapaxes(0, 1)[..., :O]

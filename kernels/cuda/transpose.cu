@@ -1,4 +1,4 @@
-// Transposed copies: out[c, r] = x[r, c], for each of a batch of matrices.
+// Transposed copies: out[c, r] = x[r, c], for each of a batch of matrices, in the type of out: to nearest, ties to even.
 //
 // Shapes: x is (batches, rows, columns), out is (batches, columns, out_columns), as many as rows, or up to the next
 // multiple of 64 more, which become zeros. In both the elements of a row are neighbours; from row to row, and from
@@ -32,7 +32,6 @@ constexpr int THREADS = 256, SIDE = 4;
 template <typename T>
 constexpr int RESIDENT_BLOCKS = sizeof(T) == 8 ? 3 : 4;
 
-// Elements are moved as bits.
 template <int BYTES>
 struct Bits;
 template <>
@@ -46,6 +45,18 @@ struct Bits<4> {
 template <>
 struct Bits<8> {
     using type = unsigned long long;
+};
+
+// What is read and what is written: bits, unless they are converted.
+template <typename Out, typename T>
+struct Moved {
+    using To = Out;
+    using From = T;
+};
+template <typename T>
+struct Moved<T, T> {
+    using To = typename Bits<sizeof(T)>::type;
+    using From = To;
 };
 
 // The problem, but for the pointers. Strides are counted in elements.
@@ -72,13 +83,14 @@ struct Tile {
     }
 };
 
-template <typename T, int COLUMNS, bool READS_VECTORS>
+template <typename Out, typename T, int COLUMNS, bool READS_VECTORS>
 __global__ void __launch_bounds__(THREADS, RESIDENT_BLOCKS<T>)
-transpose(T* out_elements, const T* x_elements, TransposeShape shape) {
-    using Word = typename Bits<sizeof(T)>::type;
-    Word* const out = reinterpret_cast<Word*>(out_elements);
-    const Word* const x = reinterpret_cast<const Word*>(x_elements);
-    using Tiling = Tile<Word, COLUMNS>;
+transpose(Out* out_elements, const T* x_elements, TransposeShape shape) {
+    using To = typename Moved<Out, T>::To;
+    using From = typename Moved<Out, T>::From;
+    To* const out = reinterpret_cast<To*>(out_elements);
+    const From* const x = reinterpret_cast<const From*>(x_elements);
+    using Tiling = Tile<To, COLUMNS>;
     __shared__ Tiling tile;
     const unsigned tiles_per_row = (unsigned long long)(shape.columns + COLUMNS - 1) / COLUMNS;
     const long long row = (long long)(blockIdx.x / tiles_per_row) * Tiling::ROWS;
@@ -93,11 +105,11 @@ transpose(T* out_elements, const T* x_elements, TransposeShape shape) {
     const int vector = threadIdx.x % Tiling::VECTORS, line = threadIdx.x / Tiling::VECTORS;
     const int stored = int(min(shape.out_columns - row, (long long)Tiling::ROWS)) - vector * SIDE;
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
-        const Word* from = x + number * shape.x_batch_stride + column;
+        const From* from = x + number * shape.x_batch_stride + column;
         from += (row + min(square_row, rows - 1)) * shape.x_row_stride;
-        Word* to = out + number * shape.out_batch_stride + (column + line) * shape.out_row_stride + row + vector * SIDE;
+        To* to = out + number * shape.out_batch_stride + (column + line) * shape.out_row_stride + row + vector * SIDE;
         // Behind the last row, or vector, that one is read again: no load waits for what another has brought.
-        Vector<Word, SIDE> own[SIDE] = {};
+        Vector<From, SIDE> own[SIDE] = {};
 #pragma unroll
         for (int i = 0; i < SIDE; i++) {
             if constexpr (READS_VECTORS) {
@@ -111,9 +123,9 @@ transpose(T* out_elements, const T* x_elements, TransposeShape shape) {
         }
 #pragma unroll
         for (int j = 0; j < SIDE; j++) {
-            Vector<Word, SIDE> turned;
+            Vector<To, SIDE> turned;
 #pragma unroll
-            for (int i = 0; i < SIDE; i++) turned.lane[i] = square_row + i < rows ? own[i].lane[j] : Word(0);
+            for (int i = 0; i < SIDE; i++) turned.lane[i] = square_row + i < rows ? To(own[i].lane[j]) : To{};
             store_vector(&tile.at(square_column + j * APART, square_row / SIDE).lane[0], turned);
         }
         __syncthreads();
@@ -121,9 +133,9 @@ transpose(T* out_elements, const T* x_elements, TransposeShape shape) {
         for (int j = 0; j < SIDE; j++, to += Tiling::SQUARES * shape.out_row_stride) {
             const int at = line + j * Tiling::SQUARES;
             if (at >= columns) continue;
-            const Vector<Word, SIDE>& turned = tile.at(at, vector);
+            const Vector<To, SIDE>& turned = tile.at(at, vector);
             if (shape.stores_vectors) {
-                if (stored > 0) *reinterpret_cast<Vector<Word, SIDE>*>(to) = turned;
+                if (stored > 0) *reinterpret_cast<Vector<To, SIDE>*>(to) = turned;
             } else {
 #pragma unroll
                 for (int i = 0; i < SIDE; i++)

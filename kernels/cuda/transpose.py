@@ -1,8 +1,9 @@
 """Launches ``transpose.cu``: out (batches, columns, rows) = x (batches, rows, columns), transposed.
 
 The rows of ``out`` may be longer, up to the next multiple of 64 elements: the rest becomes zeros.
-``out`` and ``x`` are of one dtype of 16, 32 or 64 bits; in each, the elements of a row are neighbours, and
-rows and matrices are any steps apart (those of ``x`` may be the same one, with a step of 0).
+``out`` and ``x`` are of one dtype of 16, 32 or 64 bits, or ``out`` is of 16 bits and ``x`` float32, which is
+then rounded. In each, the elements of a row are neighbours, and rows and matrices are any steps apart (those
+of ``x`` may be the same one, with a step of 0).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Matrices = tuple[int, int, int]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 _kernels = {
-    (columns, vectors): CudaKernel(_source, f"transpose<T, {columns}, {vectors}>")
+    (columns, vectors): CudaKernel(_source, f"transpose<Out, T, {columns}, {vectors}>")
     for columns in COLUMNS
     for vectors in (False, True)
 }
@@ -41,7 +42,8 @@ def transpose(out: Any, x: Any, shape: Matrices | None = None) -> None:
     """
     steps = x.strides[:2] if shape is None else None
     aligned = starts_at_vector(x), starts_at_vector(out)
-    kernel, grid, fields = _launch(shape or x.shape, steps, out.shape, out.strides[:2], x.itemsize, *aligned)
+    sizes = out.shape, out.strides[:2], x.itemsize, out.itemsize
+    kernel, grid, fields = _launch(shape or x.shape, steps, *sizes, *aligned)
     kernel.launch(grid, THREADS, (strided(out), strided(x), fields))
 
 
@@ -51,21 +53,22 @@ def _launch(
     steps: tuple[int, int] | None,
     out: Matrices,
     out_steps: tuple[int, int],
-    itemsize: int,
+    x_bytes: int,
+    out_bytes: int,
     x_is_aligned: bool,
     out_is_aligned: bool,
 ) -> tuple[CudaKernel, tuple[int, int, int], unchanging]:
-    """The kernel, its grid, and struct TransposeShape, for the shapes of both arrays, their first strides in
-    bytes, and whether they begin at multiples of 16 bytes."""
+    """The kernel, its grid, and struct TransposeShape, for the shapes of both arrays, their first strides and
+    their elements in bytes, and whether they begin at multiples of 16 bytes."""
     batches, rows, columns = x
     if out[:2] != (batches, columns) or not rows <= out[2] <= blocks(rows, PADDED_TO) * PADDED_TO:
         raise ValueError(f"transpose kernel: shapes {out} and {x} do not fit")
-    steps = steps or (rows * columns * itemsize, columns * itemsize)
+    steps = steps or (rows * columns * x_bytes, columns * x_bytes)
     shape = {"rows": rows, "columns": columns, "batches": batches, "out_columns": out[2]}
-    for name, own in (("x", steps), ("out", out_steps)):
+    for name, own, itemsize in (("x", steps, x_bytes), ("out", out_steps, out_bytes)):
         shape[f"{name}_batch_stride"], shape[f"{name}_row_stride"] = (step // itemsize for step in own)
-    shape["stores_vectors"] = out_is_aligned and _are_vectors(out[2] * itemsize, *out_steps, itemsize)
-    reads_vectors = x_is_aligned and _are_vectors(columns * itemsize, *steps, itemsize)
+    shape["stores_vectors"] = out_is_aligned and _are_vectors(out[2] * out_bytes, *out_steps, out_bytes)
+    reads_vectors = x_is_aligned and _are_vectors(columns * x_bytes, *steps, x_bytes)
     tile = NARROW
     if columns > NARROW:
         tile = max(tile for tile in COLUMNS if tile == WIDE or tile * out[2] <= TILE)

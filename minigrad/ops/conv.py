@@ -5,6 +5,9 @@ The transposed convolution is the gradient for the input, given another name.
 All arrays are NCHW: x (N, C, H, W), weight (O, C / groups, KH, KW), output (N, O, OH, OW). The convolution
 is linear in x and in the weight, so the gradient for one is linear in the other and in the output's
 gradient: differentiating any of the three ops gives the other two.
+
+Under autocast, where tensor cores make all three, images are of 16 bits and the weight stays float32: the
+launch that brings it in order for the kernels rounds it, too, and its gradient is not rounded at all.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dispatch import KEPT
+from minigrad.dispatch import KEPT, Spec
+from minigrad.dtypes import FLOAT32, is_half
 from minigrad.graph import mode
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import Op, op
+from minigrad.op_inputs import check_dtypes
 from minigrad.ops import conv_choice_on_cards as on_card
 from minigrad.ops import conv_phases
 from minigrad.ops.conv_choice import (
@@ -37,7 +42,7 @@ from minigrad.ops.windows import output_size, pair, windows
 # ---- the three ops ----------------------------------------------------------------------------------------
 
 
-@op(name="conv2d", one_dtype=True, ops_alone=True)
+@op(name="conv2d", promote=None, ops_alone=True)
 def _conv2d(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     view = windows(xp, x, weight.shape[2:], stride, padding, dilation)
     n, c, oh, ow, kh, kw = view.shape
@@ -48,7 +53,7 @@ def _conv2d(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     return out if bias is None else out + bias[:, None, None]
 
 
-@op(one_dtype=True, ops_alone=True)
+@op(promote=None, ops_alone=True)
 def conv2d_input_grad(xp, g, weight, *, input_size, stride, padding, dilation, groups):
     """The gradient of conv2d for its input of size (H, W) ``input_size``."""
     (n, o, oh, ow), (_, c, kh, kw) = g.shape, weight.shape
@@ -64,9 +69,10 @@ def conv2d_input_grad(xp, g, weight, *, input_size, stride, padding, dilation, g
     return padded.reshape(n, groups * c, *padded.shape[-2:])[:, :, ph : ph + h, pw : pw + w]
 
 
-@op(one_dtype=True, ops_alone=True)
-def conv2d_weight_grad(xp, g, x, *, kernel_size, stride, padding, dilation, groups):
-    """The gradient of conv2d for its weight, whose kernels have size (KH, KW) ``kernel_size``."""
+@op(promote=None, ops_alone=True)
+def conv2d_weight_grad(xp, g, x, *, kernel_size, stride, padding, dilation, groups, in_float32=False):
+    """The gradient of conv2d for its weight, whose kernels have size (KH, KW) ``kernel_size``, in the dtype
+    of ``g``; or where that has 16 bits, in float32."""
     view = windows(xp, x, kernel_size, stride, padding, dilation)
     n, c, oh, ow, kh, kw = view.shape
     view = view.reshape(n, groups, c // groups, oh, ow, kh, kw)
@@ -80,24 +86,32 @@ def _options(attrs: dict) -> dict:
     return {name: attrs[name] for name in ("stride", "padding", "dilation", "groups")}
 
 
+def input_grad_options(x: Any, attrs: dict) -> dict:
+    """The attributes of conv2d_input_grad for an input like ``x`` of an op with ``attrs``."""
+    return {"input_size": x.shape[2:], **_options(attrs)}
+
+
+def weight_grad_options(weight: Any, attrs: dict) -> dict:
+    """The same of conv2d_weight_grad for a ``weight``."""
+    return {"kernel_size": weight.shape[2:], "in_float32": weight.dtype == FLOAT32, **_options(attrs)}
+
+
 _conv2d.grad(
-    x=lambda g, _y, _x, weight, _bias, **attrs: conv2d_input_grad(
-        g, weight, input_size=_x.shape[2:], **_options(attrs)
-    ),
+    x=lambda g, _y, _x, weight, _bias, **attrs: conv2d_input_grad(g, weight, **input_grad_options(_x, attrs)),
     weight=lambda g, _y, x, _weight, _bias, **attrs: conv2d_weight_grad(
-        g, x, kernel_size=_weight.shape[2:], **_options(attrs)
+        g, x, **weight_grad_options(_weight, attrs)
     ),
     bias=lambda g, _y, _x, _weight, _bias, **attrs: sum(g, (0, 2, 3)),
 )
 conv2d_input_grad.grad(
     g=lambda gg, _y, _g, weight, **attrs: _conv2d(gg, weight, None, **_options(attrs)),
     weight=lambda gg, _y, g, _weight, **attrs: conv2d_weight_grad(
-        g, gg, kernel_size=_weight.shape[2:], **_options(attrs)
+        g, gg, **weight_grad_options(_weight, attrs)
     ),
 )
 conv2d_weight_grad.grad(
     g=lambda gg, _y, _g, x, **attrs: _conv2d(x, gg, None, **_options(attrs)),
-    x=lambda gg, _y, g, _x, **attrs: conv2d_input_grad(g, gg, input_size=_x.shape[2:], **_options(attrs)),
+    x=lambda gg, _y, g, _x, **attrs: conv2d_input_grad(g, gg, **input_grad_options(_x, attrs)),
 )
 
 
@@ -113,8 +127,9 @@ def _(g, weight, *, input_size, stride, padding, dilation, groups):
 
 
 @conv2d_weight_grad.shape
-def _(g, x, *, kernel_size, stride, padding, dilation, groups):
-    return g.shape[1], x.shape[1] // groups, *kernel_size
+def _(g, x, *, kernel_size, stride, padding, dilation, groups, in_float32):
+    shape = g.shape[1], x.shape[1] // groups, *kernel_size
+    return Spec(shape, FLOAT32 if in_float32 and is_half(g.dtype) else g.dtype)
 
 
 # ---- the functions ----------------------------------------------------------------------------------------
@@ -156,12 +171,34 @@ def convolve(
         batch = convolve(op, input.unsqueeze(0), weight, bias, stride, padding, dilation, groups)
         return batch.squeeze(0)
     _check_shapes("conv2d", input, weight, bias, groups)
+    if mode.autocast is not None:
+        input, weight, bias = _lowered(input, weight, bias, groups)
+    else:
+        _check_one_dtype(input, weight, bias)
     stride = pair("conv2d", "stride", stride, 1)
     dilation = pair("conv2d", "dilation", dilation, 1)
     if padding == "same":
         input = _made_even(input, weight.shape[2:], dilation)
     padding = _padding(padding, weight.shape[2:], stride, dilation)
     return op(input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def _lowered(input: Any, weight: Any, bias: Any, groups: int) -> tuple[Any, Any, Any]:
+    """The inputs of a convolution as autocast has them: in 16 bits, but for a weight that kernels round."""
+    input, bias = cast_inputs(LOWER, (input, bias))
+    if is_half(input.dtype) and weight.dtype == FLOAT32 and _weight_is_rounded_by_kernels(input, groups):
+        _check_one_dtype(input, None, bias)
+        return input, weight, bias
+    input, weight = cast_inputs(LOWER, (input, weight))
+    _check_one_dtype(input, weight, bias)
+    return input, weight, bias
+
+
+def _weight_is_rounded_by_kernels(input: Any, groups: int) -> bool:
+    """Whether all passes run on tensor cores, with a weight of their own making."""
+    usual = all(op.kernels.takes_shortcuts for op in (_conv2d, conv2d_input_grad, conv2d_weight_grad))
+    on_cpu = input.device.type == "cpu"
+    return usual and groups == 1 and not on_cpu and cuda.conv2d_tensor_core.is_supported(input._array)
 
 
 def conv_transpose2d(
@@ -269,6 +306,13 @@ def _check_sizes(
         raise ValueError(f"{name}: images and kernels must have at least size 1 {shapes}")
 
 
+def _check_one_dtype(*inputs: Any) -> None:
+    """Raise unless the inputs of conv2d, but for those that are None, are of one dtype."""
+    for other in inputs[1:]:
+        if other is not None and other.dtype is not inputs[0].dtype:
+            check_dtypes(_conv2d, inputs, of_all=True)
+
+
 def _made_even(x: Any, kernel: tuple, dilation: tuple) -> Any:
     """``x`` with the row below and the column on the right that "same" adds more for even kernels."""
     bottom, right = (d * (k - 1) % 2 for d, k in zip(dilation, kernel, strict=True))
@@ -319,7 +363,18 @@ def _register(
 ) -> None:
     threads = (lambda: (get_num_threads(),)) if device == ("cpu",) else tuple
 
-    def kernel(out, *arrays, stride, padding, dilation, groups, input_size=None, kernel_size=None, **fused):
+    def kernel(
+        out,
+        *arrays,
+        stride,
+        padding,
+        dilation,
+        groups,
+        input_size=None,
+        kernel_size=None,
+        in_float32=False,
+        **fused,
+    ):
         run(out, *arrays, *stride, *padding, *dilation, groups, *threads(), **fused)
 
     kernel.__doc__ = run.__doc__

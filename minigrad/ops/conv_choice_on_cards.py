@@ -57,10 +57,12 @@ def fits_weight_grad_pipelined(
 
 
 def _of_one_channel(fits: Callable[..., bool]) -> Callable[..., bool]:
-    """A condition: groups of one channel, and a kernel, stride and dilation for which ``fits`` holds."""
+    """A condition: groups of one channel, one dtype, and a kernel, stride and dilation for which ``fits``
+    holds."""
 
-    def condition(_: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **__: Any) -> bool:
-        return weight.shape[1] == 1 and fits(weight.shape[2:], stride, dilation)
+    def condition(first: Any, weight: Any, bias: Any = None, *, stride: Any, dilation: Any, **_: Any) -> bool:
+        is_alike = weight.shape[1] == 1 and weight.dtype == first.dtype
+        return is_alike and fits(weight.shape[2:], stride, dilation)
 
     return condition
 
@@ -69,14 +71,15 @@ is_depthwise = _of_one_channel(cuda.conv2d_depthwise.fits)
 fits_strips = _of_one_channel(cuda.conv2d_strips.fits)
 
 
-def is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, **_: Any) -> bool:
-    return x.shape[1] == groups
+def is_weight_grad_depthwise(g: Any, x: Any, *, groups: int, in_float32: bool = False, **_: Any) -> bool:
+    return x.shape[1] == groups and (g.itemsize > 2 or not in_float32)
 
 
 def fits_weight_grad_strips(
-    g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **_: Any
+    g: Any, x: Any, *, kernel_size: Any, stride: Any, dilation: Any, groups: int, **options: Any
 ) -> bool:
-    return x.shape[1] == groups and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
+    is_depthwise = is_weight_grad_depthwise(g, x, groups=groups, **options)
+    return is_depthwise and cuda.conv2d_strips.fits(kernel_size, stride, dilation)
 
 
 FITS: dict[str, dict[str, Callable[..., bool]]] = {
@@ -170,6 +173,7 @@ def suits_wgmma(
     groups: int,
     input_size: Any = None,
     kernel_size: Any = None,
+    **_: Any,
 ) -> bool:
     wgmma, window = cuda.conv2d_wgmma, (stride, padding, dilation)
     channels = second.shape[1] if input_size or kernel_size else first.shape[1]  # of the input
@@ -260,10 +264,11 @@ def decides(
     groups: int,
     input_size: Any = None,
     kernel_size: Any = None,
+    in_float32: bool = False,
 ) -> tuple:
     """What the conditions of the CUDA kernels look at."""
     return (
         *(first.shape, first.strides, second.shape, second.strides),
-        *(stride, padding, dilation, groups, input_size, kernel_size),
+        *(stride, padding, dilation, groups, input_size, kernel_size, second.dtype, in_float32),
         *(get_float32_matmul_precision(), get_convolution_precision(), cuda.card_of(first)),
     )

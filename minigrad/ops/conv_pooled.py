@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.dispatch import KEPT, Spec
-from minigrad.graph import Variable, mode
+from minigrad.graph import Variable
 from minigrad.kernels import cuda
-from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import get_op, op
 from minigrad.ops.activation import relu_grad
 from minigrad.ops.conv import WITH_RELU, convolve
@@ -27,7 +26,7 @@ SQUARES = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1
 """The windows, as options of the pooling ops."""
 
 
-@op(name="conv2d_pooled", one_dtype=True, ops_alone=True)
+@op(name="conv2d_pooled", promote=None, ops_alone=True)
 def _conv2d_pooled(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     y = xp.maximum(_conv2d.reference(xp, x, weight, bias, **options), 0)
@@ -68,8 +67,6 @@ def conv2d_pooled(
 
 
 def _pooled_or_one_by_one(input: Any, weight: Any, bias: Any, **options: Any) -> Any:
-    if mode.autocast is not None:
-        input, weight, bias = cast_inputs(LOWER, (input, weight, bias))
     if _runs_on_tensor_cores(input, weight, bias, options):
         return _conv2d_pooled(input, weight, bias, **options)[0]
     return max_pool2d(conv2d_relu(input, weight, bias, **options), 2)

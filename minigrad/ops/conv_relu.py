@@ -19,7 +19,7 @@ from minigrad.ops.conv import WITH_RELU, convolve
 _conv2d = get_op("conv2d")
 
 
-@op(name="conv2d_relu", one_dtype=True, ops_alone=True)
+@op(name="conv2d_relu", promote=None, ops_alone=True)
 def _conv2d_relu(xp, x, weight, bias=None, *, stride, padding, dilation, groups):
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return xp.maximum(_conv2d.reference(xp, x, weight, bias, **options), 0)

@@ -105,6 +105,32 @@ def test_groups(place, name, case, last):
             assert np.array_equal(one, other)
 
 
+def assert_float32_weight_is_rounded(place, x, weight, grad, options, passes, last=False):
+    """Beside images of float16; and that its gradient is not."""
+    forward, input_grad, weight_grad = passes
+    narrow = weight.astype(np.float16)
+    if last:
+        x, weight, narrow, grad = map(as_channels_last, (x, weight, narrow, grad))
+    for kernel, shape, found, expected in (
+        (forward, grad.shape, (x, weight, None), (x, narrow, None)),
+        (input_grad, x.shape, (grad, weight), (grad, narrow)),
+    ):
+        one, other = (run(place, "f16", kernel, shape, *a, *options, last=last) for a in (found, expected))
+        assert np.array_equal(one, other)
+    found = run(place, "tf32", weight_grad, weight.shape, grad, x, *options, last=last)
+    exact = by_definition(x, weight, grad, options)[2]
+    size = by_definition(abs(x), abs(weight), abs(grad), options)[2]
+    assert (abs(found - exact) <= grad[:, 0].size * 2.0**-24 * size).all()
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("case", [ODD, *LAYERS[-4:-2], IN_PARTS[0]], ids=str)
+def test_a_float32_weight_beside_images_of_16_bits(place, case, last):
+    x, _, _, grad, options = inputs("f16", case)
+    weight = inputs("tf32", case)[1]
+    assert_float32_weight_is_rounded(place, x, weight, grad, options, PASSES, last)
+
+
 @pytest.mark.parametrize(
     ("groups", "rows", "copied", "merged"),
     [
@@ -336,6 +362,13 @@ def test_1x1_kernels(place, name, layer, monkeypatch):
     check(place, name, arrays, STAY, passes=POINTWISE)
     if name != "tf32" and layer[2] > 64:
         check(place, name, arrays, STAY, 128, (*POINTWISE[:2], partial(pointwise.weight_grad, tile=128)))
+
+
+@pytest.mark.parametrize("layer", [POINTWISE_LAYERS[i] for i in (0, 2, 7)], ids=str)
+def test_a_float32_weight_of_a_1x1_kernel(place, layer):
+    x, _, _, grad = pointwise_inputs("f16", layer)
+    weight = pointwise_inputs("tf32", layer)[1]
+    assert_float32_weight_is_rounded(place, x, weight, grad, STAY, POINTWISE)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -88,6 +88,26 @@ def test_images_and_weights_in_c_order_are_copied(card):
         assert_close("bf16", results(card, "bf16", *arrays, options), arrays, options)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("case", [LAYERS[i] for i in (1, 2, 3, 9, 11)], ids=str)
+def test_a_float32_weight_beside_images_of_16_bits(card, case, last):
+    """It is rounded; its gradient is not."""
+    (x, _, _, grad, options), weight = inputs("f16", case), inputs("tf32", case)[1]
+    narrow = weight.astype(np.float16)
+    if last:
+        x, weight, narrow, grad = map(as_channels_last, (x, weight, narrow, grad))
+    for kernel, shape, found, expected in (
+        (conv2d_wgmma.forward, grad.shape, (x, weight, None), (x, narrow, None)),
+        (conv2d_wgmma.input_grad, x.shape, (grad, weight), (grad, narrow)),
+    ):
+        one, other = (run(card, "f16", kernel, shape, *a, *options, last=last) for a in (found, expected))
+        np.testing.assert_array_equal(one, other)
+    found = run(card, "tf32", conv2d_wgmma.weight_grad, weight.shape, grad, x, *options, last=last)
+    exact = by_definition(x, weight, grad, options)[2]
+    size = by_definition(abs(x), abs(weight), abs(grad), options)[2]
+    assert (abs(found - exact) <= grad[:, 0].size * 2.0**-24 * size).all()
+
+
 IN_C_ORDER = [
     ((6, 16, 4, 6), (70, 16, 3, 3), ONE, ONE, ONE, 1),  # a box has pixels of four images
     ((2, 8, 13, 9), (264, 8, 3, 2), ONE, (1, 0), ONE, 1),  # a plane has more pixels than a box

@@ -50,6 +50,20 @@ def test_longer_rows_end_in_zeros(backend, rng):
 
 @pytest.mark.parametrize(("rows", "padded"), [(3, 4), (3, 8), (5, 8), (9, 16), (17, 24), (5, 64)])
 @pytest.mark.parametrize("columns", [520, 523])
+def test_rounded(backend, rows, padded, columns, rng):
+    """To nearest, ties to even, as NumPy does; of vectors or not."""
+    x = rng.standard_normal((2, rows, columns)).astype(np.float32)
+    x[0, 0, :5] = np.inf, np.nan, 1 + 2.0**-11, 1 + 3 * 2.0**-11, 1e9
+    out = backend.put(np.full((2, columns, padded), np.nan, np.float16))
+    transpose(out, backend.put(x))
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16).swapaxes(1, 2)
+    np.testing.assert_array_equal(backend.get(out)[:, :, :rows], expected)
+    assert not backend.get(out)[:, :, rows:].any()
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(3, 4), (3, 8), (5, 8), (9, 16), (17, 24), (5, 64)])
+@pytest.mark.parametrize("columns", [520, 523])
 def test_few_rows_of_many_columns(backend, rows, padded, columns, rng):
     x = rng.integers(1, 99, (2, rows, columns)).astype(np.float16)
     out = backend.put(np.full((2, columns, padded), np.nan, np.float16))
