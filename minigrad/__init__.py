@@ -62,6 +62,7 @@ from minigrad.memory_format import MemoryFormat, channels_last, contiguous_forma
 from minigrad.mixed_precision import autocast, get_autocast_dtype, is_autocast_enabled
 from minigrad.op import Op, get_op, op
 from minigrad.ops import conv as _conv  # for their kernels
+from minigrad.ops import conv_grads as _conv_grads
 from minigrad.ops import norm_kernels as _norm_kernels
 from minigrad.ops import pool as _pool
 from minigrad.ops.activation import relu, sigmoid, tanh

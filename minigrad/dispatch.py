@@ -232,7 +232,7 @@ def _run(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list)
         out = device.empty(shape, dtype)
     else:
         out = tuple([device.empty(shape, dtype) for shape, dtype in specs])
-    return _run_into(out, kernel, device, arrays, attrs)
+    return run_into(out, kernel, device, arrays, attrs)
 
 
 def _run_channels_last(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
@@ -240,10 +240,11 @@ def _run_channels_last(kernel: Kernel, device: Device, arrays: list, attrs: dict
     if kernel.layout == "contiguous":
         arrays = [_without_gaps(device, a) if hasattr(a, "ndim") else a for a in arrays]
     outs = tuple([empty_channels_last(device, *spec) for spec in specs])
-    return _run_into(outs[0] if len(outs) == 1 else outs, kernel, device, arrays, attrs)
+    return run_into(outs[0] if len(outs) == 1 else outs, kernel, device, arrays, attrs)
 
 
-def _run_into(out: Any, kernel: Kernel, device: Device, arrays: list, attrs: dict) -> Any:
+def run_into(out: Any, kernel: Kernel, device: Device, arrays: list, attrs: dict) -> Any:
+    """Run ``kernel`` on arrays in its layout, and on outputs that are there; returns these."""
     if device.operation is not None:
         outs = out if isinstance(out, tuple) else (out,)
         with device.operation(f"op {kernel.op!r}, kernel {kernel.name!r}", arrays, outs):

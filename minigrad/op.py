@@ -364,14 +364,24 @@ class Op(OpDefinition):
             return self._check_joint(self._joint_rule(g, y, *inputs, **attrs), needed)
         found: list = []
         arguments = (g, y, *inputs)
+        together = () if self._together is None else self._found_together(arguments, attrs, needed)
         for i, rule in enumerate(self._rules):
             if needed[i] is None:
                 found.append(None)
+            elif i in together:
+                found.append(together[i])
             elif attrs:
                 found.append(rule(*arguments, **attrs))
             else:  # as above, but quicker
                 found.append(rule(*arguments))
         return found
+
+    def _found_together(self, arguments: tuple, attrs: dict, needed: Sequence) -> dict[int, Any]:
+        """By the number of the input, the gradients that one rule gives where all of them are needed."""
+        places, rule = self._together  # type: ignore[misc]
+        if any(needed[i] is None for i in places):
+            return {}
+        return dict(zip(places, rule(*arguments, **attrs), strict=True))
 
     def _check_joint(self, found: Any, needed: Sequence) -> list:
         """What a rule for all inputs returned, with None for the inputs that need no gradient."""

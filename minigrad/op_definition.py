@@ -88,6 +88,7 @@ class OpDefinition:
         self._shape_rule: Callable | None = None
         self._dtype_rule: Callable | None = None
         self._joint_rule: Callable | None = None
+        self._together: tuple[tuple[int, ...], Callable] | None = None  # (inputs, the rule for all of them)
         self._tells_needed = False  # whether that rule has a keyword for which inputs need a gradient
         self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._read_signature()
@@ -226,12 +227,31 @@ class OpDefinition:
             self._saves.clear()
             return rule
         for name, one in rules.items():
-            if name not in self.inputs:
-                raise ValueError(f"op {self.name!r} has no input {name!r}; it has: {', '.join(self.inputs)}")
+            place = self._place(name)
             self.check_callable(one, what, "g", "y")
-            self._rules[self.inputs.index(name)] = one
+            self._rules[place] = one
         self._saves.clear()
         return self
+
+    def grad_together(self, *names: str) -> Callable:
+        """Decorator: a rule for several inputs that have rules of their own, for where all need a gradient.
+
+        ``rule(g, y, *inputs, **attributes)`` returns the gradient of each of ``names``, and looks at no more
+        than their rules do. It is there to spare what each of these would do by itself.
+        """
+        places = tuple([self._place(name) for name in names])
+
+        def register(rule: Callable) -> Callable:
+            self.check_callable(rule, f"op {self.name!r}: a gradient rule", "g", "y")
+            self._together = places, rule
+            return rule
+
+        return register
+
+    def _place(self, name: str) -> int:
+        if name not in self.inputs:
+            raise ValueError(f"op {self.name!r} has no input {name!r}; it has: {', '.join(self.inputs)}")
+        return self.inputs.index(name)
 
     def shape(self, rule: Callable) -> Callable:
         """Decorator: ``rule(*inputs, **attributes)`` gives the output's shape, and refuses bad inputs.

@@ -301,6 +301,40 @@ def test_a_joint_rule_may_ask_which_inputs_need_a_gradient():
     assert x.grad.tolist() == [1, 1] and y.grad.tolist() == [6, 6]
 
 
+def test_a_rule_for_several_inputs_together_runs_where_all_need_a_gradient():
+    ran = []
+
+    @mg.op
+    def product(xp, x, y, z):
+        return x * y * z
+
+    product.grad(
+        x=lambda g, _p, _x, y, z: ran.append("x") or g * y * z,
+        y=lambda g, _p, x, _y, z: ran.append("y") or g * x * z,
+        z=lambda g, _p, x, y, _z: g * x * y,
+    )
+
+    @product.grad_together("y", "x")
+    def _(g, _p, x, y, z):
+        ran.append("together")
+        scaled = g * z
+        return scaled * x, scaled * y
+
+    values = 2.0, 3.0, 5.0
+    for needed in ("xyz", "yx", "x", "yz"):
+        inputs = {
+            name: mg.tensor([value], requires_grad=name in needed)
+            for name, value in zip("xyz", values, strict=True)
+        }
+        product(*inputs.values()).sum().backward()
+        for name, value in zip("xyz", values, strict=True):
+            assert name not in needed or inputs[name].grad.item() == 30.0 / value
+    assert ran == ["together", "together", "x", "y"]
+    check_op(product, [case((3,), (3,), (3,))])
+    with pytest.raises(ValueError, match=r"no input 'w'; it has: x, y, z"):
+        product.grad_together("x", "w")
+
+
 def test_what_is_not_saved_and_what_has_no_gradient():
     seen = []
 

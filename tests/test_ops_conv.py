@@ -255,6 +255,29 @@ def test_under_autocast_all_passes_run_on_tensor_cores(card, name):
     assert max(relative_errors(found, expected)) < 6 * unit
 
 
+@pytest.mark.parametrize("kernel", ["tensor_core", "wgmma"])
+@pytest.mark.parametrize(("out_channels", "groups"), [(16, 1), (12, 1), (32, 2)])
+def test_both_gradients_read_one_copy_of_the_outputs(card, kernel, out_channels, groups, monkeypatch):
+    """If its channels are whole chunks of 16 bytes; and are the same bits that each of them is by itself."""
+    device, launched = card
+    if kernel == "wgmma" and (groups > 1 or not cuda.conv2d_wgmma.is_supported(device.xp.zeros(1))):
+        pytest.skip("wgmma is for one group, on compute capability 9.0")
+    x, weight = mg.randn(2, 16, 6, 5), mg.randn(out_channels, 16 // groups, 3, 3)
+    g, found, copies = mg.randn(2, out_channels, 6, 5).half().to(device), [], []
+    for together in (mg.get_op("conv2d")._together, None):
+        monkeypatch.setattr(mg.get_op("conv2d"), "_together", together)
+        leaves = [t.half().to(device).requires_grad_() for t in (x, weight)]
+        y = F.conv2d(*leaves, padding=1, groups=groups)
+        launched.clear()
+        with mg.use_kernel("conv2d_input_grad", kernel), mg.use_kernel("conv2d_weight_grad", kernel):
+            y.backward(g)
+        copies.append(launched.count("transpose"))
+        found.append([leaf.grad.cpu().numpy() for leaf in leaves])
+    assert copies[1] - copies[0] == (out_channels % 8 == 0)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(16, 2), (18, 9), (18, 18)])
 def test_under_autocast_groups_run_on_tensor_cores_unless_they_have_one_channel(card, channels, groups):
     device, launched = card
