@@ -13,8 +13,6 @@
 //   batch_norm_grad_naive  one thread for each channel
 //   batch_norm_grad        elementwise; each block adds up its channel's shares of channel_sums.cu's sums
 //   batch_norm_inference   elementwise, with statistics that are given
-//   batch_norm_follow      the running statistics
-//   batch_norm_follow_counting  + the number of batches that they come from
 //
 // A block of these walks along the elements of a channel, 16 bytes at a time (planes.cuh). For areas of a few
 // elements, where that would read lines of memory for little of them, and for images whose channels come last,
@@ -50,7 +48,8 @@ struct Shares {
 template <typename T>
 __global__ void batch_norm_naive(
     T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias, long long samples,
-    long long channels, long long area, T eps
+    long long channels, long long area, T eps, T* running_mean, T* running_var, long long* batches,
+    Following following
 ) {
     const long long c = global_thread_index();
     if (c >= channels) return;
@@ -66,6 +65,7 @@ __global__ void batch_norm_naive(
     const T r = 1 / sqrt(squares / count + eps);
     mean[c] = m;
     rstd[c] = r;
+    Running<T>{running_mean, running_var, batches, following}.move(c, m, r, eps);
     const T scale = r * value_or(weight, c, T(1)), shift = value_or(bias, c, T(0));
     for (long long n = 0; n < samples; n++)
         for (long long i = 0; i < area; i++) {
@@ -125,7 +125,7 @@ template <typename C, typename T, bool WIDE>
 __global__ void __launch_bounds__(THREADS) batch_norm_normalize(
     T* y, C* mean, C* rstd, const T* x, const C* partial_mean, const C* partial_squares, const C* weight,
     const C* bias, long long samples, long long channels, long long area, long long moment_parts,
-    long long parts, C eps
+    long long parts, C eps, C* running_mean, C* running_var, long long* batches, Following following
 ) {
     __shared__ C of_channel[2];
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
@@ -147,6 +147,8 @@ __global__ void __launch_bounds__(THREADS) batch_norm_normalize(
     const C scale = of_channel[1] * value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
     const Planes<WIDTH_OF<T, WIDE>, true> planes(samples, channels, area, c, part, parts);
     normalize(planes, y, x, of_channel[0], scale, shift);
+    if (part == 0 && threadIdx.x == 0)
+        Running<C>{running_mean, running_var, batches, following}.move(c, of_channel[0], of_channel[1], eps);
 }
 
 // y from statistics that are given.
@@ -161,39 +163,6 @@ __global__ void __launch_bounds__(THREADS) batch_norm_inference(
     const C scale = 1 / sqrt(variance[c] + eps) * value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
     const Planes<WIDTH_OF<T, WIDE>> planes(samples, channels, area, c, part, parts);
     normalize(planes, y, x, mean[c], scale, shift);
-}
-
-// The running statistics moved by `momentum` towards those of a batch; `unbiased` is count / (count - 1).
-template <typename T>
-__device__ __forceinline__ void move_running(
-    T* running_mean, T* running_var, const T* mean, const T* rstd, long long channels, T momentum, T unbiased,
-    T eps
-) {
-    const long long c = global_thread_index();
-    if (c >= channels) return;
-    const T variance = 1 / (rstd[c] * rstd[c]) - eps;  // all the digits that count beside eps
-    running_mean[c] = running_mean[c] * (1 - momentum) + mean[c] * momentum;
-    running_var[c] = running_var[c] * (1 - momentum) + (variance < 0 ? T(0) : variance) * unbiased * momentum;
-}
-
-// Grid: x = a thread for each channel.
-template <typename T>
-__global__ void batch_norm_follow(
-    T* running_mean, T* running_var, const T* mean, const T* rstd, long long channels, T momentum, T unbiased,
-    T eps
-) {
-    move_running(running_mean, running_var, mean, rstd, channels, momentum, unbiased, eps);
-}
-
-// The same; and `batches`, of one element, is one more. A launch of its own would take the host longer than
-// everything here takes the card. Grid: x = a thread for each channel.
-template <typename T>
-__global__ void batch_norm_follow_counting(
-    T* running_mean, T* running_var, long long* batches, const T* mean, const T* rstd, long long channels,
-    T momentum, T unbiased, T eps
-) {
-    if (global_thread_index() == 0) ++*batches;
-    move_running(running_mean, running_var, mean, rstd, channels, momentum, unbiased, eps);
 }
 
 // ---- the gradient ----
@@ -315,7 +284,8 @@ __global__ void __launch_bounds__(THREADS) batch_norm_moments_columns(
 template <typename T>
 __global__ void batch_norm_combine(
     T* mean, T* rstd, const T* partial_mean, const T* partial_squares, long long samples, long long channels,
-    long long area, long long parts, T eps
+    long long area, long long parts, T eps, T* running_mean, T* running_var, long long* batches,
+    Following following
 ) {
     const long long c = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (c >= channels) return;  // the whole warp
@@ -325,8 +295,10 @@ __global__ void batch_norm_combine(
         moments.add(shares.at(i / area, c * area + i % area));
     moments.add_across_warp();
     if (threadIdx.x == 0) {
+        const T r = moments.rstd(eps);
         mean[c] = moments.mean;
-        rstd[c] = moments.rstd(eps);
+        rstd[c] = r;
+        Running<T>{running_mean, running_var, batches, following}.move(c, moments.mean, r, eps);
     }
 }
 

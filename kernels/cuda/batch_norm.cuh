@@ -61,6 +61,31 @@ struct Moments {
     }
 };
 
+// Which statistics move: by `momentum` towards those of the batch; `unbiased` is count / (count - 1).
+struct Following {
+    double momentum, unbiased;
+    bool moves, counts;
+};
+
+// The running statistics, and the number of batches that they come from. A launch of its own for these would take the
+// host longer than all that is done here takes the card.
+template <typename T>
+struct Running {
+    T *mean, *var;
+    long long* batches;
+    Following by;
+
+    // Towards the mean and rstd of a batch in channel c, by one thread.
+    __device__ __forceinline__ void move(long long c, T batch_mean, T rstd, T eps) const {
+        if (!by.moves) return;
+        const T momentum = T(by.momentum), unbiased = T(by.unbiased);
+        const T variance = 1 / (rstd * rstd) - eps;  // all the digits that count beside eps
+        mean[c] = mean[c] * (1 - momentum) + batch_mean * momentum;
+        var[c] = var[c] * (1 - momentum) + (variance < 0 ? T(0) : variance) * unbiased * momentum;
+        if (by.counts && c == 0) ++*batches;
+    }
+};
+
 // dx of an element; slope = rstd dweight / count, mean_grad = dbias / count, scale = rstd weight.
 template <typename T>
 __device__ __forceinline__ T gradient(T grad, T x, T m, T slope, T mean_grad, T scale) {

@@ -5,6 +5,10 @@ whose product is the area; all other arrays have an element for each channel. ``
 the gradients (dx, dweight, dbias). Weight and bias may be None. All arrays are C-contiguous and of one dtype,
 float32 or float64; or, but for the naive rungs, those like ``x`` are float16 or bfloat16 and the others
 float32. The result's bits depend on the shape alone.
+
+``running``, unless None, has arrays of the channels' running ``mean`` and ``var``, which the launch that
+finds the statistics moves by ``momentum`` towards those of the batch, ``unbiased`` being count / (count - 1);
+and ``batches``, an int64 array of one element, which it counts up by one, or None.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import channel_sums, workspace, workspaces
@@ -39,8 +46,6 @@ _naive = CudaKernel(_source, "batch_norm_naive<T>")
 _moments = _widths("batch_norm_moments")
 _normalize = _widths("batch_norm_normalize")
 _inference = _widths("batch_norm_inference")
-_follow = CudaKernel(_source, "batch_norm_follow<T>")
-_follow_counting = CudaKernel(_source, "batch_norm_follow_counting<T>")
 _grad_naive = CudaKernel(_source, "batch_norm_grad_naive<T>")
 _grad = _widths("batch_norm_grad")
 _moments_columns = _widths("batch_norm_moments_columns")
@@ -50,36 +55,56 @@ _inference_columns = _widths("batch_norm_normalize_columns", ", true")
 _grad_columns = _widths("batch_norm_grad_columns")
 
 
-def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
+def batch_norm_naive(outs: tuple, x: Any, weight: Any, bias: Any, eps: float, running: Any = None) -> None:
     """One thread for each channel, which it walks three times: the definition."""
     samples, channels, area = sizes_of(outs[0], x, *outs[1:])
-    arguments = (*outs, x, weight, bias, samples, channels, area, eps)
+    arguments = (*outs, x, weight, bias, samples, channels, area, eps, *followed(running, outs[1]))
     _naive.launch(blocks(channels, THREADS), THREADS, arguments)
 
 
-def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float) -> None:
+def batch_norm_split(outs: tuple, x: Any, weight: Any, bias: Any, eps: float, running: Any = None) -> None:
     """Several blocks for each channel find moments; then one elementwise kernel, which combines them."""
     y, mean, rstd = outs
     sizes = samples, channels, area = sizes_of(y, x, mean, rstd)
     if area < NARROW:
-        _columns_split(outs, x, weight, bias, sizes, eps)
+        _columns_split(outs, x, weight, bias, sizes, eps, running)
         return
     wide, parts = is_wide(area, x, y), number_of_parts(channels, samples, samples * area)
     partial = workspaces(mean, (parts, channels))
     _moments[wide].launch(channels * parts, THREADS, (*partial, x, *sizes, parts))
     pieces = number_of_parts(channels, samples, samples * area, at_a_time=NORMALIZE_BLOCKS)
     arguments = (y, mean, rstd, x, *partial, weight, bias, *sizes, parts, pieces, eps)
+    arguments += followed(running, mean)
     _normalize[wide].launch(channels * pieces, THREADS, arguments)
 
 
-def _columns_split(outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float) -> None:
+def _columns_split(
+    outs: tuple, x: Any, weight: Any, bias: Any, sizes: tuple, eps: float, running: Any
+) -> None:
     y, mean, rstd = outs
     wide, grid, block, parts = _by_columns(sizes, x, y)
     partial = workspaces(mean, (parts, sizes[1] * sizes[2]))
     _moments_columns[wide].launch(grid, block, (*partial, x, *sizes, parts))
     warps = THREADS // WARP
-    _combine.launch(blocks(sizes[1], warps), (WARP, warps), (mean, rstd, *partial, *sizes, parts, eps))
+    arguments = (mean, rstd, *partial, *sizes, parts, eps, *followed(running, mean))
+    _combine.launch(blocks(sizes[1], warps), (WARP, warps), arguments)
     _normalize_columns[wide].launch(grid, block, (y, x, mean, rstd, weight, bias, *sizes, parts, eps))
+
+
+def followed(running: Any, mean: Any) -> tuple[Any, Any, Any, unchanging]:
+    """The arguments by which kernels move ``running``, or nothing; ``mean`` is the batch's."""
+    if running is None:
+        none, batches = workspace(mean, 0), workspace(mean, 0, np.int64)
+        return none, none, batches, _following(0.0, 0.0, False, False)
+    counts = running.batches is not None
+    batches = running.batches if counts else workspace(mean, 0, np.int64)
+    return running.mean, running.var, batches, _following(running.momentum, running.unbiased, True, counts)
+
+
+@lru_cache(maxsize=1024)
+def _following(momentum: float, unbiased: float, moves: bool, counts: bool) -> unchanging:
+    """The fields of struct Following."""
+    return unchanging(momentum=momentum, unbiased=unbiased, moves=moves, counts=counts)
 
 
 def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> None:
@@ -92,18 +117,6 @@ def batch_norm_inference(y: Any, x: Any, mean: Any, var: Any, weight: Any, bias:
         return
     parts = number_of_parts(channels, samples, samples * area)
     _inference[is_wide(area, x, y)].launch(channels * parts, THREADS, (*arrays, *sizes, parts, eps))
-
-
-def follow(
-    running: tuple, mean: Any, rstd: Any, momentum: float, unbiased: float, eps: float, batches: Any = None
-) -> None:
-    """Move ``running``, (mean, variance), by ``momentum`` towards a batch's; all are (channels,).
-
-    ``batches``, an int64 array of one element, is counted up by one.
-    """
-    kernel, counted = (_follow, ()) if batches is None else (_follow_counting, (batches,))
-    arguments = (*running, *counted, mean, rstd, mean.size, momentum, unbiased, eps)
-    kernel.launch(max(blocks(mean.size, THREADS), 1), THREADS, arguments)
 
 
 def batch_norm_grad_naive(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight: Any) -> None:

@@ -121,7 +121,7 @@ __device__ __forceinline__ void share_out(Value (&of_block)[BLOCKS], const Value
 template <typename C, typename T, int BLOCKS>
 __global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) batch_norm_cluster(
     T* y, C* mean, C* rstd, const T* x, const C* weight, const C* bias, long long samples, long long channels,
-    long long area, C eps
+    long long area, C eps, C* running_mean, C* running_var, long long* batches, Following following
 ) {
     __shared__ Moments<C> of_block[BLOCKS];
     __shared__ Barrier come[CHUNKS];
@@ -173,6 +173,8 @@ __global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) bat
         for (int i = 0; i < WIDTH; i++) elements.lane[i] = (elements.lane[i] - m) * scale + shift;
         store_vector(y + at, converted<T>(elements));
     });
+    if (block_in_cluster() == 0 && threadIdx.x == 0)
+        Running<C>{running_mean, running_var, batches, following}.move(c, m, r, eps);
 }
 
 // What a block has found for dweight and dbias.

@@ -37,16 +37,23 @@ def takes(x: Any, arrays: int) -> bool:
 
 
 def batch_norm_cluster(
-    outs: tuple, x: Any, weight: Any, bias: Any, eps: float, *, cluster: int | None = None
+    outs: tuple,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    running: Any = None,
+    *,
+    cluster: int | None = None,
 ) -> None:
     """A cluster of blocks keeps a channel in its shared memory, which is read once."""
     y, mean, rstd = outs
     sizes = batch_norm.sizes_of(y, x, mean, rstd)
     cluster = cluster or _cluster(x, 1)
     if cluster is None or not starts_at_vector(x, y):
-        batch_norm.batch_norm_split(outs, x, weight, bias, eps)
+        batch_norm.batch_norm_split(outs, x, weight, bias, eps, running)
         return
-    arguments = (y, mean, rstd, x, weight, bias, *sizes, eps)
+    arguments = (y, mean, rstd, x, weight, bias, *sizes, eps, *batch_norm.followed(running, mean))
     _launch(_forward, cluster, 1, x, sizes, arguments)
 
 

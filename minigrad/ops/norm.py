@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import mark_written, mode, wrap, written_cell
-from minigrad.dispatch import Spec, enter_quiet, leave_quiet, parse_dtypes
+from minigrad.dispatch import Spec, enter_quiet, leave_quiet
 from minigrad.dtypes import FLOAT32, INT64, is_half
-from minigrad.kernels import cuda
 from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.source import computed_dtype
 from minigrad.mixed_precision import wide
@@ -37,8 +36,6 @@ from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.reduce import count, sum
 from minigrad.ops.shape import reshape
 from minigrad.recording import recorder
-
-FLOATS = parse_dtypes("f4 f8")  # that kernels compute in
 
 # ---- the ops ----------------------------------------------------------------------------------------------
 
@@ -102,13 +99,53 @@ def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
     return [x.shape, outputs, outputs]
 
 
-def _normalization(name: str, seen: Callable = _as_it_is) -> tuple[Op, Op]:
+class Running:
+    """The running statistics that a batch moves.
+
+    Attributes:
+        mean, var: arrays (C,), in the dtype of the batch's statistics.
+        batches: an array of one element, how many there were so far; or None.
+        momentum: the batch's share in what they become.
+        unbiased: count / (count - 1), by which the variance is estimated.
+    """
+
+    __slots__ = ("batches", "mean", "momentum", "unbiased", "var")
+
+    def __init__(self, mean: Any, var: Any, batches: Any, momentum: float, unbiased: float):
+        self.mean, self.var, self.batches = mean, var, batches
+        self.momentum, self.unbiased = momentum, unbiased
+
+    def move(self, mean: Any, rstd: Any, eps: float) -> None:
+        """Towards the statistics of a batch; kernels do it in their own launch."""
+        quiet = enter_quiet()
+        try:
+            mean, rstd = mean.ravel(), rstd.ravel()
+            self.mean *= 1 - self.momentum
+            self.mean += mean * self.momentum
+            var = 1 / (rstd * rstd) - eps  # all the digits that count beside eps
+            self.var *= 1 - self.momentum
+            self.var += var.clip(min=0) * (self.unbiased * self.momentum)
+            if self.batches is not None:
+                self.batches += 1
+        finally:
+            leave_quiet(quiet)
+
+
+def _moving_reference(xp, x, weight=None, bias=None, *, axes, parameters, eps, running=None):
+    """y, mean and rstd, towards which ``running`` moves."""
+    y, mean, rstd = _reference(xp, x, weight, bias, axes=axes, parameters=parameters, eps=eps)
+    if running is not None:
+        running.move(mean, rstd, eps)
+    return y, mean, rstd
+
+
+def _normalization(name: str, seen: Callable = _as_it_is, reference: Callable | None = None) -> tuple[Op, Op]:
     """The op called ``name`` and the op that is its gradient.
 
     ``axes``, and the shapes of all else, are those of x in the shape ``seen(x.shape, parameters)``.
     """
 
-    def reference(xp, x, weight=None, bias=None, *, axes, parameters, eps):
+    def plain_reference(xp, x, weight=None, bias=None, *, axes, parameters, eps):
         shape = seen(x.shape, parameters)
         y, *rest = _reference(xp, x.reshape(shape), weight, bias, axes=axes, parameters=parameters, eps=eps)
         return y.reshape(x.shape), *rest
@@ -119,19 +156,24 @@ def _normalization(name: str, seen: Callable = _as_it_is) -> tuple[Op, Op]:
         return dx.reshape(x.shape), *rest
 
     forward = op(
-        reference, name=name, promote=None, saved_outputs=(1, 2), materialize_grads=False, ops_alone=True
+        reference or plain_reference,
+        name=name,
+        promote=None,
+        saved_outputs=(1, 2),
+        materialize_grads=False,
+        ops_alone=True,
     )
     backward = op(grad_reference, name=f"{name}_grad", promote=None)
     backward.shape(_grad_shapes)
 
     @forward.shape
-    def _(x, weight, bias, *, axes, parameters, eps):
+    def _(x, weight, bias, *, axes, parameters, **_):
         shape = [1 if axis in axes else size for axis, size in enumerate(seen(x.shape, parameters))]
         statistics = Spec(tuple(shape), computed_dtype(x.dtype))
         return [x.shape, statistics, statistics]
 
     @forward.grad
-    def _(g, y, x, weight, _bias, *, axes, parameters, eps):
+    def _(g, y, x, weight, _bias, *, axes, parameters, **_):
         (g, g_mean, g_rstd), (_, mean, rstd) = g, y
         g = zeros_like(x) if g is None else g
         dx, dweight, dbias = backward(g, x, mean, rstd, weight, axes=axes, parameters=parameters)
@@ -179,7 +221,7 @@ def _normalization(name: str, seen: Callable = _as_it_is) -> tuple[Op, Op]:
 
 _layer_norm, layer_norm_grad = _normalization("layer_norm")
 _group_norm, group_norm_grad = _normalization("group_norm", grouped_shape)
-_batch_norm, batch_norm_grad = _normalization("batch_norm")
+_batch_norm, batch_norm_grad = _normalization("batch_norm", reference=_moving_reference)
 
 
 # ---- the functions ----------------------------------------------------------------------------------------
@@ -283,10 +325,34 @@ def batch_norm(
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, got shape {input.shape}"
         )
-    y, mean, rstd = _batch_norm(input, weight, bias, axes=axes, parameters=parameters, eps=eps)
-    if running_mean is not None:
-        kept = running_mean, running_var, num_batches_tracked
-        _follow(kept, mean, rstd, momentum, count / (count - 1), eps)
+    options = {"axes": axes, "parameters": parameters, "eps": eps}
+    if running_mean is None:
+        return _batch_norm(input, weight, bias, **options, running=None)[0]
+    tensors = running_mean, running_var, num_batches_tracked
+    return _moving(tensors, momentum, count / (count - 1), input, weight, bias, options)
+
+
+def _moving(
+    tensors: tuple, momentum: float, unbiased: float, input: Any, weight: Any, bias: Any, options: dict
+) -> Any:
+    """batch_norm's y. Of ``tensors`` mean and variance move, and the number of batches, unless it is None."""
+    arrays = [None if own is None else own._array for own in tensors]
+    for i, own in enumerate(tensors[:2]):
+        if is_half(own.dtype):
+            arrays[i] = wide(own.detach())._array
+    mean, var, batches = arrays
+    running = Running(mean, var, batches, momentum, unbiased)
+    in_its_launch = _are_moved_by_kernels(running, input)
+    y, mean, rstd = _batch_norm(input, weight, bias, **options, running=running if in_its_launch else None)
+    with input.device.active():
+        if not in_its_launch:
+            running.move(mean._array, rstd._array, options["eps"])
+        for own, moved in zip(tensors, arrays, strict=True):
+            if own is None:
+                continue
+            if own._array is not moved:
+                own._array[...] = moved
+            mark_written(own)
     return y
 
 
@@ -307,50 +373,13 @@ def _shaped(parameter: Any, shape: tuple[int, ...]) -> Any:
     return view
 
 
-def _follow(kept, mean, rstd, momentum, unbiased, eps):
-    """Move the running statistics, on bare arrays, by ``momentum`` towards those of a batch.
-
-    ``kept`` are the running mean and variance, and the number of batches or None.
-    """
-    *statistics, batches = kept
-    device, batch = mean.device, (mean._array, rstd._array)
-    running = tuple([wide(own.detach())._array if is_half(own.dtype) else own._array for own in statistics])
-    count = None if batches is None else batches._array
-    with device.active():
-        if device.type != "cpu" and _are_alike(*running, *batch) and (count is None or count.dtype == INT64):
-            cuda.batch_norm.follow(running, *batch, momentum, unbiased, eps, count)
-        else:
-            _follow_by_arrays(running, *[array.ravel() for array in batch], momentum, unbiased, eps)
-            if count is not None:
-                count += 1
-        for own, moved in zip(statistics, running, strict=True):
-            if own._array is not moved:
-                own._array[...] = moved
-    for own in kept:
-        if own is not None:
-            mark_written(own)
-
-
-def _follow_by_arrays(running, mean, rstd, momentum, unbiased, eps):
-    quiet = enter_quiet()
-    try:
-        own_mean, own_var = running
-        own_mean *= 1 - momentum
-        own_mean += mean * momentum
-        var = 1 / (rstd * rstd) - eps  # all the digits that count beside eps
-        own_var *= 1 - momentum
-        own_var += var.clip(min=0) * (unbiased * momentum)
-    finally:
-        leave_quiet(quiet)
-
-
-def _are_alike(*arrays):
-    """Whether a kernel takes them together."""
-    dtype = arrays[0].dtype
-    for array in arrays:  # not all(), which would make a generator in each training step of a layer
+def _are_moved_by_kernels(running: Running, input: Any) -> bool:
+    """Whether they are as kernels take them."""
+    dtype = computed_dtype(input.dtype)
+    for array in (running.mean, running.var):  # not all(), which would make a generator in each training step
         if array.dtype != dtype or not is_contiguous(array):
             return False
-    return dtype in FLOATS
+    return running.batches is None or running.batches.dtype == INT64
 
 
 def _check_shapes(name: str, shape: tuple[int, ...], **parameters: Any) -> None:

@@ -55,11 +55,13 @@ def _register_cpu(forward: Op, backward: Op, shape_of: Any) -> None:
     run, run_grad = getattr(cpu.norm, forward.name), getattr(cpu.norm, backward.name)
 
     @forward.kernel("cpu", name="fused", when=_has_elements)
-    def _(outs, x, weight, bias, *, axes, parameters, eps):
+    def _(outs, x, weight, bias, *, axes, parameters, eps, running=None):
         """One walk for the statistics, one for the result."""
         shape = shape_of(x, axes, parameters)
         y, mean, rstd = outs
         run(y.reshape(shape), mean, rstd, x.reshape(shape), weight, bias, eps, get_num_threads())
+        if running is not None:
+            running.move(mean, rstd, eps)
 
     @backward.kernel("cpu", name="fused", when=_has_elements)
     def _(outs, g, x, mean, rstd, weight, *, axes, parameters):
@@ -144,7 +146,7 @@ def _planes(x: Any) -> Any:
     return nhwc(x).reshape(-1, x.shape[1]) if is_channels_last(x) else x
 
 
-def _decides(x: Any, *_: Any, axes: Any, parameters: Any, eps: Any = None) -> tuple:
+def _decides(x: Any, *_: Any, axes: Any, parameters: Any, **__: Any) -> tuple:
     """What the conditions of the CUDA kernels look at."""
     return x.shape, x.strides, axes, parameters, cuda.card_of(x)
 
@@ -177,9 +179,9 @@ def _register_channels(
     run = getattr(module, f"batch_norm_{rung}")
     run_grad = getattr(module, f"batch_norm_grad_{rung}")
 
-    def kernel(outs, x, weight, bias, *, axes, parameters, eps):
+    def kernel(outs, x, weight, bias, *, axes, parameters, eps, running):
         y, *statistics = outs
-        run((_planes(y), *statistics), _planes(x), *_for_kernels(x, weight, bias), eps)
+        run((_planes(y), *statistics), _planes(x), *_for_kernels(x, weight, bias), eps, running)
 
     def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
         dx, *sums = outs

@@ -9,6 +9,7 @@ import pytest
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import batch_norm, batch_norm_cluster, channel_sums, norm, norm_registers
 from minigrad.kernels.source import computed_dtype
+from minigrad.ops.norm import Running
 
 EPS = 1e-3
 DTYPES = [np.float32, np.float64]
@@ -217,23 +218,38 @@ def test_batch_norm_with_given_statistics(run, dtype, shape):
     assert_within(found, terms.sum((0, 2)), (8 + p.count) * p.eps * np.abs(terms).sum((0, 2)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("counts", [False, True])
-def test_running_statistics_follow_the_batch(backend, dtype, counts):
-    rng, channels = np.random.default_rng(0), 300
-    running_mean, mean = rng.standard_normal((2, channels)).astype(dtype)
-    running_var, var = rng.random((2, channels)).astype(dtype)
-    var[0] = 0  # of a constant channel: what rounding leaves below 0 counts as 0
-    rstd = 1 / np.sqrt(var + dtype(EPS))
-    found = backend.put(running_mean.copy()), backend.put(running_var.copy())
-    batches = backend.put(np.array(6)) if counts else None
-    batch_norm.follow(found, backend.put(mean), backend.put(rstd), 0.3, 1.25, EPS, batches)
-    assert batches is None or backend.get(batches) == 7
-    eps, wide = np.finfo(dtype).eps, (1 / rstd.astype(np.float64) ** 2 - EPS).clip(min=0)
-    assert_within(
-        backend.get(found[0]), 0.7 * running_mean + 0.3 * mean, 4 * eps * np.abs([running_mean, mean]).max(0)
-    )
-    assert_within(backend.get(found[1]), 0.7 * running_var + 0.375 * wide, 8 * eps * (1 + running_var))
+MOVING = {
+    **{name: RUNGS[name][1] for name in ("batch naive", "batch split")},
+    "batch cluster": partial(batch_norm_cluster.batch_norm_cluster, cluster=2),
+}
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+@pytest.mark.parametrize("shape", [(4, 5, 16), (9, 40, 264), (70, 300, 2)], ids=str)
+@pytest.mark.parametrize("name", MOVING)
+def test_running_statistics_follow_the_batch(backend, name, shape, dtype):
+    if name == "batch naive" and dtype == "float16":
+        pytest.skip("the naive rung takes no halves")
+    if name == "batch cluster" and (
+        shape[2] < 16 or not batch_norm_cluster.is_supported(backend.put(np.zeros(1)))
+    ):
+        pytest.skip("clusters take planes of vectors, on compute capability 9.0")
+    dtype, channels = np.dtype(dtype), shape[1]
+    rng, computed = np.random.default_rng(0), computed_dtype(dtype)
+    x = (3 * rng.standard_normal(shape)).astype(dtype)
+    x[:, 0] = 1  # of a constant channel the variance is 0: what rounding leaves below counts as 0
+    means, variances = rng.standard_normal(channels).astype(computed), rng.random(channels).astype(computed)
+    for batches in (None, np.array(6)):
+        own, mean, rstd = (backend.put(a.copy()) for a in (means, means, means))
+        var, y = backend.put(variances.copy()), backend.put(np.empty_like(x))
+        counted = batches if batches is None else backend.put(batches)
+        running = Running(own, var, counted, momentum=0.3, unbiased=1.25)
+        MOVING[name]((y, mean, rstd), backend.put(x), None, None, EPS, running)
+        own, var, mean, rstd = map(backend.get, (own, var, mean, rstd))
+        assert batches is None or backend.get(counted) == 7
+        eps, spread = np.finfo(computed).eps, (1 / rstd.astype(np.float64) ** 2 - EPS).clip(min=0)
+        assert_within(own, 0.7 * means + 0.3 * mean, 4 * eps * np.abs([means, mean]).max(0))
+        assert_within(var, 0.7 * variances + 0.375 * spread, 8 * eps * (1 + variances + spread))
 
 
 def test_what_does_not_fit_is_refused():
