@@ -67,6 +67,12 @@ def _unary(op: Callable) -> Callable:
     return method
 
 
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of ``shape`` broadcasts to the shape ``to``."""
+    pairs = zip(shape[::-1], to[::-1], strict=False)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in pairs)
+
+
 class InPlace(Variable):
     """What changes a tensor's own memory."""
 
@@ -154,10 +160,7 @@ class InPlace(Variable):
                 owners = other.base is None and array.base is None  # of memory: quicker than to compare it
                 if other is not array and not owners and np.may_share_memory(other, array):
                     return False
-                if (
-                    other.shape != array.shape
-                    and np.broadcast_shapes(other.shape, array.shape) != array.shape
-                ):
+                if other.shape != array.shape and not _broadcasts(other.shape, array.shape):
                     return False
             elif type(operand) not in (int, float, bool):
                 return False

@@ -281,7 +281,11 @@ class Op(OpDefinition):
                 if specs is None:
                     if self._dtype_rule is not None:
                         dtype = self._dtype_rule(*arrays, **attrs)
-                    specs = [(_broadcast_shape(arrays), dtype)]
+                    try:
+                        specs = [(_broadcast_shape(arrays), dtype)]
+                    except ValueError:
+                        check_broadcast(self, arrays)
+                        raise
                 return run_kernel(kernel, device, arrays, attrs, specs)
         result = self._run_reference(device, arrays, attrs)
         if type(result) is device.array_type:

@@ -23,6 +23,20 @@ def test_shapes_that_do_not_broadcast(function):
         function(mg.ones(2, 3), mg.ones(2, 4))
 
 
+@pytest.mark.parametrize("size", [3, 300_000])  # by each of the kernels for small and large arrays
+def test_shapes_that_do_not_broadcast_to_one_of_the_operands(size, device):
+    x, y = mg.ones(2, size, device=device), mg.ones(2, size + 1, device=device)
+    for call, name in (
+        (lambda: x + y, "add"),
+        (lambda: x.mul_(y), "mul"),
+        (lambda: mg.where(x > 0, y, 1.0), "where"),
+        (lambda: x.clamp(y), "maximum"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: the shapes .* and .* do not broadcast"):
+            call()
+    assert (x == 1.0).all()
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -248,6 +262,7 @@ def test_the_wrong_part_of_a_data_set():
         lambda: F.adaptive_avg_pool2d(IMAGE, 2**40),
         lambda: F.max_pool2d(IMAGE, 2**31 - 1),
         lambda: F.avg_pool2d(IMAGE, (2**40, 1)),
+        lambda: F.interpolate(IMAGE, scale_factor=1e9),
     ],
 )
 def test_sizes_beyond_memory_are_an_error(call):
