@@ -140,6 +140,12 @@ def test_kinks_have_the_gradient_that_pytorch_gives(size, device):
         assert (gradient == expected).all()
 
 
+@pytest.mark.parametrize("base", [0.0, mg.tensor(0.0)])
+def test_powers_of_zero_have_the_gradient_that_pytorch_gives(base):
+    x = mg.tensor([2.0, 0.5, 0.0, -1.0], requires_grad=True)
+    assert mg.autograd.grad((base**x).sum(), x)[0].tolist() == [0.0, 0.0, 0.0, -math.inf]
+
+
 # ---- special values ---------------------------------------------------------------------------------------
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 3e38, -3e38, 1.0], np.float32)

@@ -136,7 +136,9 @@ def _pow_base_grad(g, _z, x, y):
 
 def _pow_exponent_grad(g, z, x, y):
     if isinstance(x, (int, float)):
-        return g * z * (math.log(x) if x > 0 else -math.inf if x == 0 else math.nan)
+        if x == 0:
+            return g * where(y >= 0, 0.0, z * -math.inf)
+        return g * z * (math.log(x) if x > 0 else math.nan)
     return g * where((x == 0) & (y >= 0), 0.0, z * log(x))
 
 

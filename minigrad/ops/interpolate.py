@@ -7,6 +7,7 @@ rows are copied, and their gradients summed, at once.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,8 @@ def interpolate(
     if align_corners is not None and not is_linear:
         raise ValueError(f"interpolate: align_corners is for the linear modes, not for {mode!r}")
     sizes, scales = _sizes(input.shape[2:], size, scale_factor)
+    if math.prod((*input.shape[:2], *sizes)) * input.dtype.itemsize > sys.maxsize:
+        raise ValueError(f"interpolate: an output of {tuple(sizes)} is too large for any memory")
     if recompute_scale_factor:
         scales = [None] * len(sizes)
     if mode == "area":
