@@ -44,6 +44,16 @@ cdef inline int check_same_shape(cnp.ndarray a, cnp.ndarray b) except -1:
     return 0
 
 
+cdef inline Py_ssize_t ceil_divide(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
+    return (x + y - 1) // y
+
+
+cdef inline Py_ssize_t greatest_common_divisor(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
+    while y:
+        x, y = y, x % y
+    return x
+
+
 # A parallel region costs a microsecond even with one thread, and some more to wake another. So kernels that
 # have too little work for two threads call their serial loop directly: the parts below are then one.
 
@@ -56,4 +66,4 @@ cdef inline int threads_for(Py_ssize_t work, Py_ssize_t work_per_thread, int thr
 cdef inline Py_ssize_t share(Py_ssize_t n, int part, int parts, Py_ssize_t unit) noexcept nogil:
     """Where part ``part`` of n elements begins: at a multiple of ``unit``."""
     cdef Py_ssize_t step = unit * parts
-    return min(n, (n + step - 1) // step * unit * part)
+    return min(n, ceil_divide(n, step) * unit * part)

@@ -204,7 +204,7 @@ cdef int run(Attention *a, bint back, int threads) except -1:
     cdef Py_ssize_t heads = a.B * a.H, task, size
     cdef int parts = threads_for(heads * h.L * h.S * (h.E + h.V), WORK_PER_THREAD, threads)
     if not back and 0 < heads < parts:
-        a.chunks = (parts + heads - 1) // heads
+        a.chunks = ceil_divide(parts, heads)
     parts = <int> max(1, min(<Py_ssize_t> parts, heads * a.chunks))
     size = whole_lines(size_of(h) * a.item)
     cdef void *memory = allocate(parts * size)

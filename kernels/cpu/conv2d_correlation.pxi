@@ -84,16 +84,6 @@ cdef Axis input_grad_axis(Py_ssize_t first, Py_ssize_t size, Py_ssize_t outputs,
                 offset_step=-(tap_step * dil // stride), result_first=first, result_step=stride)
 
 
-cdef inline Py_ssize_t greatest_common_divisor(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
-    while y:
-        x, y = y, x % y
-    return x
-
-
-cdef inline Py_ssize_t ceil_divide(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
-    return (x + y - 1) // y
-
-
 cdef Py_ssize_t next_run(const Axis *axis, Py_ssize_t first, Run *run) noexcept nogil:
     """The run that starts at output ``first``; returns where it ends."""
     run.first, run.last = first, first + 1

@@ -13,8 +13,8 @@ cdef struct Overlap:
 cdef inline Overlap overlap(Py_ssize_t tap, Py_ssize_t outputs, Py_ssize_t size, Py_ssize_t stride,
                             Py_ssize_t pad, Py_ssize_t dil) noexcept nogil:
     cdef Py_ssize_t offset = tap * dil - pad
-    cdef Py_ssize_t first = 0 if offset >= 0 else (-offset + stride - 1) // stride
-    cdef Py_ssize_t last = 0 if offset >= size else (size - offset + stride - 1) // stride
+    cdef Py_ssize_t first = 0 if offset >= 0 else ceil_divide(-offset, stride)
+    cdef Py_ssize_t last = 0 if offset >= size else ceil_divide(size - offset, stride)
     return Overlap(first, min(last, outputs), offset)
 
 

@@ -386,10 +386,6 @@ cdef int plan(Winograd *w, int step, int threads) except -1:
     return 0
 
 
-cdef inline Py_ssize_t ceil_divide(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
-    return (x + y - 1) // y
-
-
 # ---- reading the arguments ---------------------------------------------------------------------------------
 
 

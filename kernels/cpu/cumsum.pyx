@@ -65,7 +65,7 @@ cdef void run_groups(
     Py_ssize_t end,
 ) noexcept nogil:
     """The groups ``begin`` to ``end``, of rows if B is 1, else of columns."""
-    cdef Py_ssize_t group, first, offset, strips = (B + WIDTH - 1) // WIDTH
+    cdef Py_ssize_t group, first, offset, strips = ceil_divide(B, WIDTH)
     for group in range(begin, end):
         if B == 1:
             first = group * TOGETHER
@@ -84,7 +84,7 @@ cdef void run(
     real *out, const real *x, Py_ssize_t A, Py_ssize_t n, Py_ssize_t B, bint reverse, int threads
 ) noexcept nogil:
     cdef Py_ssize_t groups
-    groups = (A + TOGETHER - 1) // TOGETHER if B == 1 else A * ((B + WIDTH - 1) // WIDTH)
+    groups = ceil_divide(A, TOGETHER) if B == 1 else A * ceil_divide(B, WIDTH)
     cdef int part, parts = <int>min(groups, <Py_ssize_t>threads_for(A * n * B, WORK_PER_THREAD, threads))
     if parts == 1:
         run_groups(out, x, A, n, B, reverse, 0, groups)

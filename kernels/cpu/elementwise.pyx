@@ -1,11 +1,10 @@
 """Elementwise functions and their gradients.
 
 Each is called as ``function(out, *inputs, threads)``. ``out`` is C-contiguous; the inputs are arrays of any
-strides that broadcast to its shape, or numbers (always, where
-they are called z and w below). All are float32, or all float64, but for the results of
-comparisons and the condition of ``where``, which are bools. ``out`` may be one of the inputs. A gradient
-multiplies the gradient of the result by the derivative, in one pass; ``relu_grad``, ``abs_grad`` and so on take
-it from the saved result or input, whichever is said there.
+strides that broadcast to its shape, or numbers (always, where they are called z and w below). All are float32,
+or all float64, but for the results of comparisons and the condition of ``where``, which are bools. ``out`` may
+be one of the inputs. A gradient multiplies the gradient of the result by the derivative, in one pass;
+``relu_grad``, ``abs_grad`` and so on take it from the saved result or input, whichever is said there.
 
 There is one rung, *vectorized*: vectors along the innermost dimension (``elementwise.h``, ``vector_math.h``,
 which states the errors of exp and the like), views read tile by tile (``tiles.pxi``), and threads.

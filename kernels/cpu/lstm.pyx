@@ -217,7 +217,7 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
     cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
-    cdef void *packed = allocate_elements(4 * s.H * ((s.H + NR - 1) // NR * NR), s.dtype, &s.packed)
+    cdef void *packed = allocate_elements(4 * s.H * ceil_divide(s.H, NR) * NR, s.dtype, &s.packed)
     cdef void *near = allocate_elements(s.N * row_of(&s, 4 * s.H), s.dtype, &s.near)
     s.weight_hh = w_hh
     with nogil:

@@ -252,14 +252,7 @@ cdef Grid choose_grid(Problem *p, int threads) noexcept nogil:
 
 cdef inline Py_ssize_t block_size(Py_ssize_t total, Py_ssize_t blocks, Py_ssize_t tile) noexcept nogil:
     """Whole tiles, so that only the last block ends in a partial one."""
-    cdef Py_ssize_t size = (total + blocks - 1) // blocks
-    return (size + tile - 1) // tile * tile
-
-
-cdef inline Py_ssize_t greatest_common_divisor(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
-    while y:
-        x, y = y, x % y
-    return x
+    return ceil_divide(ceil_divide(total, blocks), tile) * tile
 
 
 cdef int run_blocks(Problem *p, Grid grid, bint always_pack) except -1:
@@ -327,7 +320,7 @@ cdef bint shares_panels(Problem *p, int threads) noexcept nogil:
 cdef int run_rows(Problem *p, int threads) except -1:
     """One product: the threads pack ``b`` together, then each multiplies rows of ``a`` with all of it."""
     cdef bint is_float = p.dtype == cnp.NPY_FLOAT32
-    cdef Py_ssize_t columns = (p.N + NR_f32 - 1) // NR_f32 * NR_f32
+    cdef Py_ssize_t columns = ceil_divide(p.N, NR_f32) * NR_f32
     cdef void *memory = allocate(columns * p.K * (sizeof(float) if is_float else sizeof(double)))
     cdef void *panels = aligned(memory)
     cdef int part

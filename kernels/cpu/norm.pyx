@@ -272,7 +272,7 @@ cdef void run_channels(
     cdef Py_ssize_t size = p.samples * p.channels * p.area
     cdef int parts
     if p.area == 1:
-        parts = parts_of(size, (p.channels + LINE - 1) // LINE, threads)
+        parts = parts_of(size, ceil_divide(p.channels, LINE), threads)
         with nogil:
             run(p, columns_f32, columns_f64, dtype, p.channels, LINE, parts)
     else:

@@ -154,7 +154,7 @@ cdef class Reduction:
         """out[i] = the reduction of row i; long rows by chunks."""
         cdef reduction f = self.rows_f32 if dtype == cnp.NPY_FLOAT32 else self.rows_f64
         cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(x)
-        cdef Py_ssize_t chunks = (columns + CHUNK - 1) // CHUNK, tasks = rows * chunks, task, begin, end
+        cdef Py_ssize_t chunks = ceil_divide(columns, CHUNK), tasks = rows * chunks, task, begin, end
         cdef cnp.ndarray results = out if chunks == 1 else new_array(tasks, dtype)
         cdef char *to = <char *>cnp.PyArray_DATA(results)
         cdef const char *source = <const char *>cnp.PyArray_DATA(x)
@@ -179,8 +179,8 @@ cdef class Reduction:
         """out[a, j] = the reduction of x[a, i, j] over i < rows; many rows by chunks."""
         cdef reduction f = self.columns_f32 if dtype == cnp.NPY_FLOAT32 else self.columns_f64
         cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(x), width = min(columns, <Py_ssize_t>WIDTH)
-        cdef Py_ssize_t height = max(64, CHUNK // width), chunks = (rows + height - 1) // height
-        cdef Py_ssize_t strips = (columns + width - 1) // width, tasks = A * chunks * strips
+        cdef Py_ssize_t height = max(64, CHUNK // width), chunks = ceil_divide(rows, height)
+        cdef Py_ssize_t strips = ceil_divide(columns, width), tasks = A * chunks * strips
         cdef cnp.ndarray results = out if chunks == 1 else new_array(A * chunks * columns, dtype)
         cdef char *to = <char *>cnp.PyArray_DATA(results)
         cdef const char *source = <const char *>cnp.PyArray_DATA(x)
@@ -222,8 +222,8 @@ cdef void run_columns(
     Py_ssize_t width, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t itemsize,
 ) noexcept nogil:
     """The tasks ``begin`` to ``end``: each a block of rows and columns."""
-    cdef Py_ssize_t task, a, i, j, strips = (columns + width - 1) // width
-    cdef Py_ssize_t chunks = (rows + height - 1) // height
+    cdef Py_ssize_t task, a, i, j, strips = ceil_divide(columns, width)
+    cdef Py_ssize_t chunks = ceil_divide(rows, height)
     for task in range(begin, end):
         j = task % strips * width
         i = task // strips % chunks

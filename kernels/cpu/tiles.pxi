@@ -160,8 +160,8 @@ cdef void choose_tile(Tiling *tiling) noexcept:
     tiling.rows = max(1, min(rows, buffer // tiling.columns))
     if tiling.columns < columns and not transposed:
         tiling.rows = 1  # so that the output's tile is one piece
-    tiling.column_tiles = (columns + tiling.columns - 1) // tiling.columns
-    tiling.row_tiles = (rows + tiling.rows - 1) // tiling.rows
+    tiling.column_tiles = ceil_divide(columns, tiling.columns)
+    tiling.row_tiles = ceil_divide(rows, tiling.rows)
     for d in range(2, tiling.dims):
         outer *= tiling.sizes[d]
     tiling.tiles = tiling.column_tiles * tiling.row_tiles * outer

@@ -9,7 +9,7 @@ cdef enum:
 
 cdef inline Py_ssize_t whole_lines(Py_ssize_t bytes) noexcept nogil:
     """``bytes`` rounded up, so that what follows begins at a cache line."""
-    return (bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    return ceil_divide(bytes, CACHE_LINE) * CACHE_LINE
 
 
 cdef void *allocate(Py_ssize_t bytes) except NULL:
