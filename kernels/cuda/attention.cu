@@ -40,7 +40,8 @@ constexpr int WARPS_AT_A_TIME = 8;  // of a multiprocessor: registers for 255 of
 // lanes load together delivered in 2 turns of shared memory, not in 4.
 //
 // All matrices of (rows, features) lie in shared memory as they do in global memory, with rows PAD floats
-// longer: then 8 lanes that read 16 bytes each of 8 rows reach all 32 banks, and so do 2 that store 64 bytes in rows 4 apart.
+// longer: then 8 lanes that read 16 bytes each of 8 rows reach all 32 banks, and so do 2 that store 64 bytes in
+// rows 4 apart.
 template <int D, int ROWS, int WARPS>
 struct AttentionPatch {
     static constexpr int LANES_X = D < 128 ? 8 : 16, LANES_Y = WARP / LANES_X;

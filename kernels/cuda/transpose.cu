@@ -1,4 +1,5 @@
-// Transposed copies: out[c, r] = x[r, c], for each of a batch of matrices, in the type of out: to nearest, ties to even.
+// Transposed copies: out[c, r] = x[r, c], for each of a batch of matrices, in the type of out (rounded to
+// nearest, ties to even).
 //
 // Shapes: x is (batches, rows, columns), out is (batches, columns, out_columns), as many as rows, or up to the next
 // multiple of 64 more, which become zeros. In both the elements of a row are neighbours; from row to row, and from
