@@ -312,6 +312,14 @@ _LAZY = {
     "train": "minigrad.train",
     "utils": "minigrad.utils",
 }
+_IN_LINALG = {
+    **{
+        name: name
+        for name in ("cholesky", "cholesky_solve", "det", "logdet", "matrix_power", "qr", "slogdet")
+    },
+    "inverse": "inv",
+    "pinverse": "pinv",
+}
 
 
 def __getattr__(name: str):
@@ -326,8 +334,8 @@ def __getattr__(name: str):
         return getattr(_import_module("minigrad.io"), name)
     if name == "vmap":
         return _import_module("minigrad.func").vmap
-    if name in ("det", "slogdet", "inverse", "cholesky", "matrix_power"):
-        return getattr(_import_module("minigrad.linalg"), "inv" if name == "inverse" else name)
+    if name in _IN_LINALG:
+        return getattr(_import_module("minigrad.linalg"), _IN_LINALG[name])
     if name == "bfloat16":
         return _bfloat16()
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

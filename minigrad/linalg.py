@@ -16,7 +16,8 @@ from numpy.linalg import LinAlgError
 from minigrad.autograd import mode, wrap
 from minigrad.op import op
 from minigrad.ops import squares
-from minigrad.ops.elementwise import abs, tril
+from minigrad.ops.diagonal import diag_embed
+from minigrad.ops.elementwise import abs, tril, triu, where
 from minigrad.ops.matmul import apply as matmul
 from minigrad.ops.reduce import amax, amin, sum
 from minigrad.ops.shape import movedim
@@ -28,6 +29,7 @@ __all__ = [
     "eigh",
     "eigvalsh",
     "inv",
+    "lstsq",
     "matrix_norm",
     "matrix_power",
     "matrix_rank",
@@ -37,6 +39,7 @@ __all__ = [
     "qr",
     "slogdet",
     "solve",
+    "solve_triangular",
     "svd",
     "svdvals",
     "vector_norm",
@@ -70,6 +73,15 @@ class SVD(NamedTuple):
     U: Any
     S: Any
     Vh: Any
+
+
+class LstSq(NamedTuple):
+    """The solution, the sum of its squared errors, the rank and the singular values of the matrix."""
+
+    solution: Any
+    residuals: Any
+    rank: Any
+    singular_values: Any
 
 
 # ---- norms ------------------------------------------------------------------------------------------------
@@ -191,6 +203,22 @@ def solve(A: Any, B: Any) -> Any:
     return _solve(A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:]))
 
 
+def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+    """The X of A X = B, or of X A = B if not ``left``, for a triangle A: the other one is not looked at."""
+    if not left:
+        return solve_triangular(A.mT, B.mT, upper=not upper, unitriangular=unitriangular).mT
+    A = triu(A) if upper else tril(A)
+    if unitriangular:
+        A = A - diag_embed(A.diagonal(0, -2, -1) - 1)
+    return solve(A, B)
+
+
+def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:
+    """The X of A X = B, by the L of A = L L^T, or with ``upper`` by its transpose."""
+    lower = L.mT if upper else L
+    return solve_triangular(lower.mT, solve_triangular(lower, B, upper=False), upper=True)
+
+
 def det(A: Any) -> Any:
     """The determinant; its gradient needs an inverse."""
     return _det(_square("det", A))
@@ -202,6 +230,12 @@ def slogdet(A: Any) -> SLogDet:
     with A.device.active(), np.errstate(all="ignore"):
         sign = A.device.xp.asarray(A.device.xp.linalg.slogdet(A._array)[0])
     return SLogDet(wrap(sign, A.device), _logabsdet(A))
+
+
+def logdet(A: Any) -> Any:
+    """The logarithm of the determinant; NaN where that is negative."""
+    sign, logabsdet = slogdet(A)
+    return where(sign < 0, math.nan, logabsdet)
 
 
 def cholesky(A: Any, *, upper: bool = False) -> Any:
@@ -282,6 +316,13 @@ def pinv(A: Any, *, rtol: float | None = None) -> Any:
     u, s, vh = svd(A, full_matrices=False)
     kept = s > s[..., :1] * _tolerance(A, rtol)
     return (vh.mT * s.reciprocal().where(kept, 0.0).unsqueeze(-2)) @ u.mT
+
+
+def lstsq(A: Any, B: Any, rcond: float | None = None, *, driver: str | None = None) -> LstSq:
+    """The X for which |A X - B|^2 is the least, by the pseudo-inverse; no gradient."""
+    X = matmul(pinv(A, rtol=rcond), B)
+    error = matmul(A, X) - B
+    return LstSq(X, sum(error * error, -2), matrix_rank(A, rtol=rcond), svdvals(A))
 
 
 def _tolerance(A: Any, rtol: float | None) -> float:

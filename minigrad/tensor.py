@@ -7,6 +7,7 @@ The graph behind it is in :mod:`minigrad.autograd`; what each operation computes
 from __future__ import annotations
 
 import itertools
+import numbers
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,8 +47,8 @@ _next_handle = itertools.count().__next__
 class Tensor(Operators, Methods, Conversions):
     """A multi-dimensional array that takes part in automatic differentiation.
 
-    Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like; ``Tensor(data)`` makes one of the
-    default dtype.
+    Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like. ``Tensor(data)`` makes one of the
+    default dtype, and ``Tensor(2, 3)`` one of these sizes, whose elements are whatever the memory held.
 
     Attributes:
         requires_grad: whether gradients flow to it.
@@ -57,10 +58,13 @@ class Tensor(Operators, Methods, Conversions):
 
     __array_ufunc__ = None  # so that ndarray + Tensor is left to Tensor.__radd__
 
-    def __init__(self, data: Any = ()):
-        from minigrad.creation import tensor
+    def __init__(self, *data: Any):
+        from minigrad.creation import empty, tensor
 
-        made = tensor(data, None if isinstance(data, Tensor) else get_default_dtype())
+        if len(data) == 1 and not isinstance(data[0], numbers.Integral):
+            made = tensor(data[0], None if isinstance(data[0], Tensor) else get_default_dtype())
+        else:
+            made = empty(*data or (0,))
         self._array = made._array
         self.device = made.device
 

@@ -24,6 +24,19 @@ FUNCTIONS = {
         lambda x: linalg.solve(x, x[..., :2] * 2 + 1),
         lambda x: np.linalg.solve(x, x[..., :2] * 2 + 1),
     ),
+    "lower": (
+        lambda x: linalg.solve_triangular(x, x + 1, upper=False),
+        lambda x: np.linalg.solve(np.tril(x), x + 1),
+    ),
+    "upper from the right": (
+        lambda x: linalg.solve_triangular(x, x + 1, upper=True, left=False, unitriangular=True),
+        lambda x: (x + 1) @ np.linalg.inv(np.triu(x, 1) + np.eye(4)),
+    ),
+    "cholesky_solve": (
+        lambda x: mg.cholesky_solve(x[..., :2] + 1, linalg.cholesky(x)),
+        lambda x: np.linalg.solve(x, x[..., :2] + 1),
+    ),
+    "logdet": (mg.logdet, lambda x: np.log(np.linalg.det(x))),
     "vector": (lambda x: linalg.solve(x, mg.ones(4, dtype=x.dtype)), lambda x: np.linalg.inv(x).sum(-1)),
     "power": (lambda x: linalg.matrix_power(x, 3), lambda x: np.linalg.matrix_power(x, 3)),
     "inverse square": (lambda x: linalg.matrix_power(x, -2), lambda x: np.linalg.matrix_power(x, -2)),
@@ -54,6 +67,9 @@ def test_decompositions(rng):
     np.testing.assert_allclose((symmetric @ vectors).numpy(), scaled.numpy(), atol=1e-12)
     np.testing.assert_allclose(linalg.pinv(x).numpy(), np.linalg.pinv(x.numpy()), atol=1e-12)
     assert linalg.matrix_rank(x[:, :, :1] @ x.mT[:, :1]).tolist() == [1, 1]
+    b = mg.tensor(rng.standard_normal((5, 2)))
+    for ours, theirs in zip(linalg.lstsq(x[0], b), np.linalg.lstsq(x[0].numpy(), b.numpy()), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-10)
     with pytest.raises(RuntimeError, match="has no gradient"):
         linalg.svd(x.requires_grad_())
 

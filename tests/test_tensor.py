@@ -50,6 +50,8 @@ def test_a_tensor_of_a_tensor_is_a_copy_outside_the_graph():
     y = mg.tensor(x * 2.0)
     assert not y.requires_grad and y.tolist() == [2.0, 2.0]
     assert mg.Tensor([1, 2]).dtype == mg.float32
+    assert mg.Tensor(2, 3).shape == (2, 3) and mg.Tensor(4).shape == (4,) and mg.Tensor().shape == (0,)
+    assert mg.Tensor(2.5).item() == 2.5
 
 
 def test_random_numbers_have_their_distribution():

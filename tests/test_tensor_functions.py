@@ -461,6 +461,11 @@ def test_counting():
     assert mg.bincount(mg.tensor([1, 1]), mg.tensor([0.5, 1.0])).tolist() == [0.0, 1.5]
     edges = mg.tensor([1.0, 3.0, 3.0])
     assert mg.searchsorted(edges, mg.tensor([[3.0, 0.0]])).tolist() == [[1, 0]]
+    rows, values = mg.tensor([[1.0, 3.0, 3.0], [0.0, 5.0, 7.0]]), mg.tensor([[3.0, 0.0], [6.0, 7.0]])
+    assert mg.searchsorted(rows, values).tolist() == [[1, 0], [2, 2]]
+    assert mg.searchsorted(rows, values, right=True).tolist() == [[3, 0], [2, 3]]
+    with pytest.raises(ValueError, match="as many rows as values"):
+        mg.searchsorted(rows, edges)
     assert mg.bucketize(mg.tensor([3.0, 4.0]), edges, right=True).tolist() == [3, 3]
 
 

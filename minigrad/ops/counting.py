@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import wrap
+from minigrad.ops import reduce
+from minigrad.ops.elementwise import le, lt
 
 
 def unique(
@@ -60,10 +62,17 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
 def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> Any:
     """Where each of the ``values`` would be put into the vector ``sorted_sequence`` to keep it in order.
 
-    Before equal elements, or with ``right`` behind them; int64, in the shape of ``values``.
+    Before equal elements, or with ``right`` behind them; int64, in the shape of ``values``. Sequences
+    (..., n) are searched for the values (..., k) of their own row.
     """
     if sorted_sequence.ndim != 1:
-        raise ValueError(f"searchsorted: expected a vector, got shape {sorted_sequence.shape}")
+        if sorted_sequence.ndim == 0 or sorted_sequence.shape[:-1] != values.shape[:-1]:
+            raise ValueError(
+                f"searchsorted: expected a vector, or as many rows as values have, got shapes "
+                f"{sorted_sequence.shape} and {values.shape}"
+            )
+        smaller = le if right else lt  # than a value, or equal to it: so many stand before it
+        return reduce.sum(smaller(sorted_sequence.unsqueeze(-2), values.unsqueeze(-1)), -1)
     device = sorted_sequence.device
     with device.active():
         found = device.xp.searchsorted(
