@@ -322,6 +322,7 @@ COMPARED_ELSEWHERE = {
     **dict.fromkeys(["TransformerDecoder", "TransformerDecoderLayer"], SEQUENCES),
     "Transformer": "test_short_names.py",
     **dict.fromkeys(["Embedding", "EmbeddingBag"], "test_embedding.py"),
+    "CTCLoss": "test_ctc_loss.py",
     **dict.fromkeys(["LazyLinear", "LazyConv1d", "LazyConv2d"], LAZY),
     **dict.fromkeys(["LazyConvTranspose1d", "LazyConvTranspose2d"], LAZY),
     **dict.fromkeys(["LazyBatchNorm1d", "LazyBatchNorm2d"], LAZY),

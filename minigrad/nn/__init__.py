@@ -43,7 +43,7 @@ from minigrad.nn.lazy import (
     LazyLinear,
 )
 from minigrad.nn.linear import Bilinear, Identity, Linear
-from minigrad.nn.loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from minigrad.nn.loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, CTCLoss, L1Loss, MSELoss, NLLLoss
 from minigrad.nn.margin_loss import (
     CosineEmbeddingLoss,
     CosineSimilarity,
@@ -137,6 +137,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Bilinear",
+    "CTCLoss",
     "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",

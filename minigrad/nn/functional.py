@@ -28,6 +28,7 @@ from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.conv_pooled import conv2d_pooled
 from minigrad.ops.conv_relu import conv2d_relu
 from minigrad.ops.cross_entropy import cross_entropy, nll_loss
+from minigrad.ops.ctc_loss import ctc_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
 from minigrad.ops.einsum import einsum
 from minigrad.ops.fold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
@@ -96,6 +97,7 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",
