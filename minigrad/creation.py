@@ -104,6 +104,8 @@ def full(
 ) -> Tensor:
     """A tensor of ``size`` with every element ``fill_value``."""
     where = find_device(device or cpu)
+    if fill_value is None:  # of which NumPy makes NaN
+        raise TypeError("full: fill_value must be a number, got None")
     if dtype is None:
         dtype = (
             np.bool_ if isinstance(fill_value, bool) else np.int64 if isinstance(fill_value, int) else None
@@ -304,6 +306,8 @@ def randint(
 
 def randperm(n: int, *, generator: Generator | None = None, device: Any = None) -> Tensor:
     """The integers 0 .. n - 1 in random order, int64. Drawn on the CPU."""
+    if not isinstance(n, (int, np.integer)) or n < 0:
+        raise ValueError(f"randperm: n must be an integer of at least 0, got {n!r:.60}")
     where = find_device(device or cpu)
     return _finish(where.from_numpy((generator or default_generator).numpy.permutation(n)), where, False)
 

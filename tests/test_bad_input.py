@@ -99,6 +99,15 @@ def test_arrays_of_the_other_byte_order_compute_rightly():
         lambda: mg.where(mg.ones(2), 1.0, 0.0),
         lambda: mg.where(True, mg.ones(2), mg.ones(2)),
         lambda: F.conv2d(IMAGE.double(), KERNEL),
+        lambda: mg.where(mg.ones(2) > 0, 1.0),
+        lambda: mg.full((2,), None),
+        lambda: mg.ones(2).masked_fill(mg.ones(2) > 0, None),
+        lambda: mg.ones(2).index_fill(0, mg.tensor([0]), None),
+        lambda: mg.ones(2).scatter(0, mg.tensor([0]), None),
+        lambda: F.threshold(mg.ones(2), 0.0, None),
+        lambda: mg.cat([mg.ones(2), None]),
+        lambda: mg.stack("ab"),
+        lambda: mg.testing.check_op("add"),
     ],
 )
 def test_operands_of_the_wrong_type(call):
@@ -174,6 +183,7 @@ def test_probabilities_of_no_classes():
         (lambda: F.rms_norm(SCORES, 3), "rms_norm: normalized_shape must be a tuple or a list, got 3"),
         (lambda: F.pad(SCORES, 1), "pad: the widths must be a tuple or a list, got 1"),
         (lambda: F.elu(LABELS, inplace=True), "elu_: a result of float32 cannot be stored"),
+        (lambda: mg.randperm(-1), "randperm: n must be an integer of at least 0, got -1"),
         (lambda: F.conv2d(IMAGE, KERNEL, groups=[1]), r"conv2d: groups must be an integer.*got \[1\]"),
     ],
 )

@@ -397,6 +397,8 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     """
     if x is None and y is None:
         return nonzero(condition, as_tuple=True)
+    if x is None or y is None:
+        raise TypeError("where: give both x and y, or neither")
     if not isinstance(condition, Variable) or condition.dtype != np.bool_:
         got = getattr(condition, "dtype", type(condition).__name__)
         raise TypeError(f"where: condition must be a bool tensor, got {got}")
@@ -476,5 +478,7 @@ def as_dtype(value: Any, dtype: np.dtype, device: Any) -> Any:
     """A tensor in ``dtype``; a Python number as a 0-d tensor of it."""
     if isinstance(value, Variable):
         return value if value.dtype == dtype else cast(value, dtype=dtype)
+    if value is None:  # of which NumPy makes NaN
+        raise TypeError("expected a tensor or a number, got None")
     with device.active():
         return wrap(device.xp.asarray(value, dtype), device)

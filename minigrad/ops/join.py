@@ -200,4 +200,7 @@ def _nonempty(name: str, tensors: Sequence) -> list:
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
+    for i, tensor in enumerate(tensors):
+        if not hasattr(tensor, "shape"):
+            raise TypeError(f"{name}: expected tensors, got {type(tensor).__name__} at position {i}")
     return tensors

@@ -56,6 +56,8 @@ def case(
 
 def as_cases(op: Op, cases: Iterable | None) -> list[Case]:
     """``cases`` as a list; the default ones for an op of any number of equal shapes if there are none."""
+    if not isinstance(op, Op):
+        raise TypeError(f"expected an op, got {type(op).__name__} {op!r:.60}; get_op(name) finds one")
     if cases is not None:
         found = [c if isinstance(c, Case) else case(*c) for c in cases]
         if not found:
