@@ -178,15 +178,20 @@ cdef int run_forward(Sequence *s, const void *weight_ih, const void *weight_hh, 
     """Packs the weights and walks."""
     cdef bint is_float = s.dtype == cnp.NPY_FLOAT32
     cdef Py_ssize_t size = (lstm_packed_size_f32 if is_float else lstm_packed_size_f64)(s.E, s.H)
-    cdef void *packed = allocate_elements(size, s.dtype, &s.packed)
-    cdef void *near = allocate_elements(s.N * row_of(s, 4 * s.H), s.dtype, &s.near)
-    cdef void *joined = allocate_elements(s.N * row_of(s, s.E + s.H), s.dtype, &s.joined)
+    cdef void *packed = NULL
+    cdef void *near = NULL
+    cdef void *joined = NULL
     s.weight_ih, s.weight_hh, s.bias = weight_ih, weight_hh, bias
-    with nogil:
-        run(s, False, parts_of(s, s.E + s.H, threads))
-    free(joined)
-    free(near)
-    free(packed)
+    try:
+        packed = allocate_elements(size, s.dtype, &s.packed)
+        near = allocate_elements(s.N * row_of(s, 4 * s.H), s.dtype, &s.near)
+        joined = allocate_elements(s.N * row_of(s, s.E + s.H), s.dtype, &s.joined)
+        with nogil:
+            run(s, False, parts_of(s, s.E + s.H, threads))
+    finally:
+        free(joined)
+        free(near)
+        free(packed)
     return 0
 
 
@@ -217,13 +222,17 @@ def backward(cnp.ndarray grad_z not None, cnp.ndarray grad_h0 not None, cnp.ndar
     s.grad_h0, s.grad_c0 = cnp.PyArray_DATA(grad_h0), cnp.PyArray_DATA(grad_c0)
     cdef const void *w_hh = cnp.PyArray_DATA(weight_hh)
     cdef Py_ssize_t NR = NR_f32 if s.dtype == cnp.NPY_FLOAT32 else NR_f64
-    cdef void *packed = allocate_elements(4 * s.H * ceil_divide(s.H, NR) * NR, s.dtype, &s.packed)
-    cdef void *near = allocate_elements(s.N * row_of(&s, 4 * s.H), s.dtype, &s.near)
+    cdef void *packed = NULL
+    cdef void *near = NULL
     s.weight_hh = w_hh
-    with nogil:
-        run(&s, True, parts_of(&s, s.H, threads))
-    free(near)
-    free(packed)
+    try:
+        packed = allocate_elements(4 * s.H * ceil_divide(s.H, NR) * NR, s.dtype, &s.packed)
+        near = allocate_elements(s.N * row_of(&s, 4 * s.H), s.dtype, &s.near)
+        with nogil:
+            run(&s, True, parts_of(&s, s.H, threads))
+    finally:
+        free(near)
+        free(packed)
 
 
 def weight_grad(cnp.ndarray grad_ih not None, cnp.ndarray grad_hh not None, cnp.ndarray grad_bias not None,
