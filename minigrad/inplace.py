@@ -137,6 +137,8 @@ class InPlace(Variable):
             raise TypeError(
                 f"{name}: a result of {result.dtype} cannot be stored in a tensor of {self.dtype}"
             )
+        if result.dtype != self.dtype:
+            result = elementwise.cast(result, dtype=self.dtype)
         if self.device.is_card:
             with self.device.active():
                 self._array[...] = result._array

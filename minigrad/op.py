@@ -238,7 +238,7 @@ class Op(OpDefinition):
         out = wrap(results, device)
         if self.view and results.base is not None and _shows(results, arrays[0], device):
             out._written = written_cell(args[0])
-        if recorded:
+        if recorded and results.dtype.kind in FLOATING_KINDS:  # to integers no gradient comes back
             self._record(args, attrs, device, [out], needs)
         return out
 

@@ -393,6 +393,13 @@ def test_a_removed_hook_is_not_called():
     assert seen == ["kept"]
 
 
+def test_integers_require_no_gradient():
+    x = leaf(1.5, 2.5)
+    for y in (x.long(), x.bool(), x.to(mg.uint8), mg.ones(2).long().copy_(x)):
+        assert not y.requires_grad and y.is_leaf
+    assert (x * 2.0).int().numpy().tolist() == [3, 5]
+
+
 def test_a_hook_must_keep_the_shape():
     x = leaf(1.0, 2.0)
     x.register_hook(lambda g: g.sum())

@@ -288,3 +288,10 @@ def test_a_reshaped_copy_may_be_written_to():
     assert x.grad.tolist() == [[2, 4], [6, 8]]
     with pytest.raises(RuntimeError, match="shows the same memory"):
         (x * 1.0).exp().flatten().pow_(2)
+
+
+def test_what_comes_in_another_dtype_has_its_gradient():
+    x, y = mg.ones(2).half().requires_grad_(), mg.tensor([0.5, 2.0], requires_grad=True)
+    x.clone().clamp_min_(y).sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0] and y.grad.tolist() == [0.0, 1.0]
+    assert x.grad.dtype == mg.float16 and y.grad.dtype == mg.float32

@@ -286,6 +286,11 @@ def test_nothing_equals_none():
     assert (x == "ones") is False
 
 
+def test_closeness_of_unsigned_integers():
+    x, y = mg.tensor([1, 200], dtype=mg.uint8), mg.tensor([2, 100], dtype=mg.uint8)
+    assert mg.isclose(x, y, atol=1.0).tolist() == mg.isclose(y, x, atol=1.0).tolist() == [True, False]
+
+
 def test_closeness():
     x = mg.tensor([1.0, mg.inf, mg.nan])
     y = mg.tensor([1.0 + 1e-6, mg.inf, mg.nan])

@@ -351,7 +351,8 @@ for _op in (eq, ne, lt, le, gt, ge, isnan, isinf, isfinite):
 
 def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
     """Whether abs(x - y) <= atol + rtol abs(y); equal infinities are close."""
-    close = (x == y) | ((abs(x - y) <= atol + rtol * abs(y)) & isfinite(y))
+    distance = maximum(x, y) - minimum(x, y)  # which unsigned integers have, too
+    close = (x == y) | ((distance <= atol + rtol * abs(y)) & isfinite(y))
     return close | (isnan(x) & isnan(y)) if equal_nan else close
 
 
