@@ -245,6 +245,7 @@ from minigrad.precision import (
     set_convolution_precision,
     set_float32_matmul_precision,
 )
+from minigrad.printing import set_printoptions
 from minigrad.promotion import get_default_dtype, set_default_dtype
 from minigrad.random import (
     Generator,
@@ -312,6 +313,14 @@ _LAZY = {
     "train": "minigrad.train",
     "utils": "minigrad.utils",
 }
+_REAL = "tensors hold real numbers; keep the real and the imaginary part in a tensor each"
+_NOT_HERE = {
+    **dict.fromkeys(("cfloat", "complex", "complex64", "complex128", "fft", "istft", "polar", "stft"), _REAL),
+    **dict.fromkeys(("view_as_complex", "view_as_real"), _REAL),
+    "distributed": "training runs in one process; there is no exchange between cards",
+    "jit": "nothing is traced or scripted; call the module or the function itself",
+    "sparse": "tensors are dense; for a product with few elements see index_add and scatter_add",
+}
 _IN_LINALG = {
     **{
         name: name
@@ -338,7 +347,8 @@ def __getattr__(name: str):
         return getattr(_import_module("minigrad.linalg"), _IN_LINALG[name])
     if name == "bfloat16":
         return _bfloat16()
-    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
+    hint = f": {_NOT_HERE[name]}" if name in _NOT_HERE else ""
+    raise AttributeError(f"module 'minigrad' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

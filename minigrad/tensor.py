@@ -18,7 +18,7 @@ from minigrad import autograd
 from minigrad.autograd import mark_written, mode, wrap, written_cell
 from minigrad.conversions import Conversions
 from minigrad.devices import Device
-from minigrad.dtypes import is_floating, is_half
+from minigrad.dtypes import is_floating
 from minigrad.kernels import channels_last
 from minigrad.memory_format import MemoryFormat, contiguous_format, preserve_format
 from minigrad.methods import Methods
@@ -36,6 +36,7 @@ from minigrad.ops import (
     softmax,
     squares,
 )
+from minigrad.printing import format_array
 from minigrad.promotion import get_default_dtype
 
 __all__ = ["Tensor", "is_tensor"]
@@ -147,8 +148,7 @@ class Tensor(Operators, Methods, Conversions):
 
     def __repr__(self) -> str:
         array = self.device.to_numpy(self._array)
-        shown = array.astype(np.float32) if is_half(array.dtype) else array
-        text = np.array2string(shown, separator=", ", prefix="tensor(", precision=4, threshold=200)
+        text = format_array(array, "tensor(")
         if array.dtype not in (get_default_dtype(), np.int64, np.bool_):
             text += f", dtype={array.dtype}"
         if self.device.type != "cpu":

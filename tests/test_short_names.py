@@ -246,6 +246,21 @@ def test_modules_are_found_where_pytorch_has_them():
     assert GradScaler().is_enabled() == mg.cuda.is_available() and mg.cuda.amp.GradScaler is GradScaler
 
 
+def test_how_tensors_print():
+    x, many = mg.tensor([1.23456, 1e-5, 1000.0]), mg.arange(12)
+    before = repr(x), repr(many)
+    try:
+        mg.set_printoptions(precision=2, sci_mode=False, threshold=5, edgeitems=1)
+        assert repr(x) == "tensor([   1.23,    0.  , 1000.  ])" and repr(many) == "tensor([ 0, ..., 11])"
+        mg.set_printoptions(profile="full", sci_mode=True, linewidth=20)
+        assert repr(x) == "tensor([1.2346e+00,\n        1.0000e-05,\n        1.0000e+03])"
+        with pytest.raises(ValueError, match="profile is one of"):
+            mg.set_printoptions(profile="long")
+    finally:
+        mg.set_printoptions(profile="default")
+    assert (repr(x), repr(many)) == before
+
+
 def test_what_pytorch_once_needed():
     x = mg.ones(2)
     variable = mg.autograd.Variable(x, requires_grad=True)
@@ -269,6 +284,10 @@ def test_what_pytorch_once_needed():
         x.sum(axes=1)
     with pytest.raises(TypeError, match="dim must be an integer"):
         x.cumsum()
+    with pytest.raises(AttributeError, match="no attribute 'fft': tensors hold real numbers"):
+        mg.fft  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Conv3d': layers are for signals and images"):
+        mg.nn.Conv3d  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'StrangeTensor'"):
         mg.cuda.StrangeTensor  # noqa: B018
 

@@ -248,6 +248,12 @@ __all__ = [
     "utils",
 ]
 
+
+def __getattr__(name: str) -> object:
+    hint = ": layers are for signals and images, of one dimension or two" if name.endswith("3d") else ""
+    raise AttributeError(f"module 'minigrad.nn' has no attribute {name!r}{hint}")
+
+
 # Where PyTorch has them: "from minigrad.nn.modules.module import Module", "nn.modules.Linear".
 _sys.modules[f"{__name__}.modules"] = modules = _sys.modules[__name__]
 for _name in ("activation", "container", "conv", "dropout", "linear", "loss", "module", "pooling", "rnn"):
