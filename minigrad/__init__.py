@@ -94,7 +94,7 @@ from minigrad.ops.combining import (
     rot90,
     tensor_split,
 )
-from minigrad.ops.counting import bincount, bucketize, searchsorted, unique
+from minigrad.ops.counting import bincount, bucketize, searchsorted, unique, unique_consecutive
 from minigrad.ops.cumulative import cumprod, cumsum, diff
 from minigrad.ops.diagonal import diag, diag_embed, diagonal, trace
 from minigrad.ops.distance import cdist, cosine_similarity
@@ -145,7 +145,6 @@ from minigrad.ops.elementwise import (
     pow,
     reciprocal,
     remainder,
-    round,
     rsqrt,
     sign,
     sin,
@@ -158,9 +157,7 @@ from minigrad.ops.elementwise import (
     trunc,
     where,
 )
-from minigrad.ops.elementwise import add as add
 from minigrad.ops.elementwise import mul as mul
-from minigrad.ops.elementwise import sub as sub
 from minigrad.ops.index import gather, nonzero, take_along_dim
 from minigrad.ops.join import (
     chunk,
@@ -178,7 +175,7 @@ from minigrad.ops.join import (
 )
 from minigrad.ops.matmul import addmm, baddbmm, bmm, dot, mm, mv, outer
 from minigrad.ops.matmul import apply as matmul
-from minigrad.ops.order import argsort, kthvalue, max, median, min, quantile, sort, topk
+from minigrad.ops.order import argsort, kthvalue, max, median, min, mode, quantile, sort, topk
 from minigrad.ops.reduce import (
     all,
     amax,
@@ -218,20 +215,26 @@ from minigrad.ops.shape import (
     unsqueeze,
 )
 from minigrad.ops.short_names import (
+    add,
     atleast_1d,
     atleast_2d,
     atleast_3d,
     broadcast_tensors,
     clamp_max,
     clamp_min,
+    deg2rad,
     detach,
     dist,
     fliplr,
     flipud,
+    heaviside,
     is_floating_point,
     isin,
     numel,
+    rad2deg,
+    round,
     std_mean,
+    sub,
     t,
     var_mean,
 )
@@ -272,6 +275,7 @@ from minigrad.typed import (
 
 cat, concatenate, clip, ger, argwhere = concat, concat, clamp, outer, nonzero
 swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
+asarray = as_tensor
 row_stack, trapz, spmm = vstack, trapezoid, mm  # of dense matrices
 arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
 negative, absolute, true_divide = neg, abs, div

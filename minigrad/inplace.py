@@ -234,6 +234,25 @@ class InPlace(Variable):
         product = mat1 @ mat2 if alpha == 1 else (mat1 @ mat2) * alpha
         return (self if beta == 1 else self.mul_(beta)).add_(product)
 
+    def index_put_(self: Any, indices: tuple, values: Any, accumulate: bool = False) -> Tensor:
+        """self[indices] = values; with ``accumulate`` they are added, those of one place all."""
+        if not accumulate:
+            self[indices] = values
+            return self
+        positions = index.raw_index(tuple(indices), copy=True)
+        shape = self._array[positions].shape
+        values = values if isinstance(values, Variable) else wrap(np.asarray(values, self.dtype), self.device)
+        sums = index.scatter_index(values.expand(shape), index=positions, shape=self.shape)
+        return self.add_(sums)
+
+    def tril_(self, diagonal: int = 0) -> Tensor:
+        """self = tril(self, diagonal)"""
+        return self._in_place(elementwise.tril, diagonal)
+
+    def triu_(self, diagonal: int = 0) -> Tensor:
+        """self = triu(self, diagonal)"""
+        return self._in_place(elementwise.triu, diagonal)
+
     def fill_diagonal_(self: Any, fill_value: Any) -> Tensor:
         """The elements whose indices are all the same become ``fill_value``."""
         places = np.arange(min(self.shape))

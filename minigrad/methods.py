@@ -72,7 +72,8 @@ class Methods(InPlace):
         diagonal.trace,
     )
     mv, addmm, baddbmm, inner = matmul.mv, matmul.addmm, matmul.baddbmm, einsum.inner
-    kthvalue, median, quantile = order.kthvalue, order.median, order.quantile
+    kthvalue, median, mode, quantile = order.kthvalue, order.median, order.mode, order.quantile
+    unique_consecutive, true_divide = counting.unique_consecutive, elementwise.div
     count_nonzero = reduce.count_nonzero
     nansum, nanmean, aminmax = statistics.nansum, statistics.nanmean, statistics.aminmax
     cov, corrcoef, histc = statistics.cov, statistics.corrcoef, statistics.histc
@@ -198,6 +199,14 @@ class Methods(InPlace):
         from minigrad.creation import multinomial
 
         return multinomial(self, num_samples, replacement, generator=generator)
+
+    def argwhere(self: Any) -> Tensor:
+        """The indices (n, ndim) of what is not 0."""
+        return self.nonzero()
+
+    def get_device(self: Any) -> int:
+        """The number of its card, -1 on another device."""
+        return self.device.index if self.is_cuda else -1
 
     def unfold(self: Any, dimension: int, size: int, step: int = 1) -> Tensor:
         """Windows of ``size`` elements along ``dimension``, ``step`` apart: their elements as a last axis."""

@@ -33,6 +33,7 @@ from minigrad.ops import (
     order,
     reduce,
     shape,
+    short_names,
     softmax,
     squares,
 )
@@ -383,7 +384,7 @@ class Tensor(Operators, Methods, Conversions):
         elementwise.cos,
         elementwise.tan,
     )
-    floor, ceil, round, erf = elementwise.floor, elementwise.ceil, elementwise.round, elementwise.erf
+    floor, ceil, erf, round = elementwise.floor, elementwise.ceil, elementwise.erf, short_names.round
     relu, sigmoid, tanh = activation.relu, activation.sigmoid, activation.tanh
     softmax, log_softmax, logsumexp = softmax.softmax, softmax.log_softmax, softmax.logsumexp
     sum, mean, var, std, prod = reduce.sum, reduce.mean, squares.var, squares.std, reduce.prod

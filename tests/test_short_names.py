@@ -54,6 +54,29 @@ FUNCTIONS = {
     "unfold": lambda lib, x: x.unfold(1, 2, 1) * x.unfold(-1, 2, 1) + x.T.unfold(0, 2, 2)[0, 0],
     "unfolded gradient": lambda lib, x: gradient_of(x, lambda x: (x.unfold(1, 2, 1) ** 2).sum()),
     "memory": lambda lib, x: lib.tensor([x.nbytes, x.itemsize, x.data_ptr() == x.view(-1).data_ptr()]),
+    "alpha": lambda lib, x: lib.add(x, x, alpha=2) - lib.sub(x, 1, alpha=3),
+    "rounded quotients": lambda lib, x: (
+        lib.div(x - 1, 0.3, rounding_mode="floor") + lib.div(x - 1, 0.3, rounding_mode="trunc")
+    ),
+    "quotients of integers": lambda lib, x: lib.stack(
+        [lib.div(lib.tensor([-7, 7]), 2, rounding_mode=mode) for mode in ("floor", "trunc")]
+    ),
+    "decimals": lambda lib, x: lib.round(x, decimals=2) + x.round(decimals=1) + x.round(),
+    "angles": lambda lib, x: lib.deg2rad(x) + lib.rad2deg(x),
+    "heaviside": lambda lib, x: lib.heaviside(lib.tensor([-1.0, 0.0, 2.0]), lib.tensor(0.5)),
+    "mode": lambda lib, x: lib.mode(lib.tensor([[3, 1, 3, 1], [2, 0, 5, 2]]), 1).values,
+    "mode along the first": lambda lib, x: lib.tensor([[3, 1], [3, 0], [1, 0]]).mode(0, keepdim=True)[0],
+    "unique_consecutive": lambda lib, x: lib.cat(
+        lib.unique_consecutive(lib.tensor([1, 1, 2, 1, 1]), return_inverse=True, return_counts=True)
+    ),
+    "index_put_": lambda lib, x: x.clone().index_put_(
+        (lib.tensor([0, 1]), lib.tensor([2, 2])), lib.tensor(5.0)
+    ),
+    "index_put_ added": lambda lib, x: x.clone().index_put_(
+        (lib.tensor([0, 0]),), lib.tensor([1.0, 2.0, 3.0]), accumulate=True
+    ),
+    "triangles": lambda lib, x: x.clone().tril_() - 2 * x.clone().triu_(1),
+    "asarray": lambda lib, x: lib.asarray([1.5, 2.0]).true_divide(2) + x.argwhere().shape[0] + x.get_device(),
     "size": lambda lib, x: lib.zeros(size=(2, 3)) + lib.ones(size=[3]) + lib.empty(size=(2, 1)).fill_(4),
     "spmm": lambda lib, x: lib.spmm(x, x.T),
     "in place": lambda lib, x: lib.nn.functional.relu_(lib.nn.functional.leaky_relu_(x - 0.6, 0.1) + 0.01),

@@ -64,6 +64,9 @@ class _Recurrent(Module):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return tuple(getattr(self, name + suffix, None) for name in names)  # type: ignore[return-value]
 
+    def flatten_parameters(self) -> None:
+        """There for PyTorch's sake: kernels read the parameters where they are."""
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         bound = 1 / math.sqrt(self.hidden_size)

@@ -43,6 +43,27 @@ def unique(
     return results[0] if len(results) == 1 else tuple(results)
 
 
+def unique_consecutive(x: Any, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    """The elements of ``x``, flattened, without those that repeat the one before.
+
+    Returns:
+        The values (k,); with ``return_inverse`` also which of them each element is, in ``x``'s shape; with
+        ``return_counts`` also how often each comes; int64, in a tuple.
+    """
+    device = x.device
+    with device.active():
+        xp, flat = device.xp, x._array.reshape(-1)
+        is_new = xp.concatenate([xp.ones(min(flat.size, 1), bool), flat[1:] != flat[:-1]])
+        starts = xp.flatnonzero(is_new)
+        found = [flat[starts]]
+        if return_inverse:
+            found.append((xp.cumsum(is_new) - 1).reshape(x.shape))
+        if return_counts:
+            found.append(xp.diff(xp.concatenate([starts, xp.asarray([flat.size])])))
+    tensors = tuple(wrap(array, device) for array in found)
+    return tensors if len(tensors) > 1 else tensors[0]
+
+
 def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
     """How often each of the numbers 0, 1, ... occurs in the vector ``x``, or the sum of its ``weights``.
 

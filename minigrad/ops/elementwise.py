@@ -71,8 +71,18 @@ _div.grad(
 )
 
 
-def div(x: Any, y: Any) -> Any:
-    """``x / y``. Integers are divided in the default floating dtype, or in the other operand's."""
+def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
+    """``x / y``. Integers are divided in the default floating dtype, or in the other operand's.
+
+    With ``rounding_mode`` ``"floor"`` or ``"trunc"`` it is rounded down, or towards 0, and integers stay so.
+    """
+    if rounding_mode == "floor":
+        return floor_divide(x, y)
+    if rounding_mode == "trunc":
+        quotient = trunc(div(x, y))
+        return quotient if _is_floating(x) or _is_floating(y) else cast(quotient, dtype=result_dtype([x, y]))
+    if rounding_mode is not None:
+        raise ValueError(f"div: rounding_mode is None, 'floor' or 'trunc', got {rounding_mode!r}")
     return _div(*floating_pair(x, y))
 
 

@@ -17,7 +17,7 @@ from minigrad.ops.index import getitem, take_along_dim
 from minigrad.ops.join import stack
 from minigrad.ops.numpy_names import renamed
 from minigrad.ops.reduce import amax, amin, argmax, argmin
-from minigrad.ops.shape import axis_of, flip, reshape, squeeze
+from minigrad.ops.shape import axis_of, flip, movedim, reshape, squeeze, unsqueeze
 
 
 class Ordered(NamedTuple):
@@ -131,6 +131,17 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
         lower = where(isnan(take_along_dim(x, top, axis)), top, lower)
     values = take_along_dim(x, lower, axis)
     return Ordered(values, lower) if keepdim else Ordered(squeeze(values, axis), squeeze(lower, axis))
+
+
+def mode(x: Any, dim: int = -1, keepdim: bool = False) -> Ordered:
+    """The value that comes most often along ``dim``, the smallest of several, and a place of it."""
+    ordered, indices = sort(x, dim)
+    axis = axis_of("mode", dim, x.ndim)
+    rows, places = (movedim(t, axis, -1) for t in (ordered, indices))
+    counts = (unsqueeze(rows, -1) == unsqueeze(rows, -2)).sum(-1)
+    best = unsqueeze(argmax(counts, -1), -1) + amax(counts, -1, keepdim=True) - 1  # the last of its kind
+    found = [movedim(take_along_dim(t, best, -1), -1, axis) for t in (rows, places)]
+    return Ordered(*(found if keepdim else [squeeze(t, axis) for t in found]))
 
 
 def quantile(

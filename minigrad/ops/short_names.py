@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,61 @@ from minigrad.autograd import wrap
 from minigrad.ops import elementwise, reduce, shape, squares
 
 __all__ = [
+    "add",
     "atleast_1d",
     "atleast_2d",
     "atleast_3d",
     "broadcast_tensors",
     "clamp_max",
     "clamp_min",
+    "deg2rad",
     "detach",
     "dist",
     "fliplr",
     "flipud",
+    "heaviside",
     "is_floating_point",
     "isin",
     "numel",
+    "rad2deg",
+    "round",
     "std_mean",
+    "sub",
     "t",
     "var_mean",
 ]
+
+
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    """input + alpha other"""
+    return elementwise.add(input, other if alpha == 1 else other * alpha)
+
+
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    """input - alpha other"""
+    return elementwise.sub(input, other if alpha == 1 else other * alpha)
+
+
+def round(input: Any, *, decimals: int = 0) -> Any:
+    """Each element as the nearest number with so many decimals, the even one of two."""
+    if decimals == 0:
+        return elementwise.round(input)
+    return elementwise.round(input * 10.0**decimals) / 10.0**decimals
+
+
+def deg2rad(input: Any) -> Any:
+    """Degrees as radians."""
+    return input * (math.pi / 180)
+
+
+def rad2deg(input: Any) -> Any:
+    """Radians as degrees."""
+    return input * (180 / math.pi)
+
+
+def heaviside(input: Any, values: Any) -> Any:
+    """0 below 0, 1 above, and ``values`` at 0."""
+    return elementwise.where(input == 0, values, elementwise.cast(input > 0, dtype=input.dtype))
 
 
 def clamp_min(input: Any, min: Any) -> Any:
