@@ -472,6 +472,9 @@ def test_bad_ranges():
 def test_to_an_unknown_place_names_the_devices():
     with pytest.raises(mg.errors.DeviceError, match=r"unknown device 'mps'.*cpu, cuda, sim"):
         mg.zeros(2).to("mps")
+    with pytest.raises(mg.errors.DeviceError, match="unknown device 'mps'"):
+        nn.Linear(2, 2).to("mps")
+    assert nn.Linear(2, 2).to("float64").to("cpu").weight.dtype == mg.float64
 
 
 def test_a_number_beyond_float32_becomes_infinity():

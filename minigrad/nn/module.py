@@ -413,4 +413,10 @@ def _misfit(key: str, target: Tensor, value: Any) -> str | None:
 
 
 def _is_dtype_name(arg: Any) -> bool:
-    return isinstance(arg, str) and arg.partition(":")[0] not in ("cpu", "cuda", "sim")
+    if not isinstance(arg, str):
+        return False
+    try:
+        to_dtype(arg)
+    except TypeError:
+        return False
+    return True
