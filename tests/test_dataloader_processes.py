@@ -12,6 +12,7 @@ import pytest
 from process_datasets import Broken, Endless, Killed, Noisy, Settings
 
 from minigrad.data import DataLoader, IterableDataset
+from minigrad.data.processes import WorkerProcesses
 
 
 def loader(dataset, **options):
@@ -91,6 +92,18 @@ def test_a_process_that_is_gone_is_an_error(how, message):
     with pytest.raises(RuntimeError, match="DataLoader: worker process [01] .*" + message):
         list(loader(Killed(how)))
     assert not workers()
+
+
+def test_a_process_that_is_gone_before_its_job_leaves_nothing_behind():
+    """No frame that holds the job's buffer: if that goes in a cycle, Python 3.13 complains."""
+    processes = WorkerProcesses(abs, 1)
+    (worker,) = workers()
+    worker.kill()
+    worker.join(10)
+    with pytest.raises(RuntimeError, match="was killed by SIGKILL") as raised:
+        processes(-3)
+    assert isinstance(raised.value.__cause__, OSError) and raised.value.__cause__.__traceback__ is None
+    processes.stop()
 
 
 def test_workers_are_prepared():

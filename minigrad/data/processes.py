@@ -126,6 +126,9 @@ class _Worker:
             succeeded, result = pickle.loads(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
             self.process.join(10)
+            error.__traceback__ = (
+                None  # its frames hold a buffer: gone in a cycle, Python 3.13 complains of it
+            )
             raise RuntimeError(f"DataLoader: worker process {self.number} {self._end()}") from error
         if succeeded:
             return result
