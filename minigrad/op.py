@@ -427,4 +427,7 @@ class Op(OpDefinition):
 def _shows(view: Any, array: Any, device: Any) -> bool:
     """Whether ``view`` shows the memory of ``array``: to reshape one, its elements may have to be copied."""
     base = view.base
-    return base is array or base is array.base or bool(device.xp.may_share_memory(view, array))
+    if base is array or base is array.base:
+        return True
+    with device.active():
+        return bool(device.xp.may_share_memory(view, array))
