@@ -37,7 +37,7 @@ def concat(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
     if names:
         return renamed(concat, names, tensors=tensors, dim=dim)
     tensors = _nonempty("concat", tensors)
-    if any(t.shape == (0,) for t in tensors):  # which add nothing, as in PyTorch, whatever the others' shape
+    if (0,) in [t.shape for t in tensors]:  # which add nothing, as in PyTorch, whatever the others' shape
         tensors = [t for t in tensors if t.shape != (0,)] or tensors[:1]
     first = tensors[0]
     axis = axis_of("concat", dim, first.ndim)
