@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 __all__ = ["EventFile", "crc32c"]
 
 
@@ -25,10 +27,12 @@ class EventFile:
         self._write(_bytes_field(3, b"brain.Event:2"))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write a number for each name."""
+        """Write a number for each name, as float32: one that is too large as infinity."""
+        with np.errstate(over="ignore"):
+            numbers = np.array([*values.values()], np.float64).astype("<f4")
         summary = b"".join(
-            _bytes_field(1, _bytes_field(1, name.encode()) + struct.pack("<Bf", 0x15, value))
-            for name, value in values.items()
+            _bytes_field(1, _bytes_field(1, name.encode()) + b"\x15" + number.tobytes())
+            for name, number in zip(values, numbers, strict=True)
         )
         self._write(b"\x10" + _varint(step) + _bytes_field(5, summary))
 

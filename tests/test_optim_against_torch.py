@@ -292,6 +292,13 @@ def test_averaged_models(average, rng):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_a_batch_that_fails_leaves_batch_norm_as_it_was():
+    norm = mg.nn.BatchNorm1d(2).eval()
+    with pytest.raises(ValueError, match="batch_norm"):
+        mg.optim.swa_utils.update_bn([mg.ones(3, 2), mg.ones(3, 5)], norm)
+    assert norm.momentum == 0.1 and not norm.training
+
+
 @pytest.mark.parametrize("maximize", [False, True])
 def test_adam_for_embeddings(maximize, rng):
     start = rng.standard_normal((6, 3))

@@ -568,7 +568,7 @@ def test_similarities_of_two_dtypes(first, second):
     x, y = RNG.integers(1, 9, (4, 5)), RNG.integers(1, 9, (4, 5))
     found = mg.cosine_similarity(mg.tensor(x.astype(first)), mg.tensor(y.astype(second)))
     expected = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=4 * np.finfo(found.dtype).eps)
     assert found.dtype == (mg.float16 if {first, second} == {"i8", "f2"} else mg.float32)
 
 

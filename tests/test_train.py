@@ -189,13 +189,15 @@ def test_logs(tmp_path):
 def test_a_writer_of_summaries(tmp_path):
     with mg.utils.tensorboard.SummaryWriter(log_dir=tmp_path / "run", flush_secs=1) as writer:
         writer.add_scalar("loss/train", mg.tensor(0.5), 7)
+        writer.add_scalar("loss/train", 1e300, 8)
         writer.add_scalars("accuracy", {"train": 0.75, "test": mg.tensor([0.25])}, global_step=8)
         with pytest.warns(UserWarning, match="add_histogram writes nothing"):
             writer.add_histogram("weights", mg.ones(3), 7)
         writer.flush()
     (path,) = (tmp_path / "run").glob("events.out.tfevents.*")
-    _, event = tensorboard_events(path.read_bytes())
+    _, event, diverged = tensorboard_events(path.read_bytes())
     assert event[2] == 7 and scalars(event[5]) == {"loss/train": 0.5}
+    assert scalars(diverged[5]) == {"loss/train": np.inf}
     (path,) = (tmp_path / "run" / "accuracy_test").glob("events.out.tfevents.*")
     assert scalars(list(tensorboard_events(path.read_bytes()))[1][5]) == {"accuracy": 0.25}
     with pytest.raises(AttributeError, match="no attribute 'histogram'"):
