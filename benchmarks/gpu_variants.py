@@ -358,7 +358,7 @@ def main() -> int:
         for question in asked:
             try:
                 answers += ask(question, options, folders[question])
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:  # one of its processes is gone
                 print(error, flush=True)
                 failed = True
             if options.json:
