@@ -5,7 +5,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.optim import LBFGS
-from minigrad.optim.lbfgs import strong_wolfe
+from minigrad.optim.lbfgs import Point, strong_wolfe
 
 
 def rosenbrock(x):
@@ -44,6 +44,16 @@ def test_plain_steps_are_pytorch_s(history_size, max_iter):
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6, atol=1e-14)
 
 
+@pytest.mark.parametrize("function", [quadratic, rosenbrock])
+@pytest.mark.parametrize("lr", [0.01, 0.3, 1.0, 5.0, 100.0])
+def test_the_line_search_tries_the_steps_that_pytorch_s_tries(function, lr):
+    torch = pytest.importorskip("torch")
+    options = {"lr": lr, "max_iter": 8, "line_search_fn": "strong_wolfe"}
+    ours, theirs = (optimize(lib, function, 2, **options) for lib in (mg, torch))
+    assert len(ours[0]) == len(theirs[0])
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-12)
+
+
 def test_the_line_search_finds_the_bottom_of_a_curved_valley():
     losses, end = optimize(mg, rosenbrock, 20, line_search_fn="strong_wolfe")
     np.testing.assert_allclose(end, 1, atol=1e-5)
@@ -57,14 +67,14 @@ def test_strong_wolfe_conditions_hold():
 
         def at(t, a=a, b=b):  # falls, and has ripples
             loss = -t * a + t**2 + 0.3 * np.sin(b * t)
-            return loss, -a + 2 * t + 0.3 * b * np.cos(b * t), None
+            return Point(t, loss, -a + 2 * t + 0.3 * b * np.cos(b * t), None)
 
-        loss, slope, _ = at(0.0)
-        if slope >= 0:
+        start = at(0.0)
+        if start.slope >= 0:
             continue
-        length, found, _ = strong_wolfe(at, first, loss, slope, None, 1e-12)
-        assert found <= loss + 1e-4 * length * slope
-        assert abs(at(length)[1]) <= 0.9 * abs(slope)
+        found = strong_wolfe(at, first, start, 1e-12)
+        assert found.loss <= start.loss + 1e-4 * found.length * start.slope
+        assert abs(found.slope) <= 0.9 * abs(start.slope)
 
 
 def test_the_state_goes_on_where_it_was_saved():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigrad.autograd import enable_grad, no_grad, wrap
 from minigrad.ops.join import concat
@@ -14,6 +14,15 @@ from minigrad.tensor import Tensor
 __all__ = ["LBFGS"]
 
 SMALLEST_CURVATURE = 1e-10
+
+
+class Point(NamedTuple):
+    """What a line search knows of a step length: the loss there, its slope, and the gradient."""
+
+    length: float
+    loss: float
+    slope: float
+    grad: Any
 
 
 class LBFGS(Optimizer):
@@ -105,7 +114,10 @@ class LBFGS(Optimizer):
                 break
             state["prev_flat_grad"], before = grad, loss
             if group["line_search_fn"] is not None:
-                step, loss, grad = self._search(evaluate, step, direction, loss, grad, slope, group)
+                here = Point(0.0, loss, slope, grad)
+                smallest = group["tolerance_change"] / _largest(direction)
+                left = group["max_eval"] - evaluations
+                step, loss, grad = self._search(evaluate, step, direction, here, smallest, left)
             else:
                 self._move(direction, step)
                 if iteration < group["max_iter"]:
@@ -147,26 +159,26 @@ class LBFGS(Optimizer):
         evaluate: Callable[[], tuple[Any, Tensor]],
         step: float,
         direction: Tensor,
-        loss: float,
-        grad: Tensor,
-        slope: float,
-        group: dict[str, Any],
+        here: Point,
+        smallest_width: float,
+        max_evaluations: int,
     ) -> tuple[float, float, Tensor]:
         """Move by the step length that :func:`strong_wolfe` finds; it, the loss and the gradient there."""
         start = [param.clone() for param in self._params]
 
-        def at(length: float) -> tuple[float, float, Tensor]:
+        def move_to(length: float) -> None:
             for param, value in zip(self._params, start, strict=True):
                 param.copy_(value)
             self._move(direction, length)
-            new_loss, new_grad = evaluate()
-            return float(new_loss), _dot(new_grad, direction), new_grad
 
-        length, found, new_grad = strong_wolfe(at, step, loss, slope, grad, group["tolerance_change"])
-        for param, value in zip(self._params, start, strict=True):
-            param.copy_(value)
-        self._move(direction, length)
-        return length, found, new_grad
+        def at(length: float) -> Point:
+            move_to(length)
+            loss, grad = evaluate()
+            return Point(length, float(loss), _dot(grad, direction), grad)
+
+        found = strong_wolfe(at, step, here, smallest_width, max_evaluations=max_evaluations)
+        move_to(found.length)
+        return found.length, found.loss, found.grad
 
     def _flat_gradient(self) -> Tensor:
         grads = [
@@ -183,56 +195,80 @@ class LBFGS(Optimizer):
 
 
 def strong_wolfe(
-    at: Callable[[float], tuple[float, float, Any]],
+    at: Callable[[float], Point],
     step: float,
-    loss: float,
-    slope: float,
-    grad: Any,
-    tolerance: float,
+    start: Point,
+    smallest_width: float,
     c1: float = 1e-4,
     c2: float = 0.9,
     max_evaluations: int = 25,
-) -> tuple[float, float, Any]:
-    """A step length after which the loss is low enough, and its slope flat enough.
+) -> Point:
+    """A step length t that meets the strong Wolfe conditions; if none is found, the best of those tried.
 
-    loss(t) <= loss + c1 t slope and abs(slope(t)) <= -c2 slope; Nocedal and Wright, algorithms 3.5 and 3.6.
+    loss(t) <= loss(0) + c1 t slope(0) and abs(slope(t)) <= c2 abs(slope(0)). Nocedal and Wright, algorithms
+    3.5 and 3.6, with the cubic interpolation and the safeguards of minFunc, which PyTorch uses too.
 
     Args:
-        at: the loss, its slope and its gradient after a step of a length.
+        at: the :class:`Point` of a length.
         step: the length to try first.
-        loss, slope, grad: those at length 0; the slope is negative.
-        tolerance: the interval is not cut further once the loss can change by no more than that in it.
-
-    Returns:
-        The length, and the loss and the gradient there. If none was found, the best of those tried.
+        start: the point of length 0; its slope is negative.
+        smallest_width: an interval that is shorter is not divided further.
     """
-    low = (0.0, loss, slope, grad)  # the end of the interval with the lower loss
-    high: tuple[float, float, float, Any] | None = None
-    length = step
-    for _ in range(max_evaluations):
-        new = (length, *at(length))
-        if not math.isfinite(new[1]) or new[1] > loss + c1 * length * slope or new[1] >= low[1]:
-            high = new
-        elif abs(new[2]) <= -c2 * slope:
-            return length, new[1], new[3]
-        else:
-            if new[2] * ((high[0] if high else math.inf) - low[0]) >= 0:
-                high = low
-            low = new
-        if high is None:
-            length *= 4
-            continue
-        width = abs(high[0] - low[0])
-        if width * max(abs(low[2]), abs(slope)) <= tolerance:
+    slope = start.slope
+
+    def is_too_high(point: Point) -> bool:
+        return not point.loss <= start.loss + c1 * point.length * slope  # NaN is too high as well
+
+    # Lengthen the step until an interval is known to hold a point that meets the conditions.
+    before, new = start, at(step)
+    for tries in range(max_evaluations):
+        if is_too_high(new) or (tries > 1 and new.loss >= before.loss):
+            low, high = before, new
             break
-        left, right = sorted((low[0], high[0]))
-        length = _minimum_of_cubic(low, high, left + 0.1 * width, right - 0.1 * width)
-    return low[0], low[1], low[3]
+        if abs(new.slope) <= -c2 * slope:
+            return new
+        if new.slope >= 0:
+            low, high = before, new
+            break
+        shortest = new.length + 0.01 * (new.length - before.length)
+        before, new = new, at(_minimum_of_cubic(before, new, shortest, 10 * new.length))
+    else:
+        return min(start, new, key=lambda point: point.loss)
+
+    # Divide the interval; `low` is the end with the lower loss.
+    if high.loss < low.loss:
+        low, high = high, low
+    was_near_an_end = False
+    for _ in range(max_evaluations - tries):
+        left, right = sorted((low.length, high.length))
+        if right - left < smallest_width:
+            break
+        length, margin = _minimum_of_cubic(low, high, left, right), 0.1 * (right - left)
+        is_near_an_end = min(right - length, length - left) < margin
+        if is_near_an_end and (was_near_an_end or length in (left, right)):
+            length = right - margin if right - length < length - left else left + margin
+            is_near_an_end = False
+        was_near_an_end = is_near_an_end
+        new = at(length)
+        if is_too_high(new) or new.loss >= low.loss:
+            high = new
+            if high.loss < low.loss:
+                low, high = high, low
+            continue
+        if abs(new.slope) <= -c2 * slope:
+            return new
+        if new.slope * (high.length - low.length) >= 0:
+            high = low
+        low = new
+    return low
 
 
-def _minimum_of_cubic(p: tuple, q: tuple, smallest: float, largest: float) -> float:
-    """Where the cubic with two lengths' losses and slopes is lowest, within bounds; else their middle."""
-    (x1, f1, g1), (x2, f2, g2) = sorted((p[:3], q[:3]))
+def _minimum_of_cubic(p: Point, q: Point, smallest: float, largest: float) -> float:
+    """Where the cubic through two points with their slopes is lowest, limited to [smallest, largest].
+
+    The middle of that interval, if the cubic has no minimum.
+    """
+    (x1, f1, g1, _), (x2, f2, g2, _) = sorted((p, q), key=lambda point: point.length)
     d1 = g1 + g2 - 3 * (f1 - f2) / (x1 - x2) if x1 != x2 else math.nan
     square = d1 * d1 - g1 * g2
     if not (math.isfinite(square) and square >= 0) or g2 - g1 + 2 * math.sqrt(square) == 0:
