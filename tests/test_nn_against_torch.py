@@ -388,7 +388,8 @@ def test_gradients_at_the_kinks():
             y.sum().backward()
             results.append((y.detach().numpy(), x.grad.numpy()))
         for one, other in zip(*results, strict=True):
-            np.testing.assert_allclose(one[:-3], other[:-3], rtol=1e-6, atol=1e-7, err_msg=name)
+            finite = slice(None) if name in ("elu", "celu", "selu") else slice(-3)
+            np.testing.assert_allclose(one[finite], other[finite], rtol=1e-6, atol=1e-7, err_msg=name)
         np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6, atol=1e-7, err_msg=name)
 
 

@@ -268,15 +268,15 @@ def prelu(x: Any, weight: Any) -> Any:
 
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
-    """x where x > 0, else alpha (exp(x) - 1)."""
-    return where(x > 0, x, expm1(where(x > 0, 0.0, x)) * alpha)
+    """alpha (exp(x) - 1) where x <= 0, else x; at NaN, as in PyTorch, the gradient is that of x."""
+    return where(x <= 0, expm1(where(x <= 0, x, 0.0)) * alpha, x)
 
 
 def celu(x: Any, alpha: float = 1.0) -> Any:
-    """x where x > 0, else alpha (exp(x / alpha) - 1), whose slope at 0 is 1 for every alpha."""
+    """alpha (exp(x / alpha) - 1), whose slope at 0 is 1 for every alpha, where x <= 0, else x."""
     if alpha == 0:
         raise ValueError("celu: alpha must not be 0")
-    return where(x > 0, x, expm1(where(x > 0, 0.0, x) * (1.0 / alpha)) * alpha)
+    return where(x <= 0, expm1(where(x <= 0, x, 0.0) * (1.0 / alpha)) * alpha, x)
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805

@@ -1,8 +1,8 @@
 """Reductions: sum, mean, extrema, products; variance and norms are in :mod:`.squares`.
 
-``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps the reduced axes with size 1. As in
-PyTorch, NumPy's names for them, ``axis`` and ``keepdims``, are taken, too; and a sum, mean or product that is
-given a ``dtype`` converts to it first.
+``dim`` is an axis, a tuple of axes, or None for all axes, as is ``()`` (but for prod, any and all, where it
+names no axis). ``keepdim`` keeps the reduced axes with size 1. As in PyTorch, these arguments may be called
+``axis`` and ``keepdims``, and a sum, mean or product that is given a ``dtype`` converts to it first.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ _int64 = np.dtype(np.int64)
 Dim = int | tuple[int, ...] | None
 
 
+def reduced_axes(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that a reduction over ``dim`` removes: as :func:`normalize_dim`, but ``()`` means all axes."""
+    if type(dim) is int and -ndim <= dim < ndim:  # a shortcut for the usual case
+        return (dim % ndim,)
+    return normalize_dim(name, dim, ndim) or tuple(range(ndim))
+
+
 def normalize_dim(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
     """``dim`` as a sorted tuple of axes in [0, ndim)."""
-    if type(dim) is int and -ndim <= dim < ndim:  # asked most, and quicker
-        return (dim % ndim,)
     if dim is None:
         return tuple(range(ndim))
     dims = tuple(dim) if isinstance(dim, (tuple, list, range)) else (dim,)
@@ -77,11 +82,11 @@ def reduced_shape(x, *, dim, keepdim):
 
 
 def sum(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Any:
-    """The sum over ``dim``; integers and bools are summed as int64. ``dim=()`` names no axis, as in NumPy."""
+    """The sum over ``dim``; integers and bools are summed as int64."""
     if names:
         return renamed(sum, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
     x = widened(x) if dtype is None else x.to(dtype)
-    return _sum(x, dim=normalize_dim("sum", dim, x.ndim), keepdim=keepdim)
+    return _sum(x, dim=reduced_axes("sum", dim, x.ndim), keepdim=keepdim)
 
 
 def widened(x: Any) -> Any:
@@ -94,7 +99,7 @@ def mean(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, *
     if names:
         return renamed(mean, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
     x = floating(x if dtype is None else x.to(dtype))
-    return _mean(x, dim=normalize_dim("mean", dim, x.ndim), keepdim=keepdim)
+    return _mean(x, dim=reduced_axes("mean", dim, x.ndim), keepdim=keepdim)
 
 
 @op(name="mean")
@@ -178,14 +183,14 @@ def amax(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """The largest value over ``dim``; its gradient is shared evenly among equals."""
     if names:
         return renamed(amax, names, x=x, dim=dim, keepdim=keepdim)
-    return _amax(x, dim=normalize_dim("amax", dim, x.ndim), keepdim=keepdim)
+    return _amax(x, dim=reduced_axes("amax", dim, x.ndim), keepdim=keepdim)
 
 
 def amin(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> Any:
     """The smallest value over ``dim``; its gradient is shared evenly among equals."""
     if names:
         return renamed(amin, names, x=x, dim=dim, keepdim=keepdim)
-    return _amin(x, dim=normalize_dim("amin", dim, x.ndim), keepdim=keepdim)
+    return _amin(x, dim=reduced_axes("amin", dim, x.ndim), keepdim=keepdim)
 
 
 @op(name="argmax", differentiable=False)

@@ -12,7 +12,7 @@ from minigrad.mixed_precision import WIDER, in_float32
 from minigrad.op import Op, op
 from minigrad.ops.elementwise import exp, floating, isfinite, log, where
 from minigrad.ops.numpy_names import renamed
-from minigrad.ops.reduce import Dim, amax, count, largest_of_rows, normalize_dim, sum
+from minigrad.ops.reduce import Dim, amax, count, largest_of_rows, reduced_axes, sum
 from minigrad.ops.shape import axis_of, permute, reshape, unsqueeze
 
 
@@ -135,7 +135,7 @@ def logsumexp(x: Any, dim: Dim = None, keepdim: bool = False, **names: Any) -> A
     x = floating(x)
     if is_half(x.dtype):
         return in_float32(logsumexp, x, dim, keepdim, policy=WIDER)
-    axes = normalize_dim("logsumexp", dim, x.ndim)
+    axes = reduced_axes("logsumexp", dim, x.ndim)
     rest = tuple(axis for axis in range(x.ndim) if axis not in axes)
     sizes = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     if x.device is cpu_device:

@@ -20,7 +20,7 @@ from minigrad.ops.reduce import (
     are_rows,
     count,
     mean,
-    normalize_dim,
+    reduced_axes,
     reduced_shape,
     register_cpu_reduction,
     restore,
@@ -55,7 +55,7 @@ def var(
     if names:
         return renamed(var, names, x=x, dim=dim, unbiased=unbiased, keepdim=keepdim, correction=correction)
     x = floating(x)
-    axes = normalize_dim("var", dim, x.ndim)
+    axes = reduced_axes("var", dim, x.ndim)
     in_rows = x.device is not cpu_device and _holds_rows(x._array, dim=axes, keepdim=keepdim)
     if is_half(x.dtype) and not in_rows:
         return in_float32(var, x, dim, unbiased, keepdim, correction=correction)
@@ -114,7 +114,7 @@ def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> 
     if not isinstance(p, (int, float)):
         raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
     if p == 2:
-        return _root(_sum_of_squares(x, dim=normalize_dim("norm", dim, x.ndim), keepdim=keepdim), 2)
+        return _root(_sum_of_squares(x, dim=reduced_axes("norm", dim, x.ndim), keepdim=keepdim), 2)
     if p == 1:
         return sum(abs(x), dim, keepdim)
     if p == 0:
