@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from minigrad import autograd, autograd_functional, errors, random
+from minigrad.argument_errors import explain_arguments as _explain_arguments
 from minigrad.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigrad.captured import CapturedStep, capture, compile
 from minigrad.creation import (
@@ -271,6 +272,10 @@ from minigrad.typed import (
     LongTensor,
     ShortTensor,
     set_default_tensor_type,
+)
+
+_explain_arguments(
+    globals(), but=("minigrad.ops.elementwise", "add", "matmul", "sigmoid", "sub", "sum", "tanh")
 )
 
 cat, concatenate, clip, ger, argwhere = concat, concat, clamp, outer, nonzero

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from minigrad.argument_errors import explain_arguments
 from minigrad.autograd import mode, wrap
 from minigrad.op import op
 from minigrad.ops import squares
@@ -340,3 +341,6 @@ def _square(name: str, A: Any) -> Any:
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"linalg.{name}: expected square matrices (..., n, n), got shape {A.shape}")
     return A
+
+
+explain_arguments(globals())

@@ -1,6 +1,7 @@
 """Bad and extreme input: right or a clear error, never a crash, and nothing half changed."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -63,6 +64,38 @@ def test_tensors_of_two_devices(call, words):
 def test_what_no_tensor_can_hold(data):
     with pytest.raises(TypeError, match=r"tensors hold.*got"):
         mg.tensor(data)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mg.sum([1.0, 2.0]), "sum: x must be a tensor, got list"),
+        (lambda: mg.softmax(5, -1), "softmax: input must be a tensor, got int"),
+        (lambda: mg.max(5), "max: x must be a tensor, got int"),
+        (lambda: mg.split(2, 2), "split: x must be a tensor, got int"),
+        (lambda: mg.median(5), "median: x must be a tensor, got int"),
+        (lambda: mg.zeros_like([0]), "zeros_like: input must be a tensor, got list"),
+        (lambda: mg.tril(5), "tril: x must be a tensor, got int"),
+        (lambda: mg.cat([mg.ones(2), 5]), "concat: expected tensors, got int"),
+        (lambda: mg.linalg.inv([[1.0]]), "inv: A must be a tensor, got list"),
+        (lambda: F.linear(mg.ones(2, 2), 5), "linear: weight must be a tensor, got int"),
+        (lambda: F.conv2d(IMAGE, 5), "conv2d: weight must be a tensor, got int"),
+        (lambda: F.cosine_similarity(5, IMAGE), "cosine_similarity: x1 must be a tensor, got int"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+def test_an_attribute_error_of_another_kind_stays_one():
+    with pytest.raises(AttributeError, match="no attribute 'replace'"):
+        mg.einsum(5, mg.ones(2))
+
+
+def test_functions_that_explain_their_arguments_can_be_pickled():
+    for function in (mg.cat, mg.softmax, mg.matmul, F.softmax, F.conv2d, mg.linalg.inv):
+        assert pickle.loads(pickle.dumps(function)) is function
 
 
 def test_ragged_lists():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.argument_errors import explain_arguments
 from minigrad.autograd import mode, wrap
 from minigrad.creation import rand_like
 from minigrad.dispatch import kernel_table
@@ -42,6 +43,7 @@ from minigrad.ops.lookup import embedding
 from minigrad.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    check_tensors,
     huber_loss,
     l1_loss,
     mse_loss,
@@ -184,7 +186,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out_features), or (...) for a weight of one dimension.
     """
-    ndim, weight_ndim = input.ndim, weight.ndim
+    try:
+        ndim, weight_ndim = input.ndim, weight.ndim
+    except AttributeError:
+        check_tensors("linear", input=input, weight=weight)
+        raise
     fused = weight_ndim == 2 and not _products.is_replaced  # else a product, by the user's kernel, and a sum
     if fused and (ndim == 2 or (ndim > 2 and (input.device.type == "cpu" or is_contiguous(input._array)))):
         return _linear(input, weight, bias)  # which casts, and checks the sizes
@@ -427,3 +433,6 @@ def _apply(function: Callable[..., Tensor], input: Tensor, inplace: bool, *optio
 
     op.__name__ = function.__name__
     return input._in_place(op)
+
+
+explain_arguments(globals(), but=("linear", "linear_relu", "relu", "sigmoid", "tanh"))

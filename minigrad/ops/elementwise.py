@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.argument_errors import not_a_tensor
 from minigrad.autograd import wrap
 from minigrad.dtypes import is_floating
 from minigrad.graph import Variable
@@ -428,6 +429,8 @@ def triu(x: Any, diagonal: int = 0) -> Any:
 
 
 def _below(name: str, x: Any, diagonal: int) -> Any:
+    if not hasattr(x, "ndim"):
+        raise not_a_tensor(name, "x", x)
     if x.ndim < 2:
         raise ValueError(f"{name}: needs at least two dimensions, got shape {x.shape}")
     with x.device.active():

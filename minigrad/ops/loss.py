@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.argument_errors import not_a_tensor
 from minigrad.dtypes import is_floating
 from minigrad.graph import Variable
 from minigrad.kernels import cuda
@@ -37,10 +38,7 @@ def check_tensors(name: str, types: Any = Variable, **arguments: Any) -> None:
     """TypeError for what a loss cannot be computed of: a list of labels, a model's tuple of outputs."""
     for argument, value in arguments.items():
         if not isinstance(value, types):
-            raise TypeError(
-                f"{name}: {argument} must be a tensor, got {type(value).__name__}; of an array or a list of "
-                "numbers, mg.tensor(...) makes one"
-            )
+            raise not_a_tensor(name, argument, value)
 
 
 def check_same_shape(name: str, x: Any, target: Any) -> None:

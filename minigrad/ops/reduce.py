@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.argument_errors import not_a_tensor
 from minigrad.devices import cpu as cpu_device
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
@@ -85,7 +86,10 @@ def sum(x: Any, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, **
     """The sum over ``dim``; integers and bools are summed as int64."""
     if names:
         return renamed(sum, names, x=x, dim=dim, keepdim=keepdim, dtype=dtype)
-    x = widened(x) if dtype is None else x.to(dtype)
+    try:
+        x = widened(x) if dtype is None else x.to(dtype)
+    except AttributeError:
+        raise not_a_tensor("sum", "x", x) from None
     return _sum(x, dim=reduced_axes("sum", dim, x.ndim), keepdim=keepdim)
 
 
