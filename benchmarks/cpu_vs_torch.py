@@ -3,6 +3,7 @@
     python benchmarks/cpu_vs_torch.py                                  # every row, at 1 and at all threads
     python benchmarks/cpu_vs_torch.py --only 'convolution.*ResNet'     # the rows whose group and name match
     python benchmarks/cpu_vs_torch.py --save benchmarks/results/NAME   # also NAME.json, NAME.md, NAME.png
+    python benchmarks/cpu_vs_torch.py --only 'training' --busy 2       # beside two programs that compute, too
 
 Each library runs in a process of its own, for two pools of threads in one would disturb each other. The
 processes take turns, sample by sample, so that both meet the same load; shown are the medians, and PyTorch's
@@ -20,6 +21,7 @@ first calls. Without PyTorch there is nothing to compare, and the script says so
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import datetime
 import importlib
@@ -213,6 +215,18 @@ def norm(x: np.ndarray) -> float:
     return math.sqrt(np.square(x).sum())
 
 
+@contextlib.contextmanager
+def busy(programs: int) -> Iterator[None]:
+    """Inside it so many other processes want a core each."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def run_all(options: argparse.Namespace, libraries: list[str]) -> list[dict[str, Any]]:
     """Measure and print every row that is asked for, at each number of threads."""
     chosen = [case for case in cases() if re.search(options.only, f"{case.group}: {case.name}")]
@@ -403,6 +417,7 @@ def environment(libraries: list[str], options: argparse.Namespace) -> dict[str, 
         "rounds": options.rounds,
         "seconds": options.seconds,
         "again": options.again,
+        "busy": options.busy,
     }
 
 
@@ -414,6 +429,7 @@ def save(path: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
         f"{computer['processor']}, {computer['cores']} cores, {computer['isa']}; "
         f"PyTorch {versions.get('torch', 'missing')}, "
         f"minigrad {facts['commit']} ({facts['engine']} engine), {facts['date']}"
+        + (f", beside {facts['busy']} busy programs" if facts["busy"] else "")
     )
     text = f"# minigrad and PyTorch on the processor\n\n{title}\n\n{summary(rows)}\n\n{table(rows)}\n"
     path.with_suffix(".md").write_text(text)
@@ -438,12 +454,16 @@ def main() -> int:
         default=2,
         help="more processes for the rows below 1 and the training steps (default: %(default)s)",
     )
+    parser.add_argument(
+        "--busy", type=int, default=0, metavar="N", help="run beside N programs that want a core each"
+    )
     parser.add_argument("--save", type=Path, help="write PATH.json, PATH.md and PATH.png")
     options = parser.parse_args()
     libraries = [name for name in LIBRARIES if importlib.util.find_spec(name)]
     if "torch" not in libraries:
         print("PyTorch is not installed (pip install torch): minigrad's times stand alone.")
-    rows = run_all(options, libraries)
+    with busy(options.busy):
+        rows = run_all(options, libraries)
     if len(libraries) == 2:
         print(f"\n{summary(rows)}")
     if options.save:

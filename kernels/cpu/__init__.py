@@ -10,6 +10,8 @@ import os
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 
+from .threads import limited_spinning
+
 MODULES = (
     "attention",
     "conv2d",
@@ -44,7 +46,8 @@ def kernel_module(name, level=None):
     """
     path = f"{__name__}.{level or isa}.{name}"
     try:
-        return import_module(path)
+        with limited_spinning():
+            return import_module(path)
     except ModuleNotFoundError as error:
         raise ImportError(f"the CPU kernels are incomplete: {path} is missing; {_HOW_TO_BUILD}") from error
 

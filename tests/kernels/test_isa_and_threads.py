@@ -18,7 +18,8 @@ LEVELS = cpu.available_levels()
 def run_python(code, timeout=300, **environment):
     """Runs ``code`` in an interpreter of its own, with these variables set (None: unset)."""
     env = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
-    for name in ("MINIGRAD_ISA", "MINIGRAD_NUM_THREADS", "OMP_NUM_THREADS"):
+    minigrads = ("MINIGRAD_ISA", "MINIGRAD_NUM_THREADS")
+    for name in (*minigrads, "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         if environment.get(name) is None:
             env.pop(name, None)
     return subprocess.run(
@@ -209,6 +210,23 @@ def test_cgroup_quotas(tmp_path, membership, files, quota):
 
 def test_without_cgroups_there_is_no_quota(tmp_path):
     assert threads._cgroup_quota(tmp_path / "missing", tmp_path) is None
+
+
+# ---- idle threads --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "spins"),
+    [({}, threads.SPINS), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "passive"}, 0)],
+    ids=["by default", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"],
+)
+def test_idle_threads_sleep_soon_and_the_environment_stays_as_it_was(environment, spins):
+    code = "import os; from minigrad.kernels import cpu; cpu.matmul; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = run_python(code, OMP_DISPLAY_ENV="verbose", **environment)
+    if "GOMP_" not in done.stderr:
+        pytest.skip("the kernels were not built with GCC's OpenMP library")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+    assert done.stdout.strip() == str(environment.get("GOMP_SPINCOUNT"))
 
 
 # ---- forked processes --------------------------------------------------------------------------------
