@@ -239,12 +239,12 @@ NOTES = {
     "size": [
         "Recorded on 2026-11-26, on another card of this kind: calls one after another; at 4096 and beyond "
         "the kernel warp_tile was selected by name, of the addition of 64 Mi numbers the kernel vectorized. "
-        "The way to the card and back was not recorded."
+        "Copies to the card and back were not recorded."
     ],
     "batch": ["Recorded: one batch size, 128."],
     "network": [
         "Recorded: the training run is benchmarks/results/2026-11-26-h200-train-mnist.txt, with dropout and "
-        "a falling learning rate; its seconds hold the tests after each epoch, and in the first the "
+        "a falling learning rate; its seconds include the test after each epoch and, in the first, the "
         "compilation of the kernels. The layers were not recorded."
     ],
     "precision": [

@@ -550,7 +550,7 @@ def test_where_the_card_overtakes(comparison):
     card = [sized(n, "cuda:0", 1e-4 + n**3 * 1e-11, transfer_seconds=1e-3) for n in (10, 100, 1000)]
     found = size_findings(comparison, *cpu, *card)
     assert "is faster from 100x100x100 on; at 1000x1000x1000 it takes 10.1 ms, this processor 1 s" in found
-    assert "with the way to the card and back it is faster from 1000x1000x1000 on" in found
+    assert "including the copies to the card and back it is faster from 1000x1000x1000 on" in found
     slow = [replace(row, seconds=9.0) for row in card]
     assert "is not faster than this processor at the largest size they share" in size_findings(
         comparison, *cpu, *slow

@@ -79,7 +79,8 @@ def test_the_page_begins_with_the_answers():
             for what, rates in peaks.items()
         ]
     sentence = (
-        "cuda:0 (recorded) does 500 times this processor's arithmetic, and its memory delivers 200 times"
+        "cuda:0 (recorded) does 500 times as many operations a second as this processor, and its memory "
+        "delivers 200 times"
     )
     assert made.answers == {"Why is a GPU faster?": f"{sentence} as much."}
     assert sentence in Page(report.render(made)).text

@@ -117,7 +117,7 @@ def heading(comparison: Comparison) -> str:
     if load is not None and load > BUSY * cores:
         lines.append(
             f"The machine was busy when this began (load {load:.1f} on {count(cores, 'core')}): "
-            "times are too long, and spread."
+            "times will be too long, and will scatter."
         )
     return "\n".join(lines)
 

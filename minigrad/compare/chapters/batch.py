@@ -124,7 +124,7 @@ def _of_batches(device: str, mode: str, rows: list[Any]) -> list[str]:
         return []
     small, best = min(rows, key=lambda r: r.batch), max(rows, key=lambda r: r.samples_per_second)
     if best is small:
-        return [f"{mode} on {device}: larger batches bring nothing here; {_rate(small)}."]
+        return [f"{mode} on {device}: larger batches gain nothing here; {_rate(small)}."]
     factor = best.samples_per_second / small.samples_per_second
     return [
         f"{mode} on {device}: {_rate(small)}; the most is {_rate(best)}, {significant(factor)} times as many."

@@ -180,8 +180,8 @@ def _largest_step(name: str, kernels: list[Record]) -> str:
     largest = max(steps, key=lambda r: r.step or 0.0)
     adds = f" ({largest.adds.rstrip('.')})" if largest.adds else ""
     return (
-        f"{name}: the largest step from kernel to kernel is {_called(largest)}, "
-        f"{significant(largest.step or 0.0)} times the one before it{adds}."
+        f"{name}: the largest step of the ladder is {_called(largest)}, "
+        f"{significant(largest.step or 0.0)} times as fast as the one before it{adds}."
     )
 
 

@@ -108,9 +108,9 @@ def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
         )
     if compute and memory:
         found.append(
-            f"The processor's memory delivers {per_second(memory, 'B/s')}: in the time in which one float of "
-            f"4 bytes arrives, {significant(4 * compute / memory)} operations could be done. Who does fewer "
-            "with it waits for memory."
+            f"The processor's memory delivers {per_second(memory, 'B/s')}: in the time that one float of 4 "
+            f"bytes takes to arrive, it could do {significant(4 * compute / memory)} operations. A kernel "
+            "that does fewer for each float waits for memory."
         )
     return found + ([sentence] if (sentence := answer(comparison, chapter)) else [])
 
@@ -127,8 +127,8 @@ def answer(comparison: Comparison, chapter: Chapter) -> str:
     where = f"{name} (recorded)" if card[0].recorded else name
     has = f" with its {sms} multiprocessors" if sms else ""
     return (
-        f"{where}{has} does {significant(card_compute / compute)} times this processor's arithmetic, "
-        f"and its memory delivers {significant(card_memory / memory)} times as much."
+        f"{where}{has} does {significant(card_compute / compute)} times as many operations a second as this "
+        f"processor, and its memory delivers {significant(card_memory / memory)} times as much."
     )
 
 

@@ -356,9 +356,9 @@ def _learned(rows: list[Any]) -> list[str]:
         last = max((row for row in rows if row.device == device), key=lambda row: row.step)
         if last.samples and last.seconds:
             found.append(
-                f"On {device} the network saw {last.samples} images of {last.dataset} in "
-                f"{seconds(last.seconds)}, {seconds(last.seconds / last.samples)} for each, and then read "
-                f"{last.test_accuracy:.1%} of {last.test_samples} test images rightly."
+                f"On {device} the network was trained on {last.samples} images of {last.dataset} in "
+                f"{seconds(last.seconds)}, {seconds(last.seconds / last.samples)} each, and then classified "
+                f"{last.test_accuracy:.1%} of {last.test_samples} test images correctly."
             )
     return found
 

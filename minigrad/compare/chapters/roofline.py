@@ -91,7 +91,7 @@ def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
     if roof:
         found.append(
             f"On this processor a kernel needs {significant(roof.ridge)} operations for each byte to be "
-            f"limited by arithmetic ({per_second(roof.compute, 'FLOP/s')}), and not by memory "
+            f"limited by arithmetic ({per_second(roof.compute, 'FLOP/s')}) rather than by memory "
             f"({per_second(roof.memory, 'B/s')})."
         )
     kernels = [row for row in chapter.rows if row.device == "cpu" and row.kind == "kernel"]
@@ -101,7 +101,7 @@ def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
         if limited:
             of = " and ".join(f"{row.ladder} ({row.rung}, {share(row.roof_share)})" for row in limited)
             found.append(
-                f"Limited by {meaning}, and the share of the roof that the best kernel reaches: {of}."
+                f"Limited by {meaning}, with the share of the roof that the best kernel reaches: {of}."
             )
     found += _card(comparison, chapter)
     return found

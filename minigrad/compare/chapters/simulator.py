@@ -102,13 +102,13 @@ def findings(comparison: Comparison, chapter: Chapter) -> list[str]:
     if tiled.shared_wavefronts > naive.shared_wavefronts:
         conflicts = tiled.bank_conflicts
         found.append(
-            f"In return tiled goes {tiled.shared_wavefronts} times to shared memory, "
+            f"In exchange, tiled accesses shared memory {tiled.shared_wavefronts} times, "
             + (f"{conflicts} of them because of bank conflicts" if conflicts else "without a bank conflict")
             + f", and waits at {significant(tiled.barriers)} barriers in each block."
         )
     if naive.intensity and tiled.intensity:
         found.append(
-            f"So naive makes {significant(naive.intensity)} operations for each byte that it asks for, tiled "
+            f"So naive does {significant(naive.intensity)} operations for each byte that it asks for, tiled "
             f"{significant(tiled.intensity)}: {_higher(naive, tiled)} on the roofline."
         )
     return found

@@ -282,7 +282,7 @@ def _growth(op: str, rows: dict[int, Any]) -> list[str]:
         return [f"{op} on the processor: the rate hardly depends on the size."]
     return [
         f"{op} on the processor: {small.size} takes {seconds(small.seconds)}; at {best.size} the rate is "
-        f"{significant(factor)} times as high: more work shares the cost of a call."
+        f"{significant(factor)} times as high: the fixed cost of a call is spread over more work."
     ]
 
 
@@ -310,8 +310,8 @@ def _overtaking(comparison: Comparison, op: str, cpu: dict[int, Any], card: dict
         late = [n for n in moved if card[n].seconds + card[n].transfer_seconds < cpu[n].seconds]
         begin = next((n for n in moved if all(m in late for m in moved if m >= n)), None)
         found.append(
-            f"{op}: with the way to the card and back it is faster from {cpu[begin].size} on."
+            f"{op}: including the copies to the card and back it is faster from {cpu[begin].size} on."
             if begin is not None
-            else f"{op}: with the way to the card and back it is never faster; let data stay on the card."
+            else f"{op}: including the copies to the card and back it is never faster: keep data on the card."
         )
     return found

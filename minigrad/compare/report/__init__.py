@@ -144,7 +144,7 @@ def _warnings(comparison: Comparison) -> list[str]:
 def _footer(comparison: Comparison) -> str:
     return (
         "<p>Every result was checked against NumPy in float64 before it was timed. Times are medians; the "
-        "contestants took turns. The raw numbers stand in this file, in the element <code>results</code>, "
+        "contestants took turns. The raw numbers are in this file, in the element <code>results</code>, "
         "and in <code>results.json</code>. Measure again: <code>minigrad compare</code>.</p>"
     )
 
