@@ -91,7 +91,7 @@ def _default_num_threads():
         value = os.environ.get(variable, "").strip()
         if value:
             return _parse_variable(variable, value)
-    return _available_cpus()
+    return _available_cores()
 
 
 def _parse_variable(variable, value):
@@ -102,14 +102,31 @@ def _parse_variable(variable, value):
     return int(first)
 
 
-def _available_cpus():
-    """The CPUs that this process may use: its affinity, cut to its cgroup's quota (rounded up)."""
+def _available_cores():
+    """The physical cores that this process may use: of its affinity, cut to its cgroup's quota (rounded up).
+
+    Two hardware threads of a core share its multiply-add units and its caches, which one thread of a kernel
+    fills by itself.
+    """
     try:
-        cpus = len(os.sched_getaffinity(0))
+        cpus = os.sched_getaffinity(0)
     except AttributeError:  # not on macOS
-        cpus = os.cpu_count() or 1
+        cpus = range(os.cpu_count() or 1)
+    cores = _count_cores(cpus, Path("/sys/devices/system/cpu"))
     quota = _cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-    return min(cpus, quota or cpus, MAX_THREADS)
+    return min(cores, quota or cores, MAX_THREADS)
+
+
+def _count_cores(cpus, folder):
+    """The cores that have at least one of ``cpus``; each CPU is one where ``folder`` does not tell."""
+
+    def core(cpu):
+        try:
+            return (folder / f"cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            return cpu
+
+    return len({core(cpu) for cpu in cpus})
 
 
 def _cgroup_quota(membership, root):

@@ -177,6 +177,24 @@ def test_the_default_follows_the_affinity():
     assert run_python(code).stdout.strip() == "1"
 
 
+@pytest.mark.parametrize(
+    ("siblings", "cpus", "cores"),
+    [
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, range(4), 2),  # two threads a core
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, {1, 3}, 1),
+        ({0: "0-1", 1: "0-1", 2: "2", 3: "3"}, range(4), 3),  # cores of two kinds
+        ({0: "0", 1: "1"}, range(2), 2),
+        ({}, range(3), 3),  # the system does not tell
+    ],
+)
+def test_threads_of_one_core_count_once(tmp_path, siblings, cpus, cores):
+    for number, text in siblings.items():
+        file = tmp_path / f"cpu{number}/topology/thread_siblings_list"
+        file.parent.mkdir(parents=True)
+        file.write_text(text + "\n")
+    assert threads._count_cores(cpus, tmp_path) == cores
+
+
 def cgroup(root: Path, membership, files):
     (root / "membership").write_text(membership)
     for path, text in files.items():
