@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from types import FunctionType
 from typing import Any
 
-from minigrad import graph
+from minigrad.graph import Variable
 
 __all__ = ["explain_arguments", "not_a_tensor"]
 
@@ -67,15 +67,17 @@ def _explaining(function: FunctionType, module: str, name: str) -> Callable:
 
 def _explain(error: AttributeError, name: str, function: Callable, args: tuple, kwargs: dict) -> Any:
     """A TypeError, if ``error`` came from the use of something as a tensor that is none; else None."""
-    is_of_tensors = error.name == "_array" or hasattr(graph._tensor_class, str(error.name))
-    if isinstance(error.obj, graph.Variable) or not is_of_tensors:
+    from minigrad.tensor import Tensor
+
+    is_of_tensors = error.name == "_array" or hasattr(Tensor, str(error.name))
+    if isinstance(error.obj, Variable) or not is_of_tensors:
         return None
     given = inspect.signature(function).bind(*args, **kwargs).arguments
     values = [(key, v) for key, value in given.items() for v in _items(value)]
     for key, value in values:
         if value is error.obj:
             return not_a_tensor(name, key, value)
-    if any(isinstance(value, graph.Variable) for _, value in values):
+    if any(isinstance(value, Variable) for _, value in values):
         return None
     return not_a_tensor(name, *values[0])  # the object was computed from it
 
