@@ -16,7 +16,7 @@ cdef class KernelTable:
     cpdef tuple candidates(self, device_type, dtype)
     @cython.locals(choices=dict)
     cpdef choose(self, device_type, dtype, list arrays, dict attrs)
-    cpdef _ask(self, device_type, dtype, list arrays, dict attrs)
+    cpdef _first_that_fits(self, device_type, dtype, list arrays, dict attrs)
 
 
 cpdef run_kernel(kernel, device, list arrays, dict attrs, list specs)

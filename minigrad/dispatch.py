@@ -1,9 +1,9 @@
 """The dispatcher: which kernel computes an op, and what a kernel may rely on.
 
-Every op has a *reference*, written in terms of an array module (NumPy or CuPy), and any number of
-*kernels*. A kernel is registered for device types and dtypes and has a name, its rung on the ladder. The
-last one registered whose device, dtype and conditions fit is the one that runs; :func:`use_kernel` selects
-another. Where none fits, the reference runs: nothing is lost but speed.
+Every op has a *reference*, written for an array module (NumPy or CuPy), and any number of *kernels*. A
+kernel has a name, and is registered for device types and dtypes. The kernels of an op form a ladder, from the
+naive one to the fastest; the last one registered whose device, dtype and conditions fit runs, and
+:func:`use_kernel` selects another. Where none fits, the reference runs, which is only slower.
 
 What a kernel is given depends on the layout that it declares:
 
@@ -13,12 +13,12 @@ What a kernel is given depends on the layout that it declares:
 
 Its outputs are always allocated, C-contiguous and uninitialised. Kernels know nothing of gradients.
 
-Images (N, C, H, W) may lie channels last (:mod:`minigrad.kernels.channels_last`). As a rule they are views
-like any others. A kernel may declare that from such images it makes such images:
+Images (N, C, H, W) may be stored channels last (:mod:`minigrad.kernels.channels_last`). To most kernels they
+are views like any other, and are copied if the layout asks for it. A kernel that declares ``channels_last``
+has outputs that are channels last, too, if one of its inputs is:
 
-- ``channels_last="reordered"``, of a function of each element: all arrays are seen as (N, H, W, C) then;
-- ``channels_last="kept"``: arrays of four dimensions, the outputs too, lie channels last then, where
-  ``"contiguous"`` would have them C-contiguous.
+- ``"reordered"``, for elementwise functions: it is given all arrays transposed to (N, H, W, C);
+- ``"kept"``: all arrays of four dimensions that it is given, the outputs too, are stored channels last.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ LAYOUTS = ("contiguous", "strided", "broadcast")
 REORDERED, KEPT = CHANNELS_LAST = ("reordered", "kept")
 REFERENCE = "reference"
 REMEMBERED = 1024
-"""Choices of an op that are kept: a network asks for the same few at every step."""
+"""How many choices of kernels an op keeps in its cache: a network asks for the same few at every step."""
 UNKNOWN: Any = object()
-"""What stands for a choice that was not made yet: None is the reference."""
+"""Marks a choice that is not in the cache; None there means the reference."""
 
 
 class Spec(NamedTuple):
-    """The shape and dtype of an array that is not there, or not kept."""
+    """The shape and dtype of an array that does not exist yet, or was not kept."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -81,10 +81,10 @@ class Kernel(NamedTuple):
         layout: see the module's text.
         when: ``when(*inputs, **attrs)``, or None: runs only where this is true.
         prefer: ``prefer(*inputs, **attrs)``, or None: where this is not true, runs only if selected.
-        amplification: how many times the rounding errors of the op's definition its own may be, then relative
-            to the largest elements of the result; None for a kernel that computes the definition.
-        summary: what this rung adds, in a sentence or two.
-        channels_last: what it makes of images that lie so: see the module's text; None: nothing of its own.
+        summary: what it adds to the kernels before it on the ladder, in a sentence or two.
+        amplification: for an algorithm that loses digits: by how much its rounding errors may exceed those of
+            the op's definition, relative to the largest elements of the result; else None.
+        channels_last: ``"reordered"``, ``"kept"`` or None: see the module's text.
         user_defined: whether it is not one of minigrad's own.
     """
 
@@ -106,8 +106,9 @@ class KernelTable:
     """The kernels of one op, and the cached choice among them.
 
     Attributes:
-        decides: None, or set beside an op's kernels: ``decides(*inputs, **attrs)``, all that the conditions
-            of those for cards look at, hashable. They are asked once for each.
+        decides: None, or set where an op's kernels are registered: ``decides(*inputs, **attrs)`` returns, as
+            a hashable key, all that the conditions of the CUDA kernels depend on. The choice is then made
+            once for each key.
     """
 
     def __init__(self, op: str):
@@ -143,7 +144,7 @@ class KernelTable:
         self._forget()
 
     def _forget(self) -> None:
-        """Start a new cache: another thread may just be adding to the old one what is no longer so."""
+        """Start new caches, and do not clear the old: another thread may be adding an outdated choice."""
         self.is_replaced = bool(self.scoped) or any(k.user_defined for k in self.kernels)
         self.takes_shortcuts = not (self.selected or self.is_replaced)
         self._candidates: dict[str, dict[np.dtype, tuple[Kernel, ...]]] = {kind: {} for kind in KINDS}
@@ -165,17 +166,17 @@ class KernelTable:
     def choose(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
         """The kernel to run on ``arrays``, or None for the reference."""
         if self.decides is None or device_type != "cuda" or self.is_replaced:
-            return self._ask(device_type, dtype, arrays, attrs)
+            return self._first_that_fits(device_type, dtype, arrays, attrs)
         choices, key = self._choices, (device_type, dtype, self.decides(*arrays, **attrs))
-        found = choices.get(key, UNKNOWN)  # one question: another thread may clear them after it
+        found = choices.get(key, UNKNOWN)  # one look-up: another thread may clear the cache afterwards
         if found is UNKNOWN:
             if len(choices) >= REMEMBERED:
                 choices.clear()
-            found = choices[key] = self._ask(device_type, dtype, arrays, attrs)
+            found = choices[key] = self._first_that_fits(device_type, dtype, arrays, attrs)
         return found
 
-    def _ask(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
-        """The first whose conditions are true."""
+    def _first_that_fits(self, device_type: str, dtype: np.dtype, arrays: list, attrs: dict) -> Kernel | None:
+        """The first of the candidates whose conditions are true."""
         selected = device_type in self.selected
         for kernel in self.candidates(device_type, dtype):
             if (kernel.when is None or kernel.when(*arrays, **attrs)) and (
@@ -194,7 +195,7 @@ def kernel_table(op: str) -> KernelTable:
 
 
 def only_if_selected(*_: Any, **__: Any) -> bool:
-    """``prefer`` of a kernel whose tests have yet to pass on a card: ``use_kernel`` alone chooses it."""
+    """``prefer`` of a kernel that was not tested on a card yet: it runs only if ``use_kernel`` selects it."""
     return False
 
 
@@ -206,13 +207,20 @@ def parse_dtypes(dtypes: str | Sequence) -> tuple[np.dtype, ...]:
 
 
 def run_kernel(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
-    """Allocate the outputs, each of a (shape, dtype) of ``specs``, run ``kernel``, return one, or a tuple."""
+    """Bring the inputs into the kernel's layout, allocate the outputs, and run ``kernel``.
+
+    Args:
+        specs: the (shape, dtype) of each output.
+
+    Returns:
+        The output, or a tuple of several.
+    """
     if kernel.channels_last is not None and len(specs[0][0]) == 4:
         shape, dtype = specs[0]
         if kernel.channels_last == KEPT:
-            if _some_lie_channels_last(arrays):
+            if _some_are_channels_last(arrays):
                 return _run_channels_last(kernel, device, arrays, attrs, specs)
-        elif _some_lie_channels_last(arrays, shape):
+        elif _some_are_channels_last(arrays, shape):
             n, c, h, w = shape
             arrays = [nhwc(a) if hasattr(a, "ndim") else a for a in arrays]
             return nchw(_run(kernel, device, arrays, attrs, [((n, h, w, c), dtype)]))
@@ -236,15 +244,15 @@ def _run(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list)
 
 
 def _run_channels_last(kernel: Kernel, device: Device, arrays: list, attrs: dict, specs: list) -> Any:
-    """The same for a kernel that keeps images channels last, from images some of which lie so."""
+    """The same for a kernel with ``channels_last="kept"``, where one of the inputs is channels last."""
     if kernel.layout == "contiguous":
-        arrays = [_without_gaps(device, a) if hasattr(a, "ndim") else a for a in arrays]
+        arrays = [_dense(device, a) if hasattr(a, "ndim") else a for a in arrays]
     outs = tuple([empty_channels_last(device, *spec) for spec in specs])
     return run_into(outs[0] if len(outs) == 1 else outs, kernel, device, arrays, attrs)
 
 
 def run_into(out: Any, kernel: Kernel, device: Device, arrays: list, attrs: dict) -> Any:
-    """Run ``kernel`` on arrays in its layout, and on outputs that are there; returns these."""
+    """Run ``kernel`` on arrays in its layout and on allocated outputs, which are returned."""
     if device.operation is not None:
         outs = out if isinstance(out, tuple) else (out,)
         with device.operation(f"op {kernel.op!r}, kernel {kernel.name!r}", arrays, outs):
@@ -257,23 +265,23 @@ def run_into(out: Any, kernel: Kernel, device: Device, arrays: list, attrs: dict
 
 
 def empty_channels_last(device: Device, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    """A new array whose elements are not set; of four dimensions one that lies channels last."""
+    """A new, uninitialised array; if it has four dimensions, stored channels last."""
     if len(shape) != 4:
         return device.empty(shape, dtype)
     n, c, h, w = shape
     return nchw(device.empty((n, h, w, c), dtype))
 
 
-def _some_lie_channels_last(arrays: list, shape: tuple | None = None) -> bool:
-    """Whether one of the arrays, of this shape if there is one, does."""
+def _some_are_channels_last(arrays: list, shape: tuple | None = None) -> bool:
+    """Whether one of the arrays (of this shape, if given) is an image stored channels last."""
     for array in arrays:
         if getattr(array, "ndim", 0) == 4 and shape in (None, array.shape) and is_channels_last(array):
             return True
     return False
 
 
-def _without_gaps(device: Device, array: Any) -> Any:
-    """``array`` C-contiguous, or channels last if it has four dimensions."""
+def _dense(device: Device, array: Any) -> Any:
+    """``array`` in dense storage: channels last if it has four dimensions, else C-contiguous."""
     if array.ndim != 4:
         return device.xp.ascontiguousarray(array).reshape(array.shape)
     return array if is_channels_last(array) else nchw(nhwc(array).copy(order="C"))
@@ -290,9 +298,9 @@ def _broadcast_contiguous(xp: Any, array: Any, shape: tuple, dtype: np.dtype) ->
     return array if array.shape == shape and not _strided(array) else xp.broadcast_to(array, shape).copy()
 
 
-# A deep-learning framework lets NaN and infinity flow, as the hardware does, where NumPy would warn.
-# np.errstate says so in 0.9 us; setting the context variable underneath takes 0.1 us, which counts beside an
-# addition of 0.3 us. `token = enter_quiet()` ... `leave_quiet(token)`.
+# NaN and infinity are results like others here, where NumPy would warn. np.errstate switches the warnings off
+# in 0.9 us; setting the context variable underneath takes 0.1 us, which counts beside an addition of 0.3 us.
+# `token = enter_quiet()` ... `leave_quiet(token)`.
 try:
     from numpy._core.umath import _extobj_contextvar, _make_extobj
 

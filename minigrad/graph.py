@@ -1,8 +1,12 @@
-"""The graph that ops record: variables, and the nodes that made them.
+"""The graph that ops record: variables (tensors without their methods), and the nodes that made them.
 
-Every op whose inputs need a gradient records a :class:`Node`: the op, what its gradient rule needs, and an
-edge to where each input came from. Nothing here refers back from a node to the tensor it made, so graphs hold
-no reference cycles: they are freed the moment the last tensor that needs them goes.
+An op of which an input requires a gradient records a :class:`Node`: the op, what its gradient rules need, and
+for each input an edge to the node that made it, or to the input itself if it is a leaf. A tensor refers to
+its node; a node never refers to the tensors that it made. So there are no reference cycles, and a graph is
+freed as soon as the last tensor that came from it is.
+
+A rule may need a tensor as it was in the forward pass. Every write to a tensor's memory is noted (PyTorch
+calls this its version), and :meth:`Node.check_usable` raises if there was one since.
 """
 
 from __future__ import annotations
@@ -33,26 +37,26 @@ __all__ = [
 
 
 LARGE = 32768
-"""The elements from which on gradients are computed by kernels: several threads, fewer passes over memory."""
+"""From this many elements on, gradients are computed by kernels; below, NumPy's operators are faster."""
 
 
 class _Mode(threading.local):
-    """What holds for the ops of the current thread."""
+    """The state of the current thread that changes what ops do."""
 
-    grad = True  # record the graph?
-    anomaly = False  # look for NaN after each op?
+    grad = True  # whether the graph is recorded
+    anomaly = False  # whether to look for NaN after each op
     autocast: Any = None  # see minigrad.mixed_precision
-    bare: Device | None = None  # in a gradient rule that is given bare arrays, their device
-    targets: Any = ()  # in a walk back, the outputs whose gradient was asked for, (a node's number, index)
+    bare: Device | None = None  # while a gradient rule computes on bare arrays: their device
+    targets: Any = ()  # in autograd.grad: the inputs that an op made, as (the node's number, output index)
 
 
 mode = _Mode()
-_tick = itertools.count(1).__next__  # numbers nodes and writes: the graph's clock
-_last_write = 0
+_tick = itertools.count(1).__next__  # one clock, for when nodes were made and when memory was written to
+_last_write = 0  # when any tensor was last written to in place
 
 
 class _Defaults:
-    """What a variable is until told otherwise: making one, which every op does, sets only what differs."""
+    """The attributes of a new variable, at the class: each op makes one, and sets only those that differ."""
 
     device: Device = cpu
     requires_grad: bool = False
@@ -72,8 +76,8 @@ class Variable(_Defaults):
         requires_grad: whether a gradient flows to it.
         grad: for a leaf, the gradient accumulated so far, or None.
         _node, _index: the node that made it, and which of the node's outputs it is; None for a leaf.
-        _written: a one-element list with the time of the last write to its memory, shared by all that show
-            this memory; None if there was none.
+        _written: a list of one element, the time of the last write to its memory. Views of the same memory
+            share the list. None if there was no write, and no view.
         _hooks: functions called with its gradient, by their handle's number.
     """
 
@@ -119,7 +123,7 @@ def as_variable(value: Any, device: Device) -> Any:
 
 
 def written_cell(variable: Variable) -> list[int]:
-    """Where the time of the last write to the variable's memory stands; views of the memory share it."""
+    """The list that holds the time of the last write to the variable's memory, made if there is none yet."""
     cell = variable._written
     if cell is None:
         cell = variable._written = [0]
@@ -127,7 +131,7 @@ def written_cell(variable: Variable) -> list[int]:
 
 
 def mark_written(variable: Variable) -> None:
-    """Note that the variable's memory has been written to: what was saved of it is no longer valid."""
+    """Note that the variable's memory was written to: gradient rules that need its old value now raise."""
     global _last_write
     cell = written_cell(variable)
     cell[0] = _last_write = _tick()
@@ -148,20 +152,20 @@ _NOT_KEPT: list = [None]
 
 
 class Node:
-    """One application of an op: a vertex of the graph.
+    """One application of an op: a vertex of the graph. PyTorch's ``grad_fn``.
 
     Attributes:
         number: when it was made, by the graph's clock.
         op: the :class:`minigrad.op.Op` that was applied, with its keyword arguments ``attrs``.
         device: where its inputs are.
         output_device: where its outputs are: on another one only if the op moves between devices.
-        inputs: for each input the tensor itself where a rule asked for it, else its shape and dtype; numbers
-            and None as they are. None once the node has been freed.
-        edges: for each input where its gradient goes: None, a leaf tensor, a node (to its first output), or
-            (node, output index).
-        outputs: for each output its array where the rule asked for it, else a :class:`Spec`, or None if it
-            is the only one (its gradient has its shape).
-        written: where the times of writes to the saved outputs stand.
+        inputs: for each input the tensor if a rule needs it, else (shape, dtype); numbers and None as they
+            are. The list is None once the node has been freed.
+        edges: for each input where its gradient goes: a leaf tensor, a node (to its first output), (node,
+            output index), or None if it requires no gradient.
+        outputs: for each output its array if a rule needs it, else its :class:`Spec`, or None if it is the
+            only output (the shape and dtype are those of its gradient).
+        written: for each saved output the list with the time of the last write to it.
         hooks: for each output that has any, its hooks by their handles' numbers.
         stack: where the op was called, in anomaly mode.
     """
@@ -228,9 +232,10 @@ class Node:
                 out._index = index
 
     def free(self) -> None:
-        """Drop everything saved: the node cannot be passed again. What remains shows where it would lead.
+        """Drop all that was saved, so that no second walk can pass here; the edges stay.
 
-        A conversion saves nothing, and may be passed again: under autocast several losses share a weight's.
+        A conversion of dtype has saved nothing, and may be passed again: under autocast several losses share
+        the conversion of a weight.
         """
         if self.op.name == "cast":
             return
@@ -256,16 +261,23 @@ class Node:
             )
 
     def gradients(self, grad_outputs: Sequence, needed: Sequence, create_graph: bool) -> list:
-        """Apply the op's rules: for each input whose entry in ``needed`` is not None its gradient, else None.
+        """The gradients of the inputs, from those of the outputs, by the op's rules.
 
-        Gradients go in and come out as tensors if ``create_graph``, else as bare arrays.
+        Args:
+            grad_outputs: for each output its gradient, or None: tensors if ``create_graph``, else arrays.
+            needed: for each input an edge, or None if its gradient is not needed.
+
+        Returns:
+            For each input its gradient, in the input's shape and dtype, as a tensor or a bare array as those
+            that were given; or None.
         """
         if self.inputs is None or _last_write > self.number:
             self.check_usable()
         op = self.op
-        # Rules that use nothing but ops, and operators that arrays have too, are spared the tensors, unless
-        # the arrays are so large that the operators' kernels, which only tensors reach, gain more than that.
-        # And but for floats of 16 bits, which operators would sum as they are, where ops compute in float32.
+        # Rules are written for tensors. Some run on bare arrays too, which saves the time to make tensors.
+        # Those that call nothing but ops always do. Those with operators such as g * y, which on arrays are
+        # NumPy's, do where our kernels would be neither faster (small arrays) nor more exact (16-bit floats,
+        # with which ops compute in float32).
         bare = False
         if not create_graph:
             if op.ops_alone:
@@ -312,7 +324,7 @@ class Node:
         return found
 
     def _rule_arguments(self, grad_outputs: Sequence) -> tuple[Any, Any]:
-        """The gradients and the outputs as the rule sees them: tensors (or Specs), in tuples if several."""
+        """The arguments g and y of the rules: tensors (or Specs), in tuples if there are several outputs."""
         outputs, grads = [], []
         for index, (kept, grad) in enumerate(zip(self.outputs, grad_outputs, strict=True)):
             if grad is None and self.op.materialize_grads and kept is not None and is_floating(kept.dtype):
@@ -341,7 +353,7 @@ class Node:
 
 
 def _is_first_alone(grads: Sequence) -> bool:
-    """Whether a gradient came for the first of the outputs, and for no other."""
+    """Whether all gradients but the first are None."""
     for grad in grads[1:]:  # noqa: SIM110 - all() would make a generator, at each node
         if grad is not None:
             return False
@@ -349,7 +361,7 @@ def _is_first_alone(grads: Sequence) -> bool:
 
 
 def _bare(value: Any) -> Any:
-    """What a node kept of an input, without tensors: the array, or its shape and dtype."""
+    """An input as a rule sees it that computes on arrays: the array, or a Spec where only that was kept."""
     if isinstance(value, Variable):
         return value._array
     return Spec(*value) if type(value) is tuple else value
@@ -371,8 +383,8 @@ def unbroadcast(grad: Any, shape: tuple[int, ...], op: Any, i: int, device: Devi
     axes = (*range(extra), *stretched)
     if isinstance(grad, Variable) or (device is cpu and grad.size < LARGE and grad.dtype.itemsize > 2):
         summed = grad.sum(axes)
-    else:  # an array's own sum would be none of minigrad's kernels, which sum floats of 16 bits in float32
-        from minigrad.op_definition import _ops  # which is made of this module
+    else:  # by the op's kernels: threads, and sums of 16-bit floats in float32
+        from minigrad.op_definition import _ops  # not at the top: it imports this module
 
         summed = _ops["sum"]._compute(device, grad.dtype, [grad], {"dim": axes, "keepdim": False})
     return summed if summed.shape == shape else summed.reshape(shape)

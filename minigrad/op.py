@@ -18,6 +18,20 @@ minigrad's own operations are defined with what it hands to its users::
 The reference's positional parameters after ``xp`` are the inputs (tensors, or Python scalars where the
 computation allows them), the keyword-only ones are attributes. Gradient rules compute with tensors, so the
 gradient of a gradient needs no rule of its own.
+
+What happens in a call, by the example of ``x @ w``:
+
+1. ``Tensor.__matmul__`` (:mod:`minigrad.operators`) calls the function ``apply`` of
+   :mod:`minigrad.ops.matmul`, which checks the shapes and calls the op ``matmul``.
+2. :meth:`Op.apply` takes the arrays out of the tensors, and checks that they share a device and a dtype; what
+   is unusual, such as lists or mixed dtypes, :mod:`minigrad.op_inputs` converts.
+3. :meth:`Op._compute` asks the op's :class:`~minigrad.dispatch.KernelTable` for the kernel that fits device,
+   dtype and arrays, and :func:`~minigrad.dispatch.run_kernel` allocates the output and runs it. Without a
+   kernel that fits, the reference runs.
+4. The result becomes a tensor. If an input requires a gradient, :meth:`Op._record` makes the
+   :class:`~minigrad.graph.Node` that leads back to the inputs.
+
+The way back is in :mod:`minigrad.autograd`; for each node it calls :meth:`Op.apply_gradient`.
 """
 
 from __future__ import annotations
@@ -37,14 +51,14 @@ from minigrad.graph import Node, Variable, mode, wrap, written_cell
 from minigrad.kernels.cpu import memory
 from minigrad.mixed_precision import cast_inputs
 from minigrad.op_definition import OpDefinition, _ops
-from minigrad.op_inputs import SCALARS, check_broadcast, device_error, harmonise
+from minigrad.op_inputs import SCALARS, check_broadcast, convert_inputs, device_error
 from minigrad.op_options import call as call_with_options
 from minigrad.recording import recorder
 
 __all__ = ["Op", "get_op", "op"]
 
 LARGE_ARRAY = 1 << 17
-"""The bytes of an input from which on NumPy is told to use minigrad's allocator, which takes 0.5 us."""
+"""From inputs of this many bytes on, NumPy uses minigrad's allocator; to tell it so takes 0.5 us."""
 
 
 def _has_large(arrays: list) -> bool:
@@ -64,7 +78,7 @@ def cast_array(device: Any, array: Any, dtype: np.dtype) -> Any:
 
 
 def _as_specs(op: str, rule_result: Any, dtype: np.dtype) -> list:
-    """What the shape rule of ``op`` returned, as (shape, dtype) of each output."""
+    """What the shape rule of ``op`` returned, as a list with the (shape, dtype) of each output."""
     if type(rule_result) is tuple:
         return [(rule_result, dtype)]
     if isinstance(rule_result, Spec):
@@ -115,45 +129,43 @@ class Op(OpDefinition):
 
     Args:
         reference: ``f(xp, *inputs, **attributes)`` on arrays of the module ``xp``; returns one array, or a
-            tuple of arrays. It is what runs where no kernel fits, and the oracle of every kernel.
-        name: the op's name, one for all that its kernels, errors and gradients are told by.
-        promote: bring all inputs to one dtype first, by PyTorch's rules (for arithmetic). Otherwise inputs
-            of different floating dtypes are an error; or stay as they are, if this is None.
-        one_dtype: inputs of different dtypes are an error, of whatever kind. Without this and ``promote``,
-            integers may stand beside floats, as numbers of classes or rows.
+            tuple of arrays. It runs where no kernel fits, and every kernel is tested against it.
+        name: the op's name, unique in the process; by default the reference's.
+        promote: convert all inputs to one dtype first, by PyTorch's type promotion (for arithmetic). If
+            False, inputs of different floating dtypes are an error; if None, they stay as they are.
+        one_dtype: inputs of different dtypes are an error, integers among them. Otherwise integers may stand
+            beside floats, as class labels and row indices do.
         differentiable: False for ops without a gradient, such as comparisons.
-        view: the output may show the first input's memory.
-        moves: the op moves elements, converts them or looks at their bits, and so computes on 16-bit floats
-            as they are. All others compute on them in float32, and round the result once.
-        arithmetic: the gradient rules use nothing but ops, and the operators that bare arrays have too; where
-            no graph of the gradient is wanted, they are given arrays instead of tensors, which is quicker.
-        ops_alone: the gradient rules use nothing but ops: the same, for arrays of 16 bits and for large ones,
-            too; of several outputs, where a gradient came for the first alone. Unless they are arithmetic as
-            well, they may look at the shapes and dtypes of what they do not name.
-        small: ``small(*inputs)``, what computes on small arrays of the CPU without the overhead of all else;
-            it returns the output, or None where it does not apply. For ops without attributes.
-        direct: not given here but set beside the op's kernels: ``direct(*inputs, **attributes)``, asked after
-            ``small``, allocates an output of the CPU and runs the kernel at once, or returns None. A few
-            questions in compiled code take the place of the shape rule, the conditions of the kernels and
-            their wrappers, which cost as much as 100,000 elements where the data has filled the caches.
+        view: the output may be a view of the first input's memory.
+        moves: the op only moves, converts or tests elements, and so takes 16-bit floats as they are. All
+            others compute with them in float32, and round the result once.
+        arithmetic: the gradient rules use only ops and operators (``+``, ``*``), and so run on bare arrays as
+            on tensors. Unless ``create_graph`` is set they are given arrays, which is faster, if these are
+            small and not of 16 bits.
+        ops_alone: the gradient rules use only ops: they are given arrays of any size and dtype; of an op with
+            several outputs, if a gradient came for the first one alone. Unless ``arithmetic`` is set too,
+            such rules may read the shape and dtype of inputs that are not kept for them.
+        small: ``small(*inputs)``, a compiled function for small arrays on the CPU, without the overhead of
+            dispatch; it returns the output, or None where it does not apply. For ops without attributes.
+        direct: not an argument, but set where the op's kernels are registered: ``direct(*inputs,
+            **attributes)``, tried after ``small``, allocates the output on the CPU and runs the kernel, or
+            returns None. It saves the time of the shape rule and of the kernels' conditions.
         add_gradient: ``add_gradient(total, g, **attributes)`` adds the gradient of the only input to
-            ``total``, an array of its shape, in place: what the rule gives and the engine then adds, without
-            an array of its own. For ops that look at a part of their input.
-        part: beside ``add_gradient``: ``part(shape, **attributes)`` says which part of an input of this shape
-            the op looks at, (axis, start, stop), where that is its gradient's only place; else None.
-        saved_outputs: of several outputs, the positions of those that the gradient rules look at; the others
-            arrive there as Specs, and may be changed in place. By default all.
-        materialize_grads: of several outputs, those that no gradient came for have one of zeros; if False,
-            the rules are given None in its place, and may return None.
-        outputs: the names of several outputs, by which kernels from source refer to them.
-        returns: how many of several outputs a call returns; the others are for the gradient alone, whose rule
-            is given all of them, and the gradients of all of them: those of the others come from the second
-            order.
+            ``total``, an array of its shape, in place. It replaces the rule and the engine's addition for ops
+            that select a part of their input, whose gradient is zero everywhere else.
+        part: beside ``add_gradient``: ``part(shape, **attributes)`` is the (axis, start, stop) that the op
+            selects from an input of this shape, or None if it is no such slice.
+        saved_outputs: of several outputs, the positions of those that the gradient rules need; of the others
+            they are given Specs. By default all.
+        materialize_grads: of several outputs, those without a gradient get one of zeros; if False, the rules
+            are given None, and may return None.
+        outputs: the names of several outputs, which kernels from source code use.
+        returns: how many of several outputs a call returns. The rest are computed for the gradient rule,
+            which is given all outputs, and all their gradients (a second derivative may reach the rest, too).
         non_differentiable: names of inputs that never get a gradient, whatever their dtype.
-        in_place: the name of an input that the call writes: the only output becomes its new value, and the
-            call returns it. The reference and the kernels compute that value and leave the input alone; it
-            is copied there in the end, so that no kernel finds its output and an input in the same memory.
-            Allowed, and refused, as for ``x.add_(y)``.
+        in_place: the name of an input that the call changes: the output is copied into its memory, and the
+            call returns it. The reference and the kernels do not write to the input themselves. What
+            ``x.add_(y)`` may not be applied to is refused here as well.
     """
 
     def __reduce__(self) -> tuple:
@@ -175,9 +187,10 @@ class Op(OpDefinition):
         return self.apply(args, attrs)
 
     def apply(self, args: tuple, attrs: dict) -> Any:
-        """The call with all inputs and attributes: compute the outputs and, if it is recorded, their node.
+        """Apply the op to all its inputs and attributes: steps 2 to 4 of the module's text.
 
-        In a gradient rule that is given bare arrays, ops take bare arrays and give bare arrays.
+        Returns:
+            A tensor, or a tuple of tensors; arrays, if a gradient rule that runs on arrays is the caller.
         """
         if args and not isinstance(args[0], Variable):
             bare = mode.bare
@@ -206,7 +219,7 @@ class Op(OpDefinition):
                 elif array.dtype is not dtype and (
                     self.promote or self.one_dtype or (self.promote is False and is_floating(array.dtype))
                 ):
-                    mixed = True  # else: numbers of classes or rows beside floats are none to convert
+                    mixed = True  # but not for integers, such as labels and indices, beside floats
                 if variable.requires_grad:
                     needs |= bit
             else:
@@ -217,9 +230,9 @@ class Op(OpDefinition):
                     mixed = True
             bit <<= 1
         if mixed or device is None or (scalars and dtype.kind not in FLOATING_KINDS):
-            harmonised = harmonise(self, args, device)
-            if harmonised is not None:
-                return self.apply(harmonised, attrs)
+            converted = convert_inputs(self, args, device)
+            if converted is not None:
+                return self.apply(converted, attrs)
 
         if device.is_card:
             if recorder.current is not None:
@@ -236,14 +249,14 @@ class Op(OpDefinition):
                 self._record(args, attrs, device, outputs, needs)
             return tuple(outputs)
         out = wrap(results, device)
-        if self.view and results.base is not None and _shows(results, arrays[0], device):
+        if self.view and results.base is not None and _share_memory(results, arrays[0], device):
             out._written = written_cell(args[0])
-        if recorded and results.dtype.kind in FLOATING_KINDS:  # to integers no gradient comes back
+        if recorded and results.dtype.kind in FLOATING_KINDS:  # integers have no gradient
             self._record(args, attrs, device, [out], needs)
         return out
 
     def _record(self, args: tuple, attrs: dict, device: Any, outputs: list, needs: int) -> None:
-        """Make the node from which ``outputs`` come."""
+        """Record the call: make the node that leads from ``outputs`` back to ``args``."""
         saves = self._saves.get(needs)
         if saves is None:
             saves = self._what_to_save(needs, len(args))
@@ -254,7 +267,14 @@ class Op(OpDefinition):
             check_outputs(self, args, outputs)
 
     def _compute(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
-        """Run the chosen kernel, or the reference, on arrays: an array, or a tuple of them."""
+        """Run the kernel that fits, or the reference, on arrays of ``device``.
+
+        Args:
+            dtype: of the first array.
+
+        Returns:
+            An array, or a tuple of arrays.
+        """
         table = self.kernels
         if device is cpu and table.takes_shortcuts:
             if self.small is not None:
@@ -327,7 +347,7 @@ class Op(OpDefinition):
         )
 
     def _compute_in_float32(self, device: Any, dtype: np.dtype, arrays: list, attrs: dict) -> Any:
-        """:meth:`_compute` for floats of 16 bits: on float32, and what comes out rounded to ``dtype``."""
+        """:meth:`_compute` for 16-bit floats: on float32, and the results rounded to ``dtype``."""
         wide = [cast_array(device, a, FLOAT32) if _is_half_array(a) else a for a in arrays]
         results = self._compute(device, FLOAT32, wide, attrs)
         several = results if type(results) is tuple else (results,)
@@ -340,7 +360,7 @@ class Op(OpDefinition):
 
     def _run_reference(self, device: Any, arrays: list, attrs: dict) -> Any:
         arguments = (device.xp, *arrays)
-        if self.view:  # nothing is computed, so there is nothing to warn of, and nothing to allocate
+        if self.view:  # computes and allocates nothing: no warnings to silence, no allocator to set
             return self.reference(*arguments, **attrs)
         entered = None
         if device is cpu and _has_large(arrays):
@@ -361,7 +381,13 @@ class Op(OpDefinition):
     # ---- the gradient ----------------------------------------------------------------------------------
 
     def apply_gradient(self, g: Any, y: Any, inputs: Sequence, attrs: dict, needed: Sequence) -> list:
-        """The gradient of each input whose entry in ``needed`` is not None; None for the others."""
+        """Apply the gradient rules; for each input its gradient, or None where ``needed`` is None.
+
+        Args:
+            g: the gradient of the output, or a tuple, one for each output.
+            y: the output or outputs, as far as the rules need them.
+            inputs: the inputs, or their Specs.
+        """
         if self._joint_rule is not None:
             if self._tells_needed:
                 attrs = {**attrs, "needed": tuple([need is not None for need in needed])}
@@ -381,14 +407,14 @@ class Op(OpDefinition):
         return found
 
     def _found_together(self, arguments: tuple, attrs: dict, needed: Sequence) -> dict[int, Any]:
-        """By the number of the input, the gradients that one rule gives where all of them are needed."""
+        """The gradients by the rule of :meth:`grad_together`, by the input's number, if all are needed."""
         places, rule = self._together  # type: ignore[misc]
         if any(needed[i] is None for i in places):
             return {}
         return dict(zip(places, rule(*arguments, **attrs), strict=True))
 
     def _check_joint(self, found: Any, needed: Sequence) -> list:
-        """What a rule for all inputs returned, with None for the inputs that need no gradient."""
+        """What the rule for all inputs returned, checked, with None where no gradient is needed."""
         if not isinstance(found, (tuple, list)):
             found = (found,)
         if len(found) != len(needed):
@@ -401,7 +427,12 @@ class Op(OpDefinition):
         return [None if need is None else grad for need, grad in zip(needed, found, strict=True)]
 
     def _what_to_save(self, needs: int, count: int) -> tuple[tuple[bool, ...], bool]:
-        """Which inputs, and whether the outputs, the rules for the inputs in ``needs`` look at."""
+        """Which inputs the rules need, and whether they need the outputs, by their parameters' names.
+
+        Args:
+            needs: a bit for each input that requires a gradient.
+            count: the number of inputs.
+        """
         if self._joint_rule is not None:
             rules = [self._joint_rule]
         else:
@@ -424,8 +455,8 @@ class Op(OpDefinition):
         return saves
 
 
-def _shows(view: Any, array: Any, device: Any) -> bool:
-    """Whether ``view`` shows the memory of ``array``: to reshape one, its elements may have to be copied."""
+def _share_memory(view: Any, array: Any, device: Any) -> bool:
+    """Whether ``view``, made from ``array``, is a view: a reshape, say, may have had to copy the elements."""
     base = view.base
     if base is array or base is array.base:
         return True

@@ -1,6 +1,6 @@
-"""What defines an op: its signature, its rules and its kernels.
+"""The definition of an op: its signature, its options, its gradient rules and its kernels.
 
-:class:`minigrad.op.Op` adds what happens when an op is called.
+:class:`minigrad.op.Op`, the subclass that users see, adds what happens in a call.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class OpDefinition:
         self._shape_rule: Callable | None = None
         self._dtype_rule: Callable | None = None
         self._joint_rule: Callable | None = None
-        self._together: tuple[tuple[int, ...], Callable] | None = None  # (inputs, the rule for all of them)
-        self._tells_needed = False  # whether that rule has a keyword for which inputs need a gradient
+        self._together: tuple[tuple[int, ...], Callable] | None = None  # set by grad_together
+        self._tells_needed = False  # whether the joint rule has the keyword `needed`
         self._saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._read_signature()
         self._check_options()
@@ -109,10 +109,10 @@ class OpDefinition:
             )
 
     def check_callable(self, function: Any, what: str, *leading: str) -> None:
-        """Raise unless ``function`` can be called with ``leading``, then inputs and attributes.
+        """TypeError unless ``function`` can be called with ``leading``, then the inputs and the attributes.
 
-        What a TypeError says begins with ``what``, which the function is. minigrad's own functions, which
-        its tests call, are not looked at: that would slow the import.
+        The message begins with ``what``. minigrad's own functions are not checked: that would slow the
+        import, and the tests call them.
         """
         if _is_own(function):
             return
@@ -164,7 +164,7 @@ class OpDefinition:
         return f"{self.inputs[0]}[{i}]" if self.variadic else self.inputs[i]
 
     def _no_rule(self, i: int) -> Callable:
-        """The rule of input ``i`` as long as none is defined."""
+        """The rule that raises, for input ``i`` until one is defined."""
 
         def rule(*args: Any, **attrs: Any) -> None:
             raise self._no_gradient(i)
@@ -234,10 +234,10 @@ class OpDefinition:
         return self
 
     def grad_together(self, *names: str) -> Callable:
-        """Decorator: a rule for several inputs that have rules of their own, for where all need a gradient.
+        """Decorator: a faster rule for the inputs ``names``, used where all of them need a gradient.
 
-        ``rule(g, y, *inputs, **attributes)`` returns the gradient of each of ``names``, and looks at no more
-        than their rules do. It is there to spare what each of these would do by itself.
+        ``rule(g, y, *inputs, **attributes)`` returns a gradient for each of ``names``, and needs no more than
+        the rules that each of them has for itself.
         """
         places = tuple([self._place(name) for name in names])
 

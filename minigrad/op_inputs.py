@@ -1,4 +1,4 @@
-"""What a call of an op makes of unusual inputs: arrays, several dtypes; and the errors of bad ones."""
+"""Inputs of ops that need conversion (lists, arrays, mixed dtypes), and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from minigrad.promotion import result_dtype
 SCALARS = (float, int, bool)
 
 
-def harmonise(op: OpDefinition, args: tuple, device: Any) -> tuple | None:
-    """``args`` with arrays made tensors, and brought to one dtype; None if there was nothing to do."""
+def convert_inputs(op: OpDefinition, args: tuple, device: Any) -> tuple | None:
+    """``args`` as tensors, promoted to one dtype if the op asks for that; None if nothing was changed."""
     device = device or cpu
     changed = [_as_input(op, a, device) for a in args]
     if op.promote:
@@ -40,7 +40,7 @@ def harmonise(op: OpDefinition, args: tuple, device: Any) -> tuple | None:
 
 
 def _as_input(op: OpDefinition, arg: Any, device: Any) -> Any:
-    """A tensor, a Python scalar, None as they are; a NumPy scalar as Python's; an array as a tensor."""
+    """Arrays and lists as tensors, NumPy scalars as Python's; tensors, Python scalars, None as they are."""
     if isinstance(arg, Variable) or type(arg) in SCALARS or (arg is None and op.optional):
         return arg
     if isinstance(arg, Spec):
@@ -77,7 +77,7 @@ def device_error(op: OpDefinition, args: tuple) -> DeviceError:
 
 
 def check_broadcast(op: OpDefinition, arrays: Sequence) -> None:
-    """Say so if what the reference stumbled over are shapes that do not broadcast."""
+    """Raise a ValueError that names the shapes, if they do not broadcast."""
     if op.variadic or op._shape_rule is not None:
         return
     shapes = [tuple(a.shape) for a in arrays if hasattr(a, "shape")]
