@@ -189,7 +189,10 @@ def test_source_compiles(name, architecture, summary):
     module = getattr(cuda, name)
     skip_other_architectures(module, architecture)
     names = [instance for kernel in kernels_of(module) for instance in instances(kernel)]
-    worked, log, size = compile_with_nvrtc(source_of(module).text, names, architecture)
+    source = source_of(module)
+    if any("__half" in name for name in names):
+        source = source.with_halves
+    worked, log, size = compile_with_nvrtc(source.text, names, architecture)
     assert worked, log
     assert size > 0
     assert "warning" not in log, log
@@ -219,6 +222,7 @@ HALVES = {
     "cross_entropy": "vectorized|registers",
     "cumsum": ".",
     "embedding": "gather|chunks|segments|repeated|found",
+    "gemv": ".",
     "norm": "<C, T",
     "norm_registers": "<C, T",
     "optim": ".",
@@ -266,6 +270,8 @@ AT_A_TIME = {
     ("batch_norm", r"batch_norm_(moments|inference)<"): (256, 8),
     ("channel_sums", r"planes"): (256, 6),
     ("channel_sums", r"columns"): (256, 2),
+    ("gemv", r"rows"): (256, 4),
+    ("gemv", r"columns"): (1024, 1),
     ("pool2d_rolling", r"avg.*1>"): (256, 3),
     ("pool2d_vectorized", r"."): (256, 5),
     ("reduce", r"reduce_(vectorized|split|columns)<.*SUM"): (256, 4),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.dispatch import Spec, kernel_table
-from minigrad.kernels import sim
+from minigrad.kernels import cuda, sim
 
 SHAPES = [
     ((3,), (3,)),
@@ -176,6 +176,40 @@ def test_the_best_kernel_for_the_shapes_is_chosen():
     assert chosen((500, 1, 10**6), (10**6, 1)) == "gemv"  # many products fill the card as they are
     assert chosen((4096, 4096), (4096, 4096)) == "warp_tile"
     assert chosen((128, 4096), (4096, 4096)) == "split_k"
+    half = np.float16
+    assert chosen((1, 4096), (4096, 10), dtype=half) == chosen((6, 9, 4096), (4096, 1), dtype=half) == "gemv"
+    assert chosen((1, 10**6), (10**6, 1), dtype=half) == "split_k"
+
+
+def test_products_that_tensor_cores_are_for(monkeypatch):
+    """In 16 bits all but those with a vector; in TF32 those of a long K and few results neither."""
+    monkeypatch.setattr(cuda.matmul_tensor_core, "is_supported", lambda array: True)
+    monkeypatch.setattr(cuda.matmul_wgmma, "is_supported", lambda array: False)
+    monkeypatch.setattr("minigrad.precision._precision", "high")
+    for dtype in (np.float16, np.float32):
+        assert chosen((128, 10**6), (10**6, 128), dtype=dtype) == "tensor_core"
+        assert chosen((20, 30), (30, 20), dtype=dtype) == "tensor_core"
+        assert chosen((1, 4096), (4096, 10), dtype=dtype) == "gemv"
+    assert chosen((3, 10**4), (10**4, 4), dtype=np.float16) == "tensor_core"
+    assert chosen((3, 10**4), (10**4, 4)) == "split_k"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shapes", [((40,), (40, 36)), ((2, 35, 48), (48,)), ((9000,), (9000,))])
+def test_vectors_in_16_bits(shapes, dtype, rng):
+    if not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    if not hasattr(mg, dtype):
+        pytest.skip("bfloat16 needs ml_dtypes")
+    a, b = (mg.tensor(rng.standard_normal(shape)).to(getattr(mg, dtype)) for shape in shapes)
+    with sim.profile() as launches:
+        product = a.to("sim") @ b.to("sim")
+    assert all(launch.kernel.startswith(("gemv_", "split_k_sum")) for launch in launches) and launches
+    exact = a.to(mg.float64).numpy() @ b.to(mg.float64).numpy()
+    rounding = 2.0**-11 if dtype == "float16" else 2.0**-8
+    error = np.abs(product.to("cpu").to(mg.float64).numpy() - exact)
+    length = shapes[0][-1]
+    assert (error <= rounding * np.abs(exact) + 2.0**-24 * length * length**0.5).all()
 
 
 @pytest.mark.parametrize("shapes", [((40, 33), (33, 36)), ((2, 1, 50), (50, 6)), ((3, 520), (520, 4))])

@@ -1,5 +1,5 @@
-// The second pass of convolutions, and of their gradients, whose sums were cut into parts: these are added up, rounded
-// once, and stored.
+// The second pass of gradients of a convolution for its weight, whose sums were cut into parts: these are added up,
+// rounded once, and stored. (split_k.cu does it for images.)
 //
 // A layer of few results and long sums has too few tiles to fill a card: 8 images of 512 x 7 x 7 to as many channels
 // are 32 tiles of 64 x 128, for 132 multiprocessors, and each sums up 4608 products. Of the weight's gradient, which
@@ -13,23 +13,6 @@
 
 #include "common.cuh"
 
-// out = the sum over all parts of partial (parts, elements), plus the bias of its channel, which may be null, and
-// through ReLU where `relu`. A channel has `plane` elements side by side, 1 where channels come last.
-//
-// Grid: x = a thread for each element of out.
-template <typename T>
-__global__ void conv2d_add_results(T* out, const float* partial, const T* bias, bool relu, long long elements,
-                                   int parts, int channels, long long plane) {
-    const long long i = global_thread_index();
-    if (i >= elements) return;
-    float sum = bias ? float(bias[i / plane % channels]) : 0.0f;
-#pragma unroll 4
-    for (int part = 0; part < parts; part++) sum += partial[part * elements + i];
-    out[i] = T(relu_if(relu, sum));
-}
-
-// ---- the weight's gradient ----
-//
 // out (weights / run, taps, run) = the sum over all parts of partial (parts, taps, weights): a run of 1 is for
 // weights (O, C, taps), one of C for channels last.
 

@@ -13,6 +13,7 @@ from ..channels_last import is_channels_last
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from .matmul_tensor_core import ELEMENTS, element_of
+from .split_k import add_up
 
 THREADS = 256
 PART_THREADS, OWN = 8, 8  # as in conv2d_parts.cu
@@ -20,7 +21,6 @@ LONGEST_PART = 1 << 30  # kernels count on in 32 bits
 ENOUGH_BLOCKS = 1024  # as many as an H200 holds at a time, about: 132 multiprocessors x 8 blocks
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_add_results = {element: CudaKernel(_source, f"conv2d_add_results<{element}>") for element in ELEMENTS}
 _add_taps = {element: CudaKernel(_source, f"conv2d_add_taps<{element}>") for element in ELEMENTS}
 _add_few_taps = {element: CudaKernel(_source, f"conv2d_add_few_taps<{element}>") for element in ELEMENTS}
 
@@ -40,8 +40,7 @@ def add_results(out: Any, partial: Any, bias: Any = None, relu: bool = False) ->
     """out (N, C, H, W) = the sum of the parts, plus the bias of its channel, and through ReLU if so."""
     _, channels, height, width = out.shape
     plane = 1 if is_channels_last(out) else height * width
-    arguments = (strided(out), partial, bias, relu, out.size, len(partial), channels, plane)
-    _add_results[element_of(out)].launch(blocks(out.size, THREADS), THREADS, arguments)
+    add_up(out, partial, bias, relu, channels, plane)
 
 
 def add_taps(out: Any, partial: Any) -> None:

@@ -1,4 +1,5 @@
-// Products of matrices and vectors: out[..., i] = sum over k of a[..., i, k] * b[..., k].
+// Products of matrices and vectors: out[..., i] = sum over k of a[..., i, k] * b[..., k], plus a bias, where there is
+// one. Sums of 16-bit elements are float32.
 //
 // Shapes: a is (..., M, K), b is (..., K), out is (..., M): a matrix product with N = 1, which is described
 // as in matmul.cu. A vector times a matrix is the same product with the matrix transposed. K = 0 gives zeros.
@@ -6,10 +7,10 @@
 //   gemv_rows      the rows of a lie in memory one after the other: a warp, or a block, walks along a row
 //   gemv_columns   the columns do: the threads of a block stand side by side along 32 rows, and share out K
 //
-// Both come with VECTOR = 1, for any strides, and with vectors of 16 bytes for arrays that are made of such.
+// Both come for any strides, and, WIDE, with vectors of 16 bytes for arrays that are made of such.
 //
-// Arithmetic intensity: every element of a serves one multiply-add, 0.5 operations a byte in float32, where
-// an H200 can do 14 (67 TFLOP/s, 4.8 TB/s). No tile helps, as nothing is used twice but the short vector,
+// Arithmetic intensity: every element of a serves one multiply-add, 0.5 operations a byte in float32, 1 in 16 bits,
+// where an H200 can do 14 (67 TFLOP/s, 4.8 TB/s). No tile helps, as nothing is used twice but the short vector,
 // which stays in the caches. All that counts is to read a once, in whole lines of memory, with enough bytes
 // on their way at a time: 4.8 TB/s over a latency of some 600 ns are 3 MB, 22 KB for each of 132
 // multiprocessors. A tiled product would leave 31 of its 32 columns empty.
@@ -30,6 +31,12 @@ __device__ __forceinline__ void select_row(const T*& a, const T*& b, const Matmu
     a += (number - matrix * shape.M) * shape.a_row_stride;
 }
 
+// The bias of the row of out that element `number` is, or 0. It may be one for all rows.
+template <typename C, typename T>
+__device__ __forceinline__ C bias_of(const T* bias, bool of_all, const MatmulShape& shape, long long number) {
+    return bias ? C(bias[of_all ? 0 : number % shape.M]) : C(0);
+}
+
 // Loads of a, and of b, that a thread has on their way: 64 KB of a multiprocessor. The kernels say how many blocks run
 // there at a time, for nvcc to give their threads the registers; left to itself it saves them, and has each load wait
 // for the one before.
@@ -39,21 +46,23 @@ constexpr int AT_ONCE = 4;
 // sum of its own; shuffles add these up.
 //
 // Grid: x = the elements of out, blockDim.y of them in a block; y = the parts of K; blockDim = (threads of a
-// row, a multiple of 32; rows). More than one warp for a row: one row for the block. VECTOR > 1: K is a
-// multiple of it, and along it a and b are contiguous.
+// row, a multiple of 32; rows). More than one warp for a row: one row for the block. WIDE: K is a multiple of
+// a vector, and along it a and b are contiguous. Out: T, or the type of the sums for parts of K.
 constexpr int ROW_THREADS = 256;
 
-template <typename T, int VECTOR>
+template <typename T, typename Out, bool WIDE>
 __global__ void __launch_bounds__(ROW_THREADS, 4)
-gemv_rows(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
+gemv_rows(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, const Out* bias, bool of_all) {
+    using C = Computed<T>;
+    constexpr int VECTOR = WIDTH_OF<T, WIDE>;
     const long long number = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (number >= shape.batches * shape.M) return;  // a whole warp, in a block that comes to no barrier
     const long long K = select_part(a, b, shape);
     out += number_of_part(shape, 0) * shape.M;
     select_row(a, b, shape, batch, number);
-    const long long a_stride = VECTOR == 1 ? shape.a_column_stride : 1;
-    const long long b_stride = VECTOR == 1 ? shape.b_row_stride : 1;
-    T sum = 0;
+    const long long a_stride = WIDE ? 1 : shape.a_column_stride;
+    const long long b_stride = WIDE ? 1 : shape.b_row_stride;
+    C sum = 0;
     in_batches<AT_ONCE>(threadIdx.x * VECTOR, K, blockDim.x * VECTOR, [&](const auto& places) {
         constexpr int COUNT = sizeof(places) / sizeof(places[0]);
         Vector<T, VECTOR> x[COUNT], y[COUNT];
@@ -65,30 +74,31 @@ gemv_rows(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
 #pragma unroll
         for (int j = 0; j < COUNT; j++)
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum += x[j].lane[i] * y[j].lane[i];
+            for (int i = 0; i < VECTOR; i++) sum += C(x[j].lane[i]) * C(y[j].lane[i]);
     });
     sum = across_row<SUM>(sum);
-    if (threadIdx.x == 0) out[number] = sum;
+    if (threadIdx.x == 0) out[number] = Out(sum + bias_of<C>(bias, of_all, shape, number));
 }
 
 // A block for 32 rows, of which every thread has VECTOR: at each k, 32 / VECTOR threads side by side read 32
 // elements of a column, one line of memory. The other threads do the same for other k. In the end they add up
 // what they have found: those of a warp by shuffles, the warps by way of shared memory.
 //
-// Shared memory: 4 KB (float32) or 8 KB (float64). Grid: x = 32 rows for each block, one matrix after the
-// other; y = the parts of K. VECTOR > 1: M is a multiple of it, and along it a is contiguous.
+// Shared memory: 4 KB, or 8 KB in float64. Grid: x = 32 rows for each block, one matrix after the other; y = the
+// parts of K. WIDE: M is a multiple of a vector, and along it a is contiguous.
 constexpr int COLUMN_THREADS = 1024;
 
-template <typename T, int VECTOR>
+template <typename T, typename Out, bool WIDE>
 __global__ void __launch_bounds__(COLUMN_THREADS, 1)
-gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
-    constexpr int LANES = WARP / VECTOR;  // that read one line
-    __shared__ T sums[COLUMN_THREADS / WARP][WARP];
+gemv_columns(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, const Out* bias, bool of_all) {
+    using C = Computed<T>;
+    constexpr int VECTOR = WIDTH_OF<T, WIDE>, LANES = WARP / VECTOR;  // that read one line
+    __shared__ C sums[COLUMN_THREADS / WARP][WARP];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % LANES, first = lane * VECTOR;
     const long long blocks_per_matrix = (shape.M + WARP - 1) / WARP;
     const long long number = blockIdx.x / blocks_per_matrix, row = blockIdx.x % blocks_per_matrix * WARP;
 
-    T sum[VECTOR] = {};
+    C sum[VECTOR] = {};
     if (row + first < shape.M) {
         select_row(a, b, shape, batch, number * shape.M + row + first);
         const long long K = select_part(a, b, shape);
@@ -104,7 +114,7 @@ gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
 #pragma unroll
             for (int j = 0; j < COUNT; j++)
 #pragma unroll
-                for (int i = 0; i < VECTOR; i++) sum[i] += column[j].lane[i] * factor[j];
+                for (int i = 0; i < VECTOR; i++) sum[i] += C(column[j].lane[i]) * C(factor[j]);
         });
     }
 #pragma unroll
@@ -115,7 +125,8 @@ gemv_columns(T* out, const T* a, const T* b, MatmulShape shape, Batch batch) {
     }
     __syncthreads();  // the sums of all warps are there
     if (warp > 0 || row + threadIdx.x >= shape.M) return;
-    T total = 0;
+    C total = 0;
     for (int other = 0; other < blockDim.x / WARP; other++) total += sums[other][threadIdx.x];
-    out[number_of_part(shape, number) * shape.M + row + threadIdx.x] = total;
+    total += bias_of<C>(bias, of_all, shape, row + threadIdx.x);
+    out[number_of_part(shape, number) * shape.M + row + threadIdx.x] = Out(total);
 }

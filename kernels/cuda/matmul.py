@@ -110,7 +110,7 @@ def describe(
         ValueError: the shapes do not fit.
     """
     product = _describe(
-        out.shape, a.shape, a.strides, b.shape, b.strides, out.itemsize, part, transposed
+        out.shape, a.shape, a.strides, b.shape, b.strides, a.itemsize, part, transposed
     )  # fmt: skip
     if product is None:
         # More dimensions than the kernels take, with strides that do not merge: as copies, they merge.

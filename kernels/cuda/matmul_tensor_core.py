@@ -13,21 +13,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..launch import CudaKernel, blocks, strided
 from ..source import NUMBER_TYPES, CudaSource
-from . import array_module, compute_capability
+from . import array_module, compute_capability, workspace
 from .matmul import MAX_GRID_Z, MULTIPROCESSORS
+from .matmul_parts import Plan, quickest
+from .split_k import add_up
 from .transpose import transpose
 from .vector import starts_at_vector
 
-Tile = tuple[int, int]  # rows, which are the threads of its block, and columns: as in matmul_tensor_core.cu
-TILES = SMALL, LARGE, WIDE = (128, 128), (256, 128), (256, 192)
-WIDE_RATE = 1.1  # of what a multiprocessor makes of LARGE in the time; by the cycles counted, not measured
+Tile = tuple[int, int]  # rows and columns: as in matmul_tensor_core.cu
+TILES = HALF, SMALL, LARGE, WIDE = (64, 128), (128, 128), (256, 128), (256, 192)
+RESIDENT = {HALF: 3, SMALL: 2, LARGE: 1, WIDE: 1}  # blocks of a multiprocessor
+THREADS = 128  # of a block, or as many as a tile has rows
 CHUNK_BYTES, CHUNKS, STAGES = 16, 4, 3
+STEP_BYTES = CHUNKS * CHUNK_BYTES
+RING_BYTES = 64 * 1024  # of a block's pairs of tiles, if that is more than STAGES: RING of the .cu file
+PART_STEPS = 8  # the fewest that are worth a block of their own
+
+# What an estimate of the time reckons with, in microseconds of an H200. A step of a tile: LARGE in products
+# of 4096 and 8192, SMALL in those of 2048 and 8192; HALF brings three quarters of SMALL's bytes: a guess.
+WIDE_RATE = 1.1  # of what a multiprocessor makes of LARGE in the time; by the cycles counted, not measured
+STEP_TIMES = {HALF: 0.26, SMALL: 0.35, LARGE: 0.64, WIDE: 0.64 * 1.5 / WIDE_RATE}
+# Products of 512 and 1024 by SMALL, alone on a multiprocessor, took LAUNCH and 0.45 for each step: copies had
+# begun a step and a half ahead of what waited for them (benchmarks/results/2026-11-27-h200.md).
+LAUNCH, LATENCY = 3.6, 0.68
 MAX_LINES = 2**31 - 1
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
@@ -55,12 +72,13 @@ _kernels = {
 """By (the elements, the tile, whether a's neighbours run along M, whether b's run along N)."""
 
 
-def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = None) -> None:
+def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = None, parts: int = 1) -> None:
     """Tensor cores on tiles that are copied ahead; float32 is rounded to TF32, sums are float32.
 
-    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored. A ``tile`` is
-    taken in place of the one that suits the sizes, if it is not too large for the layout; the results are the
-    same.
+    Where tiles are few, K is cut into parts, which a second launch adds up. A ``bias`` (N,), C-contiguous, is
+    added to the sums before they are rounded and stored. A ``tile`` is taken in place of the one that suits
+    the sizes, if it is not too large for the layout, and K is then cut into ``parts``, if the tile is one of
+    the two smaller ones. The results of every tile are the same.
     """
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
@@ -68,16 +86,34 @@ def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = 
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
     a, along_m = operand(a, _has_whole_chunks)
     b, along_n = operand(b.swapaxes(-1, -2), _has_whole_chunks)
-    batches = a.shape[0]
+    batches, steps, largest = a.shape[0], blocks(K * a.itemsize, STEP_BYTES), _largest_tile(along_m, along_n)
+    if tile is None:
+        _, parts, tile = plan(batches, M, N, steps, largest)
+    rows, columns = tile = min(tile, largest)
+    part_steps = blocks(steps, parts if tile <= SMALL else 1) or 1
+    parts = blocks(steps, part_steps) or 1
     shape = {"M": M, "N": N, "K": K, "batches": batches}
+    shape |= {"part": part_steps * STEP_BYTES // a.itemsize, "parts": parts}
     for name, array in (("a", a), ("b", b)):
         shape[f"{name}_batch_stride"] = array.strides[0] // array.itemsize
         shape[f"{name}_row_stride"] = row_pitch(array)
-    rows, columns = tile = min(tile or tile_of(batches, M, N), _largest_tile(along_m, along_n))
-    grid = (blocks(M, rows) * blocks(N, columns), blocks(batches, MAX_GRID_Z), min(batches, MAX_GRID_Z))
-    shared_bytes = STAGES * (rows + columns) * CHUNKS * CHUNK_BYTES
+    products = batches * parts
+    grid = (blocks(M, rows) * blocks(N, columns), blocks(products, MAX_GRID_Z), min(products, MAX_GRID_Z))
+    partial = workspace(out, (parts, *out.shape) if parts > 1 else 0, np.float32)
     kernel = _kernels[element_of(out), tile, along_m, along_n]
-    kernel.launch(grid, rows, (out, strided(a), strided(b), bias, shape), shared_bytes)
+    arguments = (out, partial, strided(a), strided(b), bias, shape)
+    kernel.launch(grid, max(rows, THREADS), arguments, stages(tile) * _pair_bytes(tile))
+    if parts > 1:
+        add_up(out, partial, bias)
+
+
+def _pair_bytes(tile: Tile) -> int:
+    return sum(tile) * STEP_BYTES
+
+
+def stages(tile: Tile) -> int:
+    """How many pairs of tiles lie in shared memory."""
+    return max(RING_BYTES // _pair_bytes(tile), STAGES)
 
 
 def is_supported(array: Any) -> bool:
@@ -93,17 +129,27 @@ def element_of(array: Any) -> str:
     return _ELEMENT_OF_DTYPE.get(array.dtype, "__nv_bfloat16")
 
 
-def tile_of(batches: int, M: int, N: int) -> Tile:
-    """The tile for a product: a larger one if there are enough for all multiprocessors, and of two the one
-    whose waves of blocks take less time."""
+@lru_cache(maxsize=1024)
+def plan(batches: int, M: int, N: int, steps: int, largest: Tile = WIDE) -> Plan:
+    """The quickest way to products of so many ``steps`` of K, by tiles that are not larger than ``largest``.
 
-    def time(tile: Tile, rate: float) -> float:
-        tiles = blocks(M, tile[0]) * blocks(N, tile[1]) * batches
-        return blocks(tiles, MULTIPROCESSORS) * tile[1] / rate
+    It follows from the sizes alone: equal sizes get equal bits on any card.
+    """
 
-    if blocks(M, SMALL[0]) < 2 or blocks(M, LARGE[0]) * blocks(N, LARGE[1]) * batches < MULTIPROCESSORS:
-        return SMALL
-    return WIDE if time(WIDE, WIDE_RATE) < time(LARGE, 1) else LARGE
+    def time_of(tile: Tile, count: int, parts: int) -> float:
+        if parts > 1 and tile > SMALL:
+            return math.inf  # the kernels of larger tiles know none
+        of_busiest = blocks(count, MULTIPROCESSORS)  # how many blocks the busiest multiprocessor has
+        latency = LATENCY / (stages(tile) - 1.5) * blocks(of_busiest, RESIDENT[tile])
+        return LAUNCH + blocks(steps, parts) * max(of_busiest * STEP_TIMES[tile], latency)
+
+    tiles = {t: batches * blocks(M, t[0]) * blocks(N, t[1]) for t in TILES if t <= largest}
+    return quickest(tiles, batches * M * N, max(steps // PART_STEPS, 1), time_of)
+
+
+def estimated_time(batches: int, M: int, N: int, K_bytes: int) -> float:
+    """An estimate of the microseconds that products take: K is so many bytes long."""
+    return plan(batches, M, N, blocks(K_bytes, STEP_BYTES)).time
 
 
 def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:

@@ -16,6 +16,7 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from .elementwise import add_bias
 from .matmul import MAX_GRID_Z, MULTIPROCESSORS, Product, describe, vectorized
+from .matmul_parts import Plan, quickest
 from .vector import starts_at_vector
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -67,18 +68,10 @@ OF_ELEMENTS = {tiling: tiling.kernel(1) for tiling in (LARGE_ELEMENTS, TINY)}
 
 # What a multiprocessor makes of each tiling, in multiply-adds a microsecond: measured on an H200, 2026-11-26,
 # in a first form of the kernel, and for MEDIUM in steps of 32; the rate of LARGE_ELEMENTS is a guess. What
-# a launch and the second pass of a product in parts take besides, about, is in microseconds.
+# a launch takes besides, about, is in microseconds.
 RATES = {LARGE: 183e3, MEDIUM: 170e3, SMALL: 157e3, TINY: 125e3, LARGE_ELEMENTS: 165e3}
-LAUNCH, SECOND_PASS, SECOND_PASS_RATE = 3.0, 5.0, 0.7e6  # the last in elements a microsecond
+LAUNCH = 3.0
 ENOUGH_THREADS = 256  # for a multiprocessor: a block of fewer takes as long alone as two of them
-
-
-class Plan(NamedTuple):
-    """How a product is made: by which tiling, in how many parts of K; the microseconds that this may take."""
-
-    time: float
-    parts: int
-    tiling: Tiling
 
 
 class Geometry(NamedTuple):
@@ -99,17 +92,16 @@ def plan(batches: int, M: int, N: int, K: int, most_parts: int = 1, elements: bo
         most_parts: into how many parts K may be cut at most.
         elements: whether the arrays are not made of whole vectors.
     """
-    plans = []
-    for tiling in OF_ELEMENTS if elements else OF_VECTORS:
-        tiles = batches * tiling.tiles(M, N)
-        # In parts, about one or two blocks for each multiprocessor.
-        for parts in {1, *(min(n * MULTIPROCESSORS // max(tiles, 1), most_parts) or 1 for n in (1, 2))}:
-            together = max(ENOUGH_THREADS // tiling.threads, 1)
-            waves = blocks(tiles * parts, MULTIPROCESSORS * together)
-            work = waves * together * tiling.block_m * tiling.block_n * blocks(K, parts) / RATES[tiling]
-            second = SECOND_PASS + parts * batches * M * N / SECOND_PASS_RATE if parts > 1 else 0
-            plans.append(Plan(LAUNCH + work + second, parts, tiling))
-    return min(plans)
+
+    def time(tiling: Tiling, count: int, parts: int) -> float:
+        together = max(ENOUGH_THREADS // tiling.threads, 1)
+        waves = blocks(count, MULTIPROCESSORS * together)
+        work = waves * together * tiling.block_m * tiling.block_n * blocks(K, parts)
+        return LAUNCH + work / RATES[tiling]
+
+    tilings = OF_ELEMENTS if elements else OF_VECTORS
+    tiles = {tiling: batches * tiling.tiles(M, N) for tiling in tilings}
+    return quickest(tiles, batches * M * N, most_parts, time)
 
 
 def suits(dtype: Any, M: int, N: int) -> bool:

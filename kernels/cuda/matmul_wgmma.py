@@ -32,6 +32,9 @@ BOX_ROWS, BOX_BYTES, BOX_ALIGNMENT = 64, 8192, 1024
 SHARED_BYTES = (RING_BOXES + OUT_BOXES) * BOX_BYTES + BOX_ALIGNMENT
 SIMULATED_MULTIPROCESSORS = 4  # few, so that small products have blocks make several tiles
 COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
+# In microseconds of an H200: products of 512 to 4096, in 16 bits and in TF32, took LAUNCH and for each step
+# of a tile, so many bytes of K, STEP_TIME (benchmarks/results/2026-11-27-h200.md).
+LAUNCH, STEP_TIME, STEP_BYTES = 4.7, 0.69, 128
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 
@@ -96,12 +99,11 @@ def fills_tiles(M: int, N: int) -> bool:
     return 2 * min(M, N) >= TILE_M
 
 
-def share_at_work(array: Any, batches: int, M: int, N: int) -> float:
-    """Of the sums that the card of ``array`` could make in the time of such products, those that are wanted:
-    tiles hang over the edges, and the last ones do not keep all multiprocessors busy."""
-    at_once = multiprocessors(array) // CLUSTER
+def estimated_time(array: Any, batches: int, M: int, N: int, K_bytes: int) -> float:
+    """An estimate of the microseconds that products take on the card of ``array``; K is so many bytes."""
     clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
-    return batches * M * N / (blocks(clusters, at_once) * at_once * CLUSTER * TILE_M * TILE_N)
+    rounds = blocks(clusters, multiprocessors(array) // CLUSTER)
+    return LAUNCH + rounds * blocks(K_bytes, STEP_BYTES) * STEP_TIME
 
 
 def multiprocessors(array: Any) -> int:

@@ -1,7 +1,9 @@
-// The second pass of a matrix product whose K was cut into parts: out[i] = sum over part of partial[part, i], plus
-// the bias of the column, where there is one.
+// The second pass of a matrix product whose K was cut into parts, or of a convolution: out[i] = sum over part of
+// partial[part, i], plus the bias of its column or channel, where there is one, and through ReLU, where that is wanted.
 //
-// Shapes: partial is (parts, size), out is (size), bias (columns), all C-contiguous; size is that of the product.
+// Shapes: partial is (parts, size), out is (size), bias (channels), all C-contiguous; size is that of the product. In
+// out a channel has `plane` elements side by side, 1 for the columns of a matrix. partial is float32 for an out of 16
+// bits.
 //
 // A product of 64 x 64 from K = 100000 is a single tile: one block, and one of a card's 132 multiprocessors
 // at work. Split-K makes products of their own of parts of K, each with blocks of its own, and adds them up
@@ -20,9 +22,10 @@
 // all, of which a power of two along y.
 constexpr int SUM_THREADS = 256;
 
-template <typename T>
+template <typename Out, typename T>
 __global__ void __launch_bounds__(SUM_THREADS)
-split_k_sum(T* out, const T* partial, const T* bias, long long size, long long parts, long long columns) {
+split_k_sum(Out* out, const T* partial, const Out* bias, bool relu, long long size, long long parts,
+            long long channels, long long plane) {
     __shared__ T sums[SUM_THREADS];
     const long long number = global_thread_index();
     T sum = 0;
@@ -37,5 +40,7 @@ split_k_sum(T* out, const T* partial, const T* bias, long long size, long long p
         if (threadIdx.y < half) sum += *mine;
         __syncthreads();  // and have been read
     }
-    if (threadIdx.y == 0 && number < size) out[number] = bias ? sum + bias[number % columns] : sum;
+    if (threadIdx.y > 0 || number >= size) return;
+    if (bias) sum += T(bias[number / plane % channels]);
+    out[number] = Out(relu_if(relu, sum));
 }

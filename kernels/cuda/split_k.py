@@ -1,6 +1,7 @@
 """Launches ``split_k.cu``: matrix products of a long K and few outputs, on a card or on the simulator.
 
-Arrays are those of ``matmul.py``: out (..., M, N) = a (..., M, K) @ b (..., K, N).
+Arrays are those of ``matmul.py``: out (..., M, N) = a (..., M, K) @ b (..., K, N); products with a vector may
+be of float16 or bfloat16, too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..launch import CudaKernel, blocks
-from ..source import CudaSource
+from ..launch import CudaKernel, blocks, strided
+from ..source import CudaSource, computed_dtype, type_of_dtype
 from . import workspace
 from .elementwise import add_bias
 from .gemv import gemv
@@ -24,7 +25,13 @@ PART = 256  # the shortest part of K that is worth a block of its own
 VECTOR_PART = 4096  # the same for a product with a vector, which does far less for each k
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_sum = CudaKernel(_source, "split_k_sum<T>")
+_sums = {
+    "float": CudaKernel(_source, "split_k_sum<float, float>"),
+    "double": CudaKernel(_source, "split_k_sum<double, double>"),
+    "__half": CudaKernel(_source, "split_k_sum<__half, float>"),
+    "__nv_bfloat16": CudaKernel(_source, "split_k_sum<__nv_bfloat16, float>"),
+}
+_sums["unsigned short"] = _sums["__nv_bfloat16"]  # its bits
 
 
 def split_k(out: Any, a: Any, b: Any, bias: Any = None) -> None:
@@ -35,6 +42,7 @@ def split_k(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     """
     *batch, M, N = out.shape
     K = a.shape[-1]
+    run: Any
     if 1 in (M, N):
         run = gemv
     elif suits(out.dtype, M, N):
@@ -43,21 +51,28 @@ def split_k(out: Any, a: Any, b: Any, bias: Any = None) -> None:
         run = vectorized if fills_tiles(M, N) else tiled
     parts = parts_of(out.dtype, math.prod(batch), M, N, K)
     if parts < 2:
-        if run is warp_tile:
-            return warp_tile(out, a, b, bias=bias)
+        if run in (warp_tile, gemv):
+            return run(out, a, b, bias=bias)
         run(out, a, b)
         return add_bias(out, bias)
     part = blocks(blocks(K, parts), TILE) * TILE  # begins with a whole vector
-    partial = workspace(out, (blocks(K, part), *out.shape))
+    partial = workspace(out, (blocks(K, part), *out.shape), computed_dtype(out.dtype))
     run(partial, a, b, part)
     add_up(out, partial, bias)
 
 
-def add_up(out: Any, partial: Any, bias: Any = None) -> None:
-    """out = the sum of the parts, which are the first dimension of ``partial``, plus ``bias`` (N,)."""
+def add_up(
+    out: Any, partial: Any, bias: Any = None, relu: bool = False, channels: int | None = None, plane: int = 1
+) -> None:
+    """out = the sum of the parts, the first dimension of ``partial``, plus ``bias``, and through ReLU if so.
+
+    The bias is one for each of ``channels``, of ``plane`` elements side by side: by default for each column.
+    """
     size, parts = out.size, len(partial)
     grid, block = _sum_geometry(size, parts)
-    _sum.launch(grid, block, (out, partial, bias, size, parts, out.shape[-1]))
+    channels = out.shape[-1] if channels is None else channels
+    arguments = (strided(out), partial, bias, relu, size, parts, channels, plane)
+    _sums[type_of_dtype(out.dtype)].launch(grid, block, arguments)
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,7 @@
 // for each, in float32. The kernels that use it bring what starts the copies of the factors' tiles.
 //
 // A block walks along K in steps of CHUNKS chunks of 16 bytes: 16 floats, or 32 elements of 16 bits. STAGES
-// pairs of tiles lie in shared memory: while the block multiplies one, the next are on their way. One barrier
+// pairs of tiles, 3 or more where the tiling says so, lie in shared memory: while the block multiplies one, the next are on their way. One barrier
 // a step is enough, before the step's last products, whose fragments are in registers by then: behind it
 // everybody's part of the next step's tiles is there, and everybody has read this step's, whose place the copies
 // of the next step fill. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for an
@@ -27,7 +27,6 @@
 #include "tensor_core.cuh"
 
 constexpr int CHUNK_BYTES = 16, CHUNKS = 4;  // a step along K
-constexpr int STAGES = 3;                    // pairs of tiles in shared memory
 constexpr int GROUP = 4;                     // fragments of 8 columns: what is multiplied while the next are loaded
 
 template <typename T>
@@ -37,8 +36,9 @@ constexpr int STEP = CHUNKS * PER_CHUNK<T>;  // along K
 
 // How a block is divided: two warps side by side, but 4 where a tile has 32 rows. A warp has GROUPS of 32 columns, side
 // by side; or an odd number of them, in turn with the others' (a load's first chunk must be a multiple of 4: AcrossK).
-template <int TILE_M_, int TILE_N_>
+template <int TILE_M_, int TILE_N_, int STAGES_ = 3>
 struct TensorCoreTiling {
+    static constexpr int STAGES = STAGES_;  // pairs of tiles in shared memory
     static constexpr int TILE_M = TILE_M_, TILE_N = TILE_N_, WARPS = TILE_M * TILE_N > 128 * 128 ? 8 : 4;
     static constexpr int WARPS_N = TILE_M == 32 ? WARPS : 2, WARPS_M = WARPS / WARPS_N;
     static constexpr int WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;
@@ -189,6 +189,7 @@ struct Part {
 template <typename T, typename Tiling, typename A, typename B, typename Start>
 __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, int steps,
                                                AsyncCopies& copies, Start&& start) {
+    constexpr int STAGES = Tiling::STAGES;
     constexpr int ROWS = Tiling::WARP_M / 16, GROUPS = Tiling::GROUPS;      // of an mma step
     constexpr int PARTS = GROUPS * ROWS;                                     // of a step's copies
     constexpr int AHEAD = Tiling::WARP_M * Tiling::WARP_N > 64 * 64 ? 1 : GROUPS;  // groups that are loaded

@@ -181,6 +181,8 @@ def _has_long_K(a: Any, b: Any) -> bool:
     """Whether K is so long, and the output so small, that its multiply-adds are worth splitting."""
     if a.shape[-1] < 2 * cuda.split_k.PART:  # most products: answered without their batch
         return False
+    if a.dtype.itemsize == 2 and not _has_a_vector(a, b):
+        return False
     return cuda.split_k.parts_of(a.dtype, _batches(a, b), a.shape[-2], b.shape[-1], a.shape[-1]) > 1
 
 
@@ -227,14 +229,19 @@ _register_cuda(cuda.matmul.tiled, "tiled", None)
 _register_cuda(cuda.matmul.register_tile, "register_tile", _fills_tiles)
 _register_cuda(cuda.matmul.vectorized, "vectorized", _fills_tiles)
 _register_cuda(cuda.matmul_warp_tile.warp_tile, "warp_tile", _suits_warp_tiles, adds_bias=True)
-_register_cuda(cuda.gemv.gemv, "gemv", _has_a_vector)
-_register_cuda(cuda.split_k.split_k, "split_k", _has_long_K, adds_bias=True)
+# Memory bounds a product with a vector, whatever multiplies: it is no task for tensor cores.
+_OF_VECTORS = "f4 f8 f2 bf16"
+_register_cuda(cuda.gemv.gemv, "gemv", _has_a_vector, _OF_VECTORS, adds_bias=True)
+_register_cuda(cuda.split_k.split_k, "split_k", _has_long_K, _OF_VECTORS, adds_bias=True)
 
 
 def _suits_tensor_cores(a: Any, b: Any) -> bool:
+    if _has_a_vector(a, b):
+        return False
     if a.dtype == FLOAT32:
-        rounds = get_float32_matmul_precision() != "highest"
-        if not rounds or _has_a_vector(a, b) or _has_long_K(a, b):
+        if get_float32_matmul_precision() == "highest":
+            return False
+        if _has_long_K(a, b) and not _suits_warp_tiles(a, b):  # most of a tile would hang over
             return False
     return cuda.matmul_tensor_core.is_supported(a)
 
@@ -253,18 +260,18 @@ def _suits_wgmma(a: Any, b: Any) -> bool:
     return cuda.matmul_wgmma.fills_tiles(a.shape[-2], b.shape[-1]) and cuda.matmul_wgmma.is_supported(a)
 
 
-# On an H200 wgmma comes to what cuBLAS does, and mma.sync to half of that (a product of 4096 in bfloat16: 177
-# us and 348, in TF32 357 and 843). So it is ahead where at least half of its tiles' sums are wanted. Of a K
-# that does not fill the ring of tiles once no product has been timed.
-LEAST_SHARE_OF_WGMMA = 0.5
+# Of a K that does not fill wgmma's ring of tiles once no product has been timed.
 LEAST_BYTES_OF_K = 512
 
 
 def _prefers_wgmma(a: Any, b: Any) -> bool:
+    """Whether wgmma is estimated to take less time: it makes tiles at twice the rate of mma.sync, but large
+    ones alone, and of all of K."""
     (M, K), N = a.shape[-2:], b.shape[-1]
     if K * a.itemsize < LEAST_BYTES_OF_K:
         return False
-    return cuda.matmul_wgmma.share_at_work(a, _batches(a, b), M, N) >= LEAST_SHARE_OF_WGMMA
+    sizes = _batches(a, b), M, N, K * a.itemsize
+    return cuda.matmul_wgmma.estimated_time(a, *sizes) < cuda.matmul_tensor_core.estimated_time(*sizes)
 
 
 _register_cuda(

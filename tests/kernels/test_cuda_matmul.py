@@ -266,6 +266,60 @@ def test_gemv_with_nan_and_infinity(backend):
         assert np.array_equal(backend.get(out), expected, equal_nan=True)
 
 
+# ---- vectors of 16 bits ------------------------------------------------------------------------------------
+
+
+def check_halves(backend, run, a, b, bias=None):
+    """``run`` gives a @ b + bias, with sums in float32 that are rounded once."""
+    out = backend.put(np.full((*a.shape[:-1], b.shape[-1]), np.nan, a.dtype))
+    extra = {} if bias is None else {"bias": backend.put(bias)}
+    run(out, backend.put_strided(a), backend.put_strided(b), **extra)
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    expected, magnitude = wide_a @ wide_b, abs(wide_a) @ abs(wide_b)
+    if bias is not None:
+        expected, magnitude = expected + bias.astype(np.float64), magnitude + abs(bias.astype(np.float64))
+    epsilon, smallest = (2.0**-11, 2.0**-25) if a.dtype == np.float16 else (2.0**-8, 0)
+    bound = (a.shape[-1] + 2) * 2.0**-24 * magnitude + epsilon * abs(expected) + smallest
+    assert (abs(backend.get(out).astype(np.float64) - expected) <= bound * 1.001).all()
+
+
+@pytest.mark.parametrize("run", [gemv.gemv, split_k.split_k])
+@pytest.mark.parametrize("sizes", [*VECTORS, (40, 72), (9, 2 * split_k.VECTOR_PART + 8)])
+def test_halves_times_vectors(backend, run, half, sizes):
+    M, K = sizes
+    matrix, vector = normal(M, K, dtype=np.float32).astype(half), normal(K, seed=1).astype(half)
+    for a in (matrix, matrix.T.copy().T):
+        check_halves(backend, run, a, vector[:, None], normal(1, seed=2).astype(half))
+        check_halves(backend, run, vector[None], a.T, normal(M, seed=2).astype(half))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_gemv_reads_halves_of_any_strides_in_place(backend, half, view):
+    matrix = VIEWS[view](normal(40, 72).astype(half))
+    vectors = normal(4, 72, seed=1).astype(half)
+    for vector in (vectors[1], vectors[2, ::-1], vectors.T.copy()[:, 3]):
+        check_halves(backend, gemv.gemv, matrix, vector[:, None])
+        check_halves(backend, gemv.gemv, vector[None], matrix.T)
+
+
+def test_gemv_of_halves_in_batches(backend, half):
+    a, b = normal(3, 2, 1, 40).astype(half), normal(3, 2, 40, 34, seed=1).astype(half)
+    check_halves(backend, gemv.gemv, a, b, normal(34, seed=2).astype(half))
+    check_halves(backend, gemv.gemv, b, normal(3, 2, 34, 1).astype(half), normal(1, seed=2).astype(half))
+    for M, N, K in ((1, 4, 0), (3, 1, 0), (1, 0, 5), (0, 1, 5)):
+        check_halves(backend, gemv.gemv, *(np.ones(shape, half) for shape in ((M, K), (K, N))))
+
+
+def test_gemv_of_halves_with_nan_and_infinity(backend, half):
+    a, b = np.ones((33, 40), half), np.ones((40, 1), half)
+    a[2, 5], a[7, 39], a[32, 0] = np.nan, np.inf, -np.inf
+    for matrix in (a, a.T.copy().T):
+        out = backend.put(np.full((33, 1), 77, half))
+        gemv.gemv(out, backend.put_strided(matrix), backend.put(b))
+        found = backend.get(out).astype(np.float32)
+        assert np.array_equal(found, a.astype(np.float32).sum(1, keepdims=True), equal_nan=True)
+
+
 # ---- a long K ----------------------------------------------------------------------------------------------
 
 
@@ -295,11 +349,21 @@ def test_parts_are_added_up(backend, parts, size):
     assert np.allclose(backend.get(out), partial.sum(0), rtol=0, atol=1e-13 * parts)
 
 
+def test_parts_of_channels_are_added_up(backend, half):
+    """Images of 3 channels, plus a bias of each, through ReLU, and rounded once."""
+    partial, bias = normal(5, 2, 3, 7, dtype=np.float32), normal(3, seed=1).astype(half)
+    out = backend.put(np.full((2, 3, 7), np.nan, half))
+    split_k.add_up(out, backend.put(partial), backend.put(bias), relu=True, channels=3, plane=7)
+    sums = partial.astype(np.float64).sum(0) + bias.astype(np.float64)[:, None]
+    found = backend.get(out).astype(np.float64)
+    assert np.allclose(found, np.maximum(sums, 0), rtol=2.0**-8, atol=1e-6)
+
+
 def test_split_k_launches_a_product_of_parts_and_their_sum(backend, launched):
     check(backend, split_k.split_k, normal(33, LONG + 4), normal(LONG + 4, 34, seed=1))
-    assert launched == ["matmul_vectorized<T, 4>", "split_k_sum<T>"]
+    assert launched == ["matmul_vectorized<T, 4>", "split_k_sum<double, double>"]
     check(backend, split_k.split_k, normal(7, LONG, dtype=np.float32), normal(LONG, 8, dtype=np.float32))
-    assert launched[2:] == ["matmul_tiled<T>", "split_k_sum<T>"]
+    assert launched[2:] == ["matmul_tiled<T>", "split_k_sum<float, float>"]
 
 
 # ---- a bias ------------------------------------------------------------------------------------------------
@@ -332,7 +396,9 @@ def test_split_k_adds_a_bias(backend, dtype, launched):
     for (M, N, K), launches in (
         ((33, 34, 64 * split_k.PART), 2 + 2),
         ((33, 34, 40), 1 + (1 if dtype == np.float32 else 2)),
-        ((1, 34, 40), 1 + 2),
+        ((1, 34, 40), 1 + 1),
+        ((1, 34, 2 * split_k.VECTOR_PART), 2 + 2),
+        ((33, 1, 40), 1 + 1),
     ):
         a, b = normal(M, K, dtype=dtype), normal(K, N, dtype=dtype, seed=1)
         del launched[:]

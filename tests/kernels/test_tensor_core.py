@@ -1,5 +1,7 @@
 """Asynchronous copies and tensor cores: the simulator's twins of the instructions, and the matmul on them."""
 
+import functools
+import itertools
 import re
 
 import numpy as np
@@ -340,16 +342,16 @@ def factors(name, a, b):
     return a, b
 
 
-def check_product(name, a, b, batch=(), place=None, tile=None):
+def check_product(name, a, b, batch=(), place=None, tile=None, parts=1):
     """The kernel's ``a @ b``, after comparing it with the float64 product of the same factors."""
     out = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
     left, right = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
     if place is None:
-        matmul_tensor_core.tensor_core(out, left, right, tile=tile)
+        matmul_tensor_core.tensor_core(out, left, right, tile=tile, parts=parts)
     else:
         placed = place.put(out)
         left, right = place.put_strided(left), place.put_strided(right)
-        matmul_tensor_core.tensor_core(placed, left, right, tile=tile)
+        matmul_tensor_core.tensor_core(placed, left, right, tile=tile, parts=parts)
         out = place.get(placed)
     wide_a, wide_b, got = (widened(x) if name == "bf16" else x for x in (a, b, out))
     wide_a, wide_b = wide_a.astype(np.float64), wide_b.astype(np.float64)
@@ -380,14 +382,84 @@ def test_tiles_of_every_size_give_the_same_bits(place, name, size, rng):
     assert len({check_product(name, a, b, place=place, tile=tile).tobytes() for tile in TILES}) == 1
 
 
-def test_products_that_fill_a_card_have_large_tiles():
-    """By what a card would be given: on the simulator they would take minutes."""
-    small, large, wide = TILES
-    tile_of = matmul_tensor_core.tile_of
-    assert tile_of(1, 128, 65536) == tile_of(1, 1024, 1024) == small
-    assert tile_of(1, 300, 65536) == tile_of(200, 250, 100) == large
-    assert tile_of(1, 4096, 4096) == large  # 4 waves, not 3 that make half as much more each
-    assert tile_of(1, 8192, 8192) == wide
+def test_plans():
+    """By what a card would be given: on the simulator they would take minutes. Large tiles where these fill a
+    card; small ones, and parts of K, where tiles are few."""
+    half, small, large, wide = TILES
+
+    def plan(M, K, N, batches=1, largest=wide):
+        steps = -(-K * 2 // matmul_tensor_core.STEP_BYTES)
+        _, parts, tile = matmul_tensor_core.plan(batches, M, N, steps, largest)
+        return tile, parts
+
+    assert plan(4096, 4096, 4096) == (large, 1)  # 4 waves, not 3 that make half as much more each
+    assert plan(8192, 8192, 8192) == (wide, 1)
+    assert plan(8192, 8192, 8192, largest=large) == (large, 1)
+    assert plan(250, 100, 256, batches=132) == (large, 1)
+    assert plan(128, 512, 65536) == plan(384, 64, 65536) == (small, 1)
+    assert plan(1024, 1024, 1024) == plan(5, 7, 3) == plan(5, 0, 3) == (half, 1)
+    assert plan(768, 8192, 768)[0] == small and 100 < 36 * plan(768, 8192, 768)[1] <= 264
+    assert plan(32, 4096, 4096)[1] > 1
+    assert plan(0, 64, 64) == plan(64, 1024, 64, batches=0) == (half, 1)
+
+
+IN_PARTS = list(itertools.product(TILES[:2], (2, 5)))
+
+
+@pytest.mark.parametrize(("tile", "parts"), IN_PARTS, ids=str)
+@pytest.mark.parametrize(
+    "size", [(1, 2, 33), (70, 133, 200), (129, 40, 353), (40, 24, 0), (0, 5, 90)], ids=str
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_in_parts(place, name, size, tile, parts, rng):
+    """In all layouts, and with a bias; of every order of threads the same bits."""
+    M, N, K = size
+    a, b = factors(name, rng.standard_normal((M, K)), rng.standard_normal((K, N)))
+    lefts, rights = (a, np.asfortranarray(a)), (b, np.asfortranarray(b))
+    layouts = [(left, right) for left in lefts for right in rights]
+    run = functools.partial(check_product, name, place=place, tile=tile, parts=parts)
+    assert len({run(left, right).tobytes() for left, right in layouts}) == 1
+    with sim.seed(3):
+        assert run(a, b).tobytes() == run(*layouts[-1]).tobytes()
+
+
+@pytest.mark.parametrize(("tile", "parts"), IN_PARTS, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_in_parts_with_a_bias(place, name, tile, parts, rng):
+    """Of small whole numbers, so that no sum is rounded; in batches that share a factor."""
+    a, b = factors(name, rng.integers(-2, 3, (3, 20, 168)), rng.integers(-2, 3, (168, 137)))
+    bias, _ = factors(name, rng.integers(-9, 10, 137), np.zeros(1))
+    out = place.put(np.empty((3, 20, 137), a.dtype))
+    right = np.broadcast_to(b, (3, *b.shape))
+    arguments = place.put(a), place.put_strided(right), place.put(bias), tile, parts
+    with sim.profile() as launches:
+        matmul_tensor_core.tensor_core(out, *arguments)
+    assert not launches or launches[-1].kernel.startswith("split_k_sum<")
+    got, *wide = (widened(x) if name == "bf16" else x for x in (place.get(out), a, b, bias))
+    wide_a, wide_b, wide_bias = (x.astype(np.float64) for x in wide)
+    rounded, _ = factors(name, wide_a @ wide_b + wide_bias, np.zeros(1))
+    np.testing.assert_array_equal(got, widened(rounded) if name == "bf16" else rounded)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_plan_cuts_a_long_K(name, rng):
+    """Bit for bit as the same tile and parts do when asked for."""
+    a, b = factors(name, rng.standard_normal((20, 1200)), rng.standard_normal((1200, 40)))
+    steps = -(-1200 * a.itemsize // matmul_tensor_core.STEP_BYTES)
+    _, parts, tile = matmul_tensor_core.plan(1, 20, 40, steps)
+    assert parts > 1
+    bits = check_product(name, a, b).tobytes()
+    assert check_product(name, a, b, tile=tile, parts=parts).tobytes() == bits
+
+
+def test_nan_and_infinity_in_parts_stay_in_their_rows(place, rng):
+    a, b = factors("f16", rng.standard_normal((20, 200)), np.ones((200, 5)))
+    a[3, 7], a[4, 199], a[5, 1], a[5, 198] = np.nan, np.inf, np.inf, -np.inf
+    out = place.put(np.empty((20, 5), np.float16))
+    matmul_tensor_core.tensor_core(out, place.put(a), place.put(b), None, TILES[0], 3)
+    out = place.get(out)
+    assert np.isnan(out[[3, 5]]).all() and np.isposinf(out[4]).all()
+    assert np.isfinite(np.delete(out, [3, 4, 5], axis=0)).all()
 
 
 @pytest.mark.parametrize("tile", TILES, ids=str)
