@@ -53,8 +53,14 @@ def cases(small: bool, device: str) -> Iterator[Case]:
             (1, 1 << 20, 1),
         ]
     yield from matmuls(products, device)
-    yield from tensor_core_matmuls((48,) if small else (512, 1024, 2048), device, all_formats=False)
-    yield from tensor_core_matmuls((40,) if small else (4096, 8192), device)
+    squares = [(n, n, n) for n in ((48,) if small else (512, 1024, 2048))]
+    # A layer of a transformer for one row and for 128, and its weight's gradient.
+    rows_by_layer = [(1, 40, 36), (24, 600, 40)] if small else [(1, 4096, 4096), (128, 4096, 4096)]
+    yield from tensor_core_matmuls(squares + rows_by_layer, device, ("a @ b.T",))
+    of_weight = [(40, 640, 48)] if small else [(768, 8192, 768)]
+    yield from tensor_core_matmuls(of_weight, device, ("a.T @ b",))
+    squares = [(n, n, n) for n in ((40,) if small else (4096, 8192))]
+    yield from tensor_core_matmuls(squares, device, ("a @ b.T", "a @ b"), all_formats=True)
     yield from linear_layers(*(36, 20, 40) if small else (8192, 1024, 4096), device)
     # (N, C, O, H = W, kernel, stride, padding, groups)
     layers = [(2, 17, 18, 6, 3, 1, 1, 1), (2, 4, 8, 7, 3, 2, 1, 4)]

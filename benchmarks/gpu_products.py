@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import Any
 
@@ -46,29 +46,37 @@ def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
             )
 
 
-def tensor_core_matmuls(sizes: tuple[int, ...], device: str, all_formats: bool = True) -> Iterator[Case]:
-    """Square products on tensor cores, by every rung of the device: of rows by rows and of rows by columns,
-    in all formats, or, to find the size from which on a rung is ahead, of rows by rows in bfloat16."""
+# By name: a product of matrices, and the shapes of the factors of one of (M, K) and (K, N).
+PRODUCTS: dict[str, tuple[Callable[..., Any], Callable[[int, int, int], tuple[Shape, Shape]]]] = {
+    "a @ b.T": (lambda a, b: a @ b.T, lambda M, K, N: ((M, K), (N, K))),
+    "a @ b": (lambda a, b: a @ b, lambda M, K, N: ((M, K), (K, N))),
+    "a.T @ b": (lambda a, b: a.T @ b, lambda M, K, N: ((K, M), (K, N))),
+}
+
+
+def tensor_core_matmuls(
+    sizes: Iterable[tuple[int, int, int]], device: str, products: tuple[str, ...], all_formats: bool = False
+) -> Iterator[Case]:
+    """Some of :data:`PRODUCTS`, of (M, K, N), by every rung of the device on tensor cores, or with a vector
+    by the one for vectors; in bfloat16 or in all formats."""
     modules = {"tensor_core": cuda.matmul_tensor_core, "wgmma": cuda.matmul_wgmma}
     there = mg.device(device).xp.empty(0, np.float32)
     rungs = [rung for rung, module in modules.items() if module.is_supported(there)]
     formats = {"float16": 2, "tf32": 4} if all_formats else {}
     if BFLOAT16:
         formats["bfloat16"] = 2
-    calls = {"a @ b.T": lambda a, b: a @ b.T}
-    if all_formats:
-        calls["a @ b"] = lambda a, b: a @ b
-    for n in sizes:
+    for M, K, N in sizes:
         for format, itemsize in formats.items():
-            for (name, call), rung in itertools.product(calls.items(), rungs):
+            for name, rung in itertools.product(products, ["gemv"] if 1 in (M, N) else rungs):
+                call, shapes_of = PRODUCTS[name]
                 yield Case(
                     f"matmul {format}, {rung}",
-                    f"{n}x{n}x{n}, {name}",
-                    ((n, n), (n, n)),
+                    f"{M}x{K}x{N}, {name}",
+                    shapes_of(M, K, N),
                     call,
                     lambda torch, a, b, call=call: call(a, b),
-                    2.0 * n**3,
-                    3.0 * itemsize * n * n,
+                    2.0 * M * N * K,
+                    float(itemsize * (M * K + K * N + M * N)),
                     ("matmul",),
                     rung,
                     format=format,

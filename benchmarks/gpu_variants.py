@@ -70,13 +70,35 @@ def instead(path: str, line: str, now: str, *others: str, of: str = "") -> dict[
     return {of + other: ((path, line % now, line % other),) for other in others}
 
 
-PRODUCTS, BATCH_NORM = "kernels/cuda/matmul_tensor_core.py", "kernels/cuda/batch_norm_cluster"
+PRODUCTS, BATCH_NORM = "kernels/cuda/matmul_tensor_core", "kernels/cuda/batch_norm_cluster"
+FEW_TILES = r"^matmul bfloat16, tensor_core (48|24|40x640|512|1024|128|768)"
 CONVOLUTIONS, STRIPS = "kernels/cuda/conv2d_tensor_core.cu", "kernels/cuda/conv2d_strips.py"
 QUESTIONS = [
     Question(
         "mma.sync, product: how much faster (1.1) tiles of 256 x 192 are than those of 256 x 128",
         r"^matmul \w+, tensor_core (40|4096|8192)x",
-        instead(PRODUCTS, "WIDE_RATE = %s ", "1.1", "0.1", "9"),
+        instead(f"{PRODUCTS}.py", "WIDE_RATE = %s ", "1.1", "0.1", "9"),
+    ),
+    Question(
+        "mma.sync, product of few tiles: KB of tiles on their way to a block (64)",
+        FEW_TILES,
+        {
+            size: (
+                (f"{PRODUCTS}.cu", "RING = 64 * 1024", f"RING = {size} * 1024"),
+                (f"{PRODUCTS}.py", "RING_BYTES = 64 * 1024", f"RING_BYTES = {size} * 1024"),
+            )
+            for size in ("32", "96")
+        },
+    ),
+    Question(
+        "mma.sync, product of few tiles: microseconds of a step of 64 x 128 (0.26)",
+        FEW_TILES,
+        instead(f"{PRODUCTS}.py", "HALF: %s,", "0.26", "0.18", "9"),
+    ),
+    Question(
+        "mma.sync, product of few tiles: microseconds that to add up parts of K takes besides (5)",
+        FEW_TILES,
+        instead("kernels/cuda/matmul_parts.py", "SECOND_PASS_RATE = %s,", "5.0", "2.5", "1e9"),
     ),
     Question(
         "mma.sync, convolution: pixels on their way to shared memory stay in L1, too (true)",
