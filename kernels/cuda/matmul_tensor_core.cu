@@ -5,8 +5,8 @@
 // In each of a and b either the elements along K are neighbours or, in 16 bits, those along M or N. Their number is
 // a multiple of 16 bytes, or zeros follow up to there; rows, lines and matrices are multiples of 16 bytes apart (the
 // stride of the batch may be 0). out is C-contiguous. K = 0 gives zeros. The sums are float32, and so is out for
-// floats; their factors are rounded to TF32, 10 bits of mantissa. __half and __nv_bfloat16 come out as they go in. K may
-// be cut into parts: partial is (parts, batches, M, N), for split_k.cu to add up.
+// floats; their factors are rounded to TF32, 10 bits of mantissa. __half and __nv_bfloat16 come out as they go in. K
+// may be cut into parts: partial is (parts, batches, M, N), for split_k.cu to add up.
 //
 //   matmul_tensor_core   products by mma, operands by ldmatrix, from tiles that cp.async brings ahead
 //
@@ -30,8 +30,9 @@
 //
 // Products of few tiles leave multiprocessors idle: 768 x 768 has 36 of 128 x 128, for 132. So there are tiles of half
 // that size, and the blocks share out K. A block that is alone on a multiprocessor waits for memory: with three pairs
-// of tiles a copy has a step and a half, and on an H200 a step of 128 x 128 took 790 cycles, 0.45 us, where its products
-// take 387 (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence more pairs, as many as fit 64 KB.
+// of tiles a copy has a step and a half, and on an H200 a step of 128 x 128 took 0.45 us, its products half of that
+// (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence more pairs, as many as fit 64 KB. By the cycles
+// between instructions, a step of 64 x 128 takes a warp 226 for 32 mma in 16 bits, 311 in TF32.
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 
@@ -54,8 +55,8 @@ struct TensorCoreShape {
     int parts;
 };
 
-// What a block makes: a tile, of which product of the batch, from where on along K, and the how-manyeth of all products
-// of parts that is.
+// What a block makes: a tile, of which product of the batch, from where on along K, and which of all products that is,
+// those of every part being products of their own.
 struct Task {
     TilePlace place;
     long long batch, first_k, number;
