@@ -1,8 +1,9 @@
-"""Writing into a tensor: ``x[index] = value``, ``x += y``, and the methods whose names end in an underscore.
+"""Changes in place: ``x[index] = value``, ``x += y``, and the methods whose names end in an underscore.
 
-Outside the graph a write is only a write. Inside it, the tensor becomes the output of the op that made its
-new value; where that would leave something behind that the graph still needs as it was, the write is refused
-before it happens, or noted, so that the walk back finds out.
+Where no gradient is involved, the values are overwritten and that is all. Otherwise the tensor becomes the
+output of the op that computed its new value. If that would change a value that another tensor or the graph
+still needs, the change is refused before it happens; or it is noted (:func:`minigrad.graph.mark_written`),
+and ``backward()`` raises if it comes to need the old value.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _WRITING: dict[Any, tuple] = {
     elementwise.mul: (elementwise.mul, _writing(np.multiply)),
     elementwise.div: (get_op("div"), _writing(np.divide)),
 }
-"""For each arithmetic op the one that holds its kernels, and what writes small results over an input."""
+"""For each arithmetic function the op that has its kernels, and a NumPy function that takes ``out``."""
 
 
 def _need_gradient(operands: tuple) -> bool:
@@ -79,7 +80,7 @@ class InPlace(Variable):
     _retained: Any = None  # the number of the node whose gradient retain_grad() keeps
 
     def _check_writable(self, name: str, *operands: Any) -> None:
-        """Refuse a write that would go wrong, before anything has been changed."""
+        """Raise if the change would go wrong: read-only memory, or values that the graph needs."""
         if not getattr(self._array.flags, "writeable", True):  # CuPy knows no read-only arrays
             raise ValueError(
                 f"{name}: the tensor's memory is read-only (a broadcast view, or a read-only array)"
@@ -98,7 +99,7 @@ class InPlace(Variable):
             )
 
     def _adopt(self: Any, result: Tensor) -> Tensor:
-        """Become ``result``, whose value is in this tensor's memory already."""
+        """Take the place of ``result`` in the graph; its value has been written to this tensor's memory."""
         mark_written(self)
         if result._node is not None:
             self._node = result._node
@@ -120,8 +121,8 @@ class InPlace(Variable):
             run(self._array, self._array, *others)
             mark_written(self)
             return self
-        # The op is given a stand-in: if its gradient needs the value before the write, the stand-in keeps a
-        # copy of that; and the graph must not hold on to this tensor, which will hold on to the graph.
+        # The op is applied to a second variable with this memory. If a gradient rule needs the old value, it
+        # becomes a copy; and the node cannot refer to this tensor, which will refer to the node: a cycle.
         before = wrap(self._array, self.device)
         before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
         result = op(before, *(before if operand is self else operand for operand in operands))
@@ -147,8 +148,11 @@ class InPlace(Variable):
         return self._adopt(result)
 
     def _can_write_over(self: Any, operands: tuple) -> bool:
-        """Whether the result may go straight to this tensor's memory: no graph needs the value before, and
-        no operand shows a part of that memory or would change the result's dtype or shape."""
+        """Whether a kernel may write the result straight into this tensor's memory.
+
+        Not if the graph needs the old value, an operand overlaps that memory, or the result would have
+        another dtype or shape.
+        """
         array = self._array
         if self.device is not cpu or array.dtype.kind != "f" or not array.flags.c_contiguous:
             return False
@@ -203,7 +207,7 @@ class InPlace(Variable):
     __ipow__ = pow_
 
     def _become(self: Any, view: Callable, *arguments: Any) -> Tensor:
-        """``self = view(self, *arguments)``, which shows the same memory: no element is written."""
+        """``self = view(self, *arguments)``: another shape of the same memory; no element is written."""
         self._check_writable(f"{view.__name__}_")
         before = wrap(self._array, self.device)
         before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
@@ -280,11 +284,7 @@ class InPlace(Variable):
     sqrt_, rsqrt_, square_ = _unary(elementwise.sqrt), _unary(elementwise.rsqrt), _unary(elementwise.square)
     sin_, cos_, reciprocal_ = _unary(elementwise.sin), _unary(elementwise.cos), _unary(elementwise.reciprocal)
     floor_, ceil_, round_ = _unary(elementwise.floor), _unary(elementwise.ceil), _unary(elementwise.round)
-    sigmoid_, tanh_ = _unary(activation.sigmoid), _unary(activation.tanh)
-
-    def relu_(self) -> Tensor:
-        """self = relu(self)"""
-        return self._in_place(activation.relu)
+    sigmoid_, tanh_, relu_ = _unary(activation.sigmoid), _unary(activation.tanh), _unary(activation.relu)
 
     def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
         """self = clamp(self, min, max)"""

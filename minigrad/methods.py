@@ -106,30 +106,8 @@ class Methods(InPlace):
         shape.ravel,
     )
 
-    def square(self) -> Tensor:
-        """Each element squared."""
-        return elementwise.square(self)
-
-    def sign(self) -> Tensor:
-        """-1, 0 or 1 by the sign of each element."""
-        return elementwise.sign(self)
-
-    def isnan(self) -> Tensor:
-        """Whether each element is NaN."""
-        return elementwise.isnan(self)
-
-    def isinf(self) -> Tensor:
-        """Whether each element is infinite."""
-        return elementwise.isinf(self)
-
-    def isfinite(self) -> Tensor:
-        """Whether each element is neither infinite nor NaN."""
-        return elementwise.isfinite(self)
-
-    def logical_not(self) -> Tensor:
-        """Whether each element is zero."""
-        return elementwise.logical_not(self)
-
+    square, sign, logical_not = elementwise.square, elementwise.sign, elementwise.logical_not
+    isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
     negative, absolute, multiply, divide, subtract, floor_divide = (
         elementwise.neg,
         elementwise.abs,

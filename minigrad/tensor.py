@@ -1,7 +1,9 @@
-"""The tensor: an array on a device, with arithmetic, methods and a gradient.
+"""The class :class:`Tensor`: an array on a device, with operators, methods and a gradient.
 
-The graph behind it is in :mod:`minigrad.autograd`; what each operation computes, and its gradient, in
-:mod:`minigrad.ops`. Here is only the object that users hold.
+Its base classes are layers of one object: :class:`~minigrad.graph.Variable` (the array and its place in the
+graph), :mod:`minigrad.operators` (``+``, ``@``), :mod:`minigrad.inplace` (``add_``), :mod:`minigrad.methods`
+(functions of PyTorch as methods) and :mod:`minigrad.conversions` (``to``). What an operation computes, and
+its gradient, is in :mod:`minigrad.ops`; ``backward`` is in :mod:`minigrad.autograd`.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ _next_handle = itertools.count().__next__
 class Tensor(Operators, Methods, Conversions):
     """A multi-dimensional array that takes part in automatic differentiation.
 
-    Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like. ``Tensor(data)`` makes one of the
-    default dtype, and ``Tensor(2, 3)`` one of these sizes, whose elements are whatever the memory held.
+    Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like. ``Tensor(data)`` has the default
+    dtype; ``Tensor(2, 3)`` has this shape, and is not initialised.
 
     Attributes:
         requires_grad: whether gradients flow to it.

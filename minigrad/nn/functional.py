@@ -24,7 +24,6 @@ from minigrad.ops import dropout as _dropout
 from minigrad.ops.activation import gelu, glu, hardshrink, prelu, sigmoid, softshrink, softsign, tanh
 from minigrad.ops.adaptive_max_pool import adaptive_max_pool2d, max_unpool2d
 from minigrad.ops.attention import scaled_dot_product_attention
-from minigrad.ops.bags import embedding_bag
 from minigrad.ops.conv import conv2d, conv_transpose2d
 from minigrad.ops.conv_pooled import conv2d_pooled
 from minigrad.ops.conv_relu import conv2d_relu
@@ -32,6 +31,7 @@ from minigrad.ops.cross_entropy import cross_entropy, nll_loss
 from minigrad.ops.ctc_loss import ctc_loss
 from minigrad.ops.distance import cosine_similarity, pairwise_distance
 from minigrad.ops.einsum import einsum
+from minigrad.ops.embedding_bag import embedding_bag
 from minigrad.ops.fold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
 from minigrad.ops.grid_sample import affine_grid, grid_sample
 from minigrad.ops.instance_norm import instance_norm, rms_norm

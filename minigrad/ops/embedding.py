@@ -1,6 +1,7 @@
-"""Embedding: rows of a matrix by their numbers, and the gradient, which sums rows.
+"""The op embedding: rows of a matrix, looked up by their indices, and its gradient, which sums rows.
 
-The function that users call, with its options, is in :mod:`minigrad.ops.lookup`.
+The function that users call, with its options, is in :mod:`minigrad.ops.lookup`: it uses ops that are made of
+this file's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking up vectors by their numbers: the embedding as users call it."""
+"""The function ``embedding``, with all of PyTorch's options; its op is in :mod:`minigrad.ops.embedding`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Any:
-    """The rows of ``weight`` whose numbers stand in ``input``.
+    """The rows of ``weight`` at the indices ``input``.
 
     Args:
         input: integers of any shape (...), in [0, num_embeddings).
         weight: (num_embeddings, embedding_dim).
         padding_idx: a row that gets no gradient; negative ones count from the end.
-        max_norm: first scale those of the rows in ``input`` that are longer to this length, in place.
-        norm_type: the p of the p-norm by which ``max_norm`` measures.
-        scale_grad_by_freq: divide the gradient of a row by how often its number stands in ``input``.
-        sparse: there for PyTorch's sake; gradients are whole matrices.
+        max_norm: first scale the rows that are looked up and have a larger norm to this norm, in place.
+        norm_type: the p of that p-norm.
+        scale_grad_by_freq: divide the gradient of a row by how often its index is in ``input``.
+        sparse: accepted and ignored; gradients are dense.
 
     Returns:
         (..., embedding_dim). Its gradient has the same bits in every run, on a card too.

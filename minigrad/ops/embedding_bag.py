@@ -1,4 +1,4 @@
-"""Embeddings of bags: the sum, the mean or the largest of the rows that several numbers show."""
+"""The function ``embedding_bag``: the sum, mean or maximum of the embeddings of several indices."""
 
 from __future__ import annotations
 
