@@ -19,7 +19,7 @@ from minigrad.ops.transfer import transfer
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = ["Conversions"]
+__all__ = ["Conversions", "arguments_of_to"]
 
 
 _TYPES = {
@@ -37,6 +37,22 @@ _TYPES = {
 _DTYPES = {f"{tensor}Tensor": dtype for dtype, tensor in _TYPES.items()}
 
 
+def arguments_of_to(args: tuple, device: Any, dtype: Any, non_blocking: bool) -> tuple[Any, Any, bool]:
+    """(device, dtype, non_blocking) of a call of ``to``, whose positional arguments tell by their types."""
+    for arg in args:
+        if isinstance(arg, Variable):
+            device, dtype = arg.device, arg.dtype
+        elif isinstance(arg, Device) or (isinstance(arg, str) and not names_dtype(arg)):
+            device = arg
+        elif isinstance(arg, bool):
+            non_blocking = arg
+        elif isinstance(arg, int):
+            device = find_card(arg)
+        elif arg is not None:
+            dtype = arg
+    return device, dtype, non_blocking
+
+
 class Conversions:
     """What gives this tensor another device or dtype, by :meth:`to`."""
 
@@ -51,7 +67,8 @@ class Conversions:
     ) -> Tensor:
         """This tensor with another device, dtype or memory format (itself, if all are as they should be).
 
-        ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(other_tensor)``.
+        ``to("cuda")``, ``to(1)`` (the card of this number), ``to(mg.float64)``, ``to("cuda", mg.float32)``,
+        ``to(other_tensor)``; a bool behind these is ``non_blocking``.
 
         Args:
             non_blocking: a copy from pinned memory to a card returns at once, and joins the card's current
@@ -59,13 +76,7 @@ class Conversions:
             copy: make a copy even where nothing changes.
             memory_format: as for :meth:`minigrad.Tensor.contiguous`.
         """
-        for arg in args:
-            if isinstance(arg, Variable):
-                device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, Device) or (isinstance(arg, str) and not names_dtype(arg)):
-                device = arg
-            elif arg is not None:
-                dtype = arg
+        device, dtype, non_blocking = arguments_of_to(args, device, dtype, non_blocking)
         out = self
         if dtype is not None and (dtype := to_dtype(dtype)) != self.dtype:
             if not is_supported(dtype):

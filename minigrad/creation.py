@@ -102,10 +102,11 @@ def ones(
 def full(
     size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor of ``size`` with every element ``fill_value``."""
+    """A tensor of ``size`` with every element ``fill_value``, a number or a tensor of one element."""
     where = find_device(device or cpu)
     if fill_value is None:  # of which NumPy makes NaN
         raise TypeError("full: fill_value must be a number, got None")
+    fill_value = _as_number(fill_value)
     if dtype is None:
         dtype = (
             np.bool_ if isinstance(fill_value, bool) else np.int64 if isinstance(fill_value, int) else None
@@ -113,6 +114,11 @@ def full(
     with where.active():
         array = where.xp.full(_size((size,)), fill_value, to_dtype(dtype or get_default_dtype()))
     return _finish(array, where, requires_grad)
+
+
+def _as_number(value: Any) -> Any:
+    """A tensor of one element, or NumPy's number, as Python's."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def empty(
@@ -175,7 +181,7 @@ def arange(
     requires_grad: bool = False,
 ) -> Tensor:
     """start, start + step, ... below ``end``; ``arange(end)`` starts at 0. Integers give int64."""
-    start, end = (0, start) if end is None else (start, end)
+    start, end, step = map(_as_number, (0, start, step) if end is None else (start, end, step))
     if step == 0:
         raise ValueError("arange: step must not be 0")
     whole = all(isinstance(v, numbers.Integral) for v in (start, end, step))

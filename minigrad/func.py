@@ -10,7 +10,7 @@ may be dicts, lists and tuples of tensors. ::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minigrad.autograd import enable_grad
@@ -174,7 +174,7 @@ def vmap(
     Args:
         func: a function of tensors.
         in_dims: the axis of each argument, None for one that is the same for all; or one axis for all.
-        out_dims: where the axis stands in the results.
+        out_dims: where the axis stands in the results; or for a function that returns a tuple, a tuple.
         randomness, options: there for PyTorch's sake.
     """
 
@@ -188,9 +188,17 @@ def vmap(
             func(*[arg if part is None else part[i] for arg, part in zip(args, split, strict=True)], **kwargs)
             for i in range(sizes.pop())
         ]
-        return _map(lambda *parts: movedim(stack(parts), 0, out_dims), *results)
+        if isinstance(out_dims, (tuple, list)):
+            columns = zip(zip(*results, strict=True), out_dims, strict=True)
+            return tuple(_stacked(parts, dim) for parts, dim in columns)
+        return _stacked(results, out_dims)
 
     return mapped
+
+
+def _stacked(results: Sequence, dim: int) -> Any:
+    """The trees of tensors ``results`` as one, whose tensors have an axis ``dim`` more."""
+    return _map(lambda *parts: movedim(stack(parts), 0, dim), *results)
 
 
 # ---- tensors in dicts, lists and tuples -------------------------------------------------------------------

@@ -200,7 +200,7 @@ def solve(A: Any, B: Any) -> Any:
         return solve(A, B.unsqueeze(-1)).squeeze(-1)
     if B.shape[-2] != A.shape[-1]:
         raise ValueError(f"solve: A has shape {A.shape}, B {B.shape}: {A.shape[-1]} rows are expected")
-    batch = (A[..., 0, 0] + B[..., 0, 0]).shape
+    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
     return _solve(A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:]))
 
 

@@ -84,6 +84,11 @@ def test_a_call_with_other_parameters():
         func.functional_call(model, {"0.wait": weight}, x)
 
 
+def test_vmap_puts_each_of_several_results_where_it_is_told():
+    rows, columns = func.vmap(lambda x: (x, x * 2), out_dims=(0, 1))(mg.ones(2, 3))
+    assert rows.shape == (2, 3) and columns.shape == (3, 2)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="must return one number"):
         func.grad(lambda x: x)(mg.ones(2))

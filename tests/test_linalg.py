@@ -118,3 +118,8 @@ def test_errors():
     with pytest.raises(ValueError, match="dim must be two axes, got 1"):
         linalg.matrix_norm(mg.eye(2), dim=1)
     assert mg.det(mg.eye(2)) == 1 and mg.inverse(mg.eye(2) * 2)[0, 0] == 0.5
+
+
+def test_systems_without_equations_or_right_sides():
+    assert linalg.solve(mg.eye(3), mg.zeros(3, 0)).shape == (3, 0)
+    assert linalg.solve(mg.zeros(2, 0, 0), mg.zeros(0, 4)).shape == (2, 0, 4)

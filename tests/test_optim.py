@@ -462,3 +462,13 @@ def test_a_cycle_ends():
         schedule.step()
     with pytest.raises(ValueError, match="step 4 of a schedule of 3"):
         schedule.step()
+
+
+def test_an_average_of_a_model_on_another_device():
+    model = nn.Linear(2, 2).to("sim")
+    averaged = optim.swa_utils.AveragedModel(model)
+    for value in (1.0, 4.0, 7.0):
+        with mg.no_grad():
+            model.weight.fill_(value)
+        averaged.update_parameters(model)
+    assert (averaged.module.weight == 4.0).all() and averaged.module.weight.device.type == "sim"

@@ -185,3 +185,17 @@ def test_new_tensors_take_after_another(device):
         assert (made.shape, made.dtype, made.device) == ((3,), mg.float64, device)
     assert x.new_zeros(1, dtype=mg.int64).dtype == mg.int64 and x.type(mg.float32).dtype == mg.float32
     assert x.is_cuda == (device.type == "cuda") and x.nelement() == 2
+
+
+def test_numbers_may_be_numpy_s_or_tensors():
+    for three in (3, np.int64(3), mg.tensor(3)):
+        assert mg.full((2,), three).dtype == mg.arange(three).dtype == mg.int64
+        assert mg.full((2,), three).tolist() == [3, 3] and mg.arange(1, three).tolist() == [1, 2]
+    assert mg.full((1,), np.float64(0.5)).dtype == mg.float32
+
+
+def test_positional_arguments_of_to():
+    assert mg.ones(2).to(mg.float64, True).dtype == mg.float64
+    assert mg.nn.Linear(1, 1).to("sim", mg.float64, False).weight.device.type == "sim"
+    with pytest.raises(mg.errors.DeviceError, match="'cuda:99'"):
+        mg.ones(2).to(99)

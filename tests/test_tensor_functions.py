@@ -576,3 +576,13 @@ def test_similarities_of_two_dtypes(first, second):
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_tensor_split_at_indices_that_go_back():
+    pieces = mg.tensor_split(mg.arange(5), (3, 1))
+    assert [piece.tolist() for piece in pieces] == [[0, 1, 2], [], [1, 2, 3, 4]]
+
+
+def test_the_extrema_of_aminmax_have_names():
+    found = mg.aminmax(mg.arange(3))
+    assert found.min.item() == 0 and found.max.item() == 2

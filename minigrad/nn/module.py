@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from minigrad.autograd import no_grad
+from minigrad.conversions import arguments_of_to
 from minigrad.devices import Device, find_card
 from minigrad.devices import device as find_device
 from minigrad.dtypes import bfloat16, is_floating, to_dtype
@@ -303,13 +304,7 @@ class Module(Hooked):
         ``memory_format`` are as in :meth:`minigrad.Tensor.to`, the latter for tensors of four dimensions: on
         tensor cores convolutions read weights that lie channels last where they are.
         """
-        for arg in args:
-            if isinstance(arg, Tensor):
-                device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, (str, Device)) and not _is_dtype_name(arg):
-                device = arg
-            elif arg is not None:
-                dtype = arg
+        device, dtype, non_blocking = arguments_of_to(args, device, dtype, non_blocking)
         device = None if device is None else find_device(device)
         dtype = None if dtype is None else to_dtype(dtype)
         if dtype is not None and not is_floating(dtype):
@@ -410,13 +405,3 @@ def _misfit(key: str, target: Tensor, value: Any) -> str | None:
     if not getattr(target._array.flags, "writeable", True):
         return f"{key}: the module's tensor is read-only"
     return None
-
-
-def _is_dtype_name(arg: Any) -> bool:
-    if not isinstance(arg, str):
-        return False
-    try:
-        to_dtype(arg)
-    except TypeError:
-        return False
-    return True

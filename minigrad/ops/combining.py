@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.ops.index import getitem
-from minigrad.ops.join import concat, split, stack
+from minigrad.ops.join import concat, narrow, split, stack
 from minigrad.ops.padding import pad
 from minigrad.ops.shape import axis_of, broadcast_to, flip, reshape, transpose, unsqueeze
 
@@ -106,9 +106,8 @@ def tensor_split(input: Any, indices_or_sections: int | Sequence[int], dim: int 
             raise ValueError(f"tensor_split: the number of pieces must be positive, got {count}")
         return split(input, [size // count + (i < size % count) for i in range(count)], dim)
     cuts = [min(max(i + size if i < 0 else i, 0), size) for i in indices_or_sections]
-    ends = [*cuts, size]
-    starts = [0, *cuts]
-    return split(input, [max(end - start, 0) for start, end in zip(starts, ends, strict=True)], dim)
+    ends = zip([0, *cuts], [*cuts, size], strict=True)
+    return tuple(narrow(input, dim, start, max(end - start, 0)) for start, end in ends)
 
 
 def cross(input: Any, other: Any, dim: int = -1) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigrad.autograd import wrap
 from minigrad.ops.elementwise import as_dtype, clamp, isnan, where
@@ -26,9 +26,16 @@ def nanmean(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return nansum(input, dim, keepdim) / counts
 
 
-def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> tuple:
-    """(the smallest, the largest) element along ``dim``, or of all."""
-    return amin(input, dim, keepdim), amax(input, dim, keepdim)
+class MinMax(NamedTuple):
+    """The smallest and the largest elements."""
+
+    min: Any
+    max: Any
+
+
+def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> MinMax:
+    """The smallest and the largest element along ``dim``, or of all."""
+    return MinMax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
 def cov(input: Any, *, correction: int = 1) -> Any:

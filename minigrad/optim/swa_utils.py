@@ -94,7 +94,7 @@ class AveragedModel(Module):
         else:
             average = self.avg_fn or (lambda mean, value, count: mean + (value - mean) / (count + 1))
             for mine, value in zip(own, new, strict=True):
-                mine.copy_(average(mine.detach(), value, self.n_averaged))
+                mine.copy_(average(mine.detach(), value, self.n_averaged.to(mine.device)))
         for mine, value in copied:
             mine.copy_(value.detach())
         self.n_averaged += 1
