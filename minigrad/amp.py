@@ -50,7 +50,7 @@ class GradScaler:
     """Scales a loss so that small gradients survive in float16; PyTorch's ``torch.amp.GradScaler``.
 
     Args:
-        device: there for PyTorch's sake: gradients of any device are taken.
+        device: accepted and ignored: gradients may be on any device.
         init_scale: the scale at first.
         growth_factor: what it is multiplied by after ``growth_interval`` steps without infinite gradients.
         backoff_factor: what it is multiplied by after a step with infinite gradients, which is left out.

@@ -149,7 +149,7 @@ def jacobian(func: Callable, inputs: Any, create_graph: bool = False, **options:
     """``torch.autograd.functional.jacobian``: the Jacobian of ``func`` at ``inputs``, a tensor or a tuple.
 
     With several inputs it is a tuple, with an entry for each; if ``func`` returns several tensors, a tuple of
-    those. With ``create_graph`` it has a gradient; ``options`` are there for PyTorch's sake.
+    those. With ``create_graph`` it has a gradient; ``options`` are accepted and ignored.
     """
     several = isinstance(inputs, tuple)
     with enable_grad():
@@ -175,7 +175,7 @@ def vmap(
         func: a function of tensors.
         in_dims: the axis of each argument, None for one that is the same for all; or one axis for all.
         out_dims: where the axis stands in the results; or for a function that returns a tuple, a tuple.
-        randomness, options: there for PyTorch's sake.
+        randomness, options: accepted and ignored.
     """
 
     def mapped(*args: Any, **kwargs: Any) -> Any:

@@ -296,8 +296,8 @@ class OpDefinition:
                 :func:`use_kernel` selects it.
             amplification: for an algorithm that loses digits: how many times the definition's rounding errors
                 its own may be, relative to the result's largest elements. :func:`check_op` allows for it.
-            channels_last: ``"reordered"`` or ``"kept"``, if from images that lie channels last it makes such
-                images: see :mod:`minigrad.dispatch`.
+            channels_last: ``"reordered"`` or ``"kept"``, if it has outputs stored channels last for such
+                inputs: see :mod:`minigrad.dispatch`.
 
         The last kernel registered is preferred. The first paragraph of its docstring is shown in listings.
         """

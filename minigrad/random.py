@@ -126,7 +126,7 @@ def seed() -> int:
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
-    """There for PyTorch's sake: the same seed gives the same bits, whatever is set."""
+    """Does nothing: the same seed gives the same bits, whatever is set."""
 
 
 def get_rng_state() -> Mapping[str, Any]:

@@ -407,10 +407,9 @@ class Tensor(Operators, Methods, Conversions):
     def contiguous(self, memory_format: MemoryFormat = contiguous_format) -> Tensor:
         """Itself if contiguous, else a copy in C order.
 
-        With ``memory_format=mg.channels_last``, images (N, C, H, W) whose channels are neighbours in
-        memory. What the layers of a network make of such images on a card lies so, too, and nothing is
-        transposed between convolutions on tensor cores. ``view()`` may refuse them; ``reshape()`` and
-        ``flatten()`` copy.
+        With ``memory_format=mg.channels_last``, images (N, C, H, W) are stored as (N, H, W, C). On a card the
+        outputs of layers are then stored in the same way, so that convolutions on tensor cores need no
+        transposition. ``view()`` may refuse such tensors; ``reshape()`` and ``flatten()`` copy them.
         """
         if memory_format is preserve_format:
             return self

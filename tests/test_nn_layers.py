@@ -468,3 +468,9 @@ def test_inplace_is_an_order_to_functions(function):
     (wanted,) = mg.autograd.grad((expected**2).sum(), x)
     (found,) = mg.autograd.grad((y**2).sum(), x)
     assert_same(found, wanted.numpy())
+
+
+def test_dropout1d_in_place_without_a_batch():
+    x = mg.ones(4, 3)
+    y = F.dropout1d(x, 0.5, training=True, inplace=True)
+    assert mg.equal(x, y) and x.max().item() in (0.0, 2.0)

@@ -51,7 +51,7 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
 
     Args:
         map_location: the device to put the tensors on (default: the CPU, for a function or a dict, too).
-        weights_only: there for PyTorch's sake: nothing but data is ever loaded, and no code from a file run.
+        weights_only: accepted and ignored: only data is ever loaded, and no code in a file is run.
     """
     device = map_location if isinstance(map_location, (str, Device)) else "cpu"
     arrays, metadata = read_arrays(f)

@@ -29,7 +29,7 @@ class MultiheadAttention(Module):
         num_heads: the number of heads.
         dropout: the probability with which, in training, a weight of the attention is dropped.
         bias: whether the projections have one.
-        add_bias_kv, add_zero_attn: there for PyTorch's sake; must be False.
+        add_bias_kv, add_zero_attn: not supported; must be False.
         kdim, vdim: the sizes of keys and values; ``embed_dim`` by default.
         batch_first: inputs and output are (N, L, E) rather than (L, N, E).
         device, dtype: of the parameters; float32 on the CPU by default.

@@ -27,7 +27,7 @@ class Embedding(Module):
             this length, in place.
         norm_type: the p of the p-norm by which ``max_norm`` measures.
         scale_grad_by_freq: divide a vector's gradient by how often the batch asks for it.
-        sparse: there for PyTorch's sake; gradients are whole matrices.
+        sparse: accepted and ignored; gradients are dense.
         device, dtype: of the vectors; float32 on the CPU by default.
 
     Attributes:

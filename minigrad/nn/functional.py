@@ -351,7 +351,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """As :func:`dropout2d`, for (N, C, L) or (C, L)."""
     if input.ndim == 2:
-        return dropout1d(input.unsqueeze(0), p, training).squeeze(0)
+        return dropout1d(input.unsqueeze(0), p, training, inplace).squeeze(0)
     if input.ndim != 3:
         raise ValueError(f"dropout1d: expected (N, C, L) or (C, L), got shape {input.shape}")
     return dropout2d(input, p, training, inplace)

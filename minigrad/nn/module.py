@@ -302,7 +302,7 @@ class Module(Hooked):
         ``to("cuda")``, ``to(mg.float64)``, ``to("cuda", mg.float32)``, ``to(tensor)``. The parameters stay
         the same objects, so an optimizer that was made before keeps working. ``non_blocking`` and
         ``memory_format`` are as in :meth:`minigrad.Tensor.to`, the latter for tensors of four dimensions: on
-        tensor cores convolutions read weights that lie channels last where they are.
+        tensor cores convolutions read weights without a copy if they are channels last.
         """
         device, dtype, non_blocking = arguments_of_to(args, device, dtype, non_blocking)
         device = None if device is None else find_device(device)

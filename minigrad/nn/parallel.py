@@ -14,7 +14,7 @@ class DataParallel(Module):
 
     Args:
         module: found as the attribute ``module``, as are its parameters in the ``state_dict``.
-        device_ids, output_device, dim: there for PyTorch's sake.
+        device_ids, output_device, dim: accepted and ignored.
     """
 
     def __init__(self, module: Module, device_ids: Any = None, output_device: Any = None, dim: int = 0):

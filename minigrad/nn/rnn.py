@@ -65,7 +65,7 @@ class _Recurrent(Module):
         return tuple(getattr(self, name + suffix, None) for name in names)  # type: ignore[return-value]
 
     def flatten_parameters(self) -> None:
-        """There for PyTorch's sake: kernels read the parameters where they are."""
+        """Does nothing: kernels read the parameters where they are."""
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
@@ -405,7 +405,7 @@ class _Stacked(_Recurrent):
 class LSTM(_Stacked, _LongShortTermMemory):
     """Layers of long short-term memory over a sequence; the arguments are those of :class:`_Stacked`.
 
-    ``proj_size`` is there for PyTorch's sake, and must be 0.
+    ``proj_size`` must be 0: projections are not supported.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ class TransformerDecoderLayer(_Layer):
 class TransformerEncoder(Module):
     """``num_layers`` copies of ``encoder_layer`` in a chain, and ``norm``, if there is one, behind them.
 
-    ``enable_nested_tensor`` and ``mask_check`` are there for PyTorch's sake.
+    ``enable_nested_tensor`` and ``mask_check`` are accepted and ignored.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def unique(
 
     Args:
         x: a tensor.
-        sorted: there for PyTorch's sake: they always are.
+        sorted: ignored; they always are.
         return_inverse: also return where each element's value is among them, in the shape of ``x``.
         return_counts: also return how often each occurs.
         dim: take the parts of ``x`` along this axis for the values, instead of its elements.

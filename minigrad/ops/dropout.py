@@ -2,7 +2,7 @@
 
 No mask is kept. Whether an element is dropped depends on a seed, an offset and its place alone
 (:mod:`minigrad.kernels.philox`), so the gradient computes the mask again, and it is the same on every device.
-The place is that in memory: of images that lie channels last, others are dropped than of those in C order.
+The place is that in memory: of images stored channels last, other elements are dropped than in C order.
 """
 
 from __future__ import annotations

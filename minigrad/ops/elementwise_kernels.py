@@ -93,7 +93,7 @@ def _(out, x, *, dtype):
     channels_last=REORDERED,
 )
 def _(out, x):
-    """Images that lie channels last stay so."""
+    """Images stored channels last stay so."""
     out[...] = x
 
 

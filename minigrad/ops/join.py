@@ -30,9 +30,9 @@ def _(g, _y, *_tensors, dim):
 
 
 def concat(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
-    """``tensors`` one after the other along ``dim``; all other sizes agree, but of those of shape (0,).
+    """``tensors`` joined along ``dim``. Their other sizes must agree; tensors of shape (0,) are left out.
 
-    Images that all lie channels last do so afterwards, too.
+    If all of them are stored channels last, so is the result.
     """
     if names:
         return renamed(concat, names, tensors=tensors, dim=dim)
@@ -50,13 +50,13 @@ def concat(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
                 f"concat: sizes must agree except along dim {dim}; tensor 0 has shape {first.shape}, "
                 f"tensor {i} has {t.shape}"
             )
-    if all(is_channels_last(t._array) for t in tensors):  # the result then lies so, too, on any device
+    if all(is_channels_last(t._array) for t in tensors):  # so is the result then, on any device
         return permute(_concat(*[permute(t, NHWC) for t in tensors], dim=NHWC.index(axis)), NCHW)
     return _concat(*tensors, dim=axis)
 
 
 def stack(tensors: Sequence, dim: int = 0, **names: Any) -> Any:
-    """``tensors``, all of one shape, side by side along a new axis at ``dim``."""
+    """``tensors``, all of one shape, joined along a new axis ``dim``."""
     if names:
         return renamed(stack, names, tensors=tensors, dim=dim)
     tensors = _nonempty("stack", tensors)

@@ -90,7 +90,7 @@ def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True, *
 def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
     """The ``k`` largest (or smallest) elements along ``dim``, the best one first, and their indices.
 
-    ``sorted`` is there for PyTorch's sake: they always are.
+    ``sorted`` is ignored: they always are.
     """
     if x.ndim == 0 or not 0 <= k <= x.shape[axis_of("topk", dim, x.ndim)]:
         raise ValueError(f"topk: k = {k} does not fit into dim {dim} of a tensor of shape {x.shape}")

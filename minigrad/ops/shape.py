@@ -251,7 +251,7 @@ def _(x):
 
 
 def to_channels_last(x: Any) -> Any:
-    """Images (N, C, H, W), in memory that lies as (N, H, W, C)."""
+    """Images (N, C, H, W), stored as (N, H, W, C)."""
     if x.ndim != 4:
         raise ValueError(f"channels_last: needs 4 dimensions (N, C, H, W), got shape {x.shape}")
     n, c, h, w = x.shape
@@ -260,7 +260,7 @@ def to_channels_last(x: Any) -> Any:
 
 
 def laid_out_as(x: Any, like: Any) -> Any:
-    """``x``, channels last if ``like`` lies so."""
+    """``x``, stored channels last if ``like`` is."""
     return to_channels_last(x) if is_channels_last(like._array) and not is_channels_last(x._array) else x
 
 

@@ -46,7 +46,7 @@ class Adagrad(Optimizer):
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
         initial_accumulator_value: what the sum of squares starts from.
         eps: keeps the division finite.
-        foreach: accepted for PyTorch's sake.
+        foreach: accepted and ignored.
         maximize: climb instead of descending.
     """
 
@@ -111,7 +111,7 @@ class Adadelta(Optimizer):
         rho: how slowly the averages of g^2 and d^2 move; in [0, 1].
         eps: keeps the division finite, and the first step from being 0.
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
-        foreach: accepted for PyTorch's sake.
+        foreach: accepted and ignored.
         maximize: climb instead of descending.
     """
 

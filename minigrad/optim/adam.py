@@ -104,7 +104,7 @@ class Adam(Optimizer):
         amsgrad: divide by the largest average of g^2 so far, so that steps never grow again;
             https://openreview.net/forum?id=ryQu7f-RZ.
         maximize: climb instead of descending.
-        foreach, fused: accepted for PyTorch's sake: all parameters are always changed in one pass.
+        foreach, fused: accepted and ignored: all parameters are always changed in one pass.
     """
 
     decoupled: ClassVar[bool] = False

@@ -36,7 +36,7 @@ class Adamax(Optimizer):
         betas: (beta1, beta2), how slowly the average of g and the largest |g| move; in [0, 1).
         eps: keeps the division finite.
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
-        foreach: accepted for PyTorch's sake.
+        foreach: accepted and ignored.
         maximize: climb instead of descending.
     """
 

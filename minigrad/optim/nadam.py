@@ -38,7 +38,7 @@ class NAdam(Optimizer):
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
         momentum_decay: how fast mu goes from beta1 / 2 to beta1.
         decoupled_weight_decay: p shrinks by the factor 1 - lr weight_decay instead, as in AdamW.
-        foreach: accepted for PyTorch's sake.
+        foreach: accepted and ignored.
         maximize: climb instead of descending.
     """
 

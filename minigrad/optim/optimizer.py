@@ -388,7 +388,7 @@ def refuse_first_step(param: Tensor) -> None:
 
 
 def _in_memory_order(columns: list[list]) -> list[list]:
-    """The arrays of parameters, and those beside each, seen as (N, H, W, C) where the parameter lies so."""
+    """The arrays of parameters and of their states, transposed to (N, H, W, C) where stored like that."""
     last = [is_channels_last(own) for own in columns[0]]
     if not any(last):
         return columns

@@ -39,7 +39,7 @@ class RAdam(Optimizer):
         eps: keeps the division finite.
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
         decoupled_weight_decay: instead, p shrinks by the factor 1 - lr weight_decay, as in AdamW.
-        foreach: accepted for PyTorch's sake.
+        foreach: accepted and ignored.
         maximize: climb instead of descending.
     """
 

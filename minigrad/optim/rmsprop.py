@@ -49,7 +49,7 @@ class RMSprop(Optimizer):
         momentum: how much of the last step is added to the next.
         centered: subtract the squared average of g from that of g^2.
         maximize: climb instead of descending.
-        foreach: accepted for PyTorch's sake.
+        foreach: accepted and ignored.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class SGD(Optimizer):
         weight_decay: added to the gradient, times the parameter (an L2 penalty).
         nesterov: Nesterov's momentum; needs momentum, and no dampening.
         maximize: climb instead of descending.
-        foreach, fused: accepted for PyTorch's sake: all parameters are always changed in one pass.
+        foreach, fused: accepted and ignored: all parameters are always changed in one pass.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ def checkpoint(function: Callable, *args: Any, use_reentrant: bool = False, **kw
 
     Args:
         function: a module, or a function of tensors, that returns a tensor or a tuple of tensors.
-        use_reentrant: there for PyTorch's sake, as are ``preserve_rng_state`` and other options of its.
+        use_reentrant: accepted and ignored, as are ``preserve_rng_state`` and PyTorch's other options.
         kwargs: for ``function``; gradients flow to its positional arguments, and to parameters.
 
     Raises:

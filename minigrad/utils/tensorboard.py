@@ -21,7 +21,7 @@ class SummaryWriter:
     Args:
         log_dir: the folder, by default ``runs/`` and a name of the time and the machine.
         comment: behind that name.
-        options: there for PyTorch's sake.
+        options: accepted and ignored.
 
     The other methods of PyTorch's, ``add_histogram`` and so on, warn and write nothing.
     """
@@ -61,7 +61,7 @@ class SummaryWriter:
         return self.log_dir
 
     def flush(self) -> None:
-        """There for PyTorch's sake: everything has been written."""
+        """Does nothing: everything has been written already."""
 
     def close(self) -> None:
         """Close the files."""
