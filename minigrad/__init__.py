@@ -95,7 +95,6 @@ from minigrad.ops.combining import (
     rot90,
     tensor_split,
 )
-from minigrad.ops.counting import bincount, bucketize, searchsorted, unique, unique_consecutive
 from minigrad.ops.cumulative import cumprod, cumsum, diff
 from minigrad.ops.diagonal import diag, diag_embed, diagonal, trace
 from minigrad.ops.distance import cdist, cosine_similarity
@@ -176,7 +175,19 @@ from minigrad.ops.join import (
 )
 from minigrad.ops.matmul import addmm, baddbmm, bmm, dot, mm, mv, outer
 from minigrad.ops.matmul import apply as matmul
-from minigrad.ops.order import argsort, kthvalue, max, median, min, mode, quantile, sort, topk
+from minigrad.ops.order import (
+    argsort,
+    bucketize,
+    kthvalue,
+    max,
+    median,
+    min,
+    mode,
+    quantile,
+    searchsorted,
+    sort,
+    topk,
+)
 from minigrad.ops.reduce import (
     all,
     amax,
@@ -242,6 +253,7 @@ from minigrad.ops.short_names import (
 from minigrad.ops.softmax import log_softmax, logsumexp, softmax
 from minigrad.ops.squares import norm, std, var
 from minigrad.ops.statistics import aminmax, corrcoef, cov, histc, nanmean, nansum, trapezoid
+from minigrad.ops.unique import bincount, unique, unique_consecutive
 from minigrad.precision import (
     convolution_precision,
     get_convolution_precision,

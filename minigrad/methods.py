@@ -13,7 +13,6 @@ from minigrad.inplace import InPlace
 from minigrad.ops import (
     arithmetic,
     combining,
-    counting,
     cumulative,
     diagonal,
     einsum,
@@ -26,6 +25,7 @@ from minigrad.ops import (
     shape,
     short_names,
     statistics,
+    unique,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Methods(InPlace):
         elementwise.logical_or,
         elementwise.logical_xor,
     )
-    unique, bincount, cumprod, diff = counting.unique, counting.bincount, cumulative.cumprod, cumulative.diff
+    cumprod, diff = cumulative.cumprod, cumulative.diff
     diagonal, diag, diag_embed, trace = (
         diagonal.diagonal,
         diagonal.diag,
@@ -73,7 +73,8 @@ class Methods(InPlace):
     )
     mv, addmm, baddbmm, inner = matmul.mv, matmul.addmm, matmul.baddbmm, einsum.inner
     kthvalue, median, mode, quantile = order.kthvalue, order.median, order.mode, order.quantile
-    unique_consecutive, true_divide = counting.unique_consecutive, elementwise.div
+    bincount, unique_consecutive, unique = unique.bincount, unique.unique_consecutive, unique.unique
+    true_divide = elementwise.div
     count_nonzero = reduce.count_nonzero
     nansum, nanmean, aminmax = statistics.nansum, statistics.nanmean, statistics.aminmax
     cov, corrcoef, histc = statistics.cov, statistics.corrcoef, statistics.histc

@@ -29,9 +29,9 @@ __all__ = [
 
 
 class TypedTensor(type):
-    """The class of these classes. Called with data, they make a tensor of it; with sizes, an empty one.
+    """The metaclass of these classes. Called with data they make a tensor of it, with sizes an empty one.
 
-    A tensor on the CPU is an instance of the one that has its dtype, and ``x.type(FloatTensor)`` converts.
+    ``isinstance(x, FloatTensor)`` is true for a float32 tensor on the CPU; ``x.type(FloatTensor)`` converts.
     """
 
     dtype: np.dtype
@@ -63,55 +63,18 @@ def set_default_tensor_type(t: Any) -> None:
     set_default_dtype(globals()[name].dtype)
 
 
-class HalfTensor(metaclass=TypedTensor):
-    """float16"""
-
-    dtype = np.dtype(np.float16)
-
-
-class FloatTensor(metaclass=TypedTensor):
-    """float32"""
-
-    dtype = np.dtype(np.float32)
+def _of_dtype(name: str, dtype: Any) -> TypedTensor:
+    return TypedTensor(
+        name, (), {"dtype": np.dtype(dtype), "__module__": __name__, "__doc__": dtype.__name__}
+    )
 
 
-class DoubleTensor(metaclass=TypedTensor):
-    """float64"""
-
-    dtype = np.dtype(np.float64)
-
-
-class ByteTensor(metaclass=TypedTensor):
-    """uint8"""
-
-    dtype = np.dtype(np.uint8)
-
-
-class CharTensor(metaclass=TypedTensor):
-    """int8"""
-
-    dtype = np.dtype(np.int8)
-
-
-class ShortTensor(metaclass=TypedTensor):
-    """int16"""
-
-    dtype = np.dtype(np.int16)
-
-
-class IntTensor(metaclass=TypedTensor):
-    """int32"""
-
-    dtype = np.dtype(np.int32)
-
-
-class LongTensor(metaclass=TypedTensor):
-    """int64"""
-
-    dtype = np.dtype(np.int64)
-
-
-class BoolTensor(metaclass=TypedTensor):
-    """bool"""
-
-    dtype = np.dtype(np.bool_)
+HalfTensor = _of_dtype("HalfTensor", np.float16)
+FloatTensor = _of_dtype("FloatTensor", np.float32)
+DoubleTensor = _of_dtype("DoubleTensor", np.float64)
+ByteTensor = _of_dtype("ByteTensor", np.uint8)
+CharTensor = _of_dtype("CharTensor", np.int8)
+ShortTensor = _of_dtype("ShortTensor", np.int16)
+IntTensor = _of_dtype("IntTensor", np.int32)
+LongTensor = _of_dtype("LongTensor", np.int64)
+BoolTensor = _of_dtype("BoolTensor", np.bool_)

@@ -199,3 +199,8 @@ def test_positional_arguments_of_to():
     assert mg.nn.Linear(1, 1).to("sim", mg.float64, False).weight.device.type == "sim"
     with pytest.raises(mg.errors.DeviceError, match="'cuda:99'"):
         mg.ones(2).to(99)
+
+
+def test_types_have_pytorch_s_names():
+    assert mg.ones(1, dtype=np.uint16).type() == "torch.UInt16Tensor"
+    assert mg.ones(1).type(mg.LongTensor).type() == "torch.LongTensor"

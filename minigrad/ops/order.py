@@ -1,4 +1,7 @@
-"""Order: extrema with their positions, sorting. All put NaN above every number, as PyTorch does."""
+"""Extrema with their positions, sorting, and searching in what is sorted.
+
+NaN counts as larger than every number, as in PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.autograd import wrap
 from minigrad.dispatch import Spec
 from minigrad.dtypes import is_floating
 from minigrad.graph import Variable
 from minigrad.op import op
-from minigrad.ops.elementwise import isnan, maximum, minimum, where
+from minigrad.ops.elementwise import isnan, le, lt, maximum, minimum, where
 from minigrad.ops.index import getitem, take_along_dim
 from minigrad.ops.join import stack
 from minigrad.ops.numpy_names import renamed
-from minigrad.ops.reduce import amax, amin, argmax, argmin
+from minigrad.ops.reduce import amax, amin, argmax, argmin, sum
 from minigrad.ops.shape import axis_of, flip, movedim, reshape, squeeze, unsqueeze
 
 
@@ -192,3 +196,30 @@ _SHARES: dict[str, Any] = {
     "midpoint": lambda beyond: 0.5 if beyond else 0.0,
 }
 """By how much of their difference the result is above the lower of the two elements nearby."""
+
+
+def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> Any:
+    """Where each of the ``values`` would be put into the vector ``sorted_sequence`` to keep it in order.
+
+    Before equal elements, or with ``right`` behind them; int64, in the shape of ``values``. Sequences
+    (..., n) are searched for the values (..., k) of their own row.
+    """
+    if sorted_sequence.ndim != 1:
+        if sorted_sequence.ndim == 0 or sorted_sequence.shape[:-1] != values.shape[:-1]:
+            raise ValueError(
+                f"searchsorted: expected a vector, or as many rows as values have, got shapes "
+                f"{sorted_sequence.shape} and {values.shape}"
+            )
+        smaller = le if right else lt  # than a value, or equal to it: so many stand before it
+        return sum(smaller(sorted_sequence.unsqueeze(-2), values.unsqueeze(-1)), -1)
+    device = sorted_sequence.device
+    with device.active():
+        found = device.xp.searchsorted(
+            sorted_sequence._array, values._array, side="right" if right else "left"
+        )
+        return wrap(device.xp.asarray(found).astype(np.int64, copy=False), device)
+
+
+def bucketize(input: Any, boundaries: Any, *, right: bool = False) -> Any:
+    """:func:`searchsorted` of ``input`` among the vector ``boundaries``."""
+    return searchsorted(boundaries, input, right=right)

@@ -1,4 +1,4 @@
-"""Counting values: which there are, and how often. None of these is differentiable."""
+"""Distinct values and how often they occur. None of these functions is differentiable."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import wrap
-from minigrad.ops import reduce
-from minigrad.ops.elementwise import le, lt
 
 
 def unique(
@@ -78,30 +76,3 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
             raise ValueError(f"bincount: the numbers must not be negative, got {int(x._array.min())}")
         given = None if weights is None else weights._array
         return wrap(x.device.xp.bincount(x._array, given, minlength), x.device)
-
-
-def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> Any:
-    """Where each of the ``values`` would be put into the vector ``sorted_sequence`` to keep it in order.
-
-    Before equal elements, or with ``right`` behind them; int64, in the shape of ``values``. Sequences
-    (..., n) are searched for the values (..., k) of their own row.
-    """
-    if sorted_sequence.ndim != 1:
-        if sorted_sequence.ndim == 0 or sorted_sequence.shape[:-1] != values.shape[:-1]:
-            raise ValueError(
-                f"searchsorted: expected a vector, or as many rows as values have, got shapes "
-                f"{sorted_sequence.shape} and {values.shape}"
-            )
-        smaller = le if right else lt  # than a value, or equal to it: so many stand before it
-        return reduce.sum(smaller(sorted_sequence.unsqueeze(-2), values.unsqueeze(-1)), -1)
-    device = sorted_sequence.device
-    with device.active():
-        found = device.xp.searchsorted(
-            sorted_sequence._array, values._array, side="right" if right else "left"
-        )
-        return wrap(device.xp.asarray(found).astype(np.int64, copy=False), device)
-
-
-def bucketize(input: Any, boundaries: Any, *, right: bool = False) -> Any:
-    """:func:`searchsorted` of ``input`` among the vector ``boundaries``."""
-    return searchsorted(boundaries, input, right=right)
