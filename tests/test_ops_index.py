@@ -201,3 +201,8 @@ def test_nonzero(device):
     assert mg.nonzero(x).tolist() == [[0, 1], [1, 0]]
     assert [axis.tolist() for axis in x.nonzero(as_tuple=True)] == [[0, 1], [1, 0]]
     assert [axis.tolist() for axis in mg.where(x > 2.5)] == [[1], [0]]
+
+
+def test_nonzero_of_a_zero_dimensional_tensor():
+    assert mg.nonzero(mg.tensor(3)).shape == (1, 0) and mg.nonzero(mg.tensor(0)).shape == (0, 0)
+    assert mg.where(mg.tensor(3))[0].tolist() == [0]

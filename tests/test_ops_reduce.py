@@ -206,3 +206,10 @@ def test_unbiased_is_another_word_for_a_correction_of_one():
     x = mg.tensor([1.0, 3.0])
     assert x.var(unbiased=False).item() == 1.0 and x.std(0, False).item() == 1.0
     assert x.var(unbiased=True).item() == x.var().item() == 2.0
+
+
+def test_the_gradient_of_a_norm_below_one_is_zero_at_zeros():
+    x = mg.tensor([0.0, 1.0, 4.0], requires_grad=True)
+    y = mg.norm(x, 0.5)
+    y.backward()
+    assert y.item() == 9.0 and x.grad.tolist() == [0.0, 3.0, 1.5]

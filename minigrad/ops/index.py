@@ -149,12 +149,15 @@ setitem.grad(
 
 
 def nonzero(x: Any, as_tuple: bool = False) -> Any:
-    """The positions (int64) of the elements that are not zero: (count, ndim), or one tensor for each axis."""
+    """The positions (int64) of the elements that are not zero: (count, ndim), or one tensor for each axis.
+
+    With ``as_tuple`` a 0-d tensor counts as a vector of one element, as in PyTorch.
+    """
     with x.device.active():
-        axes = x.device.xp.nonzero(x._array)
+        axes = x.device.xp.nonzero(x._array if x.ndim else x._array.reshape(1))
         if as_tuple:
             return tuple(wrap(axis, x.device) for axis in axes)
-        return wrap(x.device.xp.stack(axes, 1), x.device)
+        return wrap(x.device.xp.stack(axes, 1)[:, : x.ndim], x.device)
 
 
 @op(name="take_along_dim", moves=True)

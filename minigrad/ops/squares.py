@@ -121,6 +121,9 @@ def norm(x: Any, p: float | str = 2, dim: Dim = None, keepdim: bool = False) -> 
         return sum(where(x == 0, 0.0, x**0), dim, keepdim)  # x^0 has a gradient, of zeros
     if math.isinf(p):
         return (amax if p > 0 else amin)(abs(x), dim, keepdim)
+    if 0 < p < 1:  # zeros, where the derivative is infinite, get a gradient of 0, as in PyTorch
+        zero = x == 0
+        return _root(sum(where(zero, 0.0, abs(where(zero, 1.0, x)) ** p), dim, keepdim), p)
     return _root(sum(abs(x) ** p, dim, keepdim), p)
 
 
