@@ -173,8 +173,7 @@ from minigrad.ops.join import (
     unbind,
     vstack,
 )
-from minigrad.ops.matmul import addmm, baddbmm, bmm, dot, mm, mv, outer
-from minigrad.ops.matmul import apply as matmul
+from minigrad.ops.matmul import addmm, baddbmm, bmm, dot, matmul, mm, mv, outer
 from minigrad.ops.order import (
     argsort,
     bucketize,

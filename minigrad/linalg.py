@@ -19,7 +19,7 @@ from minigrad.op import op
 from minigrad.ops import squares
 from minigrad.ops.diagonal import diag_embed
 from minigrad.ops.elementwise import abs, tril, triu, where
-from minigrad.ops.matmul import apply as matmul
+from minigrad.ops.matmul import matmul
 from minigrad.ops.reduce import amax, amin, sum
 from minigrad.ops.shape import movedim
 

@@ -21,8 +21,8 @@ gradient of a gradient needs no rule of its own.
 
 What happens in a call, by the example of ``x @ w``:
 
-1. ``Tensor.__matmul__`` (:mod:`minigrad.operators`) calls the function ``apply`` of
-   :mod:`minigrad.ops.matmul`, which checks the shapes and calls the op ``matmul``.
+1. ``Tensor.__matmul__`` (:mod:`minigrad.operators`) calls the function ``matmul`` of
+   :mod:`minigrad.ops.matmul`, which makes matrices of vectors and calls the op of the same name.
 2. :meth:`Op.apply` takes the arrays out of the tensors, and checks that they share a device and a dtype; what
    is unusual, such as lists or mixed dtypes, :mod:`minigrad.op_inputs` converts.
 3. :meth:`Op._compute` asks the op's :class:`~minigrad.dispatch.KernelTable` for the kernel that fits device,

@@ -62,12 +62,12 @@ class Operators(Variable):
         return elementwise.pow(other, self)
 
     def __matmul__(self: Any, other: Tensor) -> Tensor:
-        return matmul.apply(self, other)
+        return matmul.matmul(self, other)
 
     def __rmatmul__(self: Any, other: Any) -> Tensor:
         from minigrad.creation import as_tensor
 
-        return matmul.apply(as_tensor(other, device=self.device), self)
+        return matmul.matmul(as_tensor(other, device=self.device), self)
 
     def __neg__(self) -> Tensor:
         return elementwise.neg.apply((self,), _NO_ATTRIBUTES)

@@ -58,7 +58,7 @@ from minigrad.ops.margin_loss import (
     soft_margin_loss,
     triplet_margin_loss,
 )
-from minigrad.ops.matmul import apply as _matmul
+from minigrad.ops.matmul import matmul as _matmul
 from minigrad.ops.norm import batch_norm, group_norm, layer_norm
 from minigrad.ops.one_dimension import (
     adaptive_avg_pool1d,

@@ -20,7 +20,7 @@ from minigrad.op import Op, op
 from minigrad.ops.composed import composed_gradient, tensors
 from minigrad.ops.dropout import dropout
 from minigrad.ops.elementwise import where, zeros_like
-from minigrad.ops.matmul import matmul
+from minigrad.ops.matmul import _matmul as matmul
 from minigrad.ops.reduce import any as any_of
 from minigrad.ops.shape import broadcast_to, reshape, transpose
 from minigrad.ops.softmax import softmax

@@ -11,7 +11,7 @@ from minigrad.op import Op
 from minigrad.ops.activation import tanh
 from minigrad.ops.elementwise import exp, zeros_like
 from minigrad.ops.join import stack
-from minigrad.ops.matmul import matmul
+from minigrad.ops.matmul import _matmul as matmul
 from minigrad.ops.shape import transpose
 
 tensors = SimpleNamespace(exp=exp, matmul=matmul, stack=stack, swapaxes=transpose, tanh=tanh)

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from minigrad.ops.diagonal import diagonal
-from minigrad.ops.matmul import apply as matmul
+from minigrad.ops.matmul import matmul
 from minigrad.ops.reduce import sum
 from minigrad.ops.shape import broadcast_to, permute, reshape
 

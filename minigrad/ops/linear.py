@@ -12,7 +12,8 @@ from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.activation import relu_grad
-from minigrad.ops.matmul import matmul, multiply
+from minigrad.ops.matmul import _matmul as matmul
+from minigrad.ops.matmul import multiply
 from minigrad.ops.shape import reshaped
 
 

@@ -20,7 +20,8 @@ from minigrad.ops.composed import composed_gradient, tensors
 from minigrad.ops.elementwise import zeros_like
 from minigrad.ops.join import concat
 from minigrad.ops.linear import has_product, linear
-from minigrad.ops.matmul import matmul, multiply
+from minigrad.ops.matmul import _matmul as matmul
+from minigrad.ops.matmul import multiply
 from minigrad.ops.repeated_rows import has_numbers, project_each_kind, projection_grads
 from minigrad.ops.shape import unsqueeze
 

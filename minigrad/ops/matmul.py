@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 
-@op(arithmetic=True, ops_alone=True, small=small.matmul)
-def matmul(xp, a, b):
+@op(name="matmul", arithmetic=True, ops_alone=True, small=small.matmul)
+def _matmul(xp, a, b):
     """(..., M, K) @ (..., K, N) -> (..., M, N); the leading dimensions broadcast."""
     return xp.matmul(a, b)
 
@@ -33,13 +33,13 @@ def _transposed(x: Any) -> Any:
     return transpose(x, -1, -2) if isinstance(x, Variable) else x.swapaxes(-1, -2)
 
 
-matmul.grad(
-    a=lambda g, _y, _a, b: matmul(g, _transposed(b)),
-    b=lambda g, _y, a, _b: matmul(_transposed(a), g),
+_matmul.grad(
+    a=lambda g, _y, _a, b: _matmul(g, _transposed(b)),
+    b=lambda g, _y, a, _b: _matmul(_transposed(a), g),
 )
 
 
-@matmul.shape
+@_matmul.shape
 def _(a, b):
     left, right = a.shape, b.shape
     if left[-1] != right[-2]:
@@ -58,7 +58,7 @@ def _(a, b):
     return *batch, left[-2], right[-1]
 
 
-def apply(a: Tensor, b: Tensor) -> Tensor:
+def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` for tensors of one or more dimensions.
 
     A vector is a row on the left, a column on the right.
@@ -66,7 +66,7 @@ def apply(a: Tensor, b: Tensor) -> Tensor:
     if not (isinstance(a, Variable) and isinstance(b, Variable)):
         raise TypeError(f"matmul: expected two tensors, got {type(a).__name__} and {type(b).__name__}")
     if a._array.ndim == b._array.ndim == 2 and a._array.dtype is b._array.dtype:
-        return matmul(a, b)  # most products, without the questions below
+        return _matmul(a, b)  # most products, without the questions below
     if mode.autocast is not None:
         a, b = cast_inputs(LOWER, (a, b))
     if a.dtype != b.dtype:
@@ -78,34 +78,34 @@ def apply(a: Tensor, b: Tensor) -> Tensor:
             f"matmul: both tensors need at least one dimension, got shapes {a.shape} and {b.shape}"
         )
     if a.ndim == 1:
-        product = apply(unsqueeze(a, 0), b)
+        product = matmul(unsqueeze(a, 0), b)
         return reshape(
             product, product.shape[:-1] if b.ndim == 1 else (*product.shape[:-2], product.shape[-1])
         )
     if b.ndim == 1:
-        product = apply(a, unsqueeze(b, 1))
+        product = matmul(a, unsqueeze(b, 1))
         return reshape(product, product.shape[:-1])
     if b.ndim == 2 and a.ndim > 2 and a.shape[-1] == b.shape[0] and a.is_contiguous():
         rows = reshape(a, (int(np.prod(a.shape[:-1])), a.shape[-1]))  # one large product, not a batch
-        return reshape(matmul(rows, b), (*a.shape[:-1], b.shape[1]))
-    return matmul(a, b)
+        return reshape(_matmul(rows, b), (*a.shape[:-1], b.shape[1]))
+    return _matmul(a, b)
 
 
 def mm(a: Any, b: Any) -> Any:
     """``a @ b`` for two matrices."""
-    return apply(*_of_dimensions("mm", 2, a, b))
+    return matmul(*_of_dimensions("mm", 2, a, b))
 
 
 def bmm(a: Any, b: Any) -> Any:
     """``a @ b`` for two batches of matrices: (B, M, K) and (B, K, N)."""
-    return apply(*_of_dimensions("bmm", 3, a, b))
+    return matmul(*_of_dimensions("bmm", 3, a, b))
 
 
 def mv(a: Any, b: Any) -> Any:
     """The product of a matrix and a vector."""
     if a.ndim != 2 or b.ndim != 1:
         raise ValueError(f"mv: expected a matrix and a vector, got shapes {a.shape} and {b.shape}")
-    return apply(a, b)
+    return matmul(a, b)
 
 
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
@@ -127,7 +127,7 @@ def _weighted_sum(input: Any, product: Any, beta: float, alpha: float) -> Any:
 
 def dot(a: Any, b: Any) -> Any:
     """The inner product of two vectors."""
-    return apply(*_of_dimensions("dot", 1, a, b))
+    return matmul(*_of_dimensions("dot", 1, a, b))
 
 
 def outer(a: Any, b: Any) -> Any:
@@ -162,7 +162,7 @@ def _register_cpu(run: Any, name: str) -> None:
         run(out, a, b, get_num_threads())
 
     kernel.__doc__ = run.__doc__
-    matmul.kernel("cpu", name=name, layout="strided")(kernel)
+    _matmul.kernel("cpu", name=name, layout="strided")(kernel)
 
 
 def _fills_tiles(a: Any, b: Any) -> bool:
@@ -201,14 +201,16 @@ def _register_cuda(
         run(out, a, b)
 
     kernel.__doc__ = run.__doc__
-    matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when, prefer=prefer)(kernel)
+    _matmul.kernel("cuda", "sim", name=name, dtypes=dtypes, layout="strided", when=when, prefer=prefer)(
+        kernel
+    )
     if adds_bias:
         kernel.adds_bias = run  # type: ignore[attr-defined]
 
 
 def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     """a @ b + bias for matrices on a card or on the simulator, by the kernel that the op would run there."""
-    kernel = matmul.kernels.choose("sim" if isinstance(out, np.ndarray) else "cuda", out.dtype, [a, b], {})
+    kernel = _matmul.kernels.choose("sim" if isinstance(out, np.ndarray) else "cuda", out.dtype, [a, b], {})
     adds_bias = None if kernel is None or bias is None else getattr(kernel.run, "adds_bias", None)
     if adds_bias is not None:
         adds_bias(out, a, b, bias=bias if is_contiguous(bias) else bias.copy())
@@ -220,8 +222,8 @@ def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     cuda.elementwise.add_bias(out, bias)
 
 
-matmul.kernels.decides = lambda a, b: (a.shape, b.shape, get_float32_matmul_precision(), cuda.card_of(a))
-matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
+_matmul.kernels.decides = lambda a, b: (a.shape, b.shape, get_float32_matmul_precision(), cuda.card_of(a))
+_matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
 for _name in ("naive", "tiled", "packed", "threaded"):
     _register_cpu(getattr(cpu.matmul, _name), _name)
 _register_cuda(cuda.matmul.naive, "naive", None)

@@ -29,7 +29,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import get_op, op
 from minigrad.ops.embedding import embedding_grad, embedding_rows
 from minigrad.ops.linear import linear, linear_weight_grad
-from minigrad.ops.matmul import matmul
+from minigrad.ops.matmul import _matmul as matmul
 
 __all__ = ["linear_of_repeated", "project_each_kind", "projection_grads", "repeated_rows"]
 

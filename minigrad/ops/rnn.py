@@ -18,7 +18,7 @@ from minigrad.ops.composed import composed_gradient, from_reference, tensors
 from minigrad.ops.join import concat
 from minigrad.ops.linear import linear_weight_grad
 from minigrad.ops.lstm import HALVES, in_order, joined, times, total
-from minigrad.ops.matmul import matmul
+from minigrad.ops.matmul import _matmul as matmul
 from minigrad.ops.shape import unsqueeze
 
 _sum = get_op("sum")
