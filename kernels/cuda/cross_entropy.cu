@@ -175,7 +175,8 @@ __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_vectorized(
 // ---- the gradient ----
 //
 // The rungs are those above, with one more walk, which writes. It reads the row from the caches if that is
-// not too long; the last rung has it in registers.
+// not too long; the last rung has it in registers. From _vectorized on the exponential is the card's own: in float32
+// its relative error is |x - m| ulp, as that of the difference already is.
 
 // The sum of a row's shares, in each of its threads; a block comes to one barrier for it.
 template <bool SMOOTHED, typename T>
@@ -264,16 +265,20 @@ __global__ void __launch_bounds__(MAX_THREADS, 1) cross_entropy_grad_vectorized(
     shares.scale(grad[row]);
     const C scale = sum_of(shares, columns) / own.sum();
     walk(x, columns, C(0), [&](auto& part, long long begin, int here) {
-        part.each([&](C& element, int) { element = exp(element - own.m) * scale; });
-        part.each([&](C& element, int i) {
-            if (!SMOOTHED || i < here) element -= shares.of(begin + i);
-        });
+        part.each([&](C& element, int) { element = Normalizer<C>::term(element - own.m) * scale; });
+        if constexpr (SMOOTHED) {
+            part.each([&](C& element, int i) {
+                if (i < here) element -= shares.of(begin + i);
+            });
+        } else if (t >= begin && t < begin + here) {
+            part.subtract(int(t - begin), shares.at_target);
+        }
         part.store(out + begin, here);
     });
 }
 
 // The row stays in registers from its load to its store: memory is read once, and each element takes a single
-// exponential, which is kept. In float32 its relative error is |x - m| ulp, as that of the difference already is.
+// exponential, which is kept.
 //
 // Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
 template <typename T, typename C, bool SMOOTHED>
@@ -297,9 +302,14 @@ __global__ void __launch_bounds__(MOST_THREADS<T>) cross_entropy_grad_registers(
         Shares<SMOOTHED, C> shares(weight, t, smoothing, columns);
         shares.scale(grad[row]);
         const C scale = sum_of(shares, columns) * (exp(mine - own.m) / own.sum());
-        part.each([&](C& element, int i) {
-            if (!SMOOTHED || i < columns) element = element * scale - shares.of(i);
-        });
+        if constexpr (SMOOTHED) {
+            part.each([&](C& element, int i) {
+                if (i < columns) element = element * scale - shares.of(i);
+            });
+        } else {
+            part.each([&](C& element, int) { element *= scale; });
+            part.subtract(int(t), shares.at_target);
+        }
     } else {
         part.each([](C& element, int) { element = 0; });
     }

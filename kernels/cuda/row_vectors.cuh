@@ -34,16 +34,19 @@ struct RowPart {
     // Where vector k starts.
     static __device__ __forceinline__ int start(int k) { return (threadIdx.x + k * blockDim.x) * N; }
 
-    // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time.
+    // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time. They are looked
+    // at behind all of them, for to convert 16 bits is to wait for them; and past the row's end its last vector is
+    // loaded again, for around a load that may be left out nvcc puts a branch, behind what was loaded before.
     __device__ __forceinline__ void load(const T* row, int length, C otherwise) {
-        if (whole(row, length)) {
+        if (length > 0 && whole(row, length)) {
+            Vector<T, N> stored[COUNT];
+#pragma unroll
+            for (int k = 0; k < COUNT; k++) stored[k] = load_vector(row + min(start(k), length - N));
 #pragma unroll
             for (int k = 0; k < COUNT; k++)
-                if (start(k) < length) {
-                    vector[k] = converted<C>(load_vector(row + start(k)));
-                } else {
-                    for (int n = 0; n < N; n++) vector[k].lane[n] = otherwise;
-                }
+#pragma unroll
+                for (int n = 0; n < N; n++)
+                    vector[k].lane[n] = start(k) < length ? C(stored[k].lane[n]) : otherwise;
             return;
         }
         int left = length - start(0);
@@ -77,6 +80,18 @@ struct RowPart {
         for (int k = 0; k < COUNT; k++)
 #pragma unroll
             for (int n = 0; n < N; n++) f(vector[k].lane[n], start(k) + n);
+    }
+
+    // Takes `amount` from the element of this number, where the thread has it: a comparison for each vector.
+    __device__ __forceinline__ void subtract(int number, C amount) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const int place = number - start(k);
+            if (place < 0 || place >= N) continue;
+#pragma unroll
+            for (int n = 0; n < N; n++)
+                if (n == place) vector[k].lane[n] -= amount;
+        }
     }
 };
 

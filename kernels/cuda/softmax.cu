@@ -36,6 +36,14 @@ __device__ __forceinline__ T normalized(T x, T m, T by) {
     return exp(x - m) / by;
 }
 
+// exp(x), x <= 0, to be rounded to T: to 16 bits after the card's own exp2, whose error of up to |x| ulp of float32 is
+// less than what that rounding takes.
+template <typename T>
+__device__ __forceinline__ Computed<T> exponential(Computed<T> x) {
+    if constexpr (sizeof(T) == 2) return Normalizer<float>::term(x);
+    return exp(x);
+}
+
 // The definition, in three walks along the row: its largest element, the sum, the results. The threads of a
 // warp read elements that lie a row apart: each load touches 32 lines of memory.
 //
@@ -90,9 +98,11 @@ softmax_vectorized(T* out, const T* x, long long rows, long long columns) {
     Normalizer<C> own;
     walk(x, columns, -C(INFINITY), [&](auto& part, long long, int) { own.add(part); });
     own.add_across_row();
-    const C by = divisor<LOGARITHM>(own.sum());
+    const C by = LOGARITHM ? log(own.sum()) : 1 / own.sum();
     walk(x, columns, C(0), [&](auto& part, long long begin, int here) {
-        part.each([&](C& element, int) { element = normalized<LOGARITHM>(element, own.m, by); });
+        part.each([&](C& element, int) {
+            element = LOGARITHM ? (element - own.m) - by : exponential<T>(element - own.m) * by;
+        });
         part.store(out + begin, here);
     });
 }
@@ -116,7 +126,7 @@ softmax_registers(T* out, const T* x, long long rows, int columns) {
         if constexpr (LOGARITHM) {
             own.s += Normalizer<C>::term(element - mine);
         } else {
-            element = exp(element - mine);
+            element = exponential<T>(element - mine);
             own.s += element;
         }
     });
@@ -254,7 +264,7 @@ logsumexp(T* out, const T* x, long long rows, long long columns, long long parts
 
 // g exp(x - y), y being the row's logarithm and g its gradient.
 template <typename T>
-__global__ void __launch_bounds__(256) logsumexp_grad(
+__global__ void __launch_bounds__(256, 1) logsumexp_grad(
     T* out, const T* grad, const T* x, const T* y, long long rows, long long columns, long long parts,
     long long length
 ) {
