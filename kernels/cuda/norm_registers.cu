@@ -100,6 +100,11 @@ struct Affine<true, T, WIDTH> {
     }
 
     __device__ __forceinline__ void apply(Vector<T, WIDTH>& y) const {
+        if (in_channel + WIDTH <= area) {
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++) y.lane[k] = y.lane[k] * w + b;
+            return;
+        }
         Affine here = *this;
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) {
@@ -166,16 +171,16 @@ __global__ void __launch_bounds__(MAX_THREADS) norm_registers(
 
 // ---- the gradients of layer norm ----
 
-// This thread's part of a row of grad and of x, with the row's statistics.
-template <typename C, int WIDTH, int COUNT>
+// This thread's part of a row of grad and of x, as they are stored, with the row's statistics.
+template <typename C, typename T, int WIDTH, int COUNT>
 struct GradRow {
-    Vector<C, WIDTH> grad[COUNT], x[COUNT];
+    Vector<T, WIDTH> grad[COUNT], x[COUNT];
     C mean, rstd;
 };
 
 // Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x + gridDim.x,
 // ..., and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums. It loads the next
-// row before it computes with this one, so that memory is never idle.
+// row before it computes with this one, so that memory is never idle; to convert it there would be to wait for it.
 //
 // Grid: x = the partial sums, at most as many as there are rows.
 template <typename C, typename T, bool WIDE>
@@ -193,35 +198,37 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
         if (weight && first + k * step < end) w[k] = load_vector<WIDTH>(weight + first + k * step);
     }
     const auto load = [&](long long row) {
-        GradRow<C, WIDTH, COUNT> loaded;
+        GradRow<C, T, WIDTH, COUNT> loaded;
 #pragma unroll
         for (int k = 0; k < COUNT; k++) {
-            const long long at = row * columns + first + k * step;
-            loaded.grad[k] = load_if<WIDTH>(first + k * step < end, grad + at);
-            loaded.x[k] = load_if<WIDTH>(first + k * step < end, x + at);
+            // Past the row's end its last vector is loaded again, and counts as zeros.
+            const long long at = row * columns + min(first + k * step, end - WIDTH);
+            loaded.grad[k] = load_vector<WIDTH>(grad + at);
+            loaded.x[k] = load_vector<WIDTH>(x + at);
         }
         loaded.mean = mean[row];
         loaded.rstd = rstd[row];
         return loaded;
     };
-    GradRow<C, WIDTH, COUNT> next = load(blockIdx.x);
+    GradRow<C, T, WIDTH, COUNT> next = load(blockIdx.x);
     int turn = 0;
     for (long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
-        GradRow<C, WIDTH, COUNT> now = next;  // grad becomes a, and x normal
-        if (row + gridDim.x < rows) next = load(row + gridDim.x);
+        const GradRow<C, T, WIDTH, COUNT> now = next;
+        next = load(min(row + gridDim.x, rows - 1));  // behind the last row that one again: no branch, which would wait
+        Vector<C, WIDTH> scaled[COUNT], normal[COUNT];
         C sum = 0, product = 0;
 #pragma unroll
         for (int k = 0; k < COUNT; k++)
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
-                const C g = now.grad[k].lane[i], normal = (now.x[k].lane[i] - now.mean) * now.rstd;
-                const C a = rounded_product(g, w[k].lane[i]);
+                const C g = first + k * step < end ? C(now.grad[k].lane[i]) : C(0);
+                const C a = rounded_product(g, w[k].lane[i]), n = (C(now.x[k].lane[i]) - now.mean) * now.rstd;
                 dbias[k].lane[i] += g;
-                dweight[k].lane[i] += g * normal;
+                dweight[k].lane[i] += g * n;
                 sum += a;
-                product += a * normal;
-                now.grad[k].lane[i] = a;
-                now.x[k].lane[i] = normal;
+                product += a * n;
+                scaled[k].lane[i] = a;
+                normal[k].lane[i] = n;
             }
         sum_over_row(sum, product, turn);
         sum /= C(columns);
@@ -231,8 +238,8 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
             if (first + k * step >= end) break;
 #pragma unroll
             for (int i = 0; i < WIDTH; i++)
-                now.grad[k].lane[i] = (now.grad[k].lane[i] - sum - now.x[k].lane[i] * product) * now.rstd;
-            store_vector(dx + row * columns + first + k * step, converted<T>(now.grad[k]));
+                scaled[k].lane[i] = (scaled[k].lane[i] - sum - normal[k].lane[i] * product) * now.rstd;
+            store_vector(dx + row * columns + first + k * step, converted<T>(scaled[k]));
         }
     }
 #pragma unroll

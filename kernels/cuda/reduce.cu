@@ -163,25 +163,25 @@ reduce_columns(Out* out, const T* x, long long rows, long long columns, long lon
 #pragma unroll
     for (int n = 0; n < N; n++) value.lane[n] = neutral<OP, C>();
 
-    for (long long row = begin + threadIdx.y; row < end; row += UNROLL * blockDim.y) {
+    in_batches<UNROLL>(begin + threadIdx.y, here > 0 ? end : begin, blockDim.y, [&](const auto& numbers) {
+        constexpr int COUNT = sizeof(numbers) / sizeof(numbers[0]);
         // As they are stored: to convert them here would be to wait for each.
-        Vector<T, N> part[UNROLL];
+        Vector<T, N> part[COUNT];
+        if (whole) {
 #pragma unroll
-        for (int k = 0; k < UNROLL; k++) {
-            const bool exists = row + k * blockDim.y < end;
-            const T* at = from + (row + k * blockDim.y) * columns;
-            if (whole && exists && here > 0) {
-                part[k] = load_vector(at);
-            } else {
+            for (int k = 0; k < COUNT; k++) part[k] = load_vector(from + numbers[k] * columns);
+        } else {
 #pragma unroll
-                for (int n = 0; n < N; n++) part[k].lane[n] = exists && n < here ? at[n] : T(neutral<OP, C>());
-            }
+            for (int k = 0; k < COUNT; k++)
+#pragma unroll
+                for (int n = 0; n < N; n++)
+                    part[k].lane[n] = n < here ? from[numbers[k] * columns + n] : T(neutral<OP, C>());
         }
 #pragma unroll
-        for (int k = 0; k < UNROLL; k++)
+        for (int k = 0; k < COUNT; k++)
 #pragma unroll
             for (int n = 0; n < N; n++) value.lane[n] = combine<OP>(value.lane[n], C(part[k].lane[n]));
-    }
+    });
     below[threadIdx.y * blockDim.x + threadIdx.x] = value;
     __syncthreads();  // all have left their values
     if (threadIdx.y > 0 || here <= 0) return;
