@@ -9,6 +9,7 @@ import minigrad as mg
 from minigrad.dtypes import BFLOAT16
 from minigrad.kernels import cuda, sim
 from minigrad.kernels.channels_last import is_channels_last
+from minigrad.kernels.cuda import pool2d_channels_last
 from minigrad.nn import functional as F
 
 HALVES = ["float16", *(["bfloat16"] if BFLOAT16 else [])]
@@ -324,6 +325,12 @@ def test_pooling(card, shape, dtype):
         lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
     ):
         check(function, [drawn(*shape)], card, dtype)
+
+
+def test_pooling_of_more_images_than_a_launch_takes(card, monkeypatch):
+    monkeypatch.setattr(pool2d_channels_last, "MAX_IMAGES", 2)
+    for function in lambda x: F.max_pool2d(x, 2), lambda x: F.avg_pool2d(x, 3, stride=2, padding=1):
+        check(function, [drawn(5, 4, 6, 7)], card, "float32")
 
 
 @pytest.mark.parametrize("channels", [16, 5])

@@ -253,18 +253,20 @@ __global__ void __launch_bounds__(THREADS) batch_norm_moments_columns(
             Vector<T, WIDTH> rows[AT_ONCE];
 #pragma unroll
             for (int k = 0; k < AT_ONCE; k++) rows[k] = load_vector<WIDTH>(x + at.begin(n + k * at.step));
+            const C share = moments[0].share_of(AT_ONCE);  // as of all lanes
 #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
                 C elements[AT_ONCE];
 #pragma unroll
                 for (int k = 0; k < AT_ONCE; k++) elements[k] = C(rows[k].lane[i]);
-                moments[i].add_elements(elements);
+                moments[i].add_elements(elements, share);
             }
         }
         for (; n < at.end; n += at.step) {
             const Vector<T, WIDTH> row = load_vector<WIDTH>(x + at.begin(n));
+            const C share = moments[0].share_of(1);
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++) moments[i].add(Moments<C>{C(1), C(row.lane[i]), C(0)});
+            for (int i = 0; i < WIDTH; i++) moments[i].add(Moments<C>{C(1), C(row.lane[i]), C(0)}, share);
         }
     }
 #pragma unroll

@@ -9,25 +9,36 @@ template <typename T>
 struct Moments {
     T count = 0, mean = 0, squares = 0;
 
-    // Chan's formula for the union of two sets (https://doi.org/10.1080/00031305.1983.10483115).
     __device__ __forceinline__ void add(Moments other) {
-        if (other.count == 0) return;
-        const T total = count + other.count, distance = other.mean - mean;
-        mean += distance * (other.count / total);
-        squares += other.squares + distance * distance * (count * (other.count / total));
-        count = total;
+        if (other.count != 0) add(other, share_of(other.count));
     }
+
+    // Chan's formula for the union of two sets (https://doi.org/10.1080/00031305.1983.10483115).
+    __device__ __forceinline__ void add(Moments other, T share) {
+        const T distance = other.mean - mean;
+        mean += distance * share;
+        squares += other.squares + distance * distance * (count * share);
+        count += other.count;
+    }
+
+    // What `added` elements would be of all: a division, which many sets of one size can share.
+    __device__ __forceinline__ T share_of(T added) const { return added / (count + added); }
 
     // Adds N elements: their own mean and deviations are found first, with one division for all of them.
     template <int N>
     __device__ __forceinline__ void add_elements(const T (&x)[N]) {
+        add_elements(x, share_of(N));
+    }
+
+    template <int N>
+    __device__ __forceinline__ void add_elements(const T (&x)[N], T share) {
         T sum = 0, deviations = 0;
 #pragma unroll
         for (int i = 0; i < N; i++) sum += x[i];
         sum /= N;
 #pragma unroll
         for (int i = 0; i < N; i++) deviations += (x[i] - sum) * (x[i] - sum);
-        add(Moments{T(N), sum, deviations});
+        add(Moments{T(N), sum, deviations}, share);
     }
 
     __device__ __forceinline__ T rstd(T eps) const { return 1 / sqrt(squares / count + eps); }

@@ -46,11 +46,15 @@ __device__ __forceinline__ T relu_if(bool applies, T x) {
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
+// a / b, b in [1, 2]. In float32 it is the card's own: 2 ulp, for a fifth of the instructions of the exact one.
+__device__ __forceinline__ float quotient(float a, float b) { return __fdividef(a, b); }
+__device__ __forceinline__ double quotient(double a, double b) { return a / b; }
+
 // 1 / (1 + exp(-x)): exp of what is not positive cannot overflow.
 template <typename T>
 __device__ __forceinline__ T logistic(T x) {
     const T e = exp(-fabs(x));
-    return (x < 0 ? e : T(1)) / (1 + e);
+    return quotient(x < 0 ? e : T(1), 1 + e);
 }
 
 // ceil(a / b) for b > 0; C++'s own division rounds towards zero.

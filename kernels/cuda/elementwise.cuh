@@ -90,7 +90,8 @@ __device__ __forceinline__ void strided(Out* out, long long n, const Layout& lay
     if (i >= n) return;
     long long offsets[sizeof...(T)] = {}, rest = i;
     for (int d = layout.dims - 1; d >= 0; d--) {
-        const long long outer = rest / layout.size[d], index = rest - outer * layout.size[d];
+        const long long outer = d > 0 ? rest / layout.size[d] : 0;  // the outermost index is what is left
+        const long long index = rest - outer * layout.size[d];
         for (int k = 0; k < int(sizeof...(T)); k++) offsets[k] += index * layout.stride[MAX_DIMS * k + d];
         rest = outer;
     }
@@ -143,7 +144,7 @@ __device__ __forceinline__ T floor_of_quotient(T x, T y) {
 // The derivative s (1 - s) of the logistic function s, as e / (1 + e)^2: where s is near 1, 1 - s has lost its digits.
 template <typename T>
 __device__ __forceinline__ T logistic_slope(T x) {
-    const T e = exp(-fabs(x)), larger = 1 / (1 + e);
+    const T e = exp(-fabs(x)), larger = quotient(T(1), 1 + e);
     return e * larger * larger;
 }
 

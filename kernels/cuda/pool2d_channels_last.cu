@@ -9,9 +9,12 @@
 // neighbours, so that lines of memory are used whole whatever the windows. Those that overlap read their elements
 // again, from the caches.
 //
-// Arithmetic intensity: as in pool2d.cu; bound by memory.
+// Arithmetic intensity: as in pool2d.cu; bound by memory, if a thread does not take long to find its place. So a row of
+// the result is the grid's, and the pixel in it one division; and if what a window needs is on its way together: its
+// taps are loaded three or two at a time.
 //
-// Grid of every kernel: one dimension, a thread for each vector of its result.
+// Grid of every kernel: x = the rows of an image of the result, y = the parts of a row, z = the images; a thread for
+// each vector.
 
 #include "pool2d.cuh"
 
@@ -23,17 +26,14 @@ struct Place {
     int channel;
     bool inside;
 
-    __device__ __forceinline__ Place(long long images, int height, int width, int channels) {
-        const long long vector = global_thread_index();
-        const int vectors = channels / WIDTH;
-        inside = vector < images * height * width * vectors;
-        const Position at = position_of(vector, width, vectors);  // the plane is a row of an image
-        const Division image(at.plane, height);
-        number = vector * WIDTH;
-        channel = at.x * WIDTH;
-        pixel.x = at.y;
-        pixel.y = image.rest;
-        pixel.plane = image.quotient;
+    __device__ __forceinline__ Place(int height, int width, int channels) {
+        const unsigned vector = blockIdx.y * blockDim.x + threadIdx.x, vectors = channels / WIDTH;
+        pixel.x = vector / vectors;
+        pixel.y = blockIdx.x;
+        pixel.plane = blockIdx.z;
+        channel = (vector - pixel.x * vectors) * WIDTH;
+        inside = pixel.x < width;
+        number = ((pixel.plane * height + pixel.y) * width + pixel.x) * channels + channel;
     }
 };
 
@@ -43,11 +43,34 @@ __device__ __forceinline__ long long channels_of(long long image, int y, int x, 
     return ((image * height + y) * width + x) * channels;
 }
 
+// Calls function(numbers) for the numbers of a range, COUNT of them at a time, and for what is left by fewer.
+template <int COUNT = 3, typename Function>
+__device__ __forceinline__ void in_groups(Range range, Function function) {
+    for (; range.begin + COUNT <= range.end; range.begin += COUNT) {
+        int numbers[COUNT];
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) numbers[k] = range.begin + k;
+        function(numbers);
+    }
+    if constexpr (COUNT > 1) in_groups<COUNT - 1>(range, function);
+}
+
+// The vectors at `from` and so many `steps` behind it.
+template <int WIDTH, typename T, int COUNT>
+struct Loaded {
+    Vector<T, WIDTH> vector[COUNT];
+
+    __device__ __forceinline__ Loaded(const T* from, const int (&steps)[COUNT], long long step) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) vector[k] = load_vector<WIDTH>(from + steps[k] * step);
+    }
+};
+
 template <typename T, typename Tap, bool WIDE>
 __global__ void max_pool2d_last(T* out, Tap* taps, const T* input, int channels, Pool2dShape s) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     using C = Computed<T>;
-    const Place<WIDTH> to(s.planes, s.OH, s.OW, channels);
+    const Place<WIDTH> to(s.OH, s.OW, channels);
     if (!to.inside) return;
     const int y0 = to.pixel.y * s.stride_h - s.pad_h, x0 = to.pixel.x * s.stride_w - s.pad_w;
     const Range rows = taps_inside(y0, s.kernel_h, s.dilation_h, s.H);
@@ -60,19 +83,23 @@ __global__ void max_pool2d_last(T* out, Tap* taps, const T* input, int channels,
         largest[k] = none.value;
         winners[k] = none.tap;
     }
-    for (int i = rows.begin; i < rows.end; i++)
-        for (int j = columns.begin; j < columns.end; j++) {
-            const long long from = channels_of(to.pixel.plane, y0 + i * s.dilation_h, x0 + j * s.dilation_w, s.H,
-                                               s.W, channels);
-            const Vector<T, WIDTH> elements = load_vector<WIDTH>(input + from + to.channel);
+    const long long right = (long long)s.dilation_w * channels;
+    for (int i = rows.begin; i < rows.end; i++) {
+        const T* row = input + channels_of(to.pixel.plane, y0 + i * s.dilation_h, x0, s.H, s.W, channels) + to.channel;
+        in_groups(columns, [&](const auto& taps) {
+            constexpr int COUNT = sizeof(taps) / sizeof(taps[0]);
+            const Loaded<WIDTH, T, COUNT> loaded(row, taps, right);
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++) {
-                const C element = C(elements.lane[k]);
-                const bool wins = element > largest[k] || isnan(element);
-                largest[k] = wins ? element : largest[k];
-                winners[k] = wins ? i * s.kernel_w + j : winners[k];
-            }
-        }
+            for (int t = 0; t < COUNT; t++)
+#pragma unroll
+                for (int k = 0; k < WIDTH; k++) {
+                    const C element = C(loaded.vector[t].lane[k]);
+                    const bool wins = (element > largest[k]) | isnan(element);  // || would be a branch
+                    largest[k] = wins ? element : largest[k];
+                    winners[k] = wins ? i * s.kernel_w + taps[t] : winners[k];
+                }
+        });
+    }
     Vector<T, WIDTH> values;
     Vector<Tap, WIDTH> numbers;
 #pragma unroll
@@ -115,7 +142,7 @@ __global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, 
                                            Pool2dShape s) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     using C = Computed<T>;
-    const Place<WIDTH> to(s.planes, s.H, s.W, channels);
+    const Place<WIDTH> to(s.H, s.W, channels);
     if (!to.inside) return;
     const WindowOver last(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, s.OW);
     Vector<C, WIDTH> sums = {};
@@ -141,8 +168,9 @@ __global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, 
 template <int WIDTH, typename T>
 __device__ __forceinline__ void add(Vector<Computed<T>, WIDTH>& sums, const T* from, Computed<T> divisor) {
     const Vector<T, WIDTH> elements = load_vector<WIDTH>(from);
+    const Computed<T> factor = 1 / divisor;
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) sums.lane[k] += Computed<T>(elements.lane[k]) / divisor;
+    for (int k = 0; k < WIDTH; k++) sums.lane[k] += Computed<T>(elements.lane[k]) * factor;
 }
 
 // The mean of a window: the sum of what is inside, over `divisor`.
@@ -150,20 +178,27 @@ template <int WIDTH, typename T>
 __device__ __forceinline__ void store_mean(T* out, const T* input, const Place<WIDTH>& to, Range rows,
                                            Range columns, Computed<T> divisor, int H, int W, int channels) {
     Vector<Computed<T>, WIDTH> sums = {};
-    for (int y = rows.begin; y < rows.end; y++)
-        for (int x = columns.begin; x < columns.end; x++) {
-            const long long from = channels_of(to.pixel.plane, y, x, H, W, channels) + to.channel;
-            add<WIDTH>(sums, input + from, Computed<T>(1));
-        }
+    for (int y = rows.begin; y < rows.end; y++) {
+        const T* row = input + channels_of(to.pixel.plane, y, 0, H, W, channels) + to.channel;
+        in_groups(columns, [&](const auto& numbers) {
+            constexpr int COUNT = sizeof(numbers) / sizeof(numbers[0]);
+            const Loaded<WIDTH, T, COUNT> loaded(row, numbers, channels);
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) sums.lane[k] /= divisor;
+            for (int x = 0; x < COUNT; x++)
+#pragma unroll
+                for (int k = 0; k < WIDTH; k++) sums.lane[k] += Computed<T>(loaded.vector[x].lane[k]);
+        });
+    }
+    const Computed<T> factor = 1 / divisor;
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) sums.lane[k] *= factor;
     store_vector(out + to.number, converted<T>(sums));
 }
 
 template <typename T, bool WIDE>
 __global__ void avg_pool2d_last(T* out, const T* input, int channels, Pool2dShape s, AvgDivisor how) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    const Place<WIDTH> to(s.planes, s.OH, s.OW, channels);
+    const Place<WIDTH> to(s.OH, s.OW, channels);
     if (!to.inside) return;
     const AvgWindow columns(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.W);
     const AvgWindow rows(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.H);
@@ -176,7 +211,7 @@ template <typename T, bool WIDE>
 __global__ void avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, int channels, Pool2dShape s,
                                            AvgDivisor how) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    const Place<WIDTH> to(s.planes, s.H, s.W, channels);
+    const Place<WIDTH> to(s.H, s.W, channels);
     if (!to.inside) return;
     const Range ow = windows_over(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
     const Range oh = windows_over(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
@@ -195,7 +230,7 @@ __global__ void avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, 
 template <typename T, bool WIDE>
 __global__ void adaptive_avg_pool2d_last(T* out, const T* input, int channels, AdaptiveShape s) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    const Place<WIDTH> to(s.planes, s.OH, s.OW, channels);
+    const Place<WIDTH> to(s.OH, s.OW, channels);
     if (!to.inside) return;
     const Range columns = adaptive_window(to.pixel.x, s.W, s.OW);
     const Range rows = adaptive_window(to.pixel.y, s.H, s.OH);
@@ -207,7 +242,7 @@ template <typename T, bool WIDE>
 __global__ void adaptive_avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, int channels,
                                                     AdaptiveShape s) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    const Place<WIDTH> to(s.planes, s.H, s.W, channels);
+    const Place<WIDTH> to(s.H, s.W, channels);
     if (!to.inside) return;
     const Range ow = adaptive_windows_over(to.pixel.x, s.W, s.OW);
     const Range oh = adaptive_windows_over(to.pixel.y, s.H, s.OH);

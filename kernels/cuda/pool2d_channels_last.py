@@ -14,6 +14,9 @@ from ..source import CudaSource
 from .pool2d import THREADS, adaptive_sizes, check_taps, divisor_fields, shape_fields
 from .vector import VECTOR_BYTES, is_wide
 
+WARP = 32
+MAX_IMAGES = 65535  # of a launch: the most that a grid has along z
+
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
@@ -66,8 +69,12 @@ def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
 
 
 def _launch(kernels: dict[bool, CudaKernel], arrays: tuple, sizes: dict[str, Any], *rest: Any) -> None:
-    images, channels = arrays[0].shape[:2]
-    wide = is_wide(channels, *arrays)
-    vectors = arrays[0].size // (VECTOR_BYTES // arrays[0].itemsize if wide else 1)
-    arguments = (*map(nhwc, arrays), channels, sizes | {"planes": images}, *rest)
-    kernels[wide].launch(blocks(vectors, THREADS), THREADS, arguments)
+    images, channels, height, width = arrays[0].shape
+    for first in range(0, images, MAX_IMAGES):
+        some = [x[first : first + MAX_IMAGES] for x in arrays] if images > MAX_IMAGES else arrays
+        wide = is_wide(channels, *some)
+        row = width * channels // (VECTOR_BYTES // arrays[0].itemsize if wide else 1)
+        parts = blocks(row, THREADS)
+        threads = blocks(blocks(row, parts), WARP) * WARP if parts else WARP
+        arguments = (*map(nhwc, some), channels, sizes | {"planes": len(some[0])}, *rest)
+        kernels[wide].launch((height, parts, len(some[0])), threads, arguments)

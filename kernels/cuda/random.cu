@@ -29,13 +29,14 @@ __device__ __forceinline__ T select(const T (&four)[4], int k) {
     return k < 2 ? (k == 0 ? four[0] : four[1]) : (k == 2 ? four[2] : four[3]);
 }
 
-template <typename T>
-__device__ __forceinline__ void store_four(T* out, long long first, long long n, const Four<T>& four) {
-    if (first + 4 <= n && aligned<Vector<T>::LENGTH>(out)) {
-        store_vector(out + first, four);
+template <typename T, int COUNT>
+__device__ __forceinline__ void store_elements(T* out, long long first, long long n,
+                                               const Vector<T, COUNT>& elements) {
+    if (first + COUNT <= n && aligned<Vector<T>::LENGTH>(out)) {
+        store_vector(out + first, elements);
     } else {
-        for (int k = 0; k < 4; k++)
-            if (first + k < n) out[first + k] = four.lane[k];
+        for (int k = 0; k < COUNT; k++)
+            if (first + k < n) out[first + k] = elements.lane[k];
     }
 }
 
@@ -108,7 +109,7 @@ __global__ void fill_block(T* out, long long n, unsigned long long seed, unsigne
     if (live) seed = live[0], offset = live[1];
     Four<T> four;
     draw<D>(four, i, seed, offset);
-    store_four(out, 4 * i, n, four);
+    store_elements(out, 4 * i, n, four);
 }
 
 // ---- dropout ----
@@ -131,25 +132,34 @@ __global__ void dropout_naive(T* out, const T* x, long long n, unsigned threshol
     out[i] = dropped(x[i], select(random.words, int(i % 4)), threshold, scale);
 }
 
-// Elements of 16 bits are multiplied as float32.
+// Elements of 16 bits are multiplied as float32. A thread has a vector of 16 bytes, in float32 a block of words for it,
+// in 16 bits two: what it takes to find its place, and the keys of the rounds, serve both.
 //
-// Grid: x = a thread for each four elements.
+// Grid: x = a thread for each vector, or four elements of float64.
 template <typename T>
 __global__ void dropout_block(T* out, const T* x, long long n, unsigned threshold, double scale,
                               unsigned long long seed, unsigned long long offset,
                               const unsigned long long* live) {
-    const long long i = global_thread_index(), first = 4 * i;
+    constexpr int BLOCKS = sizeof(T) == 2 ? 2 : 1, COUNT = 4 * BLOCKS;
+    const long long i = global_thread_index() * BLOCKS, first = 4 * i;
     if (first >= n) return;
     if (live) seed = live[0], offset = live[1];
-    Four<T> four;
-    if (first + 4 <= n && aligned<Vector<T>::LENGTH>(x)) {
-        four = load_vector<4>(x + first);
+    const bool whole = first + COUNT <= n;
+    Vector<T, COUNT> elements;
+    if (whole && aligned<Vector<T>::LENGTH>(x)) {
+        elements = load_vector<COUNT>(x + first);
     } else {
-        for (int k = 0; k < 4; k++) four.lane[k] = first + k < n ? x[first + k] : T(0);
+        for (int k = 0; k < COUNT; k++) elements.lane[k] = first + k < n ? x[first + k] : T(0);
     }
-    const Philox random(i, seed, offset);
     using C = Computed<T>;
-    for (int k = 0; k < 4; k++)
-        four.lane[k] = T(dropped(C(four.lane[k]), random.words[k], threshold, C(scale)));
-    store_four(out, first, n, four);
+#pragma unroll
+    for (int block = 0; block < BLOCKS; block++) {
+        const Philox random(i + block, seed, offset);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            T& element = elements.lane[4 * block + k];
+            element = T(dropped(C(element), random.words[k], threshold, C(scale)));
+        }
+    }
+    store_elements(out, first, n, elements);
 }

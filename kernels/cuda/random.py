@@ -14,6 +14,7 @@ from typing import Any
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from .live import Live
+from .vector import VECTOR_BYTES
 
 THREADS = 256  # in a block
 FOUR = 4  # elements for each thread of the block rungs, as in random.cu
@@ -54,9 +55,10 @@ def dropout_naive(out: Any, x: Any, threshold: int, scale: float, seed: int, off
 
 
 def dropout_block(out: Any, x: Any, threshold: int, scale: float, seed: int, offset: int) -> None:
-    """Four elements for each thread: no random word is thrown away, and they are moved 16 bytes at a time."""
+    """16 bytes for each thread, or four float64: no random word is thrown away."""
     arguments = (out, x, _size(out, x), threshold, scale, *_stream(seed, offset))
-    _dropout_block.launch(blocks(out.size, FOUR * THREADS), THREADS, arguments)
+    elements = max(VECTOR_BYTES // out.itemsize, FOUR)
+    _dropout_block.launch(blocks(out.size, elements * THREADS), THREADS, arguments)
 
 
 def _stream(seed: Any, offset: Any) -> tuple[int, int, Any]:

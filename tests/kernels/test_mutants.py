@@ -101,7 +101,7 @@ MUTANTS = [
     ),
     ("reduce_split", "reduce.cu", "blockIdx.x / parts", "blockIdx.x / (parts - 1)", BEYOND),
     ("reduce_columns", "reduce.cu", "__syncthreads();  // all have", ";  // all have", RACE),
-    ("reduce_columns", "reduce.cu", "exists && n < here", "exists", BEYOND),
+    ("reduce_columns", "reduce.cu", "n < here ? from", "0 < here ? from", BEYOND),
     ("reduce_columns", "reduce.cu", "n < here; n++) out", "n < N; n++) out", f"{BEYOND}|race on out"),
     ("softmax_naive", "softmax.cu", "i < columns; i++) m", "i <= columns; i++) m", BEYOND),
     ("softmax_warp", "softmax.cu", "row >= rows", "row > rows", BEYOND),
