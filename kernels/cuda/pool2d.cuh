@@ -38,10 +38,9 @@ struct Largest {
     __device__ __forceinline__ explicit Largest(int first_tap) : value(-T(INFINITY)), tap(first_tap) {}
 
     __device__ __forceinline__ void see(T element, int its_tap) {
-        if (element > value || isnan(element)) {
-            value = element;
-            tap = its_tap;
-        }
+        const bool wins = (element > value) | isnan(element);  // || would be a branch
+        value = wins ? element : value;
+        tap = wins ? its_tap : tap;
     }
 };
 
