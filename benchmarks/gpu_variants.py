@@ -80,14 +80,14 @@ QUESTIONS = [
         instead(f"{PRODUCTS}.py", "WIDE_RATE = %s ", "1.1", "0.1", "9"),
     ),
     Question(
-        "mma.sync, product of few tiles: KB of tiles on their way to a block (64)",
+        "mma.sync, product of few tiles: KB of tiles on their way to a block (48)",
         FEW_TILES,
         {
             size: (
-                (f"{PRODUCTS}.cu", "RING = 64 * 1024", f"RING = {size} * 1024"),
-                (f"{PRODUCTS}.py", "RING_BYTES = 64 * 1024", f"RING_BYTES = {size} * 1024"),
+                (f"{PRODUCTS}.cu", "RING = 48 * 1024", f"RING = {size} * 1024"),
+                (f"{PRODUCTS}.py", "RING_BYTES = 48 * 1024", f"RING_BYTES = {size} * 1024"),
             )
-            for size in ("32", "96")
+            for size in ("64", "96")
         },
     ),
     Question(
@@ -96,7 +96,7 @@ QUESTIONS = [
         instead(f"{PRODUCTS}.py", "HALF: %s,", "0.26", "0.18", "9"),
     ),
     Question(
-        "mma.sync, product of few tiles: microseconds that to add up parts of K takes besides (5)",
+        "mma.sync, product of few tiles: microseconds that adding up the parts of K takes besides (5)",
         FEW_TILES,
         instead("kernels/cuda/matmul_parts.py", "SECOND_PASS_RATE = %s,", "5.0", "2.5", "1e9"),
     ),

@@ -63,7 +63,7 @@ def test_variants_take_turns(repo_root, tmp_path):
 
 @needs_simulator
 def test_a_variant_that_is_wrong_is_told_and_not_timed(repo_root):
-    edit = "--edit", "kernels/cuda/gemv.cu", "threadIdx.x] = total;", "threadIdx.x] = 2 * total;"
+    edit = "--edit", "kernels/cuda/gemv.cu", "Out(total);", "Out(2 * total);"
     done = run(repo_root, "--quick", "--rounds", 1, *edit, "--rows", "^matmul, gemv")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "edited: the result is wrong" in done.stdout and "now: " not in done.stdout

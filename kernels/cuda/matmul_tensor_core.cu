@@ -26,18 +26,19 @@
 //
 // Registers of a thread: 192 sums, 16 of a's fragments and 16 of b's, or 128 sums, 32 and 16; with addresses up to 255,
 // so that 8 warps share a multiprocessor's 65536; with 64 x 128 64 sums and up to 168, for 12 warps. Shared memory of a
-// block: 3 x (16 + 12), 3 x (16 + 8), 4 x (8 + 8) or 5 x (4 + 8) KB.
+// block: 3 x (16 + 12), 3 x (16 + 8), 3 x (8 + 8) or 4 x (4 + 8) KB.
 //
 // Products of few tiles leave multiprocessors idle: 768 x 768 has 36 of 128 x 128, for 132. So there are tiles of half
 // that size, and the blocks share out K. A block that is alone on a multiprocessor waits for memory: with three pairs
 // of tiles a copy has a step and a half, and on an H200 a step of 128 x 128 took 0.45 us, its products half of that
-// (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence more pairs, as many as fit 64 KB. By the cycles
-// between instructions, a step of 64 x 128 takes a warp 226 for 32 mma in 16 bits, 311 in TF32.
+// (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence as many pairs as fit 48 KB, of which cards with
+// 100 KB of shared memory (compute capability 8.6, 8.9, 12.0) still have room for two. By the cycles between
+// instructions, a step of 64 x 128 takes a warp 226 for 32 mma in 16 bits, 311 in TF32.
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 
 constexpr int GROUP_ROWS = 2048;       // of out, whose tiles are made one column after another
-constexpr int RING = 64 * 1024 / CHUNK_BYTES;  // chunks of the pairs of tiles of a block, if that is more than 3 pairs
+constexpr int RING = 48 * 1024 / CHUNK_BYTES;  // chunks of the pairs of tiles of a block, if that is more than 3 pairs
 
 template <int TILE_M>
 constexpr int BLOCK = TILE_M < 128 ? 128 : TILE_M;  // threads

@@ -35,7 +35,7 @@ RESIDENT = {HALF: 3, SMALL: 2, LARGE: 1, WIDE: 1}  # blocks of a multiprocessor
 THREADS = 128  # of a block, or as many as a tile has rows
 CHUNK_BYTES, CHUNKS, STAGES = 16, 4, 3
 STEP_BYTES = CHUNKS * CHUNK_BYTES
-RING_BYTES = 64 * 1024  # of a block's pairs of tiles, if that is more than STAGES: RING of the .cu file
+RING_BYTES = 48 * 1024  # of a block's pairs of tiles, if that is more than STAGES: RING of the .cu file
 PART_STEPS = 8  # the fewest that are worth a block of their own
 
 # What an estimate of the time reckons with, in microseconds of an H200. A step of a tile: LARGE in products

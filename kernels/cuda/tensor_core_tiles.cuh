@@ -2,11 +2,11 @@
 // for each, in float32. The kernels that use it bring what starts the copies of the factors' tiles.
 //
 // A block walks along K in steps of CHUNKS chunks of 16 bytes: 16 floats, or 32 elements of 16 bits. STAGES
-// pairs of tiles, 3 or more where the tiling says so, lie in shared memory: while the block multiplies one, the next are on their way. One barrier
-// a step is enough, before the step's last products, whose fragments are in registers by then: behind it
-// everybody's part of the next step's tiles is there, and everybody has read this step's, whose place the copies
-// of the next step fill. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for an
-// mma, in which a warp can issue as many other instructions.
+// pairs of tiles, 3 or as many as the tiling says, lie in shared memory: while the block multiplies one, the next are
+// on their way. One barrier a step is enough, before the step's last products, whose fragments are in registers by
+// then: behind it everybody's part of the next step's tiles is there, and everybody has read this step's, whose place
+// the copies of the next step fill. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for
+// an mma, in which a warp can issue as many other instructions.
 //
 // A warp multiplies all its rows with a group of 32 columns, while it loads the next group. Where registers are many,
 // the rows of the next mma step are loaded beside those of this one; where the sums take 192, each 16 rows when those
