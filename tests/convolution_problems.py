@@ -28,20 +28,30 @@ def output_shape(case):
     return N, O, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
 
 
+def split_groups(array, groups, axis):
+    """The array with its channels, along ``axis``, as two axes: groups, and channels of each. A view."""
+    shape = array.shape
+    return array.reshape(*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
+
+
 def by_definition(x, weight, grad, options):
-    """The output without bias, and the gradients for x and weight, in float64: a sum over all weights."""
+    """The output without bias, and the gradients for x and weight, in float64: a sum over the kernel's taps."""
     sh, sw, ph, pw, dh, dw, groups = options
     x, weight, grad = (a.astype(np.float64) for a in (x, weight, grad))
     padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
     out, padded_grad, weight_grad = np.zeros(grad.shape), np.zeros(padded.shape), np.zeros(weight.shape)
-    (O, channels, _, _), (OH, OW) = weight.shape, grad.shape[2:]  # noqa: E741
-    for o, c, i, j in np.ndindex(weight.shape):
+    of_out, of_grad, of_padded, of_padded_grad = (
+        split_groups(a, groups, 1) for a in (out, grad, padded, padded_grad)
+    )
+    of_weight, of_weight_grad = (split_groups(a, groups, 0) for a in (weight, weight_grad))
+    OH, OW = grad.shape[2:]
+    for i, j in np.ndindex(weight.shape[2:]):
         rows = slice(i * dh, i * dh + (OH - 1) * sh + 1, sh)
         columns = slice(j * dw, j * dw + (OW - 1) * sw + 1, sw)
-        pixels = slice(None), o // (O // groups) * channels + c, rows, columns
-        out[:, o] += weight[o, c, i, j] * padded[pixels]
-        padded_grad[pixels] += weight[o, c, i, j] * grad[:, o]
-        weight_grad[o, c, i, j] = (padded[pixels] * grad[:, o]).sum()
+        tap, pixels = of_weight[..., i, j], of_padded[..., rows, columns]
+        of_out += np.einsum("goc,ngchw->ngohw", tap, pixels)
+        of_padded_grad[..., rows, columns] += np.einsum("goc,ngohw->ngchw", tap, of_grad)
+        of_weight_grad[..., i, j] = np.einsum("ngohw,ngchw->goc", of_grad, pixels)
     H, W = x.shape[2:]
     return out, padded_grad[:, :, ph : ph + H, pw : pw + W], weight_grad
 

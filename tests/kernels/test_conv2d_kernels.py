@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from convolution_problems import split_groups
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
@@ -116,11 +117,6 @@ def arrays(case, dtype):
 
 
 # ---- the oracle --------------------------------------------------------------------------------------------
-
-
-def split_groups(array, groups, axis):
-    shape = array.shape
-    return array.reshape(*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
 
 
 def padded(x, case):
