@@ -35,7 +35,7 @@ def split_groups(array, groups, axis):
 
 
 def by_definition(x, weight, grad, options):
-    """The output without bias, and the gradients for x and weight, in float64: a sum over the kernel's taps."""
+    """The output without bias, and the gradients for x and weight, in float64: sums over the taps."""
     sh, sw, ph, pw, dh, dw, groups = options
     x, weight, grad = (a.astype(np.float64) for a in (x, weight, grad))
     padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
