@@ -447,6 +447,22 @@ def test_gradcheck_shows_the_worst_element():
         gradcheck(off, [x])
 
 
+@pytest.mark.parametrize("wrong", [[17], [3, 30]])
+def test_gradcheck_of_some_elements_moves_all_of_them(wrong):
+    """Two errors of one size, too, whose signs differ: a gradient with two elements exchanged."""
+    errors = np.zeros(40)
+    errors[wrong] = [0.01, -0.01][: len(wrong)]
+
+    @mg.op
+    def off(xp, x):
+        return x * 2.0
+
+    off.grad(x=lambda g, _y, x: g * 2.0 + mg.tensor(errors))
+    x = mg.ones(40, dtype=mg.float64, requires_grad=True)
+    with pytest.raises(AssertionError, match=r"a random move of all elements of shape \(40,\)"):
+        gradcheck(off, [x], elements=1, seed=0)
+
+
 def test_gradcheck_needs_float64_and_something_to_check():
     with pytest.raises(TypeError, match=r"float64.*float32"):
         gradcheck(mg.exp, [mg.ones(1, requires_grad=True)])

@@ -72,7 +72,7 @@ def check_op(
             that it is registered for.
         kernels: names of the kernels to check; by default ``"reference"`` and all that there are.
         gradients: whether to check gradients too, with the first and the last of these kernels.
-        elements: how many elements of each input finite differences are taken for.
+        elements: how many elements of each input finite differences are taken for; then all move at once.
         seed: of all random numbers; by default fresh, and told by the message. With it, the same numbers
             come again, also where less is checked.
         derive: whether to add cases of the kinds that are missing: other sizes, where the op has no shape

@@ -36,7 +36,8 @@ def gradcheck(
         inputs: tensors; those that require a gradient must be float64. None of them is changed.
         eps: the step h, relative to ``max(1, |x|)``.
         atol, rtol: passes where ``|backward - difference| <= atol + rtol |difference|``.
-        elements: test so many random elements of each input; by default all.
+        elements: of an input that has more, test so many random elements, and then one random direction in
+            which all of them move; by default all elements.
         seed: of the weights and of the choice of elements; by default a fresh one.
 
     Returns:
@@ -58,10 +59,8 @@ def gradcheck(
         _float_outputs(function(*inputs)), [inputs[i] for i in checked], [_odd_layout(w) for w in weights]
     )
 
-    def projected(i: int, position: tuple, value: float) -> float:
+    def projected(i: int, array: np.ndarray) -> float:
         moved = list(inputs)
-        array = before[i].copy()
-        array[position] = value
         moved[i] = like(array, inputs[i])
         with autograd.no_grad():
             moved_outputs = _float_outputs(function(*moved))
@@ -70,27 +69,39 @@ def gradcheck(
         )
 
     worst = None
+
+    def compare(i: int, gradient: np.ndarray, where: Any, whither: Any, what: str) -> None:
+        """Compare where the elements at ``where`` of input i move by up to h, and note the worst."""
+        nonlocal worst
+        at = before[i][where]
+        high, low = before[i].copy(), before[i].copy()
+        high[where] += eps * np.maximum(1.0, abs(at)) * whither
+        low[where] -= eps * np.maximum(1.0, abs(at)) * whither
+        step = high[where] - low[where]
+        length = np.max(abs(step))
+        expected = (projected(i, high) - projected(i, low)) / length
+        found = float(np.sum(gradient[where] * (step / length)))
+        excess = abs(found - expected) - (atol + rtol * abs(expected))
+        if not (excess <= 0) and (worst is None or not excess <= worst[0]):
+            worst = (excess, i, what, expected, found)
+
     for i, gradient, second in zip(checked, actual, again, strict=True):
         assert_close(
             second, gradient, 1000, f"gradcheck: with a strided gradient to start from, that for input {i}"
         )
         for position in _positions(gradient.shape, elements, rng):
-            at = float(before[i][position])
-            h = eps * max(1.0, abs(at))
-            high, low = at + h, at - h
-            expected = (projected(i, position, high) - projected(i, position, low)) / (high - low)
-            found = float(gradient[position])
-            excess = abs(found - expected) - (atol + rtol * abs(expected))
-            if not (excess <= 0) and (worst is None or not excess <= worst[0]):
-                worst = (excess, i, position, expected, found)
+            compare(i, gradient, position, 1.0, f"the worst element is {position}")
+        if elements is not None and gradient.size > elements and worst is None:
+            direction = rng.uniform(0.5, 1.0, gradient.shape) * rng.choice([-1.0, 1.0], gradient.shape)
+            compare(i, gradient, ..., direction, "what shows it is a random move of all elements")
     for i, x in enumerate(inputs):
         if isinstance(x, Tensor):
             assert_same_bits(to_numpy(x), before[i], f"gradcheck: the function changed its input {i}")
     if worst is not None:
-        _, i, position, expected, found = worst
+        _, i, what, expected, found = worst
         allowed = atol + rtol * abs(expected)
         raise AssertionError(
-            f"gradcheck: the gradient for input {i} is wrong; the worst element is {position} "
+            f"gradcheck: the gradient for input {i} is wrong; {what} "
             f"of shape {before[i].shape}\n"
             f"  Expect {expected:.10g}  (central difference)\n"
             f"  Actual {found:.10g}  (backward)\n"
