@@ -37,7 +37,7 @@ __device__ void load_matrices(unsigned (&out)[COUNT], const void* row) {
         const unsigned short* rows[COUNT][8];
     };
     const sim::Place place = {"ldmatrix", __FILE__, __LINE__};
-    const Rows all = sim::exchange<Rows>(~0u, row, place, [](auto& payloads) {
+    const Rows all = sim::exchange<Rows>(~0u, row, place, [](auto& payloads) SIM_UNWATCHED {
         Rows all;
         for (int i = 0; i < 8 * COUNT; i++)
             all.rows[i / 8][i % 8] = sim::read_lane<const unsigned short*>(payloads, i);
@@ -123,7 +123,7 @@ __device__ void mma(const char* what, float (&c)[4], const unsigned (&a)[4], con
     };
     const Operands mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const Sums sums = sim::exchange<Sums>(~0u, mine, {what, __FILE__, __LINE__}, [&](auto& payloads) {
+    const Sums sums = sim::exchange<Sums>(~0u, mine, {what, __FILE__, __LINE__}, [&](auto& payloads) SIM_UNWATCHED {
         constexpr int K = 8 * PER_REGISTER;
         double rows[2][K], columns[2][K];  // that meet in this lane
         for (int word = 0; word < 8; word++) {
@@ -148,17 +148,17 @@ __device__ void mma(const char* what, float (&c)[4], const unsigned (&a)[4], con
 }
 
 __device__ inline void mma_tf32(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    mma<1>("mma_tf32", c, a, b, [](unsigned word, int) -> double {
+    mma<1>("mma_tf32", c, a, b, [](unsigned word, int) SIM_UNWATCHED -> double {
         return __uint_as_float(word & ~0x1FFFu);
     });
 }
 __device__ inline void mma_f16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    mma<2>("mma_f16", c, a, b, [](unsigned word, int i) -> double {
+    mma<2>("mma_f16", c, a, b, [](unsigned word, int i) SIM_UNWATCHED -> double {
         return sim::Half::widen(word >> 16 * i);
     });
 }
 __device__ inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    mma<2>("mma_bf16", c, a, b, [](unsigned word, int i) -> double {
+    mma<2>("mma_bf16", c, a, b, [](unsigned word, int i) SIM_UNWATCHED -> double {
         return sim::Bfloat16::widen(word >> 16 * i);
     });
 }

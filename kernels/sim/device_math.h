@@ -31,7 +31,7 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
 namespace sim {
 
 template <class To, class From>
-To bits(From from) {
+__forceinline__ To bits(From from) {
     static_assert(sizeof(To) == sizeof(From));
     To to;
     memcpy(&to, &from, sizeof to);

@@ -9,6 +9,10 @@
 
 #include "runtime.h"
 
+// Of what a collective does with the values of all lanes: the simulator watches none of these accesses, so that the
+// calls of its hooks (hooks.h) would cost time alone.
+#define SIM_UNWATCHED __attribute__((no_sanitize("thread", "undefined")))
+
 namespace sim {
 
 // Brings `value` to the lanes of `mask`; returns what `pick(payloads)` makes of all their values, where
@@ -25,7 +29,7 @@ Result exchange(unsigned mask, const T& value, Place place, Pick pick) {
     lane.result = &result;
     lane.place = place;
     lane.pick = &pick;
-    lane.finish = [](Collective& self, unsigned, const void* const (&payloads)[32]) {
+    lane.finish = [](Collective& self, unsigned, const void* const (&payloads)[32]) SIM_UNWATCHED {
         *static_cast<Result*>(self.result) = (*static_cast<Lane&>(self).pick)(payloads);
     };
     sim_warp_collective(&lane);
@@ -34,7 +38,7 @@ Result exchange(unsigned mask, const T& value, Place place, Pick pick) {
 
 // The value of lane `source`; all bits set if that lane takes no part, for the value is undefined then.
 template <class T>
-T read_lane(const void* const (&payloads)[32], unsigned source) {
+SIM_UNWATCHED inline __attribute__((always_inline)) T read_lane(const void* const (&payloads)[32], unsigned source) {
     T value;
     if (payloads[source])
         memcpy(&value, payloads[source], sizeof value);
@@ -45,7 +49,7 @@ T read_lane(const void* const (&payloads)[32], unsigned source) {
 
 template <class T>
 T shuffle(unsigned mask, T value, unsigned source, Place place) {
-    return exchange<T>(mask, value, place, [&](auto& payloads) { return read_lane<T>(payloads, source); });
+    return exchange<T>(mask, value, place, [&](auto& payloads) SIM_UNWATCHED { return read_lane<T>(payloads, source); });
 }
 
 inline unsigned lane() { return sim_this_thread()->lane; }
@@ -86,7 +90,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, SIM_PLA
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, SIM_PLACE) {
-    return sim::exchange<unsigned>(mask, predicate, {"__ballot_sync()", file, line}, [](auto& payloads) {
+    return sim::exchange<unsigned>(mask, predicate, {"__ballot_sync()", file, line}, [](auto& payloads) SIM_UNWATCHED {
         unsigned votes = 0;
         for (unsigned i = 0; i < 32; i++)
             if (payloads[i] && sim::read_lane<int>(payloads, i)) votes |= 1u << i;
@@ -105,7 +109,7 @@ inline int __all_sync(unsigned mask, int predicate, SIM_PLACE) {
 // The lanes that are here together. A card promises no more than that the caller is among them; here, the caller
 // meets all lanes that come to this place before something else is waited for.
 inline unsigned __activemask(SIM_PLACE) {
-    return sim::exchange<unsigned>(0, true, {"__activemask()", file, line}, [](auto& payloads) {
+    return sim::exchange<unsigned>(0, true, {"__activemask()", file, line}, [](auto& payloads) SIM_UNWATCHED {
         unsigned lanes = 0;
         for (unsigned i = 0; i < 32; i++)
             if (payloads[i]) lanes |= 1u << i;
@@ -116,7 +120,7 @@ inline unsigned __activemask(SIM_PLACE) {
 // The lanes whose value has the same bits as the caller's.
 template <class T>
 unsigned __match_any_sync(unsigned mask, T value, SIM_PLACE) {
-    return sim::exchange<unsigned>(mask, value, {"__match_any_sync()", file, line}, [&](auto& payloads) {
+    return sim::exchange<unsigned>(mask, value, {"__match_any_sync()", file, line}, [&](auto& payloads) SIM_UNWATCHED {
         unsigned lanes = 0;
         for (unsigned i = 0; i < 32; i++)
             if (payloads[i] && memcmp(payloads[i], &value, sizeof value) == 0) lanes |= 1u << i;
@@ -128,7 +132,7 @@ unsigned __match_any_sync(unsigned mask, T value, SIM_PLACE) {
 template <class T>
 unsigned __match_all_sync(unsigned mask, T value, int* all, SIM_PLACE) {
     const unsigned lanes =
-        sim::exchange<unsigned>(mask, value, {"__match_all_sync()", file, line}, [&](auto& payloads) {
+        sim::exchange<unsigned>(mask, value, {"__match_all_sync()", file, line}, [&](auto& payloads) SIM_UNWATCHED {
             unsigned lanes = 0;
             for (unsigned i = 0; i < 32; i++) {
                 if (payloads[i] && memcmp(payloads[i], &value, sizeof value) != 0) return 0u;
@@ -146,7 +150,7 @@ unsigned __match_all_sync(unsigned mask, T value, int* all, SIM_PLACE) {
         requires(sizeof(T) == 4 && std::types<T>)                                                             \
     T name(unsigned mask, T value, SIM_PLACE) {                                                               \
         const sim::Place place = {#name "()", file, line};                                                    \
-        return sim::exchange<T>(mask, value, place, [](auto& payloads) {                                      \
+        return sim::exchange<T>(mask, value, place, [](auto& payloads) SIM_UNWATCHED {                                      \
             unsigned i = 0;                                                                                   \
             while (!payloads[i]) i++;                                                                         \
             T a = sim::read_lane<T>(payloads, i);                                                             \
