@@ -127,6 +127,11 @@ QUESTIONS = [
         | instead(STRIPS, '"forward": 7, "weight_grad": %s}', "4", "2", "7", of="gradient "),
     ),
     Question(
+        "pooling of channels last: rows that a thread makes of the gradient (4)",
+        r"^(max|avg) pooling, forward \+ backward, channels_last",
+        instead("kernels/cuda/pool2d_channels_last.py", "ROWS = %s ", "4", "1", "8"),
+    ),
+    Question(
         "attention: blocks with the most keys come first",
         r"^attention.*(causal|1024|9x8)",
         {

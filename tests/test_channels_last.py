@@ -327,8 +327,10 @@ def test_pooling(card, shape, dtype):
         check(function, [drawn(*shape)], card, dtype)
 
 
-def test_pooling_of_more_images_than_a_launch_takes(card, monkeypatch):
+def test_pooling_of_many_images(card, monkeypatch):
+    """More than a launch takes, and so many that a thread makes several rows."""
     monkeypatch.setattr(pool2d_channels_last, "MAX_IMAGES", 2)
+    monkeypatch.setattr(pool2d_channels_last, "ENOUGH_BLOCKS", 1)
     for function in lambda x: F.max_pool2d(x, 2), lambda x: F.avg_pool2d(x, 3, stride=2, padding=1):
         check(function, [drawn(5, 4, 6, 7)], card, "float32")
 

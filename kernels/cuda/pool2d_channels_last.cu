@@ -14,7 +14,8 @@
 // taps are loaded three or two at a time.
 //
 // Grid of every kernel: x = the rows of an image of the result, y = the parts of a row, z = the images; a thread for
-// each vector.
+// each vector. The gradients of windows may have fewer rows in the grid: a thread then goes down a column, and finds its
+// place and the windows above it once.
 
 #include "pool2d.cuh"
 
@@ -34,6 +35,12 @@ struct Place {
         channel = (vector - pixel.x * vectors) * WIDTH;
         inside = pixel.x < width;
         number = ((pixel.plane * height + pixel.y) * width + pixel.x) * channels + channel;
+    }
+
+    // On to the pixel as many rows below as the grid has.
+    __device__ __forceinline__ void go_down(int width, int channels) {
+        pixel.y += gridDim.x;
+        number += (long long)gridDim.x * width * channels;
     }
 };
 
@@ -142,26 +149,28 @@ __global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, 
                                            Pool2dShape s) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     using C = Computed<T>;
-    const Place<WIDTH> to(s.H, s.W, channels);
+    Place<WIDTH> to(s.H, s.W, channels);
     if (!to.inside) return;
     const WindowOver last(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, s.OW);
-    Vector<C, WIDTH> sums = {};
-    for (WindowOver oh(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, s.OH); oh.covers(); oh.next()) {
-        const int i = oh.tap();
-        if (i < 0) continue;
-        for (WindowOver ow = last; ow.covers(); ow.next()) {
-            const int j = ow.tap();
-            if (j < 0) continue;
-            const long long window =
-                channels_of(to.pixel.plane, oh.index, ow.index, s.OH, s.OW, channels) + to.channel;
-            const Vector<Tap, WIDTH> winners = load_vector<WIDTH>(taps + window);
-            const Vector<T, WIDTH> grads = load_vector<WIDTH>(grad_output + window);
+    for (; to.pixel.y < s.H; to.go_down(s.W, channels)) {
+        Vector<C, WIDTH> sums = {};
+        for (WindowOver oh(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, s.OH); oh.covers(); oh.next()) {
+            const int i = oh.tap();
+            if (i < 0) continue;
+            for (WindowOver ow = last; ow.covers(); ow.next()) {
+                const int j = ow.tap();
+                if (j < 0) continue;
+                const long long window =
+                    channels_of(to.pixel.plane, oh.index, ow.index, s.OH, s.OW, channels) + to.channel;
+                const Vector<Tap, WIDTH> winners = load_vector<WIDTH>(taps + window);
+                const Vector<T, WIDTH> grads = load_vector<WIDTH>(grad_output + window);
 #pragma unroll
-            for (int k = 0; k < WIDTH; k++)
-                if (winners.lane[k] == i * s.kernel_w + j) sums.lane[k] += C(grads.lane[k]);
+                for (int k = 0; k < WIDTH; k++)
+                    if (winners.lane[k] == i * s.kernel_w + j) sums.lane[k] += C(grads.lane[k]);
+            }
         }
+        store_vector(grad_input + to.number, converted<T>(sums));
     }
-    store_vector(grad_input + to.number, converted<T>(sums));
 }
 
 // sums += the channels that stand at `from`, each over `divisor`.
@@ -211,20 +220,22 @@ template <typename T, bool WIDE>
 __global__ void avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, int channels, Pool2dShape s,
                                            AvgDivisor how) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    const Place<WIDTH> to(s.H, s.W, channels);
+    Place<WIDTH> to(s.H, s.W, channels);
     if (!to.inside) return;
     const Range ow = windows_over(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
-    const Range oh = windows_over(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
-    Vector<Computed<T>, WIDTH> sums = {};
-    for (int i = oh.begin; i < oh.end; i++) {
-        const AvgWindow rows(i, s.kernel_h, s.stride_h, s.pad_h, s.H);
-        for (int j = ow.begin; j < ow.end; j++) {
-            const AvgWindow columns(j, s.kernel_w, s.stride_w, s.pad_w, s.W);
-            const long long window = channels_of(to.pixel.plane, i, j, s.OH, s.OW, channels) + to.channel;
-            add<WIDTH>(sums, grad_output + window, avg_divisor<Computed<T>>(rows, columns, how));
+    for (; to.pixel.y < s.H; to.go_down(s.W, channels)) {
+        const Range oh = windows_over(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
+        Vector<Computed<T>, WIDTH> sums = {};
+        for (int i = oh.begin; i < oh.end; i++) {
+            const AvgWindow rows(i, s.kernel_h, s.stride_h, s.pad_h, s.H);
+            for (int j = ow.begin; j < ow.end; j++) {
+                const AvgWindow columns(j, s.kernel_w, s.stride_w, s.pad_w, s.W);
+                const long long window = channels_of(to.pixel.plane, i, j, s.OH, s.OW, channels) + to.channel;
+                add<WIDTH>(sums, grad_output + window, avg_divisor<Computed<T>>(rows, columns, how));
+            }
         }
+        store_vector(grad_input + to.number, converted<T>(sums));
     }
-    store_vector(grad_input + to.number, converted<T>(sums));
 }
 
 template <typename T, bool WIDE>

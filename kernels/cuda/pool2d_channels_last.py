@@ -15,6 +15,8 @@ from .pool2d import THREADS, adaptive_sizes, check_taps, divisor_fields, shape_f
 from .vector import VECTOR_BYTES, is_wide
 
 WARP = 32
+ROWS = 4  # of a column, that a thread makes in the gradients of windows
+ENOUGH_BLOCKS = 4096  # some 4 waves of blocks on a card of 132 multiprocessors
 MAX_IMAGES = 65535  # of a launch: the most that a grid has along z
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -41,7 +43,8 @@ def max_pool2d(out: Any, taps: Any, x: Any, *options: int) -> None:
 def max_pool2d_input_grad(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
     """A thread for 16 bytes of channels of a pixel, which adds the gradients of the windows that it won."""
     check_taps(taps, grad_output, *options[:2])
-    _launch(_max_pool2d_input_grad, (out, grad_output, taps), shape_fields(out, grad_output, *options))
+    sizes = shape_fields(out, grad_output, *options)
+    _launch(_max_pool2d_input_grad, (out, grad_output, taps), sizes, rows=ROWS)
 
 
 def avg_pool2d(out: Any, x: Any, *options: int) -> None:
@@ -55,7 +58,7 @@ def avg_pool2d_input_grad(out: Any, grad_output: Any, *options: int) -> None:
     """A thread for 16 bytes of channels of a pixel, which adds its share of the windows that cover it."""
     *window, count_include_pad, divisor = options
     fields = shape_fields(out, grad_output, *window), divisor_fields(bool(count_include_pad), divisor)
-    _launch(_avg_pool2d_input_grad, (out, grad_output), *fields)
+    _launch(_avg_pool2d_input_grad, (out, grad_output), *fields, rows=ROWS)
 
 
 def adaptive_avg_pool2d(out: Any, x: Any) -> None:
@@ -68,7 +71,10 @@ def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
     _launch(_adaptive_avg_pool2d_input_grad, (out, grad_output), adaptive_sizes(out, grad_output))
 
 
-def _launch(kernels: dict[bool, CudaKernel], arrays: tuple, sizes: dict[str, Any], *rest: Any) -> None:
+def _launch(
+    kernels: dict[bool, CudaKernel], arrays: tuple, sizes: dict[str, Any], *rest: Any, rows: int = 1
+) -> None:
+    """A thread makes ``rows`` of a column, where that leaves enough blocks."""
     images, channels, height, width = arrays[0].shape
     for first in range(0, images, MAX_IMAGES):
         some = [x[first : first + MAX_IMAGES] for x in arrays] if images > MAX_IMAGES else arrays
@@ -77,4 +83,6 @@ def _launch(kernels: dict[bool, CudaKernel], arrays: tuple, sizes: dict[str, Any
         parts = blocks(row, THREADS)
         threads = blocks(blocks(row, parts), WARP) * WARP if parts else WARP
         arguments = (*map(nhwc, some), channels, sizes | {"planes": len(some[0])}, *rest)
-        kernels[wide].launch((height, parts, len(some[0])), threads, arguments)
+        fewer = blocks(height, rows)
+        lines = fewer if fewer * parts * len(some[0]) >= ENOUGH_BLOCKS else height
+        kernels[wide].launch((lines, parts, len(some[0])), threads, arguments)
