@@ -1,4 +1,4 @@
-"""What a function says that was given a number or a list where it needs a tensor.
+"""A clear TypeError for a call such as ``softmax(5)``, where a tensor is expected.
 
 Functions read ``x.ndim`` or ``x.dtype`` without a look at what ``x`` is, so ``softmax(5)`` would end in an
 AttributeError about an int. :func:`explain_arguments` has the public functions of a module raise a TypeError

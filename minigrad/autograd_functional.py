@@ -1,4 +1,4 @@
-"""Derivatives of functions, by PyTorch's names and place, ``minigrad.autograd.functional``: see ``func``."""
+"""``minigrad.autograd.functional``, PyTorch's older interface to :mod:`minigrad.func`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens around a training: checkpoints, an early end, schedules, logs."""
+"""Callbacks of a training: checkpoints, early stopping, learning-rate schedules, logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods of a tensor that give it another device or dtype."""
+"""Methods that convert a tensor to another device or dtype: ``to``, ``cuda``, ``float``."""
 
 from __future__ import annotations
 

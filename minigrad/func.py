@@ -1,4 +1,4 @@
-"""Functions of functions, under PyTorch's names (``torch.func``): gradients, Jacobians, batches.
+"""Function transforms, under PyTorch's names (``torch.func``): gradients, Jacobians, vmap.
 
 All run on the graph that ops record, and so have gradients themselves, of any order. Arguments and results
 may be dicts, lists and tuples of tensors. ::

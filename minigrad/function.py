@@ -1,4 +1,4 @@
-"""Functions whose gradient a user writes by hand, under PyTorch's name ``torch.autograd.Function``.
+"""``torch.autograd.Function``: an operation whose gradient the user writes, as two static methods.
 
 An op (:func:`minigrad.op`) has a reference, kernels and checks; this is the short form, two static methods.
 """

@@ -1,4 +1,4 @@
-"""Whether ops record the graph: a mode of each thread, as context managers and decorators."""
+"""``no_grad``, ``enable_grad`` and their like: whether the ops of a thread record the graph."""
 
 from __future__ import annotations
 

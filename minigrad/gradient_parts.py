@@ -1,7 +1,8 @@
-"""The gradient of a tensor of which ops looked at parts, such as the pieces that ``split`` makes of it.
+"""The gradient of a tensor that was used in parts, such as the pieces that ``split`` returns.
 
-What comes from one part alone is zeros but for that part. To make such an array for each, and to add them
-up, would go through the whole memory twice for every part.
+The gradient that comes from one part is zero outside of it. To make such an array for each part and to add
+them up would pass over the whole tensor's memory twice for every part; here each part is written to its place
+in one array.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Part = tuple[int, int, int]
 
 
 class PartedGradient:
-    """One array, in which each part's gradient is written once; what no part wrote is cleared in the end.
+    """One array, to which each part's gradient is written; what no part has written is set to 0 in the end.
 
     Args:
         shape, dtype, device: of the tensor.

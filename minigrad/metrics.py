@@ -1,4 +1,4 @@
-"""What is measured while a model is trained, and its history by epoch.
+"""Metrics of a training, such as the accuracy, and their history by epoch.
 
 Values are added up where they are computed: on a card nothing waits before :meth:`Metric.compute`.
 """

@@ -1,4 +1,4 @@
-"""Automatic mixed precision: products in 16 bits, what needs digits or range in float32.
+"""Automatic mixed precision: matrix products in 16 bits, sensitive ops in float32.
 
 Inside ``with autocast(device_type):`` the ops of that type of device convert their floating inputs first,
 each by a policy of its own (https://arxiv.org/abs/1710.03740; the lists are PyTorch's for CUDA):

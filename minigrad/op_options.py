@@ -1,6 +1,6 @@
-"""What an op may have beside the common: attributes with types, inputs without gradient, writing in place.
+"""Options of an op: typed attributes, inputs without a gradient, extra outputs, writing in place.
 
-A call of an op that uses any of this takes a path of its own, :func:`call`; all others do not pay for it.
+A call of an op that has any of them goes through :func:`call`; other ops do not pay for it.
 """
 
 from __future__ import annotations

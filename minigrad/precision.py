@@ -1,4 +1,4 @@
-"""How exact the products and the convolutions of float32 arrays are."""
+"""The precision of float32 matrix products and convolutions: TF32 and Winograd, on or off."""
 
 from __future__ import annotations
 

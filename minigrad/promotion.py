@@ -1,4 +1,4 @@
-"""Which dtype comes out when several go in: PyTorch's rules.
+"""Type promotion: the dtype of a result from those of its operands, by PyTorch's rules.
 
 A dtype belongs to one of three kinds, bool < integer < floating. Tensors with dimensions decide; a 0-d
 tensor, and then a Python number, changes the result only by being of a higher kind. So ``int64 * 2.5`` is

@@ -1,4 +1,4 @@
-"""What :func:`minigrad.capture` knows of the step that is running, and what the floors below tell it.
+"""The state of a step that :func:`minigrad.capture` records, and how the layers below take part in it.
 
 While a thread runs a step that is captured, ``recorder.current`` is its :class:`Recording`, otherwise None.
 Whoever would wait for the card's numbers calls :meth:`Recording.refuse`; whoever uses a number that each

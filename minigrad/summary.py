@@ -1,4 +1,4 @@
-"""A table of a model's layers: what goes out of each, and how many parameters it has."""
+"""A table of a model's layers: the shape of each output, and the number of parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``FloatTensor``, ``LongTensor`` and so on: tensors of a dtype, by the names of PyTorch's first years.
+"""``FloatTensor``, ``LongTensor`` and so on: PyTorch's old names for tensors of a dtype.
 
 Those of :mod:`minigrad.cuda`, ``cuda.FloatTensor``, are on the current card.
 """

@@ -1,4 +1,4 @@
-"""``Variable``, the name that PyTorch had for tensors with a gradient before all tensors had one."""
+"""``Variable``, PyTorch's old name for a tensor with a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order the samples of a data set are visited. Names and behaviour are PyTorch's."""
+"""Samplers: the order in which the samples of a data set are visited. Names are PyTorch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two classics that are no images: Iris, a table, and Tiny Shakespeare, a text."""
+"""Two small data sets that are not images: Iris, a table, and Tiny Shakespeare, a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to images before a network sees them, with torchvision's names.
+"""Transforms of images (resizing, crops, flips, normalisation), with torchvision's names.
 
 A transform takes a Tensor or an array, one image (C, H, W) or a batch (N, C, H, W), or a Pillow image, and
 returns the same kind. In a batch every image has random numbers of its own: :class:`ImageDataset` hands whole

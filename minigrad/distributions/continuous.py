@@ -1,4 +1,4 @@
-"""Distributions with a density: normal, uniform, exponential and Laplace's."""
+"""Continuous distributions of numbers: Normal, Uniform, Exponential, Laplace."""
 
 from __future__ import annotations
 

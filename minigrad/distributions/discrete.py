@@ -1,4 +1,4 @@
-"""Distributions of choices: yes or no, and one of several."""
+"""Discrete distributions: Bernoulli and Categorical."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors of normal numbers that depend on each other, and mixtures."""
+"""Distributions of vectors, MultivariateNormal, and mixtures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which neighbours in a chain of modules run as one op."""
+"""Which neighbouring modules of a Sequential run as one fused op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``DataParallel``, by which scripts ask for all cards of a machine: here the module runs where it is."""
+"""``DataParallel``, for scripts that use it: the module runs on the device where it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that change the size of images: interpolation, pixels for channels, patches for columns."""
+"""Layers that resample images: Upsample, PixelShuffle, Fold and Unfold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules along one axis: softmax and its kin, and the gated linear unit."""
+"""Layers that work along one axis: softmax and its relatives, and GLU."""
 
 from __future__ import annotations
 

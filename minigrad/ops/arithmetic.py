@@ -1,4 +1,4 @@
-"""More arithmetic: functions of two variables, inverse hyperbolic ones, and compositions of other ops."""
+"""More arithmetic: functions of two variables, inverse hyperbolic functions, lerp and addcmul."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The targets of losses of classes: whether they are numbers of classes that there are."""
+"""Checks of class labels, the targets of classification losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products, blocks and selections of whole tensors, composed of other ops."""
+"""Kronecker and cross products, block matrices, combinations, stacking and rotating; all composed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of what is composed of recorded ops: the second order of ops that have a kernel for the first."""
+"""Gradients by recorded ops, for the second derivative of ops with a fused first one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: the likelihood of a text, wherever its letters stand in the signal.
+"""Connectionist temporal classification: the likelihood of a text, whatever its alignment in time.
 
 Graves et al., https://www.cs.toronto.edu/~graves/icml_2006.pdf, equations 5 to 8.
 """

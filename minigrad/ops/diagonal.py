@@ -1,4 +1,4 @@
-"""Diagonals: looking at one, and making a matrix of one, which are each other's gradients."""
+"""Diagonals: reading one, and making a matrix of one, which are each other's gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ops of losses of elements: their sum or mean in one walk, by which none of them is written, or each.
+"""Elementwise losses as fused ops: the loss, and its sum or mean without storing the elements.
 
 An op ``f(x, target, reduction=, scale=1.0, delta=1.0)`` and its gradient, another, to each loss.
 ``reduction`` is ``"mean"``, ``"sum"`` or ``"none"``; ``scale`` is multiplied to the losses, and ``delta`` is

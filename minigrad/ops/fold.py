@@ -1,4 +1,4 @@
-"""Patches of images as columns and back, and pixels as channels and back."""
+"""Unfold and fold (im2col and col2im), pixel shuffling and channel shuffling."""
 
 from __future__ import annotations
 

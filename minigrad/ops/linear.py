@@ -1,4 +1,4 @@
-"""The linear map x W^T + b, and ReLU of it: both end while the product's tiles are still in registers."""
+"""The linear layer x W^T + b as one op, and with ReLU; bias and ReLU are fused into the product."""
 
 from __future__ import annotations
 

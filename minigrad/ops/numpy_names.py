@@ -1,4 +1,4 @@
-"""The names that NumPy has for arguments, which functions of PyTorch take beside their own: ``axis``."""
+"""NumPy's argument names ``axis`` and ``keepdims``, which PyTorch's functions accept as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolution and pooling along one axis (N, C, L): those over images of a single row."""
+"""Convolution and pooling in one dimension (N, C, L), as those of images of height 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Borders around tensors: of a number, or of what lies inside."""
+"""Padding: with a constant, or by reflection, replication and wrapping."""
 
 from __future__ import annotations
 

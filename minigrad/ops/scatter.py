@@ -1,4 +1,4 @@
-"""Reading and writing at numbered positions: along one axis, or where a mask is true.
+"""Scatter and index ops: reading and writing at indices along an axis, or where a mask is true.
 
 Each is a composition of indexing (:mod:`minigrad.ops.index`), whose gradients sum what is written to one
 place in a fixed order. None changes its input; the forms that do are methods whose names end in an

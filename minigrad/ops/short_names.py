@@ -1,4 +1,4 @@
-"""Functions of PyTorch that are other functions, or two of them, under a name of their own."""
+"""Further functions of PyTorch, each a line or two of other ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of squares, and what is made of them: variances, standard deviations, norms."""
+"""Variance, standard deviation and norms: what is made of sums of squares."""
 
 from __future__ import annotations
 

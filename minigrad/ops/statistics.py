@@ -1,4 +1,4 @@
-"""Statistics composed of other ops: sums without NaN, extrema together, covariances, histograms, areas."""
+"""nansum, nanmean, aminmax, cov, corrcoef, histc, trapezoid: statistics composed of other ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adagrad and Adadelta: each element's step by the history of its own gradients."""
+"""Adagrad and Adadelta: step sizes per element, from the history of its squared gradients."""
 
 from __future__ import annotations
 

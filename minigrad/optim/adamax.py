@@ -1,4 +1,4 @@
-"""Adamax: Adam by the largest gradient in place of the mean square."""
+"""Adamax: Adam with the largest gradient, the infinity norm, in place of the mean square."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L-BFGS: Newton's steps, with the curvature guessed from the last gradients."""
+"""L-BFGS: a quasi-Newton method that estimates the curvature from the last steps and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lion: steps of one size, in the direction of a sign."""
+"""Lion: steps of equal size in every element, by the sign of the momentum."""
 
 from __future__ import annotations
 

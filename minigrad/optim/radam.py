@@ -1,4 +1,4 @@
-"""RAdam: Adam that waits for its mean square to be worth dividing by."""
+"""RAdam: Adam with a rectified warm-up, until its mean square is reliable."""
 
 from __future__ import annotations
 

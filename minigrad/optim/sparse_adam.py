@@ -1,4 +1,4 @@
-"""Adam for embeddings, of which a batch shows a few rows."""
+"""SparseAdam: Adam that changes only the rows with a gradient, for embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One kernel of an op, watched while it runs: its output lies in garbage, and what it calls is noted."""
+"""One kernel under observation: its output is surrounded by guard values, and its calls are noted."""
 
 from __future__ import annotations
 

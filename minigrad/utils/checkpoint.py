@@ -1,4 +1,4 @@
-"""Memory for time: activations that are computed again on the way back, under PyTorch's name."""
+"""Activation checkpointing: activations are computed again in the backward pass, not stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``SummaryWriter``, by PyTorch's name: numbers for TensorBoard, which need not be there to write them."""
+"""``SummaryWriter``: scalars for TensorBoard, which need not be installed to write them."""
 
 from __future__ import annotations
 

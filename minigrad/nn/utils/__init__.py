@@ -1,4 +1,4 @@
-"""Limits for gradients, other forms of parameters, and sequences of several lengths in one batch."""
+"""Gradient clipping, parametrizations of weights, and batches of sequences of several lengths."""
 
 from minigrad.nn.utils import parametrizations, parametrize, rnn
 from minigrad.nn.utils.clip_grad import clip_grad_norm_, clip_grad_value_

@@ -1,4 +1,4 @@
-"""Limiting gradients between ``backward()`` and the optimizer's step."""
+"""Gradient clipping, between ``backward()`` and the optimizer's step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules made of schedules."""
+"""Schedules that combine others: one after the other, or all of them at each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schedule that looks at how training goes."""
+"""ReduceLROnPlateau: lowers the learning rate when a metric stops improving."""
 
 from __future__ import annotations
 
