@@ -133,8 +133,9 @@ def test_a_row_that_is_left_out(run, kernel, left_out, columns, n):
     assert np.array_equal(found, rows_added(5, g, np.where(indices == left_out, -1, indices)))
 
 
-# n: up to 256 in one launch; more than 4096 in longer chunks. Rows: fewer than blocks, more of them, and so many
-# that a block has no places for more. The simulator takes seconds for those: they come with the limits of n.
+# n: up to 256 in one launch; more than 4096 in longer chunks. Rows: fewer than blocks, more of them, and so
+# many that a block has no places for more. The simulator takes seconds for those: they come with the limits
+# of n.
 @pytest.mark.parametrize(
     ("rows", "columns", "n"),
     [
