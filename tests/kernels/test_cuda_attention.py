@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from attention_problems import SCALE, SIZES, by_definition, growing, inputs
+from attention_problems import SCALE, SIZES, by_definition, growing, inputs, with_strides_of_their_own
 
 from minigrad.kernels.cuda import attention
 
@@ -35,6 +35,14 @@ def test_matches_the_definition(backend, size, causal):
         compute(backend, *problem, causal), by_definition(*problem, causal), strict=True
     ):
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_views(backend):
+    q, k, v, grad = inputs((2, 2, 20, 20, 16, 16), FLOAT)
+    wanted = compute(backend, q, k, v, grad, True)
+    found = compute(backend, *with_strides_of_their_own(q, k, v), grad, True)
+    for ours, value in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours, value)
 
 
 @pytest.mark.parametrize(("D", "tile"), attention._forward)

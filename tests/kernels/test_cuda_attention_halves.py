@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from attention_problems import SCALE, growing, inputs, largest_error, with_errors
+from attention_problems import (
+    SCALE,
+    growing,
+    inputs,
+    largest_error,
+    with_errors,
+    with_strides_of_their_own,
+)
 
 from minigrad.kernels.cuda import attention_tensor_core as attention
 
@@ -72,12 +79,12 @@ def test_a_scale_of_zero(backend, half):
 
 
 def test_views_are_read_where_they_lie_or_copied(backend, half):
-    """Heads side by side, as a layer has them; and rows that start between vectors."""
+    """Heads side by side, as a layer has them; strides of their own; and rows that start between vectors."""
     q, k, v, grad = (x.astype(half) for x in inputs((1, 2, 20, 20, 16, 16), np.float64))
     wanted = compute(backend, q, k, v, grad, True)
     side_by_side = [np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2) for x in (q, k, v)]
     shifted = [np.concatenate([x[..., :1], x], -1)[..., 1:] for x in (q, k, v)]
-    for views in (side_by_side, shifted):
+    for views in (side_by_side, with_strides_of_their_own(q, k, v), shifted):
         for found, other in zip(compute(backend, *views, grad, True), wanted, strict=True):
             np.testing.assert_array_equal(found.astype(np.float32), other.astype(np.float32))
 
