@@ -14,8 +14,8 @@
 // taps are loaded three or two at a time.
 //
 // Grid of every kernel: x = the rows of an image of the result, y = the parts of a row, z = the images; a thread for
-// each vector. The gradients of windows may have fewer rows in the grid: a thread then goes down a column, and finds its
-// place and the windows above it once.
+// each vector. The gradients of windows may have fewer rows in the grid: a thread then goes down a column, and finds
+// its place and the windows above it once.
 
 #include "pool2d.cuh"
 

@@ -34,9 +34,9 @@ struct RowPart {
     // Where vector k starts.
     static __device__ __forceinline__ int start(int k) { return (threadIdx.x + k * blockDim.x) * N; }
 
-    // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time. They are looked
-    // at behind all of them, for to convert 16 bits is to wait for them; and past the row's end its last vector is
-    // loaded again, for around a load that may be left out nvcc puts a branch, behind what was loaded before.
+    // The loads do not wait for each other: COUNT * 16 bytes of every thread are on their way at a time. All are loaded
+    // before the first is converted from 16 bits, which waits for it. Past the row's end its last vector is loaded
+    // again: around a load that may be left out nvcc puts a branch, behind the loads before it.
     __device__ __forceinline__ void load(const T* row, int length, C otherwise) {
         if (length > 0 && whole(row, length)) {
             Vector<T, N> stored[COUNT];
