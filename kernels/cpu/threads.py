@@ -12,12 +12,14 @@ from pathlib import Path
 MAX_THREADS = 1024
 """More would serve no machine, and libgomp ends the process when it cannot start them."""
 
-SPINS = 20_000
-"""How often a waiting thread looks for work before it sleeps: 0.4 to 0.8 ms on today's processors.
+SPINS = 80_000
+"""How often a waiting thread looks for work before it sleeps: 1.5 to 3 ms on today's processors.
 
 libgomp's default, 300,000, was meant to be 3 ms, but takes 6 to 12 since processors made the pause
 instruction longer. If other programs want the cores too (a data loader's workers, a browser), a thread that
 spins for so long uses up its share of time, and is off its core when work arrives: all others wait for it.
+Much shorter spins make steps uneven on an idle virtual machine, whose cores take long to wake up. Measured in
+benchmarks/results/2026-11-28-xeon-busy.md.
 """
 
 
