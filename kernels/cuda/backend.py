@@ -59,8 +59,9 @@ class CudaBackend:
                 kernel = kernels[card] = _compiled(cp, module, instance, card)
                 if signature.cluster:
                     cuda.driver.funcSetAttribute(kernel.kernel.ptr, LARGE_CLUSTERS_ALLOWED, 1)
-            most = max(DEFAULT_SHARED_BYTES, shared_bytes)
-            if most > max(DEFAULT_SHARED_BYTES, kernel.max_dynamic_shared_size_bytes):
+            unasked = DEFAULT_SHARED_BYTES - kernel.shared_size_bytes  # what its own variables leave
+            most = max(unasked, shared_bytes)
+            if most > unasked:
                 kernel.max_dynamic_shared_size_bytes = most
             functions[card] = kernel.kernel.ptr, most
             return functions[card]
