@@ -87,8 +87,8 @@ def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = 
     a, along_m = operand(a, _has_whole_chunks)
     b, along_n = operand(b.swapaxes(-1, -2), _has_whole_chunks)
     batches, steps, largest = a.shape[0], blocks(K * a.itemsize, STEP_BYTES), _largest_tile(along_m, along_n)
-    if tile is None:
-        _, parts, tile = plan(batches, M, N, steps, largest)
+    if tile is None:  # in TF32, WIDE took 7.9 ms for a product of 8192, LARGE 5.5 (H200)
+        _, parts, tile = plan(batches, M, N, steps, min(largest, LARGE) if a.itemsize == 4 else largest)
     rows, columns = tile = min(tile, largest)
     part_steps = blocks(steps, parts if tile <= SMALL else 1) or 1
     parts = blocks(steps, part_steps) or 1
