@@ -25,7 +25,7 @@
 #include "batch_norm.cuh"
 #include "hopper.cuh"
 
-constexpr int CHUNKS = 8;  // of a block's planes, each with a barrier for its copies
+constexpr int CHUNKS = 4;  // of a block's planes, each with a barrier for its copies
 
 // A block's part of a channel, of one plane or more. Its vectors are numbered, and stand so in shared memory.
 template <typename T>

@@ -39,9 +39,10 @@ RING_BYTES = 48 * 1024  # of a block's pairs of tiles, if that is more than STAG
 PART_STEPS = 8  # the fewest that are worth a block of their own
 
 # What an estimate of the time reckons with, in microseconds of an H200. A step of a tile: LARGE in products
-# of 4096 and 8192, SMALL in those of 2048 and 8192; HALF brings three quarters of SMALL's bytes: a guess.
+# of 4096 and 8192, SMALL in those of 2048 and 8192; with 0.18 for HALF, half of SMALL's, products of few tiles
+# were made in 0.975 of the time that they took with 0.26 (benchmarks/results/2026-11-28-h200.txt).
 WIDE_RATE = 1.1  # of what a multiprocessor makes of LARGE in the time; by the cycles counted, not measured
-STEP_TIMES = {HALF: 0.26, SMALL: 0.35, LARGE: 0.64, WIDE: 0.64 * 1.5 / WIDE_RATE}
+STEP_TIMES = {HALF: 0.18, SMALL: 0.35, LARGE: 0.64, WIDE: 0.64 * 1.5 / WIDE_RATE}
 # Products of 512 and 1024 by SMALL, alone on a multiprocessor, took LAUNCH and 0.45 for each step: copies had
 # begun a step and a half ahead of what waited for them (benchmarks/results/2026-11-27-h200.md).
 LAUNCH, LATENCY = 3.6, 0.68
