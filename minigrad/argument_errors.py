@@ -77,7 +77,7 @@ def _explain(error: AttributeError, name: str, function: Callable, args: tuple, 
     for key, value in values:
         if value is error.obj:
             return not_a_tensor(name, key, value)
-    if any(isinstance(value, Variable) for _, value in values):
+    if not values or any(isinstance(value, Variable) for _, value in values):
         return None
     return not_a_tensor(name, *values[0])  # the object was computed from it
 

@@ -75,6 +75,7 @@ def test_strong_wolfe_conditions_hold():
         found = strong_wolfe(at, first, start, 1e-12)
         assert found.loss <= start.loss + 1e-4 * found.length * start.slope
         assert abs(found.slope) <= 0.9 * abs(start.slope)
+        assert at(found.length) == found
 
 
 def test_the_state_goes_on_where_it_was_saved():

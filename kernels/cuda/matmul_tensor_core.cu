@@ -10,8 +10,8 @@
 //
 //   matmul_tensor_core   products by mma, operands by ldmatrix, from tiles that cp.async brings ahead
 //
-// A block makes 256 x 192 or 256 x 128 elements of out with 8 warps, each 64 x 96 or 64 x 64 of them, or 128 x 128 or
-// 64 x 128 with 4, in the loop of tensor_core_tiles.cuh: in steps of 64 bytes along K.
+// A block makes 256 x 192 (in 16 bits) or 256 x 128 elements of out with 8 warps, each 64 x 96 or 64 x 64 of them, or
+// 128 x 128 or 64 x 128 with 4, in the loop of tensor_core_tiles.cuh: in steps of 64 bytes along K.
 //
 // Arithmetic intensity: a step loads (256 + 192) x 64 bytes for 2 x 256 x 192 x 16 operations (floats) or twice as
 // many (16 bits): 55 or 110 a byte. An H200 could do 100 or 200 for each byte of its memory (495 TFLOP/s in TF32, 989

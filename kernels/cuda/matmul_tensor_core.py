@@ -39,8 +39,8 @@ RING_BYTES = 48 * 1024  # of a block's pairs of tiles, if that is more than STAG
 PART_STEPS = 8  # the fewest that are worth a block of their own
 
 # What an estimate of the time reckons with, in microseconds of an H200. A step of a tile: LARGE in products
-# of 4096 and 8192, SMALL in those of 2048 and 8192; with 0.18 for HALF, half of SMALL's, products of few tiles
-# were made in 0.975 of the time that they took with 0.26 (benchmarks/results/2026-11-28-h200.txt).
+# of 4096 and 8192, SMALL in those of 2048 and 8192. With 0.18 for HALF, half of SMALL's, products of few
+# tiles take 0.975 of the time that they take with 0.26 (benchmarks/results/2026-11-28-h200.txt).
 WIDE_RATE = 1.1  # of what a multiprocessor makes of LARGE in the time; by the cycles counted, not measured
 STEP_TIMES = {HALF: 0.18, SMALL: 0.35, LARGE: 0.64, WIDE: 0.64 * 1.5 / WIDE_RATE}
 # Products of 512 and 1024 by SMALL, alone on a multiprocessor, took LAUNCH and 0.45 for each step: copies had
@@ -54,9 +54,10 @@ LAYOUTS = {element: (False,) if element == "float" else (False, True) for elemen
 """By the elements: whether neighbours may run along K alone, or along the other side as well."""
 
 
-def _largest_tile(along_m: bool, along_n: bool) -> Tile:
-    """What there is a kernel for: the addresses of neighbours along M and N leave no registers for more."""
-    return LARGE if along_m and along_n else WIDE
+def _largest_tile(element: str, along_m: bool = False, along_n: bool = False) -> Tile:
+    """What there is a kernel for: the addresses of neighbours along M and N leave no registers for more; and
+    in TF32 WIDE took 7.9 ms for a product of 8192 on an H200, LARGE between 6 and 7."""
+    return LARGE if element == "float" or (along_m and along_n) else WIDE
 
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -68,7 +69,7 @@ _kernels = {
     )
     for element, layouts in LAYOUTS.items()
     for tile, along_m, along_n in product(TILES, layouts, layouts)
-    if tile <= _largest_tile(along_m, along_n)
+    if tile <= _largest_tile(element, along_m, along_n)
 }
 """By (the elements, the tile, whether a's neighbours run along M, whether b's run along N)."""
 
@@ -87,9 +88,10 @@ def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = 
         raise ValueError(f"matmul kernel: shapes {a.shape} and {b.shape} do not give {out.shape}")
     a, along_m = operand(a, _has_whole_chunks)
     b, along_n = operand(b.swapaxes(-1, -2), _has_whole_chunks)
-    batches, steps, largest = a.shape[0], blocks(K * a.itemsize, STEP_BYTES), _largest_tile(along_m, along_n)
-    if tile is None:  # in TF32, WIDE took 7.9 ms for a product of 8192, LARGE 5.5 (H200)
-        _, parts, tile = plan(batches, M, N, steps, min(largest, LARGE) if a.itemsize == 4 else largest)
+    batches, steps, element = a.shape[0], blocks(K * a.itemsize, STEP_BYTES), element_of(out)
+    largest = _largest_tile(element, along_m, along_n)
+    if tile is None:
+        _, parts, tile = plan(batches, M, N, steps, largest)
     rows, columns = tile = min(tile, largest)
     part_steps = blocks(steps, parts if tile <= SMALL else 1) or 1
     parts = blocks(steps, part_steps) or 1
@@ -101,7 +103,7 @@ def tensor_core(out: Any, a: Any, b: Any, bias: Any = None, tile: Tile | None = 
     products = batches * parts
     grid = (blocks(M, rows) * blocks(N, columns), blocks(products, MAX_GRID_Z), min(products, MAX_GRID_Z))
     partial = workspace(out, (parts, *out.shape) if parts > 1 else 0, np.float32)
-    kernel = _kernels[element_of(out), tile, along_m, along_n]
+    kernel = _kernels[element, tile, along_m, along_n]
     arguments = (out, partial, strided(a), strided(b), bias, shape)
     kernel.launch(grid, max(rows, THREADS), arguments, stages(tile) * _pair_bytes(tile))
     if parts > 1:
@@ -148,9 +150,9 @@ def plan(batches: int, M: int, N: int, steps: int, largest: Tile = WIDE) -> Plan
     return quickest(tiles, batches * M * N, max(steps // PART_STEPS, 1), time_of)
 
 
-def estimated_time(batches: int, M: int, N: int, K_bytes: int) -> float:
-    """An estimate of the microseconds that products take: K is so many bytes long."""
-    return plan(batches, M, N, blocks(K_bytes, STEP_BYTES)).time
+def estimated_time(like: Any, batches: int, M: int, N: int, K: int) -> float:
+    """An estimate of the microseconds that products take whose elements are as those of ``like``."""
+    return plan(batches, M, N, blocks(K * like.itemsize, STEP_BYTES), _largest_tile(element_of(like))).time
 
 
 def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:

@@ -99,11 +99,11 @@ def fills_tiles(M: int, N: int) -> bool:
     return 2 * min(M, N) >= TILE_M
 
 
-def estimated_time(array: Any, batches: int, M: int, N: int, K_bytes: int) -> float:
-    """An estimate of the microseconds that products take on the card of ``array``; K is so many bytes."""
+def estimated_time(like: Any, batches: int, M: int, N: int, K: int) -> float:
+    """An estimate of the microseconds that products take whose elements, and card, are those of ``like``."""
     clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
-    rounds = blocks(clusters, multiprocessors(array) // CLUSTER)
-    return LAUNCH + rounds * blocks(K_bytes, STEP_BYTES) * STEP_TIME
+    rounds = blocks(clusters, multiprocessors(like) // CLUSTER)
+    return LAUNCH + rounds * blocks(K * like.itemsize, STEP_BYTES) * STEP_TIME
 
 
 def multiprocessors(array: Any) -> int:

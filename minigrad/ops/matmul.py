@@ -272,8 +272,8 @@ def _prefers_wgmma(a: Any, b: Any) -> bool:
     (M, K), N = a.shape[-2:], b.shape[-1]
     if K * a.itemsize < LEAST_BYTES_OF_K:
         return False
-    sizes = _batches(a, b), M, N, K * a.itemsize
-    return cuda.matmul_wgmma.estimated_time(a, *sizes) < cuda.matmul_tensor_core.estimated_time(*sizes)
+    sizes = _batches(a, b), M, N, K
+    return cuda.matmul_wgmma.estimated_time(a, *sizes) < cuda.matmul_tensor_core.estimated_time(a, *sizes)
 
 
 _register_cuda(

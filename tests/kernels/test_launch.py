@@ -341,8 +341,8 @@ def fake_cupy(monkeypatch):
             return Kernel()
 
     class Kernel:
-        max_dynamic_shared_size_bytes = 49152
         max_threads_per_block, num_regs, shared_size_bytes = 512, 100, 1000
+        max_dynamic_shared_size_bytes = 48 * 1024 - shared_size_bytes  # of a block that asks for no more
         kernel = SimpleNamespace(ptr=4711)
 
         def __init__(self):
@@ -385,16 +385,17 @@ def fake_cupy(monkeypatch):
 
 def test_cupy_gets_exactly_typed_arguments(fake_cupy):
     kernel, y, x = CudaKernel(SCALE, "scale<T>"), FakeArray(), FakeArray()
-    for shared_bytes in (0, 100_000):
+    for shared_bytes in (0, 48_500, 100_000):
         kernel.launch((3, 2), 64, (y, x, 2, 5), shared_bytes)
     (module,) = fake_cupy.modules
     assert module["name_expressions"] == ["scale<float>"]
     assert "-std=c++17" in module["options"] and "-arch" not in str(module["options"])
     assert module["code"].startswith('#line 1 "kernel.cu"')
-    (grid, block, packed, shared, largest), second = fake_cupy.launches
-    assert (grid, block, shared, largest) == ((3, 2, 1), (64, 1, 1), 0, 49152)
+    (grid, block, packed, shared, largest), second, third = fake_cupy.launches
+    assert (grid, block, shared, largest) == ((3, 2, 1), (64, 1, 1), 0, 48_152)
     assert packed == pack("=QQfi", 256, 256, 2.0, 5)
-    assert second[2:] == (packed, 100_000, 100_000)
+    assert second[2:] == (packed, 48_500, 48_500)  # more than the kernel's own variables leave of 48 KB
+    assert third[2:] == (packed, 100_000, 100_000)
 
 
 def test_a_cluster_may_have_more_than_8_blocks(fake_cupy):
