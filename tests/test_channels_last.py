@@ -331,7 +331,16 @@ def test_pooling_of_many_images(card, monkeypatch):
     """More than a launch takes, and so many that a thread makes several rows."""
     monkeypatch.setattr(pool2d_channels_last, "MAX_IMAGES", 2)
     monkeypatch.setattr(pool2d_channels_last, "ENOUGH_BLOCKS", 1)
-    for function in lambda x: F.max_pool2d(x, 2), lambda x: F.avg_pool2d(x, 3, stride=2, padding=1):
+    for function in (
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_pool2d(x, 3, stride=2, padding=1, ceil_mode=True),
+        lambda x: F.max_pool2d(x, (2, 1), stride=1, dilation=(3, 1)),
+        lambda x: F.avg_pool2d(x, 2),
+        lambda x: F.avg_pool2d(x, 2, stride=3),
+        lambda x: F.avg_pool2d(x, 3, stride=2, padding=1),
+        lambda x: F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False),
+        lambda x: F.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True),
+    ):
         check(function, [drawn(5, 4, 6, 7)], card, "float32")
 
 

@@ -50,7 +50,8 @@ __device__ __forceinline__ int first_tap(Range rows, Range columns, int kernel_w
 }
 
 // How an average divides: by `divisor` if that is not 0, else by the window's size, where the padding (but
-// not what hangs over its far border) counts if `count_include_pad` is set.
+// not what hangs over its far border) counts if `count_include_pad` is set. Where all windows have one size, it is
+// the `divisor`.
 struct AvgDivisor {
     int divisor;
     bool count_include_pad;

@@ -61,15 +61,15 @@ def avg_pool2d(out: Any, x: Any, *options: Any) -> None:
     which the padding counts if ``count_include_pad``, the one before it, is true, and what hangs over the
     padding's far border never does.
     """
-    *window, include_pad, divisor = options
-    _launch(_avg_pool2d, out, x, shape_fields(x, out, *window), divisor_fields(include_pad, divisor))
+    *window, _, _ = options
+    _launch(_avg_pool2d, out, x, shape_fields(x, out, *window), divisor_fields(x, out, *options))
 
 
 def avg_pool2d_input_grad(out: Any, grad_output: Any, *options: Any) -> None:
     """One thread for each element of ``out``, which adds its share of the windows that cover it."""
-    *window, include_pad, divisor = options
+    *window, _, _ = options
     shape = shape_fields(out, grad_output, *window)
-    _launch(_avg_pool2d_input_grad, out, grad_output, shape, divisor_fields(include_pad, divisor))
+    _launch(_avg_pool2d_input_grad, out, grad_output, shape, divisor_fields(out, grad_output, *options))
 
 
 def max_pool2d_input_grad_scatter(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
@@ -138,6 +138,19 @@ def check_taps(taps: Any, like: Any, kernel_h: int, kernel_w: int) -> None:
         raise ValueError(f"pooling kernel: taps of a {kernel_h} x {kernel_w} window do not fit uint8")
 
 
-def divisor_fields(count_include_pad: bool, divisor_override: int | None) -> dict[str, int | bool]:
-    """The fields of struct AvgDivisor."""
-    return {"divisor": divisor_override or 0, "count_include_pad": bool(count_include_pad)}
+def divisor_fields(large: Any, small: Any, *options: Any) -> unchanging:
+    """The fields of struct AvgDivisor: where all windows count alike, what they count is the divisor."""
+    return _divisor_fields(large.shape[2:], small.shape[2:], options)
+
+
+@lru_cache(maxsize=1024)
+def _divisor_fields(size: tuple, outputs: tuple, options: tuple) -> unchanging:
+    *window, include_pad, divisor = options
+    kernel, stride, pad = window[:2], window[2:4], window[4:]
+    alike = all(
+        (include_pad or p == 0) and (o - 1) * s + k <= n + 2 * p
+        for n, o, k, s, p in zip(size, outputs, kernel, stride, pad, strict=True)
+    )
+    if alike and math.prod(kernel) < 1 << 31:
+        divisor = divisor or math.prod(kernel)
+    return unchanging(divisor=divisor or 0, count_include_pad=bool(include_pad))

@@ -14,8 +14,8 @@
 // taps are loaded three or two at a time.
 //
 // Grid of every kernel: x = the rows of an image of the result, y = the parts of a row, z = the images; a thread for
-// each vector. The gradients of windows may have fewer rows in the grid: a thread then goes down a column, and finds
-// its place and the windows above it once.
+// each vector. In the gradients of windows a thread may make several `rows`, one below the other: it finds its place
+// and its first windows once, goes on by additions, and finds in the L1 cache what two rows of windows share.
 
 #include "pool2d.cuh"
 
@@ -27,21 +27,16 @@ struct Place {
     int channel;
     bool inside;
 
-    __device__ __forceinline__ Place(int height, int width, int channels) {
+    __device__ __forceinline__ Place(int height, int width, int channels, int rows = 1) {
         const unsigned vector = blockIdx.y * blockDim.x + threadIdx.x, vectors = channels / WIDTH;
         pixel.x = vector / vectors;
-        pixel.y = blockIdx.x;
+        pixel.y = blockIdx.x * rows;
         pixel.plane = blockIdx.z;
         channel = (vector - pixel.x * vectors) * WIDTH;
         inside = pixel.x < width;
         number = ((pixel.plane * height + pixel.y) * width + pixel.x) * channels + channel;
     }
 
-    // On to the pixel as many rows below as the grid has.
-    __device__ __forceinline__ void go_down(int width, int channels) {
-        pixel.y += gridDim.x;
-        number += (long long)gridDim.x * width * channels;
-    }
 };
 
 // From where the channels of pixel (y, x) of an image stand.
@@ -122,13 +117,23 @@ __global__ void max_pool2d_last(T* out, Tap* taps, const T* input, int channels,
 struct WindowOver {
     int index;
     int distance;  // from its start to the position
-    int stride, dilation, reach;
+    int stride, dilation, reach, outputs;
 
     __device__ __forceinline__ WindowOver(int at, int kernel, int stride, int pad, int dilation, int outputs)
-        : stride(stride), dilation(dilation), reach((kernel - 1) * dilation + 1) {
+        : stride(stride), dilation(dilation), reach((kernel - 1) * dilation + 1), outputs(outputs) {
         const int last = unsigned(at + pad) / unsigned(stride);
         index = last < outputs ? last : outputs - 1;
         distance = at + pad - index * stride;
+    }
+
+    // From the last window over a position to the last one over the next; whether that is another one.
+    __device__ __forceinline__ bool move() {
+        const bool another = ++distance >= stride && index + 1 < outputs;
+        if (another) {
+            distance -= stride;
+            index++;
+        }
+        return another;
     }
 
     __device__ __forceinline__ bool covers() const { return index >= 0 && distance < reach; }
@@ -137,47 +142,60 @@ struct WindowOver {
         distance += stride;
     }
 
-    // The tap that reads the position; -1 where the window has a gap there.
-    __device__ __forceinline__ int tap() const {
-        if (dilation == 1) return distance;
-        return distance % dilation == 0 ? distance / dilation : -1;
-    }
+    // Whether a tap reads the position, or the window has a gap there; and which one.
+    __device__ __forceinline__ bool has_tap() const { return dilation == 1 || distance % dilation == 0; }
+    __device__ __forceinline__ int tap() const { return dilation == 1 ? distance : distance / dilation; }
 };
 
-template <typename T, typename Tap, bool WIDE>
-__global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, const Tap* taps, int channels,
-                                           Pool2dShape s) {
-    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    using C = Computed<T>;
-    Place<WIDTH> to(s.H, s.W, channels);
+// Stores the gradients of `rows` pixels, one below the other. function(sums, rows, columns, window) adds those of a
+// window over each: `rows` and `columns` tell which one, `window` where its channels stand.
+template <int WIDTH, typename T, typename Function>
+__device__ __forceinline__ void gather(T* grad_input, int channels, const Pool2dShape& s, int rows, Function function) {
+    const Place<WIDTH> to(s.H, s.W, channels, rows);
     if (!to.inside) return;
     const WindowOver last(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, s.OW);
-    for (; to.pixel.y < s.H; to.go_down(s.W, channels)) {
-        Vector<C, WIDTH> sums = {};
-        for (WindowOver oh(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, s.OH); oh.covers(); oh.next()) {
-            const int i = oh.tap();
-            if (i < 0) continue;
-            for (WindowOver ow = last; ow.covers(); ow.next()) {
-                const int j = ow.tap();
-                if (j < 0) continue;
-                const long long window =
-                    channels_of(to.pixel.plane, oh.index, ow.index, s.OH, s.OW, channels) + to.channel;
-                const Vector<Tap, WIDTH> winners = load_vector<WIDTH>(taps + window);
-                const Vector<T, WIDTH> grads = load_vector<WIDTH>(grad_output + window);
-#pragma unroll
-                for (int k = 0; k < WIDTH; k++)
-                    if (winners.lane[k] == i * s.kernel_w + j) sums.lane[k] += C(grads.lane[k]);
-            }
+    WindowOver lowest(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, s.OH);
+    const long long row = (long long)s.OW * channels;
+    long long corner =
+        channels_of(to.pixel.plane, lowest.index, last.index, s.OH, s.OW, channels) + to.channel;
+    T* pixel = grad_input + to.number;
+    const int end = min(to.pixel.y + rows, s.H);
+#pragma unroll 1
+    for (int y = to.pixel.y; y < end; y++) {
+        Vector<Computed<T>, WIDTH> sums = {};
+        long long in_column = corner;
+#pragma unroll 1
+        for (WindowOver oh = lowest; oh.covers(); oh.next(), in_column -= row) {
+            if (!oh.has_tap()) continue;
+            long long window = in_column;
+#pragma unroll 1
+            for (WindowOver ow = last; ow.covers(); ow.next(), window -= channels)
+                if (ow.has_tap()) function(sums, oh, ow, window);
         }
-        store_vector(grad_input + to.number, converted<T>(sums));
+        store_vector(pixel, converted<T>(sums));
+        pixel += (long long)s.W * channels;
+        if (lowest.move()) corner += row;
     }
 }
 
-// sums += the channels that stand at `from`, each over `divisor`.
+template <typename T, typename Tap, bool WIDE>
+__global__ void max_pool2d_input_grad_last(T* grad_input, const T* grad_output, const Tap* taps, int channels,
+                                           Pool2dShape s, int rows) {
+    constexpr int WIDTH = WIDTH_OF<T, WIDE>;
+    gather<WIDTH>(grad_input, channels, s, rows, [&](auto& sums, const auto& oh, const auto& ow, long long window) {
+        const int tap = oh.tap() * s.kernel_w + ow.tap();
+        const Vector<Tap, WIDTH> winners = load_vector<WIDTH>(taps + window);
+        const Vector<T, WIDTH> grads = load_vector<WIDTH>(grad_output + window);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++)
+            if (winners.lane[k] == tap) sums.lane[k] += Computed<T>(grads.lane[k]);
+    });
+}
+
+// sums += the channels that stand at `from`, each times `factor`.
 template <int WIDTH, typename T>
-__device__ __forceinline__ void add(Vector<Computed<T>, WIDTH>& sums, const T* from, Computed<T> divisor) {
+__device__ __forceinline__ void add(Vector<Computed<T>, WIDTH>& sums, const T* from, Computed<T> factor) {
     const Vector<T, WIDTH> elements = load_vector<WIDTH>(from);
-    const Computed<T> factor = 1 / divisor;
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) sums.lane[k] += Computed<T>(elements.lane[k]) * factor;
 }
@@ -218,24 +236,22 @@ __global__ void avg_pool2d_last(T* out, const T* input, int channels, Pool2dShap
 
 template <typename T, bool WIDE>
 __global__ void avg_pool2d_input_grad_last(T* grad_input, const T* grad_output, int channels, Pool2dShape s,
-                                           AvgDivisor how) {
+                                           AvgDivisor how, int rows) {
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
-    Place<WIDTH> to(s.H, s.W, channels);
-    if (!to.inside) return;
-    const Range ow = windows_over(to.pixel.x, s.kernel_w, s.stride_w, s.pad_w, s.OW);
-    for (; to.pixel.y < s.H; to.go_down(s.W, channels)) {
-        const Range oh = windows_over(to.pixel.y, s.kernel_h, s.stride_h, s.pad_h, s.OH);
-        Vector<Computed<T>, WIDTH> sums = {};
-        for (int i = oh.begin; i < oh.end; i++) {
-            const AvgWindow rows(i, s.kernel_h, s.stride_h, s.pad_h, s.H);
-            for (int j = ow.begin; j < ow.end; j++) {
-                const AvgWindow columns(j, s.kernel_w, s.stride_w, s.pad_w, s.W);
-                const long long window = channels_of(to.pixel.plane, i, j, s.OH, s.OW, channels) + to.channel;
-                add<WIDTH>(sums, grad_output + window, avg_divisor<Computed<T>>(rows, columns, how));
-            }
-        }
-        store_vector(grad_input + to.number, converted<T>(sums));
+    using C = Computed<T>;
+    s.dilation_h = s.dilation_w = 1;  // as it is, known to the compiler
+    if (how.divisor) {
+        const C factor = 1 / C(how.divisor);
+        gather<WIDTH>(grad_input, channels, s, rows, [&](auto& sums, const auto&, const auto&, long long window) {
+            add<WIDTH>(sums, grad_output + window, factor);
+        });
+        return;
     }
+    gather<WIDTH>(grad_input, channels, s, rows, [&](auto& sums, const auto& oh, const auto& ow, long long window) {
+        const AvgWindow over_y(oh.index, s.kernel_h, s.stride_h, s.pad_h, s.H);
+        const AvgWindow over_x(ow.index, s.kernel_w, s.stride_w, s.pad_w, s.W);
+        add<WIDTH>(sums, grad_output + window, 1 / avg_divisor<C>(over_y, over_x, how));
+    });
 }
 
 template <typename T, bool WIDE>
@@ -263,7 +279,7 @@ __global__ void adaptive_avg_pool2d_input_grad_last(T* grad_input, const T* grad
         for (int j = ow.begin; j < ow.end; j++) {
             const int columns = adaptive_window(j, s.W, s.OW).length();
             const long long window = channels_of(to.pixel.plane, i, j, s.OH, s.OW, channels) + to.channel;
-            add<WIDTH>(sums, grad_output + window, Computed<T>((long long)rows * columns));
+            add<WIDTH>(sums, grad_output + window, 1 / Computed<T>((long long)rows * columns));
         }
     }
     store_vector(grad_input + to.number, converted<T>(sums));

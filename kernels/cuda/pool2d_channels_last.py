@@ -49,15 +49,14 @@ def max_pool2d_input_grad(out: Any, grad_output: Any, taps: Any, *options: int) 
 
 def avg_pool2d(out: Any, x: Any, *options: int) -> None:
     """A thread for 16 bytes of channels of a window; the last two options are those of the divisor."""
-    *window, count_include_pad, divisor = options
-    fields = shape_fields(x, out, *window), divisor_fields(bool(count_include_pad), divisor)
-    _launch(_avg_pool2d, (out, x), *fields)
+    *window, _, _ = options
+    _launch(_avg_pool2d, (out, x), shape_fields(x, out, *window), divisor_fields(x, out, *options))
 
 
 def avg_pool2d_input_grad(out: Any, grad_output: Any, *options: int) -> None:
     """A thread for 16 bytes of channels of a pixel, which adds its share of the windows that cover it."""
-    *window, count_include_pad, divisor = options
-    fields = shape_fields(out, grad_output, *window), divisor_fields(bool(count_include_pad), divisor)
+    *window, _, _ = options
+    fields = shape_fields(out, grad_output, *window), divisor_fields(out, grad_output, *options)
     _launch(_avg_pool2d_input_grad, (out, grad_output), *fields, rows=ROWS)
 
 
@@ -71,10 +70,8 @@ def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
     _launch(_adaptive_avg_pool2d_input_grad, (out, grad_output), adaptive_sizes(out, grad_output))
 
 
-def _launch(
-    kernels: dict[bool, CudaKernel], arrays: tuple, sizes: dict[str, Any], *rest: Any, rows: int = 1
-) -> None:
-    """A thread makes ``rows`` of a column, where that leaves enough blocks."""
+def _launch(kernels: dict[bool, CudaKernel], arrays: tuple, *rest: Any, rows: int | None = None) -> None:
+    """Kernels that take ``rows`` make as many of a column by a thread, where that leaves enough blocks."""
     images, channels, height, width = arrays[0].shape
     for first in range(0, images, MAX_IMAGES):
         some = [x[first : first + MAX_IMAGES] for x in arrays] if images > MAX_IMAGES else arrays
@@ -82,7 +79,9 @@ def _launch(
         row = width * channels // (VECTOR_BYTES // arrays[0].itemsize if wide else 1)
         parts = blocks(row, THREADS)
         threads = blocks(blocks(row, parts), WARP) * WARP if parts else WARP
-        arguments = (*map(nhwc, some), channels, sizes | {"planes": len(some[0])}, *rest)
-        fewer = blocks(height, rows)
-        lines = fewer if fewer * parts * len(some[0]) >= ENOUGH_BLOCKS else height
+        arguments, lines = (*map(nhwc, some), channels, *rest), height
+        if rows:
+            enough = blocks(height, rows) * parts * len(some[0]) >= ENOUGH_BLOCKS
+            lines = blocks(height, rows) if enough else height
+            arguments += (rows if enough else 1,)
         kernels[wide].launch((lines, parts, len(some[0])), threads, arguments)

@@ -35,11 +35,11 @@ def max_pool2d_rolling(out: Any, taps: Any, x: Any, *options: int) -> None:
 
 def avg_pool2d_rolling(out: Any, x: Any, *options: Any) -> None:
     """For 3x3 windows: a thread walks down a strip, and keeps the last rows' results in registers."""
-    *window, include_pad, divisor = options
+    *window, _, _ = options
     if not (in_strips(x.shape[2:], out.shape[2:], tuple(window), x.itemsize) and starts_at_vector(x, out)):
         return avg_pool2d_tiled(out, x, *options)
     kernel, shape = _avg_pool2d[window[2]], shape_fields(x, out, *window)
-    _launch_strips(kernel, out, x, shape, divisor_fields(include_pad, divisor))
+    _launch_strips(kernel, out, x, shape, divisor_fields(x, out, *options))
 
 
 def _launch_strips(kernel: CudaKernel, out: Any, *arguments: Any) -> None:

@@ -36,12 +36,12 @@ def max_pool2d_tiled(out: Any, taps: Any, x: Any, *options: int) -> None:
 
 def avg_pool2d_tiled(out: Any, x: Any, *options: Any) -> None:
     """For windows that overlap: a block stages their input in shared memory, and reads it once."""
-    *window, include_pad, divisor = options
+    *window, _, _ = options
     shape = shape_fields(x, out, *window)
     tile = tile_of(out.shape[2:], (*window, 1, 1), x.itemsize)
     if tile is None:
         return avg_pool2d(out, x, *options)
-    _launch_tiles(_avg_pool2d, tile, out, x, shape, divisor_fields(include_pad, divisor))
+    _launch_tiles(_avg_pool2d, tile, out, x, shape, divisor_fields(x, out, *options))
 
 
 def _launch_tiles(kernel: CudaKernel, tile: dict[str, int], out: Any, *arguments: Any) -> None:
