@@ -121,10 +121,16 @@ QUESTIONS = [
         instead(f"{BATCH_NORM}.py", "LEAST_PLANE_BYTES = %s ", "64", "256", "1024"),
     ),
     Question(
-        "depthwise convolution: rows that a thread makes of a strip as wide as a vector (7, gradient 4)",
-        r"^conv2d (forward|weight gradient), strips(, bfloat16)? .* (128|4) groups",
-        instead(STRIPS, '"forward": %s, "weight_grad": 4}', "7", "4", "14")
-        | instead(STRIPS, '"forward": 7, "weight_grad": %s}', "4", "2", "7", of="gradient "),
+        "depthwise convolution: rows that a thread makes of a strip as wide as a vector (7, gradients 2)",
+        r"^conv2d .*, strips(, bfloat16)? .* (128|4) groups",
+        instead(STRIPS, '"forward": %s, "input_grad": 2,', "7", "4", "14")
+        | instead(STRIPS, '"input_grad": %s, "weight_grad": 2}', "2", "4", of="input's ")
+        | instead(STRIPS, '"input_grad": 2, "weight_grad": %s}', "2", "4", of="weight's "),
+    ),
+    Question(
+        "depthwise convolution, weight's gradient: blocks (1024)",
+        r"^conv2d weight gradient, strips(, bfloat16)? .* (128|4) groups",
+        instead(STRIPS, "min(%s // max(", "ENOUGH_BLOCKS", "528", "2048"),
     ),
     Question(
         "pooling of channels last: rows that a thread makes of the gradient (4)",

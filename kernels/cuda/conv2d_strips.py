@@ -13,7 +13,7 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource, computed_dtype
-from . import reduce, workspace
+from . import conv2d_depthwise, reduce, workspace
 from .conv2d import shape_fields
 from .conv2d_parts import ENOUGH_BLOCKS
 from .vector import starts_at_vector
@@ -21,12 +21,14 @@ from .vector import starts_at_vector
 THREADS = 256  # STRIP_THREADS of conv2d_strips.cu
 KERNELS = (3, 5)
 STRIDES = (1, 2)
-PART = 8  # the fewest images that are worth a block of their own in the weight's gradient
+PART = 2 * THREADS  # the fewest strips that are worth a block of their own in the weight's gradient
+MOST_STRIPS = 1 << 31  # of a channel there
 
-# Results in a strip, by the stride: the best of 2 to 14 on an H200, for depthwise 3 x 3 layers of 56 x 56; of
-# input_grad at stride 2, and of wide strips, chosen by their machine code.
+# Rows of a strip, by the stride, in input_grad those of its source: the best of 2 to 14 on an H200, for
+# depthwise 3 x 3 layers of 56 x 56; of input_grad at stride 2, and of wide strips, chosen by their machine
+# code: all loads of a wide strip in both gradients are on their way at a time.
 ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 7, 2: 4}, "weight_grad": {1: 4, 2: 4}}
-WIDE_ROWS = {"forward": 7, "weight_grad": 4}
+WIDE_ROWS = {"forward": 7, "input_grad": 2, "weight_grad": 2}
 # Those of kernels of 5 in 16 bits: with the conversions, longer strips would not stay in registers.
 SHORT_ROWS = {"forward": {1: 14, 2: 7}, "input_grad": {1: 5, 2: 1}, "weight_grad": {1: 3, 2: 3}}
 
@@ -48,18 +50,15 @@ def _instances(
 ) -> dict[tuple[int, int, int, bool], CudaKernel]:
     kernels = {}
     for kernel, stride, itemsize, wide in itertools.product(KERNELS, strides, (2, 4), widths):
-        if wide and stride > 1:
-            continue
         size = _size(function, kernel, stride, itemsize, wide)
-        last = f", {wide}" if len(widths) > 1 else ""
-        arguments = f"{types}, {', '.join(map(str, size[:-1]))}{more}{last}"
+        arguments = f"{types}, {', '.join(map(str, size[:-1]))}{more}, {wide}"
         kernels[size] = CudaKernel(_source, f"conv2d_strips_{function}<{arguments}>")
     return kernels
 
 
 _forward = _instances("forward", more=", false")
 _flipped = _instances("forward", more=", true", strides=(1,))
-_input_grad = _instances("input_grad", widths=(False,))
+_input_grad = _instances("input_grad", strides=(1,), widths=(False,)) | _instances("input_grad", strides=(2,))
 _weight_grad = _instances("weight_grad", "Out, T")
 
 
@@ -80,7 +79,7 @@ def _launch_forward(kernels: dict[tuple, CudaKernel], arguments: tuple, shape: A
     wide = _is_wide(shape, out, x)
     size = _size("forward", shape["KH"], shape["stride_h"], x.itemsize, wide)
     strips = shape["N"] * shape["O"] * blocks(shape["OH"], size[2]) * shape["OW"]
-    threads = strips // _width(x) if wide else strips
+    threads = strips * shape["stride_w"] // _pixels(x) if wide else strips
     kernels[size].launch(blocks(threads, THREADS), THREADS, (*arguments, shape))
 
 
@@ -95,13 +94,12 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
     if shape["stride_h"] == 1 and shape["O"] == shape["C"] and min(pads) >= 0:
         flipped = _shape(grad_output, weight, out, (1, 1, *pads, 1, 1, shape["C"]))
         return _launch_forward(_flipped, (out, grad_output, weight, None, False), flipped)
-    size = _size("input_grad", shape["KH"], shape["stride_h"], grad_output.itemsize, wide=False)
-    _, stride, rows, _ = size
+    stride = shape["stride_h"]
+    wide = stride == 2 and shape["pad_h"] == shape["KH"] // 2 and _is_wide(shape, out, grad_output)
+    size = _size("input_grad", shape["KH"], stride, out.itemsize, wide)
+    columns, pads = (_pixels(out) // stride, (0, 0)) if wide else (1, (shape["pad_h"], shape["pad_w"]))
     strips = shape["N"] * shape["C"]
-    for length, pad, of_strip in (
-        (shape["H"], shape["pad_h"], rows),
-        (shape["W"], shape["pad_w"], 1),
-    ):
+    for length, pad, of_strip in zip((shape["H"], shape["W"]), pads, (size[2], columns), strict=True):
         strips *= blocks((length - 1 + pad) // stride - pad // stride + 1, of_strip)
     _input_grad[size].launch(blocks(strips, THREADS), THREADS, (out, grad_output, weight, shape))
 
@@ -109,25 +107,29 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int) -> None:
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
     """For groups of one channel: the sums of all taps stay in registers, over strips of rows."""
     shape = _shape(x, out, grad_output, options)
-    parts = max(min(ENOUGH_BLOCKS // max(shape["O"], 1), shape["N"] // PART), 1)
-    parts = max(parts, blocks(shape["N"] * shape["OH"] * shape["OW"], 1 << 31))  # counted in 32 bits
+    wide, stride = _is_wide(shape, grad_output, x), shape["stride_h"]
+    size = _size("weight_grad", shape["KH"], stride, x.itemsize, wide)
+    columns = shape["OW"] * stride // _pixels(x) if wide else shape["OW"]
+    strips = shape["N"] * blocks(shape["OH"], size[2]) * columns
+    if strips >= MOST_STRIPS:
+        return conv2d_depthwise.weight_grad(out, grad_output, x, *options)
+    parts = max(min(ENOUGH_BLOCKS // max(shape["O"], 1), strips // PART), 1)
     partial = workspace(out, (out.size, parts), computed_dtype(out.dtype)) if parts > 1 else out
     arguments = (partial, grad_output, x, parts, shape)
-    size = _size("weight_grad", shape["KH"], shape["stride_h"], x.itemsize, _is_wide(shape, grad_output, x))
     _weight_grad[size].launch(shape["O"] * parts, THREADS, arguments)
     if parts > 1:
         reduce.vectorized(out.reshape(-1), partial)
 
 
-def _width(array: Any) -> int:
-    """Columns of a wide strip, as STRIP_WIDTH of conv2d_strips.cu."""
+def _pixels(array: Any) -> int:
+    """Of the input, in a row of a wide strip: STRIP_PIXELS of conv2d_strips.cu."""
     return 2 if array.itemsize == 8 else 4
 
 
 def _is_wide(shape: dict[str, int], *arrays: Any) -> bool:
-    """Whether strips can be wide: rows of output and source lie alike, and are whole vectors."""
-    same = shape["stride_w"] == 1 and shape["pad_w"] == shape["KW"] // 2
-    return same and shape["OW"] % _width(arrays[0]) == 0 and starts_at_vector(*arrays)
+    """Whether strips can be wide: rows of output and input lie alike, and those are whole vectors."""
+    same = shape["OW"] * shape["stride_w"] == shape["W"] and shape["pad_w"] == shape["KW"] // 2
+    return same and shape["W"] % _pixels(arrays[0]) == 0 and starts_at_vector(*arrays)
 
 
 def _shape(x: Any, weight: Any, output: Any, options: tuple, bias: Any | None = None) -> dict[str, int]:

@@ -41,10 +41,14 @@ STRIPS = [
     *(case for case in DEPTHWISE if strips.fits(case[1][2:], case[2], case[4])),
     ((2, 2, 17, 10), (4, 1, 3, 3), (2, 2), (1, 1), (1, 1), 2),  # two outputs of each channel
     ((2, 3, 12, 11), (3, 1, 3, 3), (2, 2), (0, 3), (1, 1), 3),
-    ((9, 1, 10, 9), (3, 1, 5, 5), (1, 1), (2, 3), (1, 1), 1),  # images enough to be cut into parts
+    ((9, 1, 20, 23), (3, 1, 5, 5), (1, 1), (2, 3), (1, 1), 1),  # images enough to be cut into parts
     ((2, 2, 9, 11), (2, 1, 5, 5), (2, 2), (2, 5), (1, 1), 2),
     ((2, 3, 17, 8), (3, 1, 3, 3), (1, 1), (0, 1), (1, 1), 3),  # as wide as vectors
     ((9, 2, 6, 4), (4, 1, 5, 5), (1, 1), (2, 2), (1, 1), 2),
+    ((2, 3, 17, 12), (3, 1, 3, 3), (2, 2), (1, 1), (1, 1), 3),  # and with a stride
+    ((3, 2, 11, 8), (4, 1, 3, 3), (2, 2), (0, 1), (1, 1), 2),
+    ((2, 2, 9, 8), (2, 1, 5, 5), (2, 2), (2, 2), (1, 1), 2),
+    ((1, 1, 22, 4), (3, 1, 5, 5), (2, 2), (3, 2), (1, 1), 1),
 ]
 TAKES = {"depthwise": DEPTHWISE, "strips": STRIPS}
 IN_PARTS = [  # few results and long sums, for pipelined
@@ -215,6 +219,13 @@ def test_strips_refuse_other_groups_kernels_strides_and_dilations():
         weight = np.ones((4, 1, *kernel), "f4")
         with pytest.raises(ValueError, match=f"got kernel .*, stride .{stride}, {stride}., dilation"):
             strips.forward(out, x, weight, None, stride, stride, 0, 0, dilation, dilation, 4)
+
+
+def test_more_strips_than_are_counted_in_32_bits_are_left_to_another_rung(run, monkeypatch):
+    x, weight, _, grad, options = inputs(STRIPS[0], np.float32)
+    monkeypatch.setattr(strips, "MOST_STRIPS", 1)
+    expected = run(depthwise.weight_grad, weight.shape, "f4", grad, x, *options)
+    assert np.array_equal(run(strips.weight_grad, weight.shape, "f4", grad, x, *options), expected)
 
 
 @needs_simulator

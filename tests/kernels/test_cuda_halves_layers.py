@@ -263,7 +263,7 @@ def test_adaptive_pooling(run, half):
 @pytest.mark.parametrize("N", [2, 17])
 def test_depthwise_convolution(run, half, monkeypatch, rung, kernel, stride, N):
     """17 images are of two parts, whose sums of the weight's gradient are float32; 12 columns are vectors."""
-    monkeypatch.setattr(depthwise, "PART", 128)
+    monkeypatch.setattr(rung, "PART", 64)
     padding, size = kernel[0] // 2, (9, 11 if N == 2 else 12)
     out = [(n + 2 * padding - k) // stride + 1 for n, k in zip(size, kernel, strict=True)]
     shapes = (N, 2, *size), (4, 1, *kernel), (4,), (N, 4, *out)
