@@ -11,9 +11,13 @@
 // makes 9. With loads and stores these are some 20 instructions for the 9 bytes of an element; an H200 has time
 // for 60 (132 multiprocessors x 128 a cycle, at 4.3 TB/s).
 //
-// Grid: x = a thread for each strip of columns and each segment of `rows` rows of windows, of each plane.
+// Grid: x = a thread for each strip of columns, of each plane of a group; y = the segments of `rows` rows of windows;
+// z = the groups of `planes`. A group is what a card runs at a time: so a segment begins as the one above it ends, and
+// finds the rows that both of them read in the L2 cache.
 
 #include "pool2d.cuh"
+
+constexpr int THREADS = 128;  // in a block: with the registers of a strip seven find room, of 256 only three
 
 template <typename T, int STRIDE>
 struct Strip {
@@ -30,12 +34,13 @@ struct Strip {
     int begin, end;  // rows of windows
     int column;      // the first window's
 
-    __device__ __forceinline__ Strip(const T* input, const Pool2dShape& s, int rows) : s(s) {
-        const Position at = position_of(global_thread_index(), ceil_div(s.OH, rows), s.OW / WINDOWS);
-        plane = at.plane;
-        begin = at.y * rows;
+    __device__ __forceinline__ Strip(const T* input, const Pool2dShape& s, int planes, int rows) : s(s) {
+        const unsigned number = blockIdx.x * blockDim.x + threadIdx.x, columns = s.OW / WINDOWS;
+        const unsigned of_group = number / columns;
+        plane = of_group < planes ? (long long)blockIdx.z * planes + of_group : s.planes;
+        begin = blockIdx.y * rows;
         end = min(begin + rows, s.OH);
-        column = at.x * WINDOWS;
+        column = (number - of_group * columns) * WINDOWS;
         first = input + plane * s.H * s.W + column * STRIDE;
     }
 
@@ -162,11 +167,11 @@ struct MaxStrip {
 // NaNs are rare: until a thread has met one it takes the shorter comparisons. The sum of some numbers is NaN if
 // one of them is (or if there are infinities of both signs among them).
 template <typename T, typename Tap, int STRIDE>
-__global__ void __launch_bounds__(256)
-max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int rows) {
+__global__ void __launch_bounds__(THREADS, sizeof(T) == 2 ? 4 : 7)
+max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int planes, int rows) {
     using Of = Strip<T, STRIDE>;
     using C = Computed<T>;
-    const Of strip(input, s, rows);
+    const Of strip(input, s, planes, rows);
     if (!strip.exists()) return;
     MaxStrip<T, Tap, STRIDE> of;
     bool nans = false;
@@ -195,15 +200,15 @@ max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int rows) {
     });
 }
 
-// At stride 1 a thread has two vectors on their way: three blocks of a multiprocessor wait for 24 KB, about what an
+// At stride 1 a thread has two vectors on their way: seven blocks of a multiprocessor wait for 28 KB, about what an
 // H200 needs there (gemv.cu).
 template <typename T, int STRIDE>
-__global__ void __launch_bounds__(256, STRIDE == 1 ? 3 : 2)
-avg_pool2d_rolling(T* out, const T* input, Pool2dShape s, AvgDivisor how, int rows) {
+__global__ void __launch_bounds__(THREADS, STRIDE == 1 ? 7 : sizeof(T) == 2 ? 5 : 6)
+avg_pool2d_rolling(T* out, const T* input, Pool2dShape s, AvgDivisor how, int planes, int rows) {
     using Of = Strip<T, STRIDE>;
     using C = Computed<T>;
     constexpr int WINDOWS = Of::WINDOWS, OUTPUTS = Of::BATCH / STRIDE;
-    const Of strip(input, s, rows);
+    const Of strip(input, s, planes, rows);
     if (!strip.exists()) return;
     C sums[WINDOWS][Of::KEPT + Of::BATCH], factor[WINDOWS];
     const AvgWindow three(1, 3, 1, 1, 3);  // rows of the input, as nearly all windows have

@@ -11,13 +11,16 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .pool2d import THREADS, check_taps, divisor_fields, shape_fields
+from .pool2d import check_taps, divisor_fields, shape_fields
 from .pool2d_tiled import avg_pool2d_tiled, max_pool2d_tiled
 from .vector import VECTOR_BYTES, starts_at_vector
 
 # Of windows, that a thread walks down; it reads two rows that its neighbours read, too. Few, so that a card
 # has several times the blocks that it runs at a time: the last ones would leave much of it idle.
 SEGMENT_ROWS = 16
+THREADS = 128  # as in pool2d_rolling.cu
+AT_A_TIME = 132 * 7 * THREADS  # threads that an H200 runs
+MOST = 65535  # of a grid's y and z
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 # By the stride.
@@ -44,9 +47,11 @@ def avg_pool2d_rolling(out: Any, x: Any, *options: Any) -> None:
 
 def _launch_strips(kernel: CudaKernel, out: Any, *arguments: Any) -> None:
     planes, (OH, OW) = math.prod(out.shape[:2]), out.shape[2:]
-    rows = blocks(OH, blocks(OH, SEGMENT_ROWS))  # segments of like height
-    threads = planes * blocks(OH, rows) * (OW * out.itemsize // VECTOR_BYTES)
-    kernel.launch(blocks(threads, THREADS), THREADS, (out, *arguments, rows))
+    rows = blocks(OH, min(blocks(OH, SEGMENT_ROWS), MOST))  # segments of like height
+    columns = OW * out.itemsize // VECTOR_BYTES
+    group = max(min(AT_A_TIME // columns, planes), blocks(planes, MOST), 1)
+    grid = blocks(group * columns, THREADS), blocks(OH, rows), blocks(planes, group)
+    kernel.launch(grid, THREADS, (out, *arguments, group, rows))
 
 
 def in_strips(size: tuple, pooled: tuple, options: tuple[int, ...], itemsize: int) -> bool:

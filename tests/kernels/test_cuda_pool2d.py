@@ -8,7 +8,7 @@ from simulated import normal
 
 import minigrad as mg
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import pool2d
+from minigrad.kernels.cuda import pool2d, pool2d_rolling
 from minigrad.kernels.cuda.pool2d_rolling import avg_pool2d_rolling, max_pool2d_rolling
 from minigrad.kernels.cuda.pool2d_tiled import avg_pool2d_tiled, max_pool2d_tiled
 from minigrad.kernels.cuda.pool2d_vectorized import (
@@ -121,9 +121,16 @@ def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
     assert backend.get(taps)[0, 0, 0].tolist() == [0, 2, 2, 0]  # the last NaN wins; of equals, the first
 
 
+@pytest.mark.parametrize("most", [pool2d_rolling.MOST, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_strips_find_nan_and_infinity_like_the_definition(backend, run, stride):
-    """NaNs here and there, of which the last in a window counts, and windows of nothing but -infinity."""
+def test_strips_find_nan_and_infinity_like_the_definition(backend, run, stride, most, monkeypatch):
+    """NaNs here and there, of which the last in a window counts, and windows of nothing but -infinity.
+
+    The six planes are two groups, of which the last is not full.
+    """
+    monkeypatch.setattr(pool2d_rolling, "AT_A_TIME", 16 // stride)
+    monkeypatch.setattr(pool2d_rolling, "SEGMENT_ROWS", 3)
+    monkeypatch.setattr(pool2d_rolling, "MOST", most)
     rng = np.random.default_rng(stride)
     x = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.inf], (2, 3, 11, 16)).astype(np.float32)
     x[1][rng.random(x[1].shape) < 0.1] = np.nan
