@@ -71,6 +71,11 @@ def instead(path: str, line: str, now: str, *others: str, of: str = "") -> dict[
 
 
 PRODUCTS, BATCH_NORM = "kernels/cuda/matmul_tensor_core", "kernels/cuda/batch_norm_cluster"
+PERSISTENT = (f"{BATCH_NORM}.py", "PERSISTENT = False", "PERSISTENT = True")
+WITH_512_THREADS = (
+    (f"{BATCH_NORM}.cu", "BLOCK_THREADS = 256", "BLOCK_THREADS = 512"),
+    (f"{BATCH_NORM}.py", "THREADS = 256", "THREADS = 512"),
+)
 FEW_TILES = r"^matmul bfloat16, tensor_core (48|24|40x640|512|1024|128|768)"
 CONVOLUTIONS, STRIPS = "kernels/cuda/conv2d_tensor_core.cu", "kernels/cuda/conv2d_strips.py"
 QUESTIONS = [
@@ -111,14 +116,13 @@ QUESTIONS = [
         instead(CONVOLUTIONS, "TILE_M == 64 ? 3 : %s;", "4", "3", "5"),
     ),
     Question(
-        "batch norm by clusters: chunks of planes that are waited for one by one (4)",
-        r"^batch norm(, forward \+ backward)?(, bfloat16)? \d",
-        instead(f"{BATCH_NORM}.cu", "CHUNKS = %s;", "4", "2", "8"),
-    ),
-    Question(
-        "batch norm by clusters: bytes of the smallest plane that is worth a copy (64)",
-        r"^small planes: batch norm(, forward \+ backward)? \d",
-        instead(f"{BATCH_NORM}.py", "LEAST_PLANE_BYTES = %s ", "64", "256", "1024"),
+        "batch norm by clusters: a cluster for each channel, of blocks of 256 threads",
+        r"^(small planes: )?batch norm(, forward \+ backward)?(, bfloat16)? \d",
+        {
+            "512 threads": WITH_512_THREADS,
+            "persistent": (PERSISTENT,),
+            "both": (PERSISTENT, *WITH_512_THREADS),
+        },
     ),
     Question(
         "depthwise convolution: rows that a thread makes of a strip as wide as a vector (7, gradients 2)",

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(THREADS) batch_norm_moments(
     constexpr int WIDTH = WIDTH_OF<T, WIDE>;
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
     const Planes<WIDTH> planes(samples, channels, area, c, part, parts);
-    Moments<C> moments;
+    Moments<C> moments = {};
     planes.for_each([&](auto... vectors) {
         const Vector<T, WIDTH> loaded[] = {load_vector<WIDTH>(x + planes.at(vectors))...};
         C elements[sizeof...(vectors) * WIDTH];
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(THREADS) batch_norm_normalize(
     const long long c = blockIdx.x / parts, part = blockIdx.x % parts;
     if (threadIdx.x < WARP) {
         const Shares<C> shares{partial_mean, partial_squares, samples, channels, area, moment_parts};
-        Moments<C> moments;
+        Moments<C> moments = {};
         for (long long p = threadIdx.x; p < moment_parts; p += WARP) moments.add(shares.at(p, c));
         moments.add_across_warp();
         if (threadIdx.x == 0) {
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(THREADS) batch_norm_moments_columns(
     constexpr int WIDTH = WIDTH_OF<T, WIDE>, AT_ONCE = 4;
     __shared__ Moments<C> of_thread[WIDTH][THREADS];
     const Columns<WIDTH> at(samples, channels * area, parts);
-    Moments<C> moments[WIDTH];
+    Moments<C> moments[WIDTH] = {};
     if (at.column < at.columns) {
         long long n = at.first;
         for (; n + (AT_ONCE - 1) * at.step < at.end; n += AT_ONCE * at.step) {
@@ -292,7 +292,7 @@ __global__ void batch_norm_combine(
     const long long c = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (c >= channels) return;  // the whole warp
     const Shares<T> shares{partial_mean, partial_squares, samples, channels * area, 1, parts};
-    Moments<T> moments;
+    Moments<T> moments = {};
     for (long long i = threadIdx.x; i < parts * area; i += WARP)
         moments.add(shares.at(i / area, c * area + i % area));
     moments.add_across_warp();

@@ -7,7 +7,7 @@
 // The number, the mean and the sum of the squared deviations from the mean, of the elements so far.
 template <typename T>
 struct Moments {
-    T count = 0, mean = 0, squares = 0;
+    T count, mean, squares;
 
     __device__ __forceinline__ void add(Moments other) {
         if (other.count != 0) add(other, share_of(other.count));

@@ -9,88 +9,99 @@
 // block keeps its part in its shared memory, gives what it finds of it to the others (distributed shared memory), and
 // makes its part of the result of what it has kept: memory is read once.
 //
+// Blocks give each other their sums by stores that a barrier in shared memory counts: a barrier of the cluster would
+// have each thread wait until all that it has stored, to global memory too, is there.
+//
 // While blocks of one cluster wait for what they have asked for, those of another are computing or storing: shared
-// memory has room for two of them on a multiprocessor, 112 KB each. The copy engine brings the planes, and one block's
-// after the other's: were both to come at once, memory would stand idle while both compute. And a block adds up the
-// planes as they come, chunk by chunk, so that little is left to do when the last one is there.
+// memory has room for two of them on a multiprocessor, 112 KB each. A thread asks for all of its vectors before it
+// uses the first, copies past the registers (async_copy.cuh), and reads only what it has copied: no barrier for that.
+//
+// A cluster takes channel after channel where there are fewer clusters than channels. Copies of the next channel then
+// come while one is stored or, with shared memory for two (`ahead`), while it is computed, too.
 //
 // Arithmetic intensity: about 10 operations for the 8 bytes of an element in float32, 12 of the gradient: bound by
 // memory, which moves two thirds of what batch_norm.cu needs, of the gradient three fifths.
 //
-// Grid: x = channels * BLOCKS, the blocks of a channel one after the other.
+// Grid: x = clusters * BLOCKS, the blocks of a cluster one after the other.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "async_copy.cuh"
 #include "batch_norm.cuh"
 #include "hopper.cuh"
 
-constexpr int CHUNKS = 4;  // of a block's planes, each with a barrier for its copies
+constexpr int BLOCK_THREADS = 256;
 
-// A block's part of a channel, of one plane or more. Its vectors are numbered, and stand so in shared memory.
-template <typename T>
-struct ChannelPart {
+// The block's parts of the cluster's channels, each in shared memory while it is channel c's turn: of all arrays, one
+// behind the other. The vectors of a part are numbered, and a thread has every BLOCK_THREADS-th of them.
+template <typename T, int BLOCKS, int ARRAYS>
+struct HeldChannels {
     static constexpr int WIDTH = Vector<T>::LENGTH;
-    Planes<WIDTH> planes;
-    unsigned number;       // of planes
-    unsigned whole, rest;  // planes in THREADS vectors, and what is left
+    const T* arrays[ARRAYS];
+    Planes<WIDTH> planes;  // of channel 0; those of c begin c * area elements further
+    long long c, step, channels, area;
+    bool ahead;
+    Vector<T> *held, *next_held;  // one place, or if ahead two in turns
+    AsyncCopies copies;
 
-    __device__ __forceinline__ ChannelPart(long long samples, long long channels, long long area, long long c,
-                                           long long parts)
-        : planes(samples, channels, area, c, block_in_cluster(), parts), number(planes.all / planes.of_plane),
-          whole(THREADS / planes.of_plane), rest(THREADS % planes.of_plane) {}
-
-    // Where a chunk begins; no other has more planes than the first.
-    __device__ __forceinline__ unsigned first_plane(int chunk) const {
-        return (number * chunk + CHUNKS - 1) / CHUNKS;
-    }
-    __device__ __forceinline__ unsigned first_vector(int chunk) const { return first_plane(chunk) * planes.of_plane; }
-
-    // Starts the copies of the part of each array to `held`, one array behind the other, chunk by chunk.
-    template <int ARRAYS>
-    __device__ __forceinline__ void load(Vector<T>* held, Barrier (&come)[CHUNKS],
-                                         const T* const (&arrays)[ARRAYS]) const {
-        if (threadIdx.x < WARP) {
-            if (threadIdx.x == 0) {
-                for (int chunk = 0; chunk < CHUNKS; chunk++) come[chunk].init(1);
-                fence_barrier_init();
-#pragma unroll 1
-                for (int chunk = 0; chunk < CHUNKS; chunk++)
-                    come[chunk].arrive_and_expect(ARRAYS * (first_vector(chunk + 1) - first_vector(chunk)) *
-                                                  sizeof(Vector<T>));
-            }
-            __syncwarp();
-#pragma unroll 1
-            for (int chunk = 0; chunk < CHUNKS; chunk++)
-                for (unsigned plane = first_plane(chunk) + threadIdx.x; plane < first_plane(chunk + 1); plane += WARP)
+    __device__ __forceinline__ HeldChannels(const T* const (&from)[ARRAYS], long long samples, long long channels,
+                                            long long area, bool ahead)
+        : planes(samples, channels, area, 0, block_in_cluster(), BLOCKS), c(blockIdx.x / BLOCKS),
+          step(gridDim.x / BLOCKS), channels(channels), area(area), ahead(ahead) {
+        extern __shared__ float4 shared[];
 #pragma unroll
-                    for (int k = 0; k < ARRAYS; k++)
-                        load_bytes(held + k * planes.all + plane * planes.of_plane,
-                                   arrays[k] + planes.start + plane * planes.stride,
-                                   planes.of_plane * sizeof(Vector<T>), come[chunk]);
-        }
-        __syncthreads();  // the barriers are there
+        for (int k = 0; k < ARRAYS; k++) arrays[k] = from[k];
+        held = next_held = reinterpret_cast<Vector<T>*>(shared);
+        load(held, c);
+        if (!ahead) return;
+        next_held += ARRAYS * planes.all;
+        load(next_held, c + step);
     }
 
-    // Calls function(vector) for this thread's vectors, those of each chunk when it has come.
-    template <typename Function>
-    __device__ __forceinline__ void as_they_come(Barrier (&come)[CHUNKS], Function function) const {
-        unsigned vector = threadIdx.x;
-#pragma unroll 1  // eight times the code would have to come from memory, too
-        for (int chunk = 0; chunk < CHUNKS; chunk++) {
-            come[chunk].wait(0);
-            for (; vector < first_vector(chunk + 1); vector += THREADS) function(vector);
-        }
+    __device__ __forceinline__ bool is_left() const { return c < channels; }
+
+    // Until this thread's vectors of channel c are there.
+    __device__ __forceinline__ void wait() {
+        if (ahead)
+            copies.template wait<1>();
+        else
+            copies.template wait<0>();
     }
 
-    // Calls function(vector, where it begins in memory) for this thread's vectors. From one to the next it takes
-    // additions, no division.
+    // This thread's vector of the array k, in the type C.
+    template <typename C>
+    __device__ __forceinline__ Vector<C, WIDTH> vector(unsigned number, int k = 0) const {
+        return converted<C>(held[k * planes.all + number]);
+    }
+
+    // Goes to the cluster's next channel; this thread is done with its vectors.
+    __device__ __forceinline__ void next() {
+        load(held, c + (ahead ? 2 : 1) * step);
+        Vector<T>* const other = held;
+        held = next_held;
+        next_held = other;
+        c += step;
+    }
+
+    // How many elements the part has.
+    __device__ __forceinline__ unsigned count() const { return planes.all * WIDTH; }
+
+    // Calls function(number of a vector) for this thread's vectors.
     template <typename Function>
     __device__ __forceinline__ void for_each(Function function) const {
+        for (unsigned vector = threadIdx.x; vector < planes.all; vector += BLOCK_THREADS) function(vector);
+    }
+
+    // Calls function(number of a vector, where it begins in memory) for this thread's vectors of a channel. From one
+    // to the next it takes additions, no division.
+    template <typename Function>
+    __device__ __forceinline__ void for_each_place(long long channel, Function function) const {
+        const unsigned whole = BLOCK_THREADS / planes.of_plane, rest = BLOCK_THREADS % planes.of_plane;
         const unsigned plane = threadIdx.x / planes.of_plane;
         unsigned in_plane = threadIdx.x - plane * planes.of_plane;
-        long long begin = planes.start + plane * planes.stride;
-        for (unsigned vector = threadIdx.x; vector < planes.all; vector += THREADS) {
+        long long begin = planes.start + channel * area + plane * planes.stride;
+        for_each([&](unsigned vector) {
             function(vector, begin + in_plane * WIDTH);
             begin += whole * planes.stride;
             in_plane += rest;
@@ -98,83 +109,106 @@ struct ChannelPart {
                 in_plane -= planes.of_plane;
                 begin += planes.stride;
             }
-        }
+        });
     }
 
-    // How many elements it has.
-    __device__ __forceinline__ unsigned count() const { return planes.all * WIDTH; }
+  private:
+    // Starts the copies of this thread's vectors of a channel, if there is such a one.
+    __device__ __forceinline__ void load(Vector<T>* to, long long channel) {
+        if (channel < channels)
+            for_each_place(channel, [&](unsigned vector, long long at) {
+#pragma unroll
+                for (int k = 0; k < ARRAYS; k++) copies.template copy<16>(to + k * planes.all + vector, arrays[k] + at);
+            });
+        copies.commit();
+    }
 };
 
-template <typename T>
-__device__ __forceinline__ Vector<T>* shared_vectors() {
-    extern __shared__ float4 shared[];
-    return reinterpret_cast<Vector<T>*>(shared);
-}
+// What each block of a cluster gives to all of them, round after round. Who gives for a round has what all gave for the
+// round before, and has read what they gave for those before that: there are two places, in turns.
+template <typename Value, int BLOCKS>
+struct Exchange {
+    struct {
+        Value of_block[BLOCKS];
+        Barrier come;
+    } place[2];
 
-// Gives `own` to all blocks of the cluster, which have started; afterwards of_block has that of each.
-template <int BLOCKS, typename Value>
-__device__ __forceinline__ void share_out(Value (&of_block)[BLOCKS], const Value& own) {
-    if (threadIdx.x < BLOCKS) *in_block(&of_block[block_in_cluster()], threadIdx.x) = own;
-    sync_cluster();
-}
+    // To be called first, by all threads; before give() all wait_for_cluster().
+    __device__ __forceinline__ void start() {
+        if (threadIdx.x == 0) {
+            for (auto& each : place) each.come.init(1);
+            fence_barrier_init();
+        }
+        arrive_at_cluster_relaxed();
+    }
+
+    // Gives `own`, and returns what the blocks give for this round.
+    __device__ __forceinline__ const Value (&give(const Value& own, int round))[BLOCKS] {
+        auto& here = place[round % 2];
+        if (threadIdx.x == 0) here.come.arrive_and_expect(sizeof here.of_block);
+        if (threadIdx.x < BLOCKS)
+            store_in_block(&here.of_block[block_in_cluster()], own, threadIdx.x, here.come);
+        here.come.wait(round / 2 % 2);
+        return here.of_block;
+    }
+};
 
 template <typename C, typename T, int BLOCKS>
-__global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) batch_norm_cluster(
+__global__ void __launch_bounds__(BLOCK_THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) batch_norm_cluster(
     T* y, C* mean, C* rstd, const T* x, const C* weight, const C* bias, long long samples, long long channels,
-    long long area, C eps, C* running_mean, C* running_var, long long* batches, Following following
+    long long area, C eps, C* running_mean, C* running_var, long long* batches, Following following, bool ahead
 ) {
-    __shared__ Moments<C> of_block[BLOCKS];
-    __shared__ Barrier come[CHUNKS];
-    arrive_at_cluster();
-    const long long c = blockIdx.x / BLOCKS;
-    const ChannelPart<T> part(samples, channels, area, c, BLOCKS);
-    constexpr int WIDTH = ChannelPart<T>::WIDTH;
-    Vector<T>* const held = shared_vectors<T>();
-    part.load(held, come, {x});
-    const C w = value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
-
-    C sum = 0, none = 0;
-    come[0].wait(0);
-    for (unsigned vector = threadIdx.x; vector < part.first_vector(1); vector += THREADS) {
-        const Vector<C, WIDTH> elements = converted<C>(held[vector]);
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) sum += elements.lane[i];
-    }
-    sum_over_row(sum, none, 0);
-    // The deviations from the first chunk's mean, whose own mean is what that is off (norm.cu). That it is one of an
-    // eighth of the elements costs no more than three bits, however different the others are.
-    const C about = sum / C(part.first_vector(1) * WIDTH), count = C(part.count());
-    C deviations = 0, squares = 0;
-    part.as_they_come(come, [&](unsigned vector) {
-        const Vector<C, WIDTH> elements = converted<C>(held[vector]);
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) {
-            const C deviation = elements.lane[i] - about;
-            deviations += deviation;
-            squares += deviation * deviation;
-        }
-    });
-    sum_over_row(deviations, squares, 1);
-    const C off = deviations / count, of_part = squares - deviations * off;
+    __shared__ Exchange<Moments<C>, BLOCKS> exchange;
+    exchange.start();
+    HeldChannels<T, BLOCKS, 1> part({x}, samples, channels, area, ahead);
+    constexpr int WIDTH = part.WIDTH;
     wait_for_cluster();  // all blocks have started
-    share_out(of_block, Moments<C>{count, about + off, of_part < 0 ? C(0) : of_part});
-    Moments<C> moments;
-#pragma unroll
-    for (int block = 0; block < BLOCKS; block++) moments.add(of_block[block]);
+    for (int round = 0; part.is_left(); part.next(), round++) {
+        const long long c = part.c;
+        const C w = value_or(weight, c, C(1)), shift = value_or(bias, c, C(0));
+        part.wait();
 
-    const C m = moments.mean, r = moments.rstd(eps), scale = r * w;
-    if (block_in_cluster() == 0 && threadIdx.x == 0) {
-        mean[c] = m;
-        rstd[c] = r;
-    }
-    part.for_each([&](unsigned vector, long long at) {
-        Vector<C, WIDTH> elements = converted<C>(held[vector]);
+        // The deviations from the mean of each thread's first vector, whose own mean is what that is off (norm.cu).
+        // That it is one of a 57th of the elements or more costs six bits at most, however different the others are.
+        C sum = 0, firsts = 0;
+        if (threadIdx.x < part.planes.all) {
+            const Vector<C, WIDTH> elements = part.template vector<C>(threadIdx.x);
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++) elements.lane[i] = (elements.lane[i] - m) * scale + shift;
-        store_vector(y + at, converted<T>(elements));
-    });
-    if (block_in_cluster() == 0 && threadIdx.x == 0)
-        Running<C>{running_mean, running_var, batches, following}.move(c, m, r, eps);
+            for (int i = 0; i < WIDTH; i++) sum += elements.lane[i];
+            firsts = WIDTH;
+        }
+        sum_over_row(sum, firsts, 0);
+        const C about = sum / firsts, count = C(part.count());
+        C deviations = 0, squares = 0;
+        part.for_each([&](unsigned vector) {
+            const Vector<C, WIDTH> elements = part.template vector<C>(vector);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                const C deviation = elements.lane[i] - about;
+                deviations += deviation;
+                squares += deviation * deviation;
+            }
+        });
+        sum_over_row(deviations, squares, 1);
+        const C off = deviations / count, of_part = squares - deviations * off;
+        const auto& of_block = exchange.give(Moments<C>{count, about + off, of_part < 0 ? C(0) : of_part}, round);
+        Moments<C> moments = {};
+#pragma unroll
+        for (int block = 0; block < BLOCKS; block++) moments.add(of_block[block]);
+
+        const C m = moments.mean, r = moments.rstd(eps), scale = r * w;
+        part.for_each_place(c, [&](unsigned vector, long long at) {
+            Vector<C, WIDTH> elements = part.template vector<C>(vector);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) elements.lane[i] = (elements.lane[i] - m) * scale + shift;
+            store_vector(y + at, converted<T>(elements));
+        });
+        if (block_in_cluster() == 0 && threadIdx.x == 0) {
+            mean[c] = m;
+            rstd[c] = r;
+            Running<C>{running_mean, running_var, batches, following}.move(c, m, r, eps);
+        }
+    }
 }
 
 // What a block has found for dweight and dbias.
@@ -184,50 +218,50 @@ struct PartSums {
 };
 
 template <typename C, typename T, int BLOCKS>
-__global__ void __launch_bounds__(THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) batch_norm_grad_cluster(
+__global__ void __launch_bounds__(BLOCK_THREADS, 2) __cluster_dims__(BLOCKS, 1, 1) batch_norm_grad_cluster(
     T* dx, C* dweight, C* dbias, const T* grad, const T* x, const C* mean, const C* rstd, const C* weight,
-    long long samples, long long channels, long long area
+    long long samples, long long channels, long long area, bool ahead
 ) {
-    __shared__ PartSums<C> of_block[BLOCKS];
-    __shared__ Barrier come[CHUNKS];
-    arrive_at_cluster();
-    const long long c = blockIdx.x / BLOCKS;
-    const ChannelPart<T> part(samples, channels, area, c, BLOCKS);
-    constexpr int WIDTH = ChannelPart<T>::WIDTH;
-    Vector<T>* const held_grad = shared_vectors<T>();
-    Vector<T>* const held_x = held_grad + part.planes.all;
-    part.load(held_grad, come, {grad, x});
-    const C m = mean[c], r = rstd[c], scale = r * value_or(weight, c, C(1)), count = C(samples * area);
-
-    C product = 0, sum = 0;
-    part.as_they_come(come, [&](unsigned vector) {
-        const Vector<C, WIDTH> g = converted<C>(held_grad[vector]), of_x = converted<C>(held_x[vector]);
-#pragma unroll
-        for (int i = 0; i < WIDTH; i++) {
-            product += g.lane[i] * ((of_x.lane[i] - m) * r);
-            sum += g.lane[i];
-        }
-    });
-    sum_over_row(product, sum, 0);
+    __shared__ Exchange<PartSums<C>, BLOCKS> exchange;
+    exchange.start();
+    HeldChannels<T, BLOCKS, 2> part({grad, x}, samples, channels, area, ahead);
+    constexpr int WIDTH = part.WIDTH, GRAD = 0, X = 1;
     wait_for_cluster();  // all blocks have started
-    share_out(of_block, PartSums<C>{product, sum});
-    product = sum = 0;
+    for (int round = 0; part.is_left(); part.next(), round++) {
+        const long long c = part.c;
+        const C m = mean[c], r = rstd[c], scale = r * value_or(weight, c, C(1)), count = C(samples * area);
+        part.wait();
+
+        C product = 0, sum = 0;
+        part.for_each([&](unsigned vector) {
+            const Vector<C, WIDTH> g = part.template vector<C>(vector, GRAD), of_x = part.template vector<C>(vector, X);
 #pragma unroll
-    for (int block = 0; block < BLOCKS; block++) {
-        product += of_block[block].product;
-        sum += of_block[block].sum;
-    }
-    if (block_in_cluster() == 0 && threadIdx.x == 0) {
-        dweight[c] = product;
-        dbias[c] = sum;
-    }
-    const C slope = r * (product / count), mean_grad = sum / count;
-    part.for_each([&](unsigned vector, long long at) {
-        Vector<C, WIDTH> g = converted<C>(held_grad[vector]);
-        const Vector<C, WIDTH> of_x = converted<C>(held_x[vector]);
+            for (int i = 0; i < WIDTH; i++) {
+                product += g.lane[i] * ((of_x.lane[i] - m) * r);
+                sum += g.lane[i];
+            }
+        });
+        sum_over_row(product, sum, round % 2);
+        const auto& of_block = exchange.give(PartSums<C>{product, sum}, round);
+        product = sum = 0;
 #pragma unroll
-        for (int i = 0; i < WIDTH; i++)
-            g.lane[i] = gradient(g.lane[i], of_x.lane[i], m, slope, mean_grad, scale);
-        store_vector(dx + at, converted<T>(g));
-    });
+        for (int block = 0; block < BLOCKS; block++) {
+            product += of_block[block].product;
+            sum += of_block[block].sum;
+        }
+
+        const C slope = r * (product / count), mean_grad = sum / count;
+        part.for_each_place(c, [&](unsigned vector, long long at) {
+            Vector<C, WIDTH> g = part.template vector<C>(vector, GRAD);
+            const Vector<C, WIDTH> of_x = part.template vector<C>(vector, X);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                g.lane[i] = gradient(g.lane[i], of_x.lane[i], m, slope, mean_grad, scale);
+            store_vector(dx + at, converted<T>(g));
+        });
+        if (block_in_cluster() == 0 && threadIdx.x == 0) {
+            dweight[c] = product;
+            dbias[c] = sum;
+        }
+    }
 }

@@ -19,11 +19,12 @@ from . import batch_norm
 from .matmul_wgmma import is_supported, multiprocessors
 from .vector import VECTOR_BYTES, starts_at_vector
 
-THREADS = 256  # in a block, as in planes.cuh
+THREADS = 256  # in a block, as in batch_norm_cluster.cu
 CLUSTERS = (1, 2, 4, 8, 16)  # blocks of one; more than 8 are not possible on every card that has clusters
-LEAST_PLANE_BYTES = 64  # each plane is a copy of its own
 MOST_SHARED_BYTES = 226 * 1024  # beside what the sums of a block take
 HALF_SHARED_BYTES = 112 * 1024  # with which a multiprocessor has room for two blocks
+# Whether there are no more clusters than run at a time, each of which takes channel after channel.
+PERSISTENT = False
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 # By the blocks of a cluster.
@@ -74,11 +75,10 @@ def batch_norm_grad_cluster(
 @lru_cache(maxsize=1024)  # as in batch_norm.py
 def blocks_of_cluster(shape: tuple[int, ...], itemsize: int, arrays: int, multiprocessors: int) -> int | None:
     """How many blocks share a channel: as few as leave room for two on each multiprocessor, and are enough
-    for that; or else as many as there can be. None if the channels do not fit, or are too few; or
-    the planes are too small."""
+    for that; or else as many as there can be. None if the channels do not fit, or are too few."""
     samples, channels, *plane = shape
     plane_bytes = prod(plane) * itemsize
-    if plane_bytes < LEAST_PLANE_BYTES or plane_bytes % VECTOR_BYTES:
+    if not plane_bytes or plane_bytes % VECTOR_BYTES:
         return None
     most = None
     for cluster in CLUSTERS:
@@ -102,4 +102,10 @@ def _launch(
 ) -> None:
     samples, channels, area = sizes
     shared = arrays * blocks(samples, cluster) * area * x.itemsize
-    kernels[cluster].launch(channels * cluster, THREADS, arguments, shared)
+    clusters, ahead = channels, False
+    if PERSISTENT:
+        each = 2 * shared if 2 * shared <= MOST_SHARED_BYTES else shared
+        at_once = max(1, MOST_SHARED_BYTES // each * multiprocessors(x) // cluster)
+        if at_once < channels:
+            clusters, ahead, shared = at_once, each > shared, each
+    kernels[cluster].launch(clusters * cluster, THREADS, (*arguments, ahead), shared)

@@ -29,6 +29,16 @@ __device__ __forceinline__ unsigned long long describe_operand(unsigned address)
            (unsigned long long)(BOX_BYTES >> 4) << 16 | (address >> 4 & 0x3FFF);
 }
 
+// A value as the words that a store takes.
+template <typename Value>
+struct Words {
+    static_assert(sizeof(Value) % 4 == 0, "whole words of 4 bytes");
+    static constexpr int COUNT = sizeof(Value) / 4;
+    unsigned word[COUNT];
+
+    __device__ __forceinline__ explicit Words(const Value& value) { memcpy(word, &value, sizeof value); }
+};
+
 #if defined(MINIGRAD_SIM)
 #include "hopper.h"
 #else
@@ -100,6 +110,18 @@ __device__ __forceinline__ void sync_cluster() {
     wait_for_cluster();
 }
 
+// The same for a first time, when all have to start: others see of what the thread has stored only the barriers that
+// fence_barrier_init() has made visible, and nothing is waited for. In front of the last stores to other blocks, or
+// arrivals there, it would let these blocks leave too early.
+__device__ __forceinline__ void arrive_at_cluster_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void sync_cluster_relaxed() {
+    arrive_at_cluster_relaxed();
+    wait_for_cluster();
+}
+
 // What lies in the shared memory of another block of the cluster where `pointer` points to in the own one's. It may
 // be read and written from after a first sync_cluster(), when that block has started, until a last one, before which
 // no block leaves.
@@ -108,6 +130,23 @@ __device__ __forceinline__ T* in_block(T* pointer, unsigned block) {
     T* there;
     asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(pointer), "r"(block));
     return there;
+}
+
+// Stores `value` where `to` points to, in that block of the cluster; its bytes count for `barrier` of that block. Where
+// a barrier of the cluster makes a thread wait for all of its memory traffic, and then for all blocks, these words are
+// on their way at once, and whoever waits for `barrier` has them.
+template <typename Value>
+__device__ __forceinline__ void store_in_block(Value* to, const Value& value, unsigned block, Barrier& barrier) {
+    const Words<Value> words(value);
+#pragma unroll
+    for (int i = 0; i < words.COUNT; i++)
+        asm volatile("{\n"
+                     ".reg .b32 there, barrier;\n"
+                     "mapa.shared::cluster.u32 there, %0, %2;\n"
+                     "mapa.shared::cluster.u32 barrier, %3, %2;\n"
+                     "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %1, [barrier];\n"
+                     "}" ::"r"(shared_address(to) + 4 * i), "r"(words.word[i]), "r"(block),
+                       "r"(shared_address(&barrier)) : "memory");
 }
 
 __device__ __forceinline__ unsigned block_in_cluster() {
@@ -185,15 +224,6 @@ __device__ __forceinline__ void load_pixels(void* box, const TensorMap& map, int
                  "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
                  ::"r"(shared_address(box)), "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image),
                    "r"(shared_address(&barrier)), "h"((unsigned short)right), "h"((unsigned short)down)
-                 : "memory");
-}
-
-// Starts the copy of so many neighbours in memory, which need no map; both addresses and `bytes`, more than 0, are
-// multiples of 16. They count for the barrier.
-__device__ __forceinline__ void load_bytes(void* to, const void* from, unsigned bytes, Barrier& barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes),
-                   "r"(shared_address(&barrier))
                  : "memory");
 }
 

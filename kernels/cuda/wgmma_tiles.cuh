@@ -173,7 +173,7 @@ __device__ __forceinline__ void make_tiles(const Product& product) {
         }
         fence_barrier_init();
     }
-    sync_cluster();
+    sync_cluster_relaxed();
     if (warpgroup == 0) {
         give_registers<40>();
         if (threadIdx.x == 0) produce<TILE_N>(product, boxes, ring);

@@ -48,17 +48,18 @@ struct TensorMap {
 };
 static_assert(sizeof(TensorMap) == 128);
 
-// A box of a tensor, or neighbours in memory, and where they lie in shared memory.
+// A box of a tensor, or a word that a thread stores, and where it goes in shared memory.
 struct BoxInTensor {
     TensorMap map;
     int at[4];
     int offset[2];  // of images: from the filter's corner to the tap
     unsigned char* box;
-    size_t run;  // bytes of neighbours, from map.address on, which are neighbours in shared memory, too; 0: a box
+    bool is_word;
+    uint32_t word;
 
     static constexpr size_t ROW_BYTES = 128, CHUNK = 16, ALIGNMENT = 1024, PIXELS = 64;
     size_t rows() const { return map.is_of_images() ? PIXELS : map.boxes.box[1] * map.boxes.box[2]; }
-    size_t bytes() const { return run ? run : rows() * ROW_BYTES; }
+    size_t bytes() const { return is_word ? sizeof word : rows() * ROW_BYTES; }
 
     // Calls `visit(row, address)` for each row of the box, with where x = 0 of it is in memory; 0: outside.
     template <class Visit>
@@ -92,12 +93,10 @@ struct BoxInTensor {
 
     int64_t last_corner(int axis) const { return int64_t(map.images.sizes[1 + axis]) - 1 + map.images.upper[axis]; }
 
-    // Calls `visit(chunk, address, bytes)` for each 16 bytes of the box or run, `bytes` of which the tensor has.
+    // Calls `visit(chunk, address, bytes)` for each 16 bytes of the box, `bytes` of which the tensor has.
     template <class Visit>
     void each_chunk(Visit visit) const {
-        for (size_t i = 0; i < run; i += CHUNK)
-            visit(box + i, size_t(0), reinterpret_cast<unsigned char*>(map.address + i), CHUNK);
-        if (run) return;
+        if (is_word) return;
         const int64_t columns = CHUNK / map.element;
         const int64_t size = map.is_of_images() ? map.images.sizes[0] : map.boxes.sizes[0];
         each_row([&](size_t row, uint64_t address) {

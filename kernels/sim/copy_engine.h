@@ -45,27 +45,27 @@ void Worker::load_box(const sim::BoxCopy& copy, const void* return_address) {
         if (!(all >> to & 1)) continue;
         load.box = in_block(copy.box, to, "load_box");
         visit(to, "load_box");
-        start_load(load, in_block(copy.barrier, to, "load_box"), return_address);
+        start_load(load, in_block(copy.barrier, to, "load_box"), "load_box", return_address);
     }
 }
 
-void Worker::load_bytes(void* to, const void* from, size_t bytes, void* barrier, const void* return_address) {
+// A word that comes to another block, or the own one, as a box does.
+void Worker::store_in_block(void* to, uint32_t word, unsigned block, void* barrier, const void* return_address) {
     settle();
-    const auto begin = reinterpret_cast<uintptr_t>(from);
-    if (!bytes || (reinterpret_cast<uintptr_t>(to) | begin | bytes) % BoxInTensor::CHUNK)
-        fail("load_bytes: %zu bytes: that and both addresses have to be multiples of %zu", bytes, BoxInTensor::CHUNK);
-    BoxInTensor load{};
-    load.map.address = begin;
-    load.run = bytes;
-    if (profiling) profiler.copy(load, Kind::LOAD, reinterpret_cast<uintptr_t>(return_address));
-    load.box = in_block(to, rank(), "load_bytes");
-    start_load(load, in_block(barrier, rank(), "load_bytes"), return_address);
+    if (reinterpret_cast<uintptr_t>(to) % sizeof word) fail("store_in_block: the address is no multiple of 4");
+    BoxInTensor store{};
+    store.is_word = true;
+    store.word = word;
+    store.box = in_block(to, block, "store_in_block");
+    visit(block, "store_in_block");
+    start_load(store, in_block(barrier, block, "store_in_block"), "store_in_block", return_address);
 }
 
-void Worker::start_load(const BoxInTensor& load, const void* address, const void* return_address) {
-    MemoryBarrier& barrier = barrier_at(address, "load_box", return_address);
+void Worker::start_load(const BoxInTensor& load, const void* address, const char* what,
+                        const void* return_address) {
+    MemoryBarrier& barrier = barrier_at(address, what, return_address);
     if (!barrier.fenced)
-        fail("load_box: the copy engine may not see the barrier: call fence_barrier_init() after its init()");
+        fail("%s: the copy engine may not see the barrier: call fence_barrier_init() after its init()", what);
     if (!barrier.pending) try_complete(address, barrier);
     if (clocked) {
         const View view = clocks.view(current->number);
@@ -82,6 +82,7 @@ void Worker::start_load(const BoxInTensor& load, const void* address, const void
 }
 
 void Worker::finish_load(const BoxInTensor& load) {
+    if (load.is_word) memcpy(load.box, &load.word, sizeof load.word);
     load.each_chunk([&](unsigned char* chunk, size_t skip, const unsigned char* from, size_t bytes) {
         memset(chunk, 0, BoxInTensor::CHUNK);
         if (bytes) memcpy(chunk + skip, from, bytes);

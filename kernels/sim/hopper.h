@@ -34,9 +34,22 @@ __forceinline__ void sync_cluster(SIM_PLACE) {
     sim_arrive_at_cluster(place.what);
     sim_wait_for_cluster(&place);
 }
+// Relaxed as they are, the simulator has them order all that the others do.
+__forceinline__ void arrive_at_cluster_relaxed() { sim_arrive_at_cluster("arrive_at_cluster_relaxed()"); }
+__forceinline__ void sync_cluster_relaxed(SIM_PLACE) {
+    const sim::Place place = {"sync_cluster_relaxed()", file, line};
+    sim_arrive_at_cluster(place.what);
+    sim_wait_for_cluster(&place);
+}
 template <typename T>
 __forceinline__ T* in_block(T* pointer, unsigned block) {
     return static_cast<T*>(sim_in_block(pointer, block));
+}
+template <typename Value>
+__forceinline__ void store_in_block(Value* to, const Value& value, unsigned block, Barrier& barrier) {
+    const Words<Value> words(value);
+    for (int i = 0; i < words.COUNT; i++)
+        sim_store_in_block(reinterpret_cast<unsigned*>(to) + i, words.word[i], block, &barrier);
 }
 __forceinline__ unsigned block_in_cluster() { return sim_block_in_cluster(); }
 __forceinline__ void sync_warpgroup(int number, SIM_PLACE) {
@@ -80,9 +93,6 @@ __forceinline__ void load_pixels(void* box, const TensorMap& map, int channel, i
                                  int down, Barrier& barrier) {
     const sim::BoxCopy copy = {box, &map, {channel, x, y, image}, &barrier, 0, 4, true, {right, down}};
     sim_load_box(&copy);
-}
-__forceinline__ void load_bytes(void* to, const void* from, unsigned bytes, Barrier& barrier) {
-    sim_load_bytes(to, from, bytes, &barrier);
 }
 __forceinline__ void store_box(const TensorMap& map, int x, int y, int z, const void* box) {
     const sim::BoxCopy copy = {const_cast<void*>(box), &map, {x, y, z}};

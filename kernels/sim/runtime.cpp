@@ -444,8 +444,8 @@ unsigned sim_shared_address(const void* pointer) {
 }
 
 void sim_load_box(const sim::BoxCopy* copy) { worker->load_box(*copy, __builtin_return_address(0)); }
-void sim_load_bytes(void* to, const void* from, unsigned bytes, void* barrier) {
-    worker->load_bytes(to, from, bytes, barrier, __builtin_return_address(0));
+void sim_store_in_block(void* to, unsigned word, unsigned block, void* barrier) {
+    worker->store_in_block(to, word, block, barrier, __builtin_return_address(0));
 }
 void sim_store_box(const sim::BoxCopy* copy) { worker->store_box(*copy, __builtin_return_address(0)); }
 void sim_wait_for_stores(int left) { worker->wait_for_stores(left); }

@@ -134,11 +134,11 @@ void sim_arrive_at_cluster(const char* what);
 void sim_wait_for_cluster(const sim::Place* place);
 unsigned sim_block_in_cluster();
 void* sim_in_block(const void* pointer, unsigned block);
+void sim_store_in_block(void* to, unsigned word, unsigned block, void* barrier);
 
 // Compute capability 9.0: the copy engine, and the tensor cores.
 unsigned sim_shared_address(const void* pointer);
 void sim_load_box(const sim::BoxCopy* copy);
-void sim_load_bytes(void* to, const void* from, unsigned bytes, void* barrier);
 void sim_store_box(const sim::BoxCopy* copy);
 void sim_wait_for_stores(int left);
 void sim_fence_for_copies();

@@ -69,7 +69,7 @@ class Worker {
     size_t shared_offset(const void* address) const;
 
     void load_box(const sim::BoxCopy& copy, const void* return_address);
-    void load_bytes(void* to, const void* from, size_t bytes, void* barrier, const void* return_address);
+    void store_in_block(void* to, uint32_t word, unsigned block, void* barrier, const void* return_address);
     void store_box(const sim::BoxCopy& copy, const void* return_address);
     void wait_for_stores(int left);
     void fence_for_copies();
@@ -130,7 +130,7 @@ class Worker {
     void release_cluster();
 
     BoxInTensor box_in_tensor(const sim::BoxCopy& copy, const char* what);
-    void start_load(const BoxInTensor& load, const void* barrier, const void* return_address);
+    void start_load(const BoxInTensor& load, const void* barrier, const char* what, const void* return_address);
     void finish_load(const BoxInTensor& load);
 
     Warpgroup& warpgroup(const char* what);

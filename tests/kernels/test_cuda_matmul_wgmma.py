@@ -160,7 +160,7 @@ MUTANTS = [
     ("wait_for_stores<IN_TURN - 1>();", ";", RACE),
     ("if (thread == 0) wait_for_stores<0>();", "", r"returns before its store_box\(\)"),
     ("fence_barrier_init();", "", r"call fence_barrier_init\(\) after its init\(\)"),
-    ("sync_cluster();\n    if (warpgroup", ";\n    if (warpgroup", r"race on ring\[0\]"),
+    ("sync_cluster_relaxed();\n    if (warpgroup", ";\n    if (warpgroup", r"race on ring\[0\]"),
     ("sync_cluster();  // no block", ";  // no block", r"no sync_cluster\(\) after|has ended"),
     (
         "give_registers<40>();",

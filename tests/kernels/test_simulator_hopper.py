@@ -62,29 +62,6 @@ def test_a_copy_with_fewer_coordinates_than_its_map_has_dimensions():
     assert "in 4 dimensions, and the tensor map has 3" in message(load, out(), X, error=KernelLaunchError)
 
 
-BYTES = """
-    if (t == 0) {
-        full.arrive_and_expect(512);
-        load_bytes(boxes, x + %d, %d, full);
-    }
-    %s
-    out[t] = reinterpret_cast<float*>(boxes)[t];
-"""
-
-
-def test_neighbours_in_memory_come_as_they_lie_there():
-    got = launch(BYTES % (44, 512, "full.wait(0);"), out(), X)
-    np.testing.assert_array_equal(got.ravel()[:128], X.ravel()[44:172])
-
-
-def test_mistakes_with_neighbours_in_memory():
-    assert "race on dynamic[" in message(BYTES % (44, 512, ""), out(), X)
-    for place, count in ((45, 512), (44, 520), (44, 0)):
-        text = message(BYTES % (place, count, ""), out(), X, error=KernelLaunchError)
-        assert f"load_bytes: {count} bytes: that and both addresses have to be multiples of 16" in text
-    assert "reads 16 bytes at x[3080]" in message(BYTES % (X.size - 124, 512, "full.wait(0);"), out(), X)
-
-
 STORE = """
     for (int i = t; i < 64 * 32; i += 128) {
         const int row = i / 32, chunk = i %% 32 / 4;
@@ -376,6 +353,60 @@ def test_an_exchange_in_one_buffer():
 def test_an_exchange_with_no_barrier():
     for text in found_in_any_order(KernelAccessError, *exchange(arrive="", wait="__syncthreads();")):
         assert NO_ORDER in text or "which no thread of the block has written" in text
+
+
+# The same by stores that a barrier counts; there are two, in turns.
+COUNTED = """
+    struct Pair {{ int first, second; }};
+    __shared__ Pair given[2][128];
+    __shared__ Barrier come[2];
+    const unsigned rank = block_in_cluster(), next = rank ^ 1;
+    if (t == 0) {{
+        for (int i = 0; i < 2; i++) come[i].init(1);
+        {fence}
+    }}
+    sync_cluster_relaxed();
+    int sum = 0;
+    for (int step = 0; step < 3; step++) {{
+        if (t == 0) come[step % 2].arrive_and_expect({bytes});
+        const int value = 1000 * step + 128 * rank + t;
+        store_in_block(&given[step % {buffers}][t], Pair{{value, -1}}, next, come[step % 2]);
+        {wait}
+        sum += given[step % {buffers}][127 - t].first;
+        __syncthreads();
+    }}
+    sum += given[0][127 - t].second;
+    out[rank * 128 + t] = sum;
+"""
+WAITS = "come[step % 2].wait(step / 2);"
+
+
+def counted(fence="fence_barrier_init();", bytes="sizeof given[0]", buffers=2, wait=WAITS):
+    body = COUNTED.format(fence=fence, bytes=bytes, buffers=buffers, wait=wait)
+    return body, out(), {"grid": 2, "cluster": 2}
+
+
+def test_stores_that_a_barrier_of_another_block_counts():
+    body, its_out, options = counted()
+    with sim.stress(8):
+        got = launch(body, its_out, **options).ravel()[:256].reshape(2, 128)
+    ranks = np.array([[1], [0]])
+    np.testing.assert_array_equal(got, 2999 + 3 * (128 * ranks + np.arange(127, -1, -1)))
+
+
+def test_mistakes_with_stores_that_a_barrier_counts():
+    for text in found_in_any_order(KernelAccessError, *counted(wait="__syncthreads();")):
+        assert "race on given[" in text or "which no thread of the block has written" in text
+    for text in found_in_any_order(KernelAccessError, *counted(buffers=1)):
+        assert "race on given[" in text
+    body, its_out, options = counted(bytes=512)
+    assert "which no thread of the block has written" in message(body, its_out, **options)
+    for options, says in (
+        ({"fence": ""}, "store_in_block: the copy engine may not see the barrier: call fence_barrier_init()"),
+        ({"bytes": "2048"}, "lacks 0 of 1 arrivals and 1024 bytes"),
+    ):
+        body, its_out, launched = counted(**options)
+        assert says in message(body, its_out, error=KernelLaunchError, **launched)
 
 
 def test_a_store_to_another_block_after_the_thread_has_arrived():
