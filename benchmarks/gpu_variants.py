@@ -142,6 +142,11 @@ QUESTIONS = [
         instead("kernels/cuda/pool2d_channels_last.py", "ROWS = %s ", "4", "1", "8"),
     ),
     Question(
+        "pooling: rows that a thread makes of the gradient by four neighbours (4)",
+        r"^(max|avg) pooling, forward \+ backward, rows",
+        instead("kernels/cuda/pool2d_rows.py", "ROWS = %s ", "4", "1", "8"),
+    ),
+    Question(
         "attention: blocks with the most keys come first",
         r"^attention.*(causal|1024|9x8)",
         {

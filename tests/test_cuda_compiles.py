@@ -230,6 +230,7 @@ HALVES = {
     "pool2d": "2d(_input_grad)?(_scatter)?<",
     "pool2d_channels_last": ".",
     "pool2d_rolling": "",
+    "pool2d_rows": "",
     "pool2d_vectorized": "",
     "random": "dropout_block",
     "recurrent": ".",

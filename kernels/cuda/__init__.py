@@ -56,6 +56,7 @@ MODULES = (
     "pool2d",
     "pool2d_channels_last",
     "pool2d_rolling",
+    "pool2d_rows",
     "pool2d_tiled",
     "pool2d_vectorized",
     "random",

@@ -84,6 +84,40 @@ __device__ __forceinline__ Range windows_over(int at, int kernel, int stride, in
     return {begin, end < outputs ? end : outputs};
 }
 
+// The windows along one axis that cover a position, from the last on: one division finds them all.
+struct WindowOver {
+    int index;
+    int distance;  // from its start to the position
+    int stride, dilation, reach, outputs;
+
+    __device__ __forceinline__ WindowOver(int at, int kernel, int stride, int pad, int dilation, int outputs)
+        : stride(stride), dilation(dilation), reach((kernel - 1) * dilation + 1), outputs(outputs) {
+        const int last = unsigned(at + pad) / unsigned(stride);
+        index = last < outputs ? last : outputs - 1;
+        distance = at + pad - index * stride;
+    }
+
+    // From the last window over a position to the last one over the next; whether that is another one.
+    __device__ __forceinline__ bool move() {
+        const bool another = ++distance >= stride && index + 1 < outputs;
+        if (another) {
+            distance -= stride;
+            index++;
+        }
+        return another;
+    }
+
+    __device__ __forceinline__ bool covers() const { return index >= 0 && distance < reach; }
+    __device__ __forceinline__ void next() {
+        index--;
+        distance += stride;
+    }
+
+    // Whether a tap reads the position, or the window has a gap there; and which one.
+    __device__ __forceinline__ bool has_tap() const { return dilation == 1 || distance % dilation == 0; }
+    __device__ __forceinline__ int tap() const { return dilation == 1 ? distance : distance / dilation; }
+};
+
 struct AdaptiveShape {
     long long planes;
     int H, W, OH, OW;

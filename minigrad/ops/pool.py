@@ -398,6 +398,8 @@ for _op in (*_POOLINGS, *_GRADIENTS, *_ADAPTIVE, max_pool2d_gather):
 for _op in _POOLINGS:
     _register(_op, _CARDS, "tiled", getattr(cuda.pool2d_tiled, f"{_op.name}_tiled"), _worth_tiles)
     _register(_op, _CARDS, "rolling", getattr(cuda.pool2d_rolling, f"{_op.name}_rolling"), _in_strips)
+for _op in _GRADIENTS:
+    _register(_op, _CARDS, "rows", getattr(cuda.pool2d_rows, f"{_op.name}_rows"))
 _scatter = cuda.pool2d.max_pool2d_input_grad_scatter
 _register(max_pool2d_input_grad, _CARDS, "scatter", _scatter, _do_not_overlap)
 for _op in (*_POOLINGS, *_GRADIENTS):

@@ -8,8 +8,9 @@ from simulated import normal
 
 import minigrad as mg
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import pool2d, pool2d_rolling
+from minigrad.kernels.cuda import pool2d, pool2d_rolling, pool2d_rows
 from minigrad.kernels.cuda.pool2d_rolling import avg_pool2d_rolling, max_pool2d_rolling
+from minigrad.kernels.cuda.pool2d_rows import avg_pool2d_input_grad_rows, max_pool2d_input_grad_rows
 from minigrad.kernels.cuda.pool2d_tiled import avg_pool2d_tiled, max_pool2d_tiled
 from minigrad.kernels.cuda.pool2d_vectorized import (
     avg_pool2d_input_grad_vectorized,
@@ -23,17 +24,34 @@ needs_simulator = pytest.mark.skipif(
     not sim.is_available(), reason="the simulator needs a C++ compiler: install g++"
 )
 
+
+def in_fours(input_grad):
+    """A gradient by rows of which a thread makes four, as if there were threads enough."""
+
+    def kernel(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pool2d_rows, "ENOUGH_THREADS", 1)
+            input_grad(*arguments)
+
+    return kernel
+
+
 DTYPES = [np.float32, np.float64]
 RUNGS = {  # of max pooling: (forward, gradient for the input)
     "naive": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad),
     "tiled": (max_pool2d_tiled, pool2d.max_pool2d_input_grad),
     "rolling": (max_pool2d_rolling, pool2d.max_pool2d_input_grad),
+    "rows": (pool2d.max_pool2d, max_pool2d_input_grad_rows),
+    "four rows": (pool2d.max_pool2d, in_fours(max_pool2d_input_grad_rows)),
     "scatter": (pool2d.max_pool2d, pool2d.max_pool2d_input_grad_scatter),
     "vectorized": (max_pool2d_vectorized, max_pool2d_input_grad_vectorized),
 }
 
 AVERAGES = [*(pool2d.avg_pool2d, avg_pool2d_tiled, avg_pool2d_rolling, avg_pool2d_vectorized)]
-
+AVERAGE_GRADIENTS = [
+    *(pool2d.avg_pool2d_input_grad, avg_pool2d_input_grad_vectorized),
+    *(avg_pool2d_input_grad_rows, in_fours(avg_pool2d_input_grad_rows)),
+]
 
 pytestmark = pytest.mark.usefixtures("checked_accesses")
 
@@ -178,7 +196,7 @@ def test_avg_pool2d(backend, run, count_include_pad, divisor, case):
         for forward in AVERAGES:
             actual = run(forward, out_shape, dtype, x.astype(dtype), *options)
             assert_sums(actual, expected, np.abs(x).max() * 9, 9)
-        for input_grad in (pool2d.avg_pool2d_input_grad, avg_pool2d_input_grad_vectorized):
+        for input_grad in AVERAGE_GRADIENTS:
             actual = run(input_grad, shape, dtype, grad.astype(dtype), *options)
             assert_sums(actual, expected_grad, np.abs(grad).max() * 9, 9)
 
