@@ -126,9 +126,8 @@ struct AdaptiveShape {
 // Window `index` of `outputs` that divide `size` evenly: [floor(index size / outputs), ceil((index + 1) ...)).
 // Windows overlap, or repeat elements, where the division leaves a remainder.
 __device__ __forceinline__ Range adaptive_window(int index, int size, int outputs) {
-    const long long begin = (long long)index * size / outputs;
-    const long long end = ((long long)(index + 1) * size + outputs - 1) / outputs;
-    return {int(begin), int(end)};
+    const Division begin((long long)index * size, outputs), end((long long)(index + 1) * size + outputs - 1, outputs);
+    return {int(begin.quotient), int(end.quotient)};
 }
 
 // The adaptive windows that cover position `at`: the same formula, with input and output changing places.
