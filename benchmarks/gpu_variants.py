@@ -76,13 +76,44 @@ WITH_512_THREADS = (
     (f"{BATCH_NORM}.cu", "BLOCK_THREADS = 256", "BLOCK_THREADS = 512"),
     (f"{BATCH_NORM}.py", "THREADS = 256", "THREADS = 512"),
 )
+MANY_TILES = r"^matmul \w+, tensor_core (40|4096|8192)x"
 FEW_TILES = r"^matmul bfloat16, tensor_core (48|24|40x640|512|1024|128|768)"
 CONVOLUTIONS, STRIPS = "kernels/cuda/conv2d_tensor_core.cu", "kernels/cuda/conv2d_strips.py"
 QUESTIONS = [
     Question(
         "mma.sync, product: how much faster (1.1) tiles of 256 x 192 are than those of 256 x 128",
-        r"^matmul \w+, tensor_core (40|4096|8192)x",
+        MANY_TILES,
         instead(f"{PRODUCTS}.py", "WIDE_RATE = %s ", "1.1", "0.1", "9"),
+    ),
+    Question(
+        "mma.sync, product: bytes of shared memory, at a multiple of which tiles begin (128)",
+        MANY_TILES,
+        instead(f"{PRODUCTS}.cu", "__align__(%s) uint4 tiles", "128", "16"),
+    ),
+    Question(
+        "mma.sync, product: the half of a step that begins copies, where a warp makes 64 x 64 (1)",
+        MANY_TILES,
+        instead("kernels/cuda/tensor_core_tiles.cuh", "COPYING = %s;", "AHEAD == GROUPS", "0"),
+    ),
+    Question(
+        "mma.sync, product: bytes that the L2 cache asks memory for, for a copy of 16 (128)",
+        MANY_TILES,
+        instead("kernels/cuda/async_copy.cuh", "L2::%sB ", "128", "64", "256"),
+    ),
+    Question(
+        "mma.sync, product: pairs of tiles on their way to a block, at least (3)",
+        MANY_TILES,
+        {
+            "4": (
+                (f"{PRODUCTS}.cu", "FEWEST_PAIRS = 3;", "FEWEST_PAIRS = 4;"),
+                (f"{PRODUCTS}.py", "STAGES = 16, 4, 3", "STAGES = 16, 4, 4"),
+            )
+        },
+    ),
+    Question(
+        "mma.sync, product in TF32: the largest tile (256 x 128)",
+        r"^matmul tf32, tensor_core (40|4096|8192)x",
+        {"256 x 192": ((f"{PRODUCTS}.py", 'LARGE if element == "float" or ', "LARGE if "),)},
     ),
     Question(
         "mma.sync, product of few tiles: KB of tiles on their way to a block (48)",

@@ -15,7 +15,8 @@
 struct AsyncCopies {
     // Copies BYTES, 4, 8 or 16; both addresses are multiples of it. With `valid` below BYTES, only so many
     // bytes are read, maybe none, and the rest of the destination becomes zero. 16 bytes go past the L1 cache, but
-    // where CACHED: a block that will read them again finds them there.
+    // where CACHED: a block that will read them again finds them there. The L2 cache asks memory for all 128 bytes
+    // around them: the next step of a row is in them. (Unasked, ptxas adds that in some kernels and not in others.)
     template <int BYTES, bool CACHED = BYTES < 16>
     __device__ __forceinline__ void copy(void* shared, const void* global, int valid = BYTES) {
         static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
@@ -29,7 +30,7 @@ struct AsyncCopies {
         const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
         const size_t from = __cvta_generic_to_global(global);
         if constexpr (!CACHED)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+            asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                          ::"r"(to), "l"(from), "r"(valid) : "memory");
         else
             asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"

@@ -383,7 +383,7 @@ template <typename T, int TILE_M, bool POOLED = false, typename Store>
 __device__ __forceinline__ void make_tile(const T* source, const T* weights, const Pitches& pitches,
                                           bool channels_last, int part_steps, const Task& task, Store&& store) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
-    extern __shared__ uint4 tiles[];
+    extern __shared__ __align__(128) uint4 tiles[];
     Places& places = *reinterpret_cast<Places*>(tiles + Tiling::TILES);
     static_assert(Tiling::THREADS == TILE_N, "a thread finds the place of a column");
     places.find<POOLED>(task, threadIdx.x, pitches.pixel, channels_last);

@@ -33,19 +33,22 @@
 // of tiles a copy has a step and a half, and on an H200 a step of 128 x 128 took 0.45 us, its products half of that
 // (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence as many pairs as fit 48 KB, of which cards with
 // 100 KB of shared memory (compute capability 8.6, 8.9, 12.0) still have room for two. By the cycles between
-// instructions, a step of 64 x 128 takes a warp 226 for 32 mma in 16 bits, 311 in TF32.
+// instructions, a step of 64 x 128 takes a warp 213 for 32 mma in 16 bits, 301 in TF32.
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 
-constexpr int GROUP_ROWS = 2048;       // of out, whose tiles are made one column after another
-constexpr int RING = 48 * 1024 / CHUNK_BYTES;  // chunks of the pairs of tiles of a block, if that is more than 3 pairs
+constexpr int GROUP_ROWS = 2048;  // of out, whose tiles are made one column after another
+constexpr int FEWEST_PAIRS = 3;   // of tiles, of a block
+constexpr int RING = 48 * 1024 / CHUNK_BYTES;  // chunks of its pairs, where that makes more of them
 
 template <int TILE_M>
 constexpr int BLOCK = TILE_M < 128 ? 128 : TILE_M;  // threads
 template <int TILE_M>
 constexpr int TOGETHER = TILE_M < 128 ? 3 : 256 / TILE_M;  // blocks of a multiprocessor
 template <int TILE_M, int TILE_N>
-constexpr int PAIRS = RING / ((TILE_M + TILE_N) * CHUNKS) > 3 ? RING / ((TILE_M + TILE_N) * CHUNKS) : 3;
+constexpr int IN_RING = RING / ((TILE_M + TILE_N) * CHUNKS);
+template <int TILE_M, int TILE_N>
+constexpr int PAIRS = IN_RING<TILE_M, TILE_N> > FEWEST_PAIRS ? IN_RING<TILE_M, TILE_N> : FEWEST_PAIRS;
 
 // The problem, but for the pointers. Strides are counted in elements: from a row to the next, or from a line.
 struct TensorCoreShape {
@@ -110,7 +113,7 @@ matmul_tensor_core(T* out, float* partial, const T* a, const T* b, const T* bias
     using Right = MatrixCopier<T, TILE_N, B_ALONG_N, Tiling::THREADS>;
     static_assert(Tiling::THREADS == BLOCK<TILE_M>, "which the launch bounds say");
     constexpr bool IN_PARTS = TILE_M <= 128;
-    extern __shared__ uint4 tiles[];
+    extern __shared__ __align__(128) uint4 tiles[];
     const long long number = (long long)blockIdx.y * gridDim.z + blockIdx.z;
     if (number >= (IN_PARTS ? shape.parts : 1) * shape.batches) return;
     __shared__ Task task;  // not in registers, all of which the product takes

@@ -5,8 +5,11 @@
 // pairs of tiles, 3 or as many as the tiling says, lie in shared memory: while the block multiplies one, the next are
 // on their way. One barrier a step is enough, before the step's last products, whose fragments are in registers by
 // then: behind it everybody's part of the next step's tiles is there, and everybody has read this step's, whose place
-// the copies of the next step fill. All loads and copies stand between products: a tensor core takes 6 to 8 cycles for
-// an mma, in which a warp can issue as many other instructions.
+// the copies fill that begin in the next mma step. All loads and copies stand between products: a tensor core takes 6
+// to 8 cycles for an mma, in which a warp can issue as many other instructions.
+//
+// The tiles begin at a multiple of 128 bytes, a line of all banks: what a warp's copy brings, 512 bytes side by side,
+// fills four lines then, and else parts of five; and shared memory has little time to spare (matmul_tensor_core.cu).
 //
 // A warp multiplies all its rows with a group of 32 columns, while it loads the next group. Where registers are many,
 // the rows of the next mma step are loaded beside those of this one; where the sums take 192, each 16 rows when those
@@ -185,7 +188,7 @@ struct Part {
 
 // sums += the product of `steps` pairs of tiles, which lie as A and B say. start(a_tile, b_tile, part) starts a part
 // of this thread's copies of the next pair into `tiles`, Tiling::TILES chunks: one part behind each GROUP of products
-// of a step's first half. STAGES - 1 pairs are copied that are not used.
+// of the first mma step that begins behind the barrier. Up to STAGES pairs are copied that are not used.
 template <typename T, typename Tiling, typename A, typename B, typename Start>
 __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint4* tiles, int steps,
                                                AsyncCopies& copies, Start&& start) {
@@ -195,6 +198,7 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
     constexpr int AHEAD = Tiling::WARP_M * Tiling::WARP_N > 64 * 64 ? 1 : GROUPS;  // groups that are loaded
     constexpr int KEPT = AHEAD == GROUPS ? 2 : 1;                                  // mma steps, of whose rows
     constexpr int PAIR = Tiling::A_CHUNKS + Tiling::B_CHUNKS, LAST = (STAGES - 1) * PAIR;  // where it begins
+    constexpr int COPYING = AHEAD == GROUPS;  // the mma step that begins copies: the first behind the barrier
     static_assert(CHUNKS == 4, "a step along K is two mma steps");
     uint4* const b_tiles = tiles + Tiling::A_CHUNKS;  // each behind one of a
     int a_from = A::rows_from(Tiling::warp_row()), b_from = B::columns_from(Tiling::warp_column());
@@ -222,7 +226,7 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
             if constexpr (sizeof(T) == 4) to_tf32(group[n][0], group[n][1]);
     };
     const auto begin = [&](int pair, int part) { start(tiles + pair, b_tiles + pair, Part{part, PARTS}); };
-    for (int pair = 0; pair < LAST; pair += PAIR) {
+    for (int pair = 0; pair < LAST + COPYING * PAIR; pair += PAIR) {
 #pragma unroll
         for (int part = 0; part < PARTS; part++) begin(pair, part);
         copies.commit();
@@ -257,10 +261,10 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
                 for (int n = 0; n < GROUP; n++)
                     multiply_add<T>(sums[m][group % GROUPS * GROUP + n], row, columns[group % (2 * AHEAD)][n]);
                 if (KEPT == 1 && ends_half) load_row(1 - half, m);
-                if (half == 0) begin(to, group * ROWS + m);
+                if (half == COPYING) begin(to, group % GROUPS * ROWS + m);
             }
             round_columns(columns[(group + 1) % (2 * AHEAD)]);
-            if (half == 0 && ends_half) copies.commit();
+            if (half == COPYING && ends_half) copies.commit();
         }
     }
     copies.wait<0>();  // for those that are not used
