@@ -33,7 +33,7 @@
 // of tiles a copy has a step and a half, and on an H200 a step of 128 x 128 took 0.45 us, its products half of that
 // (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence as many pairs as fit 48 KB, of which cards with
 // 100 KB of shared memory (compute capability 8.6, 8.9, 12.0) still have room for two. By the cycles between
-// instructions, a step of 64 x 128 takes a warp 213 for 32 mma in 16 bits, 301 in TF32.
+// instructions, a step of 64 x 128 takes a warp 210 for 32 mma in 16 bits, 301 in TF32.
 #include "tensor_core_copiers.cuh"
 #include "tile_order.cuh"
 

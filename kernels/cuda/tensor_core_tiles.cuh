@@ -12,8 +12,8 @@
 // fills four lines then, and else parts of five; and shared memory has little time to spare (matmul_tensor_core.cu).
 //
 // A warp multiplies all its rows with a group of 32 columns, while it loads the next group. Where registers are many,
-// the rows of the next mma step are loaded beside those of this one; where the sums take 192, each 16 rows when those
-// in their place have been multiplied, 12 mma before they are wanted. Copies follow one by one, a few mma apart. Begun
+// all rows of the next mma step are loaded as this one begins; where the sums take 192, each 16 rows when those in
+// their place have been multiplied, 12 mma before they are wanted. Copies follow one by one, a few mma apart. Begun
 // together by both warps of a scheduler, they waited for each other's addresses, and the loads behind them for all:
 // tensor cores idled for a third of the time (measured on an H200, 27 November 2026).
 //
@@ -207,6 +207,10 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
     const auto load_row = [&](int half, int m) {
         A::load_rows(rows[half % KEPT][m], tiles, a_from, 16 * m, 2 * half);
     };
+    const auto load_rows = [&](int half) {
+#pragma unroll
+        for (int m = 0; m < ROWS; m++) load_row(half, m);
+    };
     const auto load_columns = [&](int group) {
 #pragma unroll
         for (int n = 0; n < GROUP; n += 2) {
@@ -233,8 +237,7 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
     }
     copies.wait<STAGES - 2>();
     __syncthreads();
-#pragma unroll
-    for (int m = 0; m < ROWS; m++) load_row(0, m);
+    load_rows(0);
 #pragma unroll
     for (int group = 0; group < AHEAD; group++) load_columns(group);
     round_columns(columns[0]);
@@ -252,9 +255,9 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
                 from += turn, a_from += turn, b_from += turn;
             }
             load_columns((group + AHEAD) % (2 * GROUPS));
+            if (KEPT == 2 && begins_half) load_rows(1 - half);
 #pragma unroll
             for (int m = 0; m < ROWS; m++) {
-                if (KEPT == 2 && begins_half) load_row(1 - half, m);
                 unsigned (&row)[4] = rows[half % KEPT][m];
                 if (begins_half) round_row(row);
 #pragma unroll
