@@ -13,16 +13,18 @@
 // its units of dz and multiplies by the same weights: parts of what goes back to the whole state, of which it stores
 // each in the memory of the block that owns the unit, and that adds them up in the order of the blocks. That is H
 // numbers a row from each block; to give all blocks all of dz would be GATES times as many. Both ways have two
-// buffers in turn: who writes to one knows from the last barrier that all have read what was there, two steps ago.
-// So a step has one barrier of the cluster and one of the block. A thread arrives when its numbers are on their way,
-// stores what later kernels want, asks memory for what the next step needs, and then waits.
+// buffers in turn, each with a barrier in shared memory that counts the bytes that come. All blocks give to all: who has
+// what was given for one step knows that all have read what was given for the step before, in the buffer that is next.
+// A barrier of the cluster would do it, too, but each thread would first wait for all that it has stored, to global
+// memory too. When its numbers are on their way a thread stores what later kernels want, asks memory for what the next
+// step needs, and then waits.
 //
 // Reckoned, and measured on no card yet: a row of lstm with H = 256 in float32 is 32 K multiply-adds for each of 8
 // blocks, 256 clocks (128 a clock), with all of their 128 KB of weights in registers. With H = 512, each of 16 blocks
 // has 64 K, 512 clocks, and half of its 256 KB comes from shared memory, 1024 clocks (128 bytes a clock) for each ROWS
-// rows. A barrier of the cluster takes 400 to 500 clocks, the stores before it as much or less, the cell and the
-// block's barrier some 200. 132 multiprocessors hold 16 clusters of 8: a batch of 32 is 2 rows for each, 1500 clocks
-// or 0.9 us a step. With H = 512, 8 clusters of 16 have 4 rows, 3000 to 4000 clocks or 2 us. A launch a step takes the
+// rows. Numbers take some 200 clocks to another block, the stores 100 or more, the cell and the block's barriers 200
+// to 300. 132 multiprocessors hold 16 clusters of 8: a batch of 32 is 2 rows for each, 1100 clocks or
+// 0.6 us a step. With H = 512, 8 clusters of 16 have 4 rows, 2500 to 3500 clocks or 1.8 us. A launch a step takes the
 // host 3 to 5 us; in a graph it takes the card one or two, and the weights, read from the L2 cache for each 8 rows,
 // one with H = 256 and three with 512. Rows wait for each other in a cluster: with more than 8 for each, a launch a
 // step, on all multiprocessors, takes as long.
@@ -178,6 +180,29 @@ struct Owned : Element {
     }
 };
 
+// Of two buffers, when all is there that the blocks of the cluster give for a step.
+struct Arrivals {
+    Barrier come[2];
+
+    // To be called by all threads before a barrier of the cluster.
+    __device__ __forceinline__ void start() {
+        if (threadIdx.x == 0) {
+            come[0].init(1);
+            come[1].init(1);
+            fence_barrier_init();
+        }
+    }
+
+    // The barrier of exchange `number`, from 0 on, in which this block gets so many bytes.
+    __device__ __forceinline__ Barrier& expect(int number, unsigned bytes) {
+        Barrier& barrier = come[number % 2];
+        if (threadIdx.x == 0) barrier.arrive_and_expect(bytes);
+        return barrier;
+    }
+
+    __device__ __forceinline__ void wait(int number) { come[number % 2].wait(number / 2 % 2); }
+};
+
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ float4 shared[];
     return reinterpret_cast<unsigned char*>(shared);
@@ -189,6 +214,8 @@ template <int BLOCKS, int ROWS, typename Cell, typename T>
 __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, const Sizes& sizes) {
     using C = Computed<T>;
     constexpr int GATES = Cell::GATES;
+    __shared__ Arrivals arrivals;
+    arrivals.start();
     unsigned char* shared = shared_memory();
     const ForwardWeights<T> weights{weight, Part(sizes.H, sizes.units, weight)};
     const auto product =
@@ -208,6 +235,7 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, const 
         carried = cell.start(owned);
         cell.load(owned, place_of(0, sizes));
     }
+    fence_for_copies();
     sync_cluster();  // all blocks have started, and their operands are there
 #pragma unroll 1
     for (int step = 0;; step++) {
@@ -227,28 +255,30 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, const 
             state = cell.advance(carried, of_gate);
         }
         const bool is_last = step + 1 == sizes.steps;
-        if (!is_last) {
-            if (owned.exists)
+        if (!is_last) {  // units that do not exist are given, too, as 0: all blocks get something from all
+            const int row_bytes = BLOCKS * sizes.units * sizeof(C);
+            Barrier& come = arrivals.expect(step, sizes.cluster_rows * row_bytes);
+            if (owned.place < sizes.cluster_rows)
 #pragma unroll
                 for (int block = 0; block < BLOCKS; block++)
-                    *in_block(next + owned.place * product.stride + owned.unit, block) = C(state);
-            arrive_at_cluster();
+                    store_in_block(next + owned.place * product.stride + owned.unit, C(state), block, come);
         }
         if (owned.exists) cell.store(owned, place_of(step, sizes), carried);
         if (is_last) break;
         if (owned.exists) cell.load(owned, place_of(step + 1, sizes));
-        wait_for_cluster();  // all have the new state, and have read the one before
+        arrivals.wait(step);
     }
 }
 
-// Where a block leaves its part of what goes back to a unit: with the block that owns it.
+// A block leaves its part of what goes back to a unit with the block that owns it.
 template <typename C>
 struct SentBack {
     C* parts;
     int units;
+    Barrier& come;
 
-    __device__ __forceinline__ C& operator()(int row, int column) const {
-        return *in_block(parts + row * units + column % units, column / units);
+    __device__ __forceinline__ void leave(int row, int column, C sum) const {
+        store_in_block(parts + row * units + column % units, sum, column / units, come);
     }
 };
 
@@ -257,6 +287,8 @@ template <int BLOCKS, int ROWS, typename Cell, typename T>
 __device__ __forceinline__ void make_grad_sequence(Cell cell, const T* transposed, const Sizes& sizes) {
     using C = Computed<T>;
     constexpr int GATES = Cell::GATES;
+    __shared__ Arrivals arrivals;
+    arrivals.start();
     unsigned char* shared = shared_memory();
     const BackwardWeights<GATES, T> weights{transposed, Part(sizes.H, sizes.units, transposed)};
     const auto product =
@@ -283,14 +315,16 @@ __device__ __forceinline__ void make_grad_sequence(Cell cell, const T* transpose
             for (int g = 0; g < GATES; g++) own_operand[g * sizes.units] = C(dz[g]);
         }
         const bool is_last = step == 0 && !Cell::GIVES_FIRST;
-        C* const received = parts + step % 2 * BLOCKS * part_size;
+        const int number = sizes.steps - 1 - step;  // of the exchange
+        C* const received = parts + number % 2 * BLOCKS * part_size;
         if (!is_last) {
             __syncthreads();  // dz is there
             C* const own = received + block_in_cluster() * part_size;
+            Barrier& come = arrivals.expect(number, BLOCKS * part_size * sizeof(C));
 #pragma unroll 1
             for (int row = 0; row < sizes.cluster_rows; row += ROWS)
-                product.multiply(SentBack<C>{own + row * sizes.units, sizes.units}, operand + row * product.stride);
-            arrive_at_cluster();
+                product.multiply(SentBack<C>{own + row * sizes.units, sizes.units, come},
+                                 operand + row * product.stride);
         }
         if (owned.exists) {
 #pragma unroll
@@ -299,7 +333,8 @@ __device__ __forceinline__ void make_grad_sequence(Cell cell, const T* transpose
         }
         if (is_last) break;
         if (owned.exists && step > 0) load(step - 1);
-        wait_for_cluster();  // all parts are there, and dz was read
+        arrivals.wait(number);
+        __syncthreads();  // dz was read
         if (owned.exists) {
             dh = 0;
             for (int block = 0; block < BLOCKS; block++)

@@ -21,11 +21,11 @@ struct Products {
     C* first;
     int columns;
 
-    __device__ __forceinline__ C& operator()(int row, int column) const { return first[row * columns + column]; }
+    __device__ __forceinline__ void leave(int row, int column, C sum) const { first[row * columns + column] = sum; }
 };
 
-// found(r, m) = the sum over k < K of operand[r][k] * weight[m, k], for all m < columns. What is not in registers is
-// streamed with each product: `streamed.load_columns(factor, m, columns, k)` reads it, for STREAMED columns from m on,
+// found.leave(r, m, the sum over k < K of operand[r][k] * weight[m, k]), for all m < columns. What is not in registers
+// is streamed with each product: `streamed.load_columns(factor, m, columns, k)` reads it, for STREAMED columns from m on,
 // by whole vectors if `wide`. Of columns past the end it may read any others in their place.
 template <typename T, int ROWS, int PARTS, typename Streamed>
 struct Product {
@@ -136,7 +136,7 @@ private:
 #pragma unroll
         for (int i = 0; i < SHARE; i++) {
             const int value = part() / LANES * SHARE + i, column = first + value / ROWS;
-            if (column < columns) found(value % ROWS, column) = sum[i];
+            if (column < columns) found.leave(value % ROWS, column, sum[i]);
         }
     }
 };

@@ -44,6 +44,11 @@ struct Event {
           atomic(is_atomic(kind)), swap(kind == Kind::COMPARE_AND_SWAP), pc(pc), bytes(0) {}
 
     bool exists() const { return block != 0; }
+    // Whether it is one thread's, which has had nothing to wait for in between.
+    bool is_at_the_time_of(const Event& next) const {
+        return block == next.block && interval == next.interval && warp_interval == next.warp_interval &&
+               thread == next.thread;
+    }
     unsigned warp() const { return thread / 32; }
     // Whether the program orders this event before `next`, which comes later in the simulation.
     bool before(const Event& next, const View* view) const {
@@ -63,7 +68,9 @@ struct Granule {
         loads[0] = loads[1] = {};
     }
 
-    void remember_load(const Event& next, const View* view) {
+    void remember_load(Event next, const View* view) {
+        for (const Event& load : loads)
+            if (load.is_at_the_time_of(next)) next.bytes |= load.bytes;
         const bool old[2] = {!loads[0].exists() || loads[0].before(next, view),
                              !loads[1].exists() || loads[1].before(next, view)};
         if (old[0]) {

@@ -180,8 +180,7 @@ def test_layers_both_ways_one_on_the_other(name, dtype, monkeypatch):
 
 # ---- broken kernels ----------------------------------------------------------------------------------------
 
-EITHER = "race on shared|arrived before"
-RACE = r"race on shared\[.*blocks of a cluster are ordered by sync_cluster\(\), or its two halves, alone"
+RACE = r"race on shared\["
 OWN_RACE = r"race on shared\[.*of the same block .*with no barrier in between"
 START = "sync_cluster();  // all blocks have started"
 
@@ -190,16 +189,16 @@ MUTANTS = [
     (START, "//", 2, "may not have started: call sync_cluster|which no thread|race on shared"),
     ("__syncthreads();  // the products are there", "//", 1, OWN_RACE),
     ("__syncthreads();  // dz is there", "//", 1, OWN_RACE),
+    ("__syncthreads();  // dz was read", "//", 1, OWN_RACE),
     ("(step + 1) % 2 * operand_size", "step % 2 * operand_size", 1, RACE),
     ("% 2 * operand_size", "% 1 * operand_size", 2, RACE),
-    ("step % 2 * BLOCKS * part_size", "0", 1, RACE),
-    ("wait_for_cluster();  // all", "__syncthreads();  //", 2, EITHER),
-    ("wait_for_cluster();  // all", "if (step % 2) wait_for_cluster();  //", 2, EITHER),
-    ("            arrive_at_cluster();\n", "", 2, "the thread has not arrived"),
+    ("number % 2 * BLOCKS * part_size", "0", 1, RACE),
+    ("        arrivals.wait(step);\n", "", 1, f"{RACE}|which no thread"),
+    ("        arrivals.wait(number);\n", "", 1, f"{RACE}|which no thread"),
+    ("    arrivals.start();\n", "", 2, "nothing has made a barrier"),
     ("is_last = step + 1 == sizes.steps;", "is_last = false;", 1, "reads|writes|returns"),
-    ("block < BLOCKS; block++", "block < BLOCKS - 1; block++", 2, None),
-    ("column / units);", "(column / units + 1) % 8);", 1, None),
-    ("operands[operand_size + i] = 0;", "", 1, "which no thread of the block has written"),
+    ("block < BLOCKS; block++)\n                    store", "block < BLOCKS - 1; block++) store", 1, "deadlock"),
+    ("column / units, come", "(column / units + 1) % 8, come", 1, None),
     ("place_of(step + 1, sizes)", "place_of(step, sizes)", 1, None),
     ("            dh = 0;\n", "", 1, None),
 ]

@@ -240,6 +240,23 @@ def test_a_loop_around_compare_and_swap_may_start_with_a_plain_load():
     assert "race on y[0]" in message("atomicAdd(y, 1); y[threadIdx.x + 1] = y[0];", zeros(33))
 
 
+def test_a_race_on_the_first_of_two_numbers_that_a_thread_reads():
+    """The simulator keeps 8 bytes together where a kernel first comes to 8."""
+    for word in (0, 1):
+        text = message(
+            f"""
+            __shared__ __align__(8) float pair[2];
+            if (threadIdx.x == 0) *reinterpret_cast<double*>(pair) = 1;
+            __syncthreads();
+            if (threadIdx.x == 0) y[0] = pair[0], y[1] = pair[1];
+            if (threadIdx.x == 32) pair[{word}] = 3;
+            """,
+            zeros(2),
+            block=64,
+        )
+        assert f"race on pair[{word}]" in text
+
+
 def test_neighbouring_bytes_are_not_a_race():
     out = zeros(256, dtype=np.uint8)
     launch("y[threadIdx.x] = threadIdx.x;", out, parameters="unsigned char* y", block=256)
