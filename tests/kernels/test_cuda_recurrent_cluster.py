@@ -197,7 +197,7 @@ MUTANTS = [
     ("        arrivals.wait(number);\n", "", 1, f"{RACE}|which no thread"),
     ("    arrivals.start();\n", "", 2, "nothing has made a barrier"),
     ("is_last = step + 1 == sizes.steps;", "is_last = false;", 1, "reads|writes|returns"),
-    ("block < BLOCKS; block++)\n                    store", "block < BLOCKS - 1; block++) store", 1, "deadlock"),
+    ("block++)\n                    store", "block += 2) store", 1, "deadlock"),
     ("column / units, come", "(column / units + 1) % 8, come", 1, None),
     ("place_of(step + 1, sizes)", "place_of(step, sizes)", 1, None),
     ("            dh = 0;\n", "", 1, None),

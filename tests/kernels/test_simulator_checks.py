@@ -245,8 +245,8 @@ def test_a_race_on_the_first_of_two_numbers_that_a_thread_reads():
     for word in (0, 1):
         text = message(
             f"""
-            __shared__ __align__(8) float pair[2];
-            if (threadIdx.x == 0) *reinterpret_cast<double*>(pair) = 1;
+            __shared__ __align__(8) volatile float pair[2];
+            if (threadIdx.x == 0) *reinterpret_cast<volatile double*>(pair) = 1;
             __syncthreads();
             if (threadIdx.x == 0) y[0] = pair[0], y[1] = pair[1];
             if (threadIdx.x == 32) pair[{word}] = 3;
