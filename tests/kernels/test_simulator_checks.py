@@ -241,12 +241,13 @@ def test_a_loop_around_compare_and_swap_may_start_with_a_plain_load():
 
 
 def test_a_race_on_the_first_of_two_numbers_that_a_thread_reads():
-    """The simulator keeps 8 bytes together where a kernel first comes to 8."""
+    """The simulator keeps the bytes of an element together, here of 8."""
     for word in (0, 1):
         text = message(
             f"""
-            __shared__ __align__(8) volatile float pair[2];
-            if (threadIdx.x == 0) *reinterpret_cast<volatile double*>(pair) = 1;
+            __shared__ double element[1];
+            volatile float* const pair = reinterpret_cast<float*>(element);
+            if (threadIdx.x == 0) element[0] = 1;
             __syncthreads();
             if (threadIdx.x == 0) y[0] = pair[0], y[1] = pair[1];
             if (threadIdx.x == 32) pair[{word}] = 3;
@@ -254,7 +255,7 @@ def test_a_race_on_the_first_of_two_numbers_that_a_thread_reads():
             zeros(2),
             block=64,
         )
-        assert f"race on pair[{word}]" in text
+        assert "race on element[0]" in text
 
 
 def test_neighbouring_bytes_are_not_a_race():
