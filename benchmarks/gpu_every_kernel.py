@@ -87,10 +87,9 @@ def multiply_on_tensor_cores(rung: str, device: mg.Device) -> list[str]:
     """Run a rung of matmul in every format, on rows and on columns, with tiles of every size, and K in parts;
     returns what is wrong."""
     module, xp, rng, wrong = getattr(cuda, f"matmul_{rung}"), device.xp, np.random.default_rng(0), []
-    tiles: list[dict[str, Any]] = [{}]
-    if rung == "tensor_core":
-        tiles = [{"tile": tile} for tile in module.TILES]
-        tiles += [{"tile": tile, "parts": 2} for tile in (module.HALF, module.SMALL)]
+    every = module.TILES if rung == "tensor_core" else module.COLUMNS
+    tiles: list[dict[str, Any]] = [{"tile": tile} for tile in every]
+    tiles += [{"tile": tile, "parts": 2} for tile in every[:2]]
     for dtype, encode in TENSOR_CORE_FORMATS.items():
         right = True
         for M, N, K in ((40, 56, 48), (37, 35, 41)):  # read where they lie, and copied first

@@ -71,6 +71,7 @@ def instead(path: str, line: str, now: str, *others: str, of: str = "") -> dict[
 
 
 PRODUCTS, BATCH_NORM = "kernels/cuda/matmul_tensor_core", "kernels/cuda/batch_norm_cluster"
+WGMMA = "kernels/cuda/matmul_wgmma"
 PERSISTENT = (f"{BATCH_NORM}.py", "PERSISTENT = False", "PERSISTENT = True")
 WITH_512_THREADS = (
     (f"{BATCH_NORM}.cu", "BLOCK_THREADS = 256", "BLOCK_THREADS = 512"),
@@ -135,6 +136,12 @@ QUESTIONS = [
         "mma.sync, product of few tiles: microseconds that adding up the parts of K takes besides (5)",
         FEW_TILES,
         instead("kernels/cuda/matmul_parts.py", "SECOND_PASS_RATE = %s,", "5.0", "2.5", "1e9"),
+    ),
+    Question(
+        "wgmma, product of few tiles: columns of a tile (64, 128, 256), and parts of K",
+        FEW_TILES.replace("tensor_core", "wgmma"),
+        instead(f"{WGMMA}.py", "COLUMNS = (%s)", "64, 128, 256", "256,", "128, 256")
+        | instead(f"{WGMMA}.py", "PART_STEPS = %s ", "8", "10**9", of="parts of steps: "),
     ),
     Question(
         "mma.sync, convolution: pixels on their way to shared memory stay in L1, too (true)",

@@ -10,6 +10,7 @@ rows, which are multiples of 16 bytes apart; else it is given copies that are so
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -21,10 +22,15 @@ from ..arguments import unchanging
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import attribute, compute_capability, tensor_map
+from . import attribute, compute_capability, tensor_map, workspace
+from .matmul import MULTIPROCESSORS
+from .matmul_parts import Plan, quickest
 from .matmul_tensor_core import LAYOUTS, element_of, operand, tensor_core
+from .split_k import add_up
 
-TILE_M, TILE_N = 128, 256  # as in wgmma_tiles.cuh and matmul_wgmma.cu
+TILE_M = 128  # as in wgmma_tiles.cuh
+COLUMNS = (64, 128, 256)  # of a tile
+LARGEST = COLUMNS[-1]  # whose kernels take all of K
 THREADS = 384
 CLUSTER = 2
 RING_BOXES, OUT_BOXES = 24, 4  # the last for both consumers
@@ -32,24 +38,31 @@ BOX_ROWS, BOX_BYTES, BOX_ALIGNMENT = 64, 8192, 1024
 SHARED_BYTES = (RING_BOXES + OUT_BOXES) * BOX_BYTES + BOX_ALIGNMENT
 SIMULATED_MULTIPROCESSORS = 4  # few, so that small products have blocks make several tiles
 COMPUTE_CAPABILITY = 90  # sm_90a is of this one alone
-# In microseconds of an H200: products of 512 to 4096, in 16 bits and in TF32, took LAUNCH and for each step
-# of a tile, so many bytes of K, STEP_TIME (benchmarks/results/2026-11-27-h200.md).
-LAUNCH, STEP_TIME, STEP_BYTES = 4.7, 0.69, 128
+PART_STEPS = 8  # the fewest that are worth a place of their own
+# In microseconds of an H200: products of 512 to 4096 by tiles of 256 columns, in 16 bits and in TF32, took
+# LAUNCH and for each step of a tile, so many bytes of K, its STEP_TIMES; the other steps took those in
+# convolutions (benchmarks/results/2026-11-27-h200.md).
+LAUNCH, STEP_TIMES, STEP_BYTES = 4.7, {64: 0.32, 128: 0.39, 256: 0.69}, 128
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
 
 _kernels = {
-    (element, along_m, along_n): CudaKernel(_source, f"matmul_wgmma<{element}, {along_m}, {along_n}>")
+    (element, tile, along_m, along_n): CudaKernel(
+        _source, f"matmul_wgmma<{element}, {tile}, {along_m}, {along_n}>"
+    )
     for element, layouts in LAYOUTS.items()
-    for along_m, along_n in product(layouts, layouts)
+    for tile, along_m, along_n in product(COLUMNS, layouts, layouts)
 }
-"""By (the elements, whether a's neighbours run along M, whether b's run along N)."""
+"""By (the elements, the columns of a tile, whether a's neighbours run along M, whether b's run along N)."""
 
 
-def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
+def wgmma(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None, parts: int = 1) -> None:
     """On capability 9.0: tiles in shared memory, which the copy engine fills; float32 is rounded to TF32.
 
-    A ``bias`` (N,), C-contiguous, is added to the sums before they are rounded and stored.
+    Where tiles are few, K is cut into parts, which a second launch adds up. A ``bias`` (N,), C-contiguous, is
+    added to the sums before they are rounded and stored. A ``tile`` of so many columns, of :data:`COLUMNS`,
+    is taken in place of the one that suits the sizes, and K is then cut into ``parts``, unless it is the
+    largest.
     """
     *batch_shape, M, N = out.shape
     K = a.shape[-1]
@@ -64,19 +77,28 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     a_map, b_map = (tensor_map.describe(x, as_tf32=x.itemsize == 4) for x in (a, b))
     whole = out.reshape(batches, M, N)
     by_boxes = tensor_map.fits(whole)
-    shape = _shape(M, N, K, batches, a.strides[0] > 0, b.strides[0] > 0, by_boxes)
+    steps = blocks(K * a.itemsize, STEP_BYTES)
+    if tile is None:
+        _, parts, tile = plan(batches, M, N, steps)
+    part_steps = blocks(steps, parts if tile < LARGEST else 1)
+    parts = blocks(steps, part_steps)
+    part = part_steps * STEP_BYTES // a.itemsize
+    shape = _shape(M, N, K, batches, part, parts, a.strides[0] > 0, b.strides[0] > 0, by_boxes)
     out_map = tensor_map.describe(whole) if by_boxes else a_map  # which is then not used
-    clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
+    clusters = batches * parts * blocks(M, CLUSTER * TILE_M) * blocks(N, tile)
     grid = CLUSTER * min(clusters, multiprocessors(out) // CLUSTER)
-    kernel = _kernels[element_of(out), along_m, along_n]
-    arguments = (out, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
+    partial = workspace(out, (parts, *out.shape) if parts > 1 else 0, np.float32)
+    kernel = _kernels[element_of(out), tile, along_m, along_n]
+    arguments = (out, partial, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
     kernel.launch(grid, THREADS, arguments, SHARED_BYTES)
+    if parts > 1:
+        add_up(out, partial, bias)
 
 
 @lru_cache(maxsize=1024)  # the same few come in every step of a training
 def _shape(*values: int) -> unchanging:
     """The fields of struct WgmmaShape."""
-    names = "M", "N", "K", "batches", "a_batched", "b_batched", "out_by_boxes"
+    names = "M", "N", "K", "batches", "part", "parts", "a_batched", "b_batched", "out_by_boxes"
     return unchanging(zip(names, map(int, values), strict=True))
 
 
@@ -99,11 +121,25 @@ def fills_tiles(M: int, N: int) -> bool:
     return 2 * min(M, N) >= TILE_M
 
 
+@lru_cache(maxsize=1024)
+def plan(batches: int, M: int, N: int, steps: int) -> Plan:
+    """The quickest way to products of so many ``steps`` of K.
+
+    It follows from the sizes alone: equal sizes get equal bits on any card.
+    """
+
+    def time_of(tile: int, count: int, parts: int) -> float:
+        if parts > 1 and tile == LARGEST:
+            return math.inf
+        return LAUNCH + blocks(count, MULTIPROCESSORS) * blocks(steps, parts) * STEP_TIMES[tile]
+
+    tiles = {tile: batches * CLUSTER * blocks(M, CLUSTER * TILE_M) * blocks(N, tile) for tile in COLUMNS}
+    return quickest(tiles, batches * M * N, max(steps // PART_STEPS, 1), time_of)
+
+
 def estimated_time(like: Any, batches: int, M: int, N: int, K: int) -> float:
-    """An estimate of the microseconds that products take whose elements, and card, are those of ``like``."""
-    clusters = batches * blocks(M, CLUSTER * TILE_M) * blocks(N, TILE_N)
-    rounds = blocks(clusters, multiprocessors(like) // CLUSTER)
-    return LAUNCH + rounds * blocks(K * like.itemsize, STEP_BYTES) * STEP_TIME
+    """An estimate of the microseconds that products take whose elements are as those of ``like``."""
+    return plan(batches, M, N, blocks(K * like.itemsize, STEP_BYTES)).time
 
 
 def multiprocessors(array: Any) -> int:

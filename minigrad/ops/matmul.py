@@ -267,8 +267,8 @@ LEAST_BYTES_OF_K = 512
 
 
 def _prefers_wgmma(a: Any, b: Any) -> bool:
-    """Whether wgmma is estimated to take less time: it makes tiles at twice the rate of mma.sync, but large
-    ones alone, and of all of K."""
+    """Whether wgmma is estimated to take less time: it makes tiles at twice the rate of mma.sync, but in
+    pairs of 128 rows."""
     (M, K), N = a.shape[-2:], b.shape[-1]
     if K * a.itemsize < LEAST_BYTES_OF_K:
         return False

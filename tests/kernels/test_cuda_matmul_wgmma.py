@@ -38,12 +38,12 @@ def encoded(name, rng, *shapes):
 # ---- products ----------------------------------------------------------------------------------------------
 
 
-def check(card, name, a, b, batch=(), bias=None):
+def check(card, name, a, b, batch=(), bias=None, **how):
     """The kernel's product against float64, of the same factors; what it does not write stays NaN."""
     encode, numbers, of_product, of_result = FORMATS[name]
     out = card.put(encode(np.full((*batch, a.shape[-2], b.shape[-1]), np.nan, np.float32)))
     factors = [card.put_strided(np.broadcast_to(x, (*batch, *x.shape[-2:]))) for x in (a, b)]
-    matmul_wgmma.wgmma(out, *factors, None if bias is None else card.put(bias))
+    matmul_wgmma.wgmma(out, *factors, None if bias is None else card.put(bias), **how)
     a, b = (numbers(np.ascontiguousarray(x)).astype(np.float64) for x in (a, b))
     expected, magnitude = a @ b, np.abs(a) @ np.abs(b)
     if bias is not None:
@@ -56,7 +56,7 @@ def check(card, name, a, b, batch=(), bias=None):
 
 
 # (M, N, K): single elements, odd, whole tiles, a little more, a long K, more tiles than the simulator's
-# multiprocessors, and than a card's.
+# multiprocessors, and than a card's. The columns of a tile follow from the sizes.
 SIZES = [
     (1, 1, 1),
     (5, 7, 3),
@@ -76,6 +76,17 @@ def test_products(card, name, size, rng):
     if size == SIZES[-1] and isinstance(card.put(np.zeros(1)), np.ndarray):
         pytest.skip("on the simulator fewer tiles keep all multiprocessors busy")
     check(card, name, *encoded(name, rng, (M, K), (K, N)))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("tile", matmul_wgmma.COLUMNS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_by_each_tile(card, name, tile, parts, rng):
+    """In parts the last one is shorter; the largest tile takes all of K."""
+    a, b, bias = encoded(name, rng, (2, 261, 450), (450, 331), (331,))
+    check(card, name, a, b, (2,), bias, tile=tile, parts=parts)
+    transposed = np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)  # along M
+    check(card, name, transposed[:, :72], b.T[:40].T, (2,), tile=tile, parts=parts)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -176,7 +187,7 @@ def test_a_change_is_found(change, old, new, says, rng):
     change(matmul_wgmma, old, new)
     a, b = encoded("f16", rng, (300, 640), (640, 264))
     with sim.checks(), pytest.raises(KernelLaunchError) as caught:
-        matmul_wgmma.wgmma(np.zeros((300, 264), np.float16), a, b)
+        matmul_wgmma.wgmma(np.zeros((300, 264), np.float16), a, b, tile=256)
     assert re.search(says, str(caught.value)), str(caught.value)
 
 
@@ -193,7 +204,7 @@ def launches(monkeypatch):
             return launch_other(self, grid, block, args, shared_bytes)
         assert (block, shared_bytes) == (matmul_wgmma.THREADS, matmul_wgmma.SHARED_BYTES)
         self._binder.bind(args)  # the arguments fit the kernel's parameters
-        _, _, _, _, *maps, shape = args
+        _, _, _, _, _, *maps, shape = args
         seen.append((self.expression, grid, [m["words"] for m in maps], shape))
 
     monkeypatch.setattr(CudaKernel, "launch", launch)
@@ -224,7 +235,7 @@ def test_operands_in_16_bits_are_read_where_they_lie(launches):
         (a[8:24, 8:64], b[8:64, 8:], "false, true"),
     ):
         name, _, maps, shape = launched(launches, left, right)
-        assert name == f"matmul_wgmma<__half, {layouts}>"
+        assert name == f"matmul_wgmma<__half, 64, {layouts}>"
         assert [m[0] for m in maps[:2]] == [address(left), address(right)] and shape["out_by_boxes"]
     name, _, (a_map, b_map, out_map), _ = launched(launches, a, b)
     assert a_map[1:8] == (1, 2, 72, 40, 1, 144, 5760)  # 16 bits: inner size first, strides in bytes
@@ -236,17 +247,17 @@ def test_other_operands_are_copied_to_rows_of_whole_vectors(launches):
     a, b = aligned(40, 72), aligned(72, 64)
     for left in (aligned(40, 73)[:, 1:], a[::-1], np.broadcast_to(a[:1], (40, 72)), aligned(40, 80)[:, 4:76]):
         name, _, (a_map, *_), _ = launched(launches, left, b)
-        assert name == "matmul_wgmma<__half, false, true>" and a_map[0] != address(left)
+        assert name == "matmul_wgmma<__half, 64, false, true>" and a_map[0] != address(left)
         assert a_map[3:8] == (72, 40, 1, 144, 5760)
     name, _, (a_map, *_), _ = launched(launches, aligned(72, 41).T[:40], b)
-    assert name == "matmul_wgmma<__half, true, true>" and a_map[3:7] == (40, 72, 1, 80)
+    assert name == "matmul_wgmma<__half, 64, true, true>" and a_map[3:7] == (40, 72, 1, 80)
     assert launched(launches, a[:, :5], b[:5])[2][0][3:7] == (5, 40, 1, 144)
 
 
 def test_float32_operands_lie_along_k_and_are_rounded(launches):
     a, b = aligned(40, 36, dtype=np.float32), aligned(36, 64, dtype=np.float32)
     name, _, (a_map, b_map, out_map), _ = launched(launches, a, b)
-    assert name == "matmul_wgmma<float, false, false>"
+    assert name == "matmul_wgmma<float, 64, false, false>"
     assert a_map[0] == address(a) and b_map[0] != address(b) and b_map[3:5] == (36, 64)
     assert [m[1] for m in (a_map, b_map, out_map)] == [11, 11, 2]  # TFLOAT32, TFLOAT32, UINT32
     b = aligned(64, 36, dtype=np.float32).T
@@ -261,7 +272,7 @@ def test_batches_share_what_is_broadcast(launches):
 
 
 def test_the_grid_has_a_block_for_each_multiprocessor_at_most(launches):
-    for (M, N), clusters in (((1, 1), 1), ((257, 257), 4), ((4096, 4096), 66)):
+    for (M, N), clusters in (((1, 1), 1), ((257, 257), 10), ((4096, 4096), 66)):
         _, grid, _, _ = launched(launches, aligned(M, 8), aligned(8, N))
         assert grid == matmul_wgmma.CLUSTER * clusters
 
@@ -287,10 +298,10 @@ PREFERRED = [  # (batch, M, K, N), and whether it is computed by wgmma on 132 mu
     ((2048, 2048, 2048), True),
     ((2049, 2048, 2049), True),  # a second round of tiles, most of it for nothing, and still ahead
     ((1024, 768, 3072), True),
-    ((1024, 1024, 1024), False),  # tiles for a quarter of the multiprocessors
-    ((4096, 512, 128), False),  # half of each tile hangs over
-    ((768, 8192, 768), False),  # a long K, which mma.sync cuts into parts
-    ((128, 4096, 4096), False),
+    ((1024, 1024, 1024), True),  # by tiles of 64 columns
+    ((4096, 512, 128), True),
+    ((768, 8192, 768), True),  # in parts of K
+    ((128, 4096, 4096), False),  # one of a cluster's blocks has no rows
     ((64, 512, 1024, 256), True),
     ((4096, 64, 4096), False),
 ]
