@@ -16,7 +16,8 @@ struct AsyncCopies {
     // Copies BYTES, 4, 8 or 16; both addresses are multiples of it. With `valid` below BYTES, only so many
     // bytes are read, maybe none, and the rest of the destination becomes zero. 16 bytes go past the L1 cache, but
     // where CACHED: a block that will read them again finds them there. The L2 cache asks memory for all 128 bytes
-    // around them: the next step of a row is in them. (Unasked, ptxas adds that in some kernels and not in others.)
+    // around them: in most kernels the next step of a row is in them. (Unasked, ptxas adds that in some kernels and
+    // not in others.)
     template <int BYTES, bool CACHED = BYTES < 16>
     __device__ __forceinline__ void copy(void* shared, const void* global, int valid = BYTES) {
         static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");

@@ -148,7 +148,7 @@ struct Exchange {
         if (threadIdx.x == 0) here.come.arrive_and_expect(sizeof here.of_block);
         if (threadIdx.x < BLOCKS)
             store_in_block(&here.of_block[block_in_cluster()], own, threadIdx.x, here.come);
-        here.come.wait(round / 2 % 2);
+        here.come.wait_for_blocks(round / 2 % 2);
         return here.of_block;
     }
 };

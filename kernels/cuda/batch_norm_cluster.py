@@ -21,8 +21,10 @@ from .vector import VECTOR_BYTES, starts_at_vector
 
 THREADS = 256  # in a block, as in batch_norm_cluster.cu
 CLUSTERS = (1, 2, 4, 8, 16)  # blocks of one; more than 8 are not possible on every card that has clusters
-MOST_SHARED_BYTES = 226 * 1024  # beside what the sums of a block take
-HALF_SHARED_BYTES = 112 * 1024  # with which a multiprocessor has room for two blocks
+SHARED_BYTES = 227 * 1024  # of a multiprocessor, a block's kilobyte for the system apart
+OWN_BYTES = 2048  # of that, at most: for the system and for a block's sums and barriers
+MOST_SHARED_BYTES = SHARED_BYTES - OWN_BYTES
+HALF_SHARED_BYTES = MOST_SHARED_BYTES // 2 - OWN_BYTES  # with which there is room for two blocks
 # Whether there are no more clusters than run at a time, each of which takes channel after channel.
 PERSISTENT = False
 
@@ -105,7 +107,8 @@ def _launch(
     clusters, ahead = channels, False
     if PERSISTENT:
         each = 2 * shared if 2 * shared <= MOST_SHARED_BYTES else shared
-        at_once = max(1, MOST_SHARED_BYTES // each * multiprocessors(x) // cluster)
+        of_each = min(SHARED_BYTES // (each + OWN_BYTES), 2048 // THREADS)  # blocks of a multiprocessor
+        at_once = max(1, of_each * multiprocessors(x) // cluster)
         if at_once < channels:
             clusters, ahead, shared = at_once, each > shared, each
     kernels[cluster].launch(clusters * cluster, THREADS, (*arguments, ahead), shared)

@@ -118,7 +118,7 @@ conv2d_pointwise(Out* out, const T* source, const T* weight, const Out* bias, bo
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
     using Weights = MatrixCopier<T, TILE_M, TRANSPOSED>;
     using Images = ImageCopier<T, CHANNELS_LAST>;
-    extern __shared__ uint4 tiles[];
+    extern __shared__ __align__(128) uint4 tiles[];
     const int row_tiles = (s.rows + TILE_M - 1) / TILE_M, first_row = blockIdx.x % row_tiles * TILE_M;
     const long long first_column = (long long)(blockIdx.x / row_tiles) * TILE_N;
 
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(128, MIN_BLOCKS<T, TILE_M>)
 conv2d_pointwise_weight_grad(float* partial, const T* grads, const T* input, long long part_length,
                              PointwiseShape s) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
-    extern __shared__ uint4 tiles[];
+    extern __shared__ __align__(128) uint4 tiles[];
     const Position tile(blockIdx.x, (s.channels + TILE_N - 1) / TILE_N, (s.rows + TILE_M - 1) / TILE_M);
     const int first_row = tile.x * TILE_M, first_column = tile.y * TILE_N;
     const long long begin = tile.plane * part_length;

@@ -23,7 +23,7 @@
 // time for 57. At stride 2 a row of two outputs takes two loads, before six, and input_grad stores whole vectors.
 //
 // K, the stride S and ROWS are compile-time constants, so that all loops over taps and rows are unrolled and
-// what they index stays in registers. In float32 a thread takes up to 64 registers.
+// what they index stays in registers. In float32 a thread takes up to 64 registers, 128 for K = 5.
 //
 // The padding's zeros are multiplied with like any number, as in conv2d_implicit_gemm.cu. Arrays may be of 16
 // bits: registers hold float32, and a result is rounded once.

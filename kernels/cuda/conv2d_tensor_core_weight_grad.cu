@@ -141,7 +141,7 @@ conv2d_weight_grad_tensor_core(float* partial, const T* grads, const T* input, l
                                long long input_pitch, long long part_length, Products products, Conv2dShape s,
                                Walk walk) {
     using Tiling = TensorCoreTiling<TILE_M, TILE_N>;
-    extern __shared__ uint4 tiles[];
+    extern __shared__ __align__(128) uint4 tiles[];
     constexpr int TILE_CHUNKS = TILE_N / PER_CHUNK<T>;
     const int chunks = (products.channels + PER_CHUNK<T> - 1) / PER_CHUNK<T> * s.KH * s.KW;
     const Position tile(blockIdx.x, (chunks + TILE_CHUNKS - 1) / TILE_CHUNKS, (products.rows + TILE_M - 1) / TILE_M);

@@ -85,6 +85,18 @@ struct Barrier {
                          "}" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
         } while (!done);
     }
+
+    // The same for what threads of other blocks have stored (store_in_block).
+    __device__ __forceinline__ void wait_for_blocks(int parity) {
+        unsigned done;
+        do {
+            asm volatile("{\n"
+                         ".reg .pred done;\n"
+                         "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n"
+                         "selp.u32 %0, 1, 0, done;\n"
+                         "}" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
+        } while (!done);
+    }
 };
 
 // Makes the barriers' init visible to the copy engine and to the cluster.
@@ -111,8 +123,8 @@ __device__ __forceinline__ void sync_cluster() {
 }
 
 // The same for a first time, when all have to start: others see of what the thread has stored only the barriers that
-// fence_barrier_init() has made visible, and nothing is waited for. In front of the last stores to other blocks, or
-// arrivals there, it would let these blocks leave too early.
+// fence_barrier_init() has made visible, and nothing is waited for. It is not for the end: blocks could leave before
+// the last stores to them, or arrivals at their barriers, have come.
 __device__ __forceinline__ void arrive_at_cluster_relaxed() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
@@ -132,9 +144,10 @@ __device__ __forceinline__ T* in_block(T* pointer, unsigned block) {
     return there;
 }
 
-// Stores `value` where `to` points to, in that block of the cluster; its bytes count for `barrier` of that block. Where
-// a barrier of the cluster makes a thread wait for all of its memory traffic, and then for all blocks, these words are
-// on their way at once, and whoever waits for `barrier` has them.
+// Stores `value` where `to` points to, in that block of the cluster; its bytes count for `barrier` of that block, and
+// who has waited there has them (wait_for_blocks). Where a barrier of the cluster makes a thread wait for all of its
+// memory traffic, and then for all blocks, these words are on their way at once. What the block has read before a
+// __syncthreads() in front of this, it has read before they come.
 template <typename Value>
 __device__ __forceinline__ void store_in_block(Value* to, const Value& value, unsigned block, Barrier& barrier) {
     const Words<Value> words(value);

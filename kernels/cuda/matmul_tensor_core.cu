@@ -30,7 +30,7 @@
 //
 // Products of few tiles leave multiprocessors idle: 768 x 768 has 36 of 128 x 128, for 132. So there are tiles of half
 // that size, and the blocks share out K. A block that is alone on a multiprocessor waits for memory: with three pairs
-// of tiles a copy has a step and a half, and on an H200 a step of 128 x 128 took 0.45 us, its products half of that
+// of tiles a copy had a step and a half, and on an H200 a step of 128 x 128 took 0.45 us, its products half of that
 // (512 and 1024 cubed in benchmarks/results/2026-11-27-h200.md). Hence as many pairs as fit 48 KB, of which cards with
 // 100 KB of shared memory (compute capability 8.6, 8.9, 12.0) still have room for two. By the cycles between
 // instructions, a step of 64 x 128 takes a warp 210 for 32 mma in 16 bits, 301 in TF32.

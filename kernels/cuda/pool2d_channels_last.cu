@@ -36,7 +36,6 @@ struct Place {
         inside = pixel.x < width;
         number = ((pixel.plane * height + pixel.y) * width + pixel.x) * channels + channel;
     }
-
 };
 
 // From where the channels of pixel (y, x) of an image stand.

@@ -19,7 +19,7 @@ from .vector import VECTOR_BYTES, starts_at_vector
 # has several times the blocks that it runs at a time: the last ones would leave much of it idle.
 SEGMENT_ROWS = 16
 THREADS = 128  # as in pool2d_rolling.cu
-AT_A_TIME = 132 * 7 * THREADS  # threads that an H200 runs
+AT_A_TIME = 132 * 7 * THREADS  # threads that an H200 runs of most of these kernels
 MOST = 65535  # of a grid's y and z
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -62,4 +62,4 @@ def in_strips(size: tuple, pooled: tuple, options: tuple[int, ...], itemsize: in
     (H, W), (OH, OW), stride = size, pooled, options[2]
     if stride not in (1, 2) or (*options, 1, 1)[:8] != (3, 3, stride, stride, 1, 1, 1, 1):
         return False
-    return 0 < OH <= (H + stride) // stride and OW * stride == W and OW * itemsize % VECTOR_BYTES == 0
+    return 0 < OH <= (H + stride) // stride and 0 < OW * stride == W and OW * itemsize % VECTOR_BYTES == 0

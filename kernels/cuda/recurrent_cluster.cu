@@ -13,11 +13,11 @@
 // its units of dz and multiplies by the same weights: parts of what goes back to the whole state, of which it stores
 // each in the memory of the block that owns the unit, and that adds them up in the order of the blocks. That is H
 // numbers a row from each block; to give all blocks all of dz would be GATES times as many. Both ways have two
-// buffers in turn, each with a barrier in shared memory that counts the bytes that come. All blocks give to all: who has
-// what was given for one step knows that all have read what was given for the step before, in the buffer that is next.
-// A barrier of the cluster would do it, too, but each thread would first wait for all that it has stored, to global
-// memory too. When its numbers are on their way a thread stores what later kernels want, asks memory for what the next
-// step needs, and then waits.
+// buffers in turn, each with a barrier in shared memory that counts the bytes that come. All blocks give to all: who
+// has what was given for one step knows that all have read what was given for the step before, in the buffer that is
+// next. A barrier of the cluster would do it, too, but each thread would first wait for all that it has stored, to
+// global memory too. When its numbers are on their way a thread stores what later kernels want, asks memory for what
+// the next step needs, and then waits.
 //
 // Reckoned, and measured on no card yet: a row of lstm with H = 256 in float32 is 32 K multiply-adds for each of 8
 // blocks, 256 clocks (128 a clock), with all of their 128 KB of weights in registers. With H = 512, each of 16 blocks
@@ -200,7 +200,7 @@ struct Arrivals {
         return barrier;
     }
 
-    __device__ __forceinline__ void wait(int number) { come[number % 2].wait(number / 2 % 2); }
+    __device__ __forceinline__ void wait(int number) { come[number % 2].wait_for_blocks(number / 2 % 2); }
 };
 
 __device__ __forceinline__ unsigned char* shared_memory() {
@@ -235,7 +235,7 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, const 
         carried = cell.start(owned);
         cell.load(owned, place_of(0, sizes));
     }
-    fence_for_copies();
+    fence_for_copies();  // the operands were stored otherwise than other blocks will store there
     sync_cluster();  // all blocks have started, and their operands are there
 #pragma unroll 1
     for (int step = 0;; step++) {

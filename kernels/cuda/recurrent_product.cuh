@@ -25,8 +25,8 @@ struct Products {
 };
 
 // found.leave(r, m, the sum over k < K of operand[r][k] * weight[m, k]), for all m < columns. What is not in registers
-// is streamed with each product: `streamed.load_columns(factor, m, columns, k)` reads it, for STREAMED columns from m on,
-// by whole vectors if `wide`. Of columns past the end it may read any others in their place.
+// is streamed with each product: `streamed.load_columns(factor, m, columns, k)` reads it, for STREAMED columns from m
+// on, by whole vectors if `wide`. Of columns past the end it may read any others in their place.
 template <typename T, int ROWS, int PARTS, typename Streamed>
 struct Product {
     using C = Computed<T>;

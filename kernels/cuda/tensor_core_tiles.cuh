@@ -235,7 +235,7 @@ __device__ __forceinline__ void multiply_tiles(typename Tiling::Sums& sums, uint
         for (int part = 0; part < PARTS; part++) begin(pair, part);
         copies.commit();
     }
-    copies.wait<STAGES - 2>();
+    copies.wait<STAGES - 2 + COPYING>();  // for the first pair
     __syncthreads();
     load_rows(0);
 #pragma unroll

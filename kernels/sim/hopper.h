@@ -21,6 +21,10 @@ struct Barrier {
         const sim::Place place = {"Barrier::wait()", file, line};
         sim_barrier_wait(this, parity, &place);
     }
+    __forceinline__ void wait_for_blocks(int parity, SIM_PLACE) {
+        const sim::Place place = {"Barrier::wait_for_blocks()", file, line};
+        sim_barrier_wait(this, parity, &place);
+    }
 };
 
 __forceinline__ void fence_barrier_init() { sim_fence_barriers(); }

@@ -47,7 +47,7 @@ struct Event {
     // Whether it is one thread's, which has had nothing to wait for in between.
     bool is_at_the_time_of(const Event& next) const {
         return block == next.block && interval == next.interval && warp_interval == next.warp_interval &&
-               thread == next.thread;
+               thread == next.thread && atomic == next.atomic;
     }
     unsigned warp() const { return thread / 32; }
     // Whether the program orders this event before `next`, which comes later in the simulation.

@@ -150,8 +150,23 @@ def test_batch_norm_by_clusters_of_each_size(backend, run, cluster, persistent, 
     if persistent:  # one cluster takes all channels
         monkeypatch.setattr(batch_norm_cluster, "multiprocessors", lambda x: 1)
     for dtype in (np.float32, np.float16):
-        test_forward(run, "batch cluster", (19, 3, 1064), dtype)
-        test_gradients(run, "batch cluster", (19, 3, 1064), dtype)
+        test_forward(run, "batch cluster", (19, 5, 1064), dtype)
+        test_gradients(run, "batch cluster", (19, 5, 1064), dtype)
+
+
+def test_elements_unlike_those_that_a_block_looks_at_first(backend, run):
+    """A block takes deviations from the mean of its first vectors: here of 1024 elements far from the rest."""
+    if not batch_norm_cluster.is_supported(backend.put(np.zeros(1))):
+        pytest.skip("clusters need a card of compute capability 9.0")
+    x = np.random.default_rng(0).standard_normal((6, 1, 8192)).astype(np.float32)
+    x[0, 0, :1024] += 1000
+    outs = [x.shape, 1, 1]
+    _, mean, rstd = run(
+        partial(batch_norm_cluster.batch_norm_cluster, cluster=1), outs, "f4", x, None, None, EPS
+    )
+    eps, exact = np.finfo(np.float32).eps, x.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(), rtol=64 * eps)
+    np.testing.assert_allclose(rstd, 1 / np.sqrt(exact.var() + EPS), rtol=64 * eps)
 
 
 def test_blocks_of_a_cluster():
@@ -162,7 +177,9 @@ def test_blocks_of_a_cluster():
     assert of(image, 2, 1, 132) == 8  # 4 would have room, too, but not fill the card twice
     assert of((64, 64, 112, 112), 4, 1, 132) == 16  # 196 KB: one block on a multiprocessor
     assert of((64, 64, 112, 112), 4, 2, 132) is None
-    assert of((64, 1024, 4, 4), 4, 1, 132) == 1
+    assert of((64, 1024, 4, 4), 4, 1, 132) == of((64, 1024, 4, 2), 4, 1, 132) == 1
+    assert of((16, 9, 169, 170), 8, 1, 132) == 16  # 224.5 KB
+    assert of((16, 9, 170, 170), 8, 1, 132) is None  # 225.8 KB, beside the sums of a block
     assert of((64, 512, 7, 7), 4, 1, 132) is None  # 49 elements are no whole vectors
     assert of((2, 64, 56, 56), 4, 1, 132) is None  # 128 blocks
     assert of((64, 2, 56, 56), 4, 1, 132) is None
