@@ -155,7 +155,7 @@ def test_batch_norm_by_clusters_of_each_size(backend, run, cluster, persistent, 
 
 
 def test_elements_unlike_those_that_a_block_looks_at_first(backend, run):
-    """A block takes deviations from the mean of its first vectors: here of 1024 elements far from the rest."""
+    """A block takes deviations from the mean of its first vectors: here 1024 elements far from the rest."""
     if not batch_norm_cluster.is_supported(backend.put(np.zeros(1))):
         pytest.skip("clusters need a card of compute capability 9.0")
     x = np.random.default_rng(0).standard_normal((6, 1, 8192)).astype(np.float32)
