@@ -341,7 +341,7 @@ def test_profile_of_tensor_cores(capsys):
     assert cli.main(["sim-profile", "--dtype", "float16", "matmul"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert {"tensor_core", "wgmma"} < rows.keys() and "naive" not in rows
-    # Of 256 x 128 x 128, of which half of the rows are used, with a for each of two tiles; and a little to round.
+    # Of 256 x 128 x 128, of which half of the rows are used, in two tiles; and a little to round zeros.
     assert 64 < float(rows["wgmma"][-1]) < 65
 
 
