@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 import minigrad.nn.functional as F
+from minigrad.kernels import sim
 
 
 def output_size(size, k, s, p, d, ceil_mode):
@@ -141,6 +142,17 @@ def test_max_of_any_geometry(data):
     wanted, positions = max_by_definition(x, *geometry)
     np.testing.assert_array_equal(values.numpy(), wanted)
     np.testing.assert_array_equal(indices.numpy(), positions)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize(("kernel", "rung"), [(3, "rows"), (2, "vectorized")])
+@pytest.mark.parametrize("pool", [F.max_pool2d, F.avg_pool2d])
+def test_the_gradient_of_windows_that_overlap_is_made_by_rows(pool, kernel, rung):
+    x = mg.randn(1, 2, 8, 8, device="sim", requires_grad=True)
+    y = pool(x, kernel, 2)
+    with sim.profile() as launches:
+        y.backward(mg.ones_like(y))
+    assert f"{pool.__name__}_input_grad_{rung}" in [launch.kernel.split("<")[0] for launch in launches]
 
 
 @pytest.mark.parametrize("rung", RUNGS)
