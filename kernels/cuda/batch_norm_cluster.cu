@@ -13,7 +13,7 @@
 // have each thread wait until all that it has stored, to global memory too, is there.
 //
 // While blocks of one cluster wait for what they have asked for, those of another are computing or storing: shared
-// memory has room for two of them on a multiprocessor, 112 KB each. A thread asks for all of its vectors before it
+// memory has room for two of them on a multiprocessor, 110 KB each. A thread asks for all of its vectors before it
 // uses the first, copies past the registers (async_copy.cuh), and reads only what it has copied: no barrier for that.
 //
 // A cluster takes channel after channel where there are fewer clusters than channels. Copies of the next channel then
