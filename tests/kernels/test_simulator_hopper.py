@@ -378,7 +378,7 @@ COUNTED = """
     sum += given[0][127 - t].second;
     out[rank * 128 + t] = sum;
 """
-WAITS = "come[step % 2].wait(step / 2);"
+WAITS = "come[step % 2].wait_for_blocks(step / 2);"
 
 
 def counted(fence="fence_barrier_init();", bytes="sizeof given[0]", buffers=2, wait=WAITS):
