@@ -135,6 +135,7 @@ def test_kinks_have_the_gradient_that_pytorch_gives(size, device):
     x = mg.zeros(size, device=device, requires_grad=True)
     cases = [(mg.relu, 0.0), (mg.abs, 0.0), (mg.sign, 0.0), (lambda t: t.clamp(0.0, 1.0), 1.0)]
     cases += [(lambda t: mg.relu(t + mg.nan), 1.0), (lambda t: t // 2.0, 0.0), (lambda t: 2.0 // t, 0.0)]
+    cases += [(lambda t: mg.maximum(t + mg.nan, 1.0), 1.0), (lambda t: mg.minimum(mg.nan, t), 1.0)]
     for function, expected in cases:
         (gradient,) = mg.autograd.grad(function(x).sum(), x)
         assert (gradient == expected).all()

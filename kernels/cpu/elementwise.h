@@ -262,7 +262,7 @@ CHEAP_2(sigmoid_grad, x * y * (1 - y))
 CHEAP_2(tanh_grad, x * (1 - y * y))
 LIMITED_2(leaky_relu_grad, y > 0 ? x * w : x * z) /* z, w: slopes left and right */
 LIMITED_2(clamp_grad, (y >= z) & (y <= w) ? x : 0)
-CHEAP_3(larger_share, REAL, y > z ? x : y == z ? x / 2 : 0)
+CHEAP_3(larger_share, REAL, y < z ? 0 : y == z ? x / 2 : x) /* where either is NaN, x */
 CHEAP_3(divisor_grad, REAL, -x * y / (z * z))
 
 /* Two results for little more than the cost of one. Two vectors at a time fill the registers. */

@@ -236,7 +236,7 @@ FUNCTIONS = _table(
     ("where", "bool:condition x y", "condition ? x : y"),
     ("clamp", "x low high", "smaller(larger(x, low), high)"),
     ("divisor_grad", "g x y", "-g * x / (y * y)"),
-    ("larger_share", "g x y", "x > y ? g : x == y ? g / 2 : T(0)"),
+    ("larger_share", "g x y", "x < y ? T(0) : x == y ? g / 2 : g"),
     ("clamp_grad", "g x low high", "x >= low && x <= high ? g : T(0)"),
     ("abs_grad", "g x", "x > 0 ? g : x < 0 ? -g : x * g"),
 )

@@ -168,8 +168,8 @@ def minimum(xp, x, y):
 
 @op
 def larger_share(xp, g, x, y):
-    """The gradient of max(x, y) for x: ``g`` where x is larger, half of it at a tie."""
-    return xp.where(x > y, g, xp.where(x == y, g / 2, xp.zeros((), g.dtype)))
+    """The gradient of max(x, y) for x: ``g`` where x is larger or either is NaN, half of it at a tie."""
+    return xp.where(x < y, xp.zeros((), g.dtype), xp.where(x == y, g / 2, g))
 
 
 larger_share.grad(

@@ -300,7 +300,7 @@ CHEAP = {
     "abs_grad": (lambda g, y: g * np.sign(y), 2, ()),
     "leaky_relu_grad": (lambda g, y, z, w: np.where(y > 0, g * w, g * z), 2, (0.125, 2.0)),
     "clamp_grad": (lambda g, y, z, w: np.where((y >= z) & (y <= w), g, 0), 2, (-0.5, 0.75)),
-    "larger_share": (lambda g, x, y: np.where(x > y, g, np.where(x == y, g / 2, 0)), 3, ()),
+    "larger_share": (lambda g, x, y: np.where(x < y, 0, np.where(x == y, g / 2, g)), 3, ()),
     "divisor_grad": (lambda g, x, y: -g * x / (y * y), 3, ()),
 }
 BOOLEAN = ("eq", "ne", "lt", "le", "gt", "ge")
