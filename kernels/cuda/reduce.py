@@ -29,6 +29,7 @@ UNROLL = 4  # as in row_vectors.cuh
 # By the size of an element: the vectors of a row that a thread holds, and the most threads that hold one, as
 # in row_vectors.cuh.
 HELD_VECTORS, MOST_THREADS = {2: 4, 4: 8, 8: 2}, {2: 1024, 4: 1024, 8: 512}
+SHORT_HELD = 2  # those that a lane holds of a short row, as there
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ALONE = 4  # times as much as a part may be left to one block: to combine parts takes a second launch
@@ -156,7 +157,7 @@ def _column_geometry(
 def _strips(width: int, itemsize: int) -> tuple[int, tuple[int, int]]:
     """How many strips of columns there are, and the block for each: threads across, and down."""
     vectors = blocks(width, VECTOR_BYTES // itemsize)
-    across = min(1 << max(vectors - 1, 0).bit_length(), WARP)
+    across = min(power_of_two(vectors), WARP)
     return blocks(vectors, across), (across, THREADS // across)
 
 
@@ -201,8 +202,8 @@ def part_of(length: int, parts: int, least: int) -> int:
 
 
 def row_grid(rows: int, threads: int) -> tuple[int, tuple[int, int]]:
-    """The grid and the block for rows that so many threads share: if one warp, a block has several rows."""
-    rows_per_block = THREADS // WARP if threads == WARP else 1
+    """The grid and the block for rows that so many threads share: of up to a warp, a block has several."""
+    rows_per_block = THREADS // threads if threads <= WARP else 1
     return blocks(rows, rows_per_block), (threads, rows_per_block)
 
 
@@ -223,6 +224,18 @@ def held_threads(columns: int, itemsize: int, arrays: int = 1) -> int | None:
     held = HELD_VECTORS[itemsize] // arrays * VECTOR_BYTES
     warps = max(blocks(columns * itemsize, WARP * held), 1)
     return warps * WARP if warps * WARP <= MOST_THREADS[itemsize] else None
+
+
+def held_rows(columns: int, itemsize: int, arrays: int = 1) -> tuple[bool, int | None]:
+    """Whether a row is short, so that lanes of a warp hold it, and how many threads hold it, as above."""
+    vectors, held = blocks(columns * itemsize, VECTOR_BYTES), min(SHORT_HELD, HELD_VECTORS[itemsize] // arrays)
+    lanes = power_of_two(blocks(vectors, held))
+    return (True, lanes) if lanes <= WARP else (False, held_threads(columns, itemsize, arrays))
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below ``number``; 1 for 0."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 def _sizes(out: Any, x: Any) -> tuple[int, int]:

@@ -17,6 +17,11 @@ constexpr int HELD = sizeof(T) == 8 ? 2 : 32 / Vector<T>::LENGTH;
 template <typename T>
 constexpr int MOST_THREADS = sizeof(T) == 8 ? 512 : 1024;
 
+// A short row, of up to 64 vectors, has as many lanes of a warp, a power of two, as hold it in so many vectors each.
+// With fewer, little would be on its way at a time; with more, the lanes that have none would execute as much as others.
+constexpr int SHORT_HELD = 2;
+constexpr int SHORT_THREADS = 256;  // of a block of short rows
+
 // A thread's part of a row of `length` elements that a block's threads along x share: their vectors lie side by
 // side, COUNT times. Past the row's end stands `otherwise`. Who gets which element does not depend on whether
 // vectors may start at the row, so a result has the same bits either way; unless they all may, it takes single

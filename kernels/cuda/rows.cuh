@@ -48,11 +48,12 @@ __device__ __forceinline__ float combine<MIN>(float a, float b) {
 }
 #endif
 
-// The values of a warp combined, in each of its threads. With every step the lanes hold the result of twice
-// as many: of 2, 4, ..., 32. A shuffle reads another lane's register, with no memory between and no barrier.
+// The values of a warp combined, in each of its threads; or those of each part of the warp, `lanes` side by side, a
+// power of two. With every step the lanes hold the result of twice as many: of 2, 4, ..., 32. A shuffle reads another
+// lane's register, with no memory between and no barrier.
 template <Operation OP, typename T>
-__device__ __forceinline__ T across_warp(T value) {
-    for (int distance = WARP / 2; distance > 0; distance /= 2)
+__device__ __forceinline__ T across_warp(T value, int lanes = WARP) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2)
         value = combine<OP>(value, __shfl_xor_sync(ALL_LANES, value, distance));
     return value;
 }

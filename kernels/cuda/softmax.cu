@@ -110,17 +110,19 @@ softmax_vectorized(T* out, const T* x, long long rows, long long columns) {
 // The row stays in registers from its load to its store: memory is read once, and each element takes a single
 // exponential, which is kept.
 //
-// Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
-template <typename T, bool LOGARITHM>
-__global__ void __launch_bounds__(MOST_THREADS<T>)
+// Grid and block as above, with vectors for the whole row: blockDim.x * COUNT * 16 bytes. Of a SHORT row blockDim.x is
+// a power of two up to 32, and a warp has several; past the last row it computes that again.
+template <typename T, bool LOGARITHM, bool SHORT>
+__global__ void __launch_bounds__(SHORT ? SHORT_THREADS : MOST_THREADS<T>)
 softmax_registers(T* out, const T* x, long long rows, int columns) {
-    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    constexpr int COUNT = SHORT && HELD<T> > SHORT_HELD ? SHORT_HELD : HELD<T>;
+    const long long place = (long long)blockIdx.x * blockDim.y + threadIdx.y, row = min(place, rows - 1);
     using C = Computed<T>;
-    RowPart<T, HELD<T>> part;
+    RowPart<T, COUNT> part;
     part.load(x + row * columns, columns, -C(INFINITY));
     Normalizer<C> own;
     part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+    if constexpr (SHORT) own.m = across_warp<MAX>(own.m, blockDim.x);
     const C mine = own.m;
     part.each([&](C& element, int) {
         if constexpr (LOGARITHM) {
@@ -130,10 +132,14 @@ softmax_registers(T* out, const T* x, long long rows, int columns) {
             own.s += element;
         }
     });
-    own.add_across_row();
-    const C by = LOGARITHM ? log(own.sum()) : exp(mine - own.m) / own.sum();
+    if constexpr (SHORT) {
+        own.s = across_warp<SUM>(own.s, blockDim.x);
+    } else {
+        own.add_across_row();
+    }
+    const C by = LOGARITHM ? log(own.sum()) : (SHORT ? C(1) : exp(mine - own.m)) / own.sum();
     part.each([&](C& element, int) { element = LOGARITHM ? (element - own.m) - by : element * by; });
-    part.store(out + row * columns, columns);
+    if (place < rows) part.store(out + row * columns, columns);
 }
 
 // ---- gradients ----
@@ -216,20 +222,20 @@ softmax_grad_vectorized(T* out, const T* grad, const T* y, long long rows, long 
     });
 }
 
-// As in softmax_registers, with half as many vectors of each of the two arrays.
-template <typename T, bool LOGARITHM>
-__global__ void __launch_bounds__(MOST_THREADS<T>)
+// As in softmax_registers, with half as many vectors of each of the two arrays where a row is not SHORT.
+template <typename T, bool LOGARITHM, bool SHORT>
+__global__ void __launch_bounds__(SHORT ? SHORT_THREADS : MOST_THREADS<T>)
 softmax_grad_registers(T* out, const T* grad, const T* y, long long rows, int columns) {
-    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
-    RowPart<T, HELD<T> / 2> g, of_y;
+    constexpr int COUNT = SHORT && HELD<T> / 2 > SHORT_HELD ? SHORT_HELD : HELD<T> / 2;
+    const long long place = (long long)blockIdx.x * blockDim.y + threadIdx.y, row = min(place, rows - 1);
+    RowPart<T, COUNT> g, of_y;
     g.load(grad + row * columns, columns, Computed<T>(0));
     of_y.load(y + row * columns, columns, Computed<T>(0));
     Computed<T> sum = 0;
     for_both(g, of_y, [&](auto& grad, auto y) { sum += summand<LOGARITHM>(grad, y); });
-    sum = across_row<SUM>(sum);
+    sum = SHORT ? across_warp<SUM>(sum, blockDim.x) : across_row<SUM>(sum);
     for_both(g, of_y, [&](auto& grad, auto y) { grad = gradient<LOGARITHM>(grad, y, sum); });
-    g.store(out + row * columns, columns);
+    if (place < rows) g.store(out + row * columns, columns);
 }
 
 // ---- the logarithm of the sum of exponentials ----

@@ -16,7 +16,7 @@ from typing import Any
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
-from .reduce import ENOUGH_PARTS, PART, held_threads, part_of, row_grid, vector_threads
+from .reduce import ENOUGH_PARTS, PART, held_rows, part_of, row_grid, vector_threads
 
 WARP = 32
 THREADS = 256  # in a block, but where a row needs more
@@ -24,11 +24,12 @@ THREADS = 256  # in a block, but where a row needs more
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
 
-def _rungs(kernel: str, logarithm: bool) -> dict[str, CudaKernel]:
-    return {
-        rung: CudaKernel(_source, f"{kernel}_{rung}<T, {logarithm}>")
-        for rung in ("naive", "warp", "vectorized", "registers")
+def _rungs(kernel: str, logarithm: bool) -> dict[Any, CudaKernel]:
+    variants = {
+        **{rung: f"{rung}<T, {logarithm}>" for rung in ("naive", "warp", "vectorized")},
+        **{("registers", short): f"registers<T, {logarithm}, {short}>" for short in (False, True)},
     }
+    return {rung: CudaKernel(_source, f"{kernel}_{name}") for rung, name in variants.items()}
 
 
 _softmax = _rungs("softmax", logarithm=False)
@@ -143,30 +144,30 @@ def _launch_parts(kernel: CudaKernel, length: int, rows: Any, *arrays: Any) -> N
     kernel.launch(grid, block, (*arrays, *rows.shape, parts, length))
 
 
-def _naive(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+def _naive(rungs: dict[Any, CudaKernel], out: Any, *inputs: Any) -> None:
     rows, columns = _sizes(out, *inputs)
     rungs["naive"].launch(blocks(rows, THREADS), THREADS, (out, *inputs, rows, columns))
 
 
-def _warp(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+def _warp(rungs: dict[Any, CudaKernel], out: Any, *inputs: Any) -> None:
     rows, columns = _sizes(out, *inputs)
     block = (WARP, THREADS // WARP)
     rungs["warp"].launch(blocks(rows, block[1]), block, (out, *inputs, rows, columns))
 
 
-def _vectorized(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+def _vectorized(rungs: dict[Any, CudaKernel], out: Any, *inputs: Any) -> None:
     rows, columns = _sizes(out, *inputs)
     grid, block = row_grid(rows, vector_threads(columns, out.itemsize))
     rungs["vectorized"].launch(grid, block, (out, *inputs, rows, columns))
 
 
-def _registers(rungs: dict[str, CudaKernel], out: Any, *inputs: Any) -> None:
+def _registers(rungs: dict[Any, CudaKernel], out: Any, *inputs: Any) -> None:
     rows, columns = _sizes(out, *inputs)
-    threads = held_threads(columns, out.itemsize, len(inputs))
+    short, threads = held_rows(columns, out.itemsize, len(inputs))
     if threads is None:
         return _vectorized(rungs, out, *inputs)
     grid, block = row_grid(rows, threads)
-    rungs["registers"].launch(grid, block, (out, *inputs, rows, columns))
+    rungs["registers", short].launch(grid, block, (out, *inputs, rows, columns))
 
 
 def _sizes(out: Any, *inputs: Any) -> tuple[int, int]:
