@@ -228,8 +228,8 @@ def held_threads(columns: int, itemsize: int, arrays: int = 1) -> int | None:
 
 def held_rows(columns: int, itemsize: int, arrays: int = 1) -> tuple[bool, int | None]:
     """Whether a row is short, so that lanes of a warp hold it, and how many threads hold it, as above."""
-    vectors, held = blocks(columns * itemsize, VECTOR_BYTES), min(SHORT_HELD, HELD_VECTORS[itemsize] // arrays)
-    lanes = power_of_two(blocks(vectors, held))
+    held = min(SHORT_HELD, HELD_VECTORS[itemsize] // arrays) * VECTOR_BYTES
+    lanes = power_of_two(blocks(columns * itemsize, held))
     return (True, lanes) if lanes <= WARP else (False, held_threads(columns, itemsize, arrays))
 
 
