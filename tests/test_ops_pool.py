@@ -155,6 +155,19 @@ def test_the_gradient_of_windows_that_overlap_is_made_by_rows(pool, kernel, rung
     assert f"{pool.__name__}_input_grad_{rung}" in [launch.kernel.split("<")[0] for launch in launches]
 
 
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("pool", [lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: F.avg_pool2d(x, 7)])
+def test_the_mean_of_planes_is_a_mean_of_rows(pool, rng):
+    x = mg.tensor(rng.standard_normal((2, 5, 7, 7)), device="sim", requires_grad=True)
+    with sim.profile() as launches:
+        y = pool(x)
+        y.backward(mg.ones_like(y))
+    kernels = [launch.kernel.split("<")[0] for launch in launches]
+    assert kernels.count("reduce_vectorized") == kernels.count("one_window_input_grad") == 1
+    np.testing.assert_allclose(y.detach().numpy(), x.detach().numpy().mean((2, 3), keepdims=True), atol=1e-14)
+    np.testing.assert_allclose(x.grad.numpy(), 1 / 49)
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_nan_is_the_largest(rung, rng):
     x = rng.standard_normal((1, 2, 9, 18))

@@ -19,6 +19,8 @@
 //   ..._scatter      for windows that do not overlap: a thread for each window writes all that it covers
 //   ..._vectorized   for 2x2 windows side by side: vectors of 16 bytes from and to two rows at a time, and
 //                    the results of neighbours stored as one (pool2d_vectorized.cu)
+//   one_window_...   for a window that is the plane: its gradient is one number, stored in vectors; its mean is made
+//                    by reduce.cu
 //   ..._last         where channels come last: vectors of these (pool2d_channels_last.cu)
 //
 // Arrays may be of 16 bits: their elements are compared and added in float32.
@@ -30,6 +32,7 @@
 // Grid of every kernel without a suffix: one dimension, a thread for each element of its result.
 
 #include "pool2d.cuh"
+#include "vector.cuh"
 
 template <typename T, typename Tap>
 __global__ void max_pool2d(T* out, Tap* taps, const T* input, Pool2dShape s) {
@@ -194,4 +197,36 @@ __global__ void adaptive_avg_pool2d_input_grad(T* grad_input, const T* grad_outp
         }
     }
     grad_input[number] = T(sum);
+}
+
+// The gradient of a mean, or of a sum over `divisor`, of whole planes: a number for all of a plane's `area` elements. A
+// thread finds its plane once for a vector, which may end in the next plane.
+//
+// Grid: x = a thread for each vector.
+template <typename T>
+__global__ void one_window_input_grad(
+    T* grad_input, const T* grad_output, long long elements, int area, double divisor
+) {
+    constexpr int N = Vector<T>::LENGTH;
+    using C = Computed<T>;
+    const long long first = global_thread_index() * N;
+    if (first >= elements) return;
+    const Division at(first, area);
+    grad_output += at.quotient;
+    int left = area - at.rest;  // of the plane
+    T share = T(C(*grad_output) / C(divisor));
+    Vector<T> shares;
+#pragma unroll
+    for (int n = 0; n < N; n++, left--) {
+        if (left == 0 && first + n < elements) {
+            share = T(C(*++grad_output) / C(divisor));
+            left = area;
+        }
+        shares.lane[n] = share;
+    }
+    if (first + N <= elements && aligned<N>(grad_input)) {
+        store_vector(grad_input + first, shares);
+    } else {
+        for (int n = 0; n < N && first + n < elements; n++) grad_input[first + n] = shares.lane[n];
+    }
 }

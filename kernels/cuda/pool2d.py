@@ -18,6 +18,8 @@ import numpy as np
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
+from . import reduce
+from .vector import VECTOR_BYTES
 
 OPTIONS = ("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
 THREADS = 256  # in a block
@@ -31,6 +33,7 @@ _avg_pool2d_input_grad = CudaKernel(_source, "avg_pool2d_input_grad<T>")
 _max_pool2d_input_grad_scatter = CudaKernel(_source, "max_pool2d_input_grad_scatter<T, Tap>")
 _adaptive_avg_pool2d = CudaKernel(_source, "adaptive_avg_pool2d<T>")
 _adaptive_avg_pool2d_input_grad = CudaKernel(_source, "adaptive_avg_pool2d_input_grad<T>")
+_one_window_input_grad = CudaKernel(_source, "one_window_input_grad<T>")
 
 
 def max_pool2d(out: Any, taps: Any, x: Any, *options: int) -> None:
@@ -89,6 +92,51 @@ def adaptive_avg_pool2d(out: Any, x: Any) -> None:
 def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
     """One thread for each element of ``out``, which adds its share of the windows that cover it."""
     _launch(_adaptive_avg_pool2d_input_grad, out, grad_output, adaptive_sizes(out, grad_output))
+
+
+def adaptive_avg_pool2d_planes(out: Any, x: Any) -> None:
+    """One window for a plane: a mean of a row, which few or many threads share."""
+    if not is_one_window(x.shape, out.shape):
+        return adaptive_avg_pool2d(out, x)
+    reduce.split(out, x, "sum", math.prod(x.shape[2:]))
+
+
+def adaptive_avg_pool2d_input_grad_planes(out: Any, grad_output: Any) -> None:
+    """One window for a plane: a number for all of it, stored in vectors."""
+    if not is_one_window(out.shape, grad_output.shape):
+        return adaptive_avg_pool2d_input_grad(out, grad_output)
+    _launch_one_window_grad(out, grad_output, math.prod(out.shape[2:]))
+
+
+def avg_pool2d_planes(out: Any, x: Any, *options: Any) -> None:
+    """One window for a plane: a mean of a row, which few or many threads share."""
+    *window, _, divisor = options
+    if not is_one_window(x.shape, out.shape, *window):
+        return avg_pool2d(out, x, *options)
+    reduce.split(out, x, "sum", divisor or math.prod(x.shape[2:]))
+
+
+def avg_pool2d_input_grad_planes(out: Any, grad_output: Any, *options: Any) -> None:
+    """One window for a plane: a number for all of it, stored in vectors."""
+    *window, _, divisor = options
+    if not is_one_window(out.shape, grad_output.shape, *window):
+        return avg_pool2d_input_grad(out, grad_output, *options)
+    _launch_one_window_grad(out, grad_output, divisor or math.prod(out.shape[2:]))
+
+
+def is_one_window(large: tuple, small: tuple, *options: int) -> bool:
+    """Whether a pooling of ``large`` to ``small`` has one window for a plane, which is all of it.
+
+    ``options`` are ordered as OPTIONS; without them it is an adaptive pooling.
+    """
+    whole = not options or (tuple(options[:2]) == tuple(large[2:]) and not any(options[4:6]))
+    return whole and small == (*large[:2], 1, 1) and 0 < math.prod(large[2:]) < 1 << 31
+
+
+def _launch_one_window_grad(out: Any, grad_output: Any, divisor: int) -> None:
+    threads = blocks(out.size, VECTOR_BYTES // out.itemsize)
+    arguments = (out, grad_output, out.size, math.prod(out.shape[2:]), divisor)
+    _one_window_input_grad.launch(blocks(threads, THREADS), THREADS, arguments)
 
 
 def _launch(kernel: CudaKernel, out: Any, *arguments: Any) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from ..channels_last import nhwc
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .pool2d import THREADS, adaptive_sizes, check_taps, divisor_fields, shape_fields
+from . import reduce
+from .pool2d import THREADS, adaptive_sizes, check_taps, divisor_fields, is_one_window, shape_fields
 from .vector import VECTOR_BYTES, is_wide
 
 WARP = 32
@@ -49,7 +50,9 @@ def max_pool2d_input_grad(out: Any, grad_output: Any, taps: Any, *options: int) 
 
 def avg_pool2d(out: Any, x: Any, *options: int) -> None:
     """A thread for 16 bytes of channels of a window; the last two options are those of the divisor."""
-    *window, _, _ = options
+    *window, _, divisor = options
+    if is_one_window(x.shape, out.shape, *window):
+        return _mean_of_planes(out, x, divisor)
     _launch(_avg_pool2d, (out, x), shape_fields(x, out, *window), divisor_fields(x, out, *options))
 
 
@@ -61,13 +64,20 @@ def avg_pool2d_input_grad(out: Any, grad_output: Any, *options: int) -> None:
 
 
 def adaptive_avg_pool2d(out: Any, x: Any) -> None:
-    """A thread for 16 bytes of channels of a window."""
+    """A thread for 16 bytes of channels of a window; of one window for a plane, sums of columns."""
+    if is_one_window(x.shape, out.shape):
+        return _mean_of_planes(out, x)
     _launch(_adaptive_avg_pool2d, (out, x), adaptive_sizes(x, out))
 
 
 def adaptive_avg_pool2d_input_grad(out: Any, grad_output: Any) -> None:
     """A thread for 16 bytes of channels of a pixel, which adds its share of the windows that cover it."""
     _launch(_adaptive_avg_pool2d_input_grad, (out, grad_output), adaptive_sizes(out, grad_output))
+
+
+def _mean_of_planes(out: Any, x: Any, divisor: int | None = None) -> None:
+    N, C, H, W = x.shape
+    reduce.columns(nhwc(out).reshape(N, C), nhwc(x).reshape(N, H * W, C), "sum", divisor or H * W)
 
 
 def _launch(kernels: dict[bool, CudaKernel], arrays: tuple, *rest: Any, rows: int | None = None) -> None:

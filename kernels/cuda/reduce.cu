@@ -109,14 +109,14 @@ __device__ __forceinline__ C quotient(C value, double divisor) {
     return OP == SUM ? value / C(divisor) : value;
 }
 
-// Grid and block as those of reduce_shuffle.
+// Grid and block as those of reduce_shuffle; but blockDim.x may also be a lower power of two than 32, for rows so short
+// that so many threads read them at once. A warp then has several rows; past the last one it reduces that again.
 template <typename Out, typename T, Operation OP>
 __global__ void __launch_bounds__(MAX_THREADS)
 reduce_vectorized(Out* out, const T* x, long long rows, long long columns, double divisor) {
-    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
+    const long long place = (long long)blockIdx.x * blockDim.y + threadIdx.y, row = min(place, rows - 1);
     const Computed<T> value = across_row<OP>(own_vectors<OP>(x + row * columns, columns));
-    if (threadIdx.x == 0) out[row] = Out(quotient<OP>(value, divisor));
+    if (threadIdx.x == 0 && place < rows) out[row] = Out(quotient<OP>(value, divisor));
 }
 
 // Split: a single row of ten million elements is one block to reduce_vectorized, and one block is one of the

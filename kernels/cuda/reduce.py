@@ -109,8 +109,9 @@ def row_parts(rows: int, columns: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _vectorized_geometry(rows: int, columns: int, itemsize: int) -> tuple[int, tuple[int, int]]:
-    """The grid and the block for whole rows."""
-    return row_grid(rows, vector_threads(columns, itemsize))
+    """The grid and the block for whole rows, each for threads that have UNROLL vectors of it or more."""
+    lanes = power_of_two(blocks(columns * itemsize, UNROLL * VECTOR_BYTES))
+    return row_grid(rows, lanes if lanes <= WARP else vector_threads(columns, itemsize))
 
 
 def columns(out: Any, x: Any, operation: str = "sum", divisor: float = 1) -> None:

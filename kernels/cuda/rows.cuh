@@ -94,11 +94,11 @@ __device__ __forceinline__ T across_block(T value) {
     return across_warp<OP>(lane < warps ? of_warp[lane] : neutral<OP, T>());
 }
 
-// The values of the threads of a row combined, where blockDim.x threads share one: a warp, of which a block
-// then has several, or a whole block.
+// The values of the threads of a row combined, where blockDim.x threads share one: a warp or, as above, a part of it,
+// of which a block then has several; or a whole block.
 template <Operation OP, typename T>
 __device__ __forceinline__ T across_row(T value) {
-    return blockDim.x == WARP ? across_warp<OP>(value) : across_block<OP>(value);
+    return blockDim.x <= WARP ? across_warp<OP>(value, blockDim.x) : across_block<OP>(value);
 }
 
 // Two values of each thread summed over the threads that share a row: a warp or, if it is wider, the block.

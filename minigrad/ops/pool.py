@@ -383,6 +383,15 @@ def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_
     )
 
 
+def _one_window(x, *, size, kernel=(), stride=(), padding=(), **options):
+    return cuda.pool2d.is_one_window(x.shape, (*x.shape[:2], *size), *kernel, *stride, *padding)
+
+
+def _one_window_grad(g, *, input_size, kernel=(), stride=(), padding=(), **options):
+    large = (*g.shape[:2], *input_size)
+    return cuda.pool2d.is_one_window(large, g.shape, *kernel, *stride, *padding)
+
+
 _CPU, _CARDS = ("cpu",), ("cuda", "sim")
 _POOLINGS, _GRADIENTS = (_max_pool2d, _avg_pool2d), (max_pool2d_input_grad, avg_pool2d_input_grad)
 _ADAPTIVE = (_adaptive_avg_pool2d, adaptive_avg_pool2d_input_grad)
@@ -405,5 +414,8 @@ _register(max_pool2d_input_grad, _CARDS, "scatter", _scatter, _do_not_overlap)
 for _op in (*_POOLINGS, *_GRADIENTS):
     _run = getattr(cuda.pool2d_vectorized, f"{_op.name}_vectorized")
     _register(_op, _CARDS, "vectorized", _run, _in_squares)
+for _op in (_avg_pool2d, avg_pool2d_input_grad, *_ADAPTIVE):
+    _when = _one_window_grad if _op.name.endswith("grad") else _one_window
+    _register(_op, _CARDS, "planes", getattr(cuda.pool2d, f"{_op.name}_planes"), _when)
 for _op in (*_POOLINGS, *_GRADIENTS, *_ADAPTIVE):
     _register(_op, _CARDS, "channels_last", getattr(cuda.pool2d_channels_last, _op.name))

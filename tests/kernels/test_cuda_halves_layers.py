@@ -249,6 +249,11 @@ def test_adaptive_pooling(run, half):
     assert_rounded(run(pool2d.adaptive_avg_pool2d, (2, 3, 3, 2), half, x), expected, 9 * EPS * 4)
     expected = run(pool2d.adaptive_avg_pool2d_input_grad, (2, 3, 9, 7), np.float64, wide)
     assert_rounded(run(pool2d.adaptive_avg_pool2d_input_grad, (2, 3, 9, 7), half, x), expected, 9 * EPS * 4)
+    expected = wide.mean((2, 3), keepdims=True)
+    assert_rounded(run(pool2d.adaptive_avg_pool2d_planes, (2, 3, 1, 1), half, x), expected, 35 * EPS * 4)
+    grad, expected = x[..., :1, :1].copy(), np.broadcast_to(wide[..., :1, :1] / 63, (2, 3, 9, 7))
+    actual = run(pool2d.adaptive_avg_pool2d_input_grad_planes, (2, 3, 9, 7), half, grad)
+    assert_rounded(actual, expected, EPS)
 
 
 # ---- depthwise convolution: float64 is the definition -----------------------------------------------------

@@ -47,8 +47,12 @@ RUNGS = {  # of max pooling: (forward, gradient for the input)
     "vectorized": (max_pool2d_vectorized, max_pool2d_input_grad_vectorized),
 }
 
-AVERAGES = [*(pool2d.avg_pool2d, avg_pool2d_tiled, avg_pool2d_rolling, avg_pool2d_vectorized)]
+AVERAGES = [
+    *(pool2d.avg_pool2d, avg_pool2d_tiled, avg_pool2d_rolling, avg_pool2d_vectorized),
+    pool2d.avg_pool2d_planes,
+]
 AVERAGE_GRADIENTS = [
+    pool2d.avg_pool2d_input_grad_planes,
     *(pool2d.avg_pool2d_input_grad, avg_pool2d_input_grad_vectorized),
     *(avg_pool2d_input_grad_rows, in_fours(avg_pool2d_input_grad_rows)),
 ]
@@ -211,10 +215,33 @@ def test_adaptive_avg_pool2d(backend, run, dtype, sizes):
         window = (..., slice(i * H // OH, -(-(i + 1) * H // OH)), slice(j * W // OW, -(-(j + 1) * W // OW)))
         expected[:, :, i, j] = x[window].mean((2, 3), dtype=np.float64)
         expected_grad[window] += grad[:, :, i : i + 1, j : j + 1] / x[window][0, 0].size
-    actual = run(pool2d.adaptive_avg_pool2d, grad.shape, dtype, x)
-    assert_sums(actual, expected, np.abs(x).max(), H * W)
-    actual = run(pool2d.adaptive_avg_pool2d_input_grad, x.shape, dtype, grad)
-    assert_sums(actual, expected_grad, np.abs(grad).max() * OH * OW, OH * OW)
+    for forward in (pool2d.adaptive_avg_pool2d, pool2d.adaptive_avg_pool2d_planes):
+        actual = run(forward, grad.shape, dtype, x)
+        assert_sums(actual, expected, np.abs(x).max(), H * W)
+    for backward in (pool2d.adaptive_avg_pool2d_input_grad, pool2d.adaptive_avg_pool2d_input_grad_planes):
+        actual = run(backward, x.shape, dtype, grad)
+        assert_sums(actual, expected_grad, np.abs(grad).max() * OH * OW, OH * OW)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (7, 7), (4, 8), (29, 31), (140, 160)])
+@pytest.mark.parametrize("divisor", [None, 5])
+def test_one_window_for_a_plane(backend, run, dtype, size, divisor):
+    """Means of rows of any length, and gradients in vectors that begin in one plane and end in another."""
+    x, grad = normal(3, 5, *size, dtype=dtype), normal(3, 5, 1, 1, dtype=dtype, seed=1)
+    x[0, 1, -1, -1], x[1, 0, 0, 0], x[2, 4, 0, -1] = np.nan, np.inf, -np.inf
+    area, options = size[0] * size[1], (*size, 1, 2, 0, 0, True, divisor)
+    bound = area * np.finfo(dtype).eps * np.abs(x).max(initial=0, where=np.isfinite(x)) * area
+    sums = x.sum((2, 3), dtype=np.float64, keepdims=True)
+    kernels = [(pool2d.avg_pool2d_planes, pool2d.avg_pool2d_input_grad_planes, options, divisor or area)]
+    if divisor is None:
+        adaptive = pool2d.adaptive_avg_pool2d_planes, pool2d.adaptive_avg_pool2d_input_grad_planes
+        kernels.append((*adaptive, (), area))
+    for forward, backward, options, by in kernels:
+        actual = run(forward, grad.shape, dtype, x, *options)
+        np.testing.assert_allclose(actual, sums / by, rtol=0, atol=bound / by)
+        actual = run(backward, x.shape, dtype, grad, *options)
+        assert (actual == np.broadcast_to(grad / dtype(by), x.shape)).all()
 
 
 def test_pooling_of_an_empty_batch(backend, run):
@@ -224,6 +251,8 @@ def test_pooling_of_an_empty_batch(backend, run):
         assert run(forward, out_shape, "f4", taps, empty, *options, 1, 1).size == 0
     for forward in (pool2d.avg_pool2d, avg_pool2d_tiled):
         assert run(forward, out_shape, "f4", empty, *options, True, None).size == 0
+    assert run(pool2d.adaptive_avg_pool2d_planes, (0, 3, 1, 1), "f4", empty).size == 0
+    assert run(pool2d.adaptive_avg_pool2d_input_grad_planes, empty.shape, "f4", empty[..., :1, :1]).size == 0
     assert run(pool2d.adaptive_avg_pool2d, out_shape, "f4", empty).size == 0
 
 
@@ -294,7 +323,7 @@ def test_a_window_too_large_for_a_tile_is_pooled_without(backend, run, launched)
         ((3, 40), ((3, 2), 1), "_tiled"),
         ((6, 6), (3, 1), ""),  # 16 windows, half of a warp
         ((24, 24), (3, 3), ""),  # no overlap
-        ((24, 24), (24, 1), ""),  # nor has a single window
+        ((24, 24), ((24, 23), 2), ""),  # nor has a single window
         ((8, 24), (2, 2), "_vectorized"),
     ],
 )
