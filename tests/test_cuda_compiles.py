@@ -273,7 +273,7 @@ AT_A_TIME = {
     ("channel_sums", r"columns"): (256, 2),
     ("gemv", r"rows"): (256, 4),
     ("gemv", r"columns"): (1024, 1),
-    ("pool2d_rolling", r"avg.*1>"): (128, 7),
+    ("pool2d_rolling", r"avg.*1, true>"): (128, 7),
     ("pool2d_vectorized", r"."): (256, 5),
     ("reduce", r"reduce_(vectorized|split|columns)<.*SUM"): (256, 4),
     ("softmax", r"softmax_registers"): (256, 4),

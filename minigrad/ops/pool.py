@@ -370,7 +370,7 @@ def _worth_tiles(x, *, kernel, stride, padding, size, dilation=(1, 1), **options
 
 def _in_strips(x, *, kernel, stride, padding, size, dilation=(1, 1), **options):
     window = (*kernel, *stride, *padding, *dilation)
-    return x.size > 0 and cuda.pool2d_rolling.in_strips(x.shape[2:], tuple(size), window, x.dtype.itemsize)
+    return x.size > 0 and cuda.pool2d_rolling.in_strips(x.shape[2:], tuple(size), window)
 
 
 def _in_squares(x, *rest, kernel, stride, padding, size, dilation=(1, 1), input_size=None, **options):

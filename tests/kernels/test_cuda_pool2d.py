@@ -82,6 +82,12 @@ POOLINGS = [
     ((1, 1, 67, 35), (3, 3), (1, 1), (1, 1), (1, 1), (67, 35)),  # several tiles along both axes
     ((2, 1, 18, 16), (3, 3), (1, 1), (1, 1), (1, 1), (18, 16)),  # strips of whole vectors
     ((1, 2, 73, 24), (3, 3), (2, 2), (1, 1), (1, 1), (37, 12)),
+    ((2, 2, 35, 17), (3, 3), (1, 1), (1, 1), (1, 1), (35, 17)),  # of other rows
+    ((1, 3, 21, 15), (3, 3), (2, 2), (1, 1), (1, 1), (11, 8)),
+    ((2, 1, 13, 13), (3, 3), (2, 2), (0, 0), (1, 1), (6, 6)),
+    ((2, 1, 12, 14), (3, 3), (2, 2), (0, 1), (1, 1), (6, 7)),  # the last of a column hang over
+    ((1, 2, 7, 9), (3, 3), (1, 1), (0, 0), (1, 1), (5, 7)),
+    ((1, 2, 5, 1), (3, 3), (1, 1), (1, 1), (1, 1), (5, 1)),
     ((2, 1, 20, 73), (5, 3), (2, 2), (2, 1), (1, 1), (10, 37)),  # in phases of the stride
     ((1, 1, 21, 34), (2, 3), (1, 3), (0, 1), (4, 2), (17, 11)),  # with dilation
 ]
@@ -145,7 +151,10 @@ def test_max_pool2d_with_nan_and_infinity(backend, run, forward):
 
 @pytest.mark.parametrize("most", [pool2d_rolling.MOST, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_strips_find_nan_and_infinity_like_the_definition(backend, run, stride, most, monkeypatch):
+@pytest.mark.parametrize(("width", "padding"), [(16, 1), (17, 1), (15, 0)])
+def test_strips_find_nan_and_infinity_like_the_definition(
+    backend, run, stride, width, padding, most, monkeypatch
+):
     """NaNs here and there, of which the last in a window counts, and windows of nothing but -infinity.
 
     The six planes are two groups, of which the last is not full.
@@ -154,10 +163,11 @@ def test_strips_find_nan_and_infinity_like_the_definition(backend, run, stride, 
     monkeypatch.setattr(pool2d_rolling, "SEGMENT_ROWS", 3)
     monkeypatch.setattr(pool2d_rolling, "MOST", most)
     rng = np.random.default_rng(stride)
-    x = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.inf], (2, 3, 11, 16)).astype(np.float32)
+    x = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.inf], (2, 3, 11, width)).astype(np.float32)
     x[1][rng.random(x[1].shape) < 0.1] = np.nan
     x[0, 1, :, :9] = -np.inf
-    size, options = (2, 3, 11 // stride, 16 // stride), (3, 3, stride, stride, 1, 1, 1, 1)
+    rows, columns = ((n + 2 * padding - 3) // stride + 1 for n in (11, width))
+    size, options = (2, 3, rows, columns), (3, 3, stride, stride, padding, padding, 1, 1)
     found = []
     for forward in (pool2d.max_pool2d, max_pool2d_rolling):
         taps = backend.put(np.full(size, 99, np.uint8))
@@ -317,11 +327,13 @@ def test_a_window_too_large_for_a_tile_is_pooled_without(backend, run, launched)
 @pytest.mark.parametrize(
     ("size", "geometry", "rung"),
     [
-        ((7, 9), (3, 1, 1), "_tiled"),
+        ((7, 9), (3, 1, 1), "_rolling"),
+        ((13, 13), (3, 2), "_rolling"),
+        ((9, 9), (3, (2, 1), 1), "_tiled"),
         ((7, 8), (3, 1, 1), "_rolling"),
         ((12, 14), (5, 2, 2), "_tiled"),
         ((3, 40), ((3, 2), 1), "_tiled"),
-        ((6, 6), (3, 1), ""),  # 16 windows, half of a warp
+        ((6, 5), ((3, 2), 1), ""),  # 16 windows, half of a warp
         ((24, 24), (3, 3), ""),  # no overlap
         ((24, 24), ((24, 23), 2), ""),  # nor has a single window
         ((8, 24), (2, 2), "_vectorized"),
