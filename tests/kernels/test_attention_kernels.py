@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from attention_problems import SCALE, SIZES, by_definition, inputs
+from in_one_test import in_one_test
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 variants = pytest.mark.parametrize(("threads", "causal"), [(1, False), (2, True), (3, False), (3, True)])
@@ -50,7 +51,7 @@ def test_nan_stays_in_its_query(kernel_module, dtype):
     assert np.isfinite(np.delete(out, 7, axis=2)).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 def test_same_thread_count_gives_same_bits(kernel_module, dtype, threads):
     size = (2, 2, 60, 140, 16, 16)
     first = compute(kernel_module("attention"), size, dtype, True, threads)

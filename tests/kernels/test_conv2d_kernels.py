@@ -8,6 +8,7 @@ import pytest
 from convolution_problems import split_groups
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from in_one_test import in_one_test
 from numpy.lib.stride_tricks import sliding_window_view
 
 from minigrad.kernels import cpu
@@ -17,7 +18,7 @@ RUNGS = ("direct", "im2col", "implicit_gemm", "planes", "depthwise")
 
 functions = pytest.mark.parametrize("function", FUNCTIONS)
 rungs = pytest.mark.parametrize("rung", RUNGS)
-threads_1_2 = pytest.mark.parametrize("threads", (1, 2))
+threads_1_2 = in_one_test("threads", (1, 2))
 
 
 @dataclass(frozen=True)
@@ -227,17 +228,16 @@ def conv2d(kernel_module):
 # ---- the tests ---------------------------------------------------------------------------------------------
 
 
-@rungs
 @functions
 @threads_1_2
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_against_the_definition(conv2d, dtype, case, function, rung, threads):
-    skip_unless_it_fits(rung, case)
-    assert_correct(conv2d, function, rung, case, dtype, threads)
+def test_against_the_definition(conv2d, dtype, case, function, threads):
+    for rung in rungs_for(case):
+        assert_correct(conv2d, function, rung, case, dtype, threads)
 
 
 @functions
-@pytest.mark.parametrize("width", WIDTHS)
+@in_one_test("width", WIDTHS)
 def test_rows_of_any_width(conv2d, dtype, function, width):
     """Of several channels in a group, and of one: in columns of taps, in taps alone, and strided."""
     for case in (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_one_test import in_one_test
 from winograd_errors import (
     POINTS,
     amplification,
@@ -107,7 +108,7 @@ def with_kernel(shape, kernel):
 
 @tiles
 @functions
-@pytest.mark.parametrize("threads", (1, 2, 3))
+@in_one_test("threads", (1, 2, 3))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_against_the_definition(winograd, shape, function, threads, step, kernel):
     shape = with_kernel(shape, kernel)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 # Every axis; sizes around the groups of 8 rows and 64 columns; enough for threads; nothing.
 CASES = [
@@ -31,7 +32,7 @@ def expected(x, axis, reverse):
     return np.flip(np.cumsum(np.flip(wide, axis), axis), axis) if reverse else np.cumsum(wide, axis)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), CASES)
 def test_cumulative_sums(cumsum, dtype, shape, axis, reverse, threads):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 import minigrad as mg
 from minigrad.ops.reduce import _sum
@@ -25,7 +26,7 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("threads", THREADS)
+@in_one_test("threads", THREADS)
 @pytest.mark.parametrize(
     ("shape", "axes"),
     [
@@ -61,7 +62,7 @@ def test_what_reductions_leave_to_others(kernel_module):
     assert run.new(np.ones((2, 3, 4, 5, 6), np.float32), (1, 3), False, 1) is None  # kept, reduced, kept, ...
 
 
-@pytest.mark.parametrize("threads", THREADS)
+@in_one_test("threads", THREADS)
 @pytest.mark.parametrize(
     "sizes", [(32, 32, 32), (1, 1, 1), (33, 65, 129), (0, 3, 2), (3, 0, 2), (200, 90, 150)]
 )
@@ -80,7 +81,7 @@ def test_what_products_leave_to_others(kernel_module):
         assert product(a, other, 1) is None
 
 
-@pytest.mark.parametrize("threads", THREADS)
+@in_one_test("threads", THREADS)
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "maximum", "lt", "relu_grad"])
 def test_functions_of_two(kernel_module, dtype, name, threads):
     run = getattr(kernel_module("elementwise"), name)
@@ -119,7 +120,7 @@ def test_what_functions_leave_to_others(kernel_module):
         elementwise.mul(x, x)
 
 
-@pytest.mark.parametrize("threads", THREADS)
+@in_one_test("threads", THREADS)
 def test_embeddings(kernel_module, dtype, threads):
     embedding, weight = kernel_module("embedding"), normal((65, 33), dtype)
     numbers = np.random.default_rng().integers(0, 65, (40, 70))

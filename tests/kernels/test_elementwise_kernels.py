@@ -1,9 +1,11 @@
 """Elementwise kernels against their definitions in float64, evaluated by Python's math functions."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 # Sizes around whole vectors (2 to 16 elements), and enough for two and for three threads.
 SIZES = [0, 1, 3, 15, 16, 17, 33, 100_003]
@@ -84,8 +86,8 @@ def samples(n, dtype, seed=0):
     return x.astype(dtype)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("n", SIZES)
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("n", SIZES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(elementwise, dtype, name, n, threads):
     definition, ulp = FUNCTIONS[name]
@@ -98,7 +100,7 @@ def test_functions(elementwise, dtype, name, n, threads):
     assert (np.abs(out - expected) <= allowed).all()
 
 
-@pytest.mark.parametrize("n", SIZES)
+@in_one_test("n", SIZES)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products(elementwise, dtype, name, n):
     x, out = samples(n, dtype), np.full(n, 77, dtype)
@@ -109,8 +111,8 @@ def test_products(elementwise, dtype, name, n):
     assert (np.abs(out - PRODUCTS[name](wide)) <= tolerance).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("n", SIZES)
+@in_one_test("threads", [1, 2])
+@in_one_test("n", SIZES)
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients(elementwise, dtype, name, n, threads):
     derivative = DERIVATIVES.get(name) or FROM_RESULT[name]
@@ -126,8 +128,8 @@ def test_gradients(elementwise, dtype, name, n, threads):
     assert (np.abs(out - grad * derivative(wide)) <= tolerance).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("n", SIZES)
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("n", SIZES)
 def test_gelu_and_slope_are_gelu_and_its_gradient(elementwise, dtype, n, threads):
     x, ones = samples(n, dtype, seed=3), np.ones(n, dtype)
     x[n // 2 : n // 2 + 3] = [np.inf, -np.inf, np.nan][: len(x[n // 2 : n // 2 + 3])]
@@ -343,12 +345,13 @@ def layouts(shape, dtype, rng):
         yield numbers((shape[1], *(1,) * (len(shape) - 2)))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", CHEAP)
-def test_cheap_functions_in_any_layout(elementwise, dtype, name, shape, threads):
+def test_cheap_functions_in_any_layout(elementwise, dtype, name, shape):
+    """By one to three threads: a layout in some of the functions and shapes by each of these counts."""
     definition, arrays, numbers = CHEAP[name]
-    rng = np.random.default_rng(len(name) + threads)
+    rng = np.random.default_rng([len(name), len(shape)])
+    threads = itertools.cycle(rng.permutation([1, 2, 3]).tolist())
     result = np.bool_ if name in BOOLEAN else dtype
     choices = [list(layouts(shape, dtype, rng)) for _ in range(arrays)]
     for place, every in enumerate(choices):
@@ -356,7 +359,7 @@ def test_cheap_functions_in_any_layout(elementwise, dtype, name, shape, threads)
             inputs = [others[rng.integers(len(others))] for others in choices]
             inputs[place] = layout
             out = np.full(shape, 77).astype(result)
-            getattr(elementwise, name)(out, *inputs, *numbers, threads)
+            getattr(elementwise, name)(out, *inputs, *numbers, next(threads))
             wide = [x.astype(np.float64) for x in inputs]
             expected = np.broadcast_to(definition(*wide, *numbers), shape)
             # A few roundings; all but the division's quotients are exact.
@@ -444,7 +447,7 @@ def test_cheap_functions_wherever_an_array_begins(elementwise, dtype, n):
 # ---- copies -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", [*SHAPES, (130, 70, 65)])
 def test_copies(elementwise, shape, threads):
     rng = np.random.default_rng(8)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def gather(kernel_module):
     return kernel_module("embedding").gather
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("columns", [0, 1, 7, 500])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("columns", [0, 1, 7, 500])
 @pytest.mark.parametrize(("rows", "n"), [(1, 1), (5, 301), (300, 5), (3, 0), (9, 2000)])
 def test_rows(gather, dtype, rows, n, columns, threads):
     rng = np.random.default_rng(n + columns)
@@ -25,7 +26,7 @@ def test_rows(gather, dtype, rows, n, columns, threads):
     assert np.array_equal(out, weight[indices])
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@in_one_test("threads", [1, 3])
 @pytest.mark.parametrize("wrong", [-1, 4, 2**62])
 def test_an_index_that_names_no_row(gather, wrong, threads):
     indices = np.zeros(2000, np.int64)
@@ -42,8 +43,8 @@ def rows_added(rows, g, indices):
     return out
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("columns", [0, 1, 7, 16, 33, 500])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("columns", [0, 1, 7, 16, 33, 500])
 @pytest.mark.parametrize(("rows", "n"), [(1, 1), (5, 300), (300, 5), (0, 4), (3, 0), (3001, 70)])
 def test_sums(sum_rows, dtype, rows, n, columns, threads):
     rng = np.random.default_rng(n + columns)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 IGNORED = -100
 ROWS = [(1, 1), (3, 5), (35, 10), (16, 32), (40, 33), (700, 65), (5, 3000)]
@@ -50,8 +51,8 @@ class Classes:
         return values.sum() / (self.weights.sum() if reduction == "mean" else 1)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("weighted", [False, True])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("weighted", [False, True])
 @pytest.mark.parametrize(("reduction", "smoothing"), OPTIONS)
 @pytest.mark.parametrize("shape", ROWS)
 def test_cross_entropy(loss, dtype, shape, reduction, smoothing, weighted, threads):
@@ -59,8 +60,8 @@ def test_cross_entropy(loss, dtype, shape, reduction, smoothing, weighted, threa
     check_classes(loss, c, reduction, threads)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("weighted", [False, True])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("shape", [*ROWS, (40_000, 3)])
 def test_nll_loss(loss, dtype, shape, reduction, weighted, threads):
@@ -132,8 +133,8 @@ def value_and_slope(name, x, t):
     return np.logaddexp(0, x) - x * t, 1 / (1 + np.exp(-x)) - t
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("n", [1, 7, 4097, 70_001])
+@in_one_test("threads", [1, 3])
+@in_one_test("n", [1, 7, 4097, 70_001])
 @pytest.mark.parametrize("period", [1, 3, 16, 61, 70_001])
 def test_two_classes_with_weights(loss, dtype, n, period, threads):
     """Weights of all periods, which begin anywhere in vectors and in the threads' shares."""
@@ -155,8 +156,8 @@ def test_two_classes_with_weights(loss, dtype, n, period, threads):
     assert (np.abs(out - slope) <= bound).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("shape", SHAPES)
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("shape", SHAPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise(loss, dtype, name, shape, threads):
     rng = np.random.default_rng()

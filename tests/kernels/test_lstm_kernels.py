@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 # T, N, E, H: around the edges of vectors, of register tiles and of the blocks of rows; the last has tiles
 # enough to fetch all that a step back awaits.
@@ -180,7 +181,7 @@ def test_weight_grad(kernel_module, size, dtype, threads, reverse):
         np.testing.assert_array_equal(out, same)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 def test_same_thread_count_gives_same_bits(kernel_module, dtype, threads):
     module, size = kernel_module("lstm"), (40, 16, 20, 32)
     for run in (run_forward, run_backward, run_weight_grad):

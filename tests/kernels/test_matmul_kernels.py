@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_one_test import in_one_test
 
 from minigrad.kernels import cpu
 
@@ -100,7 +101,7 @@ def test_matches_numpy_around_tile_edges(kernel_module, rung, threads, size, dty
 @pytest.mark.parametrize(
     ("rung", "threads"), [("packed", 1), ("threaded", 1), ("threaded", 2), ("threaded", 3)]
 )
-@pytest.mark.parametrize("transpose", ["nn", "nt", "tn", "tt"])
+@in_one_test("transpose", ["nn", "nt", "tn", "tt"])
 def test_matches_numpy_across_cache_blocks(kernel_module, rung, threads, size, transpose, dtype):
     M, N, K = size
     a = random_array((K, M), dtype).T if transpose[0] == "t" else random_array((M, K), dtype)
@@ -213,7 +214,7 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns(kernel_module, rung, th
     assert np.isnan(out[:, -1]).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("size", [(1250, 100, 70), (1207, 33, 513), (1205, 137, 389)], ids=str)
 def test_many_rows_against_one_packed_b(kernel_module, size, threads, dtype):
     """At every level so many rows that each thread reads its own, in place or as copies, beside a bias."""
@@ -228,7 +229,7 @@ def test_many_rows_against_one_packed_b(kernel_module, size, threads, dtype):
     assert_product(out, np.hstack([a, np.ones((M, 1), dtype)]), np.vstack([b, bias]))
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@in_one_test("threads", [2, 3])
 @pytest.mark.parametrize(
     "size",
     [(16, 16, 8192), (5, 7, 10007), (1, 1, 6144), (32, 32, 6145), (1, 1024, 6200), (150, 101, 6149)],
@@ -252,7 +253,7 @@ def test_threads_share_a_long_depth(kernel_module, size, threads, dtype):
         assert_product(with_bias, np.hstack([a, column]), np.vstack([b, bias[None]]))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 def test_same_thread_count_gives_same_bits(kernel_module, threads, dtype):
     a, b = random_array((230, 301), dtype), random_array((301, 190), dtype, seed=1)
     module = kernel_module("matmul")
@@ -314,7 +315,7 @@ def test_rejects_what_would_corrupt_memory(kernel_module, rung):
         np.testing.assert_array_equal(out, 3)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     "size",
     [*SIZES, (1, 300, 200), (300, 1, 200), (3, 70, 40), (340, 70, 800), (150, 2100, 40), (9, 21, 0)],
@@ -332,7 +333,7 @@ def test_bias_is_added_to_every_row(kernel_module, threads, size, dtype):
     np.testing.assert_array_equal(out[1], out[0])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     "size",
     [
@@ -369,7 +370,7 @@ def test_rejects_a_bias_that_does_not_fit(kernel_module):
             kernel_module("matmul").threaded(out, a, b, 1, bias)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@in_one_test("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(9, 21), (0, 21), (2, 3, 21), (140, 150), (3, 50, 150)], ids=str)
 def test_product_makes_the_array(kernel_module, threads, shape, dtype):
     """Of a matrix, or a batch of them, with a matrix that lies in any way, and perhaps a bias and ReLU."""

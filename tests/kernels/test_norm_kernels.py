@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 EPS = 1e-3
 ROWS = [(1, 1), (3, 33), (70, 5), (2, 5000), (300, 40), (129, 256)]
@@ -67,8 +68,8 @@ def assert_within(actual, expected, bound):
     assert (np.abs(actual - expected) <= bound).all(), np.abs(actual - expected).max()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("affine", [True, False])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("affine", [True, False])
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_forward(norm, name, shape, dtype, affine, threads):
     p = Problem(name, shape, dtype, affine=affine)
@@ -84,8 +85,8 @@ def test_forward(norm, name, shape, dtype, affine, threads):
     assert_within(y, p.normal * p.w + p.b, bound)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("affine", [True, False])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("affine", [True, False])
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_gradients(norm, name, shape, dtype, affine, threads):
     p = Problem(name, shape, dtype, affine=affine)
@@ -138,7 +139,7 @@ def test_nan_and_infinity_stay_where_their_statistics_reach(norm, dtype, name, v
         assert np.array_equal(np.isnan(y), np.broadcast_to(reached, shape))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", CHANNELS)
 def test_batch_norm_with_given_statistics(norm, dtype, shape, threads):
     p = Problem("batch_norm", shape, dtype)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 # Of the parameters of one call.
 SIZES = [(0,), (1,), (17, 0, 3), (70_001,), (33, 40_000, 1, 30_000, 15)]
@@ -47,7 +48,7 @@ def sgd_by_numpy(param, grads, lr, momentum, dampening, weight_decay, nesterov):
     return p
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize(("weight_decay", "decoupled"), [(0.0, False), (0.1, False), (0.1, True)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_adam(optim, dtype, sizes, weight_decay, decoupled, threads):
@@ -84,8 +85,8 @@ def test_each_parameter_has_a_step_of_its_own(optim, dtype):
     assert not np.array_equal(*alone[0])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@in_one_test("threads", [1, 2, 3])
+@in_one_test("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(
     ("momentum", "dampening", "nesterov"), [(0, 0, False), (0.9, 0, False), (0.9, 0.3, False), (0.9, 0, True)]
 )
@@ -122,7 +123,7 @@ def test_any_number_of_threads_gives_the_same_bits(optim, dtype):
     assert results(1) == results(2) == results(3)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_norm_and_scale(optim, dtype, sizes, threads):
     arrays = pieces(gradients(sum(sizes), dtype)[0], sizes)

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 # (N, C, H, W), kernel, stride, padding, dilation, ceil_mode
 CASES = [
@@ -144,8 +145,8 @@ def taps_dtypes(case):
     return [np.uint8, np.int32] if kernel[0] * kernel[1] <= 256 else [np.int32]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("rung", ["naive", "vectorized"])
+@in_one_test("threads", [1, 2])
+@in_one_test("rung", ["naive", "vectorized"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_max_pool2d(pool2d, dtype, case, rung, threads):
     geometry = case[1:5]
@@ -157,8 +158,8 @@ def test_max_pool2d(pool2d, dtype, case, rung, threads):
         np.testing.assert_array_equal(taps, expected_taps)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("rung", ["naive", "vectorized"])
+@in_one_test("threads", [1, 2])
+@in_one_test("rung", ["naive", "vectorized"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_max_pool2d_input_grad(pool2d, dtype, case, rung, threads):
     shape, *geometry, _ = case
@@ -203,9 +204,9 @@ def test_window_of_padding_alone_has_no_gradient(pool2d, dtype):
     np.testing.assert_array_equal(grad, scatter_by_loops(np.ones(out.shape), taps, x.shape, *geometry))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@in_one_test("threads", [1, 2])
 @pytest.mark.parametrize(("count_include_pad", "divisor"), [(True, 0), (False, 0), (True, 7)])
-@pytest.mark.parametrize("rung", ["naive", "vectorized"])
+@in_one_test("rung", ["naive", "vectorized"])
 @pytest.mark.parametrize("case", UNDILATED, ids=str)
 def test_avg_pool2d_and_its_gradient(pool2d, dtype, case, rung, count_include_pad, divisor, threads):
     _, kernel, stride, pad, _, _ = case

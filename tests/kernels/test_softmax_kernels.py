@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_one_test import in_one_test
 
 SHAPES = [(1, 1), (3, 1), (5, 10), (4, 16), (35, 32), (7, 33), (2, 1000), (300, 257), (0, 5), (4, 0)]
 
@@ -28,7 +29,7 @@ def rows(shape, dtype, scale=5.0):
     return (np.random.default_rng(0).standard_normal(shape) * scale).astype(dtype)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_softmax_and_log_softmax(softmax, dtype, shape, threads):
     x = rows(shape, dtype)
@@ -54,7 +55,7 @@ def test_what_is_left_of_whole_vectors(softmax, dtype):
         assert (memory[2 * n :] == 77).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients(softmax, dtype, shape, threads):
     logs, grad = log_softmax_by_numpy(rows(shape, dtype)).astype(dtype), rows(shape, dtype, 1.0)[::-1].copy()
@@ -71,7 +72,7 @@ def test_gradients(softmax, dtype, shape, threads):
     assert (np.abs(log_out - (g - np.exp(log_p) * g.sum(axis=1, keepdims=True))) <= tolerance).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@in_one_test("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", BLOCKS)
 def test_an_axis_that_is_not_the_last(softmax, dtype, shape, threads):
     x, grad = rows(shape, dtype), rows(shape, dtype, 1.0)[::-1].copy()
