@@ -216,6 +216,7 @@ HALVES = {
     "attention": "row_sums",
     "batch_norm": "<C, T",
     "batch_norm_cluster": "",
+    "batch_norm_registers": "",
     "channel_sums": "<C, T",
     "conv2d_depthwise": ".",
     "conv2d_strips": "T, 3|forward|true|grad<(Out, )?T, 5, (1, [35]|2, [13])[,>]",

@@ -21,6 +21,7 @@ MODULES = (
     "attention_wgmma_grad",
     "batch_norm",
     "batch_norm_cluster",
+    "batch_norm_registers",
     "cast",
     "channel_sums",
     "conv2d",

@@ -20,6 +20,9 @@
 //
 //   batch_norm_moments_columns, batch_norm_combine, batch_norm_normalize_columns, batch_norm_grad_columns
 //
+// Channels that a cluster of blocks can hold are left to batch_norm_cluster.cu, rows of features of so few samples
+// that a block can to batch_norm_registers.cu.
+//
 // Arithmetic intensity: about 10 operations for the 12 bytes of reading an element twice and writing it once
 // in float32, where an H200 can do 14 a byte (67 TFLOP/s over 4.8 TB/s): the kernels are bound by memory. A
 // channel does not fit the caches, so its mean and variance are found in one walk, not two. The second launches walk

@@ -169,6 +169,13 @@ def _fits_clusters(arrays: int) -> Callable:
     )
 
 
+def _fits_registers(arrays: int) -> Callable:
+    """The condition that blocks can hold the columns of so many arrays like ``x``, of rows of features."""
+    return lambda x, *rest, **options: (
+        x.size > 0 and cuda.batch_norm_registers.takes(_planes(x).shape, x.dtype.itemsize, arrays)
+    )
+
+
 def _register_channels(
     rung: str,
     module: Any,
@@ -199,6 +206,14 @@ def _register_channels(
 _register_channels("naive", cuda.batch_norm, dtypes="f4 f8", channels_last=KEPT)
 _register_channels("split", cuda.batch_norm, dtypes=HALVES, channels_last=KEPT)
 _register_channels("cluster", cuda.batch_norm_cluster, _fits_clusters(1), _fits_clusters(2), dtypes=HALVES)
+_register_channels(
+    "registers",
+    cuda.batch_norm_registers,
+    _fits_registers(1),
+    _fits_registers(2),
+    dtypes=HALVES,
+    channels_last=KEPT,
+)
 
 
 @batch_norm_inference.kernel("cpu", name="fused", when=_has_elements)

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import batch_norm, batch_norm_cluster, channel_sums, norm, norm_registers
+from minigrad.kernels.cuda import (
+    batch_norm,
+    batch_norm_cluster,
+    batch_norm_registers,
+    channel_sums,
+    norm,
+    norm_registers,
+)
 from minigrad.kernels.source import computed_dtype
 from minigrad.ops.norm import Running
 
@@ -35,6 +42,10 @@ LAYER = ROWS, (1,), lambda shape: (1, shape[1])
 GROUP = GROUPS, (2, 3), lambda shape: (1, *shape[1:3], 1)
 BATCH = CHANNELS, (0, 2), lambda shape: (1, shape[1], 1)
 OF_VECTORS = [(3, 4, 16), (1, 5, 2048), (17, 1, 200), (9, 4, 264), (40, 2, 24), (5, 3, 7)], *BATCH[1:]
+OF_FEATURES = [
+    (2, 1, 1), (300, 40, 1), (7, 33, 1), (129, 16, 1), (600, 8, 1), (3, 1072, 1), (5, 2128, 1), (2000, 3, 1),
+    (4, 2, 7),
+], *BATCH[1:]  # fmt: skip
 
 RUNGS = {
     **{f"layer {r}": (LAYER, partial(norm.layer_norm, r), partial(norm.layer_norm_grad, r))
@@ -47,6 +58,8 @@ RUNGS = {
     "batch split": (BATCH, batch_norm.batch_norm_split, batch_norm.batch_norm_grad_split),
     "batch cluster": (OF_VECTORS, batch_norm_cluster.batch_norm_cluster,
                       batch_norm_cluster.batch_norm_grad_cluster),
+    "batch registers": (OF_FEATURES, batch_norm_registers.batch_norm_registers,
+                        batch_norm_registers.batch_norm_grad_registers),
 }  # fmt: skip
 PROBLEMS = [
     (name, shape, dtype)
@@ -239,13 +252,13 @@ def test_batch_norm_with_given_statistics(run, dtype, shape):
 
 
 MOVING = {
-    **{name: RUNGS[name][1] for name in ("batch naive", "batch split")},
+    **{name: RUNGS[name][1] for name in ("batch naive", "batch split", "batch registers")},
     "batch cluster": partial(batch_norm_cluster.batch_norm_cluster, cluster=2),
 }
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-@pytest.mark.parametrize("shape", [(4, 5, 16), (9, 40, 264), (70, 300, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 5, 16), (9, 40, 264), (70, 300, 2), (70, 300, 1)], ids=str)
 @pytest.mark.parametrize("name", MOVING)
 def test_running_statistics_follow_the_batch(backend, name, shape, dtype):
     if name == "batch naive" and dtype == "float16":
