@@ -131,8 +131,8 @@ def checked_accesses():
 def recurrent(request, monkeypatch):
     """Each module that launches the kernels of recurrent layers."""
     if request.param == "clusters":
-        on_card = request.node.callspec.params.get("backend") == "cuda"
-        if on_card and not cuda.recurrent_cluster.is_supported(Card.put(np.zeros(1))):
+        place = Card if request.node.callspec.params.get("backend") == "cuda" else Simulator
+        if not cuda.recurrent_cluster.is_supported(place.put(np.zeros(1))):
             pytest.skip("clusters need a card of compute capability 9.0")
         return cuda.recurrent_cluster
     if request.param == "a launch a step":
