@@ -145,12 +145,15 @@ __global__ void __launch_bounds__(THREADS) channel_sums_planes(
 }
 
 // The parts of each channel, and the elements of its area, added up. The partial sums are (parts, channels,
-// area). A lane has a channel, a row of threads every 32nd part; then the sums change places in shared
-// memory, and a warp adds up what belongs to one channel.
+// area). A lane has a channel, a row of threads every 32nd part, AT_ONCE of them on their way at a time: to have each
+// wait for the one before would take as long as the sums themselves. Then the sums change places in shared memory, and
+// a warp adds up what belongs to one channel.
 //
 // Grid: x = ceil(channels / 32); blockDim = (32, 32).
+constexpr int AT_ONCE = 8;
+
 template <typename T>
-__global__ void __launch_bounds__(WARP* WARP) channel_sums_combine(
+__global__ void __launch_bounds__(WARP * WARP, 1) channel_sums_combine(
     T* dweight, T* dbias, const T* partial_dweight, const T* partial_dbias, long long channels,
     long long area, long long parts
 ) {
@@ -158,13 +161,22 @@ __global__ void __launch_bounds__(WARP* WARP) channel_sums_combine(
     __shared__ T dbias_of_row[WARP][WARP + 1];
     const long long c = (long long)blockIdx.x * WARP + threadIdx.x;
     Sums<T> sums;
-    if (c < channels)
-#pragma unroll 4
-        for (long long part = threadIdx.y; part < parts; part += WARP)
-            for (long long i = (part * channels + c) * area; i < (part * channels + c + 1) * area; i++) {
-                sums.dweight += partial_dweight[i];
-                sums.dbias += partial_dbias[i];
+    for (long long i = c * area; c < channels && i < (c + 1) * area; i++)
+        for (long long first = threadIdx.y; first < parts; first += AT_ONCE * WARP) {
+            T weights[AT_ONCE], biases[AT_ONCE];
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {  // past the last part that one again: no branch, which would wait
+                const long long at = min(first + k * WARP, parts - 1) * channels * area + i;
+                weights[k] = partial_dweight[at];
+                biases[k] = partial_dbias[at];
             }
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                const bool there = first + k * WARP < parts;
+                sums.dweight += there ? weights[k] : T(0);
+                sums.dbias += there ? biases[k] : T(0);
+            }
+        }
     dweight_of_row[threadIdx.y][threadIdx.x] = sums.dweight;
     dbias_of_row[threadIdx.y][threadIdx.x] = sums.dbias;
     __syncthreads();  // all rows have left theirs
