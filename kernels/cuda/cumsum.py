@@ -11,21 +11,21 @@ from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .reduce import row_grid, row_threads
+from .reduce import vector_grid
 
 THREADS = 256  # in a block of columns
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
-_rows = CudaKernel(_source, "cumsum_rows<T>")
+_rows = {reverse: CudaKernel(_source, f"cumsum_rows<T, {reverse}>") for reverse in (False, True)}
 _columns = CudaKernel(_source, "cumsum_columns<T>")
 
 
 def cumsum(out: Any, x: Any, dim: int, reverse: bool = False) -> None:
-    """One launch: rows by warps and blocks, whose threads pass sums on; columns by a thread each."""
+    """One launch: rows by lanes, warps and blocks, whose threads pass sums on; columns by a thread each."""
     outer, length, inner = math.prod(x.shape[:dim]), x.shape[dim], math.prod(x.shape[dim + 1 :])
     if inner == 1:
-        grid, block = row_grid(outer, row_threads(length))
-        _rows.launch(grid, block, (out, x, outer, length, int(reverse)))
+        grid, block = vector_grid(outer, length, x.itemsize)
+        _rows[bool(reverse)].launch(grid, block, (out, x, outer, length))
     else:
         grid = blocks(outer * inner, THREADS)
         _columns.launch(grid, THREADS, (out, x, outer, length, inner, int(reverse)))

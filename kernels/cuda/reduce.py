@@ -94,7 +94,7 @@ def _split_rows(out: Any, x: Any, rows: int, columns: int, operation: str, divis
 
 
 def _vectorized_rows(out: Any, x: Any, rows: int, columns: int, operation: str, divisor: float) -> None:
-    grid, block = _vectorized_geometry(rows, columns, x.itemsize)
+    grid, block = vector_grid(rows, columns, x.itemsize)
     _chosen(_vectorized, operation).launch(grid, block, (out, x, rows, columns, divisor))
 
 
@@ -108,7 +108,7 @@ def row_parts(rows: int, columns: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1024)
-def _vectorized_geometry(rows: int, columns: int, itemsize: int) -> tuple[int, tuple[int, int]]:
+def vector_grid(rows: int, columns: int, itemsize: int) -> tuple[int, tuple[int, int]]:
     """The grid and the block for whole rows, each for threads that have UNROLL vectors of it or more."""
     lanes = power_of_two(blocks(columns * itemsize, UNROLL * VECTOR_BYTES))
     return row_grid(rows, lanes if lanes <= WARP else vector_threads(columns, itemsize))

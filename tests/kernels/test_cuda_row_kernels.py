@@ -7,7 +7,7 @@ import pytest
 from simulated import normal
 
 from minigrad.kernels import sim
-from minigrad.kernels.cuda import reduce, softmax
+from minigrad.kernels.cuda import cumsum, reduce, softmax
 
 DTYPES = [np.float32, np.float64]
 COLUMNS = [1, 31, 32, 33, 257, 1000, 2049]
@@ -117,6 +117,35 @@ def test_reductions_refuse_what_does_not_fit():
         reduce.tree(np.empty(3, np.float32), x.astype(np.float64))
     with pytest.raises(ValueError, match=r"cannot reduce the columns of \(3, 4\) to \(4,\)"):
         reduce.columns(np.empty(4, np.float32), x)
+
+
+# ---- sums up to each element -------------------------------------------------------------------------------
+
+# Of a lane or a few, of a warp and of a block; in vectors and not; of several tiles. (outer, length, inner)
+SEQUENCES = [(3, 1, 1), (9, 5, 1), (70, 16, 1), (5, 100, 1), (3, 512, 1), (2, 1031, 1), (2, 20008, 1)]
+SEQUENCES += [(0, 4, 1), (4, 0, 1), (2, 9, 5), (1, 35, 300), (0, 3, 2)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SEQUENCES)
+def test_sums_up_to_each_element(run, shape, dtype, reverse):
+    x = normal(*shape, dtype=dtype)
+    order = np.s_[:, ::-1] if reverse else np.s_[:]
+    expected = x.astype(np.float64)[order].cumsum(1)[order]
+    bound = (shape[1] + 1) * np.finfo(dtype).eps * np.abs(x).astype(np.float64).sum(1, keepdims=True)
+    assert_within(run(cumsum.cumsum, shape, dtype, x, 1, reverse), expected, bound)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(4, 30, 1), (4, 9001, 1), (4, 30, 3)])
+def test_sums_are_nan_and_infinite_from_where_an_element_is(run, shape, reverse):
+    x = np.ones(shape, np.float32)
+    x[0, 3], x[1, 20], x[2, 5], x[2, -7] = np.nan, np.inf, np.inf, -np.inf
+    order = np.s_[:, ::-1] if reverse else np.s_[:]
+    with np.errstate(invalid="ignore"):
+        expected = x[order].cumsum(1)[order]
+    np.testing.assert_array_equal(run(cumsum.cumsum, shape, "f4", x, 1, reverse, fill=77), expected)
 
 
 # ---- softmax -----------------------------------------------------------------------------------------------
@@ -239,6 +268,9 @@ def test_every_thread_order_gives_the_same_bits(columns):
         for kernel in REDUCTIONS:
             found.append(np.empty(3, np.float32))
             kernel(found[-1], x)
+        for reverse in (False, True):
+            found.append(np.empty_like(x))
+            cumsum.cumsum(found[-1], x, 1, reverse)
         found.append(np.empty((1, 3), np.float32))
         reduce.columns(found[-1], x.reshape(1, columns, 3))
         return b"".join(out.tobytes() for out in found)
