@@ -178,12 +178,16 @@ struct GradRow {
     C mean, rstd;
 };
 
-// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block takes the rows blockIdx.x, blockIdx.x + gridDim.x,
-// ..., and leaves its shares of dweight and dbias in row blockIdx.x of the partial sums. It loads the next
-// row before it computes with this one, so that memory is never idle; to convert it there would be to wait for it.
+// Rows of up to blockDim.x * GRAD_VECTORS vectors. A block, or each of the GRAD_ROWS warps of a block of short rows,
+// takes one of every so many rows as there are in the grid at a time, and a block leaves its shares of dweight and dbias
+// in row blockIdx.x of the partial sums. The next row is loaded before a thread computes with this one, so that memory
+// is never idle; to convert it there would be to wait for it.
 //
-// Grid: x = the partial sums, at most as many as there are rows.
-template <typename C, typename T, bool WIDE>
+// Grid: x = the partial sums, at most as many as blocks have rows; blockDim.y = 1 or, if SHORT, GRAD_ROWS, and
+// blockDim.x = 32.
+constexpr int GRAD_ROWS = 4;
+
+template <typename C, typename T, bool WIDE, bool SHORT>
 __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
     T* dx, C* partial_dweight, C* partial_dbias, const T* grad, const T* x, const C* mean, const C* rstd,
     const C* weight, long long rows, long long columns
@@ -210,11 +214,13 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
         loaded.rstd = rstd[row];
         return loaded;
     };
-    GradRow<C, T, WIDTH, COUNT> next = load(blockIdx.x);
+    const long long first_row = SHORT ? (long long)blockIdx.x * GRAD_ROWS + threadIdx.y : blockIdx.x;
+    const long long at_a_time = SHORT ? (long long)gridDim.x * GRAD_ROWS : gridDim.x;
+    GradRow<C, T, WIDTH, COUNT> next = load(SHORT ? min(first_row, rows - 1) : first_row);
     int turn = 0;
-    for (long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+    for (long long row = first_row; row < rows; row += at_a_time, turn ^= 1) {
         const GradRow<C, T, WIDTH, COUNT> now = next;
-        next = load(min(row + gridDim.x, rows - 1));  // behind the last row that one again: no branch, which would wait
+        next = load(min(row + at_a_time, rows - 1));  // behind the last row that one again: no branch, which would wait
         Vector<C, WIDTH> scaled[COUNT], normal[COUNT];
         C sum = 0, product = 0;
 #pragma unroll
@@ -241,6 +247,25 @@ __global__ void __launch_bounds__(MAX_THREADS) layer_norm_grad_registers(
                 scaled[k].lane[i] = (scaled[k].lane[i] - sum - normal[k].lane[i] * product) * now.rstd;
             store_vector(dx + row * columns + first + k * step, converted<T>(scaled[k]));
         }
+    }
+    if constexpr (SHORT) {
+        __shared__ Vector<C, WIDTH> of_warp[2][GRAD_ROWS][COUNT][WARP];
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            of_warp[0][threadIdx.y][k][threadIdx.x] = dweight[k];
+            of_warp[1][threadIdx.y][k][threadIdx.x] = dbias[k];
+        }
+        __syncthreads();  // all warps have left theirs
+        if (threadIdx.y > 0) return;
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+#pragma unroll
+            for (int y = 1; y < GRAD_ROWS; y++)
+#pragma unroll
+                for (int i = 0; i < WIDTH; i++) {
+                    dweight[k].lane[i] += of_warp[0][y][k][threadIdx.x].lane[i];
+                    dbias[k].lane[i] += of_warp[1][y][k][threadIdx.x].lane[i];
+                }
     }
 #pragma unroll
     for (int k = 0; k < COUNT; k++) {

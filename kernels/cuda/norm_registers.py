@@ -20,6 +20,7 @@ THREADS = 128  # in a block of several rows
 MAX_THREADS = 512  # as in rows.cuh
 VECTORS, GRAD_SHARE = 8, 4  # as in norm_registers.cu
 MAX_COLUMNS = MAX_THREADS * VECTORS * 4  # of a row of float32 or of 16 bits, in vectors
+GRAD_ROWS = 4  # of a block of short rows, in layer norm's gradient, as in norm_registers.cu
 ENOUGH_BLOCKS = 528  # partial sums of layer norm's gradient: 132 multiprocessors x 4 blocks, an H200's
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -31,7 +32,12 @@ def _widths(kernel: str) -> dict[bool, CudaKernel]:
 
 _layer_norm = _widths("norm_registers<C, T, false")
 _group_norm = _widths("norm_registers<C, T, true")
-_layer_norm_grad = _widths("layer_norm_grad_registers<C, T")
+# By whether rows are made of vectors, and are short.
+_layer_norm_grad = {
+    (wide, short): CudaKernel(_source, f"layer_norm_grad_registers<C, T, {wide}, {short}>")
+    for wide in (False, True)
+    for short in (False, True)
+}
 _group_norm_grad = _widths("group_norm_grad_registers<C, T")
 
 
@@ -61,15 +67,18 @@ def layer_norm_grad(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, weight
     """One walk over grad and x for dx and for shares of dweight and dbias; a second launch adds these."""
     dx, dweight, dbias = outs
     rows, columns = norm.row_sizes(x, dx, mean, rstd)
-    parts = min(rows, ENOUGH_BLOCKS)
-    partial = workspaces(mean, (parts, columns))
+    partial = workspaces(mean, (min(rows, ENOUGH_BLOCKS), columns))
     wide = is_wide(columns, dx, grad, x, *partial, *(() if weight is None else (weight,)))
     threads = _threads(x, columns, wide, GRAD_SHARE)
     if threads > MAX_THREADS:
         norm.layer_norm_grad("block", outs, grad, x, mean, rstd, weight)
         return
+    short = threads == WARP
+    rows_of_block = GRAD_ROWS if short else 1
+    parts = min(blocks(rows, rows_of_block), ENOUGH_BLOCKS)
+    partial = tuple(part[:parts] for part in partial)
     arguments = (dx, *partial, grad, x, mean, rstd, weight, rows, columns)
-    _layer_norm_grad[wide].launch(parts, threads, arguments)
+    _layer_norm_grad[wide, short].launch(parts, (threads, rows_of_block), arguments)
     channel_sums.add_up((dweight, dbias), partial)
 
 

@@ -152,6 +152,13 @@ def test_gradients(run, name, shape, dtype):
             assert_within(found, wanted, relative * size)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES])
+@pytest.mark.parametrize("shape", [(70, 5), (33, 256), (35, 520)])
+def test_gradients_of_many_rows_by_a_block(run, shape, dtype, monkeypatch):
+    monkeypatch.setattr(norm_registers, "ENOUGH_BLOCKS", 3)
+    test_gradients(run, "layer registers", shape, dtype)
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("cluster", batch_norm_cluster.CLUSTERS)
 def test_batch_norm_by_clusters_of_each_size(backend, run, cluster, persistent, monkeypatch):
