@@ -49,6 +49,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
             (128, 4096, 4096),
             (4096, 4096, 1),
             (1, 4096, 4096),
+            (8, 4096, 4096),
+            (16, 4096, 4096),
             (128, 1 << 17, 128),
             (1, 1 << 20, 1),
         ]
@@ -57,6 +59,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     # A layer of a transformer for one row and for 128, and its weight's gradient.
     rows_by_layer = [(1, 40, 36), (24, 600, 40)] if small else [(1, 4096, 4096), (128, 4096, 4096)]
     yield from tensor_core_matmuls(squares + rows_by_layer, device, ("a @ b.T",))
+    few_rows = [(8, 40, 36)] if small else [(2, 4096, 4096), (8, 4096, 4096), (16, 4096, 14336)]
+    yield from tensor_core_matmuls(few_rows, device, ("a @ b.T", "a @ b"))
     of_weight = [(40, 640, 48)] if small else [(768, 8192, 768)]
     yield from tensor_core_matmuls(of_weight, device, ("a.T @ b",))
     squares = [(n, n, n) for n in ((40,) if small else (4096, 8192))]

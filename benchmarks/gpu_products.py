@@ -57,17 +57,23 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], Callable[[int, int, int], tuple[Sh
 def tensor_core_matmuls(
     sizes: Iterable[tuple[int, int, int]], device: str, products: tuple[str, ...], all_formats: bool = False
 ) -> Iterator[Case]:
-    """Some of :data:`PRODUCTS`, of (M, K, N), by every rung of the device on tensor cores, or with a vector
-    by the one for vectors; in bfloat16 or in all formats."""
+    """Some of :data:`PRODUCTS`, of (M, K, N), by every rung of the device on tensor cores, of few rows or
+    columns by those that take them, and with a vector by its own; in bfloat16 or in all formats."""
     modules = {"tensor_core": cuda.matmul_tensor_core, "wgmma": cuda.matmul_wgmma}
     there = mg.device(device).xp.empty(0, np.float32)
     rungs = [rung for rung, module in modules.items() if module.is_supported(there)]
     formats = {"float16": 2, "tf32": 4} if all_formats else {}
     if BFLOAT16:
         formats["bfloat16"] = 2
+
+    def rungs_of(M: int, N: int) -> list[str]:
+        if 1 in (M, N):
+            return ["gemv"]
+        return ["tensor_core", "skinny"] if rungs and cuda.matmul_skinny.suits(M, N) else rungs
+
     for M, K, N in sizes:
         for format, itemsize in formats.items():
-            for name, rung in itertools.product(products, ["gemv"] if 1 in (M, N) else rungs):
+            for name, rung in itertools.product(products, rungs_of(M, N)):
                 call, shapes_of = PRODUCTS[name]
                 yield Case(
                     f"matmul {format}, {rung}",

@@ -79,6 +79,7 @@ WITH_512_THREADS = (
 )
 MANY_TILES = r"^matmul \w+, tensor_core (40|4096|8192)x"
 FEW_TILES = r"^matmul bfloat16, tensor_core (48|24|40x640|512|1024|128|768)"
+SKINNY, FEW_ROWS = "kernels/cuda/matmul_skinny", r"^matmul( bfloat16)?, skinny "
 CONVOLUTIONS, STRIPS = "kernels/cuda/conv2d_tensor_core.cu", "kernels/cuda/conv2d_strips.py"
 QUESTIONS = [
     Question(
@@ -142,6 +143,21 @@ QUESTIONS = [
         FEW_TILES.replace("tensor_core", "wgmma"),
         instead(f"{WGMMA}.py", "COLUMNS = (%s)", "64, 128, 256", "256,", "128, 256")
         | instead(f"{WGMMA}.py", "PART_STEPS = %s ", "8", "10**9", of="parts of steps: "),
+    ),
+    Question(
+        "product of few rows: steps on their way to a warp (2, of floats with up to 8 rows 4)",
+        FEW_ROWS,
+        instead(f"{SKINNY}.cu", "VECTORS > 8 ? %s;", "2 : 4", "1 : 2", "3 : 3"),
+    ),
+    Question(
+        "product of few rows: warps of a block (16, of floats 8)",
+        FEW_ROWS,
+        {
+            "8, 4": (
+                (f"{SKINNY}.cu", "ON_TENSOR_CORES<T> ? 16 : 8;", "ON_TENSOR_CORES<T> ? 8 : 4;"),
+                (f"{SKINNY}.py", "WARPS_OF_FLOATS, WARPS = 8, 16", "WARPS_OF_FLOATS, WARPS = 4, 8"),
+            )
+        },
     ),
     Question(
         "mma.sync, convolution: pixels on their way to shared memory stay in L1, too (true)",

@@ -31,3 +31,18 @@ def zeros(*shape, dtype=np.float32):
 def normal(*shape, dtype=np.float64, seed=0):
     """Normal random numbers, the same for the same shape and seed."""
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# Views of a matrix of whole vectors. The last two begin between vectors, and have rows of odd length.
+VIEWS = {
+    "as it is": lambda x: x,
+    "transposed": lambda x: x.T.copy().T,
+    "rows reversed": lambda x: x[::-1],
+    "both reversed": lambda x: x[::-1, ::-1],
+    "every other row": lambda x: x.repeat(2, 0)[::2],
+    "every other column": lambda x: x.repeat(2, 1)[:, ::2],
+    "one row": lambda x: np.broadcast_to(x[:1], x.shape),
+    "one column": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "shifted": lambda x: np.pad(x, ((0, 0), (1, 3)))[:, 1:-3],
+    "in longer rows": lambda x: np.pad(x, ((0, 0), (0, 1)))[:, :-1],
+}

@@ -165,9 +165,9 @@ def test_wrong_arguments_are_refused_at_once():
 def taken(comparison, *and_refused):
     """The records but for those of kernels that are made for other problems, and say so."""
     refused = {f"{record.ladder} {record.rung}" for record in comparison if record.refused}
-    # For vectors, for a longer K, for 16 bits and TF32; for groups of one channel; for windows that overlap,
-    # and images that lie otherwise.
-    of_matmul = {f"matmul {rung}" for rung in ("gemv", "split_k", "tensor_core", "wgmma")}
+    # For vectors, one or few, for a longer K, for 16 bits and TF32; for groups of one channel; for windows
+    # that overlap, and images that lie otherwise.
+    of_matmul = {f"matmul {rung}" for rung in ("gemv", "split_k", "tensor_core", "wgmma", "skinny")}
     in_16_bits = {f"conv2d {rung}" for rung in ("tensor_core", "pointwise", "wgmma")}
     of_conv2d = in_16_bits | {"conv2d depthwise", "conv2d strips"}
     of_pooling = {"pooling tiled", "pooling rolling", "pooling channels_last"}

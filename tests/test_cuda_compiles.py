@@ -39,6 +39,11 @@ TYPES_OF_KERNEL = {
 }
 
 
+# The types that take the place of these where a kernel has no version of float64.
+FLOATS = (np.float32, np.float64)
+FLOATS_OF_KERNEL = {"matmul_skinny": (np.float32,)}
+
+
 @cache
 def nvrtc():
     """The NVRTC library, from the wheel or the system; None if there is none."""
@@ -114,8 +119,9 @@ def source_of(module):
     return kernels_of(module)[0].source
 
 
-def instances(kernel, floats=(np.float32, np.float64)):
+def instances(kernel, floats=None):
     """Every C++ name that ``kernel`` is launched under: ``["scale<float>", "scale<double>"]``."""
+    floats = floats or FLOATS_OF_KERNEL.get(kernel.name, FLOATS)
     parameters = [name for name, kind in kernel.signature.template.items() if kind == "typename"]
     computed = [computed_dtype(np.dtype(dtype)) for dtype in floats]
     types = {**TYPES, "T": floats, "C": computed} | TYPES_OF_KERNEL.get(kernel.name, {})
@@ -224,6 +230,7 @@ HALVES = {
     "cumsum": ".",
     "embedding": "gather|chunks|segments|repeated|found",
     "gemv": ".",
+    "matmul_skinny": ".",
     "norm": "<C, T",
     "norm_registers": "<C, T",
     "optim": ".",

@@ -168,9 +168,11 @@ def chosen(a, b, device="sim", dtype=np.float32):
 def test_the_best_kernel_for_the_shapes_is_chosen():
     assert chosen((100, 100), (100, 100)) == chosen((7, 64, 9), (9, 40)) == "warp_tile"
     assert chosen((100, 100), (100, 100), dtype=np.float64) == "vectorized"
-    assert chosen((128, 784), (784, 10)) == "split_k"  # of 4 tiles, for a card of a hundred multiprocessors
-    assert chosen((128, 100), (100, 10)) == chosen((3, 8, 100), (100, 10)) == "tiled"
-    assert chosen((100, 1), (1, 10)) == chosen((10, 0), (0, 10)) == chosen((0, 600), (600, 5)) == "tiled"
+    assert chosen((128, 784), (784, 20)) == "split_k"  # of 4 tiles, for a card of a hundred multiprocessors
+    assert chosen((128, 100), (100, 10)) == chosen((3, 8, 100), (100, 10)) == "skinny"
+    assert chosen((128, 784), (784, 10)) == chosen((16, 4096), (4096, 4096)) == "skinny"
+    assert chosen((128, 101), (101, 10)) == "tiled"  # whose vectors would be copied first
+    assert chosen((100, 1), (1, 10)) == chosen((0, 600), (600, 5)) == "tiled"
     assert chosen((1, 4096), (4096, 10)) == chosen((6, 10, 4096), (6, 4096, 1)) == "gemv"
     assert chosen((1, 10**6), (10**6, 1)) == chosen((64, 10**6), (10**6, 64)) == "split_k"
     assert chosen((500, 1, 10**6), (10**6, 1)) == "gemv"  # many products fill the card as they are
@@ -182,7 +184,7 @@ def test_the_best_kernel_for_the_shapes_is_chosen():
 
 
 def test_products_that_tensor_cores_are_for(monkeypatch):
-    """In 16 bits all but those with a vector; in TF32 those of a long K and few results neither."""
+    """All but those with few rows or columns; in TF32 those of a long K and few results neither."""
     monkeypatch.setattr(cuda.matmul_tensor_core, "is_supported", lambda array: True)
     monkeypatch.setattr(cuda.matmul_wgmma, "is_supported", lambda array: False)
     monkeypatch.setattr("minigrad.precision._precision", "high")
@@ -190,8 +192,8 @@ def test_products_that_tensor_cores_are_for(monkeypatch):
         assert chosen((128, 10**6), (10**6, 128), dtype=dtype) == "tensor_core"
         assert chosen((20, 30), (30, 20), dtype=dtype) == "tensor_core"
         assert chosen((1, 4096), (4096, 10), dtype=dtype) == "gemv"
-    assert chosen((3, 10**4), (10**4, 4), dtype=np.float16) == "tensor_core"
-    assert chosen((3, 10**4), (10**4, 4)) == "split_k"
+        assert chosen((8, 4096), (4096, 4096), dtype=dtype) == "skinny"
+        assert chosen((3, 10**4), (10**4, 4), dtype=dtype) == "skinny"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

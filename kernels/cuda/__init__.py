@@ -46,6 +46,7 @@ MODULES = (
     "live",
     "loss",
     "matmul",
+    "matmul_skinny",
     "matmul_warp_tile",
     "matmul_tensor_core",
     "matmul_wgmma",

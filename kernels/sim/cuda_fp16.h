@@ -1,5 +1,6 @@
 // #include <cuda_fp16.h> on the simulator: __half, 1 sign bit, 5 of exponent and 10 of mantissa.
 #pragma once
+#define __CUDA_FP16_H__  // as the toolkit has it: what else is compiled may ask whether these types are there
 #include "float16.h"
 
 using __half = sim::Float16<sim::Half>;

@@ -14,6 +14,7 @@ from minigrad.kernels import cpu, cuda
 from minigrad.kernels.arguments import is_contiguous
 from minigrad.kernels.cpu import small
 from minigrad.kernels.cpu.threads import get_num_threads
+from minigrad.kernels.cuda.vector import VECTOR_BYTES
 from minigrad.mixed_precision import LOWER, cast_inputs
 from minigrad.op import op
 from minigrad.ops.shape import reshape, transpose, unsqueeze
@@ -281,4 +282,26 @@ _register_cuda(
     dtypes="f2 bf16 f4",
     adds_bias=True,
     prefer=_prefers_wgmma,
+)
+
+
+# Elements of a matrix from which on it pays to copy the vectors into whole chunks for it.
+LARGE_MATRIX = 2**18
+
+
+def _is_skinny(a: Any, b: Any) -> bool:
+    few = min(a.shape[-2], b.shape[-1])
+    return 1 < few <= cuda.matmul_skinny.MOST and (a.itemsize == 4 or cuda.matmul_tensor_core.is_supported(a))
+
+
+def _prefers_skinny(a: Any, b: Any) -> bool:
+    (M, K), N = a.shape[-2:], b.shape[-1]
+    return K * a.itemsize % VECTOR_BYTES == 0 or max(M, N) * K >= LARGE_MATRIX
+
+
+_register_cuda(
+    *(cuda.matmul_skinny.skinny, "skinny", _is_skinny),
+    dtypes="f2 bf16 f4",
+    adds_bias=True,
+    prefer=_prefers_skinny,
 )

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from simulated import normal
+from simulated import VIEWS, normal
 
 from minigrad.kernels import sim
 from minigrad.kernels.cuda import gemv, matmul, matmul_warp_tile, split_k
@@ -69,21 +69,6 @@ SIZES = [
 def test_sizes(backend, kernel, dtype, sizes):
     M, N, K = sizes
     check(backend, kernel, normal(M, K, dtype=dtype), normal(K, N, dtype=dtype, seed=1))
-
-
-# Views of a matrix of whole vectors. The last two begin between vectors, and have rows of odd length.
-VIEWS = {
-    "as it is": lambda x: x,
-    "transposed": lambda x: x.T.copy().T,
-    "rows reversed": lambda x: x[::-1],
-    "both reversed": lambda x: x[::-1, ::-1],
-    "every other row": lambda x: x.repeat(2, 0)[::2],
-    "every other column": lambda x: x.repeat(2, 1)[:, ::2],
-    "one row": lambda x: np.broadcast_to(x[:1], x.shape),
-    "one column": lambda x: np.broadcast_to(x[:, :1], x.shape),
-    "shifted": lambda x: np.pad(x, ((0, 0), (1, 3)))[:, 1:-3],
-    "in longer rows": lambda x: np.pad(x, ((0, 0), (0, 1)))[:, :-1],
-}
 
 
 @pytest.mark.parametrize("kernel", RUNGS)
