@@ -66,6 +66,12 @@ FORMATS = {
 }
 
 
+def formats_in_turn(cases):
+    """(format, case): each case in TF32, and in one of the formats of 16 bits, which have one template, whose
+    instances differ in an instruction and in how they round. Which one that is alternates."""
+    return [(name, case) for k, case in enumerate(cases) for name in ("tf32", ("f16", "bf16")[k % 2])]
+
+
 def as_channels_last(x):
     """The same numbers, stored as (N, H, W, C)."""
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)

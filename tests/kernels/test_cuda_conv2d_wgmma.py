@@ -4,7 +4,14 @@ from math import prod
 
 import numpy as np
 import pytest
-from convolution_problems import FORMATS, as_channels_last, assert_close, by_definition, inputs
+from convolution_problems import (
+    FORMATS,
+    as_channels_last,
+    assert_close,
+    by_definition,
+    formats_in_turn,
+    inputs,
+)
 
 import minigrad as mg
 from minigrad.kernels import sim
@@ -68,8 +75,7 @@ def channels_last(name, case):
     return [as_channels_last(a) if a.ndim == 4 else a for a in arrays], options
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=str)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "case"), formats_in_turn(LAYERS), ids=str)
 def test_convolution_and_its_gradients(card, name, case):
     arrays, options = channels_last(name, case)
     assert_close(name, results(card, name, *arrays, options), arrays, options)
@@ -116,8 +122,7 @@ IN_C_ORDER = [
 ]
 
 
-@pytest.mark.parametrize("case", IN_C_ORDER, ids=str)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "case"), formats_in_turn(IN_C_ORDER), ids=str)
 def test_results_in_c_order_are_the_same(card, name, case):
     x, weight, bias, grad, options = inputs(name, case)
     passes = [
