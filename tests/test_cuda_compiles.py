@@ -76,7 +76,7 @@ needs_nvrtc = pytest.mark.skipif(
 
 
 def compile_with_nvrtc(text, names, architecture):
-    """Compile for ``architecture``. Returns (whether that worked, the log, the bytes of machine code)."""
+    """Compile for ``architecture``. Returns (whether that worked, the log, the names of ``names`` in it)."""
     headers = toolkit_headers()
     if "#include <cuda_" in text and headers is None:
         pytest.skip("the headers of the 16-bit floats are not installed: pip install nvidia-cuda-runtime")
@@ -91,12 +91,18 @@ def compile_with_nvrtc(text, names, architecture):
         options += [f"-I{headers}"] if headers else []
         c_options = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         worked = library.nvrtcCompileProgram(program, len(options), c_options) == 0
-        log_size, code_size = ctypes.c_size_t(), ctypes.c_size_t()
+        log_size, code_size, name_in_log = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_char_p()
         library.nvrtcGetProgramLogSize(program, ctypes.byref(log_size))
         log = ctypes.create_string_buffer(log_size.value)
         library.nvrtcGetProgramLog(program, log)
         library.nvrtcGetCUBINSize(program, ctypes.byref(code_size))
-        return worked, log.value.decode(), code_size.value
+        assert code_size.value > 0 or not worked
+        names_in_log = {}
+        for name in names if worked else ():
+            pointer = ctypes.byref(name_in_log)
+            assert library.nvrtcGetLoweredName(program, name.encode(), pointer) == 0
+            names_in_log[name] = name_in_log.value.decode()
+        return worked, log.value.decode(), names_in_log
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -154,19 +160,23 @@ def test_every_kernel_of_every_source_is_launched_by_its_module():
         assert source_of(module).code.count("__global__") == len(launched), name
 
 
-def resources(log):
-    """What each kernel needs, by its name: (registers of a thread, bytes of static shared memory, of spills).
-
-    Of a template's instances the largest numbers count.
-    """
+def resources_of_instances(log):
+    """By the names that instances have in the log: registers of a thread, bytes of static shared memory, of
+    spills."""
     found = {}
-    for text in log.split("Compiling entry function '_Z")[1:]:
-        length = re.match(r"\d+", text)[0]
-        name = text[len(length) :][: int(length)]
-        numbers = (
-            sum(map(int, re.findall(pattern, text)))
-            for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes spill")
-        )
+    for text in log.split("Compiling entry function '")[1:]:
+        patterns = r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes spill"
+        numbers = (sum(map(int, re.findall(pattern, text))) for pattern in patterns)
+        found[text.partition("'")[0]] = tuple(numbers)
+    return found
+
+
+def resources(log):
+    """The same by the names of kernels: the largest numbers among a template's instances."""
+    found = {}
+    for instance, numbers in resources_of_instances(log).items():
+        length = re.match(r"_Z(\d+)", instance)
+        name = instance[length.end() :][: int(length[1])]
         found[name] = tuple(map(max, zip(numbers, found.get(name, (0, 0, 0)), strict=True)))
     return found
 
@@ -188,6 +198,44 @@ def skip_other_architectures(module, architecture):
         pytest.skip(f"{source.name} uses instructions that {only} alone has; nothing else launches it")
 
 
+# Of kernels that memory bounds, the threads of a block, and how many blocks a multiprocessor runs at a time,
+# as the sizes of their grids, or comments on what is on its way from memory, reckon with. By the module, and
+# what the kernels' expressions have in common.
+AT_A_TIME = {
+    ("batch_norm", r"batch_norm_normalize<"): (256, 4),
+    ("batch_norm", r"batch_norm_(normalize|moments)_columns<"): (256, 3),
+    ("batch_norm", r"batch_norm_grad<"): (256, 6),
+    ("batch_norm", r"batch_norm_grad_columns<"): (256, 3),
+    ("batch_norm", r"batch_norm_(moments|inference)<"): (256, 8),
+    ("channel_sums", r"planes"): (256, 6),
+    ("channel_sums", r"columns"): (256, 2),
+    ("gemv", r"rows"): (256, 4),
+    ("gemv", r"columns"): (1024, 1),
+    ("pool2d_rolling", r"avg.*1, true>"): (128, 7),
+    ("pool2d_vectorized", r"."): (256, 5),
+    ("reduce", r"reduce_(vectorized|split|columns)<.*SUM"): (256, 4),
+    ("softmax", r"softmax_registers"): (256, 4),
+    ("transpose", r"."): (256, 4),
+}
+REGISTERS = 65536  # of a multiprocessor, in steps of 8 for a thread
+
+
+def assert_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, floats, log, names_in_log):
+    """Of the instances of ``floats`` of the module ``name``, compiled for sm_90a."""
+    needs = resources_of_instances(log)
+    for (module, pattern), (threads, blocks) in AT_A_TIME.items():
+        if module != name:
+            continue
+        kernels = [k for k in kernels_of(getattr(cuda, name)) if re.search(pattern, k.expression)]
+        found = [instance for kernel in kernels for instance in instances(kernel, floats)]
+        assert found
+        for instance in found:
+            registers, shared, _ = needs[names_in_log[instance]]
+            of_thread = -(-registers // 8) * 8
+            assert of_thread * threads * blocks <= REGISTERS, f"{instance}: {registers} registers"
+            assert shared * blocks <= 227 * 1024, f"{instance}: {shared} bytes"
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", cuda.MODULES)
@@ -198,13 +246,14 @@ def test_source_compiles(name, architecture, summary):
     source = source_of(module)
     if any("__half" in name for name in names):
         source = source.with_halves
-    worked, log, size = compile_with_nvrtc(source.text, names, architecture)
+    worked, log, names_in_log = compile_with_nvrtc(source.text, names, architecture)
     assert worked, log
-    assert size > 0
     assert "warning" not in log, log
     needs = resources(log)
     assert needs.keys() == {kernel.name for kernel in kernels_of(module)}
     assert all(registers > 0 and spills == 0 for registers, _, spills in needs.values()), log
+    if architecture == "sm_90a":
+        assert_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, [np.float32], log, names_in_log)
     if module is cuda.elementwise:
         needs = {
             f"elementwise {layout}, at most": max(n for k, n in needs.items() if k.endswith(layout))
@@ -259,54 +308,16 @@ def test_kernels_of_16_bits_compile(name, architecture):
     skip_other_architectures(module, architecture)
     kernels = [kernel for kernel in kernels_of(module) if re.search(HALVES[name], kernel.expression)]
     names = [instance for kernel in kernels for instance in instances(kernel, (np.float16, BFLOAT16))]
-    names = [name for name in names if "int" not in name]  # large windows are rare
-    worked, log, _ = compile_with_nvrtc(source_of(module).with_halves.text, names, architecture)
+    counted = architecture == "sm_90a" and any(module == name for module, _ in AT_A_TIME)
+    names = [name for name in names if counted or "int" not in name]  # large windows are rare
+    worked, log, names_in_log = compile_with_nvrtc(source_of(module).with_halves.text, names, architecture)
     assert worked, log
     assert "warning" not in log, log
     needs = resources(log)
     assert needs.keys() == {kernel.name for kernel in kernels}
     assert all(spills == 0 for _, _, spills in needs.values()), log
-
-
-# Of kernels that memory bounds, the threads of a block, and how many blocks a multiprocessor runs at a time,
-# as the sizes of their grids, or comments on what is on its way from memory, reckon with. By the module, and
-# what the kernels' expressions have in common.
-AT_A_TIME = {
-    ("batch_norm", r"batch_norm_normalize<"): (256, 4),
-    ("batch_norm", r"batch_norm_(normalize|moments)_columns<"): (256, 3),
-    ("batch_norm", r"batch_norm_grad<"): (256, 6),
-    ("batch_norm", r"batch_norm_grad_columns<"): (256, 3),
-    ("batch_norm", r"batch_norm_(moments|inference)<"): (256, 8),
-    ("channel_sums", r"planes"): (256, 6),
-    ("channel_sums", r"columns"): (256, 2),
-    ("gemv", r"rows"): (256, 4),
-    ("gemv", r"columns"): (1024, 1),
-    ("pool2d_rolling", r"avg.*1, true>"): (128, 7),
-    ("pool2d_vectorized", r"."): (256, 5),
-    ("reduce", r"reduce_(vectorized|split|columns)<.*SUM"): (256, 4),
-    ("softmax", r"softmax_registers"): (256, 4),
-    ("transpose", r"."): (256, 4),
-}
-REGISTERS = 65536  # of a multiprocessor, in steps of 8 for a thread
-
-
-@needs_nvrtc
-@pytest.mark.parametrize(("name", "pattern"), AT_A_TIME)
-def test_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, pattern):
-    module, (threads, blocks) = getattr(cuda, name), AT_A_TIME[name, pattern]
-    kernels = [kernel for kernel in kernels_of(module) if re.search(pattern, kernel.expression)]
-    for floats, source in (
-        ((np.float32,), source_of(module)),
-        ((np.float16,), source_of(module).with_halves),
-    ):
-        if name == "transpose" and np.float16 in floats:
-            continue  # it moves bits
-        names = [instance for kernel in kernels for instance in instances(kernel, floats)]
-        worked, log, _ = compile_with_nvrtc(source.text, names, "sm_90a")
-        assert worked, log
-        for kernel, (registers, shared, _) in resources(log).items():
-            assert -(-registers // 8) * 8 * threads * blocks <= REGISTERS, f"{kernel}: {registers} registers"
-            assert shared * blocks <= 227 * 1024, f"{kernel}: {shared} bytes"
+    if architecture == "sm_90a" and name != "transpose":  # which moves bits
+        assert_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, [np.float16], log, names_in_log)
 
 
 @needs_nvrtc
