@@ -160,6 +160,11 @@ QUESTIONS = [
         },
     ),
     Question(
+        "wgmma, convolution of few tiles: columns of tiles that may have parts of K (128)",
+        r"^conv2d (forward|input gradient) bfloat16, (channels last, )?wgmma (2|8)x",
+        instead("kernels/cuda/conv2d_wgmma.py", "MOST_IN_PARTS = %s ", "128", "64", "0"),
+    ),
+    Question(
         "mma.sync, convolution: pixels on their way to shared memory stay in L1, too (true)",
         r"^conv2d (forward|input gradient) bfloat16, channels last, tensor_core",
         instead(CONVOLUTIONS, "copies.copy<CHUNK_BYTES, %s>(&b_tile", "true", "false"),

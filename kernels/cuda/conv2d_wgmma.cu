@@ -26,6 +26,8 @@
 // matmul_wgmma.cu 128 for tiles of 128 x 256, 85 for 128 x 128, 51 for 128 x 64. The taps of a pixel are its
 // neighbours' pixels, which the L2 cache has: from memory all comes about once.
 //
+// Where tiles are few, K is cut into parts, products of their own, which split_k.cu adds up in the result's layout.
+//
 // A step of K has 64 channels of one tap (32 floats), or 64 pixels: of C channels in no whole steps, or O in no
 // whole tiles, the rest is zeros, which cost as much.
 //
@@ -77,31 +79,46 @@ enum Stores { BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE };
 template <typename T, int TILE_N, bool ALONG_N>
 struct Convolution {
     using Place = typename Tiles<TILE_N>::Place;
+    static constexpr bool IN_PARTS = TILE_N <= 128;
 
     T* out;
-    const T* bias;  // may be null
+    float* partial;  // in place of out, if there are several parts
+    const T* bias;   // may be null
     const TensorMap &source_map, &weights_map, &out_map;
     const Filter& filter;
     const Lattice& lattice;
     long long pixels, made;  // the result's, and its channels
     int channels;            // of the source
     bool relu;
-    int stores;
-    Tiles<TILE_N> tiles;
+    int stores, parts, part_steps;
+    Tiles<TILE_N> tiles;  // whose batch is a part of the sums
 
-    __device__ __forceinline__ int steps(int) const {
-        return filter.taps_down * filter.taps_across * ((channels + STEP<T> - 1) / STEP<T>);
+    __device__ __forceinline__ int steps_of_tap() const { return (channels + STEP<T> - 1) / STEP<T>; }
+
+    __device__ __forceinline__ int steps(int tile) const {
+        const int steps = filter.taps_down * filter.taps_across * steps_of_tap();
+        return IN_PARTS ? min(steps - tiles.batch_of(tile) * part_steps, part_steps) : steps;
     }
 
     // One tap after the other, and of each the channels.
     struct Source {
         const Convolution& all;
         Position boxes[A_BOXES];
-        int column, channel = 0, number, across = 0;  // across: of the tap, in its row
+        int column, channel, number, across;  // across: of the tap, in its row
         Tap tap;
 
         __device__ __forceinline__ Source(const Convolution& all, const Place& place)
-            : all(all), column(place.column), number(all.filter.number), tap(all.filter, 0) {
+            : Source(all, place, IN_PARTS ? place.batch * all.part_steps / all.steps_of_tap() : 0) {}
+
+        // Whose first tap is the `first` of all.
+        __device__ __forceinline__ Source(const Convolution& all, const Place& place, int first)
+            : all(all),
+              column(place.column),
+              channel(IN_PARTS ? (place.batch * all.part_steps - first * all.steps_of_tap()) * STEP<T> : 0),
+              number(all.filter.number + first * all.filter.next_right +
+                     first / all.filter.taps_across * all.filter.next_down),
+              across(first % all.filter.taps_across),
+              tap(all.filter, first) {
 #pragma unroll
             for (int i = 0; i < A_BOXES; i++)
                 boxes[i] = Position(place.row + i * BOX_ROWS, all.filter.height, all.filter.width);
@@ -133,6 +150,7 @@ struct Convolution {
     __device__ __forceinline__ void store(float (&sums)[TILE_N / 8][4], const Place& place, int consumer,
                                           Box* boxes) const {
         const int row = place.row + consumer * BOX_ROWS;
+        if (IN_PARTS && parts > 1) return store_part(partial + place.batch * pixels * made, sums, row, place.column);
         if (bias) add_bias<TILE_N>(sums, bias + place.column, made - place.column);
         if (relu)
 #pragma unroll
@@ -146,6 +164,25 @@ struct Convolution {
     }
 
   private:
+    // As the result will lie. Channels first, the threads of a warp store 8 neighbours of 8 channels.
+    __device__ __forceinline__ void store_part(float* part, const float (&sums)[TILE_N / 8][4], int first,
+                                               int column) const {
+        if (stores != CHANNELS_FIRST) return store_rows<float, TILE_N>(part, sums, first, column, pixels, made);
+        const int plane = filter.height * filter.width, lane = threadIdx.x % 32;
+        column += lane % 4 * 2;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int pixel = first + threadIdx.x % WARPGROUP / 32 * 16 + 8 * half + lane / 4, image = pixel / plane;
+            if (pixel >= pixels) continue;
+            float* const to = part + ((long long)image * made + column) * plane + pixel % plane;
+#pragma unroll
+            for (int n = 0; n < TILE_N / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (column + 8 * n + i < made) to[(8 * n + i) * plane] = sums[n][2 * half + i];
+        }
+    }
+
     // Vectors of pixels are in one image each: planes are whole vectors.
     __device__ __forceinline__ void store_channels_first(const float (&sums)[TILE_N / 8][4], int first, int column,
                                                          int group, Box* boxes) const {
@@ -167,17 +204,19 @@ struct Convolution {
     }
 };
 
-// source and weights are read by way of their maps alone. Grid: x = clusters of CLUSTER blocks, as many as the card
+// source and weights are read by way of their maps alone. Where there are several parts, of `part_steps` of the steps
+// each, which tiles of up to 128 columns can have, their sums go to partial (parts, pixels, O) or, where stores is
+// CHANNELS_FIRST, (parts, N, O, OH, OW), and nothing to out. Grid: x = clusters of CLUSTER blocks, as many as the card
 // has places for.
 template <typename T, int TILE_N, bool ALONG_N>
 __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
 conv2d_wgmma(T* out, const T* source, const T* weights, const T* bias, const __grid_constant__ TensorMap source_map,
              const __grid_constant__ TensorMap weights_map, const __grid_constant__ TensorMap out_map,
              const Filter filter, const Lattice lattice, long long pixels, int made, int channels, bool relu,
-             int stores) {
+             int stores, float* partial, int parts, int part_steps) {
     make_tiles<T, TILE_N, false, ALONG_N>(Convolution<T, TILE_N, ALONG_N>{
-        out, bias, source_map, weights_map, out_map, filter, lattice, pixels, made, channels, relu, stores,
-        {pixels, made, 1}});
+        out, partial, bias, source_map, weights_map, out_map, filter, lattice, pixels, made, channels, relu, stores,
+        parts, part_steps, {pixels, made, parts}});
 }
 
 // ---- the gradient for the weight ----

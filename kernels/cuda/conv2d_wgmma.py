@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import product
-from math import gcd, prod
+from math import gcd, inf, prod
 from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,22 @@ from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
+from .conv2d_parts import add_results
 from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, taps_of_columns
+from .matmul import MULTIPROCESSORS
+from .matmul_parts import quickest
 from .matmul_tensor_core import element_of
-from .matmul_wgmma import BOX_ROWS, CLUSTER, SHARED_BYTES, THREADS, TILE_M, is_supported, require
+from .matmul_wgmma import (
+    BOX_ROWS,
+    CLUSTER,
+    LAUNCH,
+    PART_STEPS,
+    SHARED_BYTES,
+    THREADS,
+    TILE_M,
+    is_supported,
+    require,
+)
 from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
 from .transpose import transpose
 from .vector import starts_at_vector
@@ -47,7 +60,8 @@ STEP_BYTES = BOX_ROW_BYTES  # of the channels of a pixel
 HALVES = ("__half", "__nv_bfloat16")
 # On an H200 the products of a step and 64 columns take 0.18 us, at cuBLAS' rate; a step of tiles of 64, 128
 # and 256 took 0.32, 0.39 and 0.69. So a box takes 0.7 of this time, in which a copy moves 0.75 MB.
-BOX_TIME, BYTES_IN_TIME = 0.7, 750_000
+TIME, BOX_TIME, BYTES_IN_TIME = 0.18, 0.7, 750_000
+MOST_IN_PARTS = 128  # columns of a tile, whose sums may be cut into parts
 BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE = range(4)  # enum Stores
 MOST_PHASES = 4  # of a stride: each takes a launch
 SQUARE, ROW_THREADS, PART_THREADS = 32, 8, 4  # of conv2d_add_parts_wgmma
@@ -81,20 +95,29 @@ def forward(
     *options: int,
     relu: bool = False,
     tile: int | None = None,
+    parts: int | None = None,
 ) -> None:
     """Tiles of compute capability 9.0, which the copy engine gathers from the images; float32 becomes TF32.
 
-    A ``tile`` of so many columns, of :data:`COLUMNS`, is taken in place of the one that suits the sizes.
+    Where tiles are few, the sums are cut into parts, which a second launch adds up. A ``tile`` of so many
+    columns, of :data:`COLUMNS`, and ``parts`` are taken in place of those that suit the sizes.
     """
     shape = _shape(x, weight, out, options, bias)
     if _is_for_another(shape, out):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
     walk = _forwards(out.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, x.dtype).swapaxes(0, 1)
-    _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile)
+    _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile, parts)
 
 
-def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
+def input_grad(
+    out: Any,
+    grad_output: Any,
+    weight: Any,
+    *options: int,
+    tile: int | None = None,
+    parts: int | None = None,
+) -> None:
     """As forward, from the output's gradient; the taps run backwards. With a stride, in a launch for each of
     its phases: the pixels that the same taps reach."""
     shape = _shape(out, weight, grad_output, options, backwards=True)
@@ -103,7 +126,7 @@ def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
     phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, out.dtype).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
-    _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile)
+    _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile, parts)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
@@ -143,11 +166,12 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
         )
 
 
-def share_at_work(array: Any, pixels: int, made: int) -> float:
+def share_at_work(array: Any, pixels: int, made: int, steps: int) -> float:
     """Of the places that the card of ``array`` has for clusters, those that a result of so many pixels and
-    channels fills."""
+    channels fills, each the sum of so many steps."""
     rows, at_once = blocks(pixels, CLUSTER * TILE_M), matmul_wgmma.multiprocessors(array) // CLUSTER
-    return min(rows * blocks(made, _tile(rows, made, at_once)) / at_once, 1)
+    tile, parts = _tile_and_parts(rows, made, steps, at_once)
+    return min(rows * blocks(made, tile) * parts / at_once, 1)
 
 
 def weight_grad_share_at_work(array: Any, taps: int, channels: int, made: int, pixels: int) -> float:
@@ -300,6 +324,7 @@ def _convolve(
     bias: Any | None,
     relu: bool,
     tile: int | None,
+    parts: int | None,
 ) -> None:
     """out (N, made, H, W) from the images at all taps, by a launch for each of ``walks``. ``weights``, for a
     tensor map, are (taps, O, C), or of floats always (taps, made, channels)."""
@@ -307,13 +332,25 @@ def _convolve(
     as_tf32, at_once = out.itemsize == 4, matmul_wgmma.multiprocessors(out) // CLUSTER
     source = channels_last(images)
     weights_map = tensor_map.describe(weights, as_tf32)
-    results, stores = _results_of(out, apart=walks[0][1] is not None)
+    apart = walks[0][1] is not None
+    if apart or (tile or 0) > MOST_IN_PARTS:
+        parts = 1
+    elif tile is None:
+        rows, steps = blocks(N * height * width, CLUSTER * TILE_M), _steps_of(out, walks[0][0], images)
+        tile, parts = _tile_and_parts(rows, made, steps, at_once)
+    else:
+        parts = _whole_parts(_steps_of(out, walks[0][0], images), parts or 1)
+    if parts > 1:
+        results, stores = out, BY_THREADS if lies_last(out) else CHANNELS_FIRST
+    else:
+        results, stores = _results_of(out, apart)
+    partial = workspace(out, (parts, out.size) if parts > 1 else 0, np.float32)
     if any(walk is None for walk, _ in walks):
         results[...] = 0
     for walk, lattice in walks:
         if walk is None:
             continue
-        pixels = N * prod(walk.size)
+        pixels, steps = N * prod(walk.size), _steps_of(out, walk, images)
         source_map = _map_of_images(images, source, walk, as_tf32)
         out_map = tensor_map.describe(results) if stores == BY_BOXES else source_map  # which is then not used
         rows = blocks(pixels, CLUSTER * TILE_M)
@@ -321,10 +358,13 @@ def _convolve(
         arguments = (
             *(strided(results), strided(source[0]), strided(weights), bias, source_map, weights_map, out_map),
             *(walk.filter, lattice or NO_LATTICE, pixels, made, images.shape[1], relu, stores),
+            *(partial, parts, blocks(steps, parts)),
         )
-        grid = CLUSTER * min(rows * blocks(made, columns), at_once)
+        grid = CLUSTER * min(rows * blocks(made, columns) * parts, at_once)
         kernels[element_of(out), columns].launch(grid, THREADS, arguments, SHARED_BYTES)
-    if stores != CHANNELS_FIRST and not is_channels_last(out):
+    if parts > 1:
+        add_results(out, partial, bias, relu)
+    elif stores != CHANNELS_FIRST and not is_channels_last(out):
         transpose(out.reshape(N, made, height * width), results, (N, height * width, made))
 
 
@@ -342,6 +382,34 @@ def _results_of(out: Any, apart: bool) -> tuple[Any, int]:
     if apart:
         return results, TO_LATTICE
     return results, BY_BOXES if tensor_map.fits(results) else BY_THREADS
+
+
+def _steps_of(out: Any, walk: _Walk, images: Any) -> int:
+    """How many steps of K a result has: whole ones of each tap's channels."""
+    taps = walk.filter["taps_down"] * walk.filter["taps_across"]
+    return taps * blocks(images.shape[1] * out.itemsize, STEP_BYTES)
+
+
+def _whole_parts(steps: int, parts: int) -> int:
+    """How many parts there are, if ``parts`` were asked for and each but the last has as many steps."""
+    return blocks(steps, blocks(steps, parts))
+
+
+@lru_cache(maxsize=1024)
+def _tile_and_parts(rows: int, made: int, steps: int, at_once: int) -> tuple[int, int]:
+    """How many columns a tile has, and into how many parts K is cut: the latter follows from the sizes alone,
+    so that equal sizes get equal bits on any card."""
+
+    def time_of(tile: int, count: int, parts: int) -> float:
+        if parts > 1 and tile > MOST_IN_PARTS:
+            return inf
+        return LAUNCH + blocks(count, MULTIPROCESSORS) * blocks(steps, parts) * _step_time(tile) * TIME
+
+    tiles = {tile: CLUSTER * rows * blocks(made, tile) for tile in COLUMNS}
+    results = rows * CLUSTER * TILE_M * made
+    _, parts, tile = quickest(tiles, results, max(steps // PART_STEPS, 1), time_of)
+    parts = _whole_parts(steps, parts)
+    return (tile, parts) if parts > 1 else (_tile(rows, made, at_once), 1)
 
 
 @lru_cache(maxsize=1024)

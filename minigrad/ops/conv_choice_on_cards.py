@@ -224,6 +224,7 @@ def prefers_wgmma(
     wgmma, images = cuda.conv2d_wgmma, first.shape[0]
     last = is_channels_last(first) or is_channels_last(second)
     pointwise = not last and suits_pointwise(first, second, groups=groups, kernel_size=kernel_size, **window)
+    step = wgmma.STEP_BYTES // first.itemsize
     if kernel_size is not None:
         if pointwise:
             return False
@@ -240,8 +241,8 @@ def prefers_wgmma(
         reads_much = pointwise and made < MADE_FOR_EACH_READ * channels
         if not last and (transposes_much or reads_much):
             return False
-        at_work = wgmma.share_at_work(first, images * plane // phases, made)
-    step = wgmma.STEP_BYTES // first.itemsize
+        steps = prod(second.shape[2:]) * -(-channels // step) if phases == 1 else 1
+        at_work = wgmma.share_at_work(first, images * plane // phases, made, steps)
     return (
         at_work >= LEAST_SHARE_AT_WORK
         and _share(channels, step) * _share(made, min(wgmma.COLUMNS)) >= LEAST_SHARE_OF_CHANNELS

@@ -134,6 +134,23 @@ def test_results_in_c_order_are_the_same(card, name, case):
         np.testing.assert_array_equal(run(card, *args, last=False), run(card, *args))
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("case", [LAYERS[1], LAYERS[10], IN_C_ORDER[0]], ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_sums_in_parts(card, name, case, last):
+    """Which end within a tap's channels, too; of more parts than there are steps each has one."""
+    arrays, options = channels_last(name, case)
+    x, weight, bias, grad = arrays
+    for tile, parts in ((64, 2), (64, 5), (128, 99)):
+        more = {"last": last, "tile": tile, "parts": parts}
+        out = run(card, name, conv2d_wgmma.forward, grad.shape, x, weight, bias, *options, **more)
+        of_x = run(card, name, conv2d_wgmma.input_grad, x.shape, grad, weight, *options, **more)
+        assert_close(name, [out, of_x, None], arrays, options)
+    more["relu"] = True
+    rectified = run(card, name, conv2d_wgmma.forward, grad.shape, x, weight, bias, *options, **more)
+    np.testing.assert_array_equal(rectified, np.maximum(out, 0))
+
+
 def test_the_gradient_of_weights_in_c_order(card):
     (x, weight, _, grad), options = channels_last("bf16", LAYERS[1])
     args = "bf16", conv2d_wgmma.weight_grad, weight.shape, grad, x, *options
@@ -227,7 +244,7 @@ def test_the_filter_moves_over_the_input(launches):
     assert weights == (address(weight), 1, 2, (16, 24, 6), (192, 32))
     assert result == (address(out), 1, 2, (24, 70, 1), (48, 3360))
     assert list(args[7].values()) == [5, 7, -1, 0, 2, 1, 3, 2, 0, 0, 1, 1, 0, 1, 0]
-    assert args[9:] == [70, 24, 16, False, conv2d_wgmma.BY_BOXES]
+    assert args[9:14] == [70, 24, 16, False, conv2d_wgmma.BY_BOXES] and args[15:] == [1, 6]
 
 
 def test_the_filter_moves_backwards_over_the_gradient(launches):
@@ -283,7 +300,7 @@ def test_a_tile_is_as_wide_as_keeps_the_card_busy(launches):
 def test_outputs_of_no_whole_vectors_are_stored_by_the_threads(launches):
     out, x, weight = images(1, 9, 4, 4), images(1, 8, 4, 4), images(9, 8, 1, 1)
     conv2d_wgmma.forward(out, x, weight, None, *ONE, 0, 0, *ONE, 1)
-    assert launches.pop()[2][-1] == conv2d_wgmma.BY_THREADS
+    assert launches.pop()[2][13] == conv2d_wgmma.BY_THREADS
 
 
 def test_contiguous_outputs_are_stored_where_their_planes_are_whole_vectors(launches, monkeypatch):
@@ -296,9 +313,9 @@ def test_contiguous_outputs_are_stored_where_their_planes_are_whole_vectors(laun
         return launches.pop()[2]
 
     args = stores(4, 6)
-    assert args[-1] == conv2d_wgmma.CHANNELS_FIRST and args[0].array.shape == (2, 24, 24) and not transposed
+    assert args[13] == conv2d_wgmma.CHANNELS_FIRST and args[0].array.shape == (2, 24, 24) and not transposed
     args = stores(3, 6)
-    assert args[-1] == conv2d_wgmma.BY_BOXES and args[0].array.shape == (1, 36, 24)
+    assert args[13] == conv2d_wgmma.BY_BOXES and args[0].array.shape == (1, 36, 24)
     assert transposed == [(2, 18, 24)]
 
 
@@ -412,7 +429,8 @@ CHOICES = [
     ((64, 64, 128, 56, 3, 2), "forward input weight"),
     ((64, 256, 64, 56, 1, 1), "forward input weight"),
     ((64, 512, 512, 7, 3, 1), "forward input weight"),
-    ((8, 512, 512, 7, 3, 1), "weight"),  # tiles for a quarter of the multiprocessors, but for all taps
+    ((8, 512, 512, 7, 3, 1), "forward input weight"),  # few tiles, but long sums
+    ((8, 128, 128, 14, 3, 1), "weight"),  # and shorter ones
     ((128, 32, 64, 32, 3, 1), ""),  # half of each step would be zeros
     ((128, 64, 32, 32, 3, 1), ""),
     ((128, 96, 64, 32, 3, 1), "forward input weight"),
