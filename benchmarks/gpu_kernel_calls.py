@@ -82,8 +82,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "sums of columns": (lambda x: x.sum((0, 2)), ((290, 3, 8),)),
         "extrema of columns": (lambda x: x.amax(0) + x.amin(0), ((290, 9),)),
         "softmax": (lambda x: FUNCTIONS.softmax(x, 1), logits),
-        "softmax of short rows": (lambda x: FUNCTIONS.softmax(x, 1), ((37, 41),)),
-        "log_softmax of short rows": (lambda x: FUNCTIONS.log_softmax(x, 1), ((37, 41),)),
+        "softmax of short rows": (lambda *x: of_rows(FUNCTIONS.softmax, *x), ((37, 301), (37, 41))),
+        "log_softmax of short rows": (lambda *x: of_rows(FUNCTIONS.log_softmax, *x), ((37, 301), (37, 41))),
         "softmax, gradient": (lambda x: FUNCTIONS.softmax(x, 1), logits),
         "log_softmax": (lambda x: FUNCTIONS.log_softmax(x, 1), logits),
         "log_softmax, gradient": (lambda x: FUNCTIONS.log_softmax(x, 1), logits),
@@ -239,6 +239,11 @@ def attention(q: mg.Tensor, k: mg.Tensor, v: mg.Tensor) -> mg.Tensor:
 def strips(x: mg.Tensor, pool: Callable[..., mg.Tensor]) -> mg.Tensor:
     """3x3 windows at both strides for which there is a kernel."""
     return pool(x, 3, 1, 1) * pool(x, 3, 2, 1).sum()
+
+
+def of_rows(function: Callable[..., mg.Tensor], *matrices: mg.Tensor) -> mg.Tensor:
+    """A function of the rows of some matrices, side by side."""
+    return mg.cat([function(x, 1) for x in matrices], 1)
 
 
 def both_strides(x: mg.Tensor, pool: Callable[..., mg.Tensor]) -> mg.Tensor:

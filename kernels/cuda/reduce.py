@@ -29,7 +29,7 @@ UNROLL = 4  # as in row_vectors.cuh
 # By the size of an element: the vectors of a row that a thread holds, and the most threads that hold one, as
 # in row_vectors.cuh.
 HELD_VECTORS, MOST_THREADS = {2: 4, 4: 8, 8: 2}, {2: 1024, 4: 1024, 8: 512}
-SHORT_HELD = 2  # those that a lane holds of a short row, as there
+SHORT_HELD = (2, 4)  # those that a lane holds of a short row: the first by which a warp is enough
 ROUNDS = 2  # of UNROLL vectors that a thread should do before its row gets more threads
 PART = 4096  # elements: a part of a row is a multiple of it, the least that is worth a block of its own
 ALONE = 4  # times as much as a part may be left to one block: to combine parts takes a second launch
@@ -227,11 +227,13 @@ def held_threads(columns: int, itemsize: int, arrays: int = 1) -> int | None:
     return warps * WARP if warps * WARP <= MOST_THREADS[itemsize] else None
 
 
-def held_rows(columns: int, itemsize: int, arrays: int = 1) -> tuple[bool, int | None]:
-    """Whether a row is short, so that lanes of a warp hold it, and how many threads hold it, as above."""
-    held = min(SHORT_HELD, HELD_VECTORS[itemsize] // arrays) * VECTOR_BYTES
-    lanes = power_of_two(blocks(columns * itemsize, held))
-    return (True, lanes) if lanes <= WARP else (False, held_threads(columns, itemsize, arrays))
+def short_rows(columns: int, itemsize: int) -> tuple[int, int | None]:
+    """How many vectors of a short row a lane holds, and how many lanes a row has; (0, None) if it is long."""
+    for held in SHORT_HELD:
+        lanes = power_of_two(blocks(columns * itemsize, held * VECTOR_BYTES))
+        if lanes <= WARP:
+            return held, lanes
+    return 0, None
 
 
 def power_of_two(number: int) -> int:

@@ -17,9 +17,8 @@ constexpr int HELD = sizeof(T) == 8 ? 2 : 32 / Vector<T>::LENGTH;
 template <typename T>
 constexpr int MOST_THREADS = sizeof(T) == 8 ? 512 : 1024;
 
-// A short row, of up to 64 vectors, has as many lanes of a warp, a power of two, as hold it in so many vectors each.
-// With fewer, little would be on its way at a time; with more, the lanes that have none would execute as much as others.
-constexpr int SHORT_HELD = 2;
+// A short row has as many lanes of a warp, a power of two, as hold it in two vectors each, or a warp that holds it in
+// four. With fewer, little would be on its way at a time; with more, the empty ones would take as long as the others.
 constexpr int SHORT_THREADS = 256;  // of a block of short rows
 
 // A thread's part of a row of `length` elements that a block's threads along x share: their vectors lie side by

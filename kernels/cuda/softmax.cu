@@ -110,19 +110,20 @@ softmax_vectorized(T* out, const T* x, long long rows, long long columns) {
 // The row stays in registers from its load to its store: memory is read once, and each element takes a single
 // exponential, which is kept.
 //
-// Grid and block as above, with vectors for the whole row: blockDim.x * COUNT * 16 bytes. Of a SHORT row blockDim.x is
-// a power of two up to 32, and a warp has several; past the last row it computes that again.
-template <typename T, bool LOGARITHM, bool SHORT>
+// Grid and block as above, with vectors for the whole row: blockDim.x * COUNT * 16 bytes. Of a SHORT row, with so many
+// vectors for a thread, blockDim.x is a power of two up to 32, and a warp may have several; past the last row it computes
+// that again.
+template <typename T, bool LOGARITHM, int SHORT>
 __global__ void __launch_bounds__(SHORT ? SHORT_THREADS : MOST_THREADS<T>)
 softmax_registers(T* out, const T* x, long long rows, int columns) {
-    constexpr int COUNT = SHORT && HELD<T> > SHORT_HELD ? SHORT_HELD : HELD<T>;
+    constexpr int COUNT = SHORT ? SHORT : HELD<T>;
     const long long place = (long long)blockIdx.x * blockDim.y + threadIdx.y, row = min(place, rows - 1);
     using C = Computed<T>;
     RowPart<T, COUNT> part;
     part.load(x + row * columns, columns, -C(INFINITY));
     Normalizer<C> own;
     part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
-    if constexpr (SHORT) own.m = across_warp<MAX>(own.m, blockDim.x);
+    if constexpr (SHORT > 0) own.m = across_warp<MAX>(own.m, blockDim.x);
     const C mine = own.m;
     part.each([&](C& element, int) {
         if constexpr (LOGARITHM) {
@@ -132,7 +133,7 @@ softmax_registers(T* out, const T* x, long long rows, int columns) {
             own.s += element;
         }
     });
-    if constexpr (SHORT) {
+    if constexpr (SHORT > 0) {
         own.s = across_warp<SUM>(own.s, blockDim.x);
     } else {
         own.add_across_row();
@@ -223,10 +224,10 @@ softmax_grad_vectorized(T* out, const T* grad, const T* y, long long rows, long 
 }
 
 // As in softmax_registers, with half as many vectors of each of the two arrays where a row is not SHORT.
-template <typename T, bool LOGARITHM, bool SHORT>
+template <typename T, bool LOGARITHM, int SHORT>
 __global__ void __launch_bounds__(SHORT ? SHORT_THREADS : MOST_THREADS<T>)
 softmax_grad_registers(T* out, const T* grad, const T* y, long long rows, int columns) {
-    constexpr int COUNT = SHORT && HELD<T> / 2 > SHORT_HELD ? SHORT_HELD : HELD<T> / 2;
+    constexpr int COUNT = SHORT ? SHORT : HELD<T> / 2;
     const long long place = (long long)blockIdx.x * blockDim.y + threadIdx.y, row = min(place, rows - 1);
     RowPart<T, COUNT> g, of_y;
     g.load(grad + row * columns, columns, Computed<T>(0));

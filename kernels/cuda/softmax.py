@@ -16,7 +16,16 @@ from typing import Any
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
-from .reduce import ENOUGH_PARTS, PART, held_rows, part_of, row_grid, vector_threads
+from .reduce import (
+    ENOUGH_PARTS,
+    PART,
+    SHORT_HELD,
+    held_threads,
+    part_of,
+    row_grid,
+    short_rows,
+    vector_threads,
+)
 
 WARP = 32
 THREADS = 256  # in a block, but where a row needs more
@@ -27,7 +36,7 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 def _rungs(kernel: str, logarithm: bool) -> dict[Any, CudaKernel]:
     variants = {
         **{rung: f"{rung}<T, {logarithm}>" for rung in ("naive", "warp", "vectorized")},
-        **{("registers", short): f"registers<T, {logarithm}, {short}>" for short in (False, True)},
+        **{("registers", short): f"registers<T, {logarithm}, {short}>" for short in (0, *SHORT_HELD)},
     }
     return {rung: CudaKernel(_source, f"{kernel}_{name}") for rung, name in variants.items()}
 
@@ -163,7 +172,9 @@ def _vectorized(rungs: dict[Any, CudaKernel], out: Any, *inputs: Any) -> None:
 
 def _registers(rungs: dict[Any, CudaKernel], out: Any, *inputs: Any) -> None:
     rows, columns = _sizes(out, *inputs)
-    short, threads = held_rows(columns, out.itemsize, len(inputs))
+    short, threads = short_rows(columns, out.itemsize)
+    if not short:
+        threads = held_threads(columns, out.itemsize, len(inputs))
     if threads is None:
         return _vectorized(rungs, out, *inputs)
     grid, block = row_grid(rows, threads)

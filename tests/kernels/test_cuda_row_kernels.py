@@ -11,7 +11,7 @@ from minigrad.kernels.cuda import cumsum, reduce, softmax
 
 DTYPES = [np.float32, np.float64]
 COLUMNS = [1, 31, 32, 33, 257, 1000, 2049]
-SHAPES = [(3, columns) for columns in COLUMNS] + [(37, 128), (9, 256)]
+SHAPES = [(3, columns) for columns in COLUMNS] + [(37, 128), (9, 256), (9, 512)]
 SHAPES += [(1, 1), (70, 5), (300, 3), (0, 4), (4, 0), (0, 0)]
 
 
