@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,12 @@ class Signature:
         return f"{self.name}({', '.join(map(str, self.parameters))})"
 
 
+def _of_plain_name(path: Path) -> Path:
+    """``matmul.cu`` for what a compiled module makes of its own name: ``matmul.cpython-311-x86_64.cu``."""
+    tag = Path(EXTENSION_SUFFIXES[0]).stem
+    return path.with_name(path.name.replace(tag, "")) if path.stem.endswith(tag) else path
+
+
 class CudaSource:
     """The text of one ``.cu`` file with the files that it includes, or a string of CUDA code.
 
@@ -167,7 +174,8 @@ class CudaSource:
     def __init__(self, source: str | Path, architecture: str | None = None):
         self.architecture = architecture
         if isinstance(source, Path) or not ("\n" in source or "{" in source):
-            self.path, self.name = Path(source), Path(source).name
+            self.path = _of_plain_name(Path(source))
+            self.name = self.path.name
         else:
             self.path, self.name, self._code = None, "kernel.cu", source
 

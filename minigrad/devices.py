@@ -24,6 +24,7 @@ from minigrad.errors import DeviceError, OutOfMemoryError
 from minigrad.kernels.channels_last import is_channels_last, nchw, nhwc
 from minigrad.kernels.cpu import memory
 from minigrad.kernels.cuda import index_check
+from minigrad.kernels.cuda.memory import maker
 from minigrad.recording import recorder
 
 __all__ = ["Device", "available_devices", "device"]
@@ -71,7 +72,7 @@ class Device:
         self.empty = xp.empty
         self.operation: Any = None
         if type == "cuda":
-            self.empty = xp.ndarray  # which is what CuPy's empty() calls, after a look at its options
+            self.empty = maker(xp.ndarray)
         elif type == "cpu":
             self.active, self.empty = memory.numpy_allocates_here, memory.empty
         elif type == "sim":

@@ -14,6 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from .memory import unused as unused
+from .memory import workspace as workspace
+from .memory import workspaces as workspaces
+
 MODULES = (
     "attention",
     "attention_tensor_core",
@@ -156,24 +160,6 @@ def most_shared_bytes(array: Any) -> int:
 
         return architectures.SHARED_BYTES[get_architecture()]
     return attribute(array, "MaxSharedMemoryPerBlockOptin")
-
-
-def workspace(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> Any:
-    """A new array where ``like`` is, for what one kernel leaves to the next.
-
-    Its elements are not set; of ``like``'s dtype by default. The simulator finds reads of unwritten ones.
-    """
-    dtype = like.dtype if dtype is None else dtype
-    if isinstance(like, np.ndarray):
-        from .. import sim
-
-        return sim.empty(shape, dtype, like)
-    return type(like)(shape, dtype)  # what CuPy's empty() calls, after a look at its options
-
-
-def workspaces(like: Any, shape: int | tuple[int, ...], dtype: Any = None) -> tuple[Any, Any]:
-    """Two of them: to make another array takes less than to see one as its halves."""
-    return workspace(like, shape, dtype), workspace(like, shape, dtype)
 
 
 def _first_line(error: BaseException) -> str:

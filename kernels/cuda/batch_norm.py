@@ -23,7 +23,7 @@ import numpy as np
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from . import channel_sums, workspace, workspaces
+from . import channel_sums, unused, workspace, workspaces
 from .channel_sums import NARROW, columns_grid, number_of_parts
 from .matmul import MULTIPROCESSORS
 from .vector import is_wide
@@ -94,10 +94,10 @@ def _columns_split(
 def followed(running: Any, mean: Any) -> tuple[Any, Any, Any, unchanging]:
     """The arguments by which kernels move ``running``, or nothing; ``mean`` is the batch's."""
     if running is None:
-        none, batches = workspace(mean, 0), workspace(mean, 0, np.int64)
-        return none, none, batches, _following(0.0, 0.0, False, False)
+        none = unused(mean, mean.dtype)
+        return none, none, unused(mean, np.int64), _following(0.0, 0.0, False, False)
     counts = running.batches is not None
-    batches = running.batches if counts else workspace(mean, 0, np.int64)
+    batches = running.batches if counts else unused(mean, np.int64)
     return running.mean, running.var, batches, _following(running.momentum, running.unbiased, True, counts)
 
 
@@ -146,8 +146,8 @@ def batch_norm_grad_split(outs: tuple, grad: Any, x: Any, mean: Any, rstd: Any, 
 
 def batch_norm_weight_grad(dweight: Any, grad: Any, x: Any, mean: Any) -> None:
     """Several blocks for each channel; a second launch adds their sums."""
-    unused = workspace(dweight, dweight.shape)
-    channel_sums.split((dweight, unused), grad, x, mean, None, EACH_CHANNEL)
+    dbias = workspace(dweight, dweight.shape)
+    channel_sums.split((dweight, dbias), grad, x, mean, None, EACH_CHANNEL)
 
 
 def _by_columns(sizes: tuple[int, int, int], *arrays: Any) -> tuple[bool, int, tuple[int, int], int]:

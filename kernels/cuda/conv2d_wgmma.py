@@ -22,7 +22,14 @@ from ..arguments import unchanging
 from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import conv2d_tensor_core, conv2d_tensor_core_weight_grad, matmul_wgmma, tensor_map, workspace
+from . import (
+    conv2d_tensor_core,
+    conv2d_tensor_core_weight_grad,
+    matmul_wgmma,
+    tensor_map,
+    unused,
+    workspace,
+)
 from .conv2d_parts import add_results
 from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, taps_of_columns
 from .matmul import MULTIPROCESSORS
@@ -147,8 +154,9 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     grads = grads.reshape(1, pixels, made)
     results = _taps_of(out) if parts == 1 and out.dtype == x.dtype else None
     to_out = results is not None
-    target = out if out.dtype == x.dtype else workspace(x, 0)  # which is then not used
-    partial = workspace(out, (0 if to_out else parts, taps, channels, made), np.float32)
+    target = out if out.dtype == x.dtype else unused(x, x.dtype)
+    sums = (parts, taps, channels, made)
+    partial = unused(out, np.float32) if to_out else workspace(out, sums, np.float32)
     source_map = _map_of_images(x, source, walk)
     out_map = tensor_map.describe(results) if to_out else source_map  # which is then not used
     arguments = (
@@ -344,7 +352,7 @@ def _convolve(
         results, stores = out, BY_THREADS if lies_last(out) else CHANNELS_FIRST
     else:
         results, stores = _results_of(out, apart)
-    partial = workspace(out, (parts, out.size) if parts > 1 else 0, np.float32)
+    partial = workspace(out, (parts, out.size), np.float32) if parts > 1 else unused(out, np.float32)
     if any(walk is None for walk, _ in walks):
         results[...] = 0
     for walk, lattice in walks:
