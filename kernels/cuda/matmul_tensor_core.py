@@ -49,9 +49,9 @@ LAUNCH, LATENCY = 3.6, 0.68
 MAX_LINES = 2**31 - 1
 COMPUTE_CAPABILITY = 80  # from which on a card has cp.async and these mma
 
-ELEMENTS = ("float", "__half", "__nv_bfloat16")
-LAYOUTS = {element: (False,) if element == "float" else (False, True) for element in ELEMENTS}
+LAYOUTS = {"float": (False,), "__half": (False, True), "__nv_bfloat16": (False, True)}
 """By the elements: whether neighbours may run along K alone, or along the other side as well."""
+ELEMENTS = tuple(LAYOUTS)
 
 
 def _largest_tile(element: str, along_m: bool = False, along_n: bool = False) -> Tile:
@@ -159,10 +159,11 @@ def estimated_time(like: Any, batches: int, M: int, N: int, K: int) -> float:
 def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:
     """``x`` (..., rows, K) as (batches, rows, K), or (batches, K, rows) and True: what ``fits``, or a copy in
     :func:`padded_rows`."""
-    x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
-    turned = x.swapaxes(1, 2)
+    if x.ndim != 3:
+        x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     if fits(x):
         return x, False
+    turned = x.swapaxes(1, 2)
     if x.itemsize == 2 and turned.shape[1] <= MAX_LINES and fits(turned):
         return turned, True
     along_rows = (

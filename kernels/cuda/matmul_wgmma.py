@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import unchanging
+from ..arguments import address, unchanging
 from ..errors import KernelLaunchError
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
-from . import attribute, compute_capability, tensor_map, workspace
+from . import attribute, compute_capability, tensor_map, unused, workspace
 from .matmul import MULTIPROCESSORS
 from .matmul_parts import Plan, quickest
-from .matmul_tensor_core import LAYOUTS, element_of, operand, tensor_core
+from .matmul_tensor_core import LAYOUTS, MAX_LINES, element_of, operand, tensor_core
 from .split_k import add_up
 
 TILE_M = 128  # as in wgmma_tiles.cuh
@@ -71,23 +71,23 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None, p
     require(out, "matmul_wgmma")
     if 0 in (*out.shape, K) or max(M, N, K) > tensor_map.LARGEST_SIZE:
         return tensor_core(out, a, b, bias)
-    a, along_m = operand(a, tensor_map.fits)
-    b, along_n = operand(b.swapaxes(-1, -2), tensor_map.fits)
-    batches = a.shape[0]
-    a_map, b_map = (tensor_map.describe(x, as_tf32=x.itemsize == 4) for x in (a, b))
-    whole = out.reshape(batches, M, N)
-    by_boxes = tensor_map.fits(whole)
+    a, a_lies, along_m = _operand(a)
+    b, b_lies, along_n = _operand(b, turned=True)
+    batches, item = a_lies[0][0], out.itemsize
+    a_map, b_map = (tensor_map.describe(x, item == 4, lies) for x, lies in ((a, a_lies), (b, b_lies)))
+    out_lies = (batches, M, N), (M * N * item, N * item, item)
+    by_boxes = tensor_map.fits(out, out_lies)
     steps = blocks(K * a.itemsize, STEP_BYTES)
     if tile is None:
         _, parts, tile = plan(batches, M, N, steps)
     part_steps = blocks(steps, parts if tile < LARGEST else 1)
     parts = blocks(steps, part_steps)
     part = part_steps * STEP_BYTES // a.itemsize
-    shape = _shape(M, N, K, batches, part, parts, a.strides[0] > 0, b.strides[0] > 0, by_boxes)
-    out_map = tensor_map.describe(whole) if by_boxes else a_map  # which is then not used
+    shape = _shape(M, N, K, batches, part, parts, a_lies[1][0] > 0, b_lies[1][0] > 0, by_boxes)
+    out_map = tensor_map.describe(out, lying=out_lies) if by_boxes else a_map  # which is then not used
     clusters = batches * parts * blocks(M, CLUSTER * TILE_M) * blocks(N, tile)
     grid = CLUSTER * min(clusters, multiprocessors(out) // CLUSTER)
-    partial = workspace(out, (parts, *out.shape) if parts > 1 else 0, np.float32)
+    partial = workspace(out, (parts, *out.shape), np.float32) if parts > 1 else unused(out, np.float32)
     kernel = _kernels[element_of(out), tile, along_m, along_n]
     arguments = (out, partial, strided(a), strided(b), bias, a_map, b_map, out_map, shape)
     kernel.launch(grid, THREADS, arguments, SHARED_BYTES)
@@ -95,7 +95,36 @@ def wgmma(out: Any, a: Any, b: Any, bias: Any = None, tile: int | None = None, p
         add_up(out, partial, bias)
 
 
+def _operand(x: Any, turned: bool = False) -> tuple[Any, tensor_map.Lying, bool]:
+    """``x`` (..., rows, K), or ``turned`` (..., K, rows), or a copy; how that lies as (batches, rows, K), or
+    as (batches, K, rows) and True."""
+    if address(x) % tensor_map.ALIGNMENT == 0:
+        lying = _as_batches(x.shape, x.strides, x.itemsize, turned)
+        if lying is not None:
+            return x, *lying
+    x, along_rows = operand(x.swapaxes(-1, -2) if turned else x, tensor_map.fits)
+    return x, (x.shape, x.strides), along_rows
+
+
 @lru_cache(maxsize=1024)  # the same few come in every step of a training
+def _as_batches(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, turned: bool
+) -> tuple[tensor_map.Lying, bool] | None:
+    """How an array that starts at a multiple of 16 bytes lies for the copy engine; None if it must be copied,
+    or has several dimensions of batches."""
+    if len(shape) == 2:
+        shape, strides = (1, *shape), (shape[0] * abs(strides[0]), *strides)
+    if len(shape) != 3:
+        return None
+    other = (shape[0], shape[2], shape[1]), (strides[0], strides[2], strides[1])
+    along_k, along_rows = (other, (shape, strides)) if turned else ((shape, strides), other)
+    if tensor_map.lies_fitting(*along_k, itemsize):
+        return along_k, False
+    takes_rows = itemsize == 2 and along_rows[0][1] <= MAX_LINES
+    return (along_rows, True) if takes_rows and tensor_map.lies_fitting(*along_rows, itemsize) else None
+
+
+@lru_cache(maxsize=1024)
 def _shape(*values: int) -> unchanging:
     """The fields of struct WgmmaShape."""
     names = "M", "N", "K", "batches", "part", "parts", "a_batched", "b_batched", "out_by_boxes"

@@ -38,15 +38,20 @@ Filter = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """How a filter moves over images: its first and last corners, and its strides; of each, (across, down)."""
 
 
-def fits(x: Any) -> bool:
+Lying = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shape and the strides of an array, as which to see another one: a view takes CuPy a microsecond."""
+
+
+def fits(x: Any, lying: Lying | None = None) -> bool:
     """Whether the engine can copy boxes of ``x``, (batches, rows, columns) or (batches, heads, rows,
     columns): columns are neighbours, and rows and matrices start at multiples of 16 bytes. Matrices may all
-    be the same one, with a stride of 0."""
-    return address(x) % ALIGNMENT == 0 and _lies_fitting(x.shape, x.strides, x.itemsize)
+    be the same one, with a stride of 0. ``lying`` replaces the shape and the strides of ``x``."""
+    return address(x) % ALIGNMENT == 0 and lies_fitting(*(lying or (x.shape, x.strides)), x.itemsize)
 
 
 @lru_cache(maxsize=1024)  # the same few come in every step of a training
-def _lies_fitting(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+def lies_fitting(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """The same of an array that starts at a multiple of 16 bytes."""
     *_, rows, columns = shape
     *_, row_stride, column_stride = strides
     return (
@@ -61,14 +66,15 @@ def _lies_fitting(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: in
     )
 
 
-def describe(x: Any, as_tf32: bool = False) -> unchanging:
+def describe(x: Any, as_tf32: bool = False, lying: Lying | None = None) -> unchanging:
     """The fields of ``TensorMap`` for ``x``, (batches, rows, columns) or (batches, heads, rows, columns),
     which :func:`fits`.
 
     Boxes are 64 rows of 128 bytes. Matrices that are all the same are one. ``as_tf32``: floats are rounded
     when they are loaded.
     """
-    return _of_matrices(_encoder(x), address(x), x.shape, x.strides, x.itemsize, as_tf32)
+    shape, strides = lying or (x.shape, x.strides)
+    return _of_matrices(_encoder(x), address(x), shape, strides, x.itemsize, as_tf32)
 
 
 @lru_cache(maxsize=1024)  # the driver takes its time, and memory comes back at the same addresses
