@@ -168,7 +168,10 @@ class KernelTable:
         if self.decides is None or device_type != "cuda" or self.is_replaced:
             return self._first_that_fits(device_type, dtype, arrays, attrs)
         choices, key = self._choices, (device_type, dtype, self.decides(*arrays, **attrs))
-        found = choices.get(key, UNKNOWN)  # one look-up: another thread may clear the cache afterwards
+        try:
+            found = choices.get(key, UNKNOWN)  # one look-up: another thread may clear the cache afterwards
+        except TypeError:  # a list among the attributes
+            return self._first_that_fits(device_type, dtype, arrays, attrs)
         if found is UNKNOWN:
             if len(choices) >= REMEMBERED:
                 choices.clear()
@@ -275,7 +278,7 @@ def empty_channels_last(device: Device, shape: tuple[int, ...], dtype: np.dtype)
 def _some_are_channels_last(arrays: list, shape: tuple | None = None) -> bool:
     """Whether one of the arrays (of this shape, if given) is an image stored channels last."""
     for array in arrays:
-        if getattr(array, "ndim", 0) == 4 and shape in (None, array.shape) and is_channels_last(array):
+        if getattr(array, "ndim", 0) == 4 and is_channels_last(array) and shape in (None, array.shape):
             return True
     return False
 

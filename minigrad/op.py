@@ -95,11 +95,14 @@ def _broadcast_shape(arrays: list) -> tuple:
     """The shape that the arrays among the inputs broadcast to."""
     if len(arrays) == 1:
         return arrays[0].shape
-    shapes = [a.shape for a in arrays if hasattr(a, "shape")]
-    for shape in shapes:
-        if shape != shapes[0]:
-            return np.broadcast_shapes(*shapes)
-    return shapes[0]
+    found: Any = None
+    for array in arrays:
+        shape = getattr(array, "shape", None)  # a tuple that CuPy makes each time
+        if found is None:
+            found = shape
+        elif shape is not None and shape != found:
+            return np.broadcast_shapes(*[a.shape for a in arrays if hasattr(a, "shape")])
+    return found
 
 
 def get_op(name: str) -> Op:

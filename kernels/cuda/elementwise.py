@@ -101,20 +101,23 @@ class Elementwise:
         arguments, shape, flat, numbers, dtype = [out], out.shape, True, False, out.dtype
         array_type = type(out)
         for x in inputs:
-            if type(x) is not array_type and isinstance(x, _NUMBERS):
-                arguments += (None, x)
-                numbers = True
-            else:
-                arguments += (x, False)
-                flat = flat and x.shape == shape and is_contiguous(x)
+            if type(x) is array_type or not isinstance(x, _NUMBERS):
+                arguments.append(x)
+                arguments.append(False)
+                flat = flat and is_contiguous(x) and x.shape == shape
                 if x.dtype is not dtype and dtype.kind == "b":  # a comparison, or a condition
                     dtype = x.dtype
+            else:
+                arguments.append(None)
+                arguments.append(x)
+                numbers = True
         launched, on_views, per_block = self._chosen.get(dtype) or self._choose(dtype)
         if numbers and dtype.itemsize <= FLOAT32.itemsize:
             arguments[2::2] = [_as_float32(number) for number in arguments[2::2]]
         if flat:
             size = out.size
-            launched.launch(blocks(size, per_block), THREADS, (*arguments, size))
+            arguments.append(size)
+            launched.launch(blocks(size, per_block), THREADS, arguments)
         else:
             self._launch_strided(on_views, out, inputs, arguments)
 

@@ -90,6 +90,14 @@ def _as_it_is(shape: tuple[int, ...], parameters: tuple[int, ...]) -> tuple[int,
     return shape
 
 
+@lru_cache(maxsize=1024)  # the same few shapes come in every step of a training
+def _output_specs(shape: tuple, dtype: np.dtype, axes: tuple, parameters: tuple, seen: Callable) -> list:
+    """Those of y, mean and rstd."""
+    reduced = tuple([1 if axis in axes else size for axis, size in enumerate(seen(shape, parameters))])
+    statistics = Spec(reduced, computed_dtype(dtype))
+    return [Spec(shape, dtype), statistics, statistics]
+
+
 def _grad_shapes(g, x, mean, rstd, weight, *, axes, parameters):
     """Those of the parameters are as the weight is."""
     if weight is None:
@@ -114,6 +122,13 @@ class Running:
     def __init__(self, mean: Any, var: Any, batches: Any, momentum: float, unbiased: float):
         self.mean, self.var, self.batches = mean, var, batches
         self.momentum, self.unbiased = momentum, unbiased
+
+    def is_moved_by_kernels(self, dtype: np.dtype) -> bool:
+        """Whether all is as kernels take it that find statistics of ``dtype``."""
+        mean, var, batches = self.mean, self.var, self.batches
+        if mean.dtype != dtype or var.dtype != dtype or not (is_contiguous(mean) and is_contiguous(var)):
+            return False
+        return batches is None or batches.dtype == INT64
 
     def move(self, mean: Any, rstd: Any, eps: float) -> None:
         """Towards the statistics of a batch; kernels do it in their own launch."""
@@ -168,9 +183,7 @@ def _normalization(name: str, seen: Callable = _as_it_is, reference: Callable | 
 
     @forward.shape
     def _(x, weight, bias, *, axes, parameters, **_):
-        shape = [1 if axis in axes else size for axis, size in enumerate(seen(x.shape, parameters))]
-        statistics = Spec(tuple(shape), computed_dtype(x.dtype))
-        return [x.shape, statistics, statistics]
+        return _output_specs(x.shape, x.dtype, axes, parameters, seen)
 
     @forward.grad
     def _(g, y, x, weight, _bias, *, axes, parameters, **_):
@@ -180,6 +193,8 @@ def _normalization(name: str, seen: Callable = _as_it_is, reference: Callable | 
         if weight is None and _bias is not None:
             dbias = dbias.reshape(_bias.shape)
         # Nothing comes by way of the statistics unless a gradient is differentiated.
+        if g_mean is None and g_rstd is None:
+            return dx, dweight, dbias
         shape = seen(x.shape, parameters)
         n = count(shape, axes)
         if g_mean is not None:
@@ -325,34 +340,37 @@ def batch_norm(
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, got shape {input.shape}"
         )
-    options = {"axes": axes, "parameters": parameters, "eps": eps}
+    options = {"axes": axes, "parameters": parameters, "eps": eps, "running": None}
     if running_mean is None:
-        return _batch_norm(input, weight, bias, **options, running=None)[0]
+        return _batch_norm.apply((input, weight, bias), options)[0]
     tensors = running_mean, running_var, num_batches_tracked
-    return _moving(tensors, momentum, count / (count - 1), input, weight, bias, options)
+    return _moving(tensors, momentum, count / (count - 1), (input, weight, bias), options)
 
 
-def _moving(
-    tensors: tuple, momentum: float, unbiased: float, input: Any, weight: Any, bias: Any, options: dict
-) -> Any:
+def _moving(tensors: tuple, momentum: float, unbiased: float, inputs: tuple, options: dict) -> Any:
     """batch_norm's y. Of ``tensors`` mean and variance move, and the number of batches, unless it is None."""
-    arrays = [None if own is None else own._array for own in tensors]
-    for i, own in enumerate(tensors[:2]):
-        if is_half(own.dtype):
-            arrays[i] = wide(own.detach())._array
-    mean, var, batches = arrays
-    running = Running(mean, var, batches, momentum, unbiased)
-    in_its_launch = _are_moved_by_kernels(running, input)
-    y, mean, rstd = _batch_norm(input, weight, bias, **options, running=running if in_its_launch else None)
-    with input.device.active():
-        if not in_its_launch:
-            running.move(mean._array, rstd._array, options["eps"])
-        for own, moved in zip(tensors, arrays, strict=True):
-            if own is None:
-                continue
-            if own._array is not moved:
+    device, dtype = inputs[0].device, computed_dtype(inputs[0].dtype)
+    mean, var, batches = tensors
+    arrays = (
+        wide(mean.detach())._array if is_half(mean.dtype) else mean._array,
+        wide(var.detach())._array if is_half(var.dtype) else var._array,
+        None if batches is None else batches._array,
+    )
+    running = Running(*arrays, momentum=momentum, unbiased=unbiased)
+    in_its_launch = running.is_moved_by_kernels(dtype)
+    if in_its_launch:
+        options["running"] = running
+    y, batch_mean, batch_rstd = _batch_norm.apply(inputs, options)
+    if not in_its_launch:
+        with device.active():
+            running.move(batch_mean._array, batch_rstd._array, options["eps"])
+    for own, moved in zip(tensors, arrays, strict=True):
+        if own is None:
+            continue
+        if own._array is not moved:
+            with device.active():
                 own._array[...] = moved
-            mark_written(own)
+        mark_written(own)
     return y
 
 
@@ -373,15 +391,6 @@ def _shaped(parameter: Any, shape: tuple[int, ...]) -> Any:
     return view
 
 
-def _are_moved_by_kernels(running: Running, input: Any) -> bool:
-    """Whether they are as kernels take them."""
-    dtype = computed_dtype(input.dtype)
-    for array in (running.mean, running.var):  # not all(), which would make a generator in each training step
-        if array.dtype != dtype or not is_contiguous(array):
-            return False
-    return running.batches is None or running.batches.dtype == INT64
-
-
 def _check_shapes(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
     for which, parameter in parameters.items():
         if parameter is not None and parameter.shape != shape:
@@ -390,10 +399,11 @@ def _check_shapes(name: str, shape: tuple[int, ...], **parameters: Any) -> None:
 
 def _check_dtypes(name: str, input: Any, **parameters: Any) -> None:
     """Raise unless all are of the input's dtype, or float32 beside an input of 16 bits."""
+    dtype = input.dtype
     for which, parameter in parameters.items():
-        if parameter is None or parameter.dtype == input.dtype:
+        if parameter is None or parameter.dtype is dtype or parameter.dtype == dtype:
             continue
-        if not (is_half(input.dtype) and parameter.dtype == FLOAT32):
+        if not (is_half(dtype) and parameter.dtype == FLOAT32):
             raise TypeError(
                 f"{name}: inputs of different dtypes (input is {input.dtype}, {which} is {parameter.dtype}); "
                 "convert one with .to(dtype)"

@@ -27,13 +27,16 @@ WARP_COLUMNS = 1024
 def _for_kernels(x: Any, *parameters: Any) -> list:
     """What stands for rows or channels of ``x`` as CUDA kernels take it: float32 beside 16 bits."""
     dtype = computed_dtype(x.dtype)
-    return [p if p is None or p.dtype == dtype else p.astype(dtype) for p in parameters]
+    return [p if p is None or p.dtype is dtype or p.dtype == dtype else p.astype(dtype) for p in parameters]
 
 
 def _written_by_kernels(run: Callable, outs: tuple) -> None:
     """``run((dx, dweight, dbias))`` on outputs as kernels take them, dx as it is; then fill ``outs``."""
     dx, *sums = outs
     dtype = computed_dtype(dx.dtype)
+    if sums[0].dtype == sums[1].dtype == dtype:  # nearly always
+        run(outs)
+        return
     wide = [s if s.dtype == dtype else cuda.workspace(s, s.shape, dtype) for s in sums]
     run((dx, *wide))
     for own, computed in zip(sums, wide, strict=True):
@@ -146,6 +149,10 @@ def _planes(x: Any) -> Any:
     return nhwc(x).reshape(-1, x.shape[1]) if is_channels_last(x) else x
 
 
+def _as_given(x: Any) -> Any:
+    return x
+
+
 def _decides(x: Any, *_: Any, axes: Any, parameters: Any, **__: Any) -> tuple:
     """What the conditions of the CUDA kernels look at."""
     return x.shape, x.strides, axes, parameters, cuda.card_of(x)
@@ -185,15 +192,16 @@ def _register_channels(
 ) -> None:
     run = getattr(module, f"batch_norm_{rung}")
     run_grad = getattr(module, f"batch_norm_grad_{rung}")
+    seen = _planes if "channels_last" in options else _as_given
 
     def kernel(outs, x, weight, bias, *, axes, parameters, eps, running):
-        y, *statistics = outs
-        run((_planes(y), *statistics), _planes(x), *_for_kernels(x, weight, bias), eps, running)
+        y, mean, rstd = outs
+        run((seen(y), mean, rstd), seen(x), *_for_kernels(x, weight, bias), eps, running)
 
     def grad_kernel(outs, g, x, mean, rstd, weight, *, axes, parameters):
-        dx, *sums = outs
-        inputs = _planes(g), _planes(x), *_for_kernels(x, mean, rstd, weight)
-        _written_by_kernels(lambda outs: run_grad(outs, *inputs), (_planes(dx), *sums))
+        dx, dweight, dbias = outs
+        inputs = seen(g), seen(x), *_for_kernels(x, mean, rstd, weight)
+        _written_by_kernels(lambda outs: run_grad(outs, *inputs), (seen(dx), dweight, dbias))
 
     kernel.__doc__, grad_kernel.__doc__ = run.__doc__, run_grad.__doc__
     for target, registered, condition in (

@@ -34,8 +34,11 @@ def _taps(xp, x, fill, size, *, kernel, stride, padding, dilation):
             yield i * kw + j, x[:, :, rows, columns]
 
 
+_BYTE, _INT = np.dtype(np.uint8), np.dtype(np.int32)
+
+
 def _tap_dtype(kernel: tuple[int, int]) -> np.dtype:
-    return np.dtype(np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
+    return _BYTE if kernel[0] * kernel[1] <= 256 else _INT
 
 
 @op(name="max_pool2d", saved_outputs=(1,), ops_alone=True)
@@ -320,16 +323,17 @@ def adaptive_size(name: str, x: Any, output_size: Any) -> tuple[int, int]:
 
 
 def is_single_image(name: str, x: Any) -> bool:
-    if x.ndim not in (3, 4):
+    ndim = x.ndim
+    if ndim not in (3, 4):
         raise ValueError(f"{name}: input needs 4 dimensions (N, C, H, W), or 3 for one image; got {x.shape}")
-    return x.ndim == 3
+    return ndim == 3
 
 
 def _pool_options(name: str, kernel_size: Any, stride: Any, padding: Any) -> tuple:
     kernel = pair(name, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else pair(name, "stride", stride, 1)
     padding = pair(name, "padding", padding, 0)
-    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+    if 2 * padding[0] > kernel[0] or 2 * padding[1] > kernel[1]:
         raise ValueError(f"{name}: padding may be at most half of the kernel {kernel}, got {padding}")
     return kernel, stride, padding
 
@@ -340,6 +344,11 @@ def _pool_options(name: str, kernel_size: Any, stride: Any, padding: Any) -> tup
 
 def _lie_last(*arrays: Any, **options: Any) -> bool:
     return any(is_channels_last(a) for a in arrays)
+
+
+def _decides(*arrays: Any, **options: Any) -> tuple:
+    """What the conditions of the CUDA kernels look at."""
+    return *[(a.shape, a.strides, a.dtype) for a in arrays], *options.items()
 
 
 def _register(target: Op, devices: tuple[str, ...], rung: str, run: Any, when: Any = None) -> None:
@@ -396,6 +405,8 @@ _CPU, _CARDS = ("cpu",), ("cuda", "sim")
 _POOLINGS, _GRADIENTS = (_max_pool2d, _avg_pool2d), (max_pool2d_input_grad, avg_pool2d_input_grad)
 _ADAPTIVE = (_adaptive_avg_pool2d, adaptive_avg_pool2d_input_grad)
 
+for _op in (*_POOLINGS, *_GRADIENTS, *_ADAPTIVE, max_pool2d_gather):
+    _op.kernels.decides = _decides
 for _op in (*_POOLINGS, *_GRADIENTS):
     for _rung in ("naive", "vectorized"):
         _register(_op, _CPU, _rung, getattr(cpu.pool2d, f"{_op.name}_{_rung}"))
