@@ -67,6 +67,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
     of_vectors, images_of_vectors = ((5, 1064), (1064,), (1064,)), ((3, 6, 13, 16), (6,), (6,))
     small_images = ((19, 7, 2, 3), (7,), (7,))
     logits = ((7, 1061),)
+    other_images = (2, 2, 7, 8), (2, 2, 7, 9)
     return {
         "matmul": (lambda a, b: a @ b, ((37, 41), (41, 35))),
         "batched matmul": (lambda a, b: a @ b.transpose(1, 2), ((3, 5, 33), (3, 7, 33))),
@@ -116,6 +117,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "avg_pool2d of strips": (lambda x: strips(x, FUNCTIONS.avg_pool2d), ((2, 2, 7, 8),)),
         "max_pool2d of other strips": (lambda x: strips(x, FUNCTIONS.max_pool2d), ((2, 2, 7, 9),)),
         "avg_pool2d of other strips": (lambda x: strips(x, FUNCTIONS.avg_pool2d), ((2, 2, 7, 9),)),
+        "max_pool2d of other windows": (lambda *x: other_windows(FUNCTIONS.max_pool2d, *x), other_images),
+        "avg_pool2d of other windows": (lambda *x: other_windows(FUNCTIONS.avg_pool2d, *x), other_images),
         "means of planes": (lambda x: FUNCTIONS.adaptive_avg_pool2d(x, 1), (image,)),
         "large max_pool2d": (lambda x: FUNCTIONS.max_pool2d(x, (17, 16), 4), ((1, 2, 19, 21),)),
         "avg_pool2d": (lambda x: FUNCTIONS.avg_pool2d(x, 3, 2, 1), (image,)),
@@ -234,6 +237,12 @@ def elementwise(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
 def attention(q: mg.Tensor, k: mg.Tensor, v: mg.Tensor) -> mg.Tensor:
     """Each query sees the keys up to its own place."""
     return FUNCTIONS.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def other_windows(pool: Callable[..., mg.Tensor], *images: mg.Tensor) -> mg.Tensor:
+    """Windows of 3 x 3 without padding, and of 3 x 2."""
+    each = [pool(x, 3, 1).sum() * pool(x, 3, 2).sum() * (pool(x, (3, 2), 1) ** 2).sum() for x in images]
+    return mg.stack(each)
 
 
 def strips(x: mg.Tensor, pool: Callable[..., mg.Tensor]) -> mg.Tensor:

@@ -145,7 +145,7 @@ def test_max_of_any_geometry(data):
 
 
 @pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
-@pytest.mark.parametrize(("kernel", "rung"), [(3, "rows"), (2, "vectorized")])
+@pytest.mark.parametrize(("kernel", "rung"), [(3, "threes"), (5, "rows"), (2, "vectorized")])
 @pytest.mark.parametrize("pool", [F.max_pool2d, F.avg_pool2d])
 def test_the_gradient_of_windows_that_overlap_is_made_by_rows(pool, kernel, rung):
     x = mg.randn(1, 2, 8, 8, device="sim", requires_grad=True)

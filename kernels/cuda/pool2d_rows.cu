@@ -12,7 +12,7 @@
 // Arithmetic intensity: as in pool2d.cu; bound by memory. Windows over several rows come from the L1 cache again.
 //
 // Grid of both kernels: x = a thread for PIXELS columns and `rows` rows of each plane. WIDE: rows of the input are
-// whole vectors of PIXELS.
+// whole vectors of PIXELS. The kernels for 3 x 3 windows stand below.
 
 #include "pool2d.cuh"
 
@@ -87,4 +87,137 @@ __global__ void avg_pool2d_input_grad_rows(T* grad_input, const T* grad_output, 
         for (int k = 0; k < PIXELS; k++)
             if (unsigned(ow.distance - (PIXELS - 1) + k) < unsigned(s.kernel_w)) sums.lane[k] += share;
     });
+}
+
+// ---- 3 x 3 windows, at stride 1 or 2, with a padding of 1 or none ----
+//
+// Which windows reach a square of 4 x 4 pixels, and by which tap each of its pixels, is then the same for all squares,
+// and known to the compiler: a pixel asks of each window over it whether its tap is that one, by two instructions. At
+// stride 2 these are 36 questions to 9 windows, at stride 1 144 to 36; that and the loads are some 10 and 40
+// instructions for a pixel.
+//
+// Grid: x = a thread for each square of each plane.
+
+constexpr int SQUARE = 4;  // pixels: a multiple of the stride
+
+// Along either axis: the windows over a square.
+template <int STRIDE, int PAD>
+struct Over {
+    static constexpr int FIRST = -((2 - PAD) / STRIDE);  // from the one that begins PAD before the square
+    static constexpr int COUNT = (SQUARE - 1 + PAD) / STRIDE - FIRST + 1;
+
+    // Which tap of window i reaches the pixel: if 0, 1 or 2.
+    static __device__ __forceinline__ constexpr int tap(int i, int pixel) {
+        return pixel + PAD - STRIDE * (FIRST + i);
+    }
+};
+
+// Stores the gradients. Of `windows`, start(oh, ow) tells the first one over the square, load(there, at, i, j) is what is
+// kept of the window at place `at`, (oh + i, ow + j), and add(sum, window, tap) what it gives to the pixel under a tap.
+template <int STRIDE, int PAD, typename T, typename Windows>
+__device__ __forceinline__ void gather_threes(T* grad_input, const Pool2dShape& s, Windows windows) {
+    using Along = Over<STRIDE, PAD>;
+    constexpr int COUNT = Along::COUNT;
+    const Position at = position_of(global_thread_index(), ceil_div(s.H, SQUARE), ceil_div(s.W, SQUARE));
+    if (at.plane >= s.planes) return;
+    const int oh = at.y * (SQUARE / STRIDE) + Along::FIRST, ow = at.x * (SQUARE / STRIDE) + Along::FIRST;
+    windows.start(oh, ow);
+    Vector<Computed<T>, SQUARE> sums[SQUARE] = {};
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const long long row = (at.plane * s.OH + oh + i) * s.OW + ow;
+        const bool inside = unsigned(oh + i) < unsigned(s.OH);
+        decltype(windows.load(false, 0, 0, 0)) loaded[COUNT];
+#pragma unroll
+        for (int j = 0; j < COUNT; j++)
+            loaded[j] = windows.load(inside && unsigned(ow + j) < unsigned(s.OW), row + j, i, j);
+#pragma unroll
+        for (int j = 0; j < COUNT; j++)
+#pragma unroll
+            for (int y = 0; y < SQUARE; y++)
+#pragma unroll
+                for (int x = 0; x < SQUARE; x++) {
+                    const int tap_y = Along::tap(i, y), tap_x = Along::tap(j, x);
+                    if (tap_y >= 0 && tap_y < 3 && tap_x >= 0 && tap_x < 3)
+                        windows.add(sums[y].lane[x], loaded[j], tap_y * 3 + tap_x);
+                }
+    }
+    const int y = at.y * SQUARE, x = at.x * SQUARE;
+    T* pixels = grad_input + (at.plane * s.H + y) * s.W + x;
+#pragma unroll
+    for (int k = 0; k < SQUARE; k++, pixels += s.W) {
+        if (y + k >= s.H) continue;
+        const Vector<T, SQUARE> results = converted<T>(sums[k]);
+        if (x + SQUARE <= s.W && aligned<SQUARE>(pixels)) {
+            store_vector(pixels, results);
+        } else {
+#pragma unroll
+            for (int n = 0; n < SQUARE; n++)
+                if (x + n < s.W) pixels[n] = results.lane[n];
+        }
+    }
+}
+
+template <typename T, typename Tap>
+struct MaxWindows {
+    using C = Computed<T>;
+    struct Window {
+        C grad;
+        int tap;
+    };
+    const T* grad;
+    const Tap* taps;
+
+    __device__ __forceinline__ void start(int, int) {}
+    __device__ __forceinline__ Window load(bool there, long long at, int, int) const {
+        return {there ? C(grad[at]) : C(0), there ? int(taps[at]) : -1};
+    }
+    static __device__ __forceinline__ void add(C& sum, const Window& window, int tap) {
+        if (window.tap == tap) sum += window.grad;
+    }
+};
+
+template <typename T, typename Tap, int STRIDE, int PAD>
+__global__ void __launch_bounds__(256)
+max_pool2d_input_grad_threes(T* grad_input, const T* grad_output, const Tap* taps, Pool2dShape s) {
+    gather_threes<STRIDE, PAD>(grad_input, s, MaxWindows<T, Tap>{grad_output, taps});
+}
+
+// A window gives its gradient over its rows and over its columns, whose reciprocals are found once for the square.
+template <typename T, int STRIDE, int PAD>
+struct AvgWindows {
+    using C = Computed<T>;
+    static constexpr int COUNT = Over<STRIDE, PAD>::COUNT;
+    const T* grad;
+    const Pool2dShape& s;
+    const AvgDivisor& how;
+    C of_rows[COUNT], of_columns[COUNT];
+
+    __device__ __forceinline__ AvgWindows(const T* grad, const Pool2dShape& s, const AvgDivisor& how)
+        : grad(grad), s(s), how(how) {}
+
+    __device__ __forceinline__ C share(int index, int size, C of_all) const {
+        const AvgWindow window(index, 3, STRIDE, PAD, size);
+        if (how.divisor) return of_all;
+        return 1 / C(how.count_include_pad ? window.padded_length : window.inside.length());
+    }
+    __device__ __forceinline__ void start(int oh, int ow) {
+        const C of_all = 1 / C(how.divisor ? how.divisor : 1);
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            of_rows[k] = share(oh + k, s.H, C(1));
+            of_columns[k] = share(ow + k, s.W, of_all);
+        }
+    }
+    __device__ __forceinline__ C load(bool there, long long at, int i, int j) const {
+        const C all = there ? C(grad[at]) : C(0);
+        return there ? all * (of_rows[i] * of_columns[j]) : C(0);
+    }
+    static __device__ __forceinline__ void add(C& sum, C share, int) { sum += share; }
+};
+
+template <typename T, int STRIDE, int PAD>
+__global__ void __launch_bounds__(256)
+avg_pool2d_input_grad_threes(T* grad_input, const T* grad_output, Pool2dShape s, AvgDivisor how) {
+    gather_threes<STRIDE, PAD>(grad_input, s, AvgWindows<T, STRIDE, PAD>(grad_output, s, how));
 }

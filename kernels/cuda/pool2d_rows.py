@@ -6,6 +6,7 @@ Arrays and options are as in ``pool2d.py``.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..source import CudaSource
 from .pool2d import THREADS, check_taps, divisor_fields, shape_fields
 from .vector import starts_at_vector
 
-PIXELS = 4  # as in pool2d_rows.cu
+PIXELS, SQUARE = 4, 4  # as in pool2d_rows.cu
 ROWS = 4  # that a thread makes, where that leaves enough threads
 ENOUGH_THREADS = 132 * 2048  # as many as an H200 runs at a time
 
@@ -26,13 +27,26 @@ _max_pool2d_input_grad = {
 _avg_pool2d_input_grad = {
     wide: CudaKernel(_source, f"avg_pool2d_input_grad_rows<T, {wide}>") for wide in (False, True)
 }
+# For 3 x 3 windows, by the stride and the padding.
+THREES = [(stride, pad) for stride in (1, 2) for pad in (0, 1)]
+_max_threes = {
+    (stride, pad): CudaKernel(_source, f"max_pool2d_input_grad_threes<T, Tap, {stride}, {pad}>")
+    for stride, pad in THREES
+}
+_avg_threes = {
+    (stride, pad): CudaKernel(_source, f"avg_pool2d_input_grad_threes<T, {stride}, {pad}>")
+    for stride, pad in THREES
+}
 
 
 def max_pool2d_input_grad_rows(out: Any, grad_output: Any, taps: Any, *options: int) -> None:
     """For any windows: each is looked at once for four pixels of a row; its tap tells which of them won."""
     shape = shape_fields(out, grad_output, *options)
     check_taps(taps, grad_output, *options[:2])
-    _launch(_max_pool2d_input_grad, out, grad_output, taps, shape)
+    if in_threes(*options):
+        _launch_squares(_max_threes, options, out, grad_output, taps, shape)
+    else:
+        _launch(_max_pool2d_input_grad, out, grad_output, taps, shape)
 
 
 def avg_pool2d_input_grad_rows(out: Any, grad_output: Any, *options: Any) -> None:
@@ -40,7 +54,29 @@ def avg_pool2d_input_grad_rows(out: Any, grad_output: Any, *options: Any) -> Non
     *window, _, _ = options
     shape = shape_fields(out, grad_output, *window)
     divisor = divisor_fields(out, grad_output, *options)
-    _launch(_avg_pool2d_input_grad, out, grad_output, shape, divisor)
+    if in_threes(*window):
+        _launch_squares(_avg_threes, window, out, grad_output, shape, divisor)
+    else:
+        _launch(_avg_pool2d_input_grad, out, grad_output, shape, divisor)
+
+
+@lru_cache(maxsize=1024)  # the same few poolings come in every step of a training
+def in_threes(*options: int) -> bool:
+    """Whether windows are 3 x 3 ones of the kernels for these; ``options`` are ordered as OPTIONS."""
+    kernel, stride, pad, dilation = options[:2], options[2:4], options[4:6], options[6:]
+    return (
+        kernel == (3, 3)
+        and not set(dilation) - {1}
+        and any(stride == (n, n) and pad == (p, p) for n, p in THREES)
+    )
+
+
+def _launch_squares(
+    kernels: dict[tuple[int, int], CudaKernel], window: Any, out: Any, *arguments: Any
+) -> None:
+    planes, (H, W) = math.prod(out.shape[:2]), out.shape[2:]
+    squares = planes * blocks(H, SQUARE) * blocks(W, SQUARE)
+    kernels[window[2], window[4]].launch(blocks(squares, THREADS), THREADS, (out, *arguments))
 
 
 def _launch(kernels: dict[bool, CudaKernel], out: Any, *arguments: Any) -> None:

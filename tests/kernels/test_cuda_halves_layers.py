@@ -15,6 +15,7 @@ from minigrad.kernels.cuda import (
     cumsum,
     embedding,
     pool2d,
+    pool2d_rows,
     random,
     reduce,
     row_statistics,
@@ -193,7 +194,7 @@ POOLINGS = [
 ]
 
 
-POOL2D = {**vars(rolling), **vars(vectorized), **vars(pool2d)}
+POOL2D = {**vars(rolling), **vars(vectorized), **vars(pool2d_rows), **vars(pool2d)}
 
 
 def pooled_shape(shape, kernel, stride, padding):
@@ -224,6 +225,9 @@ def test_pooling(run, backend, half, rung, shape, kernel, stride, padding):
 
 GRADIENTS = [
     ("", (2, 3, 7, 5), (3, 2), (2, 1), (1, 1)),
+    ("_rows", (2, 3, 7, 5), (3, 2), (2, 1), (1, 1)),
+    ("_rows", (2, 1, 9, 11), (3, 3), (1, 1), (1, 1)),  # of windows that have kernels of their own
+    ("_rows", (1, 2, 10, 8), (3, 3), (2, 2), (0, 0)),
     ("_scatter", (2, 1, 10, 11), (3, 2), (3, 4), (1, 1)),
     ("_vectorized", (2, 3, 6, 16), (2, 2), (2, 2), (0, 0)),
 ]
