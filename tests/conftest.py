@@ -92,6 +92,12 @@ def swish(forget_ops):
     return swish
 
 
+def pytest_collection_modifyitems(items):
+    """What builds packages, or runs a benchmark, for minutes comes first: under pytest-xdist in one worker,
+    which builds them once, and no other one waits for it at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_gpu_benchmark.py", "test_packaging.py"))
+
+
 def pytest_collection_finish():
     """Have the collector of garbage pass over what stays to the end: the tests are millions of objects."""
     gc.freeze()
