@@ -15,7 +15,8 @@
 //   ..._rolling      for 3x3 windows: a thread walks down a strip, with the last rows in registers
 //                    (pool2d_rolling.cu)
 //   ..._rows         the gradients of any windows: a window is looked at once for several pixels of a row, and
-//                    rows below each other by one thread (pool2d_rows.cu)
+//                    rows below each other by one thread; ..._threes, of 3x3 windows, by squares of pixels
+//                    (pool2d_rows.cu)
 //   ..._scatter      for windows that do not overlap: a thread for each window writes all that it covers
 //   ..._vectorized   for 2x2 windows side by side: vectors of 16 bytes from and to two rows at a time, and
 //                    the results of neighbours stored as one (pool2d_vectorized.cu)
