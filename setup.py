@@ -6,8 +6,8 @@ packages ``minigrad.kernels.cpu.x86_64_v2``, ``..._v3`` and ``..._v4`` (on x86-6
 names in the environment variable ``MINIGRAD_LEVELS``, separated by spaces, only those are built, which is
 quicker; so is another ``-O`` in ``MINIGRAD_CFLAGS``, the last flags of the compiler.
 
-Wheels also hold files of the engine, and of the launch of CUDA kernels, in compiled form, each beside the
-Python that it is compiled from and that it stands in for. An editable install has the Python alone.
+Wheels also hold files of the engine, of ops and of the launch of CUDA kernels, in compiled form, each beside
+the Python that it is compiled from and that it stands in for. An editable install has the Python alone.
 
 Everything that is not about compiling stands in ``pyproject.toml``.
 """
@@ -27,11 +27,22 @@ ENGINE = {
     f"minigrad.{name}": f"minigrad/{name}.py"
     for name in ("autograd", "dispatch", "grad_mode", "graph", "op", "op_definition", "op_inputs")
 }
+LAUNCHERS = sorted({path.stem for path in Path("kernels/cuda").glob("*.py")} - {"__init__"})
 LAUNCH = {
     f"minigrad.kernels.{name}": f"kernels/{name.replace('.', '/')}.py"
-    for name in ("arguments", "launch", "packing", "cuda.backend", "cuda.elementwise", "cuda.guard")
+    for name in ("arguments", "channels_last", "launch", "packing", *(f"cuda.{name}" for name in LAUNCHERS))
 }
 """What each launch runs through on the host, which takes longer than many a kernel."""
+OPS = {
+    f"minigrad.ops.{name}": f"minigrad/ops/{name}.py"
+    for name in (
+        *("activation", "attention", "class_targets", "conv", "conv_choice_on_cards", "conv_grads"),
+        *("cross_entropy", "dropout", "elementwise", "elementwise_kernels", "elementwise_loss", "embedding"),
+        *("linear", "lookup", "loss", "matmul", "norm", "norm_kernels", "pool", "reduce", "shape", "softmax"),
+    )
+}
+"""The ops that most training steps are made of, with the rules that choose their kernels."""
+COMPILED = ENGINE | LAUNCH | OPS
 
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS = {f"x86_64_{v}": [f"-march=x86-64-{v}"] for v in ("v2", "v3", "v4")}
@@ -98,17 +109,12 @@ def kernel_extensions():
 
 
 def engine_extensions():
-    """The hot part of the engine and of launches, compiled from its plain Python; types stand in the ``.pxd``
+    """The hot part of the engine, of ops and of launches, which is plain Python; types stand in the ``.pxd``
     beside, where there is one."""
-    return cythonize(
-        [
-            Extension(name, [path], extra_compile_args=["-O2", "-g0", *LAST_FLAGS])
-            for name, path in (ENGINE | LAUNCH).items()
-        ],
-        build_dir="build/cython",
-        language_level=3,
-        compiler_directives={"annotation_typing": False, "auto_pickle": False},
-    )
+    return [
+        Extension(name, [path], extra_compile_args=["-O2", "-g0", *LAST_FLAGS])
+        for name, path in COMPILED.items()
+    ]
 
 
 class Build(build_ext):
@@ -117,8 +123,19 @@ class Build(build_ext):
     def finalize_options(self):
         super().finalize_options()
         if self.inplace or self.editable_mode:
-            self.extensions = [e for e in self.extensions if e.name not in ENGINE | LAUNCH]
+            self.extensions = [e for e in self.extensions if e.name not in COMPILED]
         self.parallel = self.parallel or os.cpu_count()
+
+    def build_extensions(self):
+        """Translate the engine to C only here, where it is known that it is to be compiled."""
+        engine = [e for e in self.extensions if e.name in COMPILED]
+        directives = {"annotation_typing": False, "auto_pickle": False}
+        translated = cythonize(
+            engine, build_dir="build/cython", language_level=3, compiler_directives=directives
+        )
+        for extension, c in zip(engine, translated, strict=True):
+            extension.sources = c.sources
+        super().build_extensions()
 
 
 setup(

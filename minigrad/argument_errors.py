@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from types import FunctionType
 from typing import Any
 
 from minigrad.graph import Variable
 
 __all__ = ["explain_arguments", "not_a_tensor"]
+
+FUNCTIONS = ("function", "cython_function_or_method")
+"""The types of Python's functions, and of those of a compiled file."""
 
 
 def not_a_tensor(function: str, argument: str, value: Any) -> TypeError:
@@ -36,7 +38,7 @@ def explain_arguments(module: dict[str, Any], but: Collection[str] = ()) -> None
     """
     own = module["__name__"]
     for name, function in list(module.items()):
-        if not isinstance(function, FunctionType) or name.startswith("_"):
+        if type(function).__name__ not in FUNCTIONS or name.startswith("_"):
             continue
         home = function.__module__
         if home not in (own, "minigrad.creation") and not home.startswith("minigrad.ops."):
@@ -48,7 +50,7 @@ def explain_arguments(module: dict[str, Any], but: Collection[str] = ()) -> None
 _wrapped: dict[Callable, Callable] = {}
 
 
-def _explaining(function: FunctionType, module: str, name: str) -> Callable:
+def _explaining(function: Callable, module: str, name: str) -> Callable:
     """``function`` with explained errors; one and the same for all the names that it has."""
 
     @functools.wraps(function)
