@@ -152,19 +152,22 @@ def test_float64_on_a_card():
 def test_contiguous_images_are_for_wgmma_where_its_results_are_worth_a_transposition(monkeypatch):
     monkeypatch.setattr(conv_choice_on_cards, "get_float32_matmul_precision", lambda: "high")
 
-    def rungs(channels, size, kernel, dtype=np.float16):
+    def rungs(channels, size, kernel, dtype=np.float16, bias=None):
         images, weight = (128, channels, size, size), (128, channels, kernel, kernel)
         grad, padding = (128, 128, size, size), (kernel // 2,) * 2
         on_hopper = {"device": "sim", "dtype": dtype, "padding": padding}
         return (
-            choose("conv2d", images, weight, None, **on_hopper),
+            choose("conv2d", images, weight, bias, **on_hopper),
             choose("conv2d_input_grad", grad, weight, input_size=(size, size), **on_hopper),
             choose("conv2d_weight_grad", grad, images, kernel_size=(kernel, kernel), **on_hopper),
         )
 
     with sim.architecture("sm_90a"):
         assert rungs(64, 28, 3) == ("wgmma",) * 3
-        assert rungs(256, 28, 1) == ("pointwise", "wgmma", "pointwise")  # from 256 channels to 128, and back
+        # From 256 channels to 128, and back: in 16 bits without a bias nothing is transposed.
+        assert rungs(256, 28, 1) == ("wgmma", "wgmma", "pointwise")
+        assert rungs(256, 28, 1, bias=(128,)) == ("pointwise", "wgmma", "pointwise")
+        assert rungs(256, 28, 1, np.float32) == ("pointwise",) * 3
         assert rungs(256, 7, 1) == ("tensor_core", "tensor_core", "wgmma")  # sums of 256 and 128 terms
         assert rungs(512, 7, 1) == ("wgmma", "tensor_core", "wgmma")
         assert rungs(64, 28, 3, np.float32) == ("wgmma", "wgmma", "tensor_core")

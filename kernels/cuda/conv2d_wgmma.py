@@ -4,7 +4,8 @@ Arrays and options are those of :mod:`.conv2d_tensor_core`, but float32 images, 
 not for the gradient for the weight. The copy engine reads images and weights where they lie if that is
 channels last (:mod:`minigrad.kernels.channels_last`), at multiples of 16 bytes; else it is given copies that
 are so. Images may be made C-contiguous, too; if their planes are no multiples of 16 bytes, or are of floats,
-a launch behind transposes them.
+a launch behind transposes them. Of kernels of 1 x 1 in 16 bits, without a bias, contiguous planes are neither
+copied nor transposed: ``matmul_wgmma.cu`` makes their products.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arguments import unchanging
+from ..arguments import is_contiguous, unchanging
 from ..channels_last import is_channels_last, nhwc
 from ..launch import CudaKernel, blocks, strided
-from ..source import CudaSource
+from ..source import BFLOAT16, CudaSource
 from . import (
+    array_module,
+    conv2d_pointwise,
     conv2d_tensor_core,
     conv2d_tensor_core_weight_grad,
+    elementwise,
     matmul_wgmma,
     tensor_map,
     unused,
     workspace,
 )
 from .conv2d_parts import add_results
-from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, taps_of_columns
+from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, rounded, taps_of_columns
 from .matmul import MULTIPROCESSORS
 from .matmul_parts import quickest
 from .matmul_tensor_core import element_of
@@ -112,6 +116,8 @@ def forward(
     shape = _shape(x, weight, out, options, bias)
     if _is_for_another(shape, out):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
+    if bias is None and tile is None and _is_product(out, x, weight, options):
+        return _multiply(out, _matrix(weight, x.dtype), x, relu)
     walk = _forwards(out.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, x.dtype).swapaxes(0, 1)
     _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile, parts)
@@ -131,6 +137,8 @@ def input_grad(
     whole = out.shape[1] * out.itemsize % ALIGNMENT == 0 and starts_at_vector(out)  # which phases have to be
     if _is_for_another(shape, out) or not (whole or options[:2] == (1, 1)):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
+    if tile is None and _is_product(out, grad_output, weight, options):
+        return _multiply(out, _matrix(weight, out.dtype).T, grad_output)
     phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, out.dtype).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
     _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile, parts)
@@ -321,6 +329,32 @@ def _phase(start: int, size: int, outputs: int, kernel: int, stride: int, pad: i
     lower = (start + pad - first * dilation) // stride - reach
     upper = lower + pixels - outputs
     return _Axis(pixels, lower, upper, 1, taps, reach, -back, first, following, start)
+
+
+def _is_product(out: Any, images: Any, weight: Any, options: tuple[int, ...]) -> bool:
+    """Whether a kernel of 1 x 1 makes planes in 16 bits of planes: that is a product of matrices for each
+    image, which the copy engine finds where they lie."""
+    return (
+        out.itemsize == 2
+        and conv2d_pointwise.fits(images, weight.shape[2:], options[:2], options[2:4])
+        and all(is_contiguous(x) and starts_at_vector(x) for x in (out, images))
+    )
+
+
+def _matrix(weight: Any, dtype: Any) -> Any:
+    """``weight`` (O, C, 1, 1) as (O, C), of ``dtype``, for the copy engine."""
+    matrix = rounded(weight, dtype).reshape(weight.shape[:2])
+    return matrix if tensor_map.fits(matrix[None]) else matrix.copy(order="C")
+
+
+def _multiply(out: Any, weight: Any, images: Any, relu: bool = False) -> None:
+    """out (N, M, H, W) = weight (M, K) times images (N, K, H, W)."""
+    (N, M), pixels = out.shape[:2], prod(out.shape[2:])
+    weights = array_module(out).broadcast_to(weight, (N, *weight.shape))
+    matmul_wgmma.wgmma(out.reshape(N, M, pixels), weights, images.reshape(N, weight.shape[1], pixels))
+    if relu:
+        numbers = out.view(BFLOAT16) if out.dtype == np.uint16 else out
+        elementwise.ACTIVATIONS["relu"](numbers, numbers)
 
 
 def _convolve(

@@ -151,6 +151,24 @@ def test_sums_in_parts(card, name, case, last):
     np.testing.assert_array_equal(rectified, np.maximum(out, 0))
 
 
+@pytest.mark.parametrize("name", ["f16", "bf16"])
+def test_planes_and_a_kernel_of_1x1_are_factors_where_they_lie(card, name):
+    case = ((3, 64, 4, 6), (136, 64, 1, 1), ONE, (0, 0), ONE, 1)
+    x, weight, bias, grad, options = inputs(name, case)
+    for own_weight in (weight, as_channels_last(weight), weight.swapaxes(0, 1).copy().swapaxes(0, 1)):
+        with sim.profile() as launches:
+            out = run(card, name, conv2d_wgmma.forward, grad.shape, x, own_weight, None, *options, last=False)
+            of_x = run(card, name, conv2d_wgmma.input_grad, x.shape, grad, own_weight, *options, last=False)
+        assert [launch.kernel.partition("<")[0] for launch in launches] in ([], ["matmul_wgmma"] * 2)
+        assert_close(name, [out, of_x, None], (x, weight, np.zeros_like(bias), grad), options)
+    rectified = run(
+        card, name, conv2d_wgmma.forward, grad.shape, x, weight, None, *options, last=False, relu=True
+    )
+    np.testing.assert_array_equal(rectified, np.maximum(out, 0))
+    with_bias = run(card, name, conv2d_wgmma.forward, grad.shape, x, weight, bias, *options, last=False)
+    assert_close(name, [with_bias, of_x, None], (x, weight, bias, grad), options)
+
+
 def test_the_gradient_of_weights_in_c_order(card):
     (x, weight, _, grad), options = channels_last("bf16", LAYERS[1])
     args = "bf16", conv2d_wgmma.weight_grad, weight.shape, grad, x, *options
