@@ -152,6 +152,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "evaluation of whole vectors": (evaluated, images_of_vectors),
         "evaluation of small images": (evaluated, small_images),
         "cross-entropy": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
+        "cross-entropy of short rows": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), ((7, 41),)),
+        "smoothed cross-entropy of short rows": (smoothed_cross_entropy, ((7, 41),)),
         "cross-entropy, gradient": (lambda x: FUNCTIONS.cross_entropy(x, indices(x, 7)), logits),
         "smoothed cross-entropy": (smoothed_cross_entropy, logits),
         "smoothed cross-entropy, gradient": (smoothed_cross_entropy, logits),

@@ -280,28 +280,34 @@ __global__ void __launch_bounds__(MAX_THREADS, 1) cross_entropy_grad_vectorized(
 // The row stays in registers from its load to its store: memory is read once, and each element takes a single
 // exponential, which is kept.
 //
-// Grid and block as above, with vectors for the whole row: blockDim.x * HELD * 16 bytes.
-template <typename T, typename C, bool SMOOTHED>
-__global__ void __launch_bounds__(MOST_THREADS<T>) cross_entropy_grad_registers(
+// Grid and block as above, with vectors for the whole row: blockDim.x * COUNT * 16 bytes. Of a SHORT row, with so many
+// vectors for each lane of a warp, the largest element is found first, and no sum is scaled.
+template <typename T, typename C, bool SMOOTHED, int SHORT>
+__global__ void __launch_bounds__(SHORT ? SHORT_THREADS : MOST_THREADS<T>) cross_entropy_grad_registers(
     T* out, const C* grad, const T* x, const long long* target, const C* weight, long long rows, int columns,
     long long ignore_index, C smoothing
 ) {
     const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;  // a whole warp, in a block that comes to no barrier
     const long long t = target[row];
-    RowPart<T, HELD<T>> part;
+    RowPart<T, SHORT ? SHORT : HELD<T>> part;
     // The row is on its way before its target is there: a multiprocessor has one block with a long row, and would wait
     // for both in turn. An ignored row is read for nothing.
     part.load(x + row * columns, columns, -C(INFINITY));
     Normalizer<C> own;
     part.each([&](C element, int) { own.m = fmax(own.m, element); });  // a NaN comes back in the sum
+    if constexpr (SHORT > 0) own.m = across_warp<MAX>(own.m);
     const C mine = own.m;
     part.each([&](C& element, int) { own.s += element = Normalizer<C>::term(element - mine); });
-    own.add_across_row();
+    if constexpr (SHORT > 0) {
+        own.s = across_warp<SUM>(own.s);
+    } else {
+        own.add_across_row();
+    }
     if (t != ignore_index) {
         Shares<SMOOTHED, C> shares(weight, t, smoothing, columns);
         shares.scale(grad[row]);
-        const C scale = sum_of(shares, columns) * (exp(mine - own.m) / own.sum());
+        const C scale = sum_of(shares, columns) * ((SHORT ? C(1) : exp(mine - own.m)) / own.sum());
         if constexpr (SMOOTHED) {
             part.each([&](C& element, int i) {
                 if (i < columns) element = element * scale - shares.of(i);

@@ -10,12 +10,14 @@ up to 2048 float64 or 32768 of the others, and leaves longer ones to *vectorized
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ..launch import CudaKernel, blocks
 from ..source import CudaSource
-from .reduce import held_threads, row_grid, vector_threads
+from .reduce import SHORT_HELD, held_threads, row_grid, vector_threads
+from .vector import VECTOR_BYTES
 
 WARP = 32
 THREADS = 256  # in a block of the naive rungs
@@ -26,11 +28,14 @@ _source = CudaSource(Path(__file__).with_suffix(".cu"))
 def _rungs(kernel: str, *names: str) -> dict[tuple[str, bool], CudaKernel]:
     """The kernel of each rung, without smoothing and with it."""
     types = {"naive": "T", "warp": "T"}
-    return {
-        (rung, smoothed): CudaKernel(_source, f"{kernel}_{rung}<{types.get(rung, 'T, C')}, {smoothed}>")
-        for rung in names
-        for smoothed in (False, True)
-    }
+    kernels = {}
+    for rung, smoothed in product(names, (False, True)):
+        arguments = f"{types.get(rung, 'T, C')}, {smoothed}"
+        if rung == "registers":
+            kernels["short", smoothed] = CudaKernel(_source, f"{kernel}_{rung}<{arguments}, {SHORT_HELD[0]}>")
+            arguments += ", 0"
+        kernels[rung, smoothed] = CudaKernel(_source, f"{kernel}_{rung}<{arguments}>")
+    return kernels
 
 
 _cross_entropy = _rungs("cross_entropy", "naive", "warp", "vectorized")
@@ -110,6 +115,8 @@ def _launch(
         grid, block = row_grid(rows, WARP)
     elif rung == "vectorized":
         grid, block = row_grid(rows, vector_threads(columns, x.itemsize))
+    elif columns * x.itemsize <= WARP * SHORT_HELD[0] * VECTOR_BYTES:
+        rung, (grid, block) = "short", row_grid(rows, WARP)
     else:
         grid, block = row_grid(rows, held_threads(columns, x.itemsize))
     arguments = (*arrays, rows, columns, ignore_index, smoothing)
