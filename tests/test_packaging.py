@@ -54,7 +54,10 @@ def run(*command, **options):
     return done.stdout
 
 
-@pytest.mark.parametrize("types", sorted(ROOT.glob("minigrad/*.pxd")), ids=lambda path: path.stem)
+TYPES = sorted([*ROOT.glob("minigrad/*.pxd"), *ROOT.glob("kernels/*.pxd")])
+
+
+@pytest.mark.parametrize("types", TYPES, ids=lambda path: path.stem)
 def test_compiled_functions_hold_no_closures(types):
     """Cython compiles no functions, lambdas or generators within a ``cpdef`` one: only wheels would tell."""
     compiled = set(re.findall(r"cpdef[\w ]*? (\w+)\(", types.read_text()))
