@@ -73,7 +73,8 @@ def skinny(out: Any, a: Any, b: Any, bias: Any = None, parts: int | None = None)
 
 
 def _launch(out: Any, a: Any, b: Any, part: int | None = None, bias: Any = None) -> None:
-    transposed = out.shape[-2] < out.shape[-1]  # x A is A' x', in the same memory
+    # x A is A' x', in the same memory. Of a square output the vectors are a's rows: b's columns were copied.
+    transposed = out.shape[-2] <= out.shape[-1]
     if transposed:
         a, vectors = _in_chunks(a)
     else:
