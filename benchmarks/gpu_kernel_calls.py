@@ -18,11 +18,14 @@ CONVOLUTION = "conv2d conv2d_input_grad conv2d_weight_grad"
 
 BATCHES = (1, 67)  # of recurrent layers: a row of a batch has blocks of its own, or shares them
 
+FEW_ROWS = tuple(product((7, 12), (40, 41), ("", ", transposed")))  # of whole vectors, and of none
+
 # The calls that run on every rung of an op, and that op, or several.
 LADDERS = {
     "matmul": "matmul",
     "matmul of whole vectors": "matmul",
     "matmul of a large batch": "matmul",
+    **{f"matmul of {rows} rows, K = {K}{turned}": "matmul" for rows, K, turned in FEW_ROWS},
     "sums of rows": "sum",
     "largest of rows": "amax",
     "smallest of rows": "amin",
@@ -76,6 +79,13 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "matmul with an aligned vector": (lambda a, b: a @ b, ((36, 40), (40,))),
         "matmul of an aligned vector": (lambda a, b: a @ b, ((40,), (40, 36))),
         "matmul of a long K": (lambda a, b: a @ b, ((5, 700), (700, 7))),
+        **{
+            f"matmul of {rows} rows, K = {K}{turned}": (
+                (lambda a, b: a @ b.transpose(0, 1)) if turned else (lambda a, b: a @ b),
+                ((rows, K), (K - 4, K) if turned else (K, K - 4)),
+            )
+            for rows, K, turned in FEW_ROWS
+        },
         "matmul of a large batch": (large_batch, ((132, 32, 4), (132, 4, 32))),
         "sums of rows": (lambda x: x.sum(1), ((3, 16400),)),
         "largest of rows": (lambda x: x.amax(1), ((3, 16400),)),
