@@ -149,6 +149,8 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "group norm": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
         "group norm, gradient": (lambda x, w, b: FUNCTIONS.group_norm(x, 1, w, b), images),
         "layer norm of few columns": (layer_norm, ((5, 61), (61,), (61,))),
+        "layer norm of more columns": (layer_norm, ((5, 91), (91,), (91,))),
+        "layer norm of few vectors": (layer_norm, ((5, 64), (64,), (64,))),
         "layer norm of whole vectors": (layer_norm, of_vectors),
         "group norm of whole vectors": (lambda x, w, b: FUNCTIONS.group_norm(x, 2, w, b), images_of_vectors),
         "batch norm": (batch_norm, images),
