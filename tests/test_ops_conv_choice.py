@@ -171,3 +171,10 @@ def test_contiguous_images_are_for_wgmma_where_its_results_are_worth_a_transposi
         assert rungs(256, 7, 1) == ("tensor_core", "tensor_core", "wgmma")  # sums of 256 and 128 terms
         assert rungs(512, 7, 1) == ("wgmma", "tensor_core", "wgmma")
         assert rungs(64, 28, 3, np.float32) == ("wgmma", "wgmma", "tensor_core")
+
+
+def test_a_card_remembers_the_choice_with_a_bias_apart_from_that_without():
+    images, weight = (128, 256, 28, 28), (128, 256, 1, 1)
+    with sim.architecture("sm_90a"):
+        for bias, rung in ((None, "wgmma"), ((128,), "pointwise"), (None, "wgmma")):
+            assert choose("conv2d", images, weight, bias, device="cuda", dtype=np.float16) == rung

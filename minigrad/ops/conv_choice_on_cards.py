@@ -207,8 +207,7 @@ LEAST_SHARE_OF_CHANNELS = 2 / 3
 # 1, transposes nothing. On 64 images of 56 x 56, from 256 channels to 64, it took 55 us, wgmma 36, and to
 # transpose what it reads would take 49; back from 64 to 256, 156, 41 and 12. All this is reckoned from times
 # of the parts; as a whole it has yet to be timed. In 16 bits and without a bias wgmma transposes nothing for
-# it, either: by an estimate, 41 us there, of tiles of which a quarter is used, and back about 35, as a copy
-# of what is moved takes 31.
+# it, either.
 FEWEST_TERMS_TO_TRANSPOSE = 512
 MADE_FOR_EACH_READ = 2  # channels, from which on wgmma is ahead of pointwise
 
@@ -260,7 +259,7 @@ def _share(n: int, per_block: int) -> float:
 def decides(
     first: Any,
     second: Any,
-    _bias: Any = None,
+    bias: Any = None,
     *,
     stride: Any,
     padding: Any,
@@ -272,7 +271,7 @@ def decides(
 ) -> tuple:
     """What the conditions of the CUDA kernels look at."""
     return (
-        *(first.shape, first.strides, second.shape, second.strides),
+        *(first.shape, first.strides, second.shape, second.strides, bias is None),
         *(stride, padding, dilation, groups, input_size, kernel_size, second.dtype, in_float32),
         *(get_float32_matmul_precision(), get_convolution_precision(), cuda.card_of(first)),
     )
