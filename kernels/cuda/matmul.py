@@ -109,15 +109,23 @@ def describe(
     Raises:
         ValueError: the shapes do not fit.
     """
+    a, b = in_few_batch_dims(a, b)
     product = _describe(
         out.shape, a.shape, a.strides, b.shape, b.strides, a.itemsize, part, transposed
     )  # fmt: skip
-    if product is None:
-        # More dimensions than the kernels take, with strides that do not merge: as copies, they merge.
-        return describe(out, a.copy(order="C"), b.copy(order="C"), part, transposed)
     if transposed:
         a, b = b, a
     return product, (out, strided(a), strided(b), product.shape, product.batch)
+
+
+def in_few_batch_dims(a: Any, b: Any) -> tuple[Any, Any]:
+    """``a`` and ``b``, or copies of both, if their batch has more dimensions that do not merge than the
+    kernels take: those of copies merge."""
+    if not a.ndim == b.ndim > MAX_BATCH_DIMS + 2:
+        return a, b
+    if len(collapse_batch(a.shape[:-2], a.strides[:-2], b.strides[:-2])) <= MAX_BATCH_DIMS:
+        return a, b
+    return a.copy(order="C"), b.copy(order="C")
 
 
 @lru_cache(maxsize=1024)
@@ -130,8 +138,8 @@ def _describe(
     itemsize: int,
     part: int | None,
     transposed: bool,
-) -> Product | None:
-    """From shapes, and strides in bytes; None if the batch does not fit struct Batch."""
+) -> Product:
+    """From shapes, and strides in bytes."""
     *batch_shape, M, N = out_shape if part is None else out_shape[1:]
     K = a_shape[-1]
     parts = 1 if part is None else blocks(K, part)
@@ -145,8 +153,6 @@ def _describe(
             (*strides[:-2], strides[-1], strides[-2]) for strides in (b_strides, a_strides)
         )
     batch = collapse_batch(batch_shape, a_strides[:-2], b_strides[:-2])
-    if len(batch) > MAX_BATCH_DIMS:
-        return None
     size, a_stride, b_stride = zip(*[(1, 0, 0)] * (MAX_BATCH_DIMS - len(batch)), *batch, strict=True)
     (a_row, a_column), (b_row, b_column) = a_strides[-2:], b_strides[-2:]
     a_along_k, b_along_k = _is_nearer(a_column, K, a_row, M), _is_nearer(b_row, K, b_column, N)

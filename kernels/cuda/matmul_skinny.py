@@ -17,7 +17,7 @@ import numpy as np
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import workspace
-from .matmul import MULTIPROCESSORS, Product, describe
+from .matmul import MULTIPROCESSORS, Product, describe, in_few_batch_dims
 from .matmul_parts import Plan, quickest
 from .matmul_tensor_core import padded_rows
 from .split_k import add_up
@@ -73,6 +73,7 @@ def skinny(out: Any, a: Any, b: Any, bias: Any = None, parts: int | None = None)
 
 
 def _launch(out: Any, a: Any, b: Any, part: int | None = None, bias: Any = None) -> None:
+    a, b = in_few_batch_dims(a, b)
     # x A is A' x', in the same memory. Of a square output the vectors are a's rows: b's columns were copied.
     transposed = out.shape[-2] <= out.shape[-1]
     if transposed:

@@ -85,6 +85,14 @@ def test_batches(backend, dtype):
     check(backend, a.swapaxes(0, 1).copy().swapaxes(0, 1), b.swapaxes(0, 1))
 
 
+@pytest.mark.parametrize("K", [8, 7])  # of 7 the vectors are copied, too
+def test_more_batch_dimensions_than_the_kernel_takes(backend, dtype, K):
+    matrix, vectors = normal(2, 1, 2, 1, 2, 40, K), normal(1, 2, 1, 2, 1, K, 4, seed=1)
+    check(backend, matrix.astype(dtype), vectors.astype(dtype))
+    turned = vectors.astype(dtype).swapaxes(-1, -2).copy().swapaxes(-1, -2)
+    check(backend, matrix.astype(dtype), turned)
+
+
 def test_empty_arrays(backend, dtype):
     for M, N, K in ((40, 4, 0), (3, 2, 0), (0, 3, 5), (4, 0, 5), (0, 0, 0)):
         for batch in ((), (3,), (0,)):
