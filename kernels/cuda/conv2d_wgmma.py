@@ -342,9 +342,8 @@ def _is_product(out: Any, images: Any, weight: Any, options: tuple[int, ...]) ->
 
 
 def _matrix(weight: Any, dtype: Any) -> Any:
-    """``weight`` (O, C, 1, 1) as (O, C), of ``dtype``, for the copy engine."""
-    matrix = rounded(weight, dtype).reshape(weight.shape[:2])
-    return matrix if tensor_map.fits(matrix[None]) else matrix.copy(order="C")
+    """``weight`` (O, C, 1, 1) as (O, C), of ``dtype``."""
+    return rounded(weight, dtype).reshape(weight.shape[:2])
 
 
 def _multiply(out: Any, weight: Any, images: Any, relu: bool = False) -> None:

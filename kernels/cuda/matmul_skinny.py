@@ -19,7 +19,7 @@ from ..source import CudaSource
 from . import workspace
 from .matmul import MULTIPROCESSORS, Product, describe, in_few_batch_dims
 from .matmul_parts import Plan, quickest
-from .matmul_tensor_core import padded_rows
+from .matmul_tensor_core import padded_once
 from .split_k import add_up
 from .vector import VECTOR_BYTES, starts_at_vector
 
@@ -92,13 +92,12 @@ def _launch(out: Any, a: Any, b: Any, part: int | None = None, bias: Any = None)
 def _in_chunks(vectors: Any) -> tuple[Any, Any]:
     """``vectors`` (..., number, K), if each is a row of whole chunks of 16 bytes, or a copy in such rows; and
     the array whose first elements these are, with the zeros behind each row."""
-    *batch, number, K = vectors.shape
+    K = vectors.shape[-1]
     steps = [step for size, step in zip(vectors.shape[:-1], vectors.strides[:-1], strict=True) if size > 1]
     in_chunks = not any(step % VECTOR_BYTES for step in (K * vectors.itemsize, *steps))
     if in_chunks and vectors.strides[-1] == vectors.itemsize and starts_at_vector(vectors):
         return vectors, vectors
-    padded = padded_rows(vectors.reshape(math.prod(batch), number, K))
-    padded = padded.reshape(*batch, number, padded.shape[-1])
+    padded = padded_once(vectors)
     return padded[..., :K], padded
 
 

@@ -157,8 +157,8 @@ def estimated_time(like: Any, batches: int, M: int, N: int, K: int) -> float:
 
 
 def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:
-    """``x`` (..., rows, K) as (batches, rows, K), or (batches, K, rows) and True: what ``fits``, or a copy in
-    :func:`padded_rows`."""
+    """``x`` (..., rows, K) as (batches, rows, K), or (batches, K, rows) and True: what ``fits``, or a copy by
+    :func:`padded_once`."""
     if x.ndim != 3:
         x = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     if fits(x):
@@ -169,7 +169,7 @@ def operand(x: Any, fits: Callable[[Any], bool]) -> tuple[Any, bool]:
     along_rows = (
         x.itemsize == 2 and 0 < abs(x.strides[1]) < abs(x.strides[2]) and turned.shape[1] <= MAX_LINES
     )
-    return padded_rows(turned if along_rows else x), along_rows
+    return padded_once(turned if along_rows else x), along_rows
 
 
 def along_k(x: Any) -> Any:
@@ -193,6 +193,15 @@ def row_pitch(x: Any) -> int:
     bytes; the stride of a single row may be none.
     """
     return x.strides[1] // x.itemsize if x.shape[1] > 1 else 0
+
+
+def padded_once(x: Any) -> Any:
+    """A copy of ``x`` (..., rows, columns) as by :func:`padded_rows`, of one matrix where all along a
+    dimension are the same one, with a stride of 0."""
+    once = x[tuple([slice(None if stride else 1) for stride in x.strides[:-2]])]
+    padded = padded_rows(once.reshape(math.prod(once.shape[:-2]), *once.shape[-2:]))
+    width = padded.shape[-1]
+    return array_module(x).broadcast_to(padded.reshape(*once.shape[:-1], width), (*x.shape[:-1], width))
 
 
 def padded_rows(x: Any) -> Any:

@@ -151,9 +151,10 @@ def test_sums_in_parts(card, name, case, last):
     np.testing.assert_array_equal(rectified, np.maximum(out, 0))
 
 
+@pytest.mark.parametrize("channels", [64, 60])  # the weight of 60 is copied, once for all images
 @pytest.mark.parametrize("name", ["f16", "bf16"])
-def test_planes_and_a_kernel_of_1x1_are_factors_where_they_lie(card, name):
-    case = ((3, 64, 4, 6), (136, 64, 1, 1), ONE, (0, 0), ONE, 1)
+def test_planes_and_a_kernel_of_1x1_are_factors_where_they_lie(card, name, channels):
+    case = ((3, channels, 4, 6), (136, channels, 1, 1), ONE, (0, 0), ONE, 1)
     x, weight, bias, grad, options = inputs(name, case)
     for own_weight in (weight, as_channels_last(weight), weight.swapaxes(0, 1).copy().swapaxes(0, 1)):
         with sim.profile() as launches:

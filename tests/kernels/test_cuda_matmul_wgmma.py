@@ -269,6 +269,8 @@ def test_batches_share_what_is_broadcast(launches):
     _, _, (a_map, b_map, out_map), shape = launched(launches, a, b, (3,))
     assert (shape["batches"], shape["a_batched"], shape["b_batched"]) == (3, 0, 1)
     assert [m[5] for m in (a_map, b_map, out_map)] == [1, 3, 3] and a_map[0] == address(a)
+    _, _, (a_map, *_), _ = launched(launches, a[..., :70], b[:, :70], (3,))
+    assert a_map[3:6] == (70, 40, 1)  # a copy, in whole vectors
 
 
 def test_the_grid_has_a_block_for_each_multiprocessor_at_most(launches):

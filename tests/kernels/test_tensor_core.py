@@ -510,6 +510,16 @@ def test_products_of_batches(place, rng):
     check_product("f16", a[:, 0, :0], b[1], (3,), place)
 
 
+def test_matrices_that_are_the_same_one_are_copied_once(rng):
+    matrices = rng.standard_normal((4, 5, 7)).astype(np.float16)
+    x = np.broadcast_to(matrices[:, None], (2, 4, 3, 5, 7))
+    padded = matmul_tensor_core.padded_once(x)
+    assert padded.shape == (2, 4, 3, 5, 8) and padded.strides == (0, 80, 0, 16, 2)
+    np.testing.assert_array_equal(padded[..., :7], x)
+    assert (padded[..., 7:] == 0).all()
+    assert matmul_tensor_core.padded_once(x[:0]).shape == (0, 4, 3, 5, 8)
+
+
 @pytest.mark.parametrize("tile", TILES, ids=str)
 @pytest.mark.parametrize(("M", "N"), [(300, 424), (257, 193), (40, 56), (256, 8)])
 def test_tiles_along_either_side(place, M, N, tile, rng):
