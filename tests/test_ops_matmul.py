@@ -169,9 +169,11 @@ def test_the_best_kernel_for_the_shapes_is_chosen():
     assert chosen((100, 100), (100, 100)) == chosen((7, 64, 9), (9, 40)) == "warp_tile"
     assert chosen((100, 100), (100, 100), dtype=np.float64) == "vectorized"
     assert chosen((128, 784), (784, 20)) == "split_k"  # of 4 tiles, for a card of a hundred multiprocessors
-    assert chosen((128, 100), (100, 10)) == chosen((3, 8, 100), (100, 10)) == "skinny"
-    assert chosen((128, 784), (784, 10)) == chosen((16, 4096), (4096, 4096)) == "skinny"
-    assert chosen((128, 101), (101, 10)) == "tiled"  # whose vectors would be copied first
+    assert chosen((10, 100), (100, 128)) == chosen((3, 8, 100), (100, 10)) == "skinny"
+    assert chosen((16, 4096), (4096, 4096)) == chosen((4096, 4096), (4096, 16)) == "skinny"
+    # Where vectors would be copied first, for a matrix that is not large:
+    assert chosen((10, 101), (101, 128)) == chosen((128, 100), (100, 10)) == "tiled"
+    assert chosen((128, 784), (784, 10)) == "split_k"
     assert chosen((100, 1), (1, 10)) == chosen((0, 600), (600, 5)) == "tiled"
     assert chosen((1, 4096), (4096, 10)) == chosen((6, 10, 4096), (6, 4096, 1)) == "gemv"
     assert chosen((1, 10**6), (10**6, 1)) == chosen((64, 10**6), (10**6, 64)) == "split_k"
@@ -181,6 +183,20 @@ def test_the_best_kernel_for_the_shapes_is_chosen():
     half = np.float16
     assert chosen((1, 4096), (4096, 10), dtype=half) == chosen((6, 9, 4096), (4096, 1), dtype=half) == "gemv"
     assert chosen((1, 10**6), (10**6, 1), dtype=half) == "split_k"
+
+
+def test_a_few_columns_along_k_are_read_where_they_lie(rng):
+    """As of a small linear layer's weight, transposed; if they do not lie so, they are not copied for it."""
+    if not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    x, weight = (mg.tensor(rng.standard_normal(shape), mg.float32, "sim") for shape in ((40, 100), (10, 100)))
+    along_k, across = weight.T, weight.T.contiguous()
+    for columns, expected in ((along_k, "matmul_skinny"), (across, "matmul_tiled")):
+        with sim.profile() as launches:
+            x @ columns
+        assert [launch.kernel.partition("<")[0] for launch in launches] == [expected]
+    of_each = {kernel_table("matmul").decides(x._array, b._array) for b in (along_k, across)}
+    assert len(of_each) == 2  # a card remembers a choice for each
 
 
 def test_products_that_tensor_cores_are_for(monkeypatch):

@@ -223,7 +223,15 @@ def multiply(out: Any, a: Any, b: Any, bias: Any = None) -> None:
     cuda.elementwise.add_bias(out, bias)
 
 
-_matmul.kernels.decides = lambda a, b: (a.shape, b.shape, get_float32_matmul_precision(), cuda.card_of(a))
+def _lies_along_k(a: Any, b: Any) -> bool:
+    """Whether the neighbours run along K of a's rows, or of b's columns, if these are fewer."""
+    return (a.strides[-1] if a.shape[-2] <= b.shape[-1] else b.strides[-2]) == a.itemsize
+
+
+_matmul.kernels.decides = lambda a, b: (
+    *(a.shape, b.shape, _lies_along_k(a, b)),
+    *(get_float32_matmul_precision(), cuda.card_of(a)),
+)
 _matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
 for _name in ("naive", "tiled", "packed", "threaded"):
     _register_cpu(getattr(cpu.matmul, _name), _name)
@@ -285,7 +293,8 @@ _register_cuda(
 )
 
 
-# Elements of a matrix from which on it pays to copy the vectors into whole chunks for it.
+# Elements of a matrix from which on it pays to copy the vectors for it, in a launch more, if they are not the
+# whole chunks along K that the kernel reads.
 LARGE_MATRIX = 2**18
 
 
@@ -296,7 +305,8 @@ def _is_skinny(a: Any, b: Any) -> bool:
 
 def _prefers_skinny(a: Any, b: Any) -> bool:
     (M, K), N = a.shape[-2:], b.shape[-1]
-    return K * a.itemsize % VECTOR_BYTES == 0 or max(M, N) * K >= LARGE_MATRIX
+    in_chunks = _lies_along_k(a, b) and K * a.itemsize % VECTOR_BYTES == 0
+    return in_chunks or max(M, N) * K >= LARGE_MATRIX
 
 
 _register_cuda(
