@@ -111,12 +111,16 @@ def forward(
     """Tiles of compute capability 9.0, which the copy engine gathers from the images; float32 becomes TF32.
 
     Where tiles are few, the sums are cut into parts, which a second launch adds up. A ``tile`` of so many
-    columns, of :data:`COLUMNS`, and ``parts`` are taken in place of those that suit the sizes.
+    columns, of :data:`COLUMNS`, and ``parts`` (one, unless given) are taken in place of those that suit the
+    sizes.
+
+    Raises:
+        ValueError: ``parts`` are given without a ``tile``, or several for a tile of more than 128 columns.
     """
     shape = _shape(x, weight, out, options, bias)
     if _is_for_another(shape, out):
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
-    if bias is None and tile is None and _is_product(out, x, weight, options):
+    if bias is None and tile is parts is None and _is_product(out, x, weight, options):
         return _multiply(out, _matrix(weight, x.dtype), x, relu)
     walk = _forwards(out.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, x.dtype).swapaxes(0, 1)
@@ -132,12 +136,12 @@ def input_grad(
     parts: int | None = None,
 ) -> None:
     """As forward, from the output's gradient; the taps run backwards. With a stride, in a launch for each of
-    its phases: the pixels that the same taps reach."""
+    its phases: the pixels that the same taps reach. Several ``parts`` then raise ValueError, too."""
     shape = _shape(out, weight, grad_output, options, backwards=True)
     whole = out.shape[1] * out.itemsize % ALIGNMENT == 0 and starts_at_vector(out)  # which phases have to be
     if _is_for_another(shape, out) or not (whole or options[:2] == (1, 1)):
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
-    if tile is None and _is_product(out, grad_output, weight, options):
+    if tile is parts is None and _is_product(out, grad_output, weight, options):
         return _multiply(out, _matrix(weight, out.dtype).T, grad_output)
     phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, out.dtype).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
@@ -370,11 +374,17 @@ def _convolve(
     """out (N, made, H, W) from the images at all taps, by a launch for each of ``walks``. ``weights``, for a
     tensor map, are (taps, O, C), or of floats always (taps, made, channels)."""
     N, made, height, width = out.shape
+    apart = walks[0][1] is not None
+    in_one_part = apart or (tile or 0) > MOST_IN_PARTS
+    if parts is not None and (tile is None or (parts > 1 and in_one_part)):
+        raise ValueError(
+            f"conv2d wgmma kernel: parts go with a tile, several with one of at most {MOST_IN_PARTS} columns "
+            f"and not with an input's gradient with a stride, got parts={parts}, tile={tile}"
+        )
     as_tf32, at_once = out.itemsize == 4, matmul_wgmma.multiprocessors(out) // CLUSTER
     source = channels_last(images)
     weights_map = tensor_map.describe(weights, as_tf32)
-    apart = walks[0][1] is not None
-    if apart or (tile or 0) > MOST_IN_PARTS:
+    if in_one_part:
         parts = 1
     elif tile is None:
         rows, steps = blocks(N * height * width, CLUSTER * TILE_M), _steps_of(out, walks[0][0], images)

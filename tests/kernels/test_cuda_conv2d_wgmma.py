@@ -151,6 +151,20 @@ def test_sums_in_parts(card, name, case, last):
     np.testing.assert_array_equal(rectified, np.maximum(out, 0))
 
 
+@pytest.mark.parametrize("how", [{"parts": 1}, {"parts": 2}, {"parts": 2, "tile": 256}], ids=str)
+@pytest.mark.parametrize("case", [LAYERS[0], LAYERS[2]], ids=str)
+def test_parts_without_a_tile_that_has_them(how, case):
+    (x, weight, _, grad), options = channels_last("bf16", case)
+    with sim.architecture("sm_90a"), pytest.raises(ValueError, match=f"got parts={how['parts']}, tile="):
+        conv2d_wgmma.forward(grad, x, weight, None, *options, **how)
+
+
+def test_phases_of_a_stride_have_no_parts():
+    (x, weight, _, grad), options = channels_last("bf16", LAYERS[4])
+    with sim.architecture("sm_90a"), pytest.raises(ValueError, match="with a stride, got parts=2, tile=64"):
+        conv2d_wgmma.input_grad(x, grad, weight, *options, tile=64, parts=2)
+
+
 @pytest.mark.parametrize("channels", [64, 60])  # the weight of 60 is copied, once for all images
 @pytest.mark.parametrize("name", ["f16", "bf16"])
 def test_planes_and_a_kernel_of_1x1_are_factors_where_they_lie(card, name, channels):
