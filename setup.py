@@ -118,7 +118,7 @@ def engine_extensions():
     """The hot part of the engine, of ops and of launches, which is plain Python; types stand in the ``.pxd``
     beside, where there is one."""
     return [
-        Extension(name, [path], extra_compile_args=["-O1", "-g0", *LAST_FLAGS])
+        Extension(name, [path], extra_compile_args=["-O2", "-g0", *LAST_FLAGS])
         for name, path in COMPILED.items()
     ]
 
