@@ -74,7 +74,8 @@ def skinny(out: Any, a: Any, b: Any, bias: Any = None, parts: int | None = None)
 
 def _launch(out: Any, a: Any, b: Any, part: int | None = None, bias: Any = None) -> None:
     a, b = in_few_batch_dims(a, b)
-    # x A is A' x', in the same memory. Of a square output the vectors are a's rows: b's columns were copied.
+    # x A is A' x', in the same memory. Of a square output the vectors are a's rows: b's columns would have to
+    # be copied.
     transposed = out.shape[-2] <= out.shape[-1]
     if transposed:
         a, vectors = _in_chunks(a)

@@ -19,9 +19,9 @@ from .vector import VECTOR_BYTES, starts_at_vector
 # Of windows, that a thread walks down; it reads two rows that its neighbours read, too. Few, so that a card
 # has several times the blocks that it runs at a time: the last ones would leave much of it idle.
 SEGMENT_ROWS = 16
-LEAST_ROWS = (
-    4  # of a segment, where those above are too few to fill a card: it waits for memory after every row
-)
+# Of a segment where such ones are too few to fill a card. No fewer: a thread reads two rows that its
+# neighbours read, too.
+LEAST_ROWS = 4
 WINDOWS = 4  # side by side, of a thread, where rows are not whole vectors; two in float64
 THREADS = 128  # as in pool2d_rolling.cu
 AT_A_TIME = 132 * 7 * THREADS  # threads that an H200 runs of most of these kernels

@@ -63,12 +63,7 @@ def avg_pool2d_input_grad_rows(out: Any, grad_output: Any, *options: Any) -> Non
 @lru_cache(maxsize=1024)  # the same few poolings come in every step of a training
 def in_threes(*options: int) -> bool:
     """Whether windows are 3 x 3 ones of the kernels for these; ``options`` are ordered as OPTIONS."""
-    kernel, stride, pad, dilation = options[:2], options[2:4], options[4:6], options[6:]
-    return (
-        kernel == (3, 3)
-        and not set(dilation) - {1}
-        and any(stride == (n, n) and pad == (p, p) for n, p in THREES)
-    )
+    return (*options, 1, 1)[:8] in [(3, 3, n, n, p, p, 1, 1) for n, p in THREES]
 
 
 def _launch_squares(
