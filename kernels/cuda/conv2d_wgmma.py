@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import product
-from math import gcd, inf, prod
-from operator import sub
+from math import inf, prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from . import (
 )
 from .conv2d_parts import add_results
 from .conv2d_tensor_core import channels_last, in_order, lies_last, one_group, rounded, taps_of_columns
+from .conv2d_walk import NO_LATTICE, Walk, fits, fits_backwards, walk_forwards, walks_backwards
 from .matmul import MULTIPROCESSORS
 from .matmul_parts import quickest
 from .matmul_tensor_core import element_of
@@ -74,7 +74,6 @@ HALVES = ("__half", "__nv_bfloat16")
 TIME, BOX_TIME, BYTES_IN_TIME = 0.18, 0.7, 750_000
 MOST_IN_PARTS = 128  # columns of a tile, whose sums may be cut into parts
 BY_THREADS, BY_BOXES, CHANNELS_FIRST, TO_LATTICE = range(4)  # enum Stores
-MOST_PHASES = 4  # of a stride: each takes a launch
 SQUARE, ROW_THREADS, PART_THREADS = 32, 8, 4  # of conv2d_add_parts_wgmma
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"), "sm_90a")
@@ -122,7 +121,7 @@ def forward(
         return conv2d_tensor_core.forward(out, x, weight, bias, *options, relu=relu)
     if bias is None and tile is parts is None and _is_product(out, x, weight, options):
         return _multiply(out, _matrix(weight, x.dtype), x, relu)
-    walk = _forwards(out.shape[2:], weight.shape[2:], options)
+    walk = walk_forwards(out.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, x.dtype).swapaxes(0, 1)
     _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile, parts)
 
@@ -143,7 +142,7 @@ def input_grad(
         return conv2d_tensor_core.input_grad(out, grad_output, weight, *options)
     if tile is parts is None and _is_product(out, grad_output, weight, options):
         return _multiply(out, _matrix(weight, out.dtype).T, grad_output)
-    phases = _phases(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
+    phases = walks_backwards(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
     weights = _pixels(weight, out.dtype).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
     _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile, parts)
 
@@ -154,7 +153,7 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     shape = _shape(x, out, grad_output, options)
     if _is_for_another(shape, grad_output):
         return conv2d_tensor_core_weight_grad.weight_grad(out, grad_output, x, *options)
-    walk = _forwards(grad_output.shape[2:], out.shape[2:], options)
+    walk = walk_forwards(grad_output.shape[2:], out.shape[2:], options)
     made, channels, *kernel = out.shape
     taps, element = kernel[0] * kernel[1], element_of(x)
     pixels = shape["N"] * shape["OH"] * shape["OW"]
@@ -201,74 +200,6 @@ def weight_grad_share_at_work(array: Any, taps: int, channels: int, made: int, p
     return min(clusters * parts / at_once, 1)
 
 
-@lru_cache(maxsize=1024)  # here and below: the same few convolutions come in every step of a training
-def fits(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple) -> bool:
-    """Whether the copy engine can move such a filter over images."""
-    reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-    corners = (*(-p for p in padding), *map(sub, padding, reach))
-    return max(stride) <= tensor_map.LARGEST_FILTER_STRIDE and _engine_takes(corners, reach)
-
-
-@lru_cache(maxsize=1024)
-def fits_backwards(input: tuple[int, ...], output: tuple[int, ...], kernel: tuple, *options: tuple) -> bool:
-    """The same for the gradient for an ``input`` (H, W); ``options`` are stride, padding and dilation."""
-    if prod(options[0]) > MOST_PHASES:
-        return False
-    walks = [walk for walk, _ in _phases(input, output, kernel, sum(options, ())) if walk]
-    return all(_engine_takes(walk.lower + walk.upper, walk.reach) for walk in walks)
-
-
-def _engine_takes(corners: tuple[int, ...], reach: tuple[int, ...]) -> bool:
-    within = all(tensor_map.LEAST_CORNER <= c <= tensor_map.LARGEST_CORNER for c in corners)
-    return within and max(reach) <= tensor_map.LARGEST_OFFSET
-
-
-LATTICE = ("height", "width", "first_y", "first_x", "stride_y", "stride_x")  # the fields of struct Lattice
-NO_LATTICE = unchanging(dict.fromkeys(LATTICE, 0))
-
-
-class _Axis(NamedTuple):
-    """How the filter moves along one axis of the images that are read."""
-
-    size: int  # of an image of the result
-    lower: int  # from the image's first pixel to the filter's first corner
-    upper: int  # from the image's last pixel to the filter's last corner, or a few beyond it
-    stride: int
-    taps: int
-    first: int  # from the filter's corner to its first tap
-    step: int  # from tap to tap
-    number: int = 0  # of the first tap's weights along this axis, and
-    next: int = 1  # from tap to tap
-    start: int = 0  # where the first of the result's pixels stands
-
-
-class _Walk(NamedTuple):
-    """How the filter moves over the images that are read; of each, (vertical, horizontal)."""
-
-    size: tuple[int, ...]
-    lower: tuple[int, ...]
-    upper: tuple[int, ...]
-    stride: tuple[int, ...]
-    reach: tuple[int, ...]
-    filter: unchanging  # the fields of struct Filter
-
-
-def _walk(vertical: _Axis, horizontal: _Axis, across: int) -> _Walk:
-    """``across``: how many taps a row of the weights has."""
-    size, lower, upper, stride, taps, first, step, number, following, _ = zip(
-        vertical, horizontal, strict=True
-    )
-    reach = tuple(abs(d) * (n - 1) for d, n in zip(step, taps, strict=True))
-    names = (
-        *("height", "width", "corner_y", "corner_x", "stride_y", "stride_x"),
-        *("taps_down", "taps_across", "first_down", "first_right", "step_down", "step_right"),
-        *("number", "next_right", "next_down"),
-    )
-    of_weights = number[0] * across + number[1], following[1], following[0] * across - following[1] * taps[1]
-    values = *size, *lower, *stride, *taps, *first, *step, *of_weights
-    return _Walk(size, lower, upper, stride, reach, unchanging(zip(names, values, strict=True)))
-
-
 def _shape(
     x: Any, weight: Any, output: Any, options: tuple[int, ...], bias: Any = None, backwards: bool = False
 ) -> dict[str, int]:
@@ -289,50 +220,6 @@ def _is_for_another(shape: dict[str, int], images: Any) -> bool:
     """Whether there is nothing to do, or ``images`` have more pixels than the copy engine counts."""
     pixels = shape["N"] * prod(images.shape[2:])
     return 0 in (pixels, shape["C"], shape["O"]) or pixels > tensor_map.LARGEST_SIZE
-
-
-@lru_cache(maxsize=1024)
-def _forwards(output: tuple[int, ...], kernel: tuple[int, ...], options: tuple[int, ...]) -> _Walk:
-    """From the input's pixels to those of an ``output`` (H, W)."""
-    axes = [
-        _Axis(size, -pad, pad - dilation * (taps - 1), stride, taps, 0, dilation)
-        for size, taps, stride, pad, dilation in zip(
-            output, kernel, options[:2], options[2:4], options[4:6], strict=True
-        )
-    ]
-    return _walk(*axes, kernel[1])
-
-
-@lru_cache(maxsize=1024)
-def _phases(
-    input: tuple[int, ...], output: tuple[int, ...], kernel: tuple[int, ...], options: tuple[int, ...]
-) -> list[tuple[_Walk | None, unchanging | None]]:
-    """From the pixels of an ``output`` to those of an ``input`` (H, W), for each phase of the stride, and
-    where these stand: None if they are all. No walk, if no tap reaches them."""
-    stride = options[:2]
-    axes = zip(input, output, kernel, stride, options[2:4], options[4:6], strict=True)
-    vertical, horizontal = ([_phase(start, *axis) for start in range(min(axis[0], axis[3]))] for axis in axes)
-    found: list[tuple[_Walk | None, unchanging | None]] = []
-    for down, right in product(vertical, horizontal):
-        walk = _walk(down, right, kernel[1]) if down.taps and right.taps else None
-        values = *input, down.start, right.start, *stride
-        found.append((walk, unchanging(zip(LATTICE, values, strict=True)) if prod(stride) > 1 else None))
-    return found
-
-
-def _phase(start: int, size: int, outputs: int, kernel: int, stride: int, pad: int, dilation: int) -> _Axis:
-    """Of one axis the pixels start, start + stride, ...: see struct Phase of conv2d.cuh. The taps that reach
-    them run backwards."""
-    common = gcd(stride, dilation)
-    following, back = stride // common, dilation // common
-    first = next(
-        (t for t in range(min(following, kernel)) if (start + pad - t * dilation) % stride == 0), kernel
-    )
-    taps, pixels = blocks(kernel - first, following), blocks(size - start, stride)
-    reach = back * (taps - 1)
-    lower = (start + pad - first * dilation) // stride - reach
-    upper = lower + pixels - outputs
-    return _Axis(pixels, lower, upper, 1, taps, reach, -back, first, following, start)
 
 
 def _is_product(out: Any, images: Any, weight: Any, options: tuple[int, ...]) -> bool:
@@ -365,7 +252,7 @@ def _convolve(
     out: Any,
     images: Any,
     weights: Any,
-    walks: list[tuple[_Walk | None, unchanging | None]],
+    walks: list[tuple[Walk | None, unchanging | None]],
     bias: Any | None,
     relu: bool,
     tile: int | None,
@@ -435,7 +322,7 @@ def _results_of(out: Any, apart: bool) -> tuple[Any, int]:
     return results, BY_BOXES if tensor_map.fits(results) else BY_THREADS
 
 
-def _steps_of(out: Any, walk: _Walk, images: Any) -> int:
+def _steps_of(out: Any, walk: Walk, images: Any) -> int:
     """How many steps of K a result has: whole ones of each tap's channels."""
     taps = walk.filter["taps_down"] * walk.filter["taps_across"]
     return taps * blocks(images.shape[1] * out.itemsize, STEP_BYTES)
@@ -525,7 +412,7 @@ def _taps_of(weight: Any) -> Any | None:
     return taps if tensor_map.fits(taps) else None
 
 
-def _map_of_images(x: Any, source: tuple[Any, int], walk: _Walk, as_tf32: bool = False) -> Any:
+def _map_of_images(x: Any, source: tuple[Any, int], walk: Walk, as_tf32: bool = False) -> Any:
     """The tensor map of x (N, C, H, W), which lies as ``source`` from :func:`channels_last` says."""
     N, C, H, W = x.shape
     return tensor_map.describe_images(

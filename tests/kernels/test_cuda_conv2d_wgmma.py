@@ -20,6 +20,7 @@ from minigrad.kernels.channels_last import is_channels_last
 from minigrad.kernels.cuda import (
     conv2d_tensor_core,
     conv2d_tensor_core_weight_grad,
+    conv2d_walk,
     conv2d_wgmma,
     matmul_wgmma,
     tensor_map,
@@ -60,7 +61,7 @@ def run(card, name, kernel, shape, *args, last=True, **more):
 
 def results(card, name, x, weight, bias, grad, options, tile=None):
     """The output with bias, and the gradients for x and for the weight, where there are such kernels."""
-    backwards = prod(options[:2]) <= conv2d_wgmma.MOST_PHASES
+    backwards = prod(options[:2]) <= conv2d_walk.MOST_PHASES
     passes = [
         (conv2d_wgmma.forward, grad.shape, (x, weight, bias)),
         (conv2d_wgmma.input_grad, x.shape, (grad, weight)) if backwards else None,
