@@ -198,7 +198,8 @@ class InPlace(Variable):
         elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
             value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
         self._check_writable("__setitem__", value)
-        self._adopt(index.setitem(self, value, index=index.raw_index(key, copy=mode.grad)))
+        raw = index.raw_index(key, copy=mode.grad)
+        self._adopt(index.setitem(self, index.in_order_of_numpy(value, raw, self._array), index=raw))
 
     __iadd__ = add_
     __isub__ = sub_

@@ -309,7 +309,13 @@ class Tensor(Operators, Methods, Conversions):
         self.register_hook(keep)
 
     def __getitem__(self, key: Any) -> Tensor:
-        return index.getitem(self, index=index.raw_index(key, copy=self.requires_grad and mode.grad))
+        raw = index.raw_index(key, copy=self.requires_grad and mode.grad)
+        found = index.getitem(self, index=raw)
+        moved = index.displaced(raw, self.ndim) if type(raw) is tuple and len(raw) > 2 else None
+        if moved is None:
+            return found
+        axes, place = moved
+        return shape.movedim(found, tuple(range(axes)), tuple(range(place, place + axes)))
 
     # ---- methods that take a shape, as *sizes or as one tuple ------------------------------------------
 

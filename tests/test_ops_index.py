@@ -29,7 +29,7 @@ INDICES = {
     "array_and_slice": (slice(None), np.array([3, 3]), slice(1, 4)),
     "arrays_apart": (np.array([0, 1]), slice(None), np.array([4, 0])),
     "array_and_int": (np.array([0, 1]), 2),
-    "array_and_new_axis": (None, np.array([0, 1]), ..., 1),
+    "array_and_new_axis": (None, np.array([0, 1]), ..., slice(1)),
     "mask": MASK,
     "mask_of_rows": np.array([True, False, True]),
     "mask_and_slice": (np.array([True, False, True]), slice(1, 3)),
@@ -84,6 +84,51 @@ def test_gradient_of_writing(name, rng, check_gradients):
 
     check_gradients(write, X / 10, rng.standard_normal(X[index].shape))
     check_gradients(write, X / 10, rng.standard_normal(()))
+
+
+PAIR = np.array([2, 0])
+
+
+@pytest.mark.parametrize(
+    ("index", "number", "rest"),
+    [
+        ((0, slice(None), PAIR), np.s_[0], np.s_[:, PAIR]),
+        ((1, slice(1, 3), [2, 0]), np.s_[1], np.s_[1:3, PAIR]),
+        ((slice(None), PAIR, None, -1), np.s_[..., -1], np.s_[:, PAIR, None]),
+        ((None, PAIR, ..., 1), np.s_[..., 1], np.s_[None, PAIR]),
+        ((1, ..., np.array([True, False, True, True, False])), np.s_[1], np.s_[:, [0, 2, 3]]),
+        (
+            (np.array(0), slice(None), PAIR[:, None] * [1, 1, 1]),
+            np.s_[0],
+            np.s_[:, PAIR[:, None] * [1, 1, 1]],
+        ),
+        ((0, PAIR, slice(None)), np.s_[0], np.s_[PAIR]),
+        ((PAIR, slice(None), 1), np.s_[..., 1], np.s_[PAIR]),
+    ],
+)
+def test_a_number_apart_from_an_array(index, number, rest, device, rng, check_gradients):
+    """As in PyTorch, and not as in NumPy: the number chooses first, and the array's axes stay where it is."""
+    wanted = X[number][rest]
+    values = rng.standard_normal(wanted.shape)
+    written = X.copy()
+    written[number][rest] = values
+    for i in (index, as_tensors(index)):
+        x = mg.tensor(X, device=device)
+        found = x[tuple(part.to(device) if isinstance(part, mg.Tensor) else part for part in i)]
+        np.testing.assert_array_equal(device.to_numpy(found._array), wanted)
+        x = mg.tensor(X)
+        x[i] = mg.tensor(values)
+        np.testing.assert_array_equal(x.numpy(), written)
+        x[i] = mg.tensor(values[..., :1])
+        np.testing.assert_array_equal(x[i].numpy(), np.broadcast_to(values[..., :1], values.shape))
+
+    def write(x, value):
+        y = x * 1.0
+        y[index] = value
+        return y * y
+
+    check_gradients(write, X / 10, values)
+    check_gradients(lambda x: x[index], X / 10)
 
 
 def test_what_basic_indexing_gives_is_a_view():

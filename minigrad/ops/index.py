@@ -1,4 +1,8 @@
-"""Indexing: ``x[index]`` with everything that NumPy takes, writing into it, and gathering along an axis."""
+"""Indexing: ``x[index]`` with everything that NumPy takes, writing into it, and gathering along an axis.
+
+Where a number stands apart from a tensor, as in ``x[0, :, indices]``, the order of the axes is PyTorch's: see
+:func:`displaced`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from minigrad.graph import Variable
 from minigrad.kernels import cuda
 from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows
-from minigrad.ops.shape import axis_of, reshape
+from minigrad.ops.shape import axis_of, broadcast_to, movedim, reshape
 
 
 def raw_index(index: Any, copy: bool = False) -> Any:
@@ -43,6 +47,49 @@ def _is_basic(index: Any) -> bool:
 
 
 ALL = slice(None)
+
+
+def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
+    """Which axes of what NumPy finds at ``index`` to move, and where to, so that it is what PyTorch finds.
+
+    NumPy puts the axes of arrays in front where a slice stands between them, and counts a number as an array.
+    To PyTorch a number is a choice made beforehand: the axes of ``x[0, :, array]`` are those of
+    ``x[0][:, array]``.
+
+    Args:
+        index: what :func:`raw_index` gives.
+        ndim: of the tensor that is indexed.
+
+    Returns:
+        (how many axes, where to), if they do not belong in front; else None.
+    """
+    kinds, used, axes = "", 0, 1  # of each part: n(umber), a(rray), s(lice) or new axis, or an ellipsis
+    for part in index:
+        part = np.asarray(part) if isinstance(part, (list, bool)) else part
+        if part is None or part is Ellipsis:
+            kinds += "s" if part is None else "."
+        elif getattr(part, "dtype", None) == np.bool_:
+            kinds, used = kinds + "a", used + part.ndim
+        elif getattr(part, "ndim", 0):
+            kinds, used, axes = kinds + "a", used + 1, max(axes, part.ndim)
+        else:
+            kinds, used = kinds + ("s" if type(part) is slice else "n"), used + 1
+    chosen = kinds.replace("n", "").replace(".", "s" * (ndim - used))
+    if set(kinds.strip("s.")) <= {"a", "n"} or set(chosen.strip("s")) != {"a"}:
+        return None
+    place = chosen.index("a")
+    return (axes, place) if place else None
+
+
+def in_order_of_numpy(value: Any, index: Any, array: Any) -> Any:
+    """``value``, a tensor that is to be written at ``index`` in ``array``, with its axes as NumPy has them."""
+    moved = displaced(index, array.ndim) if type(index) is tuple and len(index) > 2 else None
+    if moved is None or not isinstance(value, Variable) or value.ndim == 0:
+        return value
+    shape = array[index].shape
+    front, rest = shape[: moved[0]], shape[moved[0] :]
+    value = broadcast_to(value, (*rest[: moved[1]], *front, *rest[moved[1] :]))
+    return movedim(value, tuple(range(moved[1], sum(moved))), tuple(range(moved[0])))
 
 
 def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
