@@ -78,7 +78,7 @@ def test_a_generator_has_a_state_of_its_own():
 @pytest.mark.parametrize(
     ("x", "text"),
     [
-        (mg.tensor([1.0, 2.5]), "tensor([1. , 2.5])"),
+        (mg.tensor([1.0, 2.5]), "tensor([1.0000, 2.5000])"),
         (mg.tensor([1, 2]), "tensor([1, 2])"),
         (mg.tensor(True), "tensor(True)"),
         (mg.tensor([1.0], mg.float64), "tensor([1.], dtype=float64)"),
@@ -161,7 +161,7 @@ def test_methods_are_the_functions():
 
 def test_a_format_applies_to_the_number_of_a_0d_tensor():
     assert f"{mg.tensor(1.23456):.2f}" == "1.23" and f"{mg.tensor(3)}" == "3"
-    assert f"{mg.tensor([1.5])}" == "tensor([1.5])"
+    assert f"{mg.tensor([1.5])}" == "tensor([1.5000])"
     with pytest.raises(TypeError, match="unsupported format string"):
         f"{mg.ones(2):.2f}"
 
