@@ -54,7 +54,7 @@ from minigrad.creation import (
     zeros,
     zeros_like,
 )
-from minigrad.devices import Device, available_devices, device
+from minigrad.devices import Device, available_devices, device, get_default_device, set_default_device
 from minigrad.dispatch import Spec, get_kernel, list_kernels, use_kernel
 from minigrad.dtypes import bfloat16 as _bfloat16
 from minigrad.dtypes import finfo as finfo
@@ -95,7 +95,7 @@ from minigrad.ops.combining import (
     rot90,
     tensor_split,
 )
-from minigrad.ops.cumulative import cumprod, cumsum, diff
+from minigrad.ops.cumulative import cummax, cummin, cumprod, cumsum, diff
 from minigrad.ops.diagonal import diag, diag_embed, diagonal, trace
 from minigrad.ops.distance import cdist, cosine_similarity
 from minigrad.ops.einsum import einsum, inner, tensordot
@@ -106,8 +106,10 @@ from minigrad.ops.elementwise import (
     asin,
     atan,
     bitwise_and,
+    bitwise_left_shift,
     bitwise_not,
     bitwise_or,
+    bitwise_right_shift,
     bitwise_xor,
     ceil,
     clamp,
@@ -158,6 +160,7 @@ from minigrad.ops.elementwise import (
     where,
 )
 from minigrad.ops.elementwise import mul as mul
+from minigrad.ops.gamma import digamma, lgamma, polygamma
 from minigrad.ops.index import gather, nonzero, take_along_dim
 from minigrad.ops.join import (
     chunk,
@@ -205,6 +208,7 @@ from minigrad.ops.scatter import (
     index_fill,
     index_select,
     masked_fill,
+    masked_scatter,
     masked_select,
     scatter,
     scatter_add,
@@ -235,10 +239,13 @@ from minigrad.ops.short_names import (
     clamp_min,
     deg2rad,
     detach,
+    diagflat,
     dist,
+    dsplit,
     fliplr,
     flipud,
     heaviside,
+    hsplit,
     is_floating_point,
     isin,
     numel,
@@ -246,8 +253,10 @@ from minigrad.ops.short_names import (
     round,
     std_mean,
     sub,
+    svd,
     t,
     var_mean,
+    vsplit,
 )
 from minigrad.ops.softmax import log_softmax, logsumexp, softmax
 from minigrad.ops.squares import norm, std, var
@@ -291,6 +300,7 @@ _explain_arguments(
 
 cat, concatenate, clip, ger, argwhere = concat, concat, clamp, outer, nonzero
 swapaxes, moveaxis, multiply, subtract, divide = transpose, movedim, mul, sub, div
+swapdims, newaxis = transpose, None
 asarray = as_tensor
 row_stack, trapz, spmm = vstack, trapezoid, mm  # of dense matrices
 arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
@@ -309,12 +319,15 @@ short, dtype, Size = int16, _np.dtype, tuple
 iinfo, broadcast_shapes = _np.iinfo, _np.broadcast_shapes
 
 autograd.functional = autograd_functional  # type: ignore[attr-defined]
+autograd.gradcheck = autograd_functional.gradcheck  # type: ignore[attr-defined]
+autograd.gradgradcheck = autograd_functional.gradgradcheck  # type: ignore[attr-defined]
 _sys.modules["minigrad.autograd.functional"] = autograd_functional
 kernels.list = list_kernels  # from here, because the kernels' floor knows nothing of ops
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "accelerator": "minigrad.accelerator",
     "amp": "minigrad.amp",
     "backends": "minigrad.backends",
     "compare": "minigrad.compare",

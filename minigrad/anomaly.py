@@ -14,9 +14,21 @@ from minigrad.graph import Node, mode
 __all__ = ["detect_anomaly", "set_detect_anomaly"]
 
 
-def set_detect_anomaly(enabled: bool) -> None:
-    """Turn anomaly mode on or off for this thread: see :func:`detect_anomaly`."""
-    mode.anomaly = bool(enabled)
+class set_detect_anomaly:
+    """Turn anomaly mode on or off for this thread, from here on or for a ``with``.
+
+    See :func:`detect_anomaly`.
+    """
+
+    def __init__(self, enabled: bool):
+        self._before = mode.anomaly
+        mode.anomaly = bool(enabled)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        mode.anomaly = self._before
 
 
 @contextlib.contextmanager

@@ -76,6 +76,8 @@ def backward(
     grad_tensors: _Variable | Sequence[_Variable | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    *,
+    inputs: _Variable | Sequence[_Variable] | None = None,
 ) -> None:
     """Add the gradient of the sum of ``tensors`` to the ``grad`` of every leaf that requires a gradient.
 
@@ -85,18 +87,39 @@ def backward(
             tensors of one element only.
         retain_graph: keep the graph for another walk; by default as ``create_graph``.
         create_graph: record a graph of the gradients, so that they can be differentiated again.
+        inputs: the tensors whose ``grad`` to add to, leaves or not, instead of all leaves.
 
     Raises:
         RuntimeError: a tensor requires no gradient, or has several elements and no gradient to start with;
             the graph was freed by an earlier walk; or a tensor that a rule needs was changed in place since.
-        ValueError: a gradient to start with has another shape or device than its tensor.
+        ValueError: a gradient to start with has another shape or device than its tensor; or there are no
+            ``inputs``.
     """
     roots = _as_list(tensors)
     grads = [None] * len(roots) if grad_tensors is None else _as_list(grad_tensors)
     retain = create_graph if retain_graph is None else retain_graph
-    run_backward(
-        roots, _root_gradients("backward", roots, grads), retain_graph=retain, create_graph=create_graph
+    targets = None if inputs is None else _targets("backward", inputs)
+    if targets is not None and not targets:
+        raise ValueError("backward: inputs must not be empty")
+    found = run_backward(
+        roots,
+        _root_gradients("backward", roots, grads),
+        targets=targets,
+        retain_graph=retain,
+        create_graph=create_graph,
     )
+    for target, gradient in zip(targets or (), found, strict=True):
+        if gradient is not None:
+            _accumulate([gradient if create_graph else gradient._array, target], create_graph)
+
+
+def _targets(caller: str, inputs: Any) -> list:
+    """``inputs`` as a list, each of which requires a gradient."""
+    targets = _as_list(inputs)
+    for i, target in enumerate(targets):
+        if not target.requires_grad:
+            raise RuntimeError(f"{caller}: input {i} does not require a gradient")
+    return targets
 
 
 def grad(
@@ -106,7 +129,8 @@ def grad(
     retain_graph: bool | None = None,
     create_graph: bool = False,
     only_inputs: bool = True,
-    allow_unused: bool = False,
+    allow_unused: bool | None = None,
+    materialize_grads: bool = False,
 ) -> tuple:
     """The gradient of the sum of ``outputs`` with respect to each of ``inputs``; no ``grad`` is changed.
 
@@ -114,7 +138,8 @@ def grad(
         outputs, grad_outputs, retain_graph, create_graph: as the arguments of :func:`backward`.
         inputs: tensors that require a gradient, leaves or not.
         only_inputs: must be True; it is an argument of PyTorch's.
-        allow_unused: return None for an input that the outputs do not depend on.
+        allow_unused: return None for an input that the outputs do not depend on;
+        materialize_grads: or zeros.
 
     Raises:
         RuntimeError: as for :func:`backward`; or the outputs do not depend on an input, or it does not
@@ -122,10 +147,7 @@ def grad(
     """
     if not only_inputs:
         raise ValueError("grad: only_inputs=False is not supported; use backward()")
-    roots, targets = _as_list(outputs), _as_list(inputs)
-    for i, target in enumerate(targets):
-        if not target.requires_grad:
-            raise RuntimeError(f"grad: input {i} does not require a gradient")
+    roots, targets = _as_list(outputs), _targets("grad", inputs)
     grads = [None] * len(roots) if grad_outputs is None else _as_list(grad_outputs)
     found = run_backward(
         roots,
@@ -134,9 +156,12 @@ def grad(
         retain_graph=create_graph if retain_graph is None else retain_graph,
         create_graph=create_graph,
     )
-    if not allow_unused:
-        for i, g in enumerate(found):
-            if g is None:
+    for i, g in enumerate(found):
+        if g is None:
+            if materialize_grads:
+                with targets[i].device.active():
+                    found[i] = wrap(targets[i].device.xp.zeros_like(targets[i]._array), targets[i].device)
+            elif not allow_unused:
                 raise RuntimeError(f"grad: input {i} takes no part in the outputs; pass allow_unused=True")
     return tuple(found)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import kernels
-from minigrad.devices import Device, cpu
+from minigrad.devices import Device, cpu, get_default_device
 from minigrad.devices import device as find_device
 from minigrad.dtypes import is_floating, is_supported, to_dtype
 from minigrad.kernels.cpu.threads import get_num_threads
@@ -103,7 +103,7 @@ def full(
     size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ``size`` with every element ``fill_value``, a number or a tensor of one element."""
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     if fill_value is None:  # of which NumPy makes NaN
         raise TypeError("full: fill_value must be a number, got None")
     fill_value = _as_number(fill_value)
@@ -125,7 +125,7 @@ def empty(
     *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor whose elements are whatever the memory held."""
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     with where.active():
         array = where.empty(_size(sizes, size), to_dtype(dtype or get_default_dtype()))
     return _finish(array, where, requires_grad)
@@ -186,7 +186,7 @@ def arange(
         raise ValueError("arange: step must not be 0")
     whole = all(isinstance(v, numbers.Integral) for v in (start, end, step))
     dtype = to_dtype(dtype or (np.int64 if whole else get_default_dtype()))
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     return _finish(where.from_numpy(np.arange(start, end, step).astype(dtype)), where, requires_grad)
 
 
@@ -201,7 +201,7 @@ def linspace(
 ) -> Tensor:
     """``steps`` numbers from ``start`` to ``end``, both included, equally far apart."""
     array = np.linspace(start, end, steps, dtype=to_dtype(dtype or get_default_dtype()))
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     return _finish(where.from_numpy(array), where, requires_grad)
 
 
@@ -217,19 +217,19 @@ def logspace(
 ) -> Tensor:
     """``steps`` numbers from base^start to base^end, whose logarithms are equally far apart."""
     array = np.logspace(start, end, steps, base=base, dtype=to_dtype(dtype or get_default_dtype()))
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     return _finish(where.from_numpy(array), where, requires_grad)
 
 
 def tril_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Tensor:
     """(2, n): the rows and columns (int64) of a row x col matrix that :func:`tril` does not set to 0."""
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     return _finish(where.from_numpy(np.stack(np.tril_indices(row, offset, col))), where, False)
 
 
 def triu_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Tensor:
     """(2, n): the rows and columns (int64) of a row x col matrix that :func:`triu` does not set to 0."""
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     return _finish(where.from_numpy(np.stack(np.triu_indices(row, offset, col))), where, False)
 
 
@@ -237,7 +237,7 @@ def eye(
     n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """The identity matrix, n x n or n x m."""
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     array = np.eye(n, n if m is None else m, dtype=to_dtype(dtype or get_default_dtype()))
     return _finish(where.from_numpy(array), where, requires_grad)
 
@@ -305,7 +305,7 @@ def randint(
         low, high, size = 0, low, high
     if high <= low:
         raise ValueError(f"randint: expected low < high, got {low} and {high}")
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     array = (generator or default_generator).numpy.integers(low, high, _size((size,)))
     return _finish(where.from_numpy(array.astype(to_dtype(dtype or np.int64))), where, False)
 
@@ -314,7 +314,7 @@ def randperm(n: int, *, generator: Generator | None = None, device: Any = None) 
     """The integers 0 .. n - 1 in random order, int64. Drawn on the CPU."""
     if not isinstance(n, (int, np.integer)) or n < 0:
         raise ValueError(f"randperm: n must be an integer of at least 0, got {n!r:.60}")
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     return _finish(where.from_numpy((generator or default_generator).numpy.permutation(n)), where, False)
 
 
@@ -394,7 +394,7 @@ def _drawn(
     dtype = to_dtype(dtype or get_default_dtype())
     if not is_floating(dtype):
         raise TypeError(f"random numbers are floating, got dtype {dtype}; for integers see randint")
-    where = find_device(device or cpu)
+    where = find_device(device or get_default_device())
     seed, offset = (generator or default_generator).next_stream(where)
     with where.active():
         array = where.empty(size, dtype if dtype.itemsize >= 4 else np.float32)
@@ -424,7 +424,7 @@ def _size(sizes: tuple, size: Any = None) -> tuple[int, ...]:
 def _place(device: Any, data: Any) -> Device:
     if device is not None:
         return find_device(device)
-    return data.device if isinstance(data, Tensor) else cpu
+    return data.device if isinstance(data, Tensor) else get_default_device()
 
 
 def _finish(array: Any, device: Device, requires_grad: bool) -> Tensor:

@@ -27,7 +27,7 @@ from minigrad.kernels.cuda import index_check
 from minigrad.kernels.cuda.memory import maker
 from minigrad.recording import recorder
 
-__all__ = ["Device", "available_devices", "device"]
+__all__ = ["Device", "available_devices", "device", "get_default_device", "set_default_device"]
 
 KINDS = ("cpu", "cuda", "sim")
 
@@ -198,6 +198,20 @@ def device(spec: str | Device, index: int | None = None) -> Device:
     return _open(spec) if found is None else found
 
 
+def get_default_device() -> Device:
+    """Where tensors are made if no device is given: the CPU, unless :func:`set_default_device` was called."""
+    return _default
+
+
+def set_default_device(device_or_name: str | Device | None) -> None:
+    """Make new tensors, and parameters of new layers, on this device unless another is given; None: the CPU.
+
+    What has memory of its own, such as NumPy's arrays and loaded files, stays on the CPU.
+    """
+    global _default
+    _default = cpu if device_or_name is None else device(device_or_name)
+
+
 def _open(spec: str) -> Device:
     if not isinstance(spec, str):
         raise TypeError(f"device: expected a name such as 'cpu' or 'cuda:0', got {spec!r}")
@@ -291,3 +305,4 @@ def available_devices() -> list[Device]:
 
 
 cpu = device("cpu")
+_default = cpu

@@ -5,6 +5,8 @@ Those that :mod:`minigrad.tensor` spells out itself are not here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from minigrad.ops import (
     diagonal,
     einsum,
     elementwise,
+    gamma,
     join,
     matmul,
     order,
@@ -32,6 +35,16 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = ["Methods"]
+
+
+def _of_linalg(name: str) -> Callable:
+    """The method that is a function of :mod:`minigrad.linalg`, which loads when it is first called."""
+
+    def method(self: Any, *args: Any, **options: Any) -> Any:
+        return getattr(import_module("minigrad.linalg"), name)(self, *args, **options)
+
+    method.__name__, method.__doc__ = name, f"See :func:`minigrad.linalg.{name}`."
+    return method
 
 
 class Methods(InPlace):
@@ -64,7 +77,13 @@ class Methods(InPlace):
         elementwise.logical_or,
         elementwise.logical_xor,
     )
-    cumprod, diff = cumulative.cumprod, cumulative.diff
+    lgamma, digamma = gamma.lgamma, gamma.digamma
+    cumprod, cummax, cummin, diff = (
+        cumulative.cumprod,
+        cumulative.cummax,
+        cumulative.cummin,
+        cumulative.diff,
+    )
     diagonal, diag, diag_embed, trace = (
         diagonal.diagonal,
         diagonal.diag,
@@ -84,6 +103,13 @@ class Methods(InPlace):
         combining.rot90,
         combining.tensor_split,
     )
+    bitwise_left_shift, bitwise_right_shift = elementwise.bitwise_left_shift, elementwise.bitwise_right_shift
+    hsplit, vsplit, dsplit, diagflat = (
+        short_names.hsplit,
+        short_names.vsplit,
+        short_names.dsplit,
+        short_names.diagflat,
+    )
     bitwise_and, bitwise_or, bitwise_xor, bitwise_not = (
         elementwise.bitwise_and,
         elementwise.bitwise_or,
@@ -97,11 +123,13 @@ class Methods(InPlace):
         scatter.index_fill,
     )
     masked_select, masked_fill, take = scatter.masked_select, scatter.masked_fill, scatter.take
+    masked_scatter = scatter.masked_scatter
     scatter, scatter_add, scatter_reduce = scatter.scatter, scatter.scatter_add, scatter.scatter_reduce
     narrow, select, roll, repeat_interleave = join.narrow, join.select, join.roll, join.repeat_interleave
-    movedim, moveaxis, swapaxes, unflatten, ravel = (
+    movedim, moveaxis, swapaxes, swapdims, unflatten, ravel = (
         shape.movedim,
         shape.movedim,
+        shape.transpose,
         shape.transpose,
         shape.unflatten,
         shape.ravel,
@@ -126,6 +154,20 @@ class Methods(InPlace):
     )
     clamp_min, clamp_max, dist = short_names.clamp_min, short_names.clamp_max, short_names.dist
     broadcast_to, fliplr, flipud = shape.broadcast_to, short_names.fliplr, short_names.flipud
+
+    inverse, pinverse, det, slogdet, logdet = (
+        _of_linalg("inv"),
+        _of_linalg("pinv"),
+        _of_linalg("det"),
+        _of_linalg("slogdet"),
+        _of_linalg("logdet"),
+    )
+    cholesky, qr, matrix_power, svd = (
+        _of_linalg("cholesky"),
+        _of_linalg("qr"),
+        _of_linalg("matrix_power"),
+        short_names.svd,
+    )
 
     def tile(self, *dims: Any) -> Tensor:
         """Repeated along each axis, as a copy; missing counts in front are 1."""
@@ -199,6 +241,10 @@ class Methods(InPlace):
     def masked_fill_(self, mask: Tensor, value: Any) -> Tensor:
         """Elements where ``mask`` is true become ``value``."""
         return self._in_place(scatter.masked_fill, mask, value)
+
+    def masked_scatter_(self, mask: Tensor, source: Tensor) -> Tensor:
+        """Elements where ``mask`` is true become those of ``source``, in their order."""
+        return self._in_place(scatter.masked_scatter, mask, source)
 
     def scatter_(self, dim: int, index: Tensor, src: Any, *, reduce: str | None = None) -> Tensor:
         """``src`` is written at the positions ``index`` along ``dim``: see :func:`minigrad.scatter`."""

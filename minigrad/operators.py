@@ -99,6 +99,12 @@ class Operators(Variable):
     def __rxor__(self, other: Any) -> Tensor:
         return elementwise.bitwise_xor(other, self)
 
+    def __lshift__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_left_shift(self, other)
+
+    def __rshift__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_right_shift(self, other)
+
     def __eq__(self, other: Any) -> Any:
         return NotImplemented if other is None or isinstance(other, str) else elementwise.eq(self, other)
 

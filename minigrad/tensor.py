@@ -178,12 +178,14 @@ class Tensor(Operators, Methods, Conversions):
 
     # ---- out of the tensor -----------------------------------------------------------------------------
 
-    def numpy(self) -> np.ndarray:
+    def numpy(self, *, force: bool = False) -> np.ndarray:
         """The array itself (shared memory) on ``cpu`` and ``sim``, a copy from ``cuda``.
+
+        With ``force`` also of a tensor that requires a gradient.
 
         Of a bfloat16 tensor it has the dtype of the package ml_dtypes, with which NumPy computes as well.
         """
-        if self.requires_grad:
+        if self.requires_grad and not force:
             raise RuntimeError("numpy(): the tensor requires a gradient; use .detach().numpy()")
         return self.device.to_numpy(self._array)
 
@@ -241,10 +243,15 @@ class Tensor(Operators, Methods, Conversions):
     # ---- autograd --------------------------------------------------------------------------------------
 
     def backward(
-        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
     ) -> None:
         """Add this tensor's gradient to ``grad`` of every leaf behind it: see :func:`autograd.backward`."""
-        autograd.backward(self, None if gradient is None else [gradient], retain_graph, create_graph)
+        grads = None if gradient is None else [gradient]
+        autograd.backward(self, grads, retain_graph, create_graph, inputs=inputs)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for a gradient, or not; only for leaves of a floating dtype."""

@@ -133,7 +133,8 @@ CASES = {
     "to_nhwc": [case((2, 3, 4, 5)), case((1, 1, 3, 2)), case((3, 70, 9, 8)), case((0, 2, 3, 3))],
     "gelu_and_slope": ONE,
     **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
-    **each(["log", "log2", "log10", "sqrt"], POSITIVE),
+    **each(["log", "log2", "log10", "sqrt", "lgamma"], POSITIVE),
+    "polygamma": [case(uniform(0.6, 20.0, s), n=n) for s in SHAPES for n in (0, 1, 2)],
     **each(["log1p", "asin", "acos", "tan", "atanh"], INSIDE),
     **each(["asinh", "exp2"], ONE),
     "acosh": [case(uniform(1.2, 3.0, s)) for s in SHAPES + LARGER],
@@ -159,6 +160,7 @@ CASES = {
     **each(["eq", "ne", "lt", "le", "gt", "ge"], TWO[:-2] + INTEGERS),
     **each(["logical_and", "logical_or", "logical_xor"], BOOLS + INTEGERS),
     **each(["bitwise_and", "bitwise_or", "bitwise_xor"], BOOLS + INTEGERS),
+    **each(["bitwise_left_shift", "bitwise_right_shift"], INTEGERS),
     **each(["logical_not", "bitwise_not"], [case(bools(s)) for s in SHAPES]),
     "where": [case(bools(s), s, s) for s in SHAPES] + [case(bools((3, 1)), (4,), ())],
     # reductions

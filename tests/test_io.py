@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import io
 import json
 import os
 import stat
@@ -88,6 +89,20 @@ def test_strides_and_byte_order_do_not_matter(tmp_path, view):
     array = view(np.arange(24, dtype=np.float32).reshape(4, 6))
     save_file({"w": array}, tmp_path / "w.safetensors")
     np.testing.assert_array_equal(load_file(tmp_path / "w.safetensors")["w"].numpy(), array)
+
+
+def test_open_files(tmp_path, weights):
+    file = io.BytesIO()
+    save({"epoch": 3, "weights": weights}, file)
+    file.seek(0)
+    loaded = load(file)
+    assert loaded["epoch"] == 3 and loaded["weights"].keys() == weights.keys()
+    with open(tmp_path / "weights", "wb") as file:
+        save(weights, file)
+    with open(tmp_path / "weights", "rb") as file:
+        assert load(file).keys() == weights.keys()
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load(io.BytesIO(b"abc"))
 
 
 def test_loaded_tensors_can_be_written_to(tmp_path, weights):

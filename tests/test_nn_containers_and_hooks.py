@@ -22,6 +22,17 @@ def parameters(*shapes):
     return [nn.Parameter(mg.randn(*shape)) for shape in shapes]
 
 
+def test_chains_and_lists_are_joined_and_shortened():
+    a, b, c = nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)
+    both = nn.Sequential(a, b) + nn.Sequential(c)
+    assert list(both) == [a, b, c] and list(both.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert both.__add__([a]) is NotImplemented
+    modules = nn.ModuleList([a, b, c])
+    assert modules.pop() is c and modules.pop(0) is a and list(modules) == [b]
+    with pytest.raises(IndexError, match="out of range"):
+        modules.pop(1)
+
+
 def test_a_list_of_parameters_is_registered():
     first, second, third = parameters((2,), (3,), (4, 5))
 

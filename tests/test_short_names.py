@@ -1,6 +1,7 @@
 """Names that PyTorch has beside others: small functions, writes in place, typed tensors, random states."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,17 @@ def gradient_of(x, loss):
     x = x.detach().requires_grad_()
     loss(x).backward()
     return x.grad
+
+
+def accumulated(lib, x, inputs):
+    """What backward() adds to the gradients of a leaf and of a tensor in the middle, without another leaf."""
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    middle = a * b
+    a.grad = lib.ones_like(a)
+    for inner in (a, middle):
+        (middle * middle).sum().backward(retain_graph=True, inputs=inputs(inner))
+    assert b.grad is None
+    return a.grad + (0 if middle.grad is None else middle.grad)
 
 
 FUNCTIONS = {
@@ -86,6 +98,28 @@ FUNCTIONS = {
     "written diagonal": lambda lib, x: lib.diagonal((y := x.clone())[:, :2]).add_(3) + y[:, :2],
     "argwhere": lambda lib, x: lib.argwhere(x > 0.5),
     "like": lambda lib, x: lib.zeros_like(x, memory_format=lib.preserve_format) + lib.randint_like(x, 7, 8),
+    "shifts": lambda lib, x: (lib.arange(6).reshape(2, 3) << 2) + (lib.tensor([9, -9, 1]) >> 1) + x,
+    "new axis": lambda lib, x: x[:, lib.newaxis, 1] + x[..., lib.newaxis].shape[-1],
+    "extremes so far": lambda lib, x: lib.cat(
+        [*lib.cummax(lib.tensor([2.0, 1.0, 2.0, math.nan, 3.0]), 0), *x.cummin(-1)[1]]
+    ),
+    "old linear algebra": lambda lib, x: (
+        (a := lib.eye(3) * 2 + x[:1]).inverse() + a.det() + a.logdet() + a.pinverse() + a.matrix_power(2)
+    ),
+    "svd": lambda lib, x: (x.svd()[0] * x.svd()[1]) @ x.svd()[2].T + lib.svd(x).S.sum(),
+    "masked_scatter_": lambda lib, x: x.clone().masked_scatter_(x > 0.5, lib.arange(6.0)),
+    "outside of the sigmoid": lambda lib, x: gradient_of(
+        lib.tensor([-0.5, 0.3, 1.5]), lambda x: lib.logit(x).sum()
+    ),
+    "median of equals": lambda lib, x: gradient_of(
+        lib.tensor([[3.0, 1.0], [1.0, 1.0], [0.0, 5.0]]), lambda x: (x**2).median() * 6
+    ),
+    "median of NaN": lambda lib, x: lib.tensor([1.0, math.nan]).requires_grad_().median().detach(),
+    "inputs": lambda lib, x: accumulated(lib, x, lambda a: [a]) + accumulated(lib, x, lambda a: a),
+    "no part": lambda lib, x: lib.autograd.grad(
+        (a := x.clone().requires_grad_()).sum(), [a, x.clone().requires_grad_()], materialize_grads=True
+    )[1],
+    "force": lambda lib, x: lib.from_numpy(x.clone().requires_grad_().numpy(force=True)),
     "type": lambda lib, x: x.type(x.long().type()) * 1.0,
 }
 RESHAPED = {
@@ -223,7 +257,7 @@ def test_switches_of_other_libraries_may_be_set():
     assert mg.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.parametrize("reduce", ["sum", "mean", "amax", "amin"])
+@pytest.mark.parametrize("reduce", ["sum", "prod", "mean", "amax", "amin"])
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("dtype", ["float64", "int64"])
 def test_scatter_reduce(reduce, include_self, dtype, rng):
@@ -274,7 +308,7 @@ def test_how_tensors_print():
     before = repr(x), repr(many)
     try:
         mg.set_printoptions(precision=2, sci_mode=False, threshold=5, edgeitems=1)
-        assert repr(x) == "tensor([   1.23,    0.  , 1000.  ])" and repr(many) == "tensor([ 0, ..., 11])"
+        assert repr(x) == "tensor([   1.23,    0.00, 1000.00])" and repr(many) == "tensor([ 0, ..., 11])"
         mg.set_printoptions(profile="full", sci_mode=True, linewidth=20)
         assert repr(x) == "tensor([1.2346e+00,\n        1.0000e-05,\n        1.0000e+03])"
         with pytest.raises(ValueError, match="profile is one of"):
@@ -282,6 +316,71 @@ def test_how_tensors_print():
     finally:
         mg.set_printoptions(profile="default")
     assert (repr(x), repr(many)) == before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.5, 0.25],
+        [1.0, 2.0, -3.0],
+        [1e-5, 1.0],
+        [1e10, 1.0],
+        [1.0, 2000.0],
+        [0.0, 1e-4],
+        [0.0, 9e-5],
+        [math.nan, math.inf, 1.5],
+        [math.nan, 2.0, 100.0],
+        3.14159265,
+        5.0,
+        [],
+        [[], []],
+        [[1.0, -22.5], [0.125, 3.0]],
+    ],
+)
+def test_tensors_print_as_in_pytorch(values):
+    torch = pytest.importorskip("torch")
+    assert repr(mg.tensor(values)) == repr(torch.tensor(values))
+
+
+def test_the_format_is_that_of_the_elements_shown():
+    x = mg.ones(300)
+    x[150] = 0.5
+    assert repr(x) == "tensor([1., 1., 1., ..., 1., 1., 1.])"
+
+
+def test_the_default_device():
+    assert mg.get_default_device() is mg.device("cpu")
+    try:
+        mg.set_default_device("sim")
+        made = [mg.zeros(2), mg.tensor([1.0]), mg.arange(3), mg.randn(2), mg.nn.Linear(2, 3).weight]
+        assert {t.device for t in made} == {mg.device("sim")} and mg.from_numpy(VALUES).device.type == "cpu"
+        assert mg.tensor(mg.from_numpy(VALUES)).device.type == mg.ones(2, device="cpu").device.type == "cpu"
+    finally:
+        mg.set_default_device(None)
+    assert mg.zeros(2).device.type == "cpu"
+
+
+def test_the_accelerator_is_a_card_or_nothing():
+    assert mg.accelerator.is_available() == mg.cuda.is_available()
+    found = mg.accelerator.current_accelerator()
+    assert found is (mg.device("cuda") if mg.cuda.is_available() else None)
+
+
+def test_gradcheck_in_autograd():
+    x = mg.tensor(VALUES, mg.float64, requires_grad=True)
+    wrong = mg.op(lambda xp, x: x * x, name="wrong_square")
+    wrong.grad(x=lambda g, y, x: g * x)
+    assert mg.autograd.gradcheck(lambda x: x**3, x) and mg.autograd.gradgradcheck(lambda x: x**3, (x,))
+    assert not mg.autograd.gradcheck(wrong, (x,), raise_exception=False)
+    with pytest.raises(AssertionError):
+        mg.autograd.gradcheck(wrong, (x,))
+
+
+def test_anomaly_mode_for_a_while():
+    x = mg.tensor(-1.0, requires_grad=True)
+    with mg.autograd.set_detect_anomaly(True), pytest.raises(RuntimeError, match="made a NaN"):
+        mg.log(x)
+    assert mg.log(x).isnan()
 
 
 def test_what_pytorch_once_needed():

@@ -4,6 +4,7 @@ A row is the inputs (shapes, filled with normal random numbers, or arrays), the 
 module, and what NumPy computes. PyTorch is asked for the gradients, too.
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -86,6 +87,35 @@ FUNCTIONS = {
         lambda m, x: m.nan_to_num(x, 2.0, neginf=-7.0),
         lambda x: np.nan_to_num(x, nan=2.0, neginf=-7.0),
     ),
+    "lgamma": (
+        [np.array([0.3, 1.0, 4.5, 30.0, -1.5, -0.2])],
+        lambda m, x: m.lgamma(x) + x.lgamma(),
+        lambda x: 2 * np.vectorize(math.lgamma)(x),
+    ),
+    "digamma": (  # of 1/2, 1 and 4: https://dlmf.nist.gov/5.4
+        [np.array([0.5, 1.0, 4.0])],
+        lambda m, x: m.digamma(x),
+        lambda x: np.array([-np.euler_gamma - 2 * math.log(2), -np.euler_gamma, 11 / 6 - np.euler_gamma]),
+    ),
+    "polygamma": (
+        [np.array([0.5, 1.0, 2.0])],
+        lambda m, x: m.polygamma(1, x),
+        lambda x: np.array([math.pi**2 / 2, math.pi**2 / 6, math.pi**2 / 6 - 1]),
+    ),
+    "cummax": ([(3, 4)], lambda m, x: m.cummax(x, 1).values, lambda x: np.maximum.accumulate(x, 1)),
+    "cummin": ([(3, 4)], lambda m, x: x.cummin(0)[0], lambda x: np.minimum.accumulate(x, 0)),
+    "masked_scatter": (
+        [(2, 3), (4,)],
+        lambda m, x, s: m.masked_scatter(x, m.tensor([True, False, True]), s),
+        lambda x, s: np.array([[s[0], x[0, 1], s[1]], [s[2], x[1, 1], s[3]]]),
+    ),
+    "hsplit": (
+        [(2, 4)],
+        lambda m, x: m.hsplit(x, 2)[1] * m.vsplit(x, [1])[0].T[2:].T,
+        lambda x: x[:, 2:] * x[:1, 2:],
+    ),
+    "diagflat": ([(2, 2)], lambda m, x: m.diagflat(x, 1), lambda x: np.diagflat(x, 1)),
+    "swapdims": ([(2, 3, 4)], lambda m, x: x.swapdims(0, -1), lambda x: x.swapaxes(0, -1)),
     "cumprod": ([(3, 4)], lambda m, x: m.cumprod(x, 1), lambda x: x.cumprod(1)),
     "cumprod of zeros": ([ZEROS], lambda m, x: x.cumprod(0), lambda x: x.cumprod(0)),
     "diff": ([(3, 4)], lambda m, x: m.diff(x, n=2), lambda x: np.diff(x, n=2)),

@@ -10,13 +10,13 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from minigrad.creation import from_numpy
 from minigrad.devices import Device
-from minigrad.io.weights import load_file, read_arrays, save_file
+from minigrad.io.weights import read_arrays, save_file
 from minigrad.tensor import Tensor
 
 __all__ = ["checksum", "decode", "encode", "load", "save"]
@@ -24,11 +24,13 @@ __all__ = ["checksum", "decode", "encode", "load", "save"]
 FORMAT = "minigrad values 1"
 
 
-def save(obj: Any, f: str | os.PathLike[str]) -> None:
-    """Write a state dict, or any numbers, text and tensors in lists, tuples and dicts, to the file ``f``.
+def save(obj: Any, f: str | os.PathLike[str] | BinaryIO) -> None:
+    """Write a state dict, or any numbers, text and tensors in lists, tuples and dicts, to ``f``.
 
     ``save(model.state_dict(), "model.safetensors")``, or ``save({"epoch": 3, "model": model.state_dict(),
     "optimizer": optimizer.state_dict()}, "run.safetensors")``.
+
+    ``f`` is a path or an open binary file.
 
     Raises:
         TypeError: a value that is none of these, such as a model itself. Besides, as :func:`save_file`.
@@ -43,7 +45,7 @@ def save(obj: Any, f: str | os.PathLike[str]) -> None:
     save_file(arrays, f, {"format": FORMAT, "tree": text, "crc32": checksum(text, arrays)})
 
 
-def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: bool = True) -> Any:
+def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weights_only: bool = True) -> Any:
     """What :func:`save` wrote: ``model.load_state_dict(load("model.safetensors"))``.
 
     Files of weights by others, in the safetensors format, are read as well. Damaged and missing ones raise
@@ -56,10 +58,10 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
     device = map_location if isinstance(map_location, (str, Device)) else "cpu"
     arrays, metadata = read_arrays(f)
     if metadata.get("format") != FORMAT:
-        return load_file(f, device)
+        return {name: from_numpy(array).to(device) for name, array in arrays.items()}
     text = metadata.get("tree", "")
     if metadata.get("crc32") != checksum(text, arrays):
-        raise ValueError(f"{os.fspath(f)}: the file is damaged: its content has another checksum")
+        raise ValueError(f"{f}: the file is damaged: its content has another checksum")
     return decode(json.loads(text), arrays, device)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -45,7 +45,7 @@ PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x0
 
 def save_file(
     tensors: Mapping[str, Tensor | np.ndarray],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``tensors`` to the safetensors file ``path``, as a whole or not at all.
@@ -53,6 +53,7 @@ def save_file(
     Args:
         tensors: name to Tensor (of any device and strides) or array; dtype and shape are kept. Tensors that
             share memory are written once for each name.
+        path: or an open binary file, such as ``io.BytesIO()``.
         metadata: text to keep in the file's header, which ``load_file`` ignores.
 
     Raises:
@@ -65,11 +66,14 @@ def save_file(
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"save_file: metadata must be text to text, got {key!r}: {value!r}")
     content = _import_safetensors().numpy.save(arrays, metadata=dict(metadata) if metadata else None)
-    write_atomically(path, lambda file: file.write(content))
+    if isinstance(path, (str, os.PathLike)):
+        write_atomically(path, lambda file: file.write(content))
+    else:
+        path.write(content)
 
 
-def load_file(path: str | os.PathLike[str], device: Any = "cpu") -> dict[str, Tensor]:
-    """Read all tensors of the safetensors file ``path``, onto ``device``.
+def load_file(path: str | os.PathLike[str] | BinaryIO, device: Any = "cpu") -> dict[str, Tensor]:
+    """Read all tensors of the safetensors file ``path``, or open binary file, onto ``device``.
 
     Dtypes are kept. bfloat16, where the package ml_dtypes is not installed, comes as float32, of exactly
     the same value.
@@ -85,19 +89,24 @@ def load_file(path: str | os.PathLike[str], device: Any = "cpu") -> dict[str, Te
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(path: str | os.PathLike[str] | BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(the tensors of a safetensors file as arrays, its metadata); raises what :func:`load_file` does."""
     safetensors = _import_safetensors()
-    path = os.fspath(path)
-    with open(path, "rb") as file:
-        content = file.read()
+    if isinstance(path, (str, os.PathLike)):
+        name_of_file = os.fspath(path)
+        with open(path, "rb") as file:
+            content = file.read()
+    else:
+        name_of_file, content = str(getattr(path, "name", "load")), path.read()
     try:
         entries = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: {_what_is_wrong(content)}: {error}") from error
+        raise ValueError(f"{name_of_file}: {_what_is_wrong(content)}: {error}") from error
     # The header has been checked by now: its length, then JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return {name: _to_array(path, name, entry) for name, entry in entries}, header.get("__metadata__") or {}
+    return {name: _to_array(name_of_file, name, entry) for name, entry in entries}, header.get(
+        "__metadata__"
+    ) or {}
 
 
 def _import_safetensors() -> ModuleType:

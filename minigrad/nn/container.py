@@ -122,6 +122,12 @@ class _List(_Numbered[Member]):
     def __iadd__(self, values: Iterable[Member]) -> Self:
         return self.extend(values)
 
+    def pop(self, index: int = -1) -> Member:
+        """Remove a member, by default the last, and return it."""
+        member = self[index]
+        del self[index]
+        return member
+
 
 class Sequential(_Numbered[Module]):
     """Modules in a chain: each is called with what the one before returned.
@@ -150,6 +156,12 @@ class Sequential(_Numbered[Module]):
         if isinstance(index, slice):
             return type(self)(dict(self._registered(MODULE)[index]))
         return self.__dict__[self._name_at(index)]
+
+    def __add__(self, other: Any) -> Sequential:
+        """The modules of both in one chain."""
+        if not isinstance(other, Sequential):
+            return NotImplemented
+        return Sequential(*self, *other)
 
     def __delitem__(self, index: int | slice) -> None:
         names = [name for name, _ in self._registered(MODULE)]

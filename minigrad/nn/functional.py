@@ -75,6 +75,8 @@ from minigrad.ops.softmax import log_softmax, softmax
 from minigrad.ops.squares import norm
 from minigrad.tensor import Tensor
 
+upsample = interpolate  # its older name
+
 __all__ = [
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",

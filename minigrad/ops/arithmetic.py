@@ -113,11 +113,14 @@ def xlogy(x: Any, y: Any) -> Any:
 
 
 def logit(x: Any, eps: float | None = None) -> Any:
-    """log(x / (1 - x)), the inverse of the sigmoid; with ``eps``, x is limited to [eps, 1 - eps] first."""
+    """log(x / (1 - x)), the inverse of the sigmoid; with ``eps``, x is limited to [eps, 1 - eps] first.
+
+    Outside of [0, 1] it is NaN, and so is its gradient.
+    """
     x = floating(x)
     if eps is not None:
         x = clamp(x, eps, 1.0 - eps)
-    return log(x) - log1p(-x)
+    return (log(x) - log1p(-x)) * where((x >= 0) & (x <= 1), 1.0, math.nan)
 
 
 def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from minigrad.graph import wrap
 from minigrad.kernels import cpu, cuda
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.op import op
 from minigrad.ops.elementwise import zeros_like
-from minigrad.ops.index import getitem
+from minigrad.ops.index import getitem, take_along_dim
 from minigrad.ops.join import concat, stack, unbind
 from minigrad.ops.numpy_names import renamed
+from minigrad.ops.order import Ordered
 from minigrad.ops.reduce import widened
 from minigrad.ops.shape import axis_of
 
@@ -78,6 +82,26 @@ def cumprod(x: Any, dim: Any = None, *, dtype: Any = None, **names: Any) -> Any:
         return renamed(cumprod, names, x=x, dim=dim, dtype=dtype)
     x, axis = _prepared("cumprod", x, dim, dtype)
     return x if axis is None else _cumprod(x, dim=axis)
+
+
+def cummax(x: Any, dim: int) -> Ordered:
+    """(values, indices): the largest element up to each along ``dim``, and the place of the last such."""
+    return _extreme_so_far("cummax", x, dim, np.maximum)
+
+
+def cummin(x: Any, dim: int) -> Ordered:
+    """As :func:`cummax`, the smallest."""
+    return _extreme_so_far("cummin", x, dim, np.minimum)
+
+
+def _extreme_so_far(name: str, x: Any, dim: int, better: np.ufunc) -> Ordered:
+    axis = axis_of(name, dim, max(x.ndim, 1))
+    array = np.atleast_1d(x.device.to_numpy(x._array))  # CuPy's ufuncs do not accumulate
+    so_far = better.accumulate(array, axis)
+    place = np.arange(array.shape[axis]).reshape(-1, *(1,) * (array.ndim - axis - 1))
+    found = np.maximum.accumulate(np.where((array == so_far) | (array != array), place, 0), axis)
+    indices = wrap(x.device.from_numpy(found.reshape(x.shape)), x.device)
+    return Ordered(take_along_dim(x, indices, axis), indices)
 
 
 def _prepared(name: str, x: Any, dim: Any, dtype: Any) -> tuple[Any, int | None]:

@@ -341,6 +341,8 @@ logical_xor = _comparison("logical_xor", "logical_xor")
 bitwise_and = _comparison("bitwise_and", "bitwise_and")
 bitwise_or = _comparison("bitwise_or", "bitwise_or")
 bitwise_xor = _comparison("bitwise_xor", "bitwise_xor")
+bitwise_left_shift = _comparison("bitwise_left_shift", "left_shift")
+bitwise_right_shift = _comparison("bitwise_right_shift", "right_shift")
 
 
 def _predicate(name: str, numpy_name: str) -> Op:

@@ -50,7 +50,7 @@ ALL = slice(None)
 
 
 def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
-    """Which axes of what NumPy finds at ``index`` to move, and where to, so that it is what PyTorch finds.
+    """Which axes of what NumPy finds at ``index`` to move, and where to, for what PyTorch finds.
 
     NumPy puts the axes of arrays in front where a slice stands between them, and counts a number as an array.
     To PyTorch a number is a choice made beforehand: the axes of ``x[0, :, array]`` are those of
@@ -82,9 +82,9 @@ def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
 
 
 def in_order_of_numpy(value: Any, index: Any, array: Any) -> Any:
-    """``value``, a tensor that is to be written at ``index`` in ``array``, with its axes as NumPy has them."""
+    """``value``, a tensor to be written at ``index`` in ``array``, with its axes as NumPy has them."""
     moved = displaced(index, array.ndim) if type(index) is tuple and len(index) > 2 else None
-    if moved is None or not isinstance(value, Variable) or value.ndim == 0:
+    if moved is None or getattr(value, "ndim", 0) == 0:
         return value
     shape = array[index].shape
     front, rest = shape[: moved[0]], shape[moved[0] :]

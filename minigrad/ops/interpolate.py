@@ -1,7 +1,7 @@
-"""Images and signals in another size: the nearest pixel, or a line between the two nearby along each axis.
+"""Images and signals in another size: the nearest pixel, or a line or a cubic through those nearby.
 
-Along each axis a tensor is indexed, once or twice. The axes are brought to the front for that, so that whole
-rows are copied, and their gradients summed, at once.
+Along each axis a tensor is indexed, up to four times. The axes are brought to the front for that, so that
+whole rows are copied, and their gradients summed, at once.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def interpolate(
         scale_factor: by which the input's sizes are multiplied, and the product rounded down.
         mode: ``"nearest"``, as PyTorch and OpenCV do it: floor(i in / out); ``"nearest-exact"``, by the
             centres of the pixels; ``"linear"``, ``"bilinear"`` and ``"trilinear"``, by the number of axes;
-            ``"area"``, the mean of what an output covers.
-        align_corners: for the linear modes: whether the outermost pixels' centres fall on one another, or
-            their outer edges (by default).
+            ``"bicubic"``, for two axes; ``"area"``, the mean of what an output covers.
+        align_corners: for the linear and cubic modes: whether the outermost pixels' centres fall on one
+            another, or their outer edges (by default).
         recompute_scale_factor: take the ratio of the sizes for the scale, instead of ``scale_factor``.
 
     Raises:
@@ -50,14 +50,15 @@ def interpolate(
         raise ValueError(f"interpolate: input needs 3 to 5 dimensions (N, C, ...), got shape {input.shape}")
     if not is_floating(input.dtype):
         raise TypeError(f"interpolate: expected a floating dtype, got {input.dtype}")
-    is_linear = mode == LINEAR[input.ndim]
-    if not is_linear and mode not in ("nearest", "nearest-exact", "area"):
+    modes = ("nearest", "nearest-exact", "area", LINEAR[input.ndim], *["bicubic"] * (input.ndim == 4))
+    if mode not in modes:
         raise ValueError(
-            f"interpolate: for an input of {input.ndim} dimensions mode is 'nearest', 'nearest-exact', "
-            f"'area' or {LINEAR[input.ndim]!r}, got {mode!r}"
+            f"interpolate: for an input of {input.ndim} dimensions mode is one of {', '.join(modes)}, "
+            f"got {mode!r}"
         )
-    if align_corners is not None and not is_linear:
-        raise ValueError(f"interpolate: align_corners is for the linear modes, not for {mode!r}")
+    between = {LINEAR[input.ndim]: _linear, "bicubic": _cubic}.get(mode)
+    if align_corners is not None and between is None:
+        raise ValueError(f"interpolate: align_corners is for the linear and cubic modes, not for {mode!r}")
     sizes, scales = _sizes(input.shape[2:], size, scale_factor)
     if math.prod((*input.shape[:2], *sizes)) * input.dtype.itemsize > sys.maxsize:
         raise ValueError(f"interpolate: an output of {tuple(sizes)} is too large for any memory")
@@ -68,8 +69,8 @@ def interpolate(
     axes = range(2, input.ndim)
     moved = permute(input, (*axes, 0, 1))
     for axis, (out, scale) in enumerate(zip(sizes, scales, strict=True)):
-        if is_linear:
-            moved = _linear(moved, axis, out, scale, bool(align_corners))
+        if between is not None:
+            moved = between(moved, axis, out, scale, bool(align_corners))
         else:
             moved = _nearest(moved, axis, out, scale, 0.5 if mode == "nearest-exact" else 0.0)
     spatial = len(sizes)
@@ -104,16 +105,41 @@ def _linear(x: Any, axis: int, out: int, scale: float | None, align_corners: boo
     size = x.shape[axis]
     if out == size and (scale is None or scale == 1):
         return x
-    if align_corners:
-        places = np.arange(out) * ((size - 1) / (out - 1) if out > 1 else 0.0)
-    else:
-        step = 1.0 / scale if scale else size / out
-        places = np.maximum((np.arange(out) + 0.5) * step - 0.5, 0.0)
+    places = np.maximum(_places(size, out, scale, align_corners), 0.0)
     low = np.minimum(places.astype(np.int64), size - 1)
     high = np.minimum(low + 1, size - 1)
-    share = (places - low).astype(x.dtype if x.dtype.kind == "f" else np.float32)
-    weight = x.new_tensor(share.reshape(-1, *(1,) * (x.ndim - axis - 1)))
+    weight = _as_weight(places - low, x, axis)
     return _along(x, axis, low) * (1.0 - weight) + _along(x, axis, high) * weight
+
+
+def _cubic(x: Any, axis: int, out: int, scale: float | None, align_corners: bool) -> Any:
+    """The four pixels nearby, by Keys's cubic with a = -0.75; https://doi.org/10.1109/TASSP.1981.1163711."""
+    size, a = x.shape[axis], -0.75
+    if out == size and (scale is None or scale == 1):
+        return x
+    places = _places(size, out, scale, align_corners)
+    low = np.floor(places)
+    total = 0.0
+    for k in range(-1, 3):
+        d = np.abs(places - (low + k))
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        pixels = _along(x, axis, np.clip(low + k, 0, size - 1).astype(np.int64))
+        total = pixels * _as_weight(np.where(d <= 1, near, far), x, axis) + total
+    return total
+
+
+def _places(size: int, out: int, scale: float | None, align_corners: bool) -> np.ndarray:
+    """Where the outputs' centres lie, counted in pixels of the input."""
+    if align_corners:
+        return np.arange(out) * ((size - 1) / (out - 1) if out > 1 else 0.0)
+    return (np.arange(out) + 0.5) * (1.0 / scale if scale else size / out) - 0.5
+
+
+def _as_weight(weight: np.ndarray, x: Any, axis: int) -> Any:
+    """One weight for each output, as a tensor that broadcasts with ``x``."""
+    share = weight.astype(x.dtype if x.dtype.kind == "f" else np.float32)
+    return x.new_tensor(share.reshape(-1, *(1,) * (x.ndim - axis - 1)))
 
 
 def _along(x: Any, axis: int, numbers: np.ndarray) -> Any:

@@ -119,10 +119,13 @@ def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Ordered:
 def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The median, the lower of the two of an even number; NaN where there is one.
 
-    With ``dim``, (values, indices) along it.
+    With ``dim``, (values, indices) along it; without, its gradient is shared evenly among equals.
     """
     if dim is None:
-        return median(reshape(x, (x.numel(),)), 0).values
+        found = median(reshape(x, (x.numel(),)), 0).values
+        return (
+            where(x == found.detach(), x, -math.inf).amax() if x.requires_grad and not isnan(found) else found
+        )
     if x.ndim == 0:
         return Ordered(x, argmax(x))
     axis = axis_of("median", dim, x.ndim)

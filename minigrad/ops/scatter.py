@@ -72,12 +72,14 @@ def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, inclu
 
     Args:
         x, dim, index, src: as for :func:`scatter_add`.
-        reduce: ``"sum"``, ``"mean"``, ``"amax"`` or ``"amin"``; a gradient of the last two is shared evenly
-            among equals.
+        reduce: ``"sum"``, ``"prod"``, ``"mean"``, ``"amax"`` or ``"amin"``; a gradient of the last two is
+            shared evenly among equals.
         include_self: whether what ``x`` holds there counts, too; where nothing is written, it stays.
     """
-    if reduce not in ("sum", "mean", "amax", "amin"):
-        raise ValueError(f"scatter_reduce: reduce must be 'sum', 'mean', 'amax' or 'amin', got {reduce!r}")
+    if reduce not in ("sum", "prod", "mean", "amax", "amin"):
+        raise ValueError(
+            f"scatter_reduce: reduce must be 'sum', 'prod', 'mean', 'amax' or 'amin', got {reduce!r}"
+        )
     axis, src = _checked("scatter_reduce", x, dim, index, src)
     one = as_dtype(1.0 if is_floating(x.dtype) else 1, x.dtype, x.device)
     count = scatter_add(broadcast_to(one * 0, x.shape), axis, index, broadcast_to(one, src.shape))
@@ -87,6 +89,8 @@ def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, inclu
         if reduce == "sum":
             return total
         return total / (count + own) if is_floating(x.dtype) else total // (count + own)
+    if reduce == "prod":
+        return _scattered_products(where(own != 0, x, one), axis, index, src)
     with x.device.active():
         best = x.device.xp.where(own._array != 0, x._array, _worst(x.dtype, reduce))
         places = list(x.device.xp.ogrid[tuple(slice(n) for n in index.shape)])
@@ -101,6 +105,29 @@ def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, inclu
     ties = scatter_add((x == found).to(x.dtype) * own, axis, index, given.to(x.dtype))
     shares = scatter_add(own_part, axis, index, where(given, src, 0.0)) / ties
     return found + (shares - shares.detach())
+
+
+def _scattered_products(x: Any, axis: int, index: Any, src: Any) -> Any:
+    """``x`` times all that ``src`` holds for each place: the first factor of every place, then the second of
+    those that have two, and so on. The gradient divides by nothing, which may be 0."""
+    if not index.numel():
+        return x
+    numbers = x.device.to_numpy(index._array) % x.shape[axis]
+    order = np.argsort(numbers, axis, kind="stable")
+    rows = np.moveaxis(np.take_along_axis(numbers, order, axis), axis, 0)
+    place = np.arange(len(rows)).reshape(-1, *(1,) * (rows.ndim - 1))
+    is_first = np.concatenate([np.ones((1, *rows.shape[1:]), bool), rows[1:] != rows[:-1]])
+    earlier = np.moveaxis(place - np.maximum.accumulate(np.where(is_first, place, 0)), 0, axis)
+    turn = np.empty_like(numbers)  # how many factors of the same place stand before
+    np.put_along_axis(turn, order, earlier, axis)
+    ones = np.ones(x.shape, x.dtype)
+    for k in range(turn.max() + 1):
+        given = np.nonzero(turn == k)
+        written = (*given[:axis], numbers[given], *given[axis + 1 :])
+        own, to = (tuple(map(x.device.from_numpy, at)) for at in (given, written))
+        factors = wrap(x.device.from_numpy(ones.copy()), x.device)
+        x = x * setitem(factors, getitem(src, index=own), index=to)
+    return x
 
 
 def _worst(dtype: Any, reduce: str) -> Any:
@@ -184,6 +211,19 @@ def _positions(name: str, x: Any, dim: int, index: Any, source: Any = None) -> t
 def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     """``value`` where ``mask`` (bool, broadcast with ``x``) is true, ``x`` elsewhere, of x's dtype."""
     return where(mask, as_dtype(value, x.dtype, x.device), x)
+
+
+def masked_scatter(x: Any, mask: Any, source: Any) -> Any:
+    """``x`` with the elements of ``source``, in their order, where ``mask`` (bool, broadcast) is true."""
+    if mask.dtype != np.bool_:
+        raise TypeError(f"masked_scatter: mask must be a bool tensor, got {mask.dtype}")
+    shape = np.broadcast_shapes(x.shape, mask.shape)
+    places = raw_index(broadcast_to(mask, shape), copy=True)
+    count = int(places.sum())
+    if count > source.numel():
+        raise ValueError(f"masked_scatter: mask has {count} true elements, source only {source.numel()}")
+    values = getitem(reshape(source, (source.numel(),)), index=slice(count))
+    return setitem(clone(broadcast_to(x, shape)), as_dtype(values, x.dtype, x.device), index=places)
 
 
 def masked_select(x: Any, mask: Any) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.autograd import wrap
-from minigrad.ops import elementwise, reduce, shape, squares
+from minigrad.ops import combining, diagonal, elementwise, reduce, shape, squares
 
 __all__ = [
     "add",
@@ -20,10 +21,13 @@ __all__ = [
     "clamp_min",
     "deg2rad",
     "detach",
+    "diagflat",
     "dist",
+    "dsplit",
     "fliplr",
     "flipud",
     "heaviside",
+    "hsplit",
     "is_floating_point",
     "isin",
     "numel",
@@ -31,8 +35,10 @@ __all__ = [
     "round",
     "std_mean",
     "sub",
+    "svd",
     "t",
     "var_mean",
+    "vsplit",
 ]
 
 
@@ -123,6 +129,40 @@ def flipud(input: Any) -> Any:
 def fliplr(input: Any) -> Any:
     """With the order along the second dimension reversed."""
     return shape.flip(input, (1,))
+
+
+def vsplit(input: Any, indices_or_sections: Any) -> tuple:
+    """:func:`minigrad.tensor_split` along the first dimension."""
+    return combining.tensor_split(input, indices_or_sections, 0)
+
+
+def hsplit(input: Any, indices_or_sections: Any) -> tuple:
+    """:func:`minigrad.tensor_split` along the second dimension; a vector, along its only one."""
+    return combining.tensor_split(input, indices_or_sections, min(input.ndim - 1, 1))
+
+
+def dsplit(input: Any, indices_or_sections: Any) -> tuple:
+    """:func:`minigrad.tensor_split` along the third dimension."""
+    return combining.tensor_split(input, indices_or_sections, 2)
+
+
+def diagflat(input: Any, offset: int = 0) -> Any:
+    """The square matrix with all of ``input`` on a diagonal."""
+    return diagonal.diag(input.reshape(input.numel()), offset)
+
+
+def svd(input: Any, some: bool = True) -> SVD:
+    """(U, S, V) with input = U diag(S) V^T: an older form of :func:`minigrad.linalg.svd`, which gives V^T."""
+    u, s, vh = import_module("minigrad.linalg").svd(input, not some)
+    return SVD(u, s, vh.mT)
+
+
+class SVD(NamedTuple):
+    """What :func:`svd` returns."""
+
+    U: Any
+    S: Any
+    V: Any
 
 
 def broadcast_tensors(*tensors: Any) -> tuple:
