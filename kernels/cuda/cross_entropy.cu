@@ -179,11 +179,11 @@ __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_vectorized(
 // its relative error is |x - m| ulp, as that of the difference already is.
 
 // The sum of a row's shares, in each of its threads; a block comes to one barrier for it.
-template <bool SMOOTHED, typename T>
-__device__ __forceinline__ T sum_of(const Shares<SMOOTHED, T>& shares, long long columns) {
+template <bool SMOOTHED, typename T, typename Length>
+__device__ __forceinline__ T sum_of(const Shares<SMOOTHED, T>& shares, Length columns) {
     if constexpr (SMOOTHED) {
         T sum = 0;
-        for (long long i = threadIdx.x; i < columns; i += blockDim.x) sum += value_or(shares.weight, i, T(1));
+        for (Length i = threadIdx.x; i < columns; i += blockDim.x) sum += value_or(shares.weight, i, T(1));
         return shares.at_target + shares.of_each * across_row<SUM>(sum);
     } else {
         return shares.at_target;
@@ -304,20 +304,19 @@ __global__ void __launch_bounds__(SHORT ? SHORT_THREADS : MOST_THREADS<T>) cross
     } else {
         own.add_across_row();
     }
-    if (t != ignore_index) {
-        Shares<SMOOTHED, C> shares(weight, t, smoothing, columns);
-        shares.scale(grad[row]);
-        const C scale = sum_of(shares, columns) * ((SHORT ? C(1) : exp(mine - own.m)) / own.sum());
-        if constexpr (SMOOTHED) {
-            part.each([&](C& element, int i) {
-                if (i < columns) element = element * scale - shares.of(i);
-            });
-        } else {
-            part.each([&](C& element, int) { element *= scale; });
-            part.subtract(int(t), shares.at_target);
-        }
-    } else {
+    if (t == ignore_index) {  // all threads of the row
         part.each([](C& element, int) { element = 0; });
+        part.store(out + row * columns, columns);
+        return;
     }
+    Shares<SMOOTHED, C> shares(weight, t, smoothing, columns);
+    shares.scale(grad[row]);
+    const C scale = sum_of(shares, columns) * ((SHORT ? C(1) : exp(mine - own.m)) / own.sum());
+    part.each([&](C& element, int i) {
+        element *= scale;
+        if constexpr (SMOOTHED)
+            if (i < columns) element -= shares.of_each * value_or(weight, i, C(1));
+    });
+    part.subtract(int(t), shares.at_target);
     part.store(out + row * columns, columns);
 }
