@@ -221,9 +221,9 @@ max_pool2d_rolling(T* out, Tap* taps, const T* input, Pool2dShape s, int planes,
 }
 
 // At stride 1 a thread has two vectors on their way: seven blocks of a multiprocessor wait for 28 KB, about what an
-// H200 needs there (gemv.cu). Single elements take more registers.
+// H200 needs there (gemv.cu). Single elements take more registers, and so does float64.
 template <typename T, int STRIDE, bool WIDE>
-constexpr int AVG_BLOCKS = (STRIDE == 1 ? 7 : sizeof(T) == 2 ? 5 : 6) - !WIDE;
+constexpr int AVG_BLOCKS = (sizeof(T) == 8 ? 6 : STRIDE == 1 ? 7 : sizeof(T) == 2 ? 5 : 6) - !WIDE;
 
 template <typename T, int STRIDE, bool WIDE>
 __global__ void __launch_bounds__(THREADS, AVG_BLOCKS<T, STRIDE, WIDE>)
