@@ -133,7 +133,7 @@ def compute_capability(array: Any) -> int:
     if isinstance(array, np.ndarray):
         from ..sim import get_architecture
 
-        return int(get_architecture()[3:5])
+        return int(get_architecture().removeprefix("sm_").removesuffix("a"))
     return _compute_capability(array.data.device_id)
 
 
