@@ -1,4 +1,5 @@
-"""Every CUDA source compiles for the cards from Turing to Hopper. No card and no driver is needed for that.
+"""Every CUDA source compiles for the cards from Turing to Hopper, or for those that MINIGRAD_ARCHITECTURES
+names. No card and no driver is needed for that.
 
 NVRTC, NVIDIA's run-time compiler, comes with `pip install nvidia-cuda-nvrtc` (or with a CUDA toolkit), and
 the headers of the 16-bit floats with `pip install nvidia-cuda-runtime`. It is called here through ctypes, as
@@ -23,7 +24,13 @@ from minigrad.kernels.cuda.elementwise import Elementwise
 from minigrad.kernels.launch import CudaKernel
 from minigrad.kernels.source import BFLOAT16, CUDA_DIRECTORY, CudaSource, computed_dtype
 
-ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
+TUNED = ["sm_75", "sm_80", "sm_90a"]
+# Names of others, separated by spaces, may take their place.
+ARCHITECTURES = os.environ.get("MINIGRAD_ARCHITECTURES", " ".join(TUNED)).split()
+
+# The most bytes that an instance may store to local memory and load from there, on cards other than these.
+# Their registers were not counted kernel by kernel: what is needed behind a loop may be kept there meanwhile.
+MOST_SPILLED = 128
 
 # The types that each template parameter stands for, and those of kernels that take others.
 TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
@@ -181,6 +188,11 @@ def resources(log):
     return found
 
 
+def assert_little_is_spilled(log, architecture):
+    most = 0 if architecture in TUNED else MOST_SPILLED
+    assert all(spills <= most for _, _, spills in resources(log).values()), log
+
+
 # Launched only where the host finds cp.async and mma of float32 and bfloat16 (is_supported() of
 # matmul_tensor_core), which compute capability 8.0 brought; to compile them takes longest of all.
 FROM_SM_80 = {
@@ -251,7 +263,8 @@ def test_source_compiles(name, architecture, summary):
     assert "warning" not in log, log
     needs = resources(log)
     assert needs.keys() == {kernel.name for kernel in kernels_of(module)}
-    assert all(registers > 0 and spills == 0 for registers, _, spills in needs.values()), log
+    assert all(registers > 0 for registers, _, _ in needs.values()), log
+    assert_little_is_spilled(log, architecture)
     if architecture == "sm_90a":
         assert_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, [np.float32], log, names_in_log)
     if module is cuda.elementwise:
@@ -315,7 +328,7 @@ def test_kernels_of_16_bits_compile(name, architecture):
     assert "warning" not in log, log
     needs = resources(log)
     assert needs.keys() == {kernel.name for kernel in kernels}
-    assert all(spills == 0 for _, _, spills in needs.values()), log
+    assert_little_is_spilled(log, architecture)
     if architecture == "sm_90a" and name != "transpose":  # which moves bits
         assert_as_many_blocks_run_at_a_time_as_grids_reckon_with(name, [np.float16], log, names_in_log)
 
@@ -330,7 +343,7 @@ def test_elementwise_functions_of_16_bits_compile(name, architecture):
     worked, log, _ = compile_with_nvrtc(function.half_kernels[0].source.with_halves.text, names, architecture)
     assert worked, log
     assert "warning" not in log, log
-    assert all(spills == 0 for _, _, spills in resources(log).values()), log
+    assert_little_is_spilled(log, architecture)
 
 
 @needs_nvrtc
