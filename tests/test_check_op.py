@@ -222,6 +222,12 @@ def has_a_factor(out, x, *, beta):
 
 CASES = [case((3, 5)), case((0,)), case((7,), beta=2.0), case(())]
 
+
+def loses_digits(out, x, *, beta):
+    """(1 + tanh) / 2 instead of a sigmoid: small values lose digits."""
+    out[...] = x * ((1 + np.tanh(x * out.dtype.type(beta / 2))) / 2)
+
+
 CHEATS = {
     "nothing": (writes_nothing, "the kernel wrote nothing"),
     "zeros": (writes_zeros, "the kernel wrote zeros"),
@@ -261,6 +267,7 @@ CHEATS = {
     "fails": (fails_at_odd_sizes, "cannot reshape array"),
     "the reference": (calls_the_reference, "computes nothing of its own"),
     "the reference, by way of the op": (calls_another_op, "computes nothing of its own"),
+    "lost digits": (loses_digits, "right, but for some roundings too many"),
     "reversed": (reverses, "these are the right values in another order"),
     "a factor": (has_a_factor, "each element is 0.5 times what it should be"),
 }  # fmt: skip

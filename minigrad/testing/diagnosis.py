@@ -50,6 +50,7 @@ def _guesses(found: WrongOutput) -> Iterator[str]:
     yield _only_at_special_values(found)
     yield _nan(found)
     yield _low_precision(found)
+    yield _lost_digits(found)
     yield _only_the_tail(found)
     yield _other_order(found)
     yield _factor(found)
@@ -202,6 +203,18 @@ def _low_precision(found: WrongOutput) -> str:
     return ""
 
 
+FEW_ROUNDINGS = 100  # times what is allowed
+
+
+def _lost_digits(found: WrongOutput) -> str:
+    if not is_floating(found.actual.dtype) or found.errors.share.max() > FEW_ROUNDINGS:
+        return ""
+    return (
+        "right, but for some roundings too many: does the kernel, or the reference, take the difference of "
+        "nearly equal numbers (1 + tanh(x)), or carry a long sum in a small dtype?"
+    )
+
+
 def _only_the_tail(found: WrongOutput) -> str:
     wrong = found.errors.wrong.ravel()
     count = int(wrong.sum())
@@ -211,9 +224,10 @@ def _only_the_tail(found: WrongOutput) -> str:
 
 
 def _other_order(found: WrongOutput) -> str:
-    if found.actual.size < 2 or not is_floating(found.actual.dtype):
+    wrong = found.errors.wrong
+    if wrong.sum() < 2 or not is_floating(found.actual.dtype):
         return ""
-    actual, expected = np.sort(found.actual, axis=None), np.sort(found.expected, axis=None)
+    actual, expected = np.sort(found.actual[wrong]), np.sort(found.expected[wrong])
     if errors_of(actual, expected, found.oracle.length).wrong.any():
         return ""
     return "these are the right values in another order: are two indices exchanged?"
