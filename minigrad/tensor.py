@@ -44,6 +44,27 @@ from minigrad.promotion import get_default_dtype
 
 __all__ = ["Tensor", "is_tensor"]
 
+_REFLECTED = {
+    np.add: "__radd__",
+    np.subtract: "__rsub__",
+    np.multiply: "__rmul__",
+    np.divide: "__rtruediv__",
+    np.floor_divide: "__rfloordiv__",
+    np.remainder: "__rmod__",
+    np.power: "__rpow__",
+    np.matmul: "__rmatmul__",
+    np.bitwise_and: "__rand__",
+    np.bitwise_or: "__ror__",
+    np.bitwise_xor: "__rxor__",
+    np.equal: "__eq__",
+    np.not_equal: "__ne__",
+    np.less: "__gt__",
+    np.less_equal: "__ge__",
+    np.greater: "__lt__",
+    np.greater_equal: "__le__",
+}
+"""The tensor's method for an operator of NumPy, on whose left stands an array or a number."""
+
 _next_handle = itertools.count().__next__
 
 
@@ -59,8 +80,6 @@ class Tensor(Operators, Methods, Conversions):
         grad: for a leaf, its accumulated gradient (a Tensor), or None.
         device: where it lives, a :class:`minigrad.Device`.
     """
-
-    __array_ufunc__ = None  # so that ndarray + Tensor is left to Tensor.__radd__
 
     def __init__(self, *data: Any):
         from minigrad.creation import empty, tensor
@@ -192,6 +211,26 @@ class Tensor(Operators, Methods, Conversions):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
         return np.array(array, dtype=dtype, copy=copy)
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any
+    ) -> Any:
+        """What NumPy's functions make of tensors: tensors, as in PyTorch, on the CPU and without a gradient.
+
+        An operator is the tensor's own: ``array + x`` is ``x.__radd__(array)``.
+        """
+        operator = _REFLECTED.get(ufunc) if method == "__call__" and out is None else None
+        if operator is not None and isinstance(inputs[1], Tensor) and not isinstance(inputs[0], Tensor):
+            return getattr(inputs[1], operator)(inputs[0])
+        if any(x.is_cuda for x in inputs if isinstance(x, Tensor)):
+            raise TypeError(f"np.{ufunc.__name__}: NumPy computes on the CPU; use x.cpu()")
+        arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
+        if out is not None:
+            return getattr(ufunc, method)(*arrays, out=out, **options)
+        from minigrad.creation import tensor
+
+        found = getattr(ufunc, method)(*arrays, **options)
+        return tuple(map(tensor, found)) if isinstance(found, tuple) else tensor(found)
 
     def item(self) -> Any:
         """The only element, as a Python number."""

@@ -366,6 +366,30 @@ def test_the_accelerator_is_a_card_or_nothing():
     assert found is (mg.device("cuda") if mg.cuda.is_available() else None)
 
 
+def test_functions_of_numpy():
+    x = mg.tensor(VALUES)
+    for function in (np.sqrt, np.exp, np.abs, np.isnan):
+        assert isinstance(function(x), mg.Tensor)
+        np.testing.assert_array_equal(function(x).numpy(), function(VALUES))
+    assert np.maximum(x, 0.5).equal(x.clamp(min=0.5)) and np.maximum(0.5, x).equal(x.clamp(min=0.5))
+    assert [part.tolist() for part in np.modf(mg.tensor([1.5, -2.25]))] == [[0.5, -0.25], [1.0, -2.0]]
+    for function in (np.mean, np.sum, np.max, np.min, np.prod):
+        assert isinstance(function(x), mg.Tensor)
+        np.testing.assert_allclose(function(x).numpy(), function(VALUES), rtol=1e-6)
+    assert np.mean(x, axis=1).shape == np.sum(x, axis=1).shape == (2,)
+    total = np.zeros((2, 3))
+    total += x
+    total[:] *= x
+    assert isinstance(total, np.ndarray)
+    np.testing.assert_allclose(total, VALUES.astype(np.float64) ** 2)
+    leaf = mg.tensor(VALUES, requires_grad=True)
+    (VALUES * leaf + np.float64(2) * leaf - np.add(VALUES, leaf)).sum().backward()
+    np.testing.assert_allclose(leaf.grad.numpy(), VALUES + 1, rtol=1e-6)
+    assert np.less(VALUES, x + 1).all() and np.greater(2, x).all() and not np.not_equal(VALUES, x).any()
+    with pytest.raises(RuntimeError, match="detach"):
+        np.sqrt(leaf)
+
+
 def test_gradcheck_in_autograd():
     x = mg.tensor(VALUES, mg.float64, requires_grad=True)
     wrong = mg.op(lambda xp, x: x * x, name="wrong_square")

@@ -280,15 +280,19 @@ class MobileNet_V2_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V1
 
 
-def mobilenet_v2(*, weights: MobileNet_V2_Weights | str | None = None, **kwargs: Any) -> MobileNetV2:
+def mobilenet_v2(
+    *, weights: MobileNet_V2_Weights | str | None = None, pretrained: bool = False, **kwargs: Any
+) -> MobileNetV2:
     """MobileNetV2, with random weights, or published ones.
 
     Args:
         weights: a member of :class:`MobileNet_V2_Weights`, or its name: ``"DEFAULT"``.
+        pretrained: the older way to ask for the weights ``"DEFAULT"``.
         kwargs: the arguments of :class:`MobileNetV2`.
 
     Raises:
         FileNotFoundError, DataError: the weights' file is missing or damaged.
         ValueError: an argument does not fit the weights.
     """
+    weights = "DEFAULT" if weights is None and pretrained else weights
     return load_weights(MobileNetV2, MobileNet_V2_Weights.verify(weights), kwargs)

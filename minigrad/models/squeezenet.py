@@ -144,15 +144,19 @@ class SqueezeNet1_1_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V1
 
 
-def squeezenet1_1(*, weights: SqueezeNet1_1_Weights | str | None = None, **kwargs: Any) -> SqueezeNet:
+def squeezenet1_1(
+    *, weights: SqueezeNet1_1_Weights | str | None = None, pretrained: bool = False, **kwargs: Any
+) -> SqueezeNet:
     """SqueezeNet 1.1, with random weights, or published ones.
 
     Args:
         weights: a member of :class:`SqueezeNet1_1_Weights`, or its name: ``"DEFAULT"``.
+        pretrained: the older way to ask for the weights ``"DEFAULT"``.
         kwargs: the arguments of :class:`SqueezeNet`.
 
     Raises:
         FileNotFoundError, DataError: the weights' file is missing or damaged.
         ValueError: ``num_classes`` is not that of the weights.
     """
+    weights = "DEFAULT" if weights is None and pretrained else weights
     return load_weights(SqueezeNet, SqueezeNet1_1_Weights.verify(weights), kwargs)
