@@ -9,6 +9,7 @@ import minigrad as mg
 from minigrad.data import DataLoader, Digits, ImageDataset
 from minigrad.data import transforms as T
 from minigrad.data.resample import inverse_affine, warp
+from minigrad.utils import make_grid, save_image
 
 RANDOM = [
     T.RandomCrop(5, padding=2),
@@ -191,3 +192,41 @@ def test_a_batch_is_what_its_images_are(rng):
     batch, targets = dataset.get_batch([4, 2])
     for image, target, index in zip(batch, targets, [4, 2], strict=True):
         assert (image.numpy() == dataset[index][0].numpy()).all() and target.item() == dataset[index][1]
+
+
+def test_grayscale(image):
+    weights = np.array([0.299, 0.587, 0.114])[:, None, None]
+    grey = T.Grayscale()(image)
+    np.testing.assert_allclose(grey, (image * weights).sum(0, keepdims=True), rtol=1e-6)
+    np.testing.assert_array_equal(T.Grayscale(3)(image), grey.repeat(3, 0))
+    counted = (image * 255).astype(np.uint8)
+    assert T.Grayscale()(counted).dtype == np.uint8
+    np.testing.assert_array_equal(T.Grayscale()(counted)[0], np.rint((counted * weights).sum(0)))
+    with pytest.raises(ValueError, match="must be 1 or 3"):
+        T.Grayscale(2)
+
+
+def test_a_grid_of_images(rng, tmp_path):
+    images = rng.random((5, 3, 2, 4))
+    grid = make_grid(mg.tensor(images), nrow=3, padding=1, pad_value=0.25).numpy()
+    assert grid.shape == (3, 2 * 3 + 1, 3 * 5 + 1)
+    np.testing.assert_array_equal(grid[:, 4:6, 6:10], images[4])
+    np.testing.assert_array_equal(grid[:, 1:3, 11:15], images[2])
+    assert (
+        (grid[:, 4:6, 11:15] == 0.25).all() and (grid[:, 3] == 0.25).all() and (grid[:, :, 0] == 0.25).all()
+    )
+    assert make_grid(mg.ones(4, 1, 2, 2)).shape == (3, 6, 18)
+    np.testing.assert_array_equal(make_grid(mg.tensor(images[0])).numpy(), images[0])
+    assert make_grid(mg.tensor(images[0, 0])).shape == (3, 2, 4)
+    stretched = make_grid(mg.tensor(images * 9 - 4), normalize=True, scale_each=True, padding=0)
+    assert stretched.max().item() == 1 and stretched[:, :2, :4].min().item() == 0
+    limited = make_grid(mg.tensor(images), normalize=True, value_range=(0.25, 0.75), padding=0)
+    np.testing.assert_allclose(limited[:, :, :4].numpy(), np.clip(images[0] * 2 - 0.5, 0, 1), atol=1e-12)
+    with pytest.raises(ValueError, match="expected images"):
+        make_grid(mg.ones(3))
+
+    Image = pytest.importorskip("PIL.Image")
+    save_image(mg.tensor(images), tmp_path / "grid.png", nrow=5, padding=0)
+    with Image.open(tmp_path / "grid.png") as picture:
+        found = np.array(picture)
+    np.testing.assert_array_equal(found[:, :4], np.floor(images[0].transpose(1, 2, 0) * 255 + 0.5))

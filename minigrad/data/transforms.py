@@ -25,6 +25,7 @@ __all__ = [
     "CenterCrop",
     "ColorJitter",
     "Compose",
+    "Grayscale",
     "Lambda",
     "Normalize",
     "RandomAffine",
@@ -144,6 +145,20 @@ class Normalize(Transform):
         if len(self.mean) not in (1, images.shape[1]):
             raise ValueError(f"Normalize: {len(self.mean)} means for images of shape {images.shape[1:]}")
         return (images - self.mean.astype(images.dtype)) / self.std.astype(images.dtype)
+
+
+class Grayscale(Transform):
+    """Colours to grey, by ITU-R BT.601, in one channel or in three that are equal."""
+
+    def __init__(self, num_output_channels: int = 1):
+        if num_output_channels not in (1, 3):
+            raise ValueError(f"Grayscale: num_output_channels must be 1 or 3, got {num_output_channels}")
+        self.num_output_channels = num_output_channels
+
+    def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Grey."""
+        grey = as_dtype(_grey(images), images.dtype)
+        return grey.repeat(self.num_output_channels, axis=1)
 
 
 class Resize(Transform):
