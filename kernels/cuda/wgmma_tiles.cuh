@@ -146,6 +146,7 @@ __device__ __forceinline__ void consume(const Product& product, Box* boxes, Ring
             turn.next();
         }
         wgmma_wait<0>();
+        wgmma_is_done(sums);
         if (thread < CLUSTER) ring.empty[before].arrive_at(thread);
         product.store(sums, product.tiles[tile], consumer, out_boxes);
     }
