@@ -155,8 +155,8 @@ def convolve_on_tensor_cores(device: mg.Device) -> list[str]:
 
 
 def convolve_by_wgmma(device: mg.Device) -> list[str]:
-    """Run convolution, and its gradients, by wgmma in every format and tile, with results that are contiguous
-    and such that lie channels last; returns what is wrong."""
+    """Run convolution, and its gradients, by wgmma in every format and tile, and with its sums in parts, with
+    results that are contiguous and such that lie channels last; returns what is wrong."""
     xp, rng, wrong = device.xp, np.random.default_rng(0), []
     module, options = cuda.conv2d_wgmma, (1, 1, 1, 0, 1, 1, 1)
     shapes = (2, 24, 5, 6), (40, 24, 3, 2), (2, 40, 5, 5)
@@ -177,18 +177,20 @@ def convolve_by_wgmma(device: mg.Device) -> list[str]:
             mg.get_op("conv2d_weight_grad")(g, x, kernel_size=(3, 2), **attributes),
         ),
     )
-    for (name, encode), tile in itertools.product(TENSOR_CORE_FORMATS.items(), module.COLUMNS):
+    tiles: list[dict[str, int]] = [{"tile": tile} for tile in module.COLUMNS]
+    tiles += [{"tile": tile, "parts": 3} for tile in module.COLUMNS if tile <= module.MOST_IN_PARTS]
+    for (name, encode), tile in itertools.product(TENSOR_CORE_FORMATS.items(), tiles):
         right = True
-        some = passes[:2] if name == "tf32" else passes
+        some = passes[:2] if name == "tf32" or "parts" in tile else passes
         for (run, inputs, bias, result), last in itertools.product(some, (False, True)):
             stored = [encode(result.numpy())]
             if name == "float16" and run is module.weight_grad:
                 stored.append(result.numpy())
             for bits in stored:
                 out = empty(xp, bits.shape, bits.dtype, last)
-                run(out, *(placed(xp, encode(t.numpy()), True) for t in inputs), *bias, *options, tile=tile)
+                run(out, *(placed(xp, encode(t.numpy()), True) for t in inputs), *bias, *options, **tile)
                 right &= np.array_equal(out if xp is np else out.get(), bits)
-        told = f"conv2d wgmma {name}, tiles of {tile}"
+        told = f"conv2d wgmma {name}, {' '.join(f'{what} {n}' for what, n in tile.items())}"
         print(f"{told:40} {'exact' if right else 'wrong'}", flush=True)
         wrong += [] if right else [told]
     return wrong
