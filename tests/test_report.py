@@ -169,6 +169,13 @@ def test_an_interrupted_comparison_shows_the_chapters_that_it_has():
     assert [attributes["id"] for attributes in page.all("section")] == ["machine", "ladder"]
 
 
+def test_a_busy_machine_is_told_on_the_page():
+    made = reports.comparison()
+    for load, told in ((0.2, False), (2.5, True), (None, False)):
+        made.machine |= {"load": load, "cores": 2}
+        assert ("The machine was busy when this began (load 2.5 on 2 cores)" in report.render(made)) == told
+
+
 def test_without_matplotlib_the_page_says_what_its_curves_need(monkeypatch, tmp_path):
     monkeypatch.setattr(picture, "is_available", lambda: False)
     made = reports.comparison()

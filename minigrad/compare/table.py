@@ -113,13 +113,18 @@ def heading(comparison: Comparison) -> str:
         bounds = dict.fromkeys(row["bound"] for row in comparison.peaks if row["device"] == device)
         measured = ", ".join(_peaks(comparison, device, bound) for bound in bounds)
         lines.append(f"measured peak of {_where(comparison, device)}: {measured}")
+    return "\n".join([*lines, *busy(comparison)])
+
+
+def busy(comparison: Comparison) -> list[str]:
+    """The sentence that says so, if other programs kept the machine busy."""
     load, cores = comparison.machine["load"], comparison.machine["cores"]
-    if load is not None and load > BUSY * cores:
-        lines.append(
-            f"The machine was busy when this began (load {load:.1f} on {count(cores, 'core')}): "
-            "times will be too long, and will scatter."
-        )
-    return "\n".join(lines)
+    if load is None or load <= BUSY * cores:
+        return []
+    return [
+        f"The machine was busy when this began (load {load:.1f} on {count(cores, 'core')}): "
+        "times will be too long, and will scatter."
+    ]
 
 
 def no_gpu(comparison: Comparison) -> str:

@@ -13,7 +13,7 @@ from minigrad.compare.chapters import CHAPTERS
 from minigrad.compare.comparison import Chapter, Comparison
 from minigrad.compare.numbers import count
 from minigrad.compare.report.views import NO_PICTURES, PICTURES, VIEWS, sentences
-from minigrad.compare.table import no_gpu
+from minigrad.compare.table import busy, no_gpu
 
 __all__ = ["render", "save"]
 
@@ -129,7 +129,7 @@ def _origin(comparison: Comparison) -> str:
 
 
 def _warnings(comparison: Comparison) -> list[str]:
-    found = list(comparison.notes)
+    found = [*busy(comparison), *comparison.notes]
     if comparison.interrupted:
         found.insert(0, "Interrupted: the page shows what was measured until then.")
     if comparison.no_gpu:
