@@ -6,27 +6,49 @@ learns by the logarithm of what it drew: ``Categorical(logits=policy(state)).log
 
 import sys as _sys
 
-from minigrad.distributions import continuous, discrete
+from minigrad.distributions import continuous, discrete, transformed
 from minigrad.distributions.continuous import Exponential, Laplace, Normal, Uniform
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, Independent
 from minigrad.distributions.kl import kl_divergence, register_kl
 from minigrad.distributions.multivariate import MixtureSameFamily, MultivariateNormal
+from minigrad.distributions.transformed import (
+    AffineTransform,
+    ExpTransform,
+    LogNormal,
+    SigmoidTransform,
+    TanhTransform,
+    TransformedDistribution,
+)
 
 __all__ = [
+    "AffineTransform",
     "Bernoulli",
     "Categorical",
     "Distribution",
+    "ExpTransform",
     "Exponential",
     "Independent",
     "Laplace",
+    "LogNormal",
     "MixtureSameFamily",
     "MultivariateNormal",
     "Normal",
+    "SigmoidTransform",
+    "TanhTransform",
+    "TransformedDistribution",
     "Uniform",
     "kl_divergence",
     "register_kl",
 ]
 
-_PLACES = {"normal": continuous, "uniform": continuous, "bernoulli": discrete, "categorical": discrete}
+transforms = transformed
+_PLACES = {
+    "normal": continuous,
+    "uniform": continuous,
+    "bernoulli": discrete,
+    "categorical": discrete,
+    "transforms": transformed,
+    "transformed_distribution": transformed,
+}
 _sys.modules.update({f"{__name__}.{name}": module for name, module in _PLACES.items()})  # PyTorch's
