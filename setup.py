@@ -155,6 +155,7 @@ setup(
         "minigrad.compare.report",
         "minigrad.cuda",
         "minigrad.data",
+        "minigrad.data.transforms",
         "minigrad.distributions",
         "minigrad.io",
         "minigrad.kernels",

@@ -11,6 +11,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.kernels import cuda
+from minigrad.ops.resample import resample
 
 FUNCTIONS = mg.nn.functional
 
@@ -175,6 +176,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]]
         "take_along_dim": (lambda x: mg.take_along_dim(x, indices(x, 11, 5), 0), ((7, 5),)),
         "losses of elements": (losses, ((13, 37), (13, 37))),
         "statistics of rows": (statistics, ((5, 61),)),
+        "images seen through maps": (seen_through_maps, ((3, 2, 7, 9),)),
         **recurrent_layers(),
     }
 
@@ -323,6 +325,16 @@ def filled(x: mg.Tensor) -> mg.Tensor:
         for kernel in ("uniform_naive", "uniform_block", "normal_naive", "normal_block"):
             getattr(cuda.random, kernel)(x.device.xp.empty(x.shape, x.dtype), 1, 2)
     return x * 1.0
+
+
+def seen_through_maps(x: mg.Tensor) -> mg.Tensor:
+    """``x``, and how its images look turned and sheared."""
+    rows = [[0.5, -0.75, 1.0], [0.75, 0.5, -2.0]]
+    maps = mg.tensor([rows] * len(x), dtype=x.dtype, device=x.device)
+    for bilinear in (False, True):
+        options = {"size": x.shape[2:], "border": "reflect", "bilinear": bilinear}
+        x = x + resample(x.detach(), maps, **options)
+    return x
 
 
 def transposed(x: mg.Tensor) -> mg.Tensor:

@@ -10,6 +10,8 @@ A convolution looks for the same few patterns everywhere in the image: it needs 
 learned in one place it knows in all. Every image is turned, moved and resized a little each time it is seen
 (augmentation): the network never sees one twice, and cannot learn them by heart. The learning rate rises and
 falls in one cycle. At the end the weights are saved, loaded into a fresh network, and tested again.
+
+On a card, the images stay there, and ``mg.capture`` replays a whole step, from the bytes to the new weights.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad.data import MNIST, DataLoader, Digits, FashionMNIST, Subset
+from minigrad.data import MNIST, DataLoader, Digits, FashionMNIST, TensorDataset
 from minigrad.data import transforms as T
 
 DATASETS = {"mnist": MNIST, "fashion-mnist": FashionMNIST, "digits": Digits}
@@ -46,34 +48,59 @@ class Net(nn.Module):
         return self.classifier(self.features(images))
 
 
-def load_data(name: str, limit: int | None):
-    """The training set, augmented, and the test set, both normalised by the training images."""
-    train, test = DATASETS[name](train=True), DATASETS[name](train=False)
-    images, _ = train.as_tensors()
-    normalize = T.Normalize([images.mean().item()], [images.std().item()])
+def load_data(name, limit, device, augmented=True):
+    """Training and test set on ``device``, as bytes, and what makes of these what the network is given."""
+    found = [DATASETS[name](train=train) for train in (True, False)]
+    scaled = T.ToTensor()(found[0].data)
+    normalize = T.Compose([T.ToTensor(), T.Normalize([scaled.mean().item()], [scaled.std().item()])])
     move = T.RandomAffine(degrees=10, translate=(0.08, 0.08), scale=(0.9, 1.1), interpolation="bilinear")
-    train.transform, test.transform = T.Compose([move, normalize]), normalize
-    return [Subset(part, range(len(part))[:limit]) for part in (train, test)]
+    augment = T.Compose([T.ToTensor(), move, normalize]) if augmented else normalize
+    pairs = ((one.data[:limit, None].to(device), one.targets[:limit].to(device)) for one in found)
+    return *(TensorDataset(*pair) for pair in pairs), augment, normalize
 
 
-def run(model, loader, criterion, device, optimizer=None, scheduler=None):
-    """One pass over the data, learning if there is an optimizer: (mean loss, accuracy)."""
-    model.train(optimizer is not None)
-    total_loss, correct, count = 0.0, 0, 0
-    with mg.set_grad_enabled(optimizer is not None):
-        for images, labels in loader:
-            images, labels = images.to(device), labels.to(device)
-            outputs = model(images)
-            loss = criterion(outputs, labels)
-            if optimizer is not None:
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-            total_loss += loss.item() * len(labels)
-            correct += (outputs.argmax(1) == labels).sum().item()
-            count += len(labels)
-    return total_loss / count, correct / count
+def trainer(model, optimizer, augment):
+    """A training step; on a card a CUDA graph, the augmentation included."""
+
+    @mg.capture
+    def step(images, labels):
+        model.train()
+        optimizer.zero_grad()
+        outputs = model(augment(images))
+        loss = nn.functional.cross_entropy(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        return counted(loss, outputs, labels)
+
+    return step
+
+
+def examiner(model, normalize):
+    """A step that learns nothing."""
+
+    @mg.no_grad()
+    def step(images, labels):
+        model.eval()
+        outputs = model(normalize(images))
+        return counted(nn.functional.cross_entropy(outputs, labels), outputs, labels)
+
+    return step
+
+
+def counted(loss, outputs, labels):
+    """(2,): the loss of the whole batch, and how many of its images are told right."""
+    return mg.stack([loss.detach() * len(labels), (outputs.argmax(1) == labels).float().sum()])
+
+
+def run(step, loader, scheduler=None):
+    """One pass over the data: (mean loss, accuracy). Only at its end a card is waited for."""
+    total = 0
+    for images, labels in loader:
+        total = total + step(images, labels)
+        if scheduler is not None:
+            scheduler.step()
+    loss, correct = (total / len(loader.dataset)).tolist()
+    return loss, correct
 
 
 def main():
@@ -82,7 +109,8 @@ def main():
     arguments.output.mkdir(parents=True, exist_ok=True)
     mg.manual_seed(arguments.seed)
 
-    train, test = load_data(arguments.dataset, arguments.limit)
+    augmented = not arguments.no_augmentation
+    train, test, augment, normalize = load_data(arguments.dataset, arguments.limit, device, augmented)
     train_loader = DataLoader(train, batch_size=arguments.batch_size, shuffle=True)
     test_loader = DataLoader(test, batch_size=500)
     size = test[0][0].shape[-1]
@@ -91,13 +119,13 @@ def main():
     scheduler = optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=arguments.lr, total_steps=arguments.epochs * len(train_loader)
     )
-    criterion = nn.CrossEntropyLoss()
+    train_step, test_step = trainer(model, optimizer, augment), examiner(model, normalize)
     print(f"{arguments.dataset}: {len(train)} training and {len(test)} test images, on {device}")
 
     history, start = [], time.perf_counter()
     for epoch in range(1, arguments.epochs + 1):
-        train_loss, train_accuracy = run(model, train_loader, criterion, device, optimizer, scheduler)
-        test_loss, test_accuracy = run(model, test_loader, criterion, device)
+        train_loss, train_accuracy = run(train_step, train_loader, scheduler)
+        test_loss, test_accuracy = run(test_step, test_loader)
         history.append({"train_loss": train_loss, "test_loss": test_loss})
         history[-1] |= {"train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
         print(
@@ -110,7 +138,7 @@ def main():
     mg.save(model.state_dict(), weights)
     reloaded = Net(size).to(device)
     reloaded.load_state_dict(mg.load(weights))
-    _, accuracy = run(reloaded, test_loader, criterion, device)
+    _, accuracy = run(examiner(reloaded, normalize), test_loader)
     if accuracy != history[-1]["test_accuracy"]:
         raise SystemExit(f"the reloaded network reaches {accuracy:.2%}: it was not saved well")
     print(f"test accuracy {accuracy:.2%}, the same after reloading {weights}")
@@ -127,6 +155,7 @@ def parse_arguments():
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-2, help="the highest learning rate")
+    parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
     parser.add_argument("--limit", type=int, help="use only so many images of each set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a short run: 1000 images, 1 epoch")

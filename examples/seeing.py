@@ -12,19 +12,20 @@ or whether the digit cannot be read.
 import argparse
 from pathlib import Path
 
-from mnist_cnn import Net, load_data, run
+from mnist_cnn import Net, load_data, run, trainer
 
 import minigrad as mg
-from minigrad import nn, optim, plot
+from minigrad import optim, plot
 from minigrad.data import DataLoader
 
 
-def trained(model, loader, epochs):
+def trained(model, loader, augment, epochs):
     """``model`` after a short training."""
     optimizer = optim.Adam(model.parameters())
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=epochs * len(loader))
+    step = trainer(model, optimizer, augment)
     for epoch in range(1, epochs + 1):
-        loss, accuracy = run(model, loader, nn.CrossEntropyLoss(), "cpu", optimizer, scheduler)
+        loss, accuracy = run(step, loader, scheduler)
         print(f"epoch {epoch}/{epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}", flush=True)
     return model
 
@@ -41,16 +42,17 @@ def main():
     mg.manual_seed(arguments.seed)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    train, test = load_data("mnist", limit=1000 if arguments.quick else None)
+    limit = 1000 if arguments.quick else None
+    train, test, augment, normalize = load_data("mnist", limit, "cpu")
     model = Net(28)
     if arguments.weights.exists():
         model.load_state_dict(mg.load(arguments.weights))
         print(f"weights of {arguments.weights}")
     else:
-        model = trained(model, DataLoader(train, batch_size=32, shuffle=True), epochs=1)
+        model = trained(model, DataLoader(train, batch_size=32, shuffle=True), augment, epochs=1)
     model = model.to(arguments.device)
 
-    images, labels = next(iter(DataLoader(test, batch_size=len(test))))
+    images, labels = normalize(test.tensors[0]), test.tensors[1]
     chances = probabilities(model, images.split(500), arguments.device)
     predictions = chances.argmax(1)
     accuracy = (predictions == labels).float().mean().item()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minigrad.errors import CaptureError
@@ -18,7 +19,7 @@ from minigrad.kernels.cuda.live import Live, LiveNumbers
 if TYPE_CHECKING:
     from minigrad.devices import Device
 
-__all__ = ["Recording", "recorder", "recording_on"]
+__all__ = ["Recording", "preparing", "recorder", "recording_on"]
 
 MAX_LIVE_NUMBERS = 4096
 
@@ -111,3 +112,16 @@ def recording_on(device: Device) -> Recording | None:
     """The recording that makes a graph of this thread's work on ``device``, if there is one."""
     current = recorder.current
     return current if current is not None and current.makes_a_graph and current.device is device else None
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """A context for what a step does in its first calls alone, or without a card: to look at values and to
+    copy from the CPU is refused in it only while a graph is made."""
+    current = recorder.current
+    if current is None or not current.makes_a_graph:
+        recorder.current = None
+    try:
+        yield
+    finally:
+        recorder.current = current

@@ -7,6 +7,7 @@ import numpy as np
 from op_inputs import LARGER, SHAPES, apart, integers, normal, uniform
 
 import minigrad as mg
+from minigrad.ops.resample import BORDERS
 from minigrad.testing import case
 
 
@@ -372,3 +373,21 @@ def weighted_logits_cases(backward):
 def divergence_cases(backward):
     probabilities = functools.partial(uniform, 0.1, 0.9)
     return loss_cases(probabilities, probabilities, backward)
+
+
+def resample_cases():
+    """Maps by eighths, which float32 computes without rounding: no place is near two pixels by chance."""
+
+    def maps(count):
+        return lambda rng: rng.integers(-16, 17, (count, 2, 3)) / 8.0
+
+    return [
+        case(shape, maps(shape[0]), size=size, border=border, fill=0.5, bilinear=bilinear, gradient=False)
+        for shape, size in (((2, 3, 7, 9), (5, 6)), ((3, 1, 1, 4), (9, 3)), ((1, 2, 21, 17), (18, 19)))
+        for border in BORDERS
+        for bilinear in (False, True)
+    ] + [
+        case((0, 3, 4, 4), (0, 2, 3), size=(2, 2), gradient=False),
+        case((2, 0, 4, 4), (2, 2, 3), size=(3, 2), gradient=False),
+        case((2, 1, 4, 4), (2, 2, 3), size=(0, 2), gradient=False),
+    ]

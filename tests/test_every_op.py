@@ -26,6 +26,7 @@ from layer_cases import (
     lstm_weight_grad_cases,
     max_pool_cases,
     norm_cases,
+    resample_cases,
     rnn_cases,
     softmax_cases,
     weighted_logits_cases,
@@ -33,6 +34,7 @@ from layer_cases import (
 from op_inputs import LARGER, SHAPES, apart, bools, integers, uniform
 
 import minigrad as mg
+import minigrad.data
 import minigrad.linalg  # this and the next register the ops that the top level does not show
 import minigrad.nn.functional
 from minigrad.op import _ops
@@ -292,6 +294,7 @@ CASES = {
     "conv2d_weight_grad": conv_cases("weight"),
     "max_pool2d": max_pool_cases("forward"),
     "max_pool2d_gather": max_pool_cases("gather"),
+    "resample": resample_cases(),
     "max_pool2d_input_grad": max_pool_cases("input"),
     "avg_pool2d": avg_pool_cases(backward=False),
     "avg_pool2d_input_grad": avg_pool_cases(backward=True),

@@ -91,7 +91,7 @@ def test_each_image_of_a_batch_is_turned_by_itself(rng, dtype):
     """Scaled by s and turned by d, a pixel comes from where turning back and shrinking leads."""
     images = rng.standard_normal((3, 2, 5, 7)).astype(dtype)
     degrees, move, scale = rng.uniform(-180, 180, 3), rng.integers(-3, 4, (3, 2)), rng.uniform(0.5, 2, 3)
-    matrices = inverse_affine(degrees, move, scale, np.zeros((3, 2)))
+    matrices = inverse_affine(np, degrees, scale, *move.T, np.zeros(3), np.zeros(3))
     found = warp(images, matrices, fill=4.0, bilinear=True)
     assert found.dtype == dtype
     for n, row, column in np.ndindex(3, 5, 7):

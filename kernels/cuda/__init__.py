@@ -70,6 +70,7 @@ MODULES = (
     "recurrent_cluster",
     "recurrent_sequence",
     "reduce",
+    "resample",
     "row_statistics",
     "segments",
     "softmax",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 __all__ = ["as_dtype", "inverse_affine", "resize", "warp"]
@@ -79,23 +82,21 @@ def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def inverse_affine(
-    degrees: np.ndarray, translate: np.ndarray, scale: np.ndarray, shear: np.ndarray
-) -> np.ndarray:
-    """The matrices (N, 2, 3) for :func:`warp` that turn by ``degrees``, shear, scale, and move by pixels.
+    xp: Any, degrees: Any, scale: Any, move_x: Any, move_y: Any, shear_x: Any, shear_y: Any
+) -> Any:
+    """The matrices (N, 2, 3) for :func:`warp` that turn, shear, scale, and move by whole numbers of pixels.
 
-    ``degrees`` and ``scale`` are (N,), ``translate`` and ``shear`` (N, 2), x first.
+    All are (N,): arrays, of ``xp`` NumPy, or tensors, of ``xp`` minigrad. Angles are in degrees.
     """
-    angle, (shear_x, shear_y) = np.radians(degrees), np.tan(np.radians(shear.T))
-    turn = _matrices(np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle))
-    one, zero = np.ones_like(angle), np.zeros_like(angle)
-    slant = _matrices(one, -shear_x, zero, one) @ _matrices(one, zero, -shear_y, one)
-    back = np.linalg.inv(scale[:, None, None] * turn @ slant)
-    return np.concatenate([back, -back @ translate[..., None]], 2)
-
-
-def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """(N, 2, 2), of rows (a, b) and (c, d)."""
-    return np.stack([a, b, c, d], 1).reshape(-1, 2, 2)
+    angle, slant_x, slant_y = (v * (math.pi / 180) for v in (degrees, shear_x, shear_y))
+    cos, sin, x, y = xp.cos(angle), xp.sin(angle), xp.tan(slant_x), xp.tan(slant_y)
+    # scale R S maps an image to its result: R turns it, S = [1 -x; 0 1] [1 0; -y 1] slants it before.
+    # The inverse is [1 0; y 1] [1 x; 0 1] R' / scale.
+    a, b = (cos - x * sin) / scale, (sin + x * cos) / scale
+    c, d = y * a - sin / scale, y * b + cos / scale
+    right, down = xp.round(move_x), xp.round(move_y)
+    rows = [a, b, -(a * right + b * down), c, d, -(c * right + d * down)]
+    return xp.stack(rows, 1).reshape(-1, 2, 3)
 
 
 def as_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

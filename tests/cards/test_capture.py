@@ -5,6 +5,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import captured, optim
+from minigrad.data import transforms as T
 from minigrad.errors import CaptureError
 
 X, Y = np.arange(20, dtype=np.float32).reshape(4, 5), np.array([0, 1, 2, 1])
@@ -113,6 +114,25 @@ def test_sgd_has_one_live_number(cupy):
         optimizer.param_groups[0]["lr"] = lr
         step(X, Y)
     assert live_numbers(step)[2:3].view(np.float64) == 0.3
+
+
+def test_images_are_augmented_in_a_graph(cupy):
+    """Random numbers are new at each replay; constants stay on the card."""
+    transforms = [
+        *(T.ToTensor(), T.RandomCrop(6, padding=2, padding_mode="reflect"), T.RandomHorizontalFlip()),
+        *(T.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), 5, "bilinear"), T.ColorJitter(0.1, 0.1, 0.1)),
+        *(T.RandomErasing(), T.RandomErasing(value="random"), T.Normalize((0.5,), (0.2,))),
+    ]
+    step = mg.capture(T.Compose(transforms), device="cuda", warmup=1)
+    images = mg.arange(4 * 3 * 6 * 7).to(np.uint8).reshape(4, 3, 6, 7).to("cuda")
+    step(images)
+    before = mg.random.default_generator.get_state()["offset"]
+    step(images)
+    drawn = mg.random.default_generator.get_state()["offset"] - before
+    for _ in range(2):
+        step(images)
+    assert step.graphs == 1 and of_the_graph(cupy).count("launch graph") == 3
+    assert drawn == 9 and mg.random.default_generator.get_state()["offset"] == before + 3 * drawn
 
 
 CHANGES = {

@@ -1,0 +1,209 @@
+"""Transforms of what pixels are: their dtype, their scale, their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.creation import from_numpy, randn_like
+from minigrad.data.resample import as_dtype
+from minigrad.data.transforms.base import Transform, constant, describe, from_pillow, is_pillow
+from minigrad.data.transforms.boxes import inside_random_boxes, random_box
+from minigrad.dtypes import is_floating
+from minigrad.ops.elementwise import clamp, where
+from minigrad.ops.elementwise import round as rint
+from minigrad.random import Generator
+from minigrad.tensor import Tensor
+
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue; ITU-R BT.601
+
+
+class ToTensor(Transform):
+    """A Pillow image, or an array (H, W, C) of bytes, as a float32 Tensor (C, H, W) with values in [0, 1].
+
+    Tensors stay, but for their bytes, which become floats, too.
+    """
+
+    def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Bytes divided by 255."""
+        return np.divide(images, np.float32(255), dtype=np.float32) if images.dtype == np.uint8 else images
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        return images.to(np.float32) / 255 if images.dtype == np.uint8 else images
+
+    def __call__(self, image: Any) -> Any:
+        if isinstance(image, Tensor):
+            return super().__call__(image)
+        if is_pillow(image):
+            return from_numpy(self._apply(from_pillow(image)))
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
+            raise TypeError(f"ToTensor: expected an image (H, W, C) or (H, W), got {describe(image)}")
+        return from_numpy(self._apply(image[None] if image.ndim == 2 else image.transpose(2, 0, 1)))
+
+
+class Normalize(Transform):
+    """(x - mean) / std by channel, of float images."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        self.mean, self.std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (mean, std))
+        if not (self.std != 0).all():
+            raise ValueError(f"Normalize: std must not be 0, got {std}")
+
+    def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Normalised."""
+        self._check(images)
+        return (images - self.mean.astype(images.dtype)) / self.std.astype(images.dtype)
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        self._check(images)
+        mean, std = (constant(v, images.device).to(images.dtype) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+    def _check(self, images: Any) -> None:
+        if not is_floating(images.dtype):
+            raise TypeError(f"Normalize: expected floats, got {images.dtype}; put ToTensor() before it")
+        if len(self.mean) not in (1, images.shape[1]):
+            raise ValueError(f"Normalize: {len(self.mean)} means for images of shape {images.shape[1:]}")
+
+
+class Grayscale(Transform):
+    """Colours to grey, by ITU-R BT.601, in one channel or in three that are equal."""
+
+    def __init__(self, num_output_channels: int = 1):
+        if num_output_channels not in (1, 3):
+            raise ValueError(f"Grayscale: num_output_channels must be 1 or 3, got {num_output_channels}")
+        self.num_output_channels = num_output_channels
+
+    def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Grey."""
+        grey = as_dtype(_grey(images), images.dtype)
+        return grey.repeat(self.num_output_channels, axis=1)
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        grey = _rounded(_grey_on_device(images.to(np.float32)), images.dtype)
+        return grey.expand(-1, self.num_output_channels, -1, -1).contiguous()
+
+
+class ColorJitter(Transform):
+    """Brightness, contrast and saturation changed by random factors, in this order.
+
+    Args:
+        brightness, contrast, saturation: the range of the factor, or one number v for (1 - v, 1 + v).
+        generator: see :class:`Transform`.
+    """
+
+    def __init__(
+        self,
+        brightness: float | Sequence[float] = 0,
+        contrast: float | Sequence[float] = 0,
+        saturation: float | Sequence[float] = 0,
+        *,
+        generator: Generator | None = None,
+    ):
+        ranges = brightness, contrast, saturation
+        self.ranges = [
+            (max(0.0, 1 - v), 1 + v) if isinstance(v, (int, float)) else (v[0], v[1]) for v in ranges
+        ]
+        self.generator = generator
+
+    def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Each by factors of its own."""
+        brightness, contrast, saturation = (
+            rng.uniform(*r, (len(images), 1, 1, 1)).astype(np.float32) for r in self.ranges
+        )
+        highest = 255 if images.dtype == np.uint8 else 1
+        x = np.clip(images * brightness, 0, highest)
+        if self.ranges[1] != (1, 1):
+            mean = _grey(x).mean((-2, -1), keepdims=True)
+            x = np.clip(mean + contrast * (x - mean), 0, highest)
+        if self.ranges[2] != (1, 1) and images.shape[1] == len(GREY):
+            grey = _grey(x)
+            x = np.clip(grey + saturation * (x - grey), 0, highest)
+        return as_dtype(x, images.dtype)
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        factors = self.uniform(images, self.ranges)
+        brightness, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
+        highest = 255 if images.dtype == np.uint8 else 1
+        x = clamp(images.to(np.float32) * brightness, 0, highest)
+        if self.ranges[1] != (1, 1):
+            mean = _grey_on_device(x).mean((-2, -1), keepdim=True)
+            x = clamp(mean + contrast * (x - mean), 0, highest)
+        if self.ranges[2] != (1, 1) and images.shape[1] == len(GREY):
+            grey = _grey_on_device(x)
+            x = clamp(grey + saturation * (x - grey), 0, highest)
+        return _rounded(x, images.dtype)
+
+
+class RandomErasing(Transform):
+    """A rectangle replaced, with probability ``p``: cutout; https://arxiv.org/abs/1708.04896.
+
+    Args:
+        p: how often.
+        scale: the smallest and largest share of the area.
+        ratio: the smallest and largest width by height.
+        value: what it is filled with, a number, one for each channel, or ``"random"``, normal numbers.
+        generator: see :class:`Transform`.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: float | Sequence[float] | str = 0,
+        *,
+        generator: Generator | None = None,
+    ):
+        self.p, self.scale, self.ratio, self.value, self.generator = p, scale, ratio, value, generator
+
+    def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Each with a rectangle of its own, or none."""
+        result = images.copy()
+        for image in result:
+            if rng.random() >= self.p:
+                continue
+            box = random_box(image.shape[-2:], self.scale, self.ratio, rng)
+            if box is None:
+                continue
+            top, left, height, width = box
+            if self.value == "random":
+                filled = rng.standard_normal((len(image), height, width))
+            else:
+                filled = np.asarray(self.value, np.float64).reshape(-1, 1, 1)
+            image[:, top : top + height, left : left + width] = as_dtype(filled, image.dtype)
+        return result
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        chance = self.uniform(images, [(0, 1)])[..., None]
+        erased = inside_random_boxes(self, images, self.scale, self.ratio) & (chance < self.p)
+        if self.value == "random":
+            filled = randn_like(images, dtype=np.float32, generator=self.generator)
+        else:
+            filled = constant(self.value, images.device).reshape(-1, 1, 1)
+        return where(erased[:, None], _rounded(filled, images.dtype), images)
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """(N, 1, H, W)"""
+    if images.shape[1] != len(GREY):
+        return images.mean(1, keepdims=True)
+    return np.tensordot(GREY, images, ([0], [1]))[:, None]
+
+
+def _grey_on_device(images: Tensor) -> Tensor:
+    if images.shape[1] != len(GREY):
+        return images.mean(1, keepdim=True)
+    return (images * constant(GREY, images.device).reshape(-1, 1, 1)).sum(1, keepdim=True)
+
+
+def _rounded(values: Tensor, dtype: np.dtype) -> Tensor:
+    """As :func:`as_dtype`."""
+    return values.to(dtype) if is_floating(dtype) else clamp(rint(values), 0, 255).to(dtype)
