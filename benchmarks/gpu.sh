@@ -119,7 +119,7 @@ sanitize() {
 train() {
     cd "$root" || return 1
     "$python" examples/mnist_cnn.py --device cuda --epochs 4 --output "$1/mnist_cnn" &&
-        "$python" examples/cifar10.py --device cuda --model resnet9 --epochs 12 --batch-size 512 --lr 0.4 --amp \
+        "$python" examples/cifar10.py --device cuda --model resnet9 --epochs 24 --batch-size 512 --lr 0.4 --amp \
             --output "$1/cifar10"
 }
 
