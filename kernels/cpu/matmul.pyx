@@ -158,28 +158,32 @@ def threaded(cnp.ndarray out not None, cnp.ndarray a not None, cnp.ndarray b not
 def product(a, b, int threads, bias=None, bint relu=False):
     """``a @ b + bias``, or ReLU of it, by *threaded* as a new array.
 
-    None if they are not what it takes as it is: a matrix, or a contiguous batch of them, a matrix, and None or a
-    contiguous vector."""
+    None if they are not what it takes as it is: two matrices, two batches of one shape of them, or a contiguous
+    batch and a matrix; and None or a contiguous vector."""
     if type(a) is not cnp.ndarray or type(b) is not cnp.ndarray:
         return None
     cdef cnp.ndarray left = <cnp.ndarray> a, right = <cnp.ndarray> b, out, rows
-    cdef int dtype = cnp.PyArray_TYPE(left), ndim = cnp.PyArray_NDIM(left)
+    cdef int dtype = cnp.PyArray_TYPE(left), ndim = cnp.PyArray_NDIM(left), b_ndim = cnp.PyArray_NDIM(right), axis
+    cdef bint shares_b = ndim > 2 and b_ndim == 2
     if ((dtype != cnp.NPY_FLOAT32 and dtype != cnp.NPY_FLOAT64)
-            or ndim < 2 or cnp.PyArray_NDIM(right) != 2
-            or cnp.PyArray_DIM(left, ndim - 1) != cnp.PyArray_DIM(right, 0)
+            or b_ndim < 2 or (ndim != b_ndim and not shares_b)
+            or cnp.PyArray_DIM(left, ndim - 1) != cnp.PyArray_DIM(right, b_ndim - 2)
             or not is_readable(left, dtype) or not is_readable(right, dtype)
-            or not is_addend(bias, dtype, cnp.PyArray_DIM(right, 1))):
+            or not is_addend(bias, dtype, cnp.PyArray_DIM(right, b_ndim - 1))
+            or (shares_b and not (cnp.PyArray_ISCARRAY_RO(left) and cnp.PyArray_SIZE(left)))):
         return None
+    for axis in range(b_ndim - 2):
+        if cnp.PyArray_DIM(left, axis) != cnp.PyArray_DIM(right, axis):
+            return None
     cdef Problem problem
-    cdef Py_ssize_t columns = cnp.PyArray_DIM(right, 1)
+    cdef Py_ssize_t columns = cnp.PyArray_DIM(right, b_ndim - 1)
     if ndim == 2:
         out = rows = empty((cnp.PyArray_DIM(left, 0), columns), left.dtype)
-    elif cnp.PyArray_ISCARRAY_RO(left) and cnp.PyArray_SIZE(left):
-        out = empty((*(<object> left).shape[:ndim - 1], columns), left.dtype)
+    else:
+        out = rows = empty((*(<object> left).shape[:ndim - 1], columns), left.dtype)
+    if shares_b:
         left = left.reshape(-1, cnp.PyArray_DIM(right, 0))
         rows = out.reshape(cnp.PyArray_DIM(left, 0), columns)
-    else:
-        return None
     read_problem(&problem, rows, left, right)
     run_threaded(&problem, threads, bias, relu)
     return out

@@ -66,7 +66,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     """
     if not (isinstance(a, Variable) and isinstance(b, Variable)):
         raise TypeError(f"matmul: expected two tensors, got {type(a).__name__} and {type(b).__name__}")
-    if a._array.ndim == b._array.ndim == 2 and a._array.dtype is b._array.dtype:
+    if a._array.ndim == b._array.ndim >= 2 and a._array.dtype is b._array.dtype:
         return _matmul(a, b)  # most products, without the questions below
     if mode.autocast is not None:
         a, b = cast_inputs(LOWER, (a, b))

@@ -384,10 +384,31 @@ def test_product_makes_the_array(kernel_module, threads, shape, dtype):
         np.testing.assert_array_equal(product(a, b, threads, bias, True), np.maximum(found, 0))
 
 
+@in_one_test("threads", [1, 2])
+@pytest.mark.parametrize("batch", [(5,), (2, 3), (0,), (1, 1, 4)], ids=str)
+def test_product_of_batches(kernel_module, threads, batch, dtype):
+    """Two batches of one shape, whose matrices lie in any way."""
+    product, (M, K, N) = kernel_module("matmul").product, (33, 20, 35)
+    a, bias = random_array((*batch, M, K), dtype), random_array((N,), dtype, seed=2)
+    for b in (
+        random_array((*batch, K, N), dtype, 1),
+        random_array((*batch, N, K), dtype, 1).swapaxes(-1, -2),
+    ):
+        found = product(a, b, threads)
+        assert found.shape == (*batch, M, N)
+        assert_product(found, a, b)
+        np.testing.assert_array_equal(product(a[..., ::-1, :], b, threads), found[..., ::-1, :])
+        np.testing.assert_array_equal(product(a, b, threads, bias), found + bias)
+
+
 def test_product_leaves_what_it_does_not_take(kernel_module):
     product = kernel_module("matmul").product
     a, batch, b, bias = np.ones((2, 3)), np.ones((5, 2, 3)), np.ones((3, 4)), np.ones(4)
     for arguments in [
+        (batch, np.ones((1, 3, 4))),
+        (batch, np.ones((4, 3, 4))),
+        (batch, np.ones((5, 5, 3, 4))),
+        (batch[None], np.ones((5, 3, 4))),
         (a[0], b),
         (a, b[0]),
         (a, batch.swapaxes(1, 2)),
