@@ -42,6 +42,22 @@ typedef struct {
 /* Steps at a time: GATHER_DEPTH rows of b, or most of them, stay in L1 while all tiles of rows use them. */
 enum { GATHER_DEPTH = 320 };
 
+/* Where the rows of a tile find their elements of x: at an offset each; one after the other, as pixels of an image's
+ * row do at stride 1; or at an offset each and as many as there are lanes. */
+enum { ANYWHERE, SIDE_BY_SIDE, IN_LANES };
+
+/* So many rows side by side pay for tiles of their own. A tile of one vector makes a multiply-add for each element
+ * of x, and spends as long with the offsets as with the elements; but a tile of few rows waits for its sums. */
+enum { SHORTEST_RUN = TILE_ROWS / 2 };
+
+/* How many rows, from the first on, lie side by side. */
+ALWAYS_INLINE ptrdiff_t side_by_side(ptrdiff_t rows, const place *row)
+{
+    ptrdiff_t run = 1;
+    while (run < rows && row[run].x == row[0].x + run) run++;
+    return run;
+}
+
 #define real float
 #define NAME(x) x##_f32
 #define vector f32v

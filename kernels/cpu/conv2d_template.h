@@ -1,27 +1,28 @@
 /* The functions of conv2d.h for one element type. Included by conv2d.h alone, which documents them. */
 
-/* A tile of `rows` x (`vectors` * LANES), both compile-time constants. So is `lanewise`: whether each element of
- * a row of c has elements of x of its own, that lie side by side. */
-ALWAYS_INLINE void NAME(gather_tile)(const int lanewise, const int rows, const int vectors, const place *row,
+/* A tile of `rows` x (`vectors` * LANES), both compile-time constants. So is `lie`: where the rows find their
+ * elements of x. */
+ALWAYS_INLINE void NAME(gather_tile)(const int lie, const int rows, const int vectors, const place *row,
                                      ptrdiff_t depth, const place *step, const real *x, const real *b,
                                      const real *start, real *c)
 {
     vector sum[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) sum[i][v] = (vector){0};
+    if (lie == SIDE_BY_SIDE) x += row[0].x;
     for (ptrdiff_t p = 0; p < depth; p++) {
-#if TILE_ROWS > 8
-        /* Reload the rows' offsets: the compiler would keep those of so many rows in vector registers, and to
-         * move them from there takes the place of multiply-adds. */
-        __asm__("" : "+r"(row));
-#endif
         const real *x_step = x + step[p].x, *b_step = b + step[p].at;
+        /* What is not known to have been the same before, is not kept for each row: rows' offsets are reloaded, and
+         * rows side by side are reached from one pointer. The compiler would keep so much in vector registers, and to
+         * move it from there takes the place of multiply-adds. */
+        if (lie == SIDE_BY_SIDE) __asm__("" : "+r"(x_step));
+        else if (TILE_ROWS > 8) __asm__("" : "+r"(row));
         vector b_vector[TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++) b_vector[v] = *(const vector_u *)(b_step + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
-            const real *x_row = x_step + row[i].x;
+            const real *x_row = x_step + (lie == SIDE_BY_SIDE ? i : row[i].x);
             UNROLL for (int v = 0; v < vectors; v++)
-                if (lanewise)
+                if (lie == IN_LANES)
                     sum[i][v] += *(const vector_u *)(x_row + v * LANES) * b_vector[v];
                 else
                     sum[i][v] += *x_row * b_vector[v];
@@ -35,40 +36,44 @@ ALWAYS_INLINE void NAME(gather_tile)(const int lanewise, const int rows, const i
     }
 }
 
-/* One copy of `gather_tile` for each number of rows. */
-ALWAYS_INLINE void NAME(gather_tile_rows)(const int lanewise, ptrdiff_t rows, const int vectors,
-                                          const place *row, ptrdiff_t depth, const place *step, const real *x,
-                                          const real *b, const real *start, real *c)
+/* Rows in tiles, with one copy of `gather_tile` for each number of them. */
+ALWAYS_INLINE void NAME(gather_tiles)(const int lie, const int vectors, ptrdiff_t rows, const place *row,
+                                      ptrdiff_t depth, const place *step, const real *x, const real *b,
+                                      const real *start, real *c)
 {
-#define ROWS(n) case n: NAME(gather_tile)(lanewise, n, vectors, row, depth, step, x, b, start, c); break;
-    switch (rows) {
-        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#define ROWS(n) case n: NAME(gather_tile)(lie, n, vectors, row + i, depth, step, x, b, start, c); break;
+    const ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) { /* nearly equal ones: a thin tile waits for its sums */
+        const ptrdiff_t i = tile * rows / tiles;
+        switch ((tile + 1) * rows / tiles - i) {
+            ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if TILE_ROWS >= 8
-        ROWS(7) ROWS(8)
+            ROWS(7) ROWS(8)
 #endif
 #if TILE_ROWS >= 12
-        ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+            ROWS(9) ROWS(10) ROWS(11) ROWS(12)
 #endif
+        }
     }
 #undef ROWS
 }
 
-ALWAYS_INLINE void NAME(gather)(const int lanewise, ptrdiff_t width, ptrdiff_t rows, const place *row,
+ALWAYS_INLINE void NAME(gather)(const int lie, ptrdiff_t width, ptrdiff_t rows, const place *row,
                                 ptrdiff_t depth, const place *step, const real *x, const real *b,
                                 const real *start, real *c)
 {
     const ptrdiff_t blocks = depth > GATHER_DEPTH ? (depth + GATHER_DEPTH - 1) / GATHER_DEPTH : 1;
-    const ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t block = 0; block < blocks; block++, start = NULL) {
         const ptrdiff_t first = block * depth / blocks, count = (block + 1) * depth / blocks - first;
-        for (ptrdiff_t tile = 0; tile < tiles; tile++) { /* nearly equal ones: a thin tile waits for its sums */
-            const ptrdiff_t i = tile * rows / tiles, tile_rows = (tile + 1) * rows / tiles - i;
-            if (width <= LANES)
-                NAME(gather_tile_rows)(lanewise, tile_rows, 1, row + i, count, step + first, x, b, start, c);
-            else
-                NAME(gather_tile_rows)(lanewise, tile_rows, TILE_VECTORS, row + i, count, step + first, x, b,
-                                       start, c);
-        }
+        if (width > LANES)
+            NAME(gather_tiles)(lie, TILE_VECTORS, rows, row, count, step + first, x, b, start, c);
+        else if (lie == ANYWHERE && TILE_ROWS > 8 && side_by_side(rows, row) >= SHORTEST_RUN)
+            for (ptrdiff_t i = 0, run; i < rows; i += run) {
+                run = side_by_side(rows - i, row + i);
+                NAME(gather_tiles)(SIDE_BY_SIDE, 1, run, row + i, count, step + first, x, b, start, c);
+            }
+        else
+            NAME(gather_tiles)(lie, 1, rows, row, count, step + first, x, b, start, c);
     }
 }
 
@@ -76,14 +81,14 @@ NEVER_INLINE void NAME(gather_gemm)(ptrdiff_t width, ptrdiff_t rows, const place
                                     const place *step, const real *x, const real *b, const real *start,
                                     real *c)
 {
-    NAME(gather)(0, width, rows, row, depth, step, x, b, start, c);
+    NAME(gather)(ANYWHERE, width, rows, row, depth, step, x, b, start, c);
 }
 
 NEVER_INLINE void NAME(gather_lanes)(ptrdiff_t width, ptrdiff_t rows, const place *row, ptrdiff_t depth,
                                      const place *step, const real *x, const real *b, const real *start,
                                      real *c)
 {
-    NAME(gather)(1, width, rows, row, depth, step, x, b, start, c);
+    NAME(gather)(IN_LANES, width, rows, row, depth, step, x, b, start, c);
 }
 
 /* Both ways are walked in bands of pixels, whose panel stays in the first-level cache for all channels. */
