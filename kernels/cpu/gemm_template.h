@@ -9,6 +9,7 @@ enum {
     NAME(MC) = 168, /* a multiple of 12, 8 and 6 */
     NAME(NC) = 2048,
     NAME(KC_UNPACKED) = 1024,
+    NAME(SHORT) = 128,
     NAME(KC_PANELS) = TILE_ROWS > 8 ? 1536 / sizeof(real) : 512, /* MR rows of A (12 or 18 KB) stay in L1 */
     NAME(IN_L3) = (3 << 20) / sizeof(real), /* elements that stay in L3 while they are used again */
     NAME(LINE) = 64 / sizeof(real),         /* elements of a cache line */
@@ -456,6 +457,8 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
     const int few_columns = N <= (K <= NAME(KC_UNPACKED) && stays_in_l3 ? NAME(few_panels)() : 2) * NAME(NR);
     const int near = a_transposed ? (K <= NAME(KC_UNPACKED) && stays_in_l3) || a_col <= 1024 / (int)sizeof(real)
                                   : N <= NAME(NR) || stays_in_l3;
+    /* However long K is: a packed element would be used only M / MR or N / NR times. */
+    const int short_sides = !high && !a_transposed && M <= NAME(SHORT) && N <= NAME(SHORT);
     const double largest = high && (b_transposed || !a_transposed) ? 64
                          : a_transposed || NAME(suits_rows)(M, N, K, a_col) ? 128
                          : 320;
@@ -464,7 +467,7 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
             NAME(gemv)(N, K, a + i * a_row, a_col, b, b_row, b_col, c + i * ldc, NAME(epilogue_at)(e, i, 0), 1);
     else if (N == 1 && ldc == 1) /* the transposed problem */
         NAME(gemv)(M, K, b, b_row, a, a_col, a_row, c, e, e.d_row);
-    else if (few_rows || (few_columns && near) || (double)M * N * K <= largest * largest * largest)
+    else if (few_rows || (few_columns && near) || short_sides || (double)M * N * K <= largest * largest * largest)
         NAME(gemm_unpacked_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, e, workspace);
     else if (NAME(suits_rows)(M, N, K, a_col))
         NAME(gemm_rows_add)(M, N, K, a, a_row, a_col, b, b_row, b_col, c, ldc, e, workspace);
