@@ -1,6 +1,20 @@
 /* The packing of gemm.h for one element type: panels in the order in which the register tiles read them. Included by
  * gemm_template.h alone. */
 
+/* Rows of fewer than 32 columns, as those of a narrow tile or panel are: in parts of a power of two, one for each bit
+ * of their number, with no loop over single ones. */
+ALWAYS_INLINE void NAME(copy_narrow)(ptrdiff_t rows, ptrdiff_t columns, const real *from, ptrdiff_t from_row, real *to,
+                                     ptrdiff_t to_row)
+{
+    _Static_assert(NAME(MR) <= 32 && NAME(NR) <= 32, "a part of 32 columns is missing");
+    UNROLL for (int part = 16; part > 0; part /= 2) {
+        if (!(columns & part)) continue;
+        for (ptrdiff_t i = 0; i < rows; i++) memcpy(to + i * to_row, from + i * from_row, part * sizeof(real));
+        from += part;
+        to += part;
+    }
+}
+
 /* Whole panels of lanes that are contiguous. Where a panel is a whole number of cache lines wide, each row is read
  * in one go. Else a few rows at a time go into all panels: a panel's neighbour finds the rest of a line still in
  * the cache, which for rows a power of two apart holds only a few. */
@@ -53,11 +67,13 @@ ALWAYS_INLINE void NAME(pack_panels)(const int width, ptrdiff_t length, ptrdiff_
                         out[(p + q) * width + lane] = panel[lane * lane_stride + p + q];
             }
         }
-        for (; p < depth; p++) {
-            const real *step = panel + p * depth_stride;
-            for (ptrdiff_t lane = 0; lane < lanes; lane++) out[p * width + lane] = step[lane * lane_stride];
-            for (ptrdiff_t lane = lanes; lane < width; lane++) out[p * width + lane] = 0;
-        }
+        if (lanes < width) memset(out + p * width, 0, (depth - p) * width * sizeof(real));
+        if (lane_stride == 1 && lanes < width)
+            NAME(copy_narrow)(depth - p, lanes, panel + p * depth_stride, depth_stride, out + p * width, width);
+        else
+            for (; p < depth; p++)
+                for (ptrdiff_t lane = 0; lane < lanes; lane++)
+                    out[p * width + lane] = panel[lane * lane_stride + p * depth_stride];
     }
 }
 

@@ -118,10 +118,13 @@ NEVER_INLINE void NAME(partial_tile)(int rows, int columns, ptrdiff_t depth, con
         /* Whole vectors into a scratch tile, of which the valid columns are kept. */
         real scratch[TILE_ROWS * NAME(NR)] __attribute__((aligned(64)));
         const int padded = columns < LANES ? LANES : NAME(NR);
-        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded, NAME(adding)(NULL, 0));
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < columns; j++)
-                c[i * ldc + j] = NAME(finished)(scratch[i * padded + j], e, i, j);
+        if (e.d) {
+            memset(scratch, 0, sizeof(scratch));
+            NAME(copy_narrow)(rows, columns, e.d, e.d_row, scratch, padded);
+        }
+        NAME(partial_tile)(rows, padded, depth, a, a_row, a_col, b, b_row, scratch, padded,
+                           (NAME(Epilogue)){e.d ? scratch : NULL, padded, e.relu});
+        NAME(copy_narrow)(rows, columns, scratch, padded, c, ldc);
     }
 }
 
