@@ -2,9 +2,10 @@
  *
  * An angle is brought to |r| <= pi / 4 by whole quarter turns (Cody and Waite): r = x - n pi / 2, with pi / 2
  * in parts. n is below 2^15 and the first parts have 38 bits, so that n times a part is exact in float64, and
- * what is left of two that nearly cancel has all its digits. Bit 0 of n chooses between sin(r) and cos(r),
- * both computed by polynomials; bit 1 is the sign. cos(x) is sin one quarter turn on. Larger angles are left
- * to the C library, lane by lane.
+ * what is left of two that nearly cancel has all its digits. float32 has no room for such products, but a fused
+ * multiply-add does not round them: where there is one, float32 does for float32. Bit 0 of n chooses between
+ * sin(r) and cos(r), both computed by polynomials; bit 1 is the sign. cos(x) is sin one quarter turn on. Larger
+ * angles are left to the C library, lane by lane.
  *
  * Largest errors measured: float32 1.6 ulp, float64 1.5 ulp. NaN stays NaN, and -0 stays -0.
  */
@@ -17,6 +18,9 @@
 #define QUARTER_HIGH 1.5707963267923333   /* pi / 2 = high + middle + low */
 #define QUARTER_MIDDLE 2.5633441515839558e-12
 #define QUARTER_LOW 1.0562999066987428e-23
+#define QUARTER_HIGH_F32 1.57079637f /* the same in parts of float32 */
+#define QUARTER_MIDDLE_F32 -4.37113883e-8f
+#define QUARTER_LOW_F32 -1.71512451e-15f
 
 /* As many float64 as there are float32 in a vector. */
 typedef double f64_wide __attribute__((vector_size(2 * VECTOR_BYTES)));
@@ -25,13 +29,21 @@ typedef double f64_wide __attribute__((vector_size(2 * VECTOR_BYTES)));
 ALWAYS_INLINE int usual_for_sin_f32(float x) { return fabsf(x) < 32768.0f; }
 ALWAYS_INLINE int usual_for_sin_f64(double x) { return fabs(x) < 32768.0; }
 
-/* sin(x + ahead pi / 2), ahead = 0 or 1. The angle is reduced in float64, where the products with two parts
-   are enough. */
+/* a - turns pi / 2, with the digits of float32. */
+ALWAYS_INLINE f32v less_quarter_turns_f32(f32v a, f32v turns) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return ((a - turns * QUARTER_HIGH_F32) - turns * QUARTER_MIDDLE_F32) - turns * QUARTER_LOW_F32;
+#else /* in float64, where two parts are enough */
+    f64_wide n = __builtin_convertvector(turns, f64_wide);
+    f64_wide wide = __builtin_convertvector(a, f64_wide) - n * QUARTER_HIGH;
+    return __builtin_convertvector(wide - n * QUARTER_MIDDLE, f32v);
+#endif
+}
+
+/* sin(x + ahead pi / 2), ahead = 0 or 1. */
 ALWAYS_INLINE f32v sin_ahead_f32(f32v x, unsigned ahead) {
     f32v a = abs_f32(x), shifted = a * (float)QUARTER_TURNS + ROUND_TO_INTEGER;
-    f64_wide n = __builtin_convertvector(shifted - ROUND_TO_INTEGER, f64_wide);
-    f64_wide wide = __builtin_convertvector(a, f64_wide) - n * QUARTER_HIGH;
-    f32v r = __builtin_convertvector(wide - n * QUARTER_MIDDLE, f32v), z = r * r;
+    f32v r = less_quarter_turns_f32(a, shifted - ROUND_TO_INTEGER), z = r * r;
     f32v s = z * -1.9511959e-4f + 8.332137e-3f;
     s = s * z - 0.16666654f;
     s = s * z * r + r;
