@@ -65,6 +65,7 @@ cdef enum:
     CHEAP = 32768
     COSTLY = 16384
     LARGE = 32768  # results of fewer elements NumPy's loops, which need no setting up, have done sooner
+    SMALL = 1024  # elements of which ``small`` makes as many at most
     FEW = 1024  # below, those of cheap functions have so even where nothing but ``new`` stands before a kernel
 
 cdef object BOOL = cnp.PyArray_DescrFromType(cnp.NPY_BOOL)
@@ -156,6 +157,32 @@ cdef class Function:
         if len(arguments) != self.arity + 1:
             raise TypeError(f"{self.__name__} takes out, {self.arity} inputs and threads")
         self.compute(out, arguments)
+
+    def small(self, *inputs):
+        """The function of a few numbers as a new array, without what any other inputs need; None if they are not
+        contiguous arrays of floats, of one dtype and shape and at most ``SMALL`` elements."""
+        cdef const void *data[MAX_INPUTS]
+        cdef cnp.ndarray array, first = None, out
+        cdef int dtype = 0, k
+        if self.takes_bool or self.arrays < self.arity or len(inputs) != self.arity:
+            return None
+        for k in range(self.arity):
+            if type(inputs[k]) is not cnp.ndarray:
+                return None
+            array = <cnp.ndarray>inputs[k]
+            if k == 0:
+                first, dtype = array, cnp.PyArray_TYPE(array)
+            if (not is_real(array, dtype) or not cnp.PyArray_IS_C_CONTIGUOUS(array)
+                    or not cnp.PyArray_SAMESHAPE(array, first)):
+                return None
+            data[k] = cnp.PyArray_DATA(array)
+        if cnp.PyArray_SIZE(first) > SMALL:
+            return None
+        out = cnp.PyArray_SimpleNew(
+            cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), cnp.NPY_BOOL if self.returns_bool else dtype
+        )
+        (self.f32 if dtype == cnp.NPY_FLOAT32 else self.f64)(cnp.PyArray_DATA(out), data, 0, cnp.PyArray_SIZE(first))
+        return out
 
     def new(self, *arguments):
         """The function of inputs and threads as a new array; None if the inputs are not floats of one dtype,

@@ -60,6 +60,8 @@ def register_cpu(target: Op, run: Any, **options: Any) -> None:
 
     _register_cpu(target, kernel, run, **options)
     target.direct = lambda *inputs: run.new(*inputs, get_num_threads())
+    if target.small is None and not target.attributes:
+        target.small = run.small
 
 
 def _register_cpu(target: Op, kernel: Callable, run: Callable, **options: Any) -> None:

@@ -107,6 +107,44 @@ def test_costly_functions_of_any_size(kernel_module, dtype, shape):
     assert elementwise.relu.new(x, 2) is None
 
 
+@pytest.mark.parametrize("shape", [(0,), (), (1,), (3, 0, 2), (7,), (5, 9), (32, 32)])
+def test_functions_of_small_arrays(kernel_module, dtype, shape):
+    elementwise = kernel_module("elementwise")
+    x, y, z = (np.asarray(np.abs(normal(shape, dtype))) for _ in range(3))
+    for name, inputs in (
+        ("exp", (x,)),
+        ("sqrt", (x,)),
+        ("lt", (x, y)),
+        ("tanh_grad", (x, y)),
+        ("larger_share", (x, y, z)),
+    ):
+        run = getattr(elementwise, name)
+        expected = out_of(run, shape, bool if name == "lt" else dtype, *inputs, 1)
+        assert_same(run.small(*inputs), expected)
+
+
+def test_what_small_leaves_to_others(kernel_module):
+    elementwise, x = kernel_module("elementwise"), np.ones((6, 5), np.float32)
+    others = [x.astype(other) for other in (np.float64, np.int64, np.float16, ">f4")]
+    for other in (
+        *others,
+        x[:5],
+        x[::-1],
+        x.T,
+        x.reshape(5, 6),
+        x[None],
+        2.0,
+        np.float64(2),
+        None,
+        x.tolist(),
+    ):
+        assert elementwise.maximum.small(x, other) is None and elementwise.maximum.small(other, x) is None
+    for other in (x.T, 2.0, np.ones(1025, np.float32)):
+        assert elementwise.exp.small(other) is None
+    assert elementwise.exp.small(x, x) is None and elementwise.exp.small() is None
+    assert elementwise.where.small(x > 0, x, x) is None and elementwise.clamp.small(x, 0.0, 1.0) is None
+
+
 def test_what_functions_leave_to_others(kernel_module):
     elementwise, x = kernel_module("elementwise"), np.ones((60, 50), np.float32)
     others = [x.astype(other) for other in (np.float64, np.int64, np.float16, ">f4")]
