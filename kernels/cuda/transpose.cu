@@ -136,7 +136,11 @@ transpose(Out* out_elements, const T* x_elements, TransposeShape shape) {
             if (at >= columns) continue;
             const Vector<To, SIDE>& turned = tile.at(at, vector);
             if (shape.stores_vectors) {
-                if (stored > 0) *reinterpret_cast<Vector<To, SIDE>*>(to) = turned;
+                using Part = Vector<To, SIDE < Vector<To>::LENGTH ? SIDE : Vector<To>::LENGTH>;
+                if (stored > 0)  // from memory to memory: by way of registers nvcc stores single elements
+#pragma unroll
+                    for (int i = 0; i < SIDE; i += Part::LENGTH)
+                        *reinterpret_cast<Part*>(to + i) = *reinterpret_cast<const Part*>(&turned.lane[i]);
             } else {
 #pragma unroll
                 for (int i = 0; i < SIDE; i++)

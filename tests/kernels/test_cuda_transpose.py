@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minigrad.kernels.arguments import address
 from minigrad.kernels.cuda.transpose import transpose
 
 pytestmark = pytest.mark.usefixtures("checked_accesses")
@@ -37,6 +38,18 @@ def test_rows_that_are_made_of_vectors_or_not(backend, dtype, first, apart, rng)
         transpose(turned, backend.put_strided(view))
         np.testing.assert_array_equal(backend.get(out)[:, :, first : first + 68], view.swapaxes(1, 2))
         assert np.isnan(backend.get(out)[:, :, first + 68 :]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_an_out_that_starts_at_any_multiple_of_16_bytes(backend, dtype, rng):
+    """It is stored in vectors of 16 bytes at most, though four float64 have 32."""
+    x = rng.integers(-99, 99, (2, 64, 12)).astype(dtype)
+    for first in (16, 32, 48):
+        memory = backend.put(np.zeros(x.nbytes + 64, np.uint8))
+        begin = (first - address(memory)) % 64
+        out = memory[begin : begin + x.nbytes].view(dtype).reshape(2, 12, 64)
+        transpose(out, backend.put(x))
+        np.testing.assert_array_equal(backend.get(out), x.swapaxes(1, 2))
 
 
 def test_longer_rows_end_in_zeros(backend, rng):
