@@ -18,7 +18,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"minigrad's kernels cannot be loaded ({error}). In a clone of the repository, install it first: "
-        'python -m pip install -e "."'
+        'python -m pip install -e "."; or, after "pip install .", start Python in another folder, because in '
+        "the clone it finds the sources instead of what was installed"
     ) from error
 
 from minigrad import autograd, autograd_functional, errors, random

@@ -181,7 +181,7 @@ def _root_gradients(caller: str, roots: Sequence, grads: Sequence) -> list:
             if root._array.size != 1:
                 raise RuntimeError(
                     f"{caller}: a gradient to start with can be left out for one element only, "
-                    f"the tensor has shape {root.shape}"
+                    f"the tensor has shape {root.shape}; take its mean() or sum(), or pass a gradient"
                 )
             with root.device.active():
                 g = wrap(root.device.xp.ones(root.shape, root.dtype), root.device)

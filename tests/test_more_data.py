@@ -182,6 +182,8 @@ def test_data_sets_in_a_row():
         joined[5]
     with pytest.raises(ValueError, match="no data sets"):
         ConcatDataset([])
+    tensors = mg.data.TensorDataset(mg.arange(3))
+    assert [x.item() for (x,) in mg.data.Subset(tensors, [2, 0]) + tensors] == [2, 0, 0, 1, 2]
 
 
 def test_weighted_samples():

@@ -174,3 +174,8 @@ X = mg.ones(2, 3)
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_logits_and_classes_exchanged():
+    with pytest.raises(TypeError, match="are the two exchanged"):
+        F.cross_entropy(mg.tensor([1, 2]), mg.randn(2, 3))

@@ -30,6 +30,10 @@ class Dataset(Generic[Sample]):
     def __getitem__(self, index: int) -> Sample:
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__")
 
+    def __add__(self, other: Any) -> ConcatDataset[Sample]:
+        """This data set, and ``other`` behind it."""
+        return ConcatDataset([self, other])
+
 
 class IterableDataset(Dataset[Sample]):
     """Base of the data sets that are streams: define ``__iter__``. Shuffling them is their own business."""

@@ -280,6 +280,11 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     check_tensors("cross_entropy", input=input, target=target)
     class_dim = 0 if input.ndim == 1 else 1
+    if not is_floating(input.dtype) and is_floating(target.dtype):
+        raise TypeError(
+            f"cross_entropy: input must hold logits, of a floating dtype, got {input.dtype}, and target "
+            f"{target.dtype}: are the two exchanged?"
+        )
     input = floating(input)
     if not is_floating(target.dtype) and _takes_rows(input, class_dim, weight, reduction):
         target = checked_targets("cross_entropy", input, target, class_dim, ignore_index)

@@ -47,6 +47,7 @@ def _is_basic(index: Any) -> bool:
 
 
 ALL = slice(None)
+_BASIC_TYPES = {int, slice, type(None), type(Ellipsis)}
 
 
 def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
@@ -63,6 +64,11 @@ def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
     Returns:
         (how many axes, where to), if they do not belong in front; else None.
     """
+    for part in index:
+        if type(part) not in _BASIC_TYPES:
+            break
+    else:
+        return None
     kinds, used, axes = "", 0, 1  # of each part: n(umber), a(rray), s(lice) or new axis, or an ellipsis
     for part in index:
         part = np.asarray(part) if isinstance(part, (list, bool)) else part
