@@ -460,8 +460,8 @@ MAYBE_UNUSED void NAME(gemm_add)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const re
     const int few_columns = N <= (K <= NAME(KC_UNPACKED) && stays_in_l3 ? NAME(few_panels)() : 2) * NAME(NR);
     const int near = a_transposed ? (K <= NAME(KC_UNPACKED) && stays_in_l3) || a_col <= 1024 / (int)sizeof(real)
                                   : N <= NAME(NR) || stays_in_l3;
-    /* However long K is: a packed element would be used only M / MR or N / NR times. */
-    const int short_sides = !high && !a_transposed && M <= NAME(SHORT) && N <= NAME(SHORT);
+    /* However long K is: a packed element would be used only M / MR or N / NR times, few ones where tiles are wide. */
+    const int short_sides = TILE_ROWS > FEWEST_WAYS && !high && !a_transposed && M <= NAME(SHORT) && N <= NAME(SHORT);
     const double largest = high && (b_transposed || !a_transposed) ? 64
                          : a_transposed || NAME(suits_rows)(M, N, K, a_col) ? 128
                          : 320;
