@@ -20,7 +20,8 @@ from minigrad.ops.conv import conv2d_input_grad, conv2d_weight_grad
 conv2d_forward = mg.get_op("conv2d")
 
 # Rungs that add up a row times a column in one float32 sum, and for how many terms that is precise enough.
-ONE_SUM, LONGEST_SUM = ("naive", "tiled", "register_tile", "vectorized"), 1 << 18
+ONE_SUM, LONGEST_SUM = ("uncoalesced", "naive", "tiled", "register_tile", "vectorized"), 1 << 18
+LARGEST_UNCOALESCED = 2048  # rows and columns: larger products take seconds
 
 
 def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
@@ -32,6 +33,8 @@ def matmuls(sizes: list[tuple[int, int, int]], device: str) -> Iterator[Case]:
             if kernel.when is not None and not kernel.when(*operands):
                 continue
             if rung in ONE_SUM and K > LONGEST_SUM:
+                continue
+            if rung == "uncoalesced" and max(M, N) > LARGEST_UNCOALESCED:
                 continue
             yield Case(
                 f"matmul, {rung}",

@@ -4,7 +4,7 @@
 // those of out. a and b have any strides, counted in elements: a transposed matrix or a broadcast batch is
 // read where it lies. out is C-contiguous. K = 0 gives zeros.
 //
-//   matmul_naive           the definition: one thread for each element of out
+//   matmul_naive           the definition: one thread for each element of out; in two rungs, uncoalesced and naive
 //   matmul_tiled           + tiles of a and b in shared memory, each element loaded once for 32 threads
 //   matmul_register_tile   + a patch of out in the registers of each thread: a loaded element serves 8 times more
 //   matmul_vectorized      + 16 bytes a load, and the next tiles on their way while these are multiplied
@@ -26,8 +26,10 @@
 
 // The definition: each thread makes one element of out from a row of a and a column of b.
 //
-// The threads of a warp stand side by side in a row of out: they read the same element of a (one load, sent
-// to all) and neighbouring elements of b (one wide load, if b's rows are contiguous).
+// In blocks of 32 x 8 the threads of a warp stand side by side in a row of out: they read the same element of
+// a (one load, sent to all) and neighbouring elements of b (one wide load, if b's rows are contiguous). In blocks
+// of 1 x 256, the rung uncoalesced, they stand in a column: they read the same element of b, and of a one from
+// each of 32 rows, of which memory delivers 32 bytes each.
 //
 // Grid: x = all blocks of out, in rows of ceil(N / blockDim.x) (x alone may exceed 65535); z = the batch. In
 // the rungs above: y = the parts of K.

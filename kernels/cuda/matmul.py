@@ -43,8 +43,13 @@ _vectorized = {
 }
 
 
+def uncoalesced(out: Any, a: Any, b: Any) -> None:
+    """The definition, by warps that walk down columns: each thread loads from a line of memory of its own."""
+    _launch_two_dimensional(_naive, (1, 256), out, a, b)
+
+
 def naive(out: Any, a: Any, b: Any) -> None:
-    """One thread for each element of ``out``: the definition."""
+    """One thread for each element of ``out``: the definition, by warps that walk along rows."""
     _launch_two_dimensional(_naive, (32, 8), out, a, b)
 
 

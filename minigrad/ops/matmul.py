@@ -235,6 +235,7 @@ _matmul.kernels.decides = lambda a, b: (
 _matmul.direct = lambda a, b: cpu.matmul.product(a, b, get_num_threads())
 for _name in ("naive", "tiled", "packed", "threaded"):
     _register_cpu(getattr(cpu.matmul, _name), _name)
+_register_cuda(cuda.matmul.uncoalesced, "uncoalesced", None)
 _register_cuda(cuda.matmul.naive, "naive", None)
 _register_cuda(cuda.matmul.tiled, "tiled", None)
 _register_cuda(cuda.matmul.register_tile, "register_tile", _fills_tiles)
