@@ -29,10 +29,19 @@ typedef double f64_wide __attribute__((vector_size(2 * VECTOR_BYTES)));
 ALWAYS_INLINE int usual_for_sin_f32(float x) { return fabsf(x) < 32768.0f; }
 ALWAYS_INLINE int usual_for_sin_f64(double x) { return fabs(x) < 32768.0; }
 
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+/* a - x y, rounded once whatever the compiler's options are; GCC makes one instruction of the lanes at -O2. */
+ALWAYS_INLINE f32v less_product_f32(f32v a, f32v x, float y) {
+    UNROLL for (int lane = 0; lane < F32_LANES; lane++) a[lane] = __builtin_fmaf(-x[lane], y, a[lane]);
+    return a;
+}
+#endif
+
 /* a - turns pi / 2, with the digits of float32. */
 ALWAYS_INLINE f32v less_quarter_turns_f32(f32v a, f32v turns) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-    return ((a - turns * QUARTER_HIGH_F32) - turns * QUARTER_MIDDLE_F32) - turns * QUARTER_LOW_F32;
+    a = less_product_f32(less_product_f32(a, turns, QUARTER_HIGH_F32), turns, QUARTER_MIDDLE_F32);
+    return less_product_f32(a, turns, QUARTER_LOW_F32);
 #else /* in float64, where two parts are enough */
     f64_wide n = __builtin_convertvector(turns, f64_wide);
     f64_wide wide = __builtin_convertvector(a, f64_wide) - n * QUARTER_HIGH;
