@@ -102,8 +102,14 @@ class Operators(Variable):
     def __lshift__(self, other: Any) -> Tensor:
         return elementwise.bitwise_left_shift(self, other)
 
+    def __rlshift__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_left_shift(other, self)
+
     def __rshift__(self, other: Any) -> Tensor:
         return elementwise.bitwise_right_shift(self, other)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_right_shift(other, self)
 
     def __eq__(self, other: Any) -> Any:
         return NotImplemented if other is None or isinstance(other, str) else elementwise.eq(self, other)

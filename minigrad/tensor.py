@@ -2,8 +2,9 @@
 
 Its base classes are layers of one object: :class:`~minigrad.graph.Variable` (the array and its place in the
 graph), :mod:`minigrad.operators` (``+``, ``@``), :mod:`minigrad.inplace` (``add_``), :mod:`minigrad.methods`
-(functions of PyTorch as methods) and :mod:`minigrad.conversions` (``to``). What an operation computes, and
-its gradient, is in :mod:`minigrad.ops`; ``backward`` is in :mod:`minigrad.autograd`.
+(functions of PyTorch as methods), :mod:`minigrad.conversions` (``to``) and :mod:`minigrad.numpy_protocol`
+(``numpy``). What an operation computes, and its gradient, is in :mod:`minigrad.ops`; ``backward`` is in
+:mod:`minigrad.autograd`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from minigrad.dtypes import is_floating
 from minigrad.kernels import channels_last
 from minigrad.memory_format import MemoryFormat, contiguous_format, preserve_format
 from minigrad.methods import Methods
+from minigrad.numpy_protocol import NumpyProtocol
 from minigrad.operators import Operators
 from minigrad.ops import (
     activation,
@@ -44,32 +46,11 @@ from minigrad.promotion import get_default_dtype
 
 __all__ = ["Tensor", "is_tensor"]
 
-_REFLECTED = {
-    np.add: "__radd__",
-    np.subtract: "__rsub__",
-    np.multiply: "__rmul__",
-    np.divide: "__rtruediv__",
-    np.floor_divide: "__rfloordiv__",
-    np.remainder: "__rmod__",
-    np.power: "__rpow__",
-    np.matmul: "__rmatmul__",
-    np.bitwise_and: "__rand__",
-    np.bitwise_or: "__ror__",
-    np.bitwise_xor: "__rxor__",
-    np.equal: "__eq__",
-    np.not_equal: "__ne__",
-    np.less: "__gt__",
-    np.less_equal: "__ge__",
-    np.greater: "__lt__",
-    np.greater_equal: "__le__",
-}
-"""The tensor's method for an operator of NumPy, on whose left stands an array or a number."""
-
 _next_handle = itertools.count().__next__
 
 
 @autograd.tensor_class
-class Tensor(Operators, Methods, Conversions):
+class Tensor(Operators, Methods, Conversions, NumpyProtocol):
     """A multi-dimensional array that takes part in automatic differentiation.
 
     Made by :func:`minigrad.tensor`, :func:`minigrad.zeros` and the like. ``Tensor(data)`` has the default
@@ -196,41 +177,6 @@ class Tensor(Operators, Methods, Conversions):
     __hash__ = object.__hash__
 
     # ---- out of the tensor -----------------------------------------------------------------------------
-
-    def numpy(self, *, force: bool = False) -> np.ndarray:
-        """The array itself (shared memory) on ``cpu`` and ``sim``, a copy from ``cuda``.
-
-        With ``force`` also of a tensor that requires a gradient.
-
-        Of a bfloat16 tensor it has the dtype of the package ml_dtypes, with which NumPy computes as well.
-        """
-        if self.requires_grad and not force:
-            raise RuntimeError("numpy(): the tensor requires a gradient; use .detach().numpy()")
-        return self.device.to_numpy(self._array)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.numpy()
-        return np.array(array, dtype=dtype, copy=copy)
-
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any
-    ) -> Any:
-        """What NumPy's functions make of tensors: tensors, as in PyTorch, on the CPU and without a gradient.
-
-        An operator is the tensor's own: ``array + x`` is ``x.__radd__(array)``.
-        """
-        operator = _REFLECTED.get(ufunc) if method == "__call__" and out is None else None
-        if operator is not None and isinstance(inputs[1], Tensor) and not isinstance(inputs[0], Tensor):
-            return getattr(inputs[1], operator)(inputs[0])
-        if any(x.is_cuda for x in inputs if isinstance(x, Tensor)):
-            raise TypeError(f"np.{ufunc.__name__}: NumPy computes on the CPU; use x.cpu()")
-        arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
-        if out is not None:
-            return getattr(ufunc, method)(*arrays, out=out, **options)
-        from minigrad.creation import tensor
-
-        found = getattr(ufunc, method)(*arrays, **options)
-        return tuple(map(tensor, found)) if isinstance(found, tuple) else tensor(found)
 
     def item(self) -> Any:
         """The only element, as a Python number."""

@@ -99,6 +99,7 @@ FUNCTIONS = {
     "argwhere": lambda lib, x: lib.argwhere(x > 0.5),
     "like": lambda lib, x: lib.zeros_like(x, memory_format=lib.preserve_format) + lib.randint_like(x, 7, 8),
     "shifts": lambda lib, x: (lib.arange(6).reshape(2, 3) << 2) + (lib.tensor([9, -9, 1]) >> 1) + x,
+    "shifted numbers": lambda lib, x: (1 << lib.arange(3)) + (9 >> lib.arange(3)),
     "new axis": lambda lib, x: x[:, lib.newaxis, 1] + x[..., lib.newaxis].shape[-1],
     "extremes so far": lambda lib, x: lib.cat(
         [*lib.cummax(lib.tensor([2.0, 1.0, 2.0, math.nan, 3.0]), 0), *x.cummin(-1)[1]]
@@ -111,11 +112,18 @@ FUNCTIONS = {
     "outside of the sigmoid": lambda lib, x: gradient_of(
         lib.tensor([-0.5, 0.3, 1.5]), lambda x: lib.logit(x).sum()
     ),
+    "logit of 16 bits": lambda lib, x: lib.tensor(1.0 if lib.logit(x.half()).dtype is lib.float16 else 0.0),
+    "bicubic of 16 bits": lambda lib, x: lib.nn.functional.interpolate(
+        lib.ones(1, 1, 2, 3, dtype=lib.bfloat16), scale_factor=2, mode="bicubic"
+    ).float(),
     "median of equals": lambda lib, x: gradient_of(
         lib.tensor([[3.0, 1.0], [1.0, 1.0], [0.0, 5.0]]), lambda x: (x**2).median() * 6
     ),
     "median of NaN": lambda lib, x: lib.tensor([1.0, math.nan]).requires_grad_().median().detach(),
     "inputs": lambda lib, x: accumulated(lib, x, lambda a: [a]) + accumulated(lib, x, lambda a: a),
+    "inputs twice": lambda lib, x: (
+        accumulated(lib, x, lambda a: [a, a]) + accumulated(lib, x, lambda a: a.retain_grad() or a)
+    ),
     "no part": lambda lib, x: lib.autograd.grad(
         (a := x.clone().requires_grad_()).sum(), [a, x.clone().requires_grad_()], materialize_grads=True
     )[1],
@@ -388,6 +396,18 @@ def test_functions_of_numpy():
     assert np.less(VALUES, x + 1).all() and np.greater(2, x).all() and not np.not_equal(VALUES, x).any()
     with pytest.raises(RuntimeError, match="detach"):
         np.sqrt(leaf)
+
+
+def test_functions_of_numpy_with_options():
+    x, out = mg.tensor(VALUES), np.zeros((2, 3), np.float32)
+    assert np.add(VALUES, x, dtype=np.float64).dtype == np.float64
+    assert np.add(VALUES, x, out=out, where=VALUES > 0.5) is out
+    np.testing.assert_array_equal(out, np.where(VALUES > 0.5, 2 * VALUES, 0))
+    assert np.add.at(out, [0, 0], x[0]) is None
+    np.testing.assert_allclose(out[0], np.where(VALUES[0] > 0.5, 4, 2) * VALUES[0], rtol=1e-6)
+    with pytest.raises(TypeError, match="out must be an array, got a Tensor"):
+        np.add(VALUES, VALUES, out=x)
+    assert x.equal(mg.tensor(VALUES))
 
 
 def test_gradcheck_in_autograd():
