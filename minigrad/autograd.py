@@ -108,9 +108,12 @@ def backward(
         retain_graph=retain,
         create_graph=create_graph,
     )
-    for target, gradient in zip(targets or (), found, strict=True):
-        if gradient is not None:
-            _accumulate([gradient if create_graph else gradient._array, target], create_graph)
+    # Each once: of a target twice in inputs, and of one whose gradient retain_grad() has added.
+    added = {id(target): (target, gradient) for target, gradient in zip(targets or (), found, strict=True)}
+    for target, gradient in added.values():
+        if gradient is not None and (target._node is None or target._retained != target._node.number):
+            with target.device.active():
+                _accumulate([gradient if create_graph else gradient._array, target], create_graph)
 
 
 def _targets(caller: str, inputs: Any) -> list:
