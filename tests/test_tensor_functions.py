@@ -92,15 +92,15 @@ FUNCTIONS = {
         lambda m, x: m.lgamma(x) + x.lgamma(),
         lambda x: 2 * np.vectorize(math.lgamma)(x),
     ),
-    "digamma": (  # of 1/2, 1 and 4: https://dlmf.nist.gov/5.4
-        [np.array([0.5, 1.0, 4.0])],
+    "digamma": (  # of -1/2, 1/2, 1 and 4: https://dlmf.nist.gov/5.4
+        [np.array([-0.5, 0.5, 1.0, 4.0])],
         lambda m, x: m.digamma(x),
-        lambda x: np.array([-np.euler_gamma - 2 * math.log(2), -np.euler_gamma, 11 / 6 - np.euler_gamma]),
+        lambda x: np.array([2 - 2 * math.log(2), -2 * math.log(2), 0, 11 / 6]) - np.euler_gamma,
     ),
     "polygamma": (
-        [np.array([0.5, 1.0, 2.0])],
+        [np.array([-1.5, 0.5, 1.0, 2.0])],
         lambda m, x: m.polygamma(1, x),
-        lambda x: np.array([math.pi**2 / 2, math.pi**2 / 6, math.pi**2 / 6 - 1]),
+        lambda x: math.pi**2 * np.array([1 / 2, 1 / 2, 1 / 6, 1 / 6]) + [4 + 4 / 9, 0, 0, -1],
     ),
     "cummax": ([(3, 4)], lambda m, x: m.cummax(x, 1).values, lambda x: np.maximum.accumulate(x, 1)),
     "cummin": ([(3, 4)], lambda m, x: x.cummin(0)[0], lambda x: np.minimum.accumulate(x, 0)),

@@ -32,14 +32,14 @@ def _lgamma(xp, x):
 
 @op(name="polygamma")
 def _polygamma(xp, x, *, n):
-    """psi_n from its asymptotic series at x + SHIFT; https://dlmf.nist.gov/5.15.
+    """psi_n from its asymptotic series at x + SHIFT, for a negative x from that at 1 - x.
 
-    Below 1/2 by reflection: psi_0(1 - x) = psi_0(x) + pi / tan(pi x), psi_1(1 - x) = (pi / sin(pi x))^2 -
-    psi_1(x); of higher orders there, where nothing asks for them, NaN.
+    By https://dlmf.nist.gov/5.15: psi_n(x) = (-1)^n psi_n(1 - x) - pi d^n/dx^n cot(pi x), and as the
+    derivative of cot is -(1 + cot^2), the n-th is a polynomial of cot.
     """
     wide = x.astype(np.float64)
-    mirrored = wide < 0.5
-    z = xp.where(mirrored, 1 - wide, wide)
+    negative, fraction = xp.signbit(wide), wide - xp.rint(wide)
+    z = xp.where(negative, 1 - wide, wide)
     top = z + SHIFT
     total = -xp.log(top) if n == 0 else math.factorial(n - 1) / top**n
     total = total + math.factorial(n) * (
@@ -49,14 +49,16 @@ def _polygamma(xp, x, *, n):
         total = total + bernoulli * (math.factorial(2 * k + n - 1) / math.factorial(2 * k)) / top ** (
             2 * k + n
         )
-    found = (-1.0) ** (n + 1) * total
-    angle = wide * math.pi
-    if n == 0:
-        reflected = found - math.pi / xp.tan(angle)
-    else:
-        reflected = (math.pi / xp.sin(angle)) ** 2 - found if n == 1 else xp.full_like(found, math.nan)
-    is_pole = (wide < 0) & (wide == xp.floor(wide))
-    return xp.where(is_pole, math.nan, xp.where(mirrored, reflected, found)).astype(x.dtype)
+    cot = 1 / xp.tan(math.pi * fraction)
+    derivative = np.polynomial.Polynomial([0, math.pi])
+    for _ in range(n):
+        derivative = derivative.deriv() * np.polynomial.Polynomial([-math.pi, 0, -math.pi])
+    other = sum(c * cot**k for k, c in enumerate(derivative.coef) if c)
+    result = (-1.0) ** (n + 1) * total
+    result = xp.where(negative, (-1.0) ** n * result - other, result)
+    # A pole has another sign on its other side if n is even.
+    is_pole = (wide < 0) & (fraction == 0)
+    return xp.where(is_pole, math.inf if n % 2 else math.nan, result).astype(x.dtype)
 
 
 _lgamma.grad(x=lambda g, _y, x: g * _polygamma(x, n=0))
@@ -74,7 +76,7 @@ def digamma(x: Any) -> Any:
 
 
 def polygamma(n: int, x: Any) -> Any:
-    """The ``n``-th derivative of :func:`digamma`. From the second on NaN below 1/2."""
+    """The ``n``-th derivative of :func:`digamma`; at -1, -2, ... NaN if ``n`` is even, else infinity."""
     if n < 0:
         raise ValueError(f"polygamma: n must not be negative, got {n}")
     return _polygamma(floating(x), n=int(n))
