@@ -108,26 +108,33 @@ def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, inclu
 
 
 def _scattered_products(x: Any, axis: int, index: Any, src: Any) -> Any:
-    """``x`` times all that ``src`` holds for each place: the first factor of every place, then the second of
-    those that have two, and so on. The gradient divides by nothing, which may be 0."""
-    if not index.numel():
-        return x
-    numbers = x.device.to_numpy(index._array) % x.shape[axis]
-    order = np.argsort(numbers, axis, kind="stable")
-    rows = np.moveaxis(np.take_along_axis(numbers, order, axis), axis, 0)
-    place = np.arange(len(rows)).reshape(-1, *(1,) * (rows.ndim - 1))
-    is_first = np.concatenate([np.ones((1, *rows.shape[1:]), bool), rows[1:] != rows[:-1]])
-    earlier = np.moveaxis(place - np.maximum.accumulate(np.where(is_first, place, 0)), 0, axis)
-    turn = np.empty_like(numbers)  # how many factors of the same place stand before
-    np.put_along_axis(turn, order, earlier, axis)
-    ones = np.ones(x.shape, x.dtype)
-    for k in range(turn.max() + 1):
-        given = np.nonzero(turn == k)
-        written = (*given[:axis], numbers[given], *given[axis + 1 :])
-        own, to = (tuple(map(x.device.from_numpy, at)) for at in (given, written))
-        factors = wrap(x.device.from_numpy(ones.copy()), x.device)
-        x = x * setitem(factors, getitem(src, index=own), index=to)
-    return x
+    """``x`` times all that ``src`` holds for each place.
+
+    The factors of a place are multiplied in pairs, then their products, and so on. The gradient divides by
+    nothing, which may be 0.
+    """
+    device, dtype = x.device, x.dtype
+
+    def chosen(values: Any, numbers: np.ndarray) -> Any:
+        return getitem(values, index=(device.from_numpy(numbers),))
+
+    def among_ones(values: Any, numbers: np.ndarray, count: int) -> Any:
+        ones = wrap(device.from_numpy(np.ones(count, dtype)), device)
+        return setitem(ones, values, index=(device.from_numpy(numbers),))
+
+    places = np.indices(index.shape)
+    places[axis] = device.to_numpy(index._array) % max(x.shape[axis], 1)
+    places = np.ravel_multi_index(tuple(places), x.shape).reshape(-1)
+    order = np.argsort(places, kind="stable")
+    places, factors = places[order], chosen(reshape(src, (order.size,)), order)
+    while True:
+        turns = np.arange(places.size) - np.searchsorted(places, places)  # of a factor among its place's
+        odd, even = np.flatnonzero(turns % 2), np.flatnonzero(turns % 2 == 0)
+        if not odd.size:
+            break
+        partners = among_ones(chosen(factors, odd), np.searchsorted(even, odd - 1), even.size)
+        places, factors = places[even], chosen(factors, even) * partners
+    return x * reshape(among_ones(factors, places, x.numel()), x.shape)
 
 
 def _worst(dtype: Any, reduce: str) -> Any:
