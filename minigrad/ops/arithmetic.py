@@ -120,7 +120,7 @@ def logit(x: Any, eps: float | None = None) -> Any:
     x = floating(x)
     if eps is not None:
         x = clamp(x, eps, 1.0 - eps)
-    return (log(x) - log1p(-x)) * where((x >= 0) & (x <= 1), 1.0, math.nan)
+    return (log(x) - log1p(-x)) * where((x >= 0) & (x <= 1), 1.0, math.nan).to(x.dtype)
 
 
 def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:

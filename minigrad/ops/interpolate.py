@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.dtypes import is_floating
+from minigrad.dtypes import is_floating, is_half
 from minigrad.ops.index import getitem
 from minigrad.ops.pool import adaptive_avg_pool2d
 from minigrad.ops.shape import permute, squeeze, unsqueeze
@@ -66,15 +66,16 @@ def interpolate(
         scales = [None] * len(sizes)
     if mode == "area":
         return _area(input, sizes)
-    axes = range(2, input.ndim)
-    moved = permute(input, (*axes, 0, 1))
+    # Weights of 16 bits would not add up to 1.
+    wide = input.to(np.float32) if between is not None and is_half(input.dtype) else input
+    moved = permute(wide, (*range(2, input.ndim), 0, 1))
     for axis, (out, scale) in enumerate(zip(sizes, scales, strict=True)):
         if between is not None:
             moved = between(moved, axis, out, scale, bool(align_corners))
         else:
             moved = _nearest(moved, axis, out, scale, 0.5 if mode == "nearest-exact" else 0.0)
     spatial = len(sizes)
-    return permute(moved, (spatial, spatial + 1, *range(spatial)))
+    return permute(moved, (spatial, spatial + 1, *range(spatial))).to(input.dtype)
 
 
 def _sizes(own: tuple[int, ...], size: Any, scale_factor: Any) -> tuple[list[int], list[float | None]]:
