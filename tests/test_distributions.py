@@ -1,5 +1,7 @@
 """minigrad.distributions: densities against PyTorch's, samples against the moments, errors."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -250,3 +252,12 @@ def test_a_squashed_draw_at_the_end_of_its_range():
         distributions.TanhTransform(cache_size=2)
     with pytest.raises(TypeError, match="expected transforms"):
         distributions.TransformedDistribution(base, [np.tanh])
+
+
+def test_each_result_needs_a_draw_of_its_own():
+    transform = distributions.AffineTransform(mg.zeros(3), 2.0)
+    with pytest.raises(ValueError, match=r"draws of shape \(\) are too few .* of \(3,\)"):
+        distributions.TransformedDistribution(Normal(0.0, 1.0), transform)
+    wide = distributions.TransformedDistribution(Normal(mg.zeros(3), 1.0), transform)
+    assert wide.sample((2,)).shape == (2, 3)
+    assert wide.log_prob(mg.tensor(math.inf)).tolist() == [-math.inf] * 3

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from minigrad.distributions.continuous import Normal
 from minigrad.distributions.distribution import Distribution, sum_rightmost
 from minigrad.ops.activation import sigmoid, softplus, tanh
 from minigrad.ops.arithmetic import atanh
-from minigrad.ops.elementwise import abs, exp, log, log1p
+from minigrad.ops.elementwise import abs, exp, log, log1p, zeros_like
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -37,6 +39,11 @@ class Transform:
             raise ValueError(f"{type(self).__name__}: cache_size must be 0 or 1, got {cache_size}")
         self._keeps = bool(cache_size)
         self._last: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its parameters: () if it has none, or numbers."""
+        return ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """The function of ``x``."""
@@ -88,6 +95,11 @@ class AffineTransform(Transform):
         super().__init__(cache_size)
         self.loc, self.scale = loc, scale
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of loc + scale."""
+        return np.broadcast_shapes(*(getattr(v, "shape", ()) for v in (self.loc, self.scale)))
+
     def _call(self, x: Tensor) -> Tensor:
         return self.loc + self.scale * x
 
@@ -97,7 +109,8 @@ class AffineTransform(Transform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log |scale|"""
         scale = self.scale
-        return x * 0 + (log(abs(scale)) if isinstance(scale, Tensor) else math.log(math.fabs(scale)))
+        slope = log(abs(scale)) if isinstance(scale, Tensor) else math.log(math.fabs(scale))
+        return zeros_like(x) + slope
 
 
 class SigmoidTransform(Transform):
@@ -141,6 +154,13 @@ class TransformedDistribution(Distribution):
         self.transforms = [transforms] if isinstance(transforms, Transform) else list(transforms)
         if not all(isinstance(t, Transform) for t in self.transforms):
             raise TypeError(f"{type(self).__name__}: expected transforms, got {self.transforms}")
+        shape = base_distribution.batch_shape + base_distribution.event_shape
+        for t in self.transforms:
+            if np.broadcast_shapes(shape, t.shape) != shape:  # several results would share one draw
+                raise ValueError(
+                    f"{type(self).__name__}: draws of shape {shape} are too few for {type(t).__name__} with "
+                    f"parameters of {t.shape}; give the base distribution's parameters that shape"
+                )
         self.has_rsample = base_distribution.has_rsample  # type: ignore[misc]
         super().__init__(base_distribution.batch_shape, base_distribution.event_shape, validate_args)
 
