@@ -103,6 +103,11 @@ def test_open_files(tmp_path, weights):
         assert load(file).keys() == weights.keys()
     with pytest.raises(ValueError, match="not a safetensors file"):
         load(io.BytesIO(b"abc"))
+    for file in (None, io.StringIO("abc")):
+        with pytest.raises(TypeError, match="expected a path or an open binary file, got"):
+            load(file)
+    with pytest.raises(TypeError, match="expected a path or an open binary file, got NoneType"):
+        save(weights, None)
 
 
 def test_loaded_tensors_can_be_written_to(tmp_path, weights):

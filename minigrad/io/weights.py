@@ -68,8 +68,10 @@ def save_file(
     content = _import_safetensors().numpy.save(arrays, metadata=dict(metadata) if metadata else None)
     if isinstance(path, (str, os.PathLike)):
         write_atomically(path, lambda file: file.write(content))
-    else:
+    elif hasattr(path, "write"):
         path.write(content)
+    else:
+        raise TypeError(f"save_file: expected a path or an open binary file, got {type(path).__name__}")
 
 
 def load_file(path: str | os.PathLike[str] | BinaryIO, device: Any = "cpu") -> dict[str, Tensor]:
@@ -97,7 +99,11 @@ def read_arrays(path: str | os.PathLike[str] | BinaryIO) -> tuple[dict[str, np.n
         with open(path, "rb") as file:
             content = file.read()
     else:
-        name_of_file, content = str(getattr(path, "name", "load")), path.read()
+        name_of_file = str(getattr(path, "name", "load"))
+        read: Any = getattr(path, "read", lambda: None)
+        content = read()
+        if not isinstance(content, bytes):
+            raise TypeError(f"load: expected a path or an open binary file, got {type(path).__name__}")
     try:
         entries = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:

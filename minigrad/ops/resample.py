@@ -51,9 +51,7 @@ def _found(xp: Any, place: Any, count: int, border: str) -> tuple[Any, Any]:
     """Where whole places are in a line of ``count`` pixels, and whether they are there at all."""
     place = place.astype(int)
     if border in ("reflect", "symmetric") and count > 1:
-        ends = (
-            border == "symmetric"
-        )  # whose mirrors stand at the outer edges: the outermost pixels come twice
+        ends = border == "symmetric"  # mirrors at the outer edges: the outermost pixels come twice
         period = 2 * count - 2 * (not ends)
         place = place % period
         place = xp.where(place < count, place, period - place - ends)
