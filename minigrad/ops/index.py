@@ -21,6 +21,8 @@ from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows
 from minigrad.ops.shape import axis_of, broadcast_to, movedim, reshape
 
+_BASIC_TYPES = frozenset({int, slice, type(None), type(Ellipsis)})
+
 
 def raw_index(index: Any, copy: bool = False) -> Any:
     """An index in which tensors have been replaced by their arrays.
@@ -28,7 +30,9 @@ def raw_index(index: Any, copy: bool = False) -> Any:
     With ``copy``, arrays and lists are copied: the gradient will need the index as it was.
     """
     if isinstance(index, tuple):
-        return tuple(raw_index(part, copy) for part in index)
+        if _BASIC_TYPES.issuperset(map(type, index)):
+            return index
+        return tuple([raw_index(part, copy) for part in index])
     if isinstance(index, Variable):
         if is_floating(index.dtype):
             raise TypeError(f"index: tensors used as an index must be integer or bool, got {index.dtype}")
@@ -47,7 +51,6 @@ def _is_basic(index: Any) -> bool:
 
 
 ALL = slice(None)
-_BASIC_TYPES = {int, slice, type(None), type(Ellipsis)}
 
 
 def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
@@ -64,10 +67,8 @@ def displaced(index: tuple, ndim: int) -> tuple[int, int] | None:
     Returns:
         (how many axes, where to), if they do not belong in front; else None.
     """
-    for part in index:
-        if type(part) not in _BASIC_TYPES:
-            break
-    else:
+    advanced = [part for part in index if type(part) not in _BASIC_TYPES]
+    if not advanced or (len(advanced) == 1 and int not in map(type, index)):
         return None
     kinds, used, axes = "", 0, 1  # of each part: n(umber), a(rray), s(lice) or new axis, or an ellipsis
     for part in index:
