@@ -112,6 +112,9 @@ FUNCTIONS = {
     "outside of the sigmoid": lambda lib, x: gradient_of(
         lib.tensor([-0.5, 0.3, 1.5]), lambda x: lib.logit(x).sum()
     ),
+    "infinite extreme": lambda lib, x: lib.scatter_reduce(
+        (x[0] * math.inf).requires_grad_(), 0, lib.tensor([0]), lib.ones(1), "amax"
+    ).detach(),
     "logit of 16 bits": lambda lib, x: lib.tensor(1.0 if lib.logit(x.half()).dtype is lib.float16 else 0.0),
     "bicubic of 16 bits": lambda lib, x: lib.nn.functional.interpolate(
         lib.ones(1, 1, 2, 3, dtype=lib.bfloat16), scale_factor=2, mode="bicubic"

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minigrad.dtypes import finfo, is_floating
+from minigrad.graph import mode
 from minigrad.op import op
 from minigrad.ops.elementwise import (
     _function,
@@ -120,7 +121,10 @@ def logit(x: Any, eps: float | None = None) -> Any:
     x = floating(x)
     if eps is not None:
         x = clamp(x, eps, 1.0 - eps)
-    return (log(x) - log1p(-x)) * where((x >= 0) & (x <= 1), 1.0, math.nan).to(x.dtype)
+    found = log(x) - log1p(-x)
+    if x.requires_grad and mode.grad:
+        found = found * where((x >= 0) & (x <= 1), 1.0, math.nan).to(x.dtype)
+    return found
 
 
 def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:

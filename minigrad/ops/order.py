@@ -123,9 +123,9 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """
     if dim is None:
         found = median(reshape(x, (x.numel(),)), 0).values
-        return (
-            where(x == found.detach(), x, -math.inf).amax() if x.requires_grad and not isnan(found) else found
-        )
+        if x.requires_grad:
+            found = where(isnan(found), found, where(x == found.detach(), x, -math.inf).amax())
+        return found
     if x.ndim == 0:
         return Ordered(x, argmax(x))
     axis = axis_of("median", dim, x.ndim)

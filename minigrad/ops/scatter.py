@@ -13,7 +13,7 @@ import numpy as np
 
 from minigrad.dtypes import is_floating
 from minigrad.graph import Variable, mode, wrap
-from minigrad.ops.elementwise import as_dtype, clone, where
+from minigrad.ops.elementwise import as_dtype, clone, isfinite, where
 from minigrad.ops.index import (
     gather,
     getitem,
@@ -104,7 +104,7 @@ def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *, inclu
     own_part, given = where((x == found) & (own != 0), x, 0.0), src == gather(found, axis, index)
     ties = scatter_add((x == found).to(x.dtype) * own, axis, index, given.to(x.dtype))
     shares = scatter_add(own_part, axis, index, where(given, src, 0.0)) / ties
-    return found + (shares - shares.detach())
+    return where(isfinite(found), found + (shares - shares.detach()), shares)
 
 
 def _scattered_products(x: Any, axis: int, index: Any, src: Any) -> Any:
