@@ -18,6 +18,7 @@ import minigrad as mg
 from minigrad import devices, memory
 from minigrad.kernels import cuda, sim
 from minigrad.kernels.cuda import guard
+from minigrad.ops.gamma import _log_gamma
 
 
 class Card(threading.local):
@@ -295,7 +296,11 @@ def of_each_element(function):
 CUPYX = {
     "cupyx": {},
     "cupyx.scipy": {},
-    "cupyx.scipy.special": {"erf": of_each_element(math.erf), "erfc": of_each_element(math.erfc)},
+    "cupyx.scipy.special": {
+        "erf": of_each_element(math.erf),
+        "erfc": of_each_element(math.erfc),
+        "gammaln": of_each_element(_log_gamma),
+    },
 }
 
 
