@@ -33,9 +33,9 @@ constexpr int WORDS = 4;             // of a row, that a lane takes at a time: 1
 constexpr int LANES = 4;             // that share rows, side by side along K
 constexpr int FRAGMENT_COLUMNS = 8;  // vectors in a fragment
 
-template <bool VALUE>
-struct Flag {
-    static constexpr bool value = VALUE;
+template <int VALUE>
+struct Constant {
+    static constexpr int value = VALUE;
 };
 
 // Elements as they lie in memory, of which a word, 32 bits, has one or two.
@@ -213,11 +213,12 @@ __global__ void __launch_bounds__(WARP * BLOCK_WARPS<T>, 1)
 matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, const Out* bias, bool transposed) {
     using B = Bits<T>;
     constexpr int STEP = LANES * RUN<T>;
+    constexpr bool IN_VECTOR = WIDE && !ALONG_K;  // the rows of a lane are neighbours
     __shared__ float sums_of_warps[BLOCK_WARPS<T>][VECTORS][ROWS + 1];  // one more, for the banks
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const int group = threadIdx.x % WARP / LANES, lane = threadIdx.x % LANES;
-    const long long tiles = (shape.M + ROWS - 1) / ROWS;
-    const long long number = blockIdx.x / tiles, first_row = blockIdx.x % tiles * ROWS;
+    const unsigned tiles = (shape.M + ROWS - 1) / ROWS, number = blockIdx.x / tiles;  // no more than there are blocks
+    const long long first_row = (long long)(blockIdx.x % tiles) * ROWS;
     const long long K = select_part(a, b, shape);
     if (number != 0) select_batch(a, b, batch, number);
 
@@ -226,51 +227,54 @@ matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, 
     const B* rows[LANE_ROWS];
 #pragma unroll
     for (int i = 0; i < LANE_ROWS; i++) {
-        const long long row = first_row + row_of_lane(i);
-        const long long last_row = shape.M - (WIDE && !ALONG_K ? LANE_ROWS - i : 1);  // of a vector, too
+        const long long row = first_row + row_of_lane(i), last_row = shape.M - (IN_VECTOR ? LANE_ROWS : 1);
         rows[i] = reinterpret_cast<const B*>(a) + (row < last_row ? row : last_row) * shape.a_row_stride;
     }
     const long long a_stride = WIDE && ALONG_K ? 1 : shape.a_column_stride;
-
-    Sums<T, VECTORS> sums;
-    const auto make_steps = [&](const auto& places, auto by_vectors) {
-        constexpr int COUNT = sizeof(places) / sizeof(places[0]);
-        constexpr bool BY_VECTORS = decltype(by_vectors)::value;
-        unsigned words[COUNT][LANE_ROWS][WORDS];
+    const auto advance = [&](int places) {
+        rows[0] += places * a_stride;
 #pragma unroll
-        for (int s = 0; s < COUNT; s++) {
-            const long long k = places[s] + lane * RUN<T>;
-            const int left = at_most(K - k, RUN<T>);
+        for (int i = 1; i < LANE_ROWS; i++) rows[i] = IN_VECTOR ? rows[0] + i : rows[i] + places * a_stride;
+    };
+
+    // Steps at once lie side by side, so that one address of each row and vector serves for all of them.
+    constexpr int COUNT = WIDE ? AT_ONCE<T, VECTORS> : 1;
+    const int first = warp * COUNT * STEP;
+    long long k = first;  // where the warp is; rows and vectors go on from where the lane is
+    const B* vectors = reinterpret_cast<const B*>(b) + first + lane * RUN<T>;
+    advance(first + lane * RUN<T>);
+    Sums<T, VECTORS> sums;
+    const auto make_steps = [&](auto steps, auto by_vectors, int to_next) {
+        constexpr int STEPS = decltype(steps)::value;
+        constexpr bool BY_VECTORS = decltype(by_vectors)::value;
+        const auto left = [&](int s) { return at_most(K - k - s * STEP - lane * RUN<T>, RUN<T>); };
+        unsigned words[STEPS][LANE_ROWS][WORDS];
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            const long long at = s * STEP * a_stride;
             if constexpr (ALONG_K) {
 #pragma unroll
                 for (int i = 0; i < LANE_ROWS; i++)
-                    load_run<BY_VECTORS>(words[s][i], rows[i] + k * a_stride, a_stride, left);
+                    load_run<BY_VECTORS>(words[s][i], rows[i] + at, a_stride, left(s));
             } else {
-                load_columns<BY_VECTORS>(words[s], rows, k * a_stride, a_stride, left);
+                load_columns<BY_VECTORS>(words[s], rows, at, a_stride, left(s));
             }
         }
 #pragma unroll
-        for (int s = 0; s < COUNT; s++) {
-            const long long k = places[s] + lane * RUN<T>;
-            const int left = at_most(K - k, RUN<T>);
+        for (int s = 0; s < STEPS; s++)
             sums.multiply(words[s], [&](unsigned(&vector)[WORDS], int j) {
                 const int column = at_most(shape.N - 1, sums.vector_of_load(j));
-                const B* const from = reinterpret_cast<const B*>(b) + column * shape.b_column_stride;
-                load_chunk(vector, from + k, BY_VECTORS || left > 0);
+                const B* const from = vectors + column * shape.b_column_stride + s * STEP;
+                load_chunk(vector, from, BY_VECTORS || left(s) > 0);
             });
-        }
+        k += to_next;
+        advance(to_next);
+        vectors += to_next;
     };
-    if constexpr (WIDE) {
-        const long long whole_steps = K / STEP * STEP;
-        in_batches<AT_ONCE<T, VECTORS>>(warp * STEP, whole_steps, warps * STEP,
-                                        [&](const auto& places) { make_steps(places, Flag<true>{}); });
-        if (whole_steps < K && warp == 0) {
-            const long long last[1] = {whole_steps};
-            make_steps(last, Flag<false>{});
-        }
-    } else {
-        in_batches<1>(warp * STEP, K, warps * STEP, [&](const auto& places) { make_steps(places, Flag<false>{}); });
-    }
+    if constexpr (WIDE)
+        while (k + COUNT * STEP <= K) make_steps(Constant<COUNT>{}, Constant<true>{}, warps * COUNT * STEP);
+    // Element by element: all, or those behind the last steps at once, which one warp takes.
+    while (k < K) make_steps(Constant<1>{}, Constant<false>{}, WIDE ? STEP : warps * STEP);
 
     sums.give([&](int i, int vector, float sum) { sums_of_warps[warp][vector][row_of_lane(i)] = sum; });
     __syncthreads();  // the sums of all warps are there
