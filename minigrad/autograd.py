@@ -9,14 +9,13 @@ order, and :func:`_walk` is a loop:
 2. apply its op's gradient rules: they give the gradients of its inputs;
 3. add each of these to what has come along the same edge so far, at a node (now pending) or at a leaf.
 
-At the end the leaves' gradients are added to their ``grad``. Most of the rest of this file avoids copies: it
-finds out whether an array may be added to in place.
+At the end the leaves' gradients are added to their ``grad``. What avoids copies, by adding in place where it
+may, is in :mod:`minigrad.gradient_sums`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -24,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from minigrad.anomaly import check_gradients, detect_anomaly, set_detect_anomaly
-from minigrad.devices import Device, cpu, explain, find_card
+from minigrad.devices import Device, cpu, explain
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.function import Function
 from minigrad.grad_mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from minigrad.gradient_parts import PartedGradient
+from minigrad.gradient_sums import accumulate, add_to, is_owned
 from minigrad.graph import (
-    LARGE,
     Node,
     as_variable,
     mark_written,
@@ -40,12 +39,6 @@ from minigrad.graph import (
     written_cell,
 )
 from minigrad.graph import Variable as _Variable
-from minigrad.kernels.arguments import is_contiguous
-from minigrad.kernels.channels_last import copied, is_channels_last, nhwc
-from minigrad.kernels.cpu import elementwise, memory
-from minigrad.kernels.cpu.small import total
-from minigrad.kernels.cpu.threads import get_num_threads
-from minigrad.op import get_op
 from minigrad.variable import Variable
 
 __all__ = [
@@ -67,8 +60,6 @@ __all__ = [
     "wrap",
     "written_cell",
 ]
-
-_KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def backward(
@@ -113,7 +104,7 @@ def backward(
     for target, gradient in added.values():
         if gradient is not None and (target._node is None or target._retained != target._node.number):
             with target.device.active():
-                _accumulate([gradient if create_graph else gradient._array, target], create_graph)
+                accumulate([gradient if create_graph else gradient._array, target], create_graph)
 
 
 def _targets(caller: str, inputs: Any) -> list:
@@ -234,7 +225,7 @@ def run_backward(
                 for slot in leaves.values():
                     if slot[1].device.is_one_of_several:
                         left.append(slot[1].device.use())
-                    _accumulate(slot, create_graph)
+                    accumulate(slot, create_graph)
                 return []
     except Exception as error:
         explained = explain(error)
@@ -300,7 +291,7 @@ def _walk(edges, grads, wanted, captured, retain_graph, create_graph, left) -> d
             if slot[index] is None:
                 slot[index] = grad
             else:
-                _add_to(slot, index, grad)
+                add_to(slot, index, grad)
         slot = grads = grad = None  # so that memory is freed as soon as possible
         if not youngest:
             for slot in leaves.values():
@@ -364,7 +355,7 @@ def _add_in_place(node: Node, edge: Any, grad: Any, pending: dict, leaves: dict)
         if part is not None and slot[index].write(part, grad):
             return []
         slot[index] = slot[index].whole()
-    if type(slot[index]) is not np.ndarray or not _is_owned(slot, index):
+    if type(slot[index]) is not np.ndarray or not is_owned(slot, index):
         return None
     node.op.add_gradient(slot[index], grad, **node.attrs)
     return []
@@ -388,110 +379,6 @@ def _needed_edges(node: Node, grads: list, wanted: set, captured: dict) -> list 
             captured[node.number, index] = grad
     needed = [edge if edge is not None and _target_key(edge) in wanted else None for edge in node.edges]
     return needed if any(edge is not None for edge in needed) else None
-
-
-def _references(slot: list, index: int) -> int:
-    """The reference count of ``slot[index]``: ``_HELD_BY_SLOT`` if the slot alone refers to it."""
-    return sys.getrefcount(slot[index])
-
-
-def _base_references(array: Any) -> int:
-    """The reference count of the array that ``array`` is a view of; the caller holds one reference, too."""
-    return sys.getrefcount(array.base)
-
-
-def _references_to_base_of_view() -> int:
-    array = np.empty(2).reshape(1, 2)
-    whole = array.base  # noqa: F841
-    return _base_references(array)
-
-
-_HELD_BY_SLOT = _references([object()], 0)
-_HELD_BY_VIEW = _references_to_base_of_view()
-
-
-def _is_owned(slot: list, index: int, last: bool = False) -> bool:
-    """Whether ``slot[index]`` is an array that may be changed in place, since nobody else uses its memory.
-
-    It must be writable, and C-contiguous, or with ``last`` channels last. It may be a reshaped view of an
-    array that nothing else refers to.
-    """
-    if _references(slot, index) != _HELD_BY_SLOT:
-        return False
-    array = slot[index]
-    if isinstance(array, np.generic):  # NumPy's sums of all elements
-        return False
-    if not is_contiguous(nhwc(array) if last else array):
-        return False
-    if isinstance(array, np.ndarray) and not array.flags.writeable:  # CuPy's all are
-        return False
-    whole = array.base  # None, or what a reshaped array is a view of
-    return whole is None or (
-        type(whole) is type(array)
-        and whole.base is None
-        and whole.size == array.size
-        and _base_references(array) == _HELD_BY_VIEW
-    )
-
-
-def _suits_kernels(array: Any) -> bool:
-    """Whether the CPU's elementwise kernels take the array, and are faster than NumPy for its size."""
-    return (
-        type(array) is np.ndarray
-        and array.size >= LARGE
-        and array.dtype in _KERNEL_DTYPES
-        and array.flags.aligned
-    )
-
-
-def _add_to(slot: list, index: int, grad: Any) -> None:
-    """Add ``grad``, a tensor or an array, to ``slot[index]``, the gradient that came before it."""
-    if type(slot[index]) is PartedGradient:
-        slot[index] = slot[index].whole()
-    if _suits_kernels(grad) and _suits_kernels(slot[index]):
-        owned = _is_owned(slot, index)
-        sent = slot[index]
-        slot[index] = sent if owned else memory.empty(grad.shape, grad.dtype)
-        elementwise.add(slot[index], sent, grad, get_num_threads())
-    elif not isinstance(grad, (np.ndarray, np.generic, _Variable)):
-        # A CuPy array. CuPy's own addition takes longer to launch than our kernel, is slower for 16-bit
-        # floats, and does not keep images channels last.
-        card = find_card(grad.data.device_id)
-        slot[index] = get_op("add")._compute(card, grad.dtype, [slot[index], grad], {})
-    else:
-        slot[index] = total(slot[index], grad)
-
-
-def _accumulate(slot: list, create_graph: bool) -> None:
-    """Add the gradient to the leaf's ``grad``; ``slot`` is [the gradient, the leaf]."""
-    # The array becomes the leaf's own only if the slot alone refers to it. Otherwise two gradients, or a
-    # gradient and a saved value, would share memory.
-    owned = not create_graph and _is_owned(slot, 0, is_channels_last(slot[1]._array))
-    grad, leaf = slot
-    if create_graph:
-        leaf.grad = grad.clone() if leaf.grad is None else leaf.grad + grad
-    elif leaf.grad is None:
-        leaf.grad = as_variable(grad if owned else _copy(grad, leaf._array), leaf.device)
-    else:
-        before = leaf.grad._array
-        if (
-            _suits_kernels(before)
-            and before.flags.carray
-            and (before.shape, before.dtype) == (grad.shape, grad.dtype)
-        ):
-            elementwise.add(before, before, grad, get_num_threads())
-        else:
-            before += grad
-        mark_written(leaf.grad)
-
-
-def _copy(array: Any, like: Any) -> Any:
-    """A copy in C order, or where ``like`` lies channels last, in that one."""
-    if not _suits_kernels(array) or is_channels_last(like):
-        return copied(array, like)
-    out = memory.empty(array.shape, array.dtype)
-    elementwise.copy(out, array, get_num_threads())
-    return out
 
 
 def _on_the_way(targets: Sequence[_Variable], roots: Sequence[_Variable]) -> set:
