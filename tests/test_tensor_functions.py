@@ -556,6 +556,7 @@ BAD = [
     (lambda: mg.tensordot(X, X, 1), ValueError, "do not pair axes of one size"),
     (lambda: mg.roll(X, (1, 2), (0,)), ValueError, "differ in length"),
     (lambda: mg.bincount(mg.tensor([-1])), ValueError, "must not be negative, got -1"),
+    (lambda: mg.polygamma(1.5, mg.ones(2)), ValueError, "polygamma: n must be an integer of at least 0"),
     (lambda: mg.movedim(X, (0, 1), 0), ValueError, "differ in length"),
     (lambda: mg.trapezoid(X, dim=2), IndexError, "trapezoid: dim 2 is out of range"),
     (lambda: mg.cross(X, X, dim=2), IndexError, "cross: dim 2 is out of range"),

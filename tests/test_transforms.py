@@ -222,8 +222,11 @@ def test_a_grid_of_images(rng, tmp_path):
     assert stretched.max().item() == 1 and stretched[:, :2, :4].min().item() == 0
     limited = make_grid(mg.tensor(images), normalize=True, value_range=(0.25, 0.75), padding=0)
     np.testing.assert_allclose(limited[:, :, :4].numpy(), np.clip(images[0] * 2 - 0.5, 0, 1), atol=1e-12)
-    with pytest.raises(ValueError, match="expected images"):
-        make_grid(mg.ones(3))
+    for nothing in (mg.ones(3), mg.ones(0, 3, 2, 2), [], images):
+        with pytest.raises(ValueError, match="expected images"):
+            make_grid(nothing)
+    with pytest.raises(ValueError, match="nrow must be at least 1, got 0"):
+        make_grid(mg.ones(2, 3, 2, 2), nrow=0)
 
     Image = pytest.importorskip("PIL.Image")
     save_image(mg.tensor(images), tmp_path / "grid.png", nrow=5, padding=0)

@@ -77,6 +77,6 @@ def digamma(x: Any) -> Any:
 
 def polygamma(n: int, x: Any) -> Any:
     """The ``n``-th derivative of :func:`digamma`; at -1, -2, ... NaN if ``n`` is even, else infinity."""
-    if n < 0:
-        raise ValueError(f"polygamma: n must not be negative, got {n}")
-    return _polygamma(floating(x), n=int(n))
+    if not isinstance(n, int) or n < 0:
+        raise ValueError(f"polygamma: n must be an integer of at least 0, got {n!r:.60}")
+    return _polygamma(floating(x), n=n)

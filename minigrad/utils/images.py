@@ -31,9 +31,13 @@ def make_grid(
             all images, or of each alone (``scale_each``).
         pad_value: of the pixels between.
     """
-    images = (stack(list(tensor)) if isinstance(tensor, (list, tuple)) else tensor).detach()
-    if images.ndim not in (2, 3, 4):
-        raise ValueError(f"make_grid: expected images (N, C, H, W), got shape {images.shape}")
+    images = stack(list(tensor)) if isinstance(tensor, (list, tuple)) and tensor else tensor
+    if not isinstance(images, Tensor) or images.ndim not in (2, 3, 4) or not len(images):
+        got = f"shape {images.shape}" if isinstance(images, Tensor) else repr(images)
+        raise ValueError(f"make_grid: expected images (N, C, H, W), or a list of images, got {got:.60}")
+    if nrow < 1:
+        raise ValueError(f"make_grid: nrow must be at least 1, got {nrow}")
+    images = images.detach()
     if images.ndim < 4:
         images = images.reshape(1, *(1,) * (3 - images.ndim), *images.shape)
     if images.shape[1] == 1:
