@@ -65,7 +65,7 @@ cdef enum:
     CHEAP = 32768
     COSTLY = 16384
     LARGE = 32768  # results of fewer elements NumPy's loops, which need no setting up, have done sooner
-    SMALL = 1024  # elements of which ``small`` makes as many at most
+    SMALL = 1024  # the most elements that ``small`` takes
     FEW = 1024  # below, those of cheap functions have so even where nothing but ``new`` stands before a kernel
 
 cdef object BOOL = cnp.PyArray_DescrFromType(cnp.NPY_BOOL)
