@@ -89,6 +89,15 @@ class Device:
     def __reduce__(self):
         return device, (str(self),)
 
+    def __enter__(self) -> Device:
+        """Be the default device (:func:`set_default_device`) for a ``with``."""
+        _replaced.append(_default)
+        set_default_device(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        set_default_device(_replaced.pop())
+
     def use(self) -> Any:
         """Make this card CuPy's current one; returns CuPy's device that was current before."""
         before = self.xp.cuda.Device()
@@ -206,7 +215,8 @@ def get_default_device() -> Device:
 def set_default_device(device_or_name: str | Device | None) -> None:
     """Make new tensors, and parameters of new layers, on this device unless another is given; None: the CPU.
 
-    What has memory of its own, such as NumPy's arrays and loaded files, stays on the CPU.
+    What has memory of its own, such as NumPy's arrays and loaded files, stays on the CPU. For a few lines,
+    ``with device("cuda"):`` does the same.
     """
     global _default
     _default = cpu if device_or_name is None else device(device_or_name)
@@ -306,3 +316,4 @@ def available_devices() -> list[Device]:
 
 cpu = device("cpu")
 _default = cpu
+_replaced: list[Device] = []  # the default devices before each with that is open

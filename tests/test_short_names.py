@@ -368,6 +368,12 @@ def test_the_default_device():
         assert mg.tensor(mg.from_numpy(VALUES)).device.type == mg.ones(2, device="cpu").device.type == "cpu"
     finally:
         mg.set_default_device(None)
+    with mg.device("sim") as sim:
+        with mg.device("cpu"):
+            assert mg.zeros(2).device.type == "cpu"
+        with pytest.raises(ZeroDivisionError), sim:
+            1 / 0  # noqa: B018
+        assert mg.zeros(2).device is sim
     assert mg.zeros(2).device.type == "cpu"
 
 
