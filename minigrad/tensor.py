@@ -307,7 +307,8 @@ class Tensor(Operators, Methods, Conversions, NumpyProtocol):
         if moved is None:
             return found
         axes, place = moved
-        return shape.movedim(found, tuple(range(axes)), tuple(range(place, place + axes)))
+        others = range(axes, found.ndim)
+        return shape.permute(found, (*others[:place], *range(axes), *others[place:]))
 
     # ---- methods that take a shape, as *sizes or as one tuple ------------------------------------------
 
