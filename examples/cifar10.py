@@ -5,14 +5,11 @@
 
 Both networks have shortcuts, ``x + f(x)``: a layer need only learn what to change (He et al., 2015). One is
 the ResNet-9 of David Page's series "How to Train Your ResNet" (2018); the small one halves its pictures
-earlier, with a sixth of the work at the same width.
-
-On a card, the pictures stay there as bytes: batches are picked, cropped and mirrored where the network is,
-and ``mg.capture`` replays a whole step as a CUDA graph.
+earlier, with a sixth of the work at the same width. On a card, the pictures stay there as bytes, and a step,
+from cropping and mirroring them to the new weights, is one CUDA graph (``mg.capture``).
 """
 
 import argparse
-import contextlib
 import time
 from pathlib import Path
 
@@ -23,9 +20,8 @@ from minigrad.data import transforms as T
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images, by colour
 NORMALIZE = T.Compose([T.ToTensor(), T.Normalize(MEAN, STD)])
-AUGMENT = T.Compose(
-    [T.RandomCrop(32, padding=4, padding_mode="reflect"), T.RandomHorizontalFlip(), NORMALIZE]
-)
+CROP = T.RandomCrop(32, padding=4, padding_mode="reflect")
+AUGMENT = T.Compose([CROP, T.RandomHorizontalFlip(), NORMALIZE])
 
 
 def block(channels, out_channels, pool=False):
@@ -69,8 +65,7 @@ class Net(nn.Module):
 
 def load_data(limit, quick, device):
     """The training set and the test set, as bytes, on ``device``."""
-    # The short form reads one file alone, and learns from its first images.
-    train, test = CIFAR10(train=not quick), CIFAR10(train=False)
+    train, test = CIFAR10(train=not quick), CIFAR10(train=False)  # in the short form one file alone
     parts = (train, slice(limit)), (test, slice(-(limit or 0), None))
     return [TensorDataset(d.data[part].to(device), d.targets[part].to(device)) for d, part in parts]
 
@@ -82,8 +77,7 @@ def confusion(model, loader):
     found = []
     for images, labels in loader:
         images = NORMALIZE(images)
-        predictions = (model(images) + model(images.flip(3))).argmax(1)
-        found.append(10 * labels + predictions)
+        found.append(10 * labels + (model(images) + model(images.flip(3))).argmax(1))
     return mg.bincount(mg.cat(found).cpu(), minlength=100).reshape(10, 10)
 
 
@@ -96,20 +90,18 @@ def main():
     train, test = load_data(arguments.limit, arguments.quick, device)
     train_loader = DataLoader(train, arguments.batch_size, shuffle=True, drop_last=True)
     test_loader = DataLoader(test, batch_size=500)
-    model = Net(arguments.model, arguments.width).to(device)
     # In 16 bits convolutions read the channels of a pixel side by side, and leave them so.
     order = mg.channels_last if arguments.amp else mg.contiguous_format
-    model = model.to(memory_format=order)
+    model = Net(arguments.model, arguments.width).to(device, memory_format=order)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = arguments.epochs * len(train_loader)
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, arguments.lr, steps, cycle_momentum=False)
-    precision = mg.autocast(device.type, dtype=mg.bfloat16) if arguments.amp else contextlib.nullcontext()
 
     @mg.capture
     def step(images, labels):
         images = AUGMENT(images).contiguous(memory_format=order)
         optimizer.zero_grad()
-        with precision:
+        with mg.autocast(device.type, "bfloat16", enabled=arguments.amp):
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()

@@ -10,8 +10,6 @@ A convolution looks for the same few patterns everywhere in the image: it needs 
 learned in one place it knows in all. Every image is turned, moved and resized a little each time it is seen
 (augmentation): the network never sees one twice, and cannot learn them by heart. The learning rate rises and
 falls in one cycle. At the end the weights are saved, loaded into a fresh network, and tested again.
-
-On a card, the images stay there, and ``mg.capture`` replays a whole step, from the bytes to the new weights.
 """
 
 import argparse
@@ -40,56 +38,39 @@ class Net(nn.Module):
         self.features = nn.Sequential(
             *block(1, 32), nn.MaxPool2d(2), *block(32, 64), nn.MaxPool2d(2), *block(64, 64)
         )
-        self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.25), nn.Linear(64 * (size // 4) ** 2, classes)
-        )
+        outputs = nn.Linear(64 * (size // 4) ** 2, classes)
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.25), outputs)
 
     def forward(self, images):
         return self.classifier(self.features(images))
 
 
-def load_data(name, limit, device, augmented=True):
+def load_data(name, limit, device):
     """Training and test set on ``device``, as bytes, and what makes of these what the network is given."""
     found = [DATASETS[name](train=train) for train in (True, False)]
     scaled = T.ToTensor()(found[0].data)
     normalize = T.Compose([T.ToTensor(), T.Normalize([scaled.mean().item()], [scaled.std().item()])])
     move = T.RandomAffine(degrees=10, translate=(0.08, 0.08), scale=(0.9, 1.1), interpolation="bilinear")
-    augment = T.Compose([T.ToTensor(), move, normalize]) if augmented else normalize
     pairs = ((one.data[:limit, None].to(device), one.targets[:limit].to(device)) for one in found)
-    return *(TensorDataset(*pair) for pair in pairs), augment, normalize
+    return *(TensorDataset(*pair) for pair in pairs), T.Compose([T.ToTensor(), move, normalize]), normalize
 
 
-def trainer(model, optimizer, augment):
-    """A training step; on a card a CUDA graph, the augmentation included."""
+def make_step(model, transform, optimizer=None):
+    """A step that learns if there is an optimizer; on a card a CUDA graph, from the bytes to the weights."""
 
     @mg.capture
+    @mg.set_grad_enabled(optimizer is not None)
     def step(images, labels):
-        model.train()
-        optimizer.zero_grad()
-        outputs = model(augment(images))
+        model.train(optimizer is not None)
+        outputs = model(transform(images))
         loss = nn.functional.cross_entropy(outputs, labels)
-        loss.backward()
-        optimizer.step()
-        return counted(loss, outputs, labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return mg.stack([loss.detach() * len(labels), (outputs.argmax(1) == labels).float().sum()])
 
     return step
-
-
-def examiner(model, normalize):
-    """A step that learns nothing."""
-
-    @mg.no_grad()
-    def step(images, labels):
-        model.eval()
-        outputs = model(normalize(images))
-        return counted(nn.functional.cross_entropy(outputs, labels), outputs, labels)
-
-    return step
-
-
-def counted(loss, outputs, labels):
-    """(2,): the loss of the whole batch, and how many of its images are told right."""
-    return mg.stack([loss.detach() * len(labels), (outputs.argmax(1) == labels).float().sum()])
 
 
 def run(step, loader, scheduler=None):
@@ -99,8 +80,7 @@ def run(step, loader, scheduler=None):
         total = total + step(images, labels)
         if scheduler is not None:
             scheduler.step()
-    loss, correct = (total / len(loader.dataset)).tolist()
-    return loss, correct
+    return (total / len(loader.dataset)).tolist()
 
 
 def main():
@@ -109,23 +89,22 @@ def main():
     arguments.output.mkdir(parents=True, exist_ok=True)
     mg.manual_seed(arguments.seed)
 
-    augmented = not arguments.no_augmentation
-    train, test, augment, normalize = load_data(arguments.dataset, arguments.limit, device, augmented)
+    train, test, augment, normalize = load_data(arguments.dataset, arguments.limit, device)
     train_loader = DataLoader(train, batch_size=arguments.batch_size, shuffle=True)
     test_loader = DataLoader(test, batch_size=500)
     size = test[0][0].shape[-1]
     model = Net(size).to(device)
     optimizer = optim.Adam(model.parameters())
-    scheduler = optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=arguments.lr, total_steps=arguments.epochs * len(train_loader)
-    )
-    train_step, test_step = trainer(model, optimizer, augment), examiner(model, normalize)
+    steps = arguments.epochs * len(train_loader)
+    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=arguments.lr, total_steps=steps)
+    learn = make_step(model, normalize if arguments.no_augmentation else augment, optimizer)
+    examine = make_step(model, normalize)
     print(f"{arguments.dataset}: {len(train)} training and {len(test)} test images, on {device}")
 
     history, start = [], time.perf_counter()
     for epoch in range(1, arguments.epochs + 1):
-        train_loss, train_accuracy = run(train_step, train_loader, scheduler)
-        test_loss, test_accuracy = run(test_step, test_loader)
+        train_loss, train_accuracy = run(learn, train_loader, scheduler)
+        test_loss, test_accuracy = run(examine, test_loader)
         history.append({"train_loss": train_loss, "test_loss": test_loss})
         history[-1] |= {"train_accuracy": train_accuracy, "test_accuracy": test_accuracy}
         print(
@@ -138,7 +117,7 @@ def main():
     mg.save(model.state_dict(), weights)
     reloaded = Net(size).to(device)
     reloaded.load_state_dict(mg.load(weights))
-    _, accuracy = run(examiner(reloaded, normalize), test_loader)
+    _, accuracy = run(make_step(reloaded, normalize), test_loader)
     if accuracy != history[-1]["test_accuracy"]:
         raise SystemExit(f"the reloaded network reaches {accuracy:.2%}: it was not saved well")
     print(f"test accuracy {accuracy:.2%}, the same after reloading {weights}")
@@ -147,9 +126,7 @@ def main():
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ..., or sim")
     parser.add_argument("--dataset", default="mnist", choices=DATASETS)
     parser.add_argument("--epochs", type=int, default=8)
@@ -159,16 +136,12 @@ def parse_arguments():
     parser.add_argument("--limit", type=int, help="use only so many images of each set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a short run: 1000 images, 1 epoch")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/mnist_cnn"), help="folder for what is saved"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/mnist_cnn"), help="folder for results")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.limit, arguments.epochs, arguments.batch_size = 1000, 1, 32
-    for name in ("epochs", "batch_size", "limit"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if min(arguments.epochs, arguments.batch_size, 1 if arguments.limit is None else arguments.limit) < 1:
+        parser.error("--epochs, --batch-size and --limit must be at least 1")
     return arguments
 
 

@@ -12,7 +12,7 @@ or whether the digit cannot be read.
 import argparse
 from pathlib import Path
 
-from mnist_cnn import Net, load_data, run, trainer
+from mnist_cnn import Net, load_data, make_step, run
 
 import minigrad as mg
 from minigrad import optim, plot
@@ -23,7 +23,7 @@ def trained(model, loader, augment, epochs):
     """``model`` after a short training."""
     optimizer = optim.Adam(model.parameters())
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=epochs * len(loader))
-    step = trainer(model, optimizer, augment)
+    step = make_step(model, augment, optimizer)
     for epoch in range(1, epochs + 1):
         loss, accuracy = run(step, loader, scheduler)
         print(f"epoch {epoch}/{epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}", flush=True)
