@@ -42,7 +42,7 @@ TYPES_OF_KERNEL = {
         f"attention_tensor_core{kernel}": {"T": [np.float16]}
         for kernel in ("", "_grad_keys", "_grad_queries")
     },
-    "resample": {"T": [np.uint8, np.float32], "C": [np.float32]},
+    "resample": {"T": [np.uint8, np.float32, np.float64], "C": [np.float32, np.float64]},
     "cast": {name: [np.float32, np.float16, BFLOAT16] for name in ("To", "From")},
 }
 

@@ -60,9 +60,7 @@ def test_nan_is_where_it_was(backend, rng):
     images = rng.random((1, 2, 4, 4)).astype(np.float32)
     images[0, 1, 2, 3] = np.nan
     quarter = np.array([[[0, -1, 0], [1, 0, 0]]], np.float32)
-    np.testing.assert_array_equal(
-        run(backend, images, quarter, (4, 4)), np.rot90(images, 1, (2, 3))[..., ::1]
-    )
+    np.testing.assert_array_equal(run(backend, images, quarter, (4, 4)), np.rot90(images, 1, (2, 3)))
 
 
 def test_shapes_that_do_not_fit(backend):
