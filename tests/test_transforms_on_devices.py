@@ -1,13 +1,15 @@
 """Transforms of images on a card or on the simulator: as on the CPU, by numbers that are drawn there."""
 
+import itertools
+
 import numpy as np
 import pytest
 from test_transforms import RANDOM
 
 import minigrad as mg
 from minigrad.data import transforms as T
+from minigrad.data.resample import resize
 
-ON_DEVICES = [t for t in RANDOM if not isinstance(t, T.RandomResizedCrop)]
 STILL = [
     T.RandomAffine((20, 20), scale=(0.7, 0.7), shear=(5, 5, -8, -8), fill=0.25),
     T.RandomAffine((-200, -200), scale=(1.3, 1.3), interpolation="bilinear", fill=0.25),
@@ -16,6 +18,10 @@ STILL = [
     T.Compose([T.ToTensor(), T.Normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))]),
     T.CenterCrop((3, 5)),
     T.CenterCrop(11),
+    T.Resize(4),
+    T.Resize((13, 3)),
+    T.Resize((6, 8)),
+    T.RandomResizedCrop((9, 4), scale=(2, 3)),  # none fits: the middle
     T.ToTensor(),
     T.Grayscale(),
     T.Grayscale(3),
@@ -42,7 +48,7 @@ def name_of(transform):
     return type(transform).__name__
 
 
-@pytest.mark.parametrize("transform", ON_DEVICES, ids=name_of)
+@pytest.mark.parametrize("transform", RANDOM, ids=name_of)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
 def test_random_transforms(transform, dtype, device):
     """Each image by itself, the same again from the same seed; dtype and device stay."""
@@ -122,6 +128,31 @@ def test_a_rectangle_that_never_fits_is_none(device, images):
     assert (after == before).all().item()
 
 
+def test_a_resized_crop_is_a_part_resized(device, rng):
+    image = rng.random((1, 12, 10)).astype(np.float32)
+    boxes = [
+        (top, left, height, width)
+        for height, width in itertools.product(range(1, 13), range(1, 11))
+        for top, left in itertools.product(range(13 - height), range(11 - width))
+    ]
+    parts = [resize(image[:, t : t + h, f : f + w], 3, 4).ravel() for t, f, h, w in boxes]
+    crop = T.RandomResizedCrop((3, 4), scale=(0.3, 0.5), ratio=(0.5, 2))
+    found = crop(mg.tensor(np.stack([image] * 100), device=device)).cpu().numpy().reshape(100, -1)
+    errors = np.abs(found[:, None] - np.array(parts)).max(2)
+    assert errors.min(1).max() < 1e-5
+    top, left, height, width = np.transpose([boxes[i] for i in errors.argmin(1)])
+    assert all(len(set(numbers)) > 4 for numbers in (top, left, height, width))
+    share, ratio = height * width / image.size, width / height
+    assert share.min() > 0.25 and share.max() < 0.56 and ratio.min() > 0.4 and ratio.max() < 2.5  # rounded
+
+
+def test_resizing_is_exact_under_autocast(device, images):
+    images = mg.tensor(images, device=device)
+    with mg.autocast(device.type, mg.float16):
+        found = T.Resize(4)(images)
+    assert found.dtype == np.float32 and (found == T.Resize(4)(images)).all().item()
+
+
 def test_a_generator_of_its_own(device, images):
     images = mg.tensor(images, device=device)
     first, again = (T.RandomCrop(4, generator=mg.Generator(5))(images).cpu().numpy() for _ in range(2))
@@ -130,10 +161,13 @@ def test_a_generator_of_its_own(device, images):
 
 def test_what_works_on_the_cpu_alone(device, images):
     images = mg.tensor(images, device=device)
-    for transform in (T.Resize(4), T.RandomResizedCrop(4)):
-        message = f"{name_of(transform)} transforms images on the CPU alone, and these are on {device.type}"
-        with pytest.raises(TypeError, match=message):
-            transform(images)
+
+    class Negative(T.Transform):
+        def batch(self, images, rng):
+            return 255 - images
+
+    with pytest.raises(TypeError, match=f"Negative transforms images on the CPU .* are on {device.type}"):
+        Negative()(images)
     with pytest.raises(TypeError, match=r"expected an image \(C, H, W\) .* got Tensor of shape \(6, 8\)"):
         T.RandomCrop(4)(images[0, 0])
     with pytest.raises(TypeError, match="expected floats, got int64"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_dtype", "inverse_affine", "resize", "warp"]
+__all__ = ["as_dtype", "inverse_affine", "resize", "triangles", "warp"]
 
 
 def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -18,18 +18,28 @@ def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if images.shape[-2:] == (height, width):
         return images
-    rows = _triangles(images.shape[-2], height)
-    columns = _triangles(images.shape[-1], width)
+    rows, columns = (
+        triangles(np, np.arange(size), np.arange(new_size), np.zeros(1), np.full(1, size))[0].astype("f4")
+        for size, new_size in zip(images.shape[-2:], (height, width), strict=True)
+    )
     return as_dtype(rows @ images.astype(np.float32) @ columns.T, images.dtype)
 
 
-def _triangles(size: int, new_size: int) -> np.ndarray:
-    """The weights (new_size, size) of the pixels of a line in each pixel of the new one."""
-    scale = size / new_size
-    centers = (np.arange(new_size) + 0.5) * scale
-    distances = np.abs(np.arange(size) + 0.5 - centers[:, None]) / max(scale, 1.0)
-    weights = np.clip(1 - distances, 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+def triangles(xp: Any, pixels: Any, results: Any, first: Any, size: Any) -> Any:
+    """The weights (N, R, P) of the pixels of lines in each pixel of their results.
+
+    Args:
+        xp: NumPy, or minigrad, whose the others are then.
+        pixels, results: the numbers of pixels, 0 to P - 1 and 0 to R - 1.
+        first, size: (N,), the part of each line that is resized.
+    """
+    first, size = first[:, None], size[:, None]
+    scale = size / len(results)
+    centers = (first + (results + 0.5) * scale)[..., None]
+    distances = xp.abs(pixels + 0.5 - centers) / xp.maximum(scale, 1.0)[..., None]
+    inside = (pixels >= first) & (pixels < first + size)
+    weights = xp.where(inside[:, None], xp.maximum(1.0 - distances, 0.0), 0.0)
+    return weights / weights.sum(-1)[..., None]
 
 
 def warp(images: np.ndarray, matrices: np.ndarray, fill: float, bilinear: bool) -> np.ndarray:

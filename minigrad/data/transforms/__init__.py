@@ -7,7 +7,7 @@ batches over, which is many times quicker.
 On the CPU random numbers are those of the batch (:func:`sample_random`), the same for any number of the
 loader's workers, or come from the ``generator`` that a transform is given. Tensors on a card, or on the
 simulator, are transformed there, by numbers that are drawn there; a step that does so can be captured
-(:func:`minigrad.capture`). :class:`Resize` and :class:`RandomResizedCrop` work on the CPU alone.
+(:func:`minigrad.capture`).
 """
 
 from minigrad.data.transforms.base import Compose, Lambda, Transform

@@ -12,7 +12,9 @@ import numpy as np
 from minigrad.creation import from_numpy, rand
 from minigrad.data.sample_random import sample_random
 from minigrad.devices import Device
-from minigrad.ops.elementwise import floor, minimum
+from minigrad.dtypes import is_floating
+from minigrad.ops.elementwise import clamp, floor, minimum
+from minigrad.ops.elementwise import round as rint
 from minigrad.random import Generator
 from minigrad.recording import preparing
 from minigrad.tensor import Tensor
@@ -85,6 +87,11 @@ class Transform:
 def whole(uniform: Tensor, count: Any) -> Tensor:
     """Whole numbers from 0 to ``count`` - 1, from uniform ones in [0, 1), whose product may be rounded up."""
     return minimum(floor(uniform * count), count - 1)
+
+
+def rounded(values: Tensor, dtype: np.dtype) -> Tensor:
+    """As :func:`minigrad.data.resample.as_dtype`."""
+    return values.to(dtype) if is_floating(dtype) else clamp(rint(values), 0, 255).to(dtype)
 
 
 def constant(values: Any, device: Device, dtype: Any = np.float32) -> Tensor:

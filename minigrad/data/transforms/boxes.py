@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minigrad.data.transforms.base import Transform, constant, whole
+from minigrad.data.transforms.base import Transform, whole
 from minigrad.ops.elementwise import exp, sqrt
 from minigrad.ops.elementwise import round as rint
 from minigrad.ops.index import take_along_dim
@@ -32,11 +32,14 @@ def random_box(
     return None
 
 
-def inside_random_boxes(
+def random_boxes(
     transform: Transform, images: Tensor, scale: Sequence[float], ratio: Sequence[float]
-) -> Tensor:
-    """Whether each pixel, (N, H, W), is in such a rectangle of its image; drawn where the images are, by
-    ``transform``."""
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Such a rectangle for each of the ``images``, drawn where they are, by ``transform``.
+
+    Returns:
+        Whether one fits, (N,); its top and left, each (N,); its height and width, each (N,).
+    """
     rows, columns = images.shape[-2:]
     ranges = [[s * rows * columns for s in scale]] * TRIES + [[math.log(r) for r in ratio]] * TRIES
     numbers = transform.uniform(images, [*ranges, (0, 1), (0, 1)])
@@ -44,11 +47,6 @@ def inside_random_boxes(
     heights, widths = rint(sqrt(areas / shapes)), rint(sqrt(areas * shapes))
     fits = (heights > 0) & (heights <= rows) & (widths > 0) & (widths <= columns)
     first = argmax(fits.to(np.int64), 1, keepdim=True)
-    result = take_along_dim(fits, first, 1)[..., None]
-    for axis, (count, sizes) in enumerate(((rows, heights), (columns, widths))):
-        size = take_along_dim(sizes, first, 1)
-        start = whole(numbers[:, 2 * TRIES + axis, None], count - size + 1)
-        place = constant(np.arange(count), images.device)
-        line = (place >= start) & (place < start + size)
-        result = result & (line[:, None] if axis else line[..., None])
-    return result
+    found, height, width = (take_along_dim(of, first, 1)[:, 0] for of in (fits, heights, widths))
+    top, left = whole(numbers[:, -2], rows - height + 1), whole(numbers[:, -1], columns - width + 1)
+    return found, [top, left], [height, width]

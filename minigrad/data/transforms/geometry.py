@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 import minigrad
-from minigrad.data.resample import inverse_affine, resize, warp
-from minigrad.data.transforms.base import Transform, constant, whole
-from minigrad.data.transforms.boxes import random_box
+from minigrad.data.resample import inverse_affine, resize, triangles, warp
+from minigrad.data.transforms.base import Transform, constant, rounded, whole
+from minigrad.data.transforms.boxes import random_box, random_boxes
+from minigrad.devices import Device
 from minigrad.dtypes import is_half
+from minigrad.ops.elementwise import where
 from minigrad.ops.join import concat
 from minigrad.ops.padding import pad
 from minigrad.ops.resample import resample
@@ -27,12 +29,21 @@ class Resize(Transform):
 
     def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Resized."""
-        if isinstance(self.size, int):
-            shorter = min(images.shape[-2:])
-            height, width = (int(self.size * side / shorter) for side in images.shape[-2:])
-        else:
-            height, width = self.size
-        return resize(images, height, width)
+        return resize(images, *self._new_size(images))
+
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        size = self._new_size(images)
+        if images.shape[-2:] == tuple(size):
+            return images
+        starts = [constant([0], images.device)] * 2
+        return _resized(images, starts, [constant([n], images.device) for n in images.shape[-2:]], size)
+
+    def _new_size(self, images: Any) -> Sequence[int]:
+        if not isinstance(self.size, int):
+            return self.size
+        shorter = min(images.shape[-2:])
+        return [int(self.size * side / shorter) for side in images.shape[-2:]]
 
 
 class CenterCrop(Transform):
@@ -148,15 +159,27 @@ class RandomResizedCrop(Transform):
         """Each cropped and resized."""
         return np.stack([resize(self._part(image, rng), *self.size) for image in images])
 
+    def on_device(self, images: Tensor) -> Tensor:
+        """The same."""
+        found, starts, sizes = random_boxes(self, images, self.scale, self.ratio)
+        middle = self._middle(images.shape[-2:])
+        starts, sizes = (
+            [where(found, drawn, constant(other, images.device)) for drawn, other in zip(*both, strict=True)]
+            for both in ((starts, middle[:2]), (sizes, middle[2:]))
+        )
+        return _resized(images, starts, sizes, self.size)
+
     def _part(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        box = random_box(image.shape[-2:], self.scale, self.ratio, rng)
-        if box is None:  # none fits: the middle, of the nearest shape
-            height, width = image.shape[-2:]
-            width = min(width, max(1, round(height * self.ratio[1])))
-            height = min(height, max(1, round(width / self.ratio[0])))
-            return CenterCrop((height, width)).batch(image[None], rng)[0]
+        box = random_box(image.shape[-2:], self.scale, self.ratio, rng) or self._middle(image.shape[-2:])
         top, left, height, width = box
         return image[:, top : top + height, left : left + width]
+
+    def _middle(self, sides: Sequence[int]) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the middle, of the nearest shape: for where no rectangle fits."""
+        rows, columns = sides
+        width = min(columns, max(1, round(rows * self.ratio[1])))
+        height = min(rows, max(1, round(width / self.ratio[0])))
+        return (rows - height) // 2, (columns - width) // 2, height, width
 
 
 class _RandomFlip(Transform):
@@ -258,6 +281,23 @@ class RandomRotation(RandomAffine):
     ):
         low, high = _range(degrees)
         super().__init__((-high, -low), interpolation=interpolation, fill=fill, generator=generator)
+
+
+def _resized(
+    images: Tensor, starts: Sequence[Tensor], sizes: Sequence[Tensor], new_size: Sequence[int]
+) -> Tensor:
+    """As :func:`resize`: the rectangle (top and left, height and width; each (N,) or (1,)) of each image."""
+    rows, columns = (
+        triangles(minigrad, _line(have, images.device), _line(want, images.device), start, size)
+        for have, want, start, size in zip(images.shape[-2:], new_size, starts, sizes, strict=True)
+    )
+    with minigrad.autocast(images.device.type, enabled=False):
+        result = rows[:, None] @ images.to(np.float32) @ columns[:, None].transpose(-2, -1)
+    return rounded(result, images.dtype)
+
+
+def _line(count: int, device: Device) -> Tensor:
+    return constant(np.arange(count), device)
 
 
 def _padded_to(images: np.ndarray, size: Sequence[int], fill: float) -> np.ndarray:

@@ -9,11 +9,10 @@ import numpy as np
 
 from minigrad.creation import from_numpy, randn_like
 from minigrad.data.resample import as_dtype
-from minigrad.data.transforms.base import Transform, constant, describe, from_pillow, is_pillow
-from minigrad.data.transforms.boxes import inside_random_boxes, random_box
+from minigrad.data.transforms.base import Transform, constant, describe, from_pillow, is_pillow, rounded
+from minigrad.data.transforms.boxes import random_box, random_boxes
 from minigrad.dtypes import is_floating
 from minigrad.ops.elementwise import clamp, where
-from minigrad.ops.elementwise import round as rint
 from minigrad.random import Generator
 from minigrad.tensor import Tensor
 
@@ -85,7 +84,7 @@ class Grayscale(Transform):
 
     def on_device(self, images: Tensor) -> Tensor:
         """The same."""
-        grey = _rounded(_grey_on_device(images.to(np.float32)), images.dtype)
+        grey = rounded(_grey_on_device(images.to(np.float32)), images.dtype)
         return grey.expand(-1, self.num_output_channels, -1, -1).contiguous()
 
 
@@ -138,7 +137,7 @@ class ColorJitter(Transform):
         if self.ranges[2] != (1, 1) and images.shape[1] == len(GREY):
             grey = _grey_on_device(x)
             x = clamp(grey + saturation * (x - grey), 0, highest)
-        return _rounded(x, images.dtype)
+        return rounded(x, images.dtype)
 
 
 class RandomErasing(Transform):
@@ -183,12 +182,23 @@ class RandomErasing(Transform):
     def on_device(self, images: Tensor) -> Tensor:
         """The same."""
         chance = self.uniform(images, [(0, 1)])[..., None]
-        erased = inside_random_boxes(self, images, self.scale, self.ratio) & (chance < self.p)
+        found, starts, sizes = random_boxes(self, images, self.scale, self.ratio)
+        rows, columns = (
+            _inside(start, size, count)
+            for start, size, count in zip(starts, sizes, images.shape[-2:], strict=True)
+        )
+        erased = (found[:, None] & rows)[..., None] & columns[:, None] & (chance < self.p)
         if self.value == "random":
             filled = randn_like(images, dtype=np.float32, generator=self.generator)
         else:
             filled = constant(self.value, images.device).reshape(-1, 1, 1)
-        return where(erased[:, None], _rounded(filled, images.dtype), images)
+        return where(erased[:, None], rounded(filled, images.dtype), images)
+
+
+def _inside(start: Tensor, size: Tensor, count: int) -> Tensor:
+    """Whether each of ``count`` places is among ``size`` from ``start`` on, (N, count)."""
+    place = constant(np.arange(count), start.device)
+    return (place >= start[:, None]) & (place < (start + size)[:, None])
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
@@ -202,8 +212,3 @@ def _grey_on_device(images: Tensor) -> Tensor:
     if images.shape[1] != len(GREY):
         return images.mean(1, keepdim=True)
     return (images * constant(GREY, images.device).reshape(-1, 1, 1)).sum(1, keepdim=True)
-
-
-def _rounded(values: Tensor, dtype: np.dtype) -> Tensor:
-    """As :func:`as_dtype`."""
-    return values.to(dtype) if is_floating(dtype) else clamp(rint(values), 0, 255).to(dtype)
