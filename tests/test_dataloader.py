@@ -472,6 +472,9 @@ def test_random_sampler():
     assert len(more) == 10 and sorted(more[:4]) == sorted(more[4:8]) == [0, 1, 2, 3]
     drawn = list(RandomSampler(range(3), replacement=True, num_samples=200, generator=rng))
     assert len(drawn) == 200 and set(drawn) == {0, 1, 2}
+    endless = DataLoader(range(7), 5, sampler=RandomSampler(range(7), replacement=True, num_samples=10**11))
+    assert len(endless) == 2 * 10**10
+    assert {n for batch in itertools.islice(endless, 2000) for n in batch.tolist()} == set(range(7))
     assert list(RandomSampler([], generator=rng)) == []
     with pytest.raises(ValueError, match="empty"):
         list(RandomSampler([], num_samples=3, generator=rng))

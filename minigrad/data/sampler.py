@@ -20,6 +20,9 @@ __all__ = [
 ]
 
 
+CHUNK = 4096  # indices that are drawn at once
+
+
 class Sampler:
     """Base of all samplers: an iterable of indices that starts anew with each ``iter()``.
 
@@ -77,7 +80,10 @@ class RandomSampler(Sampler):
         if count and not size:
             raise ValueError(f"RandomSampler: cannot draw {count} samples from an empty data source")
         if self.replacement:
-            yield from rng.integers(size, size=count).tolist() if count else ()
+            # As they are asked for, for there may be no end of them; by a generator that nobody else uses.
+            own = np.random.default_rng(rng.integers(2**63))
+            for start in range(0, count, CHUNK):
+                yield from own.integers(size, size=min(CHUNK, count - start)).tolist()
             return
         while count > 0:
             permutation = rng.permutation(size)[:count]
