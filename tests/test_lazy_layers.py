@@ -49,3 +49,26 @@ def test_starting_values_are_those_of_the_plain_layer():
     layer(mg.rand(1, 400))
     assert 0.045 < layer.weight.abs().max() <= 0.05  # 1 / sqrt(400)
     assert repr(layer) == "Linear(in_features=400, out_features=50, bias=True)"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_state_settles_it(name):
+    """Of a layer that has seen an input, or of one that has not."""
+    make, shape = CASES[name]
+    settled, layer, waiting = make(nn), make(nn), make(nn)
+    x = mg.rand(*shape)
+    settled(x)
+    waiting.load_state_dict(layer.state_dict())
+    assert type(waiting).__name__ == name.split()[0]
+    layer.load_state_dict(settled.state_dict())
+    assert repr(layer) == repr(settled) and mg.equal(layer.eval()(x), settled.eval()(x))
+    inside = nn.Sequential(nn.ReLU(), nn.Sequential(waiting))
+    inside.load_state_dict({f"1.0.{key}": value for key, value in settled.state_dict().items()})
+    assert repr(waiting) == repr(settled)
+
+
+def test_a_state_that_does_not_fit():
+    with pytest.raises(RuntimeError, match=r"weight: the state has shape \(4, 2\), the module \(3, 2\)"):
+        nn.LazyLinear(3).load_state_dict(nn.Linear(2, 4).state_dict())
+    with pytest.raises(RuntimeError, match="weight: expected a Tensor, got float"):
+        nn.LazyLinear(3, bias=False).load_state_dict({"weight": 1.0})

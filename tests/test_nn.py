@@ -450,6 +450,23 @@ def test_module_list():
         del layers[7]
 
 
+def test_none_keeps_its_place_in_a_container():
+    """Models that leave out a part say so by None, and unpack the list by its length."""
+    layers = nn.ModuleList([nn.Linear(2, 3), None, nn.ReLU()])
+    layers.append(None)
+    layers.insert(0, None)
+    nothing, linear, gap, relu, last = layers
+    assert nothing is gap is last is None and isinstance(relu, nn.ReLU) and layers[1] is linear
+    assert list(layers.state_dict()) == ["1.weight", "1.bias"] and len(list(layers.children())) == 2
+    del layers[2]
+    assert repr(layers[:3]) == (
+        "ModuleList(\n  (0): None\n  (1): Linear(in_features=2, out_features=3, bias=True)\n  (2): ReLU()\n)"
+    )
+    by_name = nn.ModuleDict({"here": nn.ReLU(), "gone": None})
+    assert list(by_name) == ["here", "gone"] and by_name["gone"] is None
+    assert len(nn.Sequential(nn.ReLU(), None)) == 2
+
+
 def test_module_dict():
     layers = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.ReLU()})
     layers["c"] = nn.Tanh()

@@ -16,16 +16,16 @@ Member = TypeVar("Member", Module, Parameter)
 
 
 class _Container(Module, Generic[Member]):
-    """What it holds has one role: modules, unless a subclass says parameters."""
+    """What it holds has one role: modules, unless a subclass says parameters. A module may be None."""
 
     _role = MODULE
 
     def _members(self) -> list[tuple[str, Member]]:
-        return self._registered(self._role)
+        return self._registered(self._role, empty=True)
 
     def _to_member(self, value: Any) -> Any:
         """What is registered for ``value``."""
-        if not isinstance(value, Module):
+        if not isinstance(value, Module | None):
             raise TypeError(f"{type(self).__name__}: expected an nn.Module, got {type(value).__name__}")
         return value
 
@@ -154,7 +154,7 @@ class Sequential(_Numbered[Module]):
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return type(self)(dict(self._registered(MODULE)[index]))
+            return type(self)(dict(self._members()[index]))
         return self.__dict__[self._name_at(index)]
 
     def __add__(self, other: Any) -> Sequential:
@@ -164,7 +164,7 @@ class Sequential(_Numbered[Module]):
         return Sequential(*self, *other)
 
     def __delitem__(self, index: int | slice) -> None:
-        names = [name for name, _ in self._registered(MODULE)]
+        names = [name for name, _ in self._members()]
         for name in names[index] if isinstance(index, slice) else [self._name_at(index)]:
             delattr(self, name)
         # As in PyTorch, given names are lost here: what is left is numbered.

@@ -1,11 +1,12 @@
 """Layers that take their number of inputs from the first input, by PyTorch's names.
 
 The parameters exist from the start, without elements, so that an optimizer may be made of them; the first
-call gives them their sizes and starting values, and makes of the layer one of the plain class.
+call, or a state that is loaded, gives them their sizes, and makes of the layer one of the plain class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from minigrad.autograd import no_grad
@@ -30,6 +31,7 @@ class _Lazy(Module):
     plain: ClassVar[Any]
     axis: ClassVar[int] = 1
     size: ClassVar[str] = "in_channels"
+    weight_axis: ClassVar[int] = 1  # of the inputs, by groups if that is 1
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(0, *arguments, **options)  # type: ignore[call-arg]
@@ -37,8 +39,13 @@ class _Lazy(Module):
 
     def forward(self, input: Tensor, *others: Any) -> Tensor:
         """What the plain layer makes of ``input``, which tells the sizes."""
+        self._settle(input.shape[self.axis])
+        return self.forward(input, *others)
+
+    def _settle(self, inputs: int) -> None:
+        """Become the plain layer of so many ``inputs``."""
         arguments, options = self._made_with
-        made = self.plain(input.shape[self.axis], *arguments, **options)
+        made = self.plain(inputs, *arguments, **options)
         with no_grad():
             for name, tensor in (*made.named_parameters(), *made.named_buffers()):
                 own = getattr(self, name)
@@ -46,7 +53,12 @@ class _Lazy(Module):
         setattr(self, self.size, getattr(made, self.size))
         del self._made_with
         self.__class__ = self.plain
-        return self.forward(input, *others)
+
+    def _before_loading(self, state: Mapping[str, Any], prefix: str) -> None:
+        found = state.get(prefix + "weight", state.get(prefix + "running_mean"))
+        if isinstance(found, Tensor) and found.ndim > self.weight_axis and 0 not in found.shape:
+            groups = getattr(self, "groups", 1) if self.weight_axis else 1
+            self._settle(found.shape[self.weight_axis] * groups)
 
 
 class LazyLinear(_Lazy, Linear):
@@ -70,22 +82,22 @@ class LazyConv2d(_Lazy, Conv2d):
 class LazyConvTranspose1d(_Lazy, ConvTranspose1d):
     """A :class:`ConvTranspose1d` without its first argument."""
 
-    plain = ConvTranspose1d
+    plain, weight_axis = ConvTranspose1d, 0
 
 
 class LazyConvTranspose2d(_Lazy, ConvTranspose2d):
     """A :class:`ConvTranspose2d` without its first argument."""
 
-    plain = ConvTranspose2d
+    plain, weight_axis = ConvTranspose2d, 0
 
 
 class LazyBatchNorm1d(_Lazy, BatchNorm1d):
     """A :class:`BatchNorm1d` without its first argument."""
 
-    plain, size = BatchNorm1d, "num_features"
+    plain, size, weight_axis = BatchNorm1d, "num_features", 0
 
 
 class LazyBatchNorm2d(_Lazy, BatchNorm2d):
     """A :class:`BatchNorm2d` without its first argument."""
 
-    plain, size = BatchNorm2d, "num_features"
+    plain, size, weight_axis = BatchNorm2d, "num_features", 0

@@ -141,10 +141,10 @@ class Module(Hooked):
 
     # ---- what is inside --------------------------------------------------------------------------------
 
-    def _registered(self, role: str) -> list[tuple[str, Any]]:
-        """This module's own (name, value) pairs of one role, without the empty places."""
-        own = self.__dict__
-        return [(name, own[name]) for name, r in self._roles.items() if r == role and own[name] is not None]
+    def _registered(self, role: str, empty: bool = False) -> list[tuple[str, Any]]:
+        """This module's own (name, value) pairs of one role, the places of None too if ``empty``."""
+        own, names = self.__dict__, (name for name, r in self._roles.items() if r == role)
+        return [(name, own[name]) for name in names if empty or own[name] is not None]
 
     def named_modules(
         self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -258,6 +258,8 @@ class Module(Hooked):
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict: expected a dict of tensors, got {type(state_dict).__name__}")
+        for path, module in self.named_modules():
+            module._before_loading(state_dict, _join(path, ""))
         own = self.state_dict(keep_vars=True)
         missing = [key for key in own if key not in state_dict]
         unexpected = [key for key in state_dict if key not in own]
@@ -279,6 +281,9 @@ class Module(Hooked):
             for target, value in converted:
                 target.copy_(value)
         return IncompatibleKeys(missing, unexpected)
+
+    def _before_loading(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Prepare for what ``state`` holds for this module, under names that begin with ``prefix``."""
 
     # ---- mode, device, dtype, gradients ----------------------------------------------------------------
 
@@ -384,7 +389,7 @@ class Module(Hooked):
         return ""
 
     def __repr__(self) -> str:
-        inner = [(name, repr(module)) for name, module in self._registered(MODULE)]
+        inner = [(name, repr(module)) for name, module in self._registered(MODULE, empty=True)]
         return format_module(type(self).__name__, self.extra_repr(), inner)
 
 
