@@ -32,6 +32,7 @@ from minigrad.gradient_sums import accumulate, add_to, is_owned
 from minigrad.graph import (
     Node,
     as_variable,
+    check_history,
     mark_written,
     mode,
     tensor_class,
@@ -171,6 +172,7 @@ def _root_gradients(caller: str, roots: Sequence, grads: Sequence) -> list:
     for root, g in zip(roots, grads, strict=True):
         if not root.requires_grad:
             raise RuntimeError(f"{caller}: the tensor does not require a gradient and has no graph")
+        check_history(root)
         if g is None:
             if root._array.size != 1:
                 raise RuntimeError(

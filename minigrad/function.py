@@ -98,6 +98,7 @@ class _Rule:
 
     add_gradient = None
     arithmetic_rules = ops_alone = False
+    view = True  # for all that is known
 
     def __init__(self, function: type[Function], ctx: FunctionContext, args: tuple, outputs: list):
         self.name = function.__name__

@@ -27,6 +27,8 @@ __all__ = [
     "Node",
     "Variable",
     "as_variable",
+    "check_history",
+    "make_others_stale",
     "mark_cells_written",
     "mark_written",
     "mode",
@@ -53,6 +55,7 @@ class _Mode(threading.local):
 mode = _Mode()
 _tick = itertools.count(1).__next__  # one clock, for when nodes were made and when memory was written to
 _last_write = 0  # when any tensor was last written to in place
+_any_stale = False  # whether there ever was a tensor with an older history than its values
 
 
 class _Defaults:
@@ -76,8 +79,10 @@ class Variable(_Defaults):
         requires_grad: whether a gradient flows to it.
         grad: for a leaf, the gradient accumulated so far, or None.
         _node, _index: the node that made it, and which of the node's outputs it is; None for a leaf.
-        _written: a list of one element, the time of the last write to its memory. Views of the same memory
-            share the list. None if there was no write, and no view.
+        _written: a list with the time of the last write to its memory; behind it, after a change in place
+            that the graph records while others show the memory too, the number of the node that stands for
+            its values since. Views of the same memory share the list. None if there was no write, and no
+            view.
         _hooks: functions called with its gradient, by their handle's number.
     """
 
@@ -147,6 +152,25 @@ def mark_cells_written(cells: Sequence[list[int]]) -> None:
         cell[0] = _last_write
 
 
+def make_others_stale(variable: Variable) -> None:
+    """Note that what else shows this memory has values by now that are not in its history."""
+    global _any_stale
+    assert variable._node is not None
+    written_cell(variable)[1:] = [variable._node.number]
+    _any_stale = True
+
+
+def check_history(variable: Variable) -> None:
+    """Raise if the variable's values were changed, with a gradient, through another one in its memory."""
+    cell, node = variable._written, variable._node
+    if cell is not None and node is not None and len(cell) > 1 and cell[1] > node.number:
+        raise RuntimeError(
+            f"a tensor of shape {variable.shape} was changed in place through another one that shows the "
+            "same memory (a view of it, or what it is a view of), and its history does not know; go on with "
+            "that other one, or clone() before the change"
+        )
+
+
 _NOT_KEPT: list = [None]
 """The outputs of a node with one output that no rule looks at."""
 
@@ -176,6 +200,10 @@ class Node:
     )
 
     def __init__(self, op, attrs, device, args, outputs, save_inputs, save_outputs):
+        if _any_stale:
+            for arg in args:
+                if isinstance(arg, Variable):
+                    check_history(arg)
         self.number = _tick()
         self.op = op
         self.attrs = attrs

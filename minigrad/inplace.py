@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigrad.autograd import mark_written, mode, wrap
+from minigrad.autograd import check_history, mark_written, mode, wrap
 from minigrad.devices import cpu
 from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.dtypes import is_floating
-from minigrad.graph import Variable
+from minigrad.graph import Node, Variable, make_others_stale
 from minigrad.op import get_op
 from minigrad.ops import activation, arithmetic, elementwise, index, shape
 
@@ -89,14 +89,36 @@ class InPlace(Variable):
             return
         if self.requires_grad and self._node is None:
             raise RuntimeError(f"{name}: a leaf that requires a gradient is changed in place; use no_grad()")
-        # Besides this tensor and the call's argument, nothing else may refer to the time of the last write.
-        shared = self._written is not None and sys.getrefcount(self._written) > 2
-        if shared:
+        if self.requires_grad:
+            check_history(self)
+        if self._is_shared() and not self._has_history_to_change():
             raise RuntimeError(
                 f"{name}: another tensor shows the same memory (a view, a detached one, or a value saved for "
                 "the gradient of an op), and the graph needs it as it is; use the out-of-place form, or "
                 "clone() first"
             )
+
+    def _is_shared(self) -> bool:
+        """Whether anything else shows this memory: besides this tensor, it refers to the time of a write."""
+        return self._written is not None and sys.getrefcount(self._written) > 2  # and the call's argument
+
+    def _has_history_to_change(self) -> bool:
+        """Whether a change may be recorded though others show the same memory: those are stale then.
+
+        Not if this tensor is no part of the graph, so that others would not know that they are now; nor if it
+        is a view of a leaf, whose gradient would lack the change, or of what the gradient of an op needs.
+        """
+        node, index = self._node, self._index
+        while node is not None:
+            if any(cell is self._written for cell in node.written):
+                return False
+            if not node.op.view:
+                return True
+            edge = node.edges[index]
+            node, index = (
+                edge if isinstance(edge, tuple) else (edge, 0) if isinstance(edge, Node) else (None, 0)
+            )
+        return False
 
     def _adopt(self: Any, result: Tensor) -> Tensor:
         """Take the place of ``result`` in the graph; its value has been written to this tensor's memory."""
@@ -105,6 +127,8 @@ class InPlace(Variable):
             self._node = result._node
             self._index = result._index
             self.requires_grad = True
+            if self._is_shared():
+                make_others_stale(self)
             if self._retained is not None:
                 self.retain_grad()
         return self

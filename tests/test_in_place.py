@@ -290,6 +290,84 @@ def test_a_reshaped_copy_may_be_written_to():
         (x * 1.0).exp().flatten().pow_(2)
 
 
+def twice(x):
+    return (x * 2.0).reshape(2, 2)
+
+
+@pytest.mark.parametrize("change", ["set", "mul_", "add_", "exp_"])
+def test_a_view_changes_and_takes_its_history_along(change):
+    """As attention masks its scores: reshaped, set to a large negative number, reshaped back."""
+
+    def function(x, w):
+        scores = twice(x)
+        rows = scores.view(4)
+        if change == "set":
+            rows[1:3] = w
+            rows[rows > 3.0] = -1.0
+        elif change == "exp_":
+            rows.exp_()
+        else:
+            getattr(rows, change)(w.sum())
+        return (rows.view(2, 2) ** 3).sum(0)
+
+    x, w = (mg.tensor(v, dtype=mg.float64, requires_grad=True) for v in ([0.1, 0.2, 1.3, 1.7], [0.3, 0.4]))
+    assert mg.testing.gradcheck(function, [x, w])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda scores: (scores * 1.0).sum(),
+        lambda scores: scores.view(4),
+        lambda scores: scores.backward(mg.ones(2, 2)),
+        lambda scores: mg.autograd.grad(scores, [], mg.ones(2, 2)),
+        lambda scores: scores.mul_(2.0),
+    ],
+)
+@pytest.mark.parametrize("through_the_view", [True, False])
+def test_what_else_shows_that_memory_is_stale(use, through_the_view):
+    """Its history lacks the change: a gradient through it would be wrong."""
+    scores = twice(mg.ones(4, requires_grad=True))
+    view = scores.view(2, 2)
+    changed, stale = (view, scores) if through_the_view else (scores, view)
+    changed[0] = 5.0
+    before = changed.tolist()
+    with pytest.raises(RuntimeError, match=r"shape \(2, 2\) was changed in place through another one"):
+        use(stale)
+    assert changed.tolist() == stale.tolist() == before == [[5.0, 5.0], [2.0, 2.0]]
+    assert not stale.detach().sum().requires_grad
+    changed.sum().backward()
+
+
+def test_what_was_computed_of_a_tensor_before_it_was_stale():
+    x = mg.ones(4, requires_grad=True)
+    scores = twice(x)
+    view = scores.view(4)
+    linear, square = (view * 3.0).sum(), (view * view).sum()
+    view[0] = 7.0
+    (linear + view.sum()).backward(retain_graph=True)
+    assert x.grad.tolist() == [6.0, 8.0, 8.0, 8.0]
+    with pytest.raises(RuntimeError, match="the gradient of 'mul' needs was changed in place"):
+        square.backward()
+
+
+@pytest.mark.parametrize(
+    ("shown", "part"),
+    [
+        (lambda x: x, "a leaf"),
+        (lambda x: x.exp(), "what a gradient needs"),
+        (lambda x: mg.zeros(4), "no part of the graph"),
+    ],
+)
+def test_changes_of_views_that_are_refused(shown, part):
+    x = mg.ones(4, requires_grad=True)
+    whole = shown(x)
+    view = whole.view(2, 2).view(4)
+    with pytest.raises(RuntimeError, match="shows the same memory"):
+        view[0] = x.sum()
+    assert whole[0].item() != 4.0
+
+
 def test_what_comes_in_another_dtype_has_its_gradient():
     x, y = mg.ones(2).half().requires_grad_(), mg.tensor([0.5, 2.0], requires_grad=True)
     x.clone().clamp_min_(y).sum().backward()

@@ -64,6 +64,11 @@ class _Recurrent(Module):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return tuple(getattr(self, name + suffix, None) for name in names)  # type: ignore[return-value]
 
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        """The parameters' names. PyTorch's is a private one, too, but textbooks initialise weights by it."""
+        return [name for name, _ in self.named_parameters()]
+
     def flatten_parameters(self) -> None:
         """Does nothing: kernels read the parameters where they are."""
 
