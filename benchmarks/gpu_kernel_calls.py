@@ -348,6 +348,11 @@ def transposed(x: mg.Tensor) -> mg.Tensor:
                 wide = x.device.xp.zeros(shape, np.float32)[None]
                 turned = x.device.xp.empty((1, *shape[::-1]), np.float16)
                 cuda.transpose.transpose(turned, wide)
+                copies = [
+                    (x.device.xp.empty_like(turned), whole.view(np.float16), whole.shape) for _ in range(2)
+                ]
+                for weight in ([], [(turned, wide, wide.shape)]):
+                    cuda.transpose.transpose_together(copies, weight)
     return x * 1.0
 
 

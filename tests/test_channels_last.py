@@ -414,8 +414,8 @@ def test_nothing_is_transposed_between_the_layers(card, monkeypatch):
     """Of conv, batch norm, ReLU, conv under autocast; backward the weights alone, for the inputs."""
     module = cuda.conv2d_tensor_core
     transposed = []
-    transpose = module.transpose
-    monkeypatch.setattr(module, "transpose", lambda *args: (transposed.append(args[2]), transpose(*args)))
+    transpose = module._transpose
+    monkeypatch.setattr(module, "_transpose", lambda *args: (transposed.append(args[2]), transpose(*args)))
     nn = mg.nn
     layers = (
         nn.Conv2d(8, 16, 3),

@@ -31,7 +31,7 @@ from .conv2d_merge_groups import SMALLEST_TILE, groups_of_product, merged_weight
 from .conv2d_parts import add_results, cut_into_parts
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, ELEMENTS, STAGES, element_of, is_supported
-from .transpose import transpose
+from .transpose import Copy, transpose, transpose_together
 from .vector import starts_at_vector
 
 __all__ = ["forward", "input_grad", "is_supported", "pooled"]
@@ -80,8 +80,11 @@ def forward(
     """
     shapes = x.shape, weight.shape, out.shape, options, None if bias is None else bias.shape
     plan, products = _products(shapes, x.itemsize, tile, exchanged=False)
-    source, pixel = channels_last(x)
-    weights, tap, row = _taps_of_rows(weight, x.dtype, products.groups, products.merged)
+    images: list[Copy] = []
+    of_weight: list[Copy] = []
+    source, pixel = channels_last(x, later=images)
+    weights, tap, row = _taps_of_rows(weight, x.dtype, products.groups, products.merged, of_weight)
+    transpose_together(images, of_weight)
     results, bias = results_of(out, plan.parts), in_order(bias)
     epilogue = (bias, relu) if plan.parts == 1 else (None, False)
     layout = _pitches(pixel, tap, row), lies_last(out), products.group
@@ -115,18 +118,39 @@ def pooled(
     kernel.launch(grid, THREADS, (strided(out), strided(taps), *arguments), _shared_bytes(tile))
 
 
-def input_grad(out: Any, grad_output: Any, weight: Any, *options: int, tile: int | None = None) -> None:
-    """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged."""
+def input_grad(
+    out: Any,
+    grad_output: Any,
+    weight: Any,
+    *options: int,
+    tile: int | None = None,
+    weights: tuple[Any, int, int] | None = None,
+) -> None:
+    """As forward, one product for each phase of the stride, with the weight's rows and channels exchanged.
+
+    ``weights`` is what :func:`weights_backwards` returned for the weight, if that was called before.
+    """
     shapes = out.shape, weight.shape, grad_output.shape, options
     plan, products = _products(shapes, out.itemsize, tile, exchanged=True)
-    source, pixel = channels_last(grad_output)
-    weights, tap, row = taps_of_columns(weight, out.dtype, products.groups, products.merged)
+    images: list[Copy] = []
+    of_weight: list[Copy] = []
+    source, pixel = channels_last(grad_output, later=images)
+    if weights is None:
+        weights = taps_of_columns(weight, out.dtype, products.groups, products.merged, of_weight)
+    transpose_together(images, of_weight)
+    factors, tap, row = weights
     results, apart = results_of(out, plan.parts), tap_steps(products.shape)
     layout = _pitches(pixel, tap, row), lies_last(out), products.group
-    arguments = (strided(weights), *layout, plan.part_steps, products.shape, apart)
+    arguments = (strided(factors), *layout, plan.part_steps, products.shape, apart)
     _launch(_input_grad, plan, strided(results), strided(source), *arguments)
     if plan.parts > 1:
         add_results(out, results)
+
+
+def weights_backwards(weight: Any, dtype: Any, later: list[Copy]) -> tuple[Any, int, int]:
+    """What :func:`input_grad` reads of the ``weight`` of a single group: a copy, which ``later`` says how to
+    make."""
+    return taps_of_columns(weight, dtype, later=later)
 
 
 def is_cut(x: Any, weight: Any, *options: int) -> bool:
@@ -281,12 +305,12 @@ def rounded(x: Any, dtype: Any) -> Any:
     return nchw(copy) if last else copy
 
 
-def channels_last(x: Any, dtype: Any = None) -> tuple[Any, int]:
+def channels_last(x: Any, dtype: Any = None, later: list[Copy] | None = None) -> tuple[Any, int]:
     """``x`` (N, C, H, W), rounded to ``dtype``, for reading as (N, H, W, C), and how many elements its pixels
     are apart.
 
     That is a multiple of 16 bytes, and so are the channels of ``x`` where it is read itself. In a copy zeros
-    follow them up to there.
+    follow them up to there. One that is to be made ``later`` is added to that list instead.
     """
     N, C, H, W = x.shape
     dtype = x.dtype if dtype is None else dtype
@@ -301,8 +325,16 @@ def channels_last(x: Any, dtype: Any = None) -> tuple[Any, int]:
     if is_channels_last(x):  # pixels that are no multiples of 16 bytes
         copy[:, :, :C], copy[:, :, C:] = nhwc(x).reshape(N, H * W, C), 0
     else:
-        transpose(copy, in_order(x), (N, C, H * W))
+        _transpose(copy, in_order(x), (N, C, H * W), later)
     return copy, pitch
+
+
+def _transpose(out: Any, x: Any, shape: tuple[int, int, int], later: list[Copy] | None) -> None:
+    """``transpose``, or a reminder to do it ``later``."""
+    if later is None:
+        transpose(out, x, shape)
+    else:
+        later.append((out, x, shape))
 
 
 def padded_pitch(channels: int, itemsize: int) -> int:
@@ -326,12 +358,14 @@ def _pitch(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> i
     return step // itemsize if fits and all(s == pixels * step for s, pixels in apart) else None
 
 
-def _taps_of_rows(weight: Any, dtype: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
+def _taps_of_rows(
+    weight: Any, dtype: Any, groups: int = 1, merged: int = 1, later: list[Copy] | None = None
+) -> tuple[Any, int, int]:
     """``weight`` (O, C, KH, KW), rounded to ``dtype``, for reading as (O, KH, KW, C), and how many elements
     its taps, and its rows, are apart."""
     if merged > 1:
         return _merged(weight, groups, merged, weight.shape[1], transposed=False)
-    weights, pitch = channels_last(weight, dtype)
+    weights, pitch = channels_last(weight, dtype, later)
     return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
@@ -341,7 +375,9 @@ def _merged(weight: Any, groups: int, merged: int, columns: int, transposed: boo
     return weights, pitch, math.prod(weight.shape[2:]) * pitch
 
 
-def taps_of_columns(weight: Any, dtype: Any, groups: int = 1, merged: int = 1) -> tuple[Any, int, int]:
+def taps_of_columns(
+    weight: Any, dtype: Any, groups: int = 1, merged: int = 1, later: list[Copy] | None = None
+) -> tuple[Any, int, int]:
     """The same for reading as (C, KH, KW, O), by a transposed copy."""
     outputs, channels, *kernel = weight.shape
     if groups > 1:
@@ -349,7 +385,7 @@ def taps_of_columns(weight: Any, dtype: Any, groups: int = 1, merged: int = 1) -
     taps, pitch = kernel[0] * kernel[1], padded_pitch(outputs, dtype.itemsize)
     last = is_channels_last(weight)
     copy = workspace(weight, (1, taps * channels, pitch), dtype)
-    transpose(copy, weight if last else in_order(weight), (1, outputs, taps * channels))
+    _transpose(copy, weight if last else in_order(weight), (1, outputs, taps * channels), later)
     return (copy, channels * pitch, pitch) if last else (copy, pitch, taps * pitch)
 
 

@@ -21,6 +21,7 @@ from .conv2d_parts import add_taps, cut_into_parts
 from .conv2d_tensor_core import THREADS, channels_last, padded_pitch
 from .matmul import MULTIPROCESSORS
 from .matmul_tensor_core import CHUNK_BYTES, CHUNKS, STAGES, element_of
+from .transpose import Copy, transpose_together
 
 TILE_N = 128  # channels of taps, as in conv2d_tensor_core_weight_grad.cu
 PART = 512  # the fewest pixels that are worth a block of their own
@@ -58,8 +59,10 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int) -> None:
         return
     shapes, element = (x.shape, out.shape, grad_output.shape, options), element_of(x)
     plan = _plan(shapes, element, x.itemsize)
-    grads, grad_pitch = channels_last(grad_output)
-    source, source_pitch = channels_last(x)
+    images: list[Copy] = []
+    grads, grad_pitch = channels_last(grad_output, later=images)
+    source, source_pitch = channels_last(x, later=images)
+    transpose_together(images, [])
     partial = workspace(out, (plan.parts, out.size), np.float32)
     arguments = (partial, strided(grads), strided(source), grad_pitch, source_pitch, plan.length)
     structs = plan.products, plan.shape, _walk(shapes, x.itemsize, source_pitch)

@@ -51,7 +51,7 @@ from .matmul_wgmma import (
     require,
 )
 from .tensor_map import ALIGNMENT, BOX_ROW_BYTES
-from .transpose import transpose
+from .transpose import Copy, transpose, transpose_together
 from .vector import starts_at_vector
 
 __all__ = [
@@ -122,8 +122,9 @@ def forward(
     if bias is None and tile is parts is None and _is_product(out, x, weight, options):
         return _multiply(out, _matrix(weight, x.dtype), x, relu)
     walk = walk_forwards(out.shape[2:], weight.shape[2:], options)
-    weights = _pixels(weight, x.dtype).swapaxes(0, 1)
-    _convolve(_forward, out, x, weights, [(walk, None)], in_order(bias), relu, tile, parts)
+    of_weight: list[Copy] = []
+    weights = _pixels(weight, x.dtype, of_weight).swapaxes(0, 1)
+    _convolve(_forward, out, x, weights, of_weight, [(walk, None)], in_order(bias), relu, tile, parts)
 
 
 def input_grad(
@@ -133,9 +134,13 @@ def input_grad(
     *options: int,
     tile: int | None = None,
     parts: int | None = None,
+    weights: Any = None,
 ) -> None:
     """As forward, from the output's gradient; the taps run backwards. With a stride, in a launch for each of
-    its phases: the pixels that the same taps reach. Several ``parts`` then raise ValueError, too."""
+    its phases: the pixels that the same taps reach. Several ``parts`` then raise ValueError, too.
+
+    ``weights`` is what :func:`weights_backwards` returned for the weight, if that was called before.
+    """
     shape = _shape(out, weight, grad_output, options, backwards=True)
     whole = out.shape[1] * out.itemsize % ALIGNMENT == 0 and starts_at_vector(out)  # which phases have to be
     if _is_for_another(shape, out) or not (whole or options[:2] == (1, 1)):
@@ -143,8 +148,17 @@ def input_grad(
     if tile is parts is None and _is_product(out, grad_output, weight, options):
         return _multiply(out, _matrix(weight, out.dtype).T, grad_output)
     phases = walks_backwards(out.shape[2:], grad_output.shape[2:], weight.shape[2:], options)
-    weights = _pixels(weight, out.dtype).swapaxes(0, 1) if out.itemsize == 2 else _exchanged(weight)
-    _convolve(_input_grad, out, grad_output, weights, phases, None, False, tile, parts)
+    of_weight: list[Copy] = []
+    if weights is None:
+        weights = weights_backwards(weight, out.dtype, of_weight)
+    _convolve(_input_grad, out, grad_output, weights, of_weight, phases, None, False, tile, parts)
+
+
+def weights_backwards(weight: Any, dtype: Any, later: list[Copy]) -> Any:
+    """What :func:`input_grad` reads of the ``weight``: if it is a copy, ``later`` says how to make it."""
+    if dtype.itemsize == 2:
+        return _pixels(weight, dtype, later).swapaxes(0, 1)
+    return _exchanged(weight, later)
 
 
 def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | None = None) -> None:
@@ -161,7 +175,9 @@ def weight_grad(out: Any, grad_output: Any, x: Any, *options: int, tile: int | N
     tile, clusters, parts = _cut(taps, channels, made, pixels, at_once, tile)
     length = blocks(blocks(pixels, parts), BOX_ROWS) * BOX_ROWS
     parts = blocks(pixels, length)
-    source, grads = channels_last(x), _pixels(grad_output)
+    images: list[Copy] = []
+    source, grads = channels_last(x, later=images), _pixels(grad_output, later=images)
+    transpose_together(images, [])
     grads = grads.reshape(1, pixels, made)
     results = _taps_of(out) if parts == 1 and out.dtype == x.dtype else None
     to_out = results is not None
@@ -252,6 +268,7 @@ def _convolve(
     out: Any,
     images: Any,
     weights: Any,
+    of_weight: list[Copy],
     walks: list[tuple[Walk | None, unchanging | None]],
     bias: Any | None,
     relu: bool,
@@ -259,7 +276,7 @@ def _convolve(
     parts: int | None,
 ) -> None:
     """out (N, made, H, W) from the images at all taps, by a launch for each of ``walks``. ``weights``, for a
-    tensor map, are (taps, O, C), or of floats always (taps, made, channels)."""
+    tensor map, are (taps, O, C), or of floats always (taps, made, channels); ``of_weight`` makes them."""
     N, made, height, width = out.shape
     apart = walks[0][1] is not None
     in_one_part = apart or (tile or 0) > MOST_IN_PARTS
@@ -269,7 +286,9 @@ def _convolve(
             f"and not with an input's gradient with a stride, got parts={parts}, tile={tile}"
         )
     as_tf32, at_once = out.itemsize == 4, matmul_wgmma.multiprocessors(out) // CLUSTER
-    source = channels_last(images)
+    of_images: list[Copy] = []
+    source = channels_last(images, later=of_images)
+    transpose_together(of_images, of_weight)
     weights_map = tensor_map.describe(weights, as_tf32)
     if in_one_part:
         parts = 1
@@ -386,18 +405,18 @@ def _step_time(tile: int) -> float:
     return max(tile / BOX_ROWS, BOX_TIME * (TILE_M / BOX_ROWS + tile / BOX_ROWS / CLUSTER))
 
 
-def _pixels(x: Any, dtype: Any = None) -> Any:
+def _pixels(x: Any, dtype: Any = None, later: list[Copy] | None = None) -> Any:
     """``x`` (N, C, H, W), as ``dtype``, as (N, H W, C), for the copy engine: ``x`` itself where it lies like
     that."""
-    source, _ = channels_last(x, dtype)
+    source, _ = channels_last(x, dtype, later)
     N, C, H, W = x.shape
     return nhwc(source).reshape(N, H * W, C) if source.ndim == 4 else source[:, :, :C]
 
 
-def _exchanged(weight: Any) -> Any:
+def _exchanged(weight: Any, later: list[Copy]) -> Any:
     """``weight`` (O, C, KH, KW) as (KH KW, C, O), in a copy: of TF32, factors lie along K."""
     O, C, KH, KW = weight.shape  # noqa: E741
-    copy, *_ = taps_of_columns(weight, weight.dtype)
+    copy, *_ = taps_of_columns(weight, weight.dtype, later=later)
     if is_channels_last(weight):
         return copy.reshape(KH * KW, C, -1)[..., :O]
     return copy.reshape(C, KH * KW, -1).swapaxes(0, 1)[..., :O]

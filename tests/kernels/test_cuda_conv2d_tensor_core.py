@@ -216,13 +216,13 @@ def test_channels_last_are_read_where_they_lie(place, name, monkeypatch):
     x, weight, bias, grad = arrays
     expected = check(place, name, arrays, options)
     transposed = []
-    transpose = tensor_core.transpose
+    transpose = tensor_core._transpose
 
-    def noted(out, x, *shape):
+    def noted(out, x, *how):
         transposed.append(x.shape)
-        transpose(out, x, *shape)
+        transpose(out, x, *how)
 
-    monkeypatch.setattr(tensor_core, "transpose", noted)
+    monkeypatch.setattr(tensor_core, "_transpose", noted)
     found = results(
         place, name, *(as_channels_last(a) if a.ndim == 4 else a for a in (x, weight, bias, grad)), options
     )
@@ -354,7 +354,7 @@ def pointwise_inputs(name, layer):
 
 @pytest.mark.parametrize(("name", "layer"), formats_in_turn(POINTWISE_LAYERS), ids=str)
 def test_1x1_kernels(place, name, layer, monkeypatch):
-    monkeypatch.setattr(tensor_core, "transpose", None)
+    monkeypatch.setattr(tensor_core, "_transpose", None)
     arrays = pointwise_inputs(name, layer)
     check(place, name, arrays, STAY, passes=POINTWISE)
     if name != "tf32" and layer[2] > 64:

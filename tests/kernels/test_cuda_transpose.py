@@ -1,10 +1,12 @@
 """The transposing copy, on the simulator and on a card."""
 
+from itertools import chain, product
+
 import numpy as np
 import pytest
 
 from minigrad.kernels.arguments import address
-from minigrad.kernels.cuda.transpose import transpose
+from minigrad.kernels.cuda.transpose import transpose, transpose_together
 
 pytestmark = pytest.mark.usefixtures("checked_accesses")
 
@@ -99,6 +101,30 @@ def test_seen_in_another_shape(backend, rng):
         out = backend.put(np.zeros((2, 42, 5), np.float32))
         transpose(out, backend.put_strided(given), (2, 5, 42))
         np.testing.assert_array_equal(backend.get(out), x.reshape(2, 5, 42).swapaxes(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_weight"), [(np.float16, np.float32), (np.float16, np.float16), (np.float32,) * 2]
+)
+@pytest.mark.parametrize(
+    "planes", [((3, 5, 130), (2, 16, 64)), ((2, 8, 520), (2, 70, 49)), ((0, 8, 16), (2, 8, 4))]
+)
+@pytest.mark.parametrize("weight", [(7, 16, 9), (1, 260, 36), (1, 20, 0)])
+def test_together(backend, dtype, of_weight, planes, weight, rng):
+    """Images of one or two sizes and a weight, which is rounded; rows that end in zeros."""
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in planes]
+    weights = [rng.standard_normal(weight).astype(of_weight)]
+    for groups in product((arrays[:1], arrays), ([], weights)):
+        copies = [], []
+        for copied, group in zip(copies, groups, strict=True):
+            for x in group:
+                out = np.full((x.shape[0], x.shape[2], x.shape[1] + 3), np.nan, dtype)
+                copied.append((backend.put(out), backend.put(x), x.shape))
+        transpose_together(*copies)
+        for (out, *_), x in zip(chain(*copies), chain(*groups), strict=True):
+            found, rows = backend.get(out), x.shape[1]
+            np.testing.assert_array_equal(found[:, :, :rows], x.swapaxes(1, 2).astype(dtype))
+            assert not found[:, :, rows:].any()
 
 
 def test_shapes_that_do_not_fit():
