@@ -450,6 +450,17 @@ def test_module_list():
         del layers[7]
 
 
+def test_what_is_registered_can_be_read_by_pytorch_s_private_names():
+    layer = nn.BatchNorm1d(3, affine=False)
+    outer = nn.Sequential(layer, nn.GRU(2, 3))
+    assert list(outer._modules) == ["0", "1"] and outer._modules["0"] is layer
+    assert layer._parameters == {"weight": None, "bias": None} and "running_mean" in layer._buffers
+    gru = outer[1]
+    assert list(gru._parameters) == gru._flat_weights_names
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        outer._modules["0"] = nn.ReLU()
+
+
 def test_none_keeps_its_place_in_a_container():
     """Models that leave out a part say so by None, and unpack the list by its length."""
     layers = nn.ModuleList([nn.Linear(2, 3), None, nn.ReLU()])

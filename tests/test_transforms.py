@@ -1,5 +1,6 @@
 """Transforms of images: what each does, the same for images, batches and workers, and Pillow's pictures."""
 
+import colorsys
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ RANDOM = [
     T.RandomRotation(30),
     T.RandomAffine(10, (0.2, 0.1), (0.8, 1.2), 5, "bilinear"),
     T.RandomResizedCrop(5),
-    T.ColorJitter(0.5, 0.5, 0.5),
+    T.ColorJitter(0.5, 0.5, 0.5, 0.2),
     T.RandomErasing(0.8, value="random"),
 ]
 
@@ -120,6 +121,20 @@ def test_colours(image):
     np.testing.assert_allclose(grey, np.stack([luma] * 3), rtol=1e-5)
     flat = T.ColorJitter(contrast=(0, 0))(image)
     np.testing.assert_allclose(flat, luma.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("turns", [-0.5, -0.2, 0.0, 0.1, 0.37, 0.5])
+def test_hues(image, turns):
+    image[:, 1] = image[:1, 1]  # grey has none
+    image[0, 2] = image[1, 2]  # two of the highest value
+    turned = T.ColorJitter(hue=(turns, turns))(image)
+    pixels = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(3, -1).T]
+    expected = [colorsys.hsv_to_rgb((hue + turns) % 1, *rest) for hue, *rest in pixels]
+    np.testing.assert_allclose(turned.reshape(3, -1).T, expected, atol=1e-6)
+    grey = image[:1]
+    assert (T.ColorJitter(hue=0.3)(grey) == grey).all()
+    with pytest.raises(ValueError, match=r"hue is up to half a turn, 0.5, got 0.6"):
+        T.ColorJitter(hue=0.6)
 
 
 def test_erasing_fills_a_rectangle(image):

@@ -15,6 +15,7 @@ STILL = [
     T.RandomAffine((-200, -200), scale=(1.3, 1.3), interpolation="bilinear", fill=0.25),
     T.RandomRotation((90, 90)),
     T.ColorJitter((1.2, 1.2), (0.7, 0.7), (1.5, 1.5)),
+    T.ColorJitter(hue=(0.3, 0.3)),
     T.Compose([T.ToTensor(), T.Normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))]),
     T.CenterCrop((3, 5)),
     T.CenterCrop(11),

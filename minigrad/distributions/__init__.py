@@ -6,8 +6,9 @@ learns by the logarithm of what it drew: ``Categorical(logits=policy(state)).log
 
 import sys as _sys
 
-from minigrad.distributions import continuous, discrete, transformed
+from minigrad.distributions import continuous, counts, discrete, transformed
 from minigrad.distributions.continuous import Exponential, Laplace, Normal, Uniform
+from minigrad.distributions.counts import Binomial, Multinomial, Poisson
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, Independent
 from minigrad.distributions.kl import kl_divergence, register_kl
@@ -24,6 +25,7 @@ from minigrad.distributions.transformed import (
 __all__ = [
     "AffineTransform",
     "Bernoulli",
+    "Binomial",
     "Categorical",
     "Distribution",
     "ExpTransform",
@@ -32,8 +34,10 @@ __all__ = [
     "Laplace",
     "LogNormal",
     "MixtureSameFamily",
+    "Multinomial",
     "MultivariateNormal",
     "Normal",
+    "Poisson",
     "SigmoidTransform",
     "TanhTransform",
     "TransformedDistribution",
@@ -48,6 +52,9 @@ _PLACES = {
     "uniform": continuous,
     "bernoulli": discrete,
     "categorical": discrete,
+    "binomial": counts,
+    "multinomial": counts,
+    "poisson": counts,
     "transforms": transformed,
     "transformed_distribution": transformed,
 }

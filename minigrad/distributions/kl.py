@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad import linalg
 from minigrad.distributions.continuous import Exponential, Laplace, Normal, Uniform
+from minigrad.distributions.counts import Binomial, Poisson
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, Independent, sum_rightmost
 from minigrad.distributions.multivariate import MultivariateNormal
@@ -85,6 +86,18 @@ def _(p: Bernoulli, q: Bernoulli) -> Tensor:
     zeros = (1 - p.probs) * (softplus(q.logits) - softplus(p.logits))
     zeros = where(p.probs == 1, 0.0, where(q.probs == 1, np.inf, zeros))
     return ones + zeros
+
+
+@register_kl(Binomial, Binomial)
+def _(p: Binomial, q: Binomial) -> Tensor:
+    if not (p.total_count == q.total_count).all().item():
+        raise NotImplementedError("kl_divergence: of Binomials of the same total_count alone")
+    return p.total_count * kl_divergence(Bernoulli(p.probs), Bernoulli(q.probs))
+
+
+@register_kl(Poisson, Poisson)
+def _(p: Poisson, q: Poisson) -> Tensor:
+    return p.rate * (log(p.rate) - log(q.rate)) - p.rate + q.rate
 
 
 @register_kl(Categorical, Categorical)

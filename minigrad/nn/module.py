@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -145,6 +146,21 @@ class Module(Hooked):
         """This module's own (name, value) pairs of one role, the places of None too if ``empty``."""
         own, names = self.__dict__, (name for name, r in self._roles.items() if r == role)
         return [(name, own[name]) for name in names if empty or own[name] is not None]
+
+    @property
+    def _parameters(self) -> Mapping[str, Parameter | None]:
+        """This module's own parameters, to read; this name and the next two are in many programs."""
+        return MappingProxyType(dict(self._registered(PARAMETER, empty=True)))
+
+    @property
+    def _buffers(self) -> Mapping[str, Tensor | None]:
+        """This module's own buffers, to read."""
+        return MappingProxyType(dict(self._registered(BUFFER, empty=True)))
+
+    @property
+    def _modules(self) -> Mapping[str, Module | None]:
+        """The modules directly inside this one, to read."""
+        return MappingProxyType(dict(self._registered(MODULE, empty=True)))
 
     def named_modules(
         self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True

@@ -121,7 +121,7 @@ def test_images_are_augmented_in_a_graph(cupy):
     transforms = [
         *(T.ToTensor(), T.Resize((9, 8)), T.RandomResizedCrop((6, 7)), T.RandomHorizontalFlip()),
         T.RandomCrop(6, padding=2, padding_mode="reflect"),
-        *(T.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), 5, "bilinear"), T.ColorJitter(0.1, 0.1, 0.1)),
+        *(T.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), 5, "bilinear"), T.ColorJitter(0.1, 0.1, 0.1, 0.1)),
         *(T.RandomErasing(), T.RandomErasing(value="random"), T.Normalize((0.5,), (0.2,))),
     ]
     step = mg.capture(T.Compose(transforms), device="cuda", warmup=1)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+import minigrad
 from minigrad.creation import from_numpy, randn_like
 from minigrad.data.resample import as_dtype
 from minigrad.data.transforms.base import Transform, constant, describe, from_pillow, is_pillow, rounded
 from minigrad.data.transforms.boxes import random_box, random_boxes
 from minigrad.dtypes import is_floating
-from minigrad.ops.elementwise import clamp, where
+from minigrad.ops.elementwise import where
 from minigrad.random import Generator
 from minigrad.tensor import Tensor
 
@@ -89,10 +90,12 @@ class Grayscale(Transform):
 
 
 class ColorJitter(Transform):
-    """Brightness, contrast and saturation changed by random factors, in this order.
+    """Brightness, contrast, saturation and hue changed at random, in this order.
 
     Args:
         brightness, contrast, saturation: the range of the factor, or one number v for (1 - v, 1 + v).
+        hue: the range of what is added, in turns of the colour wheel, or one number v for (-v, v); of colours
+            alone, as is saturation.
         generator: see :class:`Transform`.
     """
 
@@ -101,43 +104,59 @@ class ColorJitter(Transform):
         brightness: float | Sequence[float] = 0,
         contrast: float | Sequence[float] = 0,
         saturation: float | Sequence[float] = 0,
+        hue: float | Sequence[float] = 0,
         *,
         generator: Generator | None = None,
     ):
-        ranges = brightness, contrast, saturation
         self.ranges = [
-            (max(0.0, 1 - v), 1 + v) if isinstance(v, (int, float)) else (v[0], v[1]) for v in ranges
+            (max(0.0, 1 - v), 1 + v) if isinstance(v, (int, float)) else (v[0], v[1])
+            for v in (brightness, contrast, saturation)
         ]
+        low, high = (-hue, hue) if isinstance(hue, (int, float)) else hue
+        if not -0.5 <= low <= high <= 0.5:
+            raise ValueError(f"ColorJitter: hue is up to half a turn, 0.5, got {hue}")
+        self.ranges.append((low, high))
         self.generator = generator
 
     def batch(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Each by factors of its own."""
-        brightness, contrast, saturation = (
-            rng.uniform(*r, (len(images), 1, 1, 1)).astype(np.float32) for r in self.ranges
-        )
-        highest = 255 if images.dtype == np.uint8 else 1
-        x = np.clip(images * brightness, 0, highest)
-        if self.ranges[1] != (1, 1):
-            mean = _grey(x).mean((-2, -1), keepdims=True)
-            x = np.clip(mean + contrast * (x - mean), 0, highest)
-        if self.ranges[2] != (1, 1) and images.shape[1] == len(GREY):
-            grey = _grey(x)
-            x = np.clip(grey + saturation * (x - grey), 0, highest)
-        return as_dtype(x, images.dtype)
+        drawn = [rng.uniform(*r, (len(images), 1, 1, 1)).astype(np.float32) for r in self.ranges]
+        return as_dtype(self._changed(np, images, drawn, _grey), images.dtype)
 
     def on_device(self, images: Tensor) -> Tensor:
         """The same."""
-        factors = self.uniform(images, self.ranges)
-        brightness, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
+        drawn = self.uniform(images, self.ranges)
+        columns = [drawn[:, i, None, None, None] for i in range(len(self.ranges))]
+        return rounded(self._changed(minigrad, images, columns, _grey_on_device), images.dtype)
+
+    def _changed(self, xp: Any, images: Any, drawn: Sequence[Any], grey: Callable) -> Any:
+        """``images``, of ``xp``, by the numbers ``drawn``, each (N, 1, 1, 1)."""
+        brightness, contrast, saturation, hue = drawn
         highest = 255 if images.dtype == np.uint8 else 1
-        x = clamp(images.to(np.float32) * brightness, 0, highest)
+        x = xp.clip(images * brightness, 0, highest)
         if self.ranges[1] != (1, 1):
-            mean = _grey_on_device(x).mean((-2, -1), keepdim=True)
-            x = clamp(mean + contrast * (x - mean), 0, highest)
-        if self.ranges[2] != (1, 1) and images.shape[1] == len(GREY):
-            grey = _grey_on_device(x)
-            x = clamp(grey + saturation * (x - grey), 0, highest)
-        return rounded(x, images.dtype)
+            mean = grey(x).mean((-2, -1), keepdims=True)
+            x = xp.clip(mean + contrast * (x - mean), 0, highest)
+        colours = images.shape[1] == len(GREY)
+        if self.ranges[2] != (1, 1) and colours:
+            shade = grey(x)
+            x = xp.clip(shade + saturation * (x - shade), 0, highest)
+        return _turned(xp, x, hue) if self.ranges[3] != (0, 0) and colours else x
+
+
+def _turned(xp: Any, colours: Any, turns: Any) -> Any:
+    """Other hues, the same value and saturation; https://en.wikipedia.org/wiki/HSL_and_HSV."""
+    red, green, blue = (colours[:, i : i + 1] for i in range(3))
+    value = xp.maximum(xp.maximum(red, green), blue)
+    chroma = value - xp.minimum(xp.minimum(red, green), blue)
+    divisor = xp.where(chroma == 0, 1, chroma)  # no hue in grey
+    sixths = xp.where(
+        value == red,
+        (green - blue) / divisor,
+        xp.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    places = ((channel + sixths + 6 * turns) % 6 for channel in (5, 3, 1))
+    return xp.concat([value - chroma * xp.clip(xp.minimum(k, 4 - k), 0, 1) for k in places], 1)
 
 
 class RandomErasing(Transform):
