@@ -134,7 +134,7 @@ def _launch_together(
     plans, of_weight = [_plan(*layout) for layout in images], [_plan(*layout) for layout in weight]
     widest = min(plan.columns for plan in plans)
     columns = max(tile for tile in COLUMNS_TOGETHER if tile == WIDE or tile <= widest)
-    weight_columns = min([WIDE, *(plan.columns for plan in of_weight)])
+    weight_columns = min([WIDE] + [plan.columns for plan in of_weight])
     kernel = _together[columns, all(plan.reads_vectors for plan in plans), weight_columns]
 
     def blocks_of(plan: _Plan, tile: int) -> int:
