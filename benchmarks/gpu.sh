@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # One command for a machine with an NVIDIA card: build, test, check memory, measure. No network is needed.
 #
-#     benchmarks/gpu.sh [OUT]
+#     benchmarks/gpu.sh [--resume] [OUT]
 #
-# leaves gpu.json, gpu.md and gpu.log in the folder OUT (or $OUT, or benchmarks/results/gpu-<date>). It ends within
-# ten minutes, however many tests there are: every stage has a limit, and one that fails or runs over is
-# recorded, with the number of tests that it got through, while the others go on.
+# leaves gpu.json, gpu.md, gpu.log, and the rows in benchmark.json, in the folder OUT (or $OUT, or
+# benchmarks/results/gpu-<date>). It ends within ten minutes, however many tests there are: every stage has a limit,
+# and one that fails or runs over is recorded, with the number of tests that it got through, while the others go on.
+# The benchmark has what is left. With --resume it goes on with the rows that OUT does not have yet, and only what
+# it needs is run beside it: two runs of ten minutes measure all rows.
 #
 # MINIGRAD_GPU_SECONDS is another limit for everything, MINIGRAD_GPU_STAGES the stages to run ("build benchmark",
 # say) where not all are wanted. Two have to be asked for: "variants", which is gpu_variants.py, and "training", which
-# trains two examples on the card, MNIST to 99 % and CIFAR-10 to 94 %, with the data sets of $MINIGRAD_DATA.
+# trains two examples on the card, MNIST to 99 % and CIFAR-10 to 94 %, with the data sets of $MINIGRAD_DATA. Rows that
+# a record of MINIGRAD_GPU_AFTER, the path of a gpu.json, has times for come last.
 #
 # It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
 # compute-sanitizer, pytest-xdist and pytest-timeout are used where they are. PYTHON names another interpreter
@@ -20,7 +23,15 @@
 set -uo pipefail
 
 LIMIT=${MINIGRAD_GPU_SECONDS:-570} # for everything, with a margin to ten minutes
-STAGES=${MINIGRAD_GPU_STAGES:-build kernel-tests op-tests memcheck racecheck compile benchmark compile-tests}
+all_stages="build kernel-tests op-tests memcheck racecheck compile benchmark compile-tests"
+rows=() # the options of gpu_vs_torch.py that say which rows
+if [[ ${1:-} == --resume ]]; then
+    shift
+    all_stages="build compile benchmark"
+    rows=(--resume)
+fi
+STAGES=${MINIGRAD_GPU_STAGES:-$all_stages}
+[[ -z ${MINIGRAD_GPU_AFTER:-} ]] || rows+=(--after "$MINIGRAD_GPU_AFTER")
 python=${PYTHON:-python3}
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 out=${1:-${OUT:-$root/benchmarks/results/gpu-$(date +%F)}}
@@ -41,6 +52,8 @@ fi
 
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 log=$out/gpu.log
+[[ ${rows[0]:-} == --resume ]] || rm -f "$out/benchmark.json" "$out/gpu.json"
+rows+=(--json "$out/benchmark.json")
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 : >"$log"
@@ -97,13 +110,14 @@ run_tests() {
         -W default::DeprecationWarning -W default::FutureWarning "${options[@]}" -k "$1" "${@:2}"
 }
 
-# benchmark SECONDS JSON: a row that takes the process with it ends with 3, or as a signal does; a new one goes on.
+# benchmark SECONDS OPTION...: a row that takes the process with it ends with 3, or as a signal does; a new one goes on.
 benchmark() {
-    local began=$SECONDS status resume=()
+    local began=$SECONDS limit=$1 status resume=()
+    shift
     while :; do
-        "$python" "$root/benchmarks/gpu_vs_torch.py" --seconds $(($1 - SECONDS + began)) --json "$2" "${resume[@]}"
+        "$python" "$root/benchmarks/gpu_vs_torch.py" --seconds $((limit - SECONDS + began)) "$@" "${resume[@]}"
         status=$?
-        ((status > 2 && $1 > SECONDS - began)) || return "$status"
+        ((status > 2 && limit > SECONDS - began)) || return "$status"
         resume=(--resume)
     done
 }
@@ -115,64 +129,12 @@ sanitize() {
     compute-sanitizer "${options[@]}" "$python" "$root/benchmarks/gpu_every_kernel.py"
 }
 
-# The lines of their epochs tell how long they took.
+# gpu_record.py reads from the lines of their epochs how long they took.
 train() {
     cd "$root" || return 1
     "$python" examples/mnist_cnn.py --device cuda --epochs 4 --output "$1/mnist_cnn" &&
         "$python" examples/cifar10.py --device cuda --model resnet9 --epochs 24 --batch-size 512 --lr 0.4 --amp \
             --output "$1/cifar10"
-}
-
-# What the stages left, and what every record must say even if the benchmark never ran, as one JSON.
-write_json() {
-    "$python" - "$root" "$work" "$out/gpu.json" "$failed" <<'PYTHON'
-import collections, datetime, importlib.metadata, json, os, pathlib, platform, re, subprocess, sys
-
-root, work, target, failed = sys.argv[1:]
-
-
-def told(*command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def tests(stage):
-    """How many tests of a stage passed, failed, ...: from the lines that pytest writes as each test ends."""
-    output = pathlib.Path(work, f"{stage}.out")
-    line = r"^(?:\[gw\d+\] \[ *\d+%\] |tests/.*::.* )(PASSED|FAILED|ERROR|SKIPPED)\b"
-    text = output.read_text(errors="replace") if output.exists() else ""
-    found = collections.Counter(word.lower() for word in re.findall(line, text, re.MULTILINE))
-    return {"tests": dict(found)} if found else {}
-
-
-packages = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "cython", "setuptools", "pytest")
-rows = [line.split("\t") for line in pathlib.Path(work, "stages").read_text().splitlines()]
-benchmark = pathlib.Path(work, "benchmark.json")
-result = {
-    "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    "commit": os.environ.get("MINIGRAD_COMMIT") or told("git", "-C", root, "rev-parse", "HEAD"),
-    "card": told("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
-    "nvcc": (told("nvcc", "--version") or "").split("\n")[-1] or None,
-    "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-    "passed": failed == "0",
-    "stages": [
-        {"name": name, "status": int(status) if status.isdecimal() else status, "seconds": int(seconds),
-         "limit": int(limit)} | tests(name)
-        for name, status, seconds, limit in rows
-    ],
-    "benchmark": json.loads(benchmark.read_text()) if benchmark.exists() else None,
-}
-pathlib.Path(target).write_text(json.dumps(result, indent=1) + "\n")
-PYTHON
 }
 
 # `timeout` starts programs, not functions: these run in a shell of their own.
@@ -200,9 +162,12 @@ for tool in memcheck racecheck; do
         skip "$tool" "compute-sanitizer is not installed"
     fi
 done
-stage compile 60 "$python" "$root/benchmarks/gpu_vs_torch.py" --compile --seconds 45
-measure=$((LIMIT - SECONDS - 10))
-stage benchmark 200 bash -c 'benchmark "$@"' - "$((measure < 150 ? measure : 150))" "$work/benchmark.json"
+stage compile 60 "$python" "$root/benchmarks/gpu_vs_torch.py" --compile --seconds 45 "${rows[@]}"
+measure=$((LIMIT - SECONDS - 20))
+[[ " $STAGES " != *" variants "* ]] || ((measure -= 400))
+[[ " $STAGES " != *" training "* ]] || ((measure -= 300))
+((measure > 60)) || measure=60
+stage benchmark $((measure + 10)) bash -c 'benchmark "$@"' - "$measure" "${rows[@]}"
 if [[ " $STAGES " == *" variants "* ]]; then
     stage variants 400 "$python" "$root/benchmarks/gpu_variants.py" --json "$out/variants.json"
 fi
@@ -215,7 +180,7 @@ else
     skip compile-tests "no time was left; they need no card"
 fi
 
-write_json || failed=1
+"$python" "$root/benchmarks/gpu_record.py" "$work" "$out" || failed=1
 "$python" "$root/benchmarks/gpu_table.py" "$out/gpu.json" >"$out/gpu.md" || failed=1
 echo "== $out/gpu.json, $out/gpu.md, $out/gpu.log"
 while IFS=$'\t' read -r name status _; do

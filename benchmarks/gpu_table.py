@@ -54,9 +54,18 @@ def tests(stages: list[Row]) -> Iterator[str]:
     yield "|---|---:|---|"
     for stage in stages:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(stage.get("tests", {}).items()))
+        counts = ", ".join(filter(None, (counts, *map(time_to, stage.get("training", {}).items()))))
         status = {0: "all well", 124: "its time was over"}.get(stage["status"], str(stage["status"]))
         yield f"| {stage['name']} | {stage['seconds']} | {', '.join(filter(None, (status, counts)))} |"
     yield ""
+
+
+def time_to(trained: tuple[str, Row]) -> str:
+    """How long an example took to the test accuracy that is wanted of it."""
+    name, found = trained
+    if found["seconds"] is None:
+        return f"{name} {found['best']} % at best in {found['all']} epochs, not {found['wanted']:g} %"
+    return f"{name} {found['wanted']:g} % in {found['seconds']} s, {found['epochs']} epochs"
 
 
 def rates(benchmark: dict[str, Any]) -> Iterator[str]:

@@ -4,9 +4,9 @@
     python benchmarks/gpu_vs_torch.py --device sim --quick     # the same code at tiny sizes, with no card
 
 First come the card's own rates, of copying and of multiplying matrices, and the overhead of a launch; then
-training steps, plain and captured; then a row for each op and rung (``gpu_cases.py``: results are checked
-against float64, PyTorch's as well as ours); then the rows that are measured on the processor too
-(``suite_cases.py``: results are compared between the libraries before anything is timed).
+training steps, plain and captured; then the rows that are measured on the processor too (``suite_cases.py``:
+results are compared between the libraries before anything is timed), as most of these are quick; then a row
+for each op and rung (``gpu_cases.py``: results are checked against float64, PyTorch's as well as ours).
 
 Both libraries run in this one process: they share the card's stream and clock, keep no threads that would
 disturb each other, and take turns, sample by sample. All is strict float32, with PyTorch's TF32 switches off,
@@ -18,8 +18,9 @@ pair of times, of the card alone: it is kept busy until all calls of a sample wa
 ceiling are of these.
 
 A row that loses the CUDA context, or does not end, takes the process with it: the exit status is then 3, and
-with --resume a new process goes on after that row (``gpu.sh`` does so). Most of the time of a first run goes
-into compiling kernels; with --compile all cores do that beforehand.
+with --resume a new process goes on without that row (``gpu.sh`` does so). The same goes on where the time was
+over: two short runs measure all rows. Most of the time of a first run goes into compiling kernels; with
+--compile all cores do that beforehand.
 
 Times on the simulator say nothing about speed.
 """
@@ -212,6 +213,11 @@ PLAIN, CAPTURED = "MNIST CNN, training step", "MNIST CNN, captured training step
 AUTOCAST, AUTOCAST_CAPTURED = f"{PLAIN}, autocast", f"{CAPTURED}, autocast"
 
 
+def mnist_size(bench: Bench) -> tuple[int, int, int]:
+    """(batch, height and width, channels of the first layer)."""
+    return (4, 8, 2) if bench.quick else (128, 28, 32)
+
+
 def training_step(bench: Bench, name: str) -> dict[str, Any]:
     """A step of the MNIST CNN with Adam: ours plain or, if ``name`` says so, captured; PyTorch's is eager.
 
@@ -219,7 +225,7 @@ def training_step(bench: Bench, name: str) -> dict[str, Any]:
     steps, against float64 on the CPU.
     """
     autocast = name in (AUTOCAST, AUTOCAST_CAPTURED)
-    batch, size, channels = (4, 8, 2) if bench.quick else (128, 28, 32)
+    batch, size, channels = mnist_size(bench)
     operations, moved = mnist_cost(batch, size, channels)
     result = {"name": name, "size": f"batch {batch}", "format": "autocast" if autocast else "float32"}
     result |= {"operations": operations, "bytes": moved}
@@ -313,35 +319,50 @@ Row = tuple[str, str, Callable[[], dict[str, Any]]]
 def rows(bench: Bench, only: str) -> list[Row]:
     """All rows in whose name and size ``only``, a regular expression, is found."""
     steps = (PLAIN, CAPTURED, *((AUTOCAST, AUTOCAST_CAPTURED) if BFLOAT16 else ()))
-    found = [(name, "", functools.partial(training_step, bench, name)) for name in steps]
+    batch = f"batch {mnist_size(bench)[0]}"
+    found = [(name, batch, functools.partial(training_step, bench, name)) for name in steps]
     suite = [(name, "", run) for name, run in gpu_suite.rows(bench)]
-    found += [one for one in suite if "training step" in one[0]]
+    found += sorted(suite, key=lambda one: "training step" not in one[0])
     for case in cases(bench.quick, bench.device.type):
         found.append((case.name, case.size, functools.partial(row, bench, case)))
-    found += [one for one in suite if "training step" not in one[0]]
     return [(name, size, run) for name, size, run in found if re.search(only, f"{name} {size}")]
 
 
-def measured(bench: Bench, todo: list[Row], done: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
-    """Every row of ``todo``; if a process before this one has ``done`` some of them, those after its last.
+def place(found: dict[str, Any]) -> tuple[str, str]:
+    """The name and the size of a row of a record, by which it is known again."""
+    return found["name"], found["size"]
 
-    A row that fails says why; those after the time is over are left out, and named. One that takes this
-    process with it is the last.
+
+def remaining(todo: list[Row], told: list[dict[str, Any]], after: list[Path]) -> list[Row]:
+    """The rows of ``todo`` that are not among those ``told``; last, those that a record of ``after`` times."""
+    done, known = {place(found) for found in told}, set()
+    for path in after:
+        record = json.loads(path.read_text())
+        known |= {place(found) for found in (record.get("benchmark") or record)["rows"] if "times" in found}
+    return sorted((one for one in todo if one[:2] not in done), key=lambda one: one[:2] in known)
+
+
+def measured(
+    bench: Bench, todo: list[Row], begins: Callable[[str, str], None] = lambda name, size: None
+) -> Iterator[dict[str, Any]]:
+    """Every row of ``todo``; ``begins(name, size)`` is called before each.
+
+    A row that fails says why; those after the time is over, or after an interrupt, are left out, and named.
+    One that takes this process with it is the last.
     """
-    if done is not None:
-        told = [row for row in done if "skipped" not in row]
-        todo = todo[len(told) :]
-        if todo and told == done and not (done and done[-1].get("lost")):  # it did not come to tell
-            name, size, _ = todo.pop(0)
-            yield {"name": name, "size": size, "failure": "the process ended in this row"}
     for name, size, run in todo:
         began = time.monotonic()
         if began > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}
             continue
+        begins(name, size)
         try:
             with at_most(ROW_SECONDS, f"{name} {size}") if bench.on_card else contextlib.nullcontext():
                 found = run()
+        except KeyboardInterrupt:  # as `timeout` of gpu.sh sends it
+            bench.stop = began
+            yield {"name": name, "size": size, "skipped": "the time was over"}
+            continue
         except Exception as error:  # whatever goes wrong in one row, the others are still of use
             told = f"{type(error).__name__}: {error}".splitlines()[0]
             found = {"name": name, "size": size, "failure": told}
@@ -355,18 +376,17 @@ def measured(bench: Bench, todo: list[Row], done: list[dict[str, Any]] | None) -
                 bench.torch.cuda.empty_cache()
 
 
-def compile_share(bench: Bench, only: str, share: int, shares: int) -> None:
-    """Call every ``shares``-th of our rows once, from row ``share`` on, whatever comes of it."""
+def compile_share(bench: Bench, todo: list[Row]) -> None:
+    """Call every one of our rows of ``todo`` once, whatever comes of it."""
     bench.rates = {"copy": 1.0, "matrix": 1.0}
-    for _ in measured(bench, rows(bench, only)[share::shares], None):
+    for _ in measured(bench, todo):
         pass
 
 
-def compile_all(only: str, seconds: float, device: str, quick: bool) -> int:
+def compile_all() -> int:
     """Compile the kernels of the rows in as many processes as there are cores; 1 if one of these failed."""
     shares = os.cpu_count() or 1
-    command = [sys.executable, __file__, "--compile", "--device", device, "--seconds", str(seconds)]
-    command += ["--only", only] + ["--quick"] * quick
+    command = [sys.executable, __file__, *sys.argv[1:]]
     workers = [subprocess.Popen([*command, "--share", str(n), str(shares)]) for n in range(shares)]
     statuses = [worker.wait() for worker in workers]
     return int(any(statuses))
@@ -412,7 +432,15 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the results to this file, anew after every row")
     parser.add_argument(
-        "--resume", action="store_true", help="go on after the rows that the file has, with this commit"
+        "--resume", action="store_true", help="go on with the rows that the file does not have yet"
+    )
+    parser.add_argument(
+        "--after",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="RECORD",
+        help="measure the rows last that this JSON has times for",
     )
     parser.add_argument("--only", default="", metavar="REGEX", help="rows in whose name and size it is found")
     parser.add_argument(
@@ -429,36 +457,51 @@ def main() -> int:
         parser.error("without a card only the --quick form makes sense")
 
     if options.compile and not options.share:
-        return compile_all(options.only, options.seconds, options.device, options.quick)
-    if options.compile:
-        with bench.device.active():
-            compile_share(bench, options.only, *options.share)
-        return 0
+        return compile_all()
     resumed = options.resume and options.json and options.json.exists()
     result: dict[str, Any] = json.loads(options.json.read_text()) if resumed else describe(bench)
+    told = [row for row in result.get("rows", ()) if "skipped" not in row]
     with bench.device.active():
+        todo = remaining(rows(bench, options.only), told, options.after)
+        if options.compile:
+            first, shares = options.share
+            compile_share(bench, todo[first::shares])
+            return 0
         if resumed:
             bench.rates = result["ceilings"]
         else:
             result["ceilings"] = bench.rates = ceilings(bench)
             result["launch_microseconds"] = overheads(bench)
-            result["rows"] = []
-        header(bench, result)
-        if options.json:
-            save(result, options.json)
-        done = list(result["rows"]) if resumed else None
-        label = {} if commit() == result["commit"] else {"commit": commit()}
-        result["rows"] = [row for row in result["rows"] if "skipped" not in row]
-        for found in measured(bench, rows(bench, options.only), done):
-            print(line(found), flush=True)
-            result["rows"].append(found | label)
-            if options.json and "skipped" not in found:
-                save(result, options.json)
-        if options.json:
-            save(result, options.json)
-        if any(row.get("lost") for row in result["rows"][-1:]):
-            sys.stdout.flush()
-            os._exit(TAKEN_DOWN)  # without a card nothing can be given back
+        return measure(bench, todo, result | {"rows": told}, options.json)
+
+
+def measure(bench: Bench, todo: list[Row], result: dict[str, Any], path: Path | None) -> int:
+    """Add the rows of ``todo`` to ``result``, and to the file; the exit status.
+
+    The file names the row that is being measured, as ``running``: a process that goes on knows in which one
+    ended.
+    """
+    header(bench, result)
+    label = {} if commit() == result["commit"] else {"commit": commit()}
+
+    def tell(found: dict[str, Any]) -> None:
+        print(line(found), flush=True)
+        result["rows"].append(found | label)
+
+    def begins(name: str, size: str) -> None:
+        if path:
+            save(result | {"running": [name, size]}, path)
+
+    if ended := result.pop("running", None):
+        tell(dict(zip(("name", "size"), ended, strict=True)) | {"failure": "the process ended in this row"})
+        todo = [row for row in todo if list(row[:2]) != ended]
+    for found in measured(bench, todo, begins):
+        tell(found)
+    if path:
+        save(result, path)
+    if any(row.get("lost") for row in result["rows"][-1:]):
+        sys.stdout.flush()
+        os._exit(TAKEN_DOWN)  # without a card nothing can be given back
     return 1 if any("failure" in found for found in result["rows"]) else 0
 
 

@@ -121,23 +121,32 @@ def test_no_row_starts_after_the_time_is_over(repo_root, tmp_path):
 
 
 @needs_simulator
-@pytest.mark.parametrize("how", ["ended", "ended in the first row", "lost the card"])
-def test_a_new_process_goes_on_after_the_row_that_took_one_down(repo_root, tmp_path, how):
-    path = tmp_path / "benchmark.json"
+@pytest.mark.parametrize("how", ["ended", "lost the card", "had no more time"])
+def test_a_new_process_goes_on_with_the_rows_that_are_not_told(repo_root, tmp_path, how):
+    path, earlier = tmp_path / "benchmark.json", tmp_path / "earlier.json"
     script = repo_root / "benchmarks/gpu_vs_torch.py"
-    lost = how == "lost the card"
-    last = {"failure": "an error", "lost": True} if lost else {"error": 0.0}
-    before = [] if "first" in how else [{"name": "one"}, {"name": "another"} | last]
+    ended, told = ["softmax", "6x20"], {"name": "relu", "size": "6x20", "error": 0.0}
+    told |= {"failure": "an error", "lost": True} if how == "lost the card" else {}
     rates = {"ceilings": {"copy": 1e9, "matrix": 1e9}, "launch_microseconds": {}, "commit": "another"}
-    path.write_text(json.dumps(rates | {"rows": before}))
-    arguments = "--device", "sim", "--quick", "--seconds", 0, "--json", path, "--resume"
-    assert run(sys.executable, script, *arguments).returncode == 1
+    skipped = {"name": "gelu", "size": "6x20", "skipped": "the time was over"}
+    before = rates | {"rows": [told, skipped]} | ({"running": ended} if how == "ended" else {})
+    path.write_text(json.dumps(before))
+    earlier.write_text(json.dumps({"benchmark": {"rows": [{"name": "gelu", "size": "6x20", "times": {}}]}}))
+    arguments = ["--device", "sim", "--quick", "--seconds", 0, "--json", path, "--resume", "--after", earlier]
+    arguments += ["--only", "^(softmax|relu|gelu|dropout)"]
+    done = run(sys.executable, script, *arguments)
+    assert done.returncode == (how != "had no more time"), done.stderr
     result = json.loads(path.read_text())
-    rows, new = result["rows"], result["rows"][len(before) :]
-    assert rows[: len(before)] == before and result["ceilings"] == rates["ceilings"]
-    assert new[0].get("failure") == (None if lost else "the process ended in this row")
+    first, *new = result["rows"]
+    assert first == told and result["ceilings"] == rates["ceilings"] and "running" not in result
     assert all("commit" in row and row["commit"] != "another" for row in new)
-    assert all(row["skipped"] == "the time was over" for row in new[1:]) and len(rows) > 100
+    if how == "ended":
+        row = new.pop(0)
+        assert [row["name"], row["size"]] == ended and row["failure"] == "the process ended in this row"
+    assert all(row["skipped"] == "the time was over" for row in new)
+    places = [(row["name"], row["size"]) for row in result["rows"]]
+    assert len(set(places)) == len(places) > 10
+    assert places[-1] == ("gelu", "6x20"), "what an earlier record has comes last"
 
 
 @needs_simulator
