@@ -334,7 +334,7 @@ def place(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def remaining(todo: list[Row], told: list[dict[str, Any]], after: list[Path]) -> list[Row]:
-    """The rows of ``todo`` that are not among those ``told``; last, those that a record of ``after`` times."""
+    """The rows of ``todo`` that are not among those ``told``; last, those that a record of ``after`` has."""
     done, known = {place(found) for found in told}, set()
     for path in after:
         record = json.loads(path.read_text())
