@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -347,9 +348,7 @@ def use_kernel(
     Raises:
         ValueError: there is no such op or kernel; the message lists those there are.
     """
-    table = _tables.get(op)
-    if table is None:
-        raise ValueError(f"use_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
+    table = _table("use_kernel", op)
     if device is not None and device not in KINDS:
         raise ValueError(f"use_kernel: unknown device type {device!r}, expected one of {', '.join(KINDS)}")
     if callable(name):
@@ -381,21 +380,29 @@ def use_kernel(
 
 def get_kernel(op: str, device: str = "cpu", dtype: Any = np.float32) -> str:
     """The name of the kernel that the op named ``op`` would run, conditions on its inputs aside."""
-    if op not in _tables:
-        raise ValueError(f"get_kernel: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}")
-    candidates = _tables[op].candidates(device, to_dtype(dtype))
+    candidates = _table("get_kernel", op).candidates(device, to_dtype(dtype))
     return candidates[0].name if candidates else REFERENCE
 
 
 def list_kernels(op: str | None = None, device: str | None = None) -> list[Kernel]:
     """All registered kernels, in the order of their ladders, of one op or device type if given."""
-    if op is not None and op not in _tables:
-        raise ValueError(
-            f"list_kernels: no op is named {op!r}; ops with kernels: {', '.join(_with_kernels())}"
-        )
-    tables = [_tables[op]] if op is not None else [_tables[name] for name in sorted(_tables)]
+    if op is None:
+        _define_all_ops()
+    tables = [_tables[name] for name in sorted(_tables)] if op is None else [_table("list_kernels", op)]
     return [k for table in tables for k in table.kernels if device is None or device in k.devices]
 
 
-def _with_kernels() -> list[str]:
-    return sorted(name for name, table in _tables.items() if table.kernels)
+def _table(caller: str, op: str) -> KernelTable:
+    """The kernels of the op named ``op``."""
+    if op not in _tables:
+        _define_all_ops()
+    if op not in _tables:
+        having = ", ".join(sorted(name for name, table in _tables.items() if table.kernels))
+        raise ValueError(f"{caller}: no op is named {op!r}; ops with kernels: {having}")
+    return _tables[op]
+
+
+def _define_all_ops() -> None:
+    """Layers, optimizers and data sets are imported when they are first used, and some ops with them."""
+    for name in ("minigrad.nn", "minigrad.optim", "minigrad.data"):
+        importlib.import_module(name)

@@ -296,3 +296,14 @@ def test_the_parts_of_kernels_load_when_touched():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     with pytest.raises(AttributeError, match="no attribute 'tpu'"):
         _ = mg.kernels.tpu
+
+
+def test_ops_of_layers_not_imported_yet_are_known():
+    code = (
+        "import sys, minigrad as mg\n"
+        "assert 'minigrad.nn' not in sys.modules\n"
+        "with mg.use_kernel('attention', 'reference'): pass\n"
+        "assert mg.get_kernel('adam_step') == 'fused'\n"
+        "assert {'resample', 'lstm', 'dropout'} <= {kernel.op for kernel in mg.kernels.list()}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
