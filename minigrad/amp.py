@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.autograd import mark_written, wrap
 from minigrad.devices import Device
 from minigrad.dtypes import is_half
 from minigrad.kernels import cuda
 from minigrad.mixed_precision import autocast
 from minigrad.optim.optimizer import Optimizer, Update
+from minigrad.recording import recording_on, refuse_in_capture
 from minigrad.tensor import Tensor
 
 __all__ = ["GradScaler", "autocast"]
@@ -92,9 +94,19 @@ class GradScaler:
         raise TypeError(f"GradScaler.scale: expected a tensor, or several, got {type(outputs).__name__}")
 
     def _scale_tensor(self, device: Device) -> Tensor:
-        """The scale as a 0-d float32 tensor: with a number, a float16 loss would overflow."""
+        """The scale as a 0-d float32 tensor: with a number, a float16 loss would overflow.
+
+        There is one for a device, written in place: a captured step reads in each replay what it is then.
+        """
         if device not in self._scale_tensors:
-            self._scale_tensors[device] = Tensor(self._scale).to(device, np.float32)
+            if (recording := recording_on(device)) is not None:
+                recording.refuse(
+                    "the first GradScaler.scale() on its device", "let more steps run before: warmup="
+                )
+            with device.active():
+                array = device.empty((), np.float32)
+                array.fill(self._scale)
+            self._scale_tensors[device] = wrap(array, device)
         return self._scale_tensors[device]
 
     def unscale_(self, optimizer: Optimizer) -> None:
@@ -108,6 +120,7 @@ class GradScaler:
         """
         if not self._enabled:
             return
+        _refuse_in_capture("unscale_")
         record = self._record(optimizer)
         if record.stage == UNSCALED:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
@@ -141,6 +154,7 @@ class GradScaler:
         """
         if not self._enabled:
             return optimizer.step(*args, **kwargs)
+        _refuse_in_capture("step")
         if "closure" in kwargs:
             raise RuntimeError("GradScaler.step: a closure cannot be used where the scaler is enabled")
         record = self._record(optimizer)
@@ -162,6 +176,7 @@ class GradScaler:
         """
         if not self._enabled:
             return
+        _refuse_in_capture("update")
         if new_scale is not None:
             self._set_scale(float(new_scale))
         else:
@@ -188,7 +203,10 @@ class GradScaler:
 
     def _set_scale(self, scale: float) -> None:
         self._scale = scale
-        self._scale_tensors.clear()
+        for device, tensor in self._scale_tensors.items():
+            with device.active():
+                tensor._array.fill(scale)
+            mark_written(tensor)
 
     # ---- what it is set to -----------------------------------------------------------------------------
 
@@ -253,6 +271,13 @@ class GradScaler:
         self.set_backoff_factor(state_dict["backoff_factor"])
         self.set_growth_interval(state_dict["growth_interval"])
         self._growth_tracker = int(state_dict["_growth_tracker"])
+
+
+def _refuse_in_capture(method: str) -> None:
+    refuse_in_capture(
+        f"GradScaler.{method}(), which looks at gradients to decide whether there is a step",
+        "put scale() and backward() into the step, and unscale_(), step() and update() after it",
+    )
 
 
 # ---- unscaling --------------------------------------------------------------------------------------------

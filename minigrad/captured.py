@@ -16,12 +16,13 @@ import numpy as np
 
 from minigrad.devices import Device, cpu
 from minigrad.devices import device as find_device
-from minigrad.dispatch import empty_channels_last
+from minigrad.dispatch import empty_channels_last, selected_kernels
 from minigrad.errors import CaptureError, DeviceError
 from minigrad.graph import mark_cells_written, mode, wrap
 from minigrad.kernels import launch
 from minigrad.kernels.channels_last import in_memory_order, is_channels_last
 from minigrad.kernels.cuda.live import LiveNumbers
+from minigrad.precision import get_convolution_precision, get_float32_matmul_precision
 from minigrad.recording import MAX_LIVE_NUMBERS, Recording, recorder
 from minigrad.tensor import Tensor
 
@@ -276,7 +277,9 @@ def _explained(error: Exception, recording: Recording) -> CaptureError | None:
 
 def _modes() -> tuple:
     """What else decides which kernels a step launches."""
-    return mode.grad, None if mode.autocast is None else tuple(mode.autocast.dtypes.items())
+    autocast = None if mode.autocast is None else tuple(mode.autocast.dtypes.items())
+    precisions = get_float32_matmul_precision(), get_convolution_precision()
+    return mode.grad, autocast, precisions, selected_kernels()
 
 
 def _is_tensor(value: Any) -> bool:

@@ -19,6 +19,7 @@ from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.memory_format import MemoryFormat, preserve_format
 from minigrad.promotion import get_default_dtype
 from minigrad.random import Generator, default_generator
+from minigrad.recording import refuse_in_capture
 from minigrad.tensor import Tensor
 
 SUPPORTED = "float16 bfloat16 float32 float64, int8 to int64, uint8 to uint64, and bool"
@@ -305,6 +306,7 @@ def randint(
         low, high, size = 0, low, high
     if high <= low:
         raise ValueError(f"randint: expected low < high, got {low} and {high}")
+    _refuse_in_capture("randint()")
     where = find_device(device or get_default_device())
     array = (generator or default_generator).numpy.integers(low, high, _size((size,)))
     return _finish(where.from_numpy(array.astype(to_dtype(dtype or np.int64))), where, False)
@@ -314,6 +316,7 @@ def randperm(n: int, *, generator: Generator | None = None, device: Any = None) 
     """The integers 0 .. n - 1 in random order, int64. Drawn on the CPU."""
     if not isinstance(n, (int, np.integer)) or n < 0:
         raise ValueError(f"randperm: n must be an integer of at least 0, got {n!r:.60}")
+    _refuse_in_capture("randperm()")
     where = find_device(device or get_default_device())
     return _finish(where.from_numpy((generator or default_generator).numpy.permutation(n)), where, False)
 
@@ -357,6 +360,7 @@ def multinomial(
     Raises:
         ValueError: a weight is negative, NaN or infinite, a row has none above 0, or too few.
     """
+    _refuse_in_capture("multinomial()")
     weights = np.asarray(input.device.to_numpy(input.detach()._array), np.float64)
     if weights.ndim not in (1, 2) or num_samples < 1:
         raise ValueError(
@@ -381,6 +385,10 @@ def multinomial(
             drawn = np.argsort(numbers.exponential(size=rows.shape) / rows, 1)[:, :num_samples]
     drawn = drawn.reshape(*weights.shape[:-1], num_samples).astype(np.int64)
     return _finish(input.device.from_numpy(drawn), input.device, False)
+
+
+def _refuse_in_capture(function: str) -> None:
+    refuse_in_capture(f"{function}, which draws on the CPU", "draw outside, and pass it as an argument")
 
 
 def _drawn(

@@ -107,16 +107,19 @@ class Device:
     def from_numpy(self, array: np.ndarray, non_blocking: bool = False) -> Any:
         """``array`` on this device: itself on ``cpu`` and ``sim``, a copy on ``cuda``.
 
+        In a captured step it is refused, there too: a program that runs on them is one for a card.
+
         With ``non_blocking`` a copy from pinned memory may still be under way when this returns; CuPy keeps
         the memory until it is done. Pageable memory has been read, and may be changed, in any case.
         """
+        recording = recorder.current
+        if recording is not None and (self.is_card or recording.device is self):
+            recording.refuse(
+                "a copy from the CPU",
+                "make the tensor on the device, or before the step, or pass it as an argument",
+            )
         if not self.is_card:
             return array
-        if recorder.current is not None:
-            recorder.current.refuse(
-                "a copy from the CPU",
-                "make the tensor on the card, or before the step, or pass it as an argument",
-            )
         blocking = not non_blocking and is_pinned(array)
         with self.active():
             if is_channels_last(array):

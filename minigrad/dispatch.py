@@ -138,11 +138,19 @@ class KernelTable:
         """Make ``names`` (device type -> kernel name) the selected kernels."""
         self.selected = names
         self._forget()
+        self._note_selection()
 
     def scope(self, kernels: list[Kernel]) -> None:
         """Make ``kernels`` those that come before all others."""
         self.scoped = kernels
         self._forget()
+        self._note_selection()
+
+    def _note_selection(self) -> None:
+        if self.selected or self.scoped:
+            _selections[self.op] = self.op, *self.selected.items(), *map(id, self.scoped)
+        else:
+            _selections.pop(self.op, None)
 
     def _forget(self) -> None:
         """Start new caches, and do not clear the old: another thread may be adding an outdated choice."""
@@ -191,6 +199,7 @@ class KernelTable:
 
 
 _tables: dict[str, KernelTable] = {}
+_selections: dict[str, tuple] = {}  # by the op's name, of the tables that use_kernel has changed
 
 
 def kernel_table(op: str) -> KernelTable:
@@ -376,6 +385,11 @@ def use_kernel(
         yield
     finally:
         table.select(before)
+
+
+def selected_kernels() -> tuple:
+    """What :func:`use_kernel` has selected now, hashable."""
+    return tuple(_selections.values())
 
 
 def get_kernel(op: str, device: str = "cpu", dtype: Any = np.float32) -> str:

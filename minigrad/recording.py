@@ -19,7 +19,14 @@ from minigrad.kernels.cuda.live import Live, LiveNumbers
 if TYPE_CHECKING:
     from minigrad.devices import Device
 
-__all__ = ["Recording", "preparing", "recorder", "recording_on"]
+__all__ = [
+    "Recording",
+    "preparing",
+    "recorder",
+    "recording_on",
+    "refuse_in_capture",
+    "refuse_shape_from_values",
+]
 
 MAX_LIVE_NUMBERS = 4096
 
@@ -112,6 +119,19 @@ def recording_on(device: Device) -> Recording | None:
     """The recording that makes a graph of this thread's work on ``device``, if there is one."""
     current = recorder.current
     return current if current is not None and current.makes_a_graph and current.device is device else None
+
+
+def refuse_in_capture(what: str, instead: str) -> None:
+    """Raise CaptureError if this thread runs a step that is captured, on whatever device."""
+    if recorder.current is not None:
+        recorder.current.refuse(what, instead)
+
+
+def refuse_shape_from_values(name: str) -> None:
+    """Raise CaptureError for an op that has to wait for the card to learn the shape of its result."""
+    refuse_in_capture(
+        f"{name}, whose shape depends on values", "keep the shape: mask by where() or a product"
+    )
 
 
 @contextmanager

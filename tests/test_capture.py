@@ -183,6 +183,90 @@ def test_a_step_cannot_look_at_values(device, look):
     assert x.sum().item() == 3.0  # outside it can be looked at
 
 
+def scheduled(x, kind):
+    optimizer = mg.optim.SGD([mg.ones(2, device=x.device).requires_grad_()], lr=0.1, momentum=0.9)
+    return {
+        "StepLR": lambda: mg.optim.lr_scheduler.StepLR(optimizer, 1),
+        "OneCycleLR": lambda: mg.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 10),
+        "ReduceLROnPlateau": lambda: mg.optim.lr_scheduler.ReduceLROnPlateau(optimizer).step(1.0),
+    }[kind]()
+
+
+def scaled_step(x, method):
+    w = mg.ones(3, device=x.device).requires_grad_()
+    scaler, optimizer = mg.amp.GradScaler(), mg.optim.SGD([w])
+    (w * x).sum().backward()
+    getattr(scaler, method)(*[optimizer] * (method != "update"))
+
+
+MASK = np.array([True, False, True])
+
+REFUSED = {
+    r"randint\(\), which draws on the CPU": lambda x, mask: mg.randint(0, 3, (3,), device=x.device),
+    r"randperm\(\), which draws on the CPU": lambda x, mask: mg.randperm(3, device=x.device),
+    r"multinomial\(\), which draws on the CPU": lambda x, mask: mg.multinomial(x, 1),
+    "a copy from the CPU": lambda x, mask: mg.tensor([1.0, 2.0], device=x.device),
+    r"x\[mask\], whose shape depends on values": lambda x, mask: x[mask],
+    r"x\[mask\], ": lambda x, mask: (x * 2.0).reshape(1, 3)[0, mask],
+    r"masked_select\(\), whose shape": lambda x, mask: x.masked_select(mask),
+    r"nonzero\(\), whose shape": lambda x, mask: x.nonzero(),
+    r"unique\(\), whose shape": lambda x, mask: mg.unique(x),
+    r"bincount\(\), whose shape": lambda x, mask: mg.bincount(mask.to(mg.int64)),
+    r"StepLR\.step\(\), which sets the optimizer's learning rate .* outside": lambda x, mask: scheduled(
+        x, "StepLR"
+    ),
+    r"OneCycleLR\.step\(\)": lambda x, mask: scheduled(x, "OneCycleLR"),
+    r"ReduceLROnPlateau\.step\(\)": lambda x, mask: scheduled(x, "ReduceLROnPlateau"),
+    r"GradScaler\.step\(\), .* put scale\(\) and backward\(\) into the step": lambda x, mask: scaled_step(
+        x, "step"
+    ),
+    r"GradScaler\.unscale_\(\)": lambda x, mask: scaled_step(x, "unscale_"),
+    r"GradScaler\.update\(\)": lambda x, mask: scaled_step(x, "update"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_no_replay_could_do_is_refused_on_every_device(device, what):
+    """In the first call, which runs plainly, and without a card, too."""
+    step, x, mask = mg.capture(REFUSED[what]), mg.ones(3, device=device), mg.tensor(MASK, device=device)
+    with pytest.raises(CaptureError, match="the step has " + what):
+        step(x, mask)
+
+
+def test_a_step_cannot_copy_between_cpu_and_simulator():
+    x = mg.ones(3, device="sim")
+    with pytest.raises(CaptureError, match="a look at values"):
+        mg.capture(lambda x: x.to("cpu"))(x)
+    with pytest.raises(CaptureError, match="a copy from the CPU"):
+        mg.capture(lambda x: x + mg.ones(3).to("sim"))(x)
+
+
+def test_a_scaled_loss(device):
+    """scale() and backward() in the step, step() and update() outside; infinite gradients lower the scale."""
+    results = []
+    for captured in (False, True):
+        mg.manual_seed(1)
+        model = nn.Linear(3, 2).to(device)
+        optimizer = mg.optim.SGD(model.parameters(), lr=0.1)
+        scaler = mg.amp.GradScaler(init_scale=2.0**9, growth_interval=2)
+
+        def step(x, model=model, optimizer=optimizer, scaler=scaler):
+            optimizer.zero_grad()
+            loss = (model(x) ** 2.0).mean()
+            scaler.scale(loss).backward()
+            return loss
+
+        step = mg.capture(step, device=device, warmup=1) if captured else step
+        found = []
+        for i in range(8):
+            x = mg.full((4, 3), 1e30 if i == 4 else 0.1 + i / 8, device=device)
+            found.append((step(x).item(), scaler.get_scale(), model.weight.grad.tolist()))
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((found, model.weight.tolist()))
+    assert repr(results[0]) == repr(results[1]) and len({scale for _, scale, _ in results[0][0]}) == 3
+
+
 def test_random_numbers_differ_from_call_to_call(device):
     def noisy(x):
         return x + mg.randn(3, device=device) * mg.rand(3, device=device)

@@ -20,6 +20,7 @@ from minigrad.kernels import cuda
 from minigrad.op import op
 from minigrad.ops.embedding import add_at, sum_rows
 from minigrad.ops.shape import axis_of, broadcast_to, movedim, reshape
+from minigrad.recording import recorder, refuse_shape_from_values
 
 _BASIC_TYPES = frozenset({int, slice, type(None), type(Ellipsis)})
 
@@ -133,9 +134,17 @@ def _part(shape: tuple[int, ...], *, index: Any) -> Part | None:
 
 @op(view=True, add_gradient=_add_at_index, part=_part)
 def getitem(xp, x, *, index):
+    if recorder.current is not None and _has_mask(index):
+        refuse_shape_from_values("x[mask]")
     found = x[index]
     # NumPy gives a scalar for a single element, which is a copy; with an Ellipsis it is a 0-d view.
     return found if found.ndim or not _is_basic(index) else x[_with_ellipsis(index)]
+
+
+def _has_mask(index: Any) -> bool:
+    """Whether an array of bool is among the parts of ``index``, by which elements are chosen."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(getattr(part, "dtype", None) == np.bool_ for part in parts)
 
 
 def _with_ellipsis(index: Any) -> tuple:
@@ -207,6 +216,7 @@ def nonzero(x: Any, as_tuple: bool = False) -> Any:
 
     With ``as_tuple`` a 0-d tensor counts as a vector of one element, as in PyTorch.
     """
+    refuse_shape_from_values("nonzero()")
     with x.device.active():
         axes = x.device.xp.nonzero(x._array if x.ndim else x._array.reshape(1))
         if as_tuple:

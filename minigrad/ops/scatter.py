@@ -25,6 +25,7 @@ from minigrad.ops.index import (
 from minigrad.ops.join import _pad
 from minigrad.ops.reduce import normalize_dim
 from minigrad.ops.shape import broadcast_to, reshape
+from minigrad.recording import refuse_shape_from_values
 
 # ---- one index for each element ---------------------------------------------------------------------------
 
@@ -224,6 +225,7 @@ def masked_scatter(x: Any, mask: Any, source: Any) -> Any:
     """``x`` with the elements of ``source``, in their order, where ``mask`` (bool, broadcast) is true."""
     if mask.dtype != np.bool_:
         raise TypeError(f"masked_scatter: mask must be a bool tensor, got {mask.dtype}")
+    refuse_shape_from_values("masked_scatter()")
     shape = np.broadcast_shapes(x.shape, mask.shape)
     places = raw_index(broadcast_to(mask, shape), copy=True)
     count = int(places.sum())
@@ -237,6 +239,7 @@ def masked_select(x: Any, mask: Any) -> Any:
     """The elements of ``x`` where ``mask`` is true, in a row; both broadcast."""
     if mask.dtype != np.bool_:
         raise TypeError(f"masked_select: mask must be a bool tensor, got {mask.dtype}")
+    refuse_shape_from_values("masked_select()")
     shape = np.broadcast_shapes(x.shape, mask.shape)
     return getitem(broadcast_to(x, shape), index=raw_index(broadcast_to(mask, shape), copy=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.autograd import Node, mode, wrap
-from minigrad.devices import Device
+from minigrad.devices import Device, cpu
 from minigrad.kernels.channels_last import copied
 from minigrad.op import Op
 
@@ -13,10 +13,9 @@ from minigrad.op import Op
 def _moved(xp: Any, x: Any, *, source: Device, target: Device, non_blocking=False) -> Any:
     if source.is_card and target.is_card:
         return target.from_card(x, source)
-    array = source.to_numpy(x) if source.is_card else x
-    return (
-        target.from_numpy(array, non_blocking) if source.is_card or target.is_card else copied(array, array)
-    )
+    array = x if source is cpu else source.to_numpy(x)
+    moved = target.from_numpy(array, non_blocking)
+    return moved if source.is_card or target.is_card else copied(moved, moved)
 
 
 _move = Op(_moved, "to_device")

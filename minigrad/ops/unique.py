@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import wrap
+from minigrad.recording import refuse_shape_from_values
 
 
 def unique(
@@ -28,6 +29,7 @@ def unique(
     Returns:
         The values, or a tuple of them and what else was asked for. Every NaN is a value of its own.
     """
+    refuse_shape_from_values("unique()")
     device = x.device
     with device.active():
         found = device.xp.unique(x._array, return_inverse=True, return_counts=True, axis=dim, equal_nan=False)
@@ -48,6 +50,7 @@ def unique_consecutive(x: Any, return_inverse: bool = False, return_counts: bool
         The values (k,); with ``return_inverse`` also which of them each element is, in ``x``'s shape; with
         ``return_counts`` also how often each comes; int64, in a tuple.
     """
+    refuse_shape_from_values("unique_consecutive()")
     device = x.device
     with device.active():
         xp, flat = device.xp, x._array.reshape(-1)
@@ -71,6 +74,7 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
         raise ValueError(f"bincount: expected a vector of integers, got {x.dtype} of shape {x.shape}")
     if weights is not None and weights.shape != x.shape:
         raise ValueError(f"bincount: weights must have shape {x.shape}, got {weights.shape}")
+    refuse_shape_from_values("bincount()")
     with x.device.active():
         if x.numel() and int(x._array.min()) < 0:
             raise ValueError(f"bincount: the numbers must not be negative, got {int(x._array.min())}")

@@ -60,6 +60,7 @@ class ChainedScheduler(_Combined):
 
     def step(self, epoch: float | None = None) -> None:
         """Go on to the next epoch of each."""
+        self._refuse_in_capture()
         for scheduler in self._schedulers:
             scheduler.step()
 
@@ -102,6 +103,7 @@ class SequentialLR(_Combined):
 
     def step(self, epoch: float | None = None) -> None:
         """Go on to the next epoch."""
+        self._refuse_in_capture()
         self.last_epoch += 1
         turn = bisect_right(self.milestones, self.last_epoch)
         if turn and self.milestones[turn - 1] == self.last_epoch:

@@ -59,6 +59,7 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: Any, epoch: float | None = None) -> None:  # type: ignore[override]
         """Look at the metric of an epoch, a number or a tensor with one."""
+        self._refuse_in_capture()
         metric = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self._is_better(metric):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.optim.optimizer import Optimizer
+from minigrad.recording import refuse_in_capture
 
 __all__ = ["LRScheduler", "check_count", "for_each_group"]
 
@@ -58,11 +59,21 @@ class LRScheduler:
         return [self.rate(base, self.last_epoch, i) for i, base in enumerate(self.base_lrs)]
 
     def step(self, epoch: float | None = None) -> None:
-        """Go on to the next epoch, or to the given one, whose rate is then the formula's alone."""
+        """Go on to the next epoch, or to the given one, whose rate is then the formula's alone.
+
+        CaptureError in a captured step, whose replays would not call it.
+        """
+        self._refuse_in_capture()
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         rates = self.get_lr() if epoch is None else self.formula()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
+
+    def _refuse_in_capture(self) -> None:
+        refuse_in_capture(
+            f"{type(self).__name__}.step(), which sets the optimizer's learning rate in Python",
+            "call it outside, after the step; the next replay reads the new rate",
+        )
 
     def restart(self) -> None:
         """Begin at epoch 0: what :class:`SequentialLR` does when the turn comes to a schedule."""
