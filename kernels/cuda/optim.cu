@@ -28,8 +28,8 @@ sgd_step(T* param, const T* grad, long long n, double lr, double weight_decay, c
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 momentum_step(T* param, const T* grad, T* velocity, long long n, double lr, double momentum, double new_share,
-              double weight_decay, bool nesterov, const double* live) {
-    const Momentum<Computed<T>> update(live, lr, momentum, new_share, weight_decay, nesterov);
+              double weight_decay, bool nesterov, const double* live, const double* live_momentum) {
+    const Momentum<Computed<T>> update(live, live_momentum, lr, momentum, new_share, weight_decay, nesterov);
     update_block(blockIdx.x, param, grad, n, update, velocity);
 }
 

@@ -41,7 +41,8 @@ __device__ __forceinline__ void update_block(
 }
 
 // What a formula takes; the factors come in double, and are rounded here. Of a recorded step, `live` points to
-// those that differ between two replays; otherwise it is null.
+// those that differ between two replays, and `live_momentum` to one that has a place of its own; otherwise they
+// are null.
 template <typename T>
 struct Sgd {
     T lr, weight_decay;
@@ -62,9 +63,10 @@ struct Momentum {
     bool nesterov;
 
     __device__ __forceinline__ Momentum(
-        const double* live, double lr, double momentum, double new_share, double weight_decay, bool nesterov
+        const double* live, const double* live_momentum, double lr, double momentum, double new_share,
+        double weight_decay, bool nesterov
     )
-        : lr(T(live ? live[0] : lr)), momentum(T(momentum)), new_share(T(new_share)),
+        : lr(T(live ? live[0] : lr)), momentum(T(live_momentum ? live_momentum[0] : momentum)), new_share(T(new_share)),
           weight_decay(T(weight_decay)), nesterov(nesterov) {}
 
     __device__ __forceinline__ void operator()(T& p, T g, T& v) const {
@@ -85,7 +87,7 @@ struct Adam {
         const double* live, double new1, double beta2, double new2, double eps, double shrink, double l2,
         double step_size, double sqrt_correction
     )
-        : new1(T(new1)), beta2(T(beta2)), new2(T(new2)), eps(T(eps)), shrink(T(live ? live[0] : shrink)),
+        : new1(T(live ? live[3] : new1)), beta2(T(beta2)), new2(T(new2)), eps(T(eps)), shrink(T(live ? live[0] : shrink)),
           l2(T(l2)), step_size(T(live ? live[1] : step_size)),
           sqrt_correction(T(live ? live[2] : sqrt_correction)) {}
 

@@ -28,18 +28,20 @@ def sgd_step(
     grad: Any,
     momentum_buffer: Any,
     lr: float | Live,
-    momentum: float,
+    momentum: float | Live,
     dampening: float,
     weight_decay: float,
     nesterov: bool,
     first_step: bool,
 ) -> None:
-    """Stochastic gradient descent with momentum, PyTorch's formula. ``lr`` may be a :class:`Live`.
+    """Stochastic gradient descent with momentum, PyTorch's formula.
+
+    ``lr`` and ``momentum`` may each be a :class:`Live`.
 
     ``momentum_buffer`` is None without momentum. At the ``first_step`` it becomes the gradient itself,
     whatever it held and whatever ``dampening`` is.
     """
-    lr_now, live = (0, lr.words) if isinstance(lr, Live) else (lr, None)
+    lr_now, live = number_and_words(lr)
     if momentum_buffer is None:
         _launch(_sgd, (param, grad), lr_now, weight_decay, live)
         return
@@ -47,8 +49,14 @@ def sgd_step(
     if first_step:
         momentum_buffer.fill(0)
     new_share = 1 if first_step else 1 - dampening
-    factors = (lr_now, momentum, new_share, weight_decay, bool(nesterov), live)
+    momentum_now, live_momentum = number_and_words(momentum)
+    factors = (lr_now, momentum_now, new_share, weight_decay, bool(nesterov), live, live_momentum)
     _launch(_momentum, (param, grad, momentum_buffer), *factors)
+
+
+def number_and_words(number: float | Live) -> tuple[float, Any]:
+    """(a number, the place of the live one that stands for it, or None), as the kernels of SGD take them."""
+    return (0, number.words) if isinstance(number, Live) else (number, None)
 
 
 def adam_step(
@@ -77,22 +85,23 @@ def adam_arguments(
 ) -> tuple:
     """What the kernels of Adam take after the arrays: the struct of ``optim.cuh``, and ``live``."""
     if isinstance(step, Live):
-        factors, live = (1, 0, 1), step.words
+        factors, live = (1, 0, 1, 0), step.words
     else:
         factors, live = adam_factors(lr, beta1, beta2, weight_decay, decoupled, step), None
-    shrink, step_size, sqrt_correction = factors
+    shrink, step_size, sqrt_correction, new1 = factors
     l2 = 0 if decoupled else weight_decay
-    return 1 - beta1, beta2, 1 - beta2, eps, shrink, l2, step_size, sqrt_correction, live
+    return new1, beta2, 1 - beta2, eps, shrink, l2, step_size, sqrt_correction, live
 
 
 def adam_factors(
     lr: float, beta1: float, beta2: float, weight_decay: float, decoupled: bool, step: int
-) -> tuple[float, float, float]:
-    """(what the parameter shrinks by, the step size, the root of the second average's correction)."""
+) -> tuple[float, float, float, float]:
+    """(what the parameter shrinks by, the step size, the root of the second average's correction, the
+    gradient's share in the first average)."""
     if step < 1:
         raise ValueError(f"adam_step counts steps from 1, got {step}")
     shrink = 1 - lr * weight_decay if decoupled else 1
-    return shrink, lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
+    return shrink, lr / (1 - beta1**step), math.sqrt(1 - beta2**step), 1 - beta1
 
 
 def _launch(kernel: CudaKernel, arrays: tuple, *factors: Any) -> None:

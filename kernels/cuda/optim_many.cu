@@ -61,9 +61,9 @@ __global__ void __launch_bounds__(THREADS) sgd_steps(
 template <typename T>
 __global__ void __launch_bounds__(THREADS) momentum_steps(
     const T* first, Tensors tensors, double lr, double momentum, double new_share, double weight_decay,
-    bool nesterov, const double* live
+    bool nesterov, const double* live, const double* live_momentum
 ) {
-    const Momentum<Computed<T>> update(live, lr, momentum, new_share, weight_decay, nesterov);
+    const Momentum<Computed<T>> update(live, live_momentum, lr, momentum, new_share, weight_decay, nesterov);
     update_tensors<T>(tensors, update, tensors.state);
 }
 

@@ -22,7 +22,7 @@ from ..launch import CudaKernel, blocks
 from ..source import CudaSource
 from . import workspace
 from .live import Live
-from .optim import adam_arguments
+from .optim import adam_arguments, number_and_words
 from .reduce import ENOUGH_BLOCKS, part_of
 from .vector import VECTOR_BYTES
 
@@ -57,13 +57,13 @@ def sgd_step(
     momentum_buffers: Sequence,
     first_step: Sequence[bool],
     lr: float | Live,
-    momentum: float,
+    momentum: float | Live,
     dampening: float,
     weight_decay: float,
     nesterov: bool,
 ) -> None:
     """Stochastic gradient descent; the arguments are those of ``optim.sgd_step``."""
-    lr_now, live = (0, lr.words) if isinstance(lr, Live) else (lr, None)
+    (lr_now, live), (momentum_now, live_momentum) = number_and_words(lr), number_and_words(momentum)
     if momentum_buffers[0] is None:
         _launch(_sgd, (params, grads), lr_now, weight_decay, live)
         return
@@ -72,7 +72,8 @@ def sgd_step(
             for velocity in rows[-1]:
                 velocity.fill(0)
         new_share = 1 if is_first else 1 - dampening
-        _launch(_momentum, rows, lr_now, momentum, new_share, weight_decay, bool(nesterov), live)
+        factors = lr_now, momentum_now, new_share, weight_decay, bool(nesterov), live, live_momentum
+        _launch(_momentum, rows, *factors)
 
 
 def adam_step(

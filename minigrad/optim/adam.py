@@ -58,10 +58,11 @@ def _(params, grads, exp_avgs, exp_avg_sqs, *, lr, beta1, beta2, eps, weight_dec
     )
 
 
-def decay_and_average(param, grad, exp_avg, exp_avg_sq, *, beta1, beta2, l2, shrink):
+def decay_and_average(param, grad, exp_avg, exp_avg_sq, *, new1, beta2, l2, shrink):
     """What Adam's relatives begin with, in place: weight decay of either kind, the averages of g and of g^2.
 
     Args:
+        new1: the share of g in the first average, 1 - beta1.
         l2: added to the gradient, times the parameter; 0 for none.
         shrink: the factor of the parameter (decoupled weight decay), or None.
 
@@ -72,7 +73,7 @@ def decay_and_average(param, grad, exp_avg, exp_avg_sq, *, beta1, beta2, l2, shr
         param *= shrink
     if l2:
         grad = grad + l2 * param
-    exp_avg += (1 - beta1) * (grad - exp_avg)
+    exp_avg += new1 * (grad - exp_avg)
     exp_avg_sq *= beta2
     exp_avg_sq += (1 - beta2) * grad * grad
     return grad
@@ -143,6 +144,10 @@ class Adam(Optimizer):
         """The averages of g and of g^2."""
         return ("exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * group["amsgrad"])
 
+    def constants(self, group: dict[str, Any]) -> dict[str, Any]:
+        """All but the first beta, which some schedules change."""
+        return {**super().constants(group), "betas": group["betas"][1]}
+
     def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
         """One step of the parameters of a group."""
         states = self._started(params, group)
@@ -178,7 +183,7 @@ class Adam(Optimizer):
             for param in params:
                 self.state[param]["step"] += 1
 
-        def factors(param: Tensor) -> tuple[float, float, float]:
+        def factors(param: Tensor) -> tuple[float, ...]:
             step, (beta1, beta2) = self.state[param]["step"], group["betas"]
             options = beta1, beta2, group["weight_decay"], self.decoupled
             return cuda.optim.adam_factors(float(group["lr"]), *options, step)
@@ -187,20 +192,20 @@ class Adam(Optimizer):
         of_step: dict[int, Live] = {}
         for param, step in zip(params, steps, strict=True):
             if step not in of_step:
-                of_step[step] = recording.live("ddd", partial(factors, param))
+                of_step[step] = recording.live("dddd", partial(factors, param))
         return [of_step[step] for step in steps]
 
     def _update_amsgrad(
         self, params: list[Tensor], grads: list[Any], states: list[dict], group: dict[str, Any]
     ) -> None:
         self._count_step(params)
-        device, decay, (beta1, beta2) = params[0].device, group["weight_decay"], group["betas"]
+        device, decay = params[0].device, group["weight_decay"]
 
         def step_size(state: dict[str, Any]) -> float:
-            return group["lr"] / (1 - beta1 ** state["step"])
+            return group["lr"] / (1 - group["betas"][0] ** state["step"])
 
         def correction(state: dict[str, Any]) -> float:
-            return math.sqrt(1 - beta2 ** state["step"])
+            return math.sqrt(1 - group["betas"][1] ** state["step"])
 
         shrinks = self.decoupled and decay
         amsgrad_step(
@@ -211,8 +216,8 @@ class Adam(Optimizer):
                 "step_size": [live_number(device, partial(step_size, state)) for state in states],
                 "correction": [live_number(device, partial(correction, state)) for state in states],
             },
-            beta1=beta1,
-            beta2=beta2,
+            new1=live_number(device, lambda: 1 - group["betas"][0]),
+            beta2=group["betas"][1],
             eps=group["eps"],
             l2=0.0 if self.decoupled else decay,
             shrink=live_number(device, lambda: 1 - group["lr"] * decay) if shrinks else None,

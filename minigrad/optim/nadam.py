@@ -109,7 +109,7 @@ class NAdam(Optimizer):
                 read.__name__: [live_number(device, partial(read, state)) for state in states]
                 for read in (correction, grad_rate, average_rate)
             },
-            beta1=beta1,
+            new1=1 - beta1,
             beta2=beta2,
             eps=group["eps"],
             l2=0.0 if group["decoupled_weight_decay"] else decay,

@@ -78,6 +78,10 @@ class Optimizer:
         """
         return None
 
+    def constants(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The options that a recorded step holds as they were; if one changes, it is recorded again."""
+        return {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+
     def update(self, param: Tensor, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change ``param`` in place.
 
@@ -237,10 +241,12 @@ class Optimizer:
             state[param] = {key: _own_copy(key, value, param) for key, value in values.items()}
         self.param_groups, self.state = groups, state
 
-    def _what_is_recorded(self) -> list:
+    def _what_is_recorded(self) -> dict[str, Any]:
         """What a recorded step takes from here, but for learning rates and counts, which it reads anew."""
-        options = [[v for k, v in group.items() if k not in ("params", "lr")] for group in self.param_groups]
-        return [id(self.state), options, [len(group["params"]) for group in self.param_groups]]
+        found = {"its state": id(self.state), "its parameters": [len(g["params"]) for g in self.param_groups]}
+        for i, group in enumerate(self.param_groups):
+            found |= {f"{name!r} of group {i}": value for name, value in self.constants(group).items()}
+        return found
 
     def _parameters(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
@@ -338,8 +344,8 @@ class Update:
         if is_half(dtype):
             self._change_in_float32(device, arrays, options)
             return
-        options = {name: _placed(value, dtype) for name, value in options.items()}
         with np.errstate(all="ignore"):
+            options = {name: _placed(value, dtype) for name, value in options.items()}
             self.reference(device.xp, *arrays, **options)
 
     def _change_in_float32(self, device: Device, arrays: list, options: dict) -> None:

@@ -96,7 +96,7 @@ class RAdam(Optimizer):
                 "step_size": [live_number(device, partial(step_size, state)) for state in states],
                 "rectification": [live_number(device, partial(rectification, state)) for state in states],
             },
-            beta1=beta1,
+            new1=1 - beta1,
             beta2=beta2,
             eps=group["eps"],
             l2=0.0 if group["decoupled_weight_decay"] else decay,

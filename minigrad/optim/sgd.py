@@ -118,9 +118,15 @@ class SGD(Optimizer):
         """The velocity begins with the first gradient, and is not there before."""
         return ()
 
+    def constants(self, group: dict[str, Any]) -> dict[str, Any]:
+        """All but the momentum, if there is any."""
+        return {**super().constants(group), "momentum": bool(group["momentum"])}
+
     def update_all(self, params: list[Tensor], grads: list[Any], group: dict[str, Any]) -> None:
         """One step of the parameters of a group."""
-        lr = live_number(params[0].device, lambda: group["lr"])
+        device = params[0].device
+        lr = live_number(device, lambda: group["lr"])
+        momentum = live_number(device, lambda: group["momentum"]) if group["momentum"] else 0.0
         velocities: list[Any] = [None] * len(params)
         first_steps = [False] * len(params)
         if group["momentum"]:
@@ -138,7 +144,7 @@ class SGD(Optimizer):
             velocities,
             each={"first_step": first_steps},
             lr=lr,
-            momentum=group["momentum"],
+            momentum=momentum,
             dampening=group["dampening"],
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],

@@ -1,5 +1,7 @@
 """Recorded steps, without a card: what is copied, counted, watched, refused. The stand-in replays nothing."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -74,14 +76,17 @@ def test_numbers_are_those_of_the_step_to_come(cupy):
         if i > 1:
             seed, offset = live_numbers(step)[:2]
             assert (seed, offset) == (11, offsets[-1])
-            factors = live_numbers(step)[2:5].view(np.float64)
-            assert tuple(factors) == (1, 0.1 / i / (1 - 0.9**i), np.sqrt(1 - 0.999**i))
+            factors = live_numbers(step)[2:6].view(np.float64)
+            assert tuple(factors) == (1, 0.1 / i / (1 - 0.9**i), np.sqrt(1 - 0.999**i), 1 - 0.9)
 
 
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda p, lr: optim.Adam(p, lr, amsgrad=True), [0.2 / (1 - 0.9**3), np.sqrt(1 - 0.999**3)]),
+        (
+            lambda p, lr: optim.Adam(p, lr, amsgrad=True),
+            [0.2 / (1 - 0.9**3), np.sqrt(1 - 0.999**3), 1 - 0.9],
+        ),
         (lambda p, lr: optim.RMSprop(p, lr, momentum=0.9, centered=True), [0.2]),
         (lambda p, lr: optim.Adagrad(p, lr, lr_decay=0.5), [0.2 / (1 + 2 * 0.5)]),
         (optim.Adadelta, [0.2]),
@@ -105,6 +110,63 @@ def test_rates_and_counts_of_every_optimizer_are_live(cupy, make, expected):
     step(X)
     assert step.graphs == 1
     assert live_numbers(step)[: len(expected)].view(np.float64).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [
+        (optim.Adam, lambda options, lr: 1 - options["betas"][0]),
+        (lambda p, lr: optim.AdamW(p, lr, amsgrad=True), lambda options, lr: 1 - options["betas"][0]),
+        (lambda p, lr: optim.SGD(p, lr, momentum=0.9), lambda options, lr: options["momentum"]),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["OneCycleLR", "CyclicLR"])
+def test_a_schedule_of_momentum_is_no_reason_to_record_again(cupy, make, first, schedule):
+    """The first beta and the momentum are live, as the rate is."""
+    step, optimizer, _ = trainer(make)
+    step = mg.capture(step, device="cuda", warmup=1)
+    schedules = mg.optim.lr_scheduler
+    schedule = (
+        schedules.OneCycleLR(optimizer, 0.1, total_steps=12)
+        if schedule == "OneCycleLR"
+        else schedules.CyclicLR(optimizer, 0.01, 0.1, step_size_up=4)
+    )
+    found = set()
+    for i in range(12):
+        options = dict(optimizer.param_groups[0])
+        step(X, Y)
+        if i:
+            found.add(first(options, options["lr"]))
+            assert first(options, options["lr"]) in live_numbers(step)[2:].view(np.float64)
+        schedule.step()
+    names = of_the_graph(cupy)
+    assert len(found) > 4 and names.count("begin capture") == 1 and names.count("launch graph") == 11
+
+
+def test_the_scale_of_a_loss_is_one_place_in_memory(cupy):
+    """Which each replay reads: the scale may change between two of them."""
+    scaler = mg.amp.GradScaler(init_scale=8.0)
+    step = mg.capture(lambda x: scaler.scale(x), device="cuda", warmup=1)
+    for _ in range(2):
+        assert step(mg.ones(())).item() == 8.0
+    (graph,) = step._graphs.values()
+    (scale,) = scaler._scale_tensors.values()
+    scaler.update(4.0)
+    assert scale.item() == 4.0 and scaler._scale_tensor(scale.device) is scale
+    assert any(kept is scale._array for kept in graph.recording.kept.values())
+    step(mg.ones(()))
+    assert [*step._graphs.values()] == [graph]
+    other = mg.amp.GradScaler()
+    late = mg.capture(lambda x: other.scale(x) if is_recorded(cupy) else x, device="cuda", warmup=1)
+    late(mg.ones(()))
+    with pytest.raises(CaptureError, match=r"the first GradScaler\.scale\(\) on its device"):
+        late(mg.ones(()))
+
+
+def is_recorded(cupy):
+    """Whether a graph is being made now."""
+    names = [event[0] for event in cupy.events if event[0] in ("begin capture", "end capture")]
+    return names[-1:] == ["begin capture"]
 
 
 def test_sgd_has_one_live_number(cupy):
@@ -140,7 +202,7 @@ CHANGES = {
     "an array of a parameter": lambda optimizer, model: setattr(
         model[0].weight, "data", model[0].weight.detach() * 1.0
     ),
-    "an option": lambda optimizer, model: optimizer.param_groups[0].update(betas=(0.8, 0.99)),
+    "an option": lambda optimizer, model: optimizer.param_groups[0].update(betas=(0.9, 0.99)),
     "a state": lambda optimizer, model: optimizer.load_state_dict(optimizer.state_dict()),
     "a group": lambda optimizer, model: optimizer.add_param_group(
         {"params": [mg.ones(2, device="cuda").requires_grad_()]}
@@ -293,6 +355,31 @@ def test_contexts_around_the_call_have_graphs_of_their_own(cupy):
             with context():
                 found = step(x)
     assert step.graphs == 3 and found.dtype == mg.float16
+
+
+def test_settings_for_kernels_have_graphs_of_their_own(cupy):
+    step, x = mg.capture(lambda x: x @ x, warmup=1), mg.ones(2, 2, device="cuda")
+    before = mg.get_float32_matmul_precision()
+    for context in (
+        contextlib.nullcontext,
+        lambda: mg.use_kernel("matmul", "naive", "cuda"),
+        lambda: mg.use_kernel("matmul", lambda out, a, b: None, "cuda"),
+        lambda: mg.convolution_precision("highest"),
+    ):
+        with context():
+            for _ in range(2):
+                step(x)
+    assert step.graphs == 4
+    try:
+        mg.set_float32_matmul_precision("high")
+        for _ in range(2):
+            step(x)
+    finally:
+        mg.set_float32_matmul_precision(before)
+    assert step.graphs == 5
+    of_the_graph(cupy)
+    step(x)
+    assert step.graphs == 5 and "begin capture" not in of_the_graph(cupy)
 
 
 def test_a_capture_that_ends_in_an_error_is_explained(cupy):

@@ -67,14 +67,16 @@ def test_a_step_of_an_optimizer_with_live_factors(backend, rng, n, dtype):
             optim.sgd_step(param, grad, *(rest if len(rest) > 6 else (None, *rest)))
 
         plain = step(kernel, (param, grad, *velocity), lr, *sgd)
-        for a, b in zip(
-            plain, step(kernel, (param, grad, *velocity), written(backend, "d", lr), *sgd), strict=True
-        ):
+        live = written(backend, "d", lr), *sgd
+        if velocity:
+            live = live[0], written(backend, "d", sgd[0]), *sgd[1:]
+        for a, b in zip(plain, step(kernel, (param, grad, *velocity), *live), strict=True):
             assert np.array_equal(a, b)
     for decoupled in (False, True):
         options = (lr, 0.9, 0.99, 1e-8, 0.1, decoupled)
         plain = step(optim.adam_step, (param, grad, first, second), *options, 7)
-        factors = written(backend, "ddd", *optim.adam_factors(lr, 0.9, 0.99, 0.1, decoupled, 7))
+        factors = written(backend, "dddd", *optim.adam_factors(lr, 0.9, 0.99, 0.1, decoupled, 7))
+        options = (lr, 0.5, 0.99, 1e-8, 0.1, decoupled)  # the first beta is among the factors
         for a, b in zip(
             plain, step(optim.adam_step, (param, grad, first, second), *options, factors), strict=True
         ):

@@ -14,9 +14,9 @@ __all__ = ["OneCycleLR"]
 class OneCycleLR(LRScheduler):
     """From max_lr / div_factor up to max_lr, and down to max_lr / div_factor / final_div_factor.
 
-    Smith and Topin, https://arxiv.org/abs/1708.07120. Call ``step()`` after each batch. In a step that is
-    captured (:func:`minigrad.capture`), set ``cycle_momentum=False``: a graph is recorded anew when an option
-    other than the rate changes.
+    Smith and Topin, https://arxiv.org/abs/1708.07120. Call ``step()`` after each batch. For steps that are
+    captured (:func:`minigrad.capture`) with another optimizer than SGD, Adam and AdamW, set
+    ``cycle_momentum=False``: of these alone a graph reads the momentum anew.
 
     Args:
         optimizer: whose groups' ``"lr"`` is set, and with ``cycle_momentum`` their momentum or first beta.
