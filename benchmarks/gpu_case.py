@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import minigrad as mg
-from minigrad.dispatch import Spec
+from minigrad.dispatch import REFERENCE, KernelTable, Spec
+from minigrad.dtypes import is_half
 
 FLOAT = 4  # bytes
 
@@ -28,7 +29,7 @@ class Case:
         theirs: PyTorch's, on (torch, its tensors).
         operations: floating-point operations, a multiply-add being two.
         bytes: the fewest that must be moved.
-        ops: the ops inside that have kernels of ours; the record says which kernel each one ran.
+        ops: the ops inside that have kernels of ours.
         rung: the kernel to select for the first of ``ops``; None for the one that users get.
         random: whether PyTorch draws numbers of its own, so that its result cannot be compared.
         format: what the numbers are rounded to, in both libraries: ``"float32"``, ``"float16"``,
@@ -60,6 +61,52 @@ def references(device: str) -> Iterator[None]:
         for op in {kernel.op for kernel in mg.list_kernels(device=device)}:
             stack.enter_context(mg.use_kernel(op, "reference", device))
         yield
+
+
+@dataclass
+class Noted:
+    """The kernels that ran.
+
+    Attributes:
+        kernels: by the op, the names and dtypes, as in ``["tiled float32"]``.
+        refused: what ran in the place of a kernel that was selected, but refused the inputs.
+    """
+
+    kernels: dict[str, list[str]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    def choice(self, table: KernelTable, device: str, dtype: np.dtype, kernel: Any) -> None:
+        """``kernel``, or None for the reference, is what ``table`` chose."""
+        selected, name = table.selected.get(device), REFERENCE if kernel is None else kernel.name
+        in_float32 = kernel is None and is_half(dtype) and not mg.get_op(table.op).moves  # chosen next
+        names = self.kernels.setdefault(table.op, [])
+        if not in_float32 and f"{name} {dtype}" not in names:
+            names.append(f"{name} {dtype}")
+        if selected not in (None, name):
+            self.refused.append(f"{table.op} in {dtype} ran {name}, not {selected}")
+
+    def failure(self, case: Case) -> str | None:
+        """Why this is not what ``case`` names; None if it is."""
+        if case.rung and case.ops[0] not in self.kernels:
+            return f"{case.ops[0]} did not run, and so not {case.rung}"
+        return self.refused[0] if self.refused else None
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Noted]:
+    """A context in which is noted which kernels ops choose."""
+    notes, choose = Noted(), KernelTable.choose
+
+    def choose_and_note(table: KernelTable, device: str, dtype: np.dtype, *call: Any) -> Any:
+        kernel = choose(table, device, dtype, *call)
+        notes.choice(table, device, dtype, kernel)
+        return kernel
+
+    KernelTable.choose = choose_and_note  # type: ignore[method-assign]
+    try:
+        yield notes
+    finally:
+        KernelTable.choose = choose  # type: ignore[method-assign]
 
 
 def torch_device(device: str) -> str:

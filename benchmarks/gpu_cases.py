@@ -22,6 +22,7 @@ from gpu_layers import (
     optimizer_steps,
     overlapping_poolings,
     poolings,
+    poolings_of_planes,
     recurrent_layers,
     rows,
 )
@@ -55,15 +56,15 @@ def cases(small: bool, device: str) -> Iterator[Case]:
             (1, 1 << 20, 1),
         ]
     yield from matmuls(products, device)
-    squares = [(n, n, n) for n in ((48,) if small else (512, 1024, 2048))]
+    squares = [(n, n, n) for n in ((64,) if small else (512, 1024, 2048))]
     # A layer of a transformer for one row and for 128, and its weight's gradient.
-    rows_by_layer = [(1, 40, 36), (24, 600, 40)] if small else [(1, 4096, 4096), (128, 4096, 4096)]
+    rows_by_layer = [(1, 40, 36), (72, 136, 80)] if small else [(1, 4096, 4096), (128, 4096, 4096)]
     yield from tensor_core_matmuls(squares + rows_by_layer, device, ("a @ b.T",))
     few_rows = [(8, 40, 36)] if small else [(2, 4096, 4096), (8, 4096, 4096), (16, 4096, 14336)]
     yield from tensor_core_matmuls(few_rows, device, ("a @ b.T", "a @ b"))
-    of_weight = [(40, 640, 48)] if small else [(768, 8192, 768)]
+    of_weight = [(72, 264, 80)] if small else [(768, 8192, 768)]
     yield from tensor_core_matmuls(of_weight, device, ("a.T @ b",))
-    squares = [(n, n, n) for n in ((40,) if small else (4096, 8192))]
+    squares = [(n, n, n) for n in ((72,) if small else (4096, 8192))]
     yield from tensor_core_matmuls(squares, device, ("a @ b.T", "a @ b"), all_formats=True)
     yield from linear_layers(*(36, 20, 40) if small else (8192, 1024, 4096), device)
     # (N, C, O, H = W, kernel, stride, padding, groups)
@@ -102,6 +103,7 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     planes = (2, 3, 6, 8) if small else (64, 64, 112, 112)
     yield from poolings(planes, device)
     yield from overlapping_poolings(planes, device)
+    yield from poolings_of_planes((2, 3, 6, 5) if small else (64, 512, 7, 7))
     yield from rows((6, 20) if small else (65536, 1024))
     yield from optimizer_steps((6, 20), (3, 5)) if small else optimizer_steps((4096, 4096), (256, 1024))
     yield from norms((6, 20), (3, 4, 5, 5)) if small else norms((65536, 1024), (64, 64, 56, 56))

@@ -63,7 +63,8 @@ def poolings(shape: Shape, device: str) -> Iterator[Case]:
         def gradient(lib: Any, x: Any, g: Any, pool: Callable[..., Any] = pool) -> Any:
             return input_gradient(lambda x: pool(lib.nn.functional, x), x, g)
 
-        for rung in (None, *(kernel.name for kernel in mg.list_kernels(names[1], device))):
+        rungs = [kernel.name for kernel in mg.list_kernels(names[1], device) if kernel.name != "planes"]
+        for rung in (None, *rungs):
             call = with_channels_last(gradient) if rung == "channels_last" else gradient
             yield Case(
                 f"{kind} pooling, forward + backward" + (f", {rung}" if rung else ""),
@@ -96,6 +97,25 @@ def overlapping_poolings(shape: Shape, device: str) -> Iterator[Case]:
                 (name,),
                 rung,
             )
+
+
+def poolings_of_planes(shape: Shape) -> Iterator[Case]:
+    """Each plane's average, which is one window of it; forward, and forward with backward."""
+    window, pooled = shape[2:], (*shape[:2], 1, 1)
+
+    def pool(lib: Any, x: Any) -> Any:
+        return lib.nn.functional.avg_pool2d(x, window)
+
+    def gradient(lib: Any, x: Any, g: Any) -> Any:
+        return input_gradient(lambda x: pool(lib, x), x, g)
+
+    size, forward = "x".join(map(str, shape)), FLOAT * (prod(shape) + prod(pooled))
+    ops = ("avg_pool2d", "avg_pool2d_input_grad")
+    for name, call, inputs, moved, op in (
+        ("avg pooling of planes", pool, (shape,), forward, ops[0]),
+        ("avg pooling of planes, forward + backward", gradient, (shape, pooled), 2 * forward, ops[1]),
+    ):
+        yield Case(f"{name}, planes", size, inputs, ours(call), call, 0.0, moved, (op,), "planes")
 
 
 def pooling_attributes(kind: str, kernel: int, stride: int, padding: int, pooled: Shape) -> dict:

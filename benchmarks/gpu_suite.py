@@ -9,6 +9,7 @@ from typing import Any
 
 import suite_networks as networks
 from gpu_bench import Bench, around, finish, relative_error
+from gpu_case import noted
 from suite_case import Case, Data
 from suite_cases import cases
 
@@ -48,7 +49,9 @@ def suite_row(bench: Bench, case: Case, captured: bool) -> dict[str, Any]:
     sets = 1
     if case.group not in STATEFUL:
         sets = int(min(16, max(1, -(-2 * bench.cache_bytes // max(1, data.bytes)))))
-    found = as_list(ours[0]())
+    with noted() as notes:
+        found = as_list(ours[0]())
+    result["kernels"] = notes.kernels
     result["bytes"] = data.bytes + sum(bench.array(r).nbytes for r in found if r is not None)
     ours += [case.build(mg, DeviceData(bench, mg, seed)) for seed in range(1, sets)]
     runs = {"minigrad": around(lambda run: run(), [[run] for run in ours])}

@@ -45,7 +45,7 @@ from typing import Any
 import gpu_suite
 import numpy as np
 from gpu_bench import Bench, around, finish, relative_error
-from gpu_case import Case, references
+from gpu_case import Case, noted, references
 from gpu_cases import cases, mnist_cnn, mnist_cost, trainer
 
 import minigrad as mg
@@ -157,8 +157,11 @@ def checked(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, Callabl
     bench.seed(f"{case.name} {case.size}")  # the same numbers whatever rows come before
     arrays = [[bench.normal(shape) for shape in case.shapes] for _ in range(sets)]
     ours = [[mg.tensor(a, device=bench.device).to(dtype) for a in group] for group in arrays]
-    result["kernels"] = {op: mg.get_kernel(op, bench.device.type, dtype) for op in case.ops}
-    found = bench.array(case.ours(*ours[0]).float())
+    with noted() as notes:
+        found = bench.array(case.ours(*ours[0]).float())
+    result["kernels"] = notes.kernels
+    if failure := notes.failure(case):
+        return result | {"failure": failure}, {}
     exact = reference(bench, case, [mg.tensor(a, device=bench.device).to(dtype) for a in arrays[0]])
     result["error"] = relative_error(bench.xp, found, exact)
     runs = {"minigrad": around(case.ours, ours)}
@@ -247,7 +250,9 @@ def training_step(bench: Bench, name: str) -> dict[str, Any]:
     step, *ours = prepared(mg.float32, bench.device)
     if name in (CAPTURED, AUTOCAST_CAPTURED):
         step = mg.capture(step, warmup=1)
-    result["error"] = float(np.abs([step(*ours).item() for _ in range(3)] / expected - 1).max())
+    with noted() as notes:
+        result["error"] = float(np.abs([step(*ours).item() for _ in range(3)] / expected - 1).max())
+    result["kernels"] = notes.kernels
     runs = {"minigrad": lambda: step(*ours)}
     if bench.torch:
         torch = bench.torch

@@ -76,6 +76,9 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
         assert row["share"] > 0 and row["floor"] > 0 and row["bound"] in ("matrix", "copy"), row
         assert row["times"]["minigrad"]["median"] > 0, row
         assert row["name"][:32] in done.stdout
+        if row["name"].startswith("matmul") and ", " in row["name"]:
+            ran, dtype = row["kernels"]["matmul"][0].split()
+            assert ran == row["name"].partition(", ")[2] and dtype in ("float32", row["format"]), row
 
 
 @needs_simulator
@@ -147,6 +150,26 @@ def test_a_new_process_goes_on_with_the_rows_that_are_not_told(repo_root, tmp_pa
     places = [(row["name"], row["size"]) for row in result["rows"]]
     assert len(set(places)) == len(places) > 10
     assert places[-1] == ("gelu", "6x20"), "what an earlier record has comes last"
+
+
+@needs_simulator
+def test_a_row_fails_whose_rung_refuses(repo_root, monkeypatch):
+    monkeypatch.syspath_prepend(repo_root / "benchmarks")
+    from gpu_case import Case, noted
+
+    case = Case("matmul, wgmma", "", (), None, None, 0.0, 0.0, ("matmul",), "wgmma")
+    with noted() as notes:
+        assert notes.failure(case) == "matmul did not run, and so not wgmma"
+    for size, failure in ((40, "matmul in float32 ran reference, not wgmma"), (64, None)):
+        a = mg.ones(size, size, device="sim")
+        with noted() as notes, mg.use_kernel("matmul", "wgmma", "sim"):
+            mg.set_float32_matmul_precision("high")
+            try:
+                a @ a
+            finally:
+                mg.set_float32_matmul_precision("highest")
+        assert notes.failure(case) == failure
+        assert notes.kernels["matmul"] == [f"{'reference' if failure else 'wgmma'} float32"]
 
 
 @needs_simulator
