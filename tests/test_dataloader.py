@@ -482,6 +482,18 @@ def test_random_sampler():
         RandomSampler(range(3), num_samples=-1)
 
 
+def test_classes_take_the_types_of_their_items():
+    class Pairs(data.Sampler[tuple[int, int]]):
+        def __iter__(self):
+            return iter([(0, 1), (2, 3)])
+
+    class Table(data.Dataset[float]):
+        def __getitem__(self, pair):
+            return float(sum(pair))
+
+    assert [batch.tolist() for batch in data.DataLoader[float](Table(), 2, sampler=Pairs())] == [[1.0, 5.0]]
+
+
 def test_subset_random_sampler():
     sampler = SubsetRandomSampler([5, 7, 9], generator=Generator(0))
     assert len(sampler) == 3 and sorted(sampler) == [5, 7, 9]

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generator_
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from minigrad.data.collate import Collate, default_collate, default_convert, move, pin
-from minigrad.data.dataset import IterableDataset, get_batch, get_samples
+from minigrad.data.dataset import IterableDataset, Sample, get_batch, get_samples
 from minigrad.data.prefetch import prefetch
 from minigrad.data.sample_random import batch_random
 from minigrad.data.sampler import BatchSampler, RandomSampler, SequentialSampler, choose_generator, chunked
@@ -25,7 +25,7 @@ __all__ = ["DataLoader"]
 _END = object()
 
 
-class DataLoader:
+class DataLoader(Generic[Sample]):
     """Iterates over ``dataset`` in batches; each ``iter()`` is one epoch.
 
     Arguments have PyTorch's names, order and defaults. They differ in one thing: workers are threads of this

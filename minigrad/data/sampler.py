@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,20 +20,22 @@ __all__ = [
 ]
 
 
+Index = TypeVar("Index", covariant=True)
+
 CHUNK = 4096  # indices that are drawn at once
 
 
-class Sampler:
+class Sampler(Generic[Index]):
     """Base of all samplers: an iterable of indices that starts anew with each ``iter()``.
 
     Anything with ``__iter__`` will do for a :class:`DataLoader`; ``__len__`` gives the loader its length.
     """
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Index]:
         raise NotImplementedError(f"{type(self).__name__} must define __iter__")
 
 
-class SequentialSampler(Sampler):
+class SequentialSampler(Sampler[int]):
     """0, 1, 2, ..., ``len(data_source) - 1``."""
 
     def __init__(self, data_source: Sized):
@@ -46,7 +48,7 @@ class SequentialSampler(Sampler):
         return len(self.data_source)
 
 
-class RandomSampler(Sampler):
+class RandomSampler(Sampler[int]):
     """All indices of ``data_source`` in random order, another order each time.
 
     Args:
@@ -94,7 +96,7 @@ class RandomSampler(Sampler):
         return self.num_samples
 
 
-class SubsetRandomSampler(Sampler):
+class SubsetRandomSampler(Sampler[int]):
     """The given ``indices``, in another random order each time."""
 
     def __init__(self, indices: Sequence[int], generator: Generator | None = None):
@@ -108,7 +110,7 @@ class SubsetRandomSampler(Sampler):
         return len(self.indices)
 
 
-class WeightedRandomSampler(Sampler):
+class WeightedRandomSampler(Sampler[int]):
     """``num_samples`` indices, each with a probability in proportion to its weight.
 
     Args:
@@ -145,7 +147,7 @@ class WeightedRandomSampler(Sampler):
         return self.num_samples
 
 
-class BatchSampler(Sampler):
+class BatchSampler(Sampler[list[int]]):
     """Lists of ``batch_size`` indices from ``sampler``; the last is shorter, or left out (``drop_last``)."""
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool):
