@@ -161,7 +161,6 @@ from minigrad.ops.elementwise import (
     where,
 )
 from minigrad.ops.elementwise import mul as mul
-from minigrad.ops.gamma import digamma, lgamma, polygamma
 from minigrad.ops.index import gather, nonzero, take_along_dim
 from minigrad.ops.join import (
     chunk,
@@ -260,6 +259,7 @@ from minigrad.ops.short_names import (
     vsplit,
 )
 from minigrad.ops.softmax import log_softmax, logsumexp, softmax
+from minigrad.ops.special import digamma, erfinv, lgamma, polygamma
 from minigrad.ops.squares import norm, std, var
 from minigrad.ops.statistics import aminmax, corrcoef, cov, histc, nanmean, nansum, trapezoid
 from minigrad.ops.unique import bincount, unique, unique_consecutive

@@ -20,7 +20,7 @@ from minigrad.dispatch import enter_quiet, leave_quiet
 from minigrad.dtypes import is_floating
 from minigrad.graph import Node, Variable, make_others_stale
 from minigrad.op import get_op
-from minigrad.ops import activation, arithmetic, elementwise, index, shape
+from minigrad.ops import activation, arithmetic, elementwise, index, shape, special
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -308,6 +308,7 @@ class InPlace(Variable):
     exp_, log_, log1p_ = _unary(elementwise.exp), _unary(elementwise.log), _unary(elementwise.log1p)
     sqrt_, rsqrt_, square_ = _unary(elementwise.sqrt), _unary(elementwise.rsqrt), _unary(elementwise.square)
     sin_, cos_, reciprocal_ = _unary(elementwise.sin), _unary(elementwise.cos), _unary(elementwise.reciprocal)
+    erf_, erfinv_ = _unary(elementwise.erf), _unary(special.erfinv)
     floor_, ceil_, round_ = _unary(elementwise.floor), _unary(elementwise.ceil), _unary(elementwise.round)
     sigmoid_, tanh_, relu_ = _unary(activation.sigmoid), _unary(activation.tanh), _unary(activation.relu)
 

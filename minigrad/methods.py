@@ -19,7 +19,6 @@ from minigrad.ops import (
     diagonal,
     einsum,
     elementwise,
-    gamma,
     join,
     matmul,
     order,
@@ -27,6 +26,7 @@ from minigrad.ops import (
     scatter,
     shape,
     short_names,
+    special,
     statistics,
     unique,
 )
@@ -77,7 +77,7 @@ class Methods(InPlace):
         elementwise.logical_or,
         elementwise.logical_xor,
     )
-    lgamma, digamma = gamma.lgamma, gamma.digamma
+    erfinv, lgamma, digamma = special.erfinv, special.lgamma, special.digamma
     cumprod, cummax, cummin, diff = (
         cumulative.cumprod,
         cumulative.cummax,

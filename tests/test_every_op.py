@@ -136,6 +136,7 @@ CASES = {
     "gelu_and_slope": ONE,
     **each(["floor", "ceil", "round", "trunc", "isnan", "isinf", "isfinite"], ONE),
     **each(["log", "log2", "log10", "sqrt", "lgamma"], POSITIVE),
+    "erfinv": [case(uniform(-0.9, 0.9, s)) for s in SHAPES],
     "polygamma": [
         case(uniform(low, low + 0.8, s), n=n) for low in (-2.9, 0.1, 8) for s in SHAPES for n in range(4)
     ],

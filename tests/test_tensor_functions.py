@@ -13,6 +13,7 @@ import pytest
 import minigrad as mg
 
 RNG = np.random.default_rng(7)
+ERRORS = np.array([0.0, 1e-30, -1e-9, 0.3, -0.7, 1.01, -1.02, 1.5, -2.5, 3.3])
 PROBABILITIES = RNG.uniform(0.1, 0.9, (3, 4))
 ABOVE_ONE = PROBABILITIES + 1.0
 ROWS = np.array([2, 0, 2])
@@ -91,6 +92,11 @@ FUNCTIONS = {
         [np.array([0.3, 1.0, 4.5, 30.0, -1.5, -0.2])],
         lambda m, x: m.lgamma(x) + x.lgamma(),
         lambda x: 2 * np.vectorize(math.lgamma)(x),
+    ),
+    "erfinv": (
+        [np.vectorize(math.erf)(ERRORS)],
+        lambda m, x: m.erfinv(x) + x.erfinv(),
+        lambda x: 2 * ERRORS,
     ),
     "digamma": (  # of -1/2, 1/2, 1 and 4: https://dlmf.nist.gov/5.4
         [np.array([-0.5, 0.5, 1.0, 4.0])],

@@ -12,8 +12,8 @@ from minigrad.creation import arange
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, broadcast_parameters
 from minigrad.ops.elementwise import exp, floor, log, where
-from minigrad.ops.gamma import lgamma
 from minigrad.ops.reduce import sum
+from minigrad.ops.special import lgamma
 from minigrad.random import default_generator
 from minigrad.tensor import Tensor
 

@@ -1,4 +1,4 @@
-"""The logarithm of the gamma function, and its derivatives."""
+"""The logarithm of the gamma function with its derivatives, and the inverse of the error function."""
 
 from __future__ import annotations
 
@@ -8,10 +8,43 @@ from typing import Any
 import numpy as np
 
 from minigrad.op import op
-from minigrad.ops.elementwise import floating
+from minigrad.ops.elementwise import exp, floating
 
 SHIFT = 10  # from where on the asymptotic series has all digits of float64
 EVEN_BERNOULLI_NUMBERS = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
+
+# Of the inverse normal distribution by ratios of polynomials, M. J. Wichura's algorithm AS 241,
+# https://doi.org/10.2307/2347330: coefficients of numerator and denominator, of the highest power first, ...
+MIDDLE = (  # ... in the middle, ...
+    (2509.0809287301226727, 5226.495278852854561),
+    (33430.575583588128105, 28729.085735721942674),
+    (67265.770927008700853, 39307.89580009271061),
+    (45921.953931549871457, 21213.794301586595867),
+    (13731.693765509461125, 5394.1960214247511077),
+    (1971.5909503065514427, 687.1870074920579083),
+    (133.14166789178437745, 42.313330701600911252),
+    (3.387132872796366608, 1.0),
+)
+OUTER = (  # ... outside of it, ...
+    (7.7454501427834140764e-4, 1.05075007164441684324e-9),
+    (0.0227238449892691845833, 5.475938084995344946e-4),
+    (0.24178072517745061177, 0.0151986665636164571966),
+    (1.27045825245236838258, 0.14810397642748007459),
+    (3.64784832476320460504, 0.68976733498510000455),
+    (5.7694972214606914055, 1.6763848301838038494),
+    (4.6303378461565452959, 2.05319162663775882187),
+    (1.42343711074968357734, 1.0),
+)
+TAILS = (  # ... and far out.
+    (2.01033439929228813265e-7, 2.04426310338993978564e-15),
+    (2.71155556874348757815e-5, 1.4215117583164458887e-7),
+    (0.0012426609473880784386, 1.8463183175100546818e-5),
+    (0.026532189526576123093, 7.868691311456132591e-4),
+    (0.29656057182850489123, 0.0148753612908506148525),
+    (1.7848265399172913358, 0.13692988092273580531),
+    (5.4637849111641143699, 0.59983220655588793769),
+    (6.6579046435011037772, 1.0),
+)
 
 
 def _log_gamma(x: float) -> float:
@@ -63,6 +96,32 @@ def _polygamma(xp, x, *, n):
 
 _lgamma.grad(x=lambda g, _y, x: g * _polygamma(x, n=0))
 _polygamma.grad(x=lambda g, _y, x, *, n: g * _polygamma(x, n=n + 1))
+
+
+@op(name="erfinv")
+def _erfinv(xp, x):
+    wide = x.astype(np.float64)
+    middle = 0.180625 - wide * wide / 4
+    outside = xp.sqrt(-xp.log((1 - abs(wide)) / 2))  # NaN beyond 1
+    far = outside > 5
+    normal = xp.where(far, _ratio(TAILS, outside - 5), _ratio(OUTER, outside - 1.6)) * xp.sign(wide)
+    normal = xp.where(abs(wide) <= 0.85, _ratio(MIDDLE, middle) * wide / 2, normal)
+    return xp.where(abs(wide) == 1, wide * math.inf, normal / math.sqrt(2)).astype(x.dtype)
+
+
+def _ratio(coefficients: tuple, x: Any) -> Any:
+    above = below = 0.0
+    for a, b in coefficients:
+        above, below = above * x + a, below * x + b
+    return above / below
+
+
+_erfinv.grad(x=lambda g, y, _x: g * exp(y * y) * (math.sqrt(math.pi) / 2))
+
+
+def erfinv(x: Any) -> Any:
+    """The number whose :func:`erf` is ``x``; infinite at -1 and 1, NaN beyond."""
+    return _erfinv(floating(x))
 
 
 def lgamma(x: Any) -> Any:
