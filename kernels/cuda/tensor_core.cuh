@@ -111,40 +111,47 @@ __device__ __forceinline__ void to_tf32(unsigned& x, unsigned& y) {
 
 #if defined(MINIGRAD_SIM)
 
-// `element(register, i)` is the i-th of the PER_REGISTER elements of a register, as a double.
+// `element(register, i)` is the i-th of the PER_REGISTER elements of a register, as a double. One lane makes the
+// product for all, so that each element is brought to double once. What a lane that is missing would hold is NaN.
 template <int PER_REGISTER, typename Element>
 __device__ void mma(const char* what, float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                     Element element) {
-    struct Operands {
-        unsigned a[4], b[2];
+    struct Fragments {
+        const unsigned *a, *b;
+        float* c;
     };
-    struct Sums {
-        float c[4];
-    };
-    const Operands mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const Sums sums = sim::exchange<Sums>(~0u, mine, {what, __FILE__, __LINE__}, [&](auto& payloads) SIM_UNWATCHED {
+    const Fragments mine = {a, b, c};
+    const unsigned lane = threadIdx.x % 32;
+    sim::exchange<bool>(~0u, mine, {what, __FILE__, __LINE__}, [&](auto& payloads) SIM_UNWATCHED {
+        unsigned first = 0;
+        while (!payloads[first]) first++;
+        if (lane != first) return true;
+        typedef double Row __attribute__((vector_size(64)));
         constexpr int K = 8 * PER_REGISTER;
-        double rows[2][K], columns[2][K];  // that meet in this lane
-        for (int word = 0; word < 8; word++) {
-            const auto left = sim::read_lane<Operands>(payloads, 4 * g + word % 4);
-            for (int i = 0; i < 2; i++) {
-                const auto right = sim::read_lane<Operands>(payloads, 4 * (2 * t + i) + word % 4);
-                for (int j = 0; j < PER_REGISTER; j++) {
-                    rows[i][word * PER_REGISTER + j] = element(left.a[i + word / 4 * 2], j);
-                    columns[i][word * PER_REGISTER + j] = element(right.b[word / 4], j);
-                }
+        double left[16][K];
+        Row right[K], sums[16];
+        memset(left, 0xFF, sizeof left);
+        memset(right, 0xFF, sizeof right);
+        memset(sums, 0xFF, sizeof sums);
+        auto each = [&](auto visit) SIM_UNWATCHED {
+            for (int i = 0; i < 32; i++)
+                if (payloads[i]) visit(sim::read_lane<Fragments>(payloads, i), i / 4, i % 4);
+        };
+        each([&](const Fragments& of, int g, int t) SIM_UNWATCHED {
+            for (int j = 0; j < PER_REGISTER; j++) {
+                for (int i = 0; i < 4; i++)
+                    left[g + i % 2 * 8][(t + i / 2 * 4) * PER_REGISTER + j] = element(of.a[i], j);
+                for (int i = 0; i < 2; i++) right[(t + i * 4) * PER_REGISTER + j][g] = element(of.b[i], j);
             }
-        }
-        Sums sums;
-        for (int i = 0; i < 4; i++) {
-            double sum = c[i];
-            for (int k = 0; k < K; k++) sum += rows[i / 2][k] * columns[i % 2][k];
-            sums.c[i] = float(sum);
-        }
-        return sums;
+            for (int i = 0; i < 4; i++) sums[g + i / 2 * 8][2 * t + i % 2] = of.c[i];
+        });
+        for (int row = 0; row < 16; row++)
+            for (int k = 0; k < K; k++) sums[row] += left[row][k] * right[k];
+        each([&](const Fragments& of, int g, int t) SIM_UNWATCHED {
+            for (int i = 0; i < 4; i++) of.c[i] = float(sums[g + i / 2 * 8][2 * t + i % 2]);
+        });
+        return true;
     });
-    for (int i = 0; i < 4; i++) c[i] = sums.c[i];
 }
 
 __device__ inline void mma_tf32(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

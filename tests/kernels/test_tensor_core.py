@@ -135,6 +135,19 @@ def test_mma_tf32_ignores_the_lower_bits(rng):
     np.testing.assert_array_equal(full, cut)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_mma_takes_what_missing_lanes_would_hold_for_nan(name, rng):
+    """Of the first half of a warp, which has the left columns of b."""
+    K, to_bits, to_numbers = FORMATS[name]
+    a, b = to_bits(rng.standard_normal((16, K))), to_bits(rng.standard_normal((K, 8)))
+    c = np.zeros((32, 4), np.float32)
+    out = run(MMA.replace("NAME", name), c.copy(), c, a_fragments(name, a), b_fragments(name, b), block=16)
+    expected = c_fragments(to_numbers(a).astype(np.float64) @ to_numbers(b).astype(np.float64))
+    left = T[:16] < 2
+    np.testing.assert_allclose(out[:16][left], expected[:16][left], rtol=0, atol=1e-5)
+    assert np.isnan(out[:16][~left]).all() and not out[16:].any()
+
+
 def test_to_tf32_rounds_to_nearest_and_ties_away_from_zero(place, rng):
     x = rng.standard_normal(256).astype(np.float32)
     x[:64] = tf32_bits(x[:64]) + np.ldexp(np.float32(1), np.frexp(x[:64])[1] - 12).astype(np.float32)  # ties
