@@ -296,7 +296,7 @@ def _some_are_channels_last(arrays: list, shape: tuple | None = None) -> bool:
 def _dense(device: Device, array: Any) -> Any:
     """``array`` in dense storage: channels last if it has four dimensions, else C-contiguous."""
     if array.ndim != 4:
-        return device.xp.ascontiguousarray(array).reshape(array.shape)
+        return device.xp.ascontiguousarray(array).reshape(array.shape) if _strided(array) else array
     return array if is_channels_last(array) else nchw(nhwc(array).copy(order="C"))
 
 
