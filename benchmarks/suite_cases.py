@@ -15,19 +15,25 @@ from suite_case import Case, Data, Run, passes
 from suite_convolutions import convolutions
 
 
-def cases() -> Iterator[Case]:
-    """All rows, in the order of the table."""
+def cases(small: bool = False) -> Iterator[Case]:
+    """All rows, in the order of the table; or ``small`` ones of every kind, for a simulator."""
     for family in (
         *(matmuls, convolutions, poolings, elementwise, broadcasts, softmaxes, norms, reductions, losses),
         *(dropouts, optimizers, embeddings, recurrences, attentions, overheads, training_steps),
     ):
-        yield from family()
+        yield from family(small)
 
 
 # ---- matrix products ---------------------------------------------------------------------------------------
 
 
-def matmuls() -> Iterator[Case]:
+def matmuls(small: bool) -> Iterator[Case]:
+    if small:
+        yield product(33, 65, 129)
+        yield product(8, 9, 10, "ab")
+        yield product(5, 6, 7, "b", batch=(2, 3))
+        yield from passes("matmul", "linear 6x20 -> 5", lambda lib, data: linear(lib, data, 6, 20, 5))
+        return
     for n in (32, 64, 128, 256, 512, 1024, 2048):
         yield product(n, n, n)
     for n in (64, 512):
@@ -67,12 +73,15 @@ def linear(lib: Any, data: Data, N: int, K: int, M: int) -> tuple:
 # ---- pooling -----------------------------------------------------------------------------------------------
 
 
-def poolings() -> Iterator[Case]:
-    for kind, N, C, size, kernel, stride, padding in (
+def poolings(small: bool) -> Iterator[Case]:
+    windows = [
         *(("max", 32, 64, 56, 2, 2, 0), ("max", 8, 64, 112, 3, 2, 1), ("max", 32, 64, 28, 3, 1, 1)),
         *(("max", 128, 32, 28, 2, 2, 0), ("max", 32, 64, 27, 2, 2, 0)),
         *(("avg", 32, 64, 56, 2, 2, 0), ("avg", 32, 64, 28, 3, 1, 1), ("avg", 32, 64, 55, 3, 2, 1)),
-    ):
+    ]
+    if small:
+        windows = [("max", 2, 3, 8, 2, 2, 0), ("max", 2, 3, 7, 3, 2, 1), ("avg", 2, 3, 8, 2, 2, 0)]
+    for kind, N, C, size, kernel, stride, padding in windows:
 
         def make(lib, data, kind=kind, shape=(N, C, size, size), options=(kernel, stride, padding)):
             x = data.normal(*shape, grad=True)
@@ -82,11 +91,14 @@ def poolings() -> Iterator[Case]:
         name = f"{kind} {kernel}x{kernel}/{stride}{' padded' if padding else ''}, {N}x{C}x{size}^2"
         yield from passes("pooling", name, make)
 
+    shape = (2, 5, 3, 3) if small else (32, 512, 7, 7)
+
     def adaptive(lib: Any, data: Data) -> tuple:
-        x = data.normal(32, 512, 7, 7, grad=True)
+        x = data.normal(*shape, grad=True)
         return lambda: lib.nn.functional.adaptive_avg_pool2d(x, 1), (x,)
 
-    yield from passes("pooling", "global average, 32x512x7^2", adaptive)
+    name = f"global average, {shape[0]}x{shape[1]}x{shape[2]}^2"
+    yield from passes("pooling", name, adaptive)
 
 
 # ---- elementwise -------------------------------------------------------------------------------------------
@@ -119,54 +131,70 @@ BINARY: dict[str, Callable[[Any, Any, Any], Any]] = {
     "where": lambda lib, x, y: lib.where(x > y, x, y),
 }
 MILLION = 1 << 20
+FEW = "relu", "gelu", "2 * x + 1", "log", "x * y", "where"  # what a simulator is given of them
 
 
-def elementwise() -> Iterator[Case]:
+def length(small: bool) -> tuple[int, str]:
+    """How many elements a long vector has, and how the table says so."""
+    return (600, "600") if small else (MILLION, "1M")
+
+
+def elementwise(small: bool) -> Iterator[Case]:
+    n, told = length(small)
     for names, draw in ((UNARY, Data.normal), (OF_POSITIVE, Data.positive)):
         for name, function in names.items():
+            if small and name not in FEW:
+                continue
 
             def unary(lib, data, function=function, draw=draw):
-                x = draw(data, MILLION, grad=True)
+                x = draw(data, n, grad=True)
                 return lambda: function(lib, x), (x,)
 
-            yield from passes("elementwise", f"{name}, 1M", unary)
+            yield from passes("elementwise", f"{name}, {told}", unary)
     for name, function in BINARY.items():
+        if small and name not in FEW:
+            continue
 
         def binary(lib, data, function=function):
-            x, y = data.positive(MILLION, grad=True), data.positive(MILLION, grad=True)
+            x, y = data.positive(n, grad=True), data.positive(n, grad=True)
             return lambda: function(lib, x, y), (x, y)
 
-        yield from passes("elementwise", f"{name}, 1M", binary)
+        yield from passes("elementwise", f"{name}, {told}", binary)
+
+    def in_place(lib: Any, data: Data) -> Run:
+        x, y = data.normal(n), data.normal(n) * 1e-6
+
+        def run() -> None:
+            nonlocal x
+            x += y
+
+        return run
+
+    if small:
+        yield Case("elementwise", f"x += y, {told}", in_place)
+        return
 
     def large(lib: Any, data: Data) -> tuple:
         x = data.normal(16 * MILLION, grad=True)
         return lambda: lib.nn.functional.relu(x), (x,)
 
-    def small(lib: Any, data: Data) -> tuple:
+    def short(lib: Any, data: Data) -> tuple:
         x, y = data.normal(4096, grad=True), data.normal(4096, grad=True)
         return lambda: x * y + x, (x, y)
 
     yield from passes("elementwise", "relu, 16M", large)
-    yield from passes("elementwise", "x * y + x, 4096", small)
-    yield Case("elementwise", "x += y, 1M", in_place)
+    yield from passes("elementwise", "x * y + x, 4096", short)
+    yield Case("elementwise", f"x += y, {told}", in_place)
 
 
-def in_place(lib: Any, data: Data) -> Run:
-    x, y = data.normal(MILLION), data.normal(MILLION) * 1e-6
-
-    def run() -> None:
-        nonlocal x
-        x += y
-
-    return run
-
-
-def broadcasts() -> Iterator[Case]:
+def broadcasts(small: bool) -> Iterator[Case]:
+    rows, columns, n = (12, 20, 9) if small else (2048, 512, 1024)
+    images = (2, 3, 4, 4) if small else (32, 64, 28, 28)
     for name, shapes in {
-        "row": ((2048, 512), (512,)),
-        "column": ((2048, 512), (2048, 1)),
-        "channels": ((32, 64, 28, 28), (64, 1, 1)),
-        "outer": ((1024, 1), (1, 1024)),
+        "row": ((rows, columns), (columns,)),
+        "column": ((rows, columns), (rows, 1)),
+        "channels": (images, (images[1], 1, 1)),
+        "outer": ((n, 1), (1, n)),
     }.items():
 
         def make(lib, data, shapes=shapes):
@@ -176,11 +204,11 @@ def broadcasts() -> Iterator[Case]:
         yield from passes("elementwise", f"x * y, y a {name}" if name != "outer" else "outer product", make)
 
     def copy(lib: Any, data: Data) -> Run:
-        x = data.normal(1024, 1024).transpose(0, 1)
+        x = data.normal(n, n).transpose(0, 1)
         return lambda: x.contiguous()
 
     def transposed(lib: Any, data: Data) -> Run:
-        x, y = data.normal(1024, 1024).transpose(0, 1), data.normal(1024, 1024)
+        x, y = data.normal(n, n).transpose(0, 1), data.normal(n, n)
         return lambda: x + y
 
     yield Case("elementwise", "copy of a transposed matrix", copy)
@@ -190,8 +218,9 @@ def broadcasts() -> Iterator[Case]:
 # ---- softmax, norms, reductions, losses, dropout -----------------------------------------------------------
 
 
-def softmaxes() -> Iterator[Case]:
-    for shape, dim in (((128, 10), -1), ((4096, 1000), -1), ((32, 4, 128, 128), -1), ((64, 100, 28, 28), 1)):
+def softmaxes(small: bool) -> Iterator[Case]:
+    shapes = [((128, 10), -1), ((4096, 1000), -1), ((32, 4, 128, 128), -1), ((64, 100, 28, 28), 1)]
+    for shape, dim in [((12, 10), -1), ((2, 5, 3, 3), 1)] if small else shapes:
         for name in ("softmax", "log_softmax"):
 
             def make(lib, data, name=name, shape=shape, dim=dim):
@@ -202,11 +231,14 @@ def softmaxes() -> Iterator[Case]:
                 yield from passes("softmax", f"{name} {shape}, dim {dim}", make)
 
 
-def norms() -> Iterator[Case]:
-    for kind, shape in (
+def norms(small: bool) -> Iterator[Case]:
+    shapes = [
         *(("layer", (4096, 768)), ("layer", (32, 128, 64)), ("group", (32, 64, 28, 28))),
         *(("batch", (128, 32, 28, 28)), ("batch", (64, 64, 56, 56)), ("batch", (128, 512))),
-    ):
+    ]
+    if small:
+        shapes = [("layer", (6, 20)), ("group", (2, 16, 3, 3)), ("batch", (2, 4, 5, 5)), ("batch", (6, 20))]
+    for kind, shape in shapes:
 
         def make(lib, data, kind=kind, shape=shape):
             F = lib.nn.functional
@@ -222,25 +254,29 @@ def norms() -> Iterator[Case]:
 
         yield from passes("norm", f"{kind} norm {shape}", make)
 
+    images = (2, 4, 5, 5) if small else (64, 64, 56, 56)
+
     def evaluation(lib: Any, data: Data) -> Run:
-        x, mean, var = data.normal(64, 64, 56, 56), data.normal(64), data.positive(64)
-        weight, bias = data.normal(64), data.normal(64)
+        channels = images[1]
+        x, mean, var = data.normal(*images), data.normal(channels), data.positive(channels)
+        weight, bias = data.normal(channels), data.normal(channels)
         return lambda: lib.nn.functional.batch_norm(x, mean, var, weight, bias)
 
-    yield Case("norm", "batch norm (64, 64, 56, 56), evaluation", evaluation)
+    yield Case("norm", f"batch norm {images}, evaluation", evaluation)
 
 
-def reductions() -> Iterator[Case]:
+def reductions(small: bool) -> Iterator[Case]:
+    vector, matrix = (length(small)[0],), (12, 20) if small else (2048, 512)
     for name, shape, reduce in (
-        ("sum of all", (MILLION,), lambda _, x: x.sum()),
-        ("sum of rows", (2048, 512), lambda _, x: x.sum(1)),
-        ("sum of columns", (2048, 512), lambda _, x: x.sum(0)),
-        ("sum over N, H, W", (32, 64, 28, 28), lambda _, x: x.sum((0, 2, 3))),
-        ("mean of all", (MILLION,), lambda _, x: x.mean()),
-        ("variance of rows", (2048, 512), lambda _, x: x.var(1)),
-        ("norm", (MILLION,), lambda lib, x: (x * x).sum().sqrt()),
-        ("max of all", (MILLION,), lambda _, x: x.max()),
-        ("max of rows", (2048, 512), lambda lib, x: lib.amax(x, 1)),
+        ("sum of all", vector, lambda _, x: x.sum()),
+        ("sum of rows", matrix, lambda _, x: x.sum(1)),
+        ("sum of columns", matrix, lambda _, x: x.sum(0)),
+        ("sum over N, H, W", (2, 3, 4, 4) if small else (32, 64, 28, 28), lambda _, x: x.sum((0, 2, 3))),
+        ("mean of all", vector, lambda _, x: x.mean()),
+        ("variance of rows", matrix, lambda _, x: x.var(1)),
+        ("norm", vector, lambda lib, x: (x * x).sum().sqrt()),
+        ("max of all", vector, lambda _, x: x.max()),
+        ("max of rows", matrix, lambda lib, x: lib.amax(x, 1)),
     ):
 
         def make(lib, data, shape=shape, reduce=reduce):
@@ -250,19 +286,20 @@ def reductions() -> Iterator[Case]:
         yield from passes("reduction", f"{name}, {shape}", make)
 
     def argmax(lib: Any, data: Data) -> Run:
-        x = data.normal(2048, 512)
+        x = data.normal(*matrix)
         return lambda: x.argmax(1)
 
     def cumsum(lib: Any, data: Data) -> Run:
-        x = data.normal(2048, 512)
+        x = data.normal(*matrix)
         return lambda: lib.cumsum(x, 1)
 
-    yield Case("reduction", "argmax of rows, (2048, 512)", argmax)
-    yield Case("reduction", "cumsum of rows, (2048, 512)", cumsum)
+    yield Case("reduction", f"argmax of rows, {matrix}", argmax)
+    yield Case("reduction", f"cumsum of rows, {matrix}", cumsum)
 
 
-def losses() -> Iterator[Case]:
-    for N, classes in ((128, 10), (2048, 65), (4096, 1000)):
+def losses(small: bool) -> Iterator[Case]:
+    n, told = length(small)
+    for N, classes in [(12, 10)] if small else [(128, 10), (2048, 65), (4096, 1000)]:
 
         def make(lib, data, N=N, classes=classes):
             x, target = data.normal(N, classes, grad=True), data.integers(classes, N)
@@ -272,23 +309,25 @@ def losses() -> Iterator[Case]:
     for name in ("mse_loss", "l1_loss", "binary_cross_entropy_with_logits"):
 
         def elementwise_loss(lib, data, name=name):
-            x, target = data.normal(MILLION, grad=True), data.lib.sigmoid(data.normal(MILLION))
+            x, target = data.normal(n, grad=True), data.lib.sigmoid(data.normal(n))
             return lambda: getattr(lib.nn.functional, name)(x, target), (x,)
 
-        yield from passes("loss", f"{name}, 1M", elementwise_loss)
+        yield from passes("loss", f"{name}, {told}", elementwise_loss)
 
 
-def dropouts() -> Iterator[Case]:
+def dropouts(small: bool) -> Iterator[Case]:
+    shape, (n, told) = (2, 3, 4, 4) if small else (64, 64, 28, 28), length(small)
+
     def make(lib: Any, data: Data) -> tuple:
-        x = data.normal(64, 64, 28, 28, grad=True)
+        x = data.normal(*shape, grad=True)
         return lambda: lib.nn.functional.dropout(x, 0.5, training=True), (x,)
 
-    yield from passes("random", "dropout (64, 64, 28, 28)", make, random=True)
+    yield from passes("random", f"dropout {shape}", make, random=True)
     for name in ("rand", "randn"):
         yield Case(
             "random",
-            f"{name}, 1M",
-            lambda lib, data, name=name: lambda: getattr(lib, name)(MILLION, device=data.device),
+            f"{name}, {told}",
+            lambda lib, data, name=name: lambda: getattr(lib, name)(n, device=data.device),
             random=True,
         )
 
@@ -306,8 +345,10 @@ OPTIMIZERS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def optimizers() -> Iterator[Case]:
+def optimizers(small: bool) -> Iterator[Case]:
     sets = {"1M": [(MILLION,)], "20 parameters of ResNet-20": [(32, 32, 3, 3), (32,)] * 10}
+    if small:
+        sets = {"4 parameters": [(4, 4, 3, 3), (4,)] * 2}
     for name, make in OPTIMIZERS.items():
         for size, shapes in sets.items():
 
@@ -325,17 +366,20 @@ def optimizers() -> Iterator[Case]:
 
             yield Case("optimizer", f"{name}, {size}", build)
 
+    count, channels = (4, 4) if small else (20, 64)
+
     def clip(lib: Any, data: Data) -> Run:
-        parameters = [data.normal(64, 64, 3, 3, grad=True) for _ in range(20)]
+        parameters = [data.normal(channels, channels, 3, 3, grad=True) for _ in range(count)]
         for parameter in parameters:
             parameter.grad = data.normal(*parameter.shape)
         return lambda: lib.nn.utils.clip_grad_norm_(parameters, 1e9)
 
-    yield Case("optimizer", "clip_grad_norm_, 20 parameters", clip)
+    yield Case("optimizer", f"clip_grad_norm_, {count} parameters", clip)
 
 
-def embeddings() -> Iterator[Case]:
-    for count, size, tokens in ((65, 128, (32, 64)), (30000, 256, (32, 64))):
+def embeddings(small: bool) -> Iterator[Case]:
+    tables = [(9, 20, (2, 3))] if small else [(65, 128, (32, 64)), (30000, 256, (32, 64))]
+    for count, size, tokens in tables:
 
         def make(lib, data, count=count, size=size, tokens=tokens):
             weight, index = data.normal(count, size, grad=True), data.integers(count, *tokens)
@@ -344,10 +388,10 @@ def embeddings() -> Iterator[Case]:
         yield from passes("embedding", f"{count}x{size}, {math.prod(tokens)} tokens", make)
 
 
-def recurrences() -> Iterator[Case]:
-    usual, large, small = (64, 32, 65, 128, 1), (64, 32, 128, 256, 2), (16, 1, 32, 32, 1)
-    for kind, sizes in {"LSTM": (usual, large, small), "GRU": (usual, small), "RNN": (usual, small)}.items():
-        for T, N, inputs, hidden, layers in sizes:
+def recurrences(small: bool) -> Iterator[Case]:
+    usual, large, short = (64, 32, 65, 128, 1), (64, 32, 128, 256, 2), (16, 1, 32, 32, 1)
+    for kind, sizes in {"LSTM": (usual, large, short), "GRU": (usual, short), "RNN": (usual, short)}.items():
+        for T, N, inputs, hidden, layers in [(3, 2, 5, 6, 2)] if small else sizes:
 
             def make(lib, data, kind=kind, T=T, N=N, inputs=inputs, hidden=hidden, layers=layers):
                 module = data.fill(getattr(lib.nn, kind)(inputs, hidden, layers))
@@ -357,8 +401,9 @@ def recurrences() -> Iterator[Case]:
             yield from passes(kind, f"T={T}, N={N}, {inputs} -> {hidden}, {layers} layers", make)
 
 
-def attentions() -> Iterator[Case]:
-    for B, heads, T, D, causal in ((8, 4, 128, 32, True), (8, 4, 512, 64, True), (8, 4, 512, 64, False)):
+def attentions(small: bool) -> Iterator[Case]:
+    shapes = [(8, 4, 128, 32, True), (8, 4, 512, 64, True), (8, 4, 512, 64, False)]
+    for B, heads, T, D, causal in [(1, 2, 9, 8, True)] if small else shapes:
 
         def make(lib, data, shape=(B, heads, T, D), causal=causal):
             q, k, v = (data.normal(*shape, grad=True) for _ in range(3))
@@ -381,8 +426,10 @@ CHAINS: dict[str, Callable[[Any, Any, Any], Any]] = {
 }
 
 
-def overheads() -> Iterator[Case]:
+def overheads(small: bool) -> Iterator[Case]:
     for name, function in CHAINS.items():
+        if small and name != "x * y":
+            continue
 
         def make(lib, data, function=function, leaves=1 if name in ("-x", "relu") else 2):
             x, y = data.normal(4, 4, grad=True), data.normal(4, 4, grad=True)
@@ -400,6 +447,6 @@ def overheads() -> Iterator[Case]:
         yield from passes("overhead", f"{CHAIN} times {name} on 4x4", make)
 
 
-def training_steps() -> Iterator[Case]:
-    for name, build in networks.STEPS.items():
+def training_steps(small: bool) -> Iterator[Case]:
+    for name, build in (networks.SMALL_STEPS if small else networks.STEPS).items():
         yield Case("training step", name, build)

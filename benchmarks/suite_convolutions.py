@@ -87,10 +87,21 @@ LAYERS = (
 )
 
 
-def convolutions() -> Iterator[Case]:
-    for layer in LAYERS:
+SMALL_LAYERS = (
+    Layer("first", 2, 1, 6, 4, 3, padding=1, input_grad=False),
+    Layer("3x3", 2, 8, 6, 8, 3, padding=1),
+    Layer("1x1", 2, 8, 4, 16, 1),
+    Layer("dilated", 2, 4, 7, 8, 3, stride=2, padding=2, dilation=2),
+    Layer("depthwise", 2, 4, 7, 4, 3, padding=1, groups=4),
+    Layer("2 groups", 2, 8, 5, 8, 3, padding=1, groups=2),
+)
+
+
+def convolutions(small: bool) -> Iterator[Case]:
+    for layer in SMALL_LAYERS if small else LAYERS:
         yield from passes("convolution", layer.name, layer.make)
-    for N, C, size, out, kernel, stride, padding in ((16, 128, 14, 64, 4, 2, 1), (16, 64, 14, 32, 2, 2, 0)):
+    transpositions = [(16, 128, 14, 64, 4, 2, 1), (16, 64, 14, 32, 2, 2, 0)]
+    for N, C, size, out, kernel, stride, padding in [(2, 4, 3, 5, 4, 2, 1)] if small else transpositions:
 
         def transposed(
             lib, data, N=N, C=C, size=size, out=out, kernel=kernel, stride=stride, padding=padding

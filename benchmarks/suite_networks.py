@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,15 +41,21 @@ def rounded_classifier(
     return step(lib, net, optimizer, loss)
 
 
-def mlp(lib: Any, data: Any) -> Callable[[], Any]:
-    nn = lib.nn
+def mlp(
+    lib: Any, data: Any, batch: int = 128, sizes: tuple[int, int, int] = (784, 256, 128)
+) -> Callable[[], Any]:
+    nn, (pixels, first, second) = lib.nn, sizes
     net = data.fill(
-        nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+        nn.Sequential(
+            *(nn.Linear(pixels, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()),
+            nn.Linear(second, 10),
+        )
     )
-    return classifier(lib, data, net, lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9), (128, 784))
+    optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    return classifier(lib, data, net, optimizer, (batch, pixels))
 
 
-def lenet(lib: Any, data: Any) -> Callable[[], Any]:
+def lenet(lib: Any, data: Any, batch: int = 128) -> Callable[[], Any]:
     nn = lib.nn
     net = data.fill(
         nn.Sequential(
@@ -57,19 +64,19 @@ def lenet(lib: Any, data: Any) -> Callable[[], Any]:
             *(nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10)),
         )
     )
-    return classifier(lib, data, net, lib.optim.SGD(net.parameters(), lr=0.01), (128, 1, 28, 28))
+    return classifier(lib, data, net, lib.optim.SGD(net.parameters(), lr=0.01), (batch, 1, 28, 28))
 
 
-def mnist_cnn(lib: Any, data: Any) -> Callable[[], Any]:
+def mnist_cnn(lib: Any, data: Any, batch: int = 128, size: int = 28, channels: int = 32) -> Callable[[], Any]:
     nn = lib.nn
     net = data.fill(
         nn.Sequential(
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(64 * 7 * 7, 10)),
+            *(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(2 * channels * (size // 4) ** 2, 10)),
         )
     )
-    return classifier(lib, data, net, lib.optim.Adam(net.parameters()), (128, 1, 28, 28))
+    return classifier(lib, data, net, lib.optim.Adam(net.parameters()), (batch, 1, size, size))
 
 
 def resnet20(
@@ -77,9 +84,10 @@ def resnet20(
     data: Any,
     memory_format: str | None = None,
     depth: int = 3,
+    width: int = 16,
     shape: tuple[int, ...] = (128, 3, 32, 32),
 ) -> Callable[[], Any]:
-    """With a memory format under autocast; of another ``depth``, so many blocks of each width."""
+    """With a memory format under autocast; ``depth`` blocks of each width, of ``width`` channels at first."""
     nn = lib.nn
 
     class Block(nn.Module):
@@ -103,17 +111,17 @@ def resnet20(
             y = self.relu(self.norm1(self.conv1(x)))
             return self.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
-    blocks = [Block(16, 16, 1) for _ in range(depth)]
-    for channels in (16, 32):
+    blocks = [Block(width, width, 1) for _ in range(depth)]
+    for channels in (width, 2 * width):
         blocks += [
             Block(channels, 2 * channels, 2),
             *(Block(2 * channels, 2 * channels, 1) for _ in range(depth - 1)),
         ]
     net = data.fill(
         nn.Sequential(
-            *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
             *blocks,
-            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10)),
         )
     )
     optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -122,12 +130,14 @@ def resnet20(
     return rounded_classifier(lib, data, net, optimizer, shape, memory_format)
 
 
-CHARACTERS, LENGTH = 65, 64
+CHARACTERS = 65
 
 
-def language_model(lib: Any, data: Any, net: Any, optimizer: Any) -> Callable[[], Any]:
-    """A step of a net that predicts the next one of 32 x 64 characters."""
-    x, target = data.integers(CHARACTERS, 32, LENGTH), data.integers(CHARACTERS, 32 * LENGTH)
+def language_model(
+    lib: Any, data: Any, net: Any, optimizer: Any, batch: int, length: int
+) -> Callable[[], Any]:
+    """A step of a net that predicts the next one of ``batch`` x ``length`` characters."""
+    x, target = data.integers(CHARACTERS, batch, length), data.integers(CHARACTERS, batch * length)
 
     def loss() -> Any:
         return lib.nn.functional.cross_entropy(net(x).reshape(-1, CHARACTERS), target)
@@ -135,26 +145,29 @@ def language_model(lib: Any, data: Any, net: Any, optimizer: Any) -> Callable[[]
     return step(lib, net, optimizer, loss)
 
 
-def char_lstm(lib: Any, data: Any) -> Callable[[], Any]:
+def char_lstm(
+    lib: Any, data: Any, batch: int = 32, length: int = 64, size: int = 64, hidden: int = 256
+) -> Callable[[], Any]:
     nn = lib.nn
 
     class CharLSTM(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embedding = nn.Embedding(CHARACTERS, 64)
-            self.lstm = nn.LSTM(64, 256, batch_first=True)
-            self.head = nn.Linear(256, CHARACTERS)
+            self.embedding = nn.Embedding(CHARACTERS, size)
+            self.lstm = nn.LSTM(size, hidden, batch_first=True)
+            self.head = nn.Linear(hidden, CHARACTERS)
 
         def forward(self, x: Any) -> Any:
             return self.head(self.lstm(self.embedding(x))[0])
 
     net = data.fill(CharLSTM())
-    return language_model(lib, data, net, lib.optim.Adam(net.parameters()))
+    return language_model(lib, data, net, lib.optim.Adam(net.parameters()), batch, length)
 
 
-def small_gpt(lib: Any, data: Any) -> Callable[[], Any]:
+def small_gpt(
+    lib: Any, data: Any, batch: int = 32, length: int = 64, size: int = 128, heads: int = 4, layers: int = 4
+) -> Callable[[], Any]:
     nn, F = lib.nn, lib.nn.functional
-    size, heads, layers = 128, 4, 4
 
     class Block(nn.Module):
         """Causal attention, then a perceptron, each behind a norm and beside a shortcut."""
@@ -175,16 +188,16 @@ def small_gpt(lib: Any, data: Any) -> Callable[[], Any]:
     class GPT(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tokens, self.places = nn.Embedding(CHARACTERS, size), nn.Embedding(LENGTH, size)
+            self.tokens, self.places = nn.Embedding(CHARACTERS, size), nn.Embedding(length, size)
             self.blocks = nn.Sequential(*(Block() for _ in range(layers)))
             self.norm, self.head = nn.LayerNorm(size), nn.Linear(size, CHARACTERS)
-            self.register_buffer("range", lib.arange(LENGTH))
+            self.register_buffer("range", lib.arange(length))
 
         def forward(self, x: Any) -> Any:
             return self.head(self.norm(self.blocks(self.tokens(x) + self.places(self.range))))
 
     net = data.fill(GPT())
-    return language_model(lib, data, net, lib.optim.AdamW(net.parameters(), lr=3e-4))
+    return language_model(lib, data, net, lib.optim.AdamW(net.parameters(), lr=3e-4), batch, length)
 
 
 STEPS: dict[str, Callable[[Any, Any], Callable[[], Any]]] = {
@@ -196,3 +209,15 @@ STEPS: dict[str, Callable[[Any, Any], Callable[[], Any]]] = {
     "small GPT, 32 x 64 characters": small_gpt,
 }
 """``build(lib, data)`` for each net."""
+
+SMALL_STEPS: dict[str, Callable[[Any, Any], Callable[[], Any]]] = {
+    "MLP 20-12-8-10, batch 4": functools.partial(mlp, batch=4, sizes=(20, 12, 8)),
+    "LeNet, batch 1": functools.partial(lenet, batch=1),
+    "MNIST CNN of 8 x 8, batch 2": functools.partial(mnist_cnn, batch=2, size=8, channels=4),
+    "ResNet-8, batch 2": functools.partial(resnet20, depth=1, width=8, shape=(2, 3, 8, 8)),
+    "char-LSTM, 2 x 4 characters": functools.partial(char_lstm, batch=2, length=4, size=8, hidden=12),
+    "small GPT, 2 x 6 characters": functools.partial(
+        small_gpt, batch=2, length=6, size=16, heads=2, layers=1
+    ),
+}
+"""The same of nets, batches and images that take a simulator seconds."""

@@ -70,13 +70,27 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
     assert {"matmul float16, tensor_core", "matmul tf32, tensor_core"} <= set(names)
     if BFLOAT16:
         assert {"training step: ResNet-20, bfloat16, channels_last", "LSTM, bfloat16"} <= set(names)
+    groups = {name.partition(": ")[0] for name in names if ": " in name}
+    kinds = {
+        "matmul",
+        "convolution",
+        "pooling",
+        "elementwise",
+        "softmax",
+        "norm",
+        "reduction",
+        "loss",
+        "random",
+    }
+    kinds |= {"optimizer", "embedding", "LSTM", "GRU", "RNN", "attention", "overhead"}
+    assert groups == kinds | {"training step", "captured training step"}
     largest = {"tf32": 1e-3, "float16": 1e-3, "bfloat16": 5e-3, "autocast": 2e-2}
     for row in result["rows"]:
         assert row["error"] < largest.get(row.get("format"), 1e-4) * row.get("steps", 1) ** 0.5, row
         assert row["share"] > 0 and row["floor"] > 0 and row["bound"] in ("matrix", "copy"), row
         assert row["times"]["minigrad"]["median"] > 0, row
         assert row["name"][:32] in done.stdout
-        if row["name"].startswith("matmul") and ", " in row["name"]:
+        if row["name"].startswith("matmul") and ": " not in row["name"]:
             ran, dtype = row["kernels"]["matmul"][0].split()
             assert ran == row["name"].partition(", ")[2] and dtype in ("float32", row["format"]), row
 
