@@ -40,6 +40,7 @@ from minigrad.graph import (
     written_cell,
 )
 from minigrad.graph import Variable as _Variable
+from minigrad.recording import recorder
 from minigrad.variable import Variable
 
 __all__ = [
@@ -104,6 +105,8 @@ def backward(
     added = {id(target): (target, gradient) for target, gradient in zip(targets or (), found, strict=True)}
     for target, gradient in added.values():
         if gradient is not None and (target._node is None or target._retained != target._node.number):
+            if recorder.current is not None:
+                recorder.current.gradients.reads([target])
             with target.device.active():
                 accumulate([gradient if create_graph else gradient._array, target], create_graph)
 
@@ -224,6 +227,8 @@ def run_backward(
                 if slot[1]._hooks:
                     slot[0] = _run_hooks(slot[1]._hooks, slot[0], slot[1].device)
             if targets is None:
+                if recorder.current is not None:
+                    recorder.current.gradients.reads(slot[1] for slot in leaves.values())
                 for slot in leaves.values():
                     if slot[1].device.is_one_of_several:
                         left.append(slot[1].device.use())

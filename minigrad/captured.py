@@ -7,7 +7,9 @@ all kernels of a step, with their arguments; the card is handed the whole of it 
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict, deque
+import warnings
+import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -22,11 +24,15 @@ from minigrad.graph import mark_cells_written, mode, wrap
 from minigrad.kernels import launch
 from minigrad.kernels.channels_last import in_memory_order, is_channels_last
 from minigrad.kernels.cuda.live import LiveNumbers
+from minigrad.leaf_gradients import LeafGradients
 from minigrad.precision import get_convolution_precision, get_float32_matmul_precision
 from minigrad.recording import MAX_LIVE_NUMBERS, Recording, recorder
 from minigrad.tensor import Tensor
 
 __all__ = ["CapturedStep", "capture", "compile"]
+
+SHORT_LIFE, OFTEN = 8, 3
+"""After so many graphs in a row that served for fewer replays, :class:`CapturedStep` warns."""
 
 MAX_GRAPHS = 32
 """Of one step: of more shapes, those that were not used for longest are recorded again when they come."""
@@ -67,16 +73,20 @@ def capture(
     needs. The next one is recorded and replayed, and so are all after it: its Python code does not run again.
     Inputs are copied into buffers of the graph, from the host as well. Tensors among the arguments may stand
     in lists, tuples and dicts. For each combination of their shapes, dtypes and memory formats, and of the
-    other arguments' values, and for each of ``no_grad`` and ``autocast`` around the call, there is a graph of
-    its own, with memory of its own.
+    other arguments' values, and for each of ``no_grad``, ``autocast``, ``use_kernel`` and the precisions
+    around the call, there is a graph of its own, with memory of its own.
 
-    What differs between two steps, each replay gets anew: learning rates, as a schedule sets them between the
-    calls, the count of Adam's steps, and random numbers. The results are the plain step's, bit for bit.
-    A tensor whose array is replaced, and an optimizer that is loaded or whose options change, have the step
-    recorded again. All else is as it was when the step was recorded: ``model.train()`` and ``eval()``,
-    attributes, Python's own variables.
+    What differs between two steps, each replay gets anew: learning rates, the momentum of SGD and the first
+    beta of Adam and AdamW, as a schedule sets them between the calls, the count of Adam's steps, the scale of
+    a ``GradScaler``, and random numbers. The results are the plain step's, bit for bit. A tensor whose array
+    is replaced, a parameter that is frozen, and an optimizer that is loaded or of which another option
+    changes, have the step recorded again; a warning names what changes again and again. All else is as it was
+    when the step was recorded: ``model.train()`` and ``eval()``, attributes, Python's own variables.
 
-    On ``cpu`` and ``sim`` the function runs plainly at each call; there, too, it must not look at values.
+    Of schedules and of a ``GradScaler``, ``step()`` and ``update()`` belong after the call; ``scale(loss)``
+    belongs into the step.
+
+    On ``cpu`` and ``sim`` the function runs plainly at each call, and what a card would refuse is refused.
 
     Args:
         function: takes tensors and returns tensors, in lists, tuples and dicts, and anything else.
@@ -88,11 +98,15 @@ def capture(
         A :class:`CapturedStep`, to be called as ``function`` is, from one thread. The tensors that it returns
         stand in the graph's memory: **the next call overwrites them**. ``clone()`` what must stay, and
         ``loss.item()`` waits for the step. Gradients that the step leaves in ``grad`` are overwritten, too;
-        it should begin with ``zero_grad()``.
+        it should begin with ``zero_grad()``. If it adds to those of earlier calls instead, there is a graph
+        for gradients that are there and one for none, and after ``zero_grad()`` outside they start anew.
 
     Raises:
-        CaptureError: the step looks at values (``item()``, ``numpy()``, ``bool()``, ``print``), copies from
-            the CPU or waits for the card; or an op that it uses cannot be recorded. The message names the op.
+        CaptureError: the step looks at values (``item()``, ``numpy()``, ``bool()``, ``print``, ``x[mask]``
+            and all else whose shape depends on them), copies from the CPU, draws numbers there (``randint``,
+            ``randperm``, ``multinomial``), waits for the card, or steps a schedule or a ``GradScaler``; or an
+            op that it uses cannot be recorded. The message names it. Counts of steps, gradients and random
+            numbers are then as before.
         TypeError: an argument is neither a tensor nor hashable.
     """
     if function is None:
@@ -114,8 +128,11 @@ class CapturedStep:
         self.function = function
         self._device = None if device is None else find_device(device)
         self._warmup = warmup
-        self._runs: dict[Any, int] = {}  # plain runs, by the kind of the arguments
+        # By the kind of the call, and for which leaves there is no gradient, of those to which it adds:
+        self._runs: dict[Any, int] = {}  # plain runs
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
+        self._leaves: defaultdict[Any, _Leaves] = defaultdict(_Leaves)  # by the kind of the call
+        self._short_lives = 0
         functools.update_wrapper(self, function)
 
     def __repr__(self) -> str:
@@ -138,26 +155,84 @@ class CapturedStep:
         device = self._device or _device_of(tensors)
         if not device.is_card:
             return self._run((args, options), device)
-        graph = self._graphs.get(kind)
-        if graph is not None and graph.recording.is_valid():
-            self._graphs.move_to_end(kind)
-            return graph.replay(tensors)
+        leaves = self._leaves[kind]
+        missing = leaves.without_gradient()
+        key = kind, missing
+        graph = self._graphs.get(key)
         if graph is not None:
-            del self._graphs[kind]
-            self._runs[kind] = 0
-        runs = self._runs[kind] = self._runs.get(kind, 0) + 1
+            changed = graph.recording.what_changed()
+            if changed is None:
+                self._graphs.move_to_end(key)
+                return graph.replay(tensors)
+            del self._graphs[key]
+            self._runs[key] = 0
+            self._note_end(graph, changed)
+        runs = self._runs.get(key, self._warmup if leaves.were_seen(missing) else 0) + 1
+        self._runs[key] = runs
         if runs <= self._warmup:
-            return self._run((args, options), device)
-        graph = self._graphs[kind] = _Graph(self.function, (args, options), tensors, device)
+            return self._run((args, options), device, leaves)
+        graph = _Graph(self.function, (args, options), tensors, device, leaves.touched())
+        if more := leaves.add(graph.recording.gradients):
+            for other in [other for other in self._graphs if other[0] == kind]:
+                del self._graphs[other]  # whose key is too short
+        self._graphs[kind, (*missing, *more)] = graph
         if len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)
         return graph.run()
 
-    def _run(self, arguments: tuple, device: Device) -> Any:
+    def _run(self, arguments: tuple, device: Device, leaves: _Leaves | None = None) -> Any:
         """The function itself, on ``device``, watched for what no replay can do."""
         moved = _join(arguments, lambda tensor: _as_tensor(tensor).to(device))
-        with _recorded(Recording(device)):
-            return _join(self.function(*moved[0], **moved[1]), _detached)
+        recording = Recording(device)
+        with _recorded(recording):
+            outputs = _join(self.function(*moved[0], **moved[1]), _detached)
+        if leaves is not None:
+            leaves.add(recording.gradients)
+        return outputs
+
+    def _note_end(self, graph: _Graph, changed: str) -> None:
+        """Warn, once, if graphs are given up again and again before they have been of use."""
+        self._short_lives = self._short_lives + 1 if graph.replays < SHORT_LIFE else 0
+        if self._short_lives == OFTEN:
+            name = getattr(self.function, "__name__", self.function)
+            warnings.warn(
+                f"capture: {name} is recorded again and again, which is slower than no capture: between its "
+                f"calls {changed} has changed, which a graph holds as it was",
+                stacklevel=3,
+            )
+
+
+class _Leaves:
+    """The leaves whose gradients calls of one kind touch."""
+
+    def __init__(self) -> None:
+        self._touched: dict[int, weakref.ref] = {}
+        self._used: dict[int, weakref.ref] = {}
+        self._found_none: defaultdict[int, set[bool]] = defaultdict(set)
+
+    def touched(self) -> list[Any]:
+        """All of them."""
+        return [leaf for reference in self._touched.values() if (leaf := reference()) is not None]
+
+    def add(self, gradients: LeafGradients) -> tuple[bool, ...]:
+        """Add those that a run touched; for each whose gradient a graph makes use of, as none before it does,
+        whether there was none."""
+        self._touched |= {id(leaf): weakref.ref(leaf) for leaf in gradients.touched}
+        for key, is_none in gradients.found_none.items():
+            self._found_none[key].add(is_none)
+        new = {key: found for key, found in gradients.used().items() if key not in self._used}
+        self._used |= {key: leaf for key, (leaf, _) in new.items()}
+        return tuple([before is None for _, before in new.values()])
+
+    def were_seen(self, missing: tuple[bool, ...]) -> bool:
+        """Whether runs have met these, as :meth:`without_gradient` gives them: their kernels are compiled."""
+        return bool(missing) and all(
+            is_none in self._found_none[key] for key, is_none in zip(self._used, missing, strict=True)
+        )
+
+    def without_gradient(self) -> tuple[bool, ...]:
+        """For each leaf whose gradient is made use of, whether there is none."""
+        return tuple([getattr(reference(), "grad", None) is None for reference in self._used.values()])
 
 
 class _Graph:
@@ -167,17 +242,29 @@ class _Graph:
         function: the step.
         arguments: (its arguments, those by keyword); ``tensors`` are the tensors among them.
         device: the card.
+        leaves: those whose gradients other runs of the step have touched.
+
+    Attributes:
+        replays: how often it was replayed.
     """
 
-    def __init__(self, function: Callable, arguments: tuple, tensors: Sequence[Any], device: Device):
+    def __init__(
+        self,
+        function: Callable,
+        arguments: tuple,
+        tensors: Sequence[Any],
+        device: Device,
+        leaves: Sequence[Any],
+    ):
         self.device = device
+        self.replays = 0
         self._in_flight: deque[tuple[Any, Any]] = deque()
         cuda = device.xp.cuda
         with device.active():
             pool = self._pool = cuda.MemoryPool()  # its memory is the graph's, and lives as long
             stream = cuda.Stream(non_blocking=True)
             words = device.xp.empty(MAX_LIVE_NUMBERS, np.uint64)
-            self.recording = Recording(device, LiveNumbers(words))
+            self.recording = Recording(device, LiveNumbers(words), leaves)
 
             def allocate(size: int) -> Any:
                 memory = pool.malloc(size)
@@ -197,11 +284,13 @@ class _Graph:
                     self._graph = stream.end_capture()
                 except Exception as error:
                     _end_quietly(stream)
+                    self.recording.take_back()
                     explained = _explained(error, self.recording)
                     if explained is None:
                         raise
                     raise explained from error
         self._outputs = _join(outputs, _detached)
+        self.recording.finish()
 
     def replay(self, tensors: Sequence[Any]) -> Any:
         """Run the step on other inputs."""
@@ -209,7 +298,10 @@ class _Graph:
             self._copy(tensors)
             for change in self.recording.before_replay:
                 change()
-        return self.run()
+        self.replays += 1
+        outputs = self.run()
+        self.recording.gradients.leave()
+        return outputs
 
     def run(self) -> Any:
         """Run the step on the inputs that the graph has: at first, those of the recorded run."""

@@ -87,6 +87,13 @@ class Generator:
             return stream
         streams = [stream]
 
+        def give_back() -> None:
+            with self._lock:
+                if self._seed == stream[0]:
+                    self._offset = stream[1]
+
+        recording.undo.append(give_back)
+
         def take_another() -> None:
             streams[0] = self.next_stream()
 

@@ -292,6 +292,51 @@ def test_gradients_stay_in_grad(device):
         assert w.grad.tolist() == [i] * 3
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_accumulate_over_calls(device, set_to_none):
+    """Forward and backward are captured; optimizer.step() and zero_grad() come after every third call."""
+    results = []
+    for captured in (False, True):
+        model = network(device, mg.float32)
+        optimizer, criterion = mg.optim.Adam(model.parameters(), lr=0.01), nn.CrossEntropyLoss()
+
+        def step(images, labels, model=model, criterion=criterion):
+            loss = criterion(model(images), labels)
+            loss.backward()
+            return loss
+
+        step = mg.capture(step, device=device, warmup=1) if captured else step
+        losses = []
+        for i, (images, labels) in enumerate(batches(15)):
+            loss = step(mg.tensor(images[:3], device=device), mg.tensor(labels[:3], device=device))
+            losses.append((loss.item(), model[-1].weight.grad.tolist()))
+            if i % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none)
+        results.append((losses, [value.tolist() for value in model.state_dict().values()]))
+    assert results[0] == results[1]
+    assert step.graphs == ((2 if set_to_none else 1) if device.is_card else 0)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "momentum", "amsgrad"])
+def test_momentum_follows_a_schedule(device, optimizer):
+    """Without a new graph; a parameter is frozen on the way."""
+    results = []
+    for captured in (False, True):
+        step, made, model = trainer(device, OPTIMIZERS[optimizer])
+        schedule = mg.optim.lr_scheduler.OneCycleLR(made, 0.1, total_steps=12)
+        step = mg.capture(step, device=device, warmup=1) if captured else step
+        images, labels = (mg.tensor(a, device=device) for a in next(batches(1)))
+        losses = []
+        for i in range(12):
+            model[0].weight.requires_grad_(i < 6)
+            losses.append(step(images, labels).item())
+            schedule.step()
+        results.append((losses, [value.tolist() for value in model.state_dict().values()]))
+    assert results[0] == results[1] and len(set(results[0][0])) == 12
+    assert step.graphs == (1 if device.is_card else 0)
+
+
 def test_a_replay_is_a_write_to_the_parameters(device):
     step, _, model = trainer(device, OPTIMIZERS["momentum"])
     step = mg.capture(step, warmup=1)

@@ -16,6 +16,7 @@ from minigrad.dtypes import bfloat16, is_floating, to_dtype
 from minigrad.memory_format import MemoryFormat
 from minigrad.nn.hooks import Hooked
 from minigrad.nn.parameter import Parameter
+from minigrad.recording import recorder
 from minigrad.tensor import Tensor
 
 __all__ = ["IncompatibleKeys", "Module"]
@@ -381,6 +382,9 @@ class Module(Hooked):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or with ``set_to_none=False`` set them to zero."""
+        if recorder.current is not None:
+            gradients = recorder.current.gradients
+            (gradients.replaces if set_to_none else gradients.reads)(self.parameters())
         for parameter in self.parameters():
             if set_to_none:
                 parameter.grad = None

@@ -17,7 +17,7 @@ from minigrad.dispatch import Kernel, empty_channels_last, kernel_table, parse_d
 from minigrad.dtypes import is_half
 from minigrad.kernels.channels_last import is_channels_last, nhwc
 from minigrad.kernels.cuda.live import Live
-from minigrad.recording import recorder, recording_on
+from minigrad.recording import Recording, recorder, recording_on
 from minigrad.tensor import Tensor
 
 __all__ = ["Optimizer", "Update", "check_number", "in_each_step", "live_number", "refuse_first_step"]
@@ -133,7 +133,7 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         if recorder.current is not None:
-            recorder.current.watch(self._what_is_recorded)
+            self._take_part(recorder.current)
         updates = []  # all gradients are checked before a parameter changes
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
@@ -146,6 +146,9 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or with ``set_to_none=False`` set them to zero."""
+        if recorder.current is not None:
+            gradients = recorder.current.gradients
+            (gradients.replaces if set_to_none else gradients.reads)(self._parameters())
         for group in self.param_groups:
             for param in group["params"]:
                 if set_to_none:
@@ -241,12 +244,29 @@ class Optimizer:
             state[param] = {key: _own_copy(key, value, param) for key, value in values.items()}
         self.param_groups, self.state = groups, state
 
-    def _what_is_recorded(self) -> dict[str, Any]:
+    def _take_part(self, recording: Recording) -> None:
+        """Have a captured step watch what it takes from here, and undo what it counts in vain."""
+        recording.watch(self._what_is_recorded, self._what_differs)
+        recording.gradients.reads(self._parameters())
+        if recording.makes_a_graph:
+            counts = [
+                (state, {name: state[name] for name in NUMBERS if name in state})
+                for state in self.state.values()
+            ]
+            recording.undo.append(lambda: [state.update(numbers) for state, numbers in counts])
+
+    def _what_is_recorded(self) -> list:
         """What a recorded step takes from here, but for learning rates and counts, which it reads anew."""
-        found = {"its state": id(self.state), "its parameters": [len(g["params"]) for g in self.param_groups]}
-        for i, group in enumerate(self.param_groups):
-            found |= {f"{name!r} of group {i}": value for name, value in self.constants(group).items()}
-        return found
+        options = [self.constants(group) for group in self.param_groups]
+        return [*options, [len(group["params"]) for group in self.param_groups], id(self.state)]
+
+    def _what_differs(self, before: list, now: list) -> str:
+        """Which option differs between two answers of :meth:`_what_is_recorded`."""
+        for old, new in zip(before[:-2], now[:-2], strict=False):
+            for name in new:
+                if name not in old or new[name] != old[name]:
+                    return f"{name!r} of the optimizer {type(self).__name__}"
+        return f"the state of the optimizer {type(self).__name__}"
 
     def _parameters(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]

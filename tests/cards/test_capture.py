@@ -1,6 +1,7 @@
 """Recorded steps, without a card: what is copied, counted, watched, refused. The stand-in replays nothing."""
 
 import contextlib
+import warnings
 
 import numpy as np
 import pytest
@@ -225,6 +226,138 @@ def test_what_changes_is_recorded_again(cupy, change):
     optimizer.param_groups[0]["lr"] = 0.5
     step(X, Y)
     assert "begin capture" not in of_the_graph(cupy)  # a rate is no change
+
+
+def test_an_option_that_changes_at_each_step_is_named_in_a_warning(cupy):
+    step, optimizer, _ = trainer()
+    step = mg.capture(step, device="cuda", warmup=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(20):
+            optimizer.param_groups[0]["eps"] = 1e-8 * (1 + i // 2)
+            step(X, Y)
+    (warning,) = caught
+    assert "between its calls 'eps' of the optimizer Adam has changed" in str(warning.message)
+    assert str(warning.message).startswith("capture: step is recorded again and again")
+    assert warning.filename == __file__
+
+
+def test_what_is_frozen_or_replaced_is_recorded_again(cupy):
+    step, _, model = trainer(mg.optim.SGD)
+    step = mg.capture(step, device="cuda", warmup=1)
+
+    def is_recorded_anew():
+        of_the_graph(cupy)
+        step(X, Y)
+        plain = "launch graph" not in of_the_graph(cupy)
+        step(X, Y)
+        return plain and "begin capture" in of_the_graph(cupy)
+
+    assert is_recorded_anew()
+    for required in (False, True):
+        model[0].weight.requires_grad_(required)
+        assert is_recorded_anew()
+        assert not is_recorded_anew()
+    model[0].weight, model[0].bias = (mg.nn.Parameter(p.detach() * 1.0) for p in model[0].parameters())
+    step = mg.capture(lambda x, y: model(x), device="cuda", warmup=1)
+    assert is_recorded_anew()
+    model[0].bias = mg.nn.Parameter(mg.zeros(8, device="cuda"))
+    assert is_recorded_anew()
+
+
+def gradient_steps(warmup):
+    """(a captured step of a leaf w whose gradient is x, w)."""
+    w = mg.ones(3, device="cuda").requires_grad_()
+
+    @mg.capture(device="cuda", warmup=warmup)
+    def step(x):
+        (w * x).sum().backward()
+
+    return step, w
+
+
+@pytest.mark.parametrize("warmup", [1, 2])
+def test_gradients_that_accumulate(cupy, warmup):
+    """A graph for where there is none yet and one for where there is; its memory goes back into ``grad``."""
+    step, w = gradient_steps(warmup)
+    kinds = []
+    for i in range(15):
+        of_the_graph(cupy)
+        if i % 3 == 0:
+            w.grad = None
+        there = w.grad
+        step(np.full(3, 1.0 + i, np.float32))
+        names = of_the_graph(cupy)
+        assert w.grad is not None and (there is None or w.grad._array is there._array)
+        kinds.append(
+            "record" if "begin capture" in names else "replay" if "launch graph" in names else "plain"
+        )
+    assert step.graphs == 2 and kinds.count("record") == 3 and kinds[-6:] == ["replay"] * 6
+    w.grad = mg.ones(3, device="cuda")  # in memory that no graph knows
+    step(np.ones(3, np.float32))
+    assert of_the_graph(cupy) == []
+
+
+def test_gradients_set_to_zero_outside_stay_where_they_are(cupy):
+    step, w = gradient_steps(1)
+    optimizer = mg.optim.SGD([w], lr=0.1)
+    for i in range(5):
+        step(np.ones(3, np.float32))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        if i == 1:
+            before = w.grad._array
+    assert step.graphs == 1 and w.grad._array is before
+    assert of_the_graph(cupy).count("begin capture") == 1
+
+
+def test_gradients_that_the_step_forgets_itself(cupy):
+    """What is done to them between two calls is no reason for another graph; they are back after a replay."""
+    w = mg.ones(3, device="cuda").requires_grad_()
+
+    @mg.capture(device="cuda", warmup=1)
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    for i in range(5):
+        step(np.ones(3, np.float32))
+        assert w.grad is not None
+        w.grad = None if i > 1 else w.grad
+    assert of_the_graph(cupy).count("begin capture") == 1 + (step.graphs - 1) and step.graphs <= 2
+
+
+def test_a_step_with_gradients_from_outside(cupy):
+    """An optimizer's step reads the memory that it was recorded with; others are not passed over."""
+    w = mg.ones(3, device="cuda").requires_grad_()
+    optimizer = mg.optim.SGD([w], lr=1.0)
+    step, launched = mg.capture(lambda: optimizer.step(), device="cuda", warmup=1), []
+    for _ in range(3):
+        w.grad = mg.ones(3, device="cuda")
+        step()
+        launched.append("launch graph" in of_the_graph(cupy))
+    assert launched == [False, True, False]  # the recorded run; then there is another gradient
+
+
+@pytest.mark.parametrize("make", [optim.Adam, optim.NAdam, lambda p, lr: optim.Adam(p, lr, amsgrad=True)])
+def test_a_step_that_cannot_be_recorded_has_not_been(cupy, make):
+    """Counts, random numbers and gradients are those of before: no kernel has run."""
+    plain, optimizer, model = trainer(make)
+    looks = []
+
+    def step(x, y):
+        loss = plain(x, y)
+        return loss.item() if looks else loss
+
+    step = mg.capture(step, device="cuda", warmup=1)
+    step(X, Y)
+    weight = model[0].weight
+    generator = mg.random.default_generator
+    before = dict(optimizer.state[weight]), weight.grad, generator.get_state()["offset"]
+    looks.append(True)
+    with pytest.raises(CaptureError, match="a look at values"):
+        step(X, Y)
+    assert (optimizer.state[weight], weight.grad, generator.get_state()["offset"]) == before
 
 
 def test_a_graph_keeps_the_memory_that_it_reads(cupy):

@@ -16,6 +16,7 @@ from minigrad.kernels.channels_last import in_memory_order
 from minigrad.kernels.cpu import optim
 from minigrad.kernels.cpu.threads import get_num_threads
 from minigrad.ops.join import stack
+from minigrad.recording import recorder
 from minigrad.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -117,5 +118,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if recorder.current is not None:
+        recorder.current.gradients.reads(parameters)
     return [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
