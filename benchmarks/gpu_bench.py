@@ -186,16 +186,18 @@ def summary(times: list[float]) -> dict[str, float]:
 
 def finish(bench: Bench, result: dict[str, Any], runs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     """Add to ``result`` the times of ``runs``, as users have them and of the card alone, their ratios, the
-    floor, and the share that it is of the card's times."""
+    floor, and the share that it is of the card's times; no floor if the format's matrix rate is not known."""
     result["times"] = times = bench.alternate(runs)
     result["card_times"] = card = bench.alternate_queued(runs, times)
-    rate = RATES[result.get("format", "float32")]
-    compute = result["operations"] / bench.rates.get(rate, bench.rates["matrix"])
-    memory = result["bytes"] / bench.rates["copy"]
-    result["bound"], result["floor"] = ("matrix", compute) if compute > memory else ("copy", memory)
-    result["share"] = result["floor"] / card["minigrad"]["median"]
+    rate = bench.rates.get(RATES[result.get("format", "float32")])
+    if rate or not result["operations"]:
+        compute = result["operations"] / rate if rate else 0.0
+        memory = result["bytes"] / bench.rates["copy"]
+        result["bound"], result["floor"] = ("matrix", compute) if compute > memory else ("copy", memory)
+        result["share"] = result["floor"] / card["minigrad"]["median"]
+        if "torch" in times:
+            result["torch_share"] = result["floor"] / card["torch"]["median"]
     if "torch" in times:
-        result["torch_share"] = result["floor"] / card["torch"]["median"]
         result["ratio"] = times["torch"]["median"] / times["minigrad"]["median"]
         result["card_ratio"] = card["torch"]["median"] / card["minigrad"]["median"]
     return result

@@ -91,6 +91,10 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     for layer in [layers[0], (2, 16, 18, 4, 1, 1, 0, 1)] if small else on_tensor_cores:
         yield from tensor_core_convolutions(layer, device)
         yield from convolutions_with_relu(layer)
+    # The layers of a CNN on MNIST, and two of a ResNet, as if pooling followed.
+    with_pooling = [layers[0], (128, 32, 64, 14, 3, 1, 1, 1), *layers[1:3]]
+    for layer in [(2, 16, 18, 6, 3, 1, 1, 1)] if small else with_pooling:
+        yield from convolutions_with_relu(layer, pooled=True)
     # A ResNeXt's first and last ones, in groups of 4 and of 32 channels.
     grouped = [(64, 128, 128, 56, 3, 1, 1, 32), (64, 1024, 1024, 7, 3, 1, 1, 32)]
     for layer in [(2, 32, 32, 5, 3, 1, 1, 8)] if small else grouped:

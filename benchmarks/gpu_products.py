@@ -205,19 +205,31 @@ def convolutions_of_channels_last(layer: Layer, device: str) -> Iterator[Case]:
             )
 
 
-def convolutions_with_relu(layer: Layer) -> Iterator[Case]:
-    """Convolution, bias and ReLU in one kernel."""
-    x, weight, _ = layer_shapes(layer)
+def convolutions_with_relu(layer: Layer, pooled: bool = False) -> Iterator[Case]:
+    """Convolution, bias and ReLU in one kernel, which on tensor cores may find maxima of 2x2 windows, too:
+    ``pooled``. PyTorch has a call for each."""
+    x, weight, y = layer_shapes(layer)
     options = layer[5:7]  # stride and padding
-    for format, itemsize in {"float32": 4, "float16": 2}.items():
+    op = "conv2d_pooled" if pooled else "conv2d_relu"
+    call = getattr(mg.nn.functional, op)
+
+    def theirs(torch: Any, x: Any, w: Any, b: Any) -> Any:
+        y = torch.nn.functional.conv2d(x, w, b, *options).relu()
+        return torch.nn.functional.max_pool2d(y, 2) if pooled else y
+
+    formats = {"float32": 4, "tf32": 4, "float16": 2} | ({"bfloat16": 2} if BFLOAT16 else {})
+    for format, itemsize in formats.items():
+        operations, moved = layer_cost(layer, itemsize)
+        not_written = itemsize * (prod(y) - prod(y[:2]) * (y[2] // 2) ** 2) if pooled else 0
         yield Case(
-            f"conv2d + bias + ReLU {format}",
+            f"conv2d + bias + ReLU{' + max pooling' * pooled} {format}",
             layer_size(layer),
             (x, weight, weight[:1]),
-            lambda x, w, b: mg.nn.functional.conv2d_relu(x, w, b, *options),
-            lambda torch, x, w, b: torch.nn.functional.conv2d(x, w, b, *options).relu(),
-            *layer_cost(layer, itemsize),
-            ("conv2d_relu",),
+            lambda x, w, b: call(x, w, b, *options),
+            theirs,
+            operations,
+            moved - not_written,
+            (op,),
             format=format,
         )
 

@@ -122,7 +122,8 @@ def table(title: str, rows: list[Row], marks: dict[str, str]) -> Iterator[str]:
                 median = row.get(times, {}).get(side, {}).get("median")
                 cells.append(f"{median * 1e6:.1f}" if median else "")
             cells.append(f"{row[ratio]:.2f}" if ratio in row else "")
-        cells += [f"{row['share']:.0%}", f"{row.get('torch_share', 0):.0%}", row["bound"]]
+        cells += [f"{row[key]:.0%}" if key in row else "" for key in ("share", "torch_share")]
+        cells.append(row.get("bound", ""))
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
 

@@ -77,22 +77,24 @@ def ceilings(bench: Bench) -> dict[str, float]:
         rates["matrix"] = max(rates["matrix"], torch_matrix_rate(bench, a, b))
     if bench.on_card:
         rates["multiply_adds"] = max(card_arithmetic(bench.device, 3))
-    if bench.on_card and bench.torch:
-        rates |= tensor_core_rates(bench, a, b)
-    return rates
+    return rates | tensor_core_rates(bench, a, b)
 
 
 def tensor_core_rates(bench: Bench, a: Any, b: Any) -> dict[str, float]:
-    """PyTorch's rates in bf16 and TF32, for the record; what a card cannot do is left out, and said."""
-    rates, switches = {}, bench.torch.backends.cuda.matmul
-    try:
-        rates["matrix_bf16"] = torch_matrix_rate(bench, a, b, bench.torch.bfloat16)
-        switches.allow_tf32 = True
-        rates["matrix_tf32"] = torch_matrix_rate(bench, a, b)
-    except RuntimeError as error:
-        print(f"not all rates of the tensor cores were measured: {error}")
-    finally:
-        switches.allow_tf32 = False
+    """The rates in 16 bits and in TF32, the better of minigrad's and PyTorch's; what fails is left out."""
+    rates = {}
+    for name, dtype in (("matrix_bf16", "bfloat16" if BFLOAT16 else "float16"), ("matrix_tf32", "float32")):
+        with precision(bench, tf32=dtype == "float32"):
+            ours = [mg.tensor(x, device=bench.device).to(dtype) for x in (a, b)]
+            runs = [lambda ours=ours: 2.0 * len(a) ** 3 / bench.one(lambda: ours[0] @ ours[1])]
+            if bench.torch:
+                own = getattr(bench.torch, dtype)
+                runs.append(lambda own=own: torch_matrix_rate(bench, a, b, own))
+            for run in runs:
+                try:
+                    rates[name] = max(rates.get(name, 0.0), run())
+                except Exception as error:
+                    print(f"{name} was not measured by both: {type(error).__name__}: {error}")
     return rates
 
 
@@ -184,14 +186,14 @@ def checked(bench: Bench, case: Case) -> tuple[dict[str, Any], dict[str, Callabl
 def set_up(bench: Bench, case: Case) -> Iterator[None]:
     """A context in which the rung that ``case`` names runs, in its precision."""
     rung = mg.use_kernel(case.ops[0], case.rung, bench.device.type) if case.rung else contextlib.nullcontext()
-    with rung, precision(bench, case):
+    with rung, precision(bench, tf32=case.format == "tf32"):
         yield
 
 
 @contextlib.contextmanager
-def precision(bench: Bench, case: Case) -> Iterator[None]:
-    """A context in which both libraries may round float32 factors to TF32, if that is the row's format."""
-    before, tf32 = mg.get_float32_matmul_precision(), case.format == "tf32"
+def precision(bench: Bench, tf32: bool) -> Iterator[None]:
+    """A context in which both libraries may round float32 factors to TF32, or may not."""
+    before = mg.get_float32_matmul_precision()
     mg.set_float32_matmul_precision("high" if tf32 else before)
     if bench.torch:
         bench.torch.backends.cuda.matmul.allow_tf32 = bench.torch.backends.cudnn.allow_tf32 = tf32
@@ -425,7 +427,9 @@ def line(found: dict[str, Any]) -> str:
             cells.append(f"{found[times][side]['median'] * 1e6:.1f}" if side in found[times] else "-")
         cells.append(f"{found[ratio]:.2f}" if ratio in found else "-")
     cells += [f"{found[key]:.1%}" if key in found else "-" for key in ("share", "torch_share")]
-    return text + "".join(f"{cell:>10}" for cell in cells) + f"  {found['bound']:7}{found['error']:.0e}"
+    return (
+        text + "".join(f"{cell:>10}" for cell in cells) + f"  {found.get('bound', '-'):7}{found['error']:.0e}"
+    )
 
 
 def main() -> int:

@@ -65,7 +65,9 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
                 continue
             formats = FORMATS.get(rung.name, ("",))
             assert {f"conv2d {name}{format}, {rung.name}" for format in formats} <= set(names)
-    assert {"conv2d + bias + ReLU float32", "conv2d + bias + ReLU float16"} <= set(names)
+    for format in ("float32", "tf32", "float16"):
+        for pooling in ("", " + max pooling"):
+            assert f"conv2d + bias + ReLU{pooling} {format}" in names
     assert "conv_transpose2d, implicit_gemm" in names
     assert {"matmul float16, tensor_core", "matmul tf32, tensor_core"} <= set(names)
     if BFLOAT16:
@@ -102,7 +104,7 @@ def test_the_record_says_when_where_and_with_what_and_claims_no_speed(quick):
     assert "its times say nothing about speed" in done.stdout
     assert result["date"].startswith("20") and "commit" in result and "torch" in result
     assert result["machine"]["numpy"] and result["machine"]["minigrad"] == mg.__version__
-    assert result["ceilings"]["copy"] > 0 and result["ceilings"]["matrix"] > 0
+    assert all(result["ceilings"][rate] > 0 for rate in ("copy", "matrix", "matrix_tf32", "matrix_bf16"))
     assert result["launch_microseconds"]["CudaKernel.launch"] > 0
 
 
