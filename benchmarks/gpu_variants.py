@@ -77,8 +77,8 @@ WITH_512_THREADS = (
     (f"{BATCH_NORM}.cu", "BLOCK_THREADS = 256", "BLOCK_THREADS = 512"),
     (f"{BATCH_NORM}.py", "THREADS = 256", "THREADS = 512"),
 )
-MANY_TILES = r"^matmul \w+, tensor_core (40|4096|8192)x"
-FEW_TILES = r"^matmul bfloat16, tensor_core (48|24|40x640|512|1024|128|768)"
+MANY_TILES = r"^matmul \w+, tensor_core (72x72|4096|8192)x"
+FEW_TILES = r"^matmul bfloat16, tensor_core (64|72x136|72x264|512|1024|128|768)"
 SKINNY, FEW_ROWS = "kernels/cuda/matmul_skinny", r"^matmul( bfloat16)?, skinny "
 CONVOLUTIONS, STRIPS = "kernels/cuda/conv2d_tensor_core.cu", "kernels/cuda/conv2d_strips.py"
 QUESTIONS = [
@@ -114,7 +114,7 @@ QUESTIONS = [
     ),
     Question(
         "mma.sync, product in TF32: the largest tile (256 x 128)",
-        r"^matmul tf32, tensor_core (40|4096|8192)x",
+        r"^matmul tf32, tensor_core (72x72|4096|8192)x",
         {"256 x 192": ((f"{PRODUCTS}.py", 'LARGE if element == "float" or ', "LARGE if "),)},
     ),
     Question(
