@@ -18,7 +18,7 @@ import minigrad as mg
 from minigrad import devices, memory
 from minigrad.kernels import cuda, sim
 from minigrad.kernels.cuda import guard
-from minigrad.ops.gamma import _log_gamma
+from minigrad.ops.special import _log_gamma
 
 
 class Card(threading.local):
