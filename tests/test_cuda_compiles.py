@@ -335,6 +335,24 @@ def test_kernels_of_16_bits_compile(name, architecture):
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("name", ["attention_tensor_core", "attention_wgmma", "attention_wgmma_grad"])
+def test_attention_compiles_for_bfloat16(name, monkeypatch):
+    """On one architecture: the code is that of float16 but for the products' instruction."""
+    module = getattr(cuda, name)
+    source = source_of(module)
+    for kernel in kernels_of(module):
+        monkeypatch.setitem(TYPES_OF_KERNEL, kernel.name, {"T": [BFLOAT16]})
+    names = [instance for kernel in kernels_of(module) for instance in instances(kernel)]
+    assert all("__nv_bfloat16" in name for name in names)
+    architecture = source.architecture or "sm_80"
+    worked, log, _ = compile_with_nvrtc(source.with_halves.text, names, architecture)
+    assert worked, log
+    assert "warning" not in log, log
+    assert resources(log).keys() == {kernel.name for kernel in kernels_of(module)}
+    assert_little_is_spilled(log, architecture)
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", ["add", "where", "lt", "gelu_tanh_grad", "pow"])
 def test_elementwise_functions_of_16_bits_compile(name, architecture):
