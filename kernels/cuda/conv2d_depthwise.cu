@@ -60,13 +60,15 @@ __device__ __forceinline__ void add_taps(C (&sums)[PER_THREAD], const C* source,
                                          const Axis& vertical, const Axis& horizontal) {
     const int columns = horizontal.reach(TILE), next = BLOCK_HEIGHT * vertical.stride * columns;
     source += threadIdx.y * vertical.stride * columns + threadIdx.x * horizontal.stride;
+    weight += (long long)vertical.first_weight * KW + horizontal.first_weight;
     for (int i = 0; i < vertical.taps; i++) {
-        const T* w = weight + (long long)(vertical.first_weight + i * vertical.weight_step) * KW;
         for (int j = 0; j < horizontal.taps; j++) {
-            const C factor = C(w[horizontal.first_weight + j * horizontal.weight_step]);
-            const C* from = source + i * vertical.dilation * columns + j * horizontal.dilation;
+            const C factor = C(weight[j * horizontal.weight_step]);
+            const C* from = source + j * horizontal.dilation;
             for (int r = 0; r < PER_THREAD; r++) sums[r] += from[r * next] * factor;
         }
+        source += vertical.dilation * columns;
+        weight += vertical.weight_step * (long long)KW;
     }
 }
 
@@ -92,24 +94,25 @@ conv2d_depthwise_forward(T* out, const T* input, const T* weight, const T* bias,
     __shared__ C source[SOURCE_ELEMENTS];
     const PlaneTile tile(blockIdx.x, s.OH, s.OW);
     const int multiplier = s.O / s.C;
-    const long long first_channel = tile.plane % s.C * multiplier, image = (long long)s.OH * s.OW;
+    const long long first = tile.plane * multiplier;  // of the N * O planes of out
     const Axis vertical{s.KH, s.stride_h, s.dilation_h, 0, 1, tile.row * s.stride_h - s.pad_h};
     const Axis horizontal{s.KW, s.stride_w, s.dilation_w, 0, 1, tile.column * s.stride_w - s.pad_w};
     copy_source(source, input + tile.plane * s.H * s.W, vertical, horizontal, s.H, s.W);
     __syncthreads();
 
-    const int x = tile.column + threadIdx.x;
+    const int x = tile.column + threadIdx.x, y = tile.row + threadIdx.y;
+    out += (first * s.OH + y) * s.OW + x;
+    const long long image = (long long)s.OH * s.OW;
     for (int m = 0; m < multiplier; m++) {
         C sums[PER_THREAD] = {};
-        const long long channel = first_channel + m;
-        add_taps(sums, source, weight + channel * s.KH * s.KW, s.KW, vertical, horizontal);
+        const int channel = int(first % s.O) + m;
+        add_taps(sums, source, weight + (long long)channel * s.KH * s.KW, s.KW, vertical, horizontal);
         const C start = C(value_or(bias, channel, T(0)));
-        T* plane = out + (tile.plane * multiplier + m) * image;
         for (int r = 0; r < PER_THREAD; r++) {
-            const int y = tile.row + threadIdx.y + r * BLOCK_HEIGHT;
             const T sum = T(relu_if(relu, sums[r] + start));
-            if (y < s.OH && x < s.OW) plane[(long long)y * s.OW + x] = sum;
+            if (y + r * BLOCK_HEIGHT < s.OH && x < s.OW) out[(long long)r * BLOCK_HEIGHT * s.OW] = sum;
         }
+        out += image;
     }
 }
 
