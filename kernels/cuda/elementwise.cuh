@@ -73,13 +73,14 @@ __device__ __forceinline__ Vector<Out, N> each_lane(Function f, const Vector<T, 
 template <int N, typename Out, typename Function, typename... Inputs>
 __device__ __forceinline__ void flat(Out* out, long long n, Function f, Inputs... inputs) {
     const long long begin = (long long)blockIdx.x * (THREADS * N);
-    if (begin + THREADS * N <= n && aligned<N>(out) && (aligned<N>(inputs.data) && ...)) {
+    const int count = int(min(n - begin, (long long)(THREADS * N)));
+    if (count == THREADS * N && aligned<N>(out) && (aligned<N>(inputs.data) && ...)) {
         const long long i = begin + threadIdx.x * N;
         store_vector(out + i, each_lane<Out, N>(f, inputs.template vector<N>(i)...));
         return;
     }
-    for (long long i = begin + threadIdx.x; i < begin + THREADS * N && i < n; i += THREADS)
-        out[i] = Out(f(inputs.at(i)...));
+#pragma unroll 1
+    for (int k = threadIdx.x; k < count; k += THREADS) out[begin + k] = Out(f(inputs.at(begin + k)...));
 }
 
 // Grid: x = a thread for each `lanes` elements of the output, which is contiguous. N is how many are a vector.
