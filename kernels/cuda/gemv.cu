@@ -95,12 +95,13 @@ gemv_columns(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, c
     constexpr int VECTOR = WIDTH_OF<T, WIDE>, LANES = WARP / VECTOR;  // that read one line
     __shared__ C sums[COLUMN_THREADS / WARP][WARP];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % LANES, first = lane * VECTOR;
-    const long long blocks_per_matrix = (shape.M + WARP - 1) / WARP;
-    const long long number = blockIdx.x / blocks_per_matrix, row = blockIdx.x % blocks_per_matrix * WARP;
+    const unsigned strips = (shape.M + WARP - 1) / WARP, number = blockIdx.x / strips;  // no more than there are blocks
+    const long long row = (long long)(blockIdx.x % strips) * WARP;
 
     C sum[VECTOR] = {};
     if (row + first < shape.M) {
-        select_row(a, b, shape, batch, number * shape.M + row + first);
+        if (number != 0) select_batch(a, b, batch, number);
+        a += (row + first) * shape.a_row_stride;
         const long long K = select_part(a, b, shape);
         in_batches<AT_ONCE>(threadIdx.x / LANES, K, blockDim.x / LANES, [&](const auto& places) {
             constexpr int COUNT = sizeof(places) / sizeof(places[0]);

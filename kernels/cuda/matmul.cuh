@@ -38,10 +38,11 @@ __device__ __forceinline__ long long number_of_part(const MatmulShape& shape, lo
 template <typename T>
 __device__ void select_batch(const T*& a, const T*& b, const Batch& batch, long long number) {
     for (int dim = 3; dim >= 0; dim--) {
-        const long long index = number % batch.size[dim];
-        number /= batch.size[dim];
+        const long long rest = dim > 0 ? number / batch.size[dim] : 0;  // the outermost index is what is left
+        const long long index = number - rest * batch.size[dim];
         a += index * batch.a_stride[dim];
         b += index * batch.b_stride[dim];
+        number = rest;
     }
 }
 
