@@ -130,8 +130,8 @@ __device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const
 }
 #endif
 
-// The sums of a warp, spread over its lanes. load(words, j) loads what a lane needs of vector j, or of vectors
-// 8 j .. 8 j + 7.
+// The sums of a warp, spread over its lanes. load(words, s, j) loads what a lane needs for step s of vector j, or of
+// vectors 8 j .. 8 j + 7. All steps of one follow each other, so that its address does not wait in registers.
 template <typename T, int VECTORS, bool TENSOR = ON_TENSOR_CORES<T>>
 struct Sums {
     static constexpr int LOADS = VECTORS / FRAGMENT_COLUMNS;
@@ -141,22 +141,24 @@ struct Sums {
         return FRAGMENT_COLUMNS * j + threadIdx.x % WARP / LANES;
     }
 
-    template <typename Load>
-    __device__ __forceinline__ void multiply(const unsigned (&a)[LANE_ROWS][WORDS], Load load) {
+    template <int STEPS, typename Load>
+    __device__ __forceinline__ void multiply(const unsigned (&a)[STEPS][LANE_ROWS][WORDS], Load load) {
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
-            unsigned b[WORDS];
-            load(b, j);
+        for (int j = 0; j < LOADS; j++)
 #pragma unroll
-            for (int w = 0; w < WORDS; w += 2)
+            for (int s = 0; s < STEPS; s++) {
+                unsigned b[WORDS];
+                load(b, s, j);
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const unsigned left[4] = {a[2 * half][w], a[2 * half + 1][w], a[2 * half][w + 1],
-                                              a[2 * half + 1][w + 1]};
-                    const unsigned right[2] = {b[w], b[w + 1]};
-                    multiply_add<T>(fragments[half][j], left, right);
-                }
-        }
+                for (int w = 0; w < WORDS; w += 2)
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        const unsigned left[4] = {a[s][2 * half][w], a[s][2 * half + 1][w], a[s][2 * half][w + 1],
+                                                  a[s][2 * half + 1][w + 1]};
+                        const unsigned right[2] = {b[w], b[w + 1]};
+                        multiply_add<T>(fragments[half][j], left, right);
+                    }
+            }
     }
 
     // Calls put(row of the lane, vector, sum) for all sums, each in one lane of those that share the row.
@@ -179,17 +181,20 @@ struct Sums<T, VECTORS, false> {
 
     __device__ __forceinline__ static int vector_of_load(int j) { return j; }
 
-    template <typename Load>
-    __device__ __forceinline__ void multiply(const unsigned (&a)[LANE_ROWS][WORDS], Load load) {
+    template <int STEPS, typename Load>
+    __device__ __forceinline__ void multiply(const unsigned (&a)[STEPS][LANE_ROWS][WORDS], Load load) {
 #pragma unroll
-        for (int j = 0; j < VECTORS; j++) {
-            unsigned b[WORDS];
-            load(b, j);
+        for (int j = 0; j < VECTORS; j++)
 #pragma unroll
-            for (int w = 0; w < WORDS; w++)
+            for (int s = 0; s < STEPS; s++) {
+                unsigned b[WORDS];
+                load(b, s, j);
 #pragma unroll
-                for (int i = 0; i < LANE_ROWS; i++) of_row[i][j] += __uint_as_float(a[i][w]) * __uint_as_float(b[w]);
-        }
+                for (int w = 0; w < WORDS; w++)
+#pragma unroll
+                    for (int i = 0; i < LANE_ROWS; i++)
+                        of_row[i][j] += __uint_as_float(a[s][i][w]) * __uint_as_float(b[w]);
+            }
     }
 
     template <typename Put>
@@ -206,8 +211,9 @@ struct Sums<T, VECTORS, false> {
 
 // Grid: x = 32 rows for each block, one matrix after the other; y = the parts of K, multiples of a step. ALONG_K: whether
 // the neighbours in memory are those along K, or else of a column. WIDE: these are whole vectors of 16 bytes. Those of b
-// are along K, and whole vectors; where K is none, zeros follow. Out: T, or float for parts of K. Shared memory: up to
-// 34 KB.
+// are along K, and whole vectors; where K is none, zeros follow. Fewer than 2^32 vectors of 16 bytes lie between the first
+// of these and the last, so that where each begins takes one register. Out: T, or float for parts of K. Shared memory: up
+// to 34 KB.
 template <typename T, typename Out, int VECTORS, bool ALONG_K, bool WIDE>
 __global__ void __launch_bounds__(WARP * BLOCK_WARPS<T>, 1)
 matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, const Out* bias, bool transposed) {
@@ -219,7 +225,8 @@ matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, 
     const int group = threadIdx.x % WARP / LANES, lane = threadIdx.x % LANES;
     const unsigned tiles = (shape.M + ROWS - 1) / ROWS, number = blockIdx.x / tiles;  // no more than there are blocks
     const long long first_row = (long long)(blockIdx.x % tiles) * ROWS;
-    const long long K = select_part(a, b, shape);
+    const int N = int(shape.N);
+    long long left = select_part(a, b, shape);  // of K, from where the warp is on
     if (number != 0) select_batch(a, b, batch, number);
 
     // Past the end, a lane takes the last row or vector again, and what it finds is not stored.
@@ -240,14 +247,15 @@ matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, 
     // Steps at once lie side by side, so that one address of each row and vector serves for all of them.
     constexpr int COUNT = WIDE ? AT_ONCE<T, VECTORS> : 1;
     const int first = warp * COUNT * STEP;
-    long long k = first;  // where the warp is; rows and vectors go on from where the lane is
+    left -= first;  // rows and vectors go on from where the lane is
     const B* vectors = reinterpret_cast<const B*>(b) + first + lane * RUN<T>;
+    const unsigned chunks = unsigned(shape.b_column_stride / RUN<T>);
     advance(first + lane * RUN<T>);
     Sums<T, VECTORS> sums;
     const auto make_steps = [&](auto steps, auto by_vectors, int to_next) {
         constexpr int STEPS = decltype(steps)::value;
         constexpr bool BY_VECTORS = decltype(by_vectors)::value;
-        const auto left = [&](int s) { return at_most(K - k - s * STEP - lane * RUN<T>, RUN<T>); };
+        const auto left_of_run = [&](int s) { return at_most(left - s * STEP - lane * RUN<T>, RUN<T>); };
         unsigned words[STEPS][LANE_ROWS][WORDS];
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
@@ -255,31 +263,28 @@ matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, 
             if constexpr (ALONG_K) {
 #pragma unroll
                 for (int i = 0; i < LANE_ROWS; i++)
-                    load_run<BY_VECTORS>(words[s][i], rows[i] + at, a_stride, left(s));
+                    load_run<BY_VECTORS>(words[s][i], rows[i] + at, a_stride, left_of_run(s));
             } else {
-                load_columns<BY_VECTORS>(words[s], rows, at, a_stride, left(s));
+                load_columns<BY_VECTORS>(words[s], rows, at, a_stride, left_of_run(s));
             }
         }
-#pragma unroll
-        for (int s = 0; s < STEPS; s++)
-            sums.multiply(words[s], [&](unsigned(&vector)[WORDS], int j) {
-                const int column = at_most(shape.N - 1, sums.vector_of_load(j));
-                const B* const from = vectors + column * shape.b_column_stride + s * STEP;
-                load_chunk(vector, from, BY_VECTORS || left(s) > 0);
-            });
-        k += to_next;
+        sums.multiply(words, [&](unsigned(&vector)[WORDS], int s, int j) {
+            const int column = min(N - 1, sums.vector_of_load(j));
+            const B* const from = vectors + (unsigned long long)(column * chunks) * RUN<T> + s * STEP;
+            load_chunk(vector, from, BY_VECTORS || left_of_run(s) > 0);
+        });
+        left -= to_next;
         advance(to_next);
         vectors += to_next;
     };
     if constexpr (WIDE)
-        while (k + COUNT * STEP <= K) make_steps(Constant<COUNT>{}, Constant<true>{}, warps * COUNT * STEP);
+        while (left >= COUNT * STEP) make_steps(Constant<COUNT>{}, Constant<true>{}, warps * COUNT * STEP);
     // Element by element: all, or those behind the last steps at once, which one warp takes.
-    while (k < K) make_steps(Constant<1>{}, Constant<false>{}, WIDE ? STEP : warps * STEP);
+    while (left > 0) make_steps(Constant<1>{}, Constant<false>{}, WIDE ? STEP : warps * STEP);
 
     sums.give([&](int i, int vector, float sum) { sums_of_warps[warp][vector][row_of_lane(i)] = sum; });
     __syncthreads();  // the sums of all warps are there
     out += number_of_part(shape, number) * shape.M * shape.N;
-    const int N = int(shape.N);
     for (int i = threadIdx.x; i < ROWS * N; i += blockDim.x) {
         const int row = transposed ? i % ROWS : i / N, vector = transposed ? i / ROWS : i % N;  // neighbours in out
         const long long in_out = first_row + row;

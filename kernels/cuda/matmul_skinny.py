@@ -26,6 +26,7 @@ from .vector import VECTOR_BYTES, starts_at_vector
 ROWS, WARP, STEP_BYTES = 32, 32, 64  # as in matmul_skinny.cu, as is what follows
 VECTORS = FEWEST, MOST = 8, 16  # for which there are kernels
 WARPS_OF_FLOATS, WARPS = 8, 16  # at most, of a block
+FARTHEST = 2**32  # chunks of 16 bytes from the first vector to the last: 64 GB
 AT_ONCE = 2  # steps that a warp has, before a block gets more of them
 
 # What an estimate of the time reckons with, of an H200: microseconds, and bytes a microsecond. gemv took 11.5
@@ -93,9 +94,11 @@ def _launch(out: Any, a: Any, b: Any, part: int | None = None, bias: Any = None)
 def _in_chunks(vectors: Any) -> tuple[Any, Any]:
     """``vectors`` (..., number, K), if each is a row of whole chunks of 16 bytes, or a copy in such rows; and
     the array whose first elements these are, with the zeros behind each row."""
-    K = vectors.shape[-1]
+    number, K = vectors.shape[-2:]
+    distance = (number - 1) * vectors.strides[-2]  # from the first to the last
     steps = [step for size, step in zip(vectors.shape[:-1], vectors.strides[:-1], strict=True) if size > 1]
     in_chunks = not any(step % VECTOR_BYTES for step in (K * vectors.itemsize, *steps))
+    in_chunks = in_chunks and 0 <= distance < FARTHEST * VECTOR_BYTES
     if in_chunks and vectors.strides[-1] == vectors.itemsize and starts_at_vector(vectors):
         return vectors, vectors
     padded = padded_once(vectors)
