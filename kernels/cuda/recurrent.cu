@@ -130,6 +130,7 @@ __device__ __forceinline__ void make_step(Cell cell, C* carried, const T* weight
     const Place<ROWS> place(rows, H);
     C kept = 0, product[Cell::GATES];
     if (place.exists) {
+        cell.load_bias(place);
         kept = from < 0 ? cell.start(place) : value_or(carried, place.state(), C(0));
         cell.load(place, at);
     }

@@ -2,9 +2,9 @@
 //
 // Shapes: states are (steps, rows, H), rows being the batch's, states before the first step (rows, H); what belongs
 // to gates has GATES times H columns, one gate beside the other. All are C-contiguous. A thread owns an element of
-// the state. For a step at place `at` it first calls load(), which asks memory for what the step needs beside the
-// product; the answers come while the product is made, advance() makes the step of them, and store() leaves its
-// results in memory. A gradient's `before` is the place of the step that came before in time, or -1.
+// the state. It reads what all steps add once, in load_bias(). For a step at place `at` it first calls load(), which
+// asks memory for what the step needs beside the product, and computes nothing, so as not to wait: the answers come
+// while the product is made, advance() makes the step of them, and store() leaves its results in memory. A gradient's `before` is the place of the step that came before in time, or -1.
 //
 // `carried` is what an element takes with it from step to step outside of the product: the cell's state, that of a
 // gru, and their gradients. It is a sum over the steps, to which 16 bits would soon add nothing more: where arrays
@@ -39,22 +39,28 @@ struct Lstm {
     static constexpr int GATES = 4;
     T *y, *cells, *gates;
     const T *h0, *c0, *bias;
-    C z[4];  // pre-activations, and then gates
+    C of_bias[4], z[4];  // z: what the inputs contribute, and then gates
     T state;
+
+    __device__ __forceinline__ void load_bias(const Element& element) {
+#pragma unroll
+        for (int g = 0; g < GATES; g++) of_bias[g] = C(value_or(bias, g * element.H + element.unit, T(0)));
+    }
 
     __device__ __forceinline__ C start(const Element& element) const { return C(c0[element.state()]); }
 
     __device__ __forceinline__ void load(const Element& element, long long at) {
         const T* const own = gates + element.gate<4>(at);
 #pragma unroll
-        for (int g = 0; g < 4; g++)
-            z[g] = C(own[g * element.H]) + C(value_or(bias, g * element.H + element.unit, T(0)));
+        for (int g = 0; g < 4; g++) z[g] = C(own[g * element.H]);
     }
 
     // Returns the new state, which the next step multiplies.
     __device__ __forceinline__ T advance(C& c, const C (&product)[4]) {
-        const C i = logistic(z[0] + product[0]), f = logistic(z[1] + product[1]);
-        const C g = tanh(z[2] + product[2]), o = logistic(z[3] + product[3]);
+        C sum[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) sum[k] = z[k] + of_bias[k] + product[k];
+        const C i = logistic(sum[0]), f = logistic(sum[1]), g = tanh(sum[2]), o = logistic(sum[3]);
         c = f * c + i * g;
         z[0] = i, z[1] = f, z[2] = g, z[3] = o;
         return state = T(o * tanh(c));
@@ -125,17 +131,19 @@ struct Gru {
     static constexpr int GATES = 3;
     T *y, *gates;
     const T *a, *h0, *bias;
-    C z[3], of_bias[3], gate[4];
+    C of_bias[3], z[3], gate[4];
     T state;
+
+    __device__ __forceinline__ void load_bias(const Element& element) {
+#pragma unroll
+        for (int g = 0; g < GATES; g++) of_bias[g] = C(value_or(bias, g * element.H + element.unit, T(0)));
+    }
 
     __device__ __forceinline__ C start(const Element& element) const { return C(h0[element.state()]); }
 
     __device__ __forceinline__ void load(const Element& element, long long at) {
 #pragma unroll
-        for (int g = 0; g < 3; g++) {
-            z[g] = C(a[element.gate<3>(at) + g * element.H]);
-            of_bias[g] = C(value_or(bias, g * element.H + element.unit, T(0)));
-        }
+        for (int g = 0; g < 3; g++) z[g] = C(a[element.gate<3>(at) + g * element.H]);
     }
 
     // Returns the new state, which the next step multiplies.
@@ -212,6 +220,8 @@ struct Rnn {
     const T *z, *h0;
     C x;
     T state;
+
+    __device__ __forceinline__ void load_bias(const Element&) {}  // z has it
 
     __device__ __forceinline__ C start(const Element&) const { return 0; }
 

@@ -232,6 +232,7 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, const 
     }
     C carried = 0;
     if (owned.exists) {
+        cell.load_bias(owned);
         carried = cell.start(owned);
         cell.load(owned, place_of(0, sizes));
     }

@@ -33,7 +33,7 @@ constexpr int FORWARD_PARTS = 8;
 template <typename Cell>
 constexpr int BACKWARD_PARTS = Cell::GATES == 1 ? FORWARD_PARTS : WARP;
 
-// Weights (columns, K) where the caller has them.
+// Weights (columns, K) where the caller has them, at most 4 * THREADS * THREADS of them.
 template <typename T>
 struct InMemory {
     const T* weight;
@@ -43,7 +43,7 @@ struct InMemory {
 
     template <int LENGTH>
     __device__ __forceinline__ Vector<T, LENGTH> load(int column, int k) const {
-        return load_vector<LENGTH>(weight + (long long)column * K + k);
+        return load_vector<LENGTH>(weight + (column * K + k));
     }
 
     template <int LENGTH>
@@ -102,6 +102,7 @@ __device__ __forceinline__ void make_sequence(Cell cell, const T* weight, long l
     share_out(operand, found, product);
     C* const own_operand = operand + owned.place * product.stride + owned.unit;
     if (owned.exists) {
+        cell.load_bias(owned);
         carried = cell.start(owned);
         *own_operand = C(cell.h0[owned.state()]);
     }
