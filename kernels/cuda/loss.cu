@@ -94,7 +94,7 @@ __device__ __forceinline__ auto deltas_of(const T* weight, long long period, T d
 
 // Grid: x = the parts of n. out (parts,).
 template <typename T, Loss LOSS>
-__global__ void __launch_bounds__(MAX_THREADS) loss_sum(
+__global__ void __launch_bounds__(THREADS) loss_sum(
     T* out, const T* x, const T* target, const T* weight, long long n, long long period, long long length, T divisor,
     T scale, T delta
 ) {

@@ -12,6 +12,14 @@ constexpr unsigned ALL_LANES = 0xFFFFFFFF;
 constexpr int MAX_THREADS = 512;  // of a block that shares a row: leaves each thread up to 128 registers
 constexpr int MAX_WARPS = MAX_THREADS / WARP;
 
+// The fewest blocks at a time of kernels with large parts of a row: compiled for the GeForce cards of Blackwell they are
+// kept to 64 registers, and spill, unless nvcc is told that one block is enough. Elsewhere it does well by itself.
+#if __CUDA_ARCH__ >= 1200 && !defined(MINIGRAD_SIM)
+constexpr int FEWEST_BLOCKS = 1;
+#else
+constexpr int FEWEST_BLOCKS = 0;
+#endif
+
 enum Operation { SUM, MAX, MIN };
 
 // What changes nothing when combined; the result for a row without elements.
