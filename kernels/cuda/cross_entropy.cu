@@ -143,7 +143,7 @@ __global__ void cross_entropy_warp(
 //
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x = a multiple of 32; one row for a block if more.
 template <typename T, typename C, bool SMOOTHED>
-__global__ void __launch_bounds__(MAX_THREADS, FEWEST_BLOCKS) cross_entropy_vectorized(
+__global__ void __launch_bounds__(MAX_THREADS, FEWEST_BLOCKS<C>) cross_entropy_vectorized(
     C* loss, const T* x, const long long* target, const C* weight, long long rows, long long columns,
     long long ignore_index, C smoothing
 ) {

@@ -234,14 +234,14 @@ matmul_register_tile(T* out, const T* a, const T* b, MatmulShape shape, Batch ba
     const long long tiles_per_row = (shape.N + TILE - 1) / TILE;
     const long long row = blockIdx.x / tiles_per_row * TILE, column = blockIdx.x % tiles_per_row * TILE;
     const int rows = at_most(shape.M - row, TILE), columns = at_most(shape.N - column, TILE);
+    const long long K = select_part(a, b, shape);
+    a += row * shape.a_row_stride;
+    b += column * shape.b_column_stride;
+    out += row * shape.N + column;
 
     for (long long number = blockIdx.z; number < shape.batches; number += gridDim.z) {
         const T *a_corner = a, *b_corner = b;
         select_batch(a_corner, b_corner, batch, number);
-        const long long K = select_part(a_corner, b_corner, shape);
-        a_corner += row * shape.a_row_stride;
-        b_corner += column * shape.b_column_stride;
-
         ElementLoader<T, PATCH> a_loader(a_corner, shape.a_row_stride, shape.a_column_stride,
                                          rows, layout.a_along_k);
         ElementLoader<T, PATCH> b_loader(b_corner, shape.b_column_stride, shape.b_row_stride,
@@ -256,7 +256,7 @@ matmul_register_tile(T* out, const T* a, const T* b, MatmulShape shape, Batch ba
             __syncthreads();  // everyone is done with the tiles before they are overwritten
         }
 
-        T* out_corner = out + (number_of_part(shape, number) * shape.M + row) * shape.N + column;
+        T* out_corner = out + number_of_part(shape, number) * shape.M * shape.N;
 #pragma unroll
         for (int i = 0; i < PATCH; i++)
 #pragma unroll

@@ -118,7 +118,7 @@ struct Affine<true, T, WIDTH> {
 //
 // Grid: x = the rows, blockDim.y of them in a block; blockDim.x is 32, or more for a single row.
 template <typename C, typename T, bool PER_CHANNEL, bool WIDE>
-__global__ void __launch_bounds__(MAX_THREADS, FEWEST_BLOCKS) norm_registers(
+__global__ void __launch_bounds__(MAX_THREADS, FEWEST_BLOCKS<C>) norm_registers(
     T* y, C* mean, C* rstd, const T* x, const C* weight, const C* bias, long long rows, long long columns,
     Layout layout, C eps
 ) {

@@ -12,10 +12,12 @@ constexpr unsigned ALL_LANES = 0xFFFFFFFF;
 constexpr int MAX_THREADS = 512;  // of a block that shares a row: leaves each thread up to 128 registers
 constexpr int MAX_WARPS = MAX_THREADS / WARP;
 
-// The fewest blocks at a time of kernels with large parts of a row: compiled for the GeForce cards of Blackwell they are
-// kept to 64 registers, and spill, unless nvcc is told that one block is enough. Elsewhere it does well by itself.
+// The fewest blocks at a time of kernels with large parts of a row, or 0: compiled for the GeForce cards of Blackwell
+// they are kept to 64 registers in float32, and spill, unless nvcc is told that one block is enough. Otherwise it
+// does well by itself.
+template <typename C>
 #if __CUDA_ARCH__ >= 1200 && !defined(MINIGRAD_SIM)
-constexpr int FEWEST_BLOCKS = 1;
+constexpr int FEWEST_BLOCKS = sizeof(C) == 4 ? 1 : 0;
 #else
 constexpr int FEWEST_BLOCKS = 0;
 #endif
