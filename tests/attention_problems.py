@@ -62,23 +62,36 @@ def growing(k):
     return k * np.geomspace(0.1, 4, k.shape[2])[:, None]
 
 
-def by_definition(q, k, v, grad, causal):
-    """out, lse, and the gradients of q, k and v, in float64."""
+def by_definition(q, k, v, grad, causal, mask=None, kept=1):
+    """out, lse, and the gradients of q, k and v, in float64.
+
+    ``mask`` is of bool, or added to the scores; ``kept`` is multiplied with the weights. A query that sees no
+    key has weights of 0, and an lse of infinity.
+    """
     q, k, v, grad = (x.astype(float) for x in (q, k, v, grad))
+    p, lse = _probabilities(q, k, causal, mask)
+    weights = p * kept
+    out = weights @ v
+    ds = p * (kept * (grad @ v.swapaxes(2, 3)) - (grad * out).sum(3)[..., None]) * SCALE
+    return out, lse, ds @ k, ds.swapaxes(2, 3) @ q, weights.swapaxes(2, 3) @ grad
+
+
+def _probabilities(q, k, causal, mask):
+    """They, and the logarithms of the sums of exponentials."""
     scores = q @ k.swapaxes(2, 3) * SCALE
     if causal:
         scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
-    lse = np.log(np.exp(scores).sum(3))
-    p = np.exp(scores - lse[..., None])
-    out = p @ v
-    ds = p * (grad @ v.swapaxes(2, 3) - (grad * out).sum(3)[..., None]) * SCALE
-    return out, lse, ds @ k, ds.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ grad
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    total = np.exp(scores).sum(3)
+    lse = np.where(total == 0, np.inf, np.log(np.where(total == 0, 1, total)))
+    return np.exp(scores - lse[..., None]), lse
 
 
 FLOAT32 = 64 * np.finfo(np.float32).eps  # the roundings of float32 sums and exponentials
 
 
-def with_errors(q, k, v, grad, causal):
+def with_errors(q, k, v, grad, causal, mask=None, kept=1):
     """(value, largest error) of each of the results of :func:`by_definition`, computed in q's 16 bits.
 
     What is rounded on the way are the factors of products: the probabilities, and the gradients of the
@@ -86,26 +99,24 @@ def with_errors(q, k, v, grad, causal):
     subnormal.
     """
     unit, tiny = (2.0**-11, 2.0**-24) if q.dtype == np.float16 else (2.0**-8, 0)
-    out, lse, dq, dk, dv = by_definition(q, k, v, grad, causal)
+    out, lse, dq, dk, dv = by_definition(q, k, v, grad, causal, mask, kept)
     q, k, v, g = (x.astype(np.float64) for x in (q, k, v, grad))
-    scores = SCALE * q @ k.swapaxes(2, 3)
-    if causal:
-        scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
-    p = np.exp(scores - lse[..., None])
+    p, _ = _probabilities(q, k, causal, mask)
+    weights = p * kept
     error = unit + FLOAT32
-    off = error * (p @ np.abs(v) + np.abs(out))
-    ds = p * (g @ v.swapaxes(2, 3) - (g * out).sum(-1)[..., None])
+    off = error * (weights @ np.abs(v) + np.abs(out))
+    ds = p * (kept * (g @ v.swapaxes(2, 3)) - (g * out).sum(-1)[..., None])
     of_ds = (
         error * np.abs(ds)
         + p * (np.abs(g) * off).sum(-1)[..., None]
-        + FLOAT32 * p * (np.abs(g) @ np.abs(v.swapaxes(2, 3)))
+        + FLOAT32 * weights * (np.abs(g) @ np.abs(v.swapaxes(2, 3)))
     )
     errors = (
         off,
         FLOAT32 * (1 + np.abs(lse)),
         SCALE * of_ds @ np.abs(k) + error * np.abs(dq),
         SCALE * of_ds.swapaxes(2, 3) @ np.abs(q) + error * np.abs(dk),
-        error * (p.swapaxes(2, 3) @ np.abs(g) + np.abs(dv)),
+        error * (weights.swapaxes(2, 3) @ np.abs(g) + np.abs(dv)),
     )
     slack = 8 * tiny * q.shape[2] * k.shape[2]
     return [(x, 1.01 * e + slack) for x, e in zip((out, lse, dq, dk, dv), errors, strict=True)]
@@ -113,7 +124,12 @@ def with_errors(q, k, v, grad, causal):
 
 def largest_error(found, wanted):
     """How far ``found`` is from (value, largest error) of each, as a share of that error; NaN is far."""
-    off = [np.abs(x.astype(float) - y) / (e + 1e-30) for x, (y, e) in zip(found, wanted, strict=True)]
+    pairs = [(x.astype(float), y, e) for x, (y, e) in zip(found, wanted, strict=True)]
+    off = [
+        np.abs(np.subtract(x, y, out=np.zeros(y.shape), where=x != y))
+        / (e + 1e-30)  # infinities can be right
+        for x, y, e in pairs
+    ]
     return max(np.nan_to_num(x, nan=np.inf).max() for x in off)
 
 

@@ -291,14 +291,18 @@ def attention_cases(backward):
         q, k, v, out, lse = (*batch, L, E), (*batch, S, E), (*batch, S, V), (*batch, L, V), (*batch, L)
         for is_causal in (False, True):
             options = {"is_causal": is_causal, "scale": 0.4, "length": 4 * (S + E + V), "gradient": S < 5}
+            mask = uniform(-1.0, 1.0, (1, S) if is_causal else (L, S))
+            weighting = {"dropout_p": 0.3, "seed": 7, "offset": 3} if S % 2 else {}
             if not backward:  # what is hidden may be multiplied by 0, or left out
-                yield case(q, k, v, special=not is_causal, **options)
+                yield case(q, k, v, None, special=not is_causal, **options)
+                yield case(q, k, v, mask, special=False, **weighting, **options)
                 continue
             options.update(length=options["length"] * (L + 1), gradient=S < 4)
             shifts = uniform(2.0, 3.0, lse)  # near the logarithms of the sums
-            yield case(out, q, k, v, out, shifts, None, **options)
+            yield case(out, q, k, v, out, shifts, None, None, **options)
+            yield case(out, q, k, v, out, shifts, None, mask, **weighting, **options)
             if S < 5:
-                yield case(out, q, k, v, out, shifts, lse, **options)
+                yield case(out, q, k, v, out, shifts, lse, None, **options)
 
 
 def class_loss_cases():

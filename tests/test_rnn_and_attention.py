@@ -150,3 +150,69 @@ def test_attention_takes_the_shared_memory_that_a_simulated_card_has(rng):
         results.append([out.detach().numpy(), *(x.grad.numpy() for x in inputs)])
     for wanted, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def masks_of_attention(rng, S):
+    """By name: what hides keys, and what is added, with large numbers that hide as well."""
+    pairs = rng.random((5, S)) < 0.6
+    far = np.where(rng.random((2, 3, 5, S)) < 0.6, rng.standard_normal((2, 3, 5, S)), -1e9)
+    far[:, 1] = np.where(pairs, 0.5, np.finfo(np.float32).min)
+    far[:, :, 0], far[:, 1, :, 1] = -1e9, 0.5  # query 0 of others sees all, equally little
+    return {
+        "keys": np.arange(S) < np.array([S, 3]).reshape(2, 1, 1, 1),
+        "pairs": pairs & (np.arange(5) != 2)[:, None],  # query 2 sees nothing
+        "added": np.where(pairs, rng.standard_normal((5, S)), -np.inf).astype(np.float32),
+        "far below": far.astype(np.float32),
+        "none": None,
+    }
+
+
+@pytest.mark.parametrize("S", [7, 8])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.4])
+@pytest.mark.parametrize("name", ["keys", "pairs", "added", "far below", "none"])
+def test_attention_with_masks_and_dropout_on_every_device(device, name, dropout_p, S, rng):
+    """The CPU's composed form and the kernels of cards drop the same weights, and hide the same."""
+    arrays = [rng.standard_normal(shape) for shape in ((2, 3, 5, 4), (2, 3, S, 4), (2, 3, S, 6))]
+    mask = masks_of_attention(rng, S)[name]
+
+    def results(device, dtype):
+        mg.manual_seed(3)
+        inputs = [mg.tensor(x, dtype, device=device, requires_grad=True) for x in arrays]
+        of_device = None if mask is None else mg.tensor(mask, device=device)
+        out = F.scaled_dot_product_attention(*inputs, of_device, dropout_p)
+        (out * out).sum().backward()
+        return [out.detach(), *(x.grad for x in inputs)]
+
+    dtype = mg.float64 if device.type == "cpu" and name == "far below" else mg.float32  # scores beside 1e9
+    for x, y in zip(results(device, dtype), results(mg.device("cpu"), mg.float64), strict=True):
+        np.testing.assert_allclose(x.cpu().numpy(), y.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float16])
+def test_a_layer_with_padding_and_dropout_has_no_matrix_of_weights(dtype, monkeypatch, rng):
+    """In training, with the default options: the softmax of the composed form is not called."""
+    from minigrad.ops import attention
+
+    monkeypatch.setattr(attention, "softmax", None)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).to("sim", dtype)
+    x = mg.tensor(rng.standard_normal((2, 5, 8)), dtype, device="sim", requires_grad=True)
+    padding = mg.tensor(np.arange(5) >= np.array([[5], [3]]), device="sim")
+    layer(x, src_key_padding_mask=padding).sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()
+
+
+@pytest.mark.skipif(not sim.is_available(), reason="the simulator needs a C++ compiler: install g++")
+def test_second_gradient_of_attention_with_a_mask_and_dropout(rng):
+    arrays = [rng.standard_normal(shape) for shape in ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 6))]
+    mask = masks_of_attention(rng, 7)["pairs"]
+
+    def second_gradients(device, dtype):
+        mg.manual_seed(3)
+        inputs = [mg.tensor(x, dtype, device=device, requires_grad=True) for x in arrays]
+        out = F.scaled_dot_product_attention(*inputs, mg.tensor(mask, device=device), 0.4)
+        first = mg.autograd.grad((out * out).sum(), inputs, create_graph=True)
+        return mg.autograd.grad(sum((x * x).sum() for x in first), inputs)
+
+    for x, y in zip(second_gradients("sim", mg.float32), second_gradients("cpu", mg.float64), strict=True):
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=0, atol=2e-5 * abs(y.numpy()).max())

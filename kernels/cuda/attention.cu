@@ -22,10 +22,13 @@
 // takes up goes from lane to lane, and warps meet only where tiles change. A step is COLUMNS rows of the other side.
 // Its two tiles come by asynchronous copies, each while the product that needs the other is at work.
 //
+// If WEIGHTED, there are a mask, or dropout, or both (attention_weighting.cuh); else they cost nothing.
+//
 // Arithmetic intensity: a block of 64 queries reads k and v once for 4 x 64 x S x D operations: 32 operations
 // a byte, whatever L and S are; from the caches for the most part, as all blocks of a head read the same. From
 // shared memory a thread loads 12 vectors for 128 multiply-adds of scores, and 16 for 256 of a product with p.
 #include "attention_source.cuh"
+#include "attention_weighting.cuh"
 #include "rows.cuh"
 #include "warp_tile.cuh"
 
@@ -208,6 +211,42 @@ __device__ __forceinline__ void hide(float (&values)[R][C], float hidden, const 
             if (!sight(patch.row(r), patch.column(c))) values[r][c] = hidden;
 }
 
+// Scores, in powers of 2, as the mask leaves them.
+template <bool ROWS_ARE_QUERIES, int R, int C, typename Patch, typename Mask>
+__device__ __forceinline__ void mask(float (&scores)[R][C], const Weighting<Mask>& weighting, long long first_row,
+                                     long long first_column, const Patch& patch) {
+    if (!weighting.has_mask) return;
+#pragma unroll
+    for (int r = 0; r < R; r++)
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            const long long row = first_row + patch.row(r), column = first_column + patch.column(c);
+            scores[r][c] = weighting.masked(scores[r][c], ROWS_ARE_QUERIES ? row : column,
+                                            ROWS_ARE_QUERIES ? column : row);
+        }
+}
+
+// Calls use(r, c, whether it is kept) for each of a thread's weights. A thread has four rows side by side. Where they
+// are keys, these are one block of random words; where they are queries, four lanes with columns side by side have
+// four blocks in common, and compute one each.
+template <bool ROWS_ARE_QUERIES, int R, int C, typename Patch, typename Mask, typename Use>
+__device__ __forceinline__ void each_weight(const Weighting<Mask>& weighting, long long first_row,
+                                            long long first_column, const Patch& patch, Use&& use) {
+    const int lane = threadIdx.x % WARP, among = patch.x % 4;
+#pragma unroll
+    for (int r = 0; r < R; r += 4)
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            const long long row = first_row + patch.row(r), column = first_column + patch.column(c);
+            const unsigned own = ROWS_ARE_QUERIES ? weighting.kept(row + among, column) : weighting.kept(column, row);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const unsigned bits = ROWS_ARE_QUERIES ? __shfl_sync(ALL_LANES, own, (lane & ~6) | i << 1) : own;
+                use(r + i, c, bool(bits >> (ROWS_ARE_QUERIES ? among : i) & 1));
+            }
+        }
+}
+
 template <int R, int C>
 __device__ __forceinline__ void multiply_all(float (&values)[R][C], float factor) {
 #pragma unroll
@@ -233,9 +272,10 @@ __device__ __forceinline__ void arrive(AsyncCopies& copies) {
 }
 
 // Grid: x = a block for each ROWS queries of each matrix. Shared memory: tiles of q, k and v, and a part of p.
-template <int D, int ROWS, int COLUMNS, int WARPS>
+template <int D, int ROWS, int COLUMNS, int WARPS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
-attention_forward(float* out, float* lse, const float* q, const float* k, const float* v, AttentionShape shape) {
+attention_forward(float* out, float* lse, const float* q, const float* k, const float* v, AttentionShape shape,
+                  const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
     using Patch = AttentionPatch<D, ROWS, WARPS>;
     using Source = TileSource<float, D, WARPS * WARP>;
     constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;
@@ -244,6 +284,7 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
     float *const v_tile = k_tile + COLUMNS * PITCH, *const p_part = v_tile + COLUMNS * PITCH;
     const Patch patch;
     const Task task(shape, shape.L, ROWS);
+    const Weighting<Mask> weighting(mask_of_scores, live, given, shape, task);
     const long long keys = keys_of(shape, task.first_row + ROWS - 1);
     const bool has_rows = task.first_row + patch.warp_row < shape.L;
     Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
@@ -258,7 +299,7 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
     RunningRow rows[R];
     float sums[R][F] = {};
     const float scale = shape.scale * LOG2_E;
-    const bool keeps_order = keeps_order_of_scores(scale);
+    const bool keeps_order = !WEIGHTED && keeps_order_of_scores(scale);
     const float left_scale = keeps_order ? scale : 1;
     for (long long first = 0; first < keys; first += COLUMNS) {
         float scores[R][C] = {};
@@ -267,6 +308,7 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
         if (sees) {
             multiply_rows<D>(scores, q_tile, k_tile, patch);
             if (!keeps_order) multiply_all(scores, scale);
+            if constexpr (WEIGHTED) mask<true>(scores, weighting, task.first_row, first, patch);
             if (!sight.all_of(patch)) hide(scores, -INFINITY, sight, patch);
             float factor[R];
             bool any_factor = false;
@@ -289,6 +331,11 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
                 for (int c = 0; c < C; c++) scores[r][c] = rows[r].add(scores[r][c], left_scale);
                 rows[r].end();
             }
+            if constexpr (WEIGHTED)
+                if (weighting.drops)
+                    each_weight<true, R, C>(weighting, task.first_row, first, patch, [&](int r, int c, bool kept) {
+                        if (!kept) scores[r][c] = 0;
+                    });
         }
         const long long next = first + COLUMNS;
         arrive(copies);  // v is there, and k is done with
@@ -301,9 +348,16 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
     for (int r = 0; r < R; r++) {
         const float total = sum_of_row<Patch>(rows[r].sum);
         const long long query = task.first_row + patch.row(r);
-        if (patch.x == 0 && query < shape.L) lse[task.matrix * shape.L + query] = rows[r].log_sum(total);
+        if (patch.x == 0 && query < shape.L)
+            lse[task.matrix * shape.L + query] =
+                WEIGHTED ? weighting.log_sum(rows[r], total) : rows[r].log_sum(total);
 #pragma unroll
-        for (int f = 0; f < F; f++) sums[r][f] /= total;
+        for (int f = 0; f < F; f++) {
+            if constexpr (WEIGHTED)
+                sums[r][f] *= weighting.factor(total);
+            else
+                sums[r][f] /= total;
+        }
     }
     store_rows(out + task.matrix * shape.L * shape.V, sums, task.first_row, shape.L, shape.V, patch);
 }
@@ -338,10 +392,11 @@ __global__ void attention_row_sums(float* out, const T* g, const T* y, long long
 }
 
 // Grid: x = a block for each ROWS keys of each matrix. Shared memory: tiles of k, v, q and g, and a part of p.
-template <int D, int ROWS, int COLUMNS, int WARPS>
+template <int D, int ROWS, int COLUMNS, int WARPS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
 attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const float* k, const float* v,
-                    const float* lse, const float* row_sums, long long g_stride, AttentionShape shape) {
+                    const float* lse, const float* row_sums, long long g_stride, AttentionShape shape,
+                    const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
     using Patch = AttentionPatch<D, ROWS, WARPS>;
     using Source = TileSource<float, D, WARPS * WARP>;
     constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;
@@ -351,6 +406,7 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
     float* const p_part = g_tile + COLUMNS * PITCH;
     const Patch patch;
     const Task task(shape, shape.S, ROWS, true);
+    const Weighting<Mask> weighting(mask_of_scores, live, given, shape, task);
     const long long begin = shape.is_causal ? task.first_row / COLUMNS * COLUMNS : 0;
     const bool has_rows = task.first_row + patch.warp_row < shape.S;
     Source of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, task.first_row);
@@ -380,10 +436,14 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
         }
         if (seen) {
             multiply_rows<D>(p, k_tile, q_tile, patch);
+            if constexpr (WEIGHTED) {
+                multiply_all(p, scale);
+                mask<false>(p, weighting, task.first_row, first, patch);
+            }
 #pragma unroll
             for (int r = 0; r < R; r++)
 #pragma unroll
-                for (int c = 0; c < C; c++) p[r][c] = exp2f(p[r][c] * scale - log_sum[c]);
+                for (int c = 0; c < C; c++) p[r][c] = exp2f(p[r][c] * (WEIGHTED ? 1 : scale) - log_sum[c]);
             if (edge) hide(p, 0, sight, patch);
         }
         arrive(copies);  // g is there
@@ -391,12 +451,19 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
 #pragma unroll
             for (int r = 0; r < R; r++)
 #pragma unroll
-                for (int c = 0; c < C; c++) ds[r][c] = -inner[c];
+                for (int c = 0; c < C; c++) ds[r][c] = WEIGHTED ? 0 : -inner[c];
             multiply_rows<D, 1>(ds, v_tile, g_tile, patch);
+            if constexpr (WEIGHTED) {
+                each_weight<false, R, C>(weighting, task.first_row, first, patch, [&](int r, int c, bool kept) {
+                    ds[r][c] = p[r][c] * ((kept ? ds[r][c] * weighting.kept_scale : 0) - inner[c]);
+                    if (!kept) p[r][c] = 0;
+                });
+            } else {
 #pragma unroll
-            for (int r = 0; r < R; r++)
+                for (int r = 0; r < R; r++)
 #pragma unroll
-                for (int c = 0; c < C; c++) ds[r][c] *= p[r][c];
+                    for (int c = 0; c < C; c++) ds[r][c] *= p[r][c];
+            }
             if (edge) hide(ds, 0, sight, patch);
             multiply<D>(k_sums, ds, p_part, q_tile, patch);
         }
@@ -408,15 +475,17 @@ attention_grad_keys(float* dk, float* dv, const float* g, const float* q, const 
         if (next < shape.L) start<COLUMNS>(of_g, copies, g_tile, shape.L - next);
     }
     multiply_all(k_sums, shape.scale);
+    if constexpr (WEIGHTED) multiply_all(v_sums, weighting.kept_scale);
     store_rows(dk + task.matrix * shape.S * shape.E, k_sums, task.first_row, shape.S, shape.E, patch);
     store_rows(dv + task.matrix * shape.S * shape.V, v_sums, task.first_row, shape.S, shape.V, patch);
 }
 
 // Grid: x = a block for each ROWS queries of each matrix. Shared memory: tiles of q, g, k and v, and a part of ds.
-template <int D, int ROWS, int COLUMNS, int WARPS>
+template <int D, int ROWS, int COLUMNS, int WARPS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
 attention_grad_queries(float* dq, const float* g, const float* q, const float* k, const float* v,
-                       const float* lse, const float* row_sums, long long g_stride, AttentionShape shape) {
+                       const float* lse, const float* row_sums, long long g_stride, AttentionShape shape,
+                    const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
     using Patch = AttentionPatch<D, ROWS, WARPS>;
     using Source = TileSource<float, D, WARPS * WARP>;
     constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;
@@ -426,6 +495,7 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
     float* const ds_part = v_tile + COLUMNS * PITCH;
     const Patch patch;
     const Task task(shape, shape.L, ROWS);
+    const Weighting<Mask> weighting(mask_of_scores, live, given, shape, task);
     const long long keys = keys_of(shape, task.first_row + ROWS - 1);
     const bool has_rows = task.first_row + patch.warp_row < shape.L;
     Source of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
@@ -452,7 +522,7 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
 #pragma unroll
         for (int r = 0; r < R; r++)
 #pragma unroll
-            for (int c = 0; c < C; c++) ds[r][c] = -inner[r];
+            for (int c = 0; c < C; c++) ds[r][c] = WEIGHTED ? 0 : -inner[r];
         const Sight<Patch, COLUMNS, true> sight(shape.is_causal, task.first_row, first, shape.S);
         const bool sees = has_rows && sight.any_of(patch);
         if (sees) multiply_rows<D>(ds, g_tile, v_tile, patch);
@@ -461,10 +531,17 @@ attention_grad_queries(float* dq, const float* g, const float* q, const float* k
         if (next < keys) start<COLUMNS>(of_v, copies, v_tile, shape.S - next);
         if (sees) {
             multiply_rows<D>(p, q_tile, k_tile, patch);
+            if constexpr (WEIGHTED) {
+                multiply_all(p, scale);
+                mask<true>(p, weighting, task.first_row, first, patch);
+                each_weight<true, R, C>(weighting, task.first_row, first, patch, [&](int r, int c, bool kept) {
+                    ds[r][c] = (kept ? ds[r][c] * weighting.kept_scale : 0) - inner[r];
+                });
+            }
 #pragma unroll
             for (int r = 0; r < R; r++)
 #pragma unroll
-                for (int c = 0; c < C; c++) ds[r][c] *= exp2f(p[r][c] * scale - log_sum[r]);
+                for (int c = 0; c < C; c++) ds[r][c] *= exp2f(p[r][c] * (WEIGHTED ? 1 : scale) - log_sum[r]);
             if (!sight.all_of(patch)) hide(ds, 0, sight, patch);
             multiply<D>(sums, ds, ds_part, k_tile, patch);
         }

@@ -4,6 +4,8 @@ All arrays are float32. q is (B, H, L, E), k (B, H, S, E), v (B, H, S, V): featu
 strides are free. out and its gradient are (B, H, L, V), lse is (B, H, L), all C-contiguous. There is at least
 one key, and at most ``MAX_FEATURES`` features. The kernels read q, k, v and g where they lie if rows are
 multiples of 16 bytes apart; else they are given copies that are so.
+
+A mask is (B, H, L, S), of bool or float32, with any strides. Dropout is (p, seed, offset), or None.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import philox
 from ..arguments import unchanging
 from ..launch import CudaKernel, blocks, strided
 from ..source import CudaSource
 from . import most_shared_bytes, workspace
+from .live import Live
 from .matmul_tensor_core import CHUNK_BYTES, padded_rows
 from .vector import VECTOR_BYTES, is_wide, starts_at_vector
 
@@ -30,6 +34,7 @@ PAD = 4  # of the rows of a tile, as in attention.cu
 FLOAT = 4  # bytes
 
 Three = tuple[Any, Any, Any]
+Dropout = tuple[float, Any, Any]
 Tile = tuple[int, int, int]
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
@@ -57,29 +62,59 @@ RESERVED = 1024  # bytes of a multiprocessor's shared memory, which a card takes
 
 def _instances(kernel: str, tiles: dict[int, tuple[Tile, ...]]) -> dict[tuple[int, Tile], CudaKernel]:
     return {
-        (D, tile): CudaKernel(_source, f"{kernel}<{D}, {', '.join(map(str, tile))}>")
+        (D, tile): CudaKernel(_source, f"{kernel}<{D}, {', '.join(map(str, tile))}, {PLAIN}>")
         for D, sizes in tiles.items()
         for tile in sizes
     }
 
 
+def _weighted_instances(kernel: str, tiles: dict[int, tuple[Tile, ...]]) -> dict[tuple[int, str], CudaKernel]:
+    """Those for masks and dropout, by D and the type of the mask: with the smallest tile, for most cards."""
+    return {
+        (D, mask): CudaKernel(_source, f"{kernel}<{D}, {', '.join(map(str, sizes[-1]))}, {mask}, true>")
+        for D, sizes in tiles.items()
+        for mask in MASKS
+    }
+
+
+PLAIN = "float, false"  # neither a mask nor dropout
+MASKS = ("bool", "float")  # the latter also where there is none
+
 _forward = _instances("attention_forward", FORWARD_TILES)
 _grad_keys = _instances("attention_grad_keys", BACKWARD_TILES)
 _grad_queries = _instances("attention_grad_queries", BACKWARD_TILES)
+_forward_weighted = _weighted_instances("attention_forward", FORWARD_TILES)
+_grad_keys_weighted = _weighted_instances("attention_grad_keys", BACKWARD_TILES)
+_grad_queries_weighted = _weighted_instances("attention_grad_queries", BACKWARD_TILES)
 
 
 def forward(
-    out: Any, lse: Any, q: Any, k: Any, v: Any, is_causal: bool, scale: float, tile: Tile | None = None
+    out: Any,
+    lse: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    is_causal: bool,
+    scale: float,
+    tile: Tile | None = None,
+    mask: Any = None,
+    dropout: Dropout | None = None,
 ) -> None:
     """``out`` and ``lse``, by an online softmax over tiles of keys."""
     B, H, L, _ = q.shape
     D = padded(q, v)
-    rows, _, warps = tile = tile or _tile_for(q, FORWARD_TILES[D], partial(_forward_bytes, D))
+    if mask is None and dropout is None:
+        rows, _, warps = tile = tile or _tile_for(q, FORWARD_TILES[D], partial(_forward_bytes, D))
+        kernel = _forward[D, tile]
+    else:
+        rows, _, warps = tile = FORWARD_TILES[D][-1]
+        kernel = _forward_weighted[D, mask_type(mask)]
     q, k, v = map(with_whole_chunks, (q, k, v))
-    _forward[D, tile].launch(
+    shape = shape_of(q, k, v, is_causal, scale)
+    kernel.launch(
         B * H * blocks(L, rows),
         warps * WARP,
-        (out, lse, strided(q), strided(k), strided(v), shape_of(q, k, v, is_causal, scale)),
+        (out, lse, strided(q), strided(k), strided(v), shape, *weighting(mask, dropout)),
         shared_bytes=_forward_bytes(D, tile),
     )
 
@@ -93,19 +128,28 @@ def backward(
     is_causal: bool,
     scale: float,
     tile: Tile | None = None,
+    mask: Any = None,
+    dropout: Dropout | None = None,
 ) -> None:
     """``grads``, of ``q``, ``k`` and ``v``, for ``g``, that of ``out``; probabilities are computed anew."""
     (dq, dk, dv), (q, k, v) = grads, qkv
     B, H, L, _ = q.shape
     S, D = v.shape[2], padded(q, v)
-    rows, _, warps = tile = tile or _tile_for(q, BACKWARD_TILES[D], partial(_backward_bytes, D))
+    if mask is None and dropout is None:
+        rows, _, warps = tile = tile or _tile_for(q, BACKWARD_TILES[D], partial(_backward_bytes, D))
+        of_keys, of_queries = _grad_keys[D, tile], _grad_queries[D, tile]
+    else:
+        rows, _, warps = tile = BACKWARD_TILES[D][-1]
+        which = D, mask_type(mask)
+        of_keys, of_queries = _grad_keys_weighted[which], _grad_queries_weighted[which]
     sums = row_sums(g, out)
     q, k, v, g = map(with_whole_chunks, (q, k, v, g))
     shape = shape_of(q, k, v, is_causal, scale)
-    inputs = strided(g), strided(q), strided(k), strided(v), lse, sums, row_stride(g), shape
+    arrays = strided(g), strided(q), strided(k), strided(v), lse, sums
+    inputs = *arrays, row_stride(g), shape, *weighting(mask, dropout)
     threads, shared_bytes = warps * WARP, _backward_bytes(D, tile)
-    _grad_keys[D, tile].launch(B * H * blocks(S, rows), threads, (dk, dv, *inputs), shared_bytes)
-    _grad_queries[D, tile].launch(B * H * blocks(L, rows), threads, (dq, *inputs), shared_bytes)
+    of_keys.launch(B * H * blocks(S, rows), threads, (dk, dv, *inputs), shared_bytes)
+    of_queries.launch(B * H * blocks(L, rows), threads, (dq, *inputs), shared_bytes)
 
 
 def row_sums(g: Any, out: Any) -> Any:
@@ -211,6 +255,43 @@ def _shape_of(q: tuple, k: tuple, v: tuple, itemsize: int, is_causal: bool, scal
         is_causal=is_causal,
         matrices_together=matrices_together(q[0], v[0], itemsize) if is_causal else 1,
     )
+
+
+def mask_type(mask: Any) -> str:
+    """The type in the names of the kernels that take ``mask``."""
+    return "bool" if mask is not None and mask.dtype == np.bool_ else "float"
+
+
+def weighting(mask: Any, dropout: Dropout | None) -> tuple[Any, Any, Any]:
+    """A kernel's last arguments: the mask, the live words, and the fields of struct AttentionWeighting."""
+    if mask is None and dropout is None:
+        return NO_WEIGHTING
+    p, seed, offset = dropout or (0.0, 0, 0)
+    live = None
+    if isinstance(seed, Live):
+        seed, offset, live = 0, 0, seed.words
+    fields = {
+        "mask_stride": (0, 0, 0, 0) if mask is None else _steps(mask),
+        "seed": seed,
+        "offset": offset,
+        "threshold": philox.threshold(p),
+        "kept_scale": 1 / (1 - p) if p < 1 else 0.0,
+        "drops": p > 0,
+    }
+    return None if mask is None else strided(mask), live, fields
+
+
+def _steps(mask: Any) -> tuple[int, ...]:
+    return tuple(
+        step // mask.itemsize if size > 1 else 0 for size, step in zip(mask.shape, mask.strides, strict=True)
+    )
+
+
+NO_WEIGHTING = (
+    None,
+    None,
+    unchanging(mask_stride=(0, 0, 0, 0), seed=0, offset=0, threshold=0, kept_scale=1.0, drops=False),
+)
 
 
 def matrices_together(q: tuple[int, ...], v: tuple[int, ...], itemsize: int) -> int:

@@ -21,12 +21,14 @@
 // = 2 32 a byte, where the tensor cores could do 32 in the time of one.
 //
 // Registers: the sums take M D / 2 floats of a thread, the scores M COLUMNS / 2, twice in the gradients; those of
-// the keys have two sums. Needs compute capability 8.0.
+// the keys have two sums. If WEIGHTED, there are a mask, or dropout, or both (attention_weighting.cuh); else they cost
+// nothing. Needs compute capability 8.0.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "attention_fragments.cuh"
 #include "attention_source.cuh"
+#include "attention_weighting.cuh"
 
 constexpr int WARPS = 4, THREADS = WARPS * WARP;
 constexpr int FRAGMENT_ROWS = WARPS * FRAGMENT;  // of a block, with one fragment for each warp
@@ -140,14 +142,53 @@ __device__ __forceinline__ void store_rows(T* out, float (&sums)[M][F][4], const
     }
 }
 
+// ---- masks and dropout ----
+
+// A fragment of scores, in powers of 2, as the mask leaves it. `row` is that of element 0, `column` that of the step.
+template <bool ROWS_ARE_QUERIES, typename Mask>
+__device__ __forceinline__ void mask(float (&scores)[4], const Weighting<Mask>& weighting, long long row,
+                                     long long column, int n) {
+    if (!weighting.has_mask) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const long long of_row = row + 8 * (i / 2), of_column = column + column_of(n, i % 2);
+        scores[i] = weighting.masked(scores[i], ROWS_ARE_QUERIES ? of_row : of_column,
+                                     ROWS_ARE_QUERIES ? of_column : of_row);
+    }
+}
+
+// Which of a fragment's weights are kept, a bit each. Where rows are queries, two lanes have two blocks of random words
+// in common, of a row each; where they are keys, four lanes have four.
+template <bool ROWS_ARE_QUERIES, typename Mask>
+__device__ __forceinline__ unsigned kept(const Weighting<Mask>& weighting, long long row, long long column, int n) {
+    const int lane = threadIdx.x % WARP;
+    unsigned bits = 0;
+    if constexpr (ROWS_ARE_QUERIES) {
+        const int half = lane % 2;
+        const unsigned own = weighting.kept(row + 8 * half, column + column_of(n, 0));
+        const unsigned other = __shfl_xor_sync(ALL_LANES, own, 1);
+        bits = (half ? other : own) >> 2 * half & 3;
+        bits |= ((half ? own : other) >> 2 * half & 3) << 2;
+    } else {
+        const int among = lane / 4 % 4;
+        const unsigned own = weighting.kept(column + column_of(n, among % 2), row + 8 * (among / 2));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            bits |= (__shfl_sync(ALL_LANES, own, (lane & ~12) | i << 2) >> among & 1) << i;
+    }
+    return bits;
+}
+
 // Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q, k and v.
-template <typename T, int D, int QUERIES, int KEYS>
+template <typename T, int D, int QUERIES, int KEYS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(THREADS)
-attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, AttentionShape shape) {
+attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, AttentionShape shape,
+                      const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
     constexpr int M = QUERIES / FRAGMENT_ROWS, N = KEYS / 8;
     extern __shared__ uint4 shared[];
     const Tile<T, D> q_tile{shared}, k_tile = q_tile.behind(QUERIES), v_tile = k_tile.behind(KEYS);
     const Task task(shape.L, QUERIES);
+    const Weighting<Mask> weighting(mask_of_scores, live, given, shape, task);
     Source<T, D> of_q(task.of(q, shape.q_stride, shape.heads), shape.q_stride[2], shape.E, task.first_row);
     Source<T, D> of_k(task.of(k, shape.k_stride, shape.heads), shape.k_stride[2], shape.E, 0);
     Source<T, D> of_v(task.of(v, shape.v_stride, shape.heads), shape.v_stride[2], shape.V, 0);
@@ -159,7 +200,7 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
     RunningSoftmax softmax[M];
     float sums[M][D / 8][4] = {};
     const float scale = shape.scale * LOG2_E;
-    const bool keeps_order = keeps_order_of_scores(scale);
+    const bool keeps_order = !WEIGHTED && keeps_order_of_scores(scale);
     const float left_scale = keeps_order ? scale : 1;
     const long long whole = keys_of(shape, task.first_row), keys = keys_of(shape, task.first_row + QUERIES - 1);
     for (long long first = 0; first < keys; first += KEYS) {
@@ -173,6 +214,10 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 if (!keeps_order) scale_rows(scores[m], {scale, scale});
+                if constexpr (WEIGHTED)
+#pragma unroll
+                    for (int n = 0; n < N; n++)
+                        mask<true>(scores[m][n], weighting, task.first_row + row_of<M>(m, 0), first, n);
                 hide(scores[m], shape, task.first_row + row_of<M>(m, 0), first);
             }
         float factor[M][2];
@@ -184,7 +229,16 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
         __syncthreads();  // v is there, and k is done with
         if (first + KEYS < keys) of_k.template start<KEYS>(copies, k_tile.chunks, shape.S - first - KEYS);
         copies.commit();
-        multiply(sums, scores, v_tile, [&](int m, int n) { softmax[m].add(scores[m][n], left_scale); });
+        multiply(sums, scores, v_tile, [&](int m, int n) {
+            softmax[m].add(scores[m][n], left_scale);
+            if constexpr (WEIGHTED)
+                if (weighting.drops) {
+                    const unsigned bits = kept<true>(weighting, task.first_row + row_of<M>(m, 0), first, n);
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        if (!(bits >> i & 1)) scores[m][n][i] = 0;
+                }
+        });
 #pragma unroll
         for (int m = 0; m < M; m++) softmax[m].end();
     }
@@ -195,9 +249,10 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
         for (int half = 0; half < 2; half++) {
             const long long query = task.first_row + row_of<M>(m, half);
             const float total = softmax[m].total(half);
-            factor[m][half] = 1 / total;
+            const RunningRow& row = softmax[m].rows[half];
+            factor[m][half] = WEIGHTED ? weighting.factor(total) : 1 / total;
             if (threadIdx.x % 4 == 0 && query < shape.L)
-                lse[task.matrix * shape.L + query] = softmax[m].rows[half].log_sum(total);
+                lse[task.matrix * shape.L + query] = WEIGHTED ? weighting.log_sum(row, total) : row.log_sum(total);
         }
     store_rows(out + task.matrix * shape.L * shape.V, sums, factor, task.first_row, shape.L, shape.V);
 }
@@ -211,6 +266,28 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 __device__ __forceinline__ void apply(OfQuery of, float scale, float& p, float& dp) {
     p = exp2f(fmaf(p, scale, -of.log_sum));
     dp = p * (dp - of.inner);
+}
+
+// The same of a masked score in powers of 2, where what is kept of the weights is multiplied by `kept_scale`. What is
+// left of p is the weight, but for that.
+__device__ __forceinline__ void apply(OfQuery of, float kept_scale, bool is_kept, float& p, float& dp) {
+    p = exp2f(p - of.log_sum);
+    dp = p * ((is_kept ? dp * kept_scale : 0) - of.inner);
+    if (!is_kept) p = 0;
+}
+
+// Turns a fragment of scores into masked ones, in powers of 2; returns which of its weights are kept.
+template <bool ROWS_ARE_QUERIES, bool WEIGHTED, typename Mask>
+__device__ __forceinline__ unsigned begin(float (&scores)[4], float scale, const Weighting<Mask>& weighting,
+                                          long long row, long long column, int n) {
+    if constexpr (WEIGHTED) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) scores[i] *= scale;
+        mask<ROWS_ARE_QUERIES>(scores, weighting, row, column, n);
+        return kept<ROWS_ARE_QUERIES>(weighting, row, column, n);
+    } else {
+        return 0;
+    }
 }
 
 // The inputs of a gradient: the matrices of a task, from a query and a key on, and its queries' numbers. g is
@@ -231,14 +308,16 @@ struct Inputs {
 };
 
 // Grid: x = a block for each KEYS keys of each matrix. Shared memory: tiles of k and v, two each of q and g.
-template <typename T, int D, int QUERIES, int KEYS>
+template <typename T, int D, int QUERIES, int KEYS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(THREADS)
 attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k, const T* v, const float* lse,
-                                const float* row_sums, long long g_stride, AttentionShape shape) {
+                                const float* row_sums, long long g_stride, AttentionShape shape,
+                                const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
     constexpr int M = KEYS / FRAGMENT_ROWS, N = QUERIES / 8, AT_ONCE = M == 1 ? D / 16 : 2;
     extern __shared__ uint4 shared[];
     const Tile<T, D> k_tile{shared}, v_tile = k_tile.behind(KEYS), others = v_tile.behind(KEYS);
     const Task task(shape.S, KEYS);
+    const Weighting<Mask> weighting(mask_of_scores, live, given, shape, task);
     long long first = shape.is_causal ? task.first_row / QUERIES * QUERIES : 0;
     Inputs<T, D> from(task, shape, g, g_stride, q, k, v, lse, row_sums, first, task.first_row);
 
@@ -275,10 +354,16 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
         const int end = at_most(shape.L - first, QUERIES);
         const int ahead = shape.is_causal ? int(first - task.first_row) : KEYS;  // of the first key, the first query
         multiply(v_sums, p, g_tile, [&](int m, int n) {
+            const unsigned bits = begin<false, WEIGHTED>(p[m][n], scale, weighting,
+                                                         task.first_row + row_of<M>(m, 0), first, n);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int column = column_of(n, i % 2);
-                apply({of[column].log_sum * LOG2_E, of[column].inner}, scale, p[m][n][i], dp[m][n][i]);
+                const OfQuery of_column{of[column].log_sum * LOG2_E, of[column].inner};
+                if constexpr (WEIGHTED)
+                    apply(of_column, weighting.kept_scale, bits >> i & 1, p[m][n][i], dp[m][n][i]);
+                else
+                    apply(of_column, scale, p[m][n][i], dp[m][n][i]);
                 if constexpr (!decltype(is_whole)::value)
                     if (column >= end || row_of<M>(m, i / 2) > column + ahead) p[m][n][i] = dp[m][n][i] = 0;
             }
@@ -292,22 +377,28 @@ attention_tensor_core_grad_keys(T* dk, T* dv, const T* g, const T* q, const T* k
     while (first + QUERIES <= shape.L) step(Flag<true>());
     if (first < shape.L) step(Flag<false>());
     copies.wait<0>();  // where is_causal lets no query see these keys
-    float ones[M][2], scales[M][2];
+    float v_scales[M][2], scales[M][2];
 #pragma unroll
-    for (int m = 0; m < M; m++) ones[m][0] = ones[m][1] = 1, scales[m][0] = scales[m][1] = shape.scale;
+    for (int m = 0; m < M; m++) {
+        v_scales[m][0] = v_scales[m][1] = WEIGHTED ? weighting.kept_scale : 1;
+        scales[m][0] = scales[m][1] = shape.scale;
+    }
     store_rows(dk + task.matrix * shape.S * shape.E, k_sums, scales, task.first_row, shape.S, shape.E);
-    store_rows(dv + task.matrix * shape.S * shape.V, v_sums, ones, task.first_row, shape.S, shape.V);
+    store_rows(dv + task.matrix * shape.S * shape.V, v_sums, v_scales, task.first_row, shape.S, shape.V);
 }
 
 // Grid: x = a block for each QUERIES queries of each matrix. Shared memory: tiles of q and g, two each of k and v.
-template <typename T, int D, int QUERIES, int KEYS>
+template <typename T, int D, int QUERIES, int KEYS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(THREADS)
 attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, const T* v, const float* lse,
-                                   const float* row_sums, long long g_stride, AttentionShape shape) {
+                                   const float* row_sums, long long g_stride, AttentionShape shape,
+                                   const Mask* mask_of_scores, const unsigned long long* live,
+                                   AttentionWeighting given) {
     constexpr int M = QUERIES / FRAGMENT_ROWS, N = KEYS / 8;
     extern __shared__ uint4 shared[];
     const Tile<T, D> q_tile{shared}, g_tile = q_tile.behind(QUERIES), others = g_tile.behind(QUERIES);
     const Task task(shape.L, QUERIES);
+    const Weighting<Mask> weighting(mask_of_scores, live, given, shape, task);
     Inputs<T, D> from(task, shape, g, g_stride, q, k, v, lse, row_sums, task.first_row, 0);
 
     AsyncCopies copies;
@@ -347,9 +438,14 @@ attention_tensor_core_grad_queries(T* dq, const T* g, const T* q, const T* k, co
             for (int i = 0; i < 2 * M; i++)
                 end[i / 2][i % 2] = visible(shape, task.first_row + row_of<M>(i / 2, i % 2), first, KEYS);
         multiply(sums, dp, k_tile, [&](int m, int n) {
+            const unsigned bits = begin<true, WEIGHTED>(p[m][n], scale, weighting,
+                                                        task.first_row + row_of<M>(m, 0), first, n);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                apply(of[m][i / 2], scale, p[m][n][i], dp[m][n][i]);
+                if constexpr (WEIGHTED)
+                    apply(of[m][i / 2], weighting.kept_scale, bits >> i & 1, p[m][n][i], dp[m][n][i]);
+                else
+                    apply(of[m][i / 2], scale, p[m][n][i], dp[m][n][i]);
                 if constexpr (!decltype(is_whole)::value)
                     if (column_of(n, i % 2) >= end[m][i / 2]) dp[m][n][i] = 0;
             }

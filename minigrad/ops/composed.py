@@ -9,12 +9,12 @@ from typing import Any
 from minigrad.autograd import enable_grad, grad, mode
 from minigrad.op import Op
 from minigrad.ops.activation import tanh
-from minigrad.ops.elementwise import exp, zeros_like
+from minigrad.ops.elementwise import exp, where, zeros_like
 from minigrad.ops.join import stack
 from minigrad.ops.matmul import _matmul as matmul
 from minigrad.ops.shape import transpose
 
-tensors = SimpleNamespace(exp=exp, matmul=matmul, stack=stack, swapaxes=transpose, tanh=tanh)
+tensors = SimpleNamespace(exp=exp, matmul=matmul, stack=stack, swapaxes=transpose, tanh=tanh, where=where)
 """What stands in for the array module where a formula that is written in ``xp`` runs on tensors."""
 
 

@@ -23,13 +23,14 @@ from minigrad.random import default_generator
 def _dropout(xp, x, *, p, seed, offset):
     """``x`` scaled by 1 / (1 - p), or times 0 where the stream (seed, offset) has a number below ``p``."""
     kept = philox.kept(xp, x.size, p, seed, offset).reshape(x.shape)
-    return x * (kept.astype(x.dtype) * x.dtype.type(_scale(p)))
+    return x * (kept.astype(x.dtype) * x.dtype.type(kept_scale(p)))
 
 
 _dropout.grad(x=lambda g, _y, _x, *, p, seed, offset: _dropout(g, p=p, seed=seed, offset=offset))
 
 
-def _scale(p: float) -> float:
+def kept_scale(p: float) -> float:
+    """The factor of what a dropout keeps."""
     return 1.0 / (1.0 - p) if p < 1.0 else 0.0
 
 
@@ -71,12 +72,12 @@ def _check(name: str, input: Any, p: float) -> None:
 @_dropout.kernel("cpu", name="vectorized")
 def _(out, x, *, p, seed, offset):
     """The generator and the product in vectors, in stretches that stay in the L1 cache."""
-    cpu.random.dropout(out, x, philox.threshold(p), _scale(p), seed, offset, get_num_threads())
+    cpu.random.dropout(out, x, philox.threshold(p), kept_scale(p), seed, offset, get_num_threads())
 
 
 def _register_cuda(name: str, run: Any) -> None:
     def kernel(out, x, *, p, seed, offset):
-        run(out, x, philox.threshold(p), _scale(p), seed, offset)
+        run(out, x, philox.threshold(p), kept_scale(p), seed, offset)
 
     kernel.__doc__ = run.__doc__
     dtypes = "f4 f8 f2 bf16" if name == "block" else "f4 f8"
