@@ -416,9 +416,14 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
         timer.cancel()
 
 
+def label(name: str, size: str) -> str:
+    """What a line of the table begins with."""
+    return f"{name:32} {size}"[:61].rstrip()
+
+
 def line(found: dict[str, Any]) -> str:
     """A row of the table."""
-    text = f"{found['name']:32} {found['size']}"[:61].ljust(61)
+    text = label(found["name"], found["size"]).ljust(61)
     if "times" not in found:
         return f"{text} {found.get('failure') or found['skipped']}"
     cells = []
@@ -491,11 +496,11 @@ def measure(bench: Bench, todo: list[Row], result: dict[str, Any], path: Path | 
     ended.
     """
     header(bench, result)
-    label = {} if commit() == result["commit"] else {"commit": commit()}
+    of_commit = {} if commit() == result["commit"] else {"commit": commit()}
 
     def tell(found: dict[str, Any]) -> None:
         print(line(found), flush=True)
-        result["rows"].append(found | label)
+        result["rows"].append(found | of_commit)
 
     def begins(name: str, size: str) -> None:
         if path:

@@ -202,6 +202,15 @@ def test_kernels_can_be_compiled_beforehand(repo_root, tmp_path):
 
 
 @needs_simulator
+def test_what_no_card_has_timed_is_listed(repo_root):
+    done = run(sys.executable, repo_root / "benchmarks/gpu_untimed.py")
+    assert done.returncode == 0, done.stderr
+    assert "## Rows without a time of the card alone: " in done.stdout and "†" in done.stdout
+    # Of this group the record of 27 November 2026 has all rows.
+    assert "conv_transpose2d" not in done.stdout.partition("†")[0]
+
+
+@needs_simulator
 def test_every_kernel_is_launched_and_right(repo_root):
     done = run(sys.executable, repo_root / "benchmarks/gpu_every_kernel.py", "--device", "sim")
     assert done.returncode == 0, done.stdout + done.stderr
