@@ -1,5 +1,6 @@
 """Layers, losses, initial state and optimizers against PyTorch, where it is installed."""
 
+import itertools
 import re
 
 import numpy as np
@@ -519,3 +520,21 @@ def test_layers_start_alike(make):
         limits = [np.abs(p.detach().numpy()).max() for p in (mine, theirs)]
         np.testing.assert_allclose(*limits, rtol=0.02)
         np.testing.assert_allclose(mine.detach().numpy().std(), theirs.detach().numpy().std(), rtol=0.1)
+
+
+def test_classes_are_kinds_of_one_another_as_in_pytorch():
+    """Programs tell layers apart by isinstance: a Conv1d is no Conv2d, a ReLU6 is a Hardtanh."""
+    names = [
+        name
+        for name in nn.__all__
+        if isinstance(getattr(nn, name), type) and isinstance(getattr(torch.nn, name, None), type)
+    ]
+
+    def pairs(lib):
+        return {
+            (a, b)
+            for a, b in itertools.permutations(names, 2)
+            if issubclass(getattr(lib, a), getattr(lib, b)) and not a.startswith("Lazy")
+        }
+
+    assert len(names) > 100 and pairs(nn) == pairs(torch.nn)

@@ -106,24 +106,28 @@ class PReLU(Module):
         return f"num_parameters={self.num_parameters}"
 
 
-class ELU(Module):
-    """x where x > 0, else alpha (exp(x) - 1); https://arxiv.org/abs/1511.07289"""
+class _WithAlpha(Module):
+    """A function with the parameter ``alpha``."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False):
         super().__init__()
         self.alpha = alpha
         self.inplace = inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The function of each element."""
-        return F.elu(input, self.alpha)
-
     def extra_repr(self) -> str:
         """The arguments."""
         return f"alpha={self.alpha}" + (", inplace=True" if self.inplace else "")
 
 
-class CELU(ELU):
+class ELU(_WithAlpha):
+    """x where x > 0, else alpha (exp(x) - 1); https://arxiv.org/abs/1511.07289"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.elu(input, self.alpha)
+
+
+class CELU(_WithAlpha):
     """x where x > 0, else alpha (exp(x / alpha) - 1); https://arxiv.org/abs/1704.07483"""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -258,27 +262,36 @@ class Hardtanh(Module):
         return f"min_val={self.min_val}, max_val={self.max_val}{inplace}"
 
 
-class ReLU6(_Overwriting):
+class ReLU6(Hardtanh):
     """min(max(x, 0), 6)"""
+
+    def __init__(self, inplace: bool = False):
+        super().__init__(0.0, 6.0, inplace)
 
     def forward(self, input: Tensor) -> Tensor:
         """The function of each element."""
         return F.relu6(input)
 
+    def extra_repr(self) -> str:
+        """``inplace``, where it is set."""
+        return "inplace=True" if self.inplace else ""
 
-class Hardsigmoid(_Overwriting):
+
+class _Hard(_Overwriting):
+    def extra_repr(self) -> str:
+        """Nothing, as in PyTorch."""
+        return ""
+
+
+class Hardsigmoid(_Hard):
     """relu6(x + 3) / 6"""
 
     def forward(self, input: Tensor) -> Tensor:
         """The function of each element."""
         return F.hardsigmoid(input)
 
-    def extra_repr(self) -> str:
-        """Nothing, as in PyTorch."""
-        return ""
 
-
-class Hardswish(Hardsigmoid):
+class Hardswish(_Hard):
     """x relu6(x + 3) / 6; https://arxiv.org/abs/1905.02244"""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -286,23 +299,27 @@ class Hardswish(Hardsigmoid):
         return F.hardswish(input)
 
 
-class Softshrink(Module):
-    """x moved towards 0 by ``lambd``, and 0 within [-lambd, lambd]."""
+class _Shrink(Module):
+    """A function with the parameter ``lambd``."""
 
     def __init__(self, lambd: float = 0.5):
         super().__init__()
         self.lambd = lambd
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The function of each element."""
-        return F.softshrink(input, self.lambd)
 
     def extra_repr(self) -> str:
         """The argument."""
         return str(self.lambd)
 
 
-class Hardshrink(Softshrink):
+class Softshrink(_Shrink):
+    """x moved towards 0 by ``lambd``, and 0 within [-lambd, lambd]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The function of each element."""
+        return F.softshrink(input, self.lambd)
+
+
+class Hardshrink(_Shrink):
     """x, but 0 within [-lambd, lambd]."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -99,27 +99,8 @@ class _Convolution(Module):
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class Conv2d(_Convolution):
-    """Two-dimensional convolution (cross-correlation) over images (N, in_channels, H, W).
-
-    Args:
-        in_channels, out_channels: of the images before and after.
-        kernel_size: one number, or (height, width); so are ``stride`` and ``dilation``.
-        padding: rows and columns of zeros on each side, or ``"valid"`` (none) or ``"same"`` (the output has
-            the input's size; needs stride 1).
-        groups: channels are split into so many groups that do not see one another.
-        bias: whether a number is added to each output channel.
-        padding_mode: what is around the image: ``"zeros"``, or as the modes of F.pad ``"reflect"``,
-            ``"replicate"`` or ``"circular"``.
-        device, dtype: of the parameters; float32 on the CPU by default.
-
-    Attributes:
-        weight: (out_channels, in_channels / groups, KH, KW), and
-        bias: (out_channels,) or None; both start uniform in +-1 / sqrt(in_channels / groups KH KW).
-
-    Raises:
-        ValueError: the options do not fit together.
-    """
+class _Conv(_Convolution):
+    """What the convolutions of signals and of images share."""
 
     def __init__(
         self,
@@ -172,7 +153,30 @@ class Conv2d(_Convolution):
         return convolution(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class Conv1d(Conv2d):
+class Conv2d(_Conv):
+    """Two-dimensional convolution (cross-correlation) over images (N, in_channels, H, W).
+
+    Args:
+        in_channels, out_channels: of the images before and after.
+        kernel_size: one number, or (height, width); so are ``stride`` and ``dilation``.
+        padding: rows and columns of zeros on each side, or ``"valid"`` (none) or ``"same"`` (the output has
+            the input's size; needs stride 1).
+        groups: channels are split into so many groups that do not see one another.
+        bias: whether a number is added to each output channel.
+        padding_mode: what is around the image: ``"zeros"``, or as the modes of F.pad ``"reflect"``,
+            ``"replicate"`` or ``"circular"``.
+        device, dtype: of the parameters; float32 on the CPU by default.
+
+    Attributes:
+        weight: (out_channels, in_channels / groups, KH, KW), and
+        bias: (out_channels,) or None; both start uniform in +-1 / sqrt(in_channels / groups KH KW).
+
+    Raises:
+        ValueError: the options do not fit together.
+    """
+
+
+class Conv1d(_Conv):
     """One-dimensional convolution over signals (N, in_channels, L).
 
     The arguments are those of :class:`Conv2d`, as one number each, and so are the attributes: the weight has
@@ -182,28 +186,8 @@ class Conv1d(Conv2d):
     axes = 1
 
 
-class ConvTranspose2d(_Convolution):
-    """The transpose of a convolution, which enlarges images (N, in_channels, H, W) by its stride.
-
-    Args:
-        in_channels, out_channels: of the images before and after.
-        kernel_size: one number, or (height, width); so are the options that follow.
-        stride: how far apart neighbouring pixels of the input are in the output.
-        padding: rows and columns cut off on each side of the output.
-        output_padding: rows and columns added at the bottom and on the right.
-        groups: channels are split into so many groups that do not see one another.
-        bias: whether a number is added to each output channel.
-        dilation: how far apart neighbouring weights are in the output.
-        padding_mode: ``"zeros"``, the only one there is.
-        device, dtype: of the parameters; float32 on the CPU by default.
-
-    Attributes:
-        weight: (in_channels, out_channels / groups, KH, KW), and
-        bias: (out_channels,) or None; both start uniform in +-1 / sqrt(out_channels / groups KH KW).
-
-    Raises:
-        ValueError: the options do not fit together.
-    """
+class _ConvTranspose(_Convolution):
+    """What the transposes share."""
 
     def __init__(
         self,
@@ -262,7 +246,31 @@ class ConvTranspose2d(_Convolution):
         return extra
 
 
-class ConvTranspose1d(ConvTranspose2d):
+class ConvTranspose2d(_ConvTranspose):
+    """The transpose of a convolution, which enlarges images (N, in_channels, H, W) by its stride.
+
+    Args:
+        in_channels, out_channels: of the images before and after.
+        kernel_size: one number, or (height, width); so are the options that follow.
+        stride: how far apart neighbouring pixels of the input are in the output.
+        padding: rows and columns cut off on each side of the output.
+        output_padding: rows and columns added at the bottom and on the right.
+        groups: channels are split into so many groups that do not see one another.
+        bias: whether a number is added to each output channel.
+        dilation: how far apart neighbouring weights are in the output.
+        padding_mode: ``"zeros"``, the only one there is.
+        device, dtype: of the parameters; float32 on the CPU by default.
+
+    Attributes:
+        weight: (in_channels, out_channels / groups, KH, KW), and
+        bias: (out_channels,) or None; both start uniform in +-1 / sqrt(out_channels / groups KH KW).
+
+    Raises:
+        ValueError: the options do not fit together.
+    """
+
+
+class ConvTranspose1d(_ConvTranspose):
     """The transpose of :class:`Conv1d`, which enlarges signals (N, in_channels, L) by its stride.
 
     The arguments are those of :class:`ConvTranspose2d`, as one number each, and so are the attributes.

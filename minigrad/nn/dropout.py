@@ -9,12 +9,8 @@ from minigrad.tensor import Tensor
 __all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d"]
 
 
-class Dropout(Module):
-    """In training, sets each element to zero with probability ``p`` and scales the others by 1 / (1 - p).
-
-    In evaluation it returns its input. ``inplace`` allows the input to be overwritten, which minigrad has no
-    use for. https://jmlr.org/papers/v15/srivastava14a.html
-    """
+class _Dropout(Module):
+    """What the layers share."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__()
@@ -23,16 +19,24 @@ class Dropout(Module):
         self.p = p
         self.inplace = inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Of the input's shape."""
-        return F.dropout(input, self.p, self.training)
-
     def extra_repr(self) -> str:
         """The arguments."""
         return f"p={self.p}, inplace={self.inplace}"
 
 
-class Dropout2d(Dropout):
+class Dropout(_Dropout):
+    """In training, sets each element to zero with probability ``p`` and scales the others by 1 / (1 - p).
+
+    In evaluation it returns its input. ``inplace`` allows the input to be overwritten, which minigrad has no
+    use for. https://jmlr.org/papers/v15/srivastava14a.html
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of the input's shape."""
+        return F.dropout(input, self.p, self.training)
+
+
+class Dropout2d(_Dropout):
     """As :class:`Dropout`, for whole channels of (N, C, H, W) or (N, C, L): neighbouring pixels are so alike
     that dropping one alone hides little. https://arxiv.org/abs/1411.4280
     """
@@ -42,7 +46,7 @@ class Dropout2d(Dropout):
         return F.dropout2d(input, self.p, self.training)
 
 
-class Dropout1d(Dropout):
+class Dropout1d(_Dropout):
     """As :class:`Dropout2d`, for (N, C, L) or (C, L)."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -50,7 +54,7 @@ class Dropout1d(Dropout):
         return F.dropout1d(input, self.p, self.training)
 
 
-class AlphaDropout(Dropout):
+class AlphaDropout(_Dropout):
     """As :class:`Dropout`, for networks of SELU: mean and variance stay. https://arxiv.org/abs/1706.02515
 
     Elements that are dropped take SELU's lowest value, and all are scaled and shifted.

@@ -80,18 +80,6 @@ class CircularPad2d(_Pad):
     axes, mode = 2, "circular"
 
 
-class ZeroPad1d(_Pad):
-    """Zeros."""
-
-    axes, mode = 1, "constant"
-
-
-class ZeroPad2d(_Pad):
-    """Zeros."""
-
-    axes, mode = 2, "constant"
-
-
 class _ConstantPad(_Pad):
     mode = "constant"
 
@@ -118,3 +106,21 @@ class ConstantPad2d(_ConstantPad):
     """A number."""
 
     axes = 2
+
+
+class ZeroPad1d(ConstantPad1d):
+    """Zeros."""
+
+    def __init__(self, padding: int | tuple[int, ...]):
+        super().__init__(padding, 0.0)
+
+    extra_repr = _Pad.extra_repr
+
+
+class ZeroPad2d(ConstantPad2d):
+    """Zeros."""
+
+    def __init__(self, padding: int | tuple[int, ...]):
+        super().__init__(padding, 0.0)
+
+    extra_repr = _Pad.extra_repr

@@ -24,17 +24,8 @@ __all__ = [
 ]
 
 
-class MaxPool2d(Module):
-    """The largest element of each window.
-
-    Args:
-        kernel_size: the window's size: one number, or (height, width), as the other arguments.
-        stride: from window to window; the kernel's size by default.
-        padding: at most half of the kernel; padding never wins.
-        dilation: the distance between a window's elements.
-        return_indices: return (values, the winners' positions in the flattened H x W plane).
-        ceil_mode: let a last window hang over the border.
-    """
+class _MaxPool(Module):
+    """The options of windows, of one dimension or two."""
 
     def __init__(
         self,
@@ -53,6 +44,26 @@ class MaxPool2d(Module):
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
+    def extra_repr(self) -> str:
+        """All arguments but ``return_indices``."""
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class MaxPool2d(_MaxPool):
+    """The largest element of each window.
+
+    Args:
+        kernel_size: the window's size: one number, or (height, width), as the other arguments.
+        stride: from window to window; the kernel's size by default.
+        padding: at most half of the kernel; padding never wins.
+        dilation: the distance between a window's elements.
+        return_indices: return (values, the winners' positions in the flattened H x W plane).
+        ceil_mode: let a last window hang over the border.
+    """
+
     def forward(self, input: Tensor) -> Any:
         """(N, C, H, W) to (N, C, OH, OW), or a pair of such."""
         return F.max_pool2d(
@@ -63,13 +74,6 @@ class MaxPool2d(Module):
             self.dilation,
             self.ceil_mode,
             self.return_indices,
-        )
-
-    def extra_repr(self) -> str:
-        """All arguments but ``return_indices``."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
         )
 
 
@@ -116,27 +120,31 @@ class AvgPool2d(Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AdaptiveAvgPool2d(Module):
-    """Means of as many bins as it takes for the given output size.
-
-    Args:
-        output_size: one number, or (height, width); None keeps a size.
-    """
+class _Adaptive(Module):
+    """A size of the output, for layers of one dimension or two."""
 
     def __init__(self, output_size: int | tuple[int | None, int | None]):
         super().__init__()
         self.output_size = output_size
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, *output_size)."""
-        return F.adaptive_avg_pool2d(input, self.output_size)
 
     def extra_repr(self) -> str:
         """The output's size."""
         return f"output_size={self.output_size}"
 
 
-class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(_Adaptive):
+    """Means of as many bins as it takes for the given output size.
+
+    Args:
+        output_size: one number, or (height, width); None keeps a size.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, *output_size)."""
+        return F.adaptive_avg_pool2d(input, self.output_size)
+
+
+class AdaptiveMaxPool2d(_Adaptive):
     """The largest elements of as many bins as it takes for the given output size.
 
     Args:
@@ -179,7 +187,7 @@ class MaxUnpool2d(Module):
 # ---- one dimension ----------------------------------------------------------------------------------------
 
 
-class MaxPool1d(MaxPool2d):
+class MaxPool1d(_MaxPool):
     """:class:`MaxPool2d` along one axis, (N, C, L) to (N, C, OL)."""
 
     def forward(self, input: Tensor) -> Any:
@@ -229,23 +237,15 @@ class AvgPool1d(Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AdaptiveAvgPool1d(Module):
+class AdaptiveAvgPool1d(_Adaptive):
     """Means of ``output_size`` bins along one axis."""
-
-    def __init__(self, output_size: int):
-        super().__init__()
-        self.output_size = output_size
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, L) to (N, C, output_size)."""
         return F.adaptive_avg_pool1d(input, self.output_size)
 
-    def extra_repr(self) -> str:
-        """The output's size."""
-        return f"output_size={self.output_size}"
 
-
-class AdaptiveMaxPool1d(AdaptiveAvgPool1d):
+class AdaptiveMaxPool1d(_Adaptive):
     """The largest elements of ``output_size`` bins along one axis."""
 
     def __init__(self, output_size: int, return_indices: bool = False):

@@ -118,8 +118,8 @@ class ChannelShuffle(Module):
         return f"groups={self.groups}"
 
 
-class Unfold(Module):
-    """The patches under a sliding window as columns, (N, C, H, W) to (N, C KH KW, L)."""
+class _Windows(Module):
+    """The geometry of windows."""
 
     def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1):
         super().__init__()
@@ -127,10 +127,6 @@ class Unfold(Module):
         self.dilation = dilation
         self.padding = padding
         self.stride = stride
-
-    def forward(self, input: Tensor) -> Tensor:
-        """See F.unfold."""
-        return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -140,7 +136,15 @@ class Unfold(Module):
         )
 
 
-class Fold(Unfold):
+class Unfold(_Windows):
+    """The patches under a sliding window as columns, (N, C, H, W) to (N, C KH KW, L)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See F.unfold."""
+        return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+
+
+class Fold(_Windows):
     """Patches added up at their places, (N, C KH KW, L) to (N, C, *output_size)."""
 
     def __init__(

@@ -9,23 +9,27 @@ from minigrad.tensor import Tensor
 __all__ = ["GLU", "LogSoftmax", "Softmax", "Softmax2d", "Softmin"]
 
 
-class Softmax(Module):
-    """exp(x) / sum(exp(x)) over ``dim``"""
+class _AlongDim(Module):
+    """A function along the axis ``dim``."""
 
     def __init__(self, dim: int | None = None):
         super().__init__()
         self.dim = dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Numbers that add up to 1 along ``dim``."""
-        return F.softmax(input, self.dim)
 
     def extra_repr(self) -> str:
         """The axis."""
         return f"dim={self.dim}"
 
 
-class LogSoftmax(Softmax):
+class Softmax(_AlongDim):
+    """exp(x) / sum(exp(x)) over ``dim``"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Numbers that add up to 1 along ``dim``."""
+        return F.softmax(input, self.dim)
+
+
+class LogSoftmax(_AlongDim):
     """The logarithm of the softmax over ``dim``"""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -33,7 +37,7 @@ class LogSoftmax(Softmax):
         return F.log_softmax(input, self.dim)
 
 
-class Softmin(Softmax):
+class Softmin(_AlongDim):
     """The softmax of -x over ``dim``"""
 
     def forward(self, input: Tensor) -> Tensor:
