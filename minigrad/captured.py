@@ -220,7 +220,7 @@ class _Leaves:
         self._touched |= {id(leaf): weakref.ref(leaf) for leaf in gradients.touched}
         for key, is_none in gradients.found_none.items():
             self._found_none[key].add(is_none)
-        new = {key: found for key, found in gradients.used().items() if key not in self._used}
+        new = {key: found for key, found in gradients.used.items() if key not in self._used}
         self._used |= {key: leaf for key, (leaf, _) in new.items()}
         return tuple([before is None for _, before in new.values()])
 

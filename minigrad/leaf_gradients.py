@@ -27,6 +27,7 @@ class LeafGradients:
         # For each leaf: itself, its gradient before the step, and whether the step makes use of that.
         self._touched: dict[int, tuple[weakref.ref, Any, bool]] = {}
         self._left: list[tuple[weakref.ref, Any]] = []
+        self.used: dict[int, tuple[weakref.ref, Any]] = {}  # (leaf, gradient before) that a graph needs
         self.found_none: dict[int, bool] = {}  # by the leaf's id, what the step saw when it looked first
 
     def reads(self, leaves: Iterable[Any]) -> None:
@@ -54,11 +55,8 @@ class LeafGradients:
     def finish(self) -> None:
         """A graph has been made: remember what it leaves, and forget what it does not need."""
         self._left = [(weakref.ref(leaf), leaf.grad) for leaf in self.touched]
-        self._touched = {
-            key: (leaf, before if uses else None, uses)
-            for key, (leaf, before, uses) in self._touched.items()
-            if leaf() is not None
-        }
+        self.used = {key: (leaf, before) for key, (leaf, before, uses) in self._touched.items() if uses}
+        self._touched = {key: (leaf, None, False) for key, (leaf, _, _) in self._touched.items()}
         self._known = None
 
     def undo(self) -> None:
@@ -79,14 +77,11 @@ class LeafGradients:
         """The leaves."""
         return [leaf for reference, _, _ in self._touched.values() if (leaf := reference()) is not None]
 
-    def used(self) -> dict[int, tuple[weakref.ref, Any]]:
-        """Of the leaves whose gradients of before the step makes use of: (itself, that gradient), by id."""
-        return {key: (leaf, before) for key, (leaf, before, uses) in self._touched.items() if uses}
-
     def misfit(self) -> str | None:
         """Which gradient is not where it was before the recorded run, or None."""
-        for reference, before, uses in self._touched.values():
-            if uses and (leaf := reference()) is not None and _array(leaf.grad) is not _array(before):
+        for reference, before in self.used.values():
+            leaf = reference()
+            if leaf is not None and _array(leaf.grad) is not _array(before):
                 return f"the memory of the gradient of a tensor of shape {leaf.shape}"
         return None
 
