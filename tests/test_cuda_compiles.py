@@ -35,16 +35,15 @@ ARCHITECTURES = os.environ.get("MINIGRAD_ARCHITECTURES", " ".join(TUNED)).split(
 MOST_SPILLED = 32
 
 # The types that each template parameter stands for, and those of kernels that take others.
-TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32]}
+TYPES = {"S": [np.float32], "Tap": [np.uint8, np.int32], "Mask": [np.float32]}
 TYPES_OF_KERNEL = {
     "matmul_tensor_core": {"T": [np.float32, np.float16]},
     "matmul_wgmma": {"T": [np.float16]},
     **{f"attention_wgmma{kernel}": {"T": [np.float16]} for kernel in ("", "_grad_keys", "_grad_queries")},
-    **{  # Mask is given by the kernel's expression
-        f"attention_tensor_core{kernel}": {"T": [np.float16], "Mask": [np.float32]}
+    **{
+        f"attention_tensor_core{kernel}": {"T": [np.float16]}
         for kernel in ("", "_grad_keys", "_grad_queries")
     },
-    **{f"attention_{kernel}": {"Mask": [np.float32]} for kernel in ("forward", "grad_keys", "grad_queries")},
     "resample": {"T": [np.uint8, np.float32, np.float64], "C": [np.float32, np.float64]},
     "cast": {name: [np.float32, np.float16, BFLOAT16] for name in ("To", "From")},
 }
