@@ -137,10 +137,12 @@ class MultiheadAttention(Module):
             out, weights = self._attend(q, k, v, None, True), None
         elif need_weights:
             scores = q @ k.mT * (1 / math.sqrt(self.head_dim))
-            weights = softmax(scores if mask is None else scores + mask, -1)
+            weights = softmax(scores if mask is None else scores + _additive(mask, q), -1)
             weights = F.dropout(weights, self.dropout, self.training)
             out = weights @ v
         else:
+            if mask is not None:  # to the function, a bool says what is seen
+                mask = ~mask if mask.dtype == np.bool_ else _additive(mask, q)
             out, weights = self._attend(q, k, v, mask, False), None
         N, _, L, _ = out.shape
         out = self.out_proj(out.transpose(1, 2).reshape(N, L, self.embed_dim))
@@ -173,25 +175,26 @@ class MultiheadAttention(Module):
         return tuple(x.transpose(1, 2) for x in heads)
 
     def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """Both masks as one that is added to the scores (N, num_heads, L, S)."""
+        """Both masks as one for the scores (N, num_heads, L, S): of bool as they are, or added."""
         (N, heads, L, _), S = q.shape, k.shape[2]
-        total = None
         if mask is not None:
             if mask.shape not in ((L, S), (N * heads, L, S)):
                 raise ValueError(
                     f"MultiheadAttention: attn_mask must have shape {(L, S)} or {(N * heads, L, S)}, "
                     f"got {mask.shape}"
                 )
-            total = _additive(mask, q)
-            total = total if mask.ndim == 2 else total.reshape(N, heads, L, S)
+            mask = mask if mask.ndim == 2 else mask.reshape(N, heads, L, S)
         if padding is not None:
             if padding.shape not in ((N, S), (S,)):
                 raise ValueError(
                     f"MultiheadAttention: key_padding_mask must have shape {(N, S)}, got {padding.shape}"
                 )
-            own = _additive(padding, q).reshape(-1, 1, 1, S)
-            total = own if total is None else total + own
-        return total
+            padding = padding.reshape(-1, 1, 1, S)
+        if mask is None or padding is None:
+            return padding if mask is None else mask
+        if mask.dtype == padding.dtype == np.bool_:
+            return mask | padding
+        return _additive(mask, q) + _additive(padding, q)
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
