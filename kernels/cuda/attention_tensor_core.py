@@ -39,8 +39,11 @@ OF_QUERY_BYTES = 8  # its lse, and sum(g * out)
 FORWARD_TILES = {64: (128, 64), 128: (128, 32)}
 GRAD_KEYS_TILES = {64: (32, 128), 128: (32, 64)}
 GRAD_QUERIES_TILES = {64: (128, 32), 128: (64, 32)}
-WEIGHTED_FORWARD_TILES = {64: (128, 64), 128: (64, 64)}  # for more rows there are not enough registers
-WEIGHTED_GRAD_KEYS_TILES = {64: (32, 64), 128: (32, 64)}
+
+# With masks or dropout: for more rows there are not enough registers.
+WEIGHTED_FORWARD_TILES = {64: (64, 64), 128: (64, 64)}
+WEIGHTED_GRAD_KEYS_TILES = {64: (32, 64), 128: (16, 64)}
+WEIGHTED_GRAD_QUERIES_TILES = {64: (64, 32), 128: (64, 32)}
 
 _source = CudaSource(Path(__file__).with_suffix(".cu"))
 
@@ -66,7 +69,9 @@ def _weights(mask: Any, dropout: Dropout | None) -> str:
 
 _forward = _instances("attention_tensor_core", FORWARD_TILES, WEIGHTED_FORWARD_TILES)
 _grad_keys = _instances("attention_tensor_core_grad_keys", GRAD_KEYS_TILES, WEIGHTED_GRAD_KEYS_TILES)
-_grad_queries = _instances("attention_tensor_core_grad_queries", GRAD_QUERIES_TILES, GRAD_QUERIES_TILES)
+_grad_queries = _instances(
+    "attention_tensor_core_grad_queries", GRAD_QUERIES_TILES, WEIGHTED_GRAD_QUERIES_TILES
+)
 
 
 def forward(
@@ -117,7 +122,7 @@ def backward(
     tile = (GRAD_KEYS_TILES if weights == PLAIN else WEIGHTED_GRAD_KEYS_TILES)[D]
     grid, shared_bytes = B * H * blocks(k.shape[2], tile[1]), _grad_keys_bytes(D, tile)
     _grad_keys[D, weights].launch(grid, THREADS, (dk, dv, *inputs), shared_bytes)
-    queries, keys = GRAD_QUERIES_TILES[D]
+    queries, keys = (GRAD_QUERIES_TILES if weights == PLAIN else WEIGHTED_GRAD_QUERIES_TILES)[D]
     grid, shared_bytes = B * H * blocks(L, queries), _tile_bytes(D, 2 * queries + 4 * keys)
     _grad_queries[D, weights].launch(grid, THREADS, (dq, *inputs), shared_bytes)
 
