@@ -225,6 +225,33 @@ def attend_in_every_tile(device: mg.Device) -> list[str]:
     return wrong
 
 
+def attend_with_masks(device: mg.Device) -> list[str]:
+    """Run attention and its gradients with masks of both types, in float32 and float16; returns what is
+    wrong. The keys seen, every other one, are those whose values are 1."""
+    xp, wrong, L = device.xp, [], 256
+    value = np.arange(L)[:, None] % 2
+    seen = np.broadcast_to(value[:, 0] == 1, (1, 2, L, L))
+    modules: list[tuple[Any, Any]] = [(cuda.attention, np.float32)]
+    if cuda.attention_tensor_core.is_supported(xp.empty(0)):
+        modules.append((cuda.attention_tensor_core, np.float16))
+    for module, dtype in modules:
+        for features, added in itertools.product((32, 64, 128), (False, True)):
+            q, k, v, g, out, dq, dk, dv = (xp.ones((1, 2, L, features), dtype) for _ in range(8))
+            v *= xp.asarray(value, dtype)
+            lse = xp.empty(q.shape[:3], np.float32)
+            mask = xp.asarray(np.where(seen, np.float32(0), np.float32(-np.inf)) if added else seen)
+            module.forward(out, lse, q, k, v, False, 1.0, mask=mask)
+            module.backward((dq, dk, dv), g, (q, k, v), out, lse, False, 1.0, mask=mask)
+            right = all(
+                bool((abs(found - xp.asarray(expected, dtype)) < 1e-3 * features).all())
+                for found, expected in ((out, 1), (dq, 0), (dk, 0), (dv, 2 * value))
+            )
+            told = f"attention of {features} features, {np.dtype(dtype)}, {'added' if added else 'bool'} mask"
+            print(f"{told:60} {'close' if right else 'wrong'}", flush=True)
+            wrong += [] if right else [told]
+    return wrong
+
+
 def attend_by_wgmma(device: mg.Device) -> list[str]:
     """Run attention and its gradients by wgmma on both sizes of tiles; returns what is wrong. All keys are
     the same, and values are 0 and 1 in turn, so that all results are exact."""
@@ -520,7 +547,7 @@ def main() -> int:
     else:
         print(f"{device} does not have the tensor cores that conv2d_wgmma is for")
         modules.remove("conv2d_wgmma")
-    wrong += attend_in_every_tile(device)
+    wrong += attend_in_every_tile(device) + attend_with_masks(device)
     if cuda.attention_wgmma.is_supported(device.xp.empty(0)):
         wrong += attend_by_wgmma(device)
     else:
