@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad.dispatch import REFERENCE, KernelTable, Spec
-from minigrad.dtypes import is_half
+from minigrad.dispatch import KernelTable, Spec, kernel_table
 
 FLOAT = 4  # bytes
 
@@ -65,48 +64,52 @@ def references(device: str) -> Iterator[None]:
 
 @dataclass
 class Noted:
-    """The kernels that ran.
-
-    Attributes:
-        kernels: by the op, the names and dtypes, as in ``["tiled float32"]``.
-        refused: what ran in the place of a kernel that was selected, but refused the inputs.
-    """
+    """The kernels that ran: by the op, the names and dtypes, as in ``["tiled float32"]``."""
 
     kernels: dict[str, list[str]] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
 
-    def choice(self, table: KernelTable, device: str, dtype: np.dtype, kernel: Any) -> None:
-        """``kernel``, or None for the reference, is what ``table`` chose."""
-        selected, name = table.selected.get(device), REFERENCE if kernel is None else kernel.name
-        in_float32 = kernel is None and is_half(dtype) and not mg.get_op(table.op).moves  # chosen next
-        names = self.kernels.setdefault(table.op, [])
-        if not in_float32 and f"{name} {dtype}" not in names:
-            names.append(f"{name} {dtype}")
-        if selected not in (None, name):
-            self.refused.append(f"{table.op} in {dtype} ran {name}, not {selected}")
+    def ran(self, kernel: Any, outs: Any) -> None:
+        """``kernel`` wrote ``outs``, an array or a list of them."""
+        out = outs[0] if isinstance(outs, (tuple, list)) else outs
+        names, name = self.kernels.setdefault(kernel.op, []), f"{kernel.name} {out.dtype}"
+        if name not in names:
+            names.append(name)
 
     def failure(self, case: Case) -> str | None:
         """Why this is not what ``case`` names; None if it is."""
-        if case.rung and case.ops[0] not in self.kernels:
-            return f"{case.ops[0]} did not run, and so not {case.rung}"
-        return self.refused[0] if self.refused else None
+        ran = self.kernels.get(case.ops[0], []) if case.rung else []
+        if not case.rung or any(name.partition(" ")[0] == case.rung for name in ran):
+            return None
+        return f"{case.ops[0]} ran {', '.join(ran) or 'without a kernel'}, not {case.rung}"
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[Noted]:
-    """A context in which is noted which kernels ops choose."""
-    notes, choose = Noted(), KernelTable.choose
+    """A context in which is noted which kernels run; what runs without one is not."""
+    notes, tables = (
+        Noted(),
+        {table: table.kernels for table in map(kernel_table, {kernel.op for kernel in mg.list_kernels()})},
+    )
 
-    def choose_and_note(table: KernelTable, device: str, dtype: np.dtype, *call: Any) -> Any:
-        kernel = choose(table, device, dtype, *call)
-        notes.choice(table, device, dtype, kernel)
-        return kernel
+    def noting(kernel: Any) -> Any:
+        def run(outs: Any, *arguments: Any, **attributes: Any) -> Any:
+            notes.ran(kernel, outs)
+            return kernel.run(outs, *arguments, **attributes)
 
-    KernelTable.choose = choose_and_note  # type: ignore[method-assign]
+        return kernel._replace(run=run)
+
     try:
+        for table, kernels in tables.items():
+            _replace(table, [noting(kernel) for kernel in kernels])
         yield notes
     finally:
-        KernelTable.choose = choose  # type: ignore[method-assign]
+        for table, kernels in tables.items():
+            _replace(table, kernels)
+
+
+def _replace(table: KernelTable, kernels: list) -> None:
+    table.kernels = kernels
+    table.select(table.selected)  # and forget what was chosen among the others
 
 
 def torch_device(device: str) -> str:

@@ -279,9 +279,9 @@ def serve(device: str, quick: bool, wanted: str) -> None:
 
 
 def write_variant(folder: Path, edits: Iterable[Edit]) -> None:
-    """Write a copy of the package into ``folder``, edited.
+    """Write a copy of the package into ``folder``, edited; edited Python runs as such where it was compiled.
 
-    ValueError: what an edit replaces does not stand there once, or is compiled into this installation.
+    ValueError: what an edit replaces does not stand there once.
     """
     copies = {PACKAGE: folder / "minigrad"}
     if KERNELS.parent != PACKAGE:  # of an editable installation
@@ -294,8 +294,8 @@ def write_variant(folder: Path, edits: Iterable[Edit]) -> None:
             (copy / library.relative_to(source)).symlink_to(library)
     for path, old, new in edits:
         file = folder / (path if path.startswith("minigrad/") else f"minigrad/{path}")
-        if file.suffix == ".py" and any(file.parent.glob(f"{file.stem}.*.so")):
-            raise ValueError(f"{path} is compiled here; edit it where minigrad is installed with -e")
+        for compiled in file.parent.glob(f"{file.stem}.*.so") if file.suffix == ".py" else ():
+            compiled.unlink()
         text = file.read_text()
         if text.count(old) != 1:
             raise ValueError(f"{path}: {old!r} stands there {text.count(old)} times, not once")

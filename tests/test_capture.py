@@ -146,6 +146,7 @@ def test_the_outputs_belong_to_the_graph(device):
     assert not found["twice"].requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:capture. step is recorded again")
 def test_states_that_are_loaded_are_trained_on(device):
     """The optimizer's state and a parameter's array are others then: the step is recorded again."""
     results = []

@@ -79,8 +79,7 @@ def compute(backend, module, problem, causal, mask, dropout):
     )
     q, k, v = map(backend.put_strided, (q, k, v))
     if mask is not None:
-        mask = backend.put_strided(mask)
-        mask = (np if isinstance(mask, np.ndarray) else backend.xp).broadcast_to(mask, (B, H, L, S))
+        mask = backend.put_strided(np.broadcast_to(mask, (B, H, L, S)))
     module.forward(out, lse, q, k, v, causal, SCALE, mask=mask, dropout=dropout)
     grad = backend.put(np.ascontiguousarray(grad))
     module.backward((dq, dk, dv), grad, (q, k, v), out, lse, causal, SCALE, mask=mask, dropout=dropout)
