@@ -210,6 +210,19 @@ def test_what_no_card_has_timed_is_listed(repo_root):
     assert "conv_transpose2d" not in done.stdout.partition("†")[0]
 
 
+def test_a_row_is_timed_where_a_record_names_it_or_a_printed_line_can_mean_no_other(repo_root, monkeypatch):
+    monkeypatch.syspath_prepend(repo_root / "benchmarks")
+    from gpu_untimed import timed
+    from gpu_vs_torch import label
+
+    name = "conv2d input gradient bfloat16, channels last, tensor_core"
+    first, second, third = places = [(name, "64x64"), (name, "64x128"), ("gelu", "6x20")]
+    assert label(*first) == label(*second)
+    rows = [{"name": name, "size": "64x64", "card_times": {}}, {"name": "gelu", "size": "6x20"}]
+    assert timed(places, [{"benchmark": {"rows": rows}}], []) == {first}
+    assert timed(places, [], [label(*first), label(*third).ljust(61)]) == {third}
+
+
 @needs_simulator
 def test_every_kernel_is_launched_and_right(repo_root):
     done = run(sys.executable, repo_root / "benchmarks/gpu_every_kernel.py", "--device", "sim")
