@@ -310,7 +310,7 @@ class _Graph:
             assert recording.numbers is not None
             recording.numbers.write()
             self._graph.launch()
-        mark_cells_written(recording.cells)
+        mark_cells_written(recording.cells.values())
         return self._outputs
 
     def _copy(self, tensors: Sequence[Any]) -> None:

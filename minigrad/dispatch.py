@@ -148,7 +148,7 @@ class KernelTable:
 
     def _note_selection(self) -> None:
         if self.selected or self.scoped:
-            _selections[self.op] = self.op, *self.selected.items(), *map(id, self.scoped)
+            _selections[self.op] = self.op, *self.selected.items(), *[kernel.run for kernel in self.scoped]
         else:
             _selections.pop(self.op, None)
 

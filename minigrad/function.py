@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad.graph import Node, Variable, mark_written, mode, wrap
+from minigrad.graph import Node, Variable, make_others_stale, mark_written, mode, wrap
 
 __all__ = ["Function", "FunctionContext"]
 
@@ -98,7 +98,7 @@ class _Rule:
 
     add_gradient = None
     arithmetic_rules = ops_alone = False
-    view = True  # for all that is known
+    view = True  # an output may show an input's memory: changes of it in place are refused
 
     def __init__(self, function: type[Function], ctx: FunctionContext, args: tuple, outputs: list):
         self.name = function.__name__
@@ -164,6 +164,9 @@ def _record(function: type[Function], ctx: FunctionContext, args: tuple, outputs
     for out, has_gradient in zip(outputs, differentiable, strict=True):
         if not has_gradient:
             out.requires_grad, out._node, out._index = False, None, 0
+    for changed in ctx._dirty:
+        if changed._node is not None and changed._written is not None:
+            make_others_stale(changed)
 
 
 def _own(output: Any, args: tuple, ctx: FunctionContext) -> Any:

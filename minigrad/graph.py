@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,11 +140,11 @@ def mark_written(variable: Variable) -> None:
     global _last_write
     cell = written_cell(variable)
     cell[0] = _last_write = _tick()
-    if recorder.current is not None:
-        recorder.current.cells.append(cell)
+    if recorder.current is not None and recorder.current.makes_a_graph:
+        recorder.current.cells[id(cell)] = cell
 
 
-def mark_cells_written(cells: Sequence[list[int]]) -> None:
+def mark_cells_written(cells: Iterable[list[int]]) -> None:
     """As :func:`mark_written`, for the cells of variables that a replayed step writes to."""
     global _last_write
     _last_write = _tick()

@@ -21,6 +21,7 @@ from minigrad.dtypes import is_floating
 from minigrad.graph import Node, Variable, make_others_stale
 from minigrad.op import get_op
 from minigrad.ops import activation, arithmetic, elementwise, index, shape, special
+from minigrad.recording import recorder
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -74,6 +75,12 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in pairs)
 
 
+def _first_input(node: Node) -> Any:
+    """Where the gradient of the node's first input goes: a node, a leaf or None."""
+    edge = node.edges[0]
+    return edge[0] if isinstance(edge, tuple) else edge
+
+
 class InPlace(Variable):
     """What changes a tensor's own memory."""
 
@@ -100,7 +107,10 @@ class InPlace(Variable):
 
     def _is_shared(self) -> bool:
         """Whether anything else shows this memory: besides this tensor, it refers to the time of a write."""
-        return self._written is not None and sys.getrefcount(self._written) > 2  # and the call's argument
+        if self._written is None:
+            return False
+        recorded = recorder.current is not None and id(self._written) in recorder.current.cells
+        return sys.getrefcount(self._written) > 2 + recorded  # with the call's argument
 
     def _has_history_to_change(self) -> bool:
         """Whether a change may be recorded though others show the same memory: those are stale then.
@@ -108,17 +118,45 @@ class InPlace(Variable):
         Not if this tensor is no part of the graph, so that others would not know that they are now; nor if it
         is a view of a leaf, whose gradient would lack the change, or of what the gradient of an op needs.
         """
-        node, index = self._node, self._index
+        node = self._node
         while node is not None:
             if any(cell is self._written for cell in node.written):
                 return False
             if not node.op.view:
                 return True
-            edge = node.edges[index]
-            node, index = (
-                edge if isinstance(edge, tuple) else (edge, 0) if isinstance(edge, Node) else (None, 0)
-            )
+            if len(node.edges) != 1:  # of a Function: an output may show any of the inputs
+                return False
+            (edge,) = node.edges
+            if isinstance(edge, Variable):
+                return edge._written is not self._written  # the view is a copy
+            node = edge[0] if isinstance(edge, tuple) else edge
         return False
+
+    def _is_part_of(self: Any, value: Any, raw: Any) -> bool:
+        """Whether ``value`` is ``self[raw]`` after a change in place, the last one: ``x[2:5] *= y``.
+
+        Python writes it back then, and this tensor, stale meanwhile, learns of the change.
+        """
+        cell: list[int] | None = self._written
+        if cell is None or len(cell) == 1 or not isinstance(value, Variable) or value._written is not cell:
+            return False
+        node = value._node
+        if node is None or self._node is None or node.number != cell[1] or not index.is_basic(raw):
+            return False
+        while isinstance(node, Node) and not node.op.view:  # what changed the part ...
+            node = _first_input(node)
+        while isinstance(node, Node) and node.op.view and node is not self._node:  # ... since it was taken
+            node = _first_input(node)
+        part: Any = wrap(self._array[index.with_ellipsis(raw)], self.device)
+        whole: Any = value
+        same = (part.shape, part._array.strides) == (whole.shape, whole._array.strides)
+        return node is self._node and same and part.data_ptr() == whole.data_ptr()
+
+    def _before(self: Any) -> Any:
+        """Another tensor in this memory, with the history that this one has now."""
+        before = wrap(self._array, self.device)
+        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
+        return before
 
     def _adopt(self: Any, result: Tensor) -> Tensor:
         """Take the place of ``result`` in the graph; its value has been written to this tensor's memory."""
@@ -147,8 +185,7 @@ class InPlace(Variable):
             return self
         # The op is applied to a second variable with this memory. If a gradient rule needs the old value, it
         # becomes a copy; and the node cannot refer to this tensor, which will refer to the node: a cycle.
-        before = wrap(self._array, self.device)
-        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
+        before = self._before()
         result = op(before, *(before if operand is self else operand for operand in operands))
         if result._node is not None and any(saved is before for saved in result._node.inputs):
             with self.device.active():
@@ -221,9 +258,13 @@ class InPlace(Variable):
             value = value if value.dtype == self.dtype else elementwise.cast(value, dtype=self.dtype)
         elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
             value = wrap(self.device.from_numpy(np.asarray(value, self.dtype)), self.device)
-        self._check_writable("__setitem__", value)
         raw = index.raw_index(key, copy=mode.grad)
-        self._adopt(index.setitem(self, index.in_order_of_numpy(value, raw, self._array), index=raw))
+        target = self
+        if self._is_part_of(value, raw):
+            target = self._before()
+        else:
+            self._check_writable("__setitem__", value)
+        self._adopt(index.setitem(target, index.in_order_of_numpy(value, raw, self._array), index=raw))
 
     __iadd__ = add_
     __isub__ = sub_
@@ -234,8 +275,7 @@ class InPlace(Variable):
     def _become(self: Any, view: Callable, *arguments: Any) -> Tensor:
         """``self = view(self, *arguments)``: another shape of the same memory; no element is written."""
         self._check_writable(f"{view.__name__}_")
-        before = wrap(self._array, self.device)
-        before.requires_grad, before._node, before._index = self.requires_grad, self._node, self._index
+        before = self._before()
         result = view(before, *arguments)
         self._array = result._array
         if result._node is not None:

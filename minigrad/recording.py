@@ -47,7 +47,7 @@ class Recording:
         gradients: what the step does with the ``grad`` of leaves.
         undo: called, the last first, if recording fails, for what Python's code did though nothing ran.
         before_replay: called, in order, before each replay but the first, which belongs to the recorded run.
-        cells: where the times of writes to tensors stand that the step writes to.
+        cells: where the times of writes to tensors stand that the step writes to, by their ids.
     """
 
     def __init__(self, device: Device, numbers: LiveNumbers | None = None, leaves: Iterable[Any] = ()):
@@ -56,7 +56,7 @@ class Recording:
         self.owned: set[int] = set()
         self.kept: dict[int, Any] = {}
         self.before_replay: list[Callable[[], object]] = []
-        self.cells: list[list[int]] = []
+        self.cells: dict[int, list[int]] = {}
         self.gradients = LeafGradients(None if numbers is None else leaves)
         self.undo: list[Callable[[], object]] = [self.gradients.undo]
         self._watched: list[tuple[Callable[[], Any], Any, Callable[[Any, Any], str]]] = []

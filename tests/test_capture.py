@@ -380,3 +380,18 @@ def test_a_captured_step_looks_like_its_function():
     assert double.__doc__ == "Twice as much." and repr(double) == "<captured step double, 0 graphs>"
     outer = mg.capture(lambda x: double(x) + 1.0)  # inside of another one it is a plain function
     assert [outer(mg.ones(2)).tolist() for _ in range(3)] == [[3.0, 3.0]] * 3
+
+
+def test_buffers_are_filled_in_place(device):
+    """Several writes to one tensor in a captured step are no sign of another tensor in its memory."""
+    w = mg.ones(3, device=device, requires_grad=True)
+
+    def step(x):
+        out = mg.zeros(2, 3, device=device)
+        out[0] = 1.0
+        out[1] = w * x
+        return (out * out).sum()
+
+    captured = mg.capture(step, warmup=1)
+    x = mg.full((3,), 2.0, device=device)
+    assert [captured(x).item() for _ in range(3)] == [15.0] * 3

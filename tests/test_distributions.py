@@ -96,9 +96,23 @@ def test_counts_are_pytorch_s():
         found += [some.log_prob(lib.tensor([[0.0, 7.0, 4.0]])), family.Poisson(lib.tensor([2.5, 0.0])).mode]
         found += [family.Poisson(lib.tensor([0.0, 0.0])).log_prob(lib.tensor([0.0, 2.0]))]
         found += [family.Binomial(3, probs).enumerate_support(expand) for expand in (True, False)]
+        found += [family.Binomial(6, logits=lib.tensor([[0.3, -30.0, 30.0]])).entropy()]
         results.append([x.numpy() for x in found])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+def test_certain_successes_keep_their_digits():
+    torch = pytest.importorskip("torch")
+    logits = [-200.0, -17.0, 14.0, 17.0, 90.0]
+    results = []
+    for lib, family in ((mg, distributions), (torch, torch.distributions)):
+        x = lib.tensor(logits, requires_grad=True)
+        found = family.Binomial(4, logits=x).log_prob(lib.tensor([2.0] * 5))
+        found.sum().backward()
+        results.append((found.detach().numpy(), x.grad.numpy()))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_draws_of_counts():

@@ -339,6 +339,99 @@ def test_what_else_shows_that_memory_is_stale(use, through_the_view):
     changed.sum().backward()
 
 
+def test_parts_that_change_in_place():
+    """x[key] *= y changes a view of x, which Python writes back: x learns of it."""
+
+    def function(x, w):
+        y = x * 1.0
+        y[1:3] *= w[1:3]
+        y[0] += w[0]
+        for k in range(3, 6):
+            y[k] += y[k - 1]
+        table = (y * 2.0).view(2, 3)
+        table[:, 0] /= 4.0
+        table[1] **= 2
+        return table.sum(0)
+
+    x, w = (mg.randn(6, dtype=mg.float64, requires_grad=True) for _ in range(2))
+    assert mg.testing.gradcheck(function, [x, w])
+
+
+def of_another_alias(y):
+    other = y.view(6)
+    other[5] = 7.0
+    part = other[0:1]
+    return part.mul_(2.0), slice(0, 1)
+
+
+def of_a_changed_part(y):
+    part = y[0:3].mul_(2.0)
+    return part[0:1].add_(1.0), slice(0, 1)
+
+
+def elsewhere(y):
+    return y[1:3].mul_(2.0), slice(0, 2)
+
+
+@pytest.mark.parametrize("make", [of_another_alias, of_a_changed_part, elsewhere])
+def test_parts_that_know_more_than_the_whole(make):
+    y = mg.ones(6, requires_grad=True) * 1.0
+    part, key = make(y)
+    with pytest.raises(RuntimeError, match="was changed in place through another one"):
+        y[key] = part
+
+
+class ShowsTheSecond(mg.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, leaf):
+        return leaf.view(3)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, grad
+
+
+class Doubled(mg.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2.0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2.0
+
+
+def test_functions_whose_output_shows_a_leaf():
+    leaf = mg.ones(3, requires_grad=True)
+    out = ShowsTheSecond.apply(leaf * 1.0, leaf)
+    with pytest.raises(RuntimeError, match="shows the same memory"):
+        out.mul_(3.0)
+    assert leaf.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_functions_that_change_their_input_make_its_views_stale():
+    for view_first in (True, False):
+        x = mg.ones(3, requires_grad=True)
+        whole = x * 1.0
+        view = whole.view(3)
+        changed, stale = (view, whole) if view_first else (whole, view)
+        Doubled.apply(changed)
+        with pytest.raises(RuntimeError, match="was changed in place through another one"):
+            (stale * stale).sum()
+        (changed * changed).sum().backward()
+        assert x.grad.tolist() == [8.0, 8.0, 8.0]
+
+
+def test_copies_of_leaves_may_change():
+    x = mg.arange(6.0).reshape(2, 3).requires_grad_()
+    for copy in (x[[0, 1]], x.t().reshape(6), x.t().contiguous()):
+        view = copy.view(6)
+        view[0] = 7.0
+        view.sum().backward()
+    assert x.grad.tolist() == [[0.0, 3.0, 3.0], [3.0, 3.0, 3.0]]
+
+
 def test_what_was_computed_of_a_tensor_before_it_was_stale():
     x = mg.ones(4, requires_grad=True)
     scores = twice(x)

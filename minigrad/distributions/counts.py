@@ -11,6 +11,7 @@ from minigrad.autograd import wrap
 from minigrad.creation import arange
 from minigrad.distributions.discrete import Bernoulli, Categorical
 from minigrad.distributions.distribution import Distribution, broadcast_parameters
+from minigrad.ops.activation import softplus
 from minigrad.ops.elementwise import exp, floor, log, where
 from minigrad.ops.reduce import sum
 from minigrad.ops.special import lgamma
@@ -107,7 +108,13 @@ class Binomial(Distribution):
         _require_counts(self, value, most=self.total_count)
         rest = self.total_count - value
         ways = lgamma(self.total_count + 1.0) - lgamma(value + 1.0) - lgamma(rest + 1.0)
-        return ways + _times_log(value, self.probs) + _times_log(rest, 1 - self.probs)
+        # By logits, of which neither probability is rounded to 0 or 1.
+        return ways - value * softplus(-self.logits) - rest * softplus(self.logits)
+
+    def entropy(self) -> Tensor:
+        """In nats, for one total_count: the mean of -log_prob over the support."""
+        logs = self.log_prob(self.enumerate_support(expand=False))
+        return -sum(exp(logs) * logs, 0)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """0 to ``total_count``, one for all, as (total_count + 1, *batch_shape), or with 1 for its sizes."""

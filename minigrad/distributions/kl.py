@@ -92,7 +92,7 @@ def _(p: Bernoulli, q: Bernoulli) -> Tensor:
 def _(p: Binomial, q: Binomial) -> Tensor:
     if not (p.total_count == q.total_count).all().item():
         raise NotImplementedError("kl_divergence: of Binomials of the same total_count alone")
-    return p.total_count * kl_divergence(Bernoulli(p.probs), Bernoulli(q.probs))
+    return p.total_count * kl_divergence(Bernoulli(logits=p.logits), Bernoulli(logits=q.logits))
 
 
 @register_kl(Poisson, Poisson)

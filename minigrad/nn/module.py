@@ -271,7 +271,8 @@ class Module(Hooked):
             strict: whether keys that are missing or too many are an error.
 
         Raises:
-            RuntimeError: keys or shapes do not fit. All that is wrong is listed, and nothing was loaded.
+            RuntimeError: keys or shapes do not fit. All that is wrong is listed, and nothing was loaded; but
+                lazy layers have the sizes of the state.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict: expected a dict of tensors, got {type(state_dict).__name__}")

@@ -41,7 +41,7 @@ def raw_index(index: Any, copy: bool = False) -> Any:
     return index.copy() if copy and isinstance(index, (np.ndarray, list)) else index
 
 
-def _is_basic(index: Any) -> bool:
+def is_basic(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return all(
         part is None
@@ -101,7 +101,7 @@ def in_order_of_numpy(value: Any, index: Any, array: Any) -> Any:
 
 
 def _add_at_index(total: np.ndarray, g: np.ndarray, *, index: Any) -> None:
-    if _is_basic(index):
+    if is_basic(index):
         total[index] += g
     else:
         add_at(np, total, index, g)
@@ -138,7 +138,7 @@ def getitem(xp, x, *, index):
         refuse_shape_from_values("x[mask]")
     found = x[index]
     # NumPy gives a scalar for a single element, which is a copy; with an Ellipsis it is a 0-d view.
-    return found if found.ndim or not _is_basic(index) else x[_with_ellipsis(index)]
+    return found if found.ndim or not is_basic(index) else x[with_ellipsis(index)]
 
 
 def _has_mask(index: Any) -> bool:
@@ -147,7 +147,7 @@ def _has_mask(index: Any) -> bool:
     return any(getattr(part, "dtype", None) == np.bool_ for part in parts)
 
 
-def _with_ellipsis(index: Any) -> tuple:
+def with_ellipsis(index: Any) -> tuple:
     parts = index if isinstance(index, tuple) else (index,)
     return parts if Ellipsis in parts else (*parts, Ellipsis)
 
@@ -156,7 +156,7 @@ def _with_ellipsis(index: Any) -> tuple:
 def scatter_index(xp, g, *, index, shape):
     """Zeros of ``shape`` to which ``g`` is added at ``index``; an element indexed twice gets both."""
     out = xp.zeros(shape, g.dtype)
-    if _is_basic(index):
+    if is_basic(index):
         out[index] = g
     else:
         add_at(xp, out, index, g)
@@ -187,7 +187,7 @@ def _zeroed_at(g: Any, index: Any) -> Any:
 
 def _written_value_grad(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
     grad = getitem(g, index=index)
-    if not _is_basic(index):
+    if not is_basic(index):
         # Of an element written twice the last value stays, and only that one has a gradient.
         writes = np.arange(math.prod(grad.shape)).reshape(grad.shape)
         last = np.zeros(g.shape, np.int64)
@@ -297,7 +297,7 @@ def _axes_used(part: Any) -> int:
 
 
 def _is_advanced(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
-    return g.size > 0 and not _is_basic(index)
+    return g.size > 0 and not is_basic(index)
 
 
 def _has_columns(g: Any, *, index: Any, shape: tuple[int, ...]) -> bool:
@@ -326,7 +326,7 @@ def _(out, g, *, index, shape):
 
 
 @scatter_index.kernel(
-    "cpu", "cuda", "sim", name="moved", dtypes="f2 bf16", when=lambda g, *, index, shape: _is_basic(index)
+    "cpu", "cuda", "sim", name="moved", dtypes="f2 bf16", when=lambda g, *, index, shape: is_basic(index)
 )
 def _(out, g, *, index, shape):
     """A slice is written once: nothing is added, and so nothing computed in float32."""

@@ -247,6 +247,7 @@ class Optimizer:
     def _take_part(self, recording: Recording) -> None:
         """Have a captured step watch what it takes from here, and undo what it counts in vain."""
         recording.watch(self._what_is_recorded, self._what_differs)
+        recording.kept[id(self.state)] = self.state  # so that no later state has its id
         recording.gradients.reads(self._parameters())
         if recording.makes_a_graph:
             counts = [

@@ -525,3 +525,31 @@ def test_a_capture_that_ends_in_an_error_is_explained(cupy):
     step(x)
     with pytest.raises(CaptureError, match="cannot be recorded on cuda:0: cudaErrorStreamCaptureInvalidated"):
         step(x)
+
+
+def test_each_function_in_the_place_of_a_kernel_has_a_graph_of_its_own(cupy):
+    """Though one takes the address of another that is gone."""
+    step, x, ran = mg.capture(mg.nn.functional.relu, warmup=1), mg.ones(4, device="cuda"), []
+    for number in range(3):
+
+        def run(out, x, number=number):
+            ran.append(number)
+
+        with mg.use_kernel("relu", run, device="cuda"):
+            for _ in range(4):
+                step(x)
+    assert set(ran) == {0, 1, 2}
+
+
+def test_a_state_that_was_loaded_twice_is_noticed(cupy):
+    step, optimizer, _ = trainer()
+    captured_step = mg.capture(step, warmup=1)
+    x, y = mg.tensor(X, device="cuda"), mg.tensor(Y, device="cuda")
+    for _ in range(3):
+        captured_step(x, y)
+    for _ in range(2):
+        optimizer.load_state_dict(optimizer.state_dict())
+    graphs = captured_step.graphs
+    for _ in range(3):
+        captured_step(x, y)
+    assert captured_step.graphs > graphs or of_the_graph(cupy).count("launch graph") < 5
