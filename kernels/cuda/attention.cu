@@ -346,7 +346,8 @@ attention_forward(float* out, float* lse, const float* q, const float* k, const 
     }
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        const float total = sum_of_row<Patch>(rows[r].sum);
+        float total = sum_of_row<Patch>(rows[r].sum);
+        if constexpr (WEIGHTED) total = weighting.total(rows[r], total);
         const long long query = task.first_row + patch.row(r);
         if (patch.x == 0 && query < shape.L)
             lse[task.matrix * shape.L + query] =
@@ -485,7 +486,7 @@ template <int D, int ROWS, int COLUMNS, int WARPS, typename Mask, bool WEIGHTED>
 __global__ void __launch_bounds__(WARPS* WARP, WARPS_AT_A_TIME / WARPS)
 attention_grad_queries(float* dq, const float* g, const float* q, const float* k, const float* v,
                        const float* lse, const float* row_sums, long long g_stride, AttentionShape shape,
-                    const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
+                       const Mask* mask_of_scores, const unsigned long long* live, AttentionWeighting given) {
     using Patch = AttentionPatch<D, ROWS, WARPS>;
     using Source = TileSource<float, D, WARPS * WARP>;
     constexpr int R = Patch::ROWS_OF_LANE, C = COLUMNS / Patch::LANES_X, F = Patch::FEATURES, PITCH = D + PAD;

@@ -248,8 +248,9 @@ attention_tensor_core(T* out, float* lse, const T* q, const T* k, const T* v, At
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const long long query = task.first_row + row_of<M>(m, half);
-            const float total = softmax[m].total(half);
             const RunningRow& row = softmax[m].rows[half];
+            float total = softmax[m].total(half);
+            if constexpr (WEIGHTED) total = weighting.total(row, total);
             factor[m][half] = WEIGHTED ? weighting.factor(total) : 1 / total;
             if (threadIdx.x % 4 == 0 && query < shape.L)
                 lse[task.matrix * shape.L + query] = WEIGHTED ? weighting.log_sum(row, total) : row.log_sum(total);

@@ -1,7 +1,9 @@
 // What else makes the weights of attention: a mask of the scores, and dropout.
 //
 // A mask says which keys a query sees, or what to add to its scores, where -infinity hides a key, too. It is read where
-// it lies, by strides of its own, 0 where it is broadcast; a query that sees no key has weights of 0.
+// it lies, by strides of its own, 0 where it is broadcast; a query that sees no key has weights of 0. Of one whose
+// scores are all -infinity by themselves the weights are NaN, as without a mask: where the mask shows a key, its score
+// is finite.
 //
 // Dropout has no mask in memory. Of query i of a matrix, the weights of keys 4 j to 4 j + 3 take the four words of one
 // block of Philox, number j of the row's ceil(S / 4) blocks: forward and backward draw the same, however they divide
@@ -25,6 +27,8 @@ struct AttentionWeighting {
 template <typename Mask>
 class Weighting {
   public:
+    static constexpr float LEAST = -3.4028235e38f;  // the score of a key that is seen, at least
+
     bool has_mask, drops;
     float kept_scale;
 
@@ -42,10 +46,9 @@ class Weighting {
         if (!has_mask) return score;
         if (query >= L || key >= S) return -INFINITY;
         const Mask value = mask[query * query_stride + key * key_stride];
-        if constexpr (sizeof(Mask) == 1)
-            return value ? score : -INFINITY;
-        else
-            return value == -INFINITY ? -INFINITY : fmaf(value, LOG2_E, score);
+        if constexpr (sizeof(Mask) != 1) score = fmaf(value, LOG2_E, score);
+        const bool is_seen = sizeof(Mask) == 1 ? value : value != -INFINITY;
+        return !is_seen ? -INFINITY : score == -INFINITY ? LEAST : score;
     }
 
     // Which of the weights of four keys, `key` among them, are kept: a bit each.
@@ -56,6 +59,12 @@ class Weighting {
 #pragma unroll
         for (int i = 0; i < 4; i++) bits |= (random.words[i] >= threshold) << i;
         return bits;
+    }
+
+    // The sum of a row's powers, of which all lanes have `sum`: 0 if the query sees no key, and NaN if all that it sees
+    // have scores of -infinity.
+    __device__ __forceinline__ float total(const RunningRow& row, float sum) const {
+        return row.reference == LEAST || (sum == 0 && !has_mask) ? NAN : sum;
     }
 
     // The factor of a row of weights that add up to `total`, and its logarithm: of a query that sees no key, the one

@@ -52,7 +52,7 @@ def attention(xp, q, k, v, mask=None, *, is_causal=False, scale=1.0, dropout_p=0
         nothing = xp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
         return nothing, xp.full(q.shape[:-1], -np.inf, q.dtype)
     largest = xp.max(scores, axis=-1, keepdims=True)
-    sees_none = (largest == -np.inf) & (mask is not None)
+    sees_none = _sees_none(xp, mask, is_causal, scores.shape)
     e = xp.exp(scores - xp.where(sees_none, scores.dtype.type(0), largest))
     total = xp.where(sees_none, scores.dtype.type(1), e.sum(-1, keepdims=True))
     lse = xp.where(sees_none, scores.dtype.type(np.inf), largest + xp.log(total))
@@ -103,6 +103,16 @@ def _scores(xp: Any, q: Any, k: Any, mask: Any, is_causal: bool, scale: float) -
         seen = mask if mask.dtype == np.bool_ else mask != -np.inf
         scores = xp.where(seen, scores if seen is mask else scores + mask, infinity)
     return scores
+
+
+def _sees_none(xp: Any, mask: Any, is_causal: bool, shape: tuple[int, ...]) -> Any:
+    """Whether the mask leaves a query no key, as (..., L, 1)."""
+    if mask is None:
+        return xp.zeros((), np.bool_)
+    seen = xp.broadcast_to(mask if mask.dtype == np.bool_ else mask != -np.inf, shape)
+    if is_causal:
+        seen = xp.tril(seen)
+    return ~seen.any(-1, keepdims=True)
 
 
 def _kept(xp: Any, weights: Any, p: float, seed: int, offset: int) -> Any:

@@ -158,6 +158,28 @@ def test_nan_stays_in_its_query_and_hidden_keys_stay_hidden(backend, half):
         q[0, 0, 7, 2] = k[0, 0, 30:] = 1
 
 
+@pytest.mark.parametrize("half", [None, np.float16])
+@pytest.mark.parametrize("mask", ["none", "all", "zeros", "some"])
+def test_scores_of_minus_infinity_are_nan_where_a_key_is_seen(backend, half, mask):
+    """By themselves, in query 7; what the mask hides altogether, in query 9, is zero."""
+    size = 1, 1, 30, 140, 5, 6
+    module = attention if half is None else attention_tensor_core
+    problem = q, k, _, _ = [x.astype(half or FLOAT) for x in inputs(size, np.float64)]
+    k[...] = abs(k)
+    seen = np.ones((1, 1, 30, 140), bool)
+    if mask == "some":
+        seen[:, :, 7, :100] = seen[:, :, 9] = False
+    masks = {"none": None, "zeros": np.zeros(seen.shape, FLOAT)}
+    arguments = False, masks.get(mask, seen), (0.5, SEED, OFFSET)
+    wanted, wanted_lse, *_ = compute(backend, module, problem, *arguments)
+    q[0, 0, 7] = -np.inf
+    found, lse, *_ = compute(backend, module, problem, *arguments)
+    assert np.isnan(found[0, 0, 7]).all() and np.isnan(lse[0, 0, 7])
+    np.testing.assert_array_equal(np.delete(found, 7, 2), np.delete(wanted, 7, 2))
+    np.testing.assert_array_equal(np.delete(lse, 7, 2), np.delete(wanted_lse, 7, 2))
+    assert mask != "some" or (not found[0, 0, 9].any() and lse[0, 0, 9] == np.inf)
+
+
 def test_as_many_are_dropped_as_should_be():
     kept = factors((1, 1, 200, 250), P) > 0
     assert abs(kept.mean() - (1 - P)) < 5 * math.sqrt(P * (1 - P) / kept.size)
