@@ -126,6 +126,60 @@ def test_attention_refuses_bad_inputs():
             F.scaled_dot_product_attention(*arguments, **options)
 
 
+@pytest.mark.parametrize("dropout_p", [1.5, -0.1, float("nan")])
+def test_attention_refuses_what_is_no_probability(device, dropout_p):
+    x = mg.zeros(2, 5, 4, device=device)
+    with pytest.raises(ValueError, match=r"dropout_p must be a probability in \[0, 1\], got"):
+        F.scaled_dot_product_attention(x, x, x, None, dropout_p)
+
+
+@pytest.mark.parametrize("dtype", [mg.bool, mg.float32])
+def test_a_mask_may_enlarge_the_batch_of_attention_alone(device, dtype, rng):
+    arrays = [rng.standard_normal(shape).astype("f4") for shape in ((1, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 6))]
+    q, k, v = (mg.tensor(x, device=device) for x in arrays)
+    for shape in ((3, 1, 5, 7), (3, 1, 1, 1, 7), (3, 1, 5, 1)):
+        mask = mg.tensor(rng.random(shape) < 0.7, dtype, device=device)
+        found = F.scaled_dot_product_attention(q, k, v, mask)
+        for i in range(3):
+            wanted = F.scaled_dot_product_attention(q, k, v, mask[i]).cpu().numpy()
+            np.testing.assert_allclose(
+                found[i : i + 1].cpu().numpy().reshape(wanted.shape), wanted, atol=1e-6
+            )
+    for shape in ((5, 6), (6, 7), (3, 5, 7), (2, 5, 1, 7)):
+        with pytest.raises(
+            ValueError, match=r"attn_mask must broadcast to the scores of shape \(1, 2, 5, 7\)"
+        ):
+            F.scaled_dot_product_attention(q, k, v, mg.ones(*shape, dtype=dtype, device=device))
+    with pytest.raises(ValueError, match="attn_mask must broadcast"):  # nor the queries
+        F.scaled_dot_product_attention(q[:, :, :1], k, v, mg.ones(5, 7, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize(
+    ("place", "dtype", "features"), [("cpu", "f4", 4), ("sim", "f8", 4), ("sim", "f4", 130)]
+)
+def test_an_added_mask_is_prepared_for_a_kernel_alone(place, dtype, features, monkeypatch):
+    from minigrad.ops import attention
+
+    if place == "sim" and not sim.is_available():
+        pytest.skip("the simulator needs a C++ compiler: install g++")
+    monkeypatch.setattr(attention, "_below_zero", None)
+    x = mg.ones(2, 5, features, dtype=dtype, device=place)
+    found = F.scaled_dot_product_attention(x, x, x, mg.zeros(5, 5, dtype="f4", device=place))
+    np.testing.assert_allclose(found.numpy(), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [None, mg.bool, mg.float32])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.5])
+def test_scores_of_minus_infinity_are_nan_on_every_device(device, mask, dropout_p):
+    q = mg.tensor(np.array([[1, 1], [-np.inf, -np.inf]], np.float32), device=device)
+    k = mg.ones(8, 2, device=device)
+    mask = (
+        mask if mask is None else (mg.ones if mask == mg.bool else mg.zeros)(2, 8, dtype=mask, device=device)
+    )
+    out = F.scaled_dot_product_attention(q, k, k, mask, dropout_p).cpu().numpy()
+    assert np.isfinite(out[0]).all() and np.isnan(out[1]).all()
+
+
 @pytest.mark.parametrize(
     "dtypes", [("f4", "i8", "f4"), ("f8", "f8", "i8"), ("i8", "i8", "i8"), ("f2", "f4", "f4")]
 )

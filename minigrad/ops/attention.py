@@ -184,9 +184,14 @@ def scaled_dot_product_attention(
     in memory. On ``cuda`` and ``sim`` this holds of float32 and 16 bits with up to 128 features, with masks
     and dropout, too. The weights are in memory in float64 and with more features there; on the CPU with a
     mask or dropout; and where the mask requires a gradient, is of float64 or of integers, or has more
-    dimensions than the query, or this more than four.
+    dimensions than the query, or a larger batch, or where the query has more than four dimensions.
+
+    Raises:
+        ValueError: dropout_p is not in [0, 1], or the shapes do not fit together.
     """
     name = "scaled_dot_product_attention"
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"{name}: dropout_p must be a probability in [0, 1], got {dropout_p}")
     if mode.autocast is not None:
         query, key, value = cast_inputs(LOWER, (query, key, value))
     if not query.dtype == key.dtype == value.dtype or not is_floating(query.dtype):
@@ -219,7 +224,10 @@ def scaled_dot_product_attention(
     options = {"is_causal": is_causal, "scale": float(scale), "dropout_p": dropout_p}
     if attn_mask is None and dropout_p == 0:
         return attention(*_in_one_batch(name, query, key, value), None, **options, seed=0, offset=0)[0]
-    out = _by_kernel(*_in_one_batch(name, query, key, value), attn_mask, options)
+    q, k, v = _in_one_batch(name, query, key, value)
+    if attn_mask is not None:
+        _check_mask(name, attn_mask, q, k)
+    out = _by_kernel(q, k, v, attn_mask, options)
     if out is not None:
         return out
     if is_half(query.dtype):
@@ -250,18 +258,35 @@ def _in_one_batch(name: str, query: Any, key: Any, value: Any) -> tuple[Any, Any
     return q, k, v
 
 
+def _check_mask(name: str, mask: Any, q: Any, k: Any) -> None:
+    """A ValueError unless ``mask`` broadcasts with the scores, of which it may enlarge the batch alone."""
+    L, S = q.shape[-2], k.shape[-2]
+    try:
+        fits = np.broadcast_shapes(mask.shape, (*q.shape[:-1], S))[-2:] == (L, S)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name}: attn_mask must broadcast to the scores of shape {(*q.shape[:-1], S)}, got {mask.shape}"
+        )
+
+
 def _by_kernel(q: Any, k: Any, v: Any, mask: Any, options: dict) -> Any:
     """The attention with a mask or dropout by a kernel, or None where there is none that takes it."""
+    is_added = mask is not None and is_floating(mask.dtype) and mask.dtype.itemsize <= FLOAT32.itemsize
+    read = None
     if mask is not None:
-        if mode.grad and mask.requires_grad:
+        enlarges = np.broadcast_shapes(q.shape[:-2], mask.shape[:-2]) != q.shape[:-2]
+        if enlarges or (mode.grad and mask.requires_grad):
             return None
-        if is_floating(mask.dtype) and mask.dtype.itemsize <= FLOAT32.itemsize and k.shape[-2]:
-            mask = _below_zero(mask)
-    arrays = [x if x is None else x._array for x in (q, k, v, mask)]
+        read = Spec(mask.shape, FLOAT32 if is_added else mask.dtype)
     options = {**options, "seed": 0, "offset": 0}
     with q.device.active():
+        arrays = [q._array, k._array, v._array, read]
         if attention.kernels.choose(q.device.type, q.dtype, arrays, options) is None:
             return None
+    if is_added:
+        mask = _below_zero(mask)
     if options["dropout_p"]:
         options["seed"], options["offset"] = default_generator.next_stream(q.device)
     return attention(q, k, v, mask, **options)[0]
@@ -284,7 +309,8 @@ def _drop(weights: Any, p: float) -> Any:
     lacking = -S % PER_BLOCK
     if not (p and lacking):
         return dropout(weights, p)
-    ones = wrap(weights.device.xp.ones((*rows, S + lacking), weights.dtype), weights.device)
+    with weights.device.active():
+        ones = wrap(weights.device.xp.ones((*rows, S + lacking), weights.dtype), weights.device)
     return weights * dropout(ones, p)[..., :S]
 
 
