@@ -10,16 +10,18 @@
 # it needs is run beside it: two runs of ten minutes measure all rows.
 #
 # MINIGRAD_GPU_SECONDS is another limit for everything, MINIGRAD_GPU_STAGES the stages to run ("build benchmark",
-# say) where not all are wanted. Two have to be asked for: "variants", which is gpu_variants.py, and "training", which
-# trains two examples on the card, MNIST to 99 % and CIFAR-10 to 94 %, with the data sets of $MINIGRAD_DATA. Rows that
-# a record of MINIGRAD_GPU_AFTER, the path of a gpu.json, has times for come last.
+# say) where not all are wanted; without "benchmark" among them, OUT keeps its rows. Two have to be asked for:
+# "variants", which is gpu_variants.py, and "training", which trains two examples on the card, MNIST to 99 % and
+# CIFAR-10 to 94 %, with the data sets of $MINIGRAD_DATA. Rows that a record of MINIGRAD_GPU_AFTER, the path of a
+# gpu.json, has times for come last.
 #
 # It needs Python 3.11 with NumPy, CuPy, Cython, setuptools, pytest and hypothesis, and gcc. PyTorch,
 # compute-sanitizer, pytest-xdist and pytest-timeout are used where they are. PYTHON names another interpreter
 # than python3, MINIGRAD_COMMIT the commit, for a checkout without git. What is built stays in build/gpu; the
 # Python environment is not changed.
 #
-# Exit status: 0 all is well, 1 some stage failed (the last lines say which), 2 there is no card to run on.
+# Exit status: 0 all is well, 1 some stage failed (the last lines say which), 2 there is no card to run on, 64 the
+# arguments are not those above.
 set -uo pipefail
 
 LIMIT=${MINIGRAD_GPU_SECONDS:-570} # for everything, with a margin to ten minutes
@@ -29,6 +31,10 @@ if [[ ${1:-} == --resume ]]; then
     shift
     all_stages="build compile benchmark"
     rows=(--resume)
+fi
+if (($# > 1)) || [[ ${1:-} == -* ]]; then
+    echo "gpu.sh: usage: benchmarks/gpu.sh [--resume] [OUT], in this order; got beside it: ${*: -1}" >&2
+    exit 64
 fi
 STAGES=${MINIGRAD_GPU_STAGES:-$all_stages}
 [[ -z ${MINIGRAD_GPU_AFTER:-} ]] || rows+=(--after "$MINIGRAD_GPU_AFTER")
@@ -52,7 +58,9 @@ fi
 
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 log=$out/gpu.log
-[[ ${rows[0]:-} == --resume ]] || rm -f "$out/benchmark.json" "$out/gpu.json"
+if [[ ${rows[0]:-} != --resume && " $STAGES " == *" benchmark "* ]]; then
+    rm -f "$out/benchmark.json" "$out/gpu.json"
+fi
 rows+=(--json "$out/benchmark.json")
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT

@@ -210,6 +210,44 @@ def test_what_no_card_has_timed_is_listed(repo_root):
     assert "conv_transpose2d" not in done.stdout.partition("†")[0]
 
 
+@needs_simulator
+def test_an_interrupt_before_a_row_leaves_it_out(repo_root, monkeypatch):
+    monkeypatch.syspath_prepend(repo_root / "benchmarks")
+    from gpu_bench import Bench
+    from gpu_vs_torch import measured
+
+    def begins(name, size):  # while it writes the file
+        raise KeyboardInterrupt
+
+    bench, todo = Bench("sim", quick=True, seconds=100, alone=True), [("relu", "6x20", None)] * 2
+    assert [row["skipped"] for row in measured(bench, todo, begins)] == ["the time was over"] * 2
+
+
+@pytest.mark.parametrize("arguments", [["OUT", "--resume"], ["--again"], ["OUT", "other"], ["--resume", "-v"]])
+def test_the_one_command_refuses_other_arguments(repo_root, arguments):
+    done = run(repo_root / "benchmarks/gpu.sh", *arguments, PYTHON="false")
+    assert done.returncode == 64 and done.stderr.startswith("gpu.sh: usage: benchmarks/gpu.sh [--resume] [OUT]")
+
+
+@pytest.mark.parametrize(
+    ("stages", "resume", "stays"),
+    [("build training", [], True), ("build benchmark", [], False), ("build benchmark", ["--resume"], True)],
+)
+def test_the_one_command_begins_anew_only_if_it_measures(repo_root, tmp_path, stages, resume, stays):
+    """With a Python that does nothing, and so finds a card."""
+    script = tmp_path / "benchmarks" / "gpu.sh"
+    script.parent.mkdir()
+    shutil.copy(repo_root / "benchmarks/gpu.sh", script)
+    measured = [tmp_path / "out" / name for name in ("benchmark.json", "gpu.json")]
+    measured[0].parent.mkdir()
+    for path in measured:
+        path.write_text("{}")
+    done = run(script, *resume, tmp_path / "out", PYTHON="true", MINIGRAD_GPU_STAGES=stages)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.exists() for path in measured] == [stays] * 2
+
+
+@needs_simulator
 def test_a_row_is_timed_where_a_record_names_it_or_a_printed_line_can_mean_no_other(repo_root, monkeypatch):
     monkeypatch.syspath_prepend(repo_root / "benchmarks")
     from gpu_untimed import timed
