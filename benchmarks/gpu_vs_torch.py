@@ -362,8 +362,8 @@ def measured(
         if began > bench.stop:
             yield {"name": name, "size": size, "skipped": "the time was over"}
             continue
-        begins(name, size)
         try:
+            begins(name, size)
             with at_most(ROW_SECONDS, f"{name} {size}") if bench.on_card else contextlib.nullcontext():
                 found = run()
         except KeyboardInterrupt:  # as `timeout` of gpu.sh sends it
