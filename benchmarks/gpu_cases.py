@@ -25,6 +25,7 @@ from gpu_layers import (
     poolings_of_planes,
     recurrent_layers,
     rows,
+    weighted_attentions,
 )
 from gpu_products import (
     convolutions,
@@ -115,6 +116,8 @@ def cases(small: bool, device: str) -> Iterator[Case]:
     for shape in [(1, 2, 9, 8)] if small else [(8, 12, 1024, 64), (4, 16, 1024, 128)]:
         yield from attentions(shape)
         yield from in_16_bits(attentions(shape))
+        yield from weighted_attentions(shape, device)
+        yield from in_16_bits(weighted_attentions(shape, device))
     for shape in [(1, 2, 9, 8)] if small else [(2, 16, 4096, 64), (2, 16, 4096, 128)]:
         yield from attentions_on_tensor_cores(shape, device)
     yield from in_16_bits(

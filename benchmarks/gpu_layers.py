@@ -25,7 +25,7 @@ import minigrad as mg
 from minigrad.dtypes import BFLOAT16
 from minigrad.kernels import cuda
 from minigrad.kernels.cuda import recurrent_cluster, recurrent_sequence
-from minigrad.ops.attention import attention_grad
+from minigrad.ops.attention import attention, attention_grad
 from minigrad.ops.dropout import _dropout as dropout
 from minigrad.ops.embedding import embedding_grad
 
@@ -411,6 +411,31 @@ def attentions(shape: Shape, call: Callable[..., Any] = attend_causally) -> Iter
         2 * moved,
         ("attention", "attention_grad"),
     )
+
+
+def weighted_attentions(shape: Shape, device: str) -> Iterator[Case]:
+    """Attention with a key-padding mask, and with dropout, and the gradients: all scores are computed.
+
+    Of the sequences of a batch, the first has all its keys, and the last half of them.
+    """
+    batch, _, length, features = shape
+    seen = (np.arange(length) < np.linspace(length, length // 2, batch)[:, None]).reshape(batch, 1, 1, length)
+    mask = mg.tensor(seen, device=device)
+    of_torch = functools.cache(lambda torch: torch.tensor(seen, device=torch_device(device)))
+
+    def pad(lib: Any, q: Any, k: Any, v: Any) -> Any:
+        attn_mask = mask if lib is mg else of_torch(lib)
+        return lib.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask)
+
+    def drop(lib: Any, q: Any, k: Any, v: Any) -> Any:
+        if lib is mg:  # the same weights in every call
+            return attention(q, k, v, None, scale=features**-0.5, dropout_p=0.1, seed=0, offset=0)[0]
+        return lib.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=0.1)
+
+    for how, call in (("padding", pad), ("dropout", drop)):
+        for case in attentions(shape, call):
+            name, operations = f"{case.name}, {how}", 2 * case.operations
+            yield replace(case, name=name, operations=operations, random=call is drop)
 
 
 def attentions_on_tensor_cores(shape: Shape, device: str) -> Iterator[Case]:

@@ -223,10 +223,14 @@ def test_an_interrupt_before_a_row_leaves_it_out(repo_root, monkeypatch):
     assert [row["skipped"] for row in measured(bench, todo, begins)] == ["the time was over"] * 2
 
 
-@pytest.mark.parametrize("arguments", [["OUT", "--resume"], ["--again"], ["OUT", "other"], ["--resume", "-v"]])
+@pytest.mark.parametrize(
+    "arguments", [["OUT", "--resume"], ["--again"], ["OUT", "other"], ["--resume", "-v"]]
+)
 def test_the_one_command_refuses_other_arguments(repo_root, arguments):
     done = run(repo_root / "benchmarks/gpu.sh", *arguments, PYTHON="false")
-    assert done.returncode == 64 and done.stderr.startswith("gpu.sh: usage: benchmarks/gpu.sh [--resume] [OUT]")
+    assert done.returncode == 64 and done.stderr.startswith(
+        "gpu.sh: usage: benchmarks/gpu.sh [--resume] [OUT]"
+    )
 
 
 @pytest.mark.parametrize(

@@ -209,11 +209,11 @@ struct Sums<T, VECTORS, false> {
     }
 };
 
-// Grid: x = 32 rows for each block, one matrix after the other; y = the parts of K, multiples of a step. ALONG_K: whether
-// the neighbours in memory are those along K, or else of a column. WIDE: these are whole vectors of 16 bytes. Those of b
-// are along K, and whole vectors; where K is none, zeros follow. Fewer than 2^32 vectors of 16 bytes lie between the first
-// of these and the last, so that where each begins takes one register. Out: T, or float for parts of K. Shared memory: up
-// to 34 KB.
+// Grid: x = 32 rows for each block, one matrix after the other; y = the parts of K, multiples of a step. ALONG_K:
+// whether the neighbours in memory are those along K, or else of a column. WIDE: these are whole vectors of 16 bytes.
+// Those of b are along K, and whole vectors; where K is none, zeros follow. Fewer than 2^32 vectors of 16 bytes lie
+// between the first of these and the last, so that where each begins takes one register. Out: T, or float for parts of
+// K. Shared memory: up to 34 KB.
 template <typename T, typename Out, int VECTORS, bool ALONG_K, bool WIDE>
 __global__ void __launch_bounds__(WARP * BLOCK_WARPS<T>, 1)
 matmul_skinny(Out* out, const T* a, const T* b, MatmulShape shape, Batch batch, const Out* bias, bool transposed) {

@@ -4,7 +4,8 @@
 // to gates has GATES times H columns, one gate beside the other. All are C-contiguous. A thread owns an element of
 // the state. It reads what all steps add once, in load_bias(). For a step at place `at` it first calls load(), which
 // asks memory for what the step needs beside the product, and computes nothing, so as not to wait: the answers come
-// while the product is made, advance() makes the step of them, and store() leaves its results in memory. A gradient's `before` is the place of the step that came before in time, or -1.
+// while the product is made, advance() makes the step of them, and store() leaves its results in memory. A gradient's
+// `before` is the place of the step that came before in time, or -1.
 //
 // `carried` is what an element takes with it from step to step outside of the product: the cell's state, that of a
 // gru, and their gradients. It is a sum over the steps, to which 16 bits would soon add nothing more: where arrays
