@@ -57,7 +57,8 @@ def test_every_row_is_right_and_has_its_share_of_the_ceiling(quick):
         assert f"matmul, {rung}" in names
     for name in ("layer norm", "group norm, forward + backward", "batch norm", "cross-entropy"):
         assert name in names
-    for name in ("dropout, block", "embedding", "embedding gradient"):
+    weighted = "attention, padding", "attention, forward + backward, dropout"
+    for name in ("dropout, block", "embedding", "embedding gradient", *weighted):
         assert name in names
     for name, op in (("forward", ""), ("input gradient", "_input_grad"), ("weight gradient", "_weight_grad")):
         for rung in mg.list_kernels(f"conv2d{op}", "sim"):
