@@ -31,6 +31,7 @@ import argparse
 import contextlib
 import datetime
 import functools
+import gc
 import json
 import os
 import re
@@ -357,6 +358,8 @@ def measured(
     A row that fails says why; those after the time is over, or after an interrupt, are left out, and named.
     One that takes this process with it is the last.
     """
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through after each row
     for name, size, run in todo:
         began = time.monotonic()
         if began > bench.stop:
@@ -377,6 +380,7 @@ def measured(
                 yield found | {"lost": True}
                 return
         yield found | {"seconds": round(time.monotonic() - began, 2)}
+        gc.collect()  # arrays in cycles: rows of gigabytes come one after another
         if bench.on_card:
             bench.xp.get_default_memory_pool().free_all_blocks()
             if bench.torch:
