@@ -288,9 +288,9 @@ def test_the_rung_is_preferred_for_many_queries_and_keys(monkeypatch):
         monkeypatch.setattr(module, "is_supported", lambda array: True)
     q, k = np.zeros((1, 2, 30, 64), np.float16), np.zeros((1, 2, 40, 64), np.float16)
 
-    def choose(q, k, v, scale=0.1):
-        options = {"is_causal": True, "scale": scale}
-        kernel = get_op("attention").kernels.choose("cuda", q.dtype, [q, k, v], options)
+    def choose(q, k, v, mask=None, **options):
+        options = {"is_causal": True, "scale": 0.1, "dropout_p": 0.0, "seed": 0, "offset": 0} | options
+        kernel = get_op("attention").kernels.choose("cuda", q.dtype, [q, k, v, mask], options)
         return kernel and kernel.name
 
     assert choose(q, k, k) == "tensor_core"
@@ -304,6 +304,8 @@ def test_the_rung_is_preferred_for_many_queries_and_keys(monkeypatch):
     ):
         x = np.empty(shape, np.float16)
         assert choose(x, x, x) == rung
+    x = np.empty((8, 12, 1024, 64), np.float16)
+    assert choose(x, x, x, np.ones((1024, 1024), bool)) == choose(x, x, x, dropout_p=0.1) == "tensor_core"
     with mg.use_kernel("attention", "wgmma"):
         assert choose(q, k, k) == "wgmma"
         assert choose(q, k[:, :, :0], k[:, :, :0]) is None

@@ -159,14 +159,16 @@ def test_the_rung_is_preferred_for_many_queries_and_keys(monkeypatch):
         np.zeros((1, 2, 30)),
     )
 
-    def choose(grad_lse=None):
-        options, kernels = {"is_causal": True, "scale": -0.1}, get_op("attention_grad").kernels
-        kernel = kernels.choose("cuda", q.dtype, [q, q, k, k, q, lse, grad_lse], options)
+    def choose(grad_lse=None, mask=None, dropout_p=0.0):
+        options = {"is_causal": True, "scale": -0.1, "dropout_p": dropout_p, "seed": 0, "offset": 0}
+        arrays, kernels = [q, q, k, k, q, lse, grad_lse, mask], get_op("attention_grad").kernels
+        kernel = kernels.choose("cuda", q.dtype, arrays, options)
         return kernel and kernel.name
 
     assert choose() == "tensor_core"
     q = k = np.empty((8, 12, 1024, 64), np.float16)
     assert choose() == "wgmma"
+    assert choose(mask=np.ones((1024, 1024), bool)) == choose(dropout_p=0.1) == "tensor_core"
     q, k = q[:1, :2, :30], k[:1, :2, :40]
     with mg.use_kernel("attention_grad", "wgmma"):
         assert choose() == "wgmma" and choose(lse) is None
